@@ -1,0 +1,184 @@
+"""What happens while work runs: five frozen events that form a tree of spans.
+
+A `Stream` carries events from many threads to its sinks through one bounded queue and one thread.
+A sink is any callable that takes an event; one with a `close` method is closed at the end. A slow
+sink costs Progress events and nothing else.
+
+    with Stream(sink) as stream, stream.step("build") as build:
+        with build.step("COPY . /app", platform="linux/amd64") as step:
+            step.progress(current=10, total=100)
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+Attribute = str | int | float | bool
+_CAPACITY = 8192  # events
+_ABOVE_THIS_NO_PROGRESS = _CAPACITY // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A span began: `parent` is the span around it, 0 at the root; `at` is Unix time in seconds."""
+
+    span: int
+    at: float
+    name: str
+    parent: int = 0
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A span got on: `current` of `total` bytes, `total` 0 where it is not known."""
+
+    span: int
+    at: float
+    current: int
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A command in the span wrote `data`; `stream` is 1 for its output, 2 for its errors."""
+
+    span: int
+    at: float
+    data: bytes
+    stream: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something deserves a person's attention, and the work goes on."""
+
+    span: int
+    at: float
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A span ended; `error` is empty on success, `cached` tells that nothing had to be done."""
+
+    span: int
+    at: float
+    error: str = ""
+    cached: bool = False
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+Event = Started | Progress | Output | Warned | Finished
+Sink = Callable[[Event], None]
+
+
+class Step:
+    """An open span: the handle through which work reports. Safe to use from any thread."""
+
+    __slots__ = ("_attributes", "_cached", "_stream", "span")
+
+    def __init__(self, stream: Stream, span: int) -> None:
+        self._stream = stream
+        self._attributes: dict[str, Attribute] = {}
+        self._cached = False
+        self.span = span
+
+    def progress(self, current: int, total: int = 0) -> None:
+        self._stream.emit(Progress(self.span, self._stream.clock(), current, total))
+
+    def output(self, data: bytes, stream: int = 1) -> None:
+        self._stream.emit(Output(self.span, self._stream.clock(), data, stream))
+
+    def warn(self, message: str, hint: str = "") -> None:
+        self._stream.emit(Warned(self.span, self._stream.clock(), message, hint))
+
+    def cached(self) -> None:
+        """Say that the result was already there."""
+        self._cached = True
+
+    def note(self, **attributes: Attribute) -> None:
+        """Attach facts that are known only now; they travel with Finished."""
+        self._attributes.update(attributes)
+
+    @contextmanager
+    def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:
+        """Open a span inside this one; an exception that leaves the block is its error."""
+        with self._stream._span(name, self.span, attributes) as child:
+            yield child
+
+
+class Stream:
+    """The way from work to sinks. Leaving the block delivers what is queued, then closes sinks."""
+
+    def __init__(self, *sinks: Sink, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self._sinks = sinks
+        self._queue: queue.Queue[Event | None] = queue.Queue(_CAPACITY)
+        self._ids = itertools.count(1)
+        self._thread = threading.Thread(target=self._deliver, name="events", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        for sink in self._sinks:
+            close = getattr(sink, "close", None)
+            if close is not None:
+                close()
+
+    def emit(self, event: Event) -> None:
+        """Queue `event`; blocks while the queue is full, except that Progress is then dropped."""
+        if isinstance(event, Progress) and self._queue.qsize() > _ABOVE_THIS_NO_PROGRESS:
+            return
+        self._queue.put(event)
+
+    @contextmanager
+    def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:
+        """Open a span at the root."""
+        with self._span(name, 0, attributes) as step:
+            yield step
+
+    @contextmanager
+    def _span(self, name: str, parent: int, attributes: Mapping[str, Attribute]) -> Iterator[Step]:
+        step = Step(self, next(self._ids))
+        self.emit(Started(step.span, self.clock(), name, parent, attributes))
+        error = ""
+        try:
+            yield step
+        except BaseException as failure:
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            self.emit(
+                Finished(step.span, self.clock(), error, step._cached, dict(step._attributes))
+            )
+
+    def _deliver(self) -> None:
+        while (event := self._queue.get()) is not None:
+            for sink in self._sinks:
+                sink(event)
+
+
+@contextmanager
+def silent(name: str = "silent") -> Iterator[Step]:
+    """A step that nobody watches, for callers of the Python API that want no events."""
+    with Stream() as stream, stream.step(name) as step:
+        yield step
