@@ -1,0 +1,45 @@
+"""Bytes addressed by digest: what can be done with them, and where they can be."""
+
+from shipline.content.copy import copy_graph
+from shipline.content.graph import successors
+from shipline.content.memory import MemoryStore
+from shipline.content.protocols import (
+    Advance,
+    Exister,
+    Fetcher,
+    Ingest,
+    Ingester,
+    Mounter,
+    Pusher,
+    Reader,
+    Repository,
+    Resolver,
+    Store,
+    Tagger,
+)
+from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all
+from shipline.content.store import LocalIngest, LocalStore
+
+__all__ = [
+    "CHUNK",
+    "Advance",
+    "Exister",
+    "Fetcher",
+    "Ingest",
+    "Ingester",
+    "LocalIngest",
+    "LocalStore",
+    "MemoryStore",
+    "Mounter",
+    "Pusher",
+    "Reader",
+    "Repository",
+    "Resolver",
+    "Store",
+    "Tagger",
+    "VerifiedReader",
+    "chunks",
+    "copy_graph",
+    "fetch_all",
+    "successors",
+]

@@ -1,0 +1,72 @@
+"""Content in memory: the source of documents just made, and the store of tests."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shipline.content.protocols import Advance, Fetcher
+from shipline.content.readers import VerifiedReader, fetch_all
+from shipline.errors import DigestMismatch, NotFound
+from shipline.oci import Descriptor, Digest
+
+
+class MemoryIngest:
+    """Bytes collected in memory until they are committed."""
+
+    def __init__(self, blobs: dict[Digest, bytes]) -> None:
+        self._blobs = blobs
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(bytes(data))
+
+    def commit(self, target: Descriptor) -> None:
+        content = b"".join(self._parts)
+        got = Digest.of(content, target.digest.algorithm)
+        if got != target.digest:
+            raise DigestMismatch(expected=str(target.digest), got=str(got), where="memory")
+        self._blobs[target.digest] = content
+
+
+class MemoryStore:
+    """A Repository without a disk; `tags` maps names to descriptors."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self.blobs = {Digest.of(content): content for content in contents}
+        self.tags: dict[str, Descriptor] = {}
+
+    def exists(self, target: Descriptor) -> bool:
+        return target.digest in self.blobs
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        content = self.blobs.get(target.digest)
+        if content is None:
+            raise NotFound(f"{target.digest} is not in memory")
+        yield VerifiedReader(io.BytesIO(content), target, "memory")
+
+    @contextmanager
+    def ingest(self) -> Iterator[MemoryIngest]:
+        yield MemoryIngest(self.blobs)
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        if not self.exists(target):
+            self.blobs[target.digest] = fetch_all(source, target, target.size)
+            if advance is not None:
+                advance(target.size)
+
+    def mount(self, target: Descriptor, repository: str) -> bool:
+        return False
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        self.push(target, source)
+        self.tags[tag] = target
+
+    def resolve(self, reference: str) -> Descriptor:
+        """A tag, or the digest of something that has a tag. Raises NotFound."""
+        for tag, target in self.tags.items():
+            if reference in (tag, str(target.digest)):
+                return target
+        raise NotFound(f"{reference} is not in memory")

@@ -1,0 +1,88 @@
+"""The one gate for content that comes in: length and digest are checked while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from shipline.content.protocols import Fetcher, Reader
+from shipline.errors import ContentError, DigestMismatch
+from shipline.oci import Descriptor, Hasher
+
+CHUNK = 1 << 20  # bytes
+
+
+class _Closable(Reader, Protocol):
+    def close(self) -> object: ...
+
+
+class VerifiedReader:
+    """Passes bytes on and raises DigestMismatch instead of the end when they were the wrong ones.
+
+    Never reads past the promised size, so that a source without end cannot fill the memory.
+    """
+
+    def __init__(self, source: _Closable, target: Descriptor, where: str) -> None:
+        self._source = source
+        self._target = target
+        self._where = where
+        self._seen = Hasher(target.digest.algorithm)
+        self._done = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._target.size - self._seen.size
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        data = self._source.read(min(size, left)) if left else b""
+        self._seen.update(data)
+        if size and (not data or len(data) == left):
+            self._finish()
+        return data
+
+    def _finish(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        if self._seen.size == self._target.size and self._source.read(1):
+            raise self._mismatch(f"more than {self._target.size} bytes")
+        if self._seen.size != self._target.size:
+            raise self._mismatch(f"{self._seen.size} bytes instead of {self._target.size}")
+        if self._seen.digest != self._target.digest:
+            raise self._mismatch(str(self._seen.digest))
+
+    def _mismatch(self, got: str) -> DigestMismatch:
+        return DigestMismatch(
+            expected=str(self._target.digest),
+            got=got,
+            where=self._where,
+            hint="the content was altered or cut off on its way; try another mirror or run again",
+        )
+
+    def close(self) -> None:
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def chunks(reader: Reader, size: int = CHUNK) -> Iterator[bytes]:
+    """What is left in `reader`, in pieces of at most `size` bytes."""
+    while data := reader.read(size):
+        yield data
+
+
+def fetch_all(source: Fetcher, target: Descriptor, limit: int) -> bytes:
+    """The whole content, verified. Raises ContentError before reading more than `limit` bytes."""
+    if target.size > limit:
+        raise ContentError(f"{target.digest} has {target.size} bytes, more than {limit}")
+    with source.fetch(target) as reader:
+        return reader.read()

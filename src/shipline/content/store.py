@@ -1,0 +1,213 @@
+"""Content on the local disk: `blobs/<algorithm>/<hex>`, each file whole, synced and read-only.
+
+A file appears under its name by link(2) after fsync(2): several processes may write the same
+content at once, and a process may die at any point, without a half file under any name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shipline.content.protocols import Advance, Fetcher
+from shipline.content.readers import CHUNK, VerifiedReader, chunks
+from shipline.errors import Cancelled, ContentError, DigestMismatch, NotFound
+from shipline.oci import Descriptor, Digest, Hasher
+from shipline.tasks import check, on_cancel
+
+
+class LocalIngest:
+    """A file without a name. Others may `follow` its bytes while they are being written."""
+
+    def __init__(self, store: LocalStore, fd: int, leftover: Path | None) -> None:
+        self._store = store
+        self._fd = fd
+        self._leftover = leftover
+        self._condition = threading.Condition()
+        self._committed: Descriptor | None = None
+        self._aborted = False
+        self._readers = 1
+        self.size = 0
+        self._seen = Hasher()
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises ContentError when the disk is full."""
+        self._seen.update(data)
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except OSError as error:
+                raise ContentError(
+                    f"cannot write to {self._store.root}: {error.strerror}",
+                    hint="free some space, or let SHIPLINE_HOME name a directory on a larger disk",
+                ) from error
+        with self._condition:
+            self.size += len(data)
+            self._condition.notify_all()
+
+    def commit(self, target: Descriptor) -> None:
+        """Give the file its name, durably. Raises DigestMismatch for other bytes than promised."""
+        seen = self._seen.digest if target.digest.algorithm == "sha256" else self._rehash(target)
+        if seen != target.digest or self.size != target.size:
+            raise DigestMismatch(
+                expected=str(target.digest), got=str(seen), where=str(self._store.root)
+            )
+        os.fsync(self._fd)
+        self._store._publish(self._fd, self._leftover, target.digest)
+        with self._condition:
+            self._committed = target
+            self._condition.notify_all()
+
+    def follow(self) -> Iterator[bytes]:
+        """The bytes from the beginning, as they come; ends at commit, Cancelled after an abort."""
+        with self._condition:
+            self._readers += 1
+        position = 0
+        try:
+            while self._wait_beyond(position):
+                data = os.pread(self._fd, CHUNK, position)
+                position += len(data)
+                yield data
+        finally:
+            self._release()
+
+    def wait(self) -> Descriptor:
+        """Block until the commit. Raises Cancelled after an abort."""
+        with on_cancel(self._wake), self._condition:
+            while self._committed is None:
+                self._check()
+                self._condition.wait()
+            return self._committed
+
+    def reached(self, size: int) -> bool:
+        """Block until `size` bytes are there or the commit; tells whether it is not committed."""
+        with on_cancel(self._wake), self._condition:
+            while self.size < size and self._committed is None:
+                self._check()
+                self._condition.wait()
+            return self._committed is None
+
+    def close(self) -> None:
+        with self._condition:
+            self._aborted = self._committed is None
+            self._condition.notify_all()
+        if self._leftover is not None:
+            with suppress(FileNotFoundError):
+                self._leftover.unlink()
+        self._release()
+
+    def _wait_beyond(self, position: int) -> bool:
+        with on_cancel(self._wake), self._condition:
+            while self.size <= position:
+                if self._committed is not None:
+                    return False
+                self._check()
+                self._condition.wait()
+            return True
+
+    def _check(self) -> None:
+        check()
+        if self._aborted:
+            raise Cancelled("the content that was followed was given up")
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _release(self) -> None:
+        with self._condition:
+            self._readers -= 1
+            last = self._readers == 0
+        if last:
+            os.close(self._fd)
+
+    def _rehash(self, target: Descriptor) -> Digest:
+        seen = Hasher(target.digest.algorithm)
+        for position in range(0, self.size, CHUNK):
+            seen.update(os.pread(self._fd, CHUNK, position))
+        return seen.digest
+
+
+class LocalStore:
+    """A directory of blobs; a Store, and the source from which registries are fed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for algorithm in ("sha256", "sha512"):
+            (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the content is, or would be."""
+        return self.root / "blobs" / digest.algorithm / digest.hex
+
+    def exists(self, target: Descriptor) -> bool:
+        try:
+            return self.path(target.digest).stat().st_size == target.size
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        path = self.path(target.digest)
+        try:
+            source = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise NotFound(f"{target.digest} is not in {self.root}") from None
+        with source:
+            yield VerifiedReader(source, target, str(path))
+
+    @contextmanager
+    def ingest(self) -> Iterator[LocalIngest]:
+        fd, leftover = self._nameless()
+        ingest = LocalIngest(self, fd, leftover)
+        try:
+            yield ingest
+        finally:
+            ingest.close()
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        if self.exists(target):
+            return
+        with source.fetch(target) as reader, self.ingest() as ingest:
+            for data in chunks(reader):
+                ingest.write(data)
+                if advance is not None:
+                    advance(len(data))
+            ingest.commit(target)
+
+    def add(self, content: bytes, media_type: str) -> Descriptor:
+        """Store `content` and say what it is."""
+        target = Descriptor.of(content, media_type)
+        if not self.exists(target):
+            with self.ingest() as ingest:
+                ingest.write(content)
+                ingest.commit(target)
+        return target
+
+    def _nameless(self) -> tuple[int, Path | None]:
+        """A new file that vanishes with its descriptor; where that is impossible, a named one."""
+        blobs = self.root / "blobs"
+        try:
+            return os.open(blobs, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444), None
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise
+        name = blobs / f".ingest-{os.getpid()}-{threading.get_ident()}-{os.urandom(6).hex()}"
+        return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o444), name
+
+    def _publish(self, fd: int, leftover: Path | None, digest: Digest) -> None:
+        place = self.path(digest)
+        try:
+            os.link(leftover or f"/proc/self/fd/{fd}", place, follow_symlinks=True)
+        except FileExistsError:
+            return
+        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

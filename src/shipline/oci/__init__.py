@@ -1,0 +1,30 @@
+"""The OCI specifications as values: no I/O, nothing half-filled."""
+
+from shipline.oci import media
+from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor
+from shipline.oci.digest import Digest, Hasher, InvalidDigest
+from shipline.oci.image import History, ImageConfig
+from shipline.oci.manifest import MANIFEST_LIMIT, Index, Manifest, parse_manifest
+from shipline.oci.platform import Platform, best_match
+from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag
+
+__all__ = [
+    "MANIFEST_LIMIT",
+    "NO_ANNOTATIONS",
+    "Descriptor",
+    "Digest",
+    "Hasher",
+    "History",
+    "ImageConfig",
+    "Index",
+    "InvalidDigest",
+    "InvalidReference",
+    "Manifest",
+    "Platform",
+    "Reference",
+    "best_match",
+    "check_repository",
+    "check_tag",
+    "media",
+    "parse_manifest",
+]

@@ -1,0 +1,105 @@
+"""Descriptors: what a piece of content is, its digest and its size (descriptor.md)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from shipline.errors import ContentError
+from shipline.oci.digest import Digest
+from shipline.oci.platform import Platform
+
+EMBEDDED_LIMIT = 4 << 20  # bytes of a `data` field
+NO_ANNOTATIONS: Mapping[str, str] = types.MappingProxyType({})
+
+
+def _none() -> Mapping[str, str]:
+    return NO_ANNOTATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """`size` is in bytes. Two descriptors of equal content need not be equal: compare digests."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    platform: Platform | None = None
+    annotations: Mapping[str, str] = field(default_factory=_none, hash=False)
+    artifact_type: str = ""
+    urls: tuple[str, ...] = ()
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str, algorithm: str = "sha256") -> Self:
+        return cls(media_type, Digest.of(content, algorithm), len(content))
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Raises ContentError for a missing or ill-typed field, InvalidDigest for a bad digest."""
+        if not isinstance(value, dict):
+            raise ContentError(f"not a descriptor: {value!r:.200}")
+        media_type, digest, size = (value.get(key) for key in ("mediaType", "digest", "size"))
+        if not isinstance(media_type, str) or not isinstance(digest, str):
+            raise ContentError(f"descriptor without mediaType or digest: {value!r:.200}")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ContentError(f"descriptor of {digest}: size is {size!r:.40}")
+        platform = value.get("platform")
+        return cls(
+            media_type,
+            Digest.parse(digest),
+            size,
+            Platform.from_json(platform) if isinstance(platform, dict) else None,
+            annotations_from(value),
+            str(value.get("artifactType", "")),
+            tuple(url for url in value.get("urls") or () if isinstance(url, str)),
+            _embedded(value.get("data")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": str(self.digest),
+            "size": self.size,
+        }
+        if self.urls:
+            value["urls"] = list(self.urls)
+        if self.annotations:
+            value["annotations"] = dict(self.annotations)
+        if self.data is not None:
+            value["data"] = base64.b64encode(self.data).decode()
+        if self.platform is not None:
+            value["platform"] = self.platform.to_json()
+        if self.artifact_type:
+            value["artifactType"] = self.artifact_type
+        return value
+
+    @property
+    def plain(self) -> Self:
+        """Media type, digest and size alone."""
+        return replace(
+            self, platform=None, annotations=NO_ANNOTATIONS, artifact_type="", urls=(), data=None
+        )
+
+
+def annotations_from(value: Mapping[str, Any]) -> Mapping[str, str]:
+    """The `annotations` of a parsed document. Raises ContentError unless it maps text to text."""
+    found = value.get("annotations") or {}
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ContentError(f"annotations must map text to text: {found!r:.200}")
+    return types.MappingProxyType(found) if found else NO_ANNOTATIONS
+
+
+def _embedded(value: object) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > EMBEDDED_LIMIT:
+        raise ContentError("descriptor data is not text, or too long")
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ContentError("descriptor data is not base64") from None

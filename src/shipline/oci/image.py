@@ -1,0 +1,129 @@
+"""Image configuration: how a container of the image starts, and its layers (config.md)."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from shipline.errors import ContentError
+from shipline.oci.digest import Digest
+from shipline.oci.manifest import from_bytes, to_bytes
+from shipline.oci.platform import Platform
+
+_KNOWN = {
+    "architecture",
+    "author",
+    "config",
+    "created",
+    "history",
+    "os",
+    "os.features",
+    "os.version",
+    "rootfs",
+    "variant",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One instruction; `empty_layer` tells that it made no layer. `created` is RFC 3339 text."""
+
+    created: str = ""
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {
+            "created": self.created,
+            "created_by": self.created_by,
+            "author": self.author,
+            "comment": self.comment,
+        }
+        value = {key: text for key, text in value.items() if text}
+        if self.empty_layer:
+            value["empty_layer"] = True
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The image's settings. `run` holds the `config` object with its keys as specified
+    (`Env`, `Cmd`, `Entrypoint`, `User`, ...); unknown keys, there and in `extra`, are kept.
+    """
+
+    platform: Platform
+    run: Mapping[str, Any] = field(default_factory=lambda: types.MappingProxyType({}))
+    diff_ids: tuple[Digest, ...] = ()
+    history: tuple[History, ...] = ()
+    created: str = ""
+    author: str = ""
+    extra: Mapping[str, Any] = field(default_factory=lambda: types.MappingProxyType({}))
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Raises ContentError for anything but an image configuration."""
+        document = from_bytes(raw)
+        run = document.get("config") or {}
+        rootfs = document.get("rootfs") or {}
+        history = document.get("history") or []
+        if not isinstance(run, dict) or not isinstance(rootfs, dict):
+            raise ContentError("the image configuration has an ill-typed config or rootfs")
+        if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
+            raise ContentError("the image configuration has an ill-typed history")
+        diff_ids = rootfs.get("diff_ids") or []
+        if not isinstance(diff_ids, list):
+            raise ContentError("the image configuration has ill-typed diff_ids")
+        return cls(
+            Platform.from_json(document),
+            types.MappingProxyType(run),
+            tuple(Digest.parse(str(one)) for one in diff_ids),
+            tuple(map(_history, history)),
+            str(document.get("created") or ""),
+            str(document.get("author") or ""),
+            types.MappingProxyType({k: v for k, v in document.items() if k not in _KNOWN}),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The document as it is stored, keys in order."""
+        document: dict[str, Any] = dict(self.extra)
+        document |= self.platform.to_json()
+        document["config"] = dict(self.run)
+        document["rootfs"] = {"type": "layers", "diff_ids": list(map(str, self.diff_ids))}
+        if self.history:
+            document["history"] = [entry.to_json() for entry in self.history]
+        if self.created:
+            document["created"] = self.created
+        if self.author:
+            document["author"] = self.author
+        return to_bytes(dict(sorted(document.items())))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment; a variable without `=` is empty."""
+        return dict(_assignment(text) for text in self.run.get("Env") or ())
+
+    def set(self, **values: Any) -> Self:
+        """With keys of `run` replaced; a value that is None or empty takes the key away."""
+        run = {**self.run, **values}
+        gone = {key for key in values if values[key] is None or values[key] in ("", (), {})}
+        kept = {key: value for key, value in run.items() if key not in gone}
+        return replace(self, run=types.MappingProxyType(kept))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _history(entry: dict[str, Any]) -> History:
+    return History(
+        str(entry.get("created") or ""),
+        str(entry.get("created_by") or ""),
+        str(entry.get("author") or ""),
+        str(entry.get("comment") or ""),
+        bool(entry.get("empty_layer")),
+    )

@@ -1,0 +1,193 @@
+"""Manifests and indexes: parsed views that keep the bytes they came from (manifest.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from shipline.errors import ContentError
+from shipline.oci import media
+from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, annotations_from
+from shipline.oci.platform import Platform, best_match
+
+MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
+_ENTRIES = 10_000  # descriptors in one document
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image: its config and its layers, bottom first; `raw` is what the digest names."""
+
+    raw: bytes
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def make(
+        cls,
+        config: Descriptor,
+        layers: Iterable[Descriptor],
+        *,
+        media_type: str = media.OCI_MANIFEST,
+        subject: Descriptor | None = None,
+        artifact_type: str = "",
+        annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    ) -> Self:
+        layers = tuple(layers)
+        document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_type}
+        if artifact_type:
+            document["artifactType"] = artifact_type
+        document["config"] = config.to_json()
+        document["layers"] = [layer.to_json() for layer in layers]
+        _finish(document, subject, annotations)
+        raw = to_bytes(document)
+        return cls(raw, media_type, config, layers, subject, artifact_type, annotations)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor.of(self.raw, self.media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One image for several platforms (image-index.md), or any list of manifests."""
+
+    raw: bytes
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def make(
+        cls,
+        manifests: Iterable[Descriptor],
+        *,
+        media_type: str = media.OCI_INDEX,
+        subject: Descriptor | None = None,
+        annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    ) -> Self:
+        manifests = tuple(manifests)
+        document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_type}
+        document["manifests"] = [entry.to_json() for entry in manifests]
+        _finish(document, subject, annotations)
+        return cls(to_bytes(document), media_type, manifests, subject, annotations=annotations)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor.of(self.raw, self.media_type)
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """What the index offers; attestations are marked unknown/unknown and left out."""
+        found = (entry.platform for entry in self.manifests)
+        return tuple(one for one in found if one is not None and one.os != "unknown")
+
+    def select(self, platform: Platform) -> Descriptor | None:
+        """The entry that serves `platform` best, None where none does."""
+        best = best_match(platform, self.platforms)
+        if best is None:
+            return None
+        return next(entry for entry in self.manifests if entry.platform == best)
+
+
+def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
+    """Read a manifest or an index; `media_type` is what the registry said, if it said anything.
+
+    Raises ContentError for anything else, for a document that claims to be both (CVE-2021-41190),
+    for one whose `mediaType` contradicts the registry, and for schema 1.
+    """
+    document = from_bytes(raw)
+    said = media_type.partition(";")[0].strip()
+    claimed = document.get("mediaType", "")
+    if claimed and said in media.NAMED and claimed != said:
+        raise ContentError(f"the manifest says {claimed!r}, its registry says {said!r}")
+    if "manifests" in document and ("layers" in document or "config" in document):
+        raise ContentError("a document cannot be both a manifest and an index")
+    if document.get("schemaVersion") == 1 or "fsLayers" in document:
+        raise ContentError(
+            "the image has a Docker schema 1 manifest", hint="push it again with a newer client"
+        )
+    if "manifests" in document:
+        return _index(raw, document, claimed or said or media.OCI_INDEX)
+    if "config" in document and "layers" in document:
+        return _manifest(raw, document, claimed or said or media.OCI_MANIFEST)
+    raise ContentError("the document is neither a manifest nor an index")
+
+
+def to_bytes(document: Mapping[str, Any]) -> bytes:
+    """JSON as it is stored: no spaces, UTF-8."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def from_bytes(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`. Raises ContentError; a key that stands twice is refused."""
+    if len(raw) > 4 * MANIFEST_LIMIT:
+        raise ContentError(f"the document has {len(raw)} bytes, too many")
+    try:
+        document = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ContentError("not a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _finish(
+    document: dict[str, Any], subject: Descriptor | None, annotations: Mapping[str, str]
+) -> None:
+    if subject is not None:
+        document["subject"] = subject.to_json()
+    if annotations:
+        document["annotations"] = dict(annotations)
+
+
+def _entries(document: Mapping[str, Any], key: str) -> tuple[Descriptor, ...]:
+    found = document[key]
+    if found is None:
+        return ()
+    if not isinstance(found, list) or len(found) > _ENTRIES:
+        raise ContentError(f"{key} is not a list, or has more than {_ENTRIES} entries")
+    return tuple(map(Descriptor.from_json, found))
+
+
+def _subject(document: Mapping[str, Any]) -> Descriptor | None:
+    found = document.get("subject")
+    return None if found is None else Descriptor.from_json(found)
+
+
+def _manifest(raw: bytes, document: Mapping[str, Any], media_type: str) -> Manifest:
+    return Manifest(
+        raw,
+        media_type,
+        Descriptor.from_json(document["config"]),
+        _entries(document, "layers"),
+        _subject(document),
+        str(document.get("artifactType", "")),
+        annotations_from(document),
+    )
+
+
+def _index(raw: bytes, document: Mapping[str, Any], media_type: str) -> Index:
+    return Index(
+        raw,
+        media_type,
+        _entries(document, "manifests"),
+        _subject(document),
+        str(document.get("artifactType", "")),
+        annotations_from(document),
+    )

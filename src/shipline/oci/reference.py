@@ -1,0 +1,115 @@
+"""References: where an image is, as people write it (distribution specification, "Pull")."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from shipline.errors import UsageError
+from shipline.oci.digest import Digest
+
+DEFAULT_HOST = "docker.io"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_HOST = re.compile(
+    r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]+)?\Z"
+)
+_LONGEST = 255  # bytes of a repository name
+
+
+class InvalidReference(UsageError):
+    """The text does not name an image."""
+
+    code = "reference-invalid"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """`host/repository`, with a tag, a digest, both or neither."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what people write: `busybox` is docker.io/library/busybox, without a tag.
+
+        Raises InvalidReference, or InvalidDigest for what stands behind `@`.
+        """
+        name, at, digest = text.partition("@")
+        name, tag = _cut_tag(name)
+        host, repository = _cut_host(name)
+        if host in {"docker.io", "index.docker.io", "registry-1.docker.io"}:
+            host = DEFAULT_HOST
+            repository = repository if "/" in repository else f"library/{repository}"
+        if not _HOST.match(host):
+            raise InvalidReference(f"not a registry host: {host!r} in {text!r}")
+        if not _REPOSITORY.match(repository) or len(repository) > _LONGEST:
+            lower = " (names are lower case)" if repository != repository.lower() else ""
+            raise InvalidReference(f"not a repository name: {repository!r} in {text!r}{lower}")
+        return cls(host, repository, check_tag(tag) if tag is not None else "").at(
+            Digest.parse(digest) if at else None
+        )
+
+    def at(self, digest: Digest | None) -> Self:
+        return replace(self, digest=digest)
+
+    def tagged(self, tag: str) -> Self:
+        return replace(self, tag=check_tag(tag), digest=None)
+
+    @property
+    def name(self) -> str:
+        """`host/repository`, without tag and digest."""
+        return f"{self.host}/{self.repository}"
+
+    @property
+    def familiar(self) -> str:
+        """As people write it: Docker Hub's host and `library/` left out."""
+        name = self.name
+        for prefix in (f"{DEFAULT_HOST}/library/", f"{DEFAULT_HOST}/"):
+            name = name.removeprefix(prefix)
+        return name + self._suffix
+
+    @property
+    def or_latest(self) -> Self:
+        """With the tag `latest` where there is neither tag nor digest."""
+        return self if self.tag or self.digest else replace(self, tag="latest")
+
+    @property
+    def _suffix(self) -> str:
+        return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+    def __str__(self) -> str:
+        return self.name + self._suffix
+
+
+def check_tag(tag: str) -> str:
+    """The tag. Raises InvalidReference where a registry would refuse it."""
+    if not _TAG.match(tag):
+        raise InvalidReference(
+            f"not a tag: {tag!r}",
+            hint="letters, digits, '_', '.' and '-', at most 128, not starting with '.' or '-'",
+        )
+    return tag
+
+
+def check_repository(name: str) -> str:
+    """The repository name. Raises InvalidReference where a registry would refuse it."""
+    if not _REPOSITORY.match(name) or len(name) > _LONGEST:
+        raise InvalidReference(f"not a repository name: {name!r}")
+    return name
+
+
+def _cut_tag(name: str) -> tuple[str, str | None]:
+    head, colon, tail = name.rpartition(":")
+    return (head, tail) if colon and "/" not in tail else (name, None)
+
+
+def _cut_host(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    return (first, rest) if slash and is_host else (DEFAULT_HOST, name)

@@ -1,0 +1,118 @@
+"""LocalStore: whole or absent, also when two write at once or one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.errors import Cancelled, DigestMismatch, NotFound
+from shipline.oci import Descriptor, Digest, Index, Manifest, media
+from shipline.tasks import TaskGroup
+
+BLOB = b"layer" * 1000
+TARGET = Descriptor.of(BLOB, media.OCI_LAYER)
+
+
+def test_what_was_added_is_read_back(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.fetch(store.add(BLOB, media.OCI_LAYER)) as reader:
+        assert reader.read() == BLOB
+
+
+def test_uncommitted_bytes_never_exist(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.ingest() as ingest:
+        ingest.write(BLOB)
+    assert not store.exists(TARGET)
+    assert [*tmp_path.rglob("*.*"), *(tmp_path / "blobs/sha256").iterdir()] == []
+
+
+def test_wrong_bytes_are_not_committed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.ingest() as ingest:
+        ingest.write(BLOB[:-1] + b"x")
+        with pytest.raises(DigestMismatch):
+            ingest.commit(TARGET)
+    assert not store.exists(TARGET)
+
+
+def test_altered_file_is_never_read_to_its_end(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.add(BLOB, media.OCI_LAYER)
+    path = store.path(TARGET.digest)
+    path.chmod(0o644)
+    for altered in (BLOB[:-1], BLOB + b"x", b"L" + BLOB[1:]):
+        path.write_bytes(altered)
+        with store.fetch(TARGET) as reader, pytest.raises(DigestMismatch):
+            reader.read()
+
+
+def test_absent_content_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound), LocalStore(tmp_path).fetch(TARGET):
+        pass
+
+
+def test_follower_sees_every_byte_while_they_are_written(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.ingest() as ingest, TaskGroup() as group:
+        seen = group.start(lambda: b"".join(ingest.follow()))
+        for start in range(0, len(BLOB), 700):
+            ingest.write(BLOB[start : start + 700])
+        ingest.commit(TARGET)
+        assert seen.result() == BLOB
+
+
+def test_follower_of_abandoned_content_is_cancelled(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.ingest() as ingest:
+        ingest.write(BLOB)
+        follower = ingest.follow()
+        assert next(follower) == BLOB
+    with pytest.raises(Cancelled):
+        next(follower)
+
+
+def test_killed_writer_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from shipline.content import LocalStore\n"
+        "with LocalStore(Path(sys.argv[1])).ingest() as ingest:\n"
+        "    ingest.write(b'x' * 100000); print('written', flush=True); time.sleep(60)\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    with writer:
+        assert writer.stdout.readline() == b"written\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_two_writers_of_equal_content_both_succeed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.ingest() as one, store.ingest() as two:
+        for ingest in (one, two):
+            ingest.write(BLOB)
+        for ingest in (one, two):
+            ingest.commit(TARGET)
+    assert store.exists(TARGET)
+
+
+def test_copy_writes_children_before_parents() -> None:
+    config, layer = b"{}", b"layer"
+    manifest = Manifest.make(
+        Descriptor.of(config, media.OCI_CONFIG), [Descriptor.of(layer, media.OCI_LAYER)]
+    )
+    index = Index.make([manifest.descriptor])
+    source = MemoryStore(config, layer, manifest.raw, index.raw)
+    destination = MemoryStore()
+    copy_graph(source, destination, index.descriptor)
+    order = list(destination.blobs)
+    assert set(order) == set(source.blobs)
+    assert order[-2:] == [Digest.of(manifest.raw), Digest.of(index.raw)]
