@@ -202,12 +202,13 @@ class LocalStore:
 
     def _publish(self, fd: int, leftover: Path | None, digest: Digest) -> None:
         place = self.path(digest)
-        try:
-            os.link(leftover or f"/proc/self/fd/{fd}", place, follow_symlinks=True)
+        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+        open_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+        try:  # open(2), O_TMPFILE: the nameless file is reached through its entry in /proc
+            os.link(leftover or str(fd), place.name, src_dir_fd=open_files, dst_dir_fd=directory)
+            os.fsync(directory)
         except FileExistsError:
             return
-        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
         finally:
+            os.close(open_files)
             os.close(directory)
