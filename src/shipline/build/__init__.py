@@ -1,0 +1,39 @@
+"""The build engine: from a request to images."""
+
+from shipline.build.request import (
+    Annotation,
+    Attestation,
+    BuildRequest,
+    CacheBackend,
+    CacheOptions,
+    Call,
+    Context,
+    ContextKind,
+    Host,
+    Level,
+    Output,
+    Resources,
+    RunOptions,
+    Secret,
+    Ssh,
+    Ulimit,
+)
+
+__all__ = [
+    "Annotation",
+    "Attestation",
+    "BuildRequest",
+    "CacheBackend",
+    "CacheOptions",
+    "Call",
+    "Context",
+    "ContextKind",
+    "Host",
+    "Level",
+    "Output",
+    "Resources",
+    "RunOptions",
+    "Secret",
+    "Ssh",
+    "Ulimit",
+]
