@@ -1,0 +1,37 @@
+"""Peers that a whole test session shares; each starts when the first test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers import Docker, Registry, docker_registry, dockerd, push_base_images
+
+
+@pytest.fixture(scope="session")
+def peers_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's peers keep data and logs."""
+    return tmp_path_factory.mktemp("peers")
+
+
+@pytest.fixture(scope="session")
+def registry(peers_directory: Path) -> Iterator[Registry]:
+    """Debian's docker-registry over plain HTTP, without authentication."""
+    with docker_registry(peers_directory) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def base_images(registry: Registry) -> Registry:
+    """The registry with library/busybox, library/alpine and library/usrmerge in it."""
+    push_base_images(registry, "busybox", "alpine", "usrmerge")
+    return registry
+
+
+@pytest.fixture(scope="session")
+def docker(peers_directory: Path, base_images: Registry) -> Iterator[Docker]:
+    """A Docker engine whose BuildKit finds the base images in `registry`."""
+    with dockerd(peers_directory, base_images) as running:
+        yield running
