@@ -1,5 +1,6 @@
 """The build engine: from a request to images."""
 
+from shipline.build import flags, outputs, values
 from shipline.build.request import (
     Annotation,
     Attestation,
@@ -36,4 +37,7 @@ __all__ = [
     "Secret",
     "Ssh",
     "Ulimit",
+    "flags",
+    "outputs",
+    "values",
 ]
