@@ -1,0 +1,147 @@
+"""The forms that the arguments of an instruction can have: JSON, words, pairs, flags.
+
+Source: Dockerfile reference, "Format", "Shell and exec form", "ENV", "LABEL".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NoReturn
+
+from shipline.errors import DockerfileError
+
+BLANKS = re.compile(r"[\t\v\f\r ]+")
+
+
+def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
+    """(keyword, flags, rest) of a logical line, the rest without surrounding space."""
+    keyword, _, rest = _cut_blank(line.strip())
+    flags, rest = split_flags(rest)
+    return keyword, flags, rest.strip()
+
+
+def _cut_blank(text: str) -> tuple[str, str, str]:
+    found = BLANKS.search(text)
+    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+
+
+def split_flags(text: str) -> tuple[tuple[str, ...], str]:
+    """The leading `--flag` words, unquoted, and the text after them; a lone `--` ends them."""
+    flags: list[str] = []
+    position = 0
+    while True:
+        while text[position : position + 1].isspace():
+            position += 1
+        if not text.startswith("--", position):
+            return tuple(flags), text[position:]
+        flag, position = _flag_word(text, position)
+        if flag == "--":
+            return tuple(flags), text[position:]
+        flags.append(flag)
+
+
+def _flag_word(text: str, position: int) -> tuple[str, int]:
+    """One unquoted word; a backslash escapes here whatever the escape directive says."""
+    word: list[str] = []
+    quote = ""
+    while position < len(text):
+        char = text[position]
+        if not quote and char.isspace():
+            break
+        position += 1
+        if char == quote:
+            quote = ""
+        elif not quote and char in "'\"":
+            quote = char
+        elif char == "\\":
+            word.append(text[position : position + 1])
+            position += 1
+        else:
+            word.append(char)
+    return "".join(word), position
+
+
+def json_strings(text: str) -> tuple[str, ...] | None:
+    """The strings of a JSON array; None where `text` is not one and so has the shell form.
+
+    Raises DockerfileError for an array that holds something else than strings.
+    """
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except ValueError:
+        return None
+    if not all(isinstance(item, str) for item in value):
+        raise DockerfileError(
+            "when using JSON array syntax, arrays must be comprised of strings only",
+            hint="put every element in double quotes",
+        )
+    return tuple(value)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"not JSON: {name}")
+
+
+def quoted_words(text: str, escape: str) -> tuple[str, ...]:
+    """Words separated by unquoted space; quotes and escapes stay for the later expansion."""
+    words: list[str] = []
+    word: list[str] = []
+    quote = ""
+    position = 0
+    while position < len(text):
+        char = text[position]
+        position += 1
+        if not quote and char.isspace():
+            if word:
+                words.append("".join(word))
+                word = []
+            continue
+        if char == escape and quote != "'":
+            if position == len(text):
+                break
+            word.append(char)
+            char = text[position]
+            position += 1
+        elif char == quote:
+            quote = ""
+        elif not quote and char in "'\"":
+            quote = char
+        word.append(char)
+    if word:
+        words.append("".join(word))
+    return tuple(words)
+
+
+def key_values(text: str, keyword: str, escape: str) -> tuple[tuple[str, str, bool], ...]:
+    """(key, value, legacy) of ENV and LABEL: `k=v ...`, or `k rest of the line` (legacy).
+
+    Raises DockerfileError for a key without value and for a word without `=`.
+    """
+    words = quoted_words(text, escape)
+    if not words:
+        return ()
+    if "=" not in words[0]:
+        key, blank, value = _cut_blank(text)
+        if not blank:
+            raise DockerfileError(
+                f"{keyword} must have two arguments", hint=f"write {keyword} {key}=value"
+            )
+        return ((key, value, True),)
+    pairs = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise DockerfileError(
+                f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value',
+                hint="put a value that has spaces in quotes",
+            )
+        pairs.append((key, value, False))
+    return tuple(pairs)
+
+
+def blank_separated(text: str) -> tuple[str, ...]:
+    """Words separated by blanks; quotes mean nothing here."""
+    return tuple(BLANKS.split(text)) if text else ()

@@ -1,0 +1,208 @@
+"""What an instruction runs, and what the image history says of it.
+
+Source: OCI image configuration, "history"; the texts are those that BuildKit writes to
+`created_by`, which follow Go's `%q` and `%v`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+
+from shipline.dockerfile import instructions as ins
+from shipline.dockerfile.durations import format_duration
+from shipline.dockerfile.parser import chomp, parse_heredoc
+from shipline.dockerfile.scope import Scope
+from shipline.errors import DockerfileError
+
+DEFAULT_SHELL = ("/bin/sh", "-c")
+WINDOWS_SHELL = ("cmd", "/S", "/C")
+SCRIPT_DIRECTORY = "/dev/pipes"
+COMMENT = "buildkit.dockerfile.v0"
+_MARK = " # buildkit"
+_ESCAPES = {
+    "\a": r"\a",
+    "\b": r"\b",
+    "\f": r"\f",
+    "\n": r"\n",
+    "\r": r"\r",
+    "\t": r"\t",
+    "\v": r"\v",
+    "\\": r"\\",
+    '"': r"\"",
+}
+
+
+def command_line(
+    instruction: ins.Run | ins.Cmd | ins.Entrypoint, shell: Sequence[str] = DEFAULT_SHELL
+) -> tuple[str, ...]:
+    """The words to execute: with the shell in front in shell form, here-documents folded in.
+
+    Raises DockerfileError for a here-document of a RUN in exec form.
+    """
+    if isinstance(instruction, ins.Run) and instruction.files:
+        script = script_of(instruction)
+        if script is not None:
+            return (*shell, f"{SCRIPT_DIRECTORY}/{script.name}")
+        return (*shell, _with_documents(instruction))
+    command = instruction.command
+    return (*shell, " ".join(command.words)) if command.shell_form else command.words
+
+
+def script_of(instruction: ins.Run) -> ins.InlineFile | None:
+    """The here-document of a RUN that is a program of its own: alone, and starting with `#!`.
+
+    It must lie executable in `/dev/pipes` under its name while the step runs. Its content is
+    final: variables are left to the program.
+    """
+    document = _only_document(instruction)
+    if document is None or not document.content.startswith("#!"):
+        return None
+    return document
+
+
+def _only_document(instruction: ins.Run) -> ins.InlineFile | None:
+    """The document where the whole command is `<<NAME`, tabs removed if asked."""
+    if not instruction.files or not parse_heredoc(" ".join(instruction.command.words)):
+        return None
+    first = instruction.files[0]
+    content = chomp(first.content) if first.chomp else first.content
+    return ins.InlineFile(first.name, content, first.expand, first.chomp)
+
+
+def _with_documents(instruction: ins.Run) -> str:
+    if not instruction.command.shell_form:
+        raise DockerfileError("a here-document needs the shell form", span=instruction.span)
+    document = _only_document(instruction)
+    if document is not None:
+        return document.content
+    ends = "".join(f"\n{file.content}{file.name}" for file in instruction.files)
+    return " ".join(instruction.command.words) + ends
+
+
+def resolve_path(workdir: str, path: str, *, keep_slash: bool = False) -> str:
+    """`path` seen from `workdir`, absolute and clean.
+
+    `keep_slash` keeps what makes COPY take a destination for a directory: an end in `/` or `.`.
+    """
+    clean = posixpath.normpath("/" + posixpath.join(workdir, path).lstrip("/"))
+    wanted = path.endswith("/") or posixpath.basename(path) in ("", ".")
+    return clean + "/" if keep_slash and wanted and clean != "/" else clean
+
+
+def makes_layer(instruction: ins.Instruction, *, workdir: str = "/") -> bool:
+    """Whether the history entry of `instruction` stands for a layer.
+
+    `workdir` is the working directory before it: a WORKDIR that leads to `/` makes nothing.
+    """
+    if isinstance(instruction, ins.Workdir):
+        return resolve_path(workdir, instruction.path) != "/"
+    return isinstance(instruction, ins.Run | ins.Transfer)
+
+
+def history_text(
+    instruction: ins.Instruction,
+    scope: Scope,
+    *,
+    shell: Sequence[str] = DEFAULT_SHELL,
+    workdir: str = "/",
+) -> str | None:
+    """The `created_by` of an expanded instruction; None where there is no entry (ONBUILD, FROM).
+
+    `scope`, `shell` and `workdir` are those before the instruction.
+    """
+    match instruction:
+        case ins.Run():
+            words = [*_declared(scope), *command_line(instruction, shell)]
+            return f"RUN {' '.join(words)}{_MARK}"
+        case ins.Transfer():
+            return _transfer(instruction)
+        case ins.Workdir():
+            return f"WORKDIR {resolve_path(workdir, instruction.path)}"
+        case ins.Cmd() | ins.Entrypoint():
+            return f"{instruction.name} {quoted_list(command_line(instruction, shell))}"
+        case ins.HealthCheck():
+            return _health_check(instruction)
+        case ins.OnBuild() | ins.From():
+            return None
+        case _:
+            return f"{instruction.name} {_plain(instruction)}"
+
+
+def _plain(instruction: ins.Instruction) -> str:
+    match instruction:
+        case ins.Env() | ins.Label():
+            return " ".join(f"{pair.key}={pair.value}" for pair in instruction.pairs)
+        case ins.Arg():
+            return " ".join(_arg(arg.name, arg.default) for arg in instruction.args)
+        case ins.Expose():
+            return bare_list(instruction.ports)
+        case ins.Volume():
+            return bare_list(instruction.paths)
+        case ins.Shell():
+            return bare_list(instruction.shell)
+        case ins.User():
+            return instruction.user
+        case ins.StopSignal():
+            return instruction.signal
+        case ins.Maintainer():
+            return instruction.author
+        case _:
+            raise AssertionError(f"no history text for {instruction.name}")
+
+
+def _arg(name: str, value: str | None) -> str:
+    return name if value is None else f"{name}={value}"
+
+
+def _declared(scope: Scope) -> list[str]:
+    """`|2 A=1 B=2`: how many ARGs are in scope, and their values as a command sees them."""
+    values = {name: scope.variables.get(name, value or "") for name, value in scope.args}
+    if not values:
+        return []
+    return [f"|{len(values)}", *(f"{name}={value}" for name, value in values.items())]
+
+
+def _transfer(instruction: ins.Transfer) -> str:
+    words = [instruction.name]
+    if isinstance(instruction, ins.Copy) and instruction.parents:
+        words.append("--parents")
+    if instruction.chown:
+        words.append(f"--chown={instruction.chown}")
+    if instruction.chmod:
+        words.append(f"--chmod={instruction.chmod}")
+    words += instruction.sources
+    words += (f"<<{file.name}" for file in instruction.files)
+    return " ".join([*words, instruction.destination]) + _MARK
+
+
+def _health_check(instruction: ins.HealthCheck) -> str:
+    return (
+        f"HEALTHCHECK {{Test:{bare_list(instruction.test)}"
+        f" Interval:{format_duration(instruction.interval_ns)}"
+        f" Timeout:{format_duration(instruction.timeout_ns)}"
+        f" StartPeriod:{format_duration(instruction.start_period_ns)}"
+        f" StartInterval:{format_duration(instruction.start_interval_ns)}"
+        f" Retries:{instruction.retries}}}"
+    )
+
+
+def bare_list(words: Iterable[str]) -> str:
+    """`[a b]`, as Go prints a list with `%v`."""
+    return f"[{' '.join(words)}]"
+
+
+def quoted_list(words: Iterable[str]) -> str:
+    """`["a" "b"]`, as Go prints a list with `%q`."""
+    return bare_list(f'"{"".join(_quoted(char) for char in word)}"' for word in words)
+
+
+def _quoted(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable() and char != "\u00ad":
+        return char
+    code = ord(char)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,309 @@
+"""The mounts of a RUN instruction: `--mount=type=cache,target=/root/.cache,...`.
+
+Source: Dockerfile reference, "RUN --mount".
+"""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from shipline.dockerfile.suggest import did_you_mean
+from shipline.errors import DockerfileError
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
+_ALIASES = {
+    "src": "source",
+    "dst": "target",
+    "destination": "target",
+    "ro": "readonly",
+    "rw": "readwrite",
+}
+_KEYS = (
+    *("type", "from", "source", "target", "readonly", "readwrite", "id", "sharing"),
+    *("required", "size", "mode", "uid", "gid", "env"),
+)
+_FLAGS = frozenset({"readonly", "readwrite", "required"})
+
+
+class MountType(StrEnum):
+    """What is mounted."""
+
+    BIND = "bind"
+    CACHE = "cache"
+    TMPFS = "tmpfs"
+    SECRET = "secret"
+    SSH = "ssh"
+
+
+class Sharing(StrEnum):
+    """Whether steps that run at the same time may use a cache mount together."""
+
+    SHARED = "shared"
+    PRIVATE = "private"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True, slots=True)
+class MountFlag:
+    """A `--mount` as written. `origin` is its `from`, which knows no variables."""
+
+    options: tuple[tuple[str, str | None], ...]
+    origin: str = ""
+
+    @property
+    def type(self) -> str:
+        """The type as written, in lower case; it may hold a variable."""
+        return next((value or "" for key, value in self.options if key == "type"), "bind").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount with every option in effect, defaults filled in.
+
+    `target` is as given, so it may be relative to the working directory. It is empty for an ssh
+    agent without a place of its own (/run/buildkit/ssh_agent.N) and for a secret that is only an
+    environment variable `env`. `origin` is a stage, image or context; empty is the build context
+    for a bind, nothing for a cache. `size` is in bytes, 0 for no limit.
+    """
+
+    type: MountType
+    target: str = ""
+    source: str = ""
+    origin: str = ""
+    id: str = ""
+    env: str = ""
+    read_only: bool = False
+    required: bool = False
+    sharing: Sharing = Sharing.SHARED
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+
+
+def parse_mount_flag(text: str) -> MountFlag:
+    """The options of `text`, comma separated values, keys in lower case and under one name.
+
+    Only `from` is looked at: the other values may hold variables, and a stage that is not built
+    is not checked. Raises DockerfileError for a variable in `from` and for broken quotes.
+    """
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise DockerfileError(
+            f"failed to parse csv mounts: {error}", hint="double a quote inside quotes"
+        ) from None
+    options = tuple(_option(field) for field in (rows[0] if rows else []))
+    origin = next((value or "" for key, value in reversed(options) if key == "from"), "")
+    if re.search(r"\$.", origin):
+        raise DockerfileError(
+            "'from' doesn't support variable expansion, define alias stage instead",
+            hint="write FROM image:$VERSION AS name, then from=name",
+        )
+    return MountFlag(options, origin)
+
+
+def _option(text: str) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    key = key.strip().lower()
+    return _ALIASES.get(key, key), value if equals else None
+
+
+def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
+    """The mount that `flag` means once its values went through `expand`.
+
+    Raises DockerfileError for an unknown key or type, a value that is not what the key takes,
+    and a key that the type does not have.
+    """
+    options = _Options({}, [])
+    for key, value in flag.options:
+        if value is None and key not in _FLAGS:
+            raise DockerfileError(
+                f"invalid field '{key}' must be a key=value pair{did_you_mean(key, _KEYS)}"
+            )
+        if key not in _KEYS:
+            raise DockerfileError(
+                f"unexpected key '{key}' in '{key}={value}'{did_you_mean(key, _KEYS)}",
+                hint=f"the keys are {', '.join(_KEYS)}",
+            )
+        options.values[key] = "true" if value is None else expand(value)
+        options.order.append(key)
+    mount_type = options.choice("type", MountType, MountType.BIND)
+    options.check(mount_type)
+    return _BUILDERS[mount_type](options)
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+@dataclass(slots=True)
+class _Options:
+    """The options of one mount: text by key, `order` the keys as they came."""
+
+    values: dict[str, str]
+    order: list[str] = field(default_factory=list)
+
+    def check(self, mount_type: MountType) -> None:
+        for key in self.values:
+            if key not in _ALLOWED[mount_type]:
+                raise DockerfileError(
+                    f"unexpected key '{key}' for mount type '{mount_type}'",
+                    hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
+                )
+
+    def text(self, key: str, default: str = "") -> str:
+        return self.values.get(key, default)
+
+    def choice(self, key: str, kind: type[_Choice], default: _Choice) -> _Choice:
+        if key not in self.values:
+            return default
+        text = self.values[key]
+        try:
+            return kind(text.lower())
+        except ValueError:
+            known = [str(item) for item in kind]
+            what = "mount type" if key == "type" else f"{key} value"
+            raise DockerfileError(
+                f'unsupported {what} "{text}"{did_you_mean(text, known)}',
+                hint=f"use one of {', '.join(known)}",
+            ) from None
+
+    def boolean(self, key: str) -> bool:
+        text = self.text(key, "false")
+        if text not in _TRUE | _FALSE:
+            raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
+        return text in _TRUE
+
+    def read_only(self, default: bool) -> bool:
+        """The last of readonly and readwrite wins."""
+        for key in reversed(self.order):
+            if key == "readonly":
+                return self.boolean(key)
+            if key == "readwrite":
+                return not self.boolean(key)
+        return default
+
+    def number(self, key: str, default: int, *, base: int = 10) -> int:
+        text = self.text(key)
+        if not text:
+            return default
+        digits = "0-7" if base == 8 else "0-9"
+        if not re.fullmatch(f"[{digits}]+", text) or int(text, base) >= 1 << 32:
+            raise DockerfileError(
+                f"invalid value {text} for {key}",
+                hint="use an octal number such as 0755" if base == 8 else "use a number",
+            )
+        return int(text, base)
+
+    def owner(self, mode: int) -> tuple[int, int, int]:
+        return self.number("mode", mode, base=8), self.number("uid", 0), self.number("gid", 0)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `64m` or `1.5GiB`; units are powers of 1024."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise DockerfileError(f"invalid value for size: {text}", hint="use a size such as 64m")
+    return int(float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " "))
+
+
+def _bind(options: _Options) -> Mount:
+    return Mount(
+        MountType.BIND,
+        target=options.text("target"),
+        source=options.text("source"),
+        origin=options.text("from"),
+        read_only=options.read_only(True),
+    )
+
+
+def _cache(options: _Options) -> Mount:
+    target = options.text("target")
+    mode, uid, gid = options.owner(0o755)
+    return Mount(
+        MountType.CACHE,
+        target=target,
+        source=options.text("source"),
+        origin=options.text("from"),
+        id=options.text("id") or posixpath.normpath(target),
+        read_only=options.read_only(False),
+        sharing=options.choice("sharing", Sharing, Sharing.SHARED),
+        mode=mode,
+        uid=uid,
+        gid=gid,
+    )
+
+
+def _tmpfs(options: _Options) -> Mount:
+    size = parse_size(options.text("size")) if "size" in options.values else 0
+    return Mount(
+        MountType.TMPFS,
+        target=options.text("target"),
+        read_only=options.read_only(False),
+        size=size,
+    )
+
+
+def _secret(options: _Options) -> Mount:
+    target, env = options.text("target"), options.text("env")
+    if options.text("source") and options.text("id"):
+        raise DockerfileError("both source and id can't be set", hint="keep id")
+    secret = options.text("id") or options.text("source") or posixpath.basename(target)
+    if not secret:
+        raise DockerfileError(
+            "invalid secret mount. one of source, target required", hint="add id=name"
+        )
+    if not target and not env:
+        target = f"/run/secrets/{posixpath.basename(secret)}"
+    mode, uid, gid = options.owner(0o400)
+    return Mount(
+        MountType.SECRET,
+        target=target,
+        id=secret,
+        env=env,
+        read_only=True,
+        required=options.boolean("required"),
+        mode=mode,
+        uid=uid,
+        gid=gid,
+    )
+
+
+def _ssh(options: _Options) -> Mount:
+    mode, uid, gid = options.owner(0o600)
+    return Mount(
+        MountType.SSH,
+        target=options.text("target"),
+        id=options.text("id") or "default",
+        read_only=True,
+        required=options.boolean("required"),
+        mode=mode,
+        uid=uid,
+        gid=gid,
+    )
+
+
+_ANY = frozenset({"type", "target", "readonly", "readwrite", "id"})
+_OWNED = frozenset({"mode", "uid", "gid"})
+_ALLOWED: Mapping[MountType, frozenset[str]] = {
+    MountType.BIND: _ANY | {"source", "from"},
+    MountType.CACHE: _ANY | _OWNED | {"source", "from", "sharing"},
+    MountType.TMPFS: _ANY | {"size", "from", "source"},
+    MountType.SECRET: _ANY | _OWNED | {"source", "required", "env"},
+    MountType.SSH: _ANY | _OWNED | {"required"},
+}
+_BUILDERS: Mapping[MountType, Callable[[_Options], Mount]] = {
+    MountType.BIND: _bind,
+    MountType.CACHE: _cache,
+    MountType.TMPFS: _tmpfs,
+    MountType.SECRET: _secret,
+    MountType.SSH: _ssh,
+}

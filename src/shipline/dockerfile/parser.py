@@ -1,0 +1,217 @@
+"""A Dockerfile's text as raw nodes: one per instruction, with its place, flags and heredocs.
+
+Source: Dockerfile reference, "Format", "Escape", "Here-documents".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from shipline.dockerfile.arguments import json_strings, split_instruction
+from shipline.dockerfile.directives import Directives, parse_directive, read_directives
+from shipline.dockerfile.words import Mode, process_word
+from shipline.errors import DockerfileError, Span
+
+_HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)")
+_HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """An inline document: `content` as in the file, with its line ends.
+
+    `expand` is false where a part of the name was quoted, `chomp` true for `<<-`.
+    """
+
+    name: str
+    content: str = ""
+    expand: bool = True
+    chomp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One instruction before its arguments are read.
+
+    `text` is the logical line, continuations joined; `rest` is what follows keyword and flags;
+    `comments` are the comment lines directly above, without `#`.
+    """
+
+    keyword: str
+    flags: tuple[str, ...]
+    rest: str
+    text: str
+    span: Span
+    heredocs: tuple[Heredoc, ...] = ()
+    comments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParseWarning:
+    """Something that is read, but should not be written so."""
+
+    message: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The nodes of a file in order; never empty."""
+
+    nodes: tuple[Node, ...]
+    directives: Directives
+    warnings: tuple[ParseWarning, ...]
+
+
+def decode(content: bytes | str) -> str:
+    """`content` without a byte order mark; bytes that are not UTF-8 survive a round trip."""
+    text = content if isinstance(content, str) else content.decode("utf-8", "surrogateescape")
+    return text.removeprefix("\ufeff")
+
+
+def parse(content: bytes | str, *, file: str = "Dockerfile") -> Parsed:
+    """The raw nodes of a Dockerfile.
+
+    Raises DockerfileError for an empty file, a bad directive, an unterminated heredoc.
+    """
+    lines = decode(content).split("\n")
+    lines = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    directives, first = read_directives(lines, file)
+    reader = _Reader(lines, file, directives.escape, first)
+    nodes = reader.nodes()
+    if not nodes:
+        span = Span(file, max(len(lines), 1), max(len(lines), 1))
+        raise DockerfileError(
+            "file with no instructions", span=span, hint="a Dockerfile starts with FROM"
+        )
+    return Parsed(nodes, directives, tuple(reader.warnings))
+
+
+class _Reader:
+    """Walks the lines of one file; `position` is the next line, counted from 0."""
+
+    def __init__(self, lines: list[str], file: str, escape: str, position: int) -> None:
+        self.lines = lines
+        self.file = file
+        self.escape = escape
+        self.position = position
+        self.warnings: list[ParseWarning] = []
+        mark = re.escape(escape)
+        # Two escape characters at the end are an escaped escape, not a continuation.
+        self.continued = re.compile(rf"(^|[^{mark}]){mark}[ \t]*$")
+
+    def nodes(self) -> tuple[Node, ...]:
+        nodes: list[Node] = []
+        comments: list[str] = []
+        while self.position < len(self.lines):
+            line = self.lines[self.position].strip()
+            if line.startswith("#"):
+                self.position += 1
+                comment = line[1:].strip()
+                comments = [*comments, comment] if comment else []
+            elif not line:
+                self.position += 1
+                comments = []
+            else:
+                nodes.extend(self.instruction(tuple(comments)))
+                comments = []
+        return tuple(nodes)
+
+    def instruction(self, comments: tuple[str, ...]) -> list[Node]:
+        start = self.position
+        text = self.logical_line()
+        if not text.strip():
+            return []
+        keyword, flags, rest = split_instruction(text)
+        node = Node(keyword, flags, rest, text.strip(), self.span(start), comments=comments)
+        heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node))
+        return [replace(node, heredocs=heredocs, span=self.span(start))]
+
+    def logical_line(self) -> str:
+        """The line at `position` with its continuations; comments inside are dropped."""
+        start = self.position
+        line, more = self.cut_continuation(self.lines[start].rstrip("\r\n").lstrip())
+        self.position += 1
+        empty = 0
+        while more and self.position < len(self.lines):
+            following = self.lines[self.position].rstrip("\r\n")
+            self.position += 1
+            if not following.strip():
+                empty = empty or self.position
+            elif not following.lstrip().startswith("#"):
+                following, more = self.cut_continuation(following)
+                line += following
+        if empty:
+            self.warnings.append(ParseWarning("Empty continuation line", self.span(start)))
+        return line
+
+    def cut_continuation(self, line: str) -> tuple[str, bool]:
+        found = self.continued.search(line)
+        return (line[: found.end(1)], True) if found else (line, False)
+
+    def heredoc(self, doc: Heredoc, start: int) -> Heredoc:
+        first = self.position
+        while self.position < len(self.lines):
+            line = self.lines[self.position].rstrip("\r\n")
+            self.position += 1
+            if (line.lstrip("\t") if doc.chomp else line) == doc.name:
+                return replace(doc, content="".join(self.lines[first : self.position - 1]))
+        raise DockerfileError(
+            "unterminated heredoc",
+            span=self.span(start),
+            hint=f"end it with a line that holds only {doc.name}",
+        )
+
+    def span(self, start: int) -> Span:
+        """From the line with index `start` to the last line that was read."""
+        line = self.lines[start]
+        column = len(line) - len(line.lstrip()) + 1
+        text = line.rstrip("\r\n")
+        return Span(self.file, start + 1, max(self.position, start + 1), column, text)
+
+
+def heredocs_of(node: Node) -> tuple[Heredoc, ...]:
+    """The documents that the line of `node` announces, in order, without their content."""
+    keyword, rest = node.keyword.upper(), node.rest
+    if keyword == "ONBUILD":
+        inner, _, rest = split_instruction(rest)
+        keyword = inner.upper()
+    if "<<" not in rest or keyword not in _HEREDOC_KEYWORDS or json_strings(rest) is not None:
+        return ()
+    mode = Mode(raw_quotes=True, raw_escapes=True, keep_undefined=True)
+    try:
+        words = process_word(node.text, {}, mode=mode).words
+    except DockerfileError:
+        return ()
+    return tuple(doc for word in words if (doc := parse_heredoc(word)))
+
+
+def parse_heredoc(word: str) -> Heredoc | None:
+    """The document that `<<NAME`, `<<-NAME` or `<<"NAME"` announces, None for another word."""
+    found = _HEREDOC.fullmatch(word)
+    if found is None or not found[3]:
+        return None
+    plain = process_word(found[3], {}, mode=Mode(keep_undefined=True)).words
+    if len(plain) != 1:
+        return None
+    raw = process_word(found[3], {}, mode=Mode(raw_quotes=True, keep_undefined=True)).text
+    return Heredoc(plain[0], expand=_quotes(plain[0]) == _quotes(raw), chomp=found[2] == "-")
+
+
+def _quotes(text: str) -> int:
+    return text.count("'") + text.count('"')
+
+
+def chomp(content: str) -> str:
+    """`content` without the leading tabs of each line, as `<<-` asks."""
+    return re.sub(r"^\t+", "", content, flags=re.MULTILINE)
+
+
+def check_comments(comments: tuple[str, ...]) -> str:
+    """The value of the first `check=` among the comments above an instruction, or empty."""
+    for comment in comments:
+        directive = parse_directive(comment)
+        if directive and directive[0] == "check":
+            return directive[1]
+    return ""

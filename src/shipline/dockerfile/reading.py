@@ -1,0 +1,264 @@
+"""Raw nodes to typed instructions.
+
+Source: Dockerfile reference, one section per instruction; messages read as BuildKit's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from shipline.dockerfile import instructions as ins
+from shipline.dockerfile.arguments import (
+    blank_separated,
+    json_strings,
+    key_values,
+    quoted_words,
+    split_instruction,
+)
+from shipline.dockerfile.copying import read_add, read_copy
+from shipline.dockerfile.fields import common, located, read_command
+from shipline.dockerfile.flags import Flags, read_flags
+from shipline.dockerfile.healthcheck import read_health_check
+from shipline.dockerfile.mounts import parse_mount_flag
+from shipline.dockerfile.parser import Node, parse
+from shipline.dockerfile.suggest import did_you_mean
+from shipline.errors import DockerfileError, Span
+
+_STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
+_ONBUILD_WORD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
+_UNTRIGGERED = ("FROM", "MAINTAINER")
+
+
+def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
+    """The instruction that `node` holds.
+
+    Raises DockerfileError with the place, for an unknown keyword or flag, a wrong number of
+    arguments and a value that can never be right.
+    """
+    with located(node.span, prefix=f"dockerfile parse error on line {node.span.line}: "):
+        return _read(node, escape)
+
+
+def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instruction:
+    """The instruction of an ONBUILD trigger out of an image configuration.
+
+    `span` is the place to blame: the FROM that brought the image in.
+    """
+    with located(span):
+        parsed = parse(f"# escape={escape}\n{text}", file=span.file)
+        if len(parsed.nodes) != 1:
+            raise DockerfileError("onbuild trigger should be a single expression")
+        node = replace(parsed.nodes[0], span=span)
+        _check_trigger(node.keyword)
+        return _read(node, escape)
+
+
+def _read(node: Node, escape: str) -> ins.Instruction:
+    reader = _READERS.get(node.keyword.upper())
+    if reader is None:
+        raise DockerfileError(
+            f"unknown instruction: {node.keyword}{did_you_mean(node.keyword.upper(), _READERS)}",
+            hint=_unknown_hint(node),
+        )
+    return reader(node, escape)
+
+
+def _unknown_hint(node: Node) -> str:
+    if node.keyword.upper() in {"IMPORT", "INCLUDE"}:
+        return "a Dockerfile cannot include another; use a stage or a named context"
+    return "a line that belongs to the one before needs the escape character at that one's end"
+
+
+def _no_flags(node: Node) -> None:
+    read_flags(node.flags)
+
+
+def _single(node: Node) -> str:
+    _no_flags(node)
+    if not node.rest:
+        raise DockerfileError(f"{node.keyword.upper()} requires exactly one argument")
+    return node.rest
+
+
+def _at_least_one(node: Node, words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words:
+        raise DockerfileError(f"{node.keyword.upper()} requires at least one argument")
+    return words
+
+
+def _read_from(node: Node, escape: str) -> ins.From:
+    words = blank_separated(node.rest)
+    flags = read_flags(node.flags, text=("platform",))
+    if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
+        raise DockerfileError(
+            "FROM requires either one or three arguments", hint="write FROM image AS name"
+        )
+    image, as_keyword, alias = words if len(words) == 3 else (words[0], "", "")
+    if alias and not _STAGE_NAME.fullmatch(alias.lower()):
+        raise DockerfileError(
+            f'invalid name for build stage: "{alias}", name can\'t start with a number or contain '
+            "symbols",
+            hint="use letters, digits, - _ and .",
+        )
+    return ins.From(
+        image=image,
+        platform=flags.text("platform"),
+        alias=alias,
+        as_keyword=as_keyword,
+        **common(node),
+    )
+
+
+def _read_run(node: Node, escape: str) -> ins.Run:
+    flags = read_flags(
+        node.flags, text=("network", "security"), repeated=("mount", "device"), switches=()
+    )
+    return ins.Run(
+        command=read_command(node.rest),
+        files=tuple(
+            ins.InlineFile(doc.name, doc.content, doc.expand, doc.chomp) for doc in node.heredocs
+        ),
+        mount_flags=tuple(parse_mount_flag(text) for text in flags.all("mount")),
+        network=_one_of(flags, "network", ("default", "none", "host")),
+        security=_one_of(flags, "security", ("sandbox", "insecure")),
+        devices=flags.all("device"),
+        **common(node),
+    )
+
+
+def _one_of(flags: Flags, name: str, known: tuple[str, ...]) -> str:
+    value = flags.text(name, known[0])
+    if value not in known:
+        raise DockerfileError(
+            f'{name} mode "{value}" is not supported{did_you_mean(value, known)}',
+            hint=f"use one of {', '.join(known)}",
+        )
+    return value
+
+
+def _pairs(node: Node, escape: str) -> tuple[ins.Pair, ...]:
+    _no_flags(node)
+    keyword = node.keyword.upper()
+    pairs = tuple(ins.Pair(*item) for item in key_values(node.rest, keyword, escape))
+    if not pairs:
+        raise DockerfileError(
+            f"{keyword} requires at least one argument", hint=f"write {keyword} name=value"
+        )
+    if any(not pair.key for pair in pairs):
+        raise DockerfileError(f"{keyword} names can not be blank")
+    return pairs
+
+
+def _read_env(node: Node, escape: str) -> ins.Env:
+    return ins.Env(pairs=_pairs(node, escape), **common(node))
+
+
+def _read_label(node: Node, escape: str) -> ins.Label:
+    return ins.Label(pairs=_pairs(node, escape), **common(node))
+
+
+def _read_arg(node: Node, escape: str) -> ins.Arg:
+    _no_flags(node)
+    args = []
+    for word in _at_least_one(node, quoted_words(node.rest, escape)):
+        name, equals, value = word.partition("=")
+        if not name:
+            raise DockerfileError("ARG names can not be blank", hint="write ARG name=value")
+        args.append(ins.ArgDefault(name, value if equals else None))
+    return ins.Arg(args=tuple(args), **common(node))
+
+
+def _read_workdir(node: Node, escape: str) -> ins.Workdir:
+    return ins.Workdir(path=_single(node), **common(node))
+
+
+def _read_user(node: Node, escape: str) -> ins.User:
+    return ins.User(user=_single(node), **common(node))
+
+
+def _read_stop_signal(node: Node, escape: str) -> ins.StopSignal:
+    return ins.StopSignal(signal=_single(node), **common(node))
+
+
+def _read_maintainer(node: Node, escape: str) -> ins.Maintainer:
+    return ins.Maintainer(author=_single(node), **common(node))
+
+
+def _read_cmd(node: Node, escape: str) -> ins.Cmd:
+    _no_flags(node)
+    return ins.Cmd(command=read_command(node.rest), **common(node))
+
+
+def _read_entrypoint(node: Node, escape: str) -> ins.Entrypoint:
+    _no_flags(node)
+    return ins.Entrypoint(command=read_command(node.rest), **common(node))
+
+
+def _read_shell(node: Node, escape: str) -> ins.Shell:
+    _no_flags(node)
+    words = json_strings(node.rest)
+    if words is None and node.rest:
+        raise DockerfileError(
+            "SHELL requires the arguments to be in JSON form",
+            hint='write SHELL ["/bin/bash", "-c"]',
+        )
+    return ins.Shell(shell=_at_least_one(node, words or ()), **common(node))
+
+
+def _read_expose(node: Node, escape: str) -> ins.Expose:
+    _no_flags(node)
+    ports = tuple(sorted(_at_least_one(node, blank_separated(node.rest))))
+    return ins.Expose(ports=ports, **common(node))
+
+
+def _read_volume(node: Node, escape: str) -> ins.Volume:
+    _no_flags(node)
+    words = json_strings(node.rest)
+    words = blank_separated(node.rest) if words is None else words
+    paths = tuple(path.strip() for path in _at_least_one(node, words))
+    if "" in paths:
+        raise DockerfileError("VOLUME specified can not be an empty string")
+    return ins.Volume(paths=paths, **common(node))
+
+
+def _read_on_build(node: Node, escape: str) -> ins.OnBuild:
+    _no_flags(node)
+    if not node.rest:
+        raise DockerfileError("ONBUILD requires at least one argument")
+    keyword, flags, rest = split_instruction(node.rest)
+    _check_trigger(keyword)
+    text = _ONBUILD_WORD.sub("", node.text, count=1)
+    inner = Node(keyword, flags, rest, text, node.span, node.heredocs)
+    documents = "".join(f"\n{doc.content}{doc.name}" for doc in node.heredocs)
+    return ins.OnBuild(expression=text + documents, trigger=_read(inner, escape), **common(node))
+
+
+def _check_trigger(keyword: str) -> None:
+    if keyword.upper() == "ONBUILD":
+        raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+    if keyword.upper() in _UNTRIGGERED:
+        raise DockerfileError(f"{keyword.upper()} isn't allowed as an ONBUILD trigger")
+
+
+_READERS: dict[str, Callable[[Node, str], ins.Instruction]] = {
+    "ADD": read_add,
+    "ARG": _read_arg,
+    "CMD": _read_cmd,
+    "COPY": read_copy,
+    "ENTRYPOINT": _read_entrypoint,
+    "ENV": _read_env,
+    "EXPOSE": _read_expose,
+    "FROM": _read_from,
+    "HEALTHCHECK": read_health_check,
+    "LABEL": _read_label,
+    "MAINTAINER": _read_maintainer,
+    "ONBUILD": _read_on_build,
+    "RUN": _read_run,
+    "SHELL": _read_shell,
+    "STOPSIGNAL": _read_stop_signal,
+    "USER": _read_user,
+    "VOLUME": _read_volume,
+    "WORKDIR": _read_workdir,
+}

@@ -1,0 +1,286 @@
+"""The variables that the words of a Dockerfile can see, and what each instruction does to them.
+
+Source: Dockerfile reference, "ARG", "ENV", "Predefined ARGs", "Automatic platform ARGs". As in
+BuildKit the later of ENV and ARG wins within the build, and a stage made from another stage
+inherits its ARGs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from shipline.dockerfile import instructions as ins
+from shipline.dockerfile.fields import located
+from shipline.dockerfile.mounts import Mount, resolve_mount
+from shipline.dockerfile.ports import exposed_ports
+from shipline.dockerfile.predefined import PlatformArgs
+from shipline.dockerfile.stages import Dockerfile, Stage
+from shipline.dockerfile.suggest import did_you_mean
+from shipline.dockerfile.words import BACKSLASH, Expansion, Mode, process_word
+from shipline.errors import DockerfileError
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NOT_IN_ENVIRONMENT = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
+
+Word = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The FROM of a stage after expansion; `platform` is empty where none is given.
+
+    `used` and `undefined` are the variables that name and platform refer to.
+    """
+
+    name: str
+    platform: str
+    used: frozenset[str] = frozenset()
+    undefined: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalScope:
+    """The variables before the first FROM: platform ARGs and global ARGs with their values.
+
+    `build_args` are the values given from outside, which beat every default.
+    """
+
+    variables: Mapping[str, str]
+    build_args: Mapping[str, str]
+    escape: str = BACKSLASH
+
+    def base_of(self, stage: Stage) -> Base:
+        """Raises DockerfileError for a name or platform that expands to nothing."""
+        with located(stage.span):
+            name = self._expand(stage.base)
+            platform = self._expand(stage.platform)
+            if not name.text:
+                raise _blank_base(stage.base, name, self.variables)
+            if stage.platform and not platform.text:
+                raise DockerfileError(
+                    f"empty platform value from expression {stage.platform}"
+                    + _meant(platform.undefined, self.variables),
+                    hint="give the ARG a default before the first FROM",
+                )
+        return Base(
+            name.text, platform.text, name.used | platform.used, name.undefined | platform.undefined
+        )
+
+    def _expand(self, text: str) -> Expansion:
+        return process_word(text, self.variables, escape=self.escape)
+
+
+def _blank_base(text: str, name: Expansion, variables: Mapping[str, str]) -> DockerfileError:
+    missing = ", ".join(sorted(name.undefined)) or text
+    return DockerfileError(
+        f"base name ({text}) should not be blank" + _meant(name.undefined, variables),
+        hint=f"declare ARG {missing} with a default before the first FROM, or pass --build-arg",
+    )
+
+
+def _meant(undefined: Iterable[str], variables: Iterable[str]) -> str:
+    return next(filter(None, (did_you_mean(name, variables) for name in sorted(undefined))), "")
+
+
+def open_scope(
+    dockerfile: Dockerfile,
+    platforms: PlatformArgs,
+    *,
+    build_args: Mapping[str, str] | None = None,
+    target: str = "",
+) -> GlobalScope:
+    """The global scope of a build; `target` is the name of the target stage.
+
+    Raises DockerfileError for a default of a global ARG that does not expand.
+    """
+    given = dict(build_args or {})
+    name = target or dockerfile.stages[-1].name
+    variables = platforms.variables(name)
+    variables.update({key: given[key] for key in variables if key in given})
+    scope = GlobalScope(variables, given, dockerfile.escape)
+    for instruction in dockerfile.global_args:
+        scope = _declare_global(instruction, scope)
+    return scope
+
+
+def _declare_global(instruction: ins.Arg, scope: GlobalScope) -> GlobalScope:
+    variables = dict(scope.variables)
+    with located(instruction.span):
+        for arg in instruction.args:
+            if arg.name in scope.build_args:
+                variables[arg.name] = scope.build_args[arg.name]
+            elif arg.default is not None:
+                expansion = process_word(arg.default, variables, escape=scope.escape)
+                variables[arg.name] = expansion.text
+    return replace(scope, variables=variables)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The variables at one place of a stage.
+
+    `env` goes into the image configuration, in order. `variables` is what `$NAME` means and what
+    a command gets as environment. `args` are the declared ARGs with their values, in order; None
+    is an ARG without a value.
+    """
+
+    env: tuple[tuple[str, str], ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[tuple[str, str | None], ...] = ()
+
+    @classmethod
+    def of_image(cls, env: Iterable[str] = (), *, os: str = "linux") -> Scope:
+        """The scope at the start of a stage whose base is an image with `env` (`NAME=value`).
+
+        Outside Windows a missing PATH is added, as every image must have one to run commands.
+        """
+        pairs: dict[str, str] = {}
+        for entry in env:
+            name, _, value = entry.partition("=")
+            pairs[name] = value
+        if "PATH" not in pairs and os != "windows":
+            pairs["PATH"] = DEFAULT_PATH
+        return cls(tuple(pairs.items()), dict(pairs))
+
+    def with_env(self, pairs: Iterable[tuple[str, str]]) -> Scope:
+        env, variables = dict(self.env), dict(self.variables)
+        for name, value in pairs:
+            env[name] = variables[name] = value
+        return replace(self, env=tuple(env.items()), variables=variables)
+
+    def with_arg(self, name: str, value: str | None) -> Scope:
+        variables = dict(self.variables)
+        if value is not None and name not in _NOT_IN_ENVIRONMENT:
+            variables[name] = value
+        return replace(self, variables=variables, args=(*self.args, (name, value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An instruction after expansion, the scope after it, and the mounts of a RUN.
+
+    `undefined` are variables that are neither in scope nor declared.
+    """
+
+    instruction: ins.Instruction
+    scope: Scope
+    mounts: tuple[Mount, ...] = ()
+    undefined: frozenset[str] = frozenset()
+
+
+def apply(instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope) -> Step:
+    """What `instruction` means in `scope`.
+
+    Raises DockerfileError with the place for a text that does not expand and a mount or port
+    that is wrong.
+    """
+    words = _Expander(scope.variables, global_scope.escape)
+    with located(instruction.span):
+        if isinstance(instruction, ins.Arg):
+            return _declare(instruction, scope, global_scope)
+        mounts: tuple[Mount, ...] = ()
+        if isinstance(instruction, ins.Run):
+            mounts = tuple(resolve_mount(flag, words) for flag in instruction.mount_flags)
+        expanded = _expand(instruction, words)
+        if isinstance(expanded, ins.Env):
+            scope = scope.with_env((pair.key, pair.value) for pair in expanded.pairs)
+    return Step(expanded, scope, mounts, _undeclared(words.undefined, scope))
+
+
+def _undeclared(undefined: Iterable[str], scope: Scope) -> frozenset[str]:
+    declared = {name for name, _ in scope.args}
+    return frozenset(undefined) - declared - _NOT_IN_ENVIRONMENT
+
+
+@dataclass(slots=True)
+class _Expander:
+    """Expands words of one instruction and remembers the variables that were missing."""
+
+    variables: Mapping[str, str]
+    escape: str
+    undefined: set[str] = field(default_factory=set)
+
+    def __call__(self, text: str) -> str:
+        return self._note(process_word(text, self.variables, escape=self.escape)).text
+
+    def split(self, text: str) -> tuple[str, ...]:
+        return self._note(process_word(text, self.variables, escape=self.escape)).words
+
+    def document(self, text: str) -> str:
+        """Text of a heredoc: quotes mean nothing and the escape is always a backslash."""
+        return self._note(process_word(text, self.variables, mode=Mode(quoting=False))).text
+
+    def _note(self, expansion: Expansion) -> Expansion:
+        self.undefined |= expansion.undefined
+        return expansion
+
+
+def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> Step:
+    """ARG: --build-arg beats the default, the default beats the global value.
+
+    A default sees the ARGs before it on the same line.
+    """
+    args: list[ins.ArgDefault] = []
+    undefined: frozenset[str] = frozenset()
+    for arg in instruction.args:
+        value = global_scope.build_args.get(arg.name)
+        if value is None and arg.default is not None:
+            words = _Expander(scope.variables, global_scope.escape)
+            value = words(arg.default)
+            undefined |= _undeclared(words.undefined, scope)
+        elif value is None:
+            value = global_scope.variables.get(arg.name)
+        scope = scope.with_arg(arg.name, value)
+        args.append(ins.ArgDefault(arg.name, value))
+    return Step(replace(instruction, args=tuple(args)), scope, undefined=undefined)
+
+
+def _expand(instruction: ins.Instruction, words: _Expander) -> ins.Instruction:
+    match instruction:
+        case ins.Env() | ins.Label():
+            pairs = (replace(p, key=words(p.key), value=words(p.value)) for p in instruction.pairs)
+            return replace(instruction, pairs=tuple(pairs))
+        case ins.Transfer():
+            return _expand_transfer(instruction, words)
+        case ins.Workdir():
+            return replace(instruction, path=words(instruction.path))
+        case ins.User():
+            return replace(instruction, user=words(instruction.user))
+        case ins.StopSignal():
+            return replace(instruction, signal=words(instruction.signal))
+        case ins.Volume():
+            return replace(instruction, paths=_volumes(instruction, words))
+        case ins.Expose():
+            ports = [word for port in instruction.ports for word in words.split(port)]
+            return replace(instruction, ports=exposed_ports(ports))
+        case _:
+            return instruction
+
+
+def _volumes(instruction: ins.Volume, words: Word) -> tuple[str, ...]:
+    paths = tuple(words(path) for path in instruction.paths)
+    if "" in paths:
+        raise DockerfileError(
+            "VOLUME specified can not be an empty string", hint="one of its variables is empty"
+        )
+    return paths
+
+
+def _expand_transfer(instruction: ins.Transfer, words: _Expander) -> ins.Transfer:
+    files = tuple(
+        replace(file, content=words.document(file.content)) if file.expand else file
+        for file in instruction.files
+    )
+    expanded = replace(
+        instruction,
+        sources=tuple(words(source) for source in instruction.sources),
+        destination=words(instruction.destination),
+        files=files,
+        chown=words(instruction.chown),
+        chmod=words(instruction.chmod),
+        excludes=tuple(words(pattern) for pattern in instruction.excludes),
+    )
+    if isinstance(expanded, ins.Add):
+        return replace(expanded, checksum=words(expanded.checksum))
+    return expanded

@@ -1,0 +1,34 @@
+"""Guesses what a misspelt name was meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_CLOSE = 3  # edits, exclusive
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """The option fewer than three edits away from `word`, letter case ignored; else empty.
+
+    An option that `word` equals but for letter case is the best one.
+    """
+    scored = [(_distance(word.lower(), option.lower()), option) for option in options]
+    limit = min(_CLOSE, max(len(word), 1))
+    best = min(scored, default=(limit, ""))
+    return best[1] if best[0] < limit and best[1] != word else ""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """` (did you mean X?)` for the end of a message, or an empty string."""
+    found = nearest(word, options)
+    return f" (did you mean {found}?)" if found else ""
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein's distance."""
+    row = list(range(len(b) + 1))
+    for i, char in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (char != other))
+    return row[-1]

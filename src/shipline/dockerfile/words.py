@@ -1,0 +1,276 @@
+"""Variables, quotes and escapes in the words of a Dockerfile.
+
+Source: Dockerfile reference, "Environment replacement"; the shell grammar it borrows is POSIX
+XCU 2.6.2. Patterns know `*` and `?` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shipline.dockerfile.shellpattern import replace_matches, trim_prefix, trim_suffix
+from shipline.errors import DockerfileError
+
+BACKSLASH = "\\"
+_SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
+_END = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """A text after expansion.
+
+    `text` keeps its spaces; `words` is the same split at unquoted spaces, also those that came
+    out of a variable. `used` and `undefined` are the variables that were looked up.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    used: frozenset[str]
+    undefined: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What stays as it was written: quotes, escapes, undefined variables; `escape` is the char.
+
+    `quoting` false takes quotes as ordinary characters, as inside a heredoc.
+    """
+
+    escape: str = BACKSLASH
+    raw_quotes: bool = False
+    raw_escapes: bool = False
+    keep_undefined: bool = False
+    quoting: bool = True
+
+
+def process_word(
+    text: str, variables: Mapping[str, str], *, escape: str = BACKSLASH, mode: Mode | None = None
+) -> Expansion:
+    """`text` with its variables replaced and its quotes and escapes removed.
+
+    Raises DockerfileError (without a span) for an unmatched quote or brace, an unknown
+    modifier, and a `${v:?message}` whose variable is missing.
+    """
+    lexer = _Lexer(text, variables, mode or Mode(escape=escape))
+    try:
+        result, words = lexer.read_until(_END)
+    except DockerfileError as error:
+        raise DockerfileError(
+            f'failed to process "{text}": {error.message}', hint=error.hint
+        ) from None
+    return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
+
+
+@dataclass(slots=True)
+class _Words:
+    """Words under construction; quoted and escaped characters never split."""
+
+    current: str = ""
+    inside: bool = False
+    done: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        for char in text:
+            if not char.isspace():
+                self.add_raw(char)
+            elif self.current:
+                self.done.append(self.current)
+                self.current = ""
+
+    def add_raw(self, text: str) -> None:
+        self.current += text
+
+    def finish(self) -> tuple[str, ...]:
+        return (*self.done, self.current) if self.current else tuple(self.done)
+
+
+@dataclass(slots=True)
+class _Lexer:
+    """Reads one text from left to right; `position` is the next character."""
+
+    text: str
+    variables: Mapping[str, str]
+    mode: Mode
+    position: int = 0
+    used: set[str] = field(default_factory=set)
+    undefined: set[str] = field(default_factory=set)
+
+    def peek(self) -> str:
+        return self.text[self.position : self.position + 1]
+
+    def take(self) -> str:
+        char = self.peek()
+        self.position += 1
+        return char
+
+    def read_until(self, stop: str, *, raw_escapes: bool = False) -> tuple[str, tuple[str, ...]]:
+        """Text up to `stop`, which is consumed, or to the end when `stop` is empty."""
+        result: list[str] = []
+        words = _Words()
+        raw_escapes = raw_escapes or self.mode.raw_escapes
+        while char := self.peek():
+            if char == stop:
+                self.take()
+                return "".join(result), words.finish()
+            if char == "$":
+                piece = self.dollar()
+                words.add(piece)
+            elif char in "'\"" and self.mode.quoting:
+                piece = self.single_quoted() if char == "'" else self.double_quoted(raw_escapes)
+                words.add_raw(piece)
+            elif char == self.mode.escape:
+                piece = self.escaped(raw_escapes)
+                words.add_raw(piece)
+            else:
+                piece = self.take()
+                words.add(piece)
+            result.append(piece)
+        if stop:
+            raise DockerfileError(f"unexpected end of statement while looking for matching {stop}")
+        return "".join(result), words.finish()
+
+    def escaped(self, raw_escapes: bool) -> str:
+        escape, char = self.take(), self.take()
+        return escape + char if raw_escapes else char
+
+    def single_quoted(self) -> str:
+        end = self.text.find("'", self.position + 1)
+        if end < 0:
+            raise DockerfileError(
+                "unexpected end of statement while looking for matching single-quote"
+            )
+        quoted = self.text[self.position : end + 1]
+        self.position = end + 1
+        return quoted if self.mode.raw_quotes else quoted[1:-1]
+
+    def double_quoted(self, raw_escapes: bool) -> str:
+        mark = '"' if self.mode.raw_quotes else ""
+        result = [mark]
+        self.take()
+        while char := self.peek():
+            if char == '"':
+                self.take()
+                return "".join([*result, mark])
+            if char == "$":
+                result.append(self.dollar())
+            elif char == self.mode.escape:
+                result.append(self.escaped_in_quotes(raw_escapes))
+            else:
+                result.append(self.take())
+        raise DockerfileError("unexpected end of statement while looking for matching double-quote")
+
+    def escaped_in_quotes(self, raw_escapes: bool) -> str:
+        escape, char = self.take(), self.peek()
+        if not char:
+            return escape if raw_escapes else ""
+        if char in ('"', "$", self.mode.escape):
+            self.take()
+            return escape + char if raw_escapes else char
+        return escape + escape if raw_escapes else escape
+
+    def dollar(self) -> str:
+        self.take()
+        if self.peek() != "{":
+            return self.bare_variable()
+        self.take()
+        if not self.peek():
+            raise _missing_brace()
+        if self.peek() in "{}:":
+            raise DockerfileError("syntax error: bad substitution")
+        return self.braced_variable(self.name())
+
+    def bare_variable(self) -> str:
+        name = self.name()
+        if not name:
+            return "$"
+        value = self.lookup(name)
+        if value is None:
+            return f"${name}" if self.mode.keep_undefined else ""
+        return value
+
+    def braced_variable(self, name: str) -> str:
+        operator = self.take()
+        if operator == "}":
+            value = self.lookup(name)
+            if value is None:
+                return f"${{{name}}}" if self.mode.keep_undefined else ""
+            return value
+        if operator == "/":
+            return self.replacement(name)
+        if operator == ":":
+            operator += self.take()
+        if not operator:
+            raise _missing_brace()
+        if operator[-1] not in "+-?#%" or operator == ":":
+            raise DockerfileError(f"unsupported modifier ({operator}) in substitution")
+        return self.modified(name, operator)
+
+    def modified(self, name: str, operator: str) -> str:
+        """`${name<operator>word}` after the operator was read; a `:` makes empty mean unset."""
+        kind = operator[-1]
+        word = self.operand("}", raw_escapes=kind in "#%")
+        value = self.lookup(name)
+        if value is None and self.mode.keep_undefined:
+            return f"${{{name}{operator}{word}}}"
+        missing = value is None or (operator[0] == ":" and value == "")
+        if kind == "-":
+            return word if missing else value or ""
+        if kind == "+":
+            return "" if missing else word
+        if kind == "?":
+            return self.required(name, value, word, missing)
+        trim = trim_prefix if kind == "#" else trim_suffix
+        greedy = word.startswith(kind)
+        return trim(word[1:] if greedy else word, value or "", greedy=greedy)
+
+    def required(self, name: str, value: str | None, message: str, missing: bool) -> str:
+        if missing:
+            state = "unset" if value is None else "empty"
+            raise DockerfileError(
+                f"{name}: {message or f'is not allowed to be {state}'}",
+                hint=f"give it a value with ARG or ENV, or with --build-arg {name}=...",
+            )
+        return value or ""
+
+    def replacement(self, name: str) -> str:
+        every = self.peek() == "/"
+        if every:
+            self.take()
+        pattern = self.operand("/", raw_escapes=True)
+        with_text = self.operand("}", raw_escapes=True)
+        value = self.lookup(name)
+        if value is None and self.mode.keep_undefined:
+            return f"${{{name}/{pattern}/{with_text}}}"
+        return replace_matches(pattern, value or "", with_text, every=every)
+
+    def operand(self, stop: str, *, raw_escapes: bool) -> str:
+        try:
+            return self.read_until(stop, raw_escapes=raw_escapes)[0]
+        except DockerfileError:
+            if self.peek():
+                raise
+            missing = "'/' in ${}" if stop == "/" else "'}'"
+            raise DockerfileError(f"syntax error: missing {missing}") from None
+
+    def name(self) -> str:
+        start = self.position
+        if self.peek().isdigit():
+            while self.peek().isdigit():
+                self.take()
+        elif self.peek() and self.peek() in _SPECIAL_PARAMETERS:
+            self.take()
+        else:
+            while self.peek().isalnum() or self.peek() == "_":
+                self.take()
+        return self.text[start : self.position]
+
+    def lookup(self, name: str) -> str | None:
+        value = self.variables.get(name)
+        (self.undefined if value is None else self.used).add(name)
+        return value
+
+
+def _missing_brace() -> DockerfileError:
+    return DockerfileError("syntax error: missing '}'")
