@@ -17,6 +17,7 @@ from shipline.dockerfile.history import (
     resolve_path,
     script_of,
 )
+from shipline.dockerfile.ignore import UNMATCHED, IgnoreRules, Match, Pattern
 from shipline.dockerfile.instructions import (
     Add,
     Arg,
@@ -70,6 +71,7 @@ from shipline.dockerfile.stages import (
     resolve_target,
     stage_plan,
 )
+from shipline.dockerfile.wildcards import Wildcard, has_wildcards, split_wildcards
 from shipline.dockerfile.words import Expansion, process_word
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "DEFAULT_SHELL",
     "SCRATCH",
     "SCRIPT_DIRECTORY",
+    "UNMATCHED",
     "WINDOWS_SHELL",
     "Add",
     "Arg",
@@ -96,17 +99,20 @@ __all__ = [
     "From",
     "GlobalScope",
     "HealthCheck",
+    "IgnoreRules",
     "ImageSource",
     "InlineFile",
     "Instruction",
     "Label",
     "Maintainer",
+    "Match",
     "Mount",
     "MountFlag",
     "MountType",
     "OnBuild",
     "Pair",
     "ParseWarning",
+    "Pattern",
     "PlatformArgs",
     "Run",
     "Scope",
@@ -121,11 +127,13 @@ __all__ = [
     "Transfer",
     "User",
     "Volume",
+    "Wildcard",
     "Workdir",
     "apply",
     "command_line",
     "detect_syntax",
     "exposed_ports",
+    "has_wildcards",
     "history_text",
     "makes_layer",
     "open_scope",
@@ -137,5 +145,6 @@ __all__ = [
     "resolve_path",
     "resolve_target",
     "script_of",
+    "split_wildcards",
     "stage_plan",
 ]

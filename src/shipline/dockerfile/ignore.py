@@ -1,0 +1,151 @@
+"""Ignore rules: `.dockerignore`, and the patterns of COPY --exclude and --parents.
+
+Source: Docker's "Build context" manual, ".dockerignore files"; moby/patternmatcher. A pattern
+holds for a path and all below it; the last pattern that holds decides.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shipline.dockerfile.wildcards import component, translate
+from shipline.errors import DockerfileError, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the rules say of one path; pass it on to the entries of that directory.
+
+    `last` is the index of the last pattern that holds for the path or a parent, -1 for none.
+    """
+
+    ignored: bool
+    last: int
+
+
+UNMATCHED = Match(ignored=False, last=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One rule; `text` is clean and without the `!` that makes it `negated`."""
+
+    text: str
+    negated: bool
+    components: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, line: str) -> Pattern:
+        """Raises DockerfileError for a lone `!` and a malformed pattern."""
+        negated = line.startswith("!")
+        text = _clean(line[negated:].strip())
+        if negated and not text:
+            raise DockerfileError('illegal exclusion pattern: "!"', hint="name a path after the !")
+        components = tuple(text.split("/"))
+        for part in components:
+            component(part)
+        return cls(text, negated, components)
+
+    def may_match_below(self, directory: str) -> bool:
+        """Whether a path inside `directory` can match, `directory` itself aside."""
+        parts = directory.split("/")
+        for index, text in enumerate(self.components):
+            if "**" in text or index == len(parts):
+                return True
+            if not component(text).fullmatch(parts[index]):
+                return False
+        return False
+
+
+def _clean(text: str) -> str:
+    """As Go's filepath.Clean, then relative."""
+    if not text:
+        return ""
+    path = posixpath.normpath(re.sub("^/+", "/", text))
+    return path[1:] if len(path) > 1 and path.startswith("/") else path
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRules:
+    """Compiled rules, false when there are none. Paths are relative, clean, with slashes."""
+
+    patterns: tuple[Pattern, ...] = ()
+    expression: re.Pattern[str] | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, file: str = ".dockerignore") -> IgnoreRules:
+        """The rules of an ignore file: `#` comments in the first column, blank lines skipped.
+
+        Raises DockerfileError with the line for a pattern that cannot be.
+        """
+        patterns: list[Pattern] = []
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+            if line.startswith("#") or not line.strip():
+                continue
+            try:
+                patterns.append(Pattern.parse(line.strip()))
+            except DockerfileError as error:
+                span = Span(file, number, number, text=line.rstrip("\r"))
+                raise DockerfileError(error.message, span=span, hint=error.hint) from None
+        return cls._compile(patterns)
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> IgnoreRules:
+        """The rules that `patterns` spell, one each; blank ones are skipped."""
+        return cls._compile([Pattern.parse(text.strip()) for text in patterns if text.strip()])
+
+    @classmethod
+    def _compile(cls, patterns: list[Pattern]) -> IgnoreRules:
+        if not patterns:
+            return cls()
+        # The last pattern comes first: the group that matches is the index of the deciding one.
+        groups = "|".join(f"({translate(p.text, deep=True)})\\Z" for p in reversed(patterns))
+        return cls(tuple(patterns), re.compile(groups))
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def match(self, path: str, parent: Match | None = None) -> Match:
+        """What the rules say of `path`, given what they say of the directory that holds it.
+
+        Without `parent` the directories of `path` are looked at as well.
+        """
+        if self.expression is None:
+            return UNMATCHED
+        if parent is None:
+            parent = self._parents(path)
+        found = self.expression.match(path)
+        if found is None:
+            return parent
+        last = len(self.patterns) - (found.lastindex or 0)
+        return parent if last <= parent.last else self._match(last)
+
+    def _match(self, last: int) -> Match:
+        return Match(ignored=not self.patterns[last].negated, last=last)
+
+    def _parents(self, path: str) -> Match:
+        match = UNMATCHED
+        position = path.find("/")
+        while position > 0:
+            match = self.match(path[:position], match)
+            position = path.find("/", position + 1)
+        return match
+
+    def ignores(self, path: str) -> bool:
+        """Whether `path`, or a directory it is in, is ignored. The root `.` never is."""
+        return path != "." and self.match(path).ignored
+
+    def may_reinclude(self, directory: str, match: Match) -> bool:
+        """Whether something inside an ignored `directory` can be re-included.
+
+        `match` is what the rules say of the directory. False: a walk need not enter it.
+        """
+        later = self.patterns[match.last + 1 :]
+        return any(p.negated and p.may_match_below(directory) for p in later)
+
+    def may_match_below(self, directory: str) -> bool:
+        """Whether a pattern that is not negated can match inside `directory`: for includes."""
+        return any(not p.negated and p.may_match_below(directory) for p in self.patterns)

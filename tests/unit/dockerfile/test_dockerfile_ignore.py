@@ -1,0 +1,210 @@
+"""Laws of ignore rules and wildcards."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.dockerfile import IgnoreRules, Wildcard, has_wildcards, split_wildcards
+from shipline.dockerfile.ignore import UNMATCHED
+from shipline.errors import DockerfileError
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "ignored"),
+    [
+        ("a", "a", True),
+        ("a", "a/b/c", True),
+        ("a", "b/a", False),
+        ("/a/", "a", True),
+        ("./a/../b//c", "b/c", True),
+        ("  a  ", "a", True),
+        ("\ufeffa", "a", True),
+        ("a\r\nb\r\n", "b", True),
+        ("#a", "#a", False),
+        (" #a", "#a", True),
+        ("*", "a/b", True),
+        ("*", ".hidden", True),
+        ("*/b", "a/b", True),
+        ("*/b", "a/x/b", False),
+        ("a?c", "abc", True),
+        ("a?c", "a/c", False),
+        ("[a-c]x", "bx", True),
+        ("[^a-c]x", "bx", False),
+        ("[^a-c]x", "dx", True),
+        ("\\*", "a", False),
+        ("\\*", "*", True),
+        ("**", "a/b/c", True),
+        ("**/a", "a", True),
+        ("**/a", "x/y/a/z", True),
+        ("**/a", "ba", False),
+        ("**a", "ba", True),
+        ("**.go", "x/y.go", True),
+        ("a/**", "a", False),
+        ("a/**", "a/b", True),
+        ("a/**/b", "a/b", True),
+        ("a/**/b", "a/x/y/b", True),
+        ("a/**/*.md", "a/x/y.md", True),
+        ("a.b", "aXb", False),
+        ("a+(b)|{c}$", "a+(b)|{c}$", True),
+        ("*\n!a", "a", False),
+        ("*\n!a", "a/b", False),
+        ("*\n!a\na/b", "a/b/c", True),
+        ("!a\n*", "a", True),
+        ("a\n!a/b", "a/b/c", False),
+        ("a\n!a/b", "a/c", True),
+        ("**/*.md\n!README.md", "docs/README.md", True),
+        ("*.md\n! README.md", "README.md", False),
+        ("a", ".", False),
+        ("*", ".", False),
+        ("", "a", False),
+    ],
+)
+def test_the_last_pattern_that_holds_decides(rules: str, path: str, ignored: bool) -> None:
+    assert IgnoreRules.parse(rules).ignores(path) is ignored
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [("a\n!\n", 2, "illegal exclusion"), ("a[", 1, "syntax error"), ("x\ny\\", 2, "syntax error")],
+)
+def test_a_wrong_rule_is_reported_with_its_line(text: str, line: int, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        IgnoreRules.parse(text)
+    assert message in caught.value.message
+    assert caught.value.span is not None
+    assert caught.value.span.line == line
+    assert caught.value.hint
+
+
+def test_no_rules_are_false_and_match_nothing() -> None:
+    rules = IgnoreRules.parse("# nothing\n\n")
+    assert not rules
+    assert rules.match("a/b") is UNMATCHED
+
+
+NAMES = st.sampled_from(["a", "b", "ab", "c.x"])
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+PIECES = st.sampled_from(["a", "b", "*", "a*", "?", "**", "c.x", "*.x"])
+LINES = st.tuples(st.sampled_from(["", "!"]), st.lists(PIECES, min_size=1, max_size=3)).map(
+    lambda line: line[0] + "/".join(line[1])
+)
+
+
+def naive_match(pattern: list[str], path: list[str]) -> bool:
+    """The definition of a pattern, one component after the other."""
+    if pattern in ([], ["**"]):
+        return bool(path) == bool(pattern)
+    if pattern[0] == "**":
+        return any(naive_match(pattern[1:], path[i:]) for i in range(len(path) + 1))
+    first = bool(path) and fnmatch.fnmatchcase(path[0], pattern[0])
+    return first and naive_match(pattern[1:], path[1:])
+
+
+def naive_ignores(lines: list[str], path: str) -> bool:
+    """The definition of a list of rules: a rule holds for a path and all below it."""
+    parts = path.split("/")
+    ignored = False
+    for line in lines:
+        pattern = line.removeprefix("!").split("/")
+        if any(naive_match(pattern, parts[:end]) for end in range(1, len(parts) + 1)):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+@given(st.lists(LINES, max_size=5), PATHS)
+def test_rules_agree_with_their_definition(lines: list[str], path: str) -> None:
+    assert IgnoreRules.of(lines).ignores(path) is naive_ignores(lines, path)
+
+
+@given(st.lists(LINES, max_size=5), PATHS)
+def test_a_walk_agrees_with_asking_for_the_path_alone(lines: list[str], path: str) -> None:
+    rules = IgnoreRules.of(lines)
+    match = UNMATCHED
+    parts = path.split("/")
+    for end in range(1, len(parts) + 1):
+        match = rules.match("/".join(parts[:end]), match)
+    assert match == rules.match(path)
+
+
+@given(st.lists(LINES, max_size=5), PATHS)
+def test_a_pruned_directory_holds_nothing_that_is_wanted(lines: list[str], path: str) -> None:
+    rules = IgnoreRules.of(lines)
+    parts = path.split("/")
+    for end in range(1, len(parts)):
+        directory = "/".join(parts[:end])
+        match = rules.match(directory)
+        if match.ignored and not rules.may_reinclude(directory, match):
+            assert rules.ignores(path)
+
+
+@given(st.lists(LINES.filter(lambda line: line[0] != "!"), max_size=4), PATHS)
+def test_an_included_path_is_reached_through_its_directories(lines: list[str], path: str) -> None:
+    rules = IgnoreRules.of(lines)
+    parts = path.split("/")
+    for end in range(1, len(parts)):
+        directory = "/".join(parts[:end])
+        if rules.ignores(path) and not rules.ignores(directory):
+            assert rules.may_match_below(directory)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("*.txt", "a.txt", True),
+        ("*.txt", "d/a.txt", False),
+        ("d/*", "d/a", True),
+        ("d/*", "d/a/b", False),
+        ("**", "a", True),
+        ("**", "a/b", False),
+        ("a[b-d]e", "ace", True),
+        ("a[^b-d]e", "ace", False),
+        ("a[^b]e", "a/e", False),
+        ("a[\\]]", "a]", True),
+        ("[d-b]", "c", False),
+        ("a\\[b", "a[b", True),
+        ("*?", "é", True),
+        ("ho[m]e", "home", True),
+    ],
+)
+def test_wildcards_match_within_a_component(pattern: str, path: str, matches: bool) -> None:
+    assert Wildcard.parse(pattern).matches(path) is matches
+
+
+@pytest.mark.parametrize("pattern", ["[", "[]", "[a", "[a-]", "[-a]", "a\\", "[^]"])
+def test_malformed_wildcards_are_refused(pattern: str) -> None:
+    with pytest.raises(DockerfileError, match="syntax error in pattern"):
+        Wildcard.parse(pattern)
+
+
+def test_a_walk_enters_only_directories_that_can_match() -> None:
+    wildcard = Wildcard.parse("src/*/x?")
+    assert wildcard.may_match_below("src")
+    assert wildcard.may_match_below("src/any")
+    assert not wildcard.may_match_below("lib")
+    assert not wildcard.may_match_below("src/any/xy")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "split"),
+    [
+        ("a/b", ("a/b", "")),
+        ("a/b*/c", ("a", "b*/c")),
+        ("*", ("", "*")),
+        ("a\\*/b", ("a\\*/b", "")),
+    ],
+)
+def test_the_plain_directories_of_a_pattern_are_split_off(
+    pattern: str, split: tuple[str, str]
+) -> None:
+    assert split_wildcards(pattern) == split
+    assert has_wildcards(pattern) is bool(split[1])
+
+
+@given(PATHS)
+def test_a_plain_path_matches_itself_only(path: str) -> None:
+    assert Wildcard.parse(path).matches(path)
+    assert not Wildcard.parse(path).matches(path + "x")
