@@ -1,0 +1,50 @@
+"""An ordered map from keys to bytes whose writes are atomic and durable.
+
+That is little enough for every embedded store (SQLite, RocksDB, LMDB), and enough for a registry:
+a relation is a key of several parts, an index is a second key written in the same `write`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+Key = tuple[str, ...]
+"""The parts of a key; a part holds no NUL. Keys are ordered by their parts as bytes."""
+
+_PAGE = 1000  # records
+
+
+class Records(Protocol):
+    """Safe to use from any thread. Every method raises OSError where the disk fails it."""
+
+    def get(self, key: Key) -> bytes | None:
+        """The value, None where there is none."""
+
+    def scan(self, prefix: Key, *, after: Key = (), limit: int = _PAGE) -> list[tuple[Key, bytes]]:
+        """The first `limit` records below `prefix`, in order.
+
+        The keys come without the prefix; only those greater than `after`, also without it.
+        """
+
+    def write(self, changes: Mapping[Key, bytes | None]) -> None:
+        """Set values, or delete where the value is None: all or none, on the disk on return."""
+
+    def close(self) -> None:
+        """Release the files. Nothing that `write` returned from depends on it."""
+
+
+def encode(key: Key) -> bytes:
+    """The key as stores keep it: its parts as UTF-8, separated by NUL."""
+    text = "\0".join(key)
+    if text.count("\0") != len(key) - 1:
+        raise ValueError(f"a part of a key holds NUL: {key!r}")
+    return text.encode()
+
+
+def walk(records: Records, prefix: Key) -> Iterator[tuple[Key, bytes]]:
+    """All records below `prefix`, a page at a time; sees some of the writes made meanwhile."""
+    after: Key = ()
+    while page := records.scan(prefix, after=after):
+        yield from page
+        after = page[-1][0]

@@ -1,0 +1,8 @@
+"""The registry node: the OCI distribution protocol over a directory that never loses a push."""
+
+from shipline.server.app import make_app
+from shipline.server.http import WSGIApplication
+from shipline.server.serve import serve_registry
+from shipline.server.storage import Storage
+
+__all__ = ["Storage", "WSGIApplication", "make_app", "serve_registry"]

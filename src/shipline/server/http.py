@@ -1,0 +1,220 @@
+"""Requests, answers and a routing table over WSGI (PEP 3333); knows nothing of registries."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Protocol, Self
+from urllib.parse import parse_qsl
+
+from shipline.server.problems import Problem
+
+CHUNK = 1 << 20  # bytes moved at a time
+Headers = list[tuple[str, str]]
+_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class StartResponse(Protocol):
+    def __call__(self, status: str, headers: Headers, /) -> object: ...
+
+
+Environ = dict[str, Any]
+WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Request:
+    """One request. `body` yields what arrives; a connection that breaks looks like the end."""
+
+    __slots__ = ("_environ", "_input", "method", "path", "taken")
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+        self._input = environ.get("wsgi.input")
+        self.method: str = environ["REQUEST_METHOD"]
+        self.path: str = environ["PATH_INFO"]
+        self.taken = 0  # bytes of the body read so far
+
+    def header(self, name: str) -> str | None:
+        """The value of a header other than Content-Type and Content-Length."""
+        found: str | None = self._environ.get(_variable(name))
+        return found
+
+    @property
+    def content_type(self) -> str:
+        """The media type, without parameters."""
+        found: str = self._environ.get("CONTENT_TYPE") or ""
+        return found.partition(";")[0].strip()
+
+    @property
+    def content_length(self) -> int | None:
+        """What the client promised, None for a body of unknown length or without one."""
+        text = self._environ.get("CONTENT_LENGTH")
+        if not text:
+            return None
+        if not re.fullmatch("[0-9]{1,18}", text):
+            raise Problem(400, "SIZE_INVALID", "Content-Length is not a number")
+        return int(text)
+
+    @property
+    def has_body(self) -> bool:
+        return bool(self.content_length) or self.header("Transfer-Encoding") is not None
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The parameters of the query string, each with all of its values."""
+        found: dict[str, list[str]] = {}
+        text = self._environ.get("QUERY_STRING") or ""
+        if text:
+            for key, value in _pairs(text):
+                found.setdefault(key, []).append(value)
+        return found
+
+    def parameter(self, name: str) -> str | None:
+        """The last value of a query parameter."""
+        values = self.query.get(name)
+        return values[-1] if values else None
+
+    def body(self) -> Iterator[bytes]:
+        """The body in pieces of at most CHUNK bytes."""
+        if self._input is None:
+            return
+        while data := self._input.read(CHUNK):
+            self.taken += len(data)
+            yield data
+
+    def read(self, limit: int) -> bytes:
+        """The whole body. Raises Problem 413 for more than `limit` bytes, 400 for a cut one."""
+        expected = self.content_length
+        if expected is not None and expected > limit:
+            raise _too_large(limit)
+        parts: list[bytes] = []
+        for data in self.body():
+            parts.append(data)
+            if self.taken > limit:
+                raise _too_large(limit)
+        if expected is not None and self.taken != expected:
+            raise Problem(400, "SIZE_INVALID", f"{self.taken} bytes came instead of {expected}")
+        return b"".join(parts)
+
+    def drain(self, limit: int) -> None:
+        """Take what the client is still sending, so that it can read a refusal."""
+        waits = (self.header("Expect") or "").lower() == "100-continue" and not self.taken
+        if not self.has_body or waits:
+            return
+        limit += self.taken
+        for _ in self.body():
+            if self.taken > limit:
+                return
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "SIZE_INVALID", f"a manifest may have {limit} bytes at most")
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=1000, errors="strict")
+    except ValueError:
+        raise Problem(400, "UNSUPPORTED", "the query string cannot be read") from None
+
+
+_variables: dict[str, str] = {}
+
+
+def _variable(name: str) -> str:
+    found = _variables.get(name)
+    if found is None:
+        found = _variables[name] = "HTTP_" + name.upper().replace("-", "_")
+    return found
+
+
+class FileBody:
+    """`size` bytes of an open file from `start`; closes the file."""
+
+    __slots__ = ("_fd", "_left", "_position")
+
+    def __init__(self, fd: int, start: int, size: int) -> None:
+        self._fd = fd
+        self._position = start
+        self._left = size
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        data = os.pread(self._fd, min(CHUNK, self._left), self._position) if self._left else b""
+        if not data:
+            raise StopIteration
+        self._position += len(data)
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; `body` is sent as it is, `size` is its length in bytes."""
+
+    status: int
+    headers: Headers = field(default_factory=list)
+    body: bytes | FileBody = b""
+    size: int = 0
+
+    @classmethod
+    def of(cls, status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> Self:
+        """With Content-Length set."""
+        return cls(status, [*headers, ("Content-Length", str(len(body)))], body, len(body))
+
+    def send(self, method: str, start_response: StartResponse) -> Iterable[bytes]:
+        """Hand the answer to the WSGI server; HEAD gets the headers alone."""
+        start_response(_LINE[self.status], self.headers)
+        if isinstance(self.body, bytes):
+            return [b"" if method == "HEAD" else self.body]
+        if method != "HEAD":
+            return self.body
+        self.body.close()
+        return [b""]
+
+
+Handler = Callable[..., Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path, as a pattern whose groups are the handler's arguments, and its handlers."""
+
+    pattern: re.Pattern[str]
+    handlers: Mapping[str, Handler]
+
+
+def route(pattern: str, **handlers: Handler) -> Route:
+    """`route("/v2/", GET=base)`; GET answers HEAD too unless HEAD is given."""
+    if "GET" in handlers:
+        handlers.setdefault("HEAD", handlers["GET"])
+    return Route(re.compile(pattern), handlers)
+
+
+def find(table: tuple[Route, ...], request: Request) -> Response:
+    """Run the first route whose path fits. Raises Problem 404 or 405."""
+    for entry in table:
+        match = entry.pattern.fullmatch(request.path)
+        if match is None:
+            continue
+        handler = entry.handlers.get(request.method)
+        if handler is None:
+            allowed = ", ".join(sorted(entry.handlers))
+            raise Problem(
+                405,
+                "UNSUPPORTED",
+                f"{request.method} is not possible here",
+                headers=(("Allow", allowed),),
+            )
+        return handler(request, **match.groupdict())
+    raise Problem(404, "UNSUPPORTED", "there is nothing at this path")

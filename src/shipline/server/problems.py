@@ -1,0 +1,104 @@
+"""Refusals as the specification words them (distribution specification, "Error Codes").
+
+A handler raises a Problem, or lets a domain exception through; `problem_of` is the one place that
+turns exceptions into answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from typing import ClassVar
+
+from shipline.errors import ContentError, ShiplineError
+from shipline.oci import InvalidDigest, InvalidReference
+
+_log = logging.getLogger(__name__)
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Problem(ShiplineError):
+    """An answer of `status` with one error of the specification's `reason` in its body."""
+
+    code: ClassVar[str] = "refused"
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        detail: object = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = headers
+
+    def body(self) -> bytes:
+        error: dict[str, object] = {"code": self.reason, "message": self.message}
+        if self.detail is not None:
+            error["detail"] = self.detail
+        return json.dumps({"errors": [error]}).encode()
+
+
+def blob_unknown(digest: object) -> Problem:
+    return Problem(404, "BLOB_UNKNOWN", f"this repository has no blob {digest}")
+
+
+def manifest_unknown(reference: object) -> Problem:
+    return Problem(404, "MANIFEST_UNKNOWN", f"this repository has no manifest {reference}")
+
+
+def name_unknown(name: str) -> Problem:
+    return Problem(404, "NAME_UNKNOWN", f"there is no repository {name}")
+
+
+def upload_unknown(session: str) -> Problem:
+    return Problem(404, "BLOB_UPLOAD_UNKNOWN", f"there is no upload {session} in this repository")
+
+
+def digest_invalid(message: str) -> Problem:
+    return Problem(400, "DIGEST_INVALID", message)
+
+
+def size_invalid(message: str) -> Problem:
+    return Problem(400, "SIZE_INVALID", message)
+
+
+def manifest_invalid(message: str) -> Problem:
+    return Problem(400, "MANIFEST_INVALID", message)
+
+
+def out_of_order(size: int, message: str) -> Problem:
+    """The chunk does not continue the `size` bytes that are there; the client learns where to."""
+    return Problem(416, "BLOB_UPLOAD_INVALID", message, headers=(("Range", received(size)),))
+
+
+def received(size: int) -> str:
+    """The Range header of an upload that holds `size` bytes; both ends count (end-5, end-13)."""
+    return f"0-{max(size - 1, 0)}"
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer to any exception; what is our own fault is logged and told without details."""
+    match error:
+        case Problem():
+            return error
+        case InvalidDigest():
+            return digest_invalid(error.message)
+        case InvalidReference():
+            return Problem(400, "NAME_INVALID", error.message)
+        case ContentError():
+            return manifest_invalid(error.message)
+        case OSError() if error.errno in _NO_SPACE:
+            _log.error("no space left: %s", error)
+            return Problem(507, "UNKNOWN", "the registry has no space left")
+        case OSError() if error.errno == errno.EROFS:
+            _log.error("read-only: %s", error)
+            return Problem(503, "UNKNOWN", "the registry's disk is read-only")
+    _log.error("request failed", exc_info=error)
+    return Problem(500, "UNKNOWN", "the registry failed; its log says why")

@@ -1,0 +1,15 @@
+"""The protocol's endpoints, one module for each kind of content."""
+
+from shipline.server.routes.blobs import blob_routes
+from shipline.server.routes.listings import listing_routes
+from shipline.server.routes.manifests import manifest_routes
+from shipline.server.routes.operations import operation_routes
+from shipline.server.routes.uploads import upload_routes
+
+__all__ = [
+    "blob_routes",
+    "listing_routes",
+    "manifest_routes",
+    "operation_routes",
+    "upload_routes",
+]

@@ -1,0 +1,77 @@
+"""Blobs: end-2 pull, end-10 delete."""
+
+from __future__ import annotations
+
+import os
+
+from shipline.oci import Digest, check_repository
+from shipline.server.http import CHUNK, FileBody, Headers, Request, Response, Route, route
+from shipline.server.problems import Problem, blob_unknown
+from shipline.server.ranges import NotSatisfiable, byte_range, unchanged
+from shipline.server.storage import OpenBlob, Storage
+
+FOREVER = ("Cache-Control", "max-age=31536000, immutable")
+
+
+def blob_routes(storage: Storage) -> tuple[Route, ...]:
+    def pull(request: Request, name: str, digest: str) -> Response:
+        target = Digest.parse(digest)
+        found = storage.open_blob(check_repository(name), target)
+        if found is None:
+            raise blob_unknown(digest)
+        try:
+            return _answer(request, target, found)
+        except BaseException:
+            os.close(found.fd)
+            raise
+
+    def delete(request: Request, name: str, digest: str) -> Response:
+        if not storage.delete_blob(check_repository(name), Digest.parse(digest)):
+            raise blob_unknown(digest)
+        return Response.of(202)
+
+    return (route("/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)", GET=pull, DELETE=delete),)
+
+
+def _answer(request: Request, digest: Digest, blob: OpenBlob) -> Response:
+    etag = f'"{digest}"'
+    headers: Headers = [
+        ("Content-Type", "application/octet-stream"),
+        ("Docker-Content-Digest", str(digest)),
+        ("ETag", etag),
+        ("Accept-Ranges", "bytes"),
+        FOREVER,
+    ]
+    if unchanged(request.header("If-None-Match"), etag):
+        os.close(blob.fd)
+        return Response(304, headers[1:])
+    span = _span(request, etag, blob.size)
+    if span is None:
+        return _bytes(200, headers, blob.fd, 0, blob.size)
+    first, last = span
+    headers.append(("Content-Range", f"bytes {first}-{last}/{blob.size}"))
+    return _bytes(206, headers, blob.fd, first, last - first + 1)
+
+
+def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    if request.method != "GET" or request.header("If-Range") not in (None, etag):
+        return None
+    try:
+        return byte_range(request.header("Range"), size)
+    except NotSatisfiable:
+        raise Problem(
+            416,
+            "SIZE_INVALID",
+            f"the blob has {size} bytes",
+            headers=(("Content-Range", f"bytes */{size}"),),
+        ) from None
+
+
+def _bytes(status: int, headers: Headers, fd: int, start: int, size: int) -> Response:
+    """Small answers in one piece: the server sends those without a thread that waits."""
+    headers.append(("Content-Length", str(size)))
+    if size > CHUNK:
+        return Response(status, headers, FileBody(fd, start, size), size)
+    data = os.pread(fd, size, start)
+    os.close(fd)
+    return Response(status, headers, data, size)

@@ -1,0 +1,139 @@
+"""Manifests: end-3 pull, end-7 push, end-9 delete."""
+
+from __future__ import annotations
+
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Digest,
+    Index,
+    InvalidReference,
+    Manifest,
+    check_repository,
+    check_tag,
+    media,
+    parse_manifest,
+)
+from shipline.server.cache import Stored
+from shipline.server.http import Headers, Request, Response, Route, route
+from shipline.server.manifests import Manifests
+from shipline.server.problems import (
+    Problem,
+    digest_invalid,
+    manifest_invalid,
+    manifest_unknown,
+)
+from shipline.server.ranges import unchanged
+from shipline.server.routes.blobs import FOREVER
+
+_REVALIDATE = ("Cache-Control", "no-cache")
+_TAGS = 100  # tags in one request
+
+
+def manifest_routes(manifests: Manifests) -> tuple[Route, ...]:
+    def pull(request: Request, name: str, reference: str) -> Response:
+        target = _reference(reference)
+        found = manifests.get(check_repository(name), target)
+        if found is None:
+            raise manifest_unknown(reference)
+        headers = _headers(found, FOREVER if isinstance(target, Digest) else _REVALIDATE)
+        known = request.header("If-None-Match")
+        if known is not None and unchanged(known, f'"{found.digest}"'):
+            return Response(304, headers[1:])
+        headers.append(("Content-Length", str(len(found.raw))))
+        return Response(200, headers, found.raw, len(found.raw))
+
+    def push(request: Request, name: str, reference: str) -> Response:
+        check_repository(name)
+        target = _reference(reference)
+        tags = _tags(request, target)
+        raw = request.read(MANIFEST_LIMIT)
+        digest = _verified(raw, target)
+        content = _content(raw, request.content_type)
+        manifests.put(name, digest, content, tags)
+        headers: Headers = [
+            ("Location", f"/v2/{name}/manifests/{digest}"),
+            ("Docker-Content-Digest", str(digest)),
+        ]
+        if content.subject is not None:
+            headers.append(("OCI-Subject", str(content.subject.digest)))
+        if tags and isinstance(target, Digest):
+            headers.append(("OCI-Tag", ", ".join(tags)))
+        return Response.of(201, headers)
+
+    def delete(request: Request, name: str, reference: str) -> Response:
+        check_repository(name)
+        target = _reference(reference)
+        gone = (
+            manifests.delete(name, target)
+            if isinstance(target, Digest)
+            else manifests.untag(name, target)
+        )
+        if not gone:
+            raise manifest_unknown(reference)
+        return Response.of(202)
+
+    return (
+        route("/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)", GET=pull, PUT=push, DELETE=delete),
+    )
+
+
+def _headers(found: Stored, caching: tuple[str, str]) -> Headers:
+    digest = str(found.digest)
+    return [
+        ("Content-Type", found.media_type),
+        ("Docker-Content-Digest", digest),
+        ("ETag", f'"{digest}"'),
+        caching,
+    ]
+
+
+def _reference(text: str) -> Digest | str:
+    """Raises InvalidDigest, or Problem for what cannot be a tag."""
+    if ":" in text:
+        return Digest.parse(text)
+    try:
+        return check_tag(text)
+    except InvalidReference as error:
+        raise manifest_invalid(error.message) from None
+
+
+def _tags(request: Request, target: Digest | str) -> tuple[str, ...]:
+    """What the manifest will be called: end-7b lets a push by digest bring several tags."""
+    if isinstance(target, str):
+        return (target,)
+    tags = tuple(dict.fromkeys(request.query.get("tag", ())))
+    if len(tags) > _TAGS:
+        raise Problem(414, "UNSUPPORTED", f"one request may bring {_TAGS} tags")
+    for tag in tags:
+        _reference_tag(tag)
+    return tags
+
+
+def _reference_tag(tag: str) -> None:
+    try:
+        check_tag(tag)
+    except InvalidReference as error:
+        raise manifest_invalid(error.message) from None
+
+
+def _verified(raw: bytes, target: Digest | str) -> Digest:
+    if isinstance(target, str):
+        return Digest.of(raw)
+    seen = Digest.of(raw, target.algorithm)
+    if seen != target:
+        raise digest_invalid(f"the manifest has digest {seen}, not {target}")
+    return target
+
+
+def _content(raw: bytes, content_type: str) -> Manifest | Index:
+    """Raises ContentError, or Problem for a type that this registry does not serve."""
+    content = parse_manifest(raw, content_type)
+    if content_type and content.media_type != content_type:
+        raise manifest_invalid(
+            f"the manifest is {content.media_type!r}, Content-Type says {content_type!r}"
+        )
+    if content.media_type not in media.NAMED:
+        raise manifest_invalid(f"manifests of type {content.media_type!r} are not known here")
+    if isinstance(content, Index) is not (content.media_type in media.INDEXES):
+        raise manifest_invalid(f"the document is not of its type {content.media_type!r}")
+    return content

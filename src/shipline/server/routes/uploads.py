@@ -1,0 +1,100 @@
+"""Pushing blobs: end-4 start, 5 chunk, 6 finish, 11 mount, 13 status, 14 cancel."""
+
+from __future__ import annotations
+
+from shipline.errors import UsageError
+from shipline.oci import Digest, check_repository
+from shipline.server.http import Headers, Request, Response, Route, route
+from shipline.server.problems import digest_invalid, received
+from shipline.server.storage import Storage
+from shipline.server.uploads import Uploads
+
+_ALGORITHMS = ("sha256", "sha512")
+
+
+def upload_routes(storage: Storage, uploads: Uploads) -> tuple[Route, ...]:
+    def start(request: Request, name: str) -> Response:
+        check_repository(name)
+        mount, digest = request.parameter("mount"), request.parameter("digest")
+        if mount and _mounted(storage, Digest.parse(mount), name, request.parameter("from")):
+            return _created(name, Digest.parse(mount))
+        if digest:
+            target = Digest.parse(digest)
+            uploads.put(name, target, request.body(), request.content_length)
+            return _created(name, target)
+        algorithm = request.parameter("digest-algorithm") or "sha256"
+        if algorithm not in _ALGORITHMS:
+            raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
+        return _open(202, name, uploads.start(name, algorithm), 0)
+
+    def append(request: Request, name: str, session: str) -> Response:
+        size = uploads.append(
+            check_repository(name),
+            session,
+            request.body(),
+            request.header("Content-Range"),
+            request.content_length,
+        )
+        return _open(202, name, session, size)
+
+    def finish(request: Request, name: str, session: str) -> Response:
+        digest = request.parameter("digest")
+        if digest is None:
+            raise digest_invalid("the digest parameter is missing")
+        target = Digest.parse(digest)
+        uploads.finish(
+            check_repository(name),
+            session,
+            target,
+            request.body(),
+            request.header("Content-Range"),
+            request.content_length,
+        )
+        return _created(name, target)
+
+    def status(request: Request, name: str, session: str) -> Response:
+        return _open(204, name, session, uploads.size(check_repository(name), session))
+
+    def cancel(request: Request, name: str, session: str) -> Response:
+        uploads.cancel(check_repository(name), session)
+        return Response(204)
+
+    return (
+        route("/v2/(?P<name>.+)/blobs/uploads/?", POST=start),
+        route(
+            "/v2/(?P<name>.+)/blobs/uploads/(?P<session>[A-Za-z0-9-]+)",
+            PATCH=append,
+            PUT=finish,
+            GET=status,
+            DELETE=cancel,
+        ),
+    )
+
+
+def _mounted(storage: Storage, digest: Digest, name: str, source: str | None) -> bool:
+    """A source that cannot exist is a source that has nothing: the client uploads instead."""
+    if source is not None:
+        try:
+            check_repository(source)
+        except UsageError:
+            return False
+    return storage.mount(digest, name, source)
+
+
+def _created(name: str, digest: Digest) -> Response:
+    return Response.of(
+        201,
+        [
+            ("Location", f"/v2/{name}/blobs/{digest}"),
+            ("Docker-Content-Digest", str(digest)),
+        ],
+    )
+
+
+def _open(status: int, name: str, session: str, size: int) -> Response:
+    headers: Headers = [
+        ("Location", f"/v2/{name}/blobs/uploads/{session}"),
+        ("Range", received(size)),
+        ("Docker-Upload-UUID", session),
+    ]
+    return Response(status, headers) if status == 204 else Response.of(status, headers)

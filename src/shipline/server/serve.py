@@ -1,0 +1,161 @@
+"""A node that listens: granian's WSGI worker as a thread of this process.
+
+One process, so that nothing is left when it is killed, the cache has one owner, and a listening
+socket exists before anyone is told about it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from shipline.errors import Cancelled, UsageError
+from shipline.server.app import make_app
+from shipline.server.http import WSGIApplication
+from shipline.server.storage import Storage
+from shipline.server.uploads import EXPIRY_S, Uploads
+from shipline.tasks import TaskGroup, on_cancel, sleep
+
+THREADS = 64  # requests that may wait for disks or clients at once
+_BACKLOG = 1024  # connections
+_EXPIRE_EVERY_S = 600.0
+_DEAD_AFTER_S = 120  # a peer that is silent and answers no probe
+
+
+def serve_registry(
+    listen: str,
+    data: Path,
+    *,
+    ready: Callable[[str], None] = lambda url: None,
+    insecure_open: bool = False,
+    upload_expiry_s: float = EXPIRY_S,
+    threads: int = THREADS,
+) -> None:
+    """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
+    calling thread's scope is cancelled; requests that run are answered first.
+
+    Port 0 takes a free one. `ready` is called with the node's URL once connections are taken.
+    Raises UsageError for an address that is taken, for a directory that another process serves,
+    and, unless `insecure_open`, for an address that other machines can reach.
+    """
+    address = _address(listen, insecure_open)
+    storage = Storage(data)
+    uploads = Uploads(storage)
+    with closing(storage), closing(uploads), closing(_listener(listen, address)) as listener:
+        uploads.recover()
+        uploads.expire(upload_expiry_s)
+        with TaskGroup() as group:
+            group.start(_expire, uploads, upload_expiry_s)
+            try:
+                _run(make_app(storage, uploads), listener, threads, lambda: ready(_url(listener)))
+            finally:
+                group.scope.cancel()
+
+
+def _run(
+    app: WSGIApplication, listener: socket.socket, threads: int, ready: Callable[[], None]
+) -> None:
+    from granian import _granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server import MTServer
+
+    holder: Any = _granian.SocketHolder
+    target: Any = app
+
+    class Embedded(MTServer):
+        """granian offers WSGI inside the process for free-threaded Python; it is as sound with the
+        lock, since each request runs under it, on a thread that Python knows.
+        """
+
+        def _check_gil(self) -> None:
+            return None
+
+        def _init_shared_socket(self) -> None:
+            self._ssp, self._shd = None, holder(listener.fileno(), False, _BACKLOG)
+
+    server = Embedded(
+        target,
+        interface=Interfaces.WSGI,
+        blocking_threads=threads,
+        backpressure=_BACKLOG,
+        backlog=_BACKLOG,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+    )
+    server.on_startup(ready)
+    with on_cancel(server.signal_handler_interrupt):
+        server.serve(target_loader=lambda *_: app, wrap_loader=False)
+
+
+def _expire(uploads: Uploads, age_s: float) -> None:
+    try:
+        while True:
+            sleep(min(_EXPIRE_EVERY_S, max(age_s, 1.0)))
+            uploads.expire(age_s)
+    except Cancelled:
+        return
+
+
+def _address(listen: str, insecure_open: bool) -> tuple[Any, ...]:
+    """The socket address. Raises UsageError for one that is not a loopback address."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise UsageError(
+            f"not an address to listen on: {listen!r}", hint="write host:port, like 127.0.0.1:5000"
+        )
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot listen on {listen}: {error}") from None
+    address: tuple[Any, ...] = found[0][4]
+    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        _refuse_unless(insecure_open, listen)
+    return address
+
+
+def _refuse_unless(insecure_open: bool, listen: str) -> None:
+    if not insecure_open:
+        raise UsageError(
+            f"{listen} can be reached from other machines, and this registry is open to everyone",
+            hint="listen on 127.0.0.1, or say --insecure-open if everyone may push and delete",
+        )
+
+
+def _listener(listen: str, address: tuple[Any, ...]) -> socket.socket:
+    family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_dead_peers(listener)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {listen}: {error.strerror}",
+            hint="another program may hold the port; port 0 takes a free one",
+        ) from None
+    return listener
+
+
+def _notice_dead_peers(listener: socket.socket) -> None:
+    """Connections inherit this: one whose peer vanished ends, and its thread is free again."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, _DEAD_AFTER_S // 2),
+        (socket.TCP_KEEPINTVL, _DEAD_AFTER_S // 8),
+        (socket.TCP_KEEPCNT, 4),
+        (socket.TCP_USER_TIMEOUT, _DEAD_AFTER_S * 1000),
+    ):
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
