@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from shipline.oci import NO_ANNOTATIONS, Platform, Reference
+from shipline.oci import Platform, Reference
 
 SHM_SIZE = 64 << 20  # bytes of /dev/shm unless asked otherwise
 
@@ -43,7 +43,7 @@ class Output:
     """
 
     type: str
-    attributes: Mapping[str, str] = NO_ANNOTATIONS
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def destination(self) -> str:
@@ -106,7 +106,7 @@ class CacheBackend:
     """A cache to read from or to write to: `type` registry, local, inline, gha, s3 or azblob."""
 
     type: str
-    attributes: Mapping[str, str] = NO_ANNOTATIONS
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Attestation:
     """A statement to add to the image: `type` provenance or sbom; `disabled`: expressly not."""
 
     type: str
-    attributes: Mapping[str, str] = NO_ANNOTATIONS
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     disabled: bool = False
 
 
