@@ -1,0 +1,44 @@
+"""Everything that runs one build step in a root file system."""
+
+from shipline.sandbox.erofs import can_mount_files, make_erofs_index
+from shipline.sandbox.mounts import Bind, Erofs, Mount, Overlay, Tmpfs, mounted, unmount
+from shipline.sandbox.namespaces import private_mounts
+from shipline.sandbox.rooted import read_in_root, resolve_in_root
+from shipline.sandbox.run import Sandbox, open_sandbox
+from shipline.sandbox.runtime import Runtime, find_runtime
+from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount, Ulimit
+from shipline.sandbox.users import User, find_owner, find_user, owner_of, user_of
+from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
+
+__all__ = [
+    "Bind",
+    "BindMount",
+    "Erofs",
+    "Mount",
+    "Overlay",
+    "Runtime",
+    "Sandbox",
+    "SecretFile",
+    "StepMount",
+    "StepSpec",
+    "Tmpfs",
+    "TmpfsMount",
+    "Ulimit",
+    "User",
+    "can_mount_files",
+    "find_owner",
+    "find_runtime",
+    "find_user",
+    "make_erofs_index",
+    "mounted",
+    "open_sandbox",
+    "open_workspace",
+    "owner_of",
+    "private_mounts",
+    "read_in_root",
+    "remove_stale",
+    "remove_tree",
+    "resolve_in_root",
+    "unmount",
+    "user_of",
+]

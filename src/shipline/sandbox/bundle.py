@@ -1,0 +1,206 @@
+"""The OCI runtime bundle of one step: a pure function from the step to `config.json`.
+
+Reference: opencontainers/runtime-spec config.md and config-linux.md; the values are Docker's.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipline.errors import SandboxError, UsageError
+from shipline.sandbox import kernel, seccomp
+from shipline.sandbox.spec import StepSpec, Ulimit
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CAPABILITIES = tuple(
+    f"CAP_{name}"
+    for name in (
+        *("CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID"),
+        *("SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"),
+    )
+)
+_ALL_CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
+    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
+    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE"),
+    *("SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME"),
+    *("SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
+    *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ"),
+    *("PERFMON", "BPF", "CHECKPOINT_RESTORE"),
+)  # by number: capabilities(7)
+_MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys"),
+    *("/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list"),
+    *("/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
+)
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_SAFE = ("nosuid", "noexec", "nodev")
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A mount of the step with its place inside the root: `source` exists on the host."""
+
+    target: str
+    source: Path | None
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of a bundle are on the host.
+
+    `devices` is the directory that becomes /dev, `hosts` and `resolv_conf` the network files with
+    their places inside the root, `control_groups` whether the runtime can mount that tree.
+    """
+
+    root: Path
+    devices: Path
+    network_files: tuple[Placed, ...]
+    mounts: tuple[Placed, ...]
+    control_groups: bool = True
+
+
+def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
+    """The content of `config.json`; raises SandboxError for a limit that cannot be given."""
+    kept = _capabilities(spec)
+    process: dict[str, Any] = {
+        "terminal": False,
+        "user": {
+            "uid": spec.user.uid,
+            "gid": spec.user.gid,
+            "additionalGids": list(spec.user.groups),
+        },
+        "args": list(spec.args),
+        "env": environment(spec),
+        "cwd": spec.cwd,
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), kept),
+        "noNewPrivileges": spec.no_new_privileges,
+    }
+    if spec.ulimits:
+        process["rlimits"] = [_limit(one) for one in spec.ulimits]
+    return {
+        "ociVersion": "1.0.2",
+        **_hooks(spec, layout),
+        "process": process,
+        "root": {"path": str(layout.root)},
+        "hostname": spec.hostname,
+        "mounts": _mounts(spec, layout),
+        "linux": _linux(spec, layout, frozenset(kept)),
+    }
+
+
+def environment(spec: StepSpec) -> list[str]:
+    """The environment of the process: the last entry of a name counts, PATH and HOME are there."""
+    entries = {"PATH": DEFAULT_PATH, "HOME": spec.user.home}
+    for entry in (*spec.env, *spec.secret_env):
+        name, separator, value = entry.partition("=")
+        if not name or not separator or "\0" in entry:
+            raise UsageError(f"not an environment entry: {name!r}", hint="write it as NAME=value")
+        entries[name] = value
+    return [f"{name}={value}" for name, value in entries.items()]
+
+
+def _capabilities(spec: StepSpec) -> list[str]:
+    if not spec.insecure:
+        return list(CAPABILITIES)
+    ours = kernel.capabilities()
+    return [f"CAP_{name}" for number, name in enumerate(_ALL_CAPABILITIES) if number in ours]
+
+
+def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
+    read_only = [] if spec.insecure else ["ro"]
+    mounts = [
+        _mount("/proc", "proc", "proc", _SAFE),
+        _mount("/dev", "bind", str(layout.devices), ("bind", "nosuid", *_devices(spec))),
+        *(
+            _mount(f"/dev/{name}", "bind", f"/dev/{name}", ("bind", "nosuid", "noexec"))
+            for name in DEVICES
+        ),
+        _mount(
+            *("/dev/pts", "devpts", "devpts"),
+            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", (*_SAFE, "mode=1777", f"size={spec.shm_size}")),
+        _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
+        _mount("/sys", "sysfs", "sysfs", (*_SAFE, *read_only)),
+    ]
+    if layout.control_groups:
+        mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", (*_SAFE, "relatime", "ro")))
+    for placed in (*layout.network_files, *layout.mounts):
+        if placed.source is None:
+            mounts.append(_mount(placed.target, "tmpfs", "tmpfs", placed.options))
+        else:
+            mounts.append(_mount(placed.target, "bind", str(placed.source), placed.options))
+    return mounts
+
+
+def _devices(spec: StepSpec) -> tuple[str, ...]:
+    """A device node that the step makes cannot be opened: there is no device control group."""
+    return () if spec.insecure else ("nodev",)
+
+
+def _hooks(spec: StepSpec, layout: Layout) -> dict[str, Any]:
+    """Close the root's devices from inside: crun mounts the root anew, with no flags."""
+    if spec.insecure:
+        return {}
+    program = shutil.which("mount")
+    if program is None:
+        raise SandboxError("no mount on the PATH", hint="install the package mount")
+    arguments = ["mount", "-n", "-o", "remount,bind,nodev", str(layout.root)]
+    return {"hooks": {"createContainer": [{"path": program, "args": arguments}]}}
+
+
+def _mount(target: str, kind: str, source: str, options: Sequence[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+
+def _linux(spec: StepSpec, layout: Layout, capabilities: frozenset[str]) -> dict[str, Any]:
+    kinds = ["pid", "ipc", "uts", "mount"]
+    kinds += ["cgroup"] if layout.control_groups else []
+    kinds += ["network"] if spec.network == "none" else []
+    linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
+    if spec.insecure:
+        return linux
+    linux["maskedPaths"], linux["readonlyPaths"] = list(_MASKED), list(_READ_ONLY)
+    if (rules := seccomp.profile(capabilities)) is not None:
+        linux["seccomp"] = rules
+    return linux
+
+
+def _limit(limit: Ulimit) -> dict[str, Any]:
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:
+        raise UsageError(f"no resource limit is called {limit.name!r}", hint="as in ulimit(1p)")
+    soft, hard = (_UNLIMITED if value < 0 else value for value in (limit.soft, limit.hard))
+    most = resource.getrlimit(number)[1]
+    most = _UNLIMITED if most == resource.RLIM_INFINITY else most
+    if hard > most and kernel.CAP_SYS_RESOURCE not in kernel.capabilities():
+        raise SandboxError(
+            f"ulimit {limit.name}={limit.soft}:{limit.hard} is above {most}, the limit here",
+            hint=f"ask for at most {limit.name}={most}:{most}, or raise it for this process",
+        )
+    return {"type": f"RLIMIT_{limit.name.upper()}", "soft": min(soft, hard), "hard": hard}
+
+
+_UNLIMITED = 2**64 - 1
+
+
+def make_device_directory(path: Path) -> None:
+    """The content of /dev before its mounts: files to mount devices on, and the usual links."""
+    for name in DEVICES:
+        (path / name).touch()
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(path / name)
+    for name, target in (
+        *(("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")),
+        *(("stderr", "/proc/self/fd/2"), ("core", "/proc/kcore"), ("ptmx", "pts/ptmx")),
+    ):
+        os.symlink(target, path / name)

@@ -1,0 +1,189 @@
+"""The Linux calls that Python has no function for, through ctypes.
+
+Every function raises OSError with the path it was about. Callers turn that into a SandboxError
+with `lacking`, which says what the kernel lacks and what to do. References: mount(2), umount2(2),
+unshare(2), setns(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from functools import cache
+from pathlib import Path
+
+from shipline.errors import SandboxError
+
+CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MNT_DETACH = 2
+RESOLVE_IN_ROOT = 0x10
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
+
+_OPENAT2, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 437, 429, 430, 431, 432  # on every machine
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_FDCWD = -100
+_STRING_LIMIT = 255  # bytes that fsconfig takes in one string
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    libc.mount.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_ulong,
+        ctypes.c_char_p,
+    )
+    return libc
+
+
+def _checked(result: int, about: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), about)
+    return result
+
+
+def _syscall(number: int, *arguments: object, about: str) -> int:
+    return _checked(_libc().syscall(ctypes.c_long(number), *arguments), about)
+
+
+def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -> None:
+    """mount(2)."""
+    call = _libc().mount(
+        os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(options)
+    )
+    _checked(call, str(target))
+
+
+def umount(target: Path, flags: int = MNT_DETACH) -> None:
+    """umount2(2); lazy unless told otherwise, so a busy file system goes once it is idle."""
+    _checked(_libc().umount2(os.fsencode(target), flags), str(target))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2): it acts on the calling thread alone."""
+    _checked(_libc().unshare(flags), "unshare")
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """setns(2): it acts on the calling thread alone."""
+    _checked(_libc().setns(descriptor, flags), "setns")
+
+
+def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open `path` as if the directory `root` (a descriptor) were `/`, links and `..` included."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT)
+    name = os.fsencode(path or ".")
+    while True:
+        try:
+            return _syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how), about=path)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:  # a rename ran at the same time; openat2(2), ERRORS
+                raise
+
+
+class NewMount:
+    """A file system being configured, one option after the other: fsopen(2)."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._context = _syscall(_FSOPEN, kind.encode(), _CLOEXEC, about=kind)
+
+    def string(self, key: str, value: str) -> None:
+        self._configure(_SET_STRING, key, os.fsencode(value))
+
+    def path(self, key: str, path: Path) -> None:
+        """An option that is a path, however long it is."""
+        text = str(path)
+        if len(os.fsencode(text)) <= _STRING_LIMIT and "\\" not in text:
+            self.string(key, text)
+            return
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            self.string(key, f"/proc/self/fd/{opened}")
+        finally:
+            os.close(opened)
+
+    def flag(self, key: str) -> None:
+        self._configure(_SET_FLAG, key, None)
+
+    def attach(self, target: Path) -> None:
+        """Create the file system and put it on `target`."""
+        self._configure(_CREATE, None, None)
+        tree = _syscall(_FSMOUNT, self._context, _CLOEXEC, 0, about=self._kind)
+        try:
+            arguments = (tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+            _syscall(_MOVE_MOUNT, *arguments, about=str(target))
+        finally:
+            os.close(tree)
+
+    def close(self) -> None:
+        os.close(self._context)
+
+    def _configure(self, command: int, key: str | None, value: bytes | None) -> None:
+        name = key.encode() if key is not None else None
+        try:
+            _syscall(_FSCONFIG, self._context, command, name, value, 0, about=key or self._kind)
+        except OSError as error:
+            raise OSError(error.errno, self._explained(error), error.filename) from None
+
+    def _explained(self, error: OSError) -> str:
+        """The kernel's own words, which it leaves in the descriptor: `e overlay: ...`."""
+        words = []
+        try:
+            while text := os.read(self._context, 1024):
+                words.append(text.decode(errors="replace").strip()[2:])
+        except OSError:  # ENODATA: nothing more was said
+            pass
+        return "; ".join([error.strerror or "", *words])
+
+
+@cache
+def capabilities() -> frozenset[int]:
+    """The numbers of the capabilities this process has in effect."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(status.split("CapEff:")[1].split()[0], 16)
+    return frozenset(bit for bit in range(64) if mask >> bit & 1)
+
+
+@cache
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace that is not the first one."""
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+    except FileNotFoundError:  # a kernel without user namespaces
+        return False
+
+
+def release() -> tuple[int, int]:
+    """The kernel's version, as (6, 12)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+_HINTS = {
+    errno.EPERM: "run as root or in a user namespace; in a container allow CAP_SYS_ADMIN",
+    errno.EACCES: "a security module or seccomp filter refused it; allow mounts for this process",
+    errno.ENODEV: "the kernel lacks this file system; load its module",
+    errno.ENOSYS: "the kernel is too old: 5.6 or newer is needed",
+    errno.ENOSPC: "too many mounts or no space: see /proc/sys/fs/mount-max and df",
+}
+
+
+def lacking(what: str, error: OSError) -> SandboxError:
+    """The error of a sandbox operation in words for a person."""
+    reason = error.strerror or str(error)
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
+    return SandboxError(f"{what}: {reason}{where}", hint=_HINTS.get(error.errno or 0, ""))

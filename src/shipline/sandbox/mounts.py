@@ -1,0 +1,226 @@
+"""Mounts as values: they describe themselves, and are attached and undone in order.
+
+    with mounted(Overlay(merged, (top, bottom), upper, work), Tmpfs(merged / "tmp")):
+        ...
+
+Reference: Documentation/filesystems/overlayfs.rst, Documentation/filesystems/erofs.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.sandbox import kernel
+from shipline.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
+from shipline.tasks import TaskGroup
+
+_LIMIT = 500  # layers: the kernel's own limit for lower directories
+_PLAIN = {"index": "off", "metacopy": "off", "redirect_dir": "off"}  # the upper is a plain tree
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Directories seen as one: `lowers[0]` is the top one; read-only unless there is an `upper`.
+
+    `upper` and `work` are empty directories of one file system. Writes are not synced to disk
+    (`volatile`), so `sync` in a step costs nothing: whoever keeps `upper` for later syncs it.
+    """
+
+    target: Path
+    lowers: tuple[Path, ...]
+    upper: Path | None = None
+    work: Path | None = None
+
+    def __str__(self) -> str:
+        kind = "overlay" if self.upper else "read-only overlay"
+        return f"{kind} of {len(self.lowers)} directories on {self.target}"
+
+    def attach(self) -> None:
+        if len(self.lowers) > _LIMIT:
+            raise OSError(errno.E2BIG, f"more than {_LIMIT} layers", str(self.target))
+        if self.upper is None and len(self.lowers) == 1:
+            Bind(self.lowers[0], self.target, read_only=True).attach()
+        elif kernel.release() >= (6, 5):
+            _overlay_by_option(self)
+        else:
+            _overlay_by_links(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """`source` seen at `target` as well."""
+
+    source: Path
+    target: Path
+    read_only: bool = False
+    devices: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.source} on {self.target}"
+
+    def attach(self) -> None:
+        kernel.mount(str(self.source), self.target, "", MS_BIND)
+        flags = (MS_RDONLY if self.read_only else 0) | (0 if self.devices else MS_NODEV)
+        if not flags:
+            return
+        try:
+            flags |= _kept(self.target)
+            kernel.mount("none", self.target, "", MS_REMOUNT | MS_BIND | flags)
+        except OSError:
+            kernel.umount(self.target)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Tmpfs:
+    """An empty directory in memory: `size` in bytes, 0 for the kernel's default."""
+
+    target: Path
+    size: int = 0
+    mode: int = 0o755
+    devices: bool = False
+
+    def __str__(self) -> str:
+        return f"tmpfs on {self.target}"
+
+    def attach(self) -> None:
+        options = f"mode={self.mode:o}" + (f",size={self.size}" if self.size else "")
+        flags = MS_NOSUID | (0 if self.devices else MS_NODEV)
+        kernel.mount("tmpfs", self.target, "tmpfs", flags, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Erofs:
+    """A file system image, read-only; `device` is the tar whose bytes the index speaks of."""
+
+    image: Path
+    target: Path
+    device: Path | None = None
+
+    def __str__(self) -> str:
+        return f"erofs {self.image} on {self.target}"
+
+    def attach(self) -> None:
+        with ExitStack() as opened:  # by descriptor: no character of a path needs escaping
+            source = opened.enter_context(_opened(self.image))
+            options = ""
+            if self.device is not None:
+                options = f"device={opened.enter_context(_opened(self.device))}"
+            kernel.mount(source, self.target, "erofs", MS_RDONLY, options)
+
+
+Mount = Overlay | Bind | Tmpfs | Erofs
+
+
+def attach(mount: Mount) -> None:
+    """Do one mount; raises SandboxError."""
+    try:
+        mount.attach()
+    except OSError as error:
+        raise kernel.lacking(f"cannot mount {mount}", error) from error
+
+
+def unmount(target: Path) -> None:
+    """Take the top mount off `target`, at once or when it is idle; raises SandboxError."""
+    try:
+        kernel.umount(target)
+    except OSError as error:
+        raise kernel.lacking(f"cannot unmount {target}", error) from error
+
+
+@contextmanager
+def mounted(*mounts: Mount) -> Iterator[None]:
+    """Attach `mounts` in order; undone in reverse order when the block ends."""
+    with ExitStack() as undo:
+        for mount in mounts:
+            attach(mount)
+            undo.callback(unmount, mount.target)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[str]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _kept(target: Path) -> int:
+    """The flags that a remount must repeat: in a user namespace they are locked."""
+    present = os.statvfs(target).f_flag
+    return sum(
+        flag
+        for seen, flag in (
+            (os.ST_RDONLY, MS_RDONLY),
+            (os.ST_NOSUID, MS_NOSUID),
+            (os.ST_NODEV, MS_NODEV),
+            (os.ST_NOEXEC, kernel.MS_NOEXEC),
+        )
+        if present & seen
+    )
+
+
+def _overlay_by_option(overlay: Overlay) -> None:
+    """One option per lower directory, for kernels since 6.5."""
+    new = kernel.NewMount("overlay")
+    try:
+        new.string("source", "overlay")
+        for key, value in _PLAIN.items():
+            new.string(key, value)
+        if kernel.in_user_namespace():
+            new.flag("userxattr")
+        for lower in overlay.lowers:
+            new.path("lowerdir+", lower)
+        if overlay.upper is not None and overlay.work is not None:
+            new.path("upperdir", overlay.upper)
+            new.path("workdir", overlay.work)
+            new.flag("volatile")
+        new.attach(overlay.target)
+    finally:
+        new.close()
+
+
+def _overlay_by_links(overlay: Overlay) -> None:
+    """All options in one page of memory: short links, looked up from the directory they are in.
+
+    A thread of its own, because the current directory belongs to all threads that did not part.
+    """
+    links = Path(tempfile.mkdtemp(dir=overlay.target.parent))
+    try:
+        names = [_base36(number) for number in range(len(overlay.lowers))]
+        for name, lower in zip(names, overlay.lowers, strict=True):
+            (links / name).symlink_to(lower.absolute())
+        options = [f"lowerdir={':'.join(names)}", *(f"{k}={v}" for k, v in _PLAIN.items())]
+        if kernel.in_user_namespace():
+            options.append("userxattr")
+        if overlay.upper is not None and overlay.work is not None:
+            (links / "up").symlink_to(overlay.upper.absolute())
+            (links / "work").symlink_to(overlay.work.absolute())
+            options += ["upperdir=up", "workdir=work", "volatile"]
+        target = overlay.target.absolute()
+
+        def from_links() -> None:
+            kernel.unshare(kernel.CLONE_FS)
+            os.chdir(links)
+            kernel.mount("overlay", target, "overlay", 0, ",".join(options))
+
+        with TaskGroup() as group:
+            group.start(from_links)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(links)
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return (_base36(number // 36) if number >= 36 else "") + digits[number % 36]

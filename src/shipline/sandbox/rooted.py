@@ -1,0 +1,185 @@
+"""Paths inside a root directory: nothing that the tree holds can lead out of it.
+
+`..`, absolute names and symbolic links are read by the kernel as if the root were `/`
+(openat2(2), RESOLVE_IN_ROOT), so a hostile image cannot aim a mount or a write at the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.sandbox import kernel
+
+_MOST_LINKS = 40  # as the kernel: path_resolution(7)
+_READ_LIMIT = 16 << 20  # bytes of a file read from an image
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A directory or empty file that did not exist before; mtimes of its parent in ns."""
+
+    path: Path
+    is_directory: bool
+    before: int
+    after: int
+
+
+def resolve_in_root(root: Path, path: str) -> Path:
+    """The host's path of `path` inside `root`, links followed; the last part may be missing.
+
+    Raises SandboxError when another part is missing or is not a directory.
+    """
+    with _directory(root) as top:
+        try:
+            return _place(top, path)
+        except OSError as error:
+            raise kernel.lacking(f"cannot find {path} in the root file system", error) from error
+
+
+def read_in_root(root: Path, path: str) -> bytes:
+    """The content of a regular file inside `root`, empty when there is none."""
+    with _directory(root) as top:
+        try:
+            opened = kernel.open_in_root(top, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise kernel.lacking(f"cannot read {path} in the root file system", error) from error
+        with open(opened, "rb") as file:
+            return file.read(_READ_LIMIT) if _is_regular(opened) else b""
+
+
+def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple[Made, ...]]:
+    """Make sure that `path` exists inside `root`: where it is, and what had to be made.
+
+    What exists stays as it is, whatever its kind. Raises SandboxError.
+    """
+    made: list[Made] = []
+    with _directory(root) as top:
+        try:
+            return _ensured(top, path, directory, made, _MOST_LINKS), tuple(made)
+        except OSError as error:
+            unmake(made)
+            raise kernel.lacking(f"cannot make the mount point {path}", error) from error
+
+
+def unmake(made: Iterable[Made]) -> None:
+    """Remove what `make_in_root` made and nobody filled; the parents keep their mtime."""
+    for one in reversed(list(made)):
+        try:
+            _unmake_one(one)
+        except OSError as error:
+            if error.errno not in _SOMEBODY_USES_IT:
+                raise kernel.lacking(f"cannot remove the mount point {one.path}", error) from error
+
+
+_SOMEBODY_USES_IT = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def _unmake_one(one: Made) -> None:
+    parent = one.path.parent
+    mtime = os.stat(parent, follow_symlinks=False).st_mtime_ns
+    if one.is_directory:
+        os.rmdir(one.path)
+    elif os.lstat(one.path).st_size == 0:
+        os.unlink(one.path)
+    else:
+        return
+    # Nobody else changed the parent: as if nothing had been there. Else: as the step left it.
+    kept = one.before if mtime == one.after else mtime
+    os.utime(parent, ns=(os.stat(parent).st_atime_ns, kept), follow_symlinks=False)
+
+
+def _place(top: int, path: str, links: int = _MOST_LINKS) -> Path:
+    try:
+        return _located(top, path)
+    except FileNotFoundError:
+        parent, name = _split(path)
+        if not name:
+            raise
+        with _opened(top, parent) as directory:
+            link = _link_at(directory, name)
+            if link is None:
+                return _host_path(directory) / name
+        if links == 0:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        return _place(top, os.path.join(parent, link), links - 1)
+
+
+def _ensured(top: int, path: str, directory: bool, made: list[Made], links: int) -> Path:
+    try:
+        return _located(top, path)
+    except FileNotFoundError:
+        parent, name = _split(path)
+        if links == 0 or not name:
+            raise
+    _ensured(top, parent, True, made, links)
+    with _opened(top, parent) as opened:
+        link = _link_at(opened, name)
+        if link is None:
+            return _make(opened, name, directory, made)
+    return _ensured(top, os.path.join(parent, link), directory, made, links - 1)
+
+
+def _make(parent: int, name: str, directory: bool, made: list[Made]) -> Path:
+    before = os.fstat(parent).st_mtime_ns
+    if directory:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    else:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=parent))
+    path = _host_path(parent) / name
+    made.append(Made(path, directory, before, os.fstat(parent).st_mtime_ns))
+    return path
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, name = os.path.split(path.rstrip("/"))
+    return parent or "/", name
+
+
+def _link_at(directory: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:  # it is not a link, or it is not there
+        return None
+
+
+def _located(top: int, path: str) -> Path:
+    with _opened(top, path) as opened:
+        return _host_path(opened)
+
+
+def _host_path(descriptor: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+def _is_regular(descriptor: int) -> bool:
+    return (os.fstat(descriptor).st_mode & 0o170000) == 0o100000
+
+
+@contextmanager
+def _opened(top: int, path: str) -> Iterator[int]:
+    descriptor = kernel.open_in_root(top, path, os.O_PATH)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _directory(root: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SandboxError(f"no root file system at {root}: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

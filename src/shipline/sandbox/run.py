@@ -1,0 +1,178 @@
+"""Run one step in a root file system, and leave nothing of it but what the command wrote."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from shipline.errors import SandboxError, UsageError
+from shipline.sandbox.bundle import Layout, Placed, config, make_device_directory
+from shipline.sandbox.commands import NOT_EXECUTABLE, NOT_FOUND, missing_command
+from shipline.sandbox.mounts import Bind, Tmpfs, mounted
+from shipline.sandbox.rooted import Made, make_in_root, unmake
+from shipline.sandbox.runtime import Runtime, find_runtime
+from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount
+from shipline.sandbox.supervise import OnOutput
+
+_DEVICES_SIZE = 64 << 10  # bytes that a step may write under /dev
+_NETWORK_FILE = ("bind", "ro", "nosuid", "nodev", "noexec")
+_LOCALHOST = "127.0.0.1\tlocalhost {host}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_NO_RESOLVER = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"  # what Docker takes without a host file
+
+
+@contextmanager
+def open_sandbox(scratch: Path, *, runtime: Runtime | None = None) -> Iterator[Sandbox]:
+    """A place to run steps in, inside the workspace `scratch`; after `private_mounts`.
+
+    Bundles, runtime state and secrets are on a tmpfs of this mount namespace: they never reach a
+    disk, and are gone when the process is. Raises SandboxError when no runtime works.
+    """
+    directory = scratch / "run"
+    directory.mkdir(mode=0o711)
+    with mounted(Tmpfs(directory, mode=0o711)):
+        yield Sandbox(directory, runtime or find_runtime(directory))
+
+
+class Sandbox:
+    """Where the steps of one build run; safe to use from all threads of the build."""
+
+    def __init__(self, directory: Path, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._directory = directory
+        self._numbers = itertools.count(1)
+        self._resolv_conf = directory / "resolv.conf"
+        self._resolv_conf.write_text(_resolver(Path("/etc/resolv.conf")))
+
+    def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> int:
+        """Run `spec` in `root` (a mounted tree): its exit status, 128 + n after signal n.
+
+        `on_output(data, stream)` gets the output as it comes, stream 1 or 2. A command that is
+        missing gives 127, one that cannot be executed 126, with the reason on stream 2. What had
+        to be made in `root` for mounts is removed again. Raises SandboxError when this machine
+        cannot run it, Cancelled when interrupted: then every process of the step is dead.
+        """
+        if (missing := missing_command(spec, root)) is not None:
+            on_output(missing[1].encode() + b"\n", 2)
+            return missing[0]
+        step = self._directory / str(next(self._numbers))
+        for name in ("dev", "root", "secrets"):
+            (step / name).mkdir(parents=True, mode=0o711)
+        try:
+            with _placed(spec, root, step, self._resolv_conf) as (network_files, mounts):
+                devices = Tmpfs(step / "dev", size=_DEVICES_SIZE, devices=spec.insecure)
+                seen = Bind(root, step / "root", devices=spec.insecure)
+                with mounted(devices, seen):
+                    make_device_directory(devices.target)
+                    groups = self.runtime.control_groups
+                    layout = Layout(seen.target, devices.target, network_files, mounts, groups)
+                    (step / "config.json").write_text(json.dumps(config(spec, layout)))
+                    status, failure = self.runtime.run(step, step / "state", on_output)
+            return _verdict(spec, self.runtime, failure, on_output) if failure else status
+        finally:
+            shutil.rmtree(step, ignore_errors=True)
+
+
+@contextmanager
+def _placed(
+    spec: StepSpec, root: Path, step: Path, resolv_conf: Path
+) -> Iterator[tuple[tuple[Placed, ...], tuple[Placed, ...]]]:
+    """Make the mount points in `root`; they go when the block ends, where nobody filled them."""
+    made: list[Made] = []
+    with ExitStack() as undo:
+        undo.callback(lambda: unmake(made))
+        for name in ("/proc", "/sys", "/dev"):
+            made += make_in_root(root, name, directory=True)[1]
+        hosts = step / "hosts"
+        hosts.write_text(_hosts(spec))
+        network_files = []
+        for name, file in (("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)):
+            file.chmod(0o644)
+            inside = _mount_point(root, name, made, directory=False)
+            network_files.append(Placed(inside, file, _NETWORK_FILE))
+        covered = ["/proc", "/sys", "/dev"]
+        mounts = []
+        for number, mount in enumerate(spec.mounts):
+            source, options = _source(mount, step / "secrets" / str(number), spec)
+            target = _target(mount, spec)
+            if not any(target == one or target.startswith(f"{one}/") for one in covered):
+                directory = source is None or source.is_dir()
+                target = _mount_point(root, target, made, directory=directory)
+            covered.append(target)
+            mounts.append(Placed(target, source, options))
+        yield tuple(network_files), tuple(mounts)
+
+
+def _mount_point(root: Path, target: str, made: list[Made], *, directory: bool) -> str:
+    place, new = make_in_root(root, target, directory=directory)
+    made += new
+    return "/" + os.path.relpath(place, root.resolve())
+
+
+def _target(mount: StepMount, spec: StepSpec) -> str:
+    target = os.path.normpath(os.path.join("/", spec.cwd, mount.target))
+    if target == "/":
+        raise UsageError("a mount cannot cover the whole root", hint="give it another target")
+    return target
+
+
+def _source(mount: StepMount, secret: Path, spec: StepSpec) -> tuple[Path | None, tuple[str, ...]]:
+    nodev = () if spec.insecure else ("nodev",)
+    match mount:
+        case TmpfsMount(size=size):
+            limit = (f"size={size}",) if size else ()
+            return None, ("nosuid", *nodev, "mode=1777", *limit)
+        case SecretFile():
+            _write_secret(secret, mount)
+            return secret, ("bind", "ro", "nosuid", "nodev", "noexec")
+        case BindMount(source=source, read_only=read_only):
+            if not source.exists():
+                raise SandboxError(f"the source of the mount on {mount.target} does not exist")
+            return source, ("bind", "ro" if read_only else "rw", *nodev)
+
+
+def _write_secret(path: Path, secret: SecretFile) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(secret.content)
+        os.fchown(descriptor, secret.uid, secret.gid)
+        os.fchmod(descriptor, secret.mode)
+
+
+def _hosts(spec: StepSpec) -> str:
+    more = "".join(f"{address}\t{name}\n" for name, address in spec.extra_hosts)
+    return _LOCALHOST.format(host=spec.hostname) + more
+
+
+def _resolver(path: Path) -> str:
+    try:
+        return path.read_text(errors="surrogateescape") or _NO_RESOLVER
+    except OSError:
+        return _NO_RESOLVER
+
+
+_CANNOT_EXECUTE = re.compile(r"\bexec(utable|:| )|not a regular file|\$PATH", re.IGNORECASE)
+
+
+def _verdict(spec: StepSpec, runtime: Runtime, failure: str, on_output: OnOutput) -> int:
+    """What the runtime's failure means: a status as a shell would give it, or a SandboxError."""
+    words, name = failure.lower(), spec.args[0]
+    if _CANNOT_EXECUTE.search(failure):
+        if "exec format error" in words:
+            raise SandboxError(
+                f"{name} is a program for another kind of processor, or none at all",
+                hint="run `shipline builder bootstrap` as root to register an emulator,"
+                " or check the platform of the base image",
+            )
+        if "permi" in words:  # permission denied, operation not permitted
+            on_output(f"exec {name}: permission denied\n".encode(), 2)
+            return NOT_EXECUTABLE
+        if "no such file" in words or "not found" in words:
+            on_output(f"exec {name}: no such file or directory\n".encode(), 2)
+            return NOT_FOUND
+    raise SandboxError(f"{runtime.name} cannot start the step: {failure}")

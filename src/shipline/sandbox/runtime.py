@@ -1,0 +1,142 @@
+"""Which OCI runtime runs the steps: the first on the PATH that really works on this machine.
+
+Reference: runc(8), crun(1): all take `--root`, `--log`, `run --bundle`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.oci import Platform
+from shipline.sandbox.bundle import Layout, config, make_device_directory
+from shipline.sandbox.programs import exit_program
+from shipline.sandbox.spec import StepSpec
+from shipline.sandbox.supervise import OnOutput, supervise
+
+_OPTIONS = {
+    "crun": ("--cgroup-manager=disabled",),
+    "runc": ("--rootless=true",),  # control groups are used where they can be, not required
+    "youki": (),
+}
+_PREFIXES = {"crun": (b'{"msg":"exec ',), "runc": (b"exec ",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A program that runs bundles; `control_groups` tells whether it can mount their tree."""
+
+    name: str
+    path: Path
+    control_groups: bool = True
+
+    def run(self, bundle: Path, state: Path, on_output: OnOutput) -> tuple[int, str]:
+        """Run a bundle: the status of its command, and why it could not be started, or ""."""
+        log = bundle / "log"
+        command = [
+            *(str(self.path), *_OPTIONS[self.name], "--root", str(state)),
+            *("--log", str(log), "--log-format", "json"),
+            *("run", "--bundle", str(bundle), f"shipline-{os.getpid()}-{bundle.name}"),
+        ]
+        words = _FirstWords(on_output, _PREFIXES.get(self.name, ()))
+        status = supervise(command, words)
+        if status and words.held:
+            return status, _entry(words.held.decode(errors="replace"))[1]
+        words.release()
+        return status, _errors(log) if status else ""
+
+
+class _FirstWords:
+    """Holds back what looks like the runtime's own complaint, until more output disproves it.
+
+    After the runtime has entered the root it can tell its errors only where the command writes.
+    """
+
+    def __init__(self, on_output: OnOutput, prefixes: tuple[bytes, ...]) -> None:
+        self._on_output = on_output
+        self._prefixes = prefixes
+        self.held = b""
+
+    def __call__(self, data: bytes, stream: int) -> None:
+        if stream == 2 and self._prefixes and data.startswith(self._prefixes):
+            self.held = data
+        else:
+            self.release()
+            self._on_output(data, stream)
+        self._prefixes = ()
+
+    def release(self) -> None:
+        if self.held:
+            self._on_output(self.held, 2)
+        self.held = b""
+
+
+def find_runtime(directory: Path) -> Runtime:
+    """The first of crun, runc, youki that runs a container; tried out inside `directory`.
+
+    Raises SandboxError that says what was tried and why each failed.
+    """
+    failures = []
+    for name in _OPTIONS:
+        path = shutil.which(name)
+        if path is None:
+            failures.append(f"{name}: not on the PATH")
+            continue
+        for control_groups in (True, False):
+            runtime = Runtime(name, Path(path), control_groups)
+            failure = _try(runtime, directory)
+            if not failure:
+                return runtime
+        failures.append(f"{path}: {failure}")
+    raise SandboxError(
+        "no OCI runtime works here\n" + "\n".join(f"  {failure}" for failure in failures),
+        hint="install crun (apt-get install crun), as root or with user namespaces allowed",
+    )
+
+
+def _try(runtime: Runtime, directory: Path) -> str:
+    bundle = directory / f"try-{runtime.name}-{runtime.control_groups}"
+    try:
+        return _trial(runtime, bundle)
+    except SandboxError as error:
+        return error.message
+    finally:
+        shutil.rmtree(bundle, ignore_errors=True)
+
+
+def _trial(runtime: Runtime, bundle: Path) -> str:
+    root, devices = bundle / "root", bundle / "dev"
+    for path in (*(root / name for name in ("proc", "sys", "dev")), devices):
+        path.mkdir(parents=True)
+    program = root / "exit"
+    program.write_bytes(exit_program(Platform.local()))
+    program.chmod(0o755)
+    make_device_directory(devices)
+    layout = Layout(root, devices, (), (), runtime.control_groups)
+    (bundle / "config.json").write_text(json.dumps(config(StepSpec(("/exit",)), layout)))
+    words: list[bytes] = []
+    status, error = runtime.run(bundle, bundle / "state", lambda data, _: words.append(data))
+    if status == 0:
+        return ""
+    return error or b"".join(words).decode(errors="replace").strip() or f"status {status}"
+
+
+def _errors(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    entries = [_entry(line) for line in lines]
+    return "; ".join(text for level, text in entries if level in ("error", "fatal") and text)
+
+
+def _entry(line: str) -> tuple[str, str]:
+    try:
+        entry = json.loads(line)
+        return str(entry.get("level", "error")), str(entry.get("msg", ""))
+    except (json.JSONDecodeError, AttributeError):
+        return "error", line.strip()

@@ -1,0 +1,149 @@
+"""A process whose whole family dies with the thread that waits for it.
+
+The command runs as the first process of a PID namespace: when that one ends or is killed, the
+kernel kills all that are in it. It is killed when `unshare` dies, which is killed when our thread
+dies (PR_SET_PDEATHSIG, prctl(2)), so kill -9 of this program leaves nothing. Both switches are in
+place before the command starts: a shell in between says that it is there, and waits for the word
+to go on; a dead parent never says it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.tasks import check, on_cancel
+
+OnOutput = Callable[[bytes, int], None]
+_CHUNK = 64 << 10  # bytes
+_PATIENCE_S = 5.0  # for the last bytes of a process that has ended
+_HANDSHAKE = 'echo && read -r go && exec "$@" </dev/null'
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def supervise(command: Sequence[str], on_output: OnOutput) -> int:
+    """Run `command` with an empty environment and no input; its status, 128 + n after signal n.
+
+    `on_output(data, stream)` gets what it writes, stream 1 or 2, until the last byte. When this
+    returns or raises, no process of the command is left. Raises Cancelled when interrupted,
+    SandboxError when this machine cannot isolate it.
+    """
+    check()
+    family = _Family([*_prefix(), *command])
+    try:
+        with on_cancel(family.kill):
+            status = family.wait(on_output)
+        check()
+        return status if status >= 0 else 128 - status
+    finally:
+        family.close()
+
+
+@cache
+def _prefix() -> tuple[str, ...]:
+    missing = [name for name in ("setpriv", "unshare", "sh") if shutil.which(name) is None]
+    if missing:
+        raise SandboxError(
+            f"cannot isolate a step: no {' and no '.join(missing)} on the PATH",
+            hint="install the package util-linux",
+        )
+    namespace = ("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+    return ("setpriv", "--pdeathsig", "KILL", *namespace, "sh", "-c", _HANDSHAKE, "step")
+
+
+class _Family:
+    """A running command: the outer process, and the first one of its namespace."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._lock = threading.Lock()
+        self._init = -1  # pidfd of the first process in the namespace
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C reaches it by cancellation only
+        )
+        self._ended = os.pidfd_open(self._process.pid)
+
+    def wait(self, on_output: OnOutput) -> int:
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None
+        if os.read(stdout.fileno(), 1) != b"\n":
+            words = os.read(stderr.fileno(), _CHUNK).decode(errors="replace").strip()
+            check()
+            raise SandboxError(
+                f"cannot make a PID namespace: {words or 'no answer'}",
+                hint="run as root or in a user namespace; util-linux must be 2.32 or newer",
+            )
+        self._meet_init()
+        with suppress(BrokenPipeError):  # it was killed meanwhile
+            stdin.write(b"\n")
+        stdin.close()
+        self._forward({stdout.fileno(): 1, stderr.fileno(): 2}, on_output)
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """Kill all of it, from any thread, at any time."""
+        with self._lock:
+            if self._init >= 0:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._init, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Kill what is left and wait until it is gone."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+        os.close(self._ended)
+        with self._lock:
+            if self._init >= 0:
+                os.close(self._init)
+            self._init = -1
+
+    def _meet_init(self) -> None:
+        """Killing the first process waits for all others: `unshare` ends after the last one."""
+        pid = self._process.pid
+        try:
+            child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            with self._lock:
+                self._init = os.pidfd_open(int(child[0]))
+        except (OSError, IndexError):  # a kernel without that file, or it was killed
+            return
+
+    def _forward(self, streams: dict[int, int], on_output: OnOutput) -> None:
+        poll = select.poll()
+        for descriptor in (*streams, self._ended):
+            poll.register(descriptor, select.POLLIN)
+        deadline = 0.0
+        while streams:
+            patience_ms = None if not deadline else max(0.0, deadline - time.monotonic()) * 1000
+            ready = poll.poll(patience_ms)
+            if not ready:
+                return  # somebody outside holds the pipe open
+            for descriptor, _ in ready:
+                if descriptor == self._ended:
+                    poll.unregister(descriptor)
+                    deadline = time.monotonic() + _PATIENCE_S
+                elif data := os.read(descriptor, _CHUNK):
+                    on_output(data, streams[descriptor])
+                else:
+                    poll.unregister(descriptor)
+                    del streams[descriptor]

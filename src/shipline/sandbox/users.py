@@ -1,0 +1,132 @@
+"""The users and groups of an image: what `USER`, `RUN --user` and `--chown` mean inside a root.
+
+Reference: passwd(5), group(5); the rules are those of Docker. Names are looked up in the image's
+files, numbers are taken as they are. A listed user brings its group, home and, unless a group was
+written too, its supplementary groups. The first supplementary group is the group itself: else a
+process could drop it and read what is closed to that group alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.errors import UsageError
+from shipline.sandbox.rooted import read_in_root
+
+_MOST = 2**32 - 2  # the largest id; the next one means "unchanged" to chown(2)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Numeric ids of a process: user, group, supplementary groups; and the home directory."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+ROOT = User(groups=(0,), home="/root")
+
+
+def find_user(root: Path, text: str) -> User:
+    """What `text` (`name`, `uid`, `name:group`, `uid:gid`; empty for root) is inside `root`.
+
+    Raises UsageError for a name that the image does not know.
+    """
+    return user_of(text, _text(root, "/etc/passwd"), _text(root, "/etc/group"))
+
+
+def find_owner(root: Path, text: str) -> tuple[int, int]:
+    """The uid and gid that `--chown=text` means inside `root`; raises UsageError.
+
+    A number without a group is its own group, as Docker has it.
+    """
+    if _number(text) is not None:
+        return owner_of(text, "", "")  # a root without files is enough
+    return owner_of(text, _text(root, "/etc/passwd"), _text(root, "/etc/group"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def user_of(text: str, passwd: str, group: str) -> User:
+    """`find_user` on the content of the two files."""
+    name, separator, group_name = text.partition(":")
+    account = _account(name or "0", passwd)
+    if separator and group_name:
+        gid = _gid(group_name, group)
+        return User(account.uid, gid, (gid,), account.home)
+    others = [gid for _, gid, members in _groups(group) if account.name in members - {""}]
+    groups = tuple(dict.fromkeys((account.gid, *others)))
+    return User(account.uid, account.gid, groups, account.home)
+
+
+def owner_of(text: str, passwd: str, group: str) -> tuple[int, int]:
+    """`find_owner` on the content of the two files."""
+    name, _, group_name = text.partition(":")
+    number = _number(name)
+    if number is not None:
+        return number, _gid(group_name, group) if group_name else number
+    account = _account(name or "0", passwd)
+    return account.uid, _gid(group_name, group) if group_name else account.gid
+
+
+def _account(name: str, passwd: str) -> _Account:
+    number = _number(name)
+    for account in _accounts(passwd):
+        if account.name == name or (number is not None and account.uid == number):
+            return account
+    if number is None:
+        raise UsageError(
+            f"no user {name!r} in the image's /etc/passwd",
+            hint="create it in an earlier RUN step, or write the numeric id",
+        )
+    return _Account("", number, 0, "/")
+
+
+def _gid(name: str, group: str) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
+    for listed, gid, _ in _groups(group):
+        if listed == name:
+            return gid
+    raise UsageError(
+        f"no group {name!r} in the image's /etc/group",
+        hint="create it in an earlier RUN step, or write the numeric id",
+    )
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if int(text) > _MOST:
+        raise UsageError(f"user and group ids end at {_MOST}, not {text}")
+    return int(text)
+
+
+def _accounts(passwd: str) -> Iterator[_Account]:
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and fields[2].isdigit() and fields[3].isdigit():
+            yield _Account(fields[0], int(fields[2]), int(fields[3]), fields[5] or "/")
+
+
+def _groups(group: str) -> Iterator[tuple[str, int, frozenset[str]]]:
+    for line in group.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 3 and fields[2].isdigit():
+            members = fields[3].split(",") if len(fields) > 3 else []
+            yield fields[0], int(fields[2]), frozenset(members)
+
+
+def _text(root: Path, path: str) -> str:
+    return read_in_root(root, path).decode(errors="surrogateescape")

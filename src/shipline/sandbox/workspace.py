@@ -1,0 +1,117 @@
+"""Scratch directories of builds: one per build, locked while it lives, swept up when it died.
+
+`<state>/tmp/<pid>-<random>/` with `<state>/tmp/<pid>-<random>.lock` beside it. The kernel drops a
+flock(2) when its process dies, however it dies: a directory whose lock is free belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.sandbox.mounts import unmount
+
+_SUFFIX = ".lock"
+
+
+@contextmanager
+def open_workspace(state: Path) -> Iterator[Path]:
+    """A scratch directory under `state` for this block; what dead builds left goes first.
+
+    Raises SandboxError when the directory cannot be written.
+    """
+    try:
+        (state / "tmp").mkdir(parents=True, exist_ok=True, mode=0o711)
+        remove_stale(state)
+        scratch, lock = _claimed(state / "tmp")
+    except OSError as error:
+        raise SandboxError(
+            f"cannot use the state directory {state}: {error.strerror}",
+            hint="choose a writable directory on a local disk",
+        ) from error
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)
+        os.close(lock)
+
+
+def remove_stale(state: Path) -> None:
+    """Remove the scratch directories whose builds are dead."""
+    places = state / "tmp"
+    if not places.is_dir():
+        return
+    for lock_file in sorted(places.glob("*" + _SUFFIX)):
+        try:
+            lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # another one is sweeping too
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(lock_file.with_suffix(""))
+        except BlockingIOError:  # alive
+            continue
+        finally:
+            os.close(lock)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a tree, also one with directories of mode 000 as overlayfs makes; missing is fine.
+
+    Mounts below `path` are taken off first: what they show is not ours to remove.
+    """
+    _unmount_below(path)
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        _unlock_directories(path)
+        shutil.rmtree(path)
+
+
+def _unlock_directories(path: Path) -> None:
+    os.chmod(path, 0o700)
+    for base, directories, _ in os.walk(path):
+        for name in directories:
+            directory = os.path.join(base, name)
+            if not os.path.islink(directory):
+                os.chmod(directory, 0o700)
+
+
+def _unmount_below(path: Path) -> None:
+    inside = f"{path.resolve()}/"
+    lines = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+    for target in reversed([_unescaped(line.split()[4]) for line in lines]):
+        if target.startswith(inside):
+            unmount(Path(target))
+
+
+def _unescaped(text: str) -> str:
+    """Undo the octal escapes of proc_pid_mountinfo(5)."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _claimed(places: Path) -> tuple[Path, int]:
+    while True:
+        scratch = places / f"{os.getpid()}-{secrets.token_hex(6)}"
+        lock_file = scratch.with_suffix(_SUFFIX)
+        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if lock_file.exists():  # no sweeper came between the two lines above
+            scratch.mkdir(mode=0o711)
+            return scratch, lock
+        os.close(lock)
+
+
+def _remove(scratch: Path) -> None:
+    """The tree first: while the lock file exists, a failed sweep is tried again."""
+    remove_tree(scratch)
+    scratch.with_suffix(_SUFFIX).unlink(missing_ok=True)
