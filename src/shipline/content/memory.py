@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import VerifiedReader, fetch_all
 from shipline.errors import DigestMismatch, NotFound
-from shipline.oci import Descriptor, Digest
+from shipline.oci import Descriptor, Digest, Hasher
 
 
 class MemoryIngest:
@@ -18,9 +18,19 @@ class MemoryIngest:
     def __init__(self, blobs: dict[Digest, bytes]) -> None:
         self._blobs = blobs
         self._parts: list[bytes] = []
+        self._seen = Hasher()
+
+    @property
+    def digest(self) -> Digest:
+        return self._seen.digest
+
+    @property
+    def size(self) -> int:
+        return self._seen.size
 
     def write(self, data: bytes) -> None:
         self._parts.append(bytes(data))
+        self._seen.update(data)
 
     def commit(self, target: Descriptor) -> None:
         content = b"".join(self._parts)

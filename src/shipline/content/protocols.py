@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from shipline.oci import Descriptor
+from shipline.oci import Descriptor, Digest
 
 Advance = Callable[[int], None]
 """Called with a number of bytes that were moved since the last call."""
@@ -34,6 +34,14 @@ class Exister(Protocol):
 
 class Ingest(Protocol):
     """Content on its way in, whose digest is known only at the end."""
+
+    @property
+    def digest(self) -> Digest:
+        """The sha256 of what was written so far."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
 
     def write(self, data: bytes) -> None: ...
 

@@ -34,6 +34,11 @@ class LocalIngest:
         self.size = 0
         self._seen = Hasher()
 
+    @property
+    def digest(self) -> Digest:
+        """The sha256 of what was written so far."""
+        return self._seen.digest
+
     def write(self, data: bytes) -> None:
         """Append. Raises ContentError when the disk is full."""
         self._seen.update(data)

@@ -1,0 +1,169 @@
+"""Compression of layers: equal input gives equal bytes on any number of threads.
+
+gzip 1-3 is isal: blocks of 1 MiB compressed independently and joined into one stream, as pigz
+does. gzip 4-9 is libdeflate, one gzip member for each 1 MiB (RFC 1952, 2.2). zstd is zstandard.
+The output of isal depends on where its input is cut and on the architecture of this machine; that
+of the others does not.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from shipline.errors import UsageError
+from shipline.oci import media
+from shipline.tasks import CPUS, ordered_map
+
+BLOCK = 1 << 20  # bytes; part of the format: another size gives other digests
+Compression = Literal["gzip", "zstd", "uncompressed"]
+
+_GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
+_LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, nothing but the end
+_STORED_LIMIT = 65535  # bytes (RFC 1951, 3.2.4)
+_LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
+_DEFAULT_LEVELS = {"gzip": 1, "zstd": 3, "uncompressed": 0}
+_MEDIA_TYPES = {
+    ("gzip", False): media.OCI_LAYER_GZIP,
+    ("gzip", True): media.DOCKER_LAYER_GZIP,
+    ("zstd", False): media.OCI_LAYER_ZSTD,
+    ("uncompressed", False): media.OCI_LAYER,
+    ("uncompressed", True): media.DOCKER_LAYER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A way to compress a layer; `docker` chooses the media types of Docker's manifest format.
+
+    Raises UsageError for an unknown name, a level that it does not have, or zstd for Docker.
+    """
+
+    name: Compression = "gzip"
+    level: int = 1
+    docker: bool = False
+
+    def __post_init__(self) -> None:
+        levels = _LEVELS.get(self.name)
+        if levels is None:
+            raise UsageError(
+                f"unknown compression {self.name!r}", hint=f"choose one of {', '.join(_LEVELS)}"
+            )
+        if self.level not in levels:
+            raise UsageError(
+                f"{self.name} has no level {self.level}",
+                hint=f"choose a level from {levels[0]} to {levels[-1]}",
+            )
+        if (self.name, self.docker) not in _MEDIA_TYPES:
+            raise UsageError(
+                "Docker's manifest format has no zstd layers", hint="use OCI media types, or gzip"
+            )
+
+    @property
+    def media_type(self) -> str:
+        """The media type of a layer compressed with it."""
+        return _MEDIA_TYPES[self.name, self.docker]
+
+    def compress(
+        self, chunks: Iterable[bytes], *, workers: int = CPUS
+    ) -> Generator[bytes, None, None]:
+        """The compressed bytes; they depend on the content alone, not on cuts or `workers`."""
+        blocks = cut(chunks, BLOCK)
+        if self.name == "uncompressed":
+            return blocks
+        if self.name == "zstd":
+            return _zstd(blocks, self.level, workers)
+        if self.level > 3:
+            return _gzip_members(blocks, self.level, workers)
+        return _gzip_joined(blocks, self.level, workers)
+
+
+def codec(name: str, level: int | None = None, *, docker: bool = False) -> Codec:
+    """The codec that a person asked for by name. Raises UsageError where there is none."""
+    default = _DEFAULT_LEVELS.get(name, 0)
+    return Codec(name, default if level is None else level, docker)  # type: ignore[arg-type]
+
+
+def cut(chunks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
+    """The same bytes in pieces of exactly `size`, but the last; no copy where they are already."""
+    held: list[bytes] = []
+    missing = size
+    for chunk in chunks:
+        if len(chunk) == size and not held:
+            yield chunk
+            continue
+        view = memoryview(chunk)
+        while len(view) >= missing:
+            held.append(view[:missing])  # type: ignore[arg-type]
+            yield b"".join(held)
+            view, missing = view[missing:], size
+            held.clear()
+        if view:
+            held.append(bytes(view))
+            missing -= len(view)
+    if held:
+        yield b"".join(held)
+
+
+def _gzip_joined(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:
+    """One gzip member of independent deflate blocks that end on byte boundaries."""
+    from isal import isal_zlib
+
+    checksum, size = 0, 0
+    yield _GZIP_HEADER
+    compress = partial(_deflate_part, level=level) if level else _stored_part
+    for data, crc, length in ordered_map(compress, blocks, workers=workers):
+        checksum = isal_zlib.crc32_combine(checksum, crc, length)
+        size += length
+        yield data
+    yield _LAST_BLOCK + struct.pack("<LL", checksum, size & 0xFFFFFFFF)
+
+
+def _deflate_part(block: bytes, *, level: int) -> tuple[bytes, int, int]:
+    from isal import isal_zlib
+
+    stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
+    data = stream.compress(block) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
+    return data, isal_zlib.crc32(block), len(block)
+
+
+def _stored_part(block: bytes) -> tuple[bytes, int, int]:
+    parts: list[bytes] = []
+    for at in range(0, len(block), _STORED_LIMIT):
+        part = block[at : at + _STORED_LIMIT]
+        parts += (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
+    return b"".join(parts), zlib.crc32(block), len(block)
+
+
+def _gzip_members(
+    blocks: Iterable[bytes], level: int, workers: int
+) -> Generator[bytes, None, None]:
+    import deflate
+
+    def member(block: bytes) -> bytes:
+        return bytes(deflate.gzip_compress(block, level))
+
+    empty = True
+    for data in ordered_map(member, blocks, workers=workers):
+        empty = False
+        yield data
+    if empty:
+        yield member(b"")
+
+
+def _zstd(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:
+    import zstandard
+
+    # with one thread zstandard writes other bytes than with any larger number
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, threads=max(workers, 2), write_content_size=False, write_checksum=True
+    )
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    for block in blocks:
+        if data := stream.compress(block):
+            yield data
+    yield stream.flush()

@@ -1,0 +1,158 @@
+"""One tar header: an Entry as ustar, with PAX records only for what ustar cannot hold.
+
+Formats: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; extended
+attributes as `SCHILY.xattr.*` (star(5)), raw bytes as Go's archive/tar and GNU tar write them.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from shipline.errors import ContentError
+from shipline.layer.entry import Entry
+
+BLOCK = 512  # bytes
+_OCTAL_7 = 0o7777777
+_OCTAL_11 = 0o77777777777
+_SECOND = 1_000_000_000  # nanoseconds
+_FLAGS = {
+    "file": b"0",
+    "hardlink": b"1",
+    "symlink": b"2",
+    "char": b"3",
+    "block": b"4",
+    "dir": b"5",
+    "fifo": b"6",
+}
+_TRAILER = bytes(64) + b"0000000\x000000000\x00"  # no owner names, device 0/0
+
+
+def encode(entry: Entry) -> bytes:
+    """The header blocks of `entry`: equal entries give equal bytes.
+
+    Raises ContentError for what no tar can hold: NUL in a name, a number below zero.
+    """
+    path, kind, mode, uid, gid, size, mtime_ns, link, major, minor, xattrs = entry
+    name = path.encode("utf-8", "surrogateescape") + (b"/" if kind == "dir" else b"")
+    seconds, fraction = divmod(mtime_ns, _SECOND)
+    if (
+        len(name) <= 100
+        and name.isascii()
+        and not (link or fraction or xattrs or major or minor)
+        and 0 <= seconds <= _OCTAL_11
+        and 0 <= uid <= _OCTAL_7
+        and 0 <= gid <= _OCTAL_7
+        and 0 <= size <= _OCTAL_11
+        and b"\0" not in name
+    ):
+        return _block(name, mode, uid, gid, size, seconds, _FLAGS[kind], b"", _TRAILER)
+    return _encode_with_records(entry, name)
+
+
+def _encode_with_records(entry: Entry, name: bytes) -> bytes:
+    _check(entry)
+    link = entry.link.encode("utf-8", "surrogateescape")
+    records: list[tuple[bytes, bytes]] = []
+    prefix, short = _split(name)
+    if not short:
+        records.append((b"path", name))
+        prefix, short = b"", _ascii(name)[:100]
+    if len(link) > 100 or not link.isascii():
+        records.append((b"linkpath", link))
+        link = _ascii(link)[:100]
+    uid = _fit(records, b"uid", entry.uid, _OCTAL_7)
+    gid = _fit(records, b"gid", entry.gid, _OCTAL_7)
+    size = _fit(records, b"size", entry.size, _OCTAL_11)
+    seconds, fraction = divmod(entry.mtime_ns, _SECOND)
+    if fraction or not 0 <= seconds <= _OCTAL_11:
+        records.append((b"mtime", _decimal(entry.mtime_ns)))
+        seconds = min(max(seconds, 0), _OCTAL_11)
+    for key, value in entry.xattrs:
+        records.append((b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape"), value))
+    tail = bytes(64) + b"%07o\0%07o\0" % (entry.major, entry.minor) + prefix
+    flag = _FLAGS[entry.kind]
+    own = _block(short, entry.mode, uid, gid, size, seconds, flag, link, tail)
+    return _extended(short, records) + own if records else own
+
+
+def _check(entry: Entry) -> None:
+    if "\0" in entry.path or "\0" in entry.link:
+        raise ContentError(f"a name cannot hold a NUL character: {entry.path!r:.200}")
+    numbers = (entry.uid, entry.gid, entry.size, entry.major, entry.minor)
+    if min(numbers) < 0 or max(entry.major, entry.minor) > _OCTAL_7:
+        raise ContentError(f"{entry.path!r:.200}: a number is out of range: {numbers}")
+    for key, _ in entry.xattrs:
+        if "=" in key or "\0" in key or not key:
+            raise ContentError(f"{entry.path!r:.200}: not the name of an attribute: {key!r}")
+
+
+def _extended(short: bytes, records: list[tuple[bytes, bytes]]) -> bytes:
+    body = b"".join(_record(key, value) for key, value in records)
+    name = b"PaxHeaders.0/" + short.rstrip(b"/").rpartition(b"/")[2][:80]
+    head = _block(name, 0o644, 0, 0, len(body), 0, b"x", b"", _TRAILER)
+    return head + body + bytes(-len(body) % BLOCK)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """`length key=value newline`, where the length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _fit(records: list[tuple[bytes, bytes]], key: bytes, value: int, limit: int) -> int:
+    if value <= limit:
+        return value
+    records.append((key, b"%d" % value))
+    return 0
+
+
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """Prefix and name of the ustar header; an empty name where they cannot hold it."""
+    if not name.isascii():
+        return b"", b""
+    if len(name) <= 100:
+        return b"", name
+    cut = name.find(b"/", max(len(name) - 101, 1))
+    if cut < 0 or cut > 155 or cut == len(name) - 1:
+        return b"", b""
+    return name[:cut], name[cut + 1 :]
+
+
+def _ascii(name: bytes) -> bytes:
+    return name.decode("ascii", "ignore").encode()
+
+
+def _decimal(nanoseconds: int) -> bytes:
+    seconds, fraction = divmod(abs(nanoseconds), _SECOND)
+    sign = b"-" if nanoseconds < 0 else b""
+    text = b"%d.%09d" % (seconds, fraction)
+    return sign + text.rstrip(b"0").rstrip(b".")
+
+
+def _block(
+    name: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    seconds: int,
+    flag: bytes,
+    link: bytes,
+    tail: bytes,
+) -> bytes:
+    block = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%bustar\x0000%b" % (
+        name.ljust(100, b"\0"),
+        mode,
+        uid,
+        gid,
+        size,
+        seconds,
+        flag,
+        link.ljust(100, b"\0"),
+        tail,
+    )
+    # all is ASCII here, so the sum stays below 65521 and Adler's lower half is the sum itself
+    checksum = zlib.adler32(block, 0) & 0xFFFF
+    return b"%b%06o\0 %b" % (block[:148], checksum, block[156:].ljust(356, b"\0"))
