@@ -1,0 +1,58 @@
+"""The registry client: what lives as long as a command does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from shipline.oci import Reference
+from shipline.registry.channel import Channel
+from shipline.registry.credentials import Keychain, NoKeychain
+from shipline.registry.hosts import HostSettings
+from shipline.registry.http import TRIES, Gate
+from shipline.registry.repository import RemoteRepository
+
+
+class Client:
+    """Connections, tokens and credentials for many registries at once.
+
+    Safe to use from any thread; leaving the block closes what is kept open. `at_once` bounds the
+    blobs read, the blobs written and the other requests, each, per host. A thread that keeps more
+    readers open than that at one host waits for itself.
+    """
+
+    def __init__(
+        self,
+        settings: HostSettings | None = None,
+        keychain: Keychain | None = None,
+        *,
+        at_once: int = 8,
+        tries: int = TRIES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings or HostSettings()
+        self._gate = Gate(
+            self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
+        )
+
+    def repository(self, reference: Reference) -> RemoteRepository:
+        """The repository of `reference`, whose tag and digest do not matter. No request is made."""
+        endpoints = self.settings.endpoints(reference.host)
+        channels = tuple(Channel(self._gate, one, reference.repository) for one in endpoints)
+        return RemoteRepository(reference.host, reference.repository, channels)
+
+    def close(self) -> None:
+        self._gate.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

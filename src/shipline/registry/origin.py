@@ -1,0 +1,116 @@
+"""Where a request goes: origins and URLs, strict about what a server may write into one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+from shipline.errors import RegistryError
+
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?\.?\Z|[0-9a-f:.]*:[0-9a-f:.]*\Z")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
+_TARGET = "/?&=%:@!$'()*+,;~-._[]"
+_LONGEST = 16 << 10  # bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Origin:
+    """Scheme, host and port (RFC 6454): the unit that credentials are bound to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """`host` or `host:port`, the port left out where the scheme implies it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """`target` is path and query as they stand on the request line."""
+
+    origin: Origin
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises RegistryError for anything but http(s)://host[:port][/path][?query]."""
+        if len(text) > _LONGEST or _UNSAFE.search(text):
+            raise _bad(text, "it is too long, or has spaces or control characters")
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise _bad(text, str(error)) from None
+        if parts.scheme not in _PORTS:
+            raise _bad(text, "only http and https are spoken here")
+        if "@" in parts.netloc:
+            raise _bad(text, "it carries credentials")
+        if not _HOST.match(host) or port == 0:
+            raise _bad(text, "the host is not a host name")
+        target = quote(parts.path or "/", _TARGET)
+        if parts.query:
+            target += "?" + quote(parts.query, _TARGET)
+        return cls(Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target)
+
+    def join(self, location: str) -> Self:
+        """The URL that `location`, absolute or relative, means here (RFC 3986, section 5)."""
+        if _UNSAFE.search(location):
+            raise _bad(location, "it has spaces or control characters")
+        return self.parse(urljoin(str(self), location))
+
+    def adding(self, *parameters: tuple[str, str]) -> Self:
+        """With these query parameters behind those that are there."""
+        if not parameters:
+            return self
+        mark = "&" if "?" in self.target else "?"
+        return replace(self, target=self.target + mark + urlencode(parameters, safe=":/"))
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    def __str__(self) -> str:
+        return f"{self.origin}{self.target}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address means this machine and nothing else."""
+    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the Internet: not private, loopback, link-local, reserved."""
+    import ipaddress
+
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        inside = found.ipv4_mapped
+        if inside is None and found in ipaddress.ip_network("64:ff9b::/96"):  # RFC 6052, NAT64
+            inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inside is not None:
+            return is_public(str(inside))
+    return found.is_global and not found.is_multicast
+
+
+def is_link_local(address: str) -> bool:
+    """Whether an IP address is one of 169.254.0.0/16 or fe80::/10: cloud metadata lives there."""
+    import ipaddress
+
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_link_local)
+
+
+def _bad(text: str, reason: str) -> RegistryError:
+    shown = text[:120].split("?")[0]
+    return RegistryError(f"not a usable URL: {shown!r}: {reason}", host="")

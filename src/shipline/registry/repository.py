@@ -1,0 +1,221 @@
+"""A repository in a registry: `content.Repository` over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from shipline.content import Advance, Fetcher, VerifiedReader, fetch_all
+from shipline.errors import AuthError, ContentError, DigestMismatch, NotFound, RegistryError
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    check_repository,
+    check_tag,
+    media,
+)
+from shipline.registry.channel import READ, WRITE, Channel
+from shipline.registry.documents import ACCEPT, Documents, fetch_document
+from shipline.registry.download import Download
+from shipline.registry.ingest import RemoteIngest
+from shipline.registry.pages import pages
+from shipline.registry.referrers import note_referrer, referrers
+from shipline.registry.upload import Session, cancel, push_blob
+
+_ABSENT = frozenset({404, 403})  # JFrog says 403 for what is not there
+
+
+class RemoteRepository:
+    """Content with names, elsewhere. Safe to use from any thread; makes no request when made.
+
+    Reading asks the mirrors first, then the registry; everything else is between us and the
+    registry. Methods raise AuthError, RegistryError, and what they name.
+    """
+
+    def __init__(self, host: str, repository: str, channels: tuple[Channel, ...]) -> None:
+        self.host = host
+        self.repository = check_repository(repository)
+        self._channels = channels
+        self._home = channels[-1]
+        self._documents = Documents()
+        self._distrusted: set[Channel] = set()
+        self._many_tags = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.host}/{self.repository}"
+
+    def exists(self, target: Descriptor) -> bool:
+        return self._exists(target, READ)
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        """Open the content, verified while it is read. Raises NotFound."""
+        if target.media_type in media.NAMED:
+            content = self._document(target.digest)
+            yield VerifiedReader(io.BytesIO(content), target, self.host)
+            return
+        source = Download(self._readable(), target)
+        try:
+            source.open()
+            yield VerifiedReader(source, target, source.channel.host)
+        except DigestMismatch:
+            self._distrusted.add(source.channel)
+            raise
+        finally:
+            source.close()
+
+    @contextmanager
+    def ingest(self) -> Iterator[RemoteIngest]:
+        """A place for new content; what was not committed when the block ends never existed."""
+        ingest = RemoteIngest(self._home)
+        try:
+            yield ingest
+        finally:
+            ingest.close()
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        """Store the content; does nothing where it exists already."""
+        if self._exists(target, WRITE):
+            return
+        if target.media_type in media.NAMED:
+            self._put(target, fetch_all(source, target, MANIFEST_LIMIT), str(target.digest))
+            if advance is not None:
+                advance(target.size)
+        else:
+            push_blob(self._home, target, source, advance)
+
+    def mount(self, target: Descriptor, repository: str) -> bool:
+        """Take the blob over from another repository of the same registry; False if refused."""
+        if not self._home.quirks.mounts or check_repository(repository) == self.repository:
+            return False
+        url = self._home.url("blobs", "uploads", "").adding(
+            ("mount", str(target.digest)), ("from", self._home.endpoint.prefix + repository)
+        )
+        try:
+            answer = self._home.call(
+                "POST",
+                url,
+                expect={201, 202},
+                doing=f"mounting {target.digest} from {repository}",
+                actions=WRITE,
+                also=repository,
+                tries=1,
+            )
+        except (RegistryError, AuthError):
+            return False
+        try:
+            if answer.status == 202:  # an upload was opened instead
+                cancel(self._home, Session(self._home.location(answer)))
+            return answer.status == 201
+        finally:
+            answer.close()
+
+    def resolve(self, reference: str) -> Descriptor:
+        """The descriptor behind a tag or a digest. Raises NotFound."""
+        name = str(Digest.parse(reference)) if ":" in reference else check_tag(reference)
+        target, content = self._read_document(name)
+        self._documents.keep(target.digest, content)
+        return target
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        """Give a manifest a name, moving the name if it exists."""
+        self._put(target, fetch_all(source, target, MANIFEST_LIMIT), check_tag(tag))
+
+    def tag_all(self, target: Descriptor, source: Fetcher, tags: Iterable[str]) -> None:
+        """Give a manifest several names, in one request where the registry can do that."""
+        left = [check_tag(tag) for tag in dict.fromkeys(tags)]
+        content = fetch_all(source, target, MANIFEST_LIMIT)
+        if len(left) > 1 and self._many_tags:
+            done = self._put(target, content, str(target.digest), tags=left)
+            self._many_tags = bool(done)
+            left = [tag for tag in left if tag not in done]
+        for tag in left:
+            self._put(target, content, tag)
+
+    def tags(self) -> Iterator[str]:
+        """All tags, in the registry's order."""
+        first = self._home.url("tags", "list").adding(("n", str(self._home.quirks.page)))
+        for answer in pages(self._home, first, "listing tags"):
+            try:
+                found = json.loads(answer).get("tags") or ()
+            except (ValueError, AttributeError):
+                raise ContentError(f"{self.name}: the list of tags is not JSON") from None
+            yield from (tag for tag in found if isinstance(tag, str))
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Manifests whose subject is `target`, of one artifact type if it is given."""
+        return referrers(self._home, target.digest, artifact_type)
+
+    def delete(self, reference: str) -> None:
+        """Remove a tag, or a manifest with all its tags. Raises NotFound."""
+        name = str(Digest.parse(reference)) if ":" in reference else check_tag(reference)
+        answer = self._home.call(
+            "DELETE",
+            self._home.manifest(name),
+            expect={202, 200, 204, 404},
+            doing=f"deleting {name}",
+            actions=WRITE,
+        )
+        answer.close()
+        if answer.status == 404:
+            raise NotFound(f"{name} is not in {self.name}")
+
+    def _exists(self, target: Descriptor, actions: frozenset[str]) -> bool:
+        named = target.media_type in media.NAMED
+        home = self._home
+        answer = home.call(
+            "HEAD",
+            home.manifest(str(target.digest)) if named else home.blob(target.digest),
+            expect={200, *_ABSENT},
+            doing=f"looking for {target.digest}",
+            actions=actions,
+            headers={"Accept": ACCEPT} if named else None,
+        )
+        answer.close()
+        return answer.status == 200
+
+    def _readable(self) -> tuple[Channel, ...]:
+        trusted = tuple(one for one in self._channels if one not in self._distrusted)
+        return trusted or (self._home,)
+
+    def _document(self, digest: Digest) -> bytes:
+        content = self._documents.get(digest)
+        if content is None:
+            _, content = self._read_document(str(digest))
+            self._documents.keep(digest, content)
+        return content
+
+    def _read_document(self, name: str) -> tuple[Descriptor, bytes]:
+        *mirrors, home = self._readable()
+        for channel in mirrors:
+            try:
+                return fetch_document(channel, name)
+            except DigestMismatch:
+                self._distrusted.add(channel)
+            except (RegistryError, AuthError, NotFound):
+                continue
+        return fetch_document(home, name)
+
+    def _put(
+        self, target: Descriptor, content: bytes, name: str, tags: Iterable[str] = ()
+    ) -> set[str]:
+        """PUT exactly these bytes; the tags that the registry says it set."""
+        answer = self._home.call(
+            "PUT",
+            self._home.manifest(name).adding(*(("tag", tag) for tag in tags)),
+            expect={200, 201, 202},
+            doing=f"putting the manifest {name}",
+            actions=WRITE,
+            headers={"Content-Type": target.media_type},
+            body=content,
+        )
+        answer.close()
+        self._documents.keep(target.digest, content)
+        if b'"subject"' in content and not answer.header("OCI-Subject"):
+            note_referrer(self._home, target, content)
+        return set(re.split(r"[,\s]+", answer.header("OCI-Tag"))) - {""}
