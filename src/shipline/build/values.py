@@ -14,14 +14,17 @@ _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 
 
 def split_csv(text: str) -> tuple[str, ...]:
-    """The fields of one CSV record (RFC 4180): a quoted field may hold commas and line ends."""
+    """The fields of one CSV record (RFC 4180): a quoted field may hold commas and line ends.
+
+    No text has no fields.
+    """
     try:
         rows = [row for row in csv.reader([text], strict=True) if row]
     except csv.Error as error:
         raise UsageError(f"not comma-separated fields: {text!r} ({error})") from None
-    if len(rows) != 1:
+    if len(rows) > 1:
         raise UsageError(f"not one line of comma-separated fields: {text!r}")
-    return tuple(rows[0])
+    return tuple(field for row in rows for field in row)
 
 
 def parse_attributes(text: str, flag: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The OCI specifications as values: no I/O, nothing half-filled."""
 
 from shipline.oci import media
+from shipline.oci.combine import Part, combine
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor
 from shipline.oci.digest import Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
@@ -20,11 +21,13 @@ __all__ = [
     "InvalidDigest",
     "InvalidReference",
     "Manifest",
+    "Part",
     "Platform",
     "Reference",
     "best_match",
     "check_repository",
     "check_tag",
+    "combine",
     "media",
     "parse_manifest",
 ]

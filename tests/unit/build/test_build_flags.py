@@ -1,0 +1,233 @@
+"""Flag values: what buildx documents is read, anything else is refused by the flag's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.build import (
+    Annotation,
+    Attestation,
+    CacheBackend,
+    Call,
+    Context,
+    ContextKind,
+    Host,
+    Level,
+    Output,
+    Resources,
+    Secret,
+    Ssh,
+    Ulimit,
+    flags,
+    outputs,
+    values,
+)
+from shipline.errors import UsageError
+from shipline.oci import Platform, Reference
+
+
+def nowhere(path: str) -> bool:
+    return False
+
+
+@given(st.lists(st.text(alphabet='ab,"= \n', min_size=1), min_size=1))
+def test_quoted_fields_are_read_back(fields: list[str]) -> None:
+    line = ",".join('"' + field.replace('"', '""') + '"' for field in fields)
+    assert values.split_csv(line) == tuple(fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64m", 64 << 20),
+        ("1.5g", 3 << 29),
+        ("10", 10),
+        ("2KiB", 2048),
+        ("3 kb", 3072),
+        ("1T", 1 << 40),
+    ],
+)
+def test_sizes_have_binary_units(text: str, size: int) -> None:
+    assert values.parse_size(text, "--shm-size") == size
+
+
+@pytest.mark.parametrize(
+    ("text", "context"),
+    [
+        ("-", Context(ContextKind.STDIN, "")),
+        ("https://h/a.git#main:sub", Context(ContextKind.GIT, "https://h/a.git#main:sub")),
+        ("git@h:a/b", Context(ContextKind.GIT, "git@h:a/b")),
+        ("github.com/a/b", Context(ContextKind.GIT, "github.com/a/b")),
+        ("https://h/a.tar.gz", Context(ContextKind.HTTP, "https://h/a.tar.gz")),
+    ],
+)
+def test_context_kinds(text: str, context: Context) -> None:
+    assert flags.parse_context(text, nowhere) == context
+
+
+def test_a_directory_comes_before_a_url_of_its_name() -> None:
+    found = flags.parse_context("github.com/a/b", lambda path: True)
+    assert found == Context(ContextKind.LOCAL, "github.com/a/b")
+
+
+def test_named_contexts() -> None:
+    read = flags.parse_build_context
+    assert read("Base=docker-image://alpine:3") == ("base", Context(ContextKind.IMAGE, "alpine:3"))
+    assert read("l=oci-layout://d:v1") == ("l", Context(ContextKind.LAYOUT, "d:v1"))
+    assert read("src=../src") == ("src", Context(ContextKind.LOCAL, "../src"))
+
+
+def test_platforms_are_split_normalised_and_unique() -> None:
+    found = flags.parse_platforms(["linux/amd64,linux/arm64/v8", "aarch64"])
+    assert found == (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    assert flags.parse_platforms([""]) == ()
+
+
+def test_tags_get_latest_and_stand_once() -> None:
+    assert flags.parse_tags(["a/b", "a/b:latest"]) == (Reference.parse("a/b:latest"),)
+
+
+def test_bare_names_take_the_environment_or_vanish() -> None:
+    found = values.parse_assignments(["A=1", "B", "C", "D="], "--build-arg", {"B": "2"})
+    assert found == {"A": "1", "B": "2", "D": ""}
+    assert values.parse_assignments(["k", "l=a=b"], "--label") == {"k": "", "l": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("id=a,src=/f", Secret("a", file=Path("/f"))),
+        ("type=file,id=a,source=f", Secret("a", file=Path("f"))),
+        ("id=a,env=E", Secret("a", env="E")),
+        ("type=env,id=a,src=E", Secret("a", env="E")),
+        ("type=env,id=a", Secret("a", env="a")),
+        ("id=HAVE", Secret("HAVE", env="HAVE")),
+        ("id=lack", Secret("lack", file=Path("lack"))),
+        ('"id=a","src=/f,g"', Secret("a", file=Path("/f,g"))),
+    ],
+)
+def test_secrets(text: str, secret: Secret) -> None:
+    assert flags.parse_secret(text, {"HAVE": "1"}) == secret
+
+
+def test_ssh() -> None:
+    assert flags.parse_ssh("default") == Ssh("default")
+    assert flags.parse_ssh("k=~/a,/b") == Ssh("k", (Path("~/a"), Path("/b")))
+
+
+def test_caches() -> None:
+    read = flags.parse_cache
+    assert read("u/a:c,u/b", "--cache-from") == (
+        CacheBackend("registry", {"ref": "u/a:c"}),
+        CacheBackend("registry", {"ref": "u/b"}),
+    )
+    local = CacheBackend("local", {"dest": "d", "mode": "max"})
+    assert read("type=local,dest=d,mode=max", "--cache-to") == (local,)
+
+
+def test_annotations_name_their_places() -> None:
+    arm = Platform("linux", "arm64")
+    assert flags.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
+    assert flags.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
+        Annotation(Level.INDEX, "k", "v"),
+        Annotation(Level.MANIFEST_DESCRIPTOR, "k", "v", arm),
+    )
+
+
+def test_hosts() -> None:
+    assert flags.parse_host("a:1.2.3.4") == Host("a", "1.2.3.4")
+    assert flags.parse_host("a=[::1]") == Host("a", "::1")
+    assert flags.parse_host("a:2001:db8::1") == Host("a", "2001:db8::1")
+    assert flags.parse_host("a:host-gateway") == Host("a", "host-gateway")
+
+
+def test_ulimits() -> None:
+    assert flags.parse_ulimit("nofile=10:20") == Ulimit("nofile", 10, 20)
+    assert flags.parse_ulimit("core=0") == Ulimit("core", 0, 0)
+    assert flags.parse_ulimit("stack=5:-1") == Ulimit("stack", 5, -1)
+
+
+def test_resources() -> None:
+    found = flags.parse_resources(["memory=1g,memory-swap=-1", "cpu-quota=500,cpuset-cpus=0-1"])
+    assert found == Resources(1 << 30, -1, cpu_quota=500, cpuset_cpus="0-1")
+
+
+def test_attestations() -> None:
+    assert flags.parse_attestations([], provenance="false", sbom="true") == (
+        Attestation("provenance", disabled=True),
+        Attestation("sbom"),
+    )
+    assert flags.parse_attestations(["type=sbom,generator=g"], provenance="mode=max") == (
+        Attestation("sbom", {"generator": "g"}),
+        Attestation("provenance", {"mode": "max"}),
+    )
+
+
+def test_calls() -> None:
+    assert flags.parse_call("check,format=json,ignorestatus") == Call("check", True, True)
+
+
+def test_outputs_in_their_short_forms() -> None:
+    read = outputs.parse_output
+    assert read("out dir") == Output("local", {"dest": "out dir"})
+    assert read("-") == Output("tar", {"dest": "-"})
+    assert read("type=registry,name=a/b") == Output("image", {"name": "a/b", "push": "true"})
+    assert read('type=image,"name=a,b",push=T').attributes == {"name": "a,b", "push": "true"}
+
+
+def test_push_turns_image_outputs_into_pushing_ones() -> None:
+    assert outputs.parse_outputs([], push=True, load=False) == (Output("image", {"push": "true"}),)
+    found = outputs.parse_outputs(["type=image,compression=zstd", "o"], push=True, load=False)
+    assert found[0] == Output("image", {"compression": "zstd", "push": "true"})
+    assert [one.pushes for one in found] == [True, False]
+
+
+def test_load_is_a_docker_output_without_a_file() -> None:
+    found = outputs.parse_outputs(["type=docker,dest=f"], push=False, load=True)
+    assert [one.loads for one in found] == [False, True]
+
+
+Read = Callable[[], object]
+
+
+@pytest.mark.parametrize(
+    ("flag", "read"),
+    [
+        ("--secret", lambda: flags.parse_secret("src=f", {})),
+        ("--secret", lambda: flags.parse_secret("type=vault,id=a", {})),
+        ("--ssh", lambda: flags.parse_ssh("=x")),
+        ("--cache-to", lambda: flags.parse_cache("ref=a/b", "--cache-to")),
+        ("--annotation", lambda: flags.parse_annotation("layer:k=v")),
+        ("--annotation", lambda: flags.parse_annotation("k")),
+        ("--add-host", lambda: flags.parse_host("a:nowhere")),
+        ("--add-host", lambda: flags.parse_host("a")),
+        ("--ulimit", lambda: flags.parse_ulimit("files=1")),
+        ("--ulimit", lambda: flags.parse_ulimit("nofile=2:1")),
+        ("--resource", lambda: flags.parse_resources(["memroy=1"])),
+        ("--attest", lambda: flags.parse_attestations(["mode=max"])),
+        ("--attest", lambda: flags.parse_attestations(["type=sbom"], sbom="true")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="perhaps")),
+        ("--call", lambda: flags.parse_call("guess")),
+        ("--allow", lambda: flags.parse_entitlements(["everything"])),
+        ("--output", lambda: outputs.parse_output("type=zip,dest=a")),
+        ("--output", lambda: outputs.parse_output("type=oci")),
+        ("--output", lambda: outputs.parse_output("type=image,push=maybe")),
+        (
+            "--output",
+            lambda: outputs.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False),
+        ),
+        ("--tag", lambda: flags.parse_tags(["a/b@sha256:" + "0" * 64])),
+        ("--build-context", lambda: flags.parse_build_context("name")),
+        ("--shm-size", lambda: flags.parse_shm_size("64x")),
+        ("--build-arg", lambda: values.parse_assignments(["=v"], "--build-arg", {})),
+        ("context", lambda: flags.parse_context("missing", nowhere)),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_name(flag: str, read: Read) -> None:
+    with pytest.raises(UsageError, match=flag):
+        read()
