@@ -1,4 +1,12 @@
-"""The build engine: from a request to images."""
+"""The build engine: from a request to images.
+
+The request is cheap to import, for the command line; the engine is loaded when it is first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from shipline.build import flags, outputs, values
 from shipline.build.request import (
@@ -20,10 +28,14 @@ from shipline.build.request import (
     Ulimit,
 )
 
+if TYPE_CHECKING:
+    from shipline.build.build import BuildResult, Settings, build
+
 __all__ = [
     "Annotation",
     "Attestation",
     "BuildRequest",
+    "BuildResult",
     "CacheBackend",
     "CacheOptions",
     "Call",
@@ -35,9 +47,17 @@ __all__ = [
     "Resources",
     "RunOptions",
     "Secret",
+    "Settings",
     "Ssh",
     "Ulimit",
+    "build",
     "flags",
     "outputs",
     "values",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"BuildResult", "Settings", "build"}:
+        return getattr(importlib.import_module("shipline.build.build"), name)
+    raise AttributeError(name)

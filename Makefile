@@ -1,0 +1,44 @@
+# make demo    build examples/hello for two architectures, push it and look at it
+# make test    everything that CI runs; sets up its own environment
+# make bench   side by side with docker buildx
+# make check   formatting, types and unit tests only
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench packages clean
+
+demo: packages $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: packages $(VENV)/.installed-dev
+	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/ruff check src tests examples bench
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/ruff check src tests examples bench
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit tests/test_floors.py tests/test_public_names.py
+
+bench: packages $(VENV)/.installed
+	$(BIN)/python -m bench.build $(BENCH)
+
+packages:
+	@sh scripts/packages.sh
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

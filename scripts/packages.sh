@@ -1,0 +1,30 @@
+#!/bin/sh
+# Install what the demo, the tests and the benchmark need beside Python, on Debian as root.
+# Does nothing where all of it is there.
+set -eu
+
+packages="binfmt-support crun runc qemu-user-static erofs-utils python3-venv
+attr libcap2-bin iproute2 curl xz-utils bzip2 zstd e2fsprogs
+docker.io docker-buildx docker-cli docker-registry skopeo"
+
+missing=""
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+        missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+echo "installing:$missing"
+if [ "$(id -u)" -ne 0 ]; then
+    echo "run this as root, or install them: apt-get install$missing" >&2
+    exit 1
+fi
+# The engine and the registry are for tests that start their own: keep Debian's from starting.
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
+apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing > /dev/null

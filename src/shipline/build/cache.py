@@ -1,0 +1,64 @@
+"""What earlier builds made: from the key of some work to the layer that came out of it.
+
+A key names everything that the work depends on, so a hit is as good as doing it again. Records
+speak of content; a hit whose content has gone is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from shipline.content import Exister
+from shipline.layer import Layer
+from shipline.metadata import Records
+from shipline.oci import Descriptor, Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a step made: its layer, None where it changed nothing, and when (RFC 3339)."""
+
+    layer: Layer | None
+    created: str
+
+
+def key_of(*parts: object) -> str:
+    """A name for work that depends on `parts`: values whose repr says all there is to say."""
+    text = "\0".join(map(repr, parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Cache:
+    """Results by key, durable and shared by all builds of this state directory."""
+
+    def __init__(self, records: Records, content: Exister) -> None:
+        self._records = records
+        self._content = content
+
+    def get(self, key: str) -> Made | None:
+        found = self._records.get(("made", key))
+        if found is None:
+            return None
+        record = json.loads(found)
+        if record["layer"] is None:
+            return Made(None, record["created"])
+        descriptor = Descriptor.from_json(record["layer"])
+        if not self._content.exists(descriptor):
+            return None
+        layer = Layer(descriptor, Digest.parse(record["diff_id"]))
+        return Made(layer, record["created"])
+
+    def put(self, made: Made, *keys: str) -> None:
+        """Remember `made` under every key, all or none."""
+        if not keys:
+            return
+        layer = made.layer
+        record = {
+            "created": made.created,
+            "layer": None if layer is None else layer.descriptor.to_json(),
+            "diff_id": "" if layer is None else str(layer.diff_id),
+        }
+        value = json.dumps(record).encode()
+        self._records.write({("made", key): value for key in keys})

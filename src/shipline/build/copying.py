@@ -1,0 +1,219 @@
+"""COPY, ADD and WORKDIR: files placed on top of a snapshot, as one layer.
+
+Two keys find an earlier result. The first is what the instruction says and what it stands on; it
+costs nothing to compute, but only serves where the sources are a snapshot. The second is what
+would be written, wherever it came from: it serves other bases and other platforms too.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from shipline.build.cache import Made, key_of
+from shipline.build.graph import CopyOp, MakeDirectoryOp
+from shipline.build.modes import parse_mode
+from shipline.build.placing import Look, Placement
+from shipline.build.selecting import Root, Selected, select
+from shipline.build.snapshots import Snapshot
+from shipline.build.workshop import Directory, Follower, Result, Workshop, worth_mounting
+from shipline.errors import ContentError
+from shipline.events import Step
+from shipline.layer import (
+    Entry,
+    Item,
+    LayeredToc,
+    Tree,
+    decompress,
+    read_tar,
+    scan,
+    sniff,
+    unpack,
+)
+from shipline.sandbox import find_owner, remove_tree
+
+_HEAD = 512  # bytes that tell an archive
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What becomes of a step's layer."""
+
+    follower: Follower | None
+    mountable: bool
+    fresh: bool
+    step: Step
+
+
+def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use) -> Made:
+    """WORKDIR: the directory and its parents, as far as they are missing."""
+    key = key_of("directory", op, base.diff_ids)
+    if made := _cached(key, shop, use):
+        return made
+    placement = Placement(shop.snapshots.table(base), (0, 0), shop.clock.now_ns())
+    placement.make_directories(placement.resolve(op.path))
+    items = list(placement.items())
+    content = key_of("directories", [entry._replace(mtime_ns=0) for entry, _ in items])
+    return _once(content, (key,), shop, use, lambda: items)
+
+
+def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use: Use) -> Made:
+    """COPY and ADD."""
+    quick: tuple[str, ...] = ()
+    if not isinstance(source, Directory):
+        quick = (key_of("copy", op, base.diff_ids, source and source.diff_ids),)
+        if made := _cached(quick[0], shop, use):
+            return made
+    with ExitStack() as stack:
+        below = LayeredToc([]) if op.link else shop.snapshots.table(base)
+        owner = _owner(op.chown, base, shop)
+        placement = Placement(below, owner or (0, 0), shop.clock.now_ns())
+        selected: list[Selected] = []
+        if source is not None:
+            selected = select(_root(source, shop, stack), op.sources, op.excludes)
+        look = Look(owner or _default_owner(source), parse_mode(op.chmod))
+        goals = [_goal(op, placement, one) for one in selected]
+        files = [placement.target_of(op.destination, name, contents=False) for name, _ in op.files]
+        content = key_of(
+            "files",
+            (op.files, op.chmod, owner),
+            [(goal, str(goal.source.tree.digest(look.owner))) for goal in goals],
+            files,
+            [entry._replace(mtime_ns=0) for entry, _ in placement.items()],
+        )
+
+        def items() -> list[Item]:
+            for goal in goals:
+                _place(goal, placement, look, owner, shop, stack)
+            for target, (_, text) in zip(files, op.files, strict=True):
+                _place_text(target, text, placement, look, shop)
+            return list(placement.items())
+
+        return _once(content, quick, shop, use, items)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One source and where it goes; `archive` is how it is compressed if it is to be unpacked."""
+
+    source: Selected
+    target: str
+    archive: str
+
+    def __repr__(self) -> str:
+        return repr((self.target, self.source.is_directory, self.archive))
+
+
+def _goal(op: CopyOp, placement: Placement, source: Selected) -> Goal:
+    archive = _archive(source) if op.unpack == "archives" and not source.is_directory else ""
+    destination = op.destination
+    if op.parents:
+        parent = source.pivot if source.is_directory else posixpath.dirname(source.pivot)
+        destination = posixpath.join(destination, parent, "")
+    if archive:
+        destination = posixpath.join(destination, "")
+    contents = source.is_directory or bool(archive)
+    return Goal(source, placement.target_of(destination, source.name, contents=contents), archive)
+
+
+def _place(
+    goal: Goal,
+    placement: Placement,
+    look: Look,
+    owner: tuple[int, int] | None,
+    shop: Workshop,
+    stack: ExitStack,
+) -> None:
+    if goal.archive:
+        tree = _unpacked(goal, shop, stack)
+        placement.place_tree(goal.target, tree.items(), Look(owner))
+    elif goal.source.is_directory:
+        placement.place_tree(goal.target, goal.source.tree.items(), look)
+    else:
+        for entry, content in goal.source.tree.items():
+            placement.place(look.of(entry, goal.target), content)
+
+
+def _place_text(target: str, text: str, placement: Placement, look: Look, shop: Workshop) -> None:
+    content = text.encode("utf-8", "surrogateescape")
+    entry = Entry(target, "file", 0o644, 0, 0, len(content), shop.clock.now_ns())
+    placement.place(look.of(entry, target), content)
+
+
+def _archive(source: Selected) -> str:
+    """How the archive is compressed, empty where the file is no tar archive."""
+    place = source.root / source.path
+    if not place.is_file():
+        return ""
+    with place.open("rb") as file:
+        compression = sniff(file.read(_HEAD))
+        if compression is None:
+            return ""
+        file.seek(0)
+        try:
+            next(iter(read_tar(decompress(file, compression))), None)
+        except ContentError:
+            return ""
+    return compression
+
+
+def _unpacked(goal: Goal, shop: Workshop, stack: ExitStack) -> Tree:
+    place = shop.scratch / f"archive-{os.urandom(6).hex()}"
+    place.mkdir()
+    stack.callback(remove_tree, place)
+    with (goal.source.root / goal.source.path).open("rb") as file:
+        unpack(read_tar(decompress(file, goal.archive)), place, whiteouts="keep")
+    return scan(place)
+
+
+def _cached(key: str, shop: Workshop, use: Use) -> Made | None:
+    made = None if use.fresh else shop.cache.get(key)
+    if made is not None:
+        use.step.cached()
+    return made
+
+
+def _once(
+    content: str,
+    quick: tuple[str, ...],
+    shop: Workshop,
+    use: Use,
+    items: Callable[[], list[Item]],
+) -> Made:
+    """The layer for `content`: from the cache, from a step that is making it now, or made."""
+
+    def make() -> Made:
+        if made := _cached(content, shop, use):
+            shop.cache.put(made, *quick)
+            return made
+        found = items()
+        mountable = use.mountable and worth_mounting(entry for entry, _ in found)
+        made = shop.make_layer(found, follower=use.follower, mountable=mountable)
+        shop.cache.put(made, content, *quick)
+        return made
+
+    return shop.making.get((content, use.fresh), make)
+
+
+def _root(source: Result, shop: Workshop, stack: ExitStack) -> Root:
+    if isinstance(source, Directory):
+        return Root(source.path, f"the {source.name}", source.prune, source.cache)
+    return Root(stack.enter_context(shop.snapshots.mounted(source)), "the stage or image")
+
+
+def _owner(text: str, base: Snapshot, shop: Workshop) -> tuple[int, int] | None:
+    if not text:
+        return None
+    user, _, group = text.partition(":")
+    if user.isdecimal() and (group.isdecimal() or not group):
+        return int(user), int(group or user)
+    with shop.snapshots.mounted(base) as root:
+        return find_owner(root, text)
+
+
+def _default_owner(source: Result | None) -> tuple[int, int] | None:
+    """Files of a context belong to root; files of a stage or image keep their owner."""
+    return None if isinstance(source, Snapshot) else (0, 0)

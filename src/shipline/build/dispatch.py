@@ -1,0 +1,314 @@
+"""What each instruction does to the stage that it stands in."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shipline import dockerfile as df
+from shipline.build.graph import CopyOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
+from shipline.build.planned import Planned
+from shipline.build.request import RunOptions
+from shipline.errors import DockerfileError, Span
+from shipline.oci import Platform
+
+LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
+"""The instructions that can make a layer: the steps that people see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What surrounds an instruction. `source` finds what a name after `--from=` means, the main
+    context for an empty one; `fresh` forbids cached results; `number` counts steps from 1.
+    """
+
+    stage: str
+    platform: Platform
+    options: RunOptions
+    source: Callable[[str, Span, Platform], Vertex]
+    total: int
+    fresh: bool
+    number: int = 1
+
+    def vertex(self, op: Op, inputs: Iterable[Vertex], name: str, span: Span) -> Vertex:
+        number = f"{self.number}/{self.total}"
+        label = Label(name, self.stage, number, str(self.platform), span)
+        return Vertex(op, tuple(inputs), label, self.fresh)
+
+
+def dispatch(state: Planned, step: df.Step, place: Place) -> Planned:
+    """The stage after the instruction. Raises DockerfileError for what cannot be done."""
+    handler = _HANDLERS.get(type(step.instruction))
+    if handler is None:
+        raise DockerfileError(
+            f"{step.instruction.name} is not supported", span=step.instruction.span
+        )
+    return replace(handler(state, step, place), scope=step.scope)
+
+
+def environment(scope: df.Scope) -> list[str]:
+    return [f"{name}={value}" for name, value in scope.env]
+
+
+def _text(state: Planned, step: df.Step) -> str | None:
+    return df.history_text(step.instruction, step.scope, shell=state.shell, workdir=state.workdir)
+
+
+def _run(state: Planned, step: df.Step, place: Place) -> Planned:
+    run = step.instruction
+    assert isinstance(run, df.Run)
+    options = place.options
+    inputs, mounts = [state.vertex], []
+    for mount in step.mounts:
+        source = _mount_source(mount, place, run.span)
+        if source is not None and source not in inputs[1:]:
+            inputs.append(source)
+        mounts.append(_run_mount(mount, state, inputs.index(source, 1) if source else 0))
+    script = df.script_of(run)
+    op = RunOp(
+        args=df.command_line(run, state.shell),
+        env=tuple(f"{name}={value}" for name, value in step.scope.variables.items()),
+        cwd=state.workdir,
+        user=state.user,
+        platform=str(place.platform),
+        mounts=tuple(mounts),
+        network=_network(run, place),
+        insecure=_insecure(run, place),
+        hosts=tuple((host.name, host.address) for host in options.hosts),
+        shm_size=options.shm_size,
+        ulimits=tuple((one.name, one.soft, one.hard) for one in options.ulimits),
+        script=(script.name, script.content) if script is not None else ("", ""),
+    )
+    if run.devices:
+        raise DockerfileError("RUN --device is not supported yet", span=run.span)
+    vertex = place.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
+    return state.noted(_text(state, step), vertex)
+
+
+def _shown(run: df.Run) -> str:
+    return run.source.partition(" ")[2].strip() or " ".join(run.command.words)
+
+
+def _mount_source(mount: df.Mount, place: Place, span: Span) -> Vertex | None:
+    if mount.origin:
+        return place.source(mount.origin, span, place.platform)
+    if mount.type == "bind":
+        return place.source("", span, place.platform)
+    return None
+
+
+def _run_mount(mount: df.Mount, state: Planned, input_: int) -> RunMount:
+    if mount.type == "ssh":
+        raise DockerfileError("RUN --mount=type=ssh is not supported yet", span=None)
+    target = mount.target
+    return RunMount(
+        type=str(mount.type),
+        target=df.resolve_path(state.workdir, target) if target else "",
+        source=mount.source,
+        input=input_,
+        id=mount.id,
+        env=mount.env or "",
+        read_only=mount.read_only,
+        required=mount.required,
+        sharing=str(mount.sharing),
+        mode=mount.mode,
+        uid=mount.uid,
+        gid=mount.gid,
+        size=mount.size,
+    )
+
+
+def _network(run: df.Run, place: Place) -> str:
+    wanted = run.network if run.network not in ("", "default") else place.options.network
+    if run.network == "host" and "network.host" not in place.options.entitlements:
+        raise DockerfileError(
+            "RUN --network=host needs an entitlement",
+            span=run.span,
+            hint="allow it with --allow network.host",
+        )
+    return "none" if wanted == "none" else "host"
+
+
+def _insecure(run: df.Run, place: Place) -> bool:
+    if run.security != "insecure":
+        return False
+    if "security.insecure" not in place.options.entitlements:
+        raise DockerfileError(
+            "RUN --security=insecure needs an entitlement",
+            span=run.span,
+            hint="allow it with --allow security.insecure",
+        )
+    return True
+
+
+def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
+    copy = step.instruction
+    assert isinstance(copy, df.Copy | df.Add)
+    if isinstance(copy, df.Add):
+        source, parents, unpack = _add_source(copy, place), False, _unpack(copy)
+    else:
+        parents, unpack = copy.parents, "never"
+        source = (
+            place.source(copy.origin, copy.span, place.platform)
+            if copy.origin
+            else place.source("", copy.span, place.platform)
+        )
+    op = CopyOp(
+        sources=copy.sources,
+        destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),
+        files=tuple((one.name, one.content) for one in copy.files),
+        chown=copy.chown,
+        chmod=copy.chmod,
+        link=copy.link,
+        parents=parents,
+        excludes=copy.excludes,
+        unpack=unpack,
+    )
+    inputs = [state.vertex, source] if copy.sources else [state.vertex]
+    vertex = place.vertex(op, inputs, copy.source, copy.span)
+    return state.noted(_text(state, step), vertex)
+
+
+def _add_source(add: df.Add, place: Place) -> Vertex:
+    for source in add.sources:
+        if "://" in source or source.startswith("git@"):
+            raise DockerfileError(
+                f"ADD of a URL is not supported yet: {source}",
+                span=add.span,
+                hint="download the file before the build and ADD it from the context",
+            )
+    if add.checksum or add.keep_git_dir:
+        raise DockerfileError("--checksum and --keep-git-dir are for URLs", span=add.span)
+    return place.source("", add.span, place.platform)
+
+
+def _unpack(add: df.Add) -> str:
+    return "never" if add.unpack is False else "archives"
+
+
+def _workdir(state: Planned, step: df.Step, place: Place) -> Planned:
+    workdir = step.instruction
+    assert isinstance(workdir, df.Workdir)
+    path = df.resolve_path(state.workdir, workdir.path)
+    text = _text(state, step)
+    state = state.with_run(WorkingDir=path)
+    if posixpath.normpath(path) == "/":
+        return state.noted(text)
+    vertex = place.vertex(
+        MakeDirectoryOp(path), [state.vertex], f"WORKDIR {workdir.path}", workdir.span
+    )
+    return state.noted(text, vertex)
+
+
+def _env(state: Planned, step: df.Step, place: Place) -> Planned:
+    return state.with_run(Env=environment(step.scope)).noted(_text(state, step))
+
+
+def _noted(state: Planned, step: df.Step, place: Place) -> Planned:
+    return state.noted(_text(state, step))
+
+
+def _label(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Label)
+    labels = dict(state.image.run.get("Labels") or {})
+    labels |= {pair.key: pair.value for pair in step.instruction.pairs}
+    return state.with_run(Labels=labels).noted(_text(state, step))
+
+
+def _user(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.User)
+    return state.with_run(User=step.instruction.user).noted(_text(state, step))
+
+
+def _cmd(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Cmd)
+    words = list(df.command_line(step.instruction, state.shell))
+    state = state.with_run(Cmd=words, ArgsEscaped=True)
+    return replace(state, cmd_set=True).noted(_text(state, step))
+
+
+def _entrypoint(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Entrypoint)
+    words = list(df.command_line(step.instruction, state.shell))
+    state = state.with_run(Entrypoint=words, ArgsEscaped=True)
+    if not state.cmd_set:
+        state = state.with_run(Cmd=None)
+    return state.noted(_text(state, step))
+
+
+def _shell(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Shell)
+    words = step.instruction.shell
+    state = replace(state.with_run(Shell=list(words)), shell=words)
+    return state.noted(_text(state, step))
+
+
+def _expose(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Expose)
+    return _keys(state, "ExposedPorts", step.instruction.ports).noted(_text(state, step))
+
+
+def _volume(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Volume)
+    return _keys(state, "Volumes", step.instruction.paths).noted(_text(state, step))
+
+
+def _keys(state: Planned, key: str, names: Iterable[str]) -> Planned:
+    found: Mapping[str, Any] = state.image.run.get(key) or {}
+    return state.with_run(**{key: {**found, **{name: {} for name in names}}})
+
+
+def _stop_signal(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.StopSignal)
+    return state.with_run(StopSignal=step.instruction.signal).noted(_text(state, step))
+
+
+def _health_check(state: Planned, step: df.Step, place: Place) -> Planned:
+    check = step.instruction
+    assert isinstance(check, df.HealthCheck)
+    values = {
+        "Test": list(check.test),
+        "Interval": check.interval_ns,
+        "Timeout": check.timeout_ns,
+        "StartPeriod": check.start_period_ns,
+        "StartInterval": check.start_interval_ns,
+        "Retries": check.retries,
+    }
+    kept = {key: value for key, value in values.items() if value}
+    return state.with_run(Healthcheck=kept).noted(_text(state, step))
+
+
+def _on_build(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.OnBuild)
+    found = state.image.run.get("OnBuild") or ()
+    return state.with_run(OnBuild=[*found, step.instruction.expression]).noted(_text(state, step))
+
+
+def _maintainer(state: Planned, step: df.Step, place: Place) -> Planned:
+    assert isinstance(step.instruction, df.Maintainer)
+    image = replace(state.image, author=step.instruction.name)
+    return replace(state, image=image).noted(_text(state, step))
+
+
+_Handler = Callable[[Planned, df.Step, Place], Planned]
+_HANDLERS: dict[type[df.Instruction], _Handler] = {
+    df.Run: _run,
+    df.Copy: _copy,
+    df.Add: _copy,
+    df.Workdir: _workdir,
+    df.Env: _env,
+    df.Arg: _noted,
+    df.Label: _label,
+    df.User: _user,
+    df.Cmd: _cmd,
+    df.Entrypoint: _entrypoint,
+    df.Shell: _shell,
+    df.Expose: _expose,
+    df.Volume: _volume,
+    df.StopSignal: _stop_signal,
+    df.HealthCheck: _health_check,
+    df.OnBuild: _on_build,
+    df.Maintainer: _maintainer,
+}

@@ -1,0 +1,150 @@
+"""The build graph: vertices of operations, equal where their work is equal (BuildKit's LLB).
+
+An operation is a frozen value that says all that its result depends on. A vertex adds its inputs;
+its digest names the work, so that two platforms that ask for the same get the same vertex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from shipline.errors import Span
+from shipline.oci import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchOp:
+    """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOp:
+    """An image as it is: the manifest of one platform."""
+
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOp:
+    """A directory of this machine: the build context, or one of `--build-context`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunMount:
+    """A mount of a RUN. `input` is the vertex input it shows, 0 for none."""
+
+    type: str
+    target: str
+    source: str = ""
+    input: int = 0
+    id: str = ""
+    env: str = ""
+    read_only: bool = False
+    required: bool = False
+    sharing: str = "shared"
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOp:
+    """A command in the root filesystem of input 0."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    platform: str
+    mounts: tuple[RunMount, ...] = ()
+    network: str = "host"
+    insecure: bool = False
+    hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int = 0
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    script: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOp:
+    """Files of input 1, or `files` given inline, placed on top of input 0."""
+
+    sources: tuple[str, ...]
+    destination: str
+    files: tuple[tuple[str, str], ...] = ()
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    parents: bool = False
+    excludes: tuple[str, ...] = ()
+    unpack: str = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectoryOp:
+    """A directory, with its parents, on top of input 0."""
+
+    path: str
+
+
+Op = ScratchOp | ImageOp | ContextOp | RunOp | CopyOp | MakeDirectoryOp
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How a vertex is shown to people."""
+
+    name: str
+    stage: str = ""
+    number: str = ""
+    platform: str = ""
+    span: Span | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Vertex:
+    """One piece of work; compared and hashed by `digest`. `fresh` forbids a cached result."""
+
+    op: Op
+    inputs: tuple[Self, ...] = ()
+    label: Label = Label("")
+    fresh: bool = False
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        work = (repr(self.op), *(one.digest for one in self.inputs))
+        name = hashlib.sha256("\0".join(work).encode("utf-8", "surrogateescape")).hexdigest()
+        object.__setattr__(self, "digest", name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vertex) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def chain(self) -> Iterator[Vertex]:
+        """The vertex and the ones below it that make its root filesystem, top first."""
+        vertex: Vertex | None = self
+        while vertex is not None:
+            yield vertex
+            vertex = vertex.inputs[0] if vertex.inputs else None
+
+
+def walk(*roots: Vertex) -> Iterator[Vertex]:
+    """Every vertex that `roots` need, inputs before what uses them, each once."""
+    seen: set[str] = set()
+    waiting = [(root, False) for root in reversed(roots)]
+    while waiting:
+        vertex, ready = waiting.pop()
+        if ready:
+            yield vertex
+        elif vertex.digest not in seen:
+            seen.add(vertex.digest)
+            waiting.append((vertex, True))
+            waiting.extend((one, False) for one in reversed(vertex.inputs))

@@ -1,0 +1,108 @@
+"""Base images: from the name in FROM to one platform's configuration and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from shipline.build.blobs import Blobs
+from shipline.build.graph import ImageOp
+from shipline.build.plan import BaseImage
+from shipline.content import Repository, fetch_all
+from shipline.errors import ContentError, NotFound
+from shipline.events import Step
+from shipline.layer import Layer
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+    Reference,
+    parse_manifest,
+)
+from shipline.tasks import Once
+
+Repositories = Callable[[Reference], Repository]
+"""Opens the repository of a reference; makes no request."""
+
+
+class RegistryImages:
+    """Base images out of registries; each name is looked up once per build.
+
+    Only manifests and configurations are fetched: `blobs` learns where the layers are.
+    """
+
+    def __init__(self, repositories: Repositories, blobs: Blobs, step: Step) -> None:
+        self._repositories = repositories
+        self._blobs = blobs
+        self._step = step
+        self._roots: Once[Descriptor] = Once()
+        self._images: Once[BaseImage] = Once()
+        self.found: dict[ImageOp, BaseImage] = {}
+
+    def resolve(self, name: str, platform: Platform) -> BaseImage:
+        """See `plan.BaseImages`. Raises NotFound where the image lacks the platform."""
+        reference = Reference.parse(name).or_latest
+        image = self._images.get((reference, platform), lambda: self._resolve(reference, platform))
+        self.found[image.manifest] = image
+        return image
+
+    def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
+        repository = self._repositories(reference)
+        wanted = str(reference.digest or reference.tag)
+        with self._step.step(
+            f"resolve {reference.familiar}", kind="resolve", platform=str(platform)
+        ) as step:
+            root = self._roots.get(reference, lambda: _look_up(repository, reference, wanted))
+            manifest = self._manifest(repository, root, reference, platform)
+            config = ImageConfig.parse(self._document(repository, manifest.config))
+            if config.platform.architecture != platform.architecture:
+                step.warn(f"{reference.familiar} is for {config.platform}, not for {platform}")
+        if len(config.diff_ids) != len(manifest.layers):
+            raise ContentError(
+                f"{reference.familiar} has {len(manifest.layers)} layers,"
+                f" but its configuration speaks of {len(config.diff_ids)}"
+            )
+        for layer in manifest.layers:
+            self._blobs.offer(layer, repository, reference.name)
+        layers = tuple(map(Layer, manifest.layers, config.diff_ids))
+        return BaseImage(
+            reference.at(root.digest), ImageOp(manifest.descriptor.digest), config, layers
+        )
+
+    def _manifest(
+        self, repository: Repository, root: Descriptor, reference: Reference, platform: Platform
+    ) -> Manifest:
+        parsed = parse_manifest(self._document(repository, root), root.media_type)
+        if isinstance(parsed, Manifest):
+            return parsed
+        child = parsed.select(platform)
+        if child is None:
+            raise NotFound(
+                f"{reference.familiar} is not available for {platform}",
+                hint=f"it offers {', '.join(sorted(map(str, parsed.platforms)))}",
+            )
+        parsed = parse_manifest(self._document(repository, child), child.media_type)
+        if isinstance(parsed, Index):
+            raise ContentError(f"{reference.familiar} is an index inside an index")
+        return parsed
+
+    def _document(self, repository: Repository, target: Descriptor) -> bytes:
+        """A small document, kept here so that it is asked for once."""
+        with suppress(NotFound):
+            return fetch_all(self._blobs.store, target, MANIFEST_LIMIT)
+        content = fetch_all(repository, target, MANIFEST_LIMIT)
+        self._blobs.store.add(content, target.media_type)
+        return content
+
+
+def _look_up(repository: Repository, reference: Reference, wanted: str) -> Descriptor:
+    try:
+        return repository.resolve(wanted)
+    except NotFound:
+        raise NotFound(
+            f"base image {reference.familiar} was not found",
+            hint="check its name and tag, and whether it needs a login",
+        ) from None

@@ -1,0 +1,151 @@
+"""Where copied files land: the rules of COPY, over a table of what is already there.
+
+A `Placement` collects the entries of the new layer and answers questions about the tree as it
+will be. The rules are those of BuildKit's file operation: parents are made, links in the
+destination's directory are followed, an existing directory keeps its attributes where its
+contents are copied into it and takes the source's where it is part of them.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from shipline.build.modes import Change
+from shipline.errors import UsageError
+from shipline.layer import Content, Entry, Item, LayeredToc
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Owner and mode of what is copied; None keeps those of the source."""
+
+    owner: tuple[int, int] | None = None
+    change: Change | None = None
+
+    def of(self, entry: Entry, path: str) -> Entry:
+        """The entry as it will be at `path`."""
+        uid, gid = self.owner or (entry.uid, entry.gid)
+        mode = entry.mode
+        if self.change is not None and entry.kind != "symlink":
+            mode = self.change(mode, entry.kind == "dir")
+        return entry._replace(path=path, uid=uid, gid=gid, mode=mode)
+
+
+class Placement:
+    """A layer in the making on top of `below`."""
+
+    def __init__(self, below: LayeredToc, owner: tuple[int, int], now_ns: int) -> None:
+        self._below = below
+        self._owner = owner
+        self._now_ns = now_ns
+        self._items: dict[str, Item] = {}
+
+    def items(self) -> Iterator[Item]:
+        """The entries of the layer, parents first."""
+        for path in sorted(self._items, key=lambda path: path.split("/")):
+            yield self._items[path]
+
+    def lookup(self, path: str) -> Entry | None:
+        """What will be at `path`; the last component is not followed."""
+        own = self._items.get(path)
+        if own is not None:
+            return own[0]
+        if self._items and self._covered(path):
+            return None
+        return self._below.lookup(path)
+
+    def resolve(self, path: str) -> str:
+        """`path` without leading slash, links followed inside the root, the last one too."""
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        done: list[str] = []
+        links = 0
+        while parts:
+            part = parts.pop(0)
+            if part == "..":
+                done = done[:-1]
+                continue
+            entry = self.lookup("/".join([*done, part]))
+            if entry is None or entry.kind != "symlink":
+                done.append(part)
+                continue
+            links += 1
+            if links > 255:
+                raise UsageError(f"too many links on the way to /{path}")
+            if entry.link.startswith("/"):
+                done = []
+            parts = [one for one in entry.link.split("/") if one not in ("", ".")] + parts
+        return "/".join(done)
+
+    def make_directories(self, path: str) -> None:
+        """Make `path` a directory, with its parents. Raises UsageError over a file."""
+        made = ""
+        for part in path.split("/") if path else ():
+            made = f"{made}/{part}" if made else part
+            entry = self.lookup(made)
+            if entry is None:
+                uid, gid = self._owner
+                directory = Entry(made, "dir", 0o755, uid, gid, mtime_ns=self._now_ns)
+                self._items[made] = (directory, None)
+            elif entry.kind != "dir":
+                raise UsageError(f"/{made} is not a directory")
+
+    def is_directory(self, path: str) -> bool:
+        entry = self.lookup(path)
+        return path == "" or (entry is not None and entry.kind == "dir")
+
+    def target_of(self, destination: str, name: str, *, contents: bool) -> str:
+        """Where a source called `name` goes; `contents`: a directory, whose contents are copied.
+
+        Makes the directories on the way.
+        """
+        directory, last = posixpath.split(destination)
+        if last in ("", "."):
+            target = self.resolve(directory)
+            self.make_directories(target)
+        else:
+            parent = self.resolve(directory)
+            self.make_directories(parent)
+            target = f"{parent}/{last}" if parent else last
+            followed = self.resolve(target)
+            if self.is_directory(followed):
+                target = followed
+        if contents:
+            self.make_directories(target)
+            return target
+        if self.is_directory(target):
+            return f"{target}/{name}" if target else name
+        return target
+
+    def place(self, entry: Entry, content: Content) -> None:
+        """Put one entry, parents present. Raises UsageError where a directory meets a file."""
+        there = self.lookup(entry.path)
+        if there is not None and (entry.kind == "dir") != (there.kind == "dir"):
+            if entry.kind == "dir":
+                raise UsageError(f"cannot copy to non-directory: /{entry.path}")
+            raise UsageError(f"cannot replace to directory /{entry.path} with file")
+        self._items[entry.path] = (entry, content)
+
+    def place_tree(self, target: str, items: Iterable[Item], look: Look) -> None:
+        """Put the contents of a directory at `target`, which is one."""
+        fresh = not self._below.children(target) and not any(
+            path.startswith(f"{target}/") for path in self._items
+        )
+        prefix = f"{target}/" if target else ""
+        for entry, content in items:
+            placed = look.of(entry, prefix + entry.path)
+            if placed.kind == "hardlink":
+                placed = placed._replace(link=prefix + placed.link)
+            if fresh:
+                self._items[placed.path] = (placed, content)
+            else:
+                self.place(placed, content)
+
+    def _covered(self, path: str) -> bool:
+        """Whether something new that is no directory stands on the way to `path`."""
+        while path := posixpath.dirname(path):
+            own = self._items.get(path)
+            if own is not None:
+                return own[0].kind != "dir"
+        return False

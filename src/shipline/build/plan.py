@@ -1,0 +1,154 @@
+"""Stages for one platform -> the vertex that makes their files, and the image configuration.
+
+Instructions are taken in order; each turns the state of its stage into the next state. One that
+changes files adds a vertex, the others edit the configuration alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shipline import dockerfile as df
+from shipline.build.dispatch import LAYERED, Place, dispatch, environment
+from shipline.build.graph import ContextOp, ImageOp, Label, ScratchOp, Vertex
+from shipline.build.planned import Planned
+from shipline.build.request import BuildRequest, ContextKind
+from shipline.errors import ShiplineError, Span
+from shipline.layer import Layer
+from shipline.oci import ImageConfig, Platform, Reference
+
+MAIN_CONTEXT = "context"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """An image to build on, for one platform; its layers are not here yet."""
+
+    reference: Reference
+    manifest: ImageOp
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+
+
+class BaseImages(Protocol):
+    def resolve(self, name: str, platform: Platform) -> BaseImage:
+        """Look an image up by the name people write. Raises NotFound, RegistryError, AuthError."""
+
+
+class PlatformPlan:
+    """The plan of a Dockerfile for one target platform."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        dockerfile: df.Dockerfile,
+        platform: Platform,
+        images: BaseImages,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._request = request
+        self._dockerfile = dockerfile
+        self._platform = platform
+        self._images = images
+        self._warn = warn
+        self._done: dict[int, Planned] = {}
+        self._globals = df.open_scope(
+            dockerfile,
+            df.PlatformArgs(str(platform), str(Platform.local())),
+            build_args=request.build_args,
+            target=request.target or "",
+        )
+        self._stages = df.stage_plan(
+            dockerfile,
+            df.resolve_target(dockerfile, request.target),
+            lambda stage: self._globals.base_of(stage).name,
+            contexts=request.build_contexts,
+            image_triggers=self._triggers,
+        )
+
+    def result(self) -> Planned:
+        """The target stage, planned after every stage that it needs."""
+        for stage in self._stages.stages:
+            self._done[stage.index] = self._plan_stage(stage)
+        planned = self._done[self._stages.target.index]
+        labels = {**(planned.image.run.get("Labels") or {}), **self._request.labels}
+        return planned.with_run(Labels=labels)
+
+    def _plan_stage(self, stage: df.Stage) -> Planned:
+        platform = self._platform_of(stage)
+        state = self._base(stage, platform).with_run(OnBuild=None)
+        instructions = self._stages.instructions(stage)
+        cache = self._request.cache
+        place = Place(
+            stage=stage.name,
+            platform=platform,
+            options=self._request.run,
+            source=self._source,
+            total=1 + sum(isinstance(one, LAYERED) for one in instructions),
+            fresh=cache.disabled or stage.label in cache.disabled_stages,
+        )
+        for instruction in instructions:
+            if isinstance(instruction, LAYERED):
+                place = replace(place, number=place.number + 1)
+            step = df.apply(instruction, state.scope, self._globals)
+            for name in sorted(step.undefined):
+                self._warn(f"{instruction.span}: ${name} is not defined")
+            state = dispatch(state, step, place)
+        return replace(state, cmd_set=False)
+
+    def _platform_of(self, stage: df.Stage) -> Platform:
+        written = self._globals.base_of(stage).platform
+        return Platform.parse(written) if written else self._platform
+
+    def _base(self, stage: df.Stage, platform: Platform) -> Planned:
+        base = self._stages.bases[stage.index]
+        if isinstance(base, df.StageSource):
+            return self._done[base.index]
+        vertex, image = self._outside(base, platform, stage.span)
+        scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
+        image = image.set(Env=environment(scope), WorkingDir=image.run.get("WorkingDir") or "/")
+        shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
+        return Planned(vertex, image, scope, shell=shell)
+
+    def _source(self, name: str, span: Span, platform: Platform) -> Vertex:
+        """What `--from=name` means; the main context for an empty name."""
+        found = self._stages.source(name) if name else df.ContextSource(MAIN_CONTEXT)
+        if isinstance(found, df.StageSource):
+            return self._done[found.index].vertex
+        return self._outside(found, platform, span)[0]
+
+    def _outside(
+        self, source: df.ImageSource | df.ContextSource, platform: Platform, span: Span
+    ) -> tuple[Vertex, ImageConfig]:
+        """Files that no stage makes, and the configuration that comes with them."""
+        name = source.name
+        if isinstance(source, df.ContextSource):
+            context = self._request.build_contexts.get(name)
+            if context is None or context.kind != ContextKind.IMAGE:
+                vertex = Vertex(ContextOp(name), label=Label(f"load {name}", span=span))
+                return vertex, ImageConfig(platform)
+            name = context.location
+        elif name == df.SCRATCH:
+            return Vertex(ScratchOp(), label=Label("scratch")), ImageConfig(platform)
+        base = self._image(name, platform, span)
+        label = Label(f"FROM {base.reference.familiar}", platform=str(platform), span=span)
+        return Vertex(base.manifest, label=label), base.config
+
+    def _image(self, name: str, platform: Platform, span: Span) -> BaseImage:
+        try:
+            return self._images.resolve(name, platform)
+        except ShiplineError as error:
+            error.add_note(f"{span}: {span.text.strip()}")
+            raise
+
+    def _triggers(self, stage: df.Stage) -> tuple[df.Instruction, ...]:
+        """The ONBUILD instructions of the image that `stage` is made from."""
+        name = self._globals.base_of(stage).name
+        if name == df.SCRATCH or name in self._request.build_contexts:
+            return ()
+        image = self._image(name, self._platform_of(stage), stage.span).config
+        texts = image.run.get("OnBuild") or ()
+        escape = self._dockerfile.escape
+        return tuple(df.parse_trigger(text, stage.span, escape=escape) for text in texts)

@@ -1,0 +1,289 @@
+"""RUN: a command in the root filesystem of a snapshot; what it changed becomes a layer."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from shipline.build.cache import Made, key_of
+from shipline.build.copying import Use
+from shipline.build.graph import Label, RunMount, RunOp
+from shipline.build.snapshots import Snapshot
+from shipline.build.workshop import Directory, Result, Workshop
+from shipline.errors import StepFailed, UsageError
+from shipline.events import Step
+from shipline.layer import Tree, changeset, lower_directory, scan, unpack
+from shipline.oci import Platform
+from shipline.sandbox import (
+    BindMount,
+    Overlay,
+    SecretFile,
+    StepMount,
+    StepSpec,
+    TmpfsMount,
+    Ulimit,
+    can_execute,
+    find_user,
+    mounted,
+    register,
+    remove_tree,
+    require_execution,
+    resolve_in_root,
+)
+from shipline.tasks import sleep
+
+_LAST_LINES = 20
+_SCRIPTS = "/dev/pipes"
+
+
+def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: Label) -> Made:
+    """The layer that the command makes on top of input 0. Raises StepFailed."""
+    base = inputs[0]
+    assert isinstance(base, Snapshot)
+    key = key_of("run", op, [_content(op, number, one) for number, one in enumerate(inputs)])
+    if not use.fresh and (made := shop.cache.get(key)):
+        use.step.cached()
+        return made
+    ensure_platform(Platform.parse(op.platform))
+    with shop.running, ExitStack() as stack:
+        place = stack.enter_context(shop.snapshots.writable(base))
+        spec = _spec(op, inputs, place.root, shop, stack)
+        _execute(spec, place.root, shop, use.step, op, label)
+        root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, root)
+        lower = stack.enter_context(lower_directory(place.lower))
+        made = shop.make_layer(changeset(root, lower), follower=use.follower, mountable=False)
+        if made.layer is not None:
+            shop.snapshots.adopt(made.layer, place.upper)
+    shop.cache.put(made, key)
+    return made
+
+
+def ensure_platform(platform: Platform) -> None:
+    """Return when programs of `platform` run here; registers the emulator where that is allowed."""
+    if can_execute(platform):
+        return
+    if os.geteuid() == 0:
+        register(platform)
+    require_execution(platform)
+
+
+def _content(op: RunOp, number: int, source: Result) -> object:
+    """What a cache key says of an input."""
+    if isinstance(source, Snapshot):
+        return source.diff_ids
+    paths = sorted({one.source for one in op.mounts if one.input == number})
+    return [str(_context_tree(source, path).digest((0, 0))) for path in paths]
+
+
+def _context_tree(source: Directory, path: str) -> Tree:
+    place = resolve_in_root(source.path, path)
+    inside = os.path.relpath(place, source.path)
+    return scan(
+        source.path, "" if inside == "." else inside, prune=source.prune, cache=source.cache
+    )
+
+
+def _execute(
+    spec: StepSpec, root: Path, shop: Workshop, step: Step, op: RunOp, label: Label
+) -> None:
+    tail = _Tail()
+
+    def listen(data: bytes, stream: int) -> None:
+        step.output(data, stream)
+        tail.write(data)
+
+    status = shop.sandbox().run(spec, root, listen)
+    if status != 0:
+        raise StepFailed(
+            f"process {' '.join(op.args)!r} did not complete successfully: exit code: {status}",
+            status=status,
+            span=label.span,
+            platform=op.platform,
+            log=tail.lines(),
+        )
+
+
+class _Tail:
+    """The last lines of an output."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque(maxlen=_LAST_LINES)
+        self._open = b""
+
+    def write(self, data: bytes) -> None:
+        *lines, self._open = (self._open + data).split(b"\n")
+        self._lines.extend(lines)
+        self._open = self._open[-4096:]
+
+    def lines(self) -> tuple[str, ...]:
+        found = [*self._lines, self._open] if self._open else [*self._lines]
+        return tuple(line.decode("utf-8", "replace").rstrip("\r") for line in found)
+
+
+def _spec(
+    op: RunOp, inputs: Sequence[Result], root: Path, shop: Workshop, stack: ExitStack
+) -> StepSpec:
+    mounts: list[StepMount] = []
+    secret_env: list[str] = []
+    for mount in op.mounts:
+        if mount.type == "secret":
+            _add_secret(mount, shop, mounts, secret_env)
+        else:
+            mounts.append(_mount(mount, inputs, shop, stack))
+    name, content = op.script
+    if name:
+        script = content.encode("utf-8", "surrogateescape")
+        mounts.append(SecretFile(f"{_SCRIPTS}/{name}", script, mode=0o755))
+    return StepSpec(
+        args=op.args,
+        env=op.env,
+        cwd=op.cwd,
+        user=find_user(root, op.user),
+        mounts=tuple(mounts),
+        secret_env=tuple(secret_env),
+        network="none" if op.network == "none" else "host",
+        extra_hosts=op.hosts,
+        shm_size=op.shm_size,
+        ulimits=tuple(Ulimit(*one) for one in op.ulimits),
+        insecure=op.insecure,
+    )
+
+
+def _mount(
+    mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
+) -> StepMount:
+    if mount.type == "tmpfs":
+        return TmpfsMount(mount.target, mount.size)
+    if mount.type == "cache":
+        source = stack.enter_context(_cache_directory(mount, inputs, shop))
+        return BindMount(source, mount.target, mount.read_only)
+    source = _files(inputs[mount.input], mount.source, shop, stack)
+    if not mount.read_only:
+        source = stack.enter_context(_throwaway(source, shop))
+    return BindMount(source, mount.target, mount.read_only)
+
+
+def _files(source: Result, path: str, shop: Workshop, stack: ExitStack) -> Path:
+    """The host path of `path` in a snapshot, or of a context as the build sees it."""
+    if isinstance(source, Snapshot):
+        root = stack.enter_context(shop.snapshots.mounted(source))
+        found = resolve_in_root(root, path)
+        if not os.path.lexists(found):
+            raise UsageError(f"--mount: {path!r} was not found in the stage or image")
+        return found
+    found = resolve_in_root(source.path, path)
+    if not os.path.lexists(found):
+        raise UsageError(f"--mount: {path!r} was not found in the {source.name}")
+    copy = shop.scratch / f"context-{os.urandom(6).hex()}"
+    copy.mkdir()
+    stack.callback(remove_tree, copy)
+    tree = _context_tree(source, path)
+    owned = ((entry._replace(uid=0, gid=0), content) for entry, content in tree.items())
+    unpack(owned, copy, whiteouts="keep")
+    return copy if found.is_dir() else copy / found.name
+
+
+@contextmanager
+def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
+    """`source`, writable; what is written is thrown away."""
+    place = shop.scratch / f"throwaway-{os.urandom(6).hex()}"
+    root, upper, work = place / "root", place / "upper", place / "work"
+    for directory in (root, upper, work):
+        directory.mkdir(parents=True)
+    try:
+        if source.is_dir():
+            with mounted(Overlay(root, lowers=(source,), upper=upper, work=work)):
+                yield root
+        else:
+            shutil.copy2(source, upper / source.name)
+            yield upper / source.name
+    finally:
+        remove_tree(place)
+
+
+@contextmanager
+def _cache_directory(mount: RunMount, inputs: Sequence[Result], shop: Workshop) -> Iterator[Path]:
+    """The directory behind `--mount=type=cache`, locked as `sharing` says."""
+    name = hashlib.sha256((mount.id or mount.target).encode()).hexdigest()
+    parent = shop.state / "mounts" / name
+    parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        number = _claim(parent, mount.sharing, stack)
+        directory = parent / str(number)
+        if not directory.exists():
+            _prepare_cache(directory, mount, inputs, shop, stack)
+        yield directory
+
+
+def _claim(parent: Path, sharing: str, stack: ExitStack) -> int:
+    """The number of a cache directory that may be used now."""
+    number = 0
+    while True:
+        fd = os.open(parent / f"{number}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        try:
+            fcntl.flock(
+                fd, (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
+            )
+            return number
+        except BlockingIOError:
+            if sharing == "private":
+                number += 1
+            else:
+                sleep(0.02)
+
+
+def _prepare_cache(
+    directory: Path, mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
+) -> None:
+    building = directory.with_name(f".new-{os.urandom(6).hex()}")
+    building.mkdir()
+    if mount.input:
+        source = _files(inputs[mount.input], mount.source, shop, stack)
+        unpack(scan(source).items(), building, whiteouts="keep")
+    os.chown(building, mount.uid, mount.gid)
+    os.chmod(building, mount.mode)
+    try:
+        os.rename(building, directory)
+    except OSError:
+        remove_tree(building)  # another step was faster
+
+
+def _add_secret(
+    mount: RunMount, shop: Workshop, mounts: list[StepMount], secret_env: list[str]
+) -> None:
+    content = _secret(shop, mount)
+    if content is None:
+        return
+    if mount.env:
+        secret_env.append(f"{mount.env}={content.decode('utf-8', 'surrogateescape')}")
+    if mount.target:
+        mounts.append(SecretFile(mount.target, content, mount.mode, mount.uid, mount.gid))
+
+
+def _secret(shop: Workshop, mount: RunMount) -> bytes | None:
+    """The secret's value, None where it was not given and is not required."""
+    secret = shop.secrets.get(mount.id)
+    hint = f"give it with --secret id={mount.id},src=FILE or --secret id={mount.id},env=NAME"
+    if secret is None:
+        if mount.required:
+            raise UsageError(f"secret {mount.id} was not given", hint=hint)
+        return None
+    if secret.env is not None:
+        found = shop.environment.get(secret.env)
+        value = None if found is None else os.fsencode(found)
+        if value is None and mount.required:
+            raise UsageError(f"secret {mount.id}: ${secret.env} is not set", hint=hint)
+        return value
+    assert secret.file is not None
+    try:
+        return secret.file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"secret {mount.id}: {secret.file}: {error.strerror}", hint=hint) from None

@@ -1,0 +1,172 @@
+"""Which files a COPY means: sources as written, resolved inside the root they come from."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline import dockerfile as df
+from shipline.errors import UsageError
+from shipline.layer import Item, StatCache, Tree, scan
+from shipline.sandbox import resolve_in_root
+
+Prune = Callable[[str, bool], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A tree to copy from; `name` is how messages call it."""
+
+    path: Path
+    name: str
+    prune: Prune | None = None
+    cache: StatCache | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One source: `written` is its path as the Dockerfile has it (wildcards replaced), `path`
+    the place it was found at, `pivot` what `--parents` keeps of it.
+    """
+
+    root: Path
+    written: str
+    path: str
+    is_directory: bool
+    tree: Tree
+    pivot: str
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.written) or posixpath.basename(self.path)
+
+
+def select(root: Root, sources: tuple[str, ...], excludes: tuple[str, ...]) -> list[Selected]:
+    """What `sources` name, in order. Raises UsageError for one that names nothing."""
+    prune = _pruned(root.prune, excludes)
+    found = []
+    for source in sources:
+        matches = list(_matches(root, source))
+        if not matches and not df.has_wildcards(source):
+            raise UsageError(
+                f"{source!r} was not found in {root.name}",
+                hint="paths are relative to the root of the context;"
+                " .dockerignore may leave the file out",
+            )
+        found += [_selected(root, written, pivot, prune) for written, pivot in matches]
+    return found
+
+
+def _selected(
+    root: Root, written: str, pivot: str, prune: Callable[[str], Prune | None]
+) -> Selected:
+    place = resolve_in_root(root.path, written)
+    path = os.path.relpath(place, root.path)
+    path = "" if path == "." else path
+    is_directory = place.is_dir()
+    tree = scan(
+        root.path, path, prune=prune(path if is_directory else posixpath.dirname(path)),
+        cache=root.cache,
+    )  # fmt: skip
+    return Selected(root.path, written, path, is_directory, tree, pivot)
+
+
+def _matches(root: Root, source: str) -> Iterator[tuple[str, str]]:
+    """Paths that exist, each with what stands behind the pivot `/./` of `--parents`."""
+    head, pivot, tail = source.partition("/./")
+    prefix = _clean(head) if pivot else ""
+    pattern = f"{prefix}/{_clean(tail)}" if prefix else _clean(tail if pivot else source)
+    for path in _expand(root, "", pattern.split("/") if pattern else []):
+        yield path, path[len(prefix) :].lstrip("/")
+
+
+def _clean(path: str) -> str:
+    cleaned = posixpath.normpath("/" + path).lstrip("/")
+    return "" if cleaned == "." else cleaned
+
+
+def _expand(root: Root, done: str, parts: list[str]) -> Iterator[str]:
+    if not parts:
+        if _visible(root, done):
+            yield done
+        return
+    part, *rest = parts
+    if part == "**":
+        yield from _expand(root, done, rest)
+        for name in _directories(root, done):
+            yield from _expand(root, _join(done, name), parts)
+    elif not df.has_wildcards(part):
+        yield from _expand(root, _join(done, part), rest)
+    else:
+        wildcard = df.Wildcard.parse(part)
+        for name in _names(root, done):
+            if wildcard.matches(name):
+                yield from _expand(root, _join(done, name), rest)
+
+
+def _visible(root: Root, path: str) -> bool:
+    place = resolve_in_root(root.path, path)
+    if not os.path.lexists(place):
+        return False
+    return root.prune is None or not path or not root.prune(path, place.is_dir())
+
+
+def _names(root: Root, path: str) -> list[str]:
+    place = resolve_in_root(root.path, path)
+    return sorted(os.listdir(place)) if place.is_dir() else []
+
+
+def _directories(root: Root, path: str) -> list[str]:
+    names = _names(root, path)
+    places = ((name, resolve_in_root(root.path, path) / name) for name in names)
+    return [name for name, place in places if place.is_dir() and not place.is_symlink()]
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
+
+
+def _pruned(prune: Prune | None, excludes: tuple[str, ...]) -> Callable[[str], Prune | None]:
+    """The context's rules, and `--exclude`, whose patterns are relative to each source."""
+    if not excludes:
+        return lambda base: prune
+    rules = df.IgnoreRules.of(excludes)
+
+    def within(base: str) -> Prune:
+        def both(path: str, is_directory: bool) -> bool:
+            if prune is not None and prune(path, is_directory):
+                return True
+            return rules.ignores(path[len(base) :].lstrip("/"))
+
+        return both
+
+    return within
+
+
+def included(rules: df.IgnoreRules) -> Prune | None:
+    """The function that leaves out what .dockerignore says; None where it says nothing."""
+    if not rules:
+        return None
+
+    def prune(path: str, is_directory: bool) -> bool:
+        match = rules.match(path)
+        return match.ignored and not (is_directory and rules.may_reinclude(path, match))
+
+    return prune
+
+
+def without_empty(items: Iterator[Item], rules: df.IgnoreRules) -> Iterator[Item]:
+    """Leave out ignored directories that were entered for an exception which was not there."""
+    waiting: list[Item] = []
+    for entry, content in items:
+        while waiting and not entry.path.startswith(f"{waiting[-1][0].path}/"):
+            waiting.pop()
+        if entry.kind == "dir" and rules.ignores(entry.path):
+            waiting.append((entry, content))
+            continue
+        yield from waiting
+        waiting = []
+        yield entry, content

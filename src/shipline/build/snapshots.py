@@ -1,0 +1,229 @@
+"""Snapshots: lists of layers, made real as directories only when a step must see their files.
+
+layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
+layers/<diff id>/layer.tar    or, for a big layer: its tar,
+layers/<diff id>/index.erofs  with an index that the kernel mounts
+toc/<diff id>                 its table of contents
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.build.blobs import Blobs
+from shipline.content import chunks
+from shipline.errors import ContentError
+from shipline.layer import Layer, LayeredToc, Toc, TocBuilder, decompress, read_tar, unpack
+from shipline.oci import Digest, media
+from shipline.sandbox import (
+    Erofs,
+    Overlay,
+    can_mount_files,
+    make_erofs_index,
+    mounted,
+    remove_tree,
+)
+from shipline.tasks import Once
+
+BIG = 64 << 20  # bytes of tar, from which an index is made instead of files
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A root filesystem: layers, bottom first."""
+
+    layers: tuple[Layer, ...] = ()
+
+    def plus(self, layer: Layer | None) -> Snapshot:
+        return self if layer is None else Snapshot((*self.layers, layer))
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """What the snapshot is, whatever its layers are compressed with."""
+        return tuple(str(layer.diff_id) for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """A mounted snapshot: `root` is what a step sees, `upper` collects what it changes, `lower`
+    is the state before, read-only.
+    """
+
+    root: Path
+    upper: Path
+    lower: Path
+
+
+class Snapshots:
+    """Layers of a state directory as tables and as directories; several builds may share it."""
+
+    def __init__(self, state: Path, scratch: Path, blobs: Blobs) -> None:
+        self._state = state
+        self._scratch = scratch
+        self._blobs = blobs
+        self._tocs: Once[Toc] = Once()
+        self._directories: Once[Path] = Once()
+        for name in ("layers", "toc"):
+            (state / name).mkdir(parents=True, exist_ok=True)
+
+    def table(self, snapshot: Snapshot) -> LayeredToc:
+        """What the snapshot holds; reads layers whose table is not known yet."""
+        return LayeredToc([self._toc(layer) for layer in snapshot.layers])
+
+    @contextmanager
+    def mounted(self, snapshot: Snapshot) -> Iterator[Path]:
+        """The files of the snapshot as a read-only directory."""
+        lowers = self._lowers(snapshot)
+        if len(lowers) == 1:
+            yield lowers[0]
+            return
+        with self._place() as place:
+            root = _directory(place / "root")
+            with mounted(Overlay(root, lowers=tuple(lowers))):
+                yield root
+
+    @contextmanager
+    def writable(self, snapshot: Snapshot) -> Iterator[Writable]:
+        """The files of the snapshot, for a step to change."""
+        lowers = self._lowers(snapshot)
+        with self._place() as place, self.mounted(snapshot) as lower:
+            root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
+            _copy_attributes(lower, upper)
+            with mounted(Overlay(root, lowers=tuple(lowers), upper=upper, work=work)):
+                yield Writable(root, upper, lower)
+
+    def adopt(self, layer: Layer, upper: Path) -> None:
+        """Keep the upper directory of a step as the files of the layer that was made of it."""
+        place = self._layer(layer.diff_id)
+        with self._locked(layer.diff_id):
+            if not place.exists():
+                building = _directory(self._temporary(layer.diff_id))
+                os.rename(upper, building / "fs")
+                os.rename(building, place)
+
+    def keep_tar(self, layer: Layer, tar: Path) -> None:
+        """Keep the tar of a layer just made, so that a step can mount it without unpacking."""
+        place = self._layer(layer.diff_id)
+        with self._locked(layer.diff_id):
+            if not place.exists():
+                building = _directory(self._temporary(layer.diff_id))
+                os.rename(tar, building / "layer.tar")
+                make_erofs_index(building / "layer.tar", building / "index.erofs")
+                os.rename(building, place)
+
+    def save_toc(self, diff_id: Digest, toc: Toc) -> None:
+        path = self._state / "toc" / diff_id.hex
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        temporary.write_bytes(toc.dump())
+        os.rename(temporary, path)
+
+    def _toc(self, layer: Layer) -> Toc:
+        return self._tocs.get(layer.diff_id, lambda: self._read_toc(layer))
+
+    def _read_toc(self, layer: Layer) -> Toc:
+        path = self._state / "toc" / layer.diff_id.hex
+        if path.exists():
+            try:
+                return Toc.load(path.read_bytes())
+            except (ValueError, EOFError, TypeError, ContentError):
+                path.unlink()
+        builder = TocBuilder()
+        with self._tar(layer) as tar:
+            for _ in builder.through(read_tar(tar)):
+                pass
+        self.save_toc(layer.diff_id, builder.toc())
+        return builder.toc()
+
+    @contextmanager
+    def _tar(self, layer: Layer) -> Iterator:
+        """The layer's tar, checked against its diff ID."""
+        self._blobs.ensure(layer.descriptor)
+        compression = media.compression(layer.descriptor.media_type)
+        if compression is None:
+            raise ContentError(f"{layer.descriptor.media_type} is not a layer")
+        with self._blobs.fetch(layer.descriptor) as blob:
+            yield decompress(blob, compression)
+
+    def _lowers(self, snapshot: Snapshot) -> list[Path]:
+        """Directories to stack, top first."""
+        found = [self._directory(layer) for layer in reversed(snapshot.layers)]
+        return found or [_directory(self._scratch / "empty")]
+
+    def _directory(self, layer: Layer) -> Path:
+        return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))
+
+    def _open_directory(self, layer: Layer) -> Path:
+        place = self._layer(layer.diff_id)
+        with self._locked(layer.diff_id):
+            if not place.exists():
+                self._make(layer, place)
+        if (place / "fs").exists():
+            return place / "fs"
+        target = _directory(self._scratch / "erofs" / layer.diff_id.hex)
+        Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
+        return target
+
+    def _make(self, layer: Layer, place: Path) -> None:
+        building = _directory(self._temporary(layer.diff_id))
+        builder = TocBuilder()
+        if layer.descriptor.size > BIG // 4 and can_mount_files():
+            with self._tar(layer) as tar, open(building / "layer.tar", "wb") as file:
+                for data in chunks(tar):
+                    file.write(data)
+            make_erofs_index(building / "layer.tar", building / "index.erofs")
+        else:
+            with self._tar(layer) as tar:
+                unpack(
+                    builder.through(read_tar(tar)), _directory(building / "fs"), whiteouts="overlay"
+                )
+            self.save_toc(layer.diff_id, builder.toc())
+        os.rename(building, place)
+
+    def _layer(self, diff_id: Digest) -> Path:
+        return self._state / "layers" / diff_id.hex
+
+    def _temporary(self, diff_id: Digest) -> Path:
+        path = self._state / "layers" / f".new-{diff_id.hex}"
+        remove_tree(path)  # what a killed build left; the lock is ours
+        return path
+
+    @contextmanager
+    def _locked(self, diff_id: Digest) -> Iterator[None]:
+        """Only this build works on the layer's directory."""
+        locks = _directory(self._state / "layers" / ".locks")
+        fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        place = self._scratch / f"snapshot-{os.urandom(6).hex()}"
+        place.mkdir()
+        with ExitStack() as stack:
+            stack.callback(remove_tree, place)
+            yield place
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    shutil.copystat(source, target)
+
+
+def names(snapshots: Iterable[Snapshot]) -> tuple[tuple[str, ...], ...]:
+    """The diff IDs of each, for a cache key."""
+    return tuple(snapshot.diff_ids for snapshot in snapshots)
