@@ -1,0 +1,35 @@
+"""Which display follows the events."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from shipline.errors import UsageError
+from shipline.events import Sink
+from shipline.observe.jsonlines import JsonSink
+from shipline.observe.lines import LinesSink
+from shipline.observe.tty import TtySink
+
+
+def open_sinks(mode: str, stream: TextIO, *, color: bool, dumb: bool = False) -> tuple[Sink, ...]:
+    """The sinks of --progress: auto, tty, plain, rawjson, or quiet and none, which show nothing.
+
+    `auto` is tty on a terminal that can move its cursor, else plain. Raises UsageError for tty
+    without a terminal.
+    """
+    if mode in ("quiet", "none"):
+        return ()
+    if mode == "rawjson":
+        return (JsonSink(stream),)
+    if mode == "tty" and not stream.isatty():
+        raise UsageError(
+            "--progress=tty: standard error is not a terminal", hint="take plain or auto"
+        )
+    if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
+        return (TtySink(stream, color=color),)
+    return (LinesSink(stream),)
+
+
+def can_encode(stream: TextIO) -> bool:
+    """Whether more than ASCII can be written to the stream."""
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"

@@ -1,0 +1,121 @@
+"""Progress as JSON lines in the shape of BuildKit's SolveStatus, for other programs.
+
+One object a line, with one of four lists; absent keys have no value:
+
+    vertexes  digest name started completed cached error   (a digest names one run of one step)
+    statuses  id vertex name current total timestamp started completed            (bytes)
+    logs      vertex stream data timestamp                                (data in base64)
+    warnings  vertex level short detail                        (short, detail in base64)
+
+Times are RFC 3339 in UTC. A vertex is sent when it starts and again, whole, when it ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from shipline.events import Event, Finished, Output, Progress, Started, Warned
+from shipline.observe.board import Activity, Board, Vertex
+
+
+class JsonSink:
+    """Writes one line for each event that belongs to a vertex. Never raises."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._board = Board()
+
+    def __call__(self, event: Event) -> None:
+        status = self._status(event)
+        if status:
+            with suppress(OSError, ValueError):
+                self._stream.write(json.dumps(status, separators=(",", ":")) + "\n")
+                self._stream.flush()
+
+    def _status(self, event: Event) -> dict[str, Any]:
+        if isinstance(event, Started):
+            made = self._board.start(event)
+            return {} if made is None else {"vertexes": [_vertex(made)]}
+        vertex = self._board.vertex(event.span)
+        if vertex is None:
+            return {}
+        if isinstance(event, Output):
+            return {"logs": [_log(vertex, event)]}
+        if isinstance(event, Warned):
+            return {"warnings": [_warning(vertex, event)]}
+        return self._change(vertex, event)
+
+    def _change(self, vertex: Vertex, event: Progress | Finished) -> dict[str, Any]:
+        board = self._board
+        found = board.finish(event) if isinstance(event, Finished) else board.progress(event)
+        if isinstance(event, Finished) and found is vertex:
+            return {"vertexes": [_vertex(vertex)]}
+        return {} if found is None else {"statuses": [_progress(vertex, found, event.at)]}
+
+
+def _digest(vertex: Vertex) -> str:
+    name = f"{vertex.span} {vertex.started} {vertex.name}"
+    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
+
+
+def _vertex(vertex: Vertex) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "digest": _digest(vertex),
+        "name": vertex.name,
+        "started": _time(vertex.started),
+    }
+    if vertex.finished is not None:
+        value["completed"] = _time(vertex.finished)
+    if vertex.cached:
+        value["cached"] = True
+    if vertex.error:
+        value["error"] = vertex.error
+    return value
+
+
+def _progress(vertex: Vertex, activity: Activity, at: float) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "id": activity.name,
+        "vertex": _digest(vertex),
+        "current": activity.current,
+        "timestamp": _time(at),
+        "started": _time(activity.started),
+    }
+    if activity.total:
+        value["total"] = activity.total
+    if activity.finished is not None:
+        value["completed"] = _time(activity.finished)
+    return value
+
+
+def _log(vertex: Vertex, event: Output) -> dict[str, Any]:
+    return {
+        "vertex": _digest(vertex),
+        "stream": event.stream,
+        "data": _base64(event.data),
+        "timestamp": _time(event.at),
+    }
+
+
+def _warning(vertex: Vertex, event: Warned) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "vertex": _digest(vertex),
+        "level": 1,
+        "short": _base64(event.message.encode(errors="backslashreplace")),
+    }
+    if event.hint:
+        value["detail"] = [_base64(event.hint.encode(errors="backslashreplace"))]
+    return value
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,97 @@
+"""Progress as plain lines in BuildKit's form, for logs: every line tells its step."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TextIO
+
+from shipline.events import Event, Finished, Output, Progress, Started, Warned
+from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.text import clean, moved_text, seconds_text
+
+_INTERVAL_S = 2.0  # between two lines about the same transfer
+
+
+class LinesSink:
+    """Writes `#5 [linux/arm64 2/3] RUN make`, `#5 0.312 output`, `#5 DONE 0.4s` to a stream.
+
+    Never raises: where nobody reads any more, the work goes on unseen.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._board = Board()
+        self._told: dict[int, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        lines = self._lines(event)
+        if lines:
+            with suppress(OSError, ValueError):
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+
+    def _lines(self, event: Event) -> list[str]:
+        if isinstance(event, Started):
+            made = self._board.start(event)
+            return [] if made is None else [f"#{made.number} {made.name}"]
+        vertex = self._board.vertex(event.span)
+        if vertex is None:
+            return _outside(event)
+        if isinstance(event, Output):
+            return [_log(vertex, event.at, line) for line in self._board.output(event)]
+        if isinstance(event, Warned):
+            return [f"#{vertex.number} WARN: {line}" for line in _warning(event)]
+        if isinstance(event, Progress):
+            return self._progress(vertex, event)
+        return self._finished(vertex, event)
+
+    def _progress(self, vertex: Vertex, event: Progress) -> list[str]:
+        found = self._board.progress(event)
+        if found is None or event.at - self._told.get(event.span, found.started) < _INTERVAL_S:
+            return []
+        self._told[event.span] = event.at
+        return [_moved(vertex, found, event.at)]
+
+    def _finished(self, vertex: Vertex, event: Finished) -> list[str]:
+        found = self._board.finish(event)
+        self._told.pop(event.span, None)
+        if found is not vertex and found is not None:
+            return [f"{_moved(vertex, found, event.at)} {_outcome(found)}"]
+        rest = [_log(vertex, event.at, line) for line in vertex.rest()]
+        return [*rest, f"#{vertex.number} {verdict(vertex)}", ""]
+
+
+def verdict(vertex: Vertex) -> str:
+    """How a vertex ended."""
+    if vertex.cancelled:
+        return "CANCELED"
+    if vertex.error:
+        return f"ERROR: {clean(vertex.error)}"
+    return "CACHED" if vertex.cached else f"DONE {seconds_text(vertex.elapsed(vertex.started))}"
+
+
+def _outcome(transfer: Activity) -> str:
+    return f"failed: {clean(transfer.error)}" if transfer.error else "done"
+
+
+def _moved(vertex: Vertex, activity: Activity, now: float) -> str:
+    name = "" if activity is vertex else f"{activity.name} "
+    moved = f"{moved_text(activity.current, activity.total)} " if activity.current else ""
+    return f"#{vertex.number} {name}{moved}{seconds_text(activity.elapsed(now))}"
+
+
+def _log(vertex: Vertex, at: float, line: bytes) -> str:
+    return f"#{vertex.number} {max(at - vertex.started, 0.0):.3f} {clean(line)}".rstrip()
+
+
+def _warning(event: Warned) -> list[str]:
+    return [clean(event.message), *([f"hint: {clean(event.hint)}"] if event.hint else [])]
+
+
+def _outside(event: Event) -> list[str]:
+    """What belongs to no vertex: the operation as a whole may warn and speak."""
+    if isinstance(event, Warned):
+        return [f"WARN: {line}" for line in _warning(event)]
+    if isinstance(event, Output):
+        return [clean(line) for line in event.data.splitlines()]
+    return []

@@ -1,0 +1,100 @@
+"""Text for terminals: what a program wrote made harmless, cut to a width in cells, numbers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_TAB = 8
+
+
+def clean(data: bytes | str) -> str:
+    """One line that a terminal can only show, never obey.
+
+    Colours and cursor movements are dropped, other control and direction characters and bytes that
+    are not UTF-8 are written as escapes. Of a line that was overwritten the last state is kept.
+    """
+    text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
+    text = _SEQUENCE.sub("", _COLOR.sub("", text))
+    written = [part for part in text.replace("\n", " ").split("\r") if part]
+    return _UNSAFE.sub(_escaped, (written or [""])[-1]).expandtabs(_TAB)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def cells(text: str) -> int:
+    """How many columns the text takes."""
+    return len(text) if text.isascii() else sum(map(_cell, text))
+
+
+def _cell(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def clip(text: str, width: int) -> str:
+    """The beginning of the text that fits into `width` columns."""
+    if width <= 0:
+        return ""
+    if cells(text) <= width:
+        return text
+    kept, used = 0, 0
+    for character in text:
+        used += _cell(character)
+        if used > width - 1:
+            break
+        kept += 1
+    return text[:kept] + "~"
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns, broken between words where possible."""
+    lines: list[str] = []
+    line: str | None = None
+    for word in text.split(" "):
+        joined = word if line is None else f"{line} {word}"
+        if cells(joined) <= width:
+            line = joined
+            continue
+        if line is not None:
+            lines.append(line)
+        *full, line = _pieces(word, width)
+        lines += full
+    return [*lines, line or ""]
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    pieces, piece = [], ""
+    for character in word:
+        if cells(piece + character) > width and piece:
+            pieces.append(piece)
+            piece = ""
+        piece += character
+    return [*pieces, piece]
+
+
+def size_text(count: float) -> str:
+    """Bytes for people, in powers of 1000: 12.34MB."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f}{unit}" if unit == "B" else f"{count:.2f}{unit}"
+        count /= 1000
+    return f"{count:.2f}{_UNITS[-1]}"
+
+
+def moved_text(current: int, total: int) -> str:
+    """`12.30MB / 40.20MB`, the first alone where the total is not known."""
+    return size_text(current) + (f" / {size_text(total)}" if total else "")
+
+
+def seconds_text(elapsed_s: float) -> str:
+    return f"{max(elapsed_s, 0.0):.1f}s"

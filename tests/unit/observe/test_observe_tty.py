@@ -1,0 +1,162 @@
+"""The live view on a real pseudo-terminal: what a person sees, and what stays."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from events_for_tests import START, Script
+from terminal import Screen, Terminal
+
+from shipline.events import Started
+from shipline.observe import TtySink
+from shipline.observe.board import Board, Vertex
+from shipline.observe.frame import live_lines
+from shipline.observe.text import cells
+
+
+def test_finished_steps_stay_once_each_and_in_order() -> None:
+    with Terminal() as terminal:
+        sink = TtySink(terminal.stream)
+        script = Script(sink)
+        build = script.start(0, "build")
+        base = script.start(0, "FROM alpine", build, platform="linux/amd64", number="1/2")
+        script.finish(0, base, cached=True)
+        time.sleep(0.25)
+        run = script.start(1, "RUN make", build, platform="linux/amd64", number="2/2")
+        script.output(1, run, b"compiling\n")
+        time.sleep(0.25)
+        script.warn(2, run, "old compiler", "take a newer one")
+        script.finish(3.5, run)
+        broken = script.start(4, "COPY x .", build, kind="copy")
+        script.finish(5, broken, "no such file")
+        sink.close()
+        screen = terminal.screen()
+    assert screen.cursor
+    assert [" ".join(line.split()) for line in screen.lines][:5] == [
+        "=> CACHED [linux/amd64 1/2] FROM alpine 0.0s",
+        "=> WARN: old compiler",
+        "=> => take a newer one",
+        "=> [linux/amd64 2/2] RUN make 2.5s",
+        "=> ERROR COPY x . 1.0s",
+    ]
+    assert screen.lines[5].startswith("[+] Building")
+    assert screen.lines[5].endswith("(3/3)")
+
+
+def test_a_running_step_shows_time_bytes_and_its_last_lines() -> None:
+    with Terminal() as terminal:
+        sink = TtySink(terminal.stream, clock=lambda: START + 4)
+        script = Script(sink)
+        build = script.start(0, "build")
+        run = script.start(2, "RUN make", build, kind="run")
+        upload = script.start(2, "layer", run, kind="upload")
+        script.progress(3, upload, 1_000_000, 4_000_000)
+        script.output(3, run, b"\xffone\x1b[5A\ntwo\n")
+        time.sleep(0.25)
+        during = Screen(terminal.width, terminal.height)
+        during.feed(terminal.received)
+        sink.close()
+    assert not during.cursor
+    assert [" ".join(line.split()) for line in during.lines[:5]] == [
+        "[+] Building 0.0s (0/1)",
+        "=> RUN make 2.0s",
+        "=> => layer 1.00MB / 4.00MB 500.00kB/s 2.0s",
+        "=> => # \\xffone",
+        "=> => # two",
+    ]
+
+
+def test_at_most_ten_frames_a_second_whatever_comes() -> None:
+    with Terminal() as terminal:
+        sink = TtySink(terminal.stream)
+        script = Script(sink)
+        build = script.start(0, "build")
+        run = script.start(0, "RUN", build, kind="run")
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.5:
+            script.output(1, run, b"line\n")
+        sink.close()
+        elapsed = time.monotonic() - begun
+        terminal.screen()
+    frames = terminal.received.count("[+] Building")
+    assert 3 <= frames <= elapsed * 10 + 3
+
+
+def test_a_narrower_window_leaves_no_rests_of_the_last_frame() -> None:
+    with Terminal(width=60) as terminal:
+        sink = TtySink(terminal.stream, color=False)
+        script = Script(sink)
+        build = script.start(0, "build")
+        run = script.start(0, "RUN " + "x" * 100, build, kind="run")
+        time.sleep(0.25)
+        before = terminal.received
+        terminal.resize(20, 12)
+        time.sleep(0.25)
+        script.finish(1, run)
+        sink.close()
+        terminal.screen()
+    reflowed = Screen(20, 12)
+    for row in _rows(before, 60):
+        reflowed.feed(row + "\r\n")
+    reflowed.feed(terminal.received[len(before) :])
+    assert sum("RUN" in line for line in reflowed.lines) == 1
+    assert sum("Building" in line for line in reflowed.lines) == 1
+
+
+def _rows(text: str, width: int) -> list[str]:
+    screen = Screen(width, 12)
+    screen.feed(text)
+    return screen.lines[:-1]
+
+
+def test_a_terminal_that_went_away_does_not_stop_the_work() -> None:
+    with Terminal() as terminal:
+        sink = TtySink(terminal.stream)
+        script = Script(sink)
+        terminal.stream.close()
+        script.start(0, "RUN", script.start(0, "build"), kind="run")
+        time.sleep(0.15)
+        sink.close()
+
+
+def test_no_color_means_no_color() -> None:
+    with Terminal() as terminal:
+        sink = TtySink(terminal.stream, color=False)
+        script = Script(sink)
+        script.finish(1, script.start(0, "RUN", script.start(0, "build"), kind="run"))
+        sink.close()
+        terminal.screen()
+    assert "m" not in terminal.received.replace("[+] Building", "")
+
+
+def running(count: int) -> list[Vertex]:
+    board = Board()
+    for span in range(1, count + 1):
+        board.start(Started(span, START, f"RUN {span} 世界" * 9, attributes={"kind": "run"}))
+        board.start(Started(1000 + span, START, "layer", span, {"kind": "upload"}))
+    return list(board.vertexes.values())
+
+
+def test_the_view_fits_any_window() -> None:
+    logs = {span: deque(["out 世界 " * 30] * 6) for span in range(1, 40)}
+    for count in (1, 3, 10, 39):
+        for width, height in ((200, 50), (79, 24), (30, 5), (7, 2), (1, 1)):
+            lines = live_lines(running(count), logs, START + 1, width=width, height=height)
+            assert len(lines) <= height
+            assert all(cells(line.text) <= width for line in lines)
+
+
+def test_short_windows_give_up_output_before_steps() -> None:
+    logs = {span: deque(["out"] * 6) for span in range(1, 5)}
+    lines = live_lines(running(4), logs, START + 1, width=60, height=10)
+    assert sum(" => RUN" in line.text for line in lines) == 4
+    assert not any("=> => #" in line.text for line in lines)
+    assert ".. and 2 more" in live_lines(running(4), logs, START, width=60, height=3)[-1].text
+
+
+def test_a_transfer_is_shown_after_its_step_has_ended() -> None:
+    vertexes = running(1)
+    vertexes[0].finished = START + 1
+    lines = live_lines(vertexes, {}, START + 2, width=60, height=5)
+    assert [" => => layer" in line.text for line in lines] == [False, True]
