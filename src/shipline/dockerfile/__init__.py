@@ -5,6 +5,7 @@ a target needs, then walk each stage with `apply`, which expands one instruction
 scope for the next.
 """
 
+from shipline.dockerfile.checks import CheckOptions
 from shipline.dockerfile.directives import Directives, detect_syntax
 from shipline.dockerfile.history import (
     COMMENT,
@@ -44,8 +45,18 @@ from shipline.dockerfile.instructions import (
     Volume,
     Workdir,
 )
+from shipline.dockerfile.lint import LintWarning, check_options, enforce, lint, lint_base_platform
 from shipline.dockerfile.mounts import Mount, MountFlag, MountType, Sharing, resolve_mount
 from shipline.dockerfile.parser import ParseWarning
+from shipline.dockerfile.plan import (
+    SCRATCH,
+    ContextSource,
+    ImageSource,
+    Source,
+    StagePlan,
+    StageSource,
+    stage_plan,
+)
 from shipline.dockerfile.ports import exposed_ports
 from shipline.dockerfile.predefined import PlatformArgs, proxy_variables
 from shipline.dockerfile.reading import parse_trigger
@@ -58,19 +69,7 @@ from shipline.dockerfile.scope import (
     apply,
     open_scope,
 )
-from shipline.dockerfile.stages import (
-    SCRATCH,
-    ContextSource,
-    Dockerfile,
-    ImageSource,
-    Source,
-    Stage,
-    StagePlan,
-    StageSource,
-    parse_dockerfile,
-    resolve_target,
-    stage_plan,
-)
+from shipline.dockerfile.stages import Dockerfile, Stage, parse_dockerfile, resolve_target
 from shipline.dockerfile.wildcards import Wildcard, has_wildcards, split_wildcards
 from shipline.dockerfile.words import Expansion, process_word
 
@@ -86,6 +85,7 @@ __all__ = [
     "Arg",
     "ArgDefault",
     "Base",
+    "CheckOptions",
     "Cmd",
     "Command",
     "ContextSource",
@@ -104,6 +104,7 @@ __all__ = [
     "InlineFile",
     "Instruction",
     "Label",
+    "LintWarning",
     "Maintainer",
     "Match",
     "Mount",
@@ -130,11 +131,15 @@ __all__ = [
     "Wildcard",
     "Workdir",
     "apply",
+    "check_options",
     "command_line",
     "detect_syntax",
+    "enforce",
     "exposed_ports",
     "has_wildcards",
     "history_text",
+    "lint",
+    "lint_base_platform",
     "makes_layer",
     "open_scope",
     "parse_dockerfile",

@@ -27,10 +27,10 @@ def read_health_check(node: Node, escape: str) -> HealthCheck:
             raise DockerfileError("HEALTHCHECK NONE takes no arguments")
         return HealthCheck(test=("NONE",), **common(node))
     if kind.upper() != "CMD":
-        raise DockerfileError(f'unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+        raise DockerfileError(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     command = read_command(rest)
     if not command.words:
-        raise DockerfileError("missing command after HEALTHCHECK CMD")
+        raise DockerfileError("Missing command after HEALTHCHECK CMD")
     times = ("interval", "timeout", "start-period", "start-interval")
     flags = read_flags(node.flags, text=(*times, "retries"))
     interval, timeout, start_period, start_interval = (_interval(flags, name) for name in times)
@@ -55,7 +55,7 @@ def _interval(flags: Flags, name: str) -> int:
         raise DockerfileError(str(error), hint=f"write --{name}=30s") from None
     if value != 0 and value < _MINIMUM_INTERVAL_NS:
         least = format_duration(_MINIMUM_INTERVAL_NS)
-        raise DockerfileError(f'interval "{name}" cannot be less than {least}')
+        raise DockerfileError(f'Interval "{name}" cannot be less than {least}')
     return value
 
 

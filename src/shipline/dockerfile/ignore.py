@@ -1,7 +1,8 @@
 """Ignore rules: `.dockerignore`, and the patterns of COPY --exclude and --parents.
 
 Source: Docker's "Build context" manual, ".dockerignore files"; moby/patternmatcher. A pattern
-holds for a path and all below it; the last pattern that holds decides.
+holds for a path and all below it; the last pattern that holds decides. As in BuildKit's walk a `!`
+pattern holds below a directory only if it re-included that directory or matches the path itself.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from shipline.errors import DockerfileError, Span
 class Match:
     """What the rules say of one path; pass it on to the entries of that directory.
 
-    `last` is the index of the last pattern that holds for the path or a parent, -1 for none.
+    Bit n of `hits` is set where pattern n holds; the highest one decides.
     """
 
     ignored: bool
-    last: int
+    hits: int
 
 
-UNMATCHED = Match(ignored=False, last=-1)
+UNMATCHED = Match(ignored=False, hits=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Pattern:
     text: str
     negated: bool
     components: tuple[str, ...]
+    expression: re.Pattern[str]
 
     @classmethod
     def parse(cls, line: str) -> Pattern:
@@ -44,10 +46,11 @@ class Pattern:
         text = _clean(line[negated:].strip())
         if negated and not text:
             raise DockerfileError('illegal exclusion pattern: "!"', hint="name a path after the !")
+        expression = re.compile(translate(text, deep=True))
         components = tuple(text.split("/"))
         for part in components:
             component(part)
-        return cls(text, negated, components)
+        return cls(text, negated, components, expression)
 
     def may_match_below(self, directory: str) -> bool:
         """Whether a path inside `directory` can match, `directory` itself aside."""
@@ -101,9 +104,8 @@ class IgnoreRules:
     def _compile(cls, patterns: list[Pattern]) -> IgnoreRules:
         if not patterns:
             return cls()
-        # The last pattern comes first: the group that matches is the index of the deciding one.
-        groups = "|".join(f"({translate(p.text, deep=True)})\\Z" for p in reversed(patterns))
-        return cls(tuple(patterns), re.compile(groups))
+        union = "|".join(pattern.expression.pattern for pattern in patterns)
+        return cls(tuple(patterns), re.compile(union))
 
     def __bool__(self) -> bool:
         return bool(self.patterns)
@@ -117,14 +119,17 @@ class IgnoreRules:
             return UNMATCHED
         if parent is None:
             parent = self._parents(path)
-        found = self.expression.match(path)
-        if found is None:
+        # Most paths match no pattern themselves: one look at the union of all settles those.
+        if not self.expression.fullmatch(path):
             return parent
-        last = len(self.patterns) - (found.lastindex or 0)
-        return parent if last <= parent.last else self._match(last)
-
-    def _match(self, last: int) -> Match:
-        return Match(ignored=not self.patterns[last].negated, last=last)
+        ignored, hits = False, parent.hits
+        for index, pattern in enumerate(self.patterns):
+            if not hits >> index & 1:
+                if pattern.negated != ignored or not pattern.expression.fullmatch(path):
+                    continue
+                hits |= 1 << index
+            ignored = not pattern.negated
+        return Match(ignored, hits)
 
     def _parents(self, path: str) -> Match:
         match = UNMATCHED
@@ -143,7 +148,7 @@ class IgnoreRules:
 
         `match` is what the rules say of the directory. False: a walk need not enter it.
         """
-        later = self.patterns[match.last + 1 :]
+        later = self.patterns[match.hits.bit_length() :]
         return any(p.negated and p.may_match_below(directory) for p in later)
 
     def may_match_below(self, directory: str) -> bool:

@@ -9,16 +9,13 @@ import csv
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
 
+from shipline.dockerfile.mountoptions import MountOptions, parse_size
 from shipline.dockerfile.suggest import did_you_mean
 from shipline.errors import DockerfileError
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
 _ALIASES = {
     "src": "source",
     "dst": "target",
@@ -123,7 +120,7 @@ def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
     Raises DockerfileError for an unknown key or type, a value that is not what the key takes,
     and a key that the type does not have.
     """
-    options = _Options({}, [])
+    options = MountOptions({})
     for key, value in flag.options:
         if value is None and key not in _FLAGS:
             raise DockerfileError(
@@ -137,85 +134,20 @@ def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
         options.values[key] = "true" if value is None else expand(value)
         options.order.append(key)
     mount_type = options.choice("type", MountType, MountType.BIND)
-    options.check(mount_type)
+    _check_allowed(options, mount_type)
     return _BUILDERS[mount_type](options)
 
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-@dataclass(slots=True)
-class _Options:
-    """The options of one mount: text by key, `order` the keys as they came."""
-
-    values: dict[str, str]
-    order: list[str] = field(default_factory=list)
-
-    def check(self, mount_type: MountType) -> None:
-        for key in self.values:
-            if key not in _ALLOWED[mount_type]:
-                raise DockerfileError(
-                    f"unexpected key '{key}' for mount type '{mount_type}'",
-                    hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
-                )
-
-    def text(self, key: str, default: str = "") -> str:
-        return self.values.get(key, default)
-
-    def choice(self, key: str, kind: type[_Choice], default: _Choice) -> _Choice:
-        if key not in self.values:
-            return default
-        text = self.values[key]
-        try:
-            return kind(text.lower())
-        except ValueError:
-            known = [str(item) for item in kind]
-            what = "mount type" if key == "type" else f"{key} value"
+def _check_allowed(options: MountOptions, mount_type: MountType) -> None:
+    for key in options.values:
+        if key not in _ALLOWED[mount_type]:
             raise DockerfileError(
-                f'unsupported {what} "{text}"{did_you_mean(text, known)}',
-                hint=f"use one of {', '.join(known)}",
-            ) from None
-
-    def boolean(self, key: str) -> bool:
-        text = self.text(key, "false")
-        if text not in _TRUE | _FALSE:
-            raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
-        return text in _TRUE
-
-    def read_only(self, default: bool) -> bool:
-        """The last of readonly and readwrite wins."""
-        for key in reversed(self.order):
-            if key == "readonly":
-                return self.boolean(key)
-            if key == "readwrite":
-                return not self.boolean(key)
-        return default
-
-    def number(self, key: str, default: int, *, base: int = 10) -> int:
-        text = self.text(key)
-        if not text:
-            return default
-        digits = "0-7" if base == 8 else "0-9"
-        if not re.fullmatch(f"[{digits}]+", text) or int(text, base) >= 1 << 32:
-            raise DockerfileError(
-                f"invalid value {text} for {key}",
-                hint="use an octal number such as 0755" if base == 8 else "use a number",
+                f"unexpected key '{key}' for mount type '{mount_type}'",
+                hint=f"a {mount_type} mount has {', '.join(sorted(_ALLOWED[mount_type]))}",
             )
-        return int(text, base)
-
-    def owner(self, mode: int) -> tuple[int, int, int]:
-        return self.number("mode", mode, base=8), self.number("uid", 0), self.number("gid", 0)
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as `64m` or `1.5GiB`; units are powers of 1024."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise DockerfileError(f"invalid value for size: {text}", hint="use a size such as 64m")
-    return int(float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " "))
-
-
-def _bind(options: _Options) -> Mount:
+def _bind(options: MountOptions) -> Mount:
     return Mount(
         MountType.BIND,
         target=options.text("target"),
@@ -225,7 +157,7 @@ def _bind(options: _Options) -> Mount:
     )
 
 
-def _cache(options: _Options) -> Mount:
+def _cache(options: MountOptions) -> Mount:
     target = options.text("target")
     mode, uid, gid = options.owner(0o755)
     return Mount(
@@ -242,7 +174,7 @@ def _cache(options: _Options) -> Mount:
     )
 
 
-def _tmpfs(options: _Options) -> Mount:
+def _tmpfs(options: MountOptions) -> Mount:
     size = parse_size(options.text("size")) if "size" in options.values else 0
     return Mount(
         MountType.TMPFS,
@@ -252,7 +184,7 @@ def _tmpfs(options: _Options) -> Mount:
     )
 
 
-def _secret(options: _Options) -> Mount:
+def _secret(options: MountOptions) -> Mount:
     target, env = options.text("target"), options.text("env")
     if options.text("source") and options.text("id"):
         raise DockerfileError("both source and id can't be set", hint="keep id")
@@ -277,7 +209,7 @@ def _secret(options: _Options) -> Mount:
     )
 
 
-def _ssh(options: _Options) -> Mount:
+def _ssh(options: MountOptions) -> Mount:
     mode, uid, gid = options.owner(0o600)
     return Mount(
         MountType.SSH,
@@ -300,7 +232,7 @@ _ALLOWED: Mapping[MountType, frozenset[str]] = {
     MountType.SECRET: _ANY | _OWNED | {"source", "required", "env"},
     MountType.SSH: _ANY | _OWNED | {"required"},
 }
-_BUILDERS: Mapping[MountType, Callable[[_Options], Mount]] = {
+_BUILDERS: Mapping[MountType, Callable[[MountOptions], Mount]] = {
     MountType.BIND: _bind,
     MountType.CACHE: _cache,
     MountType.TMPFS: _tmpfs,

@@ -81,9 +81,11 @@ def parse(content: bytes | str, *, file: str = "Dockerfile") -> Parsed:
     reader = _Reader(lines, file, directives.escape, first)
     nodes = reader.nodes()
     if not nodes:
-        span = Span(file, max(len(lines), 1), max(len(lines), 1))
+        last = max(len(lines), 1)
         raise DockerfileError(
-            "file with no instructions", span=span, hint="a Dockerfile starts with FROM"
+            "file with no instructions" if lines else "the Dockerfile cannot be empty",
+            span=Span(file, last, last),
+            hint="a Dockerfile starts with FROM",
         )
     return Parsed(nodes, directives, tuple(reader.warnings))
 

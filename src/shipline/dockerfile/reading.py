@@ -29,6 +29,8 @@ from shipline.errors import DockerfileError, Span
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD_WORD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
 _UNTRIGGERED = ("FROM", "MAINTAINER")
+_NETWORKS = ("default", "none", "host")
+_SECURITY = ("sandbox", "insecure")
 
 
 def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
@@ -121,18 +123,18 @@ def _read_run(node: Node, escape: str) -> ins.Run:
             ins.InlineFile(doc.name, doc.content, doc.expand, doc.chomp) for doc in node.heredocs
         ),
         mount_flags=tuple(parse_mount_flag(text) for text in flags.all("mount")),
-        network=_one_of(flags, "network", ("default", "none", "host")),
-        security=_one_of(flags, "security", ("sandbox", "insecure")),
+        network=_one_of(flags, "network", _NETWORKS, 'invalid network mode "{}"'),
+        security=_one_of(flags, "security", _SECURITY, 'security "{}" is not valid'),
         devices=flags.all("device"),
         **common(node),
     )
 
 
-def _one_of(flags: Flags, name: str, known: tuple[str, ...]) -> str:
+def _one_of(flags: Flags, name: str, known: tuple[str, ...], message: str) -> str:
     value = flags.text(name, known[0])
     if value not in known:
         raise DockerfileError(
-            f'{name} mode "{value}" is not supported{did_you_mean(value, known)}',
+            message.format(value) + did_you_mean(value, known),
             hint=f"use one of {', '.join(known)}",
         )
     return value

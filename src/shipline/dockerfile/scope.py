@@ -15,6 +15,7 @@ from shipline.dockerfile.fields import located
 from shipline.dockerfile.mounts import Mount, resolve_mount
 from shipline.dockerfile.ports import exposed_ports
 from shipline.dockerfile.predefined import PlatformArgs
+from shipline.dockerfile.signals import checked_signal
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.suggest import did_you_mean
 from shipline.dockerfile.words import BACKSLASH, Expansion, Mode, process_word
@@ -248,7 +249,7 @@ def _expand(instruction: ins.Instruction, words: _Expander) -> ins.Instruction:
         case ins.User():
             return replace(instruction, user=words(instruction.user))
         case ins.StopSignal():
-            return replace(instruction, signal=words(instruction.signal))
+            return replace(instruction, signal=checked_signal(words(instruction.signal)))
         case ins.Volume():
             return replace(instruction, paths=_volumes(instruction, words))
         case ins.Expose():

@@ -1,22 +1,18 @@
-"""A Dockerfile as stages, and which of them a target needs.
+"""A Dockerfile as stages.
 
-Source: Dockerfile reference, "FROM", "COPY --from", "RUN --mount".
+Source: Dockerfile reference, "FROM", "Format".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.directives import Directives
 from shipline.dockerfile.parser import ParseWarning, parse
 from shipline.dockerfile.reading import read_instruction
 from shipline.dockerfile.suggest import did_you_mean
-from shipline.dockerfile.words import process_word
 from shipline.errors import DockerfileError, Span
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,190 +121,3 @@ def resolve_target(dockerfile: Dockerfile, target: str | None = None) -> Stage:
             hint=f"the stages are: {listed}",
         )
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class StageSource:
-    """Files of another stage."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """Files of an image, or none for `scratch`."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContextSource:
-    """Files of a named context, or of the build context where the name is empty."""
-
-    name: str
-
-
-Source = StageSource | ImageSource | ContextSource
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """The stages that a target needs, in the order of the file, and what every name means.
-
-    `bases` holds the source of each stage's FROM by its index; `triggers` the ONBUILD
-    instructions that came with it and run before the stage's own; `sources` those of the names
-    that `COPY --from` and `RUN --mount=from` use.
-    """
-
-    target: Stage
-    stages: tuple[Stage, ...]
-    bases: dict[int, Source] = field(default_factory=dict)
-    triggers: dict[int, tuple[ins.Instruction, ...]] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    def instructions(self, stage: Stage) -> tuple[ins.Instruction, ...]:
-        """What to run on the base of `stage`, triggers first."""
-        return (*self.triggers.get(stage.index, ()), *stage.instructions)
-
-    def source(self, name: str) -> Source:
-        """What `name` means after `--from=` or in a mount's `from=`; empty: the context."""
-        return self.sources.get(name.lower()) or ImageSource(name)
-
-
-def origins(instruction: ins.Instruction) -> tuple[str, ...]:
-    """The names after `--from=` or `from=` of an instruction.
-
-    An ONBUILD has none: its trigger runs in a later stage.
-    """
-    if isinstance(instruction, ins.Copy) and instruction.origin:
-        return (instruction.origin,)
-    if isinstance(instruction, ins.Run):
-        return tuple(flag.origin for flag in instruction.mount_flags if flag.origin)
-    return ()
-
-
-def stage_plan(
-    dockerfile: Dockerfile,
-    target: Stage,
-    base_name: Callable[[Stage], str],
-    *,
-    contexts: Container[str] = (),
-    image_triggers: Callable[[Stage], tuple[ins.Instruction, ...]] = lambda stage: (),
-) -> StagePlan:
-    """The stages needed for `target`.
-
-    `base_name` gives the name in a stage's FROM after expansion. `contexts` are the named
-    contexts, which replace stages and images of their name. `image_triggers` gives the ONBUILD
-    instructions of the image that a stage is made from; those of a base stage are found here.
-
-    Raises DockerfileError for a stage that is used before it is defined, an index that no stage
-    has, and a variable in `--from`.
-    """
-    walk = _Walk(dockerfile, base_name, contexts, image_triggers)
-    walk.visit(target)
-    stages = tuple(stage for stage in dockerfile.stages if stage.index in walk.needed)
-    return StagePlan(target, stages, walk.bases, walk.triggers, walk.sources)
-
-
-@dataclass(slots=True)
-class _Walk:
-    """Collects the stages reachable from a target; every edge leads to an earlier stage."""
-
-    dockerfile: Dockerfile
-    base_name: Callable[[Stage], str]
-    contexts: Container[str]
-    image_triggers: Callable[[Stage], tuple[ins.Instruction, ...]]
-    needed: set[int] = field(default_factory=set)
-    bases: dict[int, Source] = field(default_factory=dict)
-    triggers: dict[int, tuple[ins.Instruction, ...]] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    def visit(self, stage: Stage) -> None:
-        if stage.index in self.needed:
-            return
-        self.needed.add(stage.index)
-        if stage.name and stage.name in self.contexts:
-            self.bases[stage.index] = ContextSource(stage.name)
-            return
-        base = self.bases[stage.index] = self.base(stage)
-        self.triggers[stage.index] = self.triggers_of(stage, base)
-        for source in (base, *self.sources_of(stage)):
-            self.follow(source)
-
-    def follow(self, source: Source) -> None:
-        if isinstance(source, StageSource):
-            self.visit(self.dockerfile.stages[source.index])
-
-    def base(self, stage: Stage) -> Source:
-        """Only stages before this one can be meant; another name is an image."""
-        name = self.base_name(stage)
-        earlier = (s for s in reversed(self.dockerfile.stages[: stage.index]) if s.name)
-        found = next((s for s in earlier if s.name == name.lower()), None)
-        if found is not None:
-            return StageSource(found.index)
-        return self.outside(name)
-
-    def outside(self, name: str) -> Source:
-        return ContextSource(name) if name in self.contexts else ImageSource(name)
-
-    def triggers_of(self, stage: Stage, base: Source) -> tuple[ins.Instruction, ...]:
-        if not isinstance(base, StageSource):
-            return self.image_triggers(stage)
-        own = self.dockerfile.stages[base.index].instructions
-        found = (item.trigger for item in own if isinstance(item, ins.OnBuild))
-        return tuple(replace(trigger, span=stage.span) for trigger in found)
-
-    def sources_of(self, stage: Stage) -> Iterator[Source]:
-        for instruction in (*self.triggers[stage.index], *stage.instructions):
-            for name in origins(instruction):
-                yield self.source(stage, instruction, name)
-
-    def source(self, stage: Stage, instruction: ins.Instruction, name: str) -> Source:
-        _check_plain(instruction, name)
-        found = self.lookup(instruction, name)
-        if found is None:
-            source = self.outside(name)
-        else:
-            _check_defined_before(stage, found, instruction)
-            source = StageSource(found.index)
-        self.sources[name.lower()] = source
-        return source
-
-    def lookup(self, instruction: ins.Instruction, name: str) -> Stage | None:
-        if not name.isdecimal():
-            return self.dockerfile.find(name)
-        if int(name) >= len(self.dockerfile.stages):
-            raise DockerfileError(
-                f"invalid stage index {name}",
-                span=instruction.span,
-                hint=f"stages are numbered from 0 to {len(self.dockerfile.stages) - 1}",
-            )
-        return self.dockerfile.stages[int(name)]
-
-
-def _check_plain(instruction: ins.Instruction, name: str) -> None:
-    if process_word(name, {}).text != name:
-        raise DockerfileError(
-            "variable expansion is not supported for --from, define a new stage with FROM using "
-            "ARG from global scope as a workaround",
-            span=instruction.span,
-            hint=f"write FROM {name} AS name before this stage, then --from=name",
-        )
-
-
-def _check_defined_before(stage: Stage, found: Stage, instruction: ins.Instruction) -> None:
-    if found.index < stage.index:
-        return
-    if found.index == stage.index:
-        message = f"circular dependency detected on stage: {stage.label}"
-    else:
-        verb = "mount" if isinstance(instruction, ins.Run) else "copy"
-        message = (
-            f'cannot {verb} from stage "{found.label}", it needs to be defined before current '
-            f'stage "{stage.label}"'
-        )
-    raise DockerfileError(
-        message,
-        span=instruction.span,
-        hint=f"move stage {found.label} (line {found.span.line}) before the stage that uses it",
-    )

@@ -16,6 +16,9 @@ from shipline.errors import DockerfileError
 @pytest.mark.parametrize(
     ("rules", "path", "ignored"),
     [
+        ("**/x\n!src", "src/x", True),
+        ("*\n**/x\n!src", "src/x", False),
+        ("*\n!src\n**/x\n!src/x", "src/x", False),
         ("a", "a", True),
         ("a", "a/b/c", True),
         ("a", "b/a", False),
@@ -104,20 +107,25 @@ def naive_match(pattern: list[str], path: list[str]) -> bool:
     return first and naive_match(pattern[1:], path[1:])
 
 
-def naive_ignores(lines: list[str], path: str) -> bool:
-    """The definition of a list of rules: a rule holds for a path and all below it."""
-    parts = path.split("/")
-    ignored = False
-    for line in lines:
-        pattern = line.removeprefix("!").split("/")
-        if any(naive_match(pattern, parts[:end]) for end in range(1, len(parts) + 1)):
-            ignored = not line.startswith("!")
-    return ignored
+def naive_holds(lines: list[str], index: int, parts: list[str]) -> bool:
+    """A rule holds for what it matches and all below, if it had something to change there."""
+    negated = lines[index].startswith("!")
+    if len(parts) > 1 and naive_holds(lines, index, parts[:-1]):
+        return True
+    matches = naive_match(lines[index].removeprefix("!").split("/"), parts)
+    return matches and naive_verdict(lines[:index], parts) is negated
+
+
+def naive_verdict(lines: list[str], parts: list[str]) -> bool:
+    for index in reversed(range(len(lines))):
+        if naive_holds(lines, index, parts):
+            return not lines[index].startswith("!")
+    return False
 
 
 @given(st.lists(LINES, max_size=5), PATHS)
 def test_rules_agree_with_their_definition(lines: list[str], path: str) -> None:
-    assert IgnoreRules.of(lines).ignores(path) is naive_ignores(lines, path)
+    assert IgnoreRules.of(lines).ignores(path) is naive_verdict(lines, path.split("/"))
 
 
 @given(st.lists(LINES, max_size=5), PATHS)
