@@ -1,5 +1,11 @@
 """Everything that runs one build step in a root file system."""
 
+from shipline.sandbox.emulation import (
+    can_execute,
+    register,
+    require_execution,
+    supported_platforms,
+)
 from shipline.sandbox.erofs import can_mount_files, make_erofs_index
 from shipline.sandbox.mounts import Bind, Erofs, Mount, Overlay, Tmpfs, mounted, unmount
 from shipline.sandbox.namespaces import private_mounts
@@ -25,6 +31,7 @@ __all__ = [
     "TmpfsMount",
     "Ulimit",
     "User",
+    "can_execute",
     "can_mount_files",
     "find_owner",
     "find_runtime",
@@ -36,9 +43,12 @@ __all__ = [
     "owner_of",
     "private_mounts",
     "read_in_root",
+    "register",
     "remove_stale",
     "remove_tree",
+    "require_execution",
     "resolve_in_root",
+    "supported_platforms",
     "unmount",
     "user_of",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,10 @@ def read_in_root(root: Path, path: str) -> bytes:
             return b""
         except OSError as error:
             raise kernel.lacking(f"cannot read {path} in the root file system", error) from error
-        with open(opened, "rb") as file:
-            return file.read(_READ_LIMIT) if _is_regular(opened) else b""
+        try:
+            return _content(opened) if _is_regular(opened) else b""
+        finally:
+            os.close(opened)
 
 
 def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple[Made, ...]]:
@@ -120,6 +122,8 @@ def _ensured(top: int, path: str, directory: bool, made: list[Made], links: int)
         if links == 0 or not name:
             raise
     _ensured(top, parent, True, made, links)
+    with suppress(FileNotFoundError):  # `missing/..` is there once `missing` is
+        return _located(top, path)
     with _opened(top, parent) as opened:
         link = _link_at(opened, name)
         if link is None:
@@ -158,6 +162,11 @@ def _located(top: int, path: str) -> Path:
 
 def _host_path(descriptor: int) -> Path:
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+def _content(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(_READ_LIMIT)
 
 
 def _is_regular(descriptor: int) -> bool:

@@ -1,0 +1,224 @@
+"""Programs of foreign processors: what this machine executes, and how to make it execute more.
+
+The kernel hands a foreign program to the interpreter that binfmt_misc names for it. Flag F keeps
+the interpreter open from the moment of registration, so it works in any root file system; without
+F it is of no use to us. Reference: Documentation/admin-guide/binfmt-misc.rst.
+
+Handlers are registered as OPF, without C: with C a setuid program of a foreign architecture would
+run the whole emulator with its owner's rights, everywhere on the host. The price is that sudo in
+an emulated step does not raise rights, as with Debian's own handlers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.oci import Platform
+from shipline.sandbox import kernel
+from shipline.sandbox.programs import MACHINES, exit_program, machine_of
+from shipline.tasks import TaskGroup
+
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_DEFINITIONS = Path("/usr/lib/binfmt.d")
+_FLAGS = "OPF"
+_MASK = bytes([0xFF] * 7 + [0] + [0xFF] * 8 + [0xFE, 0xFF, 0xFF, 0xFF])  # any ABI; static or PIE
+_SWAPPED_MASK = _MASK[:16] + bytes([0xFF, 0xFE, 0xFF, 0xFF])  # the same for big endian
+_VARIANTS = {"arm": ("v7", "v6")}
+_ETXTBSY_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One entry of binfmt_misc."""
+
+    name: str
+    enabled: bool
+    interpreter: str
+    flags: str
+    offset: int = 0
+    magic: bytes = b""
+    mask: bytes = b""
+
+    @property
+    def works_in_any_root(self) -> bool:
+        return self.enabled and "F" in self.flags
+
+    def handles(self, header: bytes) -> bool:
+        """Whether a file that begins with `header` is given to this handler."""
+        part = header[self.offset : self.offset + len(self.magic)]
+        mask = self.mask or b"\xff" * len(self.magic)
+        return (
+            bool(self.magic)
+            and len(part) == len(self.magic)
+            and all(
+                have & bits == want & bits
+                for have, want, bits in zip(part, self.magic, mask, strict=True)
+            )
+        )
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Handler:
+        """Read what the kernel shows of an entry."""
+        first, *lines = text.splitlines() or [""]
+        fields = dict(line.rstrip().partition(" ")[::2] for line in lines)
+        return cls(
+            name,
+            first == "enabled",
+            fields.get("interpreter", ""),
+            fields.get("flags:", ""),
+            int(fields.get("offset", "0")),
+            bytes.fromhex(fields.get("magic", "")),
+            bytes.fromhex(fields.get("mask", "")),
+        )
+
+
+def handlers() -> tuple[Handler, ...]:
+    """The handlers that can be seen; none where binfmt_misc is not mounted."""
+    try:
+        names = sorted(path.name for path in BINFMT.iterdir())
+    except OSError:
+        return ()
+    entries = (name for name in names if name not in ("register", "status"))
+    return tuple(Handler.parse(name, (BINFMT / name).read_text()) for name in entries)
+
+
+def handler_for(platform: Platform) -> Handler | None:
+    """The handler that takes programs of `platform`, in the order of the kernel's choice."""
+    header = machine_of(platform).header()
+    return next((one for one in handlers() if one.enabled and one.handles(header)), None)
+
+
+def can_execute(platform: Platform) -> bool:
+    """Whether a program of `platform` runs in a root of its own; found out by running one."""
+    return platform.os == "linux" and platform.architecture in MACHINES and _executes(platform)
+
+
+def supported_platforms() -> tuple[Platform, ...]:
+    """What this machine executes: its own platform first, then the emulated ones."""
+    return tuple(dict.fromkeys(filter(can_execute, (Platform.local(), *_all_platforms()))))
+
+
+def require_execution(platform: Platform) -> None:
+    """Raises SandboxError, with the command that helps, when `platform` cannot be executed."""
+    machine = machine_of(platform)
+    if can_execute(platform):
+        return
+    handler = handler_for(platform)
+    if handler is not None and not handler.works_in_any_root:
+        raise SandboxError(
+            f"the emulator for {platform}, {handler.interpreter}, was registered without flag F,"
+            " so it cannot be found inside an image",
+            hint="run `shipline builder bootstrap` as root to register it anew",
+        )
+    raise SandboxError(
+        f"this machine does not execute {platform} programs", hint=_help(machine.qemu)
+    )
+
+
+def register(platform: Platform) -> None:
+    """Make this machine execute programs of `platform`, in every container and root of the host.
+
+    Mounts binfmt_misc where it is missing. What is executed already stays as it is. Raises
+    SandboxError when not root, or when no emulator is installed.
+    """
+    machine = machine_of(platform)
+    if can_execute(platform):
+        return
+    name = f"qemu-{machine.qemu}"
+    try:
+        _mount_binfmt()
+        for entry in {name, *filter(None, (_name(handler_for(platform)),))}:
+            if (BINFMT / entry).exists():
+                (BINFMT / entry).write_text("-1")
+        (BINFMT / "register").write_text(_definition(platform, _interpreter(machine.qemu)))
+    except OSError as error:
+        raise SandboxError(
+            f"cannot register an emulator for {platform}: {error.strerror}",
+            hint="run `shipline builder bootstrap` as root, on the host: " + _help(machine.qemu),
+        ) from error
+    finally:
+        _executes.cache_clear()
+    require_execution(platform)
+
+
+def _name(handler: Handler | None) -> str:
+    return handler.name if handler is not None else ""
+
+
+def _help(qemu: str) -> str:
+    return (
+        "as root: `apt-get install qemu-user-static && shipline builder bootstrap`,"
+        f" or `docker run --privileged --rm tonistiigi/binfmt --install qemu-{qemu}`"
+    )
+
+
+def _mount_binfmt() -> None:
+    if not (BINFMT / "register").exists():
+        kernel.mount("binfmt_misc", BINFMT, "binfmt_misc", kernel.MS_NOSUID | kernel.MS_NODEV)
+
+
+def _interpreter(qemu: str) -> str:
+    """The path of the emulator: the distribution's choice for binfmt, else from the PATH."""
+    try:
+        line = (_DEFINITIONS / f"qemu-{qemu}.conf").read_text().strip()
+        interpreter = line.split(":")[6]
+        if os.access(interpreter, os.X_OK):
+            return interpreter
+    except (OSError, IndexError):
+        pass
+    for name in (f"qemu-{qemu}-static", f"qemu-{qemu}"):
+        if (path := shutil.which(name)) is not None:
+            return path
+    raise SandboxError(f"no qemu-{qemu}-static on the PATH", hint=_help(qemu))
+
+
+def _definition(platform: Platform, interpreter: str) -> str:
+    machine = machine_of(platform)
+    mask = _MASK if machine.little else _SWAPPED_MASK
+    escaped = ["".join(f"\\x{byte:02x}" for byte in part) for part in (machine.header(), mask)]
+    return f":qemu-{machine.qemu}:M::{escaped[0]}:{escaped[1]}:{interpreter}:{_FLAGS}"
+
+
+def _all_platforms() -> Iterator[Platform]:
+    for architecture in MACHINES:
+        for variant in _VARIANTS.get(architecture, ("",)):
+            yield Platform.normal("linux", architecture, variant)
+
+
+@cache
+def _executes(platform: Platform) -> bool:
+    with tempfile.TemporaryDirectory() as name:
+        program = Path(name, "exit")
+        program.write_bytes(exit_program(platform))
+        program.chmod(0o755)
+        with TaskGroup() as group:  # a thread of its own, that can have a root of its own
+            return group.start(_exits, program).result()
+
+
+def _exits(program: Path) -> bool:
+    path = str(program)
+    try:
+        kernel.unshare(kernel.CLONE_FS)
+        os.chroot(program.parent)
+        path = f"/{program.name}"
+    except PermissionError:  # an ordinary user: flag F cannot be put to the test
+        pass
+    for _ in range(_ETXTBSY_ATTEMPTS):
+        try:
+            child = os.posix_spawn(path, [path], {})
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                return False
+            time.sleep(0.005)  # another thread's child still holds the file open for writing
+        else:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return False

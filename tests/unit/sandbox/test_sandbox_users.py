@@ -1,0 +1,95 @@
+"""USER and --chown mean inside an image what Docker makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.errors import UsageError
+from shipline.sandbox import User, find_owner, find_user, owner_of, user_of
+
+PASSWD = """\
+root:x:0:0:root:/root:/bin/sh
+# a comment
+broken
+app:x:1000:100:App:/home/app:/bin/sh
+app:x:2000:200:second of the name:/second:/bin/sh
+nohome:x:7:8:::
+"""
+GROUP = "root:x:0:\nwheel:x:10:root,app\nusers:x:100:app\nbroken:x\nstaff:x:50:app,other\n"
+MOST = 2**32 - 2
+
+
+@pytest.mark.parametrize(
+    ("text", "user"),
+    [
+        ("", User(0, 0, (0, 10), "/root")),
+        ("root", User(0, 0, (0, 10), "/root")),
+        ("0", User(0, 0, (0, 10), "/root")),
+        ("app", User(1000, 100, (100, 10, 50), "/home/app")),
+        ("1000", User(1000, 100, (100, 10, 50), "/home/app")),
+        ("app:", User(1000, 100, (100, 10, 50), "/home/app")),
+        ("app:staff", User(1000, 50, (50,), "/home/app")),
+        ("app:77", User(1000, 77, (77,), "/home/app")),
+        ("4242", User(4242, 0, (0,), "/")),
+        ("4242:staff", User(4242, 50, (50,), "/")),
+        (":staff", User(0, 50, (50,), "/root")),
+        ("nohome", User(7, 8, (8,), "/")),
+        (str(MOST), User(MOST, 0, (0,), "/")),
+    ],
+)
+def test_a_user_is_ids_groups_and_home(text: str, user: User) -> None:
+    assert user_of(text, PASSWD, GROUP) == user
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"),
+    [
+        ("app", (1000, 100)),
+        ("app:staff", (1000, 50)),
+        ("5", (5, 5)),
+        ("5:6", (5, 6)),
+        ("5:staff", (5, 50)),
+        ("app:6", (1000, 6)),
+    ],
+)
+def test_an_owner_is_two_ids(text: str, owner: tuple[int, int]) -> None:
+    assert owner_of(text, PASSWD, GROUP) == owner
+
+
+@pytest.mark.parametrize("text", ["ghost", "app:ghosts", "-1", "4294967295", "1:4294967295", "²"])
+def test_what_the_image_does_not_know_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        user_of(text, PASSWD, GROUP)
+    with pytest.raises(UsageError):
+        owner_of(text, PASSWD, GROUP)
+
+
+@given(st.integers(0, MOST), st.integers(0, MOST))
+def test_numbers_need_no_files(uid: int, gid: int) -> None:
+    assert owner_of(f"{uid}:{gid}", "", "") == (uid, gid)
+    assert user_of(f"{uid}:{gid}", "", "") == User(uid, gid, (gid,), "/")
+
+
+@given(st.text(), st.text())
+def test_no_content_of_the_files_breaks_the_lookup(passwd: str, group: str) -> None:
+    assert user_of("0:0", passwd, group).uid == 0
+
+
+def test_the_files_are_those_of_the_root_whatever_its_links_say(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "real").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "passwd").write_text("app:x:666:666::/:\n")
+    (root / "real/passwd").write_text(PASSWD)
+    (root / "real/group").write_text(GROUP)
+    (root / "etc").symlink_to("/real")
+    assert find_user(root, "app").uid == 1000 and find_owner(root, "app:staff") == (1000, 50)
+    (root / "etc").unlink()
+    (root / "etc").symlink_to("../outside")
+    with pytest.raises(UsageError):
+        find_user(root, "app")
+    assert find_owner(root, "12") == (12, 12)
