@@ -2,6 +2,7 @@
 
 from shipline.content.copy import copy_graph
 from shipline.content.graph import successors
+from shipline.content.layout import OciLayout
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (
     Advance,
@@ -18,19 +19,21 @@ from shipline.content.protocols import (
     Tagger,
 )
 from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all
-from shipline.content.store import LocalIngest, LocalStore
+from shipline.content.store import Follow, LocalIngest, LocalStore
 
 __all__ = [
     "CHUNK",
     "Advance",
     "Exister",
     "Fetcher",
+    "Follow",
     "Ingest",
     "Ingester",
     "LocalIngest",
     "LocalStore",
     "MemoryStore",
     "Mounter",
+    "OciLayout",
     "Pusher",
     "Reader",
     "Repository",

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import CHUNK, VerifiedReader, chunks
@@ -68,34 +71,11 @@ class LocalIngest:
             self._committed = target
             self._condition.notify_all()
 
-    def follow(self) -> Iterator[bytes]:
-        """The bytes from the beginning, as they come; ends at commit, Cancelled after an abort."""
+    def follow(self) -> Follow:
+        """Take part in the file from its first byte, from another thread, until it is closed."""
         with self._condition:
             self._readers += 1
-        position = 0
-        try:
-            while self._wait_beyond(position):
-                data = os.pread(self._fd, CHUNK, position)
-                position += len(data)
-                yield data
-        finally:
-            self._release()
-
-    def wait(self) -> Descriptor:
-        """Block until the commit. Raises Cancelled after an abort."""
-        with on_cancel(self._wake), self._condition:
-            while self._committed is None:
-                self._check()
-                self._condition.wait()
-            return self._committed
-
-    def reached(self, size: int) -> bool:
-        """Block until `size` bytes are there or the commit; tells whether it is not committed."""
-        with on_cancel(self._wake), self._condition:
-            while self.size < size and self._committed is None:
-                self._check()
-                self._condition.wait()
-            return self._committed is None
+        return Follow(self)
 
     def close(self) -> None:
         with self._condition:
@@ -106,19 +86,15 @@ class LocalIngest:
                 self._leftover.unlink()
         self._release()
 
-    def _wait_beyond(self, position: int) -> bool:
+    def _wait(self, size: int) -> Descriptor | None:
+        """Block until `size` bytes are there or the commit. Raises Cancelled after an abort."""
         with on_cancel(self._wake), self._condition:
-            while self.size <= position:
-                if self._committed is not None:
-                    return False
-                self._check()
+            while self._committed is None and self.size < size:
+                check()
+                if self._aborted:
+                    raise Cancelled("the content that was followed was given up")
                 self._condition.wait()
-            return True
-
-    def _check(self) -> None:
-        check()
-        if self._aborted:
-            raise Cancelled("the content that was followed was given up")
+            return self._committed
 
     def _wake(self) -> None:
         with self._condition:
@@ -136,6 +112,45 @@ class LocalIngest:
         for position in range(0, self.size, CHUNK):
             seen.update(os.pread(self._fd, CHUNK, position))
         return seen.digest
+
+
+class Follow:
+    """A reader of content that is still being written; holds its file open until it is closed."""
+
+    def __init__(self, ingest: LocalIngest) -> None:
+        self._ingest = ingest
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All bytes, as they come; ends at the commit. Raises Cancelled when it was given up."""
+        position = 0
+        while True:
+            done = self._ingest._wait(position + 1)
+            data = os.pread(self._ingest._fd, CHUNK, position)
+            if not data and done is not None:
+                return
+            position += len(data)
+            yield data
+
+    def wait(self) -> Descriptor:
+        """Block until the commit, and say what it was. Raises Cancelled when it was given up."""
+        target = self._ingest._wait(sys.maxsize)
+        assert target is not None
+        return target
+
+    def growing(self, size: int) -> bool:
+        """Block until there are `size` bytes, or the commit; tells whether more may come."""
+        return self._ingest._wait(size) is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ingest._release()
 
 
 class LocalStore:
@@ -160,10 +175,12 @@ class LocalStore:
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         path = self.path(target.digest)
         try:
-            source = path.open("rb", buffering=0)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFound(f"{target.digest} is not in {self.root}") from None
-        with source:
+        except OSError as error:
+            raise ContentError(f"cannot read {path}: {error.strerror}") from error
+        with open(fd, "rb", buffering=0) as source:
             yield VerifiedReader(source, target, str(path))
 
     @contextmanager

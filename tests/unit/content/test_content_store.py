@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.content import Follow, LocalStore, MemoryStore, copy_graph
 from shipline.errors import Cancelled, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Index, Manifest, media
 from shipline.tasks import TaskGroup
 
 BLOB = b"layer" * 1000
 TARGET = Descriptor.of(BLOB, media.OCI_LAYER)
+
+
+def read_all(follow: Follow) -> bytes:
+    with follow:
+        return b"".join(follow)
 
 
 def test_what_was_added_is_read_back(tmp_path: Path) -> None:
@@ -61,7 +66,7 @@ def test_absent_content_is_not_found(tmp_path: Path) -> None:
 def test_follower_sees_every_byte_while_they_are_written(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with store.ingest() as ingest, TaskGroup() as group:
-        seen = group.start(lambda: b"".join(ingest.follow()))
+        seen = group.start(read_all, ingest.follow())
         for start in range(0, len(BLOB), 700):
             ingest.write(BLOB[start : start + 700])
         ingest.commit(TARGET)
@@ -72,9 +77,10 @@ def test_follower_of_abandoned_content_is_cancelled(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with store.ingest() as ingest:
         ingest.write(BLOB)
-        follower = ingest.follow()
+        follow = ingest.follow()
+        follower = iter(follow)
         assert next(follower) == BLOB
-    with pytest.raises(Cancelled):
+    with follow, pytest.raises(Cancelled):
         next(follower)
 
 

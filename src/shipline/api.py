@@ -1,0 +1,124 @@
+"""The Python API: what the command line does, as functions on the same values.
+
+    from shipline import api
+
+    api.copy("docker.io/library/alpine:3.23", "registry.example/alpine:3.23")
+    context = api.Context(api.ContextKind.LOCAL, "examples/hello")
+    archive = api.Output("oci", {"dest": "hello.tar"})
+    result = api.build(api.BuildRequest(context, outputs=(archive,)))
+
+Every function raises the exceptions of `shipline.errors` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from shipline.build import BuildRequest, BuildResult, Context, ContextKind, Output, Settings
+from shipline.build import build as _build
+from shipline.content import OciLayout, Repository, copy_graph, fetch_all
+from shipline.events import Step, silent
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Reference, parse_manifest
+from shipline.registry import Client, keychain_from, settings_from
+
+__all__ = [
+    "LAYOUT",
+    "BuildRequest",
+    "BuildResult",
+    "Context",
+    "ContextKind",
+    "Output",
+    "build",
+    "copy",
+    "inspect",
+    "open_client",
+    "push",
+    "state_directory",
+]
+
+LAYOUT = "oci-layout://"
+"""In front of a path: an OCI image layout on disk instead of a registry."""
+
+
+def open_client(*insecure: str) -> Client:
+    """A registry client that knows this machine's credentials, mirrors and proxies.
+
+    `insecure` are hosts that may be asked over plain HTTP. Close it, or use it as a block.
+    """
+    return Client(settings_from(os.environ, insecure=insecure), keychain_from(os.environ))
+
+
+def state_directory() -> Path:
+    """Where builds keep their cache: SHIPLINE_HOME, else the place that is usual for the user."""
+    if home := os.environ.get("SHIPLINE_HOME"):
+        return Path(home)
+    if os.geteuid() == 0:
+        return Path("/var/lib/shipline")
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "shipline"
+
+
+def build(
+    request: BuildRequest,
+    *,
+    home: Path | None = None,
+    client: Client | None = None,
+    step: Step | None = None,
+) -> BuildResult:
+    """Build a Dockerfile and deliver it to the outputs of `request`.
+
+    `step` receives the events; `home` is the state directory. When this raises, no tag was moved.
+    """
+    with ExitStack() as stack:
+        client = client or stack.enter_context(open_client())
+        step = step or stack.enter_context(silent("build"))
+        settings = Settings(home or state_directory(), client.repository, os.environ)
+        return _build(request, settings, step)
+
+
+def inspect(reference: str, *, client: Client | None = None) -> Manifest | Index:
+    """The manifest or index behind a reference, with the bytes that its digest names."""
+    with ExitStack() as stack:
+        client = client or stack.enter_context(open_client())
+        repository, name = _open(reference, client)
+        target = repository.resolve(name)
+        return parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+
+
+def copy(source: str, destination: str, *, client: Client | None = None) -> Descriptor:
+    """Copy an image with everything that it names; the name at the destination comes last.
+
+    Both are references, or `oci-layout://PATH:NAME`. Bytes and digests stay as they are.
+    """
+    with ExitStack() as stack:
+        client = client or stack.enter_context(open_client())
+        origin, name = _open(source, client)
+        target = origin.resolve(name)
+        goal, tag = _open(destination, client, create=True)
+        copy_graph(origin, goal, target)
+        goal.tag(target, origin, tag or "latest")
+        return target
+
+
+def push(layout: Path, destination: str, *, name: str = "") -> Descriptor:
+    """Push an image from an OCI image layout; `name` picks one of several."""
+    return copy(f"{LAYOUT}{layout}" + (f":{name}" if name else ""), destination)
+
+
+def _open(text: str, client: Client, *, create: bool = False) -> tuple[Repository, str]:
+    """The repository of `text`, and the tag or digest in it."""
+    if text.startswith(LAYOUT):
+        path, name = _split(text.removeprefix(LAYOUT))
+        return OciLayout(Path(path), create=create), name
+    reference = Reference.parse(text).or_latest
+    return client.repository(reference), str(reference.digest or reference.tag)
+
+
+def _split(text: str) -> tuple[str, str]:
+    path, at, digest = text.partition("@")
+    if at:
+        return path, digest
+    head, colon, tail = text.rpartition(":")
+    return (head, tail) if colon and "/" not in tail else (text, "")

@@ -1,0 +1,85 @@
+"""An OCI image layout: a directory of blobs with an index of names (image-layout.md)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from shipline.content.protocols import Fetcher
+from shipline.content.store import LocalStore
+from shipline.errors import ContentError, NotFound
+from shipline.oci import Descriptor, Index, check_tag, parse_manifest
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_LIMIT = 16 << 20  # bytes of index.json
+
+
+class OciLayout(LocalStore):
+    """A Repository on the local disk. Names are those that `index.json` annotates."""
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        """Raises NotFound where there is no layout, unless it is to be created."""
+        marker = root / "oci-layout"
+        if not create and not marker.is_file():
+            raise NotFound(f"{root} is not an OCI image layout: it has no file oci-layout")
+        super().__init__(root)
+        if not marker.exists():
+            marker.write_bytes(_LAYOUT)
+
+    def mount(self, target: Descriptor, repository: str) -> bool:
+        return False
+
+    def resolve(self, reference: str) -> Descriptor:
+        """A name, a digest, or nothing where the layout holds one image."""
+        entries = self.index().manifests
+        for entry in entries:
+            if reference in (entry.annotations.get(_REF_NAME), str(entry.digest)):
+                return entry.plain
+        if not reference and len({entry.digest for entry in entries}) == 1:
+            return entries[0].plain
+        raise NotFound(f"{reference or 'a single image'} is not in {self.root}")
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        check_tag(tag)
+        self.push(target, source)
+        with self._locked():
+            others = [
+                entry for entry in self.index().manifests if entry.annotations.get(_REF_NAME) != tag
+            ]
+            named = replace(target.plain, annotations={_REF_NAME: tag})
+            self._write(Index.make([*others, named]).raw)
+
+    def index(self) -> Index:
+        """The names. Raises ContentError for a file that is no index."""
+        path = self.root / "index.json"
+        if not path.exists():
+            return Index.make([])
+        if path.is_symlink() or path.stat().st_size > _LIMIT:
+            raise ContentError(f"{path} is a link, or too big")
+        parsed = parse_manifest(path.read_bytes())
+        if not isinstance(parsed, Index):
+            raise ContentError(f"{path} is not an index")
+        return parsed
+
+    def _write(self, raw: bytes) -> None:
+        partial = self.root / f".index.json.{os.getpid()}.{os.urandom(4).hex()}"
+        with partial.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.root / "index.json")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Only this process changes names."""
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)

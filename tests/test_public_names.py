@@ -1,0 +1,31 @@
+"""The Python API: its names change on purpose only."""
+
+from __future__ import annotations
+
+import inspect
+
+from shipline import api
+
+NAMES = {
+    "LAYOUT",
+    "BuildRequest",
+    "BuildResult",
+    "Context",
+    "ContextKind",
+    "Output",
+    "build",
+    "copy",
+    "inspect",
+    "open_client",
+    "push",
+    "state_directory",
+}
+
+
+def test_public_names_are_locked() -> None:
+    assert set(api.__all__) == NAMES
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in NAMES - {"LAYOUT"}:
+        assert inspect.getdoc(getattr(api, name)), name
