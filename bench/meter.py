@@ -1,0 +1,72 @@
+"""What a command costs: wall time, CPU time and peak memory, of it and of the daemons it uses."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and bytes of resident memory at the peak."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+    def json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def measure(
+    command: Sequence[str], environment: Mapping[str, str], daemons: Sequence[int] = ()
+) -> Cost:
+    """Run `command`; `daemons` are processes whose CPU time and memory count too."""
+    for daemon in daemons:
+        Path(f"/proc/{daemon}/clear_refs").write_text("5")
+    before = sum(map(_cpu_s, daemons))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    done = subprocess.run(
+        command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wall = time.monotonic() - start
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout.decode(errors='replace')}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
+    cpu += sum(map(_cpu_s, daemons)) - before
+    peak = sum(map(_peak_bytes, daemons)) if daemons else after.ru_maxrss * 1024
+    return Cost(wall, cpu, peak)
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` and the processes below it."""
+    found = [pid]
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found += descendants(int(path.parent.name))
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICK
+
+
+def _peak_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
