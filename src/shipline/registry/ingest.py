@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shipline.content import MemoryStore
-from shipline.errors import AuthError, DigestMismatch, RegistryError
-from shipline.oci import Descriptor
+from shipline.errors import AuthError, DigestMismatch, RegistryError, ShiplineError
+from shipline.oci import Descriptor, Digest, Hasher
 from shipline.registry.channel import Channel
 from shipline.registry.failures import failure
 from shipline.registry.http import pause
@@ -68,11 +69,21 @@ class RemoteIngest:
         self._exchange: Exchange | None = None
         self._done = False
         self._failures = 0
+        self._seen = Hasher()
+
+    @property
+    def digest(self) -> Digest:
+        return self._seen.digest
+
+    @property
+    def size(self) -> int:
+        return self._seen.size
 
     def write(self, data: bytes) -> None:
         """Append; `data` must not change afterwards."""
         if not data:
             return
+        self._seen.update(data)
         self._tail.append(data)
         if self._session is None and self._tail.end <= _SMALL:
             return
@@ -85,11 +96,12 @@ class RemoteIngest:
             self._recover(error)
 
     def commit(self, target: Descriptor) -> None:
-        """Give the bytes their digest. Raises DigestMismatch if the registry has others."""
-        if self._tail.end != target.size:
+        """Give the bytes their digest. Raises DigestMismatch if they, or the registry's, differ."""
+        other = target.digest.algorithm == "sha256" and target.digest != self.digest
+        if other or target.size != self.size:
             raise DigestMismatch(
                 expected=f"{target.digest} ({target.size} bytes)",
-                got=f"{self._tail.end} bytes",
+                got=f"{self.digest} ({self.size} bytes)",
                 where=self._channel.host,
             )
         if self._session is None and self._tail.end <= _SMALL:
@@ -101,12 +113,18 @@ class RemoteIngest:
         self._done = True
 
     def close(self) -> None:
-        """End the upload; what was not committed is given up."""
+        """End the upload; what was not committed is given up.
+
+        The stream is ended in order, because Docker's registry knows a session only by the
+        Location that follows its last byte.
+        """
+        if self._session is not None and not self._done:
+            with suppress(ShiplineError):
+                self._end_stream()
+                cancel(self._channel, self._session)
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
-        if self._session is not None and not self._done:
-            cancel(self._channel, self._session)
 
     def _commit_streamed(self, target: Descriptor) -> None:
         while True:
@@ -134,7 +152,7 @@ class RemoteIngest:
         if self._exchange is None:
             return
         answer = self._exchange.answer()
-        self._exchange = None
+        self._exchange = None  # the answer owns it now
         if answer.status not in (201, 202, 204):
             raise failure(answer, "streaming an upload")
         assert self._session is not None

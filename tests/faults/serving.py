@@ -1,0 +1,117 @@
+"""A loopback HTTP server whose answers are a function."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass
+class Asked:
+    """One request: `target` as it came, `path` and `query` taken apart."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    stream: BufferedIOBase
+    path: str = ""
+    query: dict[str, list[str]] = field(default_factory=dict)
+
+    def body(self) -> Iterator[bytes]:
+        """The body in pieces, unframed."""
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            while size := int(self.stream.readline(), 16):
+                yield _exactly(self.stream, size)
+                self.stream.readline()
+            self.stream.readline()
+        left = int(self.headers.get("content-length", 0))
+        while left:
+            piece = _exactly(self.stream, min(left, 1 << 16))
+            left -= len(piece)
+            yield piece
+
+    def all(self) -> bytes:
+        return b"".join(self.body())
+
+
+Told = tuple[int, dict[str, str], bytes]
+Answers = Callable[[Asked], Told]
+
+
+class Served:
+    """A running server: where it is, and what it was asked."""
+
+    def __init__(self, server: ThreadingHTTPServer, scheme: str) -> None:
+        self.port: int = server.server_address[1]
+        self.scheme = scheme
+        self.asked: list[Asked] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    def to(self, method: str, path: str = "") -> list[Asked]:
+        return [one for one in self.asked if one.method == method and path in one.path]
+
+
+@contextmanager
+def serving(answers: Answers, context: ssl.SSLContext | None = None) -> Iterator[Served]:
+    """Serve until the block ends, with TLS if there is a context for it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            parts = urlsplit(self.path)
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            asked = Asked(self.command, self.path, headers, self.rfile, parts.path)
+            asked.query = parse_qs(parts.query, keep_blank_values=True)
+            served.asked.append(asked)
+            try:
+                status, more, body = answers(asked)
+                self.send_response(status)
+                if "Content-Length" not in more:
+                    more = {**more, "Content-Length": str(len(body))}
+                for name, value in more.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+            except (OSError, EOFError, ValueError):
+                self.close_connection = True
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.daemon_threads = True
+    served = Served(server, "https" if context else "http")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _exactly(stream: BufferedIOBase, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
