@@ -20,15 +20,15 @@ class Common(TypedDict):
 
 
 @contextmanager
-def located(span: Span, *, prefix: str = "") -> Iterator[None]:
-    """Gives a DockerfileError from inside the block the place it lacks, and `prefix`."""
+def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
+    """Gives a DockerfileError from inside the block the place and `hint` it lacks, and `prefix`."""
     try:
         yield
     except DockerfileError as error:
         if error.span is not None:
             raise
         raise DockerfileError(
-            prefix + error.message, span=span, hint=error.hint, platform=error.platform
+            prefix + error.message, span=span, hint=error.hint or hint, platform=error.platform
         ) from None
 
 

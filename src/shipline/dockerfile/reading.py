@@ -39,7 +39,8 @@ def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
     Raises DockerfileError with the place, for an unknown keyword or flag, a wrong number of
     arguments and a value that can never be right.
     """
-    with located(node.span, prefix=f"dockerfile parse error on line {node.span.line}: "):
+    prefix = f"dockerfile parse error on line {node.span.line}: "
+    with located(node.span, prefix=prefix, hint=f"see {node.keyword.upper()} in the reference"):
         return _read(node, escape)
 
 

@@ -1,0 +1,255 @@
+"""Laws of the build checks: each rule fires where it should, and only there."""
+
+from __future__ import annotations
+
+import pytest
+
+from shipline.dockerfile import (
+    CheckOptions,
+    IgnoreRules,
+    LintWarning,
+    PlatformArgs,
+    check_options,
+    enforce,
+    lint,
+    lint_base_platform,
+    parse_dockerfile,
+)
+from shipline.errors import DockerfileError
+
+HERE = PlatformArgs("linux/amd64", "linux/amd64")
+
+
+def warnings(
+    content: str, *, ignore: str = "", target: str | None = None
+) -> list[tuple[str, int, str]]:
+    found = lint(
+        parse_dockerfile(content),
+        HERE,
+        target=target,
+        ignore=IgnoreRules.parse(ignore),
+        image_env=lambda image: ["IMAGE=1"] if image == "known" else None,
+    )
+    return [(warning.rule, warning.span.line, warning.message) for warning in found]
+
+
+BROKEN = [
+    ("StageNameCasing", "FROM a AS Base\n", 1, "Stage name 'Base' should be lowercase"),
+    ("FromAsCasing", "FROM a as b\n", 1, "'as' and 'FROM' keywords' casing do not match"),
+    ("FromAsCasing", "from a AS b\nenv c=d\n", 1, "'AS' and 'from' keywords' casing do not match"),
+    ("NoEmptyContinuation", "FROM a\nRUN b \\\n\n c\n", 2, "Empty continuation line"),
+    (
+        "ConsistentInstructionCasing",
+        "FROM a\nrun b\nUSER c\n",
+        2,
+        "Command 'run' should match the case of the command majority (uppercase)",
+    ),
+    (
+        "ConsistentInstructionCasing",
+        "from a\nrun b\nUser c\n",
+        3,
+        "Command 'User' should match the case of the command majority (lowercase)",
+    ),
+    (
+        "DuplicateStageName",
+        "FROM a AS b\nFROM c AS b\n",
+        2,
+        'Duplicate stage name "b", stage names should be unique',
+    ),
+    (
+        "ReservedStageName",
+        "FROM a AS scratch\n",
+        1,
+        'Stage name should not use the same name as reserved stage "scratch"',
+    ),
+    (
+        "JSONArgsRecommended",
+        "FROM a\nCMD b\n",
+        2,
+        "JSON arguments recommended for CMD to prevent unintended behavior related to OS signals",
+    ),
+    (
+        "MaintainerDeprecated",
+        "FROM a\nMAINTAINER b\n",
+        2,
+        "Maintainer instruction is deprecated in favor of using label",
+    ),
+    (
+        "UndefinedArgInFrom",
+        "ARG VERSION=1\nFROM a${VERSOIN}\n",
+        2,
+        "FROM argument 'VERSOIN' is not declared (did you mean VERSION?)",
+    ),
+    (
+        "WorkdirRelativePath",
+        "FROM a\nWORKDIR b\nWORKDIR c\n",
+        2,
+        'Relative workdir "b" can have unexpected results if the base image changes',
+    ),
+    (
+        "UndefinedVar",
+        "FROM scratch\nENV FOO=1\nCOPY $FO /\n",
+        3,
+        "Usage of undefined variable '$FO' (did you mean $FOO?)",
+    ),
+    ("UndefinedVar", "FROM known\nUSER $X_Y_Z\n", 2, "Usage of undefined variable '$X_Y_Z'"),
+    (
+        "MultipleInstructionsDisallowed",
+        'FROM a\nCMD ["a"]\nCMD ["b"]\n',
+        2,
+        "Multiple CMD instructions should not be used in the same stage because only the last one "
+        "will be used",
+    ),
+    (
+        "LegacyKeyValueFormat",
+        "FROM a\nENV b c\n",
+        2,
+        '"ENV key=value" should be used instead of legacy "ENV key value" format',
+    ),
+    (
+        "RedundantTargetPlatform",
+        "FROM --platform=$TARGETPLATFORM a\n",
+        1,
+        "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the "
+        "default behavior",
+    ),
+    (
+        "SecretsUsedInArgOrEnv",
+        "FROM a\nENV GITHUB_TOKEN=x\n",
+        2,
+        'Do not use ARG or ENV instructions for sensitive data (ENV "GITHUB_TOKEN")',
+    ),
+    (
+        "InvalidDefaultArgInFrom",
+        "ARG TAG=\nFROM a:${TAG}\n",
+        2,
+        "Default value for ARG a:${TAG} results in empty or invalid base image name",
+    ),
+    (
+        "FromPlatformFlagConstDisallowed",
+        "FROM --platform=linux/arm64 a\n",
+        1,
+        'FROM --platform flag should not use constant value "linux/arm64"',
+    ),
+    (
+        "CopyIgnoredFile",
+        "FROM a\nCOPY ./x/y /\n",
+        2,
+        'Attempting to Copy file "x/y" that is excluded by .dockerignore',
+    ),
+    (
+        "CopyIgnoredFile",
+        "FROM a\nADD x /\n",
+        2,
+        'Attempting to Add file "x" that is excluded by .dockerignore',
+    ),
+    (
+        "InvalidDefinitionDescription",
+        "# check=experimental=all\n\n# the base\nFROM a AS b\n",
+        4,
+        "Comment for FROM should follow the format: `# b <description>`",
+    ),
+    (
+        "ExposeProtoCasing",
+        "FROM a\nEXPOSE 80/TcP\n",
+        2,
+        "Defined protocol '80/TcP' in EXPOSE instruction should be lowercase",
+    ),
+    (
+        "ExposeInvalidFormat",
+        "FROM a\nEXPOSE 127.0.0.1:80:80\n",
+        2,
+        "EXPOSE instruction should not define an IP address or host-port mapping, found "
+        "'127.0.0.1:80:80'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "content", "line", "message"), BROKEN)
+def test_a_broken_rule_is_reported(rule: str, content: str, line: int, message: str) -> None:
+    assert warnings(content, ignore="x") == [(rule, line, message)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'FROM a AS b\nFROM b\nSHELL ["x"]\nCMD y\n',
+        "from a as b\nrun c\n",
+        "FROM a\nWORKDIR /b\nWORKDIR c\n",
+        "FROM a\nUSER $UNKNOWN_BUT_THE_IMAGE_MAY_HAVE_IT\n",
+        "FROM known\nUSER $IMAGE\n",
+        "FROM scratch AS a\nARG b\nENV c=$b\nFROM a\nENV d=$b$c\n",
+        "ARG v\nFROM a$v\n",
+        "FROM a\nENV TOKEN_FILE=x PUBLIC_KEY=y KEYBOARD=z AUTH_VERSION=1\n",
+        "FROM --platform=linux/arm64 a AS b-arm64\n",
+        "FROM --platform=$BUILDPLATFORM a\n",
+        "FROM a AS x\nFROM b\nCOPY --from=x /x /y\n",
+        "FROM a\n# note\nENV b=c\n",
+        "# check=experimental=InvalidDefinitionDescription\n# b is it\nFROM a AS b\n",
+        "FROM h.io:5000/a/b-c_d:1.2@sha256:" + "0" * 64 + "\n",
+        "FROM a\nEXPOSE 80/tcp 90-91/udp\n",
+    ],
+)
+def test_good_files_have_no_warnings(content: str) -> None:
+    assert warnings(content) == []
+
+
+def test_a_source_with_exceptions_in_the_rules_is_not_judged() -> None:
+    assert warnings("FROM a\nCOPY x /\n", ignore="x\n!x/y") == []
+    assert warnings("FROM a\nCOPY . /\n", ignore="x") == []
+    assert [rule for rule, _, _ in warnings("FROM a\nCOPY . /\n", ignore="**")] == [
+        "CopyIgnoredFile"
+    ]
+
+
+def test_rules_can_be_skipped_in_a_file_and_above_an_instruction() -> None:
+    body = "FROM a\nMAINTAINER b\nCMD c\n"
+    names = [rule for rule, _, _ in warnings(f"# check=skip=JSONArgsRecommended\n{body}")]
+    assert names == ["MaintainerDeprecated"]
+    assert warnings(f"# check=skip=all\n{body}") == []
+    local = "FROM a\n# check=skip=MaintainerDeprecated\nMAINTAINER b\nCMD c\n"
+    assert [rule for rule, _, _ in warnings(local)] == ["JSONArgsRecommended"]
+
+
+def test_only_the_stages_of_a_target_are_walked() -> None:
+    content = "FROM a AS b\nCMD x\nFROM c AS d\nCMD y\n"
+    assert [line for _, line, _ in warnings(content, target="b")] == [2]
+    assert [line for _, line, _ in warnings(content)] == [2, 4]
+
+
+def test_error_true_refuses_the_build() -> None:
+    dockerfile = parse_dockerfile("# check=error=true\nFROM a\nCMD x\n")
+    found = lint(dockerfile, HERE)
+    with pytest.raises(DockerfileError, match="lint violation found for rules: JSONArgs") as caught:
+        enforce(found, check_options(dockerfile))
+    assert caught.value.span == found[0].span
+    enforce((), check_options(dockerfile))
+    enforce(found, CheckOptions())
+
+
+@pytest.mark.parametrize("text", ["skipp=a", "skip", "error=maybe"])
+def test_wrong_check_options_are_refused_with_the_place(text: str) -> None:
+    with pytest.raises(DockerfileError, match="check option") as caught:
+        check_options(parse_dockerfile(f"# check={text}\nFROM a\n"))
+    assert caught.value.span is not None
+    assert caught.value.span.line == 1
+
+
+def test_options_are_lists_and_switches() -> None:
+    options = CheckOptions.parse("skip=A, B;error=1;experimental=all")
+    assert options == CheckOptions(frozenset({"A", "B"}), frozenset({"all"}), error=True)
+
+
+def test_the_platform_of_a_base_image_is_checked() -> None:
+    dockerfile = parse_dockerfile("FROM a\n")
+    stage = dockerfile.stages[0]
+    assert (
+        lint_base_platform(dockerfile, stage, expected="linux/arm64/v8", actual="linux/arm64") == ()
+    )
+    message = (
+        'Base image a was pulled with platform "linux/amd64", expected "linux/arm64" for current '
+        "build"
+    )
+    assert lint_base_platform(dockerfile, stage, expected="linux/arm64", actual="linux/amd64") == (
+        LintWarning("InvalidBaseImagePlatform", message, stage.span),
+    )
