@@ -57,7 +57,13 @@ __all__ = [
 ]
 
 
+_ENGINE = ("BuildResult", "Settings", "build")
+
+
 def __getattr__(name: str) -> Any:
-    if name in {"BuildResult", "Settings", "build"}:
-        return getattr(importlib.import_module("shipline.build.build"), name)
-    raise AttributeError(name)
+    if name not in _ENGINE:
+        raise AttributeError(name)
+    engine = importlib.import_module("shipline.build.build")
+    # importing a module binds its name in the package: here the function must win over it
+    globals().update({one: getattr(engine, one) for one in _ENGINE})
+    return globals()[name]
