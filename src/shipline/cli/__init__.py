@@ -1,0 +1,5 @@
+"""The command line: the only place that reads argv and the environment, prints and exits."""
+
+from shipline.cli.main import main
+
+__all__ = ["main"]

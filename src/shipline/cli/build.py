@@ -1,0 +1,79 @@
+"""`shipline build`: parse, call the engine, show the result."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.build import BuildRequest
+from shipline.cli import engine
+from shipline.cli.build_options import IGNORED, build_options
+from shipline.cli.checks import check
+from shipline.cli.interrupts import run_cancellable, say_cancelling
+from shipline.cli.requests import build_request
+from shipline.cli.results import write_result
+from shipline.cli.switches import SwitchCommand
+from shipline.cli.unsupported import FLAGS, refuse_gaps
+from shipline.errors import UsageError
+from shipline.events import Stream
+from shipline.observe import open_sinks
+
+if TYPE_CHECKING:
+    from shipline.build import BuildResult
+
+
+@click.command("build", cls=SwitchCommand)
+@build_options
+@click.argument("context", metavar="PATH | URL | -")
+def command(**given: Any) -> int:
+    """Build an image from a Dockerfile, for every platform at once."""
+    _refuse_flags(given)
+    request = build_request(given, os.environ)
+    refuse_gaps(request)
+    if request.call.method == "check":
+        return check(request)
+    _refuse_terminal(request)
+    mode = "quiet" if given["quiet"] else given["progress"]
+    write_result(request, _build(request, mode), print_digest=mode == "quiet")
+    return 0
+
+
+def _build(request: BuildRequest, mode: str) -> BuildResult:
+    if request.iidfile is not None:
+        request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
+    sinks = open_sinks(
+        mode,
+        sys.stderr,
+        color=not os.environ.get("NO_COLOR"),
+        dumb=os.environ.get("TERM", "dumb") == "dumb",
+    )
+    with Stream(*sinks) as stream, stream.step("build") as step:
+        return run_cancellable(
+            lambda: engine.start(request, step),
+            None if sinks and sys.stderr.isatty() else say_cancelling,
+        )
+
+
+def _refuse_flags(given: dict[str, Any]) -> None:
+    for name in FLAGS:
+        if given[name]:
+            raise UsageError(f"--{name} is not supported yet")
+    if given["builder"] not in (None, "", "default"):
+        raise UsageError(
+            f"--builder: there is no builder {given['builder']!r}",
+            hint="builds run in this process; leave --builder and BUILDX_BUILDER out",
+        )
+    for name in IGNORED:
+        if given[name]:
+            click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)
+
+
+def _refuse_terminal(request: BuildRequest) -> None:
+    if sys.stdout.isatty() and any(one.destination == "-" for one in request.outputs):
+        raise UsageError(
+            "--output: a tar archive does not belong on a terminal",
+            hint="redirect standard output, or give dest=FILE",
+        )

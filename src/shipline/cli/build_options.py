@@ -1,0 +1,124 @@
+"""The flags of `shipline build`: those of `docker buildx build`, hidden and old ones included.
+
+Only names and help are here; values are read by shipline.build.flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
+
+
+def build_options(function: F) -> F:
+    """Declare every flag of build on `function`."""
+    for declare in reversed((*_IMAGE, *_RUN, *_CACHE, *_RESULT, *_SHOWN, *_OLD)):
+        function = declare(function)
+    return function
+
+
+def _text(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    return click.option(*names, help=help, metavar=more.pop("metavar", "TEXT"), **more)
+
+
+def _many(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    return _text(*names, help=help, multiple=True, **more)
+
+
+def _switch(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    return click.option(*names, help=help, is_flag=True, **more)
+
+
+def _old(*names: str, **more: Any) -> Callable[[F], F]:
+    return click.option(*names, hidden=True, **more)
+
+
+_IMAGE = (
+    _text("-f", "--file", metavar="PATH", help="The Dockerfile, - for standard input."),
+    _text("--target", metavar="STAGE", help="The stage to build."),
+    _many("--platform", metavar="OS/ARCH", help="Platforms to build for, a comma list."),
+    _many("--build-arg", metavar="K[=V]", help="Set a build argument; K alone: the variable."),
+    _many("--build-context", metavar="NAME=WHERE", help="One more context, by name."),
+    _many("--label", metavar="K=V", help="Add a label to the image."),
+    _many("--annotation", metavar="[TYPE:]K=V", help="Add an annotation to the image."),
+    _many("--secret", metavar="id=..[,src=..]", help="A secret that steps may mount."),
+    _many("--ssh", metavar="ID[=SOCKET|KEY]", help="An SSH agent or keys that steps may mount."),
+    _switch("--pull", help="Ask the registries for base images, also for those at hand."),
+)
+_RUN = (
+    _text("--network", default="default", metavar="MODE", help="For RUN: default, none or host."),
+    _many("--add-host", metavar="HOST:IP", help="A line for the /etc/hosts of RUN."),
+    _many("--allow", metavar="WHAT", help="Allow network.host, security.insecure or device."),
+    _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN."),
+    _text("--shm-size", metavar="SIZE", help="The size of /dev/shm in RUN."),
+    _text("--cgroup-parent", metavar="PATH", help="The parent control group of RUN."),
+    _many("--resource", metavar="K=V", help="Limits of RUN: memory, cpu-quota, cpuset-cpus, .."),
+)
+_CACHE = (
+    _switch("--no-cache", help="Use no results of earlier builds."),
+    _many("--no-cache-filter", metavar="STAGE", help="Use no earlier results for these stages."),
+    _many("--cache-from", metavar="REF|type=..", help="Caches to read from."),
+    _many("--cache-to", metavar="REF|type=..", help="Caches to write to."),
+)
+_RESULT = (
+    _many("-t", "--tag", metavar="NAME[:TAG]", help="A name for the image."),
+    _many("-o", "--output", metavar="PATH|type=..", help="Where the result goes."),
+    _switch("--push", help="Push the image: --output=type=registry."),
+    _switch("--load", help="Load the image into the engine here: --output=type=docker."),
+    _many("--attest", metavar="type=..", help="Attach a statement: provenance or sbom."),
+    _text("--provenance", metavar="BOOL|K=V", help="--attest=type=provenance"),
+    _text("--sbom", metavar="BOOL|K=V", help="--attest=type=sbom"),
+    _text("--iidfile", metavar="PATH", help="Write the ID of the image here."),
+    _text("--metadata-file", metavar="PATH", help="Write facts about the result here, as JSON."),
+    _text("--call", default="build", metavar="METHOD", help="build, check, outline or targets."),
+    _switch("--check", help="Check the Dockerfile and build nothing: --call=check."),
+    _text("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use."),
+    _many("--policy", metavar="K=V", help="A policy for the sources of the build."),
+)
+_SHOWN = (
+    click.option(
+        "--progress",
+        type=click.Choice(MODES),
+        default="auto",
+        envvar="BUILDKIT_PROGRESS",
+        help="How progress is shown.",
+    ),
+    _switch("-q", "--quiet", help="Show nothing; print the digest at the end."),
+)
+_OLD = (
+    _old("--compress", is_flag=True),
+    _old("--squash", is_flag=True),
+    _old("--rm", is_flag=True),
+    _old("--force-rm", is_flag=True),
+    _old("--isolation"),
+    _old("--security-opt", multiple=True),
+    _old("--print", "print_"),
+    _old("-m", "--memory"),
+    _old("--memory-swap"),
+    _old("-c", "--cpu-shares"),
+    _old("--cpu-period"),
+    _old("--cpu-quota"),
+    _old("--cpuset-cpus"),
+    _old("--cpuset-mems"),
+    _old("--invoke"),
+    _old("--on"),
+)
+IGNORED = (
+    "compress",
+    "squash",
+    "isolation",
+    "security_opt",
+    "memory",
+    "memory_swap",
+    "cpu_shares",
+    "cpu_period",
+    "cpu_quota",
+    "cpuset_cpus",
+    "cpuset_mems",
+)
+"""Flags of the old builder that are accepted with a warning, and change nothing."""

@@ -1,0 +1,99 @@
+"""The flags of `shipline build`, as click read them, to a BuildRequest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from shipline.build import BuildRequest, CacheOptions, ContextKind, RunOptions, outputs, values
+from shipline.build import flags as read
+from shipline.cli.environment import implied_build_args
+from shipline.errors import UsageError
+from shipline.oci import Reference
+
+Given = Mapping[str, Any]
+_NETWORKS = ("default", "none", "host")
+
+
+def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
+    """Raises UsageError for a value that cannot be read, or for flags that contradict."""
+    request = BuildRequest(
+        context=read.parse_context(given["context"], os.path.isdir),
+        dockerfile=given["file"],
+        target=given["target"],
+        build_contexts=dict(map(read.parse_build_context, given["build_context"])),
+        build_args=implied_build_args(environ)
+        | values.parse_assignments(given["build_arg"], "--build-arg", environ),
+        labels=values.parse_assignments(given["label"], "--label"),
+        annotations=tuple(
+            one for text in given["annotation"] for one in read.parse_annotation(text)
+        ),
+        platforms=read.parse_platforms(
+            given["platform"] or [environ.get("DOCKER_DEFAULT_PLATFORM", "")]
+        ),
+        pull=given["pull"],
+        secrets=tuple(read.parse_secret(text, environ) for text in given["secret"]),
+        ssh=tuple(map(read.parse_ssh, given["ssh"])),
+        run=_run(given),
+        cache=_cache(given),
+        tags=read.parse_tags(given["tag"]),
+        outputs=outputs.parse_outputs(given["output"], push=given["push"], load=given["load"]),
+        attestations=read.parse_attestations(
+            given["attest"], provenance=given["provenance"], sbom=given["sbom"]
+        ),
+        call=read.parse_call("check" if given["check"] else given["print_"] or given["call"]),
+        iidfile=_path(given["iidfile"]),
+        metadata_file=_path(given["metadata_file"]),
+    )
+    check_request(request)
+    return request
+
+
+def check_request(request: BuildRequest) -> None:
+    """Raises UsageError for wishes that exclude each other."""
+    if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
+        raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
+    unnamed = [one for one in request.outputs if one.pushes and not one.attributes.get("name")]
+    if unnamed and not request.tags:
+        raise UsageError("--push: there is no name to push to", hint="give one with --tag")
+    files = {one.type for one in request.outputs} & {"local", "tar"}
+    if request.iidfile is not None and files:
+        raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
+    _check_names(request)
+
+
+def _check_names(request: BuildRequest) -> None:
+    for output in request.outputs:
+        for name in values.split_csv(output.attributes.get("name", "")) if output.pushes else ():
+            Reference.parse(name)
+
+
+def _run(given: Given) -> RunOptions:
+    if given["network"] not in _NETWORKS:
+        raise UsageError(f"--network: {given['network']!r} is not one of {', '.join(_NETWORKS)}")
+    return RunOptions(
+        cast(Literal["default", "none", "host"], given["network"]),
+        tuple(
+            read.parse_host(word) for text in given["add_host"] for word in values.split_csv(text)
+        ),
+        read.parse_entitlements(given["allow"]),
+        tuple(map(read.parse_ulimit, given["ulimit"])),
+        read.parse_shm_size(given["shm_size"] or ""),
+        given["cgroup_parent"] or "",
+        read.parse_resources(given["resource"]),
+    )
+
+
+def _cache(given: Given) -> CacheOptions:
+    return CacheOptions(
+        given["no_cache"],
+        tuple(stage for text in given["no_cache_filter"] for stage in values.split_csv(text)),
+        tuple(one for t in given["cache_from"] for one in read.parse_cache(t, "--cache-from")),
+        tuple(one for t in given["cache_to"] for one in read.parse_cache(t, "--cache-to")),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,61 @@
+"""What is left of a build besides the image: its ID and facts about it, for other programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.build import BuildRequest
+from shipline.errors import UsageError
+from shipline.oci import Digest
+
+if TYPE_CHECKING:
+    from shipline.build import BuildResult
+
+
+def write_result(request: BuildRequest, result: BuildResult, *, print_digest: bool) -> None:
+    """Write --iidfile and --metadata-file; print the digest where nothing else was shown."""
+    if request.iidfile is not None:
+        write_whole(request.iidfile, str(image_id(result)))
+    if request.metadata_file is not None:
+        facts = metadata(result, reference=f"native/native0/{secrets.token_hex(13)}")
+        write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
+    if print_digest and not any(output.destination == "-" for output in request.outputs):
+        click.echo(str(result.root.digest))
+
+
+def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
+    """The facts under the names that buildx gives them; `reference` names this run."""
+    facts: dict[str, Any] = {"buildx.build.ref": reference}
+    if len(result.images) == 1:
+        facts["containerimage.config.digest"] = str(image_id(result))
+    facts["containerimage.descriptor"] = result.root.to_json()
+    facts["containerimage.digest"] = str(result.root.digest)
+    if result.names:
+        facts["image.name"] = ",".join(map(str, result.names))
+    return facts
+
+
+def image_id(result: BuildResult) -> Digest:
+    """The digest of the configuration, which docker calls the ID; of the index for several."""
+    if len(result.images) == 1:
+        return result.images[0].config_descriptor.digest
+    return result.root.digest
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half written; a device is written to as it is."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+            return
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

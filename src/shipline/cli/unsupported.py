@@ -1,0 +1,65 @@
+"""What may be asked for and cannot be done yet: one line each, deleted when the feature lands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shipline.build import BuildRequest, Context, ContextKind, Resources
+from shipline.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A feature that is missing: how it is spelled, and whether a request needs it."""
+
+    flag: str
+    needed: Callable[[BuildRequest], bool]
+    hint: str = ""
+
+
+def _asks(kind: str) -> Callable[[BuildRequest], bool]:
+    return lambda r: any(one.type == kind and not one.disabled for one in r.attestations)
+
+
+def _sets(name: str, value: bool) -> Callable[[BuildRequest], bool]:
+    return lambda r: any(one.enabled(name, not value) is value for one in r.outputs)
+
+
+def _reads(kind: ContextKind) -> Callable[[BuildRequest], bool]:
+    return lambda r: any(one.kind is kind for one in _contexts(r))
+
+
+def _contexts(request: BuildRequest) -> list[Context]:
+    return [request.context, *request.build_contexts.values()]
+
+
+GAPS = (
+    Gap("--ssh", lambda r: bool(r.ssh)),
+    Gap("--cache-from", lambda r: bool(r.cache.sources)),
+    Gap("--cache-to", lambda r: bool(r.cache.targets)),
+    Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
+    Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
+    Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
+    Gap("--load", lambda r: r.load, "push it, and docker pull it from the registry"),
+    Gap("--output push-by-digest", _sets("push-by-digest", True)),
+    Gap("--output oci-mediatypes=false", _sets("oci-mediatypes", False)),
+    Gap("--annotation", lambda r: bool(r.annotations)),
+    Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
+    Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
+    Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),
+    Gap("--file with a URL", lambda r: "://" in (r.dockerfile or "")),
+    Gap("--resource", lambda r: r.run.resources != Resources()),
+    Gap("--cgroup-parent", lambda r: bool(r.run.cgroup_parent)),
+    Gap("--allow device", lambda r: any(w.startswith("device") for w in r.run.entitlements)),
+)
+
+FLAGS = ("policy", "invoke", "on")
+"""Flags without a place in BuildRequest."""
+
+
+def refuse_gaps(request: BuildRequest) -> None:
+    """Raises UsageError for the first feature of `request` that cannot be had."""
+    for gap in GAPS:
+        if gap.needed(request):
+            raise UsageError(f"{gap.flag} is not supported yet", hint=gap.hint)

@@ -1,0 +1,139 @@
+"""`shipline build`: flags to a request, gaps named, contradictions refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from shipline.build import BuildRequest, Output, RunOptions, Secret
+from shipline.cli.build import command
+from shipline.cli.environment import implied_build_args
+from shipline.cli.requests import build_request
+from shipline.cli.switches import plain_switches
+from shipline.cli.unsupported import refuse_gaps
+from shipline.errors import ConfigError, UsageError
+from shipline.oci import Platform, Reference
+
+
+def given(*arguments: str) -> dict[str, Any]:
+    return command.make_context("build", [*arguments], resilient_parsing=False).params
+
+
+def request(*arguments: str, environ: Mapping[str, str] | None = None) -> BuildRequest:
+    return build_request(
+        given(*arguments, "."), {"DOCKER_CONFIG": "/nonexistent", **(environ or {})}
+    )
+
+
+def test_the_command_of_the_article() -> None:
+    found = request("--platform", "linux/amd64,linux/arm64", "--push", "--tag", "h:5000/a:1")
+    assert found.platforms == (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    assert found.tags == (Reference.parse("h:5000/a:1"),)
+    assert found.outputs == (Output("image", {"push": "true"}),)
+    assert found.push
+
+
+def test_defaults() -> None:
+    found = request()
+    assert found == BuildRequest(found.context)
+    assert found.run == RunOptions()
+
+
+def test_every_documented_flag_is_taken() -> None:
+    words = (
+        "--add-host a:1.2.3.4 --allow network.host --annotation k=v --attest type=sbom"
+        " --build-arg A=1 --build-context n=. --cache-from a/b --cache-to type=inline"
+        " --cgroup-parent p -f D --iidfile i --label l=1 --metadata-file m --network none"
+        " --no-cache --no-cache-filter a,b --platform local --progress plain --provenance false"
+        " --pull --push -q --secret id=a,src=b --shm-size 1g --ssh default -t a/b --target s"
+        " --ulimit nofile=1 --resource memory=1g -o type=image --policy x=y"
+        " --call check,format=json --builder default --check --load --sbom false"
+        " --compress --squash --rm --force-rm --isolation i --security-opt s --print x -m 1g"
+        " --memory-swap 1 -c 1 --cpu-period 1 --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0"
+    )
+    assert given(*words.split(), ".")["memory"] == "1g"
+
+
+def test_switches_may_carry_their_value() -> None:
+    found = request("--push=false", "--no-cache=true", "--pull=1", "--rm=false")
+    assert (found.push, found.cache.disabled, found.pull) == (False, True, True)
+    assert plain_switches(["--push", "-q", "--push=0", "--", "--pull=0"], {"--push"}) == [
+        "-q",
+        "--",
+        "--pull=0",
+    ]
+
+
+def test_the_environment_fills_in() -> None:
+    environ = {"DOCKER_DEFAULT_PLATFORM": "linux/arm64", "SOURCE_DATE_EPOCH": "7", "TOKEN": "t"}
+    found = request("--build-arg", "TOKEN", "--secret", "id=TOKEN", environ=environ)
+    assert found.platforms == (Platform("linux", "arm64"),)
+    assert found.build_args == {"SOURCE_DATE_EPOCH": "7", "TOKEN": "t"}
+    assert found.secrets == (Secret("TOKEN", env="TOKEN"),)
+    own = request("--build-arg", "SOURCE_DATE_EPOCH=9", "--platform", "amd64", environ=environ)
+    assert own.build_args == {"SOURCE_DATE_EPOCH": "9"}
+    assert own.platforms == (Platform("linux", "amd64"),)
+
+
+def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"proxies": {"default": {"httpProxy": "http://p", "noProxy": ""}}}')
+    found = implied_build_args({"DOCKER_CONFIG": str(tmp_path)})
+    assert found == {"HTTP_PROXY": "http://p", "http_proxy": "http://p"}
+    path.write_text("[]")
+    with pytest.raises(ConfigError):
+        implied_build_args({"DOCKER_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--ssh", "default"), "--ssh"),
+        (("--cache-from", "a/b"), "--cache-from"),
+        (("--cache-to", "type=inline"), "--cache-to"),
+        (("--provenance", "true"), "provenance"),
+        (("--sbom", "true"), "sbom"),
+        (("--call", "outline"), "--call"),
+        (("--load",), "--load"),
+        (("--annotation", "k=v"), "--annotation"),
+        (("-o", "type=image,push-by-digest=true"), "push-by-digest"),
+        (("-o", "type=image,oci-mediatypes=false"), "oci-mediatypes"),
+        (("--build-context", "n=https://h/a.git"), "git context"),
+        (("--resource", "memory=1g"), "--resource"),
+    ],
+)
+def test_what_cannot_be_done_yet_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        refuse_gaps(request(*arguments))
+
+
+def test_refusing_a_statement_is_no_gap() -> None:
+    refuse_gaps(request("--provenance=false", "--sbom=false", "--push", "-t", "a/b"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--push",), "--push"),
+        (("--iidfile", "i", "-o", "dir"), "--iidfile"),
+        (("--network", "bridge"), "--network"),
+        (("-o", "type=registry,name=UPPER"), "UPPER"),
+    ],
+)
+def test_contradictions_are_refused(arguments: tuple[str, ...], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        request(*arguments)
+
+
+def test_context_and_dockerfile_cannot_both_be_standard_input() -> None:
+    with pytest.raises(UsageError, match="standard input"):
+        build_request(given("-f", "-", "-"), {"DOCKER_CONFIG": "/nonexistent"})
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(click.UsageError, match="--colour"):
+        given("--colour", ".")

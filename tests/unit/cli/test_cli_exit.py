@@ -1,0 +1,166 @@
+"""How the program ends: one status for each kind of failure, and nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_engine.py")))
+PLAIN = {**os.environ, "NO_COLOR": "1", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env={**PLAIN, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_success_is_zero_and_progress_goes_to_standard_error(tmp_path: Path) -> None:
+    done = run("build", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "#3 [linux/amd64 2/3] RUN make" in done.stderr
+
+
+def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
+    done = run("build", "--target", "fail", str(tmp_path))
+    assert done.returncode == 5
+    assert "#1 ERROR: RUN make all did not succeed" in done.stderr
+    assert done.stderr.rstrip().endswith("╯")
+    assert ">>>  9 | RUN make \\" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_box_is_ascii_where_nothing_else_can_be_written(tmp_path: Path) -> None:
+    done = run("build", "--target", "fail", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert done.stderr.isascii()
+    assert "+- step failed linux/arm64 -" in done.stderr
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    done = run("--debug", "build", "--target", "fail", str(tmp_path))
+    assert done.returncode == 5
+    assert "Traceback" in done.stderr
+
+
+def test_a_bug_is_1_with_a_traceback(tmp_path: Path) -> None:
+    done = run("build", "--target", "crash", str(tmp_path))
+    assert done.returncode == 1
+    assert "ZeroDivisionError: a bug" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nothing",), ("build",), ("build", "--colour", "."), ("build", "/missing")]
+)
+def test_a_wrong_command_line_is_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_quiet_prints_the_digest_alone(tmp_path: Path) -> None:
+    done = run("build", "-q", str(tmp_path))
+    assert done.returncode == 0
+    assert done.stdout.startswith("sha256:")
+    assert done.stderr == ""
+
+
+def test_results_are_written_for_other_programs(tmp_path: Path) -> None:
+    ids, facts = tmp_path / "id", tmp_path / "facts.json"
+    files = ("--iidfile", str(ids), "--metadata-file", str(facts))
+    assert run("build", "-t", "a/b:1", "-t", "c", *files, str(tmp_path)).returncode == 0
+    found = json.loads(facts.read_bytes())
+    assert found["containerimage.descriptor"]["digest"] == found["containerimage.digest"]
+    assert found["image.name"] == "docker.io/a/b:1,docker.io/library/c:latest"
+    assert ids.read_text() == found["containerimage.config.digest"]
+    assert found["buildx.build.ref"].startswith("native/native0/")
+
+
+def test_a_failed_build_leaves_no_older_image_id(tmp_path: Path) -> None:
+    ids = tmp_path / "id"
+    ids.write_text("sha256:old")
+    run("build", "--target", "fail", "--iidfile", str(ids), str(tmp_path))
+    assert not ids.exists()
+
+
+def test_rawjson_is_json_to_the_last_line_of_progress(tmp_path: Path) -> None:
+    done = run("build", str(tmp_path), BUILDKIT_PROGRESS="rawjson")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines[0]["vertexes"][0]["name"].startswith("[internal]")
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = [*PROGRAM, "build", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def waiting(directory: Path, target: str = "wait") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*PROGRAM, "build", "--target", target, str(directory)],
+        env=PLAIN,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_cancels_and_waits_for_cleanup(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with waiting(tmp_path) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (130, "cleaned up\n")
+    assert "#1 CANCELED" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_second_signal_exits_at_once(tmp_path: Path) -> None:
+    with waiting(tmp_path, "stubborn") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "cleaning up\n"
+        before = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert time.monotonic() - before < 5
+
+
+def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_text("FROM scratch\nMAINTAINER me\n")
+    done = run("build", "--check", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{file}:2: MaintainerDeprecated" in done.stdout
+    found = run("build", "--call", "check,format=json,ignorestatus", str(tmp_path))
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["warnings"][0]["ruleName"] == "MaintainerDeprecated"
+    file.write_text("FROM scratch\nCOPY a /a\n")
+    assert run("build", "--check", str(tmp_path)).returncode == 0
+
+
+def test_a_wrong_dockerfile_is_4_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nRUM ls\n")
+    done = run("build", "--check", str(tmp_path))
+    assert done.returncode == 4
+    assert ">>> 2 | RUM ls" in done.stderr

@@ -1,0 +1,145 @@
+"""imagetools: what is in a registry is shown exactly, and combined without a change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shipline.cli.imagetools import _result
+from shipline.cli.inspection import Inspection, describe, look_up
+from shipline.cli.template import render
+from shipline.content import MemoryStore, copy_graph
+from shipline.errors import NotFound
+from shipline.oci import (
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Part,
+    Platform,
+    Reference,
+    combine,
+    media,
+    parse_manifest,
+)
+
+AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+def add_image(store: MemoryStore, platform: Platform, tag: str) -> Manifest:
+    config = ImageConfig(platform).set(Env=["A=1"]).to_bytes()
+    manifest = Manifest.make(Descriptor.of(config, media.OCI_CONFIG), [])
+    copy_graph(MemoryStore(config, manifest.raw), store, manifest.descriptor)
+    store.tag(manifest.descriptor, MemoryStore(manifest.raw), tag)
+    return manifest
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    parts = [Part(add_image(store, one, one.architecture), one) for one in (AMD, ARM)]
+    index = combine(parts)
+    store.tag(index.descriptor, MemoryStore(index.raw), "latest")
+    return store
+
+
+def find(store: MemoryStore, tag: str) -> Inspection:
+    return look_up(store, Reference.parse(f"h:5000/a:{tag}"))
+
+
+def test_an_index_is_described_with_its_platforms(store: MemoryStore) -> None:
+    found = find(store, "latest")
+    lines = describe(found).splitlines()
+    assert lines[:5] == [
+        "Name:      h:5000/a:latest",
+        f"MediaType: {media.OCI_INDEX}",
+        f"Digest:    {found.descriptor.digest}",
+        "",
+        "Manifests:",
+    ]
+    assert lines.count("  Platform:  linux/arm64") == 1
+    assert sum(line.startswith("  Name:      h:5000/a@sha256:") for line in lines) == 2
+
+
+def test_one_image_is_described_in_three_lines(store: MemoryStore) -> None:
+    assert len(describe(find(store, "amd64")).splitlines()) == 3
+
+
+def test_templates_reach_the_configuration_of_each_platform(store: MemoryStore) -> None:
+    index, image = find(store, "latest").fields(), find(store, "arm64").fields()
+    one = json.loads(render('{{json (index .Image "linux/arm64")}}', index))
+    assert one == json.loads(render("{{json .Image}}", image))
+    assert one["architecture"] == "arm64"
+    assert render("{{.Manifest.Digest}}", index) == str(find(store, "latest").descriptor.digest)
+    assert len(json.loads(render("{{json .Manifest}}", index))["manifests"]) == 2
+
+
+def test_a_missing_name_is_not_found(store: MemoryStore) -> None:
+    with pytest.raises(NotFound):
+        find(store, "nothing")
+
+
+def test_one_index_keeps_its_bytes(store: MemoryStore) -> None:
+    found = find(store, "latest")
+    assert _result([found], [], True) == (found.document.raw, found.descriptor)
+
+
+def test_images_are_combined_with_their_platforms(store: MemoryStore) -> None:
+    raw, target = _result([find(store, "amd64"), find(store, "arm64")], [], True)
+    document = parse_manifest(raw, target.media_type)
+    assert isinstance(document, Index)
+    assert [one.platform for one in document.manifests] == [AMD, ARM]
+
+
+def test_one_image_becomes_an_index_only_where_that_is_preferred(store: MemoryStore) -> None:
+    one = find(store, "amd64")
+    assert _result([one], [], True)[1].media_type == media.OCI_INDEX
+    assert _result([one], [], False) == (one.document.raw, one.descriptor)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """Our own node, started as people start it."""
+    command = [sys.executable, "-m", "shipline", "registry", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, "--data", str(tmp_path / "data")], stderr=subprocess.PIPE, text=True
+    ) as node:
+        assert node.stderr is not None
+        yield node.stderr.readline().rstrip().rpartition("//")[2]
+        node.terminate()
+        node.wait(timeout=20)
+
+
+def shipline(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "shipline", *arguments], capture_output=True, timeout=60, check=False
+    )
+
+
+def test_images_are_combined_and_read_back_over_the_network(
+    registry: str, store: MemoryStore
+) -> None:
+    from shipline.registry import Client
+
+    with Client() as client:
+        for tag in ("amd64", "arm64"):
+            repository = client.repository(Reference.parse(f"{registry}/{tag}"))
+            target = store.resolve(tag)
+            copy_graph(store, repository, target)
+            repository.tag(target, store, tag)
+    name, sources = f"{registry}/team/all:1", (f"{registry}/amd64:amd64", f"{registry}/arm64:arm64")
+    dry = shipline("imagetools", "create", "--dry-run", "-t", name, *sources)
+    assert shipline("imagetools", "inspect", name).returncode == 8
+    first = shipline("imagetools", "create", "-t", name, sources[0])
+    assert first.returncode == 0, first.stderr
+    added = shipline("imagetools", "create", "--append", "-t", name, sources[1])
+    assert added.returncode == 0, added.stderr
+    raw = shipline("imagetools", "inspect", "--raw", name).stdout
+    assert raw + b"\n" == dry.stdout
+    seen = shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
+    assert seen.decode().strip() == str(Descriptor.of(raw, media.OCI_INDEX).digest)
