@@ -1,0 +1,125 @@
+"""What differs between two images, in classes of importance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from corpus.image import RECENT_S, Image, Node
+
+TREE, CONFIG, LAYERS, HISTORY = "tree", "config", "layers", "history"
+_CONFIG_TOP = ("architecture", "os", "variant", "author", "os.version", "os.features")
+_CONFIG_IGNORED = {"Image", "Hostname", "Domainname"}  # empty in BuildKit's images
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One place in which two images are not the same. `kind` is its class."""
+
+    kind: str
+    platform: str
+    place: str
+    field: str
+    want: object
+    got: object
+
+    def __str__(self) -> str:
+        where = f"{self.platform} {self.kind} {self.place!r} {self.field}".rstrip()
+        return f"{where}: BuildKit has {self.want!r}, we have {self.got!r}"
+
+
+def compare(want: Mapping[str, Image], got: Mapping[str, Image]) -> list[Difference]:
+    """Everything in which the images of `got` are not those of `want`."""
+    differences = []
+    for platform in sorted(want.keys() | got.keys()):
+        if platform not in want or platform not in got:
+            present = (platform in want, platform in got)
+            differences.append(Difference(CONFIG, platform, "", "platform", *present))
+            continue
+        for kind, place, name, left, right in _compare_image(want[platform], got[platform]):
+            differences.append(Difference(kind, platform, place, name, left, right))
+    return differences
+
+
+_Item = tuple[str, str, str, object, object]
+
+
+def _compare_image(want: Image, got: Image) -> Iterator[_Item]:
+    yield from compare_trees(want.files, got.files)
+    yield from _compare_config(want.config, got.config)
+    yield from _compare_layers(want, got)
+    yield from _compare_history(want.config, got.config)
+
+
+def compare_trees(want: Mapping[str, Node], got: Mapping[str, Node]) -> Iterator[_Item]:
+    for path in sorted(want.keys() | got.keys()):
+        left, right = want.get(path), got.get(path)
+        if left is None or right is None:
+            yield TREE, path, "", _summary(left), _summary(right)
+            continue
+        for name in (item.name for item in fields(Node) if item.compare):
+            if getattr(left, name) != getattr(right, name):
+                yield TREE, path, name, _shown(left, name), _shown(right, name)
+
+
+def _shown(node: Node, name: str) -> object:
+    """A field as a person wants to see it: modes in octal, for a digest the content."""
+    if name == "mode":
+        return oct(node.mode)
+    return node.head if name == "sha256" else getattr(node, name)
+
+
+def _summary(node: Node | None) -> str:
+    if node is None:
+        return "nothing"
+    return f"{node.kind} {node.mode:o} {node.uid}:{node.gid}" + f" {node.link}".rstrip()
+
+
+def _compare_config(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator[_Item]:
+    for key in _CONFIG_TOP:
+        if want.get(key) != got.get(key):
+            yield CONFIG, key, "", want.get(key), got.get(key)
+    if _when(want) != _when(got):
+        yield CONFIG, "created", "", want.get("created"), got.get("created")
+    left, right = want.get("config") or {}, got.get("config") or {}
+    for key in sorted((left.keys() | right.keys()) - _CONFIG_IGNORED):
+        if left.get(key) != right.get(key):
+            yield CONFIG, f"config.{key}", "", left.get(key), right.get(key)
+
+
+def _texts(history: list[dict[str, Any]]) -> list[str]:
+    return [entry.get("created_by", "") for entry in history]
+
+
+def _compare_layers(want: Image, got: Image) -> Iterator[_Item]:
+    if len(want.layers) != len(got.layers):
+        yield LAYERS, "", "count", len(want.layers), len(got.layers)
+        return
+    for number, (left, right) in enumerate(zip(want.layers, got.layers, strict=True)):
+        for name in sorted(set(left) ^ set(right)):
+            yield LAYERS, f"layer {number}", name, name in left, name in right
+
+
+def _compare_history(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator[_Item]:
+    left, right = want.get("history") or [], got.get("history") or []
+    if len(left) != len(right):
+        yield HISTORY, "", "entries", _texts(left), _texts(right)
+        return
+    for number, (a, b) in enumerate(zip(left, right, strict=True)):
+        for key in ("created_by", "comment", "empty_layer", "author"):
+            if a.get(key) != b.get(key):
+                yield HISTORY, f"entry {number}", key, a.get(key), b.get(key)
+        if _when(a) != _when(b):
+            yield HISTORY, f"entry {number}", "created", a.get("created"), b.get("created")
+
+
+def _when(dated: Mapping[str, Any]) -> str | None:
+    """`created`, where the build's own time is just "now"."""
+    if "created" not in dated:
+        return None
+    text = str(dated["created"])
+    seconds = datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+    return "now" if abs(time.time() - seconds) < RECENT_S else text

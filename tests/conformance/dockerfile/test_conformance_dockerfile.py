@@ -1,0 +1,102 @@
+"""Every case of the corpus makes the image that a real BuildKit makes of it.
+
+Both builders run ahead of the tests on a few threads; see `compare.py` for work on single cases.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from corpus import (
+    CONFIG,
+    HISTORY,
+    LAYERS,
+    TREE,
+    Builder,
+    BuildKit,
+    Case,
+    Outcome,
+    Shipline,
+    load_all,
+    verdict,
+)
+
+from peers import Docker, Registry
+from shipline.tasks import Limiter, Once, TaskGroup
+
+pytestmark = pytest.mark.peers
+CASES = load_all()
+AT_ONCE = 3  # builds; a step waits for its container more than it computes
+
+Pair = tuple[Outcome | None, Outcome | None]
+Builds = Callable[[Case], Pair]
+
+
+@pytest.fixture(scope="session")
+def own(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Builder | None:
+    """Our builder, or None as long as the command does not exist."""
+    command = [sys.executable, "-m", "shipline", "build", "--help"]
+    if subprocess.run(command, capture_output=True).returncode:
+        return None
+    return Shipline(registry, tmp_path_factory.mktemp("shipline"))
+
+
+@pytest.fixture(scope="session")
+def builds(
+    request: pytest.FixtureRequest, docker: Docker, registry: Registry, own: Builder | None
+) -> Iterator[Builds]:
+    """The outcomes of a case: the peer's, where it can be asked, and ours."""
+    peer, limit, once = BuildKit(docker, registry), Limiter(AT_ONCE), Once[Pair]()
+
+    def pair(case: Case) -> Pair:
+        with limit:
+            want = peer.build(case) if case.for_peer else None
+            return want, own.build(case) if own else None
+
+    def outcome(case: Case) -> Pair:
+        return once.get(case.name, lambda: pair(case))
+
+    with TaskGroup() as group:
+        if "PYTEST_XDIST_WORKER" not in os.environ:  # there the others run most of the cases
+            for name in _cases_of(request.session):
+                group.start(outcome, CASES[name])
+        yield outcome
+
+
+def _cases_of(session: pytest.Session) -> list[str]:
+    """The names of the cases that this session is going to test, each once."""
+    specs = (getattr(item, "callspec", None) for item in session.items)
+    return list(
+        dict.fromkeys(
+            spec.params["name"] for spec in specs if spec and spec.params["name"] in CASES
+        )
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tree_and_configuration_are_those_of_buildkit(name: str, builds: Builds) -> None:
+    case = CASES[name]
+    problems = verdict(case, *builds(case), kinds=(TREE, CONFIG))
+    assert not problems, "\n".join(["", *problems])
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.expect == "success"])
+def test_history_and_layers_are_those_of_buildkit(name: str, builds: Builds) -> None:
+    case = CASES[name]
+    problems = verdict(case, *builds(case), kinds=(HISTORY, LAYERS))
+    assert not problems, "\n".join(["", *problems])
+
+
+def test_corpus_covers_every_instruction() -> None:
+    """A new instruction needs a case before it is written."""
+    text = "\n".join(path.read_text() for path in (Path(__file__).parent / "cases").glob("*.case"))
+    instructions = (
+        "FROM RUN COPY ADD ENV ARG LABEL CMD ENTRYPOINT SHELL EXPOSE VOLUME STOPSIGNAL "
+        "HEALTHCHECK ONBUILD USER WORKDIR MAINTAINER"
+    )
+    assert not [word for word in instructions.split() if f"\n{word} " not in text]
