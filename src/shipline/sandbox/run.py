@@ -46,6 +46,7 @@ class Sandbox:
         self.runtime = runtime
         self._directory = directory
         self._numbers = itertools.count(1)
+        self._state = directory / "state"  # one for all: crun keeps compiled filters in it
         self._resolv_conf = directory / "resolv.conf"
         self._resolv_conf.write_text(_resolver(Path("/etc/resolv.conf")))
 
@@ -72,7 +73,7 @@ class Sandbox:
                     groups = self.runtime.control_groups
                     layout = Layout(seen.target, devices.target, network_files, mounts, groups)
                     (step / "config.json").write_text(json.dumps(config(spec, layout)))
-                    status, failure = self.runtime.run(step, step / "state", on_output)
+                    status, failure = self.runtime.run(step, self._state, on_output)
             return _verdict(spec, self.runtime, failure, on_output) if failure else status
         finally:
             shutil.rmtree(step, ignore_errors=True)

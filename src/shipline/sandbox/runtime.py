@@ -17,6 +17,7 @@ from shipline.sandbox.bundle import Layout, config, make_device_directory
 from shipline.sandbox.programs import exit_program
 from shipline.sandbox.spec import StepSpec
 from shipline.sandbox.supervise import OnOutput, supervise
+from shipline.tasks import Once
 
 _OPTIONS = {
     "crun": ("--cgroup-manager=disabled",),
@@ -75,11 +76,19 @@ class _FirstWords:
         self.held = b""
 
 
+_found: Once[Runtime] = Once()
+
+
 def find_runtime(directory: Path) -> Runtime:
-    """The first of crun, runc, youki that runs a container; tried out inside `directory`.
+    """The first of crun, runc, youki that runs a container; tried out once, in `directory`.
 
     Raises SandboxError that says what was tried and why each failed.
     """
+    return _found.get("runtime", lambda: search_runtime(directory))
+
+
+def search_runtime(directory: Path) -> Runtime:
+    """`find_runtime`, tried out anew."""
     failures = []
     for name in _OPTIONS:
         path = shutil.which(name)
@@ -101,14 +110,14 @@ def find_runtime(directory: Path) -> Runtime:
 def _try(runtime: Runtime, directory: Path) -> str:
     bundle = directory / f"try-{runtime.name}-{runtime.control_groups}"
     try:
-        return _trial(runtime, bundle)
+        return _trial(runtime, bundle, directory / "state")
     except SandboxError as error:
         return error.message
     finally:
         shutil.rmtree(bundle, ignore_errors=True)
 
 
-def _trial(runtime: Runtime, bundle: Path) -> str:
+def _trial(runtime: Runtime, bundle: Path, state: Path) -> str:
     root, devices = bundle / "root", bundle / "dev"
     for path in (*(root / name for name in ("proc", "sys", "dev")), devices):
         path.mkdir(parents=True)
@@ -119,7 +128,7 @@ def _trial(runtime: Runtime, bundle: Path) -> str:
     layout = Layout(root, devices, (), (), runtime.control_groups)
     (bundle / "config.json").write_text(json.dumps(config(StepSpec(("/exit",)), layout)))
     words: list[bytes] = []
-    status, error = runtime.run(bundle, bundle / "state", lambda data, _: words.append(data))
+    status, error = runtime.run(bundle, state, lambda data, _: words.append(data))
     if status == 0:
         return ""
     return error or b"".join(words).decode(errors="replace").strip() or f"status {status}"

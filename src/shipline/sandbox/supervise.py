@@ -1,10 +1,10 @@
 """A process whose whole family dies with the thread that waits for it.
 
-The command runs as the first process of a PID namespace: when that one ends or is killed, the
-kernel kills all that are in it. It is killed when `unshare` dies, which is killed when our thread
-dies (PR_SET_PDEATHSIG, prctl(2)), so kill -9 of this program leaves nothing. Both switches are in
-place before the command starts: a shell in between says that it is there, and waits for the word
-to go on; a dead parent never says it.
+The command is the first process of a PID namespace: when it ends or is killed, the kernel kills
+all the others before anybody learns of its end. It is killed when our thread dies, in whatever
+way (PR_SET_PDEATHSIG, prctl(2)), so kill -9 of this program leaves nothing. That switch is in
+place before the command starts: a shell says that it is there, and waits for the word to go on; a
+dead parent never says it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 
 from shipline.errors import SandboxError
+from shipline.sandbox import kernel
 from shipline.tasks import check, on_cancel
 
 OnOutput = Callable[[bytes, int], None]
@@ -39,7 +39,7 @@ def supervise(command: Sequence[str], on_output: OnOutput) -> int:
     SandboxError when this machine cannot isolate it.
     """
     check()
-    family = _Family([*_prefix(), *command])
+    family = _Family([*_prefix(), "step", *command])
     try:
         with on_cancel(family.kill):
             status = family.wait(on_output)
@@ -57,27 +57,41 @@ def _prefix() -> tuple[str, ...]:
             f"cannot isolate a step: no {' and no '.join(missing)} on the PATH",
             hint="install the package util-linux",
         )
-    namespace = ("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
-    return ("setpriv", "--pdeathsig", "KILL", *namespace, "sh", "-c", _HANDSHAKE, "step")
+    return ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount-proc", "sh", "-c", _HANDSHAKE)
+
+
+@contextmanager
+def _children_in_new_pid_namespace() -> Iterator[None]:
+    """The next process that the calling thread starts is the first of a namespace."""
+    with open("/proc/thread-self/ns/pid", "rb") as own:
+        try:
+            kernel.unshare(kernel.CLONE_NEWPID)
+        except OSError as error:
+            raise kernel.lacking("cannot make a PID namespace", error) from error
+        try:
+            yield
+        finally:
+            kernel.setns(own.fileno(), kernel.CLONE_NEWPID)
 
 
 class _Family:
-    """A running command: the outer process, and the first one of its namespace."""
+    """A running command and all its descendants."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._lock = threading.Lock()
-        self._init = -1  # pidfd of the first process in the namespace
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,  # Ctrl-C reaches it by cancellation only
-        )
+        with _children_in_new_pid_namespace():
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C reaches it by cancellation only
+            )
         self._ended = os.pidfd_open(self._process.pid)
+        self._open = True
+        self._lock = threading.Lock()
 
     def wait(self, on_output: OnOutput) -> int:
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
@@ -86,10 +100,9 @@ class _Family:
             words = os.read(stderr.fileno(), _CHUNK).decode(errors="replace").strip()
             check()
             raise SandboxError(
-                f"cannot make a PID namespace: {words or 'no answer'}",
-                hint="run as root or in a user namespace; util-linux must be 2.32 or newer",
+                f"cannot isolate a step: {words or 'no answer'}",
+                hint="run as root or in a user namespace; util-linux must be 2.33 or newer",
             )
-        self._meet_init()
         with suppress(BrokenPipeError):  # it was killed meanwhile
             stdin.write(b"\n")
         stdin.close()
@@ -98,12 +111,9 @@ class _Family:
 
     def kill(self) -> None:
         """Kill all of it, from any thread, at any time."""
-        with self._lock:
-            if self._init >= 0:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._init, signal.SIGKILL)
-            else:
-                self._process.kill()
+        with self._lock, suppress(ProcessLookupError):
+            if self._open:
+                signal.pidfd_send_signal(self._ended, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill what is left and wait until it is gone."""
@@ -112,21 +122,9 @@ class _Family:
             if pipe is not None:
                 pipe.close()
         self._process.wait()
-        os.close(self._ended)
         with self._lock:
-            if self._init >= 0:
-                os.close(self._init)
-            self._init = -1
-
-    def _meet_init(self) -> None:
-        """Killing the first process waits for all others: `unshare` ends after the last one."""
-        pid = self._process.pid
-        try:
-            child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            with self._lock:
-                self._init = os.pidfd_open(int(child[0]))
-        except (OSError, IndexError):  # a kernel without that file, or it was killed
-            return
+            self._open = False
+            os.close(self._ended)
 
     def _forward(self, streams: dict[int, int], on_output: OnOutput) -> None:
         poll = select.poll()

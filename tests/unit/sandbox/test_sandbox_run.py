@@ -12,6 +12,7 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import StepSpec, Ulimit, find_user
+from shipline.sandbox.seccomp import PROFILES
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
@@ -42,11 +43,19 @@ def test_a_background_process_does_not_hold_the_step(tmp_path: Path, runtime: st
 
 @both_runtimes
 def test_privileges_are_dockers(tmp_path: Path, runtime: str) -> None:
-    outcome = run_step(tmp_path, runtime, SHELL, script="grep -E 'Cap|NoNew' /proc/self/status")
-    facts = dict(line.split(":\t") for line in outcome.out.splitlines())
+    outcome = run_step(tmp_path, runtime, SHELL, script="grep -E ':' /proc/self/status")
+    facts = dict(line.split(":\t", 1) for line in outcome.out.splitlines() if "\t" in line)
     assert facts["CapEff"] == facts["CapBnd"] == "00000000a80425fb"
     assert int(facts["CapInh"], 16) == int(facts["CapAmb"], 16) == 0
     assert facts["NoNewPrivs"] == "0"
+    assert facts["Seccomp"] == ("2" if any(path.exists() for path in PROFILES) else "0")
+
+
+@both_runtimes
+def test_new_privileges_can_be_denied(tmp_path: Path, runtime: str) -> None:
+    spec = replace(SHELL, no_new_privileges=True)
+    outcome = run_step(tmp_path, runtime, spec, script="grep NoNewPrivs /proc/self/status")
+    assert outcome.out == "NoNewPrivs:\t1\n"
 
 
 @both_runtimes
