@@ -11,7 +11,6 @@ import click
 from shipline.build import BuildRequest
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, build_options
-from shipline.cli.checks import check
 from shipline.cli.interrupts import run_cancellable, say_cancelling
 from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
@@ -34,6 +33,8 @@ def command(**given: Any) -> int:
     request = build_request(given, os.environ)
     refuse_gaps(request)
     if request.call.method == "check":
+        from shipline.cli.checks import check  # loads all of the Dockerfile language
+
         return check(request)
     _refuse_terminal(request)
     mode = "quiet" if given["quiet"] else given["progress"]

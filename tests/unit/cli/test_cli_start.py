@@ -8,7 +8,8 @@ import sys
 import click
 import pytest
 
-from shipline.cli.main import _COMMANDS
+from shipline.cli.lazy import Entry
+from shipline.cli.program import COMMANDS
 
 _HEAVY = ("rich", "urllib3", "cryptography", "granian", "zstandard", "ssl", "asyncio", "tarfile")
 
@@ -29,11 +30,17 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
     assert own <= {"shipline.cli", "shipline.errors"}
 
 
-@pytest.mark.parametrize("entry", _COMMANDS, ids=lambda entry: entry.name)
-def test_every_command_in_the_list_can_be_loaded(entry: object) -> None:
-    loaded = entry.load()  # type: ignore[attr-defined]
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_every_command_in_the_list_can_be_loaded(entry: Entry) -> None:
+    loaded = entry.load()
     assert isinstance(loaded, click.Command)
     assert loaded.help
+
+
+def test_the_version_is_the_same_on_both_ways() -> None:
+    program = "from shipline.cli import main; main(['--version']); main(['-D', '--version'])"
+    first, second = python(program).splitlines()
+    assert first == second
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -1,0 +1,49 @@
+"""The program: its commands, options and end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+from shipline import __version__
+from shipline.cli.failures import Settings, report
+from shipline.cli.lazy import Entry, LazyGroup
+
+COMMANDS = (
+    Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
+    Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
+    Entry("registry", "shipline.cli.registry:group", "Run a registry node."),
+    Entry("completion", "shipline.cli.completion:command", "Print a completion script."),
+    Entry("version", "shipline.cli.version:command", "Print the version of the parts."),
+)
+
+
+@click.group(
+    "shipline",
+    cls=LazyGroup,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("-D", "--debug", is_flag=True, help="Show where an error comes from.")
+@click.version_option(__version__, message="shipline %(version)s")
+@click.pass_obj
+def program(settings: Settings, debug: bool) -> None:
+    """From a git commit to a signed, multi-architecture container image in every region."""
+    settings.debug = debug
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the exit status.
+
+    Takes SIGTERM over, which then does what Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = Settings()
+    try:
+        status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+    except BaseException as failure:  # whatever ended the program, there is a status for it
+        return report(failure, settings)
+    return status if isinstance(status, int) else 0
