@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shipline.build.cache import Made
 from shipline.build.graph import Vertex
@@ -38,7 +38,7 @@ class Style:
     """How documents are written: OCI media types or Docker's, and annotations by level."""
 
     docker: bool = False
-    manifest_annotations: Mapping[str, str] = NO_ANNOTATIONS
+    manifest_annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def assemble(
@@ -112,7 +112,7 @@ def _history(planned: Planned, made: Callable[[Vertex], Made], epoch: str) -> tu
     entries = []
     for note, time in zip(planned.notes, times, strict=True):
         first = time or first
-        empty = note.vertex is None or made(note.vertex).layer is None
+        empty = note.vertex is None
         entries.append(History(first, note.text, comment=note.comment, empty_layer=empty))
     return (*planned.image.history, *entries)
 

@@ -17,6 +17,7 @@ from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, Made
 from shipline.build.clock import Clock, rfc3339
 from shipline.build.contexts import open_contexts, read_dockerfile
+from shipline.build.export import Results, export
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
 from shipline.build.images import RegistryImages, Repositories
 from shipline.build.plan import PlatformPlan
@@ -45,6 +46,7 @@ class Settings:
     repositories: Repositories
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: BinaryIO | None = None
+    stdout: BinaryIO | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,9 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         if targets:
             push_documents(results, root, targets.values(), step)
             push_tags(root, request.tags, targets, step)
+        exported = Results(results, root, request.tags, blobs, shop.snapshots, shop.clock.now_ns())
+        for output in request.outputs:
+            export(output, exported, settings.stdout, step)
         return BuildResult(root.descriptor, tuple(results), request.tags)
 
 

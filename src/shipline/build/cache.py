@@ -18,9 +18,9 @@ from shipline.oci import Descriptor, Digest
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a step made: its layer, None where it changed nothing, and when (RFC 3339)."""
+    """What a step made: its layer, which may be empty, and when (RFC 3339)."""
 
-    layer: Layer | None
+    layer: Layer
     created: str
 
 
@@ -42,8 +42,6 @@ class Cache:
         if found is None:
             return None
         record = json.loads(found)
-        if record["layer"] is None:
-            return Made(None, record["created"])
         descriptor = Descriptor.from_json(record["layer"])
         if not self._content.exists(descriptor):
             return None
@@ -54,11 +52,10 @@ class Cache:
         """Remember `made` under every key, all or none."""
         if not keys:
             return
-        layer = made.layer
         record = {
             "created": made.created,
-            "layer": None if layer is None else layer.descriptor.to_json(),
-            "diff_id": "" if layer is None else str(layer.diff_id),
+            "layer": made.layer.descriptor.to_json(),
+            "diff_id": str(made.layer.diff_id),
         }
         value = json.dumps(record).encode()
         self._records.write({("made", key): value for key in keys})

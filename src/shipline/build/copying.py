@@ -20,7 +20,7 @@ from shipline.build.placing import Look, Placement
 from shipline.build.selecting import Root, Selected, select
 from shipline.build.snapshots import Snapshot
 from shipline.build.workshop import Directory, Follower, Result, Workshop, worth_mounting
-from shipline.errors import ContentError
+from shipline.errors import ContentError, UsageError
 from shipline.events import Step
 from shipline.layer import (
     Entry,
@@ -33,7 +33,7 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import find_owner, remove_tree
+from shipline.sandbox import find_owner, find_user, remove_tree
 
 _HEAD = 512  # bytes that tell an archive
 
@@ -53,7 +53,8 @@ def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use
     key = key_of("directory", op, base.diff_ids)
     if made := _cached(key, shop, use):
         return made
-    placement = Placement(shop.snapshots.table(base), (0, 0), shop.clock.now_ns())
+    owner = _user(op.user, base, shop)
+    placement = Placement(shop.snapshots.table(base), owner, shop.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
     items = list(placement.items())
     content = key_of("directories", [entry._replace(mtime_ns=0) for entry, _ in items])
@@ -69,7 +70,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
             return made
     with ExitStack() as stack:
         below = LayeredToc([]) if op.link else shop.snapshots.table(base)
-        owner = _owner(op.chown, base, shop)
+        owner = _owner(op.chown, base, shop, use.step)
         placement = Placement(below, owner or (0, 0), shop.clock.now_ns())
         selected: list[Selected] = []
         if source is not None:
@@ -87,7 +88,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
 
         def items() -> list[Item]:
             for goal in goals:
-                _place(goal, placement, look, owner, shop, stack)
+                _place(goal, placement, look, shop, stack)
             for target, (_, text) in zip(files, op.files, strict=True):
                 _place_text(target, text, placement, look, shop)
             return list(placement.items())
@@ -123,17 +124,18 @@ def _place(
     goal: Goal,
     placement: Placement,
     look: Look,
-    owner: tuple[int, int] | None,
     shop: Workshop,
     stack: ExitStack,
 ) -> None:
     if goal.archive:
         tree = _unpacked(goal, shop, stack)
-        placement.place_tree(goal.target, tree.items(), Look(owner))
+        placement.place_tree(goal.target, tree.items(), Look())
     elif goal.source.is_directory:
-        placement.place_tree(goal.target, goal.source.tree.items(), look)
+        placement.place_tree(goal.target, goal.source.items(), look)
+        if goal.source.mtime_ns is not None:
+            placement.touch(goal.target, goal.source.mtime_ns)
     else:
-        for entry, content in goal.source.tree.items():
+        for entry, content in goal.source.items():
             placement.place(look.of(entry, goal.target), content)
 
 
@@ -200,18 +202,31 @@ def _once(
 
 def _root(source: Result, shop: Workshop, stack: ExitStack) -> Root:
     if isinstance(source, Directory):
-        return Root(source.path, f"the {source.name}", source.prune, source.cache)
+        return Root(source.path, f"the {source.name}", source.prune, source.cache, True)
     return Root(stack.enter_context(shop.snapshots.mounted(source)), "the stage or image")
 
 
-def _owner(text: str, base: Snapshot, shop: Workshop) -> tuple[int, int] | None:
+def _owner(text: str, base: Snapshot, shop: Workshop, step: Step) -> tuple[int, int] | None:
     if not text:
         return None
     user, _, group = text.partition(":")
     if user.isdecimal() and (group.isdecimal() or not group):
         return int(user), int(group or user)
     with shop.snapshots.mounted(base) as root:
-        return find_owner(root, text)
+        try:
+            return find_owner(root, text)
+        except UsageError as error:  # BuildKit takes root for a name that it cannot find
+            step.warn(f"--chown={text}: {error.message}; the files will belong to root", error.hint)
+            return 0, 0
+
+
+def _user(text: str, base: Snapshot, shop: Workshop) -> tuple[int, int]:
+    """The owner of what USER makes."""
+    if text in ("", "0", "root", "0:0"):
+        return 0, 0
+    with shop.snapshots.mounted(base) as root:
+        user = find_user(root, text)
+    return user.uid, user.gid
 
 
 def _default_owner(source: Result | None) -> tuple[int, int] | None:

@@ -197,7 +197,7 @@ def _workdir(state: Planned, step: df.Step, place: Place) -> Planned:
     if posixpath.normpath(path) == "/":
         return state.noted(text)
     vertex = place.vertex(
-        MakeDirectoryOp(path), [state.vertex], f"WORKDIR {workdir.path}", workdir.span
+        MakeDirectoryOp(path, state.user), [state.vertex], f"WORKDIR {workdir.path}", workdir.span
     )
     return state.noted(text, vertex)
 
@@ -232,7 +232,7 @@ def _cmd(state: Planned, step: df.Step, place: Place) -> Planned:
 def _entrypoint(state: Planned, step: df.Step, place: Place) -> Planned:
     assert isinstance(step.instruction, df.Entrypoint)
     words = list(df.command_line(step.instruction, state.shell))
-    state = state.with_run(Entrypoint=words, ArgsEscaped=True)
+    state = state.with_run(Entrypoint=words)
     if not state.cmd_set:
         state = state.with_run(Cmd=None)
     return state.noted(_text(state, step))

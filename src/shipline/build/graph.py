@@ -88,9 +88,10 @@ class CopyOp:
 
 @dataclass(frozen=True, slots=True)
 class MakeDirectoryOp:
-    """A directory, with its parents, on top of input 0."""
+    """A directory, with its parents, on top of input 0; new ones belong to `user`."""
 
     path: str
+    user: str = ""
 
 
 Op = ScratchOp | ImageOp | ContextOp | RunOp | CopyOp | MakeDirectoryOp

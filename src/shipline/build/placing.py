@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shipline.build.modes import Change
 from shipline.errors import UsageError
-from shipline.layer import Content, Entry, Item, LayeredToc
+from shipline.layer import Content, Entry, Item, LayeredToc, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +58,7 @@ class Placement:
 
     def resolve(self, path: str) -> str:
         """`path` without leading slash, links followed inside the root, the last one too."""
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        done: list[str] = []
-        links = 0
-        while parts:
-            part = parts.pop(0)
-            if part == "..":
-                done = done[:-1]
-                continue
-            entry = self.lookup("/".join([*done, part]))
-            if entry is None or entry.kind != "symlink":
-                done.append(part)
-                continue
-            links += 1
-            if links > 255:
-                raise UsageError(f"too many links on the way to /{path}")
-            if entry.link.startswith("/"):
-                done = []
-            parts = [one for one in entry.link.split("/") if one not in ("", ".")] + parts
-        return "/".join(done)
+        return resolve(path, self.lookup)
 
     def make_directories(self, path: str) -> None:
         """Make `path` a directory, with its parents. Raises UsageError over a file."""
@@ -108,9 +90,10 @@ class Placement:
             parent = self.resolve(directory)
             self.make_directories(parent)
             target = f"{parent}/{last}" if parent else last
-            followed = self.resolve(target)
-            if self.is_directory(followed):
-                target = followed
+            entry = self.lookup(target)
+            if entry is not None and entry.kind == "symlink":
+                target = self.resolve(target)
+                self.make_directories(posixpath.dirname(target))
         if contents:
             self.make_directories(target)
             return target
@@ -126,6 +109,12 @@ class Placement:
                 raise UsageError(f"cannot copy to non-directory: /{entry.path}")
             raise UsageError(f"cannot replace to directory /{entry.path} with file")
         self._items[entry.path] = (entry, content)
+
+    def touch(self, path: str, mtime_ns: int) -> None:
+        """Give the directory at `path` another time."""
+        entry = self.lookup(path)
+        if path and entry is not None:
+            self._items[path] = (entry._replace(mtime_ns=mtime_ns), None)
 
     def place_tree(self, target: str, items: Iterable[Item], look: Look) -> None:
         """Put the contents of a directory at `target`, which is one."""

@@ -108,7 +108,7 @@ class PlatformPlan:
             return self._done[base.index]
         vertex, image = self._outside(base, platform, stage.span)
         scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
-        image = image.set(Env=environment(scope), WorkingDir=image.run.get("WorkingDir") or "/")
+        image = replace(image, platform=self._platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
         return Planned(vertex, image, scope, shell=shell)
 
@@ -131,7 +131,8 @@ class PlatformPlan:
                 return vertex, ImageConfig(platform)
             name = context.location
         elif name == df.SCRATCH:
-            return Vertex(ScratchOp(), label=Label("scratch")), ImageConfig(platform)
+            image = ImageConfig(platform).set(WorkingDir="/")
+            return Vertex(ScratchOp(), label=Label("scratch")), image
         base = self._image(name, platform, span)
         label = Label(f"FROM {base.reference.familiar}", platform=str(platform), span=span)
         return Vertex(base.manifest, label=label), base.config

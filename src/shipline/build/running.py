@@ -59,8 +59,7 @@ def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: La
         stack.callback(os.close, root)
         lower = stack.enter_context(lower_directory(place.lower))
         made = shop.make_layer(changeset(root, lower), follower=use.follower, mountable=False)
-        if made.layer is not None:
-            shop.snapshots.adopt(made.layer, place.upper)
+        shop.snapshots.adopt(made.layer, place.upper)
     shop.cache.put(made, key)
     return made
 

@@ -24,6 +24,7 @@ class Root:
     name: str
     prune: Prune | None = None
     cache: StatCache | None = None
+    is_context: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,23 @@ class Selected:
     is_directory: bool
     tree: Tree
     pivot: str
+    is_context: bool
+
+    def items(self) -> Iterator[Item]:
+        """The files; those of a context bring no capabilities."""
+        if not self.is_context:
+            return self.tree.items()
+        return (
+            (entry._replace(xattrs=()) if entry.xattrs else entry, content)
+            for entry, content in self.tree.items()
+        )
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """The time of a directory; that of a context as a whole does not count."""
+        if not self.path and self.is_context:
+            return None
+        return os.stat(self.root / self.path).st_mtime_ns
 
     @property
     def name(self) -> str:
@@ -71,7 +89,7 @@ def _selected(
         root.path, path, prune=prune(path if is_directory else posixpath.dirname(path)),
         cache=root.cache,
     )  # fmt: skip
-    return Selected(root.path, written, path, is_directory, tree, pivot)
+    return Selected(root.path, written, path, is_directory, tree, pivot, root.is_context)
 
 
 def _matches(root: Root, source: str) -> Iterator[tuple[str, str]]:
@@ -151,8 +169,12 @@ def included(rules: df.IgnoreRules) -> Prune | None:
     if not rules:
         return None
 
+    seen: dict[str, df.Match] = {"": df.UNMATCHED}
+
     def prune(path: str, is_directory: bool) -> bool:
-        match = rules.match(path)
+        match = rules.match(path, seen.get(posixpath.dirname(path)))
+        if is_directory:
+            seen[path] = match
         return match.ignored and not (is_directory and rules.may_reinclude(path, match))
 
     return prune

@@ -11,16 +11,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.build.blobs import Blobs
-from shipline.content import chunks
-from shipline.errors import ContentError
+from shipline.content import Reader, chunks
+from shipline.errors import ContentError, DigestMismatch
 from shipline.layer import Layer, LayeredToc, Toc, TocBuilder, decompress, read_tar, unpack
-from shipline.oci import Digest, media
+from shipline.oci import Digest, Hasher, media
 from shipline.sandbox import (
     Erofs,
     Overlay,
@@ -40,8 +40,8 @@ class Snapshot:
 
     layers: tuple[Layer, ...] = ()
 
-    def plus(self, layer: Layer | None) -> Snapshot:
-        return self if layer is None else Snapshot((*self.layers, layer))
+    def plus(self, layer: Layer) -> Snapshot:
+        return Snapshot((*self.layers, layer))
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -141,14 +141,16 @@ class Snapshots:
         return builder.toc()
 
     @contextmanager
-    def _tar(self, layer: Layer) -> Iterator:
-        """The layer's tar, checked against its diff ID."""
+    def _tar(self, layer: Layer) -> Iterator[Reader]:
+        """The layer's tar. Raises DigestMismatch at its end for other bytes than the diff ID's."""
         self._blobs.ensure(layer.descriptor)
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
             raise ContentError(f"{layer.descriptor.media_type} is not a layer")
         with self._blobs.fetch(layer.descriptor) as blob:
-            yield decompress(blob, compression)
+            tar = _Checked(decompress(blob, compression), layer.diff_id)
+            yield tar
+            tar.finish()
 
     def _lowers(self, snapshot: Snapshot) -> list[Path]:
         """Directories to stack, top first."""
@@ -213,6 +215,32 @@ class Snapshots:
             yield place
 
 
+class _Checked:
+    """A tar that must be the one that its diff ID names."""
+
+    def __init__(self, tar: Reader, diff_id: Digest) -> None:
+        self._tar = tar
+        self._diff_id = diff_id
+        self._seen = Hasher(diff_id.algorithm)
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._tar.read(size)
+        self._seen.update(data)
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, then compare."""
+        while self.read(1 << 20):
+            pass
+        if self._seen.digest != self._diff_id:
+            raise DigestMismatch(
+                expected=str(self._diff_id),
+                got=str(self._seen.digest),
+                where="the layer of a base image",
+                hint="its configuration and its layers do not belong together; build it again",
+            )
+
+
 def _directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -222,8 +250,3 @@ def _copy_attributes(source: Path, target: Path) -> None:
     status = source.stat()
     os.chown(target, status.st_uid, status.st_gid)
     shutil.copystat(source, target)
-
-
-def names(snapshots: Iterable[Snapshot]) -> tuple[tuple[str, ...], ...]:
-    """The diff IDs of each, for a cache key."""
-    return tuple(snapshot.diff_ids for snapshot in snapshots)

@@ -88,8 +88,7 @@ class Solver:
             )
         with self._step.step(vertex.label.name, **_attributes(vertex)) as step:
             made = self._make(vertex, base, inputs, step)
-            if made.layer is not None:
-                step.note(size=made.layer.descriptor.size, digest=str(made.layer.diff_id))
+            step.note(size=made.layer.descriptor.size, digest=str(made.layer.diff_id))
         return Solved(base.plus(made.layer), made)
 
     def _make(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], step: Step) -> Made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from shipline.build.request import Secret
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
 from shipline.layer import Codec, Entry, Item, StatCache, TocBuilder, stream_layer, write_tar
-from shipline.oci import Descriptor, Digest
+from shipline.oci import Descriptor
 from shipline.sandbox import Sandbox
 from shipline.tasks import Limiter, Once
 
@@ -69,16 +69,12 @@ class Workshop:
         """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
 
         `follower` gets the bytes while they are made; `mountable` says that a later step will
-        look at the files. No items make no layer.
+        look at the files. No items make an empty layer.
         """
         created = self.clock.now()
-        settled = map(self._settle, items)
-        first = next(settled, None)
-        if first is None:
-            return Made(None, created)
         toc = TocBuilder()
-        tar = write_tar(toc.through(itertools.chain([first], settled)))
-        path = self.scratch / f"tar-{Digest.of(repr((first[0], created)).encode()).short}"
+        tar = write_tar(toc.through(map(self._settle, items)))
+        path = self.scratch / f"tar-{os.urandom(6).hex()}"
         with self.store.ingest() as ingest:
             if follower is not None:
                 follower.follow(ingest)

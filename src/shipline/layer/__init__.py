@@ -1,13 +1,32 @@
 """File trees, tar archives and compressed layers, and the ways between them."""
 
+from shipline.layer.apply import Whiteouts, unpack
+from shipline.layer.changeset import Lower, changeset, lower_directory
 from shipline.layer.codec import Codec, Compression, codec
-from shipline.layer.entry import CAPABILITY, Content, Entry, Item, Kind, Source, Xattrs
+from shipline.layer.decompress import Archive, decompress, sniff
+from shipline.layer.entry import (
+    CAPABILITY,
+    Content,
+    Entry,
+    Item,
+    Kind,
+    OpenDirectory,
+    Source,
+    Xattrs,
+)
+from shipline.layer.layered import LayeredToc
+from shipline.layer.paths import SymlinkLoop, resolve
+from shipline.layer.places import UnsafeEntry
+from shipline.layer.statcache import StatCache
 from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
+from shipline.layer.toc import Toc, TocBuilder
+from shipline.layer.tree import Prune, Tree, scan
 
 __all__ = [
     "CAPABILITY",
+    "Archive",
     "Codec",
     "Compression",
     "Content",
@@ -15,10 +34,28 @@ __all__ = [
     "Item",
     "Kind",
     "Layer",
+    "LayeredToc",
+    "Lower",
+    "OpenDirectory",
+    "Prune",
     "Source",
+    "StatCache",
+    "SymlinkLoop",
+    "Toc",
+    "TocBuilder",
+    "Tree",
+    "UnsafeEntry",
+    "Whiteouts",
     "Xattrs",
+    "changeset",
     "codec",
+    "decompress",
+    "lower_directory",
     "read_tar",
+    "resolve",
+    "scan",
+    "sniff",
     "stream_layer",
+    "unpack",
     "write_tar",
 ]
