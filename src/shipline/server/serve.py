@@ -7,9 +7,11 @@ socket exists before anyone is told about it.
 from __future__ import annotations
 
 import ipaddress
+import re
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from shipline.server.uploads import EXPIRY_S, Uploads
 from shipline.tasks import TaskGroup, on_cancel, sleep
 
 THREADS = 64  # requests that may wait for disks or clients at once
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BACKLOG = 1024  # connections
 _EXPIRE_EVERY_S = 600.0
 _DEAD_AFTER_S = 120  # a peer that is silent and answers no probe
@@ -36,7 +39,8 @@ def serve_registry(
     threads: int = THREADS,
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
-    calling thread's scope is cancelled; requests that run are answered first.
+    scope is cancelled; requests that run are answered first, unless a second signal comes. Call it
+    from the main thread.
 
     Port 0 takes a free one. `ready` is called with the node's URL once connections are taken.
     Raises UsageError for an address that is taken, for a directory that another process serves,
@@ -51,7 +55,8 @@ def serve_registry(
         with TaskGroup() as group:
             group.start(_expire, uploads, upload_expiry_s)
             try:
-                _run(make_app(storage, uploads), listener, threads, lambda: ready(_url(listener)))
+                url = _url(listener)
+                _run(make_app(storage, uploads), listener, threads, lambda: ready(url))
             finally:
                 group.scope.cancel()
 
@@ -59,6 +64,7 @@ def serve_registry(
 def _run(
     app: WSGIApplication, listener: socket.socket, threads: int, ready: Callable[[], None]
 ) -> None:
+    """Serve until told to stop. The listener's descriptor becomes granian's, which closes it."""
     from granian import _granian
     from granian.constants import HTTPModes, Interfaces
     from granian.server import MTServer
@@ -74,8 +80,15 @@ def _run(
         def _check_gil(self) -> None:
             return None
 
+        def signal_handler_interrupt(self, *signalled: Any, **_: Any) -> None:
+            """A second signal does not wait for the requests that run."""
+            super().signal_handler_interrupt()  # type: ignore[no-untyped-call]
+            if signalled:
+                for number in _SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+
         def _init_shared_socket(self) -> None:
-            self._ssp, self._shd = None, holder(listener.fileno(), False, _BACKLOG)
+            self._ssp, self._shd = None, holder(listener.detach(), False, _BACKLOG)
 
     server = Embedded(
         target,
@@ -88,8 +101,18 @@ def _run(
         log_enabled=False,
     )
     server.on_startup(ready)
-    with on_cancel(server.signal_handler_interrupt):
+    with _handlers_restored(), on_cancel(server.signal_handler_interrupt):
         server.serve(target_loader=lambda *_: app, wrap_loader=False)
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _expire(uploads: Uploads, age_s: float) -> None:
@@ -104,13 +127,13 @@ def _expire(uploads: Uploads, age_s: float) -> None:
 def _address(listen: str, insecure_open: bool) -> tuple[Any, ...]:
     """The socket address. Raises UsageError for one that is not a loopback address."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdecimal():
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(
             f"not an address to listen on: {listen!r}", hint="write host:port, like 127.0.0.1:5000"
         )
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(f"cannot listen on {listen}: {error}") from None
     address: tuple[Any, ...] = found[0][4]
     if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:

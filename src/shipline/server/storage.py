@@ -40,6 +40,7 @@ from shipline.errors import UsageError
 from shipline.metadata import Key, Records, SqliteRecords
 from shipline.oci import Digest
 from shipline.server.cache import Cache
+from shipline.server.disk import sync_directory
 
 Changes = dict[Key, bytes | None]
 
@@ -156,15 +157,6 @@ class Storage:
 def pack(**value: Any) -> bytes:
     """The value of a record."""
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _after(last: str) -> Key:

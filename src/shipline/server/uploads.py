@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shipline.metadata import walk
 from shipline.oci import Digest
+from shipline.server.disk import start_writeback
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -30,6 +31,7 @@ from shipline.server.storage import Storage, pack
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
 _BLOCK = 1 << 20  # bytes
+_WRITEBACK = 8 << 20  # bytes
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -46,6 +48,7 @@ class Session:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         self.size = os.fstat(self.fd).st_size
         self.kept = self.size  # bytes that are on the disk
+        self._sent = self.size  # bytes that the disk was told to write
         self._algorithm = algorithm
         self._hash = self._hashed(algorithm)
 
@@ -75,7 +78,8 @@ class Session:
         return self.size, self._hash.copy()
 
     def rewind(self, size: int, state: hashlib._Hash) -> None:
-        self.size, self.kept, self._hash = size, min(self.kept, size), state
+        self.size, self._hash = size, state
+        self.kept, self._sent = min(self.kept, size), min(self._sent, size)
         os.ftruncate(self.fd, size)
 
     def digest(self, algorithm: str) -> Digest:
@@ -95,6 +99,9 @@ class Session:
             self._hash.update(view[:written])
             self.size += written
             view = view[written:]
+        if self.size - self._sent >= _WRITEBACK:
+            start_writeback(self.fd, self._sent, self.size - self._sent)
+            self._sent = self.size
 
     def _hashed(self, algorithm: str) -> hashlib._Hash:
         state = hashlib.new(algorithm)

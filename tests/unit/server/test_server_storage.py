@@ -1,0 +1,212 @@
+"""The data directory and upload sessions, without the network."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import UsageError
+from shipline.oci import Descriptor, Digest, Manifest
+from shipline.server.manifests import Manifests
+from shipline.server.problems import Problem
+from shipline.server.storage import Storage
+from shipline.server.uploads import Uploads
+
+A, B = b"a" * 3_000_000, b"b" * 10
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    opened = Storage(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def uploads(storage: Storage) -> Iterator[Uploads]:
+    opened = Uploads(storage)
+    yield opened
+    opened.close()
+
+
+def content_of(storage: Storage, name: str, digest: Digest) -> bytes | None:
+    blob = storage.open_blob(name, digest)
+    if blob is None:
+        return None
+    with os.fdopen(blob.fd, "rb") as file:
+        return file.read()
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(str(one.relative_to(directory)) for one in directory.rglob("*") if one.is_file())
+
+
+def test_one_process_at_a_time(storage: Storage) -> None:
+    with pytest.raises(UsageError, match="another process"):
+        Storage(storage.root)
+
+
+def test_session_goes_on_in_another_process(tmp_path: Path) -> None:
+    first = Storage(tmp_path)
+    identity = Uploads(first).start("repo", "sha256")
+    uploads = Uploads(first)
+    assert uploads.append("repo", identity, [A], None, None) == len(A)
+    first.close()
+    second = Storage(tmp_path)
+    uploads = Uploads(second)
+    uploads.recover()
+    assert uploads.size("repo", identity) == len(A)
+    uploads.append("repo", identity, [B], f"{len(A)}-{len(A + B) - 1}", len(B))
+    uploads.finish("repo", identity, Digest.of(A + B), [], None, None)
+    assert content_of(second, "repo", Digest.of(A + B)) == A + B
+    second.close()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_digest_of_another_algorithm_than_the_session_began_with(
+    storage: Storage, uploads: Uploads, algorithm: str
+) -> None:
+    identity = uploads.start("repo", algorithm)
+    uploads.append("repo", identity, [A], None, None)
+    other = "sha512" if algorithm == "sha256" else "sha256"
+    digest = Digest.of(A + B, other)
+    uploads.finish("repo", identity, digest, [B], None, None)
+    assert content_of(storage, "repo", digest) == A + B
+
+
+def test_refused_chunk_leaves_the_session_as_it_was(storage: Storage, uploads: Uploads) -> None:
+    identity = uploads.start("repo", "sha256")
+    uploads.append("repo", identity, [A], None, None)
+    with pytest.raises(Problem) as refused:
+        uploads.append("repo", identity, [B, B], f"{len(A)}-{len(A) + len(B) - 1}", None)
+    assert refused.value.status == 400
+    with pytest.raises(Problem) as refused:
+        uploads.finish("repo", identity, Digest.of(A), [B], None, len(B))
+    assert refused.value.reason == "DIGEST_INVALID"
+    assert uploads.size("repo", identity) == len(A)
+    uploads.finish("repo", identity, Digest.of(A), [], None, None)
+    assert content_of(storage, "repo", Digest.of(A)) == A
+
+
+def test_broken_connection_keeps_what_came(storage: Storage, uploads: Uploads) -> None:
+    identity = uploads.start("repo", "sha256")
+    with pytest.raises(Problem):
+        uploads.append("repo", identity, [B], None, len(A + B))
+    assert uploads.size("repo", identity) == len(B)
+    uploads.finish("repo", identity, Digest.of(B + A), [A], None, len(A))
+    assert content_of(storage, "repo", Digest.of(B + A)) == B + A
+
+
+def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Uploads) -> None:
+    identity = uploads.start("repo", "sha256")
+    begun, cancelled = threading.Event(), threading.Event()
+    refused: list[Problem] = []
+
+    def body() -> Iterator[bytes]:
+        yield B
+        begun.set()
+        cancelled.wait(10)
+        yield B
+
+    def fill() -> None:
+        try:
+            uploads.append("repo", identity, body(), None, None)
+        except Problem as problem:
+            refused.append(problem)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    begun.wait(10)
+    uploads.cancel("repo", identity)
+    cancelled.set()
+    thread.join()
+    assert [problem.reason for problem in refused] == ["BLOB_UPLOAD_UNKNOWN"]
+    assert files(storage.incoming) == []
+
+
+def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: Uploads) -> None:
+    old, young = (uploads.start("repo", "sha256") for _ in range(2))
+    os.utime(storage.incoming / old, (0, time.time() - 100))
+    assert uploads.expire(50) == 1
+    assert files(storage.incoming) == [young]
+    assert uploads.size("repo", young) == 0
+    with pytest.raises(Problem, match="no upload"):
+        uploads.size("repo", old)
+
+
+def test_recover_deletes_files_of_no_session(storage: Storage, uploads: Uploads) -> None:
+    known = uploads.start("repo", "sha256")
+    (storage.incoming / "manifest-half").write_bytes(b"{")
+    uploads.recover()
+    assert files(storage.incoming) == [known]
+
+
+def test_one_request_push_leaves_nothing_when_refused(storage: Storage, uploads: Uploads) -> None:
+    with pytest.raises(Problem):
+        uploads.put("repo", Digest.of(B), [A], len(A))
+    assert files(storage.incoming) == []
+    assert not storage.exists("repo")
+
+
+def test_blob_is_read_only_through_repositories_that_have_it(
+    storage: Storage, uploads: Uploads
+) -> None:
+    digest = Digest.of(A)
+    uploads.put("one", digest, [A], None)
+    assert content_of(storage, "two", digest) is None
+    assert not storage.mount(digest, "two", "three")
+    assert storage.mount(digest, "two", "one")
+    assert storage.delete_blob("one", digest)
+    assert content_of(storage, "one", digest) is None
+    assert content_of(storage, "two", digest) == A
+    assert storage.mount(digest, "four", None)
+
+
+def test_pushing_again_mends_a_damaged_blob(storage: Storage, uploads: Uploads) -> None:
+    digest = Digest.of(A)
+    uploads.put("repo", digest, [A], None)
+    storage.store.path(digest).chmod(0o644)
+    storage.store.path(digest).write_bytes(b"rotten")
+    uploads.put("repo", digest, [A], None)
+    assert content_of(storage, "repo", digest) == A
+    assert storage.store.path(digest).stat().st_mode & 0o777 == 0o444
+
+
+def image(uploads: Uploads, name: str) -> Manifest:
+    for content in (A, B):
+        uploads.put(name, Digest.of(content), [content], None)
+    layer = Descriptor.of(A, "application/vnd.oci.image.layer.v1.tar")
+    return Manifest.make(Descriptor.of(B, "application/vnd.oci.image.config.v1+json"), [layer])
+
+
+def test_every_file_has_a_holder_until_it_is_deleted(storage: Storage, uploads: Uploads) -> None:
+    """What a collector relies on: no holder, no need."""
+    manifests, content = Manifests(storage), image(uploads, "repo")
+    digest = content.descriptor.digest
+    manifests.put("repo", digest, content, ("v1",))
+
+    def holders(one: Digest) -> list[tuple[str, ...]]:
+        return [key for key, _ in storage.records.scan(("holder", str(one)))]
+
+    assert holders(digest) == [("repo", "manifest")]
+    assert holders(Digest.of(A)) == [("repo", "blob")]
+    assert len(files(storage.root / "blobs")) == 3
+    manifests.delete("repo", digest)
+    storage.delete_blob("repo", Digest.of(A))
+    assert holders(digest) == holders(Digest.of(A)) == []
+
+
+def test_manifest_delete_takes_thousands_of_tags(storage: Storage, uploads: Uploads) -> None:
+    manifests, content = Manifests(storage), image(uploads, "repo")
+    digest = content.descriptor.digest
+    manifests.put("repo", digest, content, tuple(f"t{number}" for number in range(2500)))
+    assert manifests.get("repo", "t77") is not None
+    assert manifests.delete("repo", digest)
+    assert manifests.tags("repo", "", 10) == []
+    assert manifests.get("repo", "t77") is None
+    assert storage.records.scan(("tagged", "repo")) == []
