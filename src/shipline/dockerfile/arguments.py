@@ -9,6 +9,7 @@ import json
 import re
 from typing import NoReturn
 
+from shipline.dockerfile.quoting import quote
 from shipline.errors import DockerfileError
 
 BLANKS = re.compile(r"[\t\v\f\r ]+")
@@ -135,7 +136,7 @@ def key_values(text: str, keyword: str, escape: str) -> tuple[tuple[str, str, bo
         key, equals, value = word.partition("=")
         if not equals:
             raise DockerfileError(
-                f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value',
+                f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value",
                 hint="put a value that has spaces in quotes",
             )
         pairs.append((key, value, False))

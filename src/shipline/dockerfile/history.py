@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.durations import format_duration
 from shipline.dockerfile.parser import chomp, parse_heredoc
+from shipline.dockerfile.quoting import quote
 from shipline.dockerfile.scope import Scope
 from shipline.errors import DockerfileError
 
@@ -20,17 +21,6 @@ WINDOWS_SHELL = ("cmd", "/S", "/C")
 SCRIPT_DIRECTORY = "/dev/pipes"
 COMMENT = "buildkit.dockerfile.v0"
 _MARK = " # buildkit"
-_ESCAPES = {
-    "\a": r"\a",
-    "\b": r"\b",
-    "\f": r"\f",
-    "\n": r"\n",
-    "\r": r"\r",
-    "\t": r"\t",
-    "\v": r"\v",
-    "\\": r"\\",
-    '"': r"\"",
-}
 
 
 def command_line(
@@ -194,15 +184,4 @@ def bare_list(words: Iterable[str]) -> str:
 
 def quoted_list(words: Iterable[str]) -> str:
     """`["a" "b"]`, as Go prints a list with `%q`."""
-    return bare_list(f'"{"".join(_quoted(char) for char in word)}"' for word in words)
-
-
-def _quoted(char: str) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    if char.isprintable() and char != "\u00ad":
-        return char
-    code = ord(char)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return bare_list(quote(word) for word in words)

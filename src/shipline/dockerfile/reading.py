@@ -23,6 +23,7 @@ from shipline.dockerfile.flags import Flags, read_flags
 from shipline.dockerfile.healthcheck import read_health_check
 from shipline.dockerfile.mounts import parse_mount_flag
 from shipline.dockerfile.parser import Node, parse
+from shipline.dockerfile.quoting import quote
 from shipline.dockerfile.suggest import did_you_mean
 from shipline.errors import DockerfileError, Span
 
@@ -101,8 +102,8 @@ def _read_from(node: Node, escape: str) -> ins.From:
     image, as_keyword, alias = words if len(words) == 3 else (words[0], "", "")
     if alias and not _STAGE_NAME.fullmatch(alias.lower()):
         raise DockerfileError(
-            f'invalid name for build stage: "{alias}", name can\'t start with a number or contain '
-            "symbols",
+            f"invalid name for build stage: {quote(alias)}, name can't start with a number or "
+            "contain symbols",
             hint="use letters, digits, - _ and .",
         )
     return ins.From(

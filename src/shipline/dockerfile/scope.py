@@ -275,11 +275,11 @@ def _expand_transfer(instruction: ins.Transfer, words: _Expander) -> ins.Transfe
     )
     expanded = replace(
         instruction,
+        chown=words(instruction.chown),
+        chmod=words(instruction.chmod),
         sources=tuple(words(source) for source in instruction.sources),
         destination=words(instruction.destination),
         files=files,
-        chown=words(instruction.chown),
-        chmod=words(instruction.chmod),
         excludes=tuple(words(pattern) for pattern in instruction.excludes),
     )
     if isinstance(expanded, ins.Add):

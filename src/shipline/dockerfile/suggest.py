@@ -13,9 +13,8 @@ def nearest(word: str, options: Iterable[str]) -> str:
     An option that `word` equals but for letter case is the best one.
     """
     scored = [(_distance(word.lower(), option.lower()), option) for option in options]
-    limit = min(_CLOSE, max(len(word), 1))
-    best = min(scored, default=(limit, ""))
-    return best[1] if best[0] < limit and best[1] != word else ""
+    distance, best = min(scored, default=(_CLOSE, ""))
+    return best if distance < _CLOSE and best != word else ""
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

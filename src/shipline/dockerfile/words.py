@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shipline.dockerfile.quoting import quote
 from shipline.dockerfile.shellpattern import replace_matches, trim_prefix, trim_suffix
 from shipline.errors import DockerfileError
 
@@ -58,7 +59,7 @@ def process_word(
         result, words = lexer.read_until(_END)
     except DockerfileError as error:
         raise DockerfileError(
-            f'failed to process "{text}": {error.message}', hint=error.hint
+            f"failed to process {quote(text)}: {error.message}", hint=error.hint
         ) from None
     return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
 

@@ -23,7 +23,7 @@ from shipline.dockerfile import (
     resolve_path,
     script_of,
 )
-from shipline.dockerfile.history import quoted_list
+from shipline.dockerfile.quoting import quote
 
 
 def history(content: str, *, workdir: str = "/") -> list[str | None]:
@@ -150,6 +150,5 @@ def test_layers_come_from_files() -> None:
 
 @given(st.text(alphabet='ab "\\\n\x01é\u200b\U000e0001', max_size=6))
 def test_quoted_words_can_be_read_back(word: str) -> None:
-    quoted = quoted_list([word])
-    assert quoted[0] + quoted[-1] == "[]"
-    assert ast.literal_eval(quoted[1:-1]) == word
+    quoted = quote(word)
+    assert ast.literal_eval(quoted) == word

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.dockerfile import process_word
+from shipline.dockerfile.quoting import quote
 from shipline.dockerfile.words import Mode
 from shipline.errors import DockerfileError
 
@@ -96,7 +97,7 @@ def test_broken_text_is_named(text: str, message: str) -> None:
     with pytest.raises(DockerfileError) as caught:
         process_word(text, ENV)
     assert message in caught.value.message
-    assert text in caught.value.message
+    assert quote(text) in caught.value.message
 
 
 def test_used_and_undefined_variables_are_reported() -> None:
