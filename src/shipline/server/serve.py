@@ -22,7 +22,7 @@ from shipline.server.storage import Storage
 from shipline.server.uploads import EXPIRY_S, Uploads
 from shipline.tasks import TaskGroup, on_cancel, sleep
 
-THREADS = 64  # requests that may wait for disks or clients at once
+THREADS = 256  # requests that may wait for disks or clients at once
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BACKLOG = 1024  # connections
 _EXPIRE_EVERY_S = 600.0

@@ -1,0 +1,48 @@
+"""A full disk: pushes are refused with what is wrong, pulls go on, nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes import node
+from spec_client import OCTETS, Target, sha256, with_query
+
+_ROOM = 6 << 20  # bytes
+_TOO_MUCH = b"z" * (_ROOM + (1 << 20))
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM}", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_full_disk_refuses_pushes_and_serves_pulls(small_disk: Path) -> None:
+    with node(small_disk / "data") as running:
+        target = Target(running.url, "x")
+        digest = target.push_blob(b"before")
+        location = target.start()
+        place = with_query(location, digest=sha256(_TOO_MUCH))
+        assert target.call("PUT", place, _TOO_MUCH, OCTETS).status == 507
+        whole = f"blobs/uploads/?digest={sha256(_TOO_MUCH)}"
+        assert target.call("POST", whole, _TOO_MUCH, OCTETS).status == 507
+        assert target.call("GET", location)["Range"] == "0-0"
+        assert target.call("DELETE", location).status == 204
+        assert list((running.data / "uploads").iterdir()) == []
+        assert target.call("GET", f"blobs/{digest}").body == b"before"
+        assert target.push_blob(b"after") == sha256(b"after")
