@@ -6,7 +6,6 @@ Source: Go package time, ParseDuration and Duration.String.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 _UNITS_NS = {
     "ns": 1,
@@ -28,8 +27,14 @@ def parse_duration(text: str) -> int:
         return 0
     if not _WHOLE.fullmatch(text):
         raise ValueError(f'invalid duration "{text}"')
-    parts = [int(Fraction(number) * _UNITS_NS[unit]) for number, unit in _PART.findall(text)]
+    parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in _PART.findall(text)]
     return -sum(parts) if text.startswith("-") else sum(parts)
+
+
+def _scaled(number: str, unit: int) -> int:
+    whole, _, fraction = number.partition(".")
+    below = int(fraction or "0") * unit // int("1" + "0" * len(fraction))
+    return int(whole or "0") * unit + below
 
 
 def format_duration(nanoseconds: int) -> str:

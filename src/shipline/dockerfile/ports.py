@@ -6,7 +6,6 @@ only its container part counts.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,6 +65,8 @@ def _ports(text: str) -> list[str]:
 def _check_address(address: str) -> None:
     if not address:
         return
+    import ipaddress  # rare, and slow to load
+
     try:
         ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
     except ValueError:
