@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 
 from shipline.errors import AuthError, ShiplineError
@@ -27,6 +26,8 @@ def ask_helper(
     name: str, server: str, environment: Mapping[str, str] | None = None
 ) -> Credentials | None:
     """What the helper knows about `server`, None for nothing. Raises AuthError if it fails."""
+    import subprocess
+
     if not _NAME.match(name) or name.startswith((".", "-")):
         raise _failed(name, server, "that is not the name of a credential helper")
     program = f"docker-credential-{name}"

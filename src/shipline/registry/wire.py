@@ -96,8 +96,9 @@ class _Interruptible(urllib3.connection.HTTPConnection):
     def answer(self) -> http.client.HTTPResponse:
         return http.client.HTTPConnection.getresponse(self)
 
-    def close(self) -> None:
-        super().close()
+    def end(self) -> None:
+        """Close. `close` alone is also called before a body is read that ends the connection."""
+        self.close()
         if self._lifeline is not None:
             self._lifeline.close()
             self._lifeline = None
@@ -306,7 +307,7 @@ class Wire:
             idle = [one for kept in self._idle.values() for one in kept]
             self._idle.clear()
         for connection in idle:
-            connection.close()
+            connection.end()
 
     def _take(self, key: _Key) -> _Interruptible:
         while True:
@@ -317,7 +318,7 @@ class Wire:
                 return self._connect(key)
             if connection.is_connected:
                 return connection
-            connection.close()
+            connection.end()
 
     def _give(self, key: _Key, connection: _Interruptible, reusable: bool) -> None:
         with self._lock:
@@ -325,7 +326,7 @@ class Wire:
             if reusable and not self._closed and len(kept) < _IDLE:
                 kept.append(connection)
                 return
-        connection.close()
+        connection.end()
 
     def _connect(self, key: _Key) -> _Interruptible:
         origin, reach = key
@@ -341,7 +342,7 @@ class Wire:
                     with self._lock:
                         self._peers[origin] = str(connection.sock.getpeername()[0])
             except BaseException:
-                connection.close()
+                connection.end()
                 raise
         return connection
 

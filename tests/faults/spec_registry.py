@@ -1,0 +1,135 @@
+"""A small registry in memory that does what the specification says about sessions.
+
+Docker's registry forgets a session whose connection broke; this one resumes it (end-13), and can
+be told to have the peculiarities of others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from serving import Asked, Served, Told, serving
+
+from shipline.oci import Digest
+
+
+@dataclass
+class Peculiar:
+    """`most` is the largest request body taken; `least` is announced as the smallest chunk;
+    `patch` is the status of a PATCH; `locations` off leaves Location out where it may be;
+    `blobs_at` redirects blobs to another server; `tags_at_once` honours ?tag=."""
+
+    most: int = 1 << 40
+    least: int = 0
+    patch: int = 202
+    locations: bool = True
+    blobs_at: str = ""
+    tags_at_once: bool = False
+    ranges: bool = True
+
+
+@dataclass
+class Spec:
+    peculiar: Peculiar = field(default_factory=Peculiar)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    sessions: dict[str, bytearray] = field(default_factory=dict)
+    count: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, asked: Asked) -> Told:
+        for pattern, handler in (
+            (r"/v2/(.+)/blobs/uploads/", self.begin),
+            (r"/v2/(.+)/blobs/uploads/([0-9]+)", self.session),
+            (r"/v2/(.+)/blobs/(.+)", self.blob),
+            (r"/v2/(.+)/manifests/(.+)", self.manifest),
+        ):
+            if found := re.fullmatch(pattern, asked.path):
+                return handler(asked, *found.groups())
+        return 404, {}, b""
+
+    def begin(self, asked: Asked, name: str) -> Told:
+        with self.lock:
+            self.count += 1
+            number = str(self.count)
+            self.sessions[number] = bytearray()
+        headers = {"Location": f"/v2/{name}/blobs/uploads/{number}?state=a%2Fb"}
+        if self.peculiar.least:
+            headers["OCI-Chunk-Min-Length"] = str(self.peculiar.least)
+        return 202, headers, b""
+
+    def session(self, asked: Asked, name: str, number: str) -> Told:
+        held = self.sessions.get(number)
+        if held is None or asked.query.get("state") != ["a/b"]:
+            return 404, {}, _error("BLOB_UPLOAD_UNKNOWN")
+        if asked.method == "DELETE":
+            del self.sessions[number]
+            return 204, {}, b""
+        if asked.method != "GET":
+            if int(asked.headers.get("content-length", 0)) > self.peculiar.most:
+                asked.all()
+                return 413, {}, b"<html>too large</html>"
+            numbered = re.match(r"([0-9]+)-", asked.headers.get("content-range", ""))
+            if numbered and int(numbered[1]) != len(held):
+                asked.all()
+                return 416, {"Range": f"0-{max(0, len(held) - 1)}"}, b""
+            for piece in asked.body():
+                held += piece
+        if asked.method == "PUT":
+            return self.commit(number, bytes(held), asked.query["digest"][0], name)
+        headers = {"Range": f"0-{max(0, len(held) - 1)}"}
+        if self.peculiar.locations:
+            headers["Location"] = asked.target
+        return 204 if asked.method == "GET" else self.peculiar.patch, headers, b""
+
+    def commit(self, number: str, content: bytes, digest: str, name: str) -> Told:
+        del self.sessions[number]
+        if str(Digest.of(content, digest.partition(":")[0])) != digest:
+            return 400, {}, _error("DIGEST_INVALID")
+        self.blobs[digest] = content
+        return 201, {"Location": f"/v2/{name}/blobs/{digest}"}, b""
+
+    def blob(self, asked: Asked, name: str, digest: str) -> Told:
+        if digest not in self.blobs:
+            return 404, {}, _error("BLOB_UNKNOWN")
+        if self.peculiar.blobs_at and asked.method == "GET":
+            return 307, {"Location": f"{self.peculiar.blobs_at}/{digest}"}, b""
+        return ranged(asked, self.blobs[digest], self.peculiar.ranges)
+
+    def manifest(self, asked: Asked, name: str, reference: str) -> Told:
+        if asked.method == "PUT":
+            content = asked.all()
+            kept = (asked.headers["content-type"], content)
+            tags = asked.query.get("tag", []) if self.peculiar.tags_at_once else []
+            for key in (reference, str(Digest.of(content)), *tags):
+                self.manifests[key] = kept
+            return 201, {"OCI-Tag": ", ".join(tags)} if tags else {}, b""
+        if reference not in self.manifests:
+            return 404, {}, _error("MANIFEST_UNKNOWN")
+        media_type, content = self.manifests[reference]
+        return 200, {"Content-Type": media_type}, content
+
+
+def ranged(asked: Asked, content: bytes, ranges: bool = True) -> Told:
+    found = re.fullmatch(r"bytes=([0-9]+)-", asked.headers.get("range", ""))
+    if not found or not ranges:
+        return 200, {}, content
+    start = int(found[1])
+    place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    return 206, {"Content-Range": place}, content[start:]
+
+
+@contextmanager
+def spec_registry(peculiar: Peculiar | None = None) -> Iterator[tuple[Spec, Served]]:
+    spec = Spec(peculiar or Peculiar())
+    with serving(spec.answer) as served:
+        yield spec, served
+
+
+def _error(code: str) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": code.lower()}]}).encode()

@@ -1,0 +1,391 @@
+"""The gate: retries, waiting, turns, tokens for many at once, interruption, mirrors."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from images import make_image, make_layer
+from parties import SECRET, client_for, name
+from proxy import CutResponse, FaultProxy, FlipBit, Stall
+from registries import make_identity
+from serving import Asked, Served, Told, serving
+from spec_registry import Peculiar, Spec, spec_registry
+from tunnel import tunnel
+
+from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, RegistryError
+from shipline.oci import Descriptor, Manifest, Reference, media
+from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
+from shipline.tasks import TaskGroup
+
+MANIFEST = Manifest.make(Descriptor.of(b"{}", media.OCI_EMPTY), [])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def spec() -> Iterator[tuple[Spec, Served]]:
+    with spec_registry() as found:
+        yield found
+
+
+def told_manifest(asked: Asked) -> Told:
+    return 200, {"Content-Type": MANIFEST.media_type}, MANIFEST.raw
+
+
+def test_what_may_succeed_later_is_tried_again() -> None:
+    def answer(asked: Asked) -> Told:
+        return (status.pop(), {}, b"") if status else told_manifest(asked)
+
+    status = [408, 429, 499, 522]
+    with serving(answer) as served, Client() as client:
+        client.repository(name(served)).resolve("v1")
+        assert len(served.asked) == 5
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 412, 501])
+def test_what_cannot_succeed_is_not_tried_again(status: int) -> None:
+    with serving(lambda asked: (status, {}, b"")) as served, Client() as client:
+        with pytest.raises((RegistryError, AuthError, NotFound)):
+            client.repository(name(served)).resolve("v1")
+        assert len(served.asked) == 1
+
+
+def test_the_registry_says_how_long_to_wait() -> None:
+    def answer(asked: Asked) -> Told:
+        return (429, {"Retry-After": "1"}, b"") if len(served.asked) == 1 else told_manifest(asked)
+
+    with serving(answer) as served, Client() as client:
+        begin = time.monotonic()
+        client.repository(name(served)).resolve("v1")
+        assert 1.0 <= time.monotonic() - begin < 2.0
+
+
+def test_nobody_waits_for_hours() -> None:
+    body = b'{"message":"toomanyrequests: you have reached your limit"}'
+    with (
+        serving(lambda asked: (429, {"Retry-After": "21600"}, body)) as served,
+        Client() as client,
+        pytest.raises(RegistryError, match="reached your limit") as raised,
+    ):
+        client.repository(name(served)).resolve("v1")
+    assert "21600 seconds" in raised.value.hint and raised.value.status == 429
+
+
+def test_turns_are_kept_and_small_requests_pass_blobs() -> None:
+    now, most, gate = [0], [0], threading.Event()
+    lock = threading.Lock()
+
+    def answer(asked: Asked) -> Told:
+        if "manifests" in asked.path:
+            return told_manifest(asked)
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        gate.wait(5)
+        with lock:
+            now[0] -= 1
+        return 200, {}, asked.path[-1:].encode()
+
+    def read(content: bytes) -> None:
+        with repository.fetch(Descriptor.of(content, media.OCI_LAYER)) as reader, lock:
+            bodies.append(reader)
+
+    bodies: list[object] = []
+    with serving(answer) as served, Client(at_once=2) as client:
+        repository = client.repository(name(served))
+        with TaskGroup() as group:
+            for number in range(6):
+                group.start(read, str(number).encode())
+            repository.resolve("v1")  # passes although all turns for blobs are taken
+            gate.set()
+    assert most[0] == 2 and len(bodies) == 6
+
+
+def test_many_ask_for_one_token() -> None:
+    def answer(asked: Asked) -> Told:
+        if asked.path == "/token":
+            time.sleep(0.1)
+            return 200, {}, b'{"access_token":"abc"}'
+        if asked.headers.get("authorization") == "Bearer abc":
+            return told_manifest(asked)
+        return 401, {"WWW-Authenticate": f'Bearer realm="{served.url}/token",service="s"'}, b""
+
+    with serving(answer) as served, Client() as client:
+        with TaskGroup() as group:
+            for number in range(8):
+                group.start(client.repository(name(served)).resolve, f"v{number}")
+        assert len(served.to("GET", "/token")) == 1
+
+
+def test_a_failed_token_is_asked_for_again() -> None:
+    def answer(asked: Asked) -> Told:
+        if asked.path == "/token":
+            return (200, {}, b'{"token":"abc"}') if good else (403, {}, b"")
+        if asked.headers.get("authorization") == "Bearer abc":
+            return told_manifest(asked)
+        return 401, {"WWW-Authenticate": f'Bearer realm="{served.url}/token"'}, b""
+
+    good: list[bool] = []
+    with serving(answer) as served, Client() as client:
+        with pytest.raises(AuthError):
+            client.repository(name(served)).resolve("v1")
+        good.append(True)
+        client.repository(name(served)).resolve("v1")
+
+
+def test_a_401_without_challenge_is_explained_by_the_front_door() -> None:
+    def answer(asked: Asked) -> Told:
+        if asked.path == "/v2/":
+            return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
+        return told_manifest(asked) if "authorization" in asked.headers else (401, {}, b"")
+
+    with serving(answer) as served, client_for(served) as client:
+        client.repository(name(served)).resolve("v1")
+
+
+def test_a_registry_token_is_used_as_it_is() -> None:
+    def answer(asked: Asked) -> Told:
+        if asked.headers.get("authorization") == "Bearer ready":
+            return told_manifest(asked)
+        return 401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/"'}, b""
+
+    with serving(answer) as served:
+        known = {served.host: Credentials(registry_token="ready")}
+        with Client(keychain=StaticKeychain(known)) as client:
+            client.repository(name(served)).resolve("v1")
+
+
+def test_what_was_resolved_is_not_fetched_again() -> None:
+    with serving(told_manifest) as served, Client() as client:
+        repository = client.repository(name(served))
+        with repository.fetch(repository.resolve("v1")) as reader:
+            assert reader.read() == MANIFEST.raw
+        assert len(served.asked) == 1
+
+
+@pytest.mark.parametrize("what", ["resolve", "fetch", "ingest"])
+def test_an_interrupted_request_ends_at_once(what: str) -> None:
+    """Threads that wait for a server that says nothing."""
+
+    def answer(asked: Asked) -> Told:
+        if asked.method == "POST":
+            return 202, {"Location": "/v2/team/app/blobs/uploads/1"}, b""
+        reached.set()
+        stop.wait(20)
+        return 200, {}, b""
+
+    def work() -> None:
+        if what == "resolve":
+            repository.resolve("v1")
+        elif what == "fetch":
+            with repository.fetch(MANIFEST.config):
+                pass
+        else:
+            with repository.ingest() as ingest:
+                while True:
+                    ingest.write(bytes(1 << 20))
+
+    reached, stop = threading.Event(), threading.Event()
+    with serving(answer) as served, Client() as client:
+        repository = client.repository(name(served))
+        begin = time.monotonic()
+        with pytest.raises(ZeroDivisionError), TaskGroup() as group:
+            task = group.start(work)
+            reached.wait(5)
+            time.sleep(0.2)
+            raise ZeroDivisionError
+        assert time.monotonic() - begin < 3
+        with pytest.raises(Cancelled):
+            task.result()
+        stop.set()
+
+
+def test_a_stalled_body_can_be_interrupted(spec: tuple[Spec, Served]) -> None:
+    registry, served = spec
+    content = bytes(1_000_000)
+    target = Descriptor.of(content, media.OCI_LAYER)
+    registry.blobs[str(target.digest)] = content
+    with FaultProxy(served.port) as proxy, Client() as client:
+        proxy.break_next(Stall(after=1000), method="GET")
+        repository = client.repository(Reference.parse(f"127.0.0.1:{proxy.port}/team/app"))
+        begin = time.monotonic()
+        with pytest.raises(ZeroDivisionError), TaskGroup() as group:
+            group.start(copy_graph, repository, MemoryStore(), target)
+            time.sleep(0.3)
+            raise ZeroDivisionError
+        assert time.monotonic() - begin < 2
+
+
+def mirrored(served: Served, *mirrors: int) -> Client:
+    urls = tuple(f"http://127.0.0.1:{port}" for port in mirrors)
+    return Client(HostSettings(mirrors={served.host: urls}), tries=2)
+
+
+def test_mirrors_are_asked_first_and_never_written_to(
+    spec: tuple[Spec, Served], store: LocalStore
+) -> None:
+    registry, served = spec
+    image = make_image(store, 1000)
+    with spec_registry() as (_, empty), mirrored(served, 1, empty.port) as client:
+        repository = client.repository(name(served))
+        copy_graph(store, repository, image)
+        repository.tag(image, store, "v1")
+        assert empty.asked == []
+        copy_graph(repository, MemoryStore(), repository.resolve("v1"))
+        assert {one.method for one in empty.asked} == {"GET"} and len(empty.asked) == 3
+        before = len(served.to("GET"))
+        with spec_registry() as (full, mirror), mirrored(served, mirror.port) as other:
+            full.blobs, full.manifests = registry.blobs, registry.manifests
+            there = other.repository(name(served))
+            copy_graph(there, MemoryStore(), there.resolve("v1"))
+            assert len(served.to("GET")) == before
+
+
+def test_a_mirror_that_fails_in_the_middle_is_left(
+    spec: tuple[Spec, Served], store: LocalStore
+) -> None:
+    registry, served = spec
+    layer = make_layer(store, 1_000_000)
+    content = registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
+    with FaultProxy(served.port) as mirror, mirrored(served, mirror.port) as client:
+        mirror.break_next(CutResponse(after=400_000), times=1)
+        mirror.break_next(CutResponse(after=0), times=9)
+        with client.repository(name(served)).fetch(layer) as reader:
+            assert reader.read() == content
+    assert served.asked[-1].headers["range"].startswith("bytes=")
+
+
+def test_a_mirror_that_lies_is_found_out_and_left(
+    spec: tuple[Spec, Served], store: LocalStore
+) -> None:
+    registry, served = spec
+    layer = make_layer(store, 1_000_000)
+    content = registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
+    with FaultProxy(served.port) as mirror, mirrored(served, mirror.port) as client:
+        mirror.break_next(FlipBit(at=1000), times=9)
+        repository = client.repository(name(served))
+        with pytest.raises(DigestMismatch), repository.fetch(layer) as reader:
+            reader.read()
+        with repository.fetch(layer) as reader:
+            assert reader.read() == content
+
+
+def test_a_mirror_never_sees_the_credentials_of_the_registry(spec: tuple[Spec, Served]) -> None:
+    _, served = spec
+
+    def asks(asked: Asked) -> Told:
+        return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
+
+    with serving(asks) as mirror:
+        settings = HostSettings(mirrors={served.host: (mirror.url,)})
+        keychain = StaticKeychain({served.host: Credentials("alice", SECRET)})
+        with Client(settings, keychain) as client, pytest.raises(NotFound):
+            client.repository(name(served)).resolve("v1")
+        assert len(mirror.asked) == 1 and "authorization" not in mirror.asked[0].headers
+
+
+PECULIAR = [
+    Peculiar(most=200_000),
+    Peculiar(most=20_000_000, least=1_000_000),
+    Peculiar(patch=201, locations=False),
+]
+
+
+@pytest.mark.parametrize("peculiar", PECULIAR)
+def test_peculiar_registries_are_pushed_to(peculiar: Peculiar, store: LocalStore) -> None:
+    layer = make_layer(store, 17_000_000 if peculiar.least else 150_000)
+    content = store.path(layer.digest).read_bytes()
+    with spec_registry(peculiar) as (registry, served), Client(tries=2) as client:
+        client.repository(name(served)).push(layer, store)
+        assert registry.blobs.pop(str(layer.digest)) == content
+        with client.repository(name(served)).ingest() as ingest:
+            ingest.write(content)
+            ingest.commit(layer)
+        assert registry.blobs[str(layer.digest)] == content
+
+
+def test_too_large_a_request_is_sent_in_chunks(store: LocalStore) -> None:
+    layer = make_layer(store, 40_000_000)
+    with spec_registry(Peculiar(most=16 << 20)) as (registry, served), Client() as client:
+        client.repository(name(served)).push(layer, store)
+        assert str(layer.digest) in registry.blobs and registry.sessions == {}
+        assert len(served.to("PATCH")) == 3
+
+
+def test_several_tags_take_one_request_where_that_works(store: LocalStore) -> None:
+    image = make_image(store)
+    with spec_registry(Peculiar(tags_at_once=True)) as (registry, served), Client() as client:
+        client.repository(name(served)).tag_all(image, store, ["a", "b", "c"])
+        assert {"a", "b", "c"} <= set(registry.manifests) and len(served.to("PUT")) == 1
+
+
+def test_a_redirected_blob_is_read(spec: tuple[Spec, Served], store: LocalStore) -> None:
+    registry, served = spec
+    layer = make_layer(store, 1000)
+    registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
+    with serving(lambda asked: (200, {}, registry.blobs[asked.path[1:]])) as away:
+        registry.peculiar.blobs_at = away.url
+        with Client() as client, client.repository(name(served)).fetch(layer) as reader:
+            assert len(reader.read()) == 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "tags"), [(b'{"tags":null}', []), (b'{"tags":["a",null,1,"b"]}', ["a", "b"])]
+)
+def test_null_and_numbers_among_tags_are_left_out(body: bytes, tags: list[str]) -> None:
+    with serving(lambda asked: (200, {}, body)) as served, Client() as client:
+        assert list(client.repository(name(served)).tags()) == tags
+
+
+def test_referrers_come_from_an_index_only(spec: tuple[Spec, Served]) -> None:
+    """A web page that answers 200 to everything is no referrers API."""
+    for status, kind in ((200, "text/html"), (303, "text/html"), (405, "application/json")):
+
+        def answer(asked: Asked, status: int = status, kind: str = kind) -> Told:
+            if "referrers" in asked.path:
+                return status, {"Content-Type": kind, "Location": "http://127.0.0.1:1/"}, b"<p>"
+            return 404, {}, b""
+
+        with serving(answer) as served, Client(tries=1) as client:
+            assert client.repository(name(served)).referrers(MANIFEST.config) == ()
+
+
+def test_https_goes_through_the_proxy_of_the_environment(tmp_path: Path) -> None:
+    identity = make_identity(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.private)
+    with serving(told_manifest, context) as served, tunnel(served.port) as proxy:
+        proxies = Proxies.from_environment({"https_proxy": proxy.url, "NO_PROXY": "other"})
+        settings = HostSettings(ca=(identity.certificate,), proxies=proxies)
+        with Client(settings) as client:
+            client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
+    assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
+    assert "proxy-authorization" not in served.asked[0].headers
+
+
+def test_http_goes_through_the_proxy_of_the_environment() -> None:
+    with serving(told_manifest) as proxy:
+        settings = HostSettings(
+            insecure=frozenset({"registry.localtest"}), proxies=Proxies(http=proxy.url)
+        )
+        with Client(settings) as client:
+            client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
+        assert proxy.asked[0].target == "http://registry.localtest/v2/a/b/manifests/v1"
+
+
+def test_importing_the_client_imports_no_http() -> None:
+    code = "import sys, json, shipline.registry; print(json.dumps(sorted(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert {"urllib3", "ssl", "http.client", "subprocess"}.isdisjoint(json.loads(loaded))
