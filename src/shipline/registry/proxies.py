@@ -28,10 +28,11 @@ class Proxies:
             return environment.get(name.lower()) or environment.get(name) or ""
 
         every = get("ALL_PROXY")
-        http = environment.get("http_proxy") if "REQUEST_METHOD" in environment else None
+        in_cgi = "REQUEST_METHOD" in environment
+        http = environment.get("http_proxy", "") if in_cgi else get("HTTP_PROXY")
         hosts = (entry.strip().lower() for entry in get("NO_PROXY").split(","))
         return cls(
-            (get("HTTP_PROXY") if http is None else http) or every,
+            http or every,
             get("HTTPS_PROXY") or every,
             tuple(entry for entry in hosts if entry),
         )

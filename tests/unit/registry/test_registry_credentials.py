@@ -1,0 +1,203 @@
+"""config.json, auth.json and helpers, as docker and containers-auth.json(5) have them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import AuthError, ConfigError, ShiplineError
+from shipline.registry import Credentials, keychain_from
+from shipline.registry.helpers import ask_helper
+
+HUB = "https://index.docker.io/v1/"
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def write(place: Path, document: object) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(document))
+    return place
+
+
+def docker(tmp_path: Path, document: object) -> dict[str, str]:
+    write(tmp_path / "config.json", document)
+    return {"DOCKER_CONFIG": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def helper(tmp_path: Path, name: str, script: str) -> None:
+    place = tmp_path / f"docker-credential-{name}"
+    place.write_text(f"#!/bin/sh\n{script}\n")
+    place.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "reg.example.com:5000",
+        "https://reg.example.com:5000",
+        "https://reg.example.com:5000/v1/",
+        "http://reg.example.com:5000/v2/",
+        "REG.example.com:5000",
+    ],
+)
+def test_a_host_is_found_under_every_spelling(tmp_path: Path, key: str) -> None:
+    keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "se:cret")}}))
+    found = keychain.credentials("reg.example.com:5000", "team/app")
+    assert found == Credentials("alice", "se:cret")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["reg.example.com", "reg.example.com:5001", "reg.example.com:5000.evil", "example.com", "com"],
+)
+def test_another_host_gets_nothing(tmp_path: Path, host: str) -> None:
+    auths = {"reg.example.com:5000": basic("alice", "secret")}
+    assert keychain_from(docker(tmp_path, {"auths": auths})).credentials(host, "a") is None
+
+
+@pytest.mark.parametrize("key", [HUB, "docker.io", "index.docker.io", "registry-1.docker.io"])
+def test_the_hub_has_many_names(tmp_path: Path, key: str) -> None:
+    keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "secret")}}))
+    assert keychain.credentials("docker.io", "library/busybox") == Credentials("alice", "secret")
+
+
+def test_the_longest_namespace_counts(tmp_path: Path) -> None:
+    auths = {
+        "reg.io": basic("host", "1"),
+        "reg.io/team": basic("team", "2"),
+        "reg.io/team/app": basic("app", "3"),
+    }
+    keychain = keychain_from(docker(tmp_path, {"auths": auths}))
+    names = ("team/app", "team/app/x", "team/application", "other")
+    found = [keychain.credentials("reg.io", name) for name in names]
+    assert [one and one.username for one in found] == ["app", "app", "team", "host"]
+
+
+def test_every_kind_of_entry_is_read(tmp_path: Path) -> None:
+    auths: dict[str, dict[str, str]] = {
+        "a.io": {"username": "u", "password": "p"},
+        "b.io": {"identitytoken": "idt", **basic("<token>", "")},
+        "c.io": {"registrytoken": "rt"},
+        "d.io": {},
+        "e.io": {"auth": base64.b64encode(b"u:p\0\0").decode()},
+        "f.io": {"auth": "%%%"},
+    }
+    keychain = keychain_from(docker(tmp_path, {"auths": auths}))
+    assert [keychain.credentials(host, "x") for host in sorted(auths)] == [
+        Credentials("u", "p"),
+        Credentials("<token>", "", "idt"),
+        Credentials(registry_token="rt"),
+        None,
+        Credentials("u", "p"),
+        None,
+    ]
+
+
+def test_files_are_asked_in_order(tmp_path: Path) -> None:
+    def entry(name: str, *hosts: str) -> object:
+        return {"auths": {host: basic(name, "x") for host in hosts}}
+
+    home, run = tmp_path / "home", tmp_path / "run"
+    write(home / ".docker/config.json", entry("docker", "a.io"))
+    write(run / "containers/auth.json", entry("runtime", "a.io", "b.io"))
+    write(home / ".config/containers/auth.json", entry("config", "b.io", "c.io"))
+    write(home / ".dockercfg", {"d.io": basic("old", "x")})
+    explicit = write(tmp_path / "explicit.json", entry("explicit", "a.io"))
+    environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(run)}
+
+    def users(environment: dict[str, str]) -> list[str | None]:
+        keychain = keychain_from(environment)
+        found = [keychain.credentials(host, "x") for host in ("a.io", "b.io", "c.io", "d.io")]
+        return [one.username if one else None for one in found]
+
+    assert users(environment) == ["docker", "runtime", "config", "old"]
+    only = {**environment, "REGISTRY_AUTH_FILE": str(explicit)}
+    assert users(only) == ["explicit", None, None, None]
+    assert users({}) == [None] * 4
+
+
+def test_a_helper_of_the_host_comes_before_the_store(tmp_path: Path) -> None:
+    answer = """read server; echo "{\\"Username\\":\\"$0\\",\\"Secret\\":\\"$server\\"}" """
+    helper(tmp_path, "mine", answer)
+    helper(tmp_path, "all", answer)
+    environment = docker(tmp_path, {"credHelpers": {"a.io": "mine"}, "credsStore": "all"})
+    keychain = keychain_from(environment)
+
+    def ask(host: str) -> tuple[str, str]:
+        found = keychain.credentials(host, "x")
+        assert found is not None
+        return Path(found.username).name, found.password
+
+    assert ask("a.io") == ("docker-credential-mine", "a.io")
+    assert ask("b.io:5000") == ("docker-credential-all", "b.io:5000")
+    assert ask("docker.io") == ("docker-credential-all", HUB)
+
+
+def test_a_helper_that_knows_nothing_leaves_it_to_auths(tmp_path: Path) -> None:
+    helper(tmp_path, "none", "echo credentials not found in native keychain; exit 1")
+    document = {"credsStore": "none", "auths": {"a.io": basic("alice", "x"), "b.io": {}}}
+    keychain = keychain_from(docker(tmp_path, document))
+    assert keychain.credentials("a.io", "x") == Credentials("alice", "x")
+    assert keychain.credentials("b.io", "x") is None
+
+
+def test_a_helper_may_hold_an_identity_token(tmp_path: Path) -> None:
+    helper(tmp_path, "id", """echo '{"Username":"<token>","Secret":"long"}'""")
+    environment = docker(tmp_path, {"credsStore": "id"})
+    found = keychain_from(environment).credentials("a.io", "x")
+    assert found == Credentials("<token>", identity_token="long")
+
+
+@pytest.mark.parametrize(
+    "script", ["exit 3", "echo nonsense", "echo '[]'", "echo locked; exit 1", "echo '{}'"]
+)
+def test_a_helper_that_fails_is_reported(tmp_path: Path, script: str) -> None:
+    helper(tmp_path, "bad", script)
+    environment = docker(tmp_path, {"credsStore": "bad"})
+    with pytest.raises(AuthError, match="bad") as raised:
+        keychain_from(environment).credentials("a.io", "x")
+    assert "credsStore" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a;b", "", "-x", "a/b", "a\n"])
+def test_only_names_of_helpers_are_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ShiplineError, match="not the name"):
+        ask_helper(name, "a.io")
+
+
+def test_a_missing_helper_is_reported() -> None:
+    with pytest.raises(AuthError, match="cannot be run"):
+        ask_helper("surely-not-installed", "a.io")
+
+
+def test_a_helper_is_asked_once(tmp_path: Path) -> None:
+    helper(
+        tmp_path, "once", f"""echo x >>{tmp_path}/calls; echo '{{"Username":"u","Secret":"s"}}'"""
+    )
+    keychain = keychain_from(docker(tmp_path, {"credsStore": "once"}))
+    assert keychain.credentials("a.io", "x") == keychain.credentials("a.io", "x")
+    assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def test_a_helper_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shipline.registry.helpers._TIMEOUT_S", 0.3)
+    helper(tmp_path, "slow", "exec sleep 30")
+    begin = time.monotonic()
+    with pytest.raises(AuthError, match="did not answer"):
+        ask_helper("slow", "a.io", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', "\xff"])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        keychain_from({"DOCKER_CONFIG": str(tmp_path)}).credentials("a.io", "x")

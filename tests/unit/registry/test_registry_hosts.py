@@ -1,0 +1,213 @@
+"""Hosts, mirrors, proxies and URLs before any request."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.errors import RegistryError, UsageError
+from shipline.registry import HostSettings, Proxies, parse_mirrors, settings_from
+from shipline.registry.failures import retry_after
+from shipline.registry.hosts import Endpoint
+from shipline.registry.origin import Origin, Url, is_link_local, is_loopback, is_public
+from shipline.registry.pages import next_link
+from shipline.registry.quirks import quirks_of
+from shipline.registry.request import Request
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("reg.example.com", "https://reg.example.com"),
+        ("reg.example.com:80", "https://reg.example.com:80"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.9:5000", "http://127.0.0.9:5000"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("127.evil.com", "https://127.evil.com"),
+        ("localhost.evil.com", "https://localhost.evil.com"),
+        ("10.0.0.1:5000", "https://10.0.0.1:5000"),
+        ("plain.lan:5000", "http://plain.lan:5000"),
+        ("plain.lan", "https://plain.lan"),
+    ],
+)
+def test_http_is_for_loopback_or_by_permission(host: str, origin: str) -> None:
+    settings = HostSettings(insecure=frozenset({"plain.lan:5000"}))
+    assert str(settings.endpoint(host).origin) == origin
+
+
+def test_certificates_for_loopback_mean_https(tmp_path: Path) -> None:
+    place = tmp_path / "localhost:5000"
+    place.mkdir()
+    for name in ("ca.crt", "client.cert", "client.key", "other.cert"):
+        (place / name).touch()
+    settings = HostSettings(certificates=tmp_path, ca=(Path("own.pem"),))
+    origin = settings.endpoint("localhost:5000").origin
+    assert origin.scheme == "https"
+    trust = settings.trust(origin)
+    assert trust.authorities == (Path("own.pem"), place / "ca.crt")
+    assert (trust.certificate, trust.key) == (place / "client.cert", place / "client.key")
+
+
+def test_mirrors_come_before_the_registry_in_their_order() -> None:
+    mirrors = parse_mirrors("docker.io=http://127.0.0.1:5000, docker.io=https://m.lan/v2/hub/,")
+    found = HostSettings(mirrors=mirrors).endpoints("docker.io")
+    assert found == (
+        Endpoint(Origin("http", "127.0.0.1", 5000), "127.0.0.1:5000", "", True),
+        Endpoint(Origin("https", "m.lan", 443), "m.lan", "hub/", True),
+        HostSettings().endpoint("docker.io"),
+    )
+    assert len(HostSettings(mirrors=mirrors).endpoints("quay.io")) == 1
+    assert parse_mirrors("") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["docker.io", "=http://a", "docker.io=", "a=ftp://b", "a=http://u:p@b", "a=http://b?x"]
+)
+def test_a_wrong_mirror_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a mirror"):
+        parse_mirrors(text)
+
+
+def test_settings_come_from_flags_and_the_environment() -> None:
+    environment = {
+        "SHIPLINE_MIRRORS": "a.io=http://127.0.0.1:1",
+        "SSL_CERT_FILE": "/etc/own.pem",
+        "HTTPS_PROXY": "http://proxy:3128",
+    }
+    found = settings_from(environment, insecure=["b.io"], ca=[Path("c.pem")])
+    assert found.mirrors == {"a.io": ("http://127.0.0.1:1",)}
+    assert found.ca == (Path("c.pem"), Path("/etc/own.pem")) and found.insecure == {"b.io"}
+    assert found.proxies.https == "http://proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "direct"),
+    [
+        ("*", "https://a.io", True),
+        ("a.io", "https://a.io", True),
+        ("a.io", "https://x.a.io", True),
+        (".a.io", "https://x.a.io", True),
+        ("*.a.io", "https://x.a.io", True),
+        ("a.io", "https://aa.io", False),
+        ("a.io:443", "https://a.io", True),
+        ("a.io:444", "https://a.io", False),
+        ("10.0.0.0/8", "https://10.1.2.3", True),
+        ("10.0.0.0/8", "https://11.1.2.3", False),
+        ("10.0.0.0/8", "https://a.io", False),
+        ("A.IO", "https://a.io", True),
+        ("", "https://a.io", False),
+        ("", "https://127.0.0.1:5", True),
+    ],
+)
+def test_no_proxy(entry: str, url: str, direct: bool) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        proxies = Proxies.from_environment({"HTTPS_PROXY": "proxy:3128", name: entry})
+        found = proxies.of(Url.parse(url).origin)
+        assert found == ("" if direct else "http://proxy:3128")
+
+
+def test_lower_case_wins_and_cgi_is_not_fooled() -> None:
+    both = {"HTTP_PROXY": "http://upper", "http_proxy": "http://lower"}
+    assert Proxies.from_environment(both).http == "http://lower"
+    cgi = {"HTTP_PROXY": "http://evil", "REQUEST_METHOD": "GET"}
+    assert Proxies.from_environment(cgi).http == ""
+    assert Proxies.from_environment({"ALL_PROXY": "http://all"}).https == "http://all"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ftp://a/",
+        "file:///etc/passwd",
+        "http://",
+        "http://user@a/",
+        "http://a\\@b/",
+        "http://a b/",
+        "http://a/\r\nx",
+        "http://a:99999/",
+        "http://a:0/",
+        "http://[::1",
+        "http://ä.io/",
+        "http://-a/",
+        "a/b",
+        "http://" + "a" * 20000,
+    ],
+)
+def test_an_unusable_url_is_refused(text: str) -> None:
+    with pytest.raises(RegistryError, match="not a usable URL"):
+        Url.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_a_location_is_a_url_or_refused(text: str) -> None:
+    here = Url.parse("https://reg.io/v2/a/blobs/uploads/")
+    try:
+        found = here.join(text)
+    except RegistryError:
+        return
+    assert found.target.isascii() and not set(found.target) & set(" \r\n\\\0")
+    assert found.target.startswith("/") and Url.parse(str(found)) == found
+
+
+def test_a_location_keeps_its_query() -> None:
+    here = Url.parse("https://reg.io/v2/a/blobs/uploads/")
+    for location, expected in (
+        ("/x?_state=a%2Fb%3D&c=d", "https://reg.io/x?_state=a%2Fb%3D&c=d"),
+        ("https://up.io:444/x?y", "https://up.io:444/x?y"),
+        ("//up.io/x", "https://up.io/x"),
+        ("abc", "https://reg.io/v2/a/blobs/uploads/abc"),
+    ):
+        assert str(here.join(location)) == expected
+    added = here.join("/x?_state=a").adding(("digest", "sha256:00"))
+    assert added.target == "/x?_state=a&digest=sha256:00"
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ("https://a.io/other", True),
+        ("https://a.io:443/other", True),
+        ("https://a.io:444/x", False),
+        ("http://a.io/x", False),
+        ("https://b.a.io/x", False),
+        ("https://a.io.evil/x", False),
+    ],
+)
+def test_credentials_stay_at_their_origin(other: str, kept: bool) -> None:
+    headers = types.MappingProxyType({"authorization": "Bearer x", "Cookie": "y", "Accept": "z"})
+    moved = Request("GET", Url.parse("https://a.io/x"), headers).redirected(
+        Url.parse(other), keep_body=False
+    )
+    assert ("authorization" in moved.headers) is kept and ("Cookie" in moved.headers) is kept
+    assert moved.headers["Accept"] == "z"
+
+
+def test_addresses_are_told_apart() -> None:
+    private = ["10.0.0.1", "127.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "169.254.1.1", "0.0.0.0"]
+    private += ["::ffff:10.0.0.1", "64:ff9b::a00:1", "100.64.0.1", "224.0.0.1", "192.168.1.1"]
+    assert not any(map(is_public, private))
+    assert all(map(is_public, ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808"]))
+    assert all(map(is_link_local, ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254"]))
+    assert not any(map(is_link_local, ["10.0.0.1", "8.8.8.8"]))
+    assert not any(map(is_loopback, ["127.0.0.1.evil", "127.1.evil.com", "localhost."]))
+
+
+def test_links_and_waits_are_read() -> None:
+    assert next_link('</v2/x?last=a&n=2>; rel="next"') == "/v2/x?last=a&n=2"
+    assert next_link('<a>; rel="prev", <b>; title="x"; rel=next') == "b"
+    assert next_link("garbage") == ""
+    assert (retry_after("3"), retry_after("x"), retry_after("")) == (3.0, None, None)
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    later = retry_after("Wed, 21 Oct 2099 07:28:00 GMT")
+    assert later is not None and later > 1e6
+
+
+def test_peculiarities_belong_to_whole_domains() -> None:
+    assert not quirks_of("1234.dkr.ecr.eu-west-1.amazonaws.com").resumes
+    assert quirks_of("notamazonaws.com").resumes
+    assert not quirks_of("ghcr.io").referrers
