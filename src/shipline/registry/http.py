@@ -1,8 +1,7 @@
 """The one gate through which requests leave: redirects, retries, limits, and who may see what.
 
 Credentials go to the origin they are bound to and nowhere else: not after a redirect, not to an
-upload's Location, not to a Link. A token server sees them if it is the registry's own host, is
-named in the settings, or was announced by the registry itself over https and is on the Internet.
+upload's Location, not to a Link; `reach` says which token servers may see them.
 """
 
 from __future__ import annotations
@@ -17,19 +16,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shipline import __version__
-from shipline.errors import AuthError, RegistryError, ShiplineError
+from shipline.errors import RegistryError, ShiplineError
 from shipline.registry.auth import Token
 from shipline.registry.authority import Authority
 from shipline.registry.credentials import Keychain
 from shipline.registry.failures import RETRIED, Refused, Reply, failure
 from shipline.registry.hosts import Endpoint, HostSettings
-from shipline.registry.origin import Origin, Url, is_loopback, is_public
+from shipline.registry.origin import Origin, Url, is_public
+from shipline.registry.reach import Reach, reach_of_lead, reach_of_realm
 from shipline.registry.request import Request
 from shipline.registry.scopes import Scopes
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.wire import Answer, Exchange, Reach, Wire
+    from shipline.registry.wire import Answer, Exchange, Wire
 
 TRIES = 5
 _REDIRECTS = 5
@@ -187,7 +187,8 @@ class Gate:
     def _converse(
         self, endpoint: Endpoint, realm: Url, dance: Generator[Request, Reply, Token]
     ) -> Token:
-        reach = self._trusted(realm, endpoint)
+        internet = self._on_internet(endpoint.origin)
+        reach = reach_of_realm(self.settings, endpoint, realm, internet=internet)
         request = next(dance)
         while True:
             reply = self._patiently(request, reach)
@@ -212,35 +213,13 @@ class Gate:
                 pause(attempt, error)
         raise AssertionError  # count() has no end
 
-    def _trusted(self, realm: Url, endpoint: Endpoint) -> Reach:
-        """How far a request to `realm` may go. Raises AuthError if it must not be made at all."""
-        from shipline.registry.wire import Reach
-
-        registry, host = endpoint.origin, endpoint.host
-        listed = self.settings.token_hosts.get(host, ())
-        if registry.scheme == "https" and realm.origin.scheme != "https":
-            raise _distrust(realm, host, "it is not https, and the registry is")
-        if realm.origin.host == registry.host or realm.origin.authority in listed:
-            return Reach.ANYWHERE
-        if self.settings.strict:
-            raise _distrust(realm, host, "only the registry's own host and listed ones are")
-        if registry.scheme == "http" and not is_loopback(registry.host):
-            raise _distrust(realm, host, "anyone on the way could have named it over plain http")
-        return Reach.PUBLIC if self._on_internet(registry) else Reach.NOT_LINK_LOCAL
-
     def _on_internet(self, origin: Origin) -> bool:
         """Whether the registry has a public address; one behind a proxy is taken to have one."""
         peer = self._wire.peer(origin)
         return not peer or is_public(peer)
 
     def _reach(self, url: Url, origin: Origin) -> Reach:
-        """How far a server's word may lead: Location and Link."""
-        from shipline.registry.wire import Reach
-
-        if url.origin.host == origin.host:
-            return Reach.ANYWHERE
-        strict = self.settings.strict and self._on_internet(origin)
-        return Reach.PUBLIC if strict else Reach.NOT_LINK_LOCAL
+        return reach_of_lead(self.settings, url, origin, internet=self._on_internet(origin))
 
     def _follow(
         self,
@@ -333,11 +312,3 @@ def _moved(request: Request, location: str, status: int) -> Request:
             hint="the registry, or the proxy before it, must be told that it is reached by https",
         )
     return request.redirected(url, keep_body=keep)
-
-
-def _distrust(realm: Url, host: str, reason: str) -> AuthError:
-    return AuthError(
-        f"{host} sends its clients to {realm.origin} for a token, which is not trusted: {reason}",
-        host=host,
-        hint="if it is right, list that host among the token hosts of the registry",
-    )

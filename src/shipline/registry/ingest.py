@@ -169,7 +169,10 @@ class RemoteIngest:
             if not (error.retriable or expired) or self._failures >= self._channel.gate.tries:
                 raise error
             pause(self._failures, error)
+            before = self._session.offset if self._session else 0
             self._session = self._session and resume(self._channel, self._session)
+            if self._session and self._session.offset > before:
+                self._failures = 0
             if self._session is None and self._tail.start:
                 raise RegistryError(
                     f"{self._channel.host}: the upload broke off and cannot be resumed there",

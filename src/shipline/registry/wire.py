@@ -1,36 +1,33 @@
 """HTTP over urllib3's connections: one exchange at a time, each wait interruptible.
 
-The only module that imports urllib3 and ssl: import it when the first request is made. Foreign
-exceptions end here; what leaves is RegistryError, or Cancelled when the work was interrupted.
+Imports urllib3 and ssl: import it when the first request is made. What goes wrong leaves as
+RegistryError, or Cancelled when the work was interrupted.
 """
 
 from __future__ import annotations
 
-import enum
-import errno
 import http.client
 import os
 import re
 import socket
 import ssl
 import threading
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 from urllib.parse import unquote
 
-import urllib3.connection
-import urllib3.exceptions as foreign
 import urllib3.util
-from urllib3._base_connection import ProxyConfig
+from urllib3.connection import ProxyConfig
 
 from shipline.errors import RegistryError
+from shipline.registry.connections import CONNECT_S, Interruptible, Plain, Secure, refused
 from shipline.registry.hosts import HostSettings
-from shipline.registry.origin import Origin, Url, is_link_local, is_public
-from shipline.tasks import check, on_cancel
+from shipline.registry.origin import Origin, Url
+from shipline.registry.reach import Reach
+from shipline.registry.troubles import translated
+from shipline.tasks import on_cancel
 
-CONNECT_S = 10.0
 READ_S = 60.0
 _IDLE = 16  # connections kept per origin
 _PIECE = 4 << 20  # bytes per sendfile(2), so that progress is seen
@@ -38,84 +35,10 @@ _BLOCK = 1 << 20  # bytes per read where sendfile(2) cannot be used
 _DRAINED = 64 << 10  # bytes of an unread body that are read to save the connection
 
 
-class Reach(enum.Enum):
-    """Which addresses a request may be made to."""
-
-    ANYWHERE = enum.auto()
-    NOT_LINK_LOCAL = enum.auto()
-    PUBLIC = enum.auto()
-
-    def allows(self, address: str) -> bool:
-        if self is Reach.PUBLIC:
-            return is_public(address)
-        return self is Reach.ANYWHERE or not is_link_local(address)
-
-
-class _Interruptible(urllib3.connection.HTTPConnection):
-    """Connects to checked addresses only, and can be broken off by another thread."""
-
-    reach = Reach.ANYWHERE
-    login: Mapping[str, str] = types.MappingProxyType({})  # for a proxy that forwards
-    _lifeline: socket.socket | None = None  # the same connection, whatever TLS does to `sock`
-
-    def _new_conn(self) -> socket.socket:
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
-            resolution = (
-                error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
-            )
-            raise foreign.NameResolutionError(self.host, self, resolution) from error
-        last: OSError | None = None
-        for family, kind, protocol, _, address in found:
-            if not self.reach.allows(str(address[0])):
-                raise _refused(self.host, str(address[0]))
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(CONNECT_S)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with on_cancel(lambda sock=sock: _shut(sock)):  # type: ignore[misc]
-                    sock.connect(address)
-            except OSError as error:
-                sock.close()
-                last = error
-                continue
-            except BaseException:
-                sock.close()
-                raise
-            self._lifeline = sock.dup()
-            return sock
-        raise last or OSError(errno.EADDRNOTAVAIL, "the name has no address")
-
-    def abort(self) -> None:
-        """Wake whoever waits on this connection. Any thread may call it."""
-        lifeline = self._lifeline
-        if lifeline is not None:
-            _shut(lifeline)
-
-    def answer(self) -> http.client.HTTPResponse:
-        return http.client.HTTPConnection.getresponse(self)
-
-    def end(self) -> None:
-        """Close. `close` alone is also called before a body is read that ends the connection."""
-        self.close()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
-
-
-class _Plain(_Interruptible):
-    pass
-
-
-class _Secure(_Interruptible, urllib3.connection.HTTPSConnection):
-    pass
-
-
 class Exchange:
     """A request whose head is sent: write the body, then take the answer, once."""
 
-    def __init__(self, wire: Wire, key: _Key, connection: _Interruptible, url: Url) -> None:
+    def __init__(self, wire: Wire, key: _Key, connection: Interruptible, url: Url) -> None:
         self._wire = wire
         self._key = key
         self._connection = connection
@@ -206,7 +129,7 @@ class Exchange:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        with _translated(self.url.origin), on_cancel(self._connection.abort):
+        with translated(self.url.origin), on_cancel(self._connection.abort):
             yield
 
 
@@ -270,7 +193,7 @@ class Wire:
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._idle: dict[_Key, list[_Interruptible]] = {}
+        self._idle: dict[_Key, list[Interruptible]] = {}
         self._contexts: dict[object, ssl.SSLContext] = {}
         self._peers: dict[Origin, str] = {}
         self._closed = False
@@ -309,7 +232,7 @@ class Wire:
         for connection in idle:
             connection.end()
 
-    def _take(self, key: _Key) -> _Interruptible:
+    def _take(self, key: _Key) -> Interruptible:
         while True:
             with self._lock:
                 kept = self._idle.get(key)
@@ -320,7 +243,7 @@ class Wire:
                 return connection
             connection.end()
 
-    def _give(self, key: _Key, connection: _Interruptible, reusable: bool) -> None:
+    def _give(self, key: _Key, connection: Interruptible, reusable: bool) -> None:
         with self._lock:
             kept = self._idle.setdefault(key, [])
             if reusable and not self._closed and len(kept) < _IDLE:
@@ -328,10 +251,10 @@ class Wire:
                 return
         connection.end()
 
-    def _connect(self, key: _Key) -> _Interruptible:
+    def _connect(self, key: _Key) -> Interruptible:
         origin, reach = key
         proxy = self._settings.proxies.of(origin)
-        with _translated(origin):
+        with translated(origin):
             connection = self._through(proxy, key) if proxy else self._direct(origin, reach)
             try:
                 with on_cancel(connection.abort):
@@ -346,21 +269,21 @@ class Wire:
                 raise
         return connection
 
-    def _direct(self, origin: Origin, reach: Reach) -> _Interruptible:
-        connection: _Interruptible
+    def _direct(self, origin: Origin, reach: Reach) -> Interruptible:
+        connection: Interruptible
         if origin.scheme == "https":
-            connection = _Secure(
+            connection = Secure(
                 origin.host, origin.port, timeout=CONNECT_S, ssl_context=self._context(origin)
             )
         else:
-            connection = _Plain(origin.host, origin.port, timeout=CONNECT_S)
+            connection = Plain(origin.host, origin.port, timeout=CONNECT_S)
         connection.reach = reach
         return connection
 
-    def _through(self, text: str, key: _Key) -> _Interruptible:
+    def _through(self, text: str, key: _Key) -> Interruptible:
         origin, reach = key
         if re.fullmatch(r"[0-9.]+|.*:.*", origin.host) and not reach.allows(origin.host):
-            raise _refused(origin.host, origin.host)
+            raise refused(origin.host, origin.host)
         proxy = urllib3.util.parse_url(text)
         host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
         login = (
@@ -371,7 +294,7 @@ class Wire:
             connection.login = login
             return connection
         context = self._context(origin)
-        tunnel = _Secure(
+        tunnel = Secure(
             host,
             port,
             timeout=CONNECT_S,
@@ -393,58 +316,3 @@ class Wire:
                 if trust and trust.certificate:
                     context.load_cert_chain(trust.certificate, trust.key)
             return context
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _refused(host: str, address: str) -> RegistryError:
-    return RegistryError(
-        f"refused to follow a registry's word to {host} ({address})",
-        host=host,
-        hint="the address is internal; if it is meant, name the host in the settings",
-    )
-
-
-@contextmanager
-def _translated(origin: Origin) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, http.client.HTTPException, foreign.HTTPError, ValueError) as error:
-        check()  # when the work was interrupted, that is the reason
-        raise _error(origin, error) from error
-
-
-def _error(origin: Origin, error: Exception) -> RegistryError:
-    host = origin.authority
-    text, hint, retriable = f"connection lost: {error}", "run again, or look at the network", True
-    if isinstance(error, foreign.NameResolutionError):
-        cause = error.__cause__
-        retriable = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
-        text, hint = "the host name is not known", "check the spelling, and the DNS of this machine"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        text, retriable = f"certificate refused: {error.verify_message}", False
-        hint = "if the registry has its own authority, name its file with --ca, or put it at "
-        hint += f"/etc/docker/certs.d/{host}/ca.crt"
-    elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
-        text, retriable = "the server does not speak TLS", False
-        hint = f"if plain http is really meant, allow it with --insecure {host}"
-    elif isinstance(error, TimeoutError | foreign.TimeoutError):
-        text, hint = "no answer in time", "the registry or the network is slow or blocked"
-    elif isinstance(error, ConnectionRefusedError):
-        text, hint = "connection refused", "is the registry running, and is the port right?"
-    elif isinstance(error, FileNotFoundError | PermissionError) or (
-        isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-    ):
-        text, hint, retriable = f"TLS: {error}", "check the certificate files", False
-    elif isinstance(error, foreign.ProxyError):
-        text, hint = f"the proxy failed: {error}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-    elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
-        text = "the connection was closed in the middle"
-    elif isinstance(error, ValueError) and not isinstance(error, OSError):
-        text, hint, retriable = f"cannot make the request: {error}", "", False
-    elif isinstance(error, OSError):
-        text = f"connection lost: {error.strerror or error}"
-    return RegistryError(f"{host}: {text}", host=host, hint=hint, retriable=retriable)
