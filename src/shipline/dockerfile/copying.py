@@ -32,10 +32,10 @@ def _transfer(node: Node) -> tuple[tuple[str, ...], tuple[InlineFile, ...], str]
     files: list[InlineFile] = []
     for source in sources:
         announced = parse_heredoc(source) if documents else None
-        if announced is None:
+        doc = documents.get(announced.name) if announced else None
+        if doc is None:
             paths.append(source)
             continue
-        doc = documents[announced.name]
         content = chomp(doc.content) if doc.chomp else doc.content
         files.append(InlineFile(doc.name, content, doc.expand, doc.chomp))
     return tuple(paths), tuple(files), destination

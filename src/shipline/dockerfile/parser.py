@@ -194,7 +194,10 @@ def parse_heredoc(word: str) -> Heredoc | None:
     found = _HEREDOC.fullmatch(word)
     if found is None or not found[3]:
         return None
-    plain = process_word(found[3], {}, mode=Mode(keep_undefined=True)).words
+    try:
+        plain = process_word(found[3], {}, mode=Mode(keep_undefined=True)).words
+    except DockerfileError:
+        return None
     if len(plain) != 1:
         return None
     raw = process_word(found[3], {}, mode=Mode(raw_quotes=True, keep_undefined=True)).text

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 
 from shipline.dockerfile import instructions as ins
+from shipline.dockerfile.fields import located
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.words import process_word
 from shipline.errors import DockerfileError
@@ -176,7 +177,9 @@ class _Walk:
 
 
 def _check_plain(instruction: ins.Instruction, name: str) -> None:
-    if process_word(name, {}).text != name:
+    with located(instruction.span):
+        plain = process_word(name, {}).text
+    if plain != name:
         raise DockerfileError(
             "variable expansion is not supported for --from, define a new stage with FROM using "
             "ARG from global scope as a workaround",

@@ -22,12 +22,16 @@ from shipline.dockerfile import (
     Label,
     OnBuild,
     Pair,
+    PlatformArgs,
     Run,
+    Scope,
     Shell,
     User,
     Volume,
     Workdir,
+    apply,
     exposed_ports,
+    open_scope,
     parse_dockerfile,
     parse_trigger,
 )
@@ -89,6 +93,59 @@ def test_inline_files_of_copy_and_run() -> None:
     run = one("RUN <<-b\n\t2\n\tb")
     assert isinstance(run, Run)
     assert run.files == (InlineFile("b", "\t2\n", expand=True, chomp=True),)
+
+
+def test_a_quoted_word_is_no_inline_file() -> None:
+    copy = one("COPY \"q <<a r\" <<b 'x <<c' /\n1\nb")
+    assert isinstance(copy, Copy)
+    assert copy.sources == ('"q', "<<a", 'r"', "'x", "<<c'")
+    assert [file.name for file in copy.files] == ["b"]
+
+
+KEYWORDS = [
+    "FROM",
+    "RUN",
+    "COPY",
+    "ADD",
+    "ENV",
+    "ARG",
+    "HEALTHCHECK",
+    "ONBUILD",
+    "EXPOSE",
+    "VOLUME",
+]
+PIECES = [
+    "<<a",
+    "<<-'a'",
+    " ",
+    "\n",
+    "a",
+    "=",
+    '"',
+    "'",
+    "[",
+    "]",
+    "--mount=",
+    "--",
+    "CMD ",
+    "$a",
+    ",",
+]
+LINES = st.tuples(st.sampled_from(KEYWORDS), st.lists(st.sampled_from(PIECES), max_size=6))
+
+
+@given(st.lists(LINES, max_size=4))
+def test_any_file_is_read_or_refused_with_a_place(lines: list[tuple[str, list[str]]]) -> None:
+    content = "FROM a\n" + "".join(f"{key} {''.join(rest)}\n" for key, rest in lines)
+    try:
+        dockerfile = parse_dockerfile(content)
+        scope = open_scope(dockerfile, PlatformArgs("linux/amd64", "linux/amd64"))
+        for stage in dockerfile.stages:
+            for instruction in stage.instructions:
+                apply(instruction, Scope.of_image(), scope)
+    except DockerfileError as error:
+        assert error.span is not None
+        assert error.span.text
 
 
 def test_pairs_and_args() -> None:
