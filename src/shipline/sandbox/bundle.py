@@ -116,7 +116,6 @@ def _capabilities(spec: StepSpec) -> list[str]:
 
 
 def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
-    read_only = [] if spec.insecure else ["ro"]
     mounts = [
         _mount("/proc", "proc", "proc", _SAFE),
         _mount("/dev", "bind", str(layout.devices), ("bind", "nosuid", *_devices(spec))),
@@ -130,15 +129,24 @@ def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
         ),
         _mount("/dev/shm", "tmpfs", "shm", (*_SAFE, "mode=1777", f"size={spec.shm_size}")),
         _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
-        _mount("/sys", "sysfs", "sysfs", (*_SAFE, *read_only)),
+        *_system(spec, layout),
     ]
-    if layout.control_groups:
-        mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", (*_SAFE, "relatime", "ro")))
     for placed in (*layout.network_files, *layout.mounts):
         if placed.source is None:
             mounts.append(_mount(placed.target, "tmpfs", "tmpfs", placed.options))
         else:
             mounts.append(_mount(placed.target, "bind", str(placed.source), placed.options))
+    return mounts
+
+
+def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
+    read_only = () if spec.insecure else ("ro",)
+    if spec.network == "host" and kernel.in_user_namespace():
+        # A user namespace mounts sysfs only with a network namespace of its own.
+        return [_mount("/sys", "bind", "/sys", ("rbind", *_SAFE, "ro"))]
+    mounts = [_mount("/sys", "sysfs", "sysfs", (*_SAFE, *read_only))]
+    if layout.control_groups:
+        mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", (*_SAFE, "relatime", "ro")))
     return mounts
 
 

@@ -2,7 +2,7 @@
 
 Every function raises OSError with the path it was about. Callers turn that into a SandboxError
 with `lacking`, which says what the kernel lacks and what to do. References: mount(2), umount2(2),
-unshare(2), setns(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
+unshare(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
 """
 
 from __future__ import annotations
@@ -75,11 +75,6 @@ def umount(target: Path, flags: int = MNT_DETACH) -> None:
 def unshare(flags: int) -> None:
     """unshare(2): it acts on the calling thread alone."""
     _checked(_libc().unshare(flags), "unshare")
-
-
-def setns(descriptor: int, flags: int) -> None:
-    """setns(2): it acts on the calling thread alone."""
-    _checked(_libc().setns(descriptor, flags), "setns")
 
 
 def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:

@@ -23,7 +23,11 @@ from shipline.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_
 from shipline.tasks import TaskGroup
 
 _LIMIT = 500  # layers: the kernel's own limit for lower directories
-_PLAIN = {"index": "off", "metacopy": "off", "redirect_dir": "off"}  # the upper is a plain tree
+_PLAIN = {
+    "index": "off",
+    "metacopy": "off",
+    "redirect_dir": "nofollow",
+}  # the upper is a plain tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def private_mounts() -> None:
 
     Private rather than slave propagation: a mount that the host makes meanwhile could cover a
     directory of a running build. Control groups become read-only, so that no runtime leaves
-    groups behind when it is killed, and the unified half of a hybrid tree is detached (crun
+    groups behind when it is killed, and the unified half of a hybrid tree is covered (crun
     refuses hybrid trees).
     """
     try:
@@ -36,7 +36,7 @@ def _quieten_control_groups() -> None:
     trees = {Path(target): kind for _, target, kind, *_ in mounts if kind in ("cgroup", "cgroup2")}
     unified = _CGROUPS / "unified"
     if "cgroup" in trees.values() and trees.pop(unified, "") == "cgroup2":
-        kernel.umount(unified)
+        kernel.mount("none", unified, "tmpfs", MS_RDONLY)  # in a user namespace it cannot go
     for tree in trees:
         try:
             flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC

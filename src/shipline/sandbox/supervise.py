@@ -16,13 +16,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
-from shipline.tasks import check, on_cancel
+from shipline.tasks import TaskGroup, check, on_cancel
 
 OnOutput = Callable[[bytes, int], None]
 _CHUNK = 64 << 10  # bytes
@@ -39,7 +39,18 @@ def supervise(command: Sequence[str], on_output: OnOutput) -> int:
     SandboxError when this machine cannot isolate it.
     """
     check()
-    family = _Family([*_prefix(), "step", *command])
+    command = [*_prefix(), "step", *command]
+    with TaskGroup() as group:  # the thread's children are in the new namespace for ever
+        task = group.start(_supervise, command, on_output)
+    return task.result()
+
+
+def _supervise(command: Sequence[str], on_output: OnOutput) -> int:
+    try:
+        kernel.unshare(kernel.CLONE_NEWPID)
+    except OSError as error:
+        raise kernel.lacking("cannot make a PID namespace", error) from error
+    family = _Family(command)
     try:
         with on_cancel(family.kill):
             status = family.wait(on_output)
@@ -60,35 +71,20 @@ def _prefix() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount-proc", "sh", "-c", _HANDSHAKE)
 
 
-@contextmanager
-def _children_in_new_pid_namespace() -> Iterator[None]:
-    """The next process that the calling thread starts is the first of a namespace."""
-    with open("/proc/thread-self/ns/pid", "rb") as own:
-        try:
-            kernel.unshare(kernel.CLONE_NEWPID)
-        except OSError as error:
-            raise kernel.lacking("cannot make a PID namespace", error) from error
-        try:
-            yield
-        finally:
-            kernel.setns(own.fileno(), kernel.CLONE_NEWPID)
-
-
 class _Family:
     """A running command and all its descendants."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        with _children_in_new_pid_namespace():
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C reaches it by cancellation only
-            )
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C reaches it by cancellation only
+        )
         self._ended = os.pidfd_open(self._process.pid)
         self._open = True
         self._lock = threading.Lock()

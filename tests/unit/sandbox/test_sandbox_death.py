@@ -25,16 +25,15 @@ both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
 _TESTS = Path(__file__).parents[2]
 
 
-def processes_with(mark: str) -> list[str]:
-    """The command lines on this machine that hold `mark`."""
+def processes_with(mark: str) -> list[int]:
+    """The processes on this machine whose command line holds `mark`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # it ended
             continue
-        if mark in line:
-            found.append(line)
     return found
 
 
@@ -46,7 +45,7 @@ def mounts_with(mark: str) -> list[str]:
     return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if mark in line]
 
 
-def wait_until_gone(mark: str) -> list[str]:
+def wait_until_gone(mark: str) -> list[int]:
     deadline = time.monotonic() + 5
     while (left := processes_with(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -55,7 +54,7 @@ def wait_until_gone(mark: str) -> list[str]:
 
 @both_runtimes
 def test_cancellation_kills_everything_before_it_is_raised(tmp_path: Path, runtime: str) -> None:
-    mark = f"12345.{os.getpid()}{RUNTIMES.index(runtime)}1"
+    mark = f"60.{os.getpid()}{RUNTIMES.index(runtime)}1"
     script = f"(trap '' TERM INT HUP; setsid sleep {mark} & exec sleep {mark}) & echo up; wait"
     up = threading.Event()
     checked: list[str] = []
@@ -85,7 +84,7 @@ def test_cancellation_kills_everything_before_it_is_raised(tmp_path: Path, runti
 
 @both_runtimes
 def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
-    mark = f"12345.{os.getpid()}{RUNTIMES.index(runtime)}2"
+    mark = f"60.{os.getpid()}{RUNTIMES.index(runtime)}2"
     program = f"""
         import sys
         sys.path.insert(0, {str(_TESTS)!r})
@@ -104,20 +103,18 @@ def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
         in_build(build)
     """
     busybox_root()
-    victim = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE
-    )
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == b"up\n"
-    scratch = next(path for path in (tmp_path / "state/tmp").iterdir() if path.is_dir())
-    assert len(processes_with(mark)) >= 2
-    assert not mounts_with(str(tmp_path))  # even while it lives
-    remove_stale(tmp_path / "state")
-    assert scratch.exists()  # it is alive
-
-    victim.kill()
-    victim.wait()
-    victim.stdout.close()
+    ) as victim:
+        try:
+            assert victim.stdout is not None and victim.stdout.readline() == b"up\n"
+            scratch = next(path for path in (tmp_path / "state/tmp").iterdir() if path.is_dir())
+            assert len(processes_with(mark)) >= 3  # itself and two of the step
+            assert not mounts_with(str(tmp_path))
+            remove_stale(tmp_path / "state")
+            assert scratch.exists()
+        finally:
+            victim.kill()
     assert wait_until_gone(mark) == []
     assert processes_with(str(scratch)) == []
     assert not mounts_with(str(tmp_path))
@@ -137,7 +134,7 @@ def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
 @both_runtimes
 def test_ctrl_c_does_not_reach_the_step(tmp_path: Path, runtime: str) -> None:
     """The terminal sends SIGINT to the process group; the step is in another one."""
-    groups: list[bytes] = []
+    groups: list[int] = []
 
     def build() -> None:
         with (
@@ -145,19 +142,17 @@ def test_ctrl_c_does_not_reach_the_step(tmp_path: Path, runtime: str) -> None:
             open_sandbox(scratch, runtime=runtime_named(runtime)) as sandbox,
             overlay(tmp_path / "o", busybox_root()) as root,
         ):
-            mark = f"12345.{os.getpid()}{RUNTIMES.index(runtime)}3"
+            mark = f"60.{os.getpid()}{RUNTIMES.index(runtime)}3"
             step = replace(SHELL, args=("/bin/sh", "-c", f"echo up; exec sleep {mark}"))
 
             def look(data: bytes, _: int) -> None:
-                for path in Path("/proc").glob("[0-9]*"):
-                    try:
-                        if mark.encode() in (path / "cmdline").read_bytes():
-                            groups.append((path / "stat").read_bytes().rsplit(b")")[1].split()[3])
-                            os.kill(int(path.name), signal.SIGKILL)
-                    except OSError:
-                        continue
+                while not (found := processes_with(mark)):
+                    time.sleep(0.01)
+                groups.extend(os.getsid(process) for process in found)
+                for process in found:
+                    os.kill(process, signal.SIGKILL)
 
             sandbox.run(step, root, look)
 
     in_build(build)
-    assert groups and all(int(group) != os.getsid(0) for group in groups)
+    assert groups and os.getsid(0) not in groups

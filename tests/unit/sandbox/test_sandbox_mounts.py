@@ -129,14 +129,17 @@ def test_the_namespace_is_of_the_thread_and_its_descendants(tmp_path: Path) -> N
     assert outside == [False] and not look()
 
 
-def test_a_hybrid_tree_of_control_groups_is_none_in_a_build() -> None:
-    def build() -> list[list[str]]:
-        lines = Path("/proc/thread-self/mounts").read_text().splitlines()
-        return [line.split() for line in lines if line.split()[2] in ("cgroup", "cgroup2")]
+def test_control_groups_are_read_only_and_of_one_kind_in_a_build() -> None:
+    def build() -> tuple[list[list[str]], bool]:
+        lines = [line.split() for line in Path("/proc/thread-self/mounts").read_text().splitlines()]
+        unified = Path("/sys/fs/cgroup/unified")
+        return lines, unified.exists() and list(unified.iterdir()) != []
 
-    mounts = in_build(build)
-    assert len({kind for _, _, kind, *_ in mounts}) <= 1
-    assert all("ro" in options.split(",") for _, _, _, options, *_ in mounts)
+    mounts, hybrid = in_build(build)
+    groups = [line for line in mounts if line[2] in ("cgroup", "cgroup2")]
+    covered = [line[1] for line in mounts if line[2] == "tmpfs"]
+    assert groups and not hybrid
+    assert all("ro" in line[3].split(",") or line[1] in covered for line in groups)
 
 
 def test_a_tar_is_mounted_by_its_index(tmp_path: Path) -> None:
