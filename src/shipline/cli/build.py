@@ -11,7 +11,7 @@ import click
 from shipline.build import BuildRequest
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, build_options
-from shipline.cli.interrupts import run_cancellable, say_cancelling
+from shipline.cli.interrupts import run_cancellable
 from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
 from shipline.cli.switches import SwitchCommand
@@ -54,7 +54,7 @@ def _build(request: BuildRequest, mode: str) -> BuildResult:
     with Stream(*sinks) as stream, stream.step("build") as step:
         return run_cancellable(
             lambda: engine.start(request, step),
-            None if sinks and sys.stderr.isatty() else say_cancelling,
+            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
 
 

@@ -29,7 +29,7 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int = 100) -> str
         *_section(status),
         *_section(wrap(f"hint: {clean(error.hint)}", inner) if error.hint else []),
     ]
-    return _boxed(" ".join(filter(None, (title, platform))), body, unicode)
+    return _boxed(f"{title} on {platform}" if platform else title, body, unicode)
 
 
 def _place(span: Span | None, width: int) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from shipline.oci import Digest
+
 PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_engine.py")))
 PLAIN = {**os.environ, "NO_COLOR": "1", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
 
@@ -45,7 +47,7 @@ def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
 def test_the_box_is_ascii_where_nothing_else_can_be_written(tmp_path: Path) -> None:
     done = run("build", "--target", "fail", str(tmp_path), PYTHONIOENCODING="ascii")
     assert done.stderr.isascii()
-    assert "+- step failed linux/arm64 -" in done.stderr
+    assert "+- step failed on linux/arm64 -" in done.stderr
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
@@ -83,7 +85,8 @@ def test_results_are_written_for_other_programs(tmp_path: Path) -> None:
     found = json.loads(facts.read_bytes())
     assert found["containerimage.descriptor"]["digest"] == found["containerimage.digest"]
     assert found["image.name"] == "docker.io/a/b:1,docker.io/library/c:latest"
-    assert ids.read_text() == found["containerimage.config.digest"]
+    config = str(Digest.of(b"{}"))
+    assert (ids.read_text(), found["containerimage.config.digest"]) == (config, config)
     assert found["buildx.build.ref"].startswith("native/native0/")
 
 
@@ -110,6 +113,15 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
+def test_output_that_nobody_reads_any_more_is_no_bug() -> None:
+    program = (
+        "import sys; from shipline.cli.failures import Settings, report\n"
+        "sys.exit(report(BrokenPipeError(), Settings()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def waiting(directory: Path, target: str = "wait") -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [*PROGRAM, "build", "--target", target, str(directory)],
@@ -132,6 +144,7 @@ def test_the_first_signal_cancels_and_waits_for_cleanup(
         stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (130, "cleaned up\n")
     assert "#1 CANCELED" in stderr
+    assert "WARN: cancelling" in stderr
     assert "Traceback" not in stderr
 
 

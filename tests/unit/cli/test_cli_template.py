@@ -38,6 +38,7 @@ VALUE = {
             "{{.Yes}} {{.None}} {{.Manifest.Manifests}}",
             "true <no value> [map[digest:d1] map[digest:d2]]",
         ),
+        ("{{.Name -}}  {{.Name}}", "a/ba/b"),
         ("no actions", "no actions"),
     ],
 )
