@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from shipline.content import Reader
+from shipline.errors import ContentError
 
 Kind = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
 Xattrs = tuple[tuple[str, bytes], ...]
@@ -46,10 +49,35 @@ class Entry(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-class Source(NamedTuple):
-    """Where the content of a file is: `name`, relative to the open directory `root`."""
+class OpenDirectory:
+    """A directory that what is inside is reached through; closed with the last user of it.
 
-    root: int
+    `path` leads to it as long as it is open, also after a rename.
+    """
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, directory: int | Path) -> None:
+        """Opens a path, or duplicates a descriptor. Raises ContentError."""
+        self.fd = -1
+        try:
+            if isinstance(directory, int):
+                self.fd = os.dup(directory)
+            else:
+                self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ContentError(f"cannot open {directory}: {error.strerror}") from error
+        self.path = f"/proc/self/fd/{self.fd}"
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class Source(NamedTuple):
+    """Where the content of a file is: `name`, relative to the directory `root`."""
+
+    root: OpenDirectory
     name: str
 
 

@@ -76,7 +76,7 @@ class _Piece:
         """Add a file that fits into the room, and its padding."""
         start, size = self.position, entry[5]
         try:
-            fd = os.open(source[1], _FLAGS, dir_fd=source[0])
+            fd = os.open(source[1], _FLAGS, dir_fd=source[0].fd)
             try:
                 # one byte more, to see growth: nearly always the only read
                 seen = os.readv(fd, (self._view[start : start + size], self._probe))
@@ -113,7 +113,7 @@ class _Piece:
         """Add a file of any length, passing full pieces on."""
         left = entry.size
         try:
-            fd = os.open(source.name, _FLAGS, dir_fd=source.root)
+            fd = os.open(source.name, _FLAGS, dir_fd=source.root.fd)
             try:
                 while left:
                     if not self.room:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.errors import ContentError
-from shipline.layer import Content, Entry, Item, Kind, Source, read_tar, write_tar
+from shipline.layer import Content, Entry, Item, Kind, OpenDirectory, Source, read_tar, write_tar
 
 NAME = st.binary(min_size=1, max_size=130).filter(
     lambda raw: not set(raw) & {0, 47} and raw not in (b".", b"..")
@@ -201,28 +201,25 @@ def test_sparse_files_are_filled(tmp_path: Path, version: str) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    root = os.open(tmp_path, os.O_RDONLY)
-    try:
-        for size, listed in ((10, 11), (10, 9), (3 << 20, (3 << 20) + 1), (3 << 20, (3 << 20) - 1)):
-            (tmp_path / "f").write_bytes(bytes(size))
-            item: Item = (Entry("f", "file", size=listed), Source(root, "f"))
+    root = OpenDirectory(tmp_path)
+    for size, listed in ((10, 11), (10, 9), (3 << 20, (3 << 20) + 1), (3 << 20, (3 << 20) - 1)):
+        (tmp_path / "f").write_bytes(bytes(size))
+        item: Item = (Entry("f", "file", size=listed), Source(root, "f"))
+        with pytest.raises(ContentError, match="changed while"):
+            written([item])
+    contents: list[Content] = [b"123", io.BytesIO(b"123"), None]
+    for content in contents:
+        for listed in (2, 4):
             with pytest.raises(ContentError, match="changed while"):
-                written([item])
-        contents: list[Content] = [b"123", io.BytesIO(b"123"), None]
-        for content in contents:
-            for listed in (2, 4):
-                with pytest.raises(ContentError, match="changed while"):
-                    written([(Entry("f", "file", size=listed), content)])
-        os.mkfifo(tmp_path / "pipe")
-        for name in ("gone", "pipe"):
-            with pytest.raises(ContentError):
-                written([(Entry("f", "file", size=4), Source(root, name))])
-    finally:
-        os.close(root)
+                written([(Entry("f", "file", size=listed), content)])
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("gone", "pipe"):
+        with pytest.raises(ContentError):
+            written([(Entry("f", "file", size=4), Source(root, name))])
 
 
 def test_files_of_any_length_keep_their_bytes(tmp_path: Path) -> None:
-    root = os.open(tmp_path, os.O_RDONLY)
+    root = OpenDirectory(tmp_path)
     sizes = [
         0,
         1,
@@ -236,14 +233,11 @@ def test_files_of_any_length_keep_their_bytes(tmp_path: Path) -> None:
         700_000,
         5 << 20,
     ]
-    try:
-        items: list[Item] = []
-        for index, size in enumerate(sizes):
-            (tmp_path / str(index)).write_bytes(os.urandom(size))
-            items.append((Entry(str(index), "file", size=size), Source(root, str(index))))
-        pieces = list(write_tar(items))
-    finally:
-        os.close(root)
+    items: list[Item] = []
+    for index, size in enumerate(sizes):
+        (tmp_path / str(index)).write_bytes(os.urandom(size))
+        items.append((Entry(str(index), "file", size=size), Source(root, str(index))))
+    pieces = list(write_tar(items))
     assert {len(piece) for piece in pieces[:-1]} == {1 << 20}
     for entry, content in read(b"".join(pieces)):
         assert content == (tmp_path / entry.path).read_bytes()

@@ -1,0 +1,186 @@
+"""Compressed archives to plain ones: what layers and ADD meet, told apart by their first bytes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, Protocol
+
+from shipline.content import Reader
+from shipline.errors import ContentError
+
+Archive = Literal["gzip", "bzip2", "xz", "zstd", "uncompressed"]
+
+HEAD = 512  # bytes that `sniff` needs
+_CHUNK = 1 << 18  # bytes of input
+_OUTPUT = 1 << 20  # bytes
+_NO_LIMIT = 1 << 50  # bytes
+_RATIO = 2000  # no compression above reaches this with real trees; deflate ends at 1032
+_RATIO_FROM = 64 << 20  # bytes of output from which the ratio counts
+_WINDOW_LOG = 27  # 128 MiB: zstd -19; what --long=31 made would take 2 GiB
+_XZ_MEMORY = 256 << 20  # bytes
+_MAGIC: dict[bytes, Archive] = {
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+def sniff(head: bytes) -> Archive | None:
+    """How an archive is compressed that begins with `head`; None if it is no archive at all.
+
+    `head` is the first HEAD bytes. `uncompressed` is a plain tar, known by its checksum.
+    """
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return name
+    if 0x184D2A50 <= int.from_bytes(head[:4], "little") <= 0x184D2A5F:
+        return "zstd"  # RFC 8878, 3.1.2: a skippable frame may come first
+    return "uncompressed" if _is_header(head[:512]) else None
+
+
+def _is_header(block: bytes) -> bool:
+    digits = block[148:156].rstrip(b" \0").lstrip(b" ")
+    if len(block) < 512 or not digits or digits.strip(b"01234567"):
+        return False
+    return int(digits, 8) == sum(block[:148]) + sum(block[156:]) + 8 * 0x20
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+def decompress(
+    reader: Reader, compression: str, *, limit: int = _NO_LIMIT, ratio: int = _RATIO
+) -> Reader:
+    """What `reader` holds, plain; it is read to its end before the result ends.
+
+    Raises ContentError, while it is read, for damaged bytes, for more than `limit` bytes, and for
+    output that is more than `ratio` times its input, as only bombs are.
+    """
+    if compression == "uncompressed":
+        return _Bounded(reader, None, limit, ratio)
+    counted = _Counted(reader)
+    if compression == "zstd":
+        return _Bounded(_zstd(counted), counted, limit, ratio)
+    if compression in ("gzip", "bzip2", "xz"):
+        return _Bounded(_Members(counted, compression), counted, limit, ratio)
+    raise ContentError(f"unknown compression: {compression!r}")
+
+
+class _Counted:
+    """A reader that knows how many bytes were taken from it."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        self.taken = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._source.read(size)
+        self.taken += len(data)
+        return data
+
+
+class _Bounded:
+    """The gate behind a decompressor: translates its errors, and stops bombs."""
+
+    def __init__(self, source: Reader, counted: _Counted | None, limit: int, ratio: int) -> None:
+        self._source = source
+        self._counted = counted
+        self._limit = limit
+        self._ratio = ratio
+        self._seen = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_OUTPUT), b""))
+        errors = _errors()
+        try:
+            data = self._source.read(min(size, _OUTPUT))
+        except errors as error:
+            raise ContentError(f"damaged archive: {error}") from error
+        self._seen += len(data)
+        if self._seen > self._limit:
+            raise ContentError(f"archive unpacks to more than {self._limit} bytes")
+        counted = self._counted
+        if counted and self._seen > max(_RATIO_FROM, self._ratio * counted.taken):
+            raise ContentError(
+                f"archive unpacks to more than {self._ratio} times its size",
+                hint="it was made to exhaust this machine; do not trust where it came from",
+            )
+        return data
+
+
+@functools.cache
+def _errors() -> tuple[type[Exception], ...]:
+    """What the decompressors raise for bytes that they cannot read."""
+    import lzma
+
+    import zstandard
+    from isal import igzip_lib
+
+    isal_error: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
+    return OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, isal_error
+
+
+class _Members:
+    """Streams one after another, as gzip, bzip2 and xz allow; zeros may follow the last."""
+
+    def __init__(self, source: Reader, compression: str) -> None:
+        self._source = source
+        self._compression = compression
+        self._decompressor = _decompressor(compression)
+        self._input = b""
+        self._any = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        while True:
+            if self._decompressor.eof and not self._next():
+                return b""
+            if self._decompressor.needs_input and not self._input:
+                self._input = self._source.read(_CHUNK)
+                if not self._input:
+                    raise EOFError("it ends in the middle")
+            held, self._input = self._input, b""
+            if data := self._decompressor.decompress(held, size):
+                return data
+
+    def _next(self) -> bool:
+        """Begin the next stream; False at the end."""
+        rest = self._decompressor.unused_data.lstrip(b"\0")
+        while not rest:
+            more = self._source.read(_CHUNK)
+            if not more:
+                return False
+            rest = more.lstrip(b"\0")
+        self._decompressor = _decompressor(self._compression)
+        self._input = rest
+        return True
+
+
+def _decompressor(compression: str) -> _Decompressor:
+    if compression == "gzip":
+        from isal import igzip_lib
+
+        gzip: _Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        return gzip
+    if compression == "bzip2":
+        import bz2
+
+        return bz2.BZ2Decompressor()
+    import lzma
+
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+def _zstd(source: Reader) -> Reader:
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+    return decompressor.stream_reader(source, read_size=_CHUNK, read_across_frames=True)  # type: ignore[arg-type]

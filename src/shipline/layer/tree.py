@@ -1,0 +1,291 @@
+"""Scanning a directory tree: its digest as a cache key, its entries for a tar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from shipline.layer.entry import CAPABILITY, Entry, Item, OpenDirectory, Source
+from shipline.layer.statcache import Stat, StatCache
+from shipline.layer.status import KINDS, capability, entry_at, unreadable
+from shipline.oci import Digest
+from shipline.tasks import check, ordered_map
+
+Prune = Callable[[str, bool], bool]
+"""Given a path relative to the root, and whether it is a directory: whether to leave it out."""
+
+_BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
+_PIECE = 1 << 20  # bytes
+_SHA256 = 32  # bytes
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def scan(
+    root: int | Path, path: str = "", *, prune: Prune | None = None, cache: StatCache | None = None
+) -> Tree:
+    """What is at `path` below the directory `root`: a directory and all in it, or one other file.
+
+    Symbolic links are not followed, sockets are left out, and so is what `prune` says; a pruned
+    directory is not entered. Raises ContentError for what is absent or cannot be read.
+    """
+    opened = OpenDirectory(root)
+    began_ns = time.time_ns()
+    scanned = _Scan(opened, prune)
+    try:
+        status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            scanned.enter(opened.fd, path or ".", path)
+        else:
+            directory, _, name = path.rpartition("/")
+            scanned.directories[directory] = ([_stat(name, status)], False)
+    except OSError as error:
+        raise unreadable(error) from error
+    return Tree(opened, path, scanned.directories, began_ns, cache)
+
+
+class _Scan:
+    """The walk: each directory's names in order, and whether none was pruned."""
+
+    def __init__(self, root: OpenDirectory, prune: Prune | None) -> None:
+        self._prune = prune
+        self.directories: dict[str, tuple[list[Stat], bool]] = {}
+
+    def enter(self, parent: int, name: str, path: str) -> None:
+        check()
+        fd = os.open(name, _LIST, dir_fd=parent)
+        try:
+            with os.scandir(fd) as found:
+                stats = [_stat(entry.name, entry.stat(follow_symlinks=False)) for entry in found]
+            stats = [one for one in stats if one[1] & 0o170000 in KINDS]
+            listed = len(stats)
+            prefix = f"{path}/" if path else ""
+            if (prune := self._prune) is not None:
+                stats = [one for one in stats if not prune(prefix + one[0], _is_dir(one))]
+            stats.sort()
+            self.directories[path] = (stats, len(stats) == listed)
+            for one in stats:
+                if one[1] & 0o170000 == stat.S_IFDIR:
+                    self.enter(fd, one[0], prefix + one[0])
+        finally:
+            os.close(fd)
+
+
+def _is_dir(one: Stat) -> bool:
+    return one[1] & 0o170000 == stat.S_IFDIR
+
+
+def _stat(name: str, status: os.stat_result) -> Stat:
+    return (
+        name,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_nlink,
+    )
+
+
+class Tree:
+    """What a scan found; contents are read only for the digest, and through the items."""
+
+    def __init__(
+        self,
+        root: OpenDirectory,
+        path: str,
+        directories: dict[str, tuple[list[Stat], bool]],
+        began_ns: int,
+        cache: StatCache | None,
+    ) -> None:
+        self._root = root
+        self._path = path
+        self._directories = directories
+        self._began_ns = began_ns
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._read: dict[str, list[bytes]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(stats) for stats, _ in self._directories.values())
+
+    def entries(self) -> Iterator[Entry]:
+        """What `items` gives, without contents."""
+        return (entry for entry, _ in self.items())
+
+    def items(self) -> Iterator[Item]:
+        """Everything found, sorted in each directory, parents before their content.
+
+        Paths are relative to the scanned directory; one file alone has its name. A further name
+        of a file already given is a hardlink.
+        """
+        first: dict[int, str] = {}
+        if self._path in self._directories:
+            yield from self._items_in(self._path, "", first)
+        else:
+            yield from self._items_in(self._path.rpartition("/")[0], "", first)
+
+    def _items_in(self, directory: str, shown: str, first: dict[int, str]) -> Iterator[Item]:
+        stats = self._directories[directory][0]
+        nothing: list[bytes | None] = [None] * len(stats)
+        contents = self._read.get(directory) or nothing
+        inside = f"{directory}/" if directory else ""
+        for one, content in zip(stats, contents, strict=True):
+            path = shown + one[0]
+            if one[1] & 0o170000 == stat.S_IFDIR:
+                yield _entry(one, path), None
+                yield from self._items_in(inside + one[0], path + "/", first)
+                continue
+            if one[8] > 1:
+                earlier = first.setdefault(one[7], path)
+                if earlier != path:
+                    yield _entry(one, path)._replace(kind="hardlink", link=earlier, size=0), None
+                    continue
+            yield self._item(one, path, inside + one[0], content)
+
+    def _item(self, one: Stat, path: str, place: str, content: bytes | None) -> Item:
+        entry = _entry(one, path)
+        try:
+            if entry.kind != "file":
+                return (entry_at(self._root, place) or entry)._replace(path=path), None
+            raw = content[_SHA256:] if content else capability(f"{self._root.path}/{place}")
+        except OSError as error:
+            raise unreadable(error) from error
+        source = Source(self._root, place)
+        return (entry._replace(xattrs=((CAPABILITY, raw),)) if raw else entry), source
+
+    def digest(self, owner: tuple[int, int] | None = None) -> Digest:
+        """A name for paths, kinds, modes, owners, links, capabilities and contents; not for times.
+
+        `owner`, a uid and a gid, stands for the owners found. The name of a single file does not
+        count. Reads what the cache does not know; raises ContentError if that is impossible.
+        """
+        with self._lock:
+            if not self._read:
+                self._read = self._contents()
+        if self._path in self._directories:
+            return Digest("sha256", self._directory_digest(self._path, owner).hex())
+        directory = self._path.rpartition("/")[0]
+        one = ("", *self._directories[directory][0][0][1:])
+        row = _row(one, self._read[directory][0], owner)
+        return Digest("sha256", hashlib.sha256(row).hexdigest())
+
+    def _directory_digest(self, directory: str, owner: tuple[int, int] | None) -> bytes:
+        inside = f"{directory}/" if directory else ""
+        rows = []
+        for one, content in zip(
+            self._directories[directory][0], self._read[directory], strict=True
+        ):
+            if one[1] & 0o170000 == stat.S_IFDIR:
+                content = self._directory_digest(inside + one[0], owner)
+            rows.append(_row(one, content, owner))
+        return hashlib.sha256(b"".join(rows)).digest()
+
+    def _contents(self) -> dict[str, list[bytes]]:
+        found: dict[str, list[bytes | None]] = {}
+        missing: list[_Missing] = []
+        for directory, (stats, _) in self._directories.items():
+            known: list[bytes | None] = [None] * len(stats)
+            if self._cache is not None:
+                known = self._cache.find(directory, stats)
+            found[directory] = known
+            if None in known:
+                missing += [
+                    (directory, index, stats[index])
+                    for index, content in enumerate(known)
+                    if content is None
+                ]
+        batches = list(_batches(missing))
+        read = ordered_map(self._read_batch, batches)
+        for batch, contents in zip(batches, read, strict=True):
+            for (directory, index, _), content in zip(batch, contents, strict=True):
+                found[directory][index] = content
+        return self._known(found, {directory for directory, _, _ in missing})
+
+    def _known(
+        self, found: dict[str, list[bytes | None]], fresh: set[str]
+    ) -> dict[str, list[bytes]]:
+        """The contents, now that none is missing; those of `fresh` directories are remembered."""
+        known = {
+            directory: [content for content in contents if content is not None]
+            for directory, contents in found.items()
+        }
+        if self._cache is not None:
+            for directory in fresh:
+                stats, complete = self._directories[directory]
+                self._cache.put(
+                    directory, stats, known[directory], since_ns=self._began_ns, complete=complete
+                )
+        return known
+
+    def _read_batch(self, batch: list[_Missing]) -> list[bytes]:
+        return [
+            self._identify(f"{directory}/{one[0]}" if directory else one[0], one)
+            for directory, _, one in batch
+        ]
+
+    def _identify(self, place: str, one: Stat) -> bytes:
+        """What tells the content of a name from other contents of its kind; never empty."""
+        kind = one[1] & 0o170000
+        try:
+            if kind == stat.S_IFREG:
+                return _file_identity(place, one[4], self._root.fd)
+            if kind == stat.S_IFLNK:
+                return b">" + os.fsencode(os.readlink(place, dir_fd=self._root.fd))
+            if kind in (stat.S_IFCHR, stat.S_IFBLK):
+                status = os.stat(place, dir_fd=self._root.fd, follow_symlinks=False)
+                return b"%d" % status.st_rdev
+        except OSError as error:
+            raise unreadable(error) from error
+        return b"-"
+
+
+_Missing = tuple[str, int, Stat]
+
+
+def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
+    """Pieces of work, each large enough for a thread to take."""
+    batch: list[_Missing] = []
+    size = 0
+    for job in missing:
+        batch.append(job)
+        size += job[2][4]
+        if len(batch) == _BATCH_FILES or size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _file_identity(place: str, size: int, root: int) -> bytes:
+    """The sha256 of a file's bytes, and its capability behind that if it has one."""
+    fd = os.open(place, _READ, dir_fd=root)
+    try:
+        data = os.read(fd, min(size, _PIECE) + 1)
+        seen = hashlib.sha256(data)
+        while len(data) > size or len(data) > _PIECE:
+            data = os.read(fd, _PIECE + 1)
+            seen.update(data)
+        return seen.digest() + capability(fd)
+    finally:
+        os.close(fd)
+
+
+def _row(one: Stat, content: bytes, owner: tuple[int, int] | None) -> bytes:
+    name, mode, uid, gid = one[:4]
+    if owner is not None:
+        uid, gid = owner
+    return b"%b\0%o %d %d %d\0%b" % (os.fsencode(name), mode, uid, gid, len(content), content)
+
+
+def _entry(one: Stat, path: str) -> Entry:
+    kind = KINDS[one[1] & 0o170000]
+    size = one[4] if kind == "file" else 0
+    return Entry(path, kind, one[1] & 0o7777, one[2], one[3], size, one[5])
