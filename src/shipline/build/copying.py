@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from shipline.build.cache import Made, key_of
 from shipline.build.graph import CopyOp, MakeDirectoryOp
@@ -129,20 +130,20 @@ def _place(
 ) -> None:
     if goal.archive:
         tree = _unpacked(goal, shop, stack)
-        placement.place_tree(goal.target, tree.items(), Look())
+        placement.place_archive(goal.target, tree.items())
     elif goal.source.is_directory:
         placement.place_tree(goal.target, goal.source.items(), look)
         if goal.source.mtime_ns is not None:
             placement.touch(goal.target, goal.source.mtime_ns)
     else:
         for entry, content in goal.source.items():
-            placement.place(look.of(entry, goal.target), content)
+            placement.place_one(look.of(entry, goal.target), content)
 
 
 def _place_text(target: str, text: str, placement: Placement, look: Look, shop: Workshop) -> None:
     content = text.encode("utf-8", "surrogateescape")
     entry = Entry(target, "file", 0o644, 0, 0, len(content), shop.clock.now_ns())
-    placement.place(look.of(entry, target), content)
+    placement.place_one(look.of(entry, target), content)
 
 
 def _archive(source: Selected) -> str:
@@ -167,8 +168,29 @@ def _unpacked(goal: Goal, shop: Workshop, stack: ExitStack) -> Tree:
     place.mkdir()
     stack.callback(remove_tree, place)
     with (goal.source.root / goal.source.path).open("rb") as file:
-        unpack(read_tar(decompress(file, goal.archive)), place, whiteouts="keep")
+        items = _contained(read_tar(decompress(file, goal.archive)))
+        unpack(items, place, whiteouts="keep")
     return scan(place)
+
+
+def _contained(items: Iterable[Item]) -> Iterator[Item]:
+    """The items. Raises ContentError for a way through a link that leaves the archive's root."""
+    leaving: set[str] = set()
+    for entry, content in items:
+        parent = posixpath.dirname(entry.path)
+        while parent:
+            if parent in leaving:
+                raise ContentError(
+                    f"the archive reaches {entry.path!r} through the link {parent!r}, which"
+                    " leads out of it",
+                    hint="it was made to overwrite other files; do not trust where it came from",
+                )
+            parent = posixpath.dirname(parent)
+        if entry.kind == "symlink":
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link))
+            if target.startswith(".."):
+                leaving.add(entry.path)
+        yield entry, content
 
 
 def _cached(key: str, shop: Workshop, use: Use) -> Made | None:
@@ -187,17 +209,20 @@ def _once(
 ) -> Made:
     """The layer for `content`: from the cache, from a step that is making it now, or made."""
 
-    def make() -> Made:
+    def make() -> tuple[Made, bool]:
         if made := _cached(content, shop, use):
             shop.cache.put(made, *quick)
-            return made
+            return made, True
         found = items()
         mountable = use.mountable and worth_mounting(entry for entry, _ in found)
         made = shop.make_layer(found, follower=use.follower, mountable=mountable)
         shop.cache.put(made, content, *quick)
-        return made
+        return made, False
 
-    return shop.making.get((content, use.fresh), make)
+    made, was_there = shop.making.get((content, use.fresh), make)
+    if was_there:
+        use.step.cached()
+    return made
 
 
 def _root(source: Result, shop: Workshop, stack: ExitStack) -> Root:
@@ -216,8 +241,16 @@ def _owner(text: str, base: Snapshot, shop: Workshop, step: Step) -> tuple[int, 
         try:
             return find_owner(root, text)
         except UsageError as error:  # BuildKit takes root for a name that it cannot find
-            step.warn(f"--chown={text}: {error.message}; the files will belong to root", error.hint)
-            return 0, 0
+            step.warn(f"--chown={text}: {error.message}; root is taken instead", error.hint)
+            return find_owner(root, user) if group and _is_known(root, user) else (0, 0)
+
+
+def _is_known(root: Path, user: str) -> bool:
+    try:
+        find_owner(root, user)
+    except UsageError:
+        return False
+    return True
 
 
 def _user(text: str, base: Snapshot, shop: Workshop) -> tuple[int, int]:

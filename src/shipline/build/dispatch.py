@@ -30,6 +30,7 @@ class Place:
     source: Callable[[str, Span, Platform], Vertex]
     total: int
     fresh: bool
+    proxies: tuple[str, ...] = ()
     number: int = 1
 
     def vertex(self, op: Op, inputs: Iterable[Vertex], name: str, span: Span) -> Vertex:
@@ -80,6 +81,7 @@ def _run(state: Planned, step: df.Step, place: Place) -> Planned:
         shm_size=options.shm_size,
         ulimits=tuple((one.name, one.soft, one.hard) for one in options.ulimits),
         script=(script.name, script.content) if script is not None else ("", ""),
+        proxies=place.proxies,
     )
     if run.devices:
         raise DockerfileError("RUN --device is not supported yet", span=run.span)

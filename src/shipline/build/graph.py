@@ -55,7 +55,7 @@ class RunMount:
 
 @dataclass(frozen=True, slots=True)
 class RunOp:
-    """A command in the root filesystem of input 0."""
+    """A command in the root filesystem of input 0. Its result does not depend on `proxies`."""
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -69,6 +69,7 @@ class RunOp:
     shm_size: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()
     script: tuple[str, str] = ("", "")
+    proxies: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,29 @@ class Placement:
         self._items: dict[str, Item] = {}
 
     def items(self) -> Iterator[Item]:
-        """The entries of the layer, parents first."""
-        for path in sorted(self._items, key=lambda path: path.split("/")):
-            yield self._items[path]
+        """The entries of the layer, parents first: also parents that are there already.
+
+        A directory that gets a new entry gets a new time.
+        """
+        items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
+        for path in sorted(items, key=lambda path: path.split("/")):
+            yield items[path]
+
+    def _parents(self) -> dict[str, Entry]:
+        """The directories below which something is placed and which are not placed themselves."""
+        found: dict[str, Entry] = {}
+        for item, (placed, _) in self._items.items():
+            old = self._below.lookup(item)
+            changed = old is None or placed.kind != "dir"
+            path = posixpath.dirname(item)
+            while path and path not in self._items and (changed or path not in found):
+                entry = self._below.lookup(path)
+                if entry is None:
+                    break
+                time_ns = self._now_ns if changed else entry.mtime_ns
+                found[path] = entry._replace(mtime_ns=time_ns)
+                path, changed = posixpath.dirname(path), False
+        return found
 
     def lookup(self, path: str) -> Entry | None:
         """What will be at `path`; the last component is not followed."""
@@ -110,11 +130,32 @@ class Placement:
             raise UsageError(f"cannot replace to directory /{entry.path} with file")
         self._items[entry.path] = (entry, content)
 
+    def place_one(self, entry: Entry, content: Content) -> None:
+        """Put one file into a directory, which gets a new time."""
+        self.place(entry, content)
+        parent = posixpath.dirname(entry.path)
+        if parent in self._items:
+            self.touch(parent, self._now_ns)
+
     def touch(self, path: str, mtime_ns: int) -> None:
         """Give the directory at `path` another time."""
         entry = self.lookup(path)
         if path and entry is not None:
             self._items[path] = (entry._replace(mtime_ns=mtime_ns), None)
+
+    def place_archive(self, target: str, items: Iterable[Item]) -> None:
+        """Put the content of an archive: links to directories are followed, the rest replaced."""
+        prefix = f"{target}/" if target else ""
+        for entry, content in items:
+            parent, _, name = (prefix + entry.path).rpartition("/")
+            place = posixpath.join(self.resolve(parent), name)
+            if entry.kind == "dir" and self.is_directory(self.resolve(place)):
+                place = self.resolve(place)
+            link = prefix + entry.link if entry.kind == "hardlink" else entry.link
+            mtime_ns = max(0, entry.mtime_ns)
+            placed = entry._replace(path=place, link=link, mtime_ns=mtime_ns)
+            if place:
+                self._items[place] = (placed, content)
 
     def place_tree(self, target: str, items: Iterable[Item], look: Look) -> None:
         """Put the contents of a directory at `target`, which is one."""

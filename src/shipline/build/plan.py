@@ -81,6 +81,7 @@ class PlatformPlan:
         state = self._base(stage, platform).with_run(OnBuild=None)
         instructions = self._stages.instructions(stage)
         cache = self._request.cache
+        proxies = df.proxy_variables(self._request.build_args)
         place = Place(
             stage=stage.name,
             platform=platform,
@@ -88,6 +89,7 @@ class PlatformPlan:
             source=self._source,
             total=1 + sum(isinstance(one, LAYERED) for one in instructions),
             fresh=cache.disabled or stage.label in cache.disabled_stages,
+            proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
         )
         for instruction in instructions:
             if isinstance(instruction, LAYERED):

@@ -53,6 +53,7 @@ def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: La
     ensure_platform(Platform.parse(op.platform))
     with shop.running, ExitStack() as stack:
         place = stack.enter_context(shop.snapshots.writable(base))
+        _make_mount_points(place.root)
         spec = _spec(op, inputs, place.root, shop, stack)
         _execute(spec, place.root, shop, use.step, op, label)
         root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
@@ -62,6 +63,13 @@ def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: La
         shop.snapshots.adopt(made.layer, place.upper)
     shop.cache.put(made, key)
     return made
+
+
+def _make_mount_points(root: Path) -> None:
+    """What every container needs is part of the layer, as BuildKit has it."""
+    for name in ("dev", "proc", "sys"):
+        if not os.path.lexists(root / name):
+            os.mkdir(root / name, 0o755)
 
 
 def ensure_platform(platform: Platform) -> None:
@@ -142,7 +150,7 @@ def _spec(
         mounts.append(SecretFile(f"{_SCRIPTS}/{name}", script, mode=0o755))
     return StepSpec(
         args=op.args,
-        env=op.env,
+        env=(*op.proxies, *op.env),
         cwd=op.cwd,
         user=find_user(root, op.user),
         mounts=tuple(mounts),

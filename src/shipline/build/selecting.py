@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.errors import UsageError
+from shipline.errors import SandboxError, UsageError
 from shipline.layer import Item, StatCache, Tree, scan
 from shipline.sandbox import resolve_in_root
 
@@ -125,22 +125,35 @@ def _expand(root: Root, done: str, parts: list[str]) -> Iterator[str]:
                 yield from _expand(root, _join(done, name), rest)
 
 
+def _find(root: Root, path: str) -> Path | None:
+    """Where `path` is, links followed inside the root; None for nothing."""
+    try:
+        place = resolve_in_root(root.path, path)
+    except SandboxError:
+        return None
+    return place if os.path.lexists(place) else None
+
+
 def _visible(root: Root, path: str) -> bool:
-    place = resolve_in_root(root.path, path)
-    if not os.path.lexists(place):
+    place = _find(root, path)
+    if place is None:
         return False
     return root.prune is None or not path or not root.prune(path, place.is_dir())
 
 
 def _names(root: Root, path: str) -> list[str]:
-    place = resolve_in_root(root.path, path)
-    return sorted(os.listdir(place)) if place.is_dir() else []
+    place = _find(root, path)
+    return sorted(os.listdir(place)) if place is not None and place.is_dir() else []
 
 
 def _directories(root: Root, path: str) -> list[str]:
     names = _names(root, path)
-    places = ((name, resolve_in_root(root.path, path) / name) for name in names)
-    return [name for name, place in places if place.is_dir() and not place.is_symlink()]
+    place = _find(root, path)
+    return [name for name in names if place and _is_plain_directory(place / name)]
+
+
+def _is_plain_directory(place: Path) -> bool:
+    return place.is_dir() and not place.is_symlink()
 
 
 def _join(directory: str, name: str) -> str:

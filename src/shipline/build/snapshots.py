@@ -155,7 +155,9 @@ class Snapshots:
     def _lowers(self, snapshot: Snapshot) -> list[Path]:
         """Directories to stack, top first."""
         found = [self._directory(layer) for layer in reversed(snapshot.layers)]
-        return found or [_directory(self._scratch / "empty")]
+        if not found:
+            return [_directory(self._scratch / "empty")]
+        return list(dict.fromkeys(found))  # a layer below itself shows nothing; overlayfs refuses
 
     def _directory(self, layer: Layer) -> Path:
         return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))

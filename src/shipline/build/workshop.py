@@ -60,7 +60,7 @@ class Workshop:
     secrets: Mapping[str, Secret]
     environment: Mapping[str, str]
     sandbox: Callable[[], Sandbox]
-    making: Once[Made]
+    making: Once[tuple[Made, bool]]
     running: Limiter
 
     def make_layer(

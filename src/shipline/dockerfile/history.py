@@ -126,7 +126,7 @@ def _plain(instruction: ins.Instruction) -> str:
         case ins.Arg():
             return " ".join(_arg(arg.name, arg.default) for arg in instruction.args)
         case ins.Expose():
-            return bare_list(instruction.ports)
+            return f"map[{' '.join(f'{port}:{{}}' for port in sorted(instruction.ports))}]"
         case ins.Volume():
             return bare_list(instruction.paths)
         case ins.Shell():
@@ -167,14 +167,22 @@ def _transfer(instruction: ins.Transfer) -> str:
 
 
 def _health_check(instruction: ins.HealthCheck) -> str:
-    return (
-        f"HEALTHCHECK {{Test:{bare_list(instruction.test)}"
-        f" Interval:{format_duration(instruction.interval_ns)}"
-        f" Timeout:{format_duration(instruction.timeout_ns)}"
-        f" StartPeriod:{format_duration(instruction.start_period_ns)}"
-        f" StartInterval:{format_duration(instruction.start_interval_ns)}"
-        f" Retries:{instruction.retries}}}"
+    """Go's `%q` of a struct: durations as words, the number of retries as a character."""
+    durations = (
+        instruction.interval_ns,
+        instruction.timeout_ns,
+        instruction.start_period_ns,
+        instruction.start_interval_ns,
     )
+    words = " ".join(f'"{format_duration(one)}"' for one in durations)
+    return f"HEALTHCHECK &{{{quoted_list(instruction.test)} {words} {_rune(instruction.retries)}}}"
+
+
+def _rune(number: int) -> str:
+    """Go's `%q` of an integer."""
+    special = {"'": r"\'", '"': '"'}
+    char = chr(number)
+    return f"'{special.get(char) or quote(char)[1:-1]}'"
 
 
 def bare_list(words: Iterable[str]) -> str:

@@ -220,20 +220,20 @@ class _Expander:
 def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> Step:
     """ARG: --build-arg beats the default, the default beats the global value.
 
-    A default sees the ARGs before it on the same line.
+    A default sees the ARGs before it on the same line. The instruction keeps its defaults,
+    expanded: what was given instead is in the scope alone.
     """
     args: list[ins.ArgDefault] = []
     undefined: frozenset[str] = frozenset()
     for arg in instruction.args:
-        value = global_scope.build_args.get(arg.name)
-        if value is None and arg.default is not None:
+        default = None
+        if arg.default is not None:
             words = _Expander(scope.variables, global_scope.escape)
-            value = words(arg.default)
+            default = words(arg.default)
             undefined |= _undeclared(words.undefined, scope)
-        elif value is None:
-            value = global_scope.variables.get(arg.name)
-        scope = scope.with_arg(arg.name, value)
-        args.append(ins.ArgDefault(arg.name, value))
+        inherited = global_scope.variables.get(arg.name) if default is None else default
+        scope = scope.with_arg(arg.name, global_scope.build_args.get(arg.name, inherited))
+        args.append(ins.ArgDefault(arg.name, default))
     return Step(replace(instruction, args=tuple(args)), scope, undefined=undefined)
 
 

@@ -109,7 +109,7 @@ class ImageConfig:
     def set(self, **values: Any) -> Self:
         """With keys of `run` replaced; a value that is None or empty takes the key away."""
         run = {**self.run, **values}
-        gone = {key for key in values if values[key] is None or values[key] in ("", (), {})}
+        gone = {key for key in values if not values[key]}
         kept = {key: value for key, value in run.items() if key not in gone}
         return replace(self, run=types.MappingProxyType(kept))
 

@@ -65,7 +65,7 @@ def run(text: str) -> Run:
         ("WORKDIR /a/../b/", "WORKDIR /b"),
         ("WORKDIR c", "WORKDIR /w/c"),
         ("USER me", "USER me"),
-        ("EXPOSE 81-82 80/udp", "EXPOSE [80/udp 81/tcp 82/tcp]"),
+        ("EXPOSE 81-82 80/udp", "EXPOSE map[80/udp:{} 81/tcp:{} 82/tcp:{}]"),
         ("VOLUME /a /b", "VOLUME [/a /b]"),
         ("STOPSIGNAL SIGTERM", "STOPSIGNAL SIGTERM"),
         ('SHELL ["/bin/bash", "-c"]', "SHELL [/bin/bash -c]"),
@@ -75,8 +75,7 @@ def run(text: str) -> Run:
         ("MAINTAINER me <a@b>", "MAINTAINER me <a@b>"),
         (
             "HEALTHCHECK --interval=90s --retries=2 CMD a b",
-            "HEALTHCHECK {Test:[CMD-SHELL a b] Interval:1m30s Timeout:0s StartPeriod:0s "
-            "StartInterval:0s Retries:2}",
+            'HEALTHCHECK &{["CMD-SHELL" "a b"] "1m30s" "0s" "0s" "0s" \'\\x02\'}',
         ),
         ("ONBUILD RUN x", None),
     ],
