@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 from shipline.content import Reader
@@ -17,6 +18,7 @@ _NO_LIMIT = 1 << 50  # bytes
 _RATIO = 2000  # no compression above reaches this with real trees; deflate ends at 1032
 _RATIO_FROM = 64 << 20  # bytes of output from which the ratio counts
 _WINDOW_LOG = 27  # 128 MiB: zstd -19; what --long=31 made would take 2 GiB
+_ZSTD_INPUT = 4 << 10  # bytes
 _XZ_MEMORY = 256 << 20  # bytes
 _MAGIC: dict[bytes, Archive] = {
     b"\x1f\x8b\x08": "gzip",
@@ -67,9 +69,7 @@ def decompress(
     if compression == "uncompressed":
         return _Bounded(reader, None, limit, ratio)
     counted = _Counted(reader)
-    if compression == "zstd":
-        return _Bounded(_zstd(counted), counted, limit, ratio)
-    if compression in ("gzip", "bzip2", "xz"):
+    if compression in ("gzip", "bzip2", "xz", "zstd"):
         return _Bounded(_Members(counted, compression), counted, limit, ratio)
     raise ContentError(f"unknown compression: {compression!r}")
 
@@ -130,7 +130,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 class _Members:
-    """Streams one after another, as gzip, bzip2 and xz allow; zeros may follow the last."""
+    """Streams one after another, as all these formats allow; zeros may follow the last."""
 
     def __init__(self, source: Reader, compression: str) -> None:
         self._source = source
@@ -174,13 +174,54 @@ def _decompressor(compression: str) -> _Decompressor:
         import bz2
 
         return bz2.BZ2Decompressor()
+    if compression == "zstd":
+        return _Zstd()
     import lzma
 
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
-def _zstd(source: Reader) -> Reader:
-    import zstandard
+class _Zstd:
+    """zstandard as the other decompressors are, telling a whole frame from one that is cut off.
 
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
-    return decompressor.stream_reader(source, read_size=_CHUNK, read_across_frames=True)  # type: ignore[arg-type]
+    It cannot bound its output, so it gets little input at once: no 4 KiB hold more than 128 MiB.
+    """
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._stream = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).decompressobj()
+        self._input = memoryview(b"")
+        self._output = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof and not self._output
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._input and not self._output
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data + bytes(self._input)
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        if data:
+            self._input = memoryview(data)
+        if not self._output:
+            self._output = b"".join(self._parts())
+        if max_length < 0 or len(self._output) <= max_length:
+            output, self._output = self._output, b""
+        else:
+            output = self._output[:max_length]
+            self._output = self._output[max_length:]
+        return output
+
+    def _parts(self) -> Iterator[bytes]:
+        size = 0
+        while self._input and size < _CHUNK and not self._stream.eof:
+            part = self._stream.decompress(self._input[:_ZSTD_INPUT])
+            self._input = self._input[_ZSTD_INPUT:]
+            size += len(part)
+            yield part

@@ -1,0 +1,89 @@
+"""decompress: every archive that ADD takes, and an end to those that are damaged or bombs."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import random
+import tarfile
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shipline.errors import ContentError
+from shipline.layer import Codec, Entry, decompress, sniff, write_tar
+
+CONTENT = b"".join(
+    write_tar([(Entry("f", "file", size=3_000_000), random.Random(3).randbytes(3_000_000))])
+)
+PACKED = {
+    "gzip": gzip.compress(CONTENT, 1),
+    "bzip2": bz2.compress(CONTENT, 1),
+    "xz": lzma.compress(CONTENT, preset=0),
+    "zstd": zstandard.ZstdCompressor(1, write_checksum=True).compress(CONTENT),
+    "uncompressed": CONTENT,
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_archives_are_recognised_and_unpacked(name: str) -> None:
+    packed = PACKED[name]
+    assert sniff(packed[:512]) == name
+    assert decompress(io.BytesIO(packed), name).read() == CONTENT
+    source = io.BytesIO(packed)
+    reader = decompress(source, name)
+    while reader.read(100_001):
+        pass
+    assert source.read() == b""
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+def test_members_follow_each_other(name: str) -> None:
+    assert decompress(io.BytesIO(PACKED[name] * 2), name).read() == CONTENT * 2
+
+
+@pytest.mark.parametrize("name", ["gzip", "xz"])
+def test_zeros_may_follow(name: str) -> None:
+    assert decompress(io.BytesIO(PACKED[name] + bytes(1024)), name).read() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+def test_damage_is_an_error(name: str) -> None:
+    packed = PACKED[name]
+    middle = len(packed) // 2
+    flipped = packed[:middle] + bytes((packed[middle] ^ 255,)) + packed[middle + 1 :]
+    for damaged in (packed[:-4], packed[:middle], b"", flipped, packed + b"rubbish!"):
+        with pytest.raises(ContentError):
+            decompress(io.BytesIO(damaged), name).read()
+
+
+def test_bombs_are_stopped() -> None:
+    bomb = zstandard.compress(bytes(200 << 20))
+    with pytest.raises(ContentError, match="times its size"):
+        decompress(io.BytesIO(bomb), "zstd").read()
+    for name, packed in PACKED.items():
+        assert len(decompress(io.BytesIO(packed), name, limit=len(CONTENT)).read()) == len(CONTENT)
+        with pytest.raises(ContentError, match="more than"):
+            decompress(io.BytesIO(packed), name, limit=len(CONTENT) - 1).read()
+
+
+def test_what_is_no_archive_is_not_taken_for_one() -> None:
+    for head in (b"", b"#!/bin/sh", bytes(512), b"x" * 512, CONTENT[:511]):
+        assert sniff(head) is None
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("f"))
+    assert sniff(buffer.getvalue()[:512]) == "uncompressed"
+    assert sniff(b"\x50\x2a\x4d\x18" + bytes(8)) == "zstd"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([Codec("gzip", 0), Codec("gzip", 1), Codec("gzip", 6), Codec("zstd", 3)]),
+       st.binary(max_size=5000))  # fmt: skip
+def test_decompression_undoes_compression(codec: Codec, content: bytes) -> None:
+    packed = b"".join(codec.compress([content]))
+    assert decompress(io.BytesIO(packed), codec.name).read() == content
