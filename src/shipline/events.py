@@ -2,7 +2,8 @@
 
 A `Stream` carries events from many threads to its sinks through one bounded queue and one thread.
 A sink is any callable that takes an event; one with a `close` method is closed at the end. A slow
-sink costs Progress events and nothing else.
+sink costs Progress events and nothing else; one that raises gets no more events, and the work and
+the other sinks go on.
 
     with Stream(sink) as stream, stream.step("build") as build:
         with build.step("COPY . /app", platform="linux/amd64") as step:
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -123,6 +125,7 @@ class Stream:
     def __init__(self, *sinks: Sink, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self._sinks = sinks
+        self._failures: dict[int, Exception] = {}  # by the place of the sink
         self._queue: queue.Queue[Event | None] = queue.Queue(_CAPACITY)
         self._ids = itertools.count(1)
         self._thread = threading.Thread(target=self._deliver, name="events", daemon=True)
@@ -139,10 +142,13 @@ class Stream:
     ) -> None:
         self._queue.put(None)
         self._thread.join()
-        for sink in self._sinks:
-            close = getattr(sink, "close", None)
-            if close is not None:
-                close()
+        for place, sink in enumerate(self._sinks):
+            self._guard(place, getattr(sink, "close", lambda: None))
+
+    @property
+    def failures(self) -> tuple[Exception, ...]:
+        """What sinks raised, the first of each: for the caller to show when the block has ended."""
+        return tuple(self._failures.values())
 
     def emit(self, event: Event) -> None:
         """Queue `event`; blocks while the queue is full, except that Progress is then dropped."""
@@ -173,8 +179,15 @@ class Stream:
 
     def _deliver(self) -> None:
         while (event := self._queue.get()) is not None:
-            for sink in self._sinks:
-                sink(event)
+            for place, sink in enumerate(self._sinks):
+                if place not in self._failures:
+                    self._guard(place, partial(sink, event))
+
+    def _guard(self, place: int, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as failure:  # nobody but the caller of the block can be told
+            self._failures.setdefault(place, failure)
 
 
 @contextmanager

@@ -51,11 +51,16 @@ def _build(request: BuildRequest, mode: str) -> BuildResult:
         color=not os.environ.get("NO_COLOR"),
         dumb=os.environ.get("TERM", "dumb") == "dumb",
     )
-    with Stream(*sinks) as stream, stream.step("build") as step:
-        return run_cancellable(
-            lambda: engine.start(request, step),
-            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
-        )
+    stream = Stream(*sinks)
+    try:
+        with stream, stream.step("build") as step:
+            return run_cancellable(
+                lambda: engine.start(request, step),
+                lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+            )
+    finally:
+        for failure in stream.failures:
+            click.echo(f"warning: the progress display failed: {failure!r}", err=True)
 
 
 def _refuse_flags(given: dict[str, Any]) -> None:
