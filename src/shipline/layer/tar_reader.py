@@ -6,6 +6,7 @@ manual, "Tar Internals"). Twenty times as fast as tarfile: content is not touche
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterator
 
@@ -175,7 +176,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
         end = 476 if block[508:512] == b"tar\0" else 500  # star keeps times behind its prefix
         name = block[345:end].partition(b"\0")[0] + b"/" + name
     link = block[157:257].partition(b"\0")[0] if flag in b"12" else b""
-    uid, gid = count(block[108:116]), count(block[116:124])
+    mode, uid, gid = _owner(block[100:124])
     mtime_ns = number(block[136:148]) * _SECOND
     if records:
         name = records.get(b"GNU.sparse.name") or records.get(b"path", name)
@@ -186,12 +187,17 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
     if kind == "file" and name.endswith(b"/"):
         kind = "dir"  # V7 had no type for directories
     path = _normal(name)
-    mode = count(block[100:108]) & 0o7777
     if kind == "file":
         return Entry(path, kind, mode, uid, gid, size, mtime_ns)
     target = _normal(link) if kind == "hardlink" else link.decode("utf-8", "surrogateescape")
     major, minor = (count(block[329:337]), count(block[337:345])) if flag in b"34" else (0, 0)
     return Entry(path, kind, mode, uid, gid, 0, mtime_ns, target, major, minor)
+
+
+@functools.lru_cache(4096)
+def _owner(fields: bytes) -> tuple[int, int, int]:
+    """Mode, uid and gid, which most members of an archive share."""
+    return count(fields[:8]) & 0o7777, count(fields[8:16]), count(fields[16:])
 
 
 def _expanded(
@@ -233,7 +239,7 @@ def _extend(source: _Input, block: bytes, extended: Records, for_all: Records) -
 
 
 def _normal(raw: bytes) -> str:
-    path = raw.decode("utf-8", "surrogateescape")
+    path = raw.decode("utf-8", "surrogateescape").removesuffix("/")
     if path[:1] not in "./" and path[-1:] != "/" and "//" not in path and "/." not in path:
         return path
     return "/".join(part for part in path.split("/") if part not in ("", "."))
