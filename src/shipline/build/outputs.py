@@ -56,5 +56,12 @@ def parse_output(text: str) -> Output:
     return Output(kind, fields)
 
 
+def names(outputs: Iterable[Output]) -> tuple[str, ...]:
+    """What the outputs call the image, besides its tags."""
+    return tuple(
+        name for one in outputs for name in split_csv(one.attributes.get("name", "")) if name
+    )
+
+
 def _pushed(output: Output) -> Output:
     return replace(output, attributes={**output.attributes, "push": "true"})

@@ -88,7 +88,7 @@ _SHOWN = (
         envvar="BUILDKIT_PROGRESS",
         help="How progress is shown.",
     ),
-    _switch("-q", "--quiet", help="Show nothing; print the digest at the end."),
+    _switch("-q", "--quiet", help="Show nothing; print the image ID at the end."),
 )
 _OLD = (
     _old("--compress", is_flag=True),

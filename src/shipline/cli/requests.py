@@ -11,7 +11,6 @@ from shipline.build import BuildRequest, CacheOptions, ContextKind, RunOptions, 
 from shipline.build import flags as read
 from shipline.cli.environment import implied_build_args
 from shipline.errors import UsageError
-from shipline.oci import Reference
 
 Given = Mapping[str, Any]
 _NETWORKS = ("default", "none", "host")
@@ -19,6 +18,7 @@ _NETWORKS = ("default", "none", "host")
 
 def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
     """Raises UsageError for a value that cannot be read, or for flags that contradict."""
+    wanted = outputs.parse_outputs(given["output"], push=given["push"], load=given["load"])
     request = BuildRequest(
         context=read.parse_context(given["context"], os.path.isdir),
         dockerfile=given["file"],
@@ -38,8 +38,8 @@ def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
         ssh=tuple(map(read.parse_ssh, given["ssh"])),
         run=_run(given),
         cache=_cache(given),
-        tags=read.parse_tags(given["tag"]),
-        outputs=outputs.parse_outputs(given["output"], push=given["push"], load=given["load"]),
+        tags=read.parse_tags((*given["tag"], *outputs.names(wanted))),
+        outputs=wanted,
         attestations=read.parse_attestations(
             given["attest"], provenance=given["provenance"], sbom=given["sbom"]
         ),
@@ -55,19 +55,11 @@ def check_request(request: BuildRequest) -> None:
     """Raises UsageError for wishes that exclude each other."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
         raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
-    unnamed = [one for one in request.outputs if one.pushes and not one.attributes.get("name")]
-    if unnamed and not request.tags:
+    if request.push and not request.tags:
         raise UsageError("--push: there is no name to push to", hint="give one with --tag")
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:
         raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
-    _check_names(request)
-
-
-def _check_names(request: BuildRequest) -> None:
-    for output in request.outputs:
-        for name in values.split_csv(output.attributes.get("name", "")) if output.pushes else ():
-            Reference.parse(name)
 
 
 def _run(given: Given) -> RunOptions:

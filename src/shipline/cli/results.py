@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from shipline.build import BuildResult
 
 
-def write_result(request: BuildRequest, result: BuildResult, *, print_digest: bool) -> None:
-    """Write --iidfile and --metadata-file; print the digest where nothing else was shown."""
+def write_result(request: BuildRequest, result: BuildResult, *, print_id: bool) -> None:
+    """Write --iidfile and --metadata-file; print the ID where nothing else was shown."""
     if request.iidfile is not None:
         write_whole(request.iidfile, str(image_id(result)))
     if request.metadata_file is not None:
         facts = metadata(result, reference=f"native/native0/{secrets.token_hex(13)}")
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
-    if print_digest and not any(output.destination == "-" for output in request.outputs):
-        click.echo(str(result.root.digest))
+    if print_id and not any(output.destination == "-" for output in request.outputs):
+        click.echo(str(image_id(result)))
 
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:

@@ -41,7 +41,6 @@ GAPS = (
     Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
     Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
-    Gap("--load", lambda r: r.load, "push it, and docker pull it from the registry"),
     Gap("--output push-by-digest", _sets("push-by-digest", True)),
     Gap("--output oci-mediatypes=false", _sets("oci-mediatypes", False)),
     Gap("--annotation", lambda r: bool(r.annotations)),

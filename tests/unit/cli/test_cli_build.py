@@ -98,7 +98,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
         (("--provenance", "true"), "provenance"),
         (("--sbom", "true"), "sbom"),
         (("--call", "outline"), "--call"),
-        (("--load",), "--load"),
         (("--annotation", "k=v"), "--annotation"),
         (("-o", "type=image,push-by-digest=true"), "push-by-digest"),
         (("-o", "type=image,oci-mediatypes=false"), "oci-mediatypes"),

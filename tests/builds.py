@@ -1,0 +1,171 @@
+"""`shipline build` as a user runs it: a process of its own, a home of its own, and what it left."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+TIMEOUT_S = 120
+PLATFORMS = "linux/amd64,linux/arm64"
+
+
+class Addressed(Protocol):
+    """A registry on loopback."""
+
+    @property
+    def address(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def ok(self) -> Done:
+        assert self.status == 0, self.err
+        return self
+
+    def failed(self, status: int) -> str:
+        """What it said, when it ended as it should: a message, and never a traceback."""
+        assert self.status == status, f"status {self.status}\n{self.err}"
+        assert "Traceback" not in self.err, self.err
+        return self.err
+
+
+@dataclass(frozen=True)
+class Shipline:
+    """The command with `home` as its state; base images come from `mirror`."""
+
+    home: Path
+    mirror: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def environ(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SHIPLINE_", "DOCKER_"))}
+        return {
+            **kept,
+            "SHIPLINE_HOME": str(self.home),
+            "SHIPLINE_MIRRORS": f"docker.io=http://{self.mirror}" if self.mirror else "",
+            "DOCKER_CONFIG": str(self.home.with_name("no-docker-config")),
+            **self.environment,
+        }
+
+    def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+        """Begin a build."""
+        return subprocess.Popen(
+            command(*words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environ() | environment,
+        )
+
+    def build(self, *words: str | Path, stdin: bytes = b"", **environment: str) -> Done:
+        with self.start(*words, **environment) as process:
+            try:
+                out, err = process.communicate(stdin, TIMEOUT_S)
+            finally:
+                process.kill()
+        return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def push(self, context: Path, *names: str) -> Done:
+        """Build for both platforms and push, plainly shown. Raises AssertionError if it fails."""
+        tags = [word for name in names for word in ("-t", name)]
+        words = ("--platform", PLATFORMS, "--progress", "plain", "--push", *tags)
+        return self.build(*words, context).ok()
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "shipline", "build", *map(str, words)]
+
+
+def context(place: Path, dockerfile: str, **files: str) -> Path:
+    """A directory with a Dockerfile and files; `__` in a keyword stands for a dot."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "Dockerfile").write_text(dockerfile)
+    for name, content in files.items():
+        (place / name.replace("__", ".")).write_text(content)
+    return place
+
+
+def leftovers(home: Path, word: str = "") -> list[str]:
+    """What a build left behind: scratch, mounts of the host, processes that know `home`, or that
+    have `word` in their command line.
+    """
+    tmp = home / "tmp"
+    found = [str(path) for path in tmp.iterdir()] if tmp.is_dir() else []
+    found += [str(path) for path in home.glob("layers/.new-*")]
+    found += [str(path) for path in home.glob("content/blobs/.ingest-*")]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [line for line in mounts if f"{home}/" in line]
+    return found + processes(home, word)
+
+
+def processes(home: Path, word: str = "") -> list[str]:
+    """Living processes that were started with `home` or `word`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        knows = f"SHIPLINE_HOME={home}\0".encode() in environment
+        if knows or (word and word.encode() in arguments):
+            found.append(f"process {entry.name}: {arguments.decode(errors='replace')}")
+    return found
+
+
+def get(registry: Addressed, path: str) -> tuple[int, bytes]:
+    """A document of the registry, as a client that speaks OCI gets it."""
+    accept = ",".join(f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest"))
+    connection = http.client.HTTPConnection(registry.address, timeout=10)
+    try:
+        connection.request("GET", path, headers={"Accept": accept})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def document(registry: Addressed, repository: str, reference: str) -> dict[str, Any]:
+    """A manifest or an index. Raises AssertionError where there is none."""
+    status, body = get(registry, f"/v2/{repository}/manifests/{reference}")
+    assert status == 200, (status, body)
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def manifests(registry: Addressed, repository: str, tag: str) -> dict[str, dict[str, Any]]:
+    """The manifests of an image by architecture."""
+    index = document(registry, repository, tag)
+    return {
+        one["platform"]["architecture"]: document(registry, repository, one["digest"])
+        for one in index["manifests"]
+    }
+
+
+def config(registry: Addressed, repository: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a manifest names."""
+    status, body = get(registry, f"/v2/{repository}/blobs/{manifest['config']['digest']}")
+    assert status == 200
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def tags(registry: Addressed, repository: str) -> list[str]:
+    """All tags; none where there is no such repository."""
+    status, body = get(registry, f"/v2/{repository}/tags/list")
+    return list(json.loads(body).get("tags") or []) if status == 200 else []

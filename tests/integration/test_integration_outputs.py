@@ -1,0 +1,187 @@
+"""Results that are files, and what other programs make of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from builds import PLATFORMS, Shipline, context, document, leftovers
+from peers import Docker, Registry
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+
+SMALL = """
+FROM busybox
+COPY page.html /srv/
+RUN echo made > /srv/made && ln -s made /srv/link && chmod 4711 /srv/made
+CMD ["cat", "/srv/page.html"]
+"""
+OWN = "FROM scratch\nCOPY page.html /\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return context(tmp_path / "small", SMALL, page__html="hello\n")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return context(tmp_path / "own", OWN, page__html="hello\n")
+
+
+@pytest.fixture
+def shipline(tmp_path: Path, base_images: Registry) -> Shipline:
+    return Shipline(tmp_path / "home", base_images.address)
+
+
+def with_engine(shipline: Shipline, docker: Docker) -> Shipline:
+    environment = {"DOCKER_HOST": docker.host, "DOCKER_CONFIG": str(docker.config)}
+    return Shipline(shipline.home, shipline.mirror, environment)
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_local_holds_the_files(shipline: Shipline, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shipline.build("-o", out, small).ok()
+    assert (out / "srv/page.html").read_text() == "hello\n"
+    assert os.readlink(out / "srv/link") == "made"
+    assert (out / "srv/made").stat().st_mode & 0o7777 == 0o4711
+    assert (out / "bin/busybox").exists()
+    assert leftovers(shipline.home) == []
+
+
+def test_local_splits_by_platform(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shipline.build("-o", out, "--platform", PLATFORMS, own).ok()
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert found == ["linux_amd64/page.html", "linux_arm64/page.html"]
+
+
+def test_tar_goes_to_a_file_and_to_standard_output(
+    shipline: Shipline, small: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.tar"
+    shipline.build("-o", f"type=tar,dest={file}", small).ok()
+    with shipline.start("-o", "-", small) as process:
+        streamed, _ = process.communicate(b"", 60)
+    assert process.returncode == 0
+    for archive in (file.read_bytes(), streamed):
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            made = tar.getmember("srv/made")
+            assert (made.mode, made.uid, made.size) == (0o4711, 0, 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out.tar", "small"]
+
+
+def test_skopeo_reads_an_oci_archive(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    file = tmp_path / "image.tar"
+    shipline.build("-t", "demo/x:1", "-o", f"type=oci,dest={file}", "--platform", PLATFORMS, own)
+    done = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci-archive:{file}"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    architectures = [
+        one["platform"]["architecture"] for one in json.loads(done.stdout)["manifests"]
+    ]
+    assert architectures == ["amd64", "arm64"]
+    copied = subprocess.run(
+        ["skopeo", "copy", "--all", f"oci-archive:{file}:1", f"dir:{tmp_path / 'copy'}"],
+        capture_output=True,
+    )
+    assert copied.returncode == 0, copied.stderr
+
+
+def test_oci_directory_is_an_image_layout(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    place = tmp_path / "layout"
+    shipline.build("-t", "x:1", "-o", f"type=oci,dest={place},tar=false", own).ok()
+    done = subprocess.run(["skopeo", "inspect", f"oci:{place}:1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for blob in (place / "blobs/sha256").iterdir():
+        assert digest_of(blob.read_bytes()) == f"sha256:{blob.name}"
+
+
+def test_docker_loads_the_archive_and_the_image(
+    shipline: Shipline, docker: Docker, small: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "image.tar"
+    shipline.build("-t", "from/archive:1", "-o", f"type=docker,dest={file}", small).ok()
+    assert docker.run("load", "-i", file).returncode == 0
+    with_engine(shipline, docker).build("-t", "from/load:1", "--load", small).ok()
+    for name in ("from/archive:1", "from/load:1"):
+        done = docker.run("run", "--rm", "--network=none", "--pull=never", name)
+        assert (done.returncode, done.stdout) == (0, "hello\n"), name
+        docker.run("rmi", "--force", name)
+
+
+def test_docker_loads_every_platform(shipline: Shipline, docker: Docker, small: Path) -> None:
+    words: tuple[str | Path, ...] = ("-t", "from/load:2", "--load", "--platform", PLATFORMS)
+    with_engine(shipline, docker).build(*words, small).ok()
+    for platform in PLATFORMS.split(","):
+        words = ("run", "--rm", "--network=none", "--pull=never", "--platform", platform)
+        done = docker.run(*words, "from/load:2", "uname", "-m")
+        machine = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}[platform]
+        assert (done.returncode, done.stdout) == (0, f"{machine}\n")
+    docker.run("rmi", "--force", "from/load:2")
+
+
+def test_load_without_an_engine_says_so(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    nowhere = f"unix://{tmp_path}/no-socket"
+    done = shipline.build("-t", "x", "--load", own, DOCKER_HOST=nowhere)
+    assert "docker load" in done.failed(2)
+    bare = shipline.build("-t", "x", "--load", own, PATH="/nowhere")
+    assert "docker" in bare.failed(2)
+    assert leftovers(shipline.home) == []
+
+
+def test_files_with_facts_are_those_of_buildx(
+    shipline: Shipline, base_images: Registry, small: Path, tmp_path: Path
+) -> None:
+    name = f"{base_images.address}/demo/facts:1"
+    iid, facts = tmp_path / "iid", tmp_path / "facts.json"
+    words = ("--push", "-t", name, "--iidfile", iid, "--metadata-file", facts)
+    shipline.build(*words, small).ok()
+    found = json.loads(facts.read_text())
+    manifest = document(base_images, "demo/facts", "1")
+    assert found["containerimage.config.digest"] == manifest["config"]["digest"]
+    assert iid.read_text() == manifest["config"]["digest"]
+    assert found["image.name"] == name
+    assert found["containerimage.descriptor"]["digest"] == found["containerimage.digest"]
+    assert found["buildx.build.ref"].count("/") == 2
+    shipline.build(*words, "--platform", PLATFORMS, small).ok()
+    index = json.loads(facts.read_text())["containerimage.digest"]
+    assert iid.read_text() == index
+    assert "config.digest" not in facts.read_text()
+
+
+def test_quiet_prints_the_id_alone(
+    shipline: Shipline, base_images: Registry, own: Path, tmp_path: Path
+) -> None:
+    name = f"{base_images.address}/demo/quiet:1"
+    iid = tmp_path / "iid"
+    done = shipline.build("-q", "--push", "-t", name, "--iidfile", iid, own).ok()
+    assert done.err == ""
+    assert done.out == f"{iid.read_text()}\n"
+
+
+def test_failed_build_leaves_no_older_id(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    iid = tmp_path / "iid"
+    iid.write_text("older")
+    shipline.build("--iidfile", iid, "--target", "none", own).failed(4)
+    assert not iid.exists()
+
+
+def test_name_of_an_output_is_pushed_to(
+    shipline: Shipline, base_images: Registry, own: Path
+) -> None:
+    name = f"{base_images.address}/demo/output:1"
+    shipline.build("-o", f"type=image,name={name},push=true", own).ok()
+    assert document(base_images, "demo/output", "1")["layers"]
