@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from shipline.build import flags, outputs, values
+from shipline.build import annotating, flags, outputs, values
 from shipline.build.request import (
     Annotation,
     Attestation,
@@ -50,6 +50,7 @@ __all__ = [
     "Settings",
     "Ssh",
     "Ulimit",
+    "annotating",
     "build",
     "flags",
     "outputs",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from shipline.build.cache import Made
+from shipline.build.editions import PLAIN, Edition
 from shipline.build.graph import Vertex
 from shipline.build.planned import Note, Planned
+from shipline.build.request import Level
 from shipline.layer import Layer
 from shipline.oci import (
-    NO_ANNOTATIONS,
     Descriptor,
     History,
     ImageConfig,
@@ -34,11 +35,12 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """How documents are written: OCI media types or Docker's, and annotations by level."""
+class Assembled:
+    """An edition of the result. `descriptor` is that of `root`, with its annotations."""
 
-    docker: bool = False
-    manifest_annotations: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[Image, ...]
+    root: Index | Manifest
+    descriptor: Descriptor
 
 
 def assemble(
@@ -48,9 +50,12 @@ def assemble(
     *,
     epoch: str,
     now: str,
-    style: Style = Style(),
+    edition: Edition = PLAIN,
 ) -> Image:
-    """The image of one platform. `epoch`, if any, replaces every time that this build adds."""
+    """The image of one platform; `layers` are as `edition` has them.
+
+    `epoch`, if any, replaces every time that this build adds.
+    """
     history = _history(planned, made, epoch)
     created = epoch or (history[-1].created if history else "") or planned.image.created or now
     config = replace(
@@ -60,35 +65,38 @@ def assemble(
         created=created,
     )
     raw = config.to_bytes()
-    config_type = media.DOCKER_CONFIG if style.docker else media.OCI_CONFIG
+    config_type = media.DOCKER_CONFIG if edition.docker else media.OCI_CONFIG
     descriptor = Descriptor.of(raw, config_type)
     manifest = Manifest.make(
         descriptor,
-        [_typed(layer.descriptor, style).plain for layer in layers],
-        media_type=media.DOCKER_MANIFEST if style.docker else media.OCI_MANIFEST,
-        annotations=style.manifest_annotations,
+        [_typed(layer.descriptor, edition).plain for layer in layers],
+        media_type=media.DOCKER_MANIFEST if edition.docker else media.OCI_MANIFEST,
+        annotations=edition.annotated(Level.MANIFEST, config.platform),
     )
     return Image(config.platform, config, raw, descriptor, manifest, layers)
 
 
-def combine(
-    images: Sequence[Image],
-    *,
-    style: Style = Style(),
-    annotations: Mapping[str, str] = NO_ANNOTATIONS,
-    descriptor_annotations: Callable[[Platform], Mapping[str, str]] = lambda platform: {},
-) -> Index:
-    """One index over the images of all platforms, in the order asked for."""
-    entries = [
+def combine(images: Sequence[Image], edition: Edition = PLAIN) -> Assembled:
+    """An index over the images of all platforms, in the order asked for; one image stands alone."""
+    described = [
         replace(
             image.manifest.descriptor,
-            platform=image.platform,
-            annotations=descriptor_annotations(image.platform),
+            annotations=edition.annotated(Level.MANIFEST_DESCRIPTOR, image.platform),
         )
         for image in images
     ]
-    kind = media.DOCKER_INDEX if style.docker else media.OCI_INDEX
-    return Index.make(entries, media_type=kind, annotations=annotations)
+    if len(images) == 1:
+        return Assembled(tuple(images), images[0].manifest, described[0])
+    index = Index.make(
+        (
+            replace(one, platform=image.platform)
+            for one, image in zip(described, images, strict=True)
+        ),
+        media_type=media.DOCKER_INDEX if edition.docker else media.OCI_INDEX,
+        annotations=edition.annotated(Level.INDEX),
+    )
+    notes = edition.annotated(Level.INDEX_DESCRIPTOR)
+    return Assembled(tuple(images), index, replace(index.descriptor, annotations=notes))
 
 
 _DOCKER_TYPES = {
@@ -98,8 +106,8 @@ _DOCKER_TYPES = {
 _OCI_TYPES = {docker: oci for oci, docker in _DOCKER_TYPES.items()}
 
 
-def _typed(layer: Descriptor, style: Style) -> Descriptor:
-    types = _DOCKER_TYPES if style.docker else _OCI_TYPES
+def _typed(layer: Descriptor, edition: Edition) -> Descriptor:
+    types = _DOCKER_TYPES if edition.docker else _OCI_TYPES
     return replace(layer, media_type=types.get(layer.media_type, layer.media_type))
 
 

@@ -5,33 +5,37 @@ See ARCHITECTURE.md, "The straight line of a build".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from shipline import dockerfile as df
-from shipline.build.assemble import Image, assemble, combine
+from shipline.build.assemble import Assembled, Image, assemble, combine
 from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, Made
 from shipline.build.clock import Clock, rfc3339
 from shipline.build.contexts import open_contexts, read_dockerfile
+from shipline.build.editions import Edition
 from shipline.build.export import Results, export
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
 from shipline.build.images import RegistryImages, Repositories
+from shipline.build.outputs import names_of
 from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
 from shipline.build.publish import push_documents, push_tags
+from shipline.build.recoding import Recoder
 from shipline.build.request import BuildRequest
 from shipline.build.snapshots import Snapshots
-from shipline.build.solver import Solved, Solver
-from shipline.build.uploads import Target, Uploads
+from shipline.build.solver import Solver
+from shipline.build.targets import edition_of, editions_of, platforms_of, targets_of
+from shipline.build.uploads import Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
 from shipline.errors import UsageError
 from shipline.events import Step
-from shipline.layer import Codec, codec
+from shipline.layer import Codec, Layer
 from shipline.metadata import SqliteRecords
 from shipline.oci import Descriptor, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
@@ -51,7 +55,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What was built. `root` is the index, or the manifest where one platform was asked for."""
+    """What was built, as its first pushed output has it, else its first; `names` are all.
+
+    `root` is the index, or the manifest where one platform was asked for.
+    """
 
     root: Descriptor
     images: tuple[Image, ...]
@@ -71,6 +78,8 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
 
 def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     private_mounts()
+    editions = editions_of(request)
+    targets = targets_of(request, settings.repositories)
     with ExitStack() as stack:
         settings.home.mkdir(parents=True, exist_ok=True)
         scratch = stack.enter_context(open_workspace(settings.home))
@@ -79,39 +88,48 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         with step.step("load Dockerfile", kind="internal"):
             dockerfile = read_dockerfile(request, settings.stdin)
         plans = _plan(request, dockerfile, images, step)
-        shop = _workshop(request, settings, blobs, scratch, stack)
-        targets = _targets(request, settings.repositories)
+        shop = _workshop(request, settings, blobs, editions[0].codec, scratch, stack)
+        recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup() as group:
-            uploads = Uploads(group, targets, blobs, step)
+            uploads = Uploads(group, targets, blobs, recoder, shop.codec, step)
             solver = _solver(plans, shop, images, step, uploads if targets else None)
-            solved = _solve(plans, solver, uploads)
-        results = _assemble(plans, solved, solver, shop.clock)
-        root = results[0].manifest if len(results) == 1 else combine(results)
-        if targets:
-            push_documents(results, root, targets.values(), step)
-            push_tags(root, request.tags, targets, step)
-        exported = Results(results, root, request.tags, blobs, shop.snapshots, shop.clock.now_ns())
+            _solve(plans, solver, uploads)
+        results = {
+            edition: _assemble(plans, edition, solver, recoder, shop.clock) for edition in editions
+        }
+        push_documents(results, targets, step)
+        push_tags(results, targets, step)
         for output in request.outputs:
-            export(output, exported, settings.stdout, step)
-        return BuildResult(root.descriptor, tuple(results), request.tags)
+            result = results[edition_of(output, request)]
+            names = names_of(output, request)
+            made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
+            export(output, made, settings.stdout, step)
+        first = results[editions[0]]
+        return BuildResult(first.descriptor, first.images, request.tags)
 
 
 def _plan(
     request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages, step: Step
 ) -> list[tuple[Platform, Planned]]:
-    platforms = request.platforms or (Platform.local(),)
+    platforms = platforms_of(request)
     with TaskGroup() as group:
         tasks = [
             group.start(PlatformPlan(request, dockerfile, platform, images, step.warn).result)
-            for platform in dict.fromkeys(platforms)
+            for platform in platforms
         ]
-    return [(one, task.result()) for one, task in zip(dict.fromkeys(platforms), tasks, strict=True)]
+    return [(one, task.result()) for one, task in zip(platforms, tasks, strict=True)]
 
 
 def _workshop(
-    request: BuildRequest, settings: Settings, blobs: Blobs, scratch: Path, stack: ExitStack
+    request: BuildRequest,
+    settings: Settings,
+    blobs: Blobs,
+    codec: Codec,
+    scratch: Path,
+    stack: ExitStack,
 ) -> Workshop:
     home = settings.home
+    clock = _clock(request)
     records = SqliteRecords(home / "cache.db")
     stack.callback(records.close)
     opened: Once[Sandbox] = Once()
@@ -122,9 +140,9 @@ def _workshop(
     return Workshop(
         store=blobs.store,
         snapshots=Snapshots(home, scratch, blobs),
-        cache=Cache(records, blobs),
-        codec=_codec(request),
-        clock=_clock(request),
+        cache=Cache(records, blobs, clock.variant),
+        codec=codec,
+        clock=clock,
         scratch=scratch,
         state=home,
         contexts=open_contexts(request, home, scratch, stack),
@@ -134,14 +152,6 @@ def _workshop(
         making=Once(),
         running=Limiter(max(4, 2 * CPUS)),
     )
-
-
-def _targets(request: BuildRequest, repositories: Repositories) -> dict[str, Target]:
-    if not request.push:
-        return {}
-    if not request.tags:
-        raise UsageError("a tag is needed when pushing", hint="name the image with -t")
-    return {tag.name: Target(tag.host, tag.repository, repositories(tag)) for tag in request.tags}
 
 
 def _solver(
@@ -169,51 +179,51 @@ def _solver(
     )
 
 
-def _solve(
-    plans: Sequence[tuple[Platform, Planned]], solver: Solver, uploads: Uploads
-) -> list[Solved]:
-    """Every platform's result; each layer is handed to `uploads` as soon as it is known."""
+def _solve(plans: Sequence[tuple[Platform, Planned]], solver: Solver, uploads: Uploads) -> None:
+    """Make every platform's files; each layer is handed to `uploads` as soon as it is known."""
 
-    def send(root: Vertex) -> Solved:
-        known = 0
-        for vertex in reversed([*root.chain()]):
-            layers = solver.solve(vertex).snapshot.layers
-            for layer in layers[known:]:
-                uploads.send(layer.descriptor)
-            known = len(layers)
-        return solver.solve(root)
+    def send(root: Vertex) -> None:
+        for layer, made in _layers(root, solver):
+            uploads.send(layer, made)
 
     roots = [planned.vertex for _, planned in plans]
     with TaskGroup() as group:
         solver.start(group, *roots)
-        tasks = [group.start(send, root) for root in roots]
-    return [task.result() for task in tasks]
+        for root in roots:
+            group.start(send, root)
+
+
+def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, Made | None]]:
+    """The layers of a result, bottom first, with what made them here; waits for each."""
+    known = 0
+    for vertex in reversed([*root.chain()]):
+        solved = solver.solve(vertex)
+        layers = solved.snapshot.layers
+        for layer in layers[known:]:
+            yield layer, solved.made
+        known = len(layers)
 
 
 def _assemble(
     plans: Sequence[tuple[Platform, Planned]],
-    solved: Sequence[Solved],
+    edition: Edition,
     solver: Solver,
+    recoder: Recoder,
     clock: Clock,
-) -> list[Image]:
+) -> Assembled:
     def made(vertex: Vertex) -> Made:
         found = solver.solve(vertex).made
         assert found is not None
         return found
 
     epoch = rfc3339(clock.now_ns()) if clock.epoch is not None else ""
-    return [
-        assemble(planned, result.snapshot.layers, made, epoch=epoch, now=clock.now())
-        for (_, planned), result in zip(plans, solved, strict=True)
-    ]
-
-
-def _codec(request: BuildRequest) -> Codec:
-    for output in request.outputs:
-        compression = output.attributes.get("compression", "gzip")
-        level = output.attributes.get("compression-level")
-        return codec(compression, None if level is None else int(level))
-    return codec("gzip")
+    images = []
+    for _, planned in plans:
+        found = list(_layers(planned.vertex, solver))
+        layers = tuple(recoder.form(layer, by, edition) for layer, by in found)
+        image = assemble(planned, layers, made, epoch=epoch, now=clock.now(), edition=edition)
+        images.append(image)
+    return combine(images, edition)
 
 
 def _clock(request: BuildRequest) -> Clock:

@@ -18,10 +18,14 @@ from shipline.oci import Descriptor, Digest
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a step made: its layer, which may be empty, and when (RFC 3339)."""
+    """What a step made: its layer, which may be empty, and when (RFC 3339).
+
+    `level` is that of the layer's compression, None where it is not known.
+    """
 
     layer: Layer
     created: str
+    level: int | None = None
 
 
 def key_of(*parts: object) -> str:
@@ -31,14 +35,18 @@ def key_of(*parts: object) -> str:
 
 
 class Cache:
-    """Results by key, durable and shared by all builds of this state directory."""
+    """Results by key, durable and shared by all builds of this state directory.
 
-    def __init__(self, records: Records, content: Exister) -> None:
+    `variant` sets builds apart whose layers are made in another way from the same work.
+    """
+
+    def __init__(self, records: Records, content: Exister, variant: str = "") -> None:
         self._records = records
         self._content = content
+        self._space = f"made {variant}".rstrip()
 
     def get(self, key: str) -> Made | None:
-        found = self._records.get(("made", key))
+        found = self._records.get((self._space, key))
         if found is None:
             return None
         record = json.loads(found)
@@ -46,7 +54,7 @@ class Cache:
         if not self._content.exists(descriptor):
             return None
         layer = Layer(descriptor, Digest.parse(record["diff_id"]))
-        return Made(layer, record["created"])
+        return Made(layer, record["created"], record.get("level"))
 
     def put(self, made: Made, *keys: str) -> None:
         """Remember `made` under every key, all or none."""
@@ -56,6 +64,7 @@ class Cache:
             "created": made.created,
             "layer": made.layer.descriptor.to_json(),
             "diff_id": str(made.layer.diff_id),
+            "level": made.level,
         }
         value = json.dumps(record).encode()
-        self._records.write({("made", key): value for key in keys})
+        self._records.write({(self._space, key): value for key in keys})

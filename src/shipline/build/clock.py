@@ -26,6 +26,11 @@ class Clock:
         """RFC 3339 with nanoseconds, in UTC."""
         return rfc3339(self.now_ns())
 
+    @property
+    def variant(self) -> str:
+        """What sets layers apart whose files have bounded times; empty where they have not."""
+        return f"until {self.epoch}" if self.clamp and self.epoch is not None else ""
+
     def clamp_ns(self, time_ns: int) -> int:
         """The time of a file: at most the epoch where that was asked for."""
         if not self.clamp or self.epoch is None:

@@ -7,18 +7,18 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shipline.build.assemble import Image
+from shipline.build.assemble import Assembled
 from shipline.build.blobs import Blobs
 from shipline.build.request import Output
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.layer import Entry, Item, OpenDirectory, Source, scan, unpack, write_tar
-from shipline.oci import Descriptor, Index, Manifest, Platform, Reference
+from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.tasks import on_cancel
 
 _CREATED_NAME = "io.containerd.image.name"
@@ -29,8 +29,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 class Results:
     """What there is to export."""
 
-    images: Sequence[Image]
-    root: Index | Manifest
+    edition: Assembled
     names: Sequence[Reference]
     blobs: Blobs
     snapshots: Snapshots
@@ -70,8 +69,8 @@ def _tar(output: Output, results: Results, stdout: BinaryIO | None) -> None:
 
 def _trees(output: Output, results: Results) -> Iterator[tuple[str, Snapshot]]:
     """Every image's files, below a directory of their own where there are several."""
-    split = output.enabled("platform-split", len(results.images) > 1)
-    for image in results.images:
+    split = output.enabled("platform-split", len(results.edition.images) > 1)
+    for image in results.edition.images:
         yield _directory_name(image.platform) if split else "", Snapshot(image.layers)
 
 
@@ -108,14 +107,15 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
     """The files of an image layout (image-layout.md); `docker` adds its own manifest.json."""
     documents = {
         descriptor.digest.hex: raw
-        for image in results.images
+        for image in results.edition.images
         for descriptor, raw in (
             (image.config_descriptor, image.config_bytes),
             (image.manifest.descriptor, image.manifest.raw),
         )
     }
-    documents[results.root.descriptor.digest.hex] = results.root.raw
-    layers = {layer.descriptor.digest.hex: layer.descriptor for image in results.images
+    root = results.edition.root
+    documents[root.descriptor.digest.hex] = root.raw
+    layers = {layer.descriptor.digest.hex: layer.descriptor for image in results.edition.images
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
         results.blobs.ensure(layer)
@@ -136,21 +136,20 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
 
 
 def _index(results: Results) -> bytes:
-    named = [_described(results.root.descriptor, name) for name in results.names] or [
-        results.root.descriptor
-    ]
+    root = results.edition.descriptor
+    named = [_described(root, name) for name in results.names] or [root]
     return Index.make(named).raw
 
 
 def _described(target: Descriptor, name: Reference) -> Descriptor:
     tag = name.tag or "latest"
     notes = {_CREATED_NAME: str(name.tagged(tag)), _REF_NAME: tag}
-    return Descriptor(target.media_type, target.digest, target.size, annotations=notes)
+    return replace(target, annotations={**target.annotations, **notes})
 
 
 def _docker_manifest(results: Results) -> bytes:
     """What `docker load` reads; it knows one platform."""
-    image = results.images[0]
+    image = results.edition.images[0]
     document = {
         "Config": f"blobs/sha256/{image.config_descriptor.digest.hex}",
         "RepoTags": [name.tagged(name.tag or "latest").familiar for name in results.names],

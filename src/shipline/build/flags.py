@@ -13,14 +13,12 @@ from pathlib import Path
 
 from shipline.build.request import (
     SHM_SIZE,
-    Annotation,
     Attestation,
     CacheBackend,
     Call,
     Context,
     ContextKind,
     Host,
-    Level,
     Resources,
     Secret,
     Ssh,
@@ -39,7 +37,6 @@ from shipline.oci import Platform, Reference
 _GIT = re.compile(
     r"(?:git://|ssh://|github\.com/|git@[^/:]+:|https?://[^#?]+\.git(?:[#?]|\Z))", re.IGNORECASE
 )
-_LEVEL = re.compile(r"([a-z-]+)(?:\[([A-Za-z0-9_/.-]+)\])?\Z")
 _ULIMITS = frozenset(
     {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"}
     | {"rss", "rtprio", "rttime", "sigpending", "stack"}
@@ -139,28 +136,6 @@ def parse_cache(text: str, flag: str) -> tuple[CacheBackend, ...]:
     if not kind:
         raise UsageError(f"{flag}: {text!r} has no type")
     return (CacheBackend(kind, fields),)
-
-
-def parse_annotation(text: str) -> tuple[Annotation, ...]:
-    """`[type[platform],type...:]key=value`, the type being `manifest` where none is said."""
-    name, equals, value = text.partition("=")
-    levels, colon, key = name.partition(":")
-    if not colon:
-        levels, key = "manifest", name
-    if not equals or not key:
-        raise UsageError(f"--annotation: {text!r} is not key=value")
-    return tuple(_annotation(level, key, value) for level in levels.split(","))
-
-
-def _annotation(text: str, key: str, value: str) -> Annotation:
-    match = _LEVEL.match(text)
-    if match is None or match[1] not in list(Level):
-        raise UsageError(
-            f"--annotation: {text!r} is not a place for an annotation",
-            hint=f"it is one of {', '.join(Level)}",
-        )
-    platform = Platform.parse(match[2]) if match[2] else None
-    return Annotation(Level(match[1]), key, value, platform)
 
 
 def parse_host(text: str) -> Host:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from shipline.build.request import Output
+from shipline.build.annotating import is_annotation
+from shipline.build.request import BuildRequest, Output
 from shipline.build.values import parse_attributes, parse_boolean, split_csv
 from shipline.errors import UsageError
+from shipline.oci import Reference
 
 _TYPES = ("image", "registry", "local", "tar", "oci", "docker", "cacheonly")
 _BOOLEANS = frozenset(
@@ -16,6 +18,21 @@ _BOOLEANS = frozenset(
     | {"prefer-nondist-layers", "tar", "platform-split"}
 )
 _NEEDS_DESTINATION = frozenset({"local", "tar", "oci"})
+_IMAGE = frozenset(
+    {"name", "oci-mediatypes", "oci-artifact", "compression", "compression-level"}
+    | {"force-compression", "rewrite-timestamp", "unpack", "store", "dangling-name-prefix"}
+    | {"name-canonical", "attestation-inline", "prefer-nondist-layers", "compatibility-version"}
+)
+_TREE = frozenset({"dest", "platform-split", "attestation-prefix"})
+_KNOWN = {
+    "image": _IMAGE | {"push", "push-by-digest", "registry.insecure"},
+    "registry": _IMAGE | {"push", "push-by-digest", "registry.insecure"},
+    "oci": _IMAGE | {"dest", "tar"},
+    "docker": _IMAGE | {"dest", "tar", "context"},
+    "local": _TREE | {"mode"},
+    "tar": _TREE,
+    "cacheonly": frozenset[str](),
+}
 
 
 def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Output, ...]:
@@ -47,6 +64,7 @@ def parse_output(text: str) -> Output:
             f"--output: {kind!r} in {text!r} is not a type of output",
             hint=f"it is one of {', '.join(_TYPES)}",
         )
+    _refuse_unknown(kind, fields)
     for key in _BOOLEANS & fields.keys():
         fields[key] = str(parse_boolean(fields[key], f"--output {key}")).lower()
     if kind == "registry":
@@ -58,9 +76,30 @@ def parse_output(text: str) -> Output:
 
 def names(outputs: Iterable[Output]) -> tuple[str, ...]:
     """What the outputs call the image, besides its tags."""
-    return tuple(
-        name for one in outputs for name in split_csv(one.attributes.get("name", "")) if name
-    )
+    return tuple(name for one in outputs for name in _own_names(one))
+
+
+def names_of(output: Output, request: BuildRequest) -> tuple[Reference, ...]:
+    """What `output` calls the image: its own names, and the tags that are no other output's."""
+    own = [Reference.parse(name).or_latest for name in _own_names(output)]
+    others = {Reference.parse(name).or_latest for name in names(request.outputs)}
+    return tuple(dict.fromkeys([*own, *(tag for tag in request.tags if tag not in others)]))
+
+
+def _own_names(output: Output) -> tuple[str, ...]:
+    return tuple(name for name in split_csv(output.attributes.get("name", "")) if name)
+
+
+def _refuse_unknown(kind: str, attributes: Iterable[str]) -> None:
+    known = _KNOWN[kind]
+    annotated = "compression" in known
+    for key in attributes:
+        if key not in known and not (annotated and is_annotation(key)):
+            raise UsageError(
+                f"--output: type={kind} has no attribute {key!r}",
+                hint=f"it has {', '.join(sorted(known)) or 'none'}"
+                + (", annotation.KEY" if annotated else ""),
+            )
 
 
 def _pushed(output: Output) -> Output:

@@ -5,13 +5,17 @@ Nothing here gives anything a name: what is uploaded stays invisible until its m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shipline.build.blobs import Blobs
+from shipline.build.cache import Made
+from shipline.build.editions import PLAIN, Edition
+from shipline.build.recoding import Recoder
 from shipline.content import Follow, LocalIngest, Repository
 from shipline.errors import DigestMismatch, RegistryError
 from shipline.events import Step
+from shipline.layer import Codec, Layer
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import Once, TaskGroup
 
@@ -20,25 +24,38 @@ _WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is comp
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A repository to push to."""
+    """A repository to push one edition to, and the tags that the result gets there."""
 
     host: str
     name: str
     repository: Repository
+    edition: Edition = PLAIN
+    tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.host}/{self.name}"
 
 
 class Uploads:
-    """Sends layers to every target; leaving `group` means that all of them have arrived."""
+    """Sends layers to every target; leaving `group` means that all of them have arrived.
+
+    New layers are made with `codec`; targets that take it get their bytes while they are made.
+    """
 
     def __init__(
-        self, group: TaskGroup, targets: Mapping[str, Target], blobs: Blobs, step: Step
+        self,
+        group: TaskGroup,
+        targets: Iterable[Target],
+        blobs: Blobs,
+        recoder: Recoder,
+        codec: Codec,
+        step: Step,
     ) -> None:
         self._group = group
-        self._targets = tuple(targets.values())
+        self._targets = tuple(targets)
         self._blobs = blobs
+        self._recoder = recoder
+        self._codec = codec
         self._step = step
         self._once: Once[None] = Once()
         self._followed: set[Digest] = set()
@@ -46,18 +63,22 @@ class Uploads:
     def follow(self, ingest: LocalIngest) -> None:
         """Upload a layer while it is being made; `made` tells what it became."""
         for target in self._targets:
-            self._group.start(self._follow, target, ingest.follow())
+            if target.edition.takes(self._codec):
+                self._group.start(self._follow, target, ingest.follow())
 
     def made(self, layer: Descriptor) -> None:
         """A layer that was followed is complete."""
         self._followed.add(layer.digest)
 
-    def send(self, layer: Descriptor) -> None:
-        """Upload a layer that exists, here or in the registry of a base image."""
-        if layer.digest in self._followed:
-            return
+    def send(self, layer: Layer, made: Made | None) -> None:
+        """Upload a layer that exists, here or in the registry of a base image (`made` None)."""
+        followed = layer.descriptor.digest in self._followed
         for target in self._targets:
-            self._group.start(self._send, target, layer)
+            if not (followed and target.edition.takes(self._codec)):
+                self._group.start(self._convert, target, layer, made)
+
+    def _convert(self, target: Target, layer: Layer, made: Made | None) -> None:
+        self._send(target, self._recoder.form(layer, made, target.edition).descriptor)
 
     def _follow(self, target: Target, follow: Follow) -> None:
         with follow:

@@ -88,7 +88,7 @@ class Workshop:
         self.snapshots.save_toc(layer.diff_id, toc.toc())
         if mountable:
             self.snapshots.keep_tar(layer, path)
-        return Made(layer, created)
+        return Made(layer, created, self.codec.level)
 
     def _settle(self, item: Item) -> Item:
         """An item as layers have it: whole seconds, and of the attributes only capabilities."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import click
 
-from shipline.build import Annotation, Level, flags
+from shipline.build import Annotation, Level, annotating, flags
 from shipline.cli.inspection import Inspection, describe, look_up
 from shipline.cli.template import render
 from shipline.content import MemoryStore, Repository, copy_graph
@@ -108,7 +108,7 @@ def _existing(remotes: Remotes, targets: Iterable[Reference]) -> Iterable[Inspec
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
-    wanted = [one for text in texts for one in flags.parse_annotation(text)]
+    wanted = [one for text in texts for one in annotating.parse_annotation(text)]
     for one in wanted:
         if one.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(

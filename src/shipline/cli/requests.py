@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from shipline.build import BuildRequest, CacheOptions, ContextKind, RunOptions, outputs, values
+from shipline.build import (
+    BuildRequest,
+    CacheOptions,
+    ContextKind,
+    RunOptions,
+    annotating,
+    outputs,
+    values,
+)
 from shipline.build import flags as read
 from shipline.cli.environment import implied_build_args
 from shipline.errors import UsageError
@@ -28,7 +36,7 @@ def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
         | values.parse_assignments(given["build_arg"], "--build-arg", environ),
         labels=values.parse_assignments(given["label"], "--label"),
         annotations=tuple(
-            one for text in given["annotation"] for one in read.parse_annotation(text)
+            one for text in given["annotation"] for one in annotating.parse_annotation(text)
         ),
         platforms=read.parse_platforms(
             given["platform"] or [environ.get("DOCKER_DEFAULT_PLATFORM", "")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shipline.build import BuildRequest, Context, ContextKind, Resources
+from shipline.build import BuildRequest, Context, ContextKind, Output, Resources
 from shipline.errors import UsageError
 
 
@@ -26,6 +26,14 @@ def _sets(name: str, value: bool) -> Callable[[BuildRequest], bool]:
     return lambda r: any(one.enabled(name, not value) is value for one in r.outputs)
 
 
+def _has(name: str) -> Callable[[BuildRequest], bool]:
+    return lambda r: any(name in one.attributes for one in r.outputs)
+
+
+def _mode(output: Output) -> str:
+    return output.attributes.get("mode", "copy")
+
+
 def _reads(kind: ContextKind) -> Callable[[BuildRequest], bool]:
     return lambda r: any(one.kind is kind for one in _contexts(r))
 
@@ -41,9 +49,10 @@ GAPS = (
     Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
     Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
-    Gap("--output push-by-digest", _sets("push-by-digest", True)),
-    Gap("--output oci-mediatypes=false", _sets("oci-mediatypes", False)),
-    Gap("--annotation", lambda r: bool(r.annotations)),
+    Gap("--output compatibility-version", _has("compatibility-version")),
+    Gap("--output prefer-nondist-layers", _sets("prefer-nondist-layers", True)),
+    Gap("--output mode=delete", lambda r: any(_mode(one) == "delete" for one in r.outputs)),
+    Gap("--output context", _has("context"), "set DOCKER_HOST or DOCKER_CONTEXT"),
     Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
     Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),

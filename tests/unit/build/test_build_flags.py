@@ -23,6 +23,7 @@ from shipline.build import (
     Secret,
     Ssh,
     Ulimit,
+    annotating,
     flags,
     outputs,
     values,
@@ -132,8 +133,8 @@ def test_caches() -> None:
 
 def test_annotations_name_their_places() -> None:
     arm = Platform("linux", "arm64")
-    assert flags.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
-    assert flags.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
+    assert annotating.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
+    assert annotating.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
         Annotation(Level.INDEX, "k", "v"),
         Annotation(Level.MANIFEST_DESCRIPTOR, "k", "v", arm),
     )
@@ -202,8 +203,8 @@ Read = Callable[[], object]
         ("--secret", lambda: flags.parse_secret("type=vault,id=a", {})),
         ("--ssh", lambda: flags.parse_ssh("=x")),
         ("--cache-to", lambda: flags.parse_cache("ref=a/b", "--cache-to")),
-        ("--annotation", lambda: flags.parse_annotation("layer:k=v")),
-        ("--annotation", lambda: flags.parse_annotation("k")),
+        ("--annotation", lambda: annotating.parse_annotation("layer:k=v")),
+        ("--annotation", lambda: annotating.parse_annotation("k")),
         ("--add-host", lambda: flags.parse_host("a:nowhere")),
         ("--add-host", lambda: flags.parse_host("a")),
         ("--ulimit", lambda: flags.parse_ulimit("files=1")),
