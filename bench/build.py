@@ -61,6 +61,7 @@ class Bench:
             "SHIPLINE_HOME": str(self.home),
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
         }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled
         subprocess.run(["sync"], check=True)
         return measure(command, environment, daemons)
 
@@ -133,8 +134,7 @@ def main() -> None:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.work)))
         big, small = contexts(place, arguments.files, arguments.bytes)
         registry = stack.enter_context(docker_registry(place))
-        cache = Path.home() / ".cache" / "shipline" / "base-images"
-        push_base_images(registry, "busybox", cache=cache)
+        push_base_images(registry, "busybox")
         docker = stack.enter_context(dockerd(place, registry))
         daemon = int((place / "docker" / "pid").read_text())
         bench = Bench(registry, docker, descendants(daemon), place / "home")

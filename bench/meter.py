@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,18 +32,20 @@ def measure(
     for daemon in daemons:
         Path(f"/proc/{daemon}/clear_refs").write_text("5")
     before = sum(map(_cpu_s, daemons))
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    done = subprocess.run(
-        command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    wall = time.monotonic() - start
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout.decode(errors='replace')}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
-    cpu += sum(map(_cpu_s, daemons)) - before
-    peak = sum(map(_peak_bytes, daemons)) if daemons else after.ru_maxrss * 1024
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.monotonic() - start
+        if process.returncode:
+            output.seek(0)
+            text = output.read().decode(errors="replace")
+            raise SystemExit(f"{' '.join(command)} failed:\n{text}")
+    cpu = used.ru_utime + used.ru_stime + sum(map(_cpu_s, daemons)) - before
+    peak = sum(map(_peak_bytes, daemons)) if daemons else used.ru_maxrss * 1024
     return Cost(wall, cpu, peak)
 
 

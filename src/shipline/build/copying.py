@@ -18,6 +18,7 @@ from shipline.build.cache import Made, key_of
 from shipline.build.graph import CopyOp, MakeDirectoryOp
 from shipline.build.modes import parse_mode
 from shipline.build.placing import Look, Placement
+from shipline.build.reachable import owned
 from shipline.build.selecting import Root, Selected, select
 from shipline.build.snapshots import Snapshot
 from shipline.build.workshop import Directory, Follower, Result, Workshop, worth_mounting
@@ -168,7 +169,7 @@ def _unpacked(goal: Goal, shop: Workshop, stack: ExitStack) -> Tree:
     place.mkdir()
     stack.callback(remove_tree, place)
     with (goal.source.root / goal.source.path).open("rb") as file:
-        items = _contained(read_tar(decompress(file, goal.archive)))
+        items = owned(_contained(read_tar(decompress(file, goal.archive))))
         unpack(items, place, whiteouts="keep")
     return scan(place)
 
@@ -227,7 +228,9 @@ def _once(
 
 def _root(source: Result, shop: Workshop, stack: ExitStack) -> Root:
     if isinstance(source, Directory):
-        return Root(source.path, f"the {source.name}", source.prune, source.cache, True)
+        return Root(
+            source.path, f"the {source.name}", source.prune, source.cache, True, source.trees
+        )
     return Root(stack.enter_context(shop.snapshots.mounted(source)), "the stage or image")
 
 

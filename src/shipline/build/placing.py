@@ -16,21 +16,25 @@ from shipline.build.modes import Change
 from shipline.errors import UsageError
 from shipline.layer import Content, Entry, Item, LayeredToc, resolve
 
+_SECOND = 1_000_000_000  # nanoseconds
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Owner and mode of what is copied; None keeps those of the source."""
+    """Owner and mode of what is copied; None keeps those of the source. Times lose fractions."""
 
     owner: tuple[int, int] | None = None
     change: Change | None = None
 
     def of(self, entry: Entry, path: str) -> Entry:
         """The entry as it will be at `path`."""
-        uid, gid = self.owner or (entry.uid, entry.gid)
-        mode = entry.mode
-        if self.change is not None and entry.kind != "symlink":
-            mode = self.change(mode, entry.kind == "dir")
-        return entry._replace(path=path, uid=uid, gid=gid, mode=mode)
+        _, kind, mode, uid, gid, size, mtime_ns, link, major, minor, xattrs = entry
+        if self.owner is not None:
+            uid, gid = self.owner
+        if self.change is not None and kind != "symlink":
+            mode = self.change(mode, kind == "dir")
+        whole_ns = mtime_ns // _SECOND * _SECOND
+        return Entry(path, kind, mode, uid, gid, size, whole_ns, link, major, minor, xattrs)
 
 
 class Placement:
@@ -48,7 +52,7 @@ class Placement:
         A directory that gets a new entry gets a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
-        for path in sorted(items, key=lambda path: path.split("/")):
+        for path in sorted(items, key=lambda path: path.replace("/", "\0")):
             yield items[path]
 
     def _parents(self) -> dict[str, Entry]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipline import dockerfile as df
 from shipline.errors import SandboxError, UsageError
 from shipline.layer import Item, StatCache, Tree, scan
 from shipline.sandbox import resolve_in_root
+from shipline.tasks import Once
 
 Prune = Callable[[str, bool], bool]
 
@@ -25,6 +26,7 @@ class Root:
     prune: Prune | None = None
     cache: StatCache | None = None
     is_context: bool = False
+    trees: Once[Tree] = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,6 @@ class Selected:
 
 def select(root: Root, sources: tuple[str, ...], excludes: tuple[str, ...]) -> list[Selected]:
     """What `sources` name, in order. Raises UsageError for one that names nothing."""
-    prune = _pruned(root.prune, excludes)
     found = []
     for source in sources:
         matches = list(_matches(root, source))
@@ -74,21 +75,20 @@ def select(root: Root, sources: tuple[str, ...], excludes: tuple[str, ...]) -> l
                 hint="paths are relative to the root of the context;"
                 " .dockerignore may leave the file out",
             )
-        found += [_selected(root, written, pivot, prune) for written, pivot in matches]
+        found += [_selected(root, written, pivot, excludes) for written, pivot in matches]
     return found
 
 
-def _selected(
-    root: Root, written: str, pivot: str, prune: Callable[[str], Prune | None]
-) -> Selected:
+def _selected(root: Root, written: str, pivot: str, excludes: tuple[str, ...]) -> Selected:
     place = resolve_in_root(root.path, written)
     path = os.path.relpath(place, root.path)
     path = "" if path == "." else path
     is_directory = place.is_dir()
-    tree = scan(
-        root.path, path, prune=prune(path if is_directory else posixpath.dirname(path)),
-        cache=root.cache,
-    )  # fmt: skip
+    base = path if is_directory else posixpath.dirname(path)
+    tree = root.trees.get(
+        (path, excludes),
+        lambda: scan(root.path, path, prune=_pruned(root.prune, excludes, base), cache=root.cache),
+    )
     return Selected(root.path, written, path, is_directory, tree, pivot, root.is_context)
 
 
@@ -160,21 +160,18 @@ def _join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
-def _pruned(prune: Prune | None, excludes: tuple[str, ...]) -> Callable[[str], Prune | None]:
-    """The context's rules, and `--exclude`, whose patterns are relative to each source."""
+def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune | None:
+    """The context's rules, and `--exclude`, whose patterns are relative to the source."""
     if not excludes:
-        return lambda base: prune
+        return prune
     rules = df.IgnoreRules.of(excludes)
 
-    def within(base: str) -> Prune:
-        def both(path: str, is_directory: bool) -> bool:
-            if prune is not None and prune(path, is_directory):
-                return True
-            return rules.ignores(path[len(base) :].lstrip("/"))
+    def both(path: str, is_directory: bool) -> bool:
+        if prune is not None and prune(path, is_directory):
+            return True
+        return rules.ignores(path[len(base) :].lstrip("/"))
 
-        return both
-
-    return within
+    return both
 
 
 def included(rules: df.IgnoreRules) -> Prune | None:

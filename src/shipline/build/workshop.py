@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +13,18 @@ from shipline.build.clock import Clock
 from shipline.build.request import Secret
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
-from shipline.layer import Codec, Entry, Item, StatCache, TocBuilder, stream_layer, write_tar
+from shipline.layer import (
+    Codec,
+    Entry,
+    Item,
+    StatCache,
+    TocBuilder,
+    Tree,
+    stream_layer,
+    write_tar,
+)
 from shipline.oci import Descriptor
-from shipline.sandbox import Sandbox
+from shipline.sandbox import Sandbox, can_mount_files
 from shipline.tasks import Limiter, Once
 
 _SECOND = 1_000_000_000  # nanoseconds
@@ -25,12 +34,16 @@ _WORTH_KEEPING = 16 << 20  # bytes of files, from which the tar of a layer is ke
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory of this machine to build from; `prune` tells what is left out of it."""
+    """A directory of this machine to build from; `prune` tells what is left out of it.
+
+    `trees` holds what was scanned: all platforms of a build look at the same files once.
+    """
 
     name: str
     path: Path
     prune: Callable[[str, bool], bool] | None
     cache: StatCache | None
+    trees: Once[Tree] = field(default_factory=Once)
 
 
 Result = Snapshot | Directory
@@ -101,8 +114,8 @@ class Workshop:
 
 
 def worth_mounting(entries: Iterable[Entry]) -> bool:
-    """Whether files are so big together that mounting their tar beats unpacking them."""
-    return sum(entry.size for entry in entries) >= _WORTH_KEEPING
+    """Whether files can be mounted, and are so big together that it beats unpacking them."""
+    return can_mount_files() and sum(entry.size for entry in entries) >= _WORTH_KEEPING
 
 
 def directories(paths: Iterable[str], clock: Clock, owner: tuple[int, int]) -> Iterator[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
     Takes SIGTERM over, which then does what Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.set_threshold(100_000, 20, 20)  # a build makes many small values, and they live long
     settings = Settings()
     try:
         status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
