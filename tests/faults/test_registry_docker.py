@@ -105,14 +105,14 @@ def test_a_mounted_blob_is_not_uploaded(port: int, store: LocalStore) -> None:
     layer = make_layer(store, 1000)
     with Client() as client:
         at(client, port, "team/base").push(layer, store)
-        assert at(client, port, "team/derived").mount(layer, "team/base")
+        assert at(client, port, "team/derived").mount(layer, at(client, port, "team/base"))
         assert at(client, port, "team/derived").exists(layer)
 
 
 def test_a_refused_mount_is_no_error(port: int, store: LocalStore) -> None:
     layer = make_layer(store, 1000)
     with Client() as client:
-        assert not at(client, port, "team/derived").mount(layer, "team/nothing")
+        assert not at(client, port, "team/derived").mount(layer, at(client, port, "team/nothing"))
         assert not at(client, port, "team/derived").exists(layer)
 
 
@@ -231,7 +231,7 @@ def test_tokens_have_the_least_scope_and_are_shared(store: LocalStore, tmp_path:
         assert [one.query["scope"] for one in tokens.asked[1:]] == [["repository:team/app:pull"]]
         with Client(keychain=keychain) as client:
             layer = make_layer(store, 10)
-            assert not at(client, port, "other").mount(layer, "team/app")
+            assert not at(client, port, "other").mount(layer, at(client, port, "team/app"))
             at(client, port).delete(str(image.digest))
         assert "repository:team/app:delete,pull,push" in tokens.asked[-1].query["scope"]
         with Client() as client, pytest.raises(AuthError) as raised:

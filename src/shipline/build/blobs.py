@@ -28,10 +28,10 @@ class Blobs:
         with self._lock:
             self._origins.setdefault(target.digest, (repository, name))
 
-    def origin(self, digest: Digest) -> str:
-        """Where the content comes from, as host/repository; empty where it was made here."""
+    def origin(self, digest: Digest) -> Repository | None:
+        """Where the content comes from; None where it was made here."""
         with self._lock:
-            return self._origins[digest][1] if digest in self._origins else ""
+            return self._origins[digest][0] if digest in self._origins else None
 
     def ensure(self, target: Descriptor) -> None:
         """Return when the content is in the local store. Raises NotFound, RegistryError."""

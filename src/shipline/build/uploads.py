@@ -113,8 +113,8 @@ class Uploads:
     def _deliver(self, target: Target, layer: Descriptor) -> None:
         if target.repository.exists(layer):
             return
-        host, _, origin = self._blobs.origin(layer.digest).partition("/")
-        if host == target.host and target.repository.mount(layer, origin):
+        origin = self._blobs.origin(layer.digest)
+        if origin is not None and target.repository.mount(layer, origin):
             return
         name = f"upload {layer.digest.short} to {target}"
         with self._step.step(name, kind="upload", host=target.host, size=layer.size) as step:

@@ -31,7 +31,7 @@ class OciLayout(LocalStore):
         if not marker.exists():
             marker.write_bytes(_LAYOUT)
 
-    def mount(self, target: Descriptor, repository: str) -> bool:
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False
 
     def resolve(self, reference: str) -> Descriptor:

@@ -67,7 +67,7 @@ class MemoryStore:
             if advance is not None:
                 advance(target.size)
 
-    def mount(self, target: Descriptor, repository: str) -> bool:
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:

@@ -60,8 +60,10 @@ class Pusher(Protocol):
 
 
 class Mounter(Protocol):
-    def mount(self, target: Descriptor, repository: str) -> bool:
-        """Take the blob over from another repository of the same registry; False if refused."""
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
+        """Take the blob over from `source` without moving bytes; False where it is no other
+        repository of the same registry, or that refused.
+        """
 
 
 class Resolver(Protocol):

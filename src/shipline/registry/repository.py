@@ -89,12 +89,20 @@ class RemoteRepository:
         else:
             push_blob(self._home, target, source, advance)
 
-    def mount(self, target: Descriptor, repository: str) -> bool:
-        """Take the blob over from another repository of the same registry; False if refused."""
-        if not self._home.quirks.mounts or check_repository(repository) == self.repository:
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
+        """Take the blob over from `source` without moving bytes; False where it is no other
+        repository of the same registry, or that refused. What `source` reads from a mirror is
+        at the mirror.
+        """
+        if not self._home.quirks.mounts or not isinstance(source, RemoteRepository):
             return False
+        origin = self._home.endpoint.origin
+        found = [one.repository for one in source._channels if one.endpoint.origin == origin]
+        return any(self._mount(target, one) for one in found if one != self._home.repository)
+
+    def _mount(self, target: Descriptor, repository: str) -> bool:
         url = self._home.url("blobs", "uploads", "").adding(
-            ("mount", str(target.digest)), ("from", self._home.endpoint.prefix + repository)
+            ("mount", str(target.digest)), ("from", repository)
         )
         try:
             answer = self._home.call(
