@@ -16,11 +16,12 @@ from shipline.build.assemble import Assembled, Image, assemble, combine
 from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, Made
 from shipline.build.clock import Clock, rfc3339
-from shipline.build.contexts import open_contexts, read_dockerfile
+from shipline.build.contexts import main_rules, open_contexts, read_dockerfile
 from shipline.build.editions import Edition
 from shipline.build.export import Results, export
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
 from shipline.build.images import RegistryImages, Repositories
+from shipline.build.linting import configured, tell, warnings_of
 from shipline.build.outputs import names_of
 from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
@@ -29,6 +30,7 @@ from shipline.build.recoding import Recoder
 from shipline.build.request import BuildRequest
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
+from shipline.build.stdin import open_stdin
 from shipline.build.targets import edition_of, editions_of, platforms_of, targets_of
 from shipline.build.uploads import Uploads
 from shipline.build.workshop import Workshop
@@ -86,8 +88,10 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         blobs = Blobs(LocalStore(settings.home / "content"), step)
         images = RegistryImages(settings.repositories, blobs, step)
         with step.step("load Dockerfile", kind="internal"):
-            dockerfile = read_dockerfile(request, settings.stdin)
-        plans = _plan(request, dockerfile, images, step)
+            request, stdin = open_stdin(request, settings.stdin, scratch)
+            dockerfile = configured(read_dockerfile(request, stdin), request)
+        plans = _plan(request, dockerfile, images)
+        _check(request, dockerfile, images, step, stack)
         shop = _workshop(request, settings, blobs, editions[0].codec, scratch, stack)
         recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup() as group:
@@ -108,13 +112,28 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         return BuildResult(first.descriptor, first.images, request.tags)
 
 
+def _check(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: RegistryImages,
+    step: Step,
+    stack: ExitStack,
+) -> None:
+    """Have the build checks told when `stack` ends. Raises DockerfileError where they forbid it."""
+    target = request.target or str(len(dockerfile.stages) - 1)
+    rules = main_rules(request)
+    found = warnings_of(request, dockerfile, rules, target=target, variables=images.variables)
+    stack.callback(tell, found, step)
+    df.enforce(found, df.check_options(dockerfile))
+
+
 def _plan(
-    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages, step: Step
+    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
 ) -> list[tuple[Platform, Planned]]:
     platforms = platforms_of(request)
     with TaskGroup() as group:
         tasks = [
-            group.start(PlatformPlan(request, dockerfile, platform, images, step.warn).result)
+            group.start(PlatformPlan(request, dockerfile, platform, images).result)
             for platform in platforms
         ]
     return [(one, task.result()) for one, task in zip(platforms, tasks, strict=True)]

@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 from shipline import dockerfile as df
 from shipline.build.plan import MAIN_CONTEXT
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import included
 from shipline.build.workshop import Directory
-from shipline.errors import UsageError
+from shipline.content import Reader
+from shipline.errors import SandboxError, UsageError
 from shipline.layer import StatCache
+from shipline.sandbox import resolve_in_root
 
 _LIMIT = 16 << 20  # bytes of a Dockerfile
 
 
-def read_dockerfile(request: BuildRequest, stdin: BinaryIO | None) -> df.Dockerfile:
+def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfile:
     """The parsed Dockerfile. Raises UsageError where there is none, DockerfileError if wrong."""
+    name, content = _content(request, stdin)
+    if len(content) > _LIMIT:
+        raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
+    return df.parse_dockerfile(content, file=name)
+
+
+def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
     path = _dockerfile_path(request)
     if path is None:
         if stdin is None:
             raise UsageError("the Dockerfile was to come from standard input, which is closed")
-        return df.parse_dockerfile(stdin.read(_LIMIT), file="Dockerfile")
+        return "Dockerfile", b"".join(_bounded(stdin))
+    name = str(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        if request.context.kind is ContextKind.STDIN:
+            name = request.dockerfile or "Dockerfile"
+            path = resolve_in_root(Path(request.context.location), name)
+        with path.open("rb") as file:
+            return name, file.read(_LIMIT + 1)
+    except (OSError, SandboxError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.message
         raise UsageError(
-            f"cannot read the Dockerfile {path}: {error.strerror}",
+            f"cannot read the Dockerfile {name}: {why}",
             hint="name it with -f, or run in the directory that has it",
         ) from None
-    if len(content) > _LIMIT:
-        raise UsageError(f"{path} is too big for a Dockerfile: {len(content)} bytes")
-    return df.parse_dockerfile(content, file=str(path))
+
+
+def _bounded(stdin: Reader) -> Iterator[bytes]:
+    left = _LIMIT + 1
+    while left and (data := stdin.read(left)):
+        left -= len(data)
+        yield data
 
 
 def open_contexts(
@@ -50,7 +70,7 @@ def open_contexts(
 
 def _dockerfile_path(request: BuildRequest) -> Path | None:
     """Where the Dockerfile is, None for standard input."""
-    if request.dockerfile == "-" or request.context.kind == ContextKind.STDIN:
+    if request.dockerfile == "-" or not request.context.location:
         return None
     if request.dockerfile is None:
         return Path(request.context.location) / "Dockerfile"
@@ -67,7 +87,7 @@ def _open(
     scratch: Path,
     stack: ExitStack,
 ) -> Directory:
-    if context.kind == ContextKind.STDIN:
+    if context.kind == ContextKind.STDIN and not context.location:
         empty = scratch / "no-context"
         empty.mkdir(exist_ok=True)
         return Directory("context (it is empty)", empty, None, None)
@@ -78,9 +98,17 @@ def _open(
             hint="the last argument is the directory with the files to copy, often '.'",
         )
     rules = _rules(name, path, request)
-    cache = _stat_cache(state, path, stack)
+    lasting = context.kind != ContextKind.STDIN
+    cache = _stat_cache(state, path, stack) if lasting else None
     label = "context" if name == MAIN_CONTEXT else f"context {name}"
     return Directory(label, path.resolve(), included(rules), cache)
+
+
+def main_rules(request: BuildRequest) -> df.IgnoreRules:
+    """The ignore rules of the build context; none where it is not a directory."""
+    if not os.path.isdir(request.context.location):
+        return df.IgnoreRules.of(())
+    return _rules(MAIN_CONTEXT, Path(request.context.location), request)
 
 
 def _rules(name: str, path: Path, request: BuildRequest) -> df.IgnoreRules:

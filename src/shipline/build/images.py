@@ -40,6 +40,7 @@ class RegistryImages:
         self._step = step
         self._roots: Once[Descriptor] = Once()
         self._images: Once[BaseImage] = Once()
+        self._known: dict[tuple[str, Platform], BaseImage] = {}
         self.found: dict[ImageOp, BaseImage] = {}
 
     def resolve(self, name: str, platform: Platform) -> BaseImage:
@@ -47,7 +48,13 @@ class RegistryImages:
         reference = Reference.parse(name).or_latest
         image = self._images.get((reference, platform), lambda: self._resolve(reference, platform))
         self.found[image.manifest] = image
+        self._known[name, platform] = image
         return image
+
+    def variables(self, name: str, platform: Platform) -> tuple[str, ...] | None:
+        """The environment (`NAME=value`) of an image that was resolved; None for another."""
+        image = self._known.get((name, platform))
+        return None if image is None else tuple(image.config.run.get("Env") or ())
 
     def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         repository = self._repositories(reference)

@@ -6,7 +6,6 @@ changes files adds a vertex, the others edit the configuration alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -46,13 +45,11 @@ class PlatformPlan:
         dockerfile: df.Dockerfile,
         platform: Platform,
         images: BaseImages,
-        warn: Callable[[str], None],
     ) -> None:
         self._request = request
         self._dockerfile = dockerfile
         self._platform = platform
         self._images = images
-        self._warn = warn
         self._done: dict[int, Planned] = {}
         self._globals = df.open_scope(
             dockerfile,
@@ -95,8 +92,6 @@ class PlatformPlan:
             if isinstance(instruction, LAYERED):
                 place = replace(place, number=place.number + 1)
             step = df.apply(instruction, state.scope, self._globals)
-            for name in sorted(step.undefined):
-                self._warn(f"{instruction.span}: ${name} is not defined")
             state = dispatch(state, step, place)
         return replace(state, cmd_set=False)
 

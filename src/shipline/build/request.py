@@ -27,7 +27,8 @@ class ContextKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Context:
     """Files to build from. `location` is a path, a URL or an image, without the scheme of kinds
-    IMAGE and LAYOUT; empty for STDIN (a tar archive, or the Dockerfile alone).
+    IMAGE and LAYOUT. For STDIN it is where an archive was unpacked, empty before that and where
+    only the Dockerfile comes that way.
     """
 
     kind: ContextKind

@@ -6,46 +6,33 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
-from shipline.build import BuildRequest, ContextKind
-from shipline.dockerfile import LintWarning, PlatformArgs, lint, parse_dockerfile
-from shipline.errors import UsageError
-from shipline.oci import Platform
+from shipline.build import BuildRequest
+from shipline.build.contexts import main_rules, read_dockerfile
+from shipline.build.linting import configured, warnings_of
+from shipline.build.stdin import open_stdin
+from shipline.dockerfile import LintWarning, check_options, enforce
 
 
 def check(request: BuildRequest) -> int:
     """Print what is found for any platform; 1 if there is something, unless that is to be ignored.
 
-    Raises UsageError where there is no Dockerfile, DockerfileError for one that cannot be built.
+    Raises UsageError where there is no Dockerfile, DockerfileError for one that cannot be built or
+    that does not allow the warnings it has.
     """
-    name, content = _read(request)
-    dockerfile = parse_dockerfile(content, file=name)
-    here = Platform.local()
-    found = dict.fromkeys(
-        warning
-        for platform in request.platforms or (here,)
-        for warning in lint(
-            dockerfile,
-            PlatformArgs(str(platform), str(here)),
-            target=request.target,
-            build_args=request.build_args,
-        )
-    )
+    with TemporaryDirectory() as scratch:
+        request, stdin = open_stdin(request, sys.stdin.buffer, Path(scratch))
+        dockerfile = configured(read_dockerfile(request, stdin), request)
+        found = warnings_of(request, dockerfile, main_rules(request), target=request.target)
     click.echo(_as_json(found) if request.call.json else _as_text(found))
-    return int(bool(found) and not request.call.ignore_status)
-
-
-def _read(request: BuildRequest) -> tuple[str, bytes]:
-    if request.dockerfile == "-" or request.context.kind is ContextKind.STDIN:
-        return "Dockerfile", sys.stdin.buffer.read()
-    path = Path(request.dockerfile or Path(request.context.location, "Dockerfile"))
-    try:
-        return str(path), path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if request.call.ignore_status:
+        return 0
+    enforce(found, check_options(dockerfile))
+    return int(bool(found))
 
 
 def _as_text(found: Iterable[LintWarning]) -> str:

@@ -1,0 +1,70 @@
+"""The build checks around a build: what they see of it, and how their findings are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from shipline import dockerfile as df
+from shipline.build.request import BuildRequest
+from shipline.build.targets import platforms_of
+from shipline.events import Step
+from shipline.oci import Platform
+
+Variables = Callable[[str, Platform], Iterable[str] | None]
+"""The variables (`NAME=value`) of an image for a platform; None where they are not known."""
+
+_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
+
+
+def configured(dockerfile: df.Dockerfile, request: BuildRequest) -> df.Dockerfile:
+    """The file with the check options of the build argument, which replace those it has."""
+    text = request.build_args.get(_OPTIONS)
+    if text is None:
+        return dockerfile
+    return replace(dockerfile, directives=replace(dockerfile.directives, check=text))
+
+
+def warnings_of(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    ignore: df.IgnoreRules,
+    *,
+    target: str | None,
+    variables: Variables = lambda name, platform: None,
+) -> tuple[df.LintWarning, ...]:
+    """What is found for any platform, in the order of lines, each once.
+
+    With `target` only in the stages that it needs. Raises DockerfileError where the file cannot be
+    built at all.
+    """
+    found: dict[df.LintWarning, None] = {}
+    for platform in platforms_of(request):
+
+        def known(name: str, platform: Platform = platform) -> tuple[str, ...] | None:
+            env = variables(name, platform)
+            return None if env is None else tuple(env)
+
+        arguments = df.PlatformArgs(str(platform), str(Platform.local()))
+        found |= dict.fromkeys(
+            df.lint(
+                dockerfile,
+                arguments,
+                target=target,
+                build_args=request.build_args,
+                ignore=ignore,
+                image_env=known,
+            )
+        )
+    return tuple(sorted(found, key=lambda one: one.span.line))
+
+
+def tell(warnings: Iterable[df.LintWarning], step: Step) -> None:
+    """Show the list of warnings, as the last thing of a build."""
+    lines = [f"- {one.rule}: {one.message} (line {one.span.line})" for one in warnings]
+    if not lines:
+        return
+    with step.step("check Dockerfile", kind="internal") as check:
+        check.warn(f"{len(lines)} warning{'s' * (len(lines) > 1)} found, --check tells more:")
+        for line in lines:
+            check.warn(line)

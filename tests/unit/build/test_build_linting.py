@@ -1,0 +1,84 @@
+"""The build checks see the ignore rules, the base images and the options of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shipline import dockerfile as df
+from shipline.build import BuildRequest, Context, ContextKind
+from shipline.build.linting import configured, tell, warnings_of
+from shipline.errors import DockerfileError
+from shipline.events import Event, Started, Stream, Warned
+from shipline.oci import Platform
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."), platforms=(AMD64, ARM64))
+NONE = df.IgnoreRules.of(())
+
+
+def parsed(text: str) -> df.Dockerfile:
+    return df.parse_dockerfile(text.encode(), file="Dockerfile")
+
+
+def rules(text: str, ignore: df.IgnoreRules = NONE, **more: object) -> list[str]:
+    found = warnings_of(REQUEST, parsed(text), ignore, target=None, **more)  # type: ignore[arg-type]
+    return [one.rule for one in found]
+
+
+def test_ignored_sources_are_told() -> None:
+    text = "FROM scratch\nCOPY a /\n"
+    assert rules(text) == []
+    assert rules(text, df.IgnoreRules.of(["a"])) == ["CopyIgnoredFile"]
+
+
+def test_each_warning_is_told_once_for_all_platforms_in_the_order_of_lines() -> None:
+    text = "FROM scratch\nCMD run\nMAINTAINER me\nFROM scratch as b\nMAINTAINER me\n"
+    assert rules(text) == [
+        "JSONArgsRecommended",
+        "MaintainerDeprecated",
+        "FromAsCasing",
+        "MaintainerDeprecated",
+    ]
+
+
+def test_variables_of_a_base_image_are_defined_where_they_are_known() -> None:
+    text = "FROM base\nUSER $WHO\n"
+    known = {AMD64: ("WHO=x",), ARM64: ()}
+    assert rules(text) == []
+    assert rules(text, variables=lambda name, platform: known[platform]) == ["UndefinedVar"]
+    assert rules(text, variables=lambda name, platform: ("WHO=x",)) == []
+
+
+def test_the_build_argument_replaces_the_options_of_the_file() -> None:
+    file = parsed("# check=error=true\nFROM scratch\nMAINTAINER me\n")
+    assert df.check_options(file).error
+    request = replace(
+        REQUEST, build_args={"BUILDKIT_DOCKERFILE_CHECK": "skip=MaintainerDeprecated"}
+    )
+    other = configured(file, request)
+    assert not df.check_options(other).error
+    assert warnings_of(request, other, NONE, target=None) == ()
+    assert configured(file, REQUEST) is file
+
+
+def test_warnings_are_the_last_thing_told_and_silence_is_silent() -> None:
+    seen: list[Event] = []
+    found = warnings_of(REQUEST, parsed("FROM scratch\nMAINTAINER me\n"), NONE, target=None)
+    with Stream(seen.append) as stream, stream.step("build") as step:
+        tell(found, step)
+        tell((), step)
+    assert [one.name for one in seen if isinstance(one, Started)] == ["build", "check Dockerfile"]
+    first, second = [one.message for one in seen if isinstance(one, Warned)]
+    assert first.startswith("1 warning found")
+    assert second.startswith("- MaintainerDeprecated: ")
+    assert second.endswith("(line 2)")
+
+
+def test_error_true_forbids_warnings() -> None:
+    file = parsed("# check=error=true\nFROM scratch\nMAINTAINER me\n")
+    with pytest.raises(DockerfileError, match="MaintainerDeprecated") as caught:
+        df.enforce(warnings_of(REQUEST, file, NONE, target=None), df.check_options(file))
+    assert caught.value.span is not None
+    assert caught.value.span.line == 3
