@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from peers import Docker, Registry, docker_registry, dockerd, push_base_images
+
+
+def _need(*programs: str, root: bool = False) -> None:
+    """Skip the test where a peer is not installed or may not run."""
+    if missing := [program for program in programs if not shutil.which(program)]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    if root and os.geteuid():
+        pytest.skip("needs root")
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +29,7 @@ def peers_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def registry(peers_directory: Path) -> Iterator[Registry]:
     """Debian's docker-registry over plain HTTP, without authentication."""
+    _need("docker-registry")
     with docker_registry(peers_directory) as running:
         yield running
 
@@ -26,6 +37,7 @@ def registry(peers_directory: Path) -> Iterator[Registry]:
 @pytest.fixture(scope="session")
 def base_images(registry: Registry) -> Registry:
     """The registry with library/busybox, library/alpine and library/usrmerge in it."""
+    _need("apt-get", "dpkg-deb", "debugfs")
     push_base_images(registry, "busybox", "alpine", "usrmerge")
     return registry
 
@@ -33,5 +45,6 @@ def base_images(registry: Registry) -> Registry:
 @pytest.fixture(scope="session")
 def docker(peers_directory: Path, base_images: Registry) -> Iterator[Docker]:
     """A Docker engine whose BuildKit finds the base images in `registry`."""
+    _need("dockerd", "docker", root=True)
     with dockerd(peers_directory, base_images) as running:
         yield running

@@ -2,13 +2,15 @@
 
 from corpus.builders import Builder, BuildKit, Outcome, Shipline
 from corpus.case import Case, load, load_all
-from corpus.difference import CONFIG, HISTORY, LAYERS, TREE, Difference
+from corpus.difference import CONFIG, GRAVE, HISTORY, LAYERS, SLIGHT, TREE, Difference
 from corpus.verdict import verdict
 
 __all__ = [
     "CONFIG",
+    "GRAVE",
     "HISTORY",
     "LAYERS",
+    "SLIGHT",
     "TREE",
     "BuildKit",
     "Builder",

@@ -79,7 +79,7 @@ class BuildKit:
 
 @dataclass(frozen=True)
 class Shipline:
-    """`shipline build` with `registry` as mirror of Docker Hub; state in `home`, one per case."""
+    """`shipline build` with `registry` as mirror of Docker Hub and its state in `home`."""
 
     registry: Registry
     home: Path
@@ -87,16 +87,16 @@ class Shipline:
     def build(self, case: Case) -> Outcome:
         environment = {
             **os.environ,
-            "SHIPLINE_HOME": str(self.home / case.name),
+            "SHIPLINE_HOME": str(self.home),
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
         }
         reference = f"{self.registry.address}/shipline/{case.name}"
-        command = [sys.executable, "-m", "shipline", "build", "--push", "-t", reference]
+        command = [sys.executable, "-m", "shipline", "build", "--no-cache", "--push"]
         with TemporaryDirectory(prefix="corpus-") as temporary:
             flags = _prepare(case, Path(temporary))
             start = time.monotonic()
             done = subprocess.run(
-                [*command, *flags, f"{temporary}/{case.name}"],
+                [*command, "-t", reference, *flags, f"{temporary}/{case.name}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -60,7 +60,7 @@ def _create(entry: Entry, path: Path, directory: Path) -> None:
         case "fifo":
             os.mkfifo(path)
         case "file":
-            path.write_bytes(archive(entry) if entry.archive else entry.data)
+            path.write_bytes(content(entry))
         case _:
             raise ValueError(f"{entry.name}: a context has no devices")
 
@@ -74,7 +74,12 @@ def _dress(entry: Entry, path: Path) -> None:
     os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
 
 
-def archive(section: Entry) -> bytes:
+def content(entry: Entry) -> bytes:
+    """The bytes of a regular file of the context."""
+    return _archive(entry) if entry.archive else entry.data
+
+
+def _archive(section: Entry) -> bytes:
     """The tar whose entries are the lines of `section`, compressed as it says."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:

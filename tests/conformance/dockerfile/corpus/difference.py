@@ -1,4 +1,12 @@
-"""What differs between two images, in classes of importance."""
+"""What differs between two images, in classes of importance.
+
+tree      a path, its owner, mode, content, links, attributes, or the time of a file
+config    the configuration that a container starts with
+layers    a file or a whiteout that one image's layer has and the other's has not
+history   who made which layer
+parents   a directory that a layer repeats without need; the tree is the same
+times     the time of a directory that the build itself touched
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,8 @@ from typing import Any
 from corpus.image import RECENT_S, Image, Node
 
 TREE, CONFIG, LAYERS, HISTORY = "tree", "config", "layers", "history"
+PARENTS, TIMES = "parents", "times"
+GRAVE, SLIGHT = (TREE, CONFIG, LAYERS, HISTORY), (PARENTS, TIMES)
 _CONFIG_TOP = ("architecture", "os", "variant", "author", "os.version", "os.features")
 _CONFIG_IGNORED = {"Image", "Hostname", "Domainname"}  # empty in BuildKit's images
 
@@ -28,7 +38,7 @@ class Difference:
 
     def __str__(self) -> str:
         where = f"{self.platform} {self.kind} {self.place!r} {self.field}".rstrip()
-        return f"{where}: BuildKit has {self.want!r}, we have {self.got!r}"
+        return f"{where}: expected {self.want!r}, got {self.got!r}"
 
 
 def compare(want: Mapping[str, Image], got: Mapping[str, Image]) -> list[Difference]:
@@ -62,7 +72,21 @@ def compare_trees(want: Mapping[str, Node], got: Mapping[str, Node]) -> Iterator
             continue
         for name in (item.name for item in fields(Node) if item.compare):
             if getattr(left, name) != getattr(right, name):
-                yield TREE, path, name, _shown(left, name), _shown(right, name)
+                kind = TIMES if name == "mtime" and _touched(left, right) else TREE
+                yield kind, path, name, _shown(left, name), _shown(right, name)
+    left_groups, right_groups = _hard_links(want), _hard_links(got)
+    for group in sorted(left_groups ^ right_groups):
+        names = " ".join(group[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
+        yield TREE, names, "hard links", group in left_groups, group in right_groups
+
+
+def _hard_links(files: Mapping[str, Node]) -> set[tuple[str, ...]]:
+    return {node.linked for node in files.values() if node.linked}
+
+
+def _touched(left: Node, right: Node) -> bool:
+    """True for a directory that one of the builds has changed, which dates it."""
+    return left.kind == right.kind == "dir" and None in (left.mtime, right.mtime)
 
 
 def _shown(node: Node, name: str) -> object:
@@ -82,7 +106,7 @@ def _compare_config(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator
     for key in _CONFIG_TOP:
         if want.get(key) != got.get(key):
             yield CONFIG, key, "", want.get(key), got.get(key)
-    if _when(want) != _when(got):
+    if _when(want) not in (None, _when(got)):  # BuildKit leaves an image without layers undated
         yield CONFIG, "created", "", want.get("created"), got.get("created")
     left, right = want.get("config") or {}, got.get("config") or {}
     for key in sorted((left.keys() | right.keys()) - _CONFIG_IGNORED):
@@ -100,7 +124,8 @@ def _compare_layers(want: Image, got: Image) -> Iterator[_Item]:
         return
     for number, (left, right) in enumerate(zip(want.layers, got.layers, strict=True)):
         for name in sorted(set(left) ^ set(right)):
-            yield LAYERS, f"layer {number}", name, name in left, name in right
+            kind = PARENTS if name.endswith("/") else LAYERS
+            yield kind, f"layer {number}", name, name in left, name in right
 
 
 def _compare_history(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator[_Item]:
@@ -118,7 +143,7 @@ def _compare_history(want: Mapping[str, Any], got: Mapping[str, Any]) -> Iterato
 
 def _when(dated: Mapping[str, Any]) -> str | None:
     """`created`, where the build's own time is just "now"."""
-    if "created" not in dated:
+    if not dated.get("created"):
         return None
     text = str(dated["created"])
     seconds = datetime.fromisoformat(text[:19] + "+00:00").timestamp()

@@ -9,6 +9,7 @@
     dev=c:MAJOR:MINOR                 character (c) or block (b) device
     fifo                              a named pipe
     xattr:NAME=HEX                    an extended attribute
+    same=NAME                         in an expected tree: content of that file of the context
     tar=gz                            see `corpus.context`
 
 Words are split as a shell does; %41 is the byte 0x41, so that names need not be UTF-8.
@@ -39,6 +40,7 @@ class Entry:
     mtime: int = EPOCH
     device: tuple[int, int] = (0, 0)
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    same: str = ""
     archive: str = ""  # compression of the archive that the section's lines describe
 
 
@@ -70,6 +72,7 @@ def parse(line: str, body: str = "") -> Entry:
         int(pairs.get("mtime", EPOCH)),
         device,
         {k[6:]: bytes.fromhex(v) for k, v in pairs.items() if k.startswith("xattr:")},
+        pairs.get("same", ""),
         pairs.get("tar", ""),
     )
 

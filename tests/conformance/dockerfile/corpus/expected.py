@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from corpus.case import Case
+from corpus.context import content
 from corpus.difference import CONFIG, TREE, Difference
 from corpus.entry import EPOCH, Entry
 from corpus.image import Image, Node
@@ -21,7 +22,7 @@ def compare_with_expected(case: Case, got: Mapping[str, Image]) -> list[Differen
         if image is None:
             differences.append(Difference(CONFIG, platform, "", "platform", True, False))
             continue
-        for place, name, want, have in _compare_tree(case.expected, image.files):
+        for place, name, want, have in _compare_tree(case, image.files):
             differences.append(Difference(TREE, platform, place, name, want, have))
         config = image.config.get("config", {})
         for key, value in case.expected_config.items():
@@ -30,13 +31,11 @@ def compare_with_expected(case: Case, got: Mapping[str, Image]) -> list[Differen
     return differences
 
 
-def _compare_tree(
-    expected: tuple[Entry, ...], files: Mapping[str, Node]
-) -> list[tuple[str, str, object, object]]:
+def _compare_tree(case: Case, files: Mapping[str, Node]) -> list[tuple[str, str, object, object]]:
     found: list[tuple[str, str, object, object]] = []
-    names = {entry.name for entry in expected}
+    names = {entry.name for entry in case.expected}
     parents = {f"{name[:at]}" for name in names for at, c in enumerate(name) if c == "/"}
-    for entry in expected:
+    for entry in case.expected:
         node = files.get(entry.name)
         if node is None:
             found.append((entry.name, "", entry.kind, "nothing"))
@@ -46,7 +45,7 @@ def _compare_tree(
             ("mode", oct(entry.mode), oct(node.mode)),
             ("owner", (entry.uid, entry.gid), (node.uid, node.gid)),
             ("link", entry.link, node.link),
-            ("content", _content(entry), node.sha256),
+            ("content", _digest(entry, case), node.sha256),
             ("mtime", entry.mtime, EPOCH if entry.mtime == EPOCH else node.mtime),
         ):
             if want != have:
@@ -56,5 +55,8 @@ def _compare_tree(
     return found
 
 
-def _content(entry: Entry) -> str:
-    return hashlib.sha256(entry.data).hexdigest() if entry.kind == "file" else ""
+def _digest(entry: Entry, case: Case) -> str:
+    if entry.kind != "file":
+        return ""
+    source = next((each for each in case.entries if each.name == entry.same), entry)
+    return hashlib.sha256(content(source)).hexdigest()

@@ -47,7 +47,7 @@ class Node:
     link: str = ""
     device: tuple[int, int] = (0, 0)
     xattrs: Mapping[str, str] = field(default_factory=dict)
-    linked: tuple[str, ...] = ()  # every path of the same inode, if there are several
+    linked: tuple[str, ...] = field(default=(), compare=False)  # all paths of the inode, if several
     head: str = field(default="", compare=False)  # what of the content a person may look at
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from corpus.builders import Outcome
 from corpus.case import Case
-from corpus.difference import CONFIG, TREE, Difference, compare
+from corpus.difference import GRAVE, Difference, compare
 from corpus.expected import compare_with_expected
-
-ESSENTIAL = (TREE, CONFIG)
 
 
 def verdict(
-    case: Case, want: Outcome | None, got: Outcome | None, kinds: tuple[str, ...] | None = None
+    case: Case, want: Outcome | None, got: Outcome | None, kinds: tuple[str, ...] = GRAVE
 ) -> list[str]:
     """What is wrong, one text each; `want` (BuildKit) and `got` (ours) are None where not built.
 
-    `kinds` restricts the classes of difference, see `corpus.difference`.
+    `kinds` are the classes of difference to tell, see `corpus.difference`.
     """
     problems = []
     for name, outcome in (("BuildKit", want), ("shipline", got)):
@@ -24,7 +22,7 @@ def verdict(
             problems.append(f"{name} {happened}:\n{_tail(outcome.output)}")
     if problems or got is None or case.fails:
         return problems
-    return [str(each) for each in differences(case, want, got) if not kinds or each.kind in kinds]
+    return [str(each) for each in differences(case, want, got) if each.kind in kinds]
 
 
 def differences(case: Case, want: Outcome | None, got: Outcome) -> list[Difference]:
