@@ -3,7 +3,7 @@
 # Does nothing where all of it is there.
 set -eu
 
-packages="binfmt-support crun runc qemu-user-static erofs-utils python3-venv
+packages="binfmt-support crun runc qemu-user-static erofs-utils uidmap python3-venv
 attr libcap2-bin iproute2 curl xz-utils bzip2 zstd e2fsprogs
 docker.io docker-buildx docker-cli docker-registry skopeo"
 

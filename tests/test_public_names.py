@@ -15,6 +15,7 @@ NAMES = {
     "Output",
     "build",
     "copy",
+    "enter_user_namespace",
     "inspect",
     "open_client",
     "push",

@@ -22,6 +22,7 @@ from shipline.content import OciLayout, Repository, copy_graph, fetch_all
 from shipline.events import Step, silent
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Reference, parse_manifest
 from shipline.registry import Client, keychain_from, settings_from
+from shipline.sandbox import enter_user_namespace
 
 __all__ = [
     "LAYOUT",
@@ -32,6 +33,7 @@ __all__ = [
     "Output",
     "build",
     "copy",
+    "enter_user_namespace",
     "inspect",
     "open_client",
     "push",
@@ -54,7 +56,7 @@ def state_directory() -> Path:
     """Where builds keep their cache: SHIPLINE_HOME, else the place that is usual for the user."""
     if home := os.environ.get("SHIPLINE_HOME"):
         return Path(home)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):  # root of the machine
         return Path("/var/lib/shipline")
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "shipline"
@@ -70,6 +72,8 @@ def build(
     """Build a Dockerfile and deliver it to the outputs of `request`.
 
     `step` receives the events; `home` is the state directory. When this raises, no tag was moved.
+    The program of an ordinary user calls `enter_user_namespace` first, before it starts a thread:
+    without it only what needs no mount can be built.
     """
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client())

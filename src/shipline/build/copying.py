@@ -35,7 +35,7 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import find_owner, find_user, remove_tree
+from shipline.sandbox import find_owner, find_user, in_user_namespace, remove_tree
 
 _HEAD = 512  # bytes that tell an archive
 
@@ -170,7 +170,7 @@ def _unpacked(goal: Goal, shop: Workshop, stack: ExitStack) -> Tree:
     stack.callback(remove_tree, place)
     with (goal.source.root / goal.source.path).open("rb") as file:
         items = owned(_contained(read_tar(decompress(file, goal.archive))))
-        unpack(items, place, whiteouts="keep")
+        unpack(items, place, whiteouts="keep", devices=not in_user_namespace())
     return scan(place)
 
 

@@ -31,9 +31,11 @@ from shipline.sandbox import (
     can_execute,
     find_user,
     mounted,
+    owners_suffix,
     register,
     remove_tree,
     require_execution,
+    require_ids,
     resolve_in_root,
 )
 from shipline.tasks import sleep
@@ -219,8 +221,9 @@ def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
 def _cache_directory(mount: RunMount, inputs: Sequence[Result], shop: Workshop) -> Iterator[Path]:
     """The directory behind `--mount=type=cache`, locked as `sharing` says."""
     name = hashlib.sha256((mount.id or mount.target).encode()).hexdigest()
-    parent = shop.state / "mounts" / name
+    parent = shop.state / f"mounts{owners_suffix()}" / name
     parent.mkdir(parents=True, exist_ok=True)
+    parent.parent.chmod(0o700)  # other users must not find setuid programs of images
     with ExitStack() as stack:
         number = _claim(parent, mount.sharing, stack)
         directory = parent / str(number)
@@ -250,6 +253,7 @@ def _claim(parent: Path, sharing: str, stack: ExitStack) -> int:
 def _prepare_cache(
     directory: Path, mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
 ) -> None:
+    require_ids(uids=(mount.uid,), gids=(mount.gid,))
     building = directory.with_name(f".new-{os.urandom(6).hex()}")
     building.mkdir()
     if mount.input:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.build.blobs import Blobs
+from shipline.build.reachable import mountable
 from shipline.content import Reader, chunks
 from shipline.errors import ContentError, DigestMismatch
 from shipline.layer import Layer, LayeredToc, Toc, TocBuilder, decompress, read_tar, unpack
@@ -25,8 +26,10 @@ from shipline.sandbox import (
     Erofs,
     Overlay,
     can_mount_files,
+    in_user_namespace,
     make_erofs_index,
     mounted,
+    owners_suffix,
     remove_tree,
 )
 from shipline.tasks import Once
@@ -65,12 +68,14 @@ class Snapshots:
 
     def __init__(self, state: Path, scratch: Path, blobs: Blobs) -> None:
         self._state = state
+        self._files = state / f"layers{owners_suffix()}"
         self._scratch = scratch
         self._blobs = blobs
         self._tocs: Once[Toc] = Once()
         self._directories: Once[Path] = Once()
-        for name in ("layers", "toc"):
-            (state / name).mkdir(parents=True, exist_ok=True)
+        self._files.mkdir(parents=True, exist_ok=True)
+        self._files.chmod(0o700)  # other users must not find setuid programs of images
+        (state / "toc").mkdir(parents=True, exist_ok=True)
 
     def table(self, snapshot: Snapshot) -> LayeredToc:
         """What the snapshot holds; reads layers whose table is not known yet."""
@@ -184,23 +189,26 @@ class Snapshots:
         else:
             with self._tar(layer) as tar:
                 unpack(
-                    builder.through(read_tar(tar)), _directory(building / "fs"), whiteouts="overlay"
+                    mountable(builder.through(read_tar(tar))),
+                    _directory(building / "fs"),
+                    whiteouts="overlay",
+                    userxattr=in_user_namespace(),
                 )
             self.save_toc(layer.diff_id, builder.toc())
         os.rename(building, place)
 
     def _layer(self, diff_id: Digest) -> Path:
-        return self._state / "layers" / diff_id.hex
+        return self._files / diff_id.hex
 
     def _temporary(self, diff_id: Digest) -> Path:
-        path = self._state / "layers" / f".new-{diff_id.hex}"
+        path = self._files / f".new-{diff_id.hex}"
         remove_tree(path)  # what a killed build left; the lock is ours
         return path
 
     @contextmanager
     def _locked(self, diff_id: Digest) -> Iterator[None]:
         """Only this build works on the layer's directory."""
-        locks = _directory(self._state / "layers" / ".locks")
+        locks = _directory(self._files / ".locks")
         fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

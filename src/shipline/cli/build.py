@@ -37,6 +37,7 @@ def command(**given: Any) -> int:
 
         return check(request)
     _refuse_terminal(request)
+    engine.enter()
     mode = "quiet" if given["quiet"] else given["progress"]
     write_result(request, _build(request, mode), print_id=mode == "quiet")
     return 0

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shipline.build import BuildRequest
+from shipline.errors import SandboxError
 from shipline.events import Step
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
+
+
+def enter() -> None:
+    """Make an ordinary user root of a namespace, before any thread starts.
+
+    Where that is not allowed, the build goes on until it needs a mount and tells it then.
+    """
+    from shipline.sandbox import enter_user_namespace
+
+    os.environ.setdefault("HOME", os.path.expanduser("~"))  # in there it would be root's
+    with suppress(SandboxError):
+        enter_user_namespace()
 
 
 def start(request: BuildRequest, step: Step) -> BuildResult:

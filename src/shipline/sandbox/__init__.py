@@ -7,9 +7,11 @@ from shipline.sandbox.emulation import (
     supported_platforms,
 )
 from shipline.sandbox.erofs import can_mount_files, make_erofs_index
+from shipline.sandbox.kernel import in_user_namespace
 from shipline.sandbox.mounts import Bind, Erofs, Mount, Overlay, Tmpfs, mounted, unmount
 from shipline.sandbox.namespaces import private_mounts
 from shipline.sandbox.rooted import read_in_root, resolve_in_root
+from shipline.sandbox.rootless import enter_user_namespace, owners_suffix, require_ids
 from shipline.sandbox.run import Sandbox, open_sandbox
 from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount, Ulimit
@@ -33,20 +35,24 @@ __all__ = [
     "User",
     "can_execute",
     "can_mount_files",
+    "enter_user_namespace",
     "find_owner",
     "find_runtime",
     "find_user",
+    "in_user_namespace",
     "make_erofs_index",
     "mounted",
     "open_sandbox",
     "open_workspace",
     "owner_of",
+    "owners_suffix",
     "private_mounts",
     "read_in_root",
     "register",
     "remove_stale",
     "remove_tree",
     "require_execution",
+    "require_ids",
     "resolve_in_root",
     "supported_platforms",
     "unmount",

@@ -41,6 +41,7 @@ _MASKED = (
 )
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _SAFE = ("nosuid", "noexec", "nodev")
+_TTY = 5  # the group of terminals
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
@@ -76,7 +77,7 @@ def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
         "user": {
             "uid": spec.user.uid,
             "gid": spec.user.gid,
-            "additionalGids": list(spec.user.groups),
+            "additionalGids": list(spec.user.groups) if kernel.may_set_groups() else [],
         },
         "args": list(spec.args),
         "env": environment(spec),
@@ -125,7 +126,7 @@ def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
         ),
         _mount(
             *("/dev/pts", "devpts", "devpts"),
-            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *_terminal_group()),
         ),
         _mount("/dev/shm", "tmpfs", "shm", (*_SAFE, "mode=1777", f"size={spec.shm_size}")),
         _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
@@ -137,6 +138,11 @@ def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
         else:
             mounts.append(_mount(placed.target, "bind", str(placed.source), placed.options))
     return mounts
+
+
+def _terminal_group() -> tuple[str, ...]:
+    known = any(first <= _TTY < first + count for first, count in kernel.id_ranges("gid"))
+    return (f"gid={_TTY}",) if known else ()
 
 
 def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
@@ -190,7 +196,8 @@ def _limit(limit: Ulimit) -> dict[str, Any]:
     soft, hard = (_UNLIMITED if value < 0 else value for value in (limit.soft, limit.hard))
     most = resource.getrlimit(number)[1]
     most = _UNLIMITED if most == resource.RLIM_INFINITY else most
-    if hard > most and kernel.CAP_SYS_RESOURCE not in kernel.capabilities():
+    may_raise = kernel.CAP_SYS_RESOURCE in kernel.capabilities() and not kernel.in_user_namespace()
+    if hard > most and not may_raise:
         raise SandboxError(
             f"ulimit {limit.name}={limit.soft}:{limit.hard} is above {most}, the limit here",
             hint=f"ask for at most {limit.name}={most}:{most}, or raise it for this process",

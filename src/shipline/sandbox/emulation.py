@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,11 @@ class Handler:
                 for have, want, bits in zip(part, self.magic, mask, strict=True)
             )
         )
+
+    def definition(self) -> str:
+        """What registers the same handler elsewhere."""
+        pattern = f"{self.offset}:{_escaped(self.magic)}:{_escaped(self.mask)}"
+        return f":{self.name}:M:{pattern}:{self.interpreter}:{self.flags}"
 
     @classmethod
     def parse(cls, name: str, text: str) -> Handler:
@@ -127,15 +133,17 @@ def require_execution(platform: Platform) -> None:
 def register(platform: Platform) -> None:
     """Make this machine execute programs of `platform`, in every container and root of the host.
 
-    Mounts binfmt_misc where it is missing. What is executed already stays as it is. Raises
-    SandboxError when not root, or when no emulator is installed.
+    Mounts binfmt_misc where it is missing. In a user namespace that is one of its own, and nothing
+    changes outside. What is executed already stays as it is. Raises SandboxError when not root,
+    when the kernel has no binfmt_misc for user namespaces (before 6.7), or when no emulator is
+    installed.
     """
     machine = machine_of(platform)
     if can_execute(platform):
         return
     name = f"qemu-{machine.qemu}"
     try:
-        _mount_binfmt()
+        _open_binfmt()
         for entry in {name, *filter(None, (_name(handler_for(platform)),))}:
             if (BINFMT / entry).exists():
                 (BINFMT / entry).write_text("-1")
@@ -161,9 +169,18 @@ def _help(qemu: str) -> str:
     )
 
 
-def _mount_binfmt() -> None:
-    if not (BINFMT / "register").exists():
-        kernel.mount("binfmt_misc", BINFMT, "binfmt_misc", kernel.MS_NOSUID | kernel.MS_NODEV)
+def _open_binfmt() -> None:
+    """Make sure that we may register here; an instance of our own starts with the host's handlers.
+
+    Once there is one, those of the host do not count any more.
+    """
+    if os.access(BINFMT / "register", os.W_OK):
+        return
+    known = [one for one in handlers() if one.works_in_any_root and one.magic]
+    kernel.mount("binfmt_misc", BINFMT, "binfmt_misc", kernel.MS_NOSUID | kernel.MS_NODEV)
+    for handler in known:
+        with suppress(OSError):  # its interpreter may be in another root
+            (BINFMT / "register").write_text(handler.definition())
 
 
 def _interpreter(qemu: str) -> str:
@@ -184,8 +201,12 @@ def _interpreter(qemu: str) -> str:
 def _definition(platform: Platform, interpreter: str) -> str:
     machine = machine_of(platform)
     mask = _MASK if machine.little else _SWAPPED_MASK
-    escaped = ["".join(f"\\x{byte:02x}" for byte in part) for part in (machine.header(), mask)]
-    return f":qemu-{machine.qemu}:M::{escaped[0]}:{escaped[1]}:{interpreter}:{_FLAGS}"
+    pattern = f"{_escaped(machine.header())}:{_escaped(mask)}"
+    return f":qemu-{machine.qemu}:M::{pattern}:{interpreter}:{_FLAGS}"
+
+
+def _escaped(part: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in part)
 
 
 def _all_platforms() -> Iterator[Platform]:

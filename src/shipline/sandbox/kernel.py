@@ -16,11 +16,12 @@ from pathlib import Path
 from shipline.errors import SandboxError
 
 CLONE_FS, CLONE_NEWNS, CLONE_NEWPID = 0x200, 0x20000, 0x20000000
+CLONE_NEWUSER = 0x10000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 RESOLVE_IN_ROOT = 0x10
-CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
+CAP_CHOWN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 0, 21, 24
 
 _OPENAT2, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 437, 429, 430, 431, 432  # on every machine
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
@@ -162,6 +163,24 @@ def in_user_namespace() -> bool:
         return False
 
 
+@cache
+def id_ranges(kind: str) -> tuple[tuple[int, int], ...]:
+    """The ids (`kind` is uid or gid) that there are in this user namespace: first and count."""
+    try:
+        lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
+    except FileNotFoundError:
+        return ((0, 2**32 - 1),)
+    return tuple((int(line.split()[0]), int(line.split()[2])) for line in lines)
+
+
+def may_set_groups() -> bool:
+    """Whether processes may take supplementary groups: not where the user maps only itself."""
+    try:
+        return Path("/proc/self/setgroups").read_text().strip() == "allow"
+    except FileNotFoundError:
+        return True
+
+
 def release() -> tuple[int, int]:
     """The kernel's version, as (6, 12)."""
     major, minor = os.uname().release.split(".")[:2]
@@ -177,8 +196,29 @@ _HINTS = {
 }
 
 
+_SWITCHES = (
+    ("user/max_user_namespaces", "0", "15000"),
+    ("kernel/unprivileged_userns_clone", "0", "1"),  # Debian's
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu's
+)
+
+
+def namespace_hint() -> str:
+    """How an ordinary user comes to a user namespace on this machine."""
+    for name, off, on in _SWITCHES:
+        try:
+            if Path("/proc/sys", name).read_text().strip() == off:
+                return f"run as root, or as root: `sysctl -w {name.replace('/', '.')}={on}`"
+        except OSError:
+            continue
+    return "run as root or in a user namespace; in a container allow CAP_SYS_ADMIN"
+
+
 def lacking(what: str, error: OSError) -> SandboxError:
     """The error of a sandbox operation in words for a person."""
     reason = error.strerror or str(error)
     where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
-    return SandboxError(f"{what}: {reason}{where}", hint=_HINTS.get(error.errno or 0, ""))
+    hint = _HINTS.get(error.errno or 0, "")
+    if os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC):
+        hint = namespace_hint()
+    return SandboxError(f"{what}: {reason}{where}", hint=hint)

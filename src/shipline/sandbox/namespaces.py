@@ -18,11 +18,15 @@ _CGROUPS = Path("/sys/fs/cgroup")
 def private_mounts() -> None:
     """Move the calling thread into a mount namespace of its own; raises SandboxError.
 
+    Does nothing for a process that may not mount: what needs a mount fails when it comes to it.
+
     Private rather than slave propagation: a mount that the host makes meanwhile could cover a
     directory of a running build. Control groups become read-only, so that no runtime leaves
     groups behind when it is killed, and the unified half of a hybrid tree is covered (crun
     refuses hybrid trees).
     """
+    if kernel.CAP_SYS_ADMIN not in kernel.capabilities():
+        return
     try:
         kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
         kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)

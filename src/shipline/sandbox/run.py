@@ -16,6 +16,7 @@ from shipline.sandbox.bundle import Layout, Placed, config, make_device_director
 from shipline.sandbox.commands import NOT_EXECUTABLE, NOT_FOUND, missing_command
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
 from shipline.sandbox.rooted import Made, make_in_root, unmake
+from shipline.sandbox.rootless import require_ids
 from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount
 from shipline.sandbox.supervise import OnOutput
@@ -58,6 +59,7 @@ class Sandbox:
         to be made in `root` for mounts is removed again. Raises SandboxError when this machine
         cannot run it, Cancelled when interrupted: then every process of the step is dead.
         """
+        require_ids(uids=(spec.user.uid,), gids=(spec.user.gid,))
         if (missing := missing_command(spec, root)) is not None:
             on_output(missing[1].encode() + b"\n", 2)
             return missing[0]
@@ -140,6 +142,7 @@ def _source(mount: StepMount, secret: Path, spec: StepSpec) -> tuple[Path | None
 def _write_secret(path: Path, secret: SecretFile) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
+        require_ids(uids=(secret.uid,), gids=(secret.gid,))
         file.write(secret.content)
         os.fchown(descriptor, secret.uid, secret.gid)
         os.fchmod(descriptor, secret.mode)

@@ -1,0 +1,114 @@
+"""Commands as an ordinary user, on a machine where that user exists for the test alone.
+
+with ordinary_user(subids=True) as user:
+    done = user.run("build", "--push", "-t", "127.0.0.1:5000/x", str(user.home / "context"))
+
+Each command sees /etc/passwd and its like through mounts of its own, and the interpreter, its
+packages and our sources at places that the user can read. Nothing of that exists outside.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import shipline
+
+UID = 4321
+FIRST, COUNT = 300_000, 65_536  # the subordinate ids
+_ETC = {
+    "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{UID}:{UID}::/nonexistent:/bin/sh\n",
+    "group": f"root:x:0:\nbuilder:x:{UID}:\n",
+}
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with a home directory; `outer` is a command that the user's session runs in."""
+
+    place: Path
+    outer: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        return self.place / "home"
+
+    @property
+    def state(self) -> Path:
+        return self.home / ".local" / "state" / "shipline"
+
+    def give(self, path: Path) -> None:
+        """Make a tree the user's own."""
+        for one in (path, *path.rglob("*")):
+            os.chown(one, UID, UID, follow_symlinks=False)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`shipline` with these words."""
+        python = self.place / "python" / "bin" / Path(sys.executable).resolve().name
+        return self.command(str(python), "-m", "shipline", *words, **environment)
+
+    def command(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Any command."""
+        variables = {
+            "HOME": str(self.home),
+            "LD_LIBRARY_PATH": str(self.place / "python" / "lib"),
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": f"{self.place / 'src'}:{self.place / 'packages'}",
+            **environment,
+        }
+        ids = ("--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--inh-caps=-all")
+        words = ("setpriv", *ids, "env", "-i", *(f"{k}={v}" for k, v in variables.items()))
+        lines = [*self._mounts(), f"exec {shlex.join((*words, *command))}"]
+        return subprocess.run(
+            [*self.outer, "unshare", "--mount", "sh", "-ec", "\n".join(lines)],
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=300,
+            check=False,
+        )
+
+    def _mounts(self) -> Iterator[str]:
+        for file in (self.place / "etc").iterdir():
+            yield shlex.join(("mount", "--bind", str(file), f"/etc/{file.name}"))
+        for name, source in _SHOWN.items():
+            yield shlex.join(("mount", "--bind", source, str(self.place / name)))
+
+
+_SHOWN = {
+    "python": sys.base_prefix,
+    "packages": sysconfig.get_paths()["platlib"],
+    "src": str(Path(shipline.__file__).parents[1]),
+}
+
+
+@contextmanager
+def ordinary_user(*, subids: bool, outer: Sequence[str] = ()) -> Iterator[User]:
+    """A user for this block, with a range of subordinate ids or without."""
+    place = Path(tempfile.mkdtemp(prefix="shipline-user-"))
+    place.chmod(0o755)
+    user = User(place, tuple(outer))
+    try:
+        for name in ("etc", *_SHOWN):
+            (place / name).mkdir()
+        ranges = f"builder:{FIRST}:{COUNT}\n" if subids else ""
+        for name, text in {**_ETC, "subuid": ranges, "subgid": ranges}.items():
+            (place / "etc" / name).write_text(text)
+        user.home.mkdir()
+        user.give(user.home)
+        yield user
+    finally:
+        shutil.rmtree(place)
