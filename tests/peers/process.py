@@ -43,11 +43,12 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` until the block ends; entered once `ready` says so.
 
-    Output goes to `log`. Raises PeerFailed when the program ends or is not ready in `timeout_s`.
+    The program also ends when this process is killed, or the thread ends that started it. Output
+    goes to `log`. Raises PeerFailed when the program ends or is not ready in `timeout_s`.
     """
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(word) for word in command],
+            ["setpriv", "--pdeathsig", "TERM", *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

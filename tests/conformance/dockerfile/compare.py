@@ -125,7 +125,7 @@ def serve(work: Path) -> None:
     with peers(work) as (docker, registry):
         print(f"export SHIPLINE_TEST_REGISTRY={registry.address}")
         print(f"export SHIPLINE_TEST_DOCKER_HOST={docker.host}", flush=True)
-        signal.sigwait([signal.SIGINT, signal.SIGTERM])
+        signal.pause()
 
 
 def main() -> int:
@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="print what BuildKit made")
     parser.add_argument("--serve", action="store_true", help="start the peers and wait")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that the peers end, too
     with TemporaryDirectory(prefix="compare-") as temporary:
         work = Path(temporary)
         if arguments.serve:
