@@ -1,0 +1,180 @@
+"""Where COPY puts files, over what is already there."""
+
+from __future__ import annotations
+
+import pytest
+from layers_for_tests import table_of
+
+from shipline.build.modes import parse_mode
+from shipline.build.placing import Look, Placement
+from shipline.errors import UsageError
+from shipline.layer import Entry, LayeredToc
+
+NOW = 9_000_000_000
+BASE = table_of(
+    Entry("bin", "symlink", link="usr/bin"),
+    Entry("usr", "dir", 0o755, mtime_ns=1),
+    Entry("usr/bin", "dir", 0o700, 5, 6, mtime_ns=2),
+    Entry("usr/bin/tool", "file", size=3),
+    Entry("etc", "dir", 0o755),
+    Entry("etc/host", "file", size=1),
+    Entry("escape", "symlink", link="../../.."),
+    Entry("loop", "symlink", link="loop"),
+    Entry("absolute", "symlink", link="/usr/bin"),
+    Entry("dangling", "symlink", link="srv/new"),
+)
+
+
+def placement(below: LayeredToc = BASE) -> Placement:
+    return Placement(below, (7, 8), NOW)
+
+
+def paths(made: Placement) -> list[str]:
+    return [entry.path for entry, _ in made.items()]
+
+
+@pytest.mark.parametrize(
+    ("destination", "target"),
+    [
+        ("/new", "new"),
+        ("/new/", "new/f"),
+        ("/etc", "etc/f"),
+        ("/etc/", "etc/f"),
+        ("/etc/host", "etc/host"),
+        ("/bin", "usr/bin/f"),
+        ("/bin/", "usr/bin/f"),
+        ("/bin/tool", "usr/bin/tool"),
+        ("/absolute/x", "usr/bin/x"),
+        ("/a/b/c", "a/b/c"),
+        ("/a/b/c/", "a/b/c/f"),
+        ("/", "f"),
+        ("/.", "f"),
+        ("/etc/.", "etc/f"),
+        ("/escape/x", "x"),
+        ("/dangling", "srv/new"),
+    ],
+)
+def test_a_file_lands_where_the_destination_leads(destination: str, target: str) -> None:
+    assert placement().target_of(destination, "f", contents=False) == target
+
+
+@pytest.mark.parametrize(
+    ("destination", "target"),
+    [("/new", "new"), ("/new/", "new"), ("/bin", "usr/bin"), ("/", ""), ("/dangling", "srv/new")],
+)
+def test_a_directory_gives_its_contents_to_the_destination(destination: str, target: str) -> None:
+    made = placement()
+    assert made.target_of(destination, "d", contents=True) == target
+    assert made.is_directory(target)
+
+
+@pytest.mark.parametrize("destination", ["/etc/host/", "/etc/host/x", "/usr/bin/tool/a/b"])
+def test_a_file_on_the_way_is_refused(destination: str) -> None:
+    with pytest.raises(UsageError, match="is not a directory"):
+        placement().target_of(destination, "f", contents=False)
+
+
+def test_contents_over_a_file_are_refused() -> None:
+    with pytest.raises(UsageError, match="is not a directory"):
+        placement().target_of("/etc/host", "d", contents=True)
+
+
+def test_missing_parents_are_made_for_the_owner() -> None:
+    made = placement()
+    made.target_of("/a/b/", "f", contents=False)
+    entries = [entry for entry, _ in made.items()]
+    assert entries == [Entry(path, "dir", 0o755, 7, 8, mtime_ns=NOW) for path in ("a", "a/b")]
+
+
+def test_a_loop_of_links_is_refused() -> None:
+    with pytest.raises(Exception, match="loop"):
+        placement().target_of("/loop/x", "f", contents=False)
+
+
+def test_existing_parents_are_repeated_as_they_are_but_for_the_time_of_the_nearest() -> None:
+    made = placement()
+    made.place_one(Entry("usr/bin/new", "file", size=1), b"x")
+    found = {entry.path: entry for entry, _ in made.items()}
+    assert list(found) == ["usr", "usr/bin", "usr/bin/new"]
+    assert found["usr"] == Entry("usr", "dir", 0o755, mtime_ns=1)
+    assert found["usr/bin"] == Entry("usr/bin", "dir", 0o700, 5, 6, mtime_ns=NOW)
+
+
+def test_kinds_may_not_change_between_file_and_directory() -> None:
+    made = placement()
+    with pytest.raises(UsageError, match="non-directory"):
+        made.place(Entry("etc/host", "dir", 0o755), None)
+    with pytest.raises(UsageError, match="with file"):
+        made.place(Entry("etc", "file"), b"")
+    made.place(Entry("bin", "file"), b"")
+    assert made.lookup("bin") == Entry("bin", "file")
+
+
+def test_an_existing_directory_takes_the_look_of_one_that_is_part_of_the_source() -> None:
+    made = placement()
+    source = [(Entry("bin", "dir", 0o711, 1, 1, mtime_ns=3_000_000_000), None)]
+    made.place_tree("usr", iter(source), Look((0, 0)))
+    assert made.lookup("usr/bin") == Entry("usr/bin", "dir", 0o711, 0, 0, mtime_ns=3_000_000_000)
+    assert made.lookup("usr/bin/tool") is not None
+
+
+def test_hard_links_keep_to_their_tree() -> None:
+    made = placement()
+    source = [(Entry("a", "file", size=1), b"x"), (Entry("b", "hardlink", link="a"), None)]
+    made.place_tree("new/place", iter(source), Look())
+    found = made.lookup("new/place/b")
+    assert found is not None
+    assert found.link == "new/place/a"
+
+
+def test_a_look_changes_owner_and_mode_but_never_a_links_mode() -> None:
+    look = Look((1, 2), parse_mode("640"))
+    file = look.of(Entry("x", "file", 0o755, 9, 9, mtime_ns=1_700_000_000), "y")
+    assert file == Entry("y", "file", 0o640, 1, 2, mtime_ns=1_000_000_000)
+    assert look.of(Entry("l", "symlink", 0o777, link="x"), "l").mode == 0o777
+    assert Look().of(Entry("x", "file", 0o755, 9, 9), "x") == Entry("x", "file", 0o755, 9, 9)
+
+
+def test_what_is_placed_is_seen_by_the_next_source() -> None:
+    made = placement(LayeredToc([]))
+    assert made.target_of("/d/", "one", contents=False) == "d/one"
+    made.place_one(Entry("d/one", "file"), b"")
+    assert made.target_of("/d", "two", contents=False) == "d/two"
+    made.place(Entry("link", "symlink", link="d"), None)
+    assert made.target_of("/link/three", "x", contents=False) == "d/three"
+
+
+def test_a_file_over_a_directory_hides_what_was_in_it() -> None:
+    made = placement()
+    assert made.lookup("etc/host") is not None
+    made.place_archive("", [(Entry("etc", "file"), b"")])
+    assert made.lookup("etc/host") is None
+
+
+def test_an_archive_replaces_what_it_meets_and_follows_links_to_directories() -> None:
+    made = placement()
+    made.place_archive(
+        "",
+        [
+            (Entry("bin", "dir", 0o755), None),
+            (Entry("bin/tool", "file", size=1), b"n"),
+            (Entry("etc/host", "dir", 0o755, mtime_ns=-5), None),
+        ],
+    )
+    assert "usr/bin/tool" in paths(made)
+    assert "bin" not in paths(made)
+    host = made.lookup("etc/host")
+    assert host is not None
+    assert (host.kind, host.mtime_ns) == ("dir", 0)
+
+
+def test_parents_come_before_what_they_hold() -> None:
+    made = placement(LayeredToc([]))
+    for path in ("a-b/x", "a/z", "a.b/y"):
+        made.target_of(f"/{path}", "", contents=False)
+        made.place(Entry(path, "file"), b"")
+    order = paths(made)
+    assert sorted(order) == ["a", "a-b", "a-b/x", "a.b", "a.b/y", "a/z"]
+    for path in order:
+        parent = path.rpartition("/")[0]
+        assert not parent or order.index(parent) < order.index(path)

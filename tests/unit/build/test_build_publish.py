@@ -1,0 +1,117 @@
+"""Nothing has a name before everything that it names is there."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from layers_for_tests import AMD64, ARM64
+
+from shipline import dockerfile as df
+from shipline.build.assemble import Assembled, Image, assemble, combine
+from shipline.build.cache import Made
+from shipline.build.editions import PLAIN, Edition
+from shipline.build.graph import ScratchOp, Vertex
+from shipline.build.planned import Planned
+from shipline.build.publish import push_documents, push_tags
+from shipline.build.uploads import Target
+from shipline.content import Fetcher, MemoryStore
+from shipline.content.protocols import Advance
+from shipline.errors import RegistryError
+from shipline.events import silent
+from shipline.oci import Descriptor, ImageConfig, Platform, media
+
+
+class Registry(MemoryStore):
+    """A repository that records, and refuses what names something that is not there."""
+
+    def __init__(self, log: list[str], refused: str = "") -> None:
+        super().__init__()
+        self.log = log
+        self.refused = refused
+        self.lock = threading.Lock()
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        super().push(target, source, advance)
+        kind = {
+            media.OCI_CONFIG: "config",
+            media.OCI_MANIFEST: "manifest",
+            media.OCI_INDEX: "index",
+        }
+        with self.lock:
+            self.log.append(kind.get(target.media_type, target.media_type))
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        assert target.digest in self.blobs
+        with self.lock:
+            self.log.append(f"tag {tag}")
+        if tag == self.refused:
+            raise RegistryError("refused", host="h")
+        self.tags[tag] = target
+
+
+def image(platform: Platform, edition: Edition = PLAIN) -> Image:
+    def made(vertex: Vertex) -> Made:
+        raise AssertionError(vertex)
+
+    planned = Planned(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
+    return assemble(planned, (), made, epoch="", now="now", edition=edition)
+
+
+def both(edition: Edition = PLAIN) -> Assembled:
+    return combine([image(AMD64, edition), image(ARM64, edition)], edition)
+
+
+def test_documents_go_children_first_and_tags_last() -> None:
+    log: list[str] = []
+    registry = Registry(log)
+    targets = [Target("h", "a", registry, tags=("1", "latest"))]
+    with silent() as step:
+        push_documents({PLAIN: both()}, targets, step)
+        assert registry.tags == {}
+        push_tags({PLAIN: both()}, targets, step)
+    assert log[:5] == ["config", "config", "manifest", "manifest", "index"]
+    assert sorted(log[5:]) == ["tag 1", "tag latest"]
+    assert registry.tags["1"] == both().root.descriptor
+
+
+def test_a_single_image_is_named_itself() -> None:
+    log: list[str] = []
+    registry = Registry(log)
+    alone = combine([image(AMD64)])
+    with silent() as step:
+        push_documents({PLAIN: alone}, [Target("h", "a", registry, tags=("1",))], step)
+        push_tags({PLAIN: alone}, [Target("h", "a", registry, tags=("1",))], step)
+    assert set(log) == {"config", "manifest", "tag 1"}
+    assert registry.tags["1"].digest == alone.images[0].manifest.descriptor.digest
+
+
+def test_each_target_gets_its_edition() -> None:
+    docker = Edition(docker=True)
+    editions = {PLAIN: both(), docker: both(docker)}
+    one, two = Registry([]), Registry([])
+    targets = [Target("h", "a", one, PLAIN, ("1",)), Target("h", "b", two, docker, ("1",))]
+    with silent() as step:
+        push_documents(editions, targets, step)
+        push_tags(editions, targets, step)
+    assert one.tags["1"].media_type == media.OCI_INDEX
+    assert two.tags["1"].media_type == media.DOCKER_INDEX
+
+
+def test_by_digest_nothing_gets_a_name() -> None:
+    registry = Registry([])
+    targets = [Target("h", "a", registry)]
+    with silent() as step:
+        push_documents({PLAIN: both()}, targets, step)
+        push_tags({PLAIN: both()}, targets, step)
+    assert registry.tags == {}
+    assert both().root.descriptor.digest in registry.blobs
+
+
+def test_a_refused_tag_is_an_error() -> None:
+    registry = Registry([], refused="1")
+    targets = [Target("h", "a", registry, tags=("1",))]
+    with silent() as step:
+        push_documents({PLAIN: both()}, targets, step)
+        with pytest.raises(RegistryError, match="refused"):
+            push_tags({PLAIN: both()}, targets, step)

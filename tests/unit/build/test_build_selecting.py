@@ -1,0 +1,106 @@
+"""Which files a source of COPY means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shipline import dockerfile as df
+from shipline.build.selecting import Root, included, select
+from shipline.errors import UsageError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a.txt", "b.txt", "src/main.c", "src/sub/x.c", "src/sub/x.h", "docs/x.c"):
+        place = tmp_path / "root" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(name)
+    (tmp_path / "outside").write_text("secret")
+    (tmp_path / "root" / "link").symlink_to("src/sub")
+    (tmp_path / "root" / "out").symlink_to("../outside")
+    return tmp_path / "root"
+
+
+def written(root: Root, *sources: str) -> list[str]:
+    return [one.written for one in select(root, sources, ())]
+
+
+def content(root: Root, source: str, *excludes: str) -> list[str]:
+    (selected,) = select(root, (source,), excludes)
+    return [entry.path for entry, _ in selected.items()]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("a.txt", ["a.txt"]),
+        ("/a.txt", ["a.txt"]),
+        ("./src/../a.txt", ["a.txt"]),
+        ("../../a.txt", ["a.txt"]),
+        ("*.txt", ["a.txt", "b.txt"]),
+        ("[ab].txt", ["a.txt", "b.txt"]),
+        ("?.txt", ["a.txt", "b.txt"]),
+        ("*/x.c", ["docs/x.c", "link/x.c"]),
+        ("**/x.c", ["docs/x.c", "src/sub/x.c"]),
+        ("none*", []),
+    ],
+)
+def test_wildcards_are_replaced_in_order(root: Path, source: str, found: list[str]) -> None:
+    assert written(Root(root, "the context"), source) == found
+
+
+def test_a_source_that_names_nothing_is_refused(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"'missing' was not found in the context"):
+        select(Root(root, "the context"), ("missing",), ())
+
+
+def test_links_lead_nowhere_out_of_the_root(root: Path) -> None:
+    with pytest.raises(UsageError, match="not found"):
+        select(Root(root, "the context"), ("out",), ())
+
+
+def test_a_link_to_a_directory_gives_its_contents(root: Path) -> None:
+    (found,) = select(Root(root, "the context"), ("link",), ())
+    assert found.is_directory
+    assert (found.path, found.name) == ("src/sub", "link")
+    assert [entry.path for entry, _ in found.items()] == ["x.c", "x.h"]
+
+
+@pytest.mark.parametrize(
+    ("source", "pivot"),
+    [("src/sub/x.c", "src/sub/x.c"), ("src/./sub/x.c", "sub/x.c"), ("./src/main.c", "src/main.c")],
+)
+def test_the_pivot_says_which_parents_are_kept(root: Path, source: str, pivot: str) -> None:
+    (found,) = select(Root(root, "the context"), (source,), ())
+    assert found.pivot == pivot
+
+
+def test_excludes_are_relative_to_the_source(root: Path) -> None:
+    base = Root(root, "the context")
+    assert content(base, "src", "*.c") == ["sub", "sub/x.c", "sub/x.h"]
+    assert content(base, "src", "**/*.c") == ["sub", "sub/x.h"]
+    assert content(base, "src", "src") == ["main.c", "sub", "sub/x.c", "sub/x.h"]
+
+
+def test_ignored_files_are_not_there(root: Path) -> None:
+    rules = df.IgnoreRules.of(["*.txt", "src", "!src/main.c"])
+    base = Root(root, "the context", included(rules))
+    assert written(base, "*.txt") == []
+    with pytest.raises(UsageError, match="not found"):
+        select(base, ("a.txt",), ())
+    assert content(base, "src") == ["main.c"]
+    assert included(df.IgnoreRules.of(())) is None
+
+
+def test_ignoring_everything_leaves_nothing(root: Path) -> None:
+    base = Root(root, "the context", included(df.IgnoreRules.of(["**"])))
+    assert content(base, ".") == []
+
+
+def test_the_time_of_the_context_itself_does_not_count(root: Path) -> None:
+    (whole,) = select(Root(root, "the context", is_context=True), (".",), ())
+    (part,) = select(Root(root, "the context", is_context=True), ("src",), ())
+    assert whole.mtime_ns is None
+    assert part.mtime_ns == (root / "src").stat().st_mtime_ns

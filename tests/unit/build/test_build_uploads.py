@@ -1,0 +1,219 @@
+"""Layers travel while they are made, each once, and never in vain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from layers_for_tests import items_of, make_layer
+
+from shipline.build.blobs import Blobs
+from shipline.build.cache import Cache, Made
+from shipline.build.editions import PLAIN, Edition
+from shipline.build.recoding import Recoder
+from shipline.build.uploads import Target, Uploads
+from shipline.content import Fetcher, LocalStore, MemoryStore
+from shipline.content.memory import MemoryIngest
+from shipline.content.protocols import Advance
+from shipline.errors import AuthError, RegistryError
+from shipline.events import Step, silent
+from shipline.layer import Layer, codec
+from shipline.metadata import SqliteRecords
+from shipline.oci import Descriptor, Digest, media
+from shipline.tasks import TaskGroup
+
+PART = 3 << 20  # bytes; two of them are worth streaming
+
+
+class Remote(MemoryStore):
+    """A repository that tells what it is asked to do, and may break streams."""
+
+    def __init__(self, *, breaks: bool = False, mounts: bool = False) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.arrived = threading.Event()
+        self.breaks = breaks
+        self.mounts = mounts
+
+    @contextmanager
+    def ingest(self) -> Iterator[MemoryIngest]:
+        self.asked.append("stream")
+        yield _Streamed(self)
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        self.asked.append("push")
+        super().push(target, source, advance)
+
+    def mount(self, target: Descriptor, origin: object) -> bool:
+        self.asked.append("mount")
+        if self.mounts:
+            self.blobs[target.digest] = b""
+        return self.mounts
+
+
+class _Streamed(MemoryIngest):
+    def __init__(self, remote: Remote) -> None:
+        super().__init__(remote.blobs)
+        self._remote = remote
+
+    def write(self, data: bytes) -> None:
+        if self._remote.breaks:
+            raise RegistryError("the connection broke", host="h")
+        super().write(data)
+        self._remote.arrived.set()
+
+
+class Refusing(Remote):
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        raise AuthError("denied", host="h")
+
+
+@pytest.fixture
+def step() -> Iterator[Step]:
+    with silent() as quiet:
+        yield quiet
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, step: Step) -> Blobs:
+    return Blobs(LocalStore(tmp_path / "content"), step)
+
+
+@pytest.fixture
+def recoder(tmp_path: Path, blobs: Blobs, step: Step) -> Iterator[Recoder]:
+    records = SqliteRecords(tmp_path / "cache.db")
+    yield Recoder(blobs, Cache(records, blobs), step)
+    records.close()
+
+
+def target(remote: MemoryStore, name: str = "a", edition: Edition = PLAIN) -> Target:
+    return Target("h", name, remote, edition)
+
+
+def layer_in(blobs: Blobs, text: str = "content") -> Layer:
+    return make_layer(blobs.store, items_of({"a": text}))
+
+
+def test_bytes_arrive_before_the_layer_is_complete(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    remote = Remote()
+    with TaskGroup() as group:
+        uploads = Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step)
+        with blobs.store.ingest() as ingest:
+            uploads.follow(ingest)
+            ingest.write(bytes(PART))
+            ingest.write(bytes(PART))
+            assert remote.arrived.wait(10)
+            assert not remote.blobs
+            ingest.write(b"end")
+            layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
+            ingest.commit(layer)
+        uploads.made(layer)
+        uploads.send(Layer(layer, Digest.of(b"")), Made(Layer(layer, Digest.of(b"")), "", 1))
+    assert remote.asked == ["stream"]
+    assert remote.blobs[layer.digest] == bytes(2 * PART) + b"end"
+
+
+def follow(uploads: Uploads, blobs: Blobs, content: bytes) -> Layer:
+    with blobs.store.ingest() as ingest:
+        uploads.follow(ingest)
+        ingest.write(content)
+        layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
+        ingest.commit(layer)
+    uploads.made(layer)
+    return Layer(layer, Digest.of(content))
+
+
+def test_a_broken_stream_is_sent_again_whole(blobs: Blobs, recoder: Recoder, step: Step) -> None:
+    remote = Remote(breaks=True)
+    with TaskGroup() as group:
+        uploads = Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step)
+        layer = follow(uploads, blobs, bytes(2 * PART))
+    assert remote.asked[-1] == "push"
+    assert remote.blobs[layer.descriptor.digest] == bytes(2 * PART)
+
+
+def test_a_small_layer_is_not_streamed(blobs: Blobs, recoder: Recoder, step: Step) -> None:
+    remote = Remote()
+    with TaskGroup() as group:
+        uploads = Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step)
+        follow(uploads, blobs, b"small")
+    assert remote.asked == ["push"]
+
+
+def test_a_layer_that_was_given_up_leaves_nothing(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    remote = Remote()
+    with pytest.raises(ZeroDivisionError), TaskGroup() as group:
+        uploads = Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step)
+        with blobs.store.ingest() as ingest:
+            uploads.follow(ingest)
+            ingest.write(bytes(2 * PART))
+            raise ZeroDivisionError
+    assert not remote.blobs
+
+
+def test_equal_layers_are_sent_once_to_each_target(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    one, two = Remote(), Remote()
+    layer = layer_in(blobs)
+    with TaskGroup() as group:
+        targets = [target(one), target(two, "b")]
+        uploads = Uploads(group, targets, blobs, recoder, codec("gzip"), step)
+        for _ in range(4):
+            uploads.send(layer, None)
+    assert one.asked == two.asked == ["push"]
+
+
+def test_what_is_there_is_not_sent(blobs: Blobs, recoder: Recoder, step: Step) -> None:
+    remote = Remote()
+    layer = layer_in(blobs)
+    remote.blobs[layer.descriptor.digest] = b""
+    with TaskGroup() as group:
+        Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step).send(layer, None)
+    assert remote.asked == []
+
+
+@pytest.mark.parametrize("mounts", [True, False])
+def test_a_base_layer_is_mounted_where_the_registry_can(
+    blobs: Blobs, recoder: Recoder, step: Step, mounts: bool
+) -> None:
+    remote, origin = Remote(mounts=mounts), MemoryStore()
+    layer = make_layer(origin, items_of({"a": "base"}))
+    blobs.offer(layer.descriptor, origin, "h/base")
+    with TaskGroup() as group:
+        Uploads(group, [target(remote)], blobs, recoder, codec("gzip"), step).send(layer, None)
+    assert remote.asked == (["mount"] if mounts else ["mount", "push"])
+    assert layer.descriptor.digest in remote.blobs
+    assert not blobs.store.exists(layer.descriptor)
+
+
+def test_each_target_gets_its_own_form_and_only_those_that_take_it_follow(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    gzip, zstd = Remote(), Remote()
+    layer = layer_in(blobs)
+    with TaskGroup() as group:
+        targets = [target(gzip), target(zstd, "b", Edition("zstd"))]
+        uploads = Uploads(group, targets, blobs, recoder, codec("gzip"), step)
+        uploads.made(layer.descriptor)
+        uploads.send(layer, Made(layer, "", 1))
+    assert gzip.asked == []
+    assert zstd.asked == ["push"]
+    (sent,) = zstd.blobs.values()
+    assert sent.startswith(b"\x28\xb5\x2f\xfd")
+
+
+def test_a_refusal_reaches_whoever_waits_for_the_uploads(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    layer = layer_in(blobs)
+    with pytest.raises(AuthError, match="denied"), TaskGroup() as group:
+        uploads = Uploads(group, [target(Refusing())], blobs, recoder, codec("gzip"), step)
+        uploads.send(layer, None)
