@@ -1,0 +1,244 @@
+"""Instructions to configuration, history and vertices, one stage after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from layers_for_tests import AMD64, ARM64
+
+from shipline import dockerfile as df
+from shipline.build import BuildRequest, CacheOptions, Context, ContextKind
+from shipline.build.graph import (
+    ContextOp,
+    CopyOp,
+    ImageOp,
+    MakeDirectoryOp,
+    RunOp,
+    ScratchOp,
+    walk,
+)
+from shipline.build.plan import BaseImage, PlatformPlan
+from shipline.build.planned import Planned
+from shipline.errors import DockerfileError, NotFound
+from shipline.oci import Digest, History, ImageConfig, Platform, Reference
+
+REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."))
+
+
+class Images:
+    """Base images by name, and what was asked for."""
+
+    def __init__(self, **runs: Mapping[str, Any]) -> None:
+        self.runs = runs
+        self.asked: list[tuple[str, Platform]] = []
+
+    def resolve(self, name: str, platform: Platform) -> BaseImage:
+        self.asked.append((name, platform))
+        if name not in self.runs:
+            raise NotFound(f"base image {name} was not found")
+        config = ImageConfig(platform, self.runs[name], history=(History("t0", "base"),))
+        digest = Digest.of(f"{name} {platform}".encode())
+        return BaseImage(Reference.parse(name), ImageOp(digest), config, ())
+
+
+def plan(
+    text: str,
+    *,
+    request: BuildRequest = REQUEST,
+    images: Images | None = None,
+    platform: Platform = AMD64,
+) -> Planned:
+    dockerfile = df.parse_dockerfile(text.encode(), file="Dockerfile")
+    return PlatformPlan(request, dockerfile, platform, images or Images(base={})).result()
+
+
+def config(instruction: str, **run: Any) -> dict[str, Any]:
+    """The run configuration after one instruction on an image with `run`."""
+    found = plan(f"FROM base\n{instruction}\n", images=Images(base=run)).image.run
+    return {key: value for key, value in found.items() if key != "Env"}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "before", "after"),
+    [
+        ("CMD run it", {}, {"Cmd": ["/bin/sh", "-c", "run it"], "ArgsEscaped": True}),
+        ('CMD ["run", "it"]', {}, {"Cmd": ["run", "it"], "ArgsEscaped": True}),
+        ('ENTRYPOINT ["e"]', {"Cmd": ["old"]}, {"Entrypoint": ["e"]}),
+        ("USER me:us", {}, {"User": "me:us"}),
+        ("WORKDIR /a/../b", {}, {"WorkingDir": "/b"}),
+        ("WORKDIR c", {"WorkingDir": "/a"}, {"WorkingDir": "/a/c"}),
+        ("LABEL a=1 b=2", {"Labels": {"a": "0"}}, {"Labels": {"a": "1", "b": "2"}}),
+        ("EXPOSE 80 53/udp", {}, {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}),
+        ("VOLUME /v /w", {"Volumes": {"/u": {}}}, {"Volumes": {"/u": {}, "/v": {}, "/w": {}}}),
+        ("STOPSIGNAL SIGINT", {}, {"StopSignal": "SIGINT"}),
+        ('SHELL ["sh", "-x"]', {}, {"Shell": ["sh", "-x"]}),
+        ("ONBUILD RUN x", {}, {"OnBuild": ["RUN x"]}),
+        ("HEALTHCHECK NONE", {}, {"Healthcheck": {"Test": ["NONE"]}}),
+        (
+            "HEALTHCHECK --interval=5s --retries=3 CMD true",
+            {},
+            {
+                "Healthcheck": {
+                    "Test": ["CMD-SHELL", "true"],
+                    "Interval": 5_000_000_000,
+                    "Retries": 3,
+                }
+            },
+        ),
+    ],
+)
+def test_each_instruction_sets_its_part(
+    instruction: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    assert config(instruction, **before) == after
+
+
+def test_the_environment_is_that_of_the_image_and_of_env() -> None:
+    images = Images(base={"Env": ["PATH=/bin", "A=1"]})
+    found = plan("FROM base\nENV A=2 B=$A\nARG C=3\n", images=images)
+    assert found.image.run["Env"] == ["PATH=/bin", "A=2", "B=1"]
+
+
+def test_a_cmd_of_this_file_survives_an_entrypoint() -> None:
+    assert config('CMD ["c"]\nENTRYPOINT ["e"]')["Cmd"] == ["c"]
+
+
+def test_the_shell_is_that_of_the_image() -> None:
+    assert config("CMD x", Shell=["bash", "-c"])["Cmd"] == ["bash", "-c", "x"]
+
+
+def test_labels_of_the_command_line_win() -> None:
+    request = replace(REQUEST, labels={"a": "2"})
+    found = plan("FROM scratch\nLABEL a=1 b=1\n", request=request)
+    assert found.image.run["Labels"] == {"a": "2", "b": "1"}
+
+
+def test_what_changes_no_file_adds_no_vertex() -> None:
+    found = plan("FROM scratch\nENV A=1\nLABEL b=2\nUSER me\nCMD x\n")
+    assert isinstance(found.vertex.op, ScratchOp)
+    assert [note.vertex for note in found.notes] == [None] * 4
+
+
+def test_each_layer_has_one_line_of_history() -> None:
+    found = plan("FROM base\nCOPY a /\nENV A=1\nWORKDIR /w\nRUN x\n")
+    with_layer = [note.vertex for note in found.notes if note.vertex is not None]
+    assert [type(one.op) for one in with_layer] == [CopyOp, MakeDirectoryOp, RunOp]
+    assert with_layer == list(found.vertex.chain())[2::-1]
+    assert found.image.history == (History("t0", "base"),)
+
+
+def test_a_stage_goes_on_from_another_with_its_history() -> None:
+    found = plan("FROM scratch AS one\nENV A=1\nUSER me\nFROM one\nCOPY a /\n")
+    assert found.user == "me"
+    assert [note.text.split()[0] for note in found.notes] == ["ENV", "USER", "COPY"]
+
+
+def test_only_what_the_target_needs_is_planned() -> None:
+    images = Images(base={})
+    plan("FROM missing AS one\nRUN x\nFROM base\nCOPY a /\n", images=images)
+    assert set(images.asked) == {("base", AMD64)}
+
+
+def test_copy_from_names_a_stage_a_number_or_an_image() -> None:
+    images = Images(base={}, other={})
+    text = "FROM base AS one\nRUN x\nFROM scratch\nCOPY --from={} /a /\n"
+    stage = plan(text.format("one"), images=images).vertex.inputs[1]
+    assert isinstance(stage.op, RunOp)
+    assert plan(text.format("0"), images=images).vertex.inputs[1] == stage
+    assert isinstance(plan(text.format("other"), images=images).vertex.inputs[1].op, ImageOp)
+
+
+def test_a_copy_without_from_reads_the_context() -> None:
+    found = plan("FROM scratch\nCOPY a b /d/\n").vertex
+    assert found.inputs[1].op == ContextOp("context")
+    assert isinstance(found.op, CopyOp)
+    assert (found.op.sources, found.op.destination) == (("a", "b"), "/d/")
+
+
+def test_copies_are_equal_for_all_platforms_where_nothing_says_otherwise() -> None:
+    text = "FROM scratch\nCOPY a /\n"
+    assert plan(text).vertex == plan(text, platform=ARM64).vertex
+    text = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n"
+    assert plan(text).vertex != plan(text, platform=ARM64).vertex
+
+
+def test_a_stage_of_the_build_platform_is_one_for_all() -> None:
+    text = "FROM --platform=linux/amd64 base AS one\nRUN x\nFROM scratch\nCOPY --from=one /a /\n"
+    one, two = (plan(text, platform=platform) for platform in (AMD64, ARM64))
+    assert one.vertex == two.vertex
+    assert (one.image.platform, two.image.platform) == (AMD64, ARM64)
+
+
+def test_steps_run_for_their_platform_with_their_arguments() -> None:
+    images = Images(base={"Env": ["PATH=/bin"]})
+    found = plan("FROM base\nARG V=1\nUSER me\nWORKDIR /w\nRUN x\n", images=images, platform=ARM64)
+    op = found.vertex.op
+    assert isinstance(op, RunOp)
+    assert (op.args, op.platform, op.user, op.cwd) == (
+        ("/bin/sh", "-c", "x"),
+        "linux/arm64",
+        "me",
+        "/w",
+    )
+    assert {"PATH=/bin", "V=1"} <= set(op.env)
+
+
+def test_proxies_reach_the_step_and_are_no_part_of_its_name() -> None:
+    request = replace(REQUEST, build_args={"HTTP_PROXY": "http://p"})
+    with_proxy = plan("FROM base\nRUN x\n", request=request).vertex
+    assert isinstance(with_proxy.op, RunOp)
+    assert "HTTP_PROXY=http://p" in with_proxy.op.proxies
+    assert with_proxy == plan("FROM base\nRUN x\n").vertex
+
+
+def test_triggers_of_the_image_come_first_and_are_used_up() -> None:
+    images = Images(base={"OnBuild": ["ENV A=1"]})
+    found = plan("FROM base\nENV B=$A\n", images=images)
+    assert found.image.run["Env"][-2:] == ["A=1", "B=1"]
+    assert "OnBuild" not in found.image.run
+
+
+def test_no_cache_is_for_all_stages_or_for_those_named() -> None:
+    text = "FROM scratch AS one\nCOPY a /\nFROM one AS two\nCOPY b /\n"
+    some = replace(REQUEST, cache=CacheOptions(disabled_stages=("two",)))
+    fresh = [one.fresh for one in walk(plan(text, request=some).vertex) if one.label.number]
+    assert fresh == [False, True]
+    every = replace(REQUEST, cache=CacheOptions(disabled=True))
+    assert all(one.fresh for one in walk(plan(text, request=every).vertex) if one.label.number)
+
+
+def test_named_contexts_replace_images() -> None:
+    contexts = {"base": Context(ContextKind.IMAGE, "other"), "src": Context(ContextKind.LOCAL, "s")}
+    request = replace(REQUEST, build_contexts=contexts)
+    images = Images(other={"User": "me"})
+    found = plan("FROM base\nCOPY --from=src a /\n", request=request, images=images)
+    assert found.user == "me"
+    assert found.vertex.inputs[1].op == ContextOp("src")
+
+
+def test_steps_are_counted_as_people_see_them() -> None:
+    found = plan("FROM base\nENV A=1\nCOPY a /\nRUN x\n").vertex
+    assert [one.label.number for one in found.chain()] == ["3/3", "2/3", ""]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "named"),
+    [
+        ("ADD https://h/f /", "ADD of a URL"),
+        ("RUN --mount=type=ssh x", "type=ssh"),
+        ("RUN --device=gpu x", "--device"),
+        ("ADD --checksum=sha256:00 a /", "--checksum"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(instruction: str, named: str) -> None:
+    with pytest.raises(DockerfileError, match=named):
+        plan(f"FROM base\n{instruction}\n")
+
+
+def test_a_missing_image_is_told_with_its_line() -> None:
+    with pytest.raises(NotFound, match="missing") as caught:
+        plan("FROM base AS one\nFROM missing\nCOPY --from=one a /\n")
+    assert caught.value.__notes__ == ["Dockerfile:2: FROM missing"]

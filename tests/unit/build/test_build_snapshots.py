@@ -1,0 +1,180 @@
+"""Layers become directories once, whole, and only what their diff ID names."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from layers_for_tests import items_of, make_layer
+
+from shipline.build.blobs import Blobs
+from shipline.build.snapshots import Snapshot, Snapshots
+from shipline.content import LocalStore, MemoryStore, Repository
+from shipline.content.readers import VerifiedReader
+from shipline.errors import ContentError, DigestMismatch, NotFound
+from shipline.events import Event, Started, Step, Stream, silent
+from shipline.layer import Entry, Item, Layer
+from shipline.oci import Descriptor, Digest
+from shipline.tasks import TaskGroup
+
+ME = (os.getuid(), os.getgid())
+
+
+def files(**texts: str) -> list[Item]:
+    return [(entry._replace(uid=ME[0], gid=ME[1]), data) for entry, data in items_of(texts)]
+
+
+class Counted(LocalStore):
+    """A store that counts how often it is read, and reads slowly."""
+
+    reads = 0
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        self.reads += 1
+        threading.Event().wait(0.05)
+        with super().fetch(target) as reader:
+            yield reader
+
+
+@pytest.fixture
+def step() -> Iterator[Step]:
+    with silent() as quiet:
+        yield quiet
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Counted:
+    return Counted(tmp_path / "content")
+
+
+def open_snapshots(tmp_path: Path, store: LocalStore, step: Step) -> Snapshots:
+    scratch = tmp_path / f"scratch-{os.urandom(4).hex()}"
+    scratch.mkdir()
+    return Snapshots(tmp_path, scratch, Blobs(store, step))
+
+
+def test_threads_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
+    layer = make_layer(store, files(a="content"))
+    snapshots = open_snapshots(tmp_path, store, step)
+
+    def look() -> str:
+        with snapshots.mounted(Snapshot((layer,))) as root:
+            return (root / "a").read_text()
+
+    with TaskGroup() as group:
+        tasks = [group.start(look) for _ in range(4)]
+    assert [task.result() for task in tasks] == ["content"] * 4
+    assert store.reads == 1
+
+
+def test_builds_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
+    layer = make_layer(store, files(a="content"))
+
+    def look() -> str:
+        with open_snapshots(tmp_path, store, step).mounted(Snapshot((layer,))) as root:
+            return (root / "a").read_text()
+
+    with TaskGroup() as group:
+        tasks = [group.start(look) for _ in range(3)]
+    assert [task.result() for task in tasks] == ["content"] * 3
+    assert store.reads == 1
+
+
+def test_what_a_killed_build_left_half_unpacked_is_replaced(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    layer = make_layer(store, files(a="content"))
+    left = tmp_path / "layers" / f".new-{layer.diff_id.hex}" / "fs"
+    left.mkdir(parents=True)
+    (left / "a").write_text("half")
+    (left / "b").write_text("of another time")
+    with open_snapshots(tmp_path, store, step).mounted(Snapshot((layer,))) as root:
+        assert {one.name: one.read_text() for one in root.iterdir()} == {"a": "content"}
+    assert not left.parent.exists()
+
+
+def test_a_layer_that_is_not_its_diff_id_is_refused_and_not_kept(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    honest = make_layer(store, files(a="content"))
+    wrong = Layer(honest.descriptor, Digest.of(b"another tar"))
+    snapshots = open_snapshots(tmp_path, store, step)
+    with pytest.raises(DigestMismatch, match="base image"), snapshots.mounted(Snapshot((wrong,))):
+        pass
+    with pytest.raises(DigestMismatch, match="base image"):
+        snapshots.table(Snapshot((wrong,)))
+    assert not (tmp_path / "layers" / wrong.diff_id.hex).exists()
+    assert not (tmp_path / "toc" / wrong.diff_id.hex).exists()
+
+
+def test_a_table_is_read_once_and_kept(tmp_path: Path, store: Counted, step: Step) -> None:
+    layer = make_layer(store, files(a="content"))
+    for _ in range(2):
+        found = open_snapshots(tmp_path, store, step).table(Snapshot((layer,))).lookup("a")
+        assert found is not None
+        assert found.size == 7
+    assert store.reads == 1
+
+
+def test_a_damaged_table_is_read_anew(tmp_path: Path, store: Counted, step: Step) -> None:
+    layer = make_layer(store, files(a="content"))
+    (tmp_path / "toc").mkdir()
+    for damage in (b"", b"garbage", b"shipline-toc-1\n"):
+        (tmp_path / "toc" / layer.diff_id.hex).write_bytes(damage)
+        table = open_snapshots(tmp_path, store, step).table(Snapshot((layer,)))
+        assert table.lookup("a") is not None
+
+
+def test_upper_layers_hide_lower_ones_in_the_table(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    lower = make_layer(store, files(a="1", b="2"))
+    upper = make_layer(store, [(Entry(".wh.a", "file", uid=ME[0], gid=ME[1]), b"")])
+    table = open_snapshots(tmp_path, store, step).table(Snapshot((lower, upper)))
+    assert [entry.path for entry in table.walk()] == ["b"]
+
+
+def test_nothing_is_an_empty_directory(tmp_path: Path, store: Counted, step: Step) -> None:
+    with open_snapshots(tmp_path, store, step).mounted(Snapshot()) as root:
+        assert list(root.iterdir()) == []
+
+
+def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, store: Counted) -> None:
+    remote: Repository = MemoryStore()
+    layer = make_layer(remote, files(a="content"))
+    seen: list[Event] = []
+    with Stream(seen.append) as stream, stream.step("build") as step:
+        blobs = Blobs(store, step)
+        blobs.offer(layer.descriptor, remote, "h/base")
+        (tmp_path / "scratch").mkdir()
+        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs)
+        assert not store.exists(layer.descriptor)
+        with snapshots.mounted(Snapshot((layer,))) as root:
+            assert (root / "a").read_text() == "content"
+    assert store.exists(layer.descriptor)
+    assert len([one for one in seen if isinstance(one, Started) and "pull" in one.name]) == 1
+
+
+def test_a_layer_that_is_nowhere_is_named(tmp_path: Path, store: Counted, step: Step) -> None:
+    layer = make_layer(MemoryStore(), files(a="content"))
+    snapshots = open_snapshots(tmp_path, store, step)
+    with pytest.raises(NotFound, match=layer.descriptor.digest.hex):
+        snapshots.table(Snapshot((layer,)))
+
+
+def test_what_is_no_layer_is_refused(tmp_path: Path, store: Counted, step: Step) -> None:
+    content = store.add(b"{}", "application/json")
+    snapshots = open_snapshots(tmp_path, store, step)
+    with pytest.raises(ContentError, match="is not a layer"):
+        snapshots.table(Snapshot((Layer(content, Digest.of(b"")),)))
+
+
+def test_compression_does_not_change_what_a_snapshot_is(store: Counted) -> None:
+    one, two = (make_layer(store, files(a="1"), kind) for kind in ("gzip", "zstd"))
+    assert one.descriptor != two.descriptor
+    assert Snapshot((one,)).diff_ids == Snapshot((two,)).diff_ids

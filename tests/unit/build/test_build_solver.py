@@ -1,0 +1,179 @@
+"""Equal work is done once, ready work at once, and the first failure ends it all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from layers_for_tests import items_of, make_layer, open_shop
+
+from shipline.build.graph import (
+    ContextOp,
+    CopyOp,
+    ImageOp,
+    Label,
+    MakeDirectoryOp,
+    ScratchOp,
+    Vertex,
+)
+from shipline.build.plan import BaseImage
+from shipline.build.solver import Solver
+from shipline.build.workshop import Directory, Workshop
+from shipline.errors import DockerfileError, Span
+from shipline.events import Event, Finished, Started, Step, Stream
+from shipline.oci import Digest, ImageConfig, Platform, Reference
+from shipline.tasks import TaskGroup, sleep
+
+SCRATCH = Vertex(ScratchOp())
+SPAN = Span("Dockerfile", 3, 3, text="COPY a /")
+
+
+def directory(place: Path, prune: object = None) -> Directory:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "a").write_text("content")
+    return Directory("context", place, prune, None)  # type: ignore[arg-type]
+
+
+def written(
+    text: str, *, below: Vertex = SCRATCH, name: str = "", fresh: bool = False, link: bool = False
+) -> Vertex:
+    """A COPY of a file that stands in the Dockerfile."""
+    op = CopyOp((), "/file", (("file", text),), link=link)
+    return Vertex(op, (below,), Label(name or text), fresh)
+
+
+def copied(context: str) -> Vertex:
+    inputs = (SCRATCH, Vertex(ContextOp(context)))
+    return Vertex(CopyOp(("a",), "/"), inputs, Label(context, span=SPAN))
+
+
+def solver(shop: Workshop, step: Step) -> Solver:
+    return Solver(shop, {}, step, publish=frozenset(), mountable=frozenset(), follower=None)
+
+
+def solve(state: Path, *roots: Vertex, **contexts: Directory) -> tuple[list[Event], list[str]]:
+    """All events, and the diff IDs of the top layers."""
+    seen: list[Event] = []
+    with (
+        Stream(seen.append) as stream,
+        stream.step("build") as step,
+        open_shop(state, step=step, **contexts) as shop,
+    ):
+        found = solver(shop, step)
+        with TaskGroup() as group:
+            found.start(group, *roots)
+        return seen, [found.solve(one).snapshot.diff_ids[-1] for one in roots]
+
+
+def names(events: list[Event]) -> list[str]:
+    return [one.name for one in events if isinstance(one, Started)][1:]
+
+
+def cached(events: list[Event]) -> list[bool]:
+    return [one.cached for one in events if isinstance(one, Finished)][:-1]
+
+
+def test_equal_vertices_run_once(tmp_path: Path) -> None:
+    roots = [written("same", name=f"{number}") for number in range(8)]
+    events, found = solve(tmp_path, *roots)
+    assert len(names(events)) == 1
+    assert len(set(found)) == 1
+
+
+def test_equal_content_is_one_layer_for_different_bases(tmp_path: Path) -> None:
+    bases = [written("below", name="one"), written("other", name="two")]
+    top = [written("same", below=base, name=f"top of {base}", link=True) for base in bases]
+    events, found = solve(tmp_path, *top)
+    assert len(names(events)) == 4
+    assert found[0] == found[1]
+
+
+def test_independent_stages_run_at_the_same_time(tmp_path: Path) -> None:
+    meeting = threading.Barrier(2, timeout=10)
+
+    def meet(path: str, is_directory: bool) -> bool:
+        meeting.wait()
+        return False
+
+    one, two = (directory(tmp_path / name, meet) for name in ("one", "two"))
+    solve(tmp_path / "state", copied("one"), copied("two"), one=one, two=two)
+    assert not meeting.broken
+
+
+def test_the_first_failure_cancels_the_rest(tmp_path: Path) -> None:
+    started = threading.Event()
+
+    def wait(path: str, is_directory: bool) -> bool:
+        started.set()
+        sleep(60)
+        return False
+
+    def refuse(path: str, is_directory: bool) -> bool:
+        started.wait(10)
+        return True
+
+    slow, wrong = directory(tmp_path / "slow", wait), directory(tmp_path / "wrong", refuse)
+    begun = time.monotonic()
+    with pytest.raises(DockerfileError, match="'a' was not found") as caught:
+        solve(tmp_path / "state", copied("slow"), copied("wrong"), slow=slow, wrong=wrong)
+    assert time.monotonic() - begun < 20
+    assert caught.value.span == SPAN
+
+
+def test_a_second_build_finds_everything(tmp_path: Path) -> None:
+    place = directory(tmp_path / "context")
+    top = Vertex(MakeDirectoryOp("/w/x"), (copied("context"),), Label("WORKDIR"))
+    first, one = solve(tmp_path / "state", top, context=place)
+    second, two = solve(tmp_path / "state", top, context=place)
+    assert one == two
+    assert cached(first) == [False, False]
+    assert cached(second) == [True, True]
+
+
+def test_a_changed_file_is_a_miss_and_an_older_one_a_hit(tmp_path: Path) -> None:
+    place = directory(tmp_path / "context")
+    state = tmp_path / "state"
+    _, one = solve(state, copied("context"), context=place)
+    (place.path / "a").write_text("changed")
+    _, two = solve(state, copied("context"), context=directory_as_is(place))
+    (place.path / "a").write_text("content")
+    again, three = solve(state, copied("context"), context=directory_as_is(place))
+    assert one == three != two
+    assert cached(again) == [True]
+
+
+def directory_as_is(place: Directory) -> Directory:
+    """The same directory, looked at anew."""
+    return Directory(place.name, place.path, place.prune, place.cache)
+
+
+def test_fresh_work_is_done_again(tmp_path: Path) -> None:
+    solve(tmp_path, written("text"))
+    events, _ = solve(tmp_path, written("text", fresh=True))
+    assert cached(events) == [False]
+
+
+def test_a_directory_is_no_base(tmp_path: Path) -> None:
+    place = directory(tmp_path / "context")
+    on_top = Vertex(MakeDirectoryOp("/w"), (Vertex(ContextOp("context")),), Label("WORKDIR"))
+    with pytest.raises(DockerfileError, match="cannot be a base image"):
+        solve(tmp_path / "state", on_top, context=place)
+
+
+def test_an_image_brings_its_layers_and_a_step_adds_one(tmp_path: Path) -> None:
+    op = ImageOp(Digest.of(b"manifest"))
+    with Stream() as stream, stream.step("build") as step, open_shop(tmp_path, step=step) as shop:
+        layer = make_layer(shop.store, items_of({"base": "1"}))
+        image = BaseImage(
+            Reference.parse("base"), op, ImageConfig(Platform("linux", "amd64")), (layer,)
+        )
+        found = Solver(
+            shop, {op: image}, step, publish=frozenset(), mountable=frozenset(), follower=None
+        )
+        solved = found.solve(written("text", below=Vertex(op)))
+    assert solved.snapshot.layers[0] == layer
+    assert solved.made is not None
+    assert solved.snapshot.layers[1:] == (solved.made.layer,)
+    assert solved.made.level == 1
