@@ -37,8 +37,8 @@ class Done:
 
     def failed(self, status: int) -> str:
         """What it said, when it ended as it should: a message, and never a traceback."""
-        assert self.status == status, f"status {self.status}\n{self.err}"
-        assert "Traceback" not in self.err, self.err
+        assert self.status == status, f"status {self.status}\n{self.err[-4000:]}"
+        assert "Traceback" not in self.err, self.err[-4000:]
         return self.err
 
 
@@ -56,7 +56,7 @@ class Shipline:
             **kept,
             "SHIPLINE_HOME": str(self.home),
             "SHIPLINE_MIRRORS": f"docker.io=http://{self.mirror}" if self.mirror else "",
-            "DOCKER_CONFIG": str(self.home.with_name("no-docker-config")),
+            "DOCKER_CONFIG": "/nonexistent",
             **self.environment,
         }
 

@@ -32,6 +32,7 @@ from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.stdin import open_stdin
 from shipline.build.targets import edition_of, editions_of, platforms_of, targets_of
+from shipline.build.trouble import system_errors
 from shipline.build.uploads import Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
@@ -73,9 +74,10 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     When it raises, no name was moved anywhere. The work is done on threads of its own, in a mount
     namespace that vanishes with them.
     """
-    with TaskGroup() as group:
-        task = group.start(_build, request, settings, step)
-    return task.result()
+    with system_errors(settings.home):
+        with TaskGroup() as group:
+            task = group.start(_build, request, settings, step)
+        return task.result()
 
 
 def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -83,7 +85,6 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
     editions = editions_of(request)
     targets = targets_of(request, settings.repositories)
     with ExitStack() as stack:
-        settings.home.mkdir(parents=True, exist_ok=True)
         scratch = stack.enter_context(open_workspace(settings.home))
         blobs = Blobs(LocalStore(settings.home / "content"), step)
         images = RegistryImages(settings.repositories, blobs, step)
@@ -102,12 +103,12 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
             edition: _assemble(plans, edition, solver, recoder, shop.clock) for edition in editions
         }
         push_documents(results, targets, step)
-        push_tags(results, targets, step)
         for output in request.outputs:
             result = results[edition_of(output, request)]
             names = names_of(output, request)
             made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
             export(output, made, settings.stdout, step)
+        push_tags(results, targets, step)
         first = results[editions[0]]
         return BuildResult(first.descriptor, first.images, request.tags)
 

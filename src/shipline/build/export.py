@@ -15,6 +15,7 @@ from shipline.build.assemble import Assembled
 from shipline.build.blobs import Blobs
 from shipline.build.request import Output
 from shipline.build.snapshots import Snapshot, Snapshots
+from shipline.build.trouble import output_errors
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.layer import Entry, Item, OpenDirectory, Source, scan, unpack, write_tar
@@ -41,7 +42,8 @@ def export(output: Output, results: Results, stdout: BinaryIO | None, step: Step
     write = _WRITERS.get(output.type)
     if write is None:
         return
-    with step.step(f"export to {output.type} {output.destination}".rstrip(), kind="export"):
+    name = f"export to {output.type} {output.destination}".rstrip()
+    with step.step(name, kind="export"), output_errors(output.destination):
         write(output, results, stdout)
 
 

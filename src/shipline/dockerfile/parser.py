@@ -111,7 +111,10 @@ class _Reader:
             if line.startswith("#"):
                 self.position += 1
                 comment = line[1:].strip()
-                comments = [*comments, comment] if comment else []
+                if comment:
+                    comments.append(comment)
+                else:
+                    comments = []
             elif not line:
                 self.position += 1
                 comments = []

@@ -14,6 +14,7 @@ from shipline.dockerfile.shellpattern import replace_matches, trim_prefix, trim_
 from shipline.errors import DockerfileError
 
 BACKSLASH = "\\"
+_DEEPEST = 100  # substitutions in the words of substitutions
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 _END = ""
 
@@ -95,6 +96,7 @@ class _Lexer:
     variables: Mapping[str, str]
     mode: Mode
     position: int = 0
+    depth: int = 0
     used: set[str] = field(default_factory=set)
     undefined: set[str] = field(default_factory=set)
 
@@ -247,6 +249,9 @@ class _Lexer:
         return replace_matches(pattern, value or "", with_text, every=every)
 
     def operand(self, stop: str, *, raw_escapes: bool) -> str:
+        if self.depth == _DEEPEST:
+            raise DockerfileError(f"more than {_DEEPEST} substitutions inside each other")
+        self.depth += 1
         try:
             return self.read_until(stop, raw_escapes=raw_escapes)[0]
         except DockerfileError:
@@ -254,6 +259,8 @@ class _Lexer:
                 raise
             missing = "'/' in ${}" if stop == "/" else "'}'"
             raise DockerfileError(f"syntax error: missing {missing}") from None
+        finally:
+            self.depth -= 1
 
     def name(self) -> str:
         start = self.position

@@ -30,8 +30,9 @@ class SqliteRecords:
         self._lock = threading.Lock()
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = self._connect()
-        self._writer.execute("PRAGMA journal_mode=WAL")
-        self._prepare()
+        with _translated(self._path):
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._prepare()
 
     def get(self, key: Key) -> bytes | None:
         with self._reader() as connection:

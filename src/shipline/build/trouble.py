@@ -1,0 +1,59 @@
+"""Errors of the operating system in the middle of a build, as errors for a person.
+
+A full disk or a directory that cannot be written is no bug, wherever it is noticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shipline.errors import ContentError, SandboxError, UsageError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def system_errors(home: Path) -> Iterator[None]:
+    """Raises ContentError for a full disk, SandboxError for what else the system refuses."""
+    try:
+        yield
+    except BrokenPipeError:  # who reads our output went away: the command line knows what to do
+        raise
+    except OSError as error:
+        where = _place(error) or str(home)
+        if error.errno in _FULL:
+            raise ContentError(
+                f"cannot write to {where}: {_reason(error)}",
+                hint="free some space, or let SHIPLINE_HOME name a directory on a larger disk",
+            ) from error
+        raise SandboxError(
+            f"cannot use {where}: {_reason(error)}", hint=f"the state directory is {home}"
+        ) from error
+
+
+@contextmanager
+def output_errors(destination: str) -> Iterator[None]:
+    """Raises UsageError where an output cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = _place(error)
+        inside = f" ({place})" if place and place != destination else ""
+        raise UsageError(
+            f"cannot write {destination or 'the output'}{inside}: {_reason(error)}",
+            hint="choose another dest= with --output",
+        ) from error
+
+
+def _place(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

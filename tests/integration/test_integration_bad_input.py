@@ -1,0 +1,221 @@
+"""What cannot be built ends in one message, the right status, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from builds import PLATFORMS, Shipline, context, leftovers, tags
+from peers import Registry
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+
+
+@pytest.fixture
+def shipline(tmp_path: Path, base_images: Registry) -> Shipline:
+    return Shipline(tmp_path / "home", base_images.address)
+
+
+class Refusal:
+    """Builds that must fail: each is pushed, so that a name would be seen."""
+
+    def __init__(self, shipline: Shipline, registry: Registry, place: Path) -> None:
+        self.shipline = shipline
+        self.registry = registry
+        self.place = place
+
+    def of(self, status: int, *words: str | Path, stdin: bytes = b"") -> str:
+        """The message of `shipline build WORDS --push`, which left nothing."""
+        name = f"{self.registry.address}/bad/input:1"
+        flags = () if "-o" in words else ("--push", "-t", name)
+        done = self.shipline.build(*flags, *words, stdin=stdin)
+        said = done.failed(status)
+        assert tags(self.registry, "bad/input") == []
+        assert leftovers(self.shipline.home) == []
+        messages = [line for line in said.splitlines() if line.startswith(("error", "╭", "+-"))]
+        assert len(messages) == 1, said
+        return said
+
+    def dockerfile(self, status: int, text: str, *words: str | Path, **files: str) -> str:
+        return self.of(status, *words, context(self.place, text, **files))
+
+
+@pytest.fixture
+def refusal(shipline: Shipline, base_images: Registry, tmp_path: Path) -> Refusal:
+    return Refusal(shipline, base_images, tmp_path / "context")
+
+
+def test_missing_dockerfile_is_named(refusal: Refusal, tmp_path: Path) -> None:
+    place = tmp_path / "empty"
+    place.mkdir()
+    assert f"{place}/Dockerfile" in refusal.of(2, place)
+    assert "other" in refusal.of(2, "-f", place / "other", place)
+    assert "nowhere" in refusal.of(2, tmp_path / "nowhere")
+
+
+def test_wrong_syntax_shows_its_line(refusal: Refusal) -> None:
+    said = refusal.dockerfile(4, "FROM busybox\n\nRUNN make it\n")
+    assert "Dockerfile:3" in said
+    assert ">>> 3 | RUNN make it" in said
+    assert "did you mean" in said
+    assert "Dockerfile:2" in refusal.dockerfile(4, "FROM busybox\nCOPY x\n")
+    assert "starts with FROM" in refusal.dockerfile(4, "# nothing\n")
+
+
+def test_unknown_stage_is_named(refusal: Refusal) -> None:
+    assert "bulder" in refusal.dockerfile(4, "FROM scratch\n", "--target", "bulder")
+    image = f"{refusal.registry.address}/bulder"
+    said = refusal.dockerfile(8, f"FROM busybox AS builder\nCOPY --from={image} /x /\n")
+    assert "bulder" in said
+    assert "Dockerfile:2" in said
+
+
+def test_copy_source_must_exist_inside_the_context(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("secret")
+    said = refusal.dockerfile(4, "FROM scratch\nCOPY missing.txt /\n", other__txt="")
+    assert "missing.txt" in said
+    assert "Dockerfile:2" in said
+    assert "outside" in refusal.dockerfile(4, "FROM scratch\nCOPY ../outside /\n")
+    (tmp_path / "context" / "link").symlink_to("../outside")
+    refusal.dockerfile(4, "FROM scratch\nCOPY link/ /x\n")
+    said = refusal.dockerfile(4, "FROM busybox\nCOPY --from=0 /bin /\nCOPY a* /\n")
+    assert "Dockerfile" in said
+
+
+def test_ignored_source_says_that_it_is_ignored(refusal: Refusal) -> None:
+    place = context(refusal.place, "FROM scratch\nCOPY a.txt /\n", a__txt="")
+    (place / ".dockerignore").write_text("*.txt\n")
+    assert "dockerignore" in refusal.of(4, place)
+
+
+def test_base_image_must_exist(refusal: Refusal) -> None:
+    image = f"{refusal.registry.address}/nothing/here:2"
+    said = refusal.dockerfile(8, f"FROM scratch\nFROM {image}\nRUN true\n")
+    assert "nothing/here:2" in said
+    assert "Dockerfile:2" in said
+
+
+def test_platform_that_the_base_lacks_lists_those_it_has(refusal: Refusal) -> None:
+    said = refusal.dockerfile(8, "FROM busybox\nRUN true\n", "--platform", "linux/s390x")
+    assert "linux/s390x" in said
+    assert "linux/amd64, linux/arm64" in said
+
+
+def test_failing_step_ends_in_a_box(refusal: Refusal) -> None:
+    script = "RUN for n in $(seq 50); do echo line $n; done; exit 42"
+    dockerfile = f"FROM busybox\nARG TARGETARCH\nRUN test $TARGETARCH = amd64 || exit 0\n{script}\n"
+    said = refusal.dockerfile(5, dockerfile, "--platform", "linux/amd64")
+    box = said[said.index("step failed") :]
+    assert "linux/amd64" in box
+    assert "Dockerfile:4" in box
+    assert "exit code: 42" in box
+    assert "line 50" in box
+    assert "line 31" in box
+    assert "line 30 " not in box
+
+
+def test_step_that_fails_for_one_platform_stops_the_others(refusal: Refusal) -> None:
+    dockerfile = (
+        "FROM busybox\nARG TARGETARCH\n"
+        "RUN if [ $TARGETARCH = arm64 ]; then exit 7; fi; sleep 31415\n"
+    )
+    said = refusal.dockerfile(5, dockerfile, "--platform", PLATFORMS)
+    assert "step failed on linux/arm64" in said
+    assert "exit code: 7" in said
+
+
+def test_command_that_does_not_exist(refusal: Refusal) -> None:
+    said = refusal.dockerfile(5, 'FROM busybox\nRUN ["/nothing", "here"]\n')
+    assert "Dockerfile:2" in said
+    assert "/nothing" in said
+    assert "exit code: 127" in refusal.dockerfile(5, "FROM busybox\nRUN nothing-here\n")
+    assert "Dockerfile:2" in refusal.dockerfile(5, "FROM scratch\nRUN make\n")
+
+
+def test_hostile_archives_write_nothing_outside(refusal: Refusal, tmp_path: Path) -> None:
+    place = context(refusal.place, "FROM scratch\nADD evil.tar /in/\n")
+    target = tmp_path / "victim"
+    target.mkdir()
+
+    def through_link(tar: tarfile.TarFile) -> None:
+        link = tarfile.TarInfo("way")
+        link.type, link.linkname = tarfile.SYMTYPE, str(target)
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("way/planted"))
+
+    def upwards(tar: tarfile.TarFile) -> None:
+        tar.addfile(tarfile.TarInfo("../" * 12 + f"{target}/planted"))
+
+    def absolute(tar: tarfile.TarFile) -> None:
+        tar.addfile(tarfile.TarInfo(f"{target}/planted"))
+
+    def hard_link(tar: tarfile.TarFile) -> None:
+        (target / "file").write_text("secret")
+        link = tarfile.TarInfo("taken")
+        link.type, link.linkname = tarfile.LNKTYPE, f"{target}/file"
+        tar.addfile(link)
+
+    for write in (through_link, upwards, absolute, hard_link):
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            write(tar)
+        (place / "evil.tar").write_bytes(data.getvalue())
+        out = tmp_path / "out" / write.__name__
+        done = refusal.shipline.build("-o", out, place)
+        assert done.status in (0, 4, 8), done.err
+        assert "Traceback" not in done.err
+        assert not (target / "planted").exists()
+        held = [p for p in out.rglob("*") if p.is_file() and not p.is_symlink()]
+        assert all(path.read_text() != "secret" for path in held)
+        assert leftovers(refusal.shipline.home) == []
+
+
+def test_output_that_cannot_be_written(refusal: Refusal, tmp_path: Path) -> None:
+    place = context(refusal.place, "FROM scratch\nCOPY a.txt /\n", a__txt="")
+    (tmp_path / "file").write_text("")
+    for output in (
+        "type=local,dest=/proc/nothing/here",
+        "type=tar,dest=/proc/nothing/out.tar",
+        f"type=oci,dest={tmp_path}/file/out.tar",
+        f"type=local,dest={tmp_path}/file",
+        f"type=tar,dest={tmp_path}",
+    ):
+        name = f"{refusal.registry.address}/bad/input"
+        said = refusal.of(2, "-o", output, "--push", "-t", name, place)
+        assert output.partition("dest=")[2] in said, said
+    assert not list(tmp_path.glob(".*.part"))
+    done = refusal.shipline.build("--iidfile", "/proc/nothing/id", place)
+    assert "/proc/nothing/id" in done.failed(2)
+
+
+def test_home_that_cannot_be_written(base_images: Registry, tmp_path: Path) -> None:
+    place = context(tmp_path / "context", "FROM scratch\nCOPY a.txt /\n", a__txt="")
+    for home in (Path("/proc/nothing"), place / "a.txt", place / "a.txt" / "below"):
+        said = Shipline(home).build(place).failed(10)
+        assert str(home) in said
+
+
+def test_dockerfile_may_be_huge_and_deep(shipline: Shipline, tmp_path: Path) -> None:
+    stages = "".join(f"FROM s{n} AS s{n + 1}\nENV A{n}=x\n" for n in range(400))
+    out = tmp_path / "out"
+    deep = context(tmp_path / "deep", f"FROM scratch AS s0\nCOPY a.txt /\n{stages}", a__txt="x")
+    shipline.build("-o", out, deep).ok()
+    assert (out / "a.txt").exists()
+    big = context(
+        tmp_path / "big", "FROM scratch\nCOPY a.txt /\n" + "# long\n" * 200_000, a__txt=""
+    )
+    shipline.build("-o", out, big).ok()
+    (big / "Dockerfile").write_bytes(b"FROM scratch\n" + b"# " + b"x" * (17 << 20))
+    assert "too big" in shipline.build(big).failed(2)
+    nested = context(
+        tmp_path / "nested", "FROM scratch\nENV A=" + "${A:-" * 2000 + "x" + "}" * 2000
+    )
+    done = shipline.build(nested)
+    assert done.status in (0, 4), done.err
+    many = "".join(f"COPY a.txt /f{n}\n" for n in range(100))
+    steps = context(tmp_path / "many", f"FROM scratch\n{many}", a__txt="x")
+    shipline.build("-o", out, steps).ok()
+    assert (out / "f99").exists()
