@@ -121,7 +121,7 @@ def _check(
     stack: ExitStack,
 ) -> None:
     """Have the build checks told when `stack` ends. Raises DockerfileError where they forbid it."""
-    target = request.target or str(len(dockerfile.stages) - 1)
+    target = df.resolve_target(dockerfile, request.target)
     rules = main_rules(request)
     found = warnings_of(request, dockerfile, rules, target=target, variables=images.variables)
     stack.callback(tell, found, step)

@@ -290,7 +290,7 @@ def _on_build(state: Planned, step: df.Step, place: Place) -> Planned:
 
 def _maintainer(state: Planned, step: df.Step, place: Place) -> Planned:
     assert isinstance(step.instruction, df.Maintainer)
-    image = replace(state.image, author=step.instruction.name)
+    image = replace(state.image, author=step.instruction.author)
     return replace(state, image=image).noted(_text(state, step))
 
 

@@ -30,7 +30,7 @@ def warnings_of(
     dockerfile: df.Dockerfile,
     ignore: df.IgnoreRules,
     *,
-    target: str | None,
+    target: df.Stage | None,
     variables: Variables = lambda name, platform: None,
 ) -> tuple[df.LintWarning, ...]:
     """What is found for any platform, in the order of lines, each once.

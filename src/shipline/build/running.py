@@ -6,11 +6,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from shipline import dockerfile as df
 from shipline.build.cache import Made, key_of
 from shipline.build.copying import Use
 from shipline.build.graph import Label, RunMount, RunOp
@@ -41,7 +43,6 @@ from shipline.sandbox import (
 from shipline.tasks import sleep
 
 _LAST_LINES = 20
-_SCRIPTS = "/dev/pipes"
 
 
 def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: Label) -> Made:
@@ -148,8 +149,11 @@ def _spec(
             mounts.append(_mount(mount, inputs, shop, stack))
     name, content = op.script
     if name:
-        script = content.encode("utf-8", "surrogateescape")
-        mounts.append(SecretFile(f"{_SCRIPTS}/{name}", script, mode=0o755))
+        script = shop.scratch / f"script-{os.urandom(6).hex()}"
+        script.write_text(content, "utf-8", "surrogateescape")
+        script.chmod(0o755)
+        stack.callback(script.unlink)
+        mounts.append(BindMount(script, f"{df.SCRIPT_DIRECTORY}/{name}"))
     return StepSpec(
         args=op.args,
         env=(*op.proxies, *op.env),
@@ -256,11 +260,14 @@ def _prepare_cache(
     require_ids(uids=(mount.uid,), gids=(mount.gid,))
     building = directory.with_name(f".new-{os.urandom(6).hex()}")
     building.mkdir()
+    uid, gid, mode = mount.uid, mount.gid, mount.mode
     if mount.input:
         source = _files(inputs[mount.input], mount.source, shop, stack)
         unpack(scan(source).items(), building, whiteouts="keep")
-    os.chown(building, mount.uid, mount.gid)
-    os.chmod(building, mount.mode)
+        status = source.stat()
+        uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+    os.chown(building, uid, gid)
+    os.chmod(building, mode)
     try:
         os.rename(building, directory)
     except OSError:

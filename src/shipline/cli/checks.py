@@ -15,7 +15,7 @@ from shipline.build import BuildRequest
 from shipline.build.contexts import main_rules, read_dockerfile
 from shipline.build.linting import configured, warnings_of
 from shipline.build.stdin import open_stdin
-from shipline.dockerfile import LintWarning, check_options, enforce
+from shipline.dockerfile import LintWarning, check_options, enforce, resolve_target
 
 
 def check(request: BuildRequest) -> int:
@@ -27,7 +27,8 @@ def check(request: BuildRequest) -> int:
     with TemporaryDirectory() as scratch:
         request, stdin = open_stdin(request, sys.stdin.buffer, Path(scratch))
         dockerfile = configured(read_dockerfile(request, stdin), request)
-        found = warnings_of(request, dockerfile, main_rules(request), target=request.target)
+        target = resolve_target(dockerfile, request.target) if request.target else None
+        found = warnings_of(request, dockerfile, main_rules(request), target=target)
     click.echo(_as_json(found) if request.call.json else _as_text(found))
     if request.call.ignore_status:
         return 0

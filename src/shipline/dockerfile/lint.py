@@ -23,7 +23,7 @@ from shipline.dockerfile.parser import check_comments
 from shipline.dockerfile.plan import stage_plan
 from shipline.dockerfile.predefined import PlatformArgs
 from shipline.dockerfile.scope import open_scope
-from shipline.dockerfile.stages import Dockerfile, Stage, resolve_target
+from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.errors import DockerfileError, Span
 
 
@@ -40,7 +40,7 @@ def lint(
     dockerfile: Dockerfile,
     platforms: PlatformArgs,
     *,
-    target: str | None = None,
+    target: Stage | None = None,
     build_args: Mapping[str, str] | None = None,
     ignore: IgnoreRules | None = None,
     image_env: ImageEnv = lambda image: None,
@@ -54,7 +54,7 @@ def lint(
     Raises DockerfileError where the file cannot be built at all.
     """
     options = check_options(dockerfile)
-    stage = resolve_target(dockerfile, target)
+    stage = target or dockerfile.stages[-1]
     scope = open_scope(dockerfile, platforms, build_args=build_args, target=stage.name)
     plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name)
     findings: list[Finding] = []

@@ -103,21 +103,18 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
 
 
 def resolve_target(dockerfile: Dockerfile, target: str | None = None) -> Stage:
-    """The stage named `target` (letter case ignored) or with that index; the last one for None.
+    """The stage named `target` (letter case ignored); the last one for None.
 
-    Raises DockerfileError that lists the stages.
+    Raises DockerfileError that lists the stages. As in BuildKit a number is not a name.
     """
     if not target:
         return dockerfile.stages[-1]
     found = dockerfile.find(target)
-    if found is None and target.isdecimal() and int(target) < len(dockerfile.stages):
-        found = dockerfile.stages[int(target)]
     if found is None:
         names = [stage.name for stage in dockerfile.stages if stage.name]
-        listed = ", ".join(stage.name or str(stage.index) for stage in dockerfile.stages)
         raise DockerfileError(
             f'target stage "{target}" could not be found{did_you_mean(target, names)}',
             span=Span(dockerfile.file, 1, 1),
-            hint=f"the stages are: {listed}",
+            hint=f"the stages are: {', '.join(names)}" if names else "name one with FROM ... AS",
         )
     return found

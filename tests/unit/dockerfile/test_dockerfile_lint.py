@@ -14,6 +14,7 @@ from shipline.dockerfile import (
     lint,
     lint_base_platform,
     parse_dockerfile,
+    resolve_target,
 )
 from shipline.errors import DockerfileError
 
@@ -23,10 +24,11 @@ HERE = PlatformArgs("linux/amd64", "linux/amd64")
 def warnings(
     content: str, *, ignore: str = "", target: str | None = None
 ) -> list[tuple[str, int, str]]:
+    dockerfile = parse_dockerfile(content)
     found = lint(
-        parse_dockerfile(content),
+        dockerfile,
         HERE,
-        target=target,
+        target=resolve_target(dockerfile, target) if target else None,
         ignore=IgnoreRules.parse(ignore),
         image_env=lambda image: ["IMAGE=1"] if image == "known" else None,
     )

@@ -51,23 +51,21 @@ def test_the_last_stage_is_the_default_target() -> None:
     assert resolve_target(dockerfile).label == "stage-2"
 
 
-@pytest.mark.parametrize(("target", "index"), [("build", 0), ("BUILD", 0), ("test", 1), ("2", 2)])
-def test_a_target_is_a_name_or_an_index(target: str, index: int) -> None:
+@pytest.mark.parametrize(("target", "index"), [("build", 0), ("BUILD", 0), ("test", 1)])
+def test_a_target_is_a_name_in_any_letter_case(target: str, index: int) -> None:
     assert resolve_target(parse_dockerfile(THREE), target).index == index
 
 
-@pytest.mark.parametrize("target", ["biuld", "3", "-1", "stage-2"])
+@pytest.mark.parametrize("target", ["biuld", "2", "3", "-1", "stage-2"])
 def test_an_unknown_target_lists_the_stages(target: str) -> None:
     with pytest.raises(DockerfileError) as caught:
         resolve_target(parse_dockerfile(THREE), target)
     assert caught.value.message.startswith(f'target stage "{target}" could not be found')
-    assert "build, test, 2" in caught.value.hint
+    assert "build, test" in caught.value.hint
     assert ("did you mean build?" in caught.value.message) is (target == "biuld")
 
 
-@pytest.mark.parametrize(
-    ("target", "needed"), [("build", [0]), ("test", [0, 1]), ("2", [0, 2]), (None, [0, 2])]
-)
+@pytest.mark.parametrize(("target", "needed"), [("build", [0]), ("test", [0, 1]), (None, [0, 2])])
 def test_only_the_needed_stages_are_planned(target: str | None, needed: list[int]) -> None:
     _, plan = planned(THREE, target)
     assert [stage.index for stage in plan.stages] == needed
@@ -75,11 +73,11 @@ def test_only_the_needed_stages_are_planned(target: str | None, needed: list[int
 
 def test_names_stand_for_stages_images_and_contexts() -> None:
     content = (
-        "ARG B=base\nFROM alpine AS base\nFROM $B AS two\nFROM scratch\n"
+        "ARG B=base\nFROM alpine AS base\nFROM $B AS two\nFROM scratch AS three\n"
         "COPY --from=0 a b\nCOPY --from=Two a b\nCOPY --from=img:1 a b\nCOPY --from=ctx a b\n"
-        "FROM two\nFROM ctx\n"
+        "FROM two\nFROM ctx AS last\n"
     )
-    dockerfile, plan = planned(content, "2", contexts=("ctx",))
+    dockerfile, plan = planned(content, "three", contexts=("ctx",))
     assert plan.bases == {
         0: ImageSource("alpine"),
         1: StageSource(0),
@@ -89,7 +87,7 @@ def test_names_stand_for_stages_images_and_contexts() -> None:
     assert plan.source("two") == plan.source("TWO") == StageSource(1)
     assert plan.source("img:1") == ImageSource("img:1")
     assert plan.source("ctx") == ContextSource("ctx")
-    _, plan = planned(content, "4", contexts=("ctx",))
+    _, plan = planned(content, "last", contexts=("ctx",))
     assert plan.bases == {4: ContextSource("ctx")}
     assert dockerfile.stages[4].instructions == ()
 

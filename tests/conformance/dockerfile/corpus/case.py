@@ -10,7 +10,7 @@
     content
     === d/link -> file
 
-Keys of the head: `flags` for both builders, `expect`, and `skip` (`layers`, `history`: not
+Keys of the head: `flags` for both builders, `expect`, and `skip` (`layers`, `history`, `links`: not
 compared, with the reason in a comment). What is expected:
 
     success   both builders make the same image (the default)

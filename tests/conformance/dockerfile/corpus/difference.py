@@ -1,6 +1,7 @@
 """What differs between two images, in classes of importance.
 
-tree      a path, its owner, mode, content, links, attributes, or the time of a file
+tree      a path, its owner, mode, content, target, attributes, or the time of a file
+links     which names are one file
 config    the configuration that a container starts with
 layers    a file or a whiteout that one image's layer has and the other's has not
 history   who made which layer
@@ -19,8 +20,9 @@ from typing import Any
 from corpus.image import RECENT_S, Image, Node
 
 TREE, CONFIG, LAYERS, HISTORY = "tree", "config", "layers", "history"
+LINKS = "links"
 PARENTS, TIMES = "parents", "times"
-GRAVE, SLIGHT = (TREE, CONFIG, LAYERS, HISTORY), (PARENTS, TIMES)
+GRAVE, SLIGHT = (TREE, LINKS, CONFIG, LAYERS, HISTORY), (PARENTS, TIMES)
 _CONFIG_TOP = ("architecture", "os", "variant", "author", "os.version", "os.features")
 _CONFIG_IGNORED = {"Image", "Hostname", "Domainname"}  # empty in BuildKit's images
 
@@ -77,7 +79,7 @@ def compare_trees(want: Mapping[str, Node], got: Mapping[str, Node]) -> Iterator
     left_groups, right_groups = _hard_links(want), _hard_links(got)
     for group in sorted(left_groups ^ right_groups):
         names = " ".join(group[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
-        yield TREE, names, "hard links", group in left_groups, group in right_groups
+        yield LINKS, names, "hard links", group in left_groups, group in right_groups
 
 
 def _hard_links(files: Mapping[str, Node]) -> set[tuple[str, ...]]:
