@@ -86,6 +86,8 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
             [(goal, str(goal.source.tree.digest(look.owner))) for goal in goals],
             files,
             [entry._replace(mtime_ns=0) for entry, _ in placement.items()],
+            [placement.way_to(target) for target in (*(goal.target for goal in goals), *files)],
+            base.diff_ids if any(goal.archive for goal in goals) else (),
         )
 
         def items() -> list[Item]:

@@ -84,6 +84,16 @@ class Placement:
         """`path` without leading slash, links followed inside the root, the last one too."""
         return resolve(path, self.lookup)
 
+    def way_to(self, path: str) -> list[Entry]:
+        """What is below on the way to `path`, times aside: the layer repeats these directories."""
+        found = []
+        while path:
+            entry = self._below.lookup(path)
+            if entry is not None:
+                found.append(entry._replace(mtime_ns=0))
+            path = posixpath.dirname(path)
+        return found
+
     def make_directories(self, path: str) -> None:
         """Make `path` a directory, with its parents. Raises UsageError over a file."""
         made = ""

@@ -1,0 +1,98 @@
+"""Layers of COPY are shared where they are equal, and only there."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from layers_for_tests import make_layer, open_shop
+
+from shipline.build.cache import Made
+from shipline.build.copying import Use, copy, make_directory
+from shipline.build.graph import CopyOp, MakeDirectoryOp
+from shipline.build.snapshots import Snapshot
+from shipline.build.workshop import Directory, Workshop
+from shipline.errors import ContentError
+from shipline.events import silent
+from shipline.layer import Entry
+
+
+@contextmanager
+def use() -> Iterator[Use]:
+    with silent() as step:
+        yield Use(None, False, False, step)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Directory:
+    place = tmp_path / "context"
+    place.mkdir()
+    (place / "a").write_text("content")
+    return Directory("context", place, None, None)
+
+
+def base_with(shop: Workshop, *entries: Entry) -> Snapshot:
+    return Snapshot((make_layer(shop.store, [(entry, None) for entry in entries]),))
+
+
+def copied(op: CopyOp, base: Snapshot, source: Directory, shop: Workshop) -> Made:
+    with use() as how:
+        return copy(op, base, source, shop, how)
+
+
+def test_equal_files_on_two_bases_are_one_layer(tmp_path: Path, context: Directory) -> None:
+    with open_shop(tmp_path / "home") as shop:
+        bases = [base_with(shop, Entry("bin", "dir", 0o755), Entry(n, "fifo")) for n in "xy"]
+        layers = [copied(CopyOp(("a",), "/new/"), base, context, shop).layer for base in bases]
+    assert layers[0] == layers[1]
+
+
+def test_a_layer_keeps_the_modes_of_its_own_base(tmp_path: Path, context: Directory) -> None:
+    with open_shop(tmp_path / "home") as shop:
+        for mode in (0o755, 0o700):
+            base = base_with(shop, Entry("etc", "dir", mode))
+            made = copied(CopyOp(("a",), "/etc/"), base, context, shop)
+            table = shop.snapshots.table(base.plus(made.layer))
+            etc = table.lookup("etc")
+            assert etc is not None and oct(etc.mode) == oct(mode)
+
+
+def test_times_do_not_matter_and_contents_do(tmp_path: Path, context: Directory) -> None:
+    op = CopyOp(("a",), "/")
+    file = context.path / "a"
+    layers = []
+    with open_shop(tmp_path / "home") as shop:
+        for text, time_ns in (("content", 10**18), ("content", 2 * 10**18), ("changed", 10**18)):
+            file.write_text(text)
+            os.utime(file, ns=(time_ns, time_ns))
+            fresh_look = Directory("context", context.path, None, None)
+            layers.append(copied(op, Snapshot(), fresh_look, shop).layer)
+    assert layers[0] == layers[1] != layers[2]
+
+
+def test_a_directory_that_exists_makes_an_empty_layer(tmp_path: Path) -> None:
+    with open_shop(tmp_path / "home") as shop, use() as how:
+        base = base_with(shop, Entry("srv", "dir", 0o700))
+        made = make_directory(MakeDirectoryOp("/srv"), base, shop, how)
+        again = make_directory(MakeDirectoryOp("/srv/x"), base, shop, how)
+        assert list(shop.snapshots.table(Snapshot((made.layer,))).walk()) == []
+        found = shop.snapshots.table(base.plus(again.layer)).lookup("srv")
+    assert found is not None and found.mode == 0o700
+
+
+def test_archive_through_a_link_out_of_it_is_refused(tmp_path: Path, context: Directory) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        link = tarfile.TarInfo("up")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../tmp"
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("up/file"))
+    (context.path / "a").write_bytes(archive.getvalue())
+    op = CopyOp(("a",), "/d/", unpack="archives")
+    with open_shop(tmp_path / "home") as shop, pytest.raises(ContentError, match="leads out"):
+        copied(op, Snapshot(), context, shop)
