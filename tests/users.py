@@ -17,16 +17,17 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import shipline
 
 UID = 4321
+TIMEOUT_S = 300
 FIRST, COUNT = 300_000, 65_536  # the subordinate ids
 _ETC = {
-    "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{UID}:{UID}::/nonexistent:/bin/sh\n",
+    "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{UID}:{UID}::{{home}}:/bin/sh\n",
     "group": f"root:x:0:\nbuilder:x:{UID}:\n",
 }
 
@@ -51,13 +52,25 @@ class User:
         for one in (path, *path.rglob("*")):
             os.chown(one, UID, UID, follow_symlinks=False)
 
+    @property
+    def python(self) -> str:
+        return str(self.place / "python" / "bin" / Path(sys.executable).resolve().name)
+
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`shipline` with these words."""
-        python = self.place / "python" / "bin" / Path(sys.executable).resolve().name
-        return self.command(str(python), "-m", "shipline", *words, **environment)
+        return self.command(self.python, "-m", "shipline", *words, **environment)
 
     def command(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Any command."""
+        """Any command, to its end."""
+        with self.start(*command, **environment) as process:
+            try:
+                out, _ = process.communicate(timeout=TIMEOUT_S)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(command, process.returncode, out)
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """The process of a command, without one in between."""
         variables = {
             "HOME": str(self.home),
             "LD_LIBRARY_PATH": str(self.place / "python" / "lib"),
@@ -69,7 +82,7 @@ class User:
         ids = ("--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--inh-caps=-all")
         words = ("setpriv", *ids, "env", "-i", *(f"{k}={v}" for k, v in variables.items()))
         lines = [*self._mounts(), f"exec {shlex.join((*words, *command))}"]
-        return subprocess.run(
+        return subprocess.Popen(
             [*self.outer, "unshare", "--mount", "sh", "-ec", "\n".join(lines)],
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -77,15 +90,26 @@ class User:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=300,
-            check=False,
         )
+
+    def processes(self) -> list[str]:
+        """The living processes of the user, and of ids that belong to the user."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdecimal() and _is_of_user(entry.stat().st_uid):
+                    found.append((entry / "cmdline").read_text(errors="replace"))
+        return found
 
     def _mounts(self) -> Iterator[str]:
         for file in (self.place / "etc").iterdir():
             yield shlex.join(("mount", "--bind", str(file), f"/etc/{file.name}"))
         for name, source in _SHOWN.items():
             yield shlex.join(("mount", "--bind", source, str(self.place / name)))
+
+
+def _is_of_user(uid: int) -> bool:
+    return uid == UID or FIRST <= uid < FIRST + COUNT
 
 
 _SHOWN = {
@@ -106,7 +130,7 @@ def ordinary_user(*, subids: bool, outer: Sequence[str] = ()) -> Iterator[User]:
             (place / name).mkdir()
         ranges = f"builder:{FIRST}:{COUNT}\n" if subids else ""
         for name, text in {**_ETC, "subuid": ranges, "subgid": ranges}.items():
-            (place / "etc" / name).write_text(text)
+            (place / "etc" / name).write_text(text.format(home=user.home))
         user.home.mkdir()
         user.give(user.home)
         yield user
