@@ -16,6 +16,7 @@ from corpus import (
     CONFIG,
     HISTORY,
     LAYERS,
+    LINKS,
     TREE,
     Builder,
     BuildKit,
@@ -78,7 +79,7 @@ def _cases_of(session: pytest.Session) -> list[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_tree_and_configuration_are_those_of_buildkit(name: str, builds: Builds) -> None:
     case = CASES[name]
-    problems = verdict(case, *builds(case), kinds=(TREE, CONFIG))
+    problems = verdict(case, *builds(case), kinds=(TREE, LINKS, CONFIG))
     assert not problems, "\n".join(["", *problems])
 
 

@@ -2,7 +2,7 @@
 
 from corpus.builders import Builder, BuildKit, Outcome, Shipline
 from corpus.case import Case, load, load_all
-from corpus.difference import CONFIG, GRAVE, HISTORY, LAYERS, SLIGHT, TREE, Difference
+from corpus.difference import CONFIG, GRAVE, HISTORY, LAYERS, LINKS, SLIGHT, TREE, Difference
 from corpus.verdict import verdict
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "GRAVE",
     "HISTORY",
     "LAYERS",
+    "LINKS",
     "SLIGHT",
     "TREE",
     "BuildKit",
