@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shipline import api
+
 HERE = Path(__file__).resolve().parent
 STATE = HERE.parent / ".demo"
 IMAGE = "demo/hello:1.0"
@@ -71,6 +73,18 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     sys.exit(f"the registry did not start:\n{log.read_text()}")
 
 
+def print_sizes(image: str) -> None:
+    """What a client downloads for each platform, asked through the Python API."""
+    index = api.inspect(image)
+    assert isinstance(index, api.Index)
+    print(f"\n{image}@{index.descriptor.digest}")
+    for entry in index.manifests:
+        manifest = api.inspect(f"{image}@{entry.digest}")
+        assert isinstance(manifest, api.Manifest)
+        total = sum(layer.size for layer in manifest.layers)
+        print(f"  {entry.platform!s:<14}{len(manifest.layers)} layers{total / 1e6:>8.2f} MB")
+
+
 def main() -> None:
     home = {"SHIPLINE_HOME": str(STATE / "home")}
     with registry() as address:
@@ -86,6 +100,7 @@ def main() -> None:
             **home,
         )
         shipline("imagetools", "inspect", image)
+        print_sizes(image)
     print(f"""
 Try next:
   make demo                                        again: every step says CACHED

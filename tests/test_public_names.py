@@ -12,6 +12,8 @@ NAMES = {
     "BuildResult",
     "Context",
     "ContextKind",
+    "Index",
+    "Manifest",
     "Output",
     "build",
     "copy",

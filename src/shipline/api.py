@@ -30,6 +30,8 @@ __all__ = [
     "BuildResult",
     "Context",
     "ContextKind",
+    "Index",
+    "Manifest",
     "Output",
     "build",
     "copy",
