@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
 from builds import PLATFORMS, Shipline, context
 from nodes import Node, node
-from peers import Registry
+from peers import Account, Registry, docker_registry
 from roots import busybox_root
 from shipline.oci import Platform
 from shipline.sandbox import register
@@ -60,7 +62,7 @@ class Place:
 
     def build(
         self, user: User, dockerfile: str, *words: str, name: str = "user", **environment: str
-    ) -> CompletedProcess[str]:
+    ) -> subprocess.CompletedProcess[str]:
         directory = user.home / name
         make_context(directory, dockerfile)
         user.give(directory)
@@ -171,6 +173,25 @@ def test_without_home_it_is_that_of_the_user(place: Place, user: User) -> None:
     assert (user.home / "out" / "busybox").stat().st_uid == user.home.stat().st_uid
 
 
+@pytest.mark.parametrize("kept", ["in the file", "by a helper"])
+def test_credentials_are_those_of_the_user(user: User, tmp_path: Path, kept: str) -> None:
+    secret = base64.b64encode(b"ann:secret").decode()
+    helper = user.home / "docker-credential-mine"
+    helper.write_text("""#!/bin/sh\necho '{"Username": "ann", "Secret": "secret"}'\n""")
+    helper.chmod(0o755)
+    make_context(user.home / "user", "FROM scratch\nCOPY file /\n")
+    with docker_registry(tmp_path, account=Account("ann", "secret")) as registry:
+        auths = {"auths": {registry.address: {"auth": secret}}}
+        config = auths if kept == "in the file" else {"credsStore": "mine"}
+        (user.home / ".docker").mkdir(mode=0o700)
+        (user.home / ".docker" / "config.json").write_text(json.dumps(config))
+        user.give(user.home)
+        path = f"{user.home}:/usr/bin:/usr/sbin"
+        tag = f"{registry.address}/team/app"
+        done = user.run("build", "--push", "-t", tag, str(user.home / "user"), PATH=path)
+    assert done.returncode == 0, done.stdout
+
+
 def test_killed_it_leaves_no_process(place: Place, user: User) -> None:
     make_context(user.home / "user", "FROM busybox\nRUN echo begun && sleep 1000\n")
     user.give(user.home / "user")
@@ -227,6 +248,19 @@ def test_what_needs_no_mount_needs_no_namespace(place: Place) -> None:
         done = place.build(user, "FROM alpine\nRUN true\n", "--push")
     assert done.returncode == 10 and "Traceback" not in done.stdout, done.stdout
     assert "sysctl -w user.max_user_namespaces=" in done.stdout
+
+
+def test_root_of_a_container_needs_mounts_for_steps_alone(place: Place, tmp_path: Path) -> None:
+    """Where CAP_SYS_ADMIN is missing, as it is in most containers."""
+    command = ("setpriv", "--bounding-set=-sys_admin", sys.executable, "-m", "shipline", "build")
+    environment = Shipline(tmp_path / "home", place.mirror).environ()
+    said = []
+    for step in ("COPY --from=busybox --chown=5:6 /bin /bin\nADD a.tar /", "RUN true"):
+        make_context(tmp_path / "context", f"FROM alpine\n{step}\n")
+        words = ("--push", "-t", f"{place.node.address}/x", str(tmp_path / "context"))
+        done = subprocess.run((*command, *words), env=environment, capture_output=True, text=True)
+        said.append((done.returncode, "allow CAP_SYS_ADMIN" in done.stderr))
+    assert said == [(0, False), (10, True)]
 
 
 PROGRAM = """

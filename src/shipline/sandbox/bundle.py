@@ -141,8 +141,7 @@ def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
 
 
 def _terminal_group() -> tuple[str, ...]:
-    known = any(first <= _TTY < first + count for first, count in kernel.id_ranges("gid"))
-    return (f"gid={_TTY}",) if known else ()
+    return (f"gid={_TTY}",) if kernel.is_mapped("gid", _TTY) else ()
 
 
 def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:

@@ -173,6 +173,11 @@ def id_ranges(kind: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(line.split()[0]), int(line.split()[2])) for line in lines)
 
 
+def is_mapped(kind: str, number: int) -> bool:
+    """Whether the id exists in this user namespace."""
+    return any(first <= number < first + count for first, count in id_ranges(kind))
+
+
 def may_set_groups() -> bool:
     """Whether processes may take supplementary groups: not where the user maps only itself."""
     try:

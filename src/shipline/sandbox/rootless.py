@@ -91,7 +91,7 @@ def owners_suffix() -> str:
 
 def _is_ours(kind: str, number: int) -> bool:
     if _may_give_away():
-        return any(first <= number < first + count for first, count in kernel.id_ranges(kind))
+        return kernel.is_mapped(kind, number)
     return number == (os.geteuid() if kind == "uid" else os.getegid())
 
 
