@@ -24,6 +24,7 @@ _OPTIONS = {
     "runc": ("--rootless=true",),  # control groups are used where they can be, not required
     "youki": (),
 }
+_LONGEST = 64 << 10  # bytes of a complaint
 _PREFIXES = {"crun": (b'{"msg":"exec ',), "runc": (b"exec ",)}
 
 
@@ -45,8 +46,8 @@ class Runtime:
         ]
         words = _FirstWords(on_output, _PREFIXES.get(self.name, ()))
         status = supervise(command, words)
-        if status and words.held:
-            return status, _entry(words.held.decode(errors="replace"))[1]
+        if status and words.complaint:
+            return status, _entry(words.complaint.decode(errors="replace"))[1]
         words.release()
         return status, _errors(log) if status else ""
 
@@ -54,26 +55,36 @@ class Runtime:
 class _FirstWords:
     """Holds back what looks like the runtime's own complaint, until more output disproves it.
 
-    After the runtime has entered the root it can tell its errors only where the command writes.
+    After the runtime has entered the root it can tell its errors only where the command writes:
+    one line, in any number of pieces.
     """
 
     def __init__(self, on_output: OnOutput, prefixes: tuple[bytes, ...]) -> None:
         self._on_output = on_output
         self._prefixes = prefixes
-        self.held = b""
+        self._held = b""
+
+    @property
+    def complaint(self) -> bytes:
+        """What the runtime said, if it was the runtime."""
+        return self._held if self._held.startswith(self._prefixes) else b""
 
     def __call__(self, data: bytes, stream: int) -> None:
-        if stream == 2 and self._prefixes and data.startswith(self._prefixes):
-            self.held = data
-        else:
-            self.release()
-            self._on_output(data, stream)
+        if stream == 2 and self._prefixes and self._may_be_complaint(self._held + data):
+            self._held += data
+            return
         self._prefixes = ()
+        self.release()
+        self._on_output(data, stream)
+
+    def _may_be_complaint(self, words: bytes) -> bool:
+        begins = any(words.startswith(one) or one.startswith(words) for one in self._prefixes)
+        return begins and b"\n" not in words[:-1] and len(words) <= _LONGEST
 
     def release(self) -> None:
-        if self.held:
-            self._on_output(self.held, 2)
-        self.held = b""
+        if self._held:
+            self._on_output(self._held, 2)
+        self._held = b""
 
 
 _found: Once[Runtime] = Once()
