@@ -150,7 +150,9 @@ def test_secrets_touch_no_disk(tmp_path: Path, runtime: str) -> None:
 
             def look(data: bytes, _: int) -> None:
                 words.append(data)
-                for base, _, names in os.walk(tmp_path / "state"):  # the runtime works in there
+                for base, _directories, names in os.walk(
+                    tmp_path / "state"
+                ):  # the runtime works in there
                     for path in (Path(base, name) for name in names):
                         with suppress(FileNotFoundError):
                             if path.is_file() and os.lstat(path).st_dev == device:
