@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_IDLE_S = 0.05  # CPU time of daemons in one second
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,26 @@ def measure(
     cpu = used.ru_utime + used.ru_stime + sum(map(_cpu_s, daemons)) - before
     peak = sum(map(_peak_bytes, daemons)) if daemons else used.ru_maxrss * 1024
     return Cost(wall, cpu, peak)
+
+
+def settle(daemons: Sequence[int], *, limit_s: float = 120) -> None:
+    """Wait until the last run is over for good: dirty pages on the disk, daemons idle."""
+    deadline = time.monotonic() + limit_s
+    subprocess.run(["sync"], check=True)
+    busy = sum(map(_cpu_s, daemons))
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        now = sum(map(_cpu_s, daemons))
+        if now - busy < _IDLE_S:
+            return
+        busy = now
+
+
+def read_all(directory: Path) -> None:
+    """Bring a tree into the page cache, so that nobody is charged for the disk."""
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.read_bytes()
 
 
 def descendants(pid: int) -> list[int]:
