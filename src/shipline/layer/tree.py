@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from shipline.layer.entry import CAPABILITY, Entry, Item, OpenDirectory, Source
@@ -22,6 +23,9 @@ Prune = Callable[[str, bool], bool]
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _PIECE = 1 << 20  # bytes
 _SHA256 = 32  # bytes
+_status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
+    *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
+)
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -43,7 +47,7 @@ def scan(
             scanned.enter(opened.fd, path or ".", path)
         else:
             directory, _, name = path.rpartition("/")
-            scanned.directories[directory] = ([_stat(name, status)], False)
+            scanned.directories[directory] = ([(name, *_status(status))], False)
     except OSError as error:
         raise unreadable(error) from error
     return Tree(opened, path, scanned.directories, began_ns, cache)
@@ -61,7 +65,9 @@ class _Scan:
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
             with os.scandir(fd) as found:
-                stats = [_stat(entry.name, entry.stat(follow_symlinks=False)) for entry in found]
+                stats = [
+                    (entry.name, *_status(entry.stat(follow_symlinks=False))) for entry in found
+                ]
             stats = [one for one in stats if one[1] & 0o170000 in KINDS]
             listed = len(stats)
             prefix = f"{path}/" if path else ""
@@ -78,20 +84,6 @@ class _Scan:
 
 def _is_dir(one: Stat) -> bool:
     return one[1] & 0o170000 == stat.S_IFDIR
-
-
-def _stat(name: str, status: os.stat_result) -> Stat:
-    return (
-        name,
-        status.st_mode,
-        status.st_uid,
-        status.st_gid,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-        status.st_nlink,
-    )
 
 
 class Tree:
@@ -112,6 +104,7 @@ class Tree:
         self._cache = cache
         self._lock = threading.Lock()
         self._read: dict[str, list[bytes]] = {}
+        self._digests: dict[tuple[int, int] | None, Digest] = {}
 
     def __len__(self) -> int:
         return sum(len(stats) for stats, _ in self._directories.values())
@@ -170,6 +163,11 @@ class Tree:
         with self._lock:
             if not self._read:
                 self._read = self._contents()
+            if owner not in self._digests:
+                self._digests[owner] = self._digest(owner)
+            return self._digests[owner]
+
+    def _digest(self, owner: tuple[int, int] | None) -> Digest:
         if self._path in self._directories:
             return Digest("sha256", self._directory_digest(self._path, owner).hex())
         directory = self._path.rpartition("/")[0]
