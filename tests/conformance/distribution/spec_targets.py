@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 from deviations import DEVIATIONS
-from spec_client import Target
 
 from nodes import node
+from spec_client import Target
 
 _OURS, _DEBIAN, _OTHER = "shipline", "docker-registry", "other"
 _URL = os.environ.get("SHIPLINE_CONFORMANCE_URL", "")

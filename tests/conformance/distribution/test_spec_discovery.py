@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from spec_client import EMPTY, INDEX, MANIFEST, Answer, Target, next_page, sha256, to_json
 
 pytest_plugins = ("spec_targets",)

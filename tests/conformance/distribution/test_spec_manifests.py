@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from spec_client import EMPTY, INDEX, LAYER, MANIFEST, Target, descriptor, sha256, sha512
 from spec_client import to_json as raw_of
 

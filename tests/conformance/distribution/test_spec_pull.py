@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from spec_client import INDEX, MANIFEST, Target, sha256, to_json
 
 pytest_plugins = ("spec_targets",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from spec_client import OCTETS, Target, sha256, sha512, with_query
 
 pytest_plugins = ("spec_targets",)
