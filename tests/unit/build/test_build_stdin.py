@@ -67,6 +67,15 @@ def test_anything_else_is_the_dockerfile_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_looked_at_is_read_again_in_pieces_of_any_size(tmp_path: Path) -> None:
+    text = b"FROM scratch\n" * 100
+    _, rest = open_stdin(STDIN, io.BytesIO(text), tmp_path)
+    assert rest is not None
+    parts = [rest.read(5), rest.read(600), rest.read()]
+    assert b"".join(parts) == text
+    assert len(parts[0]) == 5
+
+
 def test_a_link_in_the_archive_leads_nowhere_outside(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("FROM scratch\n")
