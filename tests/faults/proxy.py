@@ -123,6 +123,11 @@ class FaultProxy:
         with self._lock:
             self._rules.append(_Rule(fault, method, target, times))
 
+    def forget(self) -> None:
+        """From here on break nothing."""
+        with self._lock:
+            self._rules.clear()
+
     def seen(self, method: str, target: str = "") -> list[Seen]:
         with self._lock:
             return [

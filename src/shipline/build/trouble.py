@@ -37,9 +37,12 @@ def system_errors(home: Path) -> Iterator[None]:
 
 @contextmanager
 def output_errors(destination: str) -> Iterator[None]:
-    """Raises UsageError where an output cannot be written."""
+    """Raises UsageError where an output cannot be written; other errors say what was written."""
     try:
         yield
+    except ContentError as error:
+        error.add_note(f"while writing {destination}")
+        raise
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -1,0 +1,110 @@
+"""A disk that is full or cannot be written: a message, no tag, and a next build that works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from builds import Shipline, context, leftovers, tags
+from peers import Registry
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+
+KIB = 1 << 10
+SIZES = (64, 400, 900, 1500, 2200, 3000, 4000, 6000)  # KiB; 40,000 are enough
+
+
+@contextmanager
+def small_disk(place: Path, kib: int) -> Iterator[None]:
+    """A filesystem of `kib` at `place`."""
+    place.mkdir()
+    options = f"size={kib}k,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    dockerfile = (
+        "FROM busybox\nCOPY big /\nRUN cat /big /big > /bigger\nRUN --mount=type=cache,target=/c "
+        "cp /big /c/ && rm /bigger\n"
+    )
+    place = context(tmp_path / "context", dockerfile)
+    (place / "big").write_bytes(os.urandom(1 << 20))
+    return place
+
+
+def test_full_disk_is_told_wherever_it_is_met(
+    base_images: Registry, place: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shipline = Shipline(home, base_images.address)
+    name = f"{base_images.address}/disk/full:1"
+    for size in SIZES:
+        with small_disk(home, size):
+            done = shipline.build("--push", "-t", name, place)
+            assert done.status in (5, 8), f"{size} KiB: {done.err}"  # 5: the step itself met it
+            assert "Traceback" not in done.err, f"{size} KiB: {done.err}"
+            assert "No space left" in done.err or "full" in done.err, f"{size} KiB: {done.err}"
+            assert leftovers(home)[:-1] == [], f"{size} KiB"  # the mount of the disk itself
+            subprocess.run(["mount", "-o", "remount,size=40000k", home], check=True)
+            assert tags(base_images, "disk/full") == []
+            shipline.build("-o", "type=cacheonly", place).ok()
+        home.rmdir()
+
+
+def test_read_only_state_directory(base_images: Registry, place: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shipline = Shipline(home, base_images.address)
+    with small_disk(home, 40_000):
+        shipline.build(place).ok()
+        subprocess.run(["mount", "-o", "remount,ro", home], check=True)
+        said = shipline.build(place).failed(10)
+        assert str(home) in said
+        assert "ead-only" in said
+
+
+def test_full_disk_under_an_output(base_images: Registry, place: Path, tmp_path: Path) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    out = tmp_path / "out"
+    with small_disk(out, 700):
+        for output in ("local", "tar", "oci", "docker"):
+            target = out if output == "local" else out / "image"
+            status = 8 if output == "local" else 2
+            said = shipline.build("-o", f"type={output},dest={target}", place).failed(status)
+            assert str(target) in said
+            assert "No space left" in said
+            assert output == "local" or not list(out.rglob("*image*"))
+            subprocess.run(["find", out, "-mindepth", "1", "-delete"], check=True)
+    assert leftovers(shipline.home) == []
+
+
+def test_damaged_state_makes_no_wrong_image(
+    base_images: Registry, place: Path, tmp_path: Path
+) -> None:
+    """The state directory is a cache: what is cut or missing is no reason for a wrong image."""
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    shipline.build(place).ok()
+    for table in (shipline.home / "toc").iterdir():
+        table.write_bytes(table.read_bytes()[:20])
+    for stat in (shipline.home / "stat").iterdir():
+        stat.write_bytes(b"nothing")
+    out = tmp_path / "out"
+    shipline.build("-o", out, place).ok()
+    assert (out / "big").read_bytes() == (place / "big").read_bytes()
+    for blob in (shipline.home / "content" / "blobs" / "sha256").iterdir():
+        blob.unlink()
+    shipline.build("--push", "-t", f"{base_images.address}/disk/lost:1", place).ok()
+    assert tags(base_images, "disk/lost") == ["1"]
+    (shipline.home / "cache.db").write_bytes(b"this is no database" * 1000)
+    done = shipline.build(place)
+    assert "Traceback" not in done.err
+    assert done.status == 0 or "cache.db" in done.err, done.err
