@@ -104,8 +104,8 @@ def leftovers(home: Path, word: str = "") -> list[str]:
     """
     tmp = home / "tmp"
     found = [str(path) for path in tmp.iterdir()] if tmp.is_dir() else []
-    found += [str(path) for path in home.glob("layers/.new-*")]
-    found += [str(path) for path in home.glob("content/blobs/.ingest-*")]
+    for pattern in ("**/.new-*", "content/blobs/.ingest-*", "toc/*.*"):
+        found += map(str, home.glob(pattern))
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     found += [line for line in mounts if f"{home}/" in line]
     return found + processes(home, word)

@@ -258,7 +258,7 @@ def _prepare_cache(
     directory: Path, mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
 ) -> None:
     require_ids(uids=(mount.uid,), gids=(mount.gid,))
-    building = directory.with_name(f".new-{os.urandom(6).hex()}")
+    building = shop.scratch / f"cache-{os.urandom(6).hex()}"
     building.mkdir()
     uid, gid, mode = mount.uid, mount.gid, mount.mode
     if mount.input:

@@ -105,26 +105,22 @@ class Snapshots:
 
     def adopt(self, layer: Layer, upper: Path) -> None:
         """Keep the upper directory of a step as the files of the layer that was made of it."""
-        place = self._layer(layer.diff_id)
         with self._locked(layer.diff_id):
-            if not place.exists():
-                building = _directory(self._temporary(layer.diff_id))
-                os.rename(upper, building / "fs")
-                os.rename(building, place)
+            if not self._layer(layer.diff_id).exists():
+                with self._building(layer.diff_id) as building:
+                    os.rename(upper, building / "fs")
 
     def keep_tar(self, layer: Layer, tar: Path) -> None:
         """Keep the tar of a layer just made, so that a step can mount it without unpacking."""
-        place = self._layer(layer.diff_id)
         with self._locked(layer.diff_id):
-            if not place.exists():
-                building = _directory(self._temporary(layer.diff_id))
-                os.rename(tar, building / "layer.tar")
-                make_erofs_index(building / "layer.tar", building / "index.erofs")
-                os.rename(building, place)
+            if not self._layer(layer.diff_id).exists():
+                with self._building(layer.diff_id) as building:
+                    os.rename(tar, building / "layer.tar")
+                    make_erofs_index(building / "layer.tar", building / "index.erofs")
 
     def save_toc(self, diff_id: Digest, toc: Toc) -> None:
         path = self._state / "toc" / diff_id.hex
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        temporary = self._scratch / f"toc-{os.urandom(6).hex()}"
         temporary.write_bytes(toc.dump())
         os.rename(temporary, path)
 
@@ -171,15 +167,15 @@ class Snapshots:
         place = self._layer(layer.diff_id)
         with self._locked(layer.diff_id):
             if not place.exists():
-                self._make(layer, place)
+                with self._building(layer.diff_id) as building:
+                    self._make(layer, building)
         if (place / "fs").exists():
             return place / "fs"
         target = _directory(self._scratch / "erofs" / layer.diff_id.hex)
         Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
         return target
 
-    def _make(self, layer: Layer, place: Path) -> None:
-        building = _directory(self._temporary(layer.diff_id))
+    def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
         if layer.descriptor.size > BIG // 4 and can_mount_files():
             with self._tar(layer) as tar, open(building / "layer.tar", "wb") as file:
@@ -195,15 +191,18 @@ class Snapshots:
                     userxattr=in_user_namespace(),
                 )
             self.save_toc(layer.diff_id, builder.toc())
-        os.rename(building, place)
 
     def _layer(self, diff_id: Digest) -> Path:
         return self._files / diff_id.hex
 
-    def _temporary(self, diff_id: Digest) -> Path:
-        path = self._files / f".new-{diff_id.hex}"
-        remove_tree(path)  # what a killed build left; the lock is ours
-        return path
+    @contextmanager
+    def _building(self, diff_id: Digest) -> Iterator[Path]:
+        """The layer's directory while it is made, in the scratch that goes however a build ends;
+        whole under its name afterwards.
+        """
+        building = _directory(self._scratch / f"layer-{os.urandom(6).hex()}")
+        yield building
+        os.rename(building, self._layer(diff_id))
 
     @contextmanager
     def _locked(self, diff_id: Digest) -> Iterator[None]:

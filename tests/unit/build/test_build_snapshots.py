@@ -85,19 +85,6 @@ def test_builds_that_ask_together_unpack_once(tmp_path: Path, store: Counted, st
     assert store.reads == 1
 
 
-def test_what_a_killed_build_left_half_unpacked_is_replaced(
-    tmp_path: Path, store: Counted, step: Step
-) -> None:
-    layer = make_layer(store, files(a="content"))
-    left = tmp_path / "layers" / f".new-{layer.diff_id.hex}" / "fs"
-    left.mkdir(parents=True)
-    (left / "a").write_text("half")
-    (left / "b").write_text("of another time")
-    with open_snapshots(tmp_path, store, step).mounted(Snapshot((layer,))) as root:
-        assert {one.name: one.read_text() for one in root.iterdir()} == {"a": "content"}
-    assert not left.parent.exists()
-
-
 def test_a_layer_that_is_not_its_diff_id_is_refused_and_not_kept(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:
@@ -108,8 +95,8 @@ def test_a_layer_that_is_not_its_diff_id_is_refused_and_not_kept(
         pass
     with pytest.raises(DigestMismatch, match="base image"):
         snapshots.table(Snapshot((wrong,)))
-    assert not (tmp_path / "layers" / wrong.diff_id.hex).exists()
-    assert not (tmp_path / "toc" / wrong.diff_id.hex).exists()
+    assert {path.name for path in (tmp_path / "layers").iterdir()} <= {".locks"}
+    assert list((tmp_path / "toc").iterdir()) == []
 
 
 def test_a_table_is_read_once_and_kept(tmp_path: Path, store: Counted, step: Step) -> None:

@@ -37,6 +37,16 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
+def come_up(mark: str, count: int, seconds: float = 10) -> bool:
+    """Whether `count` such processes are seen; one that is becoming another program shows none."""
+    end = time.monotonic() + seconds
+    while len(processes_with(mark)) < count:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def control_groups_with(mark: str) -> list[str]:
     return [name for name, _, _ in os.walk("/sys/fs/cgroup") if mark in name]
 
@@ -76,7 +86,7 @@ def test_cancellation_kills_everything_before_it_is_raised(tmp_path: Path, runti
     with pytest.raises(Cancelled), TaskGroup() as group:
         task = group.start(build)
         assert up.wait(10)
-        assert len(processes_with(mark)) >= 2
+        assert come_up(mark, 2)
         group.scope.cancel()
         task.result()
     assert checked == ["after"]
@@ -109,7 +119,7 @@ def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
         try:
             assert victim.stdout is not None and victim.stdout.readline() == b"up\n"
             scratch = next(path for path in (tmp_path / "state/tmp").iterdir() if path.is_dir())
-            assert len(processes_with(mark)) >= 3  # itself and two of the step
+            assert come_up(mark, 3)  # itself and two of the step
             assert not mounts_with(str(tmp_path))
             remove_stale(tmp_path / "state")
             assert scratch.exists()
