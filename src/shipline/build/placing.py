@@ -49,26 +49,26 @@ class Placement:
     def items(self) -> Iterator[Item]:
         """The entries of the layer, parents first: also parents that are there already.
 
-        A directory that gets a new entry gets a new time.
+        Directories on the way to a new entry get a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
         for path in sorted(items, key=lambda path: path.replace("/", "\0")):
             yield items[path]
 
     def _parents(self) -> dict[str, Entry]:
-        """The directories below which something is placed and which are not placed themselves."""
+        """The directories below which something is placed and which are not placed themselves.
+
+        All get the new time: that of the base would make equal layers of two bases differ.
+        """
         found: dict[str, Entry] = {}
-        for item, (placed, _) in self._items.items():
-            old = self._below.lookup(item)
-            changed = old is None or placed.kind != "dir"
+        for item in self._items:
             path = posixpath.dirname(item)
-            while path and path not in self._items and (changed or path not in found):
+            while path and path not in self._items and path not in found:
                 entry = self._below.lookup(path)
                 if entry is None:
                     break
-                time_ns = self._now_ns if changed else entry.mtime_ns
-                found[path] = entry._replace(mtime_ns=time_ns)
-                path, changed = posixpath.dirname(path), False
+                found[path] = entry._replace(mtime_ns=self._now_ns)
+                path = posixpath.dirname(path)
         return found
 
     def lookup(self, path: str) -> Entry | None:

@@ -91,12 +91,12 @@ def test_a_loop_of_links_is_refused() -> None:
         placement().target_of("/loop/x", "f", contents=False)
 
 
-def test_existing_parents_are_repeated_as_they_are_but_for_the_time_of_the_nearest() -> None:
+def test_existing_parents_are_repeated_as_they_are_but_for_the_time() -> None:
     made = placement()
     made.place_one(Entry("usr/bin/new", "file", size=1), b"x")
     found = {entry.path: entry for entry, _ in made.items()}
     assert list(found) == ["usr", "usr/bin", "usr/bin/new"]
-    assert found["usr"] == Entry("usr", "dir", 0o755, mtime_ns=1)
+    assert found["usr"] == Entry("usr", "dir", 0o755, mtime_ns=NOW)
     assert found["usr/bin"] == Entry("usr/bin", "dir", 0o700, 5, 6, mtime_ns=NOW)
 
 
