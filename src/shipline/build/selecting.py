@@ -188,17 +188,3 @@ def included(rules: df.IgnoreRules) -> Prune | None:
         return match.ignored and not (is_directory and rules.may_reinclude(path, match))
 
     return prune
-
-
-def without_empty(items: Iterator[Item], rules: df.IgnoreRules) -> Iterator[Item]:
-    """Leave out ignored directories that were entered for an exception which was not there."""
-    waiting: list[Item] = []
-    for entry, content in items:
-        while waiting and not entry.path.startswith(f"{waiting[-1][0].path}/"):
-            waiting.pop()
-        if entry.kind == "dir" and rules.ignores(entry.path):
-            waiting.append((entry, content))
-            continue
-        yield from waiting
-        waiting = []
-        yield entry, content
