@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
     {"errors", "events"},
     {"tasks"},
-    {"oci", "dockerfile", "metadata", "observe"},
+    {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},
     {"layer", "registry", "supply"},
     {"sandbox", "policy"},

@@ -12,6 +12,7 @@
     │   └── NotFound
     ├── GateRefused         9   a quality gate said no
     ├── SandboxError       10   this machine cannot run the step
+    ├── GateUndecided      11   a quality gate could not tell
     └── Cancelled         130   the work was interrupted
 
 The number is the exit code of the command line. An exception outside this tree is a bug and
@@ -174,6 +175,17 @@ class GateRefused(ShiplineError):
 
     code = "gate"
     exit_code = 9
+
+    def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.verdicts = verdicts
+
+
+class GateUndecided(ShiplineError):
+    """No gate refused, but at least one could not tell; `verdicts` are the reasons, one line each."""
+
+    code = "gate-undecided"
+    exit_code = 11
 
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)

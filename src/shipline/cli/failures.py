@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from shipline.errors import GateRefused, RegistryError, ShiplineError
+from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BROKEN_PIPE = 1
@@ -60,7 +60,7 @@ def explain(error: ShiplineError) -> str:
     if box := failure_box(error, unicode=can_encode(sys.stderr), width=width):
         return box
     lines = [f"error: {error.message}"]
-    if isinstance(error, GateRefused):
+    if isinstance(error, (GateRefused, GateUndecided)):
         lines += [f"  - {verdict}" for verdict in error.verdicts]
     if isinstance(error, RegistryError):
         lines += [f"  {diagnostic}" for diagnostic in error.diagnostics]
