@@ -182,7 +182,7 @@ class GateRefused(ShiplineError):
 
 
 class GateUndecided(ShiplineError):
-    """No gate refused, but at least one could not tell; `verdicts` are the reasons, one line each."""
+    """No gate refused, but at least one could not tell; `verdicts` are the reasons, a line each."""
 
     code = "gate-undecided"
     exit_code = 11
