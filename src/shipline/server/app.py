@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from time import perf_counter
 
-from shipline.server.http import Environ, Request, Response, StartResponse, WSGIApplication, find
-from shipline.server.manifests import Manifests
-from shipline.server.metrics import Metrics
+from shipline.server.http import (
+    Environ,
+    Request,
+    Response,
+    Route,
+    StartResponse,
+    WSGIApplication,
+    find,
+)
+from shipline.server.node import Node
 from shipline.server.problems import problem_of
 from shipline.server.routes import (
     blob_routes,
@@ -16,40 +24,46 @@ from shipline.server.routes import (
     operation_routes,
     upload_routes,
 )
-from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
 
 _PATIENCE = 64 << 20  # bytes of a refused body that are still taken
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 
 
-def make_app(storage: Storage, uploads: Uploads | None = None) -> WSGIApplication:
-    """The protocol over a data directory; several threads may call it at once."""
-    uploads = uploads or Uploads(storage)
-    manifests = Manifests(storage)
-    metrics = Metrics(lambda: uploads.in_flight)
+def make_app(node: Node) -> WSGIApplication:
+    """The protocol over a node's parts; several threads may call it at once."""
     table = (
-        *manifest_routes(manifests),
-        *upload_routes(storage, uploads),
-        *blob_routes(storage),
-        *listing_routes(storage, manifests),
-        *operation_routes(storage, metrics),
+        *node.routes,
+        *manifest_routes(node),
+        *upload_routes(node),
+        *blob_routes(node),
+        *listing_routes(node),
+        *operation_routes(node),
     )
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        began = perf_counter()
         request = Request(environ)
         try:
-            response = find(table, request)
+            response = _answer(node, table, request)
         except Exception as error:
             response = _refusal(request, error)
         response.headers.append(_VERSION)
         method = request.method if request.method in _METHODS else "other"
         sent = 0 if method == "HEAD" else response.size
-        metrics.count(method, response.status, received=request.taken, sent=sent)
+        node.metrics.count(method, response.status, received=request.taken, sent=sent)
+        for observe in node.observers:
+            observe(request, response, perf_counter() - began)
         return response.send(request.method, start_response)
 
     return app
+
+
+def _answer(node: Node, table: tuple[Route, ...], request: Request) -> Response:
+    """Nothing is done, and nothing about a repository is told, before the guard has admitted."""
+    found = find(table, request)
+    request.identity = node.guard.admit(request, found.need, found.arguments.get("name", ""))
+    return found.handler(request, **found.arguments)
 
 
 def _refusal(request: Request, error: Exception) -> Response:

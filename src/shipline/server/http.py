@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 from urllib.parse import parse_qsl
 
+from shipline.server.identity import NOBODY, Identity
 from shipline.server.problems import Problem
 
 CHUNK = 1 << 20  # bytes moved at a time
@@ -28,7 +29,7 @@ WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 class Request:
     """One request. `body` yields what arrives; a connection that breaks looks like the end."""
 
-    __slots__ = ("_environ", "_input", "method", "path", "taken")
+    __slots__ = ("_environ", "_input", "identity", "method", "path", "taken")
 
     def __init__(self, environ: Environ) -> None:
         self._environ = environ
@@ -36,10 +37,17 @@ class Request:
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ["PATH_INFO"]
         self.taken = 0  # bytes of the body read so far
+        self.identity: Identity = NOBODY  # until a guard has admitted it
 
     def header(self, name: str) -> str | None:
         """The value of a header other than Content-Type and Content-Length."""
         found: str | None = self._environ.get(_variable(name))
+        return found
+
+    @property
+    def address(self) -> str:
+        """The peer's address, empty where the server does not tell."""
+        found: str = self._environ.get("REMOTE_ADDR") or ""
         return found
 
     @property
@@ -184,6 +192,14 @@ class Response:
 
 
 Handler = Callable[..., Response]
+Need = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
+"""What a request must be allowed before its handler runs.
+
+`repository`: the right to pull (GET, HEAD), push (POST, PUT, PATCH) or delete what its `name`
+says. `upload`: to push there, whatever the method. `catalog`: nothing, the handler filters the
+names. `base`: any identity that has shown credentials. `open`: nothing at all. `own`: the handler
+asks `request.identity` itself. `operator`: the rights of an operator.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +207,28 @@ class Route:
     """A path, as a pattern whose groups are the handler's arguments, and its handlers."""
 
     pattern: re.Pattern[str]
+    need: Need
     handlers: Mapping[str, Handler]
 
 
-def route(pattern: str, **handlers: Handler) -> Route:
-    """`route("/v2/", GET=base)`; GET answers HEAD too unless HEAD is given."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The handler of a request, its arguments, and what the request must be allowed."""
+
+    handler: Handler
+    arguments: Mapping[str, str]
+    need: Need
+
+
+def route(pattern: str, *, need: Need, **handlers: Handler) -> Route:
+    """`route("/v2/", need="base", GET=base)`; GET answers HEAD too unless HEAD is given."""
     if "GET" in handlers:
         handlers.setdefault("HEAD", handlers["GET"])
-    return Route(re.compile(pattern), handlers)
+    return Route(re.compile(pattern), need, handlers)
 
 
-def find(table: tuple[Route, ...], request: Request) -> Response:
-    """Run the first route whose path fits. Raises Problem 404 or 405."""
+def find(table: tuple[Route, ...], request: Request) -> Found:
+    """The first route whose path fits. Raises Problem 404 or 405."""
     for entry in table:
         match = entry.pattern.fullmatch(request.path)
         if match is None:
@@ -216,5 +242,5 @@ def find(table: tuple[Route, ...], request: Request) -> Response:
                 f"{request.method} is not possible here",
                 headers=(("Allow", allowed),),
             )
-        return handler(request, **match.groupdict())
+        return Found(handler, match.groupdict(), entry.need)
     raise Problem(404, "UNSUPPORTED", "there is nothing at this path")

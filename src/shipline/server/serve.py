@@ -18,6 +18,7 @@ from typing import Any
 from shipline.errors import Cancelled, UsageError
 from shipline.server.app import make_app
 from shipline.server.http import WSGIApplication
+from shipline.server.node import Node
 from shipline.server.storage import Storage
 from shipline.server.uploads import EXPIRY_S, Uploads
 from shipline.tasks import TaskGroup, on_cancel, sleep
@@ -56,7 +57,8 @@ def serve_registry(
             group.start(_expire, uploads, upload_expiry_s)
             try:
                 url = _url(listener)
-                _run(make_app(storage, uploads), listener, threads, lambda: ready(url))
+                node = Node.over(storage, uploads=uploads)
+                _run(make_app(node), listener, threads, lambda: ready(url))
             finally:
                 group.scope.cancel()
 

@@ -6,14 +6,17 @@ import os
 
 from shipline.oci import Digest, check_repository
 from shipline.server.http import CHUNK, FileBody, Headers, Request, Response, Route, route
+from shipline.server.node import Node
 from shipline.server.problems import Problem, blob_unknown
 from shipline.server.ranges import NotSatisfiable, byte_range, unchanged
-from shipline.server.storage import OpenBlob, Storage
+from shipline.server.storage import OpenBlob
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
 
-def blob_routes(storage: Storage) -> tuple[Route, ...]:
+def blob_routes(node: Node) -> tuple[Route, ...]:
+    storage = node.storage
+
     def pull(request: Request, name: str, digest: str) -> Response:
         target = Digest.parse(digest)
         found = storage.open_blob(check_repository(name), target)
@@ -28,9 +31,11 @@ def blob_routes(storage: Storage) -> tuple[Route, ...]:
     def delete(request: Request, name: str, digest: str) -> Response:
         if not storage.delete_blob(check_repository(name), Digest.parse(digest)):
             raise blob_unknown(digest)
+        node.note(request, "delete", name, digest=digest)
         return Response.of(202)
 
-    return (route("/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)", GET=pull, DELETE=delete),)
+    path = "/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)"
+    return (route(path, need="repository", GET=pull, DELETE=delete),)
 
 
 def _answer(request: Request, digest: Digest, blob: OpenBlob) -> Response:

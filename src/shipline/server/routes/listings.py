@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
 from shipline.server.http import Headers, Request, Response, Route, route
-from shipline.server.manifests import Manifests
+from shipline.server.identity import Identity
+from shipline.server.node import Node
 from shipline.server.problems import Problem, name_unknown
-from shipline.server.storage import Storage
 
 _PAGE = 10_000  # names
 _ENTRIES = 1000  # descriptors in a page of referrers
@@ -19,7 +19,9 @@ _ENOUGH = 2 << 20  # bytes of descriptors after which a page ends
 _JSON = ("Content-Type", "application/json")
 
 
-def listing_routes(storage: Storage, manifests: Manifests) -> tuple[Route, ...]:
+def listing_routes(node: Node) -> tuple[Route, ...]:
+    storage, manifests = node.storage, node.manifests
+
     def tags(request: Request, name: str) -> Response:
         if not storage.exists(check_repository(name)):
             raise name_unknown(name)
@@ -29,7 +31,7 @@ def listing_routes(storage: Storage, manifests: Manifests) -> tuple[Route, ...]:
 
     def catalogue(request: Request) -> Response:
         last, count = _paging(request)
-        found = storage.repositories(last, count + 1) if count else []
+        found = _visible(node, request.identity, last, count + 1) if count else []
         return _page("/v2/_catalog", {}, "repositories", found, count)
 
     def referrers(request: Request, name: str, digest: str) -> Response:
@@ -57,10 +59,22 @@ def listing_routes(storage: Storage, manifests: Manifests) -> tuple[Route, ...]:
         return Response.of(200, headers, json.dumps(document).encode())
 
     return (
-        route("/v2/(?P<name>.+)/tags/list", GET=tags),
-        route("/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", GET=referrers),
-        route("/v2/_catalog", GET=catalogue),
+        route("/v2/(?P<name>.+)/tags/list", need="repository", GET=tags),
+        route("/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", need="repository", GET=referrers),
+        route("/v2/_catalog", need="catalog", GET=catalogue),
     )
+
+
+def _visible(node: Node, identity: Identity, after: str, limit: int) -> list[str]:
+    """Up to `limit` names of repositories that may be pulled."""
+    seen: list[str] = []
+    while len(seen) < limit:
+        page = node.storage.repositories(after, limit)
+        seen += [name for name in page if identity.may("pull", name)]
+        if len(page) < limit:
+            break
+        after = page[-1]
+    return seen[:limit]
 
 
 def _paging(request: Request) -> tuple[str, int]:

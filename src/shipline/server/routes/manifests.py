@@ -15,7 +15,8 @@ from shipline.oci import (
 )
 from shipline.server.cache import Stored
 from shipline.server.http import Headers, Request, Response, Route, route
-from shipline.server.manifests import Manifests
+from shipline.server.identity import Action, Identity
+from shipline.server.node import Node
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -29,17 +30,22 @@ _REVALIDATE = ("Cache-Control", "no-cache")
 _TAGS = 100  # tags in one request
 
 
-def manifest_routes(manifests: Manifests) -> tuple[Route, ...]:
+def manifest_routes(node: Node) -> tuple[Route, ...]:
+    manifests = node.manifests
+
     def pull(request: Request, name: str, reference: str) -> Response:
         target = _reference(reference)
         found = manifests.get(check_repository(name), target)
         if found is None:
             raise manifest_unknown(reference)
+        node.door.pull(request.identity, name, target, found)
         headers = _headers(found, FOREVER if isinstance(target, Digest) else _REVALIDATE)
         known = request.header("If-None-Match")
         if known is not None and unchanged(known, f'"{found.digest}"'):
             return Response(304, headers[1:])
         headers.append(("Content-Length", str(len(found.raw))))
+        if request.method == "GET":
+            _note_pull(node, request, name, target, found)
         return Response(200, headers, found.raw, len(found.raw))
 
     def push(request: Request, name: str, reference: str) -> Response:
@@ -49,7 +55,12 @@ def manifest_routes(manifests: Manifests) -> tuple[Route, ...]:
         raw = request.read(MANIFEST_LIMIT)
         digest = _verified(raw, target)
         content = _content(raw, request.content_type)
-        manifests.put(name, digest, content, tags)
+        with node.storage.lock:
+            _check_overwrite(node, request.identity, name, digest, tags)
+            node.door.push(request.identity, name, digest, content, tags)
+            manifests.put(name, digest, content, tags)
+        kind, size = content.media_type, len(raw)
+        node.note(request, "push", name, digest=str(digest), tags=tags, media_type=kind, size=size)
         headers: Headers = [
             ("Location", f"/v2/{name}/manifests/{digest}"),
             ("Docker-Content-Digest", str(digest)),
@@ -63,18 +74,53 @@ def manifest_routes(manifests: Manifests) -> tuple[Route, ...]:
     def delete(request: Request, name: str, reference: str) -> Response:
         check_repository(name)
         target = _reference(reference)
-        gone = (
-            manifests.delete(name, target)
-            if isinstance(target, Digest)
-            else manifests.untag(name, target)
-        )
+        with node.storage.lock:
+            node.door.delete(request.identity, name, target)
+            gone = (
+                manifests.delete(name, target)
+                if isinstance(target, Digest)
+                else manifests.untag(name, target)
+            )
         if not gone:
             raise manifest_unknown(reference)
+        if isinstance(target, Digest):
+            node.note(request, "delete", name, digest=reference)
+        else:
+            node.note(request, "untag", name, tags=(reference,))
         return Response.of(202)
 
-    return (
-        route("/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)", GET=pull, PUT=push, DELETE=delete),
+    path = "/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)"
+    return (route(path, need="repository", GET=pull, PUT=push, DELETE=delete),)
+
+
+def _note_pull(
+    node: Node, request: Request, name: str, target: Digest | str, found: Stored
+) -> None:
+    tags = () if isinstance(target, Digest) else (target,)
+    node.note(
+        request,
+        "pull",
+        name,
+        digest=str(found.digest),
+        tags=tags,
+        media_type=found.media_type,
+        size=len(found.raw),
     )
+
+
+def _check_overwrite(
+    node: Node, identity: Identity, name: str, digest: Digest, tags: tuple[str, ...]
+) -> None:
+    """A tag that is there is moved only by who may; giving it again to its manifest is nothing.
+
+    Raises Problem 403.
+    """
+    for tag in tags:
+        before = node.manifests.get(name, tag)
+        action: Action = "push" if before is None or before.digest == digest else "update"
+        if not identity.may(action, name, tag):
+            what = "give away" if action == "push" else "move"
+            raise Problem(403, "DENIED", f"{identity.actor} may not {what} the tag {name}:{tag}")
 
 
 def _headers(found: Stored, caching: tuple[str, str]) -> Headers:

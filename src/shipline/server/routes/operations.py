@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from shipline.server.http import Request, Response, Route, route
-from shipline.server.metrics import Metrics
-from shipline.server.storage import Storage
+from shipline.server.node import Node
 
 
-def operation_routes(storage: Storage, metrics: Metrics) -> tuple[Route, ...]:
+def operation_routes(node: Node) -> tuple[Route, ...]:
     def base(request: Request) -> Response:
         return Response.of(200, [("Content-Type", "application/json")], b"{}")
 
     def health(request: Request) -> Response:
-        storage.records.get(("repository", ""))
+        node.storage.records.get(("repository", ""))
         return Response.of(200, [("Content-Type", "text/plain")], b"ok\n")
 
     def show(request: Request) -> Response:
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Response.of(200, [("Content-Type", kind)], metrics.render().encode())
+        return Response.of(200, [("Content-Type", kind)], node.metrics.render().encode())
 
     return (
-        route("/v2/?", GET=base),
-        route("/healthz", GET=health),
-        route("/metrics", GET=show),
+        route("/v2/?", need="base", GET=base),
+        route("/healthz", need="open", GET=health),
+        route("/metrics", need="operator", GET=show),
     )

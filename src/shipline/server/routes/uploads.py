@@ -5,22 +5,27 @@ from __future__ import annotations
 from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
 from shipline.server.http import Headers, Request, Response, Route, route
+from shipline.server.node import Node
 from shipline.server.problems import digest_invalid, received
-from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
 
 _ALGORITHMS = ("sha256", "sha512")
+_BYTES = "application/octet-stream"
 
 
-def upload_routes(storage: Storage, uploads: Uploads) -> tuple[Route, ...]:
+def upload_routes(node: Node) -> tuple[Route, ...]:
+    uploads = node.uploads
+
     def start(request: Request, name: str) -> Response:
         check_repository(name)
         mount, digest = request.parameter("mount"), request.parameter("digest")
-        if mount and _mounted(storage, Digest.parse(mount), name, request.parameter("from")):
+        if mount and _mounted(node, request, Digest.parse(mount), name):
+            node.note(request, "mount", name, digest=mount)
             return _created(name, Digest.parse(mount))
+        node.door.blob(request.identity, name, request.content_length or 0)
         if digest:
             target = Digest.parse(digest)
             uploads.put(name, target, request.body(), request.content_length)
+            node.note(request, "push", name, digest=digest, size=request.taken, media_type=_BYTES)
             return _created(name, target)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         if algorithm not in _ALGORITHMS:
@@ -50,6 +55,8 @@ def upload_routes(storage: Storage, uploads: Uploads) -> tuple[Route, ...]:
             request.header("Content-Range"),
             request.content_length,
         )
+        size = node.storage.blob_size(name, target) or 0
+        node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
         return _created(name, target)
 
     def status(request: Request, name: str, session: str) -> Response:
@@ -60,9 +67,10 @@ def upload_routes(storage: Storage, uploads: Uploads) -> tuple[Route, ...]:
         return Response(204)
 
     return (
-        route("/v2/(?P<name>.+)/blobs/uploads/?", POST=start),
+        route("/v2/(?P<name>.+)/blobs/uploads/?", need="upload", POST=start),
         route(
             "/v2/(?P<name>.+)/blobs/uploads/(?P<session>[A-Za-z0-9-]+)",
+            need="upload",
             PATCH=append,
             PUT=finish,
             GET=status,
@@ -71,14 +79,18 @@ def upload_routes(storage: Storage, uploads: Uploads) -> tuple[Route, ...]:
     )
 
 
-def _mounted(storage: Storage, digest: Digest, name: str, source: str | None) -> bool:
-    """A source that cannot exist is a source that has nothing: the client uploads instead."""
-    if source is not None:
-        try:
-            check_repository(source)
-        except UsageError:
-            return False
-    return storage.mount(digest, name, source)
+def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
+    """A source that cannot exist, or that the client may not see, is one that has nothing: the
+    client uploads instead, and learns nothing.
+    """
+    source = request.parameter("from")
+    if source is None:
+        return request.identity.operator and node.storage.mount(digest, name, None)
+    try:
+        check_repository(source)
+    except UsageError:
+        return False
+    return request.identity.may("pull", source) and node.storage.mount(digest, name, source)
 
 
 def _created(name: str, digest: Digest) -> Response:

@@ -1,0 +1,38 @@
+"""What happened at the node, told to whoever listens."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+EventKind = Literal[
+    "push", "pull", "delete", "tag", "untag", "mount", "refused", "login", "account", "quota"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that is done, or was refused; `at` in seconds of Unix time, `size` in bytes.
+
+    `push`: a manifest or blob arrived, with its `tags`. `pull`: a manifest went out. `refused`,
+    `login` and `account` say in `message` what was refused, how a login ended, what changed.
+    """
+
+    kind: EventKind
+    repository: str = ""
+    digest: str = ""
+    tags: tuple[str, ...] = ()
+    media_type: str = ""
+    size: int = 0
+    actor: str = ""
+    address: str = ""
+    message: str = ""
+    at: float = field(default_factory=time.time)
+
+
+class Listener(Protocol):
+    def note(self, event: Event) -> None:
+        """Take notice. Called by the thread of the request, after the change is on the disk: be
+        quick; an exception is logged and the request goes on.
+        """

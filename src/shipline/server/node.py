@@ -1,0 +1,60 @@
+"""The parts of a registry node, put together in one place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shipline.server.access import Guard, OpenGuard
+from shipline.server.door import Door, NoDoor
+from shipline.server.http import Request, Response, Route
+from shipline.server.journal import Event, EventKind, Listener
+from shipline.server.manifests import Manifests
+from shipline.server.metrics import Metrics
+from shipline.server.storage import Storage
+from shipline.server.uploads import Uploads
+
+_log = logging.getLogger(__name__)
+Observer = Callable[[Request, Response, float], None]
+"""Called with each request, its answer and the seconds that it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What answers requests. `routes` are tried before the protocol's own."""
+
+    storage: Storage
+    uploads: Uploads
+    manifests: Manifests
+    metrics: Metrics
+    guard: Guard
+    door: Door
+    listeners: tuple[Listener, ...] = ()
+    observers: tuple[Observer, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    @classmethod
+    def over(cls, storage: Storage, **parts: Any) -> Self:
+        """A node over a data directory: open, without rules, where `parts` say nothing else."""
+        uploads = parts.pop("uploads", None) or Uploads(storage)
+        defaults: dict[str, Any] = {
+            "manifests": Manifests(storage),
+            "metrics": Metrics(lambda: uploads.in_flight),
+            "guard": OpenGuard(),
+            "door": NoDoor(),
+        }
+        return cls(storage=storage, uploads=uploads, **(defaults | parts))
+
+    def note(self, request: Request, kind: EventKind, repository: str, **facts: Any) -> None:
+        """Tell the listeners what the request did; `facts` are fields of Event."""
+        if not self.listeners:
+            return
+        actor, address = request.identity.actor, request.address
+        event = Event(kind, repository, actor=actor, address=address, **facts)
+        for listener in self.listeners:
+            try:
+                listener.note(event)
+            except Exception:  # what listens never changes the answer
+                _log.exception("a listener failed on %s of %s", kind, repository)
