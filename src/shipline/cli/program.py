@@ -16,6 +16,8 @@ COMMANDS = (
     Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
     Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
     Entry("registry", "shipline.cli.registry:group", "Run a registry node."),
+    Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
+    Entry("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
     Entry("completion", "shipline.cli.completion:command", "Print a completion script."),
     Entry("version", "shipline.cli.version:command", "Print the version of the parts."),
 )

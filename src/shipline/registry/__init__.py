@@ -5,10 +5,15 @@ from shipline.registry.credentials import Credentials, Keychain, NoKeychain, Sta
 from shipline.registry.hosts import HostSettings, parse_mirrors, settings_from
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.keychain import ConfigKeychain, keychain_from
+from shipline.registry.login import Store, forget_login, keeper, logins, save_login, vault_file
 from shipline.registry.proxies import Proxies
 from shipline.registry.repository import RemoteRepository
+from shipline.registry.vault import NAME as VAULT_NAME
+from shipline.registry.vault import forget as forget_in_vault
+from shipline.registry.vault import vault_from
 
 __all__ = [
+    "VAULT_NAME",
     "Client",
     "ConfigKeychain",
     "Credentials",
@@ -19,7 +24,15 @@ __all__ = [
     "RemoteIngest",
     "RemoteRepository",
     "StaticKeychain",
+    "Store",
+    "forget_in_vault",
+    "forget_login",
+    "keeper",
     "keychain_from",
+    "logins",
     "parse_mirrors",
+    "save_login",
     "settings_from",
+    "vault_file",
+    "vault_from",
 ]

@@ -11,8 +11,10 @@ from shipline.oci import Reference
 from shipline.registry.channel import Channel
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import HostSettings
-from shipline.registry.http import TRIES, Gate
+from shipline.registry.http import TRIES, Caller, Gate
+from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
+from shipline.registry.request import Request
 
 
 class Client:
@@ -42,6 +44,15 @@ class Client:
         endpoints = self.settings.endpoints(reference.host)
         channels = tuple(Channel(self._gate, one, reference.repository) for one in endpoints)
         return RemoteRepository(reference.host, reference.repository, channels)
+
+    def check(self, host: str) -> None:
+        """Knock at a registry's door with the credentials for it. Raises AuthError if they are
+        refused; a registry that lets everyone in accepts any.
+        """
+        endpoint = self.settings.endpoint(host)
+        request = Request("GET", Url(endpoint.origin, "/v2/"))
+        caller = Caller(endpoint, "", ())
+        self._gate.call(request, expect={200}, doing="logging in", caller=caller).close()
 
     def close(self) -> None:
         self._gate.close()

@@ -1,4 +1,7 @@
-"""Programs that keep secrets: `docker-credential-<name> get` (docker-credential-helpers)."""
+"""Programs that keep secrets: `docker-credential-<name> get|store|erase`.
+
+The protocol is that of docker-credential-helpers.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,43 @@ def ask_helper(
     name: str, server: str, environment: Mapping[str, str] | None = None
 ) -> Credentials | None:
     """What the helper knows about `server`, None for nothing. Raises AuthError if it fails."""
+    status, text = _run(name, "get", server, server, environment)
+    if not status:
+        return _read(name, server, text)
+    if any(text.startswith(nothing) for nothing in _NOTHING):
+        return None
+    raise _failed(name, server, clean(text) or "it failed without a word")
+
+
+def tell_helper(
+    name: str,
+    server: str,
+    credentials: Credentials,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Let the helper keep the credentials of `server`. Raises AuthError if it does not."""
+    identity = credentials.identity_token
+    entry = {
+        "ServerURL": server,
+        "Username": _IDENTITY if identity else credentials.username,
+        "Secret": identity or credentials.password,
+    }
+    status, text = _run(name, "store", server, json.dumps(entry), environment)
+    if status:
+        raise _failed(name, server, clean(text) or "it failed without a word")
+
+
+def clear_helper(name: str, server: str, environment: Mapping[str, str] | None = None) -> None:
+    """Let the helper forget `server`; fine where it knew nothing. Raises AuthError if it fails."""
+    status, text = _run(name, "erase", server, server, environment)
+    if status and not any(text.startswith(nothing) for nothing in _NOTHING):
+        raise _failed(name, server, clean(text) or "it failed without a word")
+
+
+def _run(
+    name: str, verb: str, server: str, given: str, environment: Mapping[str, str] | None
+) -> tuple[int, str]:
+    """The status of the helper and what it said; a secret goes in on standard input only."""
     import subprocess
 
     if not _NAME.match(name) or name.startswith((".", "-")):
@@ -33,7 +73,7 @@ def ask_helper(
     program = f"docker-credential-{name}"
     try:
         process = subprocess.Popen(
-            [program, "get"],
+            [program, verb],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -44,17 +84,12 @@ def ask_helper(
     with process:
         try:
             with on_cancel(process.kill):
-                output, _ = process.communicate(server.encode(), timeout=_TIMEOUT_S)
+                output, _ = process.communicate(given.encode(), timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise _failed(name, server, f"{program} did not answer") from None
         finally:
             process.kill()
-    text = output[:_LIMIT].decode("utf-8", "replace").strip()
-    if process.returncode:
-        if any(text.startswith(nothing) for nothing in _NOTHING):
-            return None
-        raise _failed(name, server, f"{program}: {clean(text) or 'failed without a word'}")
-    return _read(name, server, text)
+    return process.returncode, output[:_LIMIT].decode("utf-8", "replace").strip()
 
 
 def _read(name: str, server: str, text: str) -> Credentials | None:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError
+from shipline.registry import vault
 from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
 from shipline.registry.helpers import ask_helper
 
+VAULT = "shipline-credentials.json"  # the name of the vault, beside the file that points to it
 _LIMIT = 4 << 20  # bytes of a configuration file
 
 
@@ -30,7 +32,7 @@ class ConfigKeychain:
         self._files = files
         self._environment = environment
         self._lock = threading.Lock()
-        self._documents: tuple[Mapping[str, Any], ...] | None = None
+        self._documents: tuple[tuple[Path, Mapping[str, Any]], ...] | None = None
         self._known: dict[tuple[str, str], Credentials | None] = {}
 
     def credentials(self, host: str, repository: str) -> Credentials | None:
@@ -39,15 +41,15 @@ class ConfigKeychain:
         with self._lock:
             if key not in self._known:
                 if self._documents is None:
-                    self._documents = tuple(filter(None, map(_load, self._files)))
+                    self._documents = tuple((path, load_document(path)) for path in self._files)
                 self._known[key] = self._search(*key)
             return self._known[key]
 
     def _search(self, host: str, repository: str) -> Credentials | None:
-        for document in self._documents or ():
-            for helper in _helpers(document, host):
+        for path, document in self._documents or ():
+            for helper in helpers_of(document, host):
                 server = HUB_KEY if host == "docker.io" else host
-                found = ask_helper(helper, server, self._environment)
+                found = self._ask(helper, server, path)
                 if found is not None:
                     return found
             found = _from_auths(document.get("auths"), host, repository)
@@ -55,10 +57,25 @@ class ConfigKeychain:
                 return found
         return None
 
+    def _ask(self, helper: str, server: str, path: Path) -> Credentials | None:
+        if helper != vault.NAME:
+            return ask_helper(helper, server, self._environment)
+        return vault.vault_from(self._environment or {}, path.with_name(VAULT)).get(server)
+
 
 def keychain_from(environment: Mapping[str, str]) -> ConfigKeychain:
     """The keychain of a user, whose environment this is. Nothing is read yet."""
     return ConfigKeychain(tuple(_places(environment)), environment)
+
+
+def login_file(environment: Mapping[str, str]) -> Path:
+    """The file that a login is noted in: the first one that is read.
+
+    Raises ConfigError where nothing says where a user's files are.
+    """
+    for path in _places(environment):
+        return path
+    raise ConfigError("there is no home directory", hint="set HOME, or DOCKER_CONFIG")
 
 
 def _places(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -80,7 +97,8 @@ def _places(environment: Mapping[str, str]) -> Iterator[Path]:
         yield Path(home) / ".dockercfg"
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def load_document(path: Path) -> dict[str, Any]:
+    """A configuration file, empty where there is none. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_LIMIT))
@@ -93,7 +111,8 @@ def _load(path: Path) -> Mapping[str, Any]:
     return {"auths": document} if path.name == ".dockercfg" else document
 
 
-def _helpers(document: Mapping[str, Any], host: str) -> Iterator[str]:
+def helpers_of(document: Mapping[str, Any], host: str) -> Iterator[str]:
+    """The helper that keeps the secrets of a host, as normal_host() gives it."""
     per_host = document.get("credHelpers")
     for key, helper in per_host.items() if isinstance(per_host, dict) else ():
         if normal_host(key) == host and isinstance(helper, str):
@@ -114,12 +133,12 @@ def _from_auths(auths: object, host: str, repository: str) -> Credentials | None
         if entry is not None:
             return entry
     for key, value in auths.items():
-        if _names_host(key) and normal_host(key) == host and (entry := _entry(value)):
+        if names_host(key) and normal_host(key) == host and (entry := _entry(value)):
             return entry
     return None
 
 
-def _names_host(key: str) -> bool:
+def names_host(key: str) -> bool:
     """Whether the key is a host, as docker writes it, and not a host with a namespace."""
     rest = (key.partition("://")[2] or key).partition("/")[2].strip("/")
     return "://" in key or rest in ("", "v1", "v2")

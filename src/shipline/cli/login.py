@@ -1,0 +1,122 @@
+"""`shipline login` and `shipline logout`: credentials, never in clear by accident."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from shipline.errors import AuthError, UsageError
+
+_HUB = "docker.io"
+_LONGEST = 1 << 20  # bytes of a password on standard input
+
+
+@click.command("login")
+@click.argument("host", metavar="[REGISTRY]", default=_HUB)
+@click.option("-u", "--username", metavar="NAME", help="The user, or a robot account.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option(
+    "-p", "--password", hidden=True, help="Refused: command lines are seen by every process."
+)
+@click.option(
+    "--store",
+    type=click.Choice(["auto", "vault", "plain"]),
+    default="auto",
+    show_default=True,
+    help="auto: the helper that config.json names, else the encrypted vault.",
+)
+@click.option("--insecure", is_flag=True, help="Speak plain HTTP with this registry.")
+def login(
+    host: str,
+    username: str | None,
+    password_stdin: bool,
+    password: str | None,
+    store: str,
+    insecure: bool,
+) -> None:
+    """Check credentials with a registry and keep them for later commands."""
+    from shipline.registry import (
+        Client,
+        Credentials,
+        StaticKeychain,
+        Store,
+        save_login,
+        settings_from,
+    )
+
+    if password is not None:
+        raise UsageError(
+            "a password on the command line can be seen by every process of the machine",
+            hint="pipe it: shipline login --password-stdin, or leave it out to be asked",
+        )
+    host = _host(host)
+    credentials = Credentials(*_ask(username, password_stdin))
+    environment = _with_passphrase(host, store)
+    settings = settings_from(os.environ, insecure=(host,) if insecure else ())
+    with Client(settings, StaticKeychain({host: credentials}), tries=2) as client:
+        client.check(host)
+    place = save_login(host, credentials, environment, Store(store))
+    click.echo(f"logged in to {host}; the credentials are kept in {place}", err=True)
+
+
+@click.command("logout")
+@click.argument("host", metavar="[REGISTRY]", default=_HUB)
+@click.option("-a", "--all", "everywhere", is_flag=True, help="Of every registry.")
+def logout(host: str, everywhere: bool) -> None:
+    """Forget the credentials of a registry."""
+    from shipline.registry import forget_login, logins
+
+    for one in logins(os.environ) if everywhere else (_host(host),):
+        known = forget_login(one, os.environ)
+        click.echo(f"logged out of {one}" if known else f"not logged in to {one}", err=True)
+
+
+def _host(text: str) -> str:
+    """The registry in any spelling that people paste."""
+    host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
+    if not host or "/" in host or any(character.isspace() for character in host):
+        raise UsageError(f"not a registry: {text!r}", hint="write HOST or HOST:PORT")
+    return host
+
+
+def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
+    if password_stdin:
+        if not username:
+            raise UsageError("--password-stdin needs --username")
+        secret = sys.stdin.buffer.read(_LONGEST).decode("utf-8", "strict").rstrip("\r\n")
+    else:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "there is no terminal to ask for the password",
+                hint="pipe it: shipline login --username NAME --password-stdin REGISTRY",
+            )
+        username = username or click.prompt("Username", err=True)
+        secret = click.prompt("Password", hide_input=True, err=True)
+    if not secret:
+        raise UsageError("the password is empty")
+    return username, secret
+
+
+def _with_passphrase(host: str, store: str) -> dict[str, str]:
+    """The environment, with the vault's passphrase asked for where it will be needed."""
+    from shipline.registry import VAULT_NAME, keeper
+
+    environment = dict(os.environ)
+    elsewhere = store == "auto" and keeper(host, environment) != VAULT_NAME
+    if store == "plain" or elsewhere:
+        return environment
+    if environment.get("SHIPLINE_PASSPHRASE") or environment.get("SHIPLINE_PASSPHRASE_FILE"):
+        return environment
+    if not sys.stdin.isatty():
+        raise AuthError(
+            "nothing on this machine keeps the credentials encrypted",
+            host="",
+            hint="set SHIPLINE_PASSPHRASE for the encrypted vault, name a credential helper as "
+            "credsStore in config.json, or accept a readable file with --store plain",
+        )
+    environment["SHIPLINE_PASSPHRASE"] = click.prompt(
+        "Passphrase of the vault (later from SHIPLINE_PASSPHRASE)", hide_input=True, err=True
+    )
+    return environment
