@@ -1,6 +1,20 @@
 """Small durable records, in byte order of their keys, behind one small protocol."""
 
-from shipline.metadata.protocols import Key, Records, encode, walk
+from shipline.metadata.drivers import DRIVERS, Driver, copy_records, open_records
+from shipline.metadata.protocols import NOTHING, Key, Records, encode, walk
+from shipline.metadata.rocksdb import RocksRecords
 from shipline.metadata.sqlite import SqliteRecords
 
-__all__ = ["Key", "Records", "SqliteRecords", "encode", "walk"]
+__all__ = [
+    "DRIVERS",
+    "NOTHING",
+    "Driver",
+    "Key",
+    "Records",
+    "RocksRecords",
+    "SqliteRecords",
+    "copy_records",
+    "encode",
+    "open_records",
+    "walk",
+]

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from shipline.errors import ConfigError
-from shipline.metadata.protocols import Key, encode
+from shipline.metadata.group import Changes, Counters, GroupCommit
+from shipline.metadata.protocols import NOTHING, Key, bounds, decode, encode
 
 _VERSION = 1
 _WAIT_S = 60.0
+_LEVEL = {True: "FULL", False: "NORMAL"}
 
 
 class SqliteRecords:
@@ -27,9 +28,10 @@ class SqliteRecords:
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises ConfigError for one that this version cannot read."""
         self._path = path
-        self._lock = threading.Lock()
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = self._connect()
+        self._durable = True
+        self._group = GroupCommit(self._apply)
         with _translated(self._path):
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._prepare()
@@ -42,40 +44,62 @@ class SqliteRecords:
         return None if row is None else bytes(row[0])
 
     def scan(self, prefix: Key, *, after: Key = (), limit: int = 1000) -> list[tuple[Key, bytes]]:
-        start = encode((*prefix, ""))
-        beyond = encode((*prefix, *after)) if after else start
+        beyond, end, cut = bounds(prefix, after)
         with self._reader() as connection:
             rows = connection.execute(
                 "SELECT key, value FROM records WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
-                (beyond, start[:-1] + b"\1", limit),
+                (beyond, end, limit),
             ).fetchall()
-        return [(tuple(key[len(start) :].decode().split("\0")), value) for key, value in rows]
+        return [(decode(key, cut), value) for key, value in rows]
 
-    def write(self, changes: Mapping[Key, bytes | None]) -> None:
-        rows = [(encode(key), value) for key, value in changes.items()]
-        with self._lock, _translated(self._path):
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                self._writer.executemany(
-                    "INSERT INTO records VALUES (?, ?) "
-                    "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    [row for row in rows if row[1] is not None],
-                )
-                self._writer.executemany(
-                    "DELETE FROM records WHERE key = ?",
-                    [(key,) for key, value in rows if value is None],
-                )
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+    def write(
+        self,
+        changes: Mapping[Key, bytes | None],
+        *,
+        add: Mapping[Key, int] = NOTHING,
+        durable: bool = True,
+    ) -> None:
+        self._group.write(
+            {encode(key): value for key, value in changes.items()},
+            {encode(key): delta for key, delta in add.items()},
+            durable,
+        )
 
     def close(self) -> None:
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
-            self._writer.close()
+        while self._idle:
+            self._idle.pop().close()
+        self._writer.close()
+
+    def _apply(self, changes: Changes, counters: Counters, durable: bool) -> None:
+        writer = self._writer
+        with _translated(self._path):
+            if durable is not self._durable:
+                writer.execute(f"PRAGMA synchronous={_LEVEL[durable]}")
+                self._durable = durable
+            writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._change(changes, counters)
+                writer.execute("COMMIT")
+            except BaseException:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+                raise
+
+    def _change(self, changes: Changes, counters: Counters) -> None:
+        self._writer.executemany(
+            "INSERT INTO records VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            [item for item in changes.items() if item[1] is not None],
+        )
+        self._writer.executemany(
+            "DELETE FROM records WHERE key = ?",
+            [(key,) for key, value in changes.items() if value is None],
+        )
+        self._writer.executemany(
+            "INSERT INTO records VALUES (?1, CAST(?2 AS BLOB)) ON CONFLICT (key) DO UPDATE "
+            "SET value = CAST(CAST(CAST(value AS TEXT) AS INTEGER) + ?2 AS BLOB)",
+            list(counters.items()),
+        )
 
     def _prepare(self) -> None:
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
@@ -112,12 +136,15 @@ class SqliteRecords:
         self._idle.append(connection)
 
 
+_ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
+
+
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+        code = _ERRNO.get(error.sqlite_errorcode & 0xFF, errno.EIO)
+        raise OSError(code, str(error), str(path)) from error
     except sqlite3.DatabaseError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error

@@ -1,0 +1,139 @@
+"""Records in a RocksDB directory (the optional package `rocksdict`): every write synced.
+
+The directory is RocksDB's own; keys are as in every store, values as they came, and the one key
+that begins with a byte 0xff holds the version of that layout.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipline.errors import ConfigError
+from shipline.metadata.group import Changes, Counters, GroupCommit
+from shipline.metadata.protocols import NOTHING, Key, bounds, decode, encode
+
+if TYPE_CHECKING:
+    from rocksdict import Options
+
+_VERSION = b"1"
+_VERSION_KEY = b"\xffversion"
+_LOGS = 4  # of RocksDB's own diagnostic logs
+
+
+class RocksRecords:
+    """Writes are merged before RocksDB sees them, so that counters have one writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the directory.
+
+        Raises ConfigError where the package `rocksdict` is missing, for a directory of another
+        layout, and while another process has it open.
+        """
+        try:
+            import rocksdict
+        except ImportError:
+            raise ConfigError(
+                "metadata in RocksDB needs the package rocksdict",
+                hint="pip install 'shipline[rocksdb]'",
+            ) from None
+        self._package = rocksdict
+        self._path = path
+        self._closing = threading.Lock()
+        with _translated(path):
+            self._store = rocksdict.Rdict(str(path), _options(rocksdict.Options(raw_mode=True)))
+            self._check_version()
+        self._group = GroupCommit(self._apply)
+
+    def get(self, key: Key) -> bytes | None:
+        with _translated(self._path):
+            found: bytes | None = self._store.get(encode(key))
+        return found
+
+    def scan(self, prefix: Key, *, after: Key = (), limit: int = 1000) -> list[tuple[Key, bytes]]:
+        beyond, end, cut = bounds(prefix, after)
+        found: list[tuple[Key, bytes]] = []
+        with _translated(self._path):
+            options = self._package.ReadOptions()
+            options.set_iterate_upper_bound(end)
+            cursor = self._store.iter(options)
+            cursor.seek(beyond + b"\0")
+            while len(found) < limit and cursor.valid():
+                found.append((decode(cursor.key(), cut), cursor.value()))
+                cursor.next()
+            cursor.status()
+        return found
+
+    def write(
+        self,
+        changes: Mapping[Key, bytes | None],
+        *,
+        add: Mapping[Key, int] = NOTHING,
+        durable: bool = True,
+    ) -> None:
+        self._group.write(
+            {encode(key): value for key, value in changes.items()},
+            {encode(key): delta for key, delta in add.items()},
+            durable,
+        )
+
+    def close(self) -> None:
+        with _translated(self._path):
+            self._store.close()
+
+    def _apply(self, changes: Changes, counters: Counters, durable: bool) -> None:
+        with _translated(self._path):
+            batch = self._package.WriteBatch(raw_mode=True)
+            for key, value in changes.items():
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+            for key, delta in counters.items():
+                batch.put(key, b"%d" % (int(self._store.get(key) or 0) + delta))
+            options = self._package.WriteOptions()
+            options.sync = durable
+            self._store.write(batch, options)
+
+    def _check_version(self) -> None:
+        version = self._store.get(_VERSION_KEY)
+        if version is None:
+            self._store.put(_VERSION_KEY, _VERSION)
+        elif version != _VERSION:
+            raise ConfigError(
+                f"{self._path} has layout {version.decode()}, this program knows 1",
+                hint="run the version of shipline that wrote it, or a newer one",
+            )
+
+
+def _options(options: Options) -> Options:
+    options.create_if_missing(True)
+    options.set_keep_log_file_num(_LOGS)
+    return options
+
+
+_ERRNO = (
+    ("no space left", errno.ENOSPC),
+    ("quota exceeded", errno.EDQUOT),
+    ("read-only file system", errno.EROFS),
+)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, OSError, ValueError):
+        raise
+    except Exception as error:  # rocksdict raises bare Exception with RocksDB's words
+        words = str(error)
+        if "lock" in words.lower() and "LOCK" in words:
+            raise ConfigError(
+                f"{path} is open in another process", hint="stop that process first"
+            ) from None
+        code = next((code for part, code in _ERRNO if part in words.lower()), errno.EIO)
+        raise OSError(code, words, str(path)) from error

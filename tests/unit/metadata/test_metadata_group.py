@@ -1,0 +1,101 @@
+"""Group commit: fewer trips to the disk than writes, and each writer gets its own outcome."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.metadata.group import GroupCommit, Write, merged
+
+_KEYS = st.sampled_from([b"a", b"b", b"c"])
+_VALUES = st.none() | st.integers(0, 9).map(lambda number: b"%d" % number)
+
+
+class Slow:
+    """A store whose first write waits until it is let go."""
+
+    def __init__(self, fails_on: bytes = b"") -> None:
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.groups: list[list[bytes]] = []
+        self._fails_on = fails_on
+
+    def apply(
+        self, changes: Mapping[bytes, bytes | None], add: Mapping[bytes, int], durable: bool
+    ) -> None:
+        self.begun.set()
+        self.go.wait(10)
+        if self._fails_on in changes:
+            raise OSError(errno.ENOSPC, "full")
+        self.groups.append(list(changes))
+
+
+def run(slow: Slow, keys: list[bytes]) -> dict[bytes, BaseException]:
+    """The first key alone, then all others at once; what each writer was told."""
+    group = GroupCommit(slow.apply)
+    failures: dict[bytes, BaseException] = {}
+
+    def write(key: bytes) -> None:
+        try:
+            group.write({key: b""}, {}, True)
+        except OSError as failure:
+            failures[key] = failure
+
+    threads = [threading.Thread(target=write, args=(key,)) for key in keys]
+    threads[0].start()
+    slow.begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(group._waiting) < len(keys) - 1:
+        pass
+    slow.go.set()
+    for thread in threads:
+        thread.join(10)
+    return failures
+
+
+def test_writers_that_wait_share_one_commit() -> None:
+    slow = Slow()
+    keys = [b"%d" % number for number in range(16)]
+    assert run(slow, keys) == {}
+    assert [sorted(group) for group in slow.groups] == [keys[:1], sorted(keys[1:])]
+
+
+def test_one_that_does_not_fit_fails_alone() -> None:
+    slow = Slow(fails_on=b"big")
+    assert list(run(slow, [b"a", b"b", b"big", b"c"])) == [b"big"]
+    assert sorted(key for group in slow.groups for key in group) == [b"a", b"b", b"c"]
+
+
+def test_a_failing_disk_is_told_to_everyone() -> None:
+    def apply(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    group = GroupCommit(apply)
+    for _ in range(2):
+        with pytest.raises(OSError, match="broken"):
+            group.write({b"a": b""}, {}, True)
+
+
+@given(st.lists(st.tuples(st.dictionaries(_KEYS, _VALUES), st.dictionaries(_KEYS, st.integers()))))
+def test_a_group_is_its_writes_in_order(
+    writes: list[tuple[dict[bytes, bytes | None], dict[bytes, int]]],
+) -> None:
+    def done(
+        state: dict[bytes, int | None], changes: Mapping[bytes, bytes | None], add: dict[bytes, int]
+    ) -> None:
+        for key, value in changes.items():
+            state[key] = None if value is None else int(value)
+        for key, delta in add.items():
+            state[key] = (state.get(key) or 0) + delta
+
+    one_by_one: dict[bytes, int | None] = {}
+    for changes, add in writes:
+        done(one_by_one, changes, add)
+    at_once: dict[bytes, int | None] = {}
+    done(at_once, *merged(Write(changes, add, True) for changes, add in writes))
+    assert at_once == one_by_one
