@@ -15,6 +15,7 @@ from shipline.cli.lazy import Entry, LazyGroup
 COMMANDS = (
     Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
     Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
+    Entry("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
     Entry("registry", "shipline.cli.registry:group", "Run a registry node."),
     Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
     Entry("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),

@@ -1,0 +1,24 @@
+"""The whole file: the section that each feature owns, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shipline.ship import Pipeline
+
+
+def _section(place: str, doc: str) -> Any:
+    """A section that is imported only where the file has it."""
+    return field(default=None, metadata={"section": place, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a project says about its way from a commit to an image. Absent sections are None."""
+
+    version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
+    pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
+    file: Path | None = field(default=None, metadata={"key": None})
+    """Where it was read from; None where there is no file."""

@@ -1,0 +1,190 @@
+"""The shape of a value in YAML, read from type hints: what decoder, encoder and schema walk over.
+
+Understood are str, int, float, bool, Literal, enumerations, tuple[X, ...], Mapping[str, X],
+dataclasses, X | None, unions, and classes with a classmethod `parse(text)`. A dataclass field may
+carry metadata: `doc` (one line), `interpolate` (`${NAME}` is replaced in it), `inline` (its own
+fields stand in the place of it), `section` (`module:Class`, imported when first needed), and
+`key=None` (not in the file).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, Protocol, Union, cast, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A scalar of one type: NoneType, bool, int, float or str."""
+
+    type: type
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values, by the text that stands for each."""
+
+    values: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A text that a class reads; `str` of the value is such a text again."""
+
+    type: type
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A list."""
+
+    item: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A mapping with keys that people choose."""
+
+    value: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Several shapes, told apart by the kind of the node; scalars by the first that fits."""
+
+    options: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key of a record; `inline` is not empty where the key is one of a nested record."""
+
+    key: str
+    name: str
+    hint: Callable[[], Any]
+    doc: str
+    required: bool
+    default: Callable[[], Any]
+    interpolate: bool
+    inline: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.hint())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A dataclass."""
+
+    type: type
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return fields_of(self.type)
+
+
+Shape = Plain | Choice | Parsed | Many | Named | Either | Record
+
+
+class Parser(Protocol):
+    """A class that reads its values from text."""
+
+    def parse(self, text: str) -> Any: ...
+
+
+@cache
+def shape_of(hint: Any) -> Shape:
+    """The shape of a type hint. Raises TypeError for one that has none: a mistake of ours."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return Either(tuple(map(shape_of, arguments)))
+    if origin is Literal:
+        return Choice(tuple((_word(value), value) for value in arguments))
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return Many(shape_of(arguments[0]))
+    if origin is not None and issubclass(origin, Mapping) and arguments[0] is str:
+        return Named(shape_of(arguments[1]))
+    if hint in (None, type(None), bool, int, float, str):
+        return Plain(hint or type(None))
+    if isinstance(hint, type):
+        return _shape_of_class(hint)
+    raise TypeError(f"{hint!r} has no form in YAML")
+
+
+def _shape_of_class(cls: type) -> Shape:
+    if issubclass(cls, Enum):
+        return Choice(tuple((_word(one.value), one) for one in cls))
+    if hasattr(cls, "parse"):
+        return Parsed(cls)
+    if dataclasses.is_dataclass(cls):
+        return Record(cls)
+    raise TypeError(f"{cls!r} has no form in YAML")
+
+
+def _word(value: object) -> str:
+    """A value as YAML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else str(value)
+
+
+@cache
+def fields_of(cls: type) -> tuple[Field, ...]:
+    """The keys of a record in their order; those of inline records stand among them."""
+    found: list[Field] = []
+    for one in dataclasses.fields(cls):
+        meta = one.metadata
+        if not one.init or meta.get("key", one.name) is None:
+            continue
+        if meta.get("inline"):
+            nested = fields_of(_hint(cls, one.name, meta))
+            found += [dataclasses.replace(inside, inline=one.name) for inside in nested]
+            continue
+        found.append(_field(cls, one))
+    return tuple(found)
+
+
+def inlined_in(cls: type) -> dict[str, type]:
+    """The records that stand in the place of a field, by its name."""
+    inlined = (one for one in dataclasses.fields(cls) if one.metadata.get("inline"))
+    return {one.name: _hint(cls, one.name, one.metadata) for one in inlined}
+
+
+def _field(cls: type, one: dataclasses.Field[Any]) -> Field:
+    def hint() -> Any:
+        return _hint(cls, one.name, one.metadata)
+
+    def default() -> Any:
+        if one.default is not dataclasses.MISSING:
+            return one.default
+        return cast(Callable[[], Any], one.default_factory)()
+
+    required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    return Field(
+        key=one.name.rstrip("_").replace("_", "-"),
+        name=one.name,
+        hint=hint,
+        doc=str(one.metadata.get("doc", "")),
+        required=required,
+        default=default,
+        interpolate=bool(one.metadata.get("interpolate")),
+    )
+
+
+def _hint(cls: type, name: str, meta: Mapping[str, Any]) -> Any:
+    if place := meta.get("section"):
+        module, _, attribute = place.partition(":")
+        return getattr(import_module(module), attribute)
+    return _hints(cls)[name]
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)

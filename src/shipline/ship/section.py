@@ -1,0 +1,246 @@
+"""What shipline.yaml says about the chain: image, steps, build, sign, copies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shipline.errors import ConfigError
+from shipline.oci import Platform, Reference
+from shipline.ship.duration import Duration
+
+RESERVED = ("build", "gates", "sign", "publish", "copy")
+"""The steps that every chain has, in their order."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
+Event = Literal["push", "tag", "pull-request", "schedule", "manual"]
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A step runs where all that is given here holds; of the patterns in a list, one must fit."""
+
+    branch: str | tuple[str, ...] = field(
+        default=(), metadata={"doc": "Branches, as shell patterns: main, feature/*."}
+    )
+    tag: str | tuple[str, ...] = field(
+        default=(), metadata={"doc": "Git tags that were pushed, as shell patterns: v*."}
+    )
+    event: Event | tuple[Event, ...] = field(
+        default=(), metadata={"doc": "What started the run; without CI that is push."}
+    )
+    env: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "Variables and the shell pattern each must fit."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command of the project: lint, tests, static analysis, or a scan of what was built."""
+
+    run: str | tuple[str, ...] = field(
+        default="", metadata={"doc": "A script for `sh -e`, or a program with its arguments."}
+    )
+    scanner: Literal["syft", "trivy", "grype"] | None = field(
+        default=None,
+        metadata={"doc": "Instead of run: scan the pushed digest of each platform with this."},
+    )
+    needs: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Steps that must have passed. A step that needs `build` gets the digest."},
+    )
+    reports: tuple[str, ...] | Mapping[str, str | tuple[str, ...]] = field(
+        default=(),
+        metadata={"doc": "Files that the step writes; as a mapping, by the gate that reads them."},
+    )
+    when: When = field(
+        default_factory=When, metadata={"doc": "Where the step runs; else it is skipped."}
+    )
+    timeout: Duration = field(
+        default=Duration.parse("30m"), metadata={"doc": "How long it may take, as 90s or 1h30m."}
+    )
+    retries: int = field(default=0, metadata={"doc": "Further attempts after a failure."})
+    env: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "Variables to set, besides the usual ones."}
+    )
+    pass_env: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Variables to hand on, by name or as NAME_*; others are not."}
+    )
+    working_directory: str = field(
+        default=".", metadata={"doc": "Where it runs, relative to this file."}
+    )
+    allow_failure: bool = field(
+        default=False, metadata={"doc": "Go on after a failure, which is recorded."}
+    )
+
+    def __post_init__(self) -> None:
+        if bool(self.run) == bool(self.scanner):
+            raise ConfigError("needs one of run and scanner")
+        if not 0 <= self.retries <= 10:
+            raise ConfigError("retries: must be from 0 to 10")
+        _check_variables((*self.env, *self.pass_env))
+        for path in (self.working_directory, *self.report_paths):
+            _check_inside(path)
+
+    @property
+    def report_paths(self) -> tuple[str, ...]:
+        """Every report, whoever reads it."""
+        if not isinstance(self.reports, Mapping):
+            return self.reports
+        return tuple(path for paths in self.reports.values() for path in listed(paths))
+
+    @property
+    def after_build(self) -> bool:
+        return self.scanner is not None or "build" in self.needs
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How the image is built; the words are those of `shipline build`."""
+
+    context: str = field(default=".", metadata={"doc": "The directory to build from."})
+    file: str | None = field(default=None, metadata={"doc": "The Dockerfile."})
+    platforms: tuple[Platform, ...] = field(
+        default=(), metadata={"doc": "Platforms to build for; without, the one of this machine."}
+    )
+    target: str | None = field(default=None, metadata={"doc": "The stage to build."})
+    args: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "Build arguments.", "interpolate": True}
+    )
+    labels: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={"doc": "Labels, besides those of the tag policy.", "interpolate": True},
+    )
+    contexts: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "More contexts, by name."}
+    )
+    secrets: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Secrets for steps, as id=NAME,env=VARIABLE or id=NAME,src=F."}
+    )
+    ssh: tuple[str, ...] = field(default=(), metadata={"doc": "Agents or keys, as ID[=PATH]."})
+    cache_from: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Caches to read from.", "interpolate": True}
+    )
+    cache_to: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Caches to write to.", "interpolate": True}
+    )
+    compression: Literal["gzip", "zstd"] | None = field(
+        default=None, metadata={"doc": "How layers are compressed."}
+    )
+    pull: bool = field(default=False, metadata={"doc": "Ask for base images that are at hand."})
+    no_cache: bool = field(default=False, metadata={"doc": "Use no results of earlier builds."})
+    needs: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Steps that must have passed before the build starts; others run beside."},
+    )
+    timeout: Duration = field(
+        default=Duration.parse("2h"), metadata={"doc": "How long the build may take."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Who signs what passed, and what is stated about it."""
+
+    key: str = field(metadata={"doc": "A private key file, as `shipline key generate` writes it."})
+    password_variable: str = field(
+        default="COSIGN_PASSWORD",
+        metadata={"doc": "The variable that holds the password of the key."},
+    )
+    annotations: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "Facts to sign with it.", "interpolate": True}
+    )
+    attest: bool = field(
+        default=True, metadata={"doc": "Also state the verdicts of the gates and the provenance."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The chain of one image."""
+
+    image: Reference | None = field(
+        default=None,
+        metadata={"doc": "The repository to push to, without a tag.", "interpolate": True},
+    )
+    steps: Mapping[str, str | Step] = field(
+        default_factory=dict,
+        metadata={"doc": "Commands by name: a script, or a mapping. They run side by side."},
+    )
+    build: Build = field(default_factory=Build, metadata={"doc": "How the image is built."})
+    sign: Sign | None = field(default=None, metadata={"doc": "Who signs; without it, nobody."})
+    copies: tuple[Reference, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Repositories that get the image with its signatures and tags.",
+            "interpolate": True,
+        },
+    )
+    keep_runs: int = field(default=50, metadata={"doc": "How many records of runs are kept."})
+
+    def __post_init__(self) -> None:
+        for name in self.steps:
+            if not _NAME.match(name):
+                raise ConfigError(f"steps: {name!r} is not a name of letters, digits, . _ and -")
+            if name in RESERVED:
+                raise ConfigError(f"steps: {name} is a step that every chain has: rename yours")
+        for key, one in (("image", self.image), *(("copies", copy) for copy in self.copies)):
+            if one is not None and (one.tag or one.digest):
+                raise ConfigError(f"{key}: {one} has a tag or digest: name the repository alone")
+        if self.image in self.copies:
+            raise ConfigError(f"copies: {self.image} is the image itself")
+        if self.keep_runs < 1:
+            raise ConfigError("keep-runs: must be at least 1")
+        _check_needs(self.commands, self.build.needs)
+
+    @property
+    def commands(self) -> Mapping[str, Step]:
+        """The steps, each in its long form."""
+        return {
+            name: Step(run=one) if isinstance(one, str) else one for name, one in self.steps.items()
+        }
+
+
+def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One or several, as several."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_needs(steps: Mapping[str, Step], before_build: tuple[str, ...]) -> None:
+    """Raises ConfigError for a step that is not there, and for a ring."""
+    edges: dict[str, tuple[str, ...]] = {"build": before_build}
+    for name, step in steps.items():
+        edges[name] = (*step.needs, *(("build",) if step.scanner else ()))
+    for name, needs in edges.items():
+        for needed in needs:
+            if needed not in edges:
+                known = ", ".join(edges)
+                place = name if name == "build" else f"steps.{name}"
+                raise ConfigError(f"{place}: needs {needed!r}, which is no step; there is {known}")
+    for name in edges:
+        if ring := next(_rings(name, edges, (name,)), None):
+            raise ConfigError(f"steps: they wait for each other: {' -> '.join(ring)}")
+
+
+def _rings(
+    name: str, edges: Mapping[str, tuple[str, ...]], path: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    for needed in edges[name]:
+        if needed == path[0]:
+            yield (*path, needed)
+        elif needed not in path:
+            yield from _rings(needed, edges, (*path, needed))
+
+
+def _check_inside(path: str) -> None:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ConfigError(f"{path!r} leads out of the project")
+
+
+def _check_variables(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not _VARIABLE.match(name):
+            raise ConfigError(f"{name!r} is not the name of a variable")
