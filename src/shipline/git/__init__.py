@@ -1,6 +1,54 @@
 """The commit graph, refs and remotes of a repository, read through the git program."""
 
+from shipline.git.deepen import ShallowClone, complete_history, fetch_tags, shallow_clone
 from shipline.git.failures import GitError, GitMissing, NoRepository, Unreachable
+from shipline.git.history import (
+    Commit,
+    abbreviate,
+    is_ancestor,
+    log,
+    merge_base,
+    merged,
+    read_commit,
+)
+from shipline.git.repository import (
+    Repository,
+    branches_containing,
+    default_branch,
+    read_repository,
+    resolve,
+    tags,
+    web_address,
+)
+from shipline.git.reserve import Reserved, TagTaken, reserve_tag
 from shipline.git.run import Done, Git
 
-__all__ = ["Done", "Git", "GitError", "GitMissing", "NoRepository", "Unreachable"]
+__all__ = [
+    "Commit",
+    "Done",
+    "Git",
+    "GitError",
+    "GitMissing",
+    "NoRepository",
+    "Repository",
+    "Reserved",
+    "ShallowClone",
+    "TagTaken",
+    "Unreachable",
+    "abbreviate",
+    "branches_containing",
+    "complete_history",
+    "default_branch",
+    "fetch_tags",
+    "is_ancestor",
+    "log",
+    "merge_base",
+    "merged",
+    "read_commit",
+    "read_repository",
+    "reserve_tag",
+    "resolve",
+    "shallow_clone",
+    "tags",
+    "web_address",
+]

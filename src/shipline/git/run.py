@@ -64,7 +64,7 @@ class Git:
 
     def lines(self, *arguments: str) -> list[str]:
         """The lines that git prints. Raises GitError."""
-        return self.text(*arguments).split("\n") if arguments else []
+        return self.text(*arguments).split("\n")
 
     def _start(self, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
         try:

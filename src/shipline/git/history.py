@@ -1,0 +1,97 @@
+"""Commits and the order between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shipline.git.failures import GitError
+from shipline.git.run import Git
+
+_FIELDS = "%H%n%P%n%ct%n%cn <%ce>%n%an%n%B"
+_LOG = ("log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit: `time` is the committer's, in seconds since 1970; `message` is whole.
+
+    What is no text in the encoding that the commit declares is replaced (U+FFFD).
+    """
+
+    sha: str
+    parents: tuple[str, ...] = ()
+    time: int = 0
+    committer: str = ""
+    author: str = ""
+    message: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The first line of the message."""
+        return self.message.partition("\n")[0].strip()
+
+
+def log(
+    git: Git, until: str, *, since: Sequence[str] = (), paths: Sequence[str] = ()
+) -> tuple[Commit, ...]:
+    """The commits reachable from `until` and from none of `since`, newest first.
+
+    `paths` are globs from the top of the repository, `!` in front excludes; where there are any,
+    only commits that touch one of them are told, on every side of a merge. Raises GitError.
+    """
+    excluded = [f"^{one}" for one in since]
+    limits = ["--full-history", "--", *_pathspecs(paths)] if paths else ["--"]
+    done = git.run(*_LOG, f"--format={_FIELDS}", until, *excluded, *limits)
+    return tuple(_commit(record) for record in done.output.split(b"\0") if record)
+
+
+def read_commit(git: Git, revision: str) -> Commit:
+    """The commit that `revision` names. Raises GitError where there is none."""
+    done = git.run(*_LOG, "--max-count=1", f"--format={_FIELDS}", f"{revision}^{{commit}}", "--")
+    return _commit(done.output.rstrip(b"\0"))
+
+
+def is_ancestor(git: Git, old: str, new: str) -> bool:
+    """Whether `old` is `new` or in its history; False for a commit that is not in the clone."""
+    return git.run("merge-base", "--is-ancestor", old, new, allowed=(0, 1, 128)).status == 0
+
+
+def merge_base(git: Git, one: str, other: str) -> str:
+    """The best common ancestor of two commits, empty where their histories are not related."""
+    done = git.run("merge-base", one, other, allowed=(0, 1))
+    return done.output.decode().strip()
+
+
+def merged(git: Git, refs: Iterable[str], commit: str) -> frozenset[str]:
+    """Those of the full ref names whose commit is `commit` or in its history."""
+    names = [*refs]
+    if not names:
+        return frozenset()
+    listing = ("for-each-ref", "--format=%(refname)", f"--merged={commit}")
+    if len(names) > _MANY:
+        return frozenset(git.lines(*listing, "refs/tags")) & frozenset(names)
+    return frozenset(git.lines(*listing, *names)) & frozenset(names)
+
+
+def abbreviate(git: Git, sha: str, width: int) -> str:
+    """The shortest prefix of at least `width` digits that names this commit alone."""
+    done = git.run("rev-parse", f"--short={width}", f"{sha}^{{commit}}", allowed=(0, 128))
+    return done.output.decode().strip() if done.status == 0 else sha[:width]
+
+
+_MANY = 500  # names on one command line
+
+
+def _pathspecs(paths: Sequence[str]) -> list[str]:
+    positive = [f":(top,glob){one}" for one in paths if not one.startswith("!")]
+    negative = [f":(top,exclude,glob){one[1:]}" for one in paths if one.startswith("!")]
+    return [*(positive or [":(top)"]), *negative]
+
+
+def _commit(record: bytes) -> Commit:
+    parts = record.decode(errors="replace").split("\n", 5)
+    if len(parts) != 6 or not parts[2].isdecimal():
+        raise GitError("git log answered in a form that is not known", hint="git 2.25 or newer")
+    sha, parents, time, committer, author, message = parts
+    return Commit(sha, tuple(parents.split()), int(time), committer, author, message)

@@ -1,0 +1,117 @@
+"""What a repository says of itself: where HEAD is, its refs, its remote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shipline.git.failures import GitError
+from shipline.git.run import Git
+
+_TAGS = "%(refname)%00%(objectname)%00%(*objectname)"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The state of a clone: `head` is empty before the first commit, `branch` on a detached HEAD.
+
+    `remote` is the remote that releases go to, `url` where it is; both empty where there is none.
+    """
+
+    head: str
+    branch: str
+    shallow: bool
+    bare: bool
+    remote: str = ""
+    url: str = ""
+
+
+def read_repository(git: Git, *, remote: str = "") -> Repository:
+    """The repository that `git` works in; `remote` is the wanted one instead of the usual one.
+
+    The usual one is `origin`, else the only one. Raises NoRepository, or GitError for a remote
+    that is not there.
+    """
+    answers = git.lines("rev-parse", "--is-shallow-repository", "--is-bare-repository")
+    head = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", allowed=(0, 1, 128))
+    branch = git.run("symbolic-ref", "--quiet", "HEAD", allowed=(0, 1)).output
+    chosen, url = _choose(_remotes(git), remote)
+    return Repository(
+        head=head.output.decode().strip(),
+        branch=_decode(branch).removeprefix("refs/heads/"),
+        shallow=answers[0] == "true",
+        bare=answers[1] == "true",
+        remote=chosen,
+        url=url,
+    )
+
+
+def tags(git: Git) -> dict[str, str]:
+    """Every tag with the object it stands for, annotated tags peeled."""
+    found = {}
+    for line in git.lines("for-each-ref", f"--format={_TAGS}", "refs/tags"):
+        if line:
+            name, direct, peeled = line.split("\0")
+            found[name.removeprefix("refs/tags/")] = peeled or direct
+    return found
+
+
+def branches_containing(git: Git, commit: str, remote: str) -> tuple[str, ...]:
+    """The remote branches that have `commit`; local ones where none of the remote has it."""
+    for place in (f"refs/remotes/{remote}/", "refs/heads/"):
+        if place == "refs/remotes//":
+            continue
+        listing = ("for-each-ref", "--format=%(refname)%00%(symref)", f"--contains={commit}")
+        lines = [line.split("\0") for line in git.lines(*listing, place) if line]
+        if names := [name.removeprefix(place) for name, symref in lines if not symref]:
+            return tuple(names)
+    return ()
+
+
+def resolve(git: Git, ref: str) -> str:
+    """The commit that `ref` names, empty where there is none."""
+    done = git.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", allowed=(0, 1, 128))
+    return done.output.decode().strip()
+
+
+def default_branch(git: Git, remote: str) -> str:
+    """The remote's default branch as the clone knows it, empty where it does not."""
+    done = git.run("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD", allowed=(0, 1, 128))
+    return _decode(done.output).removeprefix(f"refs/remotes/{remote}/")
+
+
+def web_address(url: str) -> str:
+    """Where a person finds the repository on the web, empty for a path of this machine.
+
+    Credentials in the URL are dropped; `git@host:name.git` and ssh URLs become https.
+    """
+    if found := re.fullmatch(r"(?:[^@/:]+@)?([^/:@]+\.[^/:@]+):(?!//)/?(.+?)(?:\.git)?/?", url):
+        return f"https://{found[1]}/{found[2]}"
+    pattern = r"(https?|ssh|git)(?:\+ssh)?://(?:[^@/]*@)?([^/:]+)(:\d+)?/(.+?)(?:\.git)?/?"
+    if not (found := re.fullmatch(pattern, url)):
+        return ""
+    scheme, port = (found[1], found[3] or "") if found[1].startswith("http") else ("https", "")
+    return f"{scheme}://{found[2]}{port}/{found[4]}"
+
+
+def _remotes(git: Git) -> dict[str, str]:
+    done = git.run("config", "-z", "--get-regexp", r"^remote\..*\.url$", allowed=(0, 1))
+    entries = [one.partition("\n") for one in _decode(done.output).split("\0") if one]
+    return {
+        key.removeprefix("remote.").removesuffix(".url"): url for key, _, url in reversed(entries)
+    }
+
+
+def _choose(remotes: Mapping[str, str], wanted: str) -> tuple[str, str]:
+    if wanted and wanted not in remotes:
+        known = ", ".join(sorted(remotes)) or "none"
+        raise GitError(f"there is no remote {wanted}", hint=f"remotes of this clone: {known}")
+    name = wanted or ("origin" if "origin" in remotes else "")
+    if not name and len(remotes) == 1:
+        name = next(iter(remotes))
+    return name, remotes.get(name, "")
+
+
+def _decode(output: bytes) -> str:
+    return output.decode(errors="surrogateescape").strip("\n")

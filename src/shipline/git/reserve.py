@@ -1,0 +1,82 @@
+"""A tag of the remote repository, taken for one commit before anything is published under it.
+
+The tag object is made of the commit alone (its committer and time), so that two pipelines that tag
+the same commit make the same object, and a second push of it is nothing new to git.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from shipline.git.failures import GitError
+from shipline.git.history import Commit
+from shipline.git.run import Git
+
+
+class Reserved(enum.Enum):
+    """How a reservation ended well."""
+
+    NEW = "new"
+    OURS = "ours"
+
+
+class TagTaken(GitError):
+    """Another commit has the tag."""
+
+    code = "git-tag-taken"
+
+    def __init__(self, name: str, commit: str) -> None:
+        super().__init__(f"the git tag {name} is taken by commit {commit[:12]}", retriable=True)
+        self.name = name
+        self.commit = commit
+
+
+def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) -> Reserved:
+    """Make `name` stand for `commit` in `remote`: atomically, and only if it is free or ours.
+
+    The clone gets no ref. Raises TagTaken, or GitError where the remote refuses for other reasons.
+    """
+    if holder := _holder(git, remote, name):
+        if holder != commit.sha:
+            raise TagTaken(name, holder)
+        return Reserved.OURS
+    tag = git.run("mktag", stdin=_tag(name, commit, message)).output.decode().strip()
+    done = git.run(
+        "push", "--atomic", "--porcelain", "--no-verify", "--no-follow-tags", remote,
+        f"{tag}:refs/tags/{name}", allowed=(0, 1),
+    )  # fmt: skip
+    if done.status == 0:
+        return Reserved.NEW
+    holder = _holder(git, remote, name)
+    if holder == commit.sha:
+        return Reserved.OURS
+    if holder:
+        raise TagTaken(name, holder)
+    said = (done.output.decode(errors="replace") + done.errors).strip()
+    raise GitError(f"{remote} refused the tag {name}: {_reason(said)}")
+
+
+def _holder(git: Git, remote: str, name: str) -> str:
+    """The commit that the remote's tag stands for, empty where there is none."""
+    wanted = f"refs/tags/{name}"
+    lines = git.lines("ls-remote", "--quiet", remote, wanted, f"{wanted}^{{}}")
+    found = {ref: sha for sha, _, ref in (line.partition("\t") for line in lines if line)}
+    return found.get(f"{wanted}^{{}}", found.get(wanted, ""))
+
+
+def _tag(name: str, commit: Commit, message: str) -> bytes:
+    lines = [
+        f"object {commit.sha}",
+        "type commit",
+        f"tag {name}",
+        f"tagger {commit.committer} {commit.time} +0000",
+        "",
+        message,
+    ]
+    return ("\n".join(lines).rstrip() + "\n").encode(errors="surrogateescape")
+
+
+def _reason(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("remote:", "!", "error:"))]
+    return (told or lines or ["no reason given"])[0]
