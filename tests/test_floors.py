@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
-    {"errors", "events"},
+    {"errors", "events", "units", "globs"},
     {"tasks"},
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},

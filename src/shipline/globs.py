@@ -1,0 +1,42 @@
+"""Patterns of names that are paths: refs, repositories, tags, files."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+@lru_cache(1024)
+def glob(pattern: str) -> re.Pattern[str]:
+    """The pattern for `fullmatch`: `*` and `?` are anything but `/`, `**` crosses it, `**/` may be
+    nothing, `[abc]`, `[a-z]` and `[!abc]` are one character. Raises ValueError.
+    """
+    if not pattern:
+        raise ValueError("a pattern must not be empty")
+    text, position = "", 0
+    while position < len(pattern):
+        piece, length = _piece(pattern, position)
+        text, position = text + piece, position + length
+    try:
+        return re.compile(text, re.DOTALL)
+    except re.error:
+        raise ValueError(f"not a pattern: {pattern!r}") from None
+
+
+def _piece(pattern: str, position: int) -> tuple[str, int]:
+    """The expression for what stands at `position`, and how many characters that is."""
+    if pattern.startswith("**/", position) and pattern[:position][-1:] in ("", "/"):
+        return "(?:.*/)?", 3
+    if pattern.startswith("**", position):
+        return ".*", 2
+    char = pattern[position]
+    end = pattern.find("]", position + 2)
+    if char == "[" and end > 0:
+        return _set(pattern[position + 1 : end]), end + 1 - position
+    return {"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char), 1
+
+
+def _set(inner: str) -> str:
+    negated = inner[0] in "!^"
+    inner = re.sub(r"([\\^\[&~|])", r"\\\1", inner[1:] if negated else inner)
+    return f"[^/{inner}]" if negated else f"[{inner}]"

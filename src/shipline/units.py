@@ -1,0 +1,69 @@
+"""Quantities as people write them in files and flags: `90s`, `1h30m`, `14d`; `500MB`, `4GiB`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+_SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?")
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Duration:
+    """A time span in whole milliseconds."""
+
+    milliseconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError for a text without a unit, or one that is no time at all."""
+        found = _SPAN.fullmatch(text.strip())
+        numbers = found.groups() if found else ()
+        total = sum(
+            int(number or 0) * unit
+            for number, unit in zip(numbers, _SPANS_MS.values(), strict=False)
+        )
+        if not total:
+            raise ValueError(f"{text!r} is not a time span: write 90s, 5m, 1h30m or 14d")
+        return cls(total)
+
+    @property
+    def seconds(self) -> float:
+        return self.milliseconds / 1000
+
+    def __str__(self) -> str:
+        parts, rest = [], self.milliseconds
+        for name, unit in _SPANS_MS.items():
+            count, rest = divmod(rest, unit)
+            if count:
+                parts.append(f"{count}{name}")
+        return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteSize:
+    """A number of bytes; `MB` counts in thousands and `MiB` in 1024s (IEC 80000-13)."""
+
+    bytes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError for what is no number of bytes."""
+        found = _SIZE.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"{text!r} is not a size: write 500MB, 4GiB or a number of bytes")
+        number, unit = found[1], found[2].upper()
+        base = 1024 if unit.endswith("I") else 1000
+        return cls(round(float(number) * base ** _POWERS[unit.removesuffix("I")]))
+
+    def __str__(self) -> str:
+        for unit, power in reversed(_POWERS.items()):
+            for base, letter in ((1024, "i"), (1000, "")):
+                count, rest = divmod(self.bytes, base**power)
+                if power and count and not rest:
+                    return f"{count}{unit}{letter}B"
+        return f"{self.bytes}B"
