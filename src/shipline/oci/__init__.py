@@ -5,7 +5,14 @@ from shipline.oci.combine import Part, combine
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor
 from shipline.oci.digest import Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
-from shipline.oci.manifest import MANIFEST_LIMIT, Index, Manifest, parse_manifest
+from shipline.oci.manifest import (
+    MANIFEST_LIMIT,
+    Index,
+    Manifest,
+    from_bytes,
+    parse_manifest,
+    to_bytes,
+)
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag
 
@@ -28,6 +35,8 @@ __all__ = [
     "check_repository",
     "check_tag",
     "combine",
+    "from_bytes",
     "media",
     "parse_manifest",
+    "to_bytes",
 ]

@@ -1,0 +1,28 @@
+"""Which images are trusted: rules about signatures, and verdicts on images."""
+
+from shipline.policy.trust.cache import VerdictCache
+from shipline.policy.trust.door import Judge, Parents, TrustRefused
+from shipline.policy.trust.exempt import is_statement, statement_subject
+from shipline.policy.trust.rules import NO_TRUST, Rule, Trust, load_trust
+from shipline.policy.trust.section import Age, PredicateRule, TrustRule, TrustSection
+from shipline.policy.trust.verdict import Findings, Verdict, judge
+
+__all__ = [
+    "NO_TRUST",
+    "Age",
+    "Findings",
+    "Judge",
+    "Parents",
+    "PredicateRule",
+    "Rule",
+    "Trust",
+    "TrustRefused",
+    "TrustRule",
+    "TrustSection",
+    "Verdict",
+    "VerdictCache",
+    "is_statement",
+    "judge",
+    "load_trust",
+    "statement_subject",
+]

@@ -1,0 +1,166 @@
+"""Asking whether an image may be used: the rule for its name, the proofs, the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import ClassVar
+
+from shipline.content import fetch_all
+from shipline.errors import ContentError, GateRefused
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, parse_manifest
+from shipline.policy.trust.cache import VerdictCache
+from shipline.policy.trust.exempt import is_statement
+from shipline.policy.trust.rules import Rule, Trust
+from shipline.policy.trust.verdict import Findings, Verdict, judge
+from shipline.supply import Evidence, examine, examine_attestations
+
+Parents = Callable[[Descriptor], Iterable[Descriptor]]
+"""The indexes that may list an image; what they really list is looked up."""
+
+_DEPTH = 3  # of indexes in indexes
+_PARENTS = 32  # indexes of one image that are asked
+
+
+class TrustRefused(GateRefused):
+    """The trust policy does not let this image be used; `verdicts` are the reasons."""
+
+    code: ClassVar[str] = "trust"
+
+
+def _no_parents(target: Descriptor) -> Iterable[Descriptor]:
+    return ()
+
+
+class Judge:
+    """Verdicts of one policy. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        trust: Trust,
+        cache: VerdictCache | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._trust = trust
+        self._cache = cache or VerdictCache()
+        self._clock = clock
+
+    def verdict(
+        self,
+        source: Evidence,
+        name: Reference,
+        target: Descriptor,
+        parents: Parents = _no_parents,
+    ) -> Verdict:
+        """Whether `target` may be used as `name` (host and repository; a tag counts where the rule
+        says `identity: exact`, so hand it in only where the image was asked for by that tag).
+
+        An image is also accepted where an index is that lists it. Raises what `source` raises when
+        it cannot be asked.
+        """
+        rule = self._trust.rule_for(name)
+        if rule is None:
+            accepted = self._trust.accepts_others
+            reason = "no rule is about it" if self._trust.rules else "there is no trust policy"
+            return Verdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
+        if rule.said.action != "require":
+            return Verdict(rule.said.action == "accept", rule.said.title, "the rule says so")
+        found = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
+        if not found.accepted and _is_statement(source, target):
+            return Verdict(True, rule.said.title, "it is a statement about an image itself")
+        return found
+
+    def demand(
+        self,
+        source: Evidence,
+        name: Reference,
+        target: Descriptor,
+        parents: Parents = _no_parents,
+    ) -> Verdict:
+        """The same, but raises TrustRefused instead of a refusal."""
+        found = self.verdict(source, name, target, parents)
+        if found.accepted:
+            return found
+        raise TrustRefused(
+            f"{name.at(target.digest)} is not trusted (rule: {found.rule}): {found.reason}",
+            verdicts=found.details,
+            hint=found.hint,
+        )
+
+    def forget(self, digest: Digest) -> None:
+        """A statement about `digest` was deleted."""
+        self._cache.forget(digest)
+
+    def _signed(self, asked: _Asked, target: Descriptor, depth: int) -> Verdict:
+        """The verdict by signatures of `target`, or of an index that lists it."""
+        now, policy, where = self._clock(), self._trust.hash, str(asked.name.at(None))
+        if kept := self._cache.get(policy, target.digest, where, now):
+            return kept
+        found, via = judge(asked.rule, asked.findings(target), now), ""
+        if not found.accepted and depth:
+            for parent in asked.listing(target):
+                above = self._signed(asked, parent, depth - 1)
+                if above.accepted:
+                    reason = f"listed by {parent.digest}, {above.reason}"
+                    found, via = replace(above, reason=reason), str(parent.digest)
+                    break
+        if found.accepted:
+            self._cache.put(policy, target.digest, where, found, now, via)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One question, with where to look for the answer."""
+
+    rule: Rule
+    source: Evidence
+    name: Reference
+    parents: Parents
+
+    def findings(self, target: Descriptor) -> Findings:
+        """What is proven; attestations only where there are signatures enough."""
+        said, keys = self.rule.said, self.rule.keys
+        signatures = examine(
+            self.source,
+            target,
+            self.name,
+            keys,
+            identity=said.identity,
+            annotations=said.annotations,
+        )
+        if len(signatures.keys) < said.threshold:
+            return Findings(signatures)
+        attested = {
+            kind: examine_attestations(self.source, target, keys, kind)
+            for kind in self.rule.predicates
+        }
+        return Findings(signatures, attested)
+
+    def listing(self, target: Descriptor) -> Iterator[Descriptor]:
+        """The indexes that really list `target`."""
+        for parent in islice(self.parents(target), _PARENTS):
+            if _lists(self.source, parent, target.digest):
+                yield parent
+
+
+_NO_RULE = "add a rule for it to `trust.rules`, or set `trust.default: accept`"
+
+
+def _is_statement(source: Evidence, target: Descriptor) -> bool:
+    try:
+        return is_statement(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    except ContentError:
+        return False
+
+
+def _lists(source: Evidence, parent: Descriptor, digest: Digest) -> bool:
+    try:
+        raw = fetch_all(source, parent, MANIFEST_LIMIT)
+        parsed = parse_manifest(raw, parent.media_type)
+    except ContentError:
+        return False
+    return isinstance(parsed, Index) and any(one.digest == digest for one in parsed.manifests)

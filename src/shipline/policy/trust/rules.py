@@ -1,0 +1,109 @@
+"""Rules with their keys read: what the section says, ready to be judged by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shipline.errors import ConfigError
+from shipline.oci import Reference
+from shipline.policy.trust.section import PredicateRule, TrustRule, TrustSection
+from shipline.supply import PublicKey, predicate_type, read_public_key
+
+_PEM = "-----BEGIN "
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the section with its keys; `predicates` maps URIs to the age in seconds."""
+
+    said: TrustRule
+    keys: tuple[PublicKey, ...]
+    predicates: Mapping[str, int | None] = field(hash=False)
+
+    def matches(self, name: Reference) -> bool:
+        return any(pattern.matches(name) for pattern in self.said.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it."""
+
+    rules: tuple[Rule, ...]
+    accepts_others: bool
+    hash: str
+
+    def rule_for(self, name: Reference) -> Rule | None:
+        """The rule that decides about the image, None where `accepts_others` does."""
+        return next((rule for rule in self.rules if rule.matches(name)), None)
+
+
+NO_TRUST = Trust((), True, "none")
+"""Every image is accepted."""
+
+
+def load_trust(section: TrustSection | None, base: Path) -> Trust:
+    """Read the keys; paths are relative to `base`. Raises ConfigError, with the place in front."""
+    if section is None or not section.rules:
+        return NO_TRUST
+    named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
+    rules = tuple(_rule(one, number, named, base) for number, one in enumerate(section.rules))
+    return Trust(rules, section.default == "accept", _hash(section, rules))
+
+
+def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> Rule:
+    if said.action != "require":
+        return Rule(said, (), {})
+    place = f"rules[{number}]"
+    found = [
+        named[text] if text in named else _key(text, text, base, f"{place}.keys")
+        for text in said.keys
+    ]
+    keys = tuple(dict.fromkeys(found or named.values()))
+    if not keys:
+        raise ConfigError(f"{place}.keys: signatures are required, but there is no key")
+    if said.threshold > len(keys):
+        raise ConfigError(
+            f"{place}.threshold: {said.threshold} keys must sign, but there are {len(keys)}"
+        )
+    asked = [
+        one if isinstance(one, PredicateRule) else PredicateRule(one) for one in said.predicates
+    ]
+    predicates = {
+        predicate_type(one.type): one.max_age.seconds if one.max_age else None for one in asked
+    }
+    return Rule(said, keys, predicates)
+
+
+def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
+    try:
+        if _PEM in text:
+            name = "key" if _PEM in name else name
+            return PublicKey.parse(text.encode(), name)
+        found = read_public_key(base / text)
+        return PublicKey(name, found.der)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def _hash(section: TrustSection, rules: tuple[Rule, ...]) -> str:
+    parts: list[Any] = [section.default]
+    for rule in rules:
+        said = rule.said
+        parts.append(
+            {
+                "images": [str(one) for one in said.images],
+                "action": said.action,
+                "keys": [key.id for key in rule.keys],
+                "threshold": said.threshold,
+                "identity": str(said.identity),
+                "max-age": said.max_age and said.max_age.seconds,
+                "annotations": dict(said.annotations),
+                "predicates": dict(rule.predicates),
+            }
+        )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""Judging: a rule and what was proven make a verdict. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from shipline.policy.trust.rules import Rule
+from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name
+
+_SKEW_S = 300  # how far a signer's clock may be ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was proven about an image: signatures, and attestations by type."""
+
+    signatures: Verification
+    attestations: Mapping[str, Attestations] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reason` is one line; `details` are lines that say why, `hint` how to satisfy the rule.
+
+    `keys` are the ids of the keys that count; `until` is when an accepted image becomes too old, in
+    seconds since 1970.
+    """
+
+    accepted: bool
+    rule: str
+    reason: str
+    keys: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    hint: str = ""
+    until: float | None = None
+
+
+def judge(rule: Rule, found: Findings, now: float) -> Verdict:
+    """Whether what was found satisfies a rule that requires signatures."""
+    title = rule.said.title
+    fresh, stale = _fresh_keys(rule, found.signatures, now)
+    if len(fresh) < rule.said.threshold:
+        details = reasons(found.signatures.rejected, "no signature is attached to it")
+        return Verdict(
+            False,
+            title,
+            f"{len(fresh)} of {rule.said.threshold} required keys signed it",
+            tuple(key.id for key in fresh),
+            (*stale, *(details if not stale else ())),
+            f"sign it with {_names(rule.keys)}",
+        )
+    ends = [_kth_end(fresh.values(), rule.said.threshold)]
+    for kind, max_age in rule.predicates.items():
+        end, problem = _attested(found.attestations.get(kind), max_age, now)
+        if problem:
+            keys = tuple(key.id for key in fresh)
+            hint = f"shipline attest --type {short_name(kind)} with {_names(rule.keys)}"
+            return Verdict(
+                False, title, f"{short_name(kind)}: {problem[0]}", keys, problem[1:], hint
+            )
+        ends.append(end)
+    until = min((end for end in ends if end is not None), default=None)
+    reason = f"signed by {_names(fresh)}"
+    return Verdict(True, title, reason, tuple(key.id for key in fresh), until=until)
+
+
+def _fresh_keys(
+    rule: Rule, found: Verification, now: float
+) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
+    """The keys whose signatures count, with the time when they cease to; and why others do not."""
+    max_age = rule.said.max_age
+    fresh: dict[PublicKey, float | None] = {}
+    stale: list[str] = []
+    for one in found.signatures:
+        if max_age is None:
+            fresh[one.key] = None
+        elif problem := _too_old(one.signed_at, max_age.seconds, now):
+            stale.append(f"{one.form} signature by {one.key.name}: {problem}")
+        else:
+            end = (one.signed_at or 0) + max_age.seconds
+            fresh[one.key] = max(fresh.get(one.key) or 0, end)
+    return fresh, tuple(stale)
+
+
+def _attested(
+    found: Attestations | None, max_age: int | None, now: float
+) -> tuple[float | None, tuple[str, ...]]:
+    """When the newest attestation ceases to count, or the lines that say why none does."""
+    if found is None or not found.proven:
+        rejected = () if found is None else found.rejected
+        return None, ("no trusted key attested it", *reasons(rejected, "nothing is attached"))
+    if max_age is None:
+        return None, ()
+    times = [one.made_at for one in found.proven]
+    good = [time for time in times if time is not None and not _too_old(time, max_age, now)]
+    if good:
+        return max(good) + max_age, ()
+    newest = max((time for time in times if time is not None), default=None)
+    return None, (_too_old(newest, max_age, now),)
+
+
+def _too_old(time: float | None, max_age: int, now: float) -> str:
+    """Why a statement of that time does not count; nothing where it does."""
+    if time is None:
+        return "it does not state its time"
+    if time > now + _SKEW_S:
+        return "it is from the future"
+    if now - time > max_age:
+        return f"it is {_days(now - time)} old, more than {_days(max_age)}"
+    return ""
+
+
+def _kth_end(ends: Iterable[float | None], threshold: int) -> float | None:
+    """When fewer than `threshold` are left; None where that never happens."""
+    known = sorted((end for end in ends if end is not None), reverse=True)
+    return known[threshold - 1] if len(known) >= threshold else None
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.1f} days" if seconds >= 172800 else f"{seconds / 3600:.1f} hours"
+
+
+def _names(keys: Iterable[PublicKey]) -> str:
+    return ", ".join(key.name for key in keys)

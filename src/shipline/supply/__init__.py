@@ -1,0 +1,102 @@
+"""Statements about images: signatures and attestations, made and verified."""
+
+from shipline.supply.attach import FORMS
+from shipline.supply.attest import attest, statement_about
+from shipline.supply.bundle import BUNDLE, Bundle
+from shipline.supply.claims import (
+    COSIGN_ARTIFACT,
+    DEFAULT_LIMITS,
+    Form,
+    Kind,
+    Limits,
+    Rejected,
+    attachment_tag,
+)
+from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, pae
+from shipline.supply.identity import SAME_REPOSITORY, Identity, ImagePattern
+from shipline.supply.keyfile import Password, encrypted_pem, parse_private_key
+from shipline.supply.keys import PrivateKey, PublicKey, generate_key
+from shipline.supply.keystore import (
+    KeyFiles,
+    check_free,
+    read_pem,
+    read_private_key,
+    read_public_key,
+    write_key_pair,
+)
+from shipline.supply.predicates import COSIGN_SIGN, NAMES, predicate_type, short_name
+from shipline.supply.protocols import Attachable, Evidence, Referring
+from shipline.supply.sign import Signed, sign, signable
+from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
+from shipline.supply.statement import STATEMENT, Statement, Subject
+from shipline.supply.verify import (
+    Attestation,
+    Attestations,
+    Signature,
+    SignatureRefused,
+    Verification,
+    examine,
+    examine_attestations,
+    reasons,
+    verify,
+    verify_attestations,
+)
+
+__all__ = [
+    "BUNDLE",
+    "COSIGN_ARTIFACT",
+    "COSIGN_SIGN",
+    "DEFAULT_LIMITS",
+    "ENVELOPE",
+    "FORMS",
+    "IN_TOTO",
+    "NAMES",
+    "SAME_REPOSITORY",
+    "SIMPLE_SIGNING",
+    "STATEMENT",
+    "Attachable",
+    "Attestation",
+    "Attestations",
+    "Bundle",
+    "Envelope",
+    "Evidence",
+    "Form",
+    "Identity",
+    "ImagePattern",
+    "KeyFiles",
+    "Kind",
+    "Limits",
+    "Password",
+    "PrivateKey",
+    "PublicKey",
+    "Referring",
+    "Rejected",
+    "Signature",
+    "SignatureRefused",
+    "Signed",
+    "SimplePayload",
+    "Statement",
+    "Subject",
+    "Verification",
+    "attachment_tag",
+    "attest",
+    "check_free",
+    "encrypted_pem",
+    "examine",
+    "examine_attestations",
+    "generate_key",
+    "pae",
+    "parse_private_key",
+    "predicate_type",
+    "read_pem",
+    "read_private_key",
+    "read_public_key",
+    "reasons",
+    "short_name",
+    "sign",
+    "signable",
+    "statement_about",
+    "verify",
+    "verify_attestations",
+    "write_key_pair",
+]

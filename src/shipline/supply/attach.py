@@ -1,0 +1,150 @@
+"""Attaching statements to an image: a layer under its tag, or a manifest that refers to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipline.content import MemoryStore, fetch_all
+from shipline.errors import ContentError, NotFound
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    NO_ANNOTATIONS,
+    Descriptor,
+    Digest,
+    Manifest,
+    media,
+    parse_manifest,
+    to_bytes,
+)
+from shipline.supply.bundle import BUNDLE, Bundle
+from shipline.supply.claims import PREDICATE_ANNOTATION, Form, Kind, attachment_tag
+from shipline.supply.protocols import Attachable
+
+FORMS = (Form.TAG, Form.BUNDLE)
+"""What is written: both, since older programs know only the tag and newer ones the bundle."""
+
+_EMPTY = b"{}"
+_NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A layer to attach under a tag."""
+
+    content: bytes
+    media_type: str
+    annotations: Mapping[str, str]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(
+            self.media_type,
+            Digest.of(self.content),
+            len(self.content),
+            annotations=self.annotations,
+        )
+
+
+def attach_layers(
+    repository: Attachable,
+    target: Descriptor,
+    kind: Kind,
+    pieces: Iterable[Piece],
+    *,
+    drop: Callable[[Descriptor], bool] = lambda layer: False,
+) -> Descriptor:
+    """Add layers to the manifest under the tag of `target`; the others stay, but those to drop.
+
+    A registry has no way to say "only if nobody else wrote meanwhile": the tag is read again after
+    it was written, and what another writer took away is added again.
+    """
+    tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
+    wanted = {(one.descriptor.digest, *one.annotations.items()) for one in pieces}
+    for _ in range(_TRIES):
+        before = _current(repository, tag)
+        manifest = _extended(before, pieces, drop)
+        contents = [one.content for one in pieces]
+        store = MemoryStore(*contents, _config(manifest.layers), manifest.raw)
+        for part in (*(one.descriptor for one in pieces), manifest.config):
+            repository.push(part.plain, store)
+        repository.tag(manifest.descriptor, store, tag)
+        after = _current(repository, tag)
+        kept = {(one.digest, *one.annotations.items()) for one in after.layers} if after else set()
+        if wanted <= kept:
+            return manifest.descriptor
+    raise ContentError(f"{tag}: others keep writing to it; run the command again")
+
+
+def attach_bundle(
+    repository: Attachable,
+    target: Descriptor,
+    bundle: Bundle,
+    predicate_type: str,
+    now: float,
+) -> Descriptor:
+    """Push a manifest that refers to `target` and holds the bundle; its descriptor."""
+    content = bundle.to_bytes()
+    layer = Descriptor.of(content, BUNDLE)
+    manifest = Manifest.make(
+        Descriptor.of(_EMPTY, media.OCI_EMPTY),
+        [layer],
+        subject=target.plain,
+        artifact_type=BUNDLE,
+        annotations={
+            "dev.sigstore.bundle.content": "dsse-envelope",
+            PREDICATE_ANNOTATION: predicate_type,
+            "org.opencontainers.image.created": _rfc3339(now),
+        },
+    )
+    store = MemoryStore(_EMPTY, content, manifest.raw)
+    for part in (manifest.config, layer, manifest.descriptor):
+        repository.push(part, store)
+    return manifest.descriptor
+
+
+def _current(repository: Attachable, tag: str) -> Manifest | None:
+    try:
+        found = repository.resolve(tag)
+    except NotFound:
+        return None
+    manifest = parse_manifest(fetch_all(repository, found, MANIFEST_LIMIT), found.media_type)
+    if isinstance(manifest, Manifest):
+        return manifest
+    raise ContentError(f"{tag} is not a manifest of signatures", hint=f"delete the tag {tag}")
+
+
+def _extended(
+    before: Manifest | None, pieces: Iterable[Piece], drop: Callable[[Descriptor], bool]
+) -> Manifest:
+    kept = () if before is None else tuple(one for one in before.layers if not drop(one))
+    layers = (*kept, *(one.descriptor for one in pieces))
+    config = _config(layers)
+    return Manifest.make(
+        Descriptor.of(config, media.OCI_CONFIG if before is None else before.config.media_type),
+        layers,
+        media_type=media.OCI_MANIFEST if before is None else before.media_type,
+        subject=None if before is None else before.subject,
+        annotations=NO_ANNOTATIONS if before is None else before.annotations,
+    )
+
+
+def _config(layers: Iterable[Descriptor]) -> bytes:
+    """The configuration that cosign writes: layers and their number, nothing that can run."""
+    digests = [str(one.digest) for one in layers]
+    document: dict[str, Any] = {
+        "architecture": "",
+        "created": _NEVER,
+        "history": [{"created": _NEVER}] * len(digests),
+        "os": "",
+        "rootfs": {"type": "layers", "diff_ids": digests},
+        "config": {},
+    }
+    return to_bytes(document)
+
+
+def _rfc3339(now: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))

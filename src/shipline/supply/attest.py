@@ -1,0 +1,99 @@
+"""Attesting: signed statements about an image, attached to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol, runtime_checkable
+
+from shipline.errors import NotFound, RegistryError, UsageError
+from shipline.oci import Descriptor, Reference
+from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
+from shipline.supply.claims import LAYER_PREDICATE, SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
+from shipline.supply.dsse import ENVELOPE
+from shipline.supply.keys import PrivateKey
+from shipline.supply.protocols import Attachable
+from shipline.supply.sign import Signed, sign_statement
+from shipline.supply.statement import Statement
+from shipline.supply.verify import Attestation, examine_attestations
+
+
+@runtime_checkable
+class _Deleting(Protocol):
+    def delete(self, reference: str) -> None: ...
+
+
+def attest(
+    repository: Attachable,
+    target: Descriptor,
+    statement: Statement,
+    signers: Sequence[PrivateKey],
+    *,
+    forms: Sequence[Form] = FORMS,
+    replace: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Signed:
+    """Attach `statement`, signed by each of `signers`, to the image that it is about.
+
+    One that is there already, byte for byte, is not repeated. `replace` takes away what the same
+    keys attested of this type before, where the registry can delete. Raises UsageError for a
+    statement about another image.
+    """
+    if statement.subject_of(target.digest) is None:
+        raise UsageError(f"the statement is not about {target.digest}")
+    if not signers:
+        raise UsageError("there is no key to sign with", hint="name one with --key")
+    content = statement.to_bytes()
+    unique = {one.public: one for one in signers}
+    proven = examine_attestations(
+        repository, target, tuple(unique), statement.predicate_type
+    ).proven
+    old = [one for one in proven if one.envelope.payload != content]
+    same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
+    attached: list[Descriptor] = []
+    if Form.TAG in forms and attachment_tag(target.digest, Kind.ATTESTATION):
+        missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
+        outdated = {one.place for one in old if replace and one.form is Form.TAG}
+        if missing or outdated:
+            pieces = [_piece(statement, content, one) for one in missing]
+            attached.append(
+                attach_layers(
+                    repository,
+                    target,
+                    Kind.ATTESTATION,
+                    pieces,
+                    drop=lambda layer: layer.digest in outdated,
+                )
+            )
+    if Form.BUNDLE in forms:
+        for key, one in unique.items():
+            if (key, Form.BUNDLE) not in same:
+                bundle = sign_statement(content, one)
+                kind = statement.predicate_type
+                attached.append(attach_bundle(repository, target, bundle, kind, clock()))
+    if replace:
+        _delete_bundles(repository, old)
+    return Signed(target, tuple(attached))
+
+
+def _piece(statement: Statement, content: bytes, signer: PrivateKey) -> Piece:
+    envelope = sign_statement(content, signer).envelope.to_bytes()
+    annotations = {SIGNATURE_ANNOTATION: "", LAYER_PREDICATE: statement.predicate_type}
+    return Piece(envelope, ENVELOPE, annotations)
+
+
+def _delete_bundles(repository: Attachable, old: Sequence[Attestation]) -> None:
+    if not isinstance(repository, _Deleting):
+        return
+    for manifest in {one.manifest for one in old if one.form is Form.BUNDLE}:
+        with suppress(NotFound, RegistryError):  # many registries have deletes off
+            repository.delete(str(manifest))
+
+
+def statement_about(
+    target: Descriptor, reference: Reference, predicate_type: str, predicate: object
+) -> Statement:
+    """A statement about an image; a predicate that is no JSON object is wrapped as cosign does."""
+    value = predicate if isinstance(predicate, dict) else {"Data": predicate}
+    return Statement.about(target, str(reference.at(None)), predicate_type, value)

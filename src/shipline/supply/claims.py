@@ -1,0 +1,219 @@
+"""What is attached to an image: everything that claims to be a signature or an attestation.
+
+Nothing here is proven. There are three forms: layers of the manifest under the tag
+`sha256-<hex>.sig` or `.att`; the same layers in a manifest that refers to the image; and sigstore
+bundles that refer to the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shipline.content import Fetcher, fetch_all
+from shipline.errors import ContentError, NotFound
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Manifest, media, parse_manifest
+from shipline.supply.bundle import BUNDLE, Bundle
+from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, from_base64
+from shipline.supply.keys import PublicKey
+from shipline.supply.protocols import Evidence
+from shipline.supply.simplesigning import PAYLOAD_LIMIT, SIMPLE_SIGNING
+
+SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
+PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"
+LAYER_PREDICATE = "predicateType"
+COSIGN_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
+_REFERRING = {BUNDLE, COSIGN_ARTIFACT, media.OCI_EMPTY, ""}  # cosign mislabels in fallback tags
+_TAG_LIMIT = 128  # characters
+
+
+class Form(StrEnum):
+    """How a claim is attached."""
+
+    TAG = "tag"
+    REFERRER = "referrer"
+    BUNDLE = "bundle"
+
+
+class Kind(StrEnum):
+    """What is looked for; the value ends the tag under which it may be."""
+
+    SIGNATURE = "sig"
+    ATTESTATION = "att"
+
+
+_LAYERS = {Kind.SIGNATURE: SIMPLE_SIGNING, Kind.ATTESTATION: ENVELOPE}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """More than this is not looked at, and counts for nothing."""
+
+    statements: int = 256  # in one manifest, or as referrers
+    envelope: int = 16 << 20  # bytes of one attestation
+    total: int = 64 << 20  # bytes of all that is read for one image
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`signatures` are said to be over `message`, which carries `body`: payload or statement.
+
+    `place` is the blob that says so, `manifest` the document that names the blob.
+    """
+
+    place: Digest
+    manifest: Digest
+    form: Form
+    media_type: str
+    body: bytes
+    message: bytes
+    signatures: tuple[bytes, ...]
+
+    def signers(self, keys: Iterable[PublicKey]) -> tuple[PublicKey, ...]:
+        """Those of `keys` that really signed."""
+        return tuple(
+            key for key in keys if any(key.verify(one, self.message) for one in self.signatures)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Something attached that proves nothing, and why."""
+
+    place: Digest | None
+    form: Form
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.form} {self.place or ''}: {self.reason}".replace(" :", ":")
+
+
+def attachment_tag(digest: Digest, kind: Kind) -> str:
+    """The tag under which statements about `digest` are; nothing where it would be too long."""
+    tag = f"{digest.algorithm}-{digest.hex}.{kind}"
+    return tag if len(tag) <= _TAG_LIMIT else ""
+
+
+def find_claims(
+    source: Evidence,
+    target: Descriptor,
+    kind: Kind,
+    predicate_type: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[Claim | Rejected]:
+    """All claims about `target`, each once; `predicate_type` leaves out other types.
+
+    Raises what the registry raises when it cannot be asked: then nobody can tell.
+    """
+    left = limits.total
+    seen: set[tuple[Form, bytes, tuple[bytes, ...]]] = set()
+    for form, place, manifest in _manifests(source, target, kind, predicate_type, limits):
+        if isinstance(manifest, str):
+            yield Rejected(place, form, manifest)
+            continue
+        for layer in manifest.layers:
+            if not _may_be(layer, predicate_type):
+                continue
+            if layer.size > left:
+                yield Rejected(layer.digest, form, f"too much is attached: over {limits.total} B")
+                return
+            left -= layer.size
+            found = _claim(source, layer, form, place, kind, limits)
+            if isinstance(found, Rejected):
+                yield found
+            elif (key := (form, found.body, found.signatures)) not in seen:
+                seen.add(key)
+                yield found
+
+
+_Place = tuple[Form, Digest, Manifest | str]
+
+
+def _manifests(
+    source: Evidence, target: Descriptor, kind: Kind, predicate_type: str, limits: Limits
+) -> Iterator[_Place]:
+    """The manifests that may hold claims; instead of one that cannot be used the reason."""
+    if tag := attachment_tag(target.digest, kind):
+        try:
+            tagged = source.resolve(tag)
+        except NotFound:
+            pass
+        else:
+            yield _opened(source, tagged, Form.TAG, limits)
+    candidates = [
+        one
+        for one in source.referrers(target)
+        if one.artifact_type in _REFERRING and _may_be(one, predicate_type)
+    ]
+    if len(candidates) > limits.statements:
+        reason = f"{len(candidates)} referrers, more than {limits.statements}"
+        yield Form.BUNDLE, target.digest, reason
+        return
+    for one in candidates:
+        form, place, found = _opened(source, one, Form.BUNDLE, limits)
+        if isinstance(found, Manifest):
+            if found.subject is None or found.subject.digest != target.digest:
+                found = "it refers to another image"
+            elif found.artifact_type != BUNDLE:
+                if found.config.media_type != COSIGN_ARTIFACT or kind is not Kind.SIGNATURE:
+                    continue
+                form = Form.REFERRER
+            elif not _may_be(found, predicate_type):
+                continue
+        yield form, place, found
+
+
+def _may_be(one: Descriptor | Manifest, predicate_type: str) -> bool:
+    said = one.annotations.get(PREDICATE_ANNOTATION) or one.annotations.get(LAYER_PREDICATE, "")
+    return not said or not predicate_type or said == predicate_type
+
+
+def _opened(source: Fetcher, found: Descriptor, form: Form, limits: Limits) -> _Place:
+    try:
+        raw = fetch_all(source, found, MANIFEST_LIMIT)
+        manifest = parse_manifest(raw, found.media_type)
+    except ContentError as error:
+        return form, found.digest, error.message
+    if not isinstance(manifest, Manifest):
+        return form, found.digest, "it is an index, not a manifest"
+    if not 0 < len(manifest.layers) <= limits.statements:
+        count = len(manifest.layers)
+        reason = f"{count} signatures, more than {limits.statements}" if count else "it is empty"
+        return form, found.digest, reason
+    return form, found.digest, manifest
+
+
+def _claim(
+    source: Fetcher, layer: Descriptor, form: Form, manifest: Digest, kind: Kind, limits: Limits
+) -> Claim | Rejected:
+    expected = BUNDLE if form is Form.BUNDLE else _LAYERS[kind]
+    try:
+        if layer.media_type != expected:
+            raise ContentError(f"the layer has the media type {layer.media_type!r:.100}")
+        if expected == SIMPLE_SIGNING:
+            body = message = fetch_all(source, layer, PAYLOAD_LIMIT)
+            signatures: tuple[bytes, ...] = (_annotated_signature(layer),)
+        else:
+            envelope = _envelope(fetch_all(source, layer, limits.envelope), expected)
+            body, message, signatures = envelope.payload, envelope.message, envelope.signatures
+    except ContentError as error:
+        return Rejected(layer.digest, form, error.message)
+    return Claim(layer.digest, manifest, form, expected, body, message, signatures)
+
+
+def _envelope(raw: bytes, media_type: str) -> Envelope:
+    envelope = Bundle.parse(raw).envelope if media_type == BUNDLE else Envelope.parse(raw)
+    if envelope.payload_type != IN_TOTO:
+        raise ContentError(f"the envelope is of type {envelope.payload_type!r:.100}")
+    return envelope
+
+
+def _annotated_signature(layer: Descriptor) -> bytes:
+    text = layer.annotations.get(SIGNATURE_ANNOTATION, "")
+    if not text:
+        raise ContentError(f"the layer lacks the annotation {SIGNATURE_ANNOTATION}")
+    return from_base64(text)

@@ -1,0 +1,126 @@
+"""Private keys on disk: cosign's encrypted PEM, which is also what is written, and PKCS #8.
+
+cosign's file is PEM around JSON: scrypt turns the password into a key, with which NaCl's secretbox
+closes the PKCS #8 bytes (github.com/secure-systems-lab/go-securesystemslib, `encrypted`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from shipline.errors import ConfigError, ContentError
+from shipline.supply import secretbox
+from shipline.supply.keys import PrivateKey
+
+Password = Callable[[], bytes]
+"""Called only where a key needs a password."""
+
+_LABEL = "ENCRYPTED SIGSTORE PRIVATE KEY"
+_OURS = re.compile(
+    rb"-----BEGIN ENCRYPTED (SIGSTORE|COSIGN) PRIVATE KEY-----(.+?)"
+    rb"-----END ENCRYPTED \1 PRIVATE KEY-----",
+    re.DOTALL,
+)
+_SCRYPT = {"N": 65536, "r": 8, "p": 1}
+_MEMORY = 256 << 20  # bytes that a key file may make scrypt take
+_ROUNDS = 16  # parallelisation of scrypt: each costs as much again
+
+
+def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
+    """The key in a PEM file of cosign, PKCS #8, SEC 1 or PKCS #1.
+
+    Raises ConfigError for a file that holds none, and for a wrong password.
+    """
+    if found := _OURS.search(pem):
+        return _from_pkcs8(_open_box(found[2], name, password()), name, None)
+    if b"OPENSSH PRIVATE KEY" in pem:
+        raise ConfigError(
+            f"{name} is an OpenSSH key", hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
+        )
+    if b"PRIVATE KEY-----" not in pem:
+        what = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
+        raise ConfigError(f"{name} is {what}", hint="`shipline key generate` makes a pair of keys")
+    encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
+    return _from_pkcs8(pem, name, password() if encrypted else None)
+
+
+def encrypted_pem(key: PrivateKey, password: bytes) -> bytes:
+    """The key as cosign writes it, encrypted under `password`."""
+    salt, nonce = os.urandom(32), os.urandom(secretbox.NONCE_SIZE)
+    box = secretbox.seal(key.pkcs8(), nonce, _stretched(password, salt, _SCRYPT))
+    document = {
+        "kdf": {"name": "scrypt", "params": _SCRYPT, "salt": _text(salt)},
+        "cipher": {"name": "nacl/secretbox", "nonce": _text(nonce)},
+        "ciphertext": _text(box),
+    }
+    body = _text(json.dumps(document, separators=(",", ":")).encode())
+    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
+    return "\n".join((f"-----BEGIN {_LABEL}-----", *lines, f"-----END {_LABEL}-----", "")).encode()
+
+
+def _open_box(body: bytes, name: str, password: bytes) -> bytes:
+    damaged = ConfigError(f"{name} is damaged: it is not a key as cosign writes it")
+    try:
+        document: Any = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
+        kdf, cipher = document["kdf"], document["cipher"]
+        if kdf["name"] != "scrypt" or cipher["name"] != "nacl/secretbox":
+            raise damaged
+        salt, nonce, box = (
+            base64.b64decode(text, validate=True)
+            for text in (kdf["salt"], cipher["nonce"], document["ciphertext"])
+        )
+        stretched = _stretched(password, salt, _checked(kdf["params"], name))
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        raise damaged from None
+    try:
+        return secretbox.unseal(box, nonce, stretched)
+    except ContentError:
+        raise _wrong_password(name) from None
+
+
+def _checked(params: Any, name: str) -> dict[str, int]:
+    found = {key: params[key] for key in _SCRYPT}
+    whole = all(type(value) is int and value > 0 for value in found.values())
+    if not whole or 128 * found["N"] * found["r"] > _MEMORY or found["p"] > _ROUNDS:
+        raise ConfigError(f"{name} asks for more work than a key should: scrypt {found}")
+    return found
+
+
+def _stretched(password: bytes, salt: bytes, params: dict[str, int]) -> bytes:
+    n, r, p = params["N"], params["r"], params["p"]
+    memory = 128 * r * (n + p + 2) + (1 << 20)
+    return hashlib.scrypt(
+        password, salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=secretbox.KEY_SIZE
+    )
+
+
+def _from_pkcs8(content: bytes, name: str, password: bytes | None) -> PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    is_pem = content.lstrip().startswith(b"-----")
+    load = serialization.load_pem_private_key if is_pem else serialization.load_der_private_key
+    try:
+        return PrivateKey(load(content, password), name)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if password is not None:
+            raise _wrong_password(name) from None
+        raise ConfigError(f"{name} is not a private key that can be used") from None
+
+
+def _wrong_password(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} does not open: wrong password",
+        hint="SHIPLINE_KEY_PASSWORD or COSIGN_PASSWORD holds it, or --password-file names a file",
+    )
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

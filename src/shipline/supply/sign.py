@@ -1,0 +1,145 @@
+"""Signing images, in every form that verifiers look for, once."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shipline import __version__
+from shipline.content import successors
+from shipline.errors import UsageError
+from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
+from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
+from shipline.supply.bundle import Bundle
+from shipline.supply.claims import SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
+from shipline.supply.dsse import IN_TOTO, Envelope, pae
+from shipline.supply.identity import SAME_REPOSITORY
+from shipline.supply.keys import PrivateKey
+from shipline.supply.predicates import COSIGN_SIGN
+from shipline.supply.protocols import Attachable
+from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
+from shipline.supply.statement import Statement
+from shipline.supply.verify import examine
+
+_RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives them types of their own
+_DEPTH = 4  # of indexes in indexes
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What was attached to `target`; nothing where all signatures were there already."""
+
+    target: Descriptor
+    attached: tuple[Descriptor, ...]
+
+
+def sign(
+    repository: Attachable,
+    target: Descriptor,
+    reference: Reference,
+    signers: Sequence[PrivateKey],
+    *,
+    annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    forms: Sequence[Form] = FORMS,
+    recursive: bool = True,
+    again: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> tuple[Signed, ...]:
+    """Sign `target` with each of `signers`; of an index also its images, which come first.
+
+    `reference` is the identity that is signed: with the tag under which the image is going to be
+    published, since podman's default rule compares it. A signature that is there already, with this
+    identity and these annotations, is not repeated unless `again`. The tag of an image need not
+    exist yet.
+    """
+    if reserved := sorted(_RESERVED & annotations.keys()):
+        raise UsageError(f"the annotation {reserved[0]!r} is written by the program itself")
+    if not signers:
+        raise UsageError("there is no key to sign with", hint="name one with --key")
+    targets = [*signable(repository, target)] if recursive else [target.plain]
+    identity = str(reference.at(None))
+    return tuple(
+        _Signing(repository, one, reference, identity, annotations, clock()).run(
+            signers, forms, again
+        )
+        for one in targets
+    )
+
+
+def signable(repository: Attachable, target: Descriptor) -> Iterator[Descriptor]:
+    """The images of an index, then the index; attestations inside it are covered by it."""
+    yield from dict.fromkeys(_walk(repository, target, _DEPTH))
+
+
+def _walk(repository: Attachable, target: Descriptor, depth: int) -> Iterator[Descriptor]:
+    if target.media_type in media.INDEXES and depth:
+        for child in successors(repository, target):
+            runs = child.platform is None or child.platform.os != "unknown"
+            if runs and child.media_type in media.NAMED:
+                yield from _walk(repository, child, depth - 1)
+    yield target.plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """One image that is being signed."""
+
+    repository: Attachable
+    target: Descriptor
+    reference: Reference
+    identity: str
+    annotations: Mapping[str, str]
+    now: float
+
+    def run(self, signers: Sequence[PrivateKey], forms: Sequence[Form], again: bool) -> Signed:
+        unique = {one.public: one for one in signers}
+        done = set() if again else self._done(unique)
+        attached: list[Descriptor] = []
+        missing = [one for key, one in unique.items() if (key, Form.TAG) not in done]
+        if Form.TAG in forms and missing and attachment_tag(self.target.digest, Kind.SIGNATURE):
+            pieces = [self._piece(one) for one in missing]
+            attached.append(attach_layers(self.repository, self.target, Kind.SIGNATURE, pieces))
+        if Form.BUNDLE in forms:
+            for key, one in unique.items():
+                if (key, Form.BUNDLE) not in done:
+                    attached.append(self._bundle(one))
+        return Signed(self.target, tuple(attached))
+
+    def _done(self, keys: Sequence[Any] | Mapping[Any, Any]) -> set[tuple[Any, Form]]:
+        found = examine(
+            self.repository, self.target, self.reference, tuple(keys), identity=SAME_REPOSITORY
+        )
+        return {
+            (one.key, one.form)
+            for one in found.signatures
+            if one.identity == self.identity and _added(one.annotations) == dict(self.annotations)
+        }
+
+    def _piece(self, signer: PrivateKey) -> Piece:
+        optional = {**self.annotations, **self._made()}
+        content = SimplePayload(self.identity, self.target.digest, optional).to_bytes()
+        signature = base64.b64encode(signer.sign(content)).decode()
+        return Piece(content, SIMPLE_SIGNING, {SIGNATURE_ANNOTATION: signature})
+
+    def _bundle(self, signer: PrivateKey) -> Descriptor:
+        statement = Statement.about(
+            self.target, self.identity, COSIGN_SIGN, self._made(), annotations=self.annotations
+        )
+        bundle = sign_statement(statement.to_bytes(), signer)
+        return attach_bundle(self.repository, self.target, bundle, COSIGN_SIGN, self.now)
+
+    def _made(self) -> dict[str, Any]:
+        return {"creator": f"shipline {__version__}", "timestamp": int(self.now)}
+
+
+def sign_statement(statement: bytes, signer: PrivateKey) -> Bundle:
+    """A statement in an envelope that `signer` signed."""
+    envelope = Envelope(statement, (signer.sign(pae(IN_TOTO, statement)),))
+    return Bundle(envelope, signer.public.hint)
+
+
+def _added(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in annotations.items() if key not in _RESERVED}

@@ -1,0 +1,237 @@
+"""Which keys signed an image: a proof for each signature, and a reason for each that is none.
+
+Stricter than cosign in what it accepts: the type of the payload, its fields, the media type of the
+layer and the identity must be right, and everything is bounded. Bytes are parsed after the
+signature over them was checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from shipline.errors import ContentError, GateRefused
+from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, Reference
+from shipline.supply.claims import DEFAULT_LIMITS, Claim, Form, Kind, Limits, Rejected, find_claims
+from shipline.supply.dsse import Envelope
+from shipline.supply.identity import SAME_REPOSITORY, Identity
+from shipline.supply.keys import PublicKey
+from shipline.supply.predicates import COSIGN_SIGN, seconds, short_name, stated_time
+from shipline.supply.protocols import Evidence
+from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
+from shipline.supply.statement import Statement
+
+_REASONS = 20  # lines of an error
+
+
+class SignatureRefused(GateRefused):
+    """The signatures that were asked for are not there; `verdicts` are the reasons."""
+
+    code: ClassVar[str] = "signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Proven: `key` signed the digest, as `identity`, with these annotations.
+
+    `signed_at` is the time that the signer stated, in seconds since 1970; None where the signature
+    holds none.
+    """
+
+    key: PublicKey
+    form: Form
+    identity: str
+    annotations: Mapping[str, Any] = field(hash=False)
+    signed_at: float | None
+    place: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """Proven: `key` signed the statement, which is about the digest; `envelope` has its bytes."""
+
+    key: PublicKey
+    form: Form
+    statement: Statement
+    envelope: Envelope
+    made_at: float | None
+    place: Digest
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All that was found out about the signatures of `target`."""
+
+    target: Descriptor
+    signatures: tuple[Signature, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def keys(self) -> tuple[PublicKey, ...]:
+        """The distinct keys that signed, in the order in which they were found."""
+        return tuple(dict.fromkeys(one.key for one in self.signatures))
+
+
+@dataclass(frozen=True, slots=True)
+class Attestations:
+    """All that was found out about attestations of one type on `target`."""
+
+    target: Descriptor
+    predicate_type: str
+    proven: tuple[Attestation, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def examine(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    *,
+    identity: Identity = SAME_REPOSITORY,
+    annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verification:
+    """Check every signature of `target`, which is asked for as `name`, against `keys`.
+
+    Raises RegistryError or AuthError where the place cannot be asked.
+    """
+
+    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Signature]:
+        said, found, signed_at = _read(claim, target.digest)
+        if not identity.accepts(said, name):
+            raise ContentError(
+                f"it is for {said or 'no name'!r:.200}, not for {name.name} (identity: {identity})"
+            )
+        if missing := [key for key, value in annotations.items() if found.get(key) != value]:
+            raise ContentError(f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}")
+        return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
+
+    found = find_claims(source, target, Kind.SIGNATURE, COSIGN_SIGN, limits)
+    return Verification(target, *_sorted(found, keys, check))
+
+
+def verify(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    *,
+    identity: Identity = SAME_REPOSITORY,
+    annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    threshold: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verification:
+    """The proof that at least `threshold` of `keys` signed `target`. Raises SignatureRefused."""
+    found = examine(
+        source, target, name, keys, identity=identity, annotations=annotations, limits=limits
+    )
+    if len(found.keys) >= max(threshold, 1):
+        return found
+    have = f"{len(found.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
+    raise SignatureRefused(
+        f"{name.at(target.digest)}: {have} signed it",
+        verdicts=reasons(found.rejected, "nothing that is a signature is attached to it"),
+        hint=f"sign it with `shipline sign --key KEY {name.name}@{target.digest}`",
+    )
+
+
+def examine_attestations(
+    source: Evidence,
+    target: Descriptor,
+    keys: Sequence[PublicKey],
+    predicate_type: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Attestations:
+    """Check every attestation of this type on `target` against `keys`; others are left out."""
+
+    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Attestation]:
+        statement = Statement.parse(claim.body)
+        if statement.predicate_type != predicate_type:
+            return []
+        if statement.subject_of(target.digest) is None:
+            raise ContentError("the statement is about another digest")
+        made_at = stated_time(statement.predicate)
+        envelope = Envelope(claim.body, claim.signatures)
+        return [
+            Attestation(key, claim.form, statement, envelope, made_at, claim.place, claim.manifest)
+            for key in signers
+        ]
+
+    found = find_claims(source, target, Kind.ATTESTATION, predicate_type, limits)
+    proven, rejected = _sorted(found, keys, check)
+    return Attestations(target, predicate_type, proven, rejected)
+
+
+def verify_attestations(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    predicate_type: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Attestations:
+    """At least one attestation of this type by one of `keys`. Raises SignatureRefused."""
+    found = examine_attestations(source, target, keys, predicate_type, limits=limits)
+    if found.proven:
+        return found
+    kind = short_name(predicate_type)
+    raise SignatureRefused(
+        f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
+        verdicts=reasons(found.rejected, "no attestation of this type is attached to it"),
+        hint=f"attach one with `shipline attest --key KEY --type {kind} --predicate FILE IMAGE`",
+    )
+
+
+def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:
+    """The reasons as lines, not more than a person reads; `nothing` where there are none."""
+    lines = tuple(map(str, rejected[:_REASONS]))
+    if len(rejected) > _REASONS:
+        lines += (f"and {len(rejected) - _REASONS} more",)
+    return lines or (nothing,)
+
+
+_Proof = TypeVar("_Proof", Signature, Attestation)
+
+
+def _sorted(
+    found: Iterable[Claim | Rejected],
+    keys: Sequence[PublicKey],
+    check: Callable[[Claim, tuple[PublicKey, ...]], list[_Proof]],
+) -> tuple[tuple[_Proof, ...], tuple[Rejected, ...]]:
+    """What `check` proves of the claims that one of `keys` signed, and all the rest."""
+    proven: list[_Proof] = []
+    rejected: list[Rejected] = []
+    for claim in found:
+        if isinstance(claim, Rejected):
+            rejected.append(claim)
+            continue
+        try:
+            if not (signers := claim.signers(keys)):
+                raise ContentError("none of the given keys made this signature")
+            proven += check(claim, signers)
+        except ContentError as error:
+            rejected.append(Rejected(claim.place, claim.form, error.message))
+    return tuple(proven), tuple(rejected)
+
+
+def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float | None]:
+    """Identity, annotations and time of a signature. Raises ContentError for another image's."""
+    if claim.media_type == SIMPLE_SIGNING:
+        payload = SimplePayload.parse(claim.body)
+        if payload.digest != digest:
+            raise ContentError(f"the payload is for {payload.digest}")
+        return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
+    statement = Statement.parse(claim.body)
+    if statement.predicate_type != COSIGN_SIGN:
+        raise ContentError(f"the statement is of type {statement.predicate_type!r:.200}")
+    subject = statement.subject_of(digest)
+    if subject is None:
+        raise ContentError("the statement is about another digest")
+    said = statement.predicate
+    time = seconds(said.get("timestamp")) if isinstance(said, Mapping) else None
+    return subject.name, subject.annotations, time
