@@ -19,6 +19,15 @@ COMMANDS = (
     Entry("registry", "shipline.cli.registry:group", "Run a registry node."),
     Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
     Entry("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
+    Entry("key", "shipline.cli.key:group", "Make and look at keys for signatures."),
+    Entry("sign", "shipline.cli.sign:command", "Sign images."),
+    Entry("attest", "shipline.cli.attest:command", "Attach signed statements to images."),
+    Entry("verify", "shipline.cli.verify:command", "Verify who signed images."),
+    Entry(
+        "verify-attestation",
+        "shipline.cli.verify:attestation",
+        "Verify signed statements about images.",
+    ),
     Entry("completion", "shipline.cli.completion:command", "Print a completion script."),
     Entry("version", "shipline.cli.version:command", "Print the version of the parts."),
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shipline.ship import Pipeline
 
+if TYPE_CHECKING:
+    from shipline.policy.trust import TrustSection
 
-def _section(place: str, doc: str) -> Any:
-    """A section that is imported only where the file has it."""
-    return field(default=None, metadata={"section": place, "doc": doc})
+
+def _section(place: str, doc: str) -> dict[str, Any]:
+    """The metadata of a section that is imported only where the file has it."""
+    return {"section": place, "doc": doc}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,5 +23,11 @@ class Config:
 
     version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
     pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
+    trust: TrustSection | None = field(
+        default=None,
+        metadata=_section(
+            "shipline.policy.trust:TrustSection", "Which images need which signatures."
+        ),
+    )
     file: Path | None = field(default=None, metadata={"key": None})
     """Where it was read from; None where there is no file."""

@@ -187,4 +187,7 @@ def _hint(cls: type, name: str, meta: Mapping[str, Any]) -> Any:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    """The types of all fields; those of sections are not imported here, and stand as object."""
+    sections = (one.metadata.get("section", "") for one in dataclasses.fields(cls))
+    unread = {place.partition(":")[2]: object for place in sections if place}
+    return get_type_hints(cls, localns=unread)

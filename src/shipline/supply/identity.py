@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Self
 
 from shipline.errors import ConfigError, ShiplineError
+from shipline.globs import glob
 from shipline.oci import Reference
 
 
@@ -26,7 +26,7 @@ class _Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImagePattern:
-    """A pattern of `host/repository`: `*` is any part of one component, `**` also crosses `/`.
+    """A glob of `host/repository`: `*` is any part of one component, `**` also crosses `/`.
 
     Without a host (`team/*`) it holds for every host.
     """
@@ -36,7 +36,7 @@ class ImagePattern:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ConfigError for characters that no name can have."""
-        if not text or re.search(r"[^a-zA-Z0-9._/*:\[\]-]", text) or "//" in text:
+        if not re.fullmatch(r"[a-zA-Z0-9._/*?:-]+", text) or "//" in text:
             raise ConfigError(
                 f"not a pattern of images: {text!r}",
                 hint="such as registry.example/team/*, **/app or **",
@@ -48,7 +48,7 @@ class ImagePattern:
         first, slash, _ = self.text.partition("/")
         has_host = bool(slash) and (first.strip("*") == "" or re.search(r"[.:]|^localhost$", first))
         name = reference.name if has_host else reference.repository
-        return _compiled(self.text).fullmatch(name) is not None
+        return glob(self.text).fullmatch(name) is not None
 
     def __str__(self) -> str:
         return self.text
@@ -98,10 +98,3 @@ class Identity:
 
 
 SAME_REPOSITORY = Identity(_Rule.REPOSITORY)
-
-
-@lru_cache(maxsize=256)
-def _compiled(text: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*/|\*\*|\*)", text)
-    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-    return re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))

@@ -4,12 +4,11 @@ from shipline.policy.trust.cache import VerdictCache
 from shipline.policy.trust.door import Judge, Parents, TrustRefused
 from shipline.policy.trust.exempt import is_statement, statement_subject
 from shipline.policy.trust.rules import NO_TRUST, Rule, Trust, load_trust
-from shipline.policy.trust.section import Age, PredicateRule, TrustRule, TrustSection
+from shipline.policy.trust.section import PredicateRule, TrustRule, TrustSection
 from shipline.policy.trust.verdict import Findings, Verdict, judge
 
 __all__ = [
     "NO_TRUST",
-    "Age",
     "Findings",
     "Judge",
     "Parents",

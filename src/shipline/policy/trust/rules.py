@@ -23,7 +23,7 @@ class Rule:
 
     said: TrustRule
     keys: tuple[PublicKey, ...]
-    predicates: Mapping[str, int | None] = field(hash=False)
+    predicates: Mapping[str, float | None] = field(hash=False)
 
     def matches(self, name: Reference) -> bool:
         return any(pattern.matches(name) for pattern in self.said.images)

@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.supply import SAME_REPOSITORY, Identity, ImagePattern
-
-_UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_AGE = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Age:
-    """A span of time: `90d`, `12h`, `1h30m`."""
-
-    seconds: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises ConfigError for a text that is no span of time."""
-        found = _AGE.fullmatch(text.strip())
-        numbers = found.groups() if found else ()
-        total = sum(
-            int(number or 0) * unit
-            for number, unit in zip(numbers, _UNITS_S.values(), strict=False)
-        )
-        if not total:
-            raise ConfigError(f"{text!r} is not a span of time: write 90d, 12h or 1h30m")
-        return cls(total)
-
-    def __str__(self) -> str:
-        parts, rest = [], self.seconds
-        for name, unit in _UNITS_S.items():
-            count, rest = divmod(rest, unit)
-            if count:
-                parts.append(f"{count}{name}")
-        return "".join(parts)
+from shipline.units import Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +16,7 @@ class PredicateRule:
     """An attestation that must be there."""
 
     type: str = field(metadata={"doc": "spdx, cyclonedx, vuln, test-result, ... or a URI."})
-    max_age: Age | None = field(
+    max_age: Duration | None = field(
         default=None, metadata={"doc": "How old the statement may be, by the time it states."}
     )
 
@@ -71,7 +40,7 @@ class TrustRule:
         default=SAME_REPOSITORY,
         metadata={"doc": "The name a signature must carry: repository, exact, path, any, pattern."},
     )
-    max_age: Age | None = field(
+    max_age: Duration | None = field(
         default=None,
         metadata={"doc": "How old a signature may be; one that states no time is too old."},
     )

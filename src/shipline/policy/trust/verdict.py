@@ -84,7 +84,7 @@ def _fresh_keys(
 
 
 def _attested(
-    found: Attestations | None, max_age: int | None, now: float
+    found: Attestations | None, max_age: float | None, now: float
 ) -> tuple[float | None, tuple[str, ...]]:
     """When the newest attestation ceases to count, or the lines that say why none does."""
     if found is None or not found.proven:
@@ -100,7 +100,7 @@ def _attested(
     return None, (_too_old(newest, max_age, now),)
 
 
-def _too_old(time: float | None, max_age: int, now: float) -> str:
+def _too_old(time: float | None, max_age: float, now: float) -> str:
     """Why a statement of that time does not count; nothing where it does."""
     if time is None:
         return "it does not state its time"

@@ -1,0 +1,168 @@
+"""What the commands about signatures share: keys, passwords, images in registries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.errors import ConfigError, UsageError
+from shipline.oci import Descriptor, Reference
+
+if TYPE_CHECKING:
+    from shipline.registry import RemoteRepository
+    from shipline.supply import PrivateKey, PublicKey
+
+_VARIABLES = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
+_ENVIRONMENT = "env://"
+_LONGEST = 1 << 16  # bytes of a password file
+_Command = Callable[..., Any]
+
+
+def image_option(command: _Command) -> _Command:
+    """--allow-http-registry, for every command that talks to registries."""
+    return click.option(
+        "--allow-http-registry", is_flag=True, help="Speak plain HTTP with the registry."
+    )(command)
+
+
+def password_option(command: _Command) -> _Command:
+    """--password-file, for every command that opens or closes a private key."""
+    return click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The password of the key; else SHIPLINE_KEY_PASSWORD, COSIGN_PASSWORD, or a prompt.",
+    )(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An image in a registry: what was asked for, and what it is."""
+
+    repository: RemoteRepository
+    reference: Reference
+    target: Descriptor
+
+    def __str__(self) -> str:
+        return str(self.reference.at(self.target.digest))
+
+
+@contextmanager
+def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[Place]]:
+    """The images, resolved to digests. Raises UsageError for none, NotFound for a missing one."""
+    from shipline.api import open_client
+
+    references = [Reference.parse(name).or_latest for name in names]
+    if not references:
+        raise UsageError("there is no image to look at", hint="name one: registry.example/app:v1")
+    insecure = {one.host for one in references} if plain else set()
+    with open_client(*insecure) as client:
+        places = []
+        for one in references:
+            repository = client.repository(one)
+            target = repository.resolve(str(one.digest or one.tag))
+            places.append(Place(repository, one, target))
+        yield places
+
+
+def private_keys(paths: Iterable[str], password_file: Path | None) -> list[PrivateKey]:
+    """The keys to sign with: paths, or env://NAME for one in the environment."""
+    from shipline.supply import parse_private_key, read_private_key
+
+    keys = []
+    for path in paths:
+        password = password_of(path, password_file)
+        if path.startswith(_ENVIRONMENT):
+            keys.append(parse_private_key(_from_environment(path), path, password))
+        else:
+            keys.append(read_private_key(Path(path), password))
+    if not keys:
+        raise UsageError(
+            "there is no key to sign with",
+            hint="name one with --key; `shipline key generate` makes one",
+        )
+    return keys
+
+
+def public_keys(paths: Iterable[str]) -> list[PublicKey]:
+    """The keys to verify with: paths, or env://NAME for one in the environment."""
+    from shipline.supply import PublicKey, read_public_key
+
+    return [
+        PublicKey.parse(_from_environment(path), path)
+        if path.startswith(_ENVIRONMENT)
+        else read_public_key(Path(path))
+        for path in paths
+    ]
+
+
+def password_of(name: str, password_file: Path | None) -> Callable[[], bytes]:
+    """How the password of the key `name` is found, when it is needed."""
+
+    def find() -> bytes:
+        given = _given_password(password_file)
+        return _asked(f"Password of {name}") if given is None else given
+
+    return find
+
+
+def new_password(name: str, password_file: Path | None) -> bytes:
+    """The password for a new key; typed twice where a person types it."""
+    given = _given_password(password_file)
+    if given is not None:
+        if not given:
+            click.echo(f"warning: {name} is protected by an empty password", err=True)
+        return given
+    first = _asked(f"Password for {name}")
+    if first != _asked("The same again"):
+        raise UsageError("the two passwords differ")
+    return first
+
+
+def annotations_of(texts: Iterable[str]) -> dict[str, str]:
+    """`key=value` pairs."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--annotation: write key=value, not {text!r}")
+        if found.setdefault(key, value) != value:
+            raise UsageError(f"--annotation: {key} is given twice")
+    return found
+
+
+def _given_password(file: Path | None) -> bytes | None:
+    if file is not None:
+        try:
+            with file.open("rb") as opened:
+                return opened.read(_LONGEST).rstrip(b"\r\n")
+        except OSError as error:
+            raise ConfigError(f"cannot read the password in {file}: {error.strerror}") from error
+    for name in _VARIABLES:
+        if (value := os.environ.get(name)) is not None:
+            return value.encode(errors="surrogateescape")
+    return None
+
+
+def _asked(question: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{question[0].lower()}{question[1:]} is needed, and there is nobody to ask",
+            hint=f"set {' or '.join(_VARIABLES)}, or give --password-file",
+        )
+    return str(click.prompt(question, hide_input=True, err=True)).encode()
+
+
+def _from_environment(name: str) -> bytes:
+    variable = name.removeprefix(_ENVIRONMENT)
+    try:
+        return os.environ[variable].encode()
+    except KeyError:
+        raise ConfigError(f"{name}: the variable {variable} is not set") from None

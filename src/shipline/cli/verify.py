@@ -1,0 +1,220 @@
+"""`shipline verify` and `shipline verify-attestation`: who signed images in registries."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipline.cli.signing import Place, annotations_of, image_option, open_images, public_keys
+from shipline.errors import UsageError
+
+if TYPE_CHECKING:
+    from shipline.policy.trust import Trust, Verdict
+    from shipline.supply import Attestation, Signature
+
+_KEYS = click.option(
+    "--key", "keys", multiple=True, metavar="KEY", help="A public key, or env://NAME."
+)
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+)
+
+
+@click.command("verify")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
+@_KEYS
+@click.option(
+    "--threshold", type=click.IntRange(1), default=1, help="So many keys must have signed."
+)
+@click.option(
+    "-a",
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="K=V",
+    help="What a signature must carry.",
+)
+@click.option(
+    "--identity",
+    default="repository",
+    show_default=True,
+    metavar="RULE",
+    help="repository, exact, path, any, or a pattern of names.",
+)
+@click.option(
+    "--type", "kind", metavar="TYPE", help="Verify attestations of this type, not signatures."
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Judge by the section trust of a shipline.yaml; without --key that of this project.",
+)
+@_OUTPUT
+@image_option
+def command(
+    images: Sequence[str],
+    keys: Sequence[str],
+    threshold: int,
+    annotations: Sequence[str],
+    identity: str,
+    kind: str | None,
+    policy: Path | None,
+    output: str,
+    allow_http_registry: bool,
+) -> None:
+    """Verify that IMAGE... is signed, with KEY or by the trust policy of the project.
+
+    Exits with 9 when it is not, with 6 or 7 when the registry does not tell.
+    """
+    if policy is not None and keys:
+        raise UsageError("--policy and --key exclude each other")
+    if kind is not None:
+        _verify_attestations(images, keys, kind, output, allow_http_registry)
+        return
+    if not keys:
+        _judge(images, _trust(policy), output, allow_http_registry)
+        return
+    from shipline.supply import Identity, verify
+
+    rule, trusted, extra = Identity.parse(identity), public_keys(keys), annotations_of(annotations)
+    with open_images(images, plain=allow_http_registry) as places:
+        for place in places:
+            found = verify(
+                place.repository,
+                place.target,
+                place.reference,
+                trusted,
+                identity=rule,
+                annotations=extra,
+                threshold=threshold,
+            )
+            if output == "json":
+                click.echo(json.dumps([_as_cosign(place, one) for one in found.signatures]))
+            else:
+                click.echo("\n".join([str(place), *map(_line, found.signatures)]))
+
+
+@click.command("verify-attestation")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
+@_KEYS
+@click.option("--type", "kind", default="custom", show_default=True, metavar="TYPE")
+@_OUTPUT
+@image_option
+def attestation(
+    images: Sequence[str],
+    keys: Sequence[str],
+    kind: str,
+    output: str,
+    allow_http_registry: bool,
+) -> None:
+    """Verify that IMAGE... has an attestation of TYPE that one of the keys signed."""
+    _verify_attestations(images, keys, kind, output, allow_http_registry)
+
+
+def _verify_attestations(
+    images: Sequence[str], keys: Sequence[str], kind: str, output: str, plain: bool
+) -> None:
+    from shipline.supply import predicate_type, verify_attestations
+
+    uri, trusted = predicate_type(kind), public_keys(keys)
+    if not trusted:
+        raise UsageError("there is no key to verify with", hint="name one with --key")
+    with open_images(images, plain=plain) as places:
+        for place in places:
+            found = verify_attestations(
+                place.repository, place.target, place.reference, trusted, uri
+            )
+            if output == "json":
+                for text in dict.fromkeys(map(_envelope, found.proven)):
+                    click.echo(text)
+            else:
+                lines = [_attested(one) for one in found.proven]
+                click.echo("\n".join([str(place), *lines]))
+
+
+def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> None:
+    from shipline.policy.trust import Judge
+
+    judge = Judge(trust)
+    with open_images(images, plain=plain) as places:
+        for place in places:
+            verdict = judge.demand(place.repository, place.reference, place.target)
+            if output == "json":
+                click.echo(json.dumps(_verdict(place, verdict)))
+            else:
+                click.echo(f"{place}\n  {verdict.reason} (rule: {verdict.rule})")
+
+
+def _trust(policy: Path | None) -> Trust:
+    from shipline.config import load
+    from shipline.policy.trust import load_trust
+
+    config = load(policy, Path.cwd(), os.environ)
+    section = config.trust
+    if section is None or not section.rules or config.file is None:
+        raise UsageError(
+            "there is neither a key nor a trust policy to verify with",
+            hint="give --key PUBLIC_KEY, or write the section `trust` of shipline.yaml",
+        )
+    return load_trust(section, config.file.parent)
+
+
+def _verdict(place: Place, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "image": str(place),
+        "accepted": verdict.accepted,
+        "rule": verdict.rule,
+        "reason": verdict.reason,
+        "keys": list(verdict.keys),
+    }
+
+
+def _as_cosign(place: Place, one: Signature) -> dict[str, Any]:
+    """A signature with the fields that `cosign verify` prints, and more."""
+    return {
+        "critical": {
+            "identity": {"docker-reference": one.identity},
+            "image": {"docker-manifest-digest": str(place.target.digest)},
+            "type": "cosign container image signature",
+        },
+        "optional": dict(one.annotations) or None,
+        "key": {"name": one.key.name, "id": one.key.id, "algorithm": one.key.algorithm},
+        "form": str(one.form),
+        "signedAt": _time(one.signed_at) or None,
+    }
+
+
+def _line(one: Signature) -> str:
+    shown = {key: value for key, value in one.annotations.items() if key not in _OURS}
+    extra = "".join(f" {key}={value}" for key, value in sorted(shown.items()))
+    when = f" at {_time(one.signed_at)}" if one.signed_at is not None else ""
+    return f"  signed by {one.key.name} as {one.identity or 'no name'}{when} ({one.form}){extra}"
+
+
+def _attested(one: Attestation) -> str:
+    when = f" of {_time(one.made_at)}" if one.made_at is not None else ""
+    return f"  {one.statement.predicate_type}{when}, signed by {one.key.name} ({one.form})"
+
+
+def _envelope(one: Attestation) -> str:
+    return one.envelope.to_bytes().decode()
+
+
+_OURS = frozenset({"creator", "timestamp"})
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
