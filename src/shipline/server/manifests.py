@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipline.metadata import Key
-from shipline.oci import Descriptor, Digest, Index, Manifest
+from shipline.metadata import Key, walk
+from shipline.oci import Digest, Index, Manifest
 from shipline.server.cache import Stored
+from shipline.server.derive import read_manifest
+from shipline.server.disk import seal, sync_directory
+from shipline.server.entries import (
+    Changes,
+    Counts,
+    counts,
+    manifest_entries,
+    needs,
+    no_manifest_entries,
+    no_tag_entries,
+    pack,
+    tag_entries,
+)
 from shipline.server.problems import Problem, manifest_invalid
-from shipline.server.storage import Changes, Storage, pack
+from shipline.server.storage import Storage
+
+_log = logging.getLogger(__name__)
+_SHOWN = 100  # tags of one manifest in a listing
+
+Check = Callable[[], None]
+"""Called just before a change, while nobody else can move the tags in it; raises to refuse it."""
+
+
+def _no_check() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A manifest in a listing; `tags` are the first of its tags by name, `at` Unix time."""
+
+    digest: Digest
+    media_type: str
+    size: int
+    at: float
+    by: str
+    tags: tuple[str, ...]
+    subject: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A tag in a listing: what it points to, since when (Unix time), set by whom."""
+
+    tag: str
+    digest: Digest
+    at: float
+    by: str
 
 
 class Manifests:
@@ -23,7 +71,11 @@ class Manifests:
         self._storage = storage
 
     def get(self, name: str, reference: Digest | str) -> Stored | None:
-        """The manifest behind a digest or a tag, None where there is none."""
+        """The manifest behind a digest or a tag, None where there is none, or none whose file is
+        what its digest says: pushing that again mends it.
+        """
+        if isinstance(reference, Digest):
+            self._storage.protect(name, reference)
         return self._storage.cache.get(name, str(reference), lambda: self._load(name, reference))
 
     def put(
@@ -32,70 +84,89 @@ class Manifests:
         digest: Digest,
         content: Manifest | Index,
         tags: tuple[str, ...] = (),
+        *,
+        actor: str = "",
+        check: Check = _no_check,
     ) -> None:
         """Store a manifest whose bytes have `digest` and let `tags` point to it, all at once.
 
-        Raises Problem MANIFEST_BLOB_UNKNOWN while something that it needs is not here; the subject
-        is not needed.
+        Raises Problem MANIFEST_BLOB_UNKNOWN while something that the manifest needs is not here;
+        the subject is not needed.
         """
         storage = self._storage
-        with storage.lock:
+        keys = [str(digest), *((name, tag) for tag in tags)]
+        with storage.stripes.held(keys), storage.shared():
+            check()
             self._check_needs(name, content)
-            changes: Changes = {
-                ("repository", name): b"",
-                ("manifest", name, str(digest)): self._record(digest, content),
-                ("holder", str(digest), name, "manifest"): b"",
-            }
-            if content.subject is not None:
-                key = ("referrer", name, str(content.subject.digest), str(digest))
-                changes[key] = json.dumps(_referrer(digest, content).to_json()).encode()
+            changes, add = self._additions(name, digest, content, actor)
             for tag in tags:
-                changes |= self._tag_records(name, tag, digest)
-            known = self._storage.records.get(("manifest", name, str(digest))) is not None
-            if known and storage.store.path(digest).exists():
-                storage.commit(changes)
-            else:
-                self._write(digest, content.raw, changes)
+                before = self._target(name, tag)
+                if before is None:
+                    add[("usage", name, "tags")] = add.get(("usage", name, "tags"), 0) + 1
+                elif before != digest:
+                    changes[("tagged", name, str(before), tag)] = None
+                changes |= tag_entries(name, tag, digest, at=storage.clock(), by=actor)
+            self._write(digest, content.raw, known=not add.get(("usage", name, "manifests")))
+            storage.commit(changes, add)
 
-    def delete(self, name: str, digest: Digest) -> bool:
+    def delete(self, name: str, digest: Digest, *, check: Check = _no_check) -> bool:
         """Delete a manifest and every tag that points to it; False where there is none."""
-        with self._storage.lock:
-            record = self._storage.records.get(("manifest", name, str(digest)))
-            if record is None:
-                return False
-            changes: Changes = {
-                ("manifest", name, str(digest)): None,
-                ("holder", str(digest), name, "manifest"): None,
-            }
-            for tag in self._tags_of(name, digest):
-                changes[("tag", name, tag)] = None
-                changes[("tagged", name, str(digest), tag)] = None
-            subject = json.loads(record).get("subject")
-            if subject:
-                changes[("referrer", name, subject, str(digest))] = None
-            self._storage.commit(changes)
-            return True
+        with self._storage.exclusive():
+            check()
+            return self.remove(name, digest)
 
-    def untag(self, name: str, tag: str) -> bool:
+    def remove(self, name: str, digest: Digest) -> bool:
+        """As `delete`, inside `exclusive`."""
+        storage = self._storage
+        value = storage.records.get(("manifest", name, str(digest)))
+        if value is None:
+            return False
+        record = json.loads(value)
+        changes = no_manifest_entries(name, str(digest), record.get("subject", ""))
+        changes[("deleted", name, str(digest))] = pack(at=storage.clock())
+        content = read_manifest(storage.store, digest, record["mediaType"])
+        for need in () if content is None else needs(content):
+            changes[("needed", name, str(need.digest), str(digest))] = None
+        tags = [tag for (tag,), _ in walk(storage.records, ("tagged", name, str(digest)))]
+        for tag in tags:
+            changes |= no_tag_entries(name, tag, str(digest))
+        gone = counts(name, manifests=-1, bytes=-int(record["size"]), tags=-len(tags))
+        storage.commit(changes, gone)
+        return True
+
+    def untag(self, name: str, tag: str, *, check: Check = _no_check) -> bool:
         """Take a tag away and leave the manifest; False where there is no such tag."""
-        with self._storage.lock:
-            digest = self._tagged(name, tag)
+        storage = self._storage
+        with storage.stripes.held([(name, tag)]), storage.shared():
+            check()
+            digest = self._target(name, tag)
             if digest is None:
                 return False
-            self._storage.commit(
-                {("tag", name, tag): None, ("tagged", name, str(digest), tag): None}
-            )
+            storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
             return True
 
     def tags(self, name: str, after: str, limit: int) -> list[str]:
         """Tags in byte order, those greater than `after`."""
-        start = (after,) if after else ()
-        page = self._storage.records.scan(("tag", name), after=start, limit=limit)
+        page = self._storage.records.scan(("tag", name), after=_after(after), limit=limit)
         return [key[0] for key, _ in page]
+
+    def tagged(self, name: str, after: str = "", limit: int = 1000) -> list[Tagged]:
+        """As `tags`, with what they point to."""
+        page = self._storage.records.scan(("tag", name), after=_after(after), limit=limit)
+        return list(map(_tagged, page))
+
+    def every_tag(self, name: str) -> Iterator[Tagged]:
+        """All tags in byte order, in constant memory."""
+        return map(_tagged, walk(self._storage.records, ("tag", name)))
+
+    def listing(self, name: str, after: str = "", limit: int = 100) -> list[Listed]:
+        """Manifests in the order of their digests, those greater than `after`."""
+        page = self._storage.records.scan(("manifest", name), after=_after(after), limit=limit)
+        return [self._listed(name, digest, value) for (digest,), value in page]
 
     def referrers(self, name: str, subject: Digest, after: str) -> Iterator[dict[str, Any]]:
         """Descriptors of the manifests that name `subject`, by digest, those after `after`."""
-        start: Key = (after,) if after else ()
+        start: Key = _after(after)
         prefix = ("referrer", name, str(subject))
         while page := self._storage.records.scan(prefix, after=start, limit=500):
             for _, value in page:
@@ -103,54 +174,52 @@ class Manifests:
             start = page[-1][0]
 
     def _load(self, name: str, reference: Digest | str) -> Stored | None:
-        digest = reference if isinstance(reference, Digest) else self._tagged(name, reference)
-        record = (
-            None if digest is None else self._storage.records.get(("manifest", name, str(digest)))
-        )
+        records = self._storage.records
+        digest = reference if isinstance(reference, Digest) else self._target(name, reference)
+        record = None if digest is None else records.get(("manifest", name, str(digest)))
         if digest is None or record is None:
             return None
-        raw = self._storage.store.path(digest).read_bytes()
+        try:
+            raw = self._storage.store.path(digest).read_bytes()
+        except FileNotFoundError:
+            raw = b""
+        if Digest.of(raw, digest.algorithm) != digest:
+            _log.error("%s of %s: its file is gone or damaged", digest, name)
+            return None
         return Stored(digest, json.loads(record)["mediaType"], raw)
 
-    def _tagged(self, name: str, tag: str) -> Digest | None:
+    def _target(self, name: str, tag: str) -> Digest | None:
         record = self._storage.records.get(("tag", name, tag))
         return None if record is None else Digest.parse(json.loads(record)["digest"])
 
-    def _tags_of(self, name: str, digest: Digest) -> Iterator[str]:
-        prefix = ("tagged", name, str(digest))
-        start: Key = ()
-        while page := self._storage.records.scan(prefix, after=start, limit=1000):
-            yield from (key[0] for key, _ in page)
-            start = page[-1][0]
-
-    def _tag_records(self, name: str, tag: str, digest: Digest) -> Changes:
-        changes: Changes = {}
-        before = self._tagged(name, tag)
-        if before is not None and before != digest:
-            changes[("tagged", name, str(before), tag)] = None
-        changes[("tag", name, tag)] = pack(digest=str(digest), at=self._storage.clock())
-        changes[("tagged", name, str(digest), tag)] = b""
-        return changes
-
-    def _record(self, digest: Digest, content: Manifest | Index) -> bytes:
-        subject = content.subject
-        return pack(
-            mediaType=content.media_type,
-            size=len(content.raw),
-            at=self._storage.clock(),
-            **({} if subject is None else {"subject": str(subject.digest)}),
+    def _listed(self, name: str, digest: str, value: bytes) -> Listed:
+        record = json.loads(value)
+        prefix = ("tagged", name, digest)
+        tags = self._storage.records.scan(prefix, limit=_SHOWN)
+        subject = record.get("subject")
+        return Listed(
+            Digest.parse(digest),
+            record["mediaType"],
+            int(record["size"]),
+            float(record["at"]),
+            record.get("by", ""),
+            tuple(tag for (tag,), _ in tags),
+            Digest.parse(subject) if subject else None,
         )
 
+    def _additions(
+        self, name: str, digest: Digest, content: Manifest | Index, actor: str
+    ) -> tuple[Changes, Counts]:
+        storage = self._storage
+        storage.touches.add(name, str(digest))
+        known = storage.records.get(("manifest", name, str(digest))) is not None
+        add = {} if known else counts(name, manifests=1, bytes=len(content.raw))
+        return manifest_entries(name, digest, content, at=storage.clock(), by=actor), add
+
     def _check_needs(self, name: str, content: Manifest | Index) -> None:
-        if isinstance(content, Index):
-            found = [(need, self._manifest_size(name, need.digest)) for need in content.manifests]
-        else:
-            needs = (content.config, *content.layers)
-            found = [
-                (need, self._storage.blob_size(name, need.digest))
-                for need in needs
-                if not _elsewhere(need)
-            ]
+        """What is needed is touched: a collection that has begun leaves it."""
+        kind = "manifest" if isinstance(content, Index) else "blob"
+        found = [(need, self._size(kind, name, need.digest)) for need in needs(content)]
         missing = [str(need.digest) for need, size in found if size is None]
         if missing:
             raise Problem(
@@ -163,36 +232,43 @@ class Manifests:
             if size != need.size:
                 raise manifest_invalid(f"{need.digest} has {size} bytes, not {need.size}")
 
-    def _manifest_size(self, name: str, digest: Digest) -> int | None:
-        record = self._storage.records.get(("manifest", name, str(digest)))
+    def _size(self, kind: str, name: str, digest: Digest) -> int | None:
+        self._storage.touches.add(name, str(digest))
+        record = self._storage.records.get((kind, name, str(digest)))
         return None if record is None else int(json.loads(record)["size"])
 
-    def _write(self, digest: Digest, raw: bytes, changes: Changes) -> None:
-        fd, file = tempfile.mkstemp(dir=self._storage.incoming, prefix="manifest-")
+    def _write(self, digest: Digest, raw: bytes, *, known: bool) -> None:
+        """Make the manifest's file, unless it is there and whole."""
+        place = self._storage.store.path(digest)
+        if _same(place, raw):
+            if not known:  # who wrote it may have died before its name was on the disk
+                sync_directory(place.parent)
+            return
+        fd, draft = tempfile.mkstemp(dir=self._storage.incoming, prefix="manifest-")
+        file = Path(draft)
         try:
             with os.fdopen(fd, "wb") as sink:
                 sink.write(raw)
                 sink.flush()
-                self._storage.admit(Path(file), fd, digest, changes)
+                seal(fd)
+            self._storage.admit(file, digest)
         except BaseException:
-            Path(file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             raise
 
 
-def _elsewhere(layer: Descriptor) -> bool:
-    """Layers that registries do not hold (image specification, "Non-Distributable Layers")."""
-    kind = layer.media_type
-    return bool(layer.urls) or ".nondistributable." in kind or ".foreign." in kind
+def _same(file: Path, raw: bytes) -> bool:
+    try:
+        return file.read_bytes() == raw
+    except OSError:
+        return False
 
 
-def _referrer(digest: Digest, content: Manifest | Index) -> Descriptor:
-    kind = content.artifact_type
-    if not kind and isinstance(content, Manifest):
-        kind = content.config.media_type
-    return Descriptor(
-        content.media_type,
-        digest,
-        len(content.raw),
-        annotations=content.annotations,
-        artifact_type=kind,
-    )
+def _tagged(record: tuple[Key, bytes]) -> Tagged:
+    (tag,), value = record
+    found = json.loads(value)
+    return Tagged(tag, Digest.parse(found["digest"]), float(found["at"]), found.get("by", ""))
+
+
+def _after(last: str) -> Key:
+    return (last,) if last else ()

@@ -1,48 +1,56 @@
 """The data directory of a registry, and the one way by which content enters it.
 
+    DIR/layout.json               version of this layout, store of the records
     DIR/lock                      held by the process that serves the directory (flock)
     DIR/blobs/<algorithm>/<hex>   blobs and manifests: plain files, whole and read-only
     DIR/uploads/<id>              bytes of an unfinished upload; its size is its state
+    DIR/quarantine/               damaged files that `registry repair` took out of blobs
     DIR/metadata.db               records (SQLite, write-ahead log, synchronous=FULL)
+    DIR/metadata.rocksdb/         or records in RocksDB
 
-The records, keys by their parts, values JSON or empty; names and digests as text:
+entries.py says what the records are.
 
-    repository  <name>                        the repository exists
-    blob        <name> <digest>               this repository has this blob: size, time
-    manifest    <name> <digest>               it has this manifest: its descriptor, subject, time
-    tag         <name> <tag>                  digest, time
-    tagged      <name> <digest> <tag>         the tags of a manifest
-    referrer    <name> <subject> <digest>     descriptor of a manifest that names the subject
-    holder      <digest> <name> <kind>        a repository needs this file, as blob or manifest
-    upload      <id>                          repository, algorithm, time
-
-Promises. A file gets its name after fsync(2), and its records after it has its name; an answer
-goes out after both are on the disk. So a process may die at any point: what was acknowledged is
-there, and what was not is at worst a file that no record names. The name and the holder of a file
-are given under one lock, so that a collector holding it may delete every file that has no holder.
-Times are seconds of Unix time.
+Promises. A file gets its name after fsync(2), and its records after its name is on the disk; an
+answer goes out after all three. So a process may die at any point: what was acknowledged is there,
+and what was not is at worst a file that no record names. The name and the holder of a file are
+given in one `shared` block, so that a collector, which is `exclusive`, may delete every file
+without a holder. What a client was told is here is touched before it is told, and so stays.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shipline.content import LocalStore
-from shipline.errors import UsageError
-from shipline.metadata import Key, Records, SqliteRecords
+from shipline.errors import ContentError, UsageError
+from shipline.metadata import NOTHING, Key, Records, open_records
 from shipline.oci import Digest
 from shipline.server.cache import Cache
-from shipline.server.disk import sync_directory
+from shipline.server.derive import derive
+from shipline.server.disk import seal, sync_directory
+from shipline.server.entries import (
+    COUNTED,
+    Changes,
+    Counts,
+    Usage,
+    blob_entries,
+    counts,
+    no_blob_entries,
+)
+from shipline.server.layout import VERSION, Layout, wanted_layout, write_layout
+from shipline.server.locks import SharedLock, Stripes
+from shipline.server.touches import Touches
 
-Changes = dict[Key, bytes | None]
+_log = logging.getLogger(__name__)
+_HOLDERS = 1000  # repositories that are looked through for a blob to mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,117 +62,223 @@ class OpenBlob:
 
 
 class Storage:
-    """An open data directory; one process at a time. Safe to use from any thread."""
+    """An open data directory; one process at a time. Safe to use from any thread.
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Open or create the directory. Raises UsageError while another process serves it."""
-        root.mkdir(parents=True, exist_ok=True)
+    `shared()` is for adding records and `exclusive()` for taking records or files away; neither is
+    entered inside the other, nor twice.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        metadata: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open or create the directory; `metadata` is the store of the records, by default what
+        the directory has, SQLite for a new one.
+
+        Raises UsageError while another process serves it or where it cannot be written,
+        ConfigError for another layout or store, ContentError where records are lost or broken.
+        """
         self.root = root
         self.clock = clock
-        self._lock_fd = _exclusive(root)
-        self.lock = threading.RLock()
-        self.store = LocalStore(root)
-        self.incoming = root / "uploads"
-        self.incoming.mkdir(exist_ok=True)
-        for directory in (root / "blobs", root):
-            sync_directory(directory)
-        self.records: Records = SqliteRecords(root / "metadata.db")
+        self._lock_fd = claim(root)
+        try:
+            layout = wanted_layout(root, metadata)
+            self.store = LocalStore(root)
+            self.incoming = root / "uploads"
+            self.incoming.mkdir(exist_ok=True)
+            for directory in (root / "blobs", root):
+                sync_directory(directory)
+            self.records = _opened(root, layout)
+            if layout.version < VERSION:
+                derive(self.records, self.store)
+                write_layout(root, Layout(VERSION, layout.metadata))
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        lock = SharedLock()
+        self.shared = lock.shared
+        self.exclusive = lock.exclusive
+        self._lock = lock
+        self.stripes = Stripes()
+        self.touches = Touches(clock)
+        self.collecting = threading.Lock()  # held by the collection that runs
         self.cache = Cache()
 
     def close(self) -> None:
         self.records.close()
         os.close(self._lock_fd)
 
-    def commit(self, changes: Mapping[Key, bytes | None]) -> None:
+    def commit(self, changes: Mapping[Key, bytes | None], add: Mapping[Key, int] = NOTHING) -> None:
         """Write records durably; what was remembered from before is forgotten."""
-        with self.lock:
-            try:
-                self.records.write(changes)
-            finally:
-                self.cache.forget(changes)
+        try:
+            self.records.write(changes, add=add)
+        finally:
+            self.cache.forget(changes)
 
-    def admit(self, file: Path, fd: int, digest: Digest, changes: Changes) -> None:
-        """Give a file that was verified the name `digest`, then write the records that need it.
+    def admit(self, file: Path, digest: Digest) -> None:
+        """Give a file that was verified and synced the name `digest`; inside `shared`.
 
         Replaces a file of that name: pushing content again mends a damaged copy.
         """
-        os.fchmod(fd, 0o444)
-        os.fsync(fd)
         place = self.store.path(digest)
-        with self.lock:
-            file.replace(place)
-            sync_directory(place.parent)
-            self.commit(changes)
+        file.replace(place)
+        sync_directory(place.parent)
+
+    def add_blob(
+        self,
+        name: str,
+        digest: Digest,
+        *,
+        file: Path,
+        fd: int,
+        size: int,
+        actor: str = "",
+        also: Changes,
+    ) -> None:
+        """Let a repository have the verified bytes of `file`, and make the changes `also`."""
+        seal(fd)
+        with self.stripes.held([(name, digest)]), self.shared():
+            self.admit(file, digest)
+            self._record_blob(name, digest, size, actor, also)
 
     def exists(self, repository: str) -> bool:
         return self.records.get(("repository", repository)) is not None
 
     def repositories(self, after: str, limit: int) -> list[str]:
         """Names in byte order."""
-        page = self.records.scan(("repository",), after=_after(after), limit=limit)
+        page = self.records.scan(("repository",), after=(after,) if after else (), limit=limit)
         return [key[0] for key, _ in page]
+
+    def usage(self, repository: str) -> Usage:
+        """What a repository holds, as of the last commit; nothing for one that does not exist."""
+        found = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
+        return Usage(**{what: found.get(what, 0) for what in COUNTED})
+
+    def usages(self, prefix: str = "") -> Iterator[tuple[str, Usage]]:
+        """Every repository whose name begins with `prefix`, like that of a project.
+
+        A blob in two of them counts in both.
+        """
+        after: Key = (prefix,) if prefix else ()
+        while page := self.records.scan(("repository",), after=after):
+            for (name,), _ in page:
+                if not name.startswith(prefix):
+                    return
+                yield name, self.usage(name)
+            after = page[-1][0]
 
     def blob_size(self, repository: str, digest: Digest) -> int | None:
         """The size of a blob that this repository has, None where it has not."""
         record = self.records.get(("blob", repository, str(digest)))
         return None if record is None else int(json.loads(record)["size"])
 
+    def protect(self, repository: str, digest: Digest) -> None:
+        """Call before telling a client that something is here: it then stays for a while."""
+        self.touches.add(repository, str(digest))
+        self._lock.settle()  # a removal that runs may have looked before the touch
+
     def open_blob(self, repository: str, digest: Digest) -> OpenBlob | None:
-        """A blob that this repository has, None where it has not."""
+        """A blob that this repository has, None where it has not, or not whole any more: then
+        pushing it again mends it.
+        """
+        self.protect(repository, digest)
         size = self.blob_size(repository, digest)
         if size is None:
             return None
-        return OpenBlob(os.open(self.store.path(digest), os.O_RDONLY | os.O_CLOEXEC), size)
+        try:
+            fd = os.open(self.store.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            _log.error("%s of %s: its file is gone", digest, repository)
+            return None
+        if os.fstat(fd).st_size != size:
+            os.close(fd)
+            _log.error("%s of %s: its file does not have %d bytes", digest, repository, size)
+            return None
+        return OpenBlob(fd, size)
 
-    def mount(self, digest: Digest, into: str, source: str | None) -> bool:
-        """Let a repository have a blob of `source`, or of any where that is None."""
-        with self.lock:
-            holder = source if source is not None else self._any_holder(digest)
-            size = None if holder is None else self.blob_size(holder, digest)
-            if size is None:
+    def mount(
+        self,
+        digest: Digest,
+        into: str,
+        source: str | None,
+        *,
+        actor: str = "",
+        readable: Callable[[str], bool] = lambda name: True,
+    ) -> bool:
+        """Let a repository have a blob of `source`, or of any where that is None, among the
+        repositories that are `readable`.
+        """
+        with self.stripes.held([(into, digest)]), self.shared():
+            names = self._holders(digest) if source is None else iter((source,))
+            size = next(
+                (
+                    size
+                    for name in names
+                    if readable(name) and (size := self.blob_size(name, digest)) is not None
+                ),
+                None,
+            )
+            if size is None or not self._whole(digest, size):
                 return False
-            self.commit(self.blob_records(into, digest, size))
+            self._record_blob(into, digest, size, actor, {})
             return True
 
     def delete_blob(self, repository: str, digest: Digest) -> bool:
-        """Take a blob from a repository; False where it has none. The file is left."""
-        with self.lock:
-            if self.blob_size(repository, digest) is None:
+        """Take a blob from a repository; False where it has none. A collection frees it."""
+        with self.exclusive():
+            size = self.blob_size(repository, digest)
+            if size is None:
                 return False
             self.commit(
-                {
-                    ("blob", repository, str(digest)): None,
-                    ("holder", str(digest), repository, "blob"): None,
-                }
+                no_blob_entries(repository, str(digest)), counts(repository, blobs=-1, bytes=-size)
             )
             return True
 
-    def blob_records(self, repository: str, digest: Digest, size: int) -> Changes:
-        """What says that a repository has a blob."""
-        return {
-            ("repository", repository): b"",
-            ("blob", repository, str(digest)): pack(size=size, at=self.clock()),
-            ("holder", str(digest), repository, "blob"): b"",
-        }
+    def _record_blob(self, name: str, digest: Digest, size: int, actor: str, also: Changes) -> None:
+        known = self.blob_size(name, digest) is not None
+        changes = blob_entries(name, digest, size, at=self.clock(), by=actor)
+        add: Counts = {} if known else counts(name, blobs=1, bytes=size)
+        self.commit(changes | also, add)
 
-    def _any_holder(self, digest: Digest) -> str | None:
-        for (name, kind), _ in self.records.scan(("holder", str(digest)), limit=1000):
+    def _whole(self, digest: Digest, size: int) -> bool:
+        try:
+            return self.store.path(digest).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def _holders(self, digest: Digest) -> Iterator[str]:
+        for (name, kind), _ in self.records.scan(("holder", str(digest)), limit=_HOLDERS):
             if kind == "blob":
-                return name
-        return None
+                yield name
 
 
-def pack(**value: Any) -> bytes:
-    """The value of a record."""
-    return json.dumps(value, separators=(",", ":")).encode()
+def _opened(root: Path, layout: Layout) -> Records:
+    try:
+        records = open_records(layout.records(root), layout.metadata)
+    except OSError as error:
+        raise ContentError(
+            f"the metadata in {layout.records(root)} cannot be read: {error.strerror}",
+            hint="restore it from a backup, or see what shipline registry repair can recover",
+        ) from error
+    return records
 
 
-def _after(last: str) -> Key:
-    return (last,) if last else ()
+def claim(root: Path) -> int:
+    """Take a data directory for this process, as long as the descriptor is open.
 
-
-def _exclusive(root: Path) -> int:
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    Raises UsageError while another process has it, and where it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{root} cannot be used: {error.strerror}",
+            hint="a registry needs a directory that it can write",
+        ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -18,7 +19,9 @@ from pathlib import Path
 
 from shipline.metadata import walk
 from shipline.oci import Digest
-from shipline.server.disk import start_writeback
+from shipline.server.disk import sync_directory
+from shipline.server.entries import pack
+from shipline.server.intake import Blocks, Intake
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -26,82 +29,91 @@ from shipline.server.problems import (
     size_invalid,
     upload_unknown,
 )
-from shipline.server.storage import Storage, pack
+from shipline.server.storage import Storage
 
+_log = logging.getLogger(__name__)
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
 _BLOCK = 1 << 20  # bytes
-_WRITEBACK = 8 << 20  # bytes
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
 class Session:
-    """One unfinished upload; its methods are called by one request at a time (see `held`)."""
+    """One unfinished upload. Between requests it holds no descriptor; its methods are called by one
+    request at a time, inside `opened`.
+    """
 
-    def __init__(self, path: Path, identity: str, algorithm: str, *, new: bool) -> None:
-        """Open the file; one that is not new may hold bytes of an earlier process."""
+    def __init__(self, path: Path, identity: str, algorithm: str) -> None:
+        """The file may hold bytes of an earlier process. Raises FileNotFoundError."""
         self.identity = identity
         self.path = path
         self.lock = threading.Lock()
         self.cancelled = False
-        flags = os.O_CREAT | os.O_EXCL if new else 0
-        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-        self.size = os.fstat(self.fd).st_size
+        self.rooted = False  # its record and the name of its file are on the disk
+        self.fd = -1
+        self.size = path.stat().st_size
         self.kept = self.size  # bytes that are on the disk
-        self._sent = self.size  # bytes that the disk was told to write
         self._algorithm = algorithm
-        self._hash = self._hashed(algorithm)
+        self._hash: hashlib._Hash | None = None if self.size else hashlib.new(algorithm)
 
-    def append(self, data: Iterable[bytes], promised: int | None) -> int:
-        """Add what comes and sync it; returns the number of bytes, fewer only if cut off.
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Have the file open. Raises FileNotFoundError once the session has ended."""
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield
+        finally:
+            os.close(self.fd)
+            self.fd = -1
+
+    def append(self, data: Iterable[bytes], promised: int | None, blocks: Blocks) -> int:
+        """Add what comes; returns the number of bytes, fewer only if cut off.
 
         Raises Problem, and leaves the session as it was, for more than `promised` bytes.
         """
-        start, before = self.size, self._hash.copy()
+        start, before = self.mark()
+        seen = self._seen()
+        intake = Intake(self.fd, start, blocks)
         try:
             for block in data:
                 if self.cancelled:
                     raise upload_unknown(self.identity)
                 if promised is not None and self.size + len(block) > start + promised:
                     raise size_invalid(f"more than the promised {promised} bytes came")
-                self._write(block)
-            if self.size > start:
-                os.fdatasync(self.fd)
+                intake.write(block)
+                seen.update(block)
+                self.size += len(block)
+            intake.finish()
         except BaseException:
+            intake.abandon()
             self.rewind(start, before)
             raise
-        self.kept = self.size
         return self.size - start
+
+    def keep(self) -> None:
+        """Make what came durable."""
+        if self.kept != self.size:
+            os.fdatasync(self.fd)
+            self.kept = self.size
 
     def mark(self) -> tuple[int, hashlib._Hash]:
         """Where `rewind` can go back to."""
-        return self.size, self._hash.copy()
+        return self.size, self._seen().copy()
 
     def rewind(self, size: int, state: hashlib._Hash) -> None:
         self.size, self._hash = size, state
-        self.kept, self._sent = min(self.kept, size), min(self._sent, size)
+        self.kept = min(self.kept, size)
         os.ftruncate(self.fd, size)
 
     def digest(self, algorithm: str) -> Digest:
         """Of all bytes; read again only for another algorithm than the session began with."""
-        state = self._hash if algorithm == self._algorithm else self._hashed(algorithm)
+        state = self._seen() if algorithm == self._algorithm else self._hashed(algorithm)
         return Digest(algorithm, state.hexdigest())
 
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def _write(self, block: bytes) -> None:
-        view = memoryview(block)
-        while view:
-            written = os.pwrite(self.fd, view, self.size)
-            self._hash.update(view[:written])
-            self.size += written
-            view = view[written:]
-        if self.size - self._sent >= _WRITEBACK:
-            start_writeback(self.fd, self._sent, self.size - self._sent)
-            self._sent = self.size
+    def _seen(self) -> hashlib._Hash:
+        if self._hash is None:
+            self._hash = self._hashed(self._algorithm)
+        return self._hash
 
     def _hashed(self, algorithm: str) -> hashlib._Hash:
         state = hashlib.new(algorithm)
@@ -117,35 +129,47 @@ class Uploads:
         self._storage = storage
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
+        self._blocks = Blocks()
         self.in_flight = 0  # requests that bring bytes
 
-    def start(self, name: str, algorithm: str) -> str:
-        """Open a session for a repository; returns its id."""
+    def start(self, name: str, algorithm: str, *, actor: str = "") -> str:
+        """Open a session for a repository; returns its id. Where `actor` is given, the session is
+        unknown to everyone else.
+
+        It outlives this process; it outlives the machine from its first byte on.
+        """
         identity = str(uuid.uuid4())
-        session = Session(self._path(identity), identity, algorithm, new=True)
-        record = pack(repository=name, algorithm=algorithm, at=self._storage.clock())
+        self._create(identity)
+        record = pack(repository=name, algorithm=algorithm, at=self._storage.clock(), by=actor)
         try:
-            self._storage.records.write({("upload", identity): record})
+            self._storage.records.write({("upload", identity): record}, durable=False)
         except BaseException:
-            self._discard(session)
+            self._path(identity).unlink(missing_ok=True)
             raise
-        with self._lock:
-            self._open[identity] = session
         return identity
 
-    def size(self, name: str, identity: str) -> int:
+    def size(self, name: str, identity: str, *, actor: str = "") -> int:
         """The number of bytes that are kept. Raises Problem BLOB_UPLOAD_UNKNOWN."""
-        return self._find(name, identity).kept
+        return self._find(name, identity, actor).kept
 
     def append(
-        self, name: str, identity: str, data: Iterable[bytes], span: str | None, length: int | None
+        self,
+        name: str,
+        identity: str,
+        data: Iterable[bytes],
+        span: str | None,
+        length: int | None,
+        *,
+        actor: str = "",
     ) -> int:
         """Add a chunk; returns the new size. `span` is its Content-Range, `length` its size.
 
         Raises Problem 416 for a chunk that does not continue what is there.
         """
-        with self._held(name, identity) as session:
+        with self._held(name, identity, actor) as session:
             self._append(session, data, span, length)
+            session.keep()
+            self._root(session)
             return session.size
 
     def finish(
@@ -156,85 +180,100 @@ class Uploads:
         data: Iterable[bytes],
         span: str | None,
         length: int | None,
+        *,
+        actor: str = "",
     ) -> None:
         """Add the last chunk, if any, verify, and let the repository have the blob.
 
         Raises Problem DIGEST_INVALID, with the session as it was, for another digest.
         """
-        with self._held(name, identity) as session:
+        with self._held(name, identity, actor) as session:
             size, state = session.mark()
             self._append(session, data, span, length)
             seen = session.digest(digest.algorithm)
             if seen != digest:
                 session.rewind(size, state)
                 raise digest_invalid(f"the upload has digest {seen}, not {digest}")
-            self._commit(session, name, digest)
-            with self._lock:
-                self._open.pop(identity, None)
-            session.cancelled = True
+            self._commit(session, name, digest, actor)
+            self._forget(session)
 
-    def put(self, name: str, digest: Digest, data: Iterable[bytes], length: int | None) -> None:
+    def put(
+        self,
+        name: str,
+        digest: Digest,
+        data: Iterable[bytes],
+        length: int | None,
+        *,
+        actor: str = "",
+    ) -> None:
         """A whole blob in one request (end-4b), without a session that others could see."""
         identity = f"single-{uuid.uuid4()}"
-        session = Session(self._path(identity), identity, digest.algorithm, new=True)
+        self._create(identity)
         try:
-            with self._counted():
+            session = Session(self._path(identity), identity, digest.algorithm)
+            with session.opened(), self._counted():
                 self._append(session, data, None, length)
-            seen = session.digest(digest.algorithm)
-            if seen != digest:
-                raise digest_invalid(f"the content has digest {seen}, not {digest}")
-            self._commit(session, name, digest)
+                seen = session.digest(digest.algorithm)
+                if seen != digest:
+                    raise digest_invalid(f"the content has digest {seen}, not {digest}")
+                self._commit(session, name, digest, actor)
         except BaseException:
-            self._discard(session)
+            self._path(identity).unlink(missing_ok=True)
             raise
-        session.close()
 
-    def cancel(self, name: str, identity: str) -> None:
+    def cancel(self, name: str, identity: str, *, actor: str = "") -> None:
         """End a session, also while a request fills it. Raises Problem BLOB_UPLOAD_UNKNOWN."""
-        self._find(name, identity)
+        self._find(name, identity, actor)
         self._end(identity)
 
     def expire(self, age_s: float = EXPIRY_S) -> int:
-        """End the sessions without a new byte for `age_s` seconds; returns their number."""
+        """End the sessions without a new byte for `age_s` seconds; returns their number.
+
+        A disk that fails is logged: the next call tries again.
+        """
         ended = 0
-        for (identity,), _ in walk(self._storage.records, ("upload",)):
-            with suppress(FileNotFoundError):
-                if self._storage.clock() - self._path(identity).stat().st_mtime <= age_s:
-                    continue
-            self._end(identity)
-            ended += 1
+        try:
+            for (identity,), _ in walk(self._storage.records, ("upload",)):
+                with suppress(FileNotFoundError):
+                    if self._storage.clock() - self._path(identity).stat().st_mtime <= age_s:
+                        continue
+                self._end(identity)
+                ended += 1
+        except OSError as error:
+            _log.error("unfinished uploads cannot be ended: %s", error)
         return ended
 
     def recover(self) -> None:
         """At start, before requests come: delete files that belong to no session."""
-        known = {key[0] for key, _ in walk(self._storage.records, ("upload",))}
         for file in self._storage.incoming.iterdir():
-            if file.name not in known:
+            if self._storage.records.get(("upload", file.name)) is None:
                 file.unlink()
 
     def close(self) -> None:
         with self._lock:
-            for session in self._open.values():
-                session.close()
             self._open.clear()
 
     def _path(self, identity: str) -> Path:
         return self._storage.incoming / identity
 
-    def _find(self, name: str, identity: str) -> Session:
-        record = self._storage.records.get(("upload", identity))
-        if record is None or json.loads(record)["repository"] != name:
+    def _create(self, identity: str) -> None:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(self._path(identity), flags, 0o600))
+
+    def _find(self, name: str, identity: str, actor: str) -> Session:
+        value = self._storage.records.get(("upload", identity))
+        record = {} if value is None else json.loads(value)
+        if record.get("repository") != name or record.get("by", actor) != actor:
             raise upload_unknown(identity)
         with self._lock:
             session = self._open.get(identity)
             if session is None:
-                session = self._open[identity] = self._reopen(identity, record)
+                session = self._open[identity] = self._reopen(identity, record["algorithm"])
         return session
 
-    def _reopen(self, identity: str, record: bytes) -> Session:
-        algorithm = json.loads(record)["algorithm"]
+    def _reopen(self, identity: str, algorithm: str) -> Session:
         try:
-            return Session(self._path(identity), identity, algorithm, new=False)
+            return Session(self._path(identity), identity, algorithm)
         except FileNotFoundError:
             raise upload_unknown(identity) from None
 
@@ -243,15 +282,26 @@ class Uploads:
             session = self._open.pop(identity, None)
         if session is not None:
             session.cancelled = True
-        self._storage.records.write({("upload", identity): None})
+        self._storage.records.write({("upload", identity): None}, durable=False)
         self._path(identity).unlink(missing_ok=True)
-        if session is not None and session.lock.acquire(blocking=False):
-            session.close()
-            session.lock.release()
+
+    def _forget(self, session: Session) -> None:
+        with self._lock:
+            self._open.pop(session.identity, None)
+        session.cancelled = True
+
+    def _root(self, session: Session) -> None:
+        """From the first byte that was taken, a session must survive the machine."""
+        if session.rooted:
+            return
+        key = ("upload", session.identity)
+        sync_directory(self._storage.incoming)
+        self._storage.records.write({key: self._storage.records.get(key)})
+        session.rooted = True
 
     @contextmanager
-    def _held(self, name: str, identity: str) -> Iterator[Session]:
-        session = self._find(name, identity)
+    def _held(self, name: str, identity: str, actor: str) -> Iterator[Session]:
+        session = self._find(name, identity, actor)
         if not session.lock.acquire(timeout=_PATIENCE_S):
             raise Problem(
                 429,
@@ -262,11 +312,9 @@ class Uploads:
         try:
             if session.cancelled:
                 raise upload_unknown(identity)
-            with self._counted():
+            with session.opened(), self._counted():
                 yield session
         finally:
-            if session.cancelled:
-                session.close()
             session.lock.release()
 
     @contextmanager
@@ -284,24 +332,34 @@ class Uploads:
     ) -> None:
         promised = _promised(session.size, span, length)
         mark = session.mark()
-        came = session.append(data, promised)
+        came = session.append(data, promised, self._blocks)
         if promised is None or came == promised:
             return
         if length is None:
             session.rewind(*mark)
             raise out_of_order(session.size, f"{came} bytes came instead of {promised}")
+        session.keep()
         raise size_invalid(f"{came} bytes came instead of {promised}")
 
-    def _commit(self, session: Session, name: str, digest: Digest) -> None:
+    def _commit(self, session: Session, name: str, digest: Digest, actor: str) -> None:
         if session.cancelled:
             raise upload_unknown(session.identity)
-        changes = self._storage.blob_records(name, digest, session.size)
-        changes[("upload", session.identity)] = None
-        self._storage.admit(session.path, session.fd, digest, changes)
-
-    def _discard(self, session: Session) -> None:
-        session.close()
-        session.path.unlink(missing_ok=True)
+        try:
+            self._storage.add_blob(
+                name,
+                digest,
+                file=session.path,
+                fd=session.fd,
+                size=session.size,
+                actor=actor,
+                also={("upload", session.identity): None},
+            )
+        except FileNotFoundError:
+            raise upload_unknown(session.identity) from None  # it was cancelled meanwhile
+        except BaseException:
+            if not session.path.exists():  # its bytes are a blob already, which must not change
+                self._forget(session)
+            raise
 
 
 def _promised(size: int, span: str | None, length: int | None) -> int | None:

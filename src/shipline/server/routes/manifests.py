@@ -55,10 +55,13 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         raw = request.read(MANIFEST_LIMIT)
         digest = _verified(raw, target)
         content = _content(raw, request.content_type)
-        with node.storage.lock:
+
+        def check() -> None:
             _check_overwrite(node, request.identity, name, digest, tags)
             node.door.push(request.identity, name, digest, content, tags)
-            manifests.put(name, digest, content, tags)
+
+        actor = request.identity.actor
+        manifests.put(name, digest, content, tags, actor=actor, check=check)
         kind, size = content.media_type, len(raw)
         node.note(request, "push", name, digest=str(digest), tags=tags, media_type=kind, size=size)
         headers: Headers = [
@@ -74,13 +77,15 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
     def delete(request: Request, name: str, reference: str) -> Response:
         check_repository(name)
         target = _reference(reference)
-        with node.storage.lock:
+
+        def check() -> None:
             node.door.delete(request.identity, name, target)
-            gone = (
-                manifests.delete(name, target)
-                if isinstance(target, Digest)
-                else manifests.untag(name, target)
-            )
+
+        gone = (
+            manifests.delete(name, target, check=check)
+            if isinstance(target, Digest)
+            else manifests.untag(name, target, check=check)
+        )
         if not gone:
             raise manifest_unknown(reference)
         if isinstance(target, Digest):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
 from shipline.server.http import Headers, Request, Response, Route, route
@@ -17,6 +19,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
 
     def start(request: Request, name: str) -> Response:
         check_repository(name)
+        actor = request.identity.actor
         mount, digest = request.parameter("mount"), request.parameter("digest")
         if mount and _mounted(node, request, Digest.parse(mount), name):
             node.note(request, "mount", name, digest=mount)
@@ -24,13 +27,13 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
         node.door.blob(request.identity, name, request.content_length or 0)
         if digest:
             target = Digest.parse(digest)
-            uploads.put(name, target, request.body(), request.content_length)
+            uploads.put(name, target, request.body(), request.content_length, actor=actor)
             node.note(request, "push", name, digest=digest, size=request.taken, media_type=_BYTES)
             return _created(name, target)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         if algorithm not in _ALGORITHMS:
             raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
-        return _open(202, name, uploads.start(name, algorithm), 0)
+        return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
 
     def append(request: Request, name: str, session: str) -> Response:
         size = uploads.append(
@@ -39,6 +42,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             request.body(),
             request.header("Content-Range"),
             request.content_length,
+            actor=request.identity.actor,
         )
         return _open(202, name, session, size)
 
@@ -54,16 +58,18 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             request.body(),
             request.header("Content-Range"),
             request.content_length,
+            actor=request.identity.actor,
         )
         size = node.storage.blob_size(name, target) or 0
         node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
         return _created(name, target)
 
     def status(request: Request, name: str, session: str) -> Response:
-        return _open(204, name, session, uploads.size(check_repository(name), session))
+        size = uploads.size(check_repository(name), session, actor=request.identity.actor)
+        return _open(204, name, session, size)
 
     def cancel(request: Request, name: str, session: str) -> Response:
-        uploads.cancel(check_repository(name), session)
+        uploads.cancel(check_repository(name), session, actor=request.identity.actor)
         return Response(204)
 
     return (
@@ -84,13 +90,15 @@ def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
     client uploads instead, and learns nothing.
     """
     source = request.parameter("from")
-    if source is None:
-        return request.identity.operator and node.storage.mount(digest, name, None)
     try:
-        check_repository(source)
+        if source is not None:
+            check_repository(source)
     except UsageError:
         return False
-    return request.identity.may("pull", source) and node.storage.mount(digest, name, source)
+    identity = request.identity
+    return node.storage.mount(
+        digest, name, source, actor=identity.actor, readable=partial(identity.may, "pull")
+    )
 
 
 def _created(name: str, digest: Digest) -> Response:
