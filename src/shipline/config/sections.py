@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from shipline.ship import Pipeline
 
 if TYPE_CHECKING:
+    from shipline.policy.tags import TagsSection
     from shipline.policy.trust import TrustSection
 
 
@@ -23,6 +24,13 @@ class Config:
 
     version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
     pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
+    tags: TagsSection | None = field(
+        default=None,
+        metadata=_section(
+            "shipline.policy.tags:TagsSection",
+            "What images are called, and which version they are.",
+        ),
+    )
     trust: TrustSection | None = field(
         default=None,
         metadata=_section(

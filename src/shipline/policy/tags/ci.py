@@ -1,0 +1,206 @@
+"""What CI systems put into the environment of a job, read as one Event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipline.policy.tags.event import Event, Kind, pull_number, ref_of
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """The names of a system's variables; the first that is set counts."""
+
+    name: str
+    marker: str
+    sha: tuple[str, ...]
+    branch: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    ref: tuple[str, ...] = ()
+    number: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    head_branch: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
+    default_branch: tuple[str, ...] = ()
+    url: tuple[str, ...] = ()
+    schedule: tuple[str, str] = ("", "")
+
+
+_SYSTEMS = (
+    _System(
+        "GitLab CI",
+        "GITLAB_CI",
+        sha=("CI_COMMIT_SHA",),
+        branch=("CI_COMMIT_BRANCH",),
+        tag=("CI_COMMIT_TAG",),
+        number=("CI_MERGE_REQUEST_IID",),
+        head=("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", "CI_COMMIT_SHA"),
+        head_branch=("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",),
+        base=("CI_MERGE_REQUEST_TARGET_BRANCH_NAME",),
+        default_branch=("CI_DEFAULT_BRANCH",),
+        url=("CI_PROJECT_URL",),
+        schedule=("CI_PIPELINE_SOURCE", "schedule"),
+    ),
+    _System(
+        "Azure Pipelines",
+        "TF_BUILD",
+        sha=("BUILD_SOURCEVERSION",),
+        ref=("BUILD_SOURCEBRANCH",),
+        number=("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID"),
+        head=("SYSTEM_PULLREQUEST_SOURCECOMMITID",),
+        head_branch=("SYSTEM_PULLREQUEST_SOURCEBRANCH",),
+        base=("SYSTEM_PULLREQUEST_TARGETBRANCH",),
+        schedule=("BUILD_REASON", "Schedule"),
+    ),
+    _System(
+        "Jenkins",
+        "JENKINS_URL",
+        sha=("GIT_COMMIT",),
+        branch=("BRANCH_NAME",),
+        tag=("TAG_NAME",),
+        number=("CHANGE_ID",),
+        head_branch=("CHANGE_BRANCH",),
+        base=("CHANGE_TARGET",),
+    ),
+    _System(
+        "Bitbucket Pipelines",
+        "BITBUCKET_BUILD_NUMBER",
+        sha=("BITBUCKET_COMMIT",),
+        branch=("BITBUCKET_BRANCH",),
+        tag=("BITBUCKET_TAG",),
+        number=("BITBUCKET_PR_ID",),
+        head=("BITBUCKET_COMMIT",),
+        head_branch=("BITBUCKET_BRANCH",),
+        base=("BITBUCKET_PR_DESTINATION_BRANCH",),
+        url=("BITBUCKET_GIT_HTTP_ORIGIN",),
+    ),
+    _System(
+        "CircleCI",
+        "CIRCLECI",
+        sha=("CIRCLE_SHA1",),
+        branch=("CIRCLE_BRANCH",),
+        tag=("CIRCLE_TAG",),
+        number=("CIRCLE_PR_NUMBER",),
+        head=("CIRCLE_SHA1",),
+        head_branch=("CIRCLE_BRANCH",),
+    ),
+    _System(
+        "Woodpecker CI",
+        "CI_WORKFLOW_NAME",
+        sha=("CI_COMMIT_SHA",),
+        branch=("CI_COMMIT_BRANCH",),
+        tag=("CI_COMMIT_TAG",),
+        number=("CI_COMMIT_PULL_REQUEST",),
+        head=("CI_COMMIT_SHA",),
+        head_branch=("CI_COMMIT_SOURCE_BRANCH",),
+        base=("CI_COMMIT_TARGET_BRANCH",),
+        default_branch=("CI_REPO_DEFAULT_BRANCH",),
+        schedule=("CI_PIPELINE_EVENT", "cron"),
+    ),
+    _System(
+        "Buildkite",
+        "BUILDKITE",
+        sha=("BUILDKITE_COMMIT",),
+        branch=("BUILDKITE_BRANCH",),
+        tag=("BUILDKITE_TAG",),
+        head=("BUILDKITE_COMMIT",),
+        head_branch=("BUILDKITE_BRANCH",),
+        base=("BUILDKITE_PULL_REQUEST_BASE_BRANCH",),
+        default_branch=("BUILDKITE_PIPELINE_DEFAULT_BRANCH",),
+        schedule=("BUILDKITE_SOURCE", "schedule"),
+    ),
+)
+_NO = {"", "false"}
+
+
+def event_from(environ: Mapping[str, str], payload: Mapping[str, Any] | None = None) -> Event:
+    """The event of the CI system that `environ` belongs to; without one an Event without a ref.
+
+    `payload` is the document in the file GITHUB_EVENT_PATH.
+    """
+    if environ.get("GITHUB_ACTIONS", "") not in _NO:
+        return _github(environ, payload or {})
+    for system in _SYSTEMS:
+        if environ.get(system.marker, "") not in _NO:
+            return _read(system, environ)
+    return Event()
+
+
+def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
+    ref, name = environ.get("GITHUB_REF", ""), environ.get("GITHUB_EVENT_NAME", "")
+    pull, repository = _part(payload, "pull_request"), _part(payload, "repository")
+    number = pull_number(ref)
+    if name in {"pull_request", "pull_request_target"} or number:
+        number = number or _text(pull, "number") or _text(payload, "number")
+    kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
+    if number:
+        kind = "pull-request"
+    elif name == "schedule":
+        kind = "schedule"
+    return Event(
+        kind,
+        ref,
+        sha=environ.get("GITHUB_SHA", ""),
+        number=number,
+        head=_text(_part(pull, "head"), "sha"),
+        head_branch=environ.get("GITHUB_HEAD_REF", ""),
+        base=environ.get("GITHUB_BASE_REF") or _branch(_text(payload, "base_ref")),
+        default_branch=_text(repository, "default_branch"),
+        source="GitHub Actions",
+        ci=True,
+        title=_text(repository, "name"),
+        description=_text(repository, "description"),
+        url=_text(repository, "html_url") or _github_url(environ),
+        licenses=_text(_part(repository, "license"), "spdx_id"),
+    )
+
+
+def _github_url(environ: Mapping[str, str]) -> str:
+    server, name = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
+    return f"{server}/{name}" if server and name else ""
+
+
+def _read(system: _System, environ: Mapping[str, str]) -> Event:
+    def first(names: tuple[str, ...]) -> str:
+        return next((value for name in names if (value := environ.get(name, "")) not in _NO), "")
+
+    ref = first(system.ref)
+    tag, branch, number = first(system.tag), first(system.branch), first(system.number)
+    number = number or pull_number(ref)
+    if not ref and (tag or branch):
+        ref = ref_of(tag or branch, tag=bool(tag))
+    kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
+    variable, value = system.schedule
+    if number:
+        kind, ref = "pull-request", f"refs/pull/{number}/merge"
+    elif variable and environ.get(variable) == value:
+        kind = "schedule"
+    return Event(
+        kind,
+        ref,
+        sha=first(system.sha),
+        number=number,
+        head=first(system.head) if number else "",
+        head_branch=_branch(first(system.head_branch)) if number else "",
+        base=_branch(first(system.base)) if number else "",
+        default_branch=first(system.default_branch),
+        source=system.name,
+        ci=True,
+        url=first(system.url),
+    )
+
+
+def _branch(ref: str) -> str:
+    return ref.removeprefix("refs/heads/")
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    found = document.get(key)
+    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""

@@ -1,0 +1,54 @@
+"""Labels and annotations of an image (OCI image specification, "Annotations")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shipline.git import web_address
+from shipline.policy.tags.dates import render_date
+from shipline.policy.tags.handlebars import Call, text_of
+from shipline.policy.tags.pieces import Piece
+from shipline.policy.tags.situation import Situation
+
+_OCI = "org.opencontainers.image"
+REVISION = f"{_OCI}.revision"
+PULL_HEAD = "org.shipline.pull-request.head"
+"""The head of the pull request, whose merge into its base is the revision."""
+_CREATED = "YYYY-MM-DDTHH:mm:ss[Z]"
+
+
+def usual(situation: Situation, version: str, tag: str) -> dict[str, str]:
+    """What is known of the image, without empty values. The time is that of the commit.
+
+    `tag` stands for the version where none was decided.
+    """
+    event = situation.event
+    url = event.url or web_address(situation.url)
+    found = {
+        f"{_OCI}.created": render_date(situation.commit.time, _CREATED),
+        f"{_OCI}.description": event.description,
+        f"{_OCI}.licenses": event.licenses,
+        REVISION: situation.commit.sha,
+        f"{_OCI}.source": url,
+        f"{_OCI}.title": event.title or url.rpartition("/")[2],
+        f"{_OCI}.url": url,
+        f"{_OCI}.version": version or tag,
+    }
+    if event.kind == "pull-request" and event.head != situation.commit.sha:
+        found[PULL_HEAD] = event.head
+    return {key: value for key, value in found.items() if value}
+
+
+def completed(
+    usual: Mapping[str, str],
+    own: Mapping[str, str],
+    expressions: Mapping[str, Piece | Call],
+    version: str,
+) -> dict[str, str]:
+    """The usual ones with those of the file over them; an empty value takes one away.
+
+    Raises ConfigError for an expression that is not known.
+    """
+    values = {**expressions, "version": Piece(version)}
+    filled = {key: text_of(value, values) for key, value in own.items()}
+    return {key: value for key, value in sorted({**usual, **filled}.items()) if value}

@@ -1,0 +1,52 @@
+"""Image tags out of ref names: legal (distribution specification, "Pull"), and never two for one.
+
+A name that is a legal tag as it is stays as it is. Any other one is cleaned and gets the beginning
+of the SHA-256 of the whole name as its end, and so does a legal one that ends like that: thus two
+names never become one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+LONGEST = 128  # characters of a tag
+_MARK = 8  # hexadecimal digits
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]+")
+_MARKED = re.compile(rf"(?:.*-)?[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
+_VERSION = re.compile(r"v?\d+(?:\.\d+){0,2}(?:[-+.].*)?\Z")
+_RESERVED = {"latest", "edge", "nightly"}
+
+
+def clean(name: str, *, room: int = LONGEST, unique: bool = True) -> str:
+    """`name` as (part of) a tag of at most `room` characters.
+
+    Without `unique` only what must change is changed, so that `a/b` and `a-b` become the same.
+    """
+    cleaned = _ILLEGAL.sub("-", name).lstrip(".-")
+    if cleaned == name and len(name) <= room and not (unique and _MARKED.match(name)):
+        return name
+    if not unique and cleaned and len(cleaned) <= room:
+        return cleaned
+    kept = cleaned[: max(0, room - _MARK - 1)].rstrip(".-")
+    return f"{kept}-{mark(name)}" if kept else mark(name)
+
+
+def spelt(text: str) -> str:
+    """Text that somebody wrote into a template, with `-` for what no tag can hold."""
+    return _ILLEGAL.sub("-", text)
+
+
+def mark(name: str) -> str:
+    """Eight digits that tell names apart."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_MARK]
+
+
+def shortest(name: str) -> int:
+    """How much room `clean` needs to tell `name` from others."""
+    return min(len(name), _MARK)
+
+
+def is_reserved(tag: str) -> bool:
+    """Whether people expect something else under this tag than a branch: a version, `latest`."""
+    return tag in _RESERVED or bool(_VERSION.match(tag))

@@ -1,0 +1,185 @@
+"""What a decision needs to know of a repository, read through git and no more than that.
+
+Nothing is written, except that a shallow clone is completed where that is allowed and needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shipline import git as repositories
+from shipline.errors import UsageError
+from shipline.git import Git, GitError, Repository
+from shipline.policy.tags.decide import choose_rule
+from shipline.policy.tags.event import Event, ref_of
+from shipline.policy.tags.proposal import propose, tag_of_commit
+from shipline.policy.tags.section import Rule, TagsSection
+from shipline.policy.tags.situation import History, Situation
+from shipline.policy.tags.versions import Version, version_of
+
+_CHUNKS = (1, 8)  # tags tried at once, the highest first, before all of them are
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A repository with its tags; `fetch` allows to complete the history of a shallow one."""
+
+    git: Git
+    repository: Repository
+    tags: Mapping[str, str]
+    fetch: bool = False
+
+
+def survey(
+    git: Git, section: TagsSection, event: Event, *, fetch: bool = False, now: int = 0
+) -> Situation:
+    """The situation of HEAD; an event without a ref gets that of the branch that HEAD is on.
+
+    Raises GitError where the repository cannot tell, NoRuleMatches before history is read.
+    """
+    repository = repositories.read_repository(git, remote=section.remote)
+    if not repository.head:
+        raise GitError("the repository has no commit yet", hint="commit something first")
+    clone = Clone(git, repository, repositories.tags(git), fetch)
+    commit = repositories.read_commit(git, repository.head)
+    event = _with_head(_with_ref(event, clone, section), clone, commit.parents)
+    _, rule, _ = choose_rule(section, event)
+    named = event.head if event.kind == "pull-request" else commit.sha
+    situation = Situation(
+        event,
+        commit,
+        clone.tags,
+        unique=len(repositories.abbreviate(git, named, 7)),
+        tip=_tip(event, clone),
+        url=repository.url,
+        now=now,
+    )
+    if event.tag or not rule.wants_version:
+        return situation
+    if tag_of_commit(rule, section, situation):
+        return replace(situation, history=History())
+    return _with_history(situation, rule, section, clone)
+
+
+def last_version(clone: Clone, section: TagsSection, commit: str) -> str:
+    """The git tag of the highest full version in the history of `commit`, empty without one."""
+    found = _ranked(clone.tags, section.tag_prefix, prerelease=False)
+    return _highest_merged(clone, [tag for _, tag in found], commit)
+
+
+def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
+    """The event with a ref and the default branch."""
+    repository = clone.repository
+    default = section.default_branch or event.default_branch
+    default = default or repositories.default_branch(clone.git, repository.remote)
+    event = replace(event, default_branch=default)
+    if event.ref or event.kind == "pull-request":
+        return event
+    if repository.branch:
+        return replace(event, ref=ref_of(repository.branch), source="the branch that is out")
+    return replace(event, ref=_detached(clone), source="the only branch with the commit")
+
+
+def _detached(clone: Clone) -> str:
+    """The only branch that has HEAD."""
+    repository = clone.repository
+    found = repositories.branches_containing(clone.git, repository.head, repository.remote)
+    if len(found) == 1:
+        return ref_of(found[0])
+    names = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    told = f"several branches have it: {names}" if found else "no branch has it"
+    raise UsageError(
+        f"HEAD is detached at {repository.head[:12]}, and {told}",
+        hint="name the branch or tag with --ref, such as --ref main or --ref refs/tags/v1.2.3",
+    )
+
+
+def _with_head(event: Event, clone: Clone, parents: Sequence[str]) -> Event:
+    """A pull request with the head of its branch: the second parent where HEAD is its merge."""
+    if event.kind != "pull-request" or event.head:
+        return event
+    is_merge = len(parents) == 2 and (event.ref.endswith("/merge") or not event.ref)
+    return replace(event, head=parents[1] if is_merge else clone.repository.head)
+
+
+def _tip(event: Event, clone: Clone) -> str:
+    """Where the remote branch is, if it has gone on past HEAD."""
+    repository = clone.repository
+    if event.kind != "push" or not event.branch or not repository.remote:
+        return ""
+    tip = repositories.resolve(clone.git, f"refs/remotes/{repository.remote}/{event.branch}")
+    moved_on = tip not in {"", repository.head}
+    if moved_on and repositories.is_ancestor(clone.git, repository.head, tip):
+        return tip
+    return ""
+
+
+def _with_history(
+    situation: Situation, rule: Rule, section: TagsSection, clone: Clone
+) -> Situation:
+    if clone.repository.shallow:
+        clone = _completed(clone, section)
+        situation = replace(situation, tags=clone.tags)
+        if tag_of_commit(rule, section, situation):
+            return replace(situation, history=History())
+    head = situation.commit.sha
+    last = last_version(clone, section, head)
+    pending = _highest_merged(clone, _above(clone.tags, section.tag_prefix, last), head)
+    commits = (
+        repositories.log(clone.git, head, since=[clone.tags[last]], paths=section.paths)
+        if last
+        else ()
+    )
+    situation = replace(situation, history=History(last, pending, commits))
+    return _with_later(situation, rule, section, clone.git)
+
+
+def _completed(clone: Clone, section: TagsSection) -> Clone:
+    if not clone.fetch:
+        remote = clone.repository.remote
+        raise repositories.shallow_clone(remote, "nothing is fetched here unless --fetch says so")
+    remote = clone.repository.remote
+    repositories.complete_history(clone.git, remote, trees=bool(section.paths))
+    return replace(clone, tags=repositories.tags(clone.git))
+
+
+def _with_later(situation: Situation, rule: Rule, section: TagsSection, git: Git) -> Situation:
+    """With the tags among those in the way whose commits come after this one."""
+    head, history = situation.commit.sha, situation.history or History()
+    clashes = propose(rule, section, situation).clashes
+    later = frozenset(
+        tag for tag in clashes if repositories.is_ancestor(git, head, situation.tags[tag])
+    )
+    return replace(situation, history=replace(history, later=later))
+
+
+def _ranked(tags: Mapping[str, str], prefix: str, *, prerelease: bool) -> list[tuple[Version, str]]:
+    """Version tags, the highest first."""
+    found = [
+        (version, tag)
+        for tag in tags
+        if (version := version_of(tag, prefix)) is not None
+        and bool(version.prerelease) == prerelease
+    ]
+    return sorted(found, reverse=True)
+
+
+def _above(tags: Mapping[str, str], prefix: str, last: str) -> list[str]:
+    """Prerelease tags above `last`, the highest first."""
+    floor = version_of(last, prefix) or Version(0, 0, 0)
+    found = _ranked(tags, prefix, prerelease=True)
+    return [tag for version, tag in found if version > floor]
+
+
+def _highest_merged(clone: Clone, tags: Sequence[str], commit: str) -> str:
+    """The first of the tags that is in the history of `commit`; few are asked at once."""
+    start = 0
+    for size in (*_CHUNKS, len(tags)):
+        chunk = tags[start : start + size]
+        found = repositories.merged(clone.git, [f"refs/tags/{tag}" for tag in chunk], commit)
+        for tag in chunk:
+            if f"refs/tags/{tag}" in found:
+                return tag
+        start += size
+    return ""
