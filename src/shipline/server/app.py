@@ -26,7 +26,6 @@ from shipline.server.routes import (
 )
 
 _PATIENCE = 64 << 20  # bytes of a refused body that are still taken
-_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 
 
@@ -49,11 +48,10 @@ def make_app(node: Node) -> WSGIApplication:
         except Exception as error:
             response = _refusal(request, error)
         response.headers.append(_VERSION)
-        method = request.method if request.method in _METHODS else "other"
-        sent = 0 if method == "HEAD" else response.size
-        node.metrics.count(method, response.status, received=request.taken, sent=sent)
+        seconds = perf_counter() - began
+        node.metrics.answered(request, response, seconds)
         for observe in node.observers:
-            observe(request, response, perf_counter() - began)
+            observe(request, response, seconds)
         return response.send(request.method, start_response)
 
     return app

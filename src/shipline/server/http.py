@@ -15,6 +15,8 @@ from shipline.server.problems import Problem
 
 CHUNK = 1 << 20  # bytes moved at a time
 Headers = list[tuple[str, str]]
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -29,7 +31,7 @@ WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 class Request:
     """One request. `body` yields what arrives; a connection that breaks looks like the end."""
 
-    __slots__ = ("_environ", "_input", "identity", "method", "path", "taken")
+    __slots__ = ("_environ", "_id", "_input", "identity", "kind", "method", "path", "taken")
 
     def __init__(self, environ: Environ) -> None:
         self._environ = environ
@@ -38,6 +40,8 @@ class Request:
         self.path: str = environ["PATH_INFO"]
         self.taken = 0  # bytes of the body read so far
         self.identity: Identity = NOBODY  # until a guard has admitted it
+        self.kind = "other"  # of its route, once there is one
+        self._id = ""
 
     def header(self, name: str) -> str | None:
         """The value of a header other than Content-Type and Content-Length."""
@@ -49,6 +53,20 @@ class Request:
         """The peer's address, empty where the server does not tell."""
         found: str = self._environ.get("REMOTE_ADDR") or ""
         return found
+
+    @property
+    def id(self) -> str:
+        """What the client or a proxy calls this request (X-Request-Id), else a name of our own."""
+        if not self._id:
+            given = self.header("X-Request-Id") or ""
+            self._id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+        return self._id
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that the request belongs to (W3C Trace Context), empty without one."""
+        given = self.header("Traceparent") or ""
+        return given if _TRACEPARENT.fullmatch(given) else ""
 
     @property
     def content_type(self) -> str:
@@ -209,6 +227,7 @@ class Route:
     pattern: re.Pattern[str]
     need: Need
     handlers: Mapping[str, Handler]
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +240,14 @@ class Found:
 
 
 def route(pattern: str, *, need: Need, **handlers: Handler) -> Route:
-    """`route("/v2/", need="base", GET=base)`; GET answers HEAD too unless HEAD is given."""
+    """`route("/v2/", need="base", GET=base)`; GET answers HEAD too unless HEAD is given.
+
+    Its kind, for metrics and logs, is the name of the module that its handlers come from.
+    """
+    kind = next((each.__module__.rpartition(".")[2] for each in handlers.values()), "other")
     if "GET" in handlers:
         handlers.setdefault("HEAD", handlers["GET"])
-    return Route(re.compile(pattern), need, handlers)
+    return Route(re.compile(pattern), need, handlers, kind)
 
 
 def find(table: tuple[Route, ...], request: Request) -> Found:
@@ -233,6 +256,7 @@ def find(table: tuple[Route, ...], request: Request) -> Found:
         match = entry.pattern.fullmatch(request.path)
         if match is None:
             continue
+        request.kind = entry.kind
         handler = entry.handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(sorted(entry.handlers))

@@ -1,48 +1,107 @@
-"""What the node counts, in the text format of Prometheus (version 0.0.4)."""
+"""What a registry node counts; dashboards and alerts depend on the names (docs/registry.md)."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
+import os
+import platform
+import time
 from collections.abc import Callable
+
+from shipline import __version__
+from shipline.server.http import Request, Response
+from shipline.server.instruments import Counter, Gauge, Histogram, Instrument, Readings, render
+
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+_PREFIX = "shipline_registry_"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics:
-    """Counters of requests and bytes; `uploads` tells how many requests bring bytes right now."""
+    """The instruments of one node; the attributes are what its parts feed.
 
-    def __init__(self, uploads: Callable[[], int]) -> None:
-        self._lock = threading.Lock()
-        self._uploads = uploads
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._received = 0
-        self._sent = 0
+    `verdicts`: signatures that were judged, by allowed, refused or undecided. `refusals`: requests
+    that a rule refused, by the name of the rule. `logins`: by ok, refused or limited. `gc_runs`: by
+    ok or failed; `gc_freed` in bytes. `deliveries`: webhooks, by target and result.
+    """
 
-    def count(self, method: str, status: int, *, received: int, sent: int) -> None:
-        """One request was answered; sizes of the bodies in bytes."""
-        with self._lock:
-            self._requests[method, status] += 1
-            self._received += received
-            self._sent += sent
+    def __init__(self, uploads: Callable[[], int] = lambda: 0) -> None:
+        """`uploads` tells how many requests bring blobs right now."""
+        self._instruments: list[Instrument] = []
+        self._requests = self.counter("requests_total", "Answers.", "route", "method", "status")
+        self._seconds = self.histogram(
+            "request_duration_seconds", "From a request's head to the start of its answer.", "route"
+        )
+        self._received = self.counter("received_bytes_total", "Bytes of request bodies read.")
+        self._sent = self.counter("sent_bytes_total", "Bytes of answers begun.")
+        self.verdicts = self.counter("signature_verdicts_total", "Images judged.", "verdict")
+        self.refusals = self.counter("policy_refusals_total", "Requests refused.", "rule")
+        self.logins = self.counter("logins_total", "Attempts to log in.", "result")
+        self.gc_runs = self.counter("gc_runs_total", "Garbage collections.", "result")
+        self.gc_freed = self.counter("gc_freed_bytes_total", "Bytes that collections freed.")
+        self.deliveries = self.counter(
+            "webhook_deliveries_total", "Webhook requests made.", "target", "result"
+        )
+        self.gauge("uploads_in_flight", "Requests that bring blobs now.", lambda: float(uploads()))
+        self._add_process()
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A new counter; `shipline_registry_` is put before its name."""
+        found = Counter(_PREFIX + name, text, labels)
+        self._instruments.append(found)
+        return found
+
+    def gauge(self, name: str, text: str, read: Callable[[], Readings], *labels: str) -> None:
+        """A new gauge that calls `read` when it is scraped; be quick, and never raise."""
+        self._instruments.append(Gauge(_PREFIX + name, text, labels, read))
+
+    def histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        """A new histogram of seconds."""
+        found = Histogram(_PREFIX + name, text, labels, _SECONDS)
+        self._instruments.append(found)
+        return found
+
+    def answered(self, request: Request, response: Response, seconds: float) -> None:
+        """One request was answered after so many seconds."""
+        method = request.method if request.method in _METHODS else "other"
+        self._requests.add(request.kind, method, str(response.status))
+        self._seconds.observe(seconds, request.kind)
+        if request.taken:
+            self._received.add(by=request.taken)
+        if response.size and method != "HEAD":
+            self._sent.add(by=response.size)
 
     def render(self) -> str:
-        with self._lock:
-            requests = sorted(self._requests.items())
-            received, sent = self._received, self._sent
-        lines = [
-            *_head("shipline_requests_total", "counter", "Requests answered."),
-            *(
-                f'shipline_requests_total{{method="{method}",status="{status}"}} {number}'
-                for (method, status), number in requests
-            ),
-            *_head("shipline_received_bytes_total", "counter", "Bytes of request bodies read."),
-            f"shipline_received_bytes_total {received}",
-            *_head("shipline_sent_bytes_total", "counter", "Bytes of answers begun."),
-            f"shipline_sent_bytes_total {sent}",
-            *_head("shipline_uploads_in_flight", "gauge", "Requests that bring blobs now."),
-            f"shipline_uploads_in_flight {self._uploads()}",
+        """The answer to a scrape, text format 0.0.4."""
+        return render(self._instruments)
+
+    def _add_process(self) -> None:
+        """What Prometheus calls the standard process metrics."""
+        started = time.time()
+        info: Readings = {(__version__, platform.python_version()): 1.0}
+        own: list[tuple[str, str, Callable[[], Readings]]] = [
+            ("process_cpu_seconds_total", "User and system time.", _cpu_s),
+            ("process_resident_memory_bytes", "Memory in use.", lambda: _statm(1)),
+            ("process_virtual_memory_bytes", "Memory mapped.", lambda: _statm(0)),
+            ("process_open_fds", "Open files.", lambda: float(len(os.listdir("/proc/self/fd")))),
+            ("process_max_fds", "Limit of open files.", _fd_limit),
+            ("process_start_time_seconds", "Start, in Unix time.", lambda: started),
         ]
-        return "\n".join(lines) + "\n"
+        self._instruments += [Gauge(name, text, (), read) for name, text, read in own]
+        self.gauge("build_info", "The running version.", lambda: info, "version", "python")
 
 
-def _head(name: str, kind: str, text: str) -> tuple[str, str]:
-    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+def _cpu_s() -> float:
+    used = os.times()
+    return used.user + used.system
+
+
+def _statm(field: int) -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return float(int(file.read().split()[field]) * _PAGE)
+
+
+def _fd_limit() -> float:
+    import resource
+
+    return float(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -171,7 +171,8 @@ def test_metrics_count_requests(running: Node) -> None:
     target.push_blob(b"counted")
     target.call("GET", "blobs/nonsense")
     text = target.call("GET", "/metrics").body.decode()
-    assert 'shipline_requests_total{method="PUT",status="201"} 1' in text
-    assert 'shipline_requests_total{method="GET",status="400"} 1' in text
-    assert "shipline_received_bytes_total 7" in text
-    assert "shipline_uploads_in_flight 0" in text
+    requests = "shipline_registry_requests_total"
+    assert f'{requests}{{route="uploads",method="PUT",status="201"}} 1' in text
+    assert f'{requests}{{route="blobs",method="GET",status="400"}} 1' in text
+    assert "shipline_registry_received_bytes_total 7" in text
+    assert "shipline_registry_uploads_in_flight 0" in text
