@@ -1,5 +1,48 @@
 """Who may do what: accounts, projects, robots, tokens."""
 
-from shipline.server.access.guard import Guard, OpenGuard
+from shipline.server.access.accounts import (
+    ROLES,
+    Access,
+    Permission,
+    Prefix,
+    Project,
+    Robot,
+    Role,
+    User,
+)
+from shipline.server.access.administration import Administration, Wish
+from shipline.server.access.audit import Audit, read_audit
+from shipline.server.access.certificates import Certificates
+from shipline.server.access.directory import Directory
+from shipline.server.access.entrance import Entrance, is_loopback, open_entrance
+from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
+from shipline.server.access.keys import rotate
+from shipline.server.access.refresh import refresh_tokens
+from shipline.server.access.section import AccessSection, TlsSection
 
-__all__ = ["Guard", "OpenGuard"]
+__all__ = [
+    "ROLES",
+    "Access",
+    "AccessSection",
+    "AccountGuard",
+    "Administration",
+    "Audit",
+    "Certificates",
+    "Directory",
+    "Entrance",
+    "Guard",
+    "OpenGuard",
+    "Permission",
+    "Prefix",
+    "Project",
+    "Robot",
+    "Role",
+    "TlsSection",
+    "User",
+    "Wish",
+    "is_loopback",
+    "open_entrance",
+    "read_audit",
+    "refresh_tokens",
+    "rotate",
+]

@@ -2,22 +2,247 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import base64
+import binascii
+from collections.abc import Callable
+from typing import NoReturn, Protocol
 
+from shipline.errors import UsageError
+from shipline.oci import check_repository
+from shipline.server.access.accounts import Account, User
+from shipline.server.access.directory import Directory
+from shipline.server.access.jwt import InvalidToken
+from shipline.server.access.login import Logins, check_alive
+from shipline.server.access.section import AccessSection
+from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
 from shipline.server.http import Need, Request
-from shipline.server.identity import ANYONE, Identity
+from shipline.server.identity import ANYONE, Action, Identity
+from shipline.server.problems import Problem
+
+_ACTIONS: dict[str, Action] = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
+_CATALOG = "registry:catalog:*"
 
 
 class Guard(Protocol):
+    @property
+    def accounts(self) -> bool:
+        """Whether there are accounts to sign in to."""
+
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         """Who asks, if that one may have what the route needs of repository `name`.
 
         Raises Problem 401 with challenges while nobody says who asks, 403 for one who may not.
         """
 
+    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+        """Who has this name and secret. Raises Problem 401, or 429 after too many tries."""
+
+    def identity_of(self, name: str, address: str) -> Identity | None:
+        """An account that signed in before, as it is now; None if it may not come in any more."""
+
 
 class OpenGuard:
     """Lets everybody do everything: a node without accounts."""
 
+    accounts = False
+
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         return ANYONE
+
+    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+        return ANYONE
+
+    def identity_of(self, name: str, address: str) -> Identity | None:
+        return ANYONE
+
+
+class AccountGuard:
+    """Asks for Basic credentials or a token, and holds both to the same rights."""
+
+    accounts = True
+
+    def __init__(
+        self,
+        directory: Directory,
+        tokens: Tokens,
+        logins: Logins,
+        section: AccessSection,
+        base_url: Callable[[Request], str],
+    ) -> None:
+        self._directory = directory
+        self._tokens = tokens
+        self._logins = logins
+        self._section = section
+        self._base_url = base_url
+
+    def admit(self, request: Request, need: Need, name: str) -> Identity:
+        if need == "open" or (need == "operator" and self._section.open_metrics):
+            return self._nobody()
+        identity, access = self._identify(request, need, name)
+        match need:
+            case "repository" | "upload":
+                self._admit_to_repository(request, need, name, identity, access)
+            case "catalog":
+                self._admit_to_catalog(request, identity, access)
+            case "base" if access is None and not identity.name:
+                self._challenge(request, need)
+            case "operator" if not identity.operator:
+                self._refuse(request, need, identity, _CATALOG)
+        return identity
+
+    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+        account = self._logins.check(name, secret, address)
+        self._logins.touch(account.login)
+        return self._full_identity(account)
+
+    def identity_of(self, name: str, address: str) -> Identity | None:
+        account = self._directory.view().account(name)
+        reason = check_alive(account, address, self._directory.clock())
+        return None if account is None or reason else self._full_identity(account)
+
+    def _full_identity(self, account: Account) -> Identity:
+        rights = self._tokens.rights(self._directory.view(), account)
+        operator = isinstance(account, User) and account.admin
+        return Identity(account.login, kind_of(account), rights, operator=operator)
+
+    def _identify(
+        self, request: Request, need: Need, name: str
+    ) -> tuple[Identity, AccessMap | None]:
+        """Who asks, with the access of the token where there is one."""
+        kind, _, value = (request.header("Authorization") or "").partition(" ")
+        match kind.lower():
+            case "":
+                return self._nobody(), None
+            case "bearer" if need != "own":  # a token is for images, not for administration
+                return self._bearer(request, value.strip(), need, name)
+            case "basic":
+                return self._basic(request, value.strip(), need), None
+        return self._challenge(request, need, _scope(request, need, name))
+
+    def _nobody(self) -> Identity:
+        return Identity("", "anonymous", self._tokens.rights(self._directory.view(), None))
+
+    def _bearer(
+        self, request: Request, token: str, need: Need, name: str
+    ) -> tuple[Identity, AccessMap]:
+        try:
+            identity, access = self._tokens.identify(token, request.address)
+        except InvalidToken:
+            self._challenge(request, need, _scope(request, need, name), "invalid_token")
+        if identity.name:
+            self._logins.touch(identity.name)
+        return identity, access
+
+    def _basic(self, request: Request, value: str, need: Need) -> Identity:
+        name, secret = read_basic(value)
+        try:
+            return self.sign_in(name, secret, request.address)
+        except Problem as problem:
+            if problem.status == 401:
+                problem.headers += (self._challenge_of(request, need),)
+            raise
+
+    def _admit_to_repository(
+        self,
+        request: Request,
+        need: Need,
+        name: str,
+        identity: Identity,
+        access: AccessMap | None,
+    ) -> None:
+        action = _action(request, need)
+        if identity.may(action, name):
+            return
+        narrow = access is not None and not covers(access, action, name)
+        self._refuse(request, need, identity, _scope(request, need, name), narrow=narrow)
+
+    def _admit_to_catalog(
+        self, request: Request, identity: Identity, access: AccessMap | None
+    ) -> None:
+        if access is not None and ("registry", "catalog") not in access:
+            self._refuse(request, "catalog", identity, _CATALOG, narrow=True)
+        if access is None and not identity.name and not self._open_to_nobody():
+            self._challenge(request, "catalog", _CATALOG)
+
+    def _open_to_nobody(self) -> bool:
+        projects = self._directory.view().projects.values()
+        return self._section.anonymous_pull and any(project.public for project in projects)
+
+    def _refuse(
+        self, request: Request, need: Need, identity: Identity, scope: str, *, narrow: bool = False
+    ) -> NoReturn:
+        """The same answer whether the thing is there or not.
+
+        Nobody, and a token that does not say enough (`narrow`), are asked for more.
+        """
+        if not identity.name or narrow:
+            self._challenge(request, need, scope, "insufficient_scope" if narrow else "")
+        raise Problem(403, "DENIED", f"{identity.actor} may not do this", detail=scope or None)
+
+    def _challenge(
+        self, request: Request, need: Need, scope: str = "", error: str = ""
+    ) -> NoReturn:
+        raise Problem(
+            401,
+            "UNAUTHORIZED",
+            "authentication required",
+            detail=scope or None,
+            headers=(self._challenge_of(request, need, scope, error),),
+        )
+
+    def _challenge_of(
+        self, request: Request, need: Need, scope: str = "", error: str = ""
+    ) -> tuple[str, str]:
+        """One challenge only: docker answers each that it finds, and fails at Basic without an
+        account where a token for nobody would do.
+        """
+        if need in ("own", "operator"):
+            return "WWW-Authenticate", f'Basic realm="{self._section.service}", charset="UTF-8"'
+        return self._bearer_challenge(request, scope, error)
+
+    def _bearer_challenge(self, request: Request, scope: str, error: str) -> tuple[str, str]:
+        fields = {
+            "realm": f"{self._base_url(request)}/service/token",
+            "service": self._section.service,
+            "scope": scope,
+            "error": error,
+        }
+        text = ",".join(f'{key}="{value}"' for key, value in fields.items() if value)
+        return "WWW-Authenticate", f"Bearer {text}"
+
+
+def _action(request: Request, need: Need) -> Action:
+    return "push" if need == "upload" else _ACTIONS.get(request.method, "push")
+
+
+def _words(action: Action) -> str:
+    """What a client needs for an action: one that pushes looks first."""
+    return "pull,push" if action in ("push", "update") else action
+
+
+def _scope(request: Request, need: Need, name: str) -> str:
+    if need == "catalog":
+        return _CATALOG
+    if need in ("repository", "upload") and _is_repository(name):
+        return f"repository:{name}:{_words(_action(request, need))}"
+    return ""
+
+
+def _is_repository(name: str) -> bool:
+    """Nothing else is put into a header."""
+    try:
+        check_repository(name)
+    except UsageError:
+        return False
+    return True
+
+
+def read_basic(value: str) -> tuple[str, str]:
+    """Name and secret of a Basic header (RFC 7617). Raises Problem 401."""
+    try:
+        name, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        colon = ""
+    if not colon or "\0" in name:
+        raise Problem(401, "UNAUTHORIZED", "the Authorization header is not readable")
+    return name, secret

@@ -1,0 +1,203 @@
+"""Accounts as values: users, robots, projects with their members, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, get_args
+
+from shipline.errors import UsageError
+from shipline.globs import glob
+from shipline.server.identity import Action
+
+Role = Literal["limited-guest", "guest", "developer", "maintainer", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,254}")
+_PROJECT = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
+_ROBOT = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
+
+_PULL: frozenset[Action] = frozenset({"pull"})
+_PUSH: frozenset[Action] = frozenset({"pull", "push", "update"})
+ROLE_ACTIONS: Mapping[Role, frozenset[Action]] = {
+    "limited-guest": _PULL,
+    "guest": _PULL,
+    "developer": _PUSH,
+    "maintainer": _PUSH | {"delete"},
+    "admin": _PUSH | {"delete"},
+}
+_GRANTS: Mapping[tuple[str, str], frozenset[Action]] = {
+    ("repository", "pull"): _PULL,
+    ("repository", "push"): frozenset({"push", "update"}),
+    ("repository", "create"): frozenset({"push"}),
+    ("repository", "update"): frozenset({"update"}),
+    ("repository", "delete"): frozenset({"delete"}),
+    ("artifact", "delete"): frozenset({"delete"}),
+    ("tag", "delete"): frozenset({"delete"}),
+    ("repository", "*"): _PUSH | {"delete"},
+    ("*", "*"): _PUSH | {"delete"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person. `password` is the kept hash; an administrator may do everything."""
+
+    name: str
+    password: str
+    admin: bool = False
+    disabled: bool = False
+    id: int = 0
+    created: float = 0.0
+
+    @property
+    def login(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One line of a robot's permission in Harbor's words, like repository:push."""
+
+    resource: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What a robot may do in one project, or in all of them (`namespace` is `*`).
+
+    `repositories` and `tags` are patterns (`globs.glob`), one of which must fit; none means all.
+    The patterns of repositories see the whole name, project included.
+    """
+
+    namespace: str
+    access: tuple[Access, ...]
+    kind: str = "project"
+    repositories: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def actions(self) -> frozenset[Action]:
+        found: frozenset[Action] = frozenset()
+        for entry in self.access:
+            found |= _GRANTS.get((entry.resource, entry.action), frozenset())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The SHA-256 of one valid secret; `expires` is 0 for one that is valid until replaced."""
+
+    digest: str
+    created: float
+    expires: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Robot:
+    """An account for a program. `project` is empty for one of the whole system; `expires` is 0
+    for one that lasts; `networks` are the CIDR blocks it may come from, none for all.
+    """
+
+    id: int
+    name: str
+    login: str
+    project: str
+    permissions: tuple[Permission, ...]
+    secrets: tuple[Secret, ...]
+    description: str = ""
+    disabled: bool = False
+    duration: int = -1
+    expires: float = 0.0
+    networks: tuple[str, ...] = ()
+    creator: str = ""
+    created: float = 0.0
+    updated: float = 0.0
+
+    def usable(self, now: float) -> bool:
+        return not self.disabled and (not self.expires or now < self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Repositories below one prefix. `members` are user names with their role."""
+
+    name: str
+    public: bool = False
+    members: Mapping[str, Role] = field(default_factory=dict)
+    id: int = 0
+    created: float = 0.0
+    owner: str = ""
+
+
+Account = User | Robot
+
+
+def pack_account(value: User | Robot | Project) -> bytes:
+    """The record of an account."""
+    return json.dumps(asdict(value), separators=(",", ":")).encode()
+
+
+def read_user(record: bytes) -> User:
+    return User(**json.loads(record))
+
+
+def read_project(record: bytes) -> Project:
+    return Project(**json.loads(record))
+
+
+def read_robot(record: bytes) -> Robot:
+    fields: dict[str, Any] = json.loads(record)
+    fields["permissions"] = tuple(_permission(entry) for entry in fields["permissions"])
+    fields["secrets"] = tuple(Secret(**entry) for entry in fields["secrets"])
+    fields["networks"] = tuple(fields["networks"])
+    return Robot(**fields)
+
+
+def _permission(entry: dict[str, Any]) -> Permission:
+    access = tuple(Access(**one) for one in entry.pop("access"))
+    repositories, tags = (tuple(entry.pop(key)) for key in ("repositories", "tags"))
+    return Permission(access=access, repositories=repositories, tags=tags, **entry)
+
+
+def check_user_name(name: str) -> str:
+    """Raises UsageError for what cannot be the name of a user."""
+    return _checked(_NAME, name, "user", "small letters, digits and ._- in between")
+
+
+def check_project_name(name: str) -> str:
+    """Raises UsageError for what cannot begin the name of a repository."""
+    return _checked(_PROJECT, name, "project", "the path components that repositories begin with")
+
+
+def check_robot_name(name: str) -> str:
+    return _checked(_ROBOT, name, "robot", "small letters, digits and single ._- in between")
+
+
+def _checked(pattern: re.Pattern[str], name: str, what: str, hint: str) -> str:
+    if len(name) > 255 or pattern.fullmatch(name) is None:
+        raise UsageError(f"not a name for a {what}: {name!r}", hint=hint)
+    return name
+
+
+def fits(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether one of the patterns fits, or there is none."""
+    return not patterns or any(glob(text).fullmatch(name) for text in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What the login names of robots begin with, as Harbor has it: `robot$project+name`."""
+
+    text: str = "robot$"
+
+    def login(self, project: str, name: str) -> str:
+        return f"{self.text}{project}+{name}" if project else f"{self.text}{name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if not re.fullmatch(r"[a-z0-9._$+-]{1,32}", text) or text[-1] not in "$+":
+            raise UsageError(f"not a prefix for robots: {text!r}", hint="end it with $ or +")
+        return cls(text)

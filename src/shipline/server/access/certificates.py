@@ -1,0 +1,267 @@
+"""The node's certificate: given, or made at first start together with the CA that signs it.
+
+DIR/tls/ca.crt        the CA that clients install; made once, ten years
+DIR/tls/ca.key        its key, readable by the owner alone
+DIR/tls/server.crt    the node's certificate, made anew before it ends or when names change
+DIR/tls/server.key    its key
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipline.errors import ConfigError
+from shipline.server.access.section import TlsSection
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate, CertificateBuilder, GeneralName, KeyUsage, Name
+
+_CA_LIFE = timedelta(days=3650)
+_LIFE = timedelta(days=397)  # what browsers accept at most
+_RENEW = timedelta(days=30)
+_HOST = re.compile(
+    r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files for the server. `ca` is the one to install at clients, None for a certificate that was
+    given; `fingerprint` is SHA-256 of the CA's, or of the given one's, DER form.
+    """
+
+    cert: Path
+    key: Path
+    fingerprint: str
+    ca: Path | None = None
+    client_ca: Path | None = None
+    minimum: str = "1.2"
+
+
+def open_certificates(data: Path, section: TlsSection, host: str) -> Certificates:
+    """The certificates that the section names, else ones of our own that hold for `host` (the
+    address that is listened on) and the section's names.
+
+    Raises ConfigError for files that are no certificate and its key.
+    """
+    client_ca = Path(section.client_ca) if section.client_ca else None
+    if section.cert:
+        cert, key = Path(section.cert), Path(section.key)
+        fingerprint = _check_pair(cert, key)
+        return Certificates(cert, key, fingerprint, None, client_ca, section.minimum)
+    root = data / "tls"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ca, ca_key = _open_ca(root)
+    names = _names(section.names, host)
+    if not _holds(root, ca, names):
+        _make_server(root, ca, ca_key, names)
+    return Certificates(
+        root / "server.crt",
+        root / "server.key",
+        _fingerprint(ca),
+        root / "ca.crt",
+        client_ca,
+        section.minimum,
+    )
+
+
+def _names(configured: tuple[str, ...], host: str) -> list[str]:
+    """Everything by which this machine may be called, in a fixed order."""
+    found = ["localhost", "127.0.0.1", "::1", *configured]
+    own = socket.gethostname().lower()
+    for name in (own, host.lower()):
+        if name not in ("", "0.0.0.0", "::"):
+            found.append(name)
+    if host in ("0.0.0.0", "::"):
+        found += _addresses(own)
+    return list(dict.fromkeys(name for name in found if _general_names([name])))
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return sorted({str(entry[4][0]).partition("%")[0] for entry in entries})
+
+
+def _general_names(names: list[str]) -> list[GeneralName]:
+    from cryptography.x509 import DNSName, IPAddress
+
+    found: list[GeneralName] = []
+    for name in names:
+        try:
+            found.append(IPAddress(ipaddress.ip_address(name.strip("[]"))))
+        except ValueError:
+            if len(name) < 254 and _HOST.fullmatch(name):
+                found.append(DNSName(name))
+    return found
+
+
+def _open_ca(root: Path) -> tuple[Certificate, EllipticCurvePrivateKey]:
+    from cryptography import x509
+
+    place = root / "ca.crt"
+    if not place.exists():
+        _make_ca(root)
+    return x509.load_pem_x509_certificate(place.read_bytes()), _read_key(root / "ca.key")
+
+
+def _make_ca(root: Path) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    key = _new_key()
+    name = _subject(f"shipline registry CA {os.urandom(4).hex()}")
+    builder = _builder(name, name, key, _CA_LIFE)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(signs=True), critical=True)
+    _write_key(root / "ca.key", key)
+    _write(root / "ca.crt", _pem(builder.sign(key, SHA256())), 0o644)
+
+
+def _make_server(
+    root: Path, ca: Certificate, ca_key: EllipticCurvePrivateKey, names: list[str]
+) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    key = _new_key()
+    builder = _builder(_subject(names[-1][:64]), ca.subject, key, _LIFE)
+    server_auth = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    builder = builder.add_extension(_usage(signs=False), critical=True)
+    builder = builder.add_extension(server_auth, critical=False)
+    builder = builder.add_extension(issuer, critical=False)
+    alternative = x509.SubjectAlternativeName(_general_names(names))
+    builder = builder.add_extension(alternative, critical=False)
+    _write_key(root / "server.key", key)
+    _write(root / "server.crt", _pem(builder.sign(ca_key, SHA256())) + _pem(ca), 0o644)
+
+
+def _builder(
+    subject: Name, issuer: Name, key: EllipticCurvePrivateKey, life: timedelta
+) -> CertificateBuilder:
+    from cryptography import x509
+
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + life)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    return builder.add_extension(identifier, critical=False)
+
+
+def _usage(*, signs: bool) -> KeyUsage:
+    from cryptography.x509 import KeyUsage
+
+    return KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _holds(root: Path, ca: Certificate, names: list[str]) -> bool:
+    """Whether the certificate that is there is ours, of these names, and lasts."""
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificate((root / "server.crt").read_bytes())
+        key = _read_key(root / "server.key")
+        found.verify_directly_issued_by(ca)
+    except Exception:  # whatever is wrong with it, a new one is made
+        return False
+    alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        list(alternative) == _general_names(names)
+        and found.public_key() == key.public_key()
+        and found.not_valid_after_utc - datetime.now(UTC) > _RENEW
+    )
+
+
+def _check_pair(cert: Path, key: Path) -> str:
+    """The fingerprint. Raises ConfigError unless the key is the certificate's."""
+    import ssl
+
+    from cryptography import x509
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+        return _fingerprint(x509.load_pem_x509_certificate(cert.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{cert} and {key} are no certificate with its key: {error}") from None
+
+
+def _fingerprint(certificate: Certificate) -> str:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return certificate.fingerprint(SHA256()).hex(":").upper()
+
+
+def _subject(text: str) -> Name:
+    from cryptography import x509
+
+    return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)])
+
+
+def _new_key() -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _read_key(path: Path) -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is not a key that this program made")
+    return key
+
+
+def _write_key(path: Path, key: EllipticCurvePrivateKey) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    _write(path, pem, 0o600)
+
+
+def _pem(certificate: Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    draft.replace(path)

@@ -1,0 +1,154 @@
+"""All accounts of a node: a consistent view in memory over records that several processes write.
+
+    DIR/access/accounts.db    records (SQLite), readable by the owner alone
+    DIR/access/lock           held while a change is made (flock)
+
+    user     <name>                     one of `accounts.User`
+    project  <name>                     `accounts.Project`
+    robot    <id>                       `accounts.Robot`
+    next     <kind>                     the next number of its kind
+    used     <login>                    when an account was last used, Unix time in seconds
+    refresh  <login> <digest>           a refresh token: audience, client, created, expires
+    key      <kid>                      a signing key: PEM, created, retired
+
+The command line changes accounts while the node runs: every commit moves the write-ahead log, so
+one stat(2) a request tells the node whether its view is still what the disk says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from shipline.metadata import Key, SqliteRecords, walk
+from shipline.server.access.accounts import (
+    Account,
+    Project,
+    Robot,
+    User,
+    read_project,
+    read_robot,
+    read_user,
+)
+
+_GRAIN_NS = 20_000_000  # file times are no finer: a stamp this young may hide a second write
+Stamp = tuple[int, int, int]
+Changes = dict[Key, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Every account at one moment."""
+
+    users: Mapping[str, User] = field(default_factory=dict)
+    projects: Mapping[str, Project] = field(default_factory=dict)
+    robots: Mapping[int, Robot] = field(default_factory=dict)
+    logins: Mapping[str, Robot] = field(default_factory=dict)
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: SqliteRecords) -> Self:
+        robots = [read_robot(value) for _, value in walk(records, ("robot",))]
+        return cls(
+            {key[0]: read_user(value) for key, value in walk(records, ("user",))},
+            {key[0]: read_project(value) for key, value in walk(records, ("project",))},
+            {robot.id: robot for robot in robots},
+            {robot.login: robot for robot in robots},
+            {key[0]: value for key, value in walk(records, ("key",))},
+        )
+
+    def account(self, login: str) -> Account | None:
+        return self.users.get(login) or self.logins.get(login)
+
+    def project(self, repository: str) -> Project | None:
+        """The project of a repository: the longest whose name begins its path."""
+        name = repository
+        while name:
+            found = self.projects.get(name)
+            if found is not None:
+                return found
+            name = name.rpartition("/")[0]
+        return None
+
+
+class Directory:
+    """The accounts of a data directory. Safe to use from any thread, and by several processes."""
+
+    def __init__(self, data: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.root = data / "access"
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(self.root, 0o700)
+        self.clock = clock
+        file = self.root / "accounts.db"
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        self.records = SqliteRecords(file)
+        self._log = str(file) + "-wal"
+        self._lock = threading.RLock()
+        self._stamp: Stamp = (0, 0, 0)
+        self._view = View()
+        self._reload(_stamp(self._log))
+
+    def close(self) -> None:
+        self.records.close()
+
+    def view(self) -> View:
+        """The accounts as they are on the disk now; the same object while nothing changed."""
+        stamp = _stamp(self._log)
+        if stamp != self._stamp:
+            with self._lock:
+                if stamp != self._stamp:
+                    self._reload(stamp)
+        return self._view
+
+    @contextmanager
+    def change(self) -> Iterator[Changes]:
+        """Collect changes to records; they are written, all or none, when the block ends well.
+
+        No other process changes accounts meanwhile.
+        """
+        with self._lock:
+            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                changes: Changes = {}
+                yield changes
+                if changes:
+                    self.records.write(changes)
+            finally:
+                os.close(fd)
+
+    def number(self, changes: Changes, kind: str) -> int:
+        """The next number of a kind, taken by the change."""
+        record = self.records.get(("next", kind))
+        number = 1 if record is None else int(record)
+        changes[("next", kind)] = str(number + 1).encode()
+        return number
+
+    def last_used(self, login: str) -> float:
+        """Unix time in seconds, 0 for never."""
+        record = self.records.get(("used", login))
+        return 0.0 if record is None else float(json.loads(record))
+
+    def _reload(self, stamp: Stamp) -> None:
+        """The stamp is older than what is read, so a write in between is seen next time."""
+        view = View.of(self.records)
+        if view != self._view:
+            self._view = view
+        settled = time.time_ns() - stamp[2] > _GRAIN_NS
+        self._stamp = stamp if settled else (0, 0, 0)
+
+
+def _stamp(file: str) -> Stamp:
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return (0, 0, 1)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,145 @@
+"""The token service's endpoints: GET and OAuth2 POST, and the public keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from shipline.server.access.accounts import Account, User
+from shipline.server.access.directory import Directory
+from shipline.server.access.guard import read_basic
+from shipline.server.access.keys import Keys
+from shipline.server.access.login import Logins, check_alive
+from shipline.server.access.refresh import issue_refresh, subject_of
+from shipline.server.access.scope import Scope, parse_scopes
+from shipline.server.access.section import AccessSection
+from shipline.server.access.tokens import Granted, Tokens
+from shipline.server.http import Request, Response, Route, route
+from shipline.server.problems import Problem
+
+_FORM_LIMIT = 64 << 10  # bytes
+_JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
+
+def token_routes(
+    directory: Directory, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
+) -> tuple[Route, ...]:
+    def get(request: Request) -> Response:
+        query = request.query
+        _check_service(section, query.get("service", []))
+        account = _basic_account(request, logins)
+        document = _document(tokens.issue(account, parse_scopes(query.get("scope", []))))
+        if request.parameter("offline_token") == "true":
+            document |= refresh(account, request.parameter("client_id") or "")
+        return _answer({**document, "token": document["access_token"]})
+
+    def post(request: Request) -> Response:
+        form = _form(request)
+        _check_service(section, [form["service"]] if "service" in form else [])
+        account, extra = granted(request, form)
+        token = tokens.issue(account, parse_scopes([form.get("scope", "")]))
+        return _answer(_document(token) | extra | {"scope": _text(token.scopes)})
+
+    def granted(request: Request, form: Mapping[str, str]) -> tuple[Account, dict[str, Any]]:
+        match form.get("grant_type"):
+            case "password":
+                account = _checked(
+                    lambda: logins.check(
+                        form.get("username", ""), form.get("password", ""), request.address
+                    )
+                )
+                offline = form.get("access_type") == "offline"
+                return account, refresh(account, form.get("client_id", "")) if offline else {}
+            case "refresh_token":
+                token = form.get("refresh_token", "")
+                return _refreshed(directory, section, request, token), {"refresh_token": token}
+        raise _oauth(400, "unsupported_grant_type", "grant_type is password or refresh_token")
+
+    def refresh(account: Account | None, client: str) -> dict[str, Any]:
+        """People get one; a robot's secret is already good for nothing else."""
+        if not isinstance(account, User):
+            return {}
+        token = issue_refresh(
+            directory, account.name, section.service, client, section.refresh_lifetime.seconds
+        )
+        return {"refresh_token": token}
+
+    def jwks(request: Request) -> Response:
+        return Response.of(200, [_JSON[0]], json.dumps(keys.jwks()).encode())
+
+    return (
+        route("/service/token|/token|/v2/token", need="open", GET=get, POST=post),
+        route(r"/\.well-known/jwks\.json", need="open", GET=jwks),
+    )
+
+
+def _basic_account(request: Request, logins: Logins) -> Account | None:
+    """Whose Basic credentials a request has, None where it has none."""
+    kind, _, value = (request.header("Authorization") or "").partition(" ")
+    if not kind:
+        return None
+    if kind.lower() != "basic":
+        raise Problem(401, "UNAUTHORIZED", "the token service takes Basic credentials")
+    name, secret = read_basic(value.strip())
+    return logins.check(name, secret, request.address)
+
+
+def _refreshed(
+    directory: Directory, section: AccessSection, request: Request, token: str
+) -> Account:
+    subject = subject_of(directory, token, section.service)
+    account = None if subject is None else directory.view().account(subject)
+    reason = check_alive(account, request.address, directory.clock())
+    if account is None or reason:
+        raise _oauth(401, "invalid_grant", "the refresh token is not valid (any more)")
+    return account
+
+
+def _checked(login: Callable[[], Account]) -> Account:
+    try:
+        return login()
+    except Problem as problem:
+        if problem.status != 401:
+            raise
+        raise _oauth(401, "invalid_grant", problem.message) from None
+
+
+def _check_service(section: AccessSection, named: list[str]) -> None:
+    if named and named[-1] != section.service:
+        raise _oauth(
+            400, "invalid_request", f"this service is {section.service}, not {named[-1][:100]!r}"
+        )
+
+
+def _form(request: Request) -> dict[str, str]:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise _oauth(400, "invalid_request", "send application/x-www-form-urlencoded")
+    try:
+        text = request.read(_FORM_LIMIT).decode()
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=100, errors="strict"))
+    except ValueError:
+        raise _oauth(400, "invalid_request", "the form cannot be read") from None
+
+
+def _document(granted: Granted) -> dict[str, Any]:
+    return {
+        "access_token": granted.text,
+        "expires_in": granted.lifetime,
+        "issued_at": granted.issued_at,
+    }
+
+
+def _text(scopes: tuple[Scope, ...]) -> str:
+    return " ".join(str(scope) for scope in scopes)
+
+
+def _answer(document: dict[str, Any]) -> Response:
+    return Response.of(200, _JSON, json.dumps(document).encode())
+
+
+def _oauth(status: int, code: str, message: str) -> Problem:
+    """An error of RFC 6749 section 5.2, for clients of that, in the registry's shape."""
+    reason = "UNAUTHORIZED" if status == 401 else "UNSUPPORTED"
+    return Problem(status, reason, f"{code}: {message}")

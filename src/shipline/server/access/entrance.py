@@ -1,0 +1,165 @@
+"""How a node is entered: open on loopback, else over TLS and with accounts."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.errors import UsageError
+from shipline.server.access.administration import Administration
+from shipline.server.access.audit import Audit
+from shipline.server.access.certificates import Certificates, open_certificates
+from shipline.server.access.directory import Directory
+from shipline.server.access.endpoint import token_routes
+from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
+from shipline.server.access.harbor import harbor_routes
+from shipline.server.access.keys import Keys
+from shipline.server.access.login import Logins
+from shipline.server.access.section import AccessSection
+from shipline.server.access.tokens import Tokens
+from shipline.server.http import Request, Route
+from shipline.server.journal import Event, Listener
+
+_log = logging.getLogger(__name__)
+ADMINISTRATOR = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What serve.py needs; `notices` are lines for the person who starts the node."""
+
+    guard: Guard
+    routes: tuple[Route, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    certificates: Certificates | None = None
+    notices: tuple[str, ...] = ()
+
+
+@contextmanager
+def open_entrance(
+    data: Path,
+    listen: str,
+    host: str,
+    section: AccessSection,
+    *,
+    insecure_open: bool = False,
+    insecure_http: bool = False,
+) -> Iterator[Entrance]:
+    """The entrance of a node that listens on address `host`, while the block lasts.
+
+    Call it after the data directory is locked. Accounts, keys and certificates are made where
+    there are none; the first administrator's password is in the notices, once.
+    """
+    loopback = is_loopback(host)
+    if insecure_open or section.mode == "open" or (section.mode == "auto" and loopback):
+        _check_open(section, listen, loopback=loopback, insecure_open=insecure_open)
+        yield _open_entrance(data, section, loopback=loopback)
+        return
+    directory = Directory(data)
+    try:
+        plain = insecure_http or (loopback and not section.tls.cert)
+        certificates = None if plain else open_certificates(data, section.tls, host)
+        yield _guarded(data, directory, section, certificates)
+    finally:
+        directory.close()
+
+
+def is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def _check_open(
+    section: AccessSection, listen: str, *, loopback: bool, insecure_open: bool
+) -> None:
+    if not loopback and not insecure_open:
+        raise UsageError(
+            f"{listen} can be reached from other machines, and access is open to everyone",
+            hint="say --insecure-open if everyone may push and delete, or leave access.mode out",
+        )
+
+
+def _open_entrance(data: Path, section: AccessSection, *, loopback: bool) -> Entrance:
+    where = "this machine" if loopback else "every machine that reaches it"
+    notice = f"open: {where} may pull, push and delete without an account"
+    certificates = None
+    if section.tls.cert:
+        certificates = open_certificates(data, section.tls, "")
+    return Entrance(OpenGuard(), certificates=certificates, notices=(notice,))
+
+
+def _guarded(
+    data: Path,
+    directory: Directory,
+    section: AccessSection,
+    certificates: Certificates | None,
+) -> Entrance:
+    audit = Audit(
+        data, size=section.audit_size.bytes, files=section.audit_files, pulls=section.audit_pulls
+    )
+    notice = _quietly(audit)
+    keys = Keys(directory)
+    tokens = Tokens(directory, keys, section)
+    logins = Logins(directory, notice)
+    scheme = "http" if certificates is None else "https"
+    guard = AccountGuard(directory, tokens, logins, section, _base_url(section, scheme))
+    routes = (
+        *token_routes(directory, keys, tokens, logins, section),
+        *harbor_routes(directory, section, notice),
+    )
+    notices = (*_first_steps(directory, section, notice), *_about(certificates))
+    return Entrance(guard, routes, (audit,), certificates, notices)
+
+
+def _quietly(audit: Audit) -> Callable[[Event], None]:
+    """The log of a full disk is no reason to let nobody in."""
+
+    def note(event: Event) -> None:
+        try:
+            audit.note(event)
+        except OSError as error:
+            _log.error("the audit log cannot be written: %s", error)
+
+    return note
+
+
+def _first_steps(
+    directory: Directory, section: AccessSection, notice: Callable[[Event], None]
+) -> list[str]:
+    """An administrator where there is no user at all, and the configured projects."""
+    administration = Administration(directory, actor="node", notice=notice)
+    lines = []
+    if not directory.view().users:
+        password = secrets.token_urlsafe(18)
+        administration.add_user(ADMINISTRATOR, password, admin=True)
+        lines.append(f"administrator: {ADMINISTRATOR}, password: {password} (shown only now)")
+    for name in section.public_projects:
+        if name not in directory.view().projects:
+            administration.add_project(name, public=True)
+    return lines
+
+
+def _about(certificates: Certificates | None) -> list[str]:
+    if certificates is None:
+        return ["plain HTTP: passwords and tokens can be read on the way"]
+    lines = [f"certificate: SHA-256 {certificates.fingerprint}"]
+    if certificates.ca is not None:
+        place = "/etc/docker/certs.d/HOST:PORT/ca.crt"
+        lines.append(f"clients need {certificates.ca}; docker looks for it in {place}")
+    return lines
+
+
+def _base_url(section: AccessSection, scheme: str) -> Callable[[Request], str]:
+    """How the client reached us: its own Host header, which only it sees again."""
+    fixed = section.url.rstrip("/")
+
+    def base_url(request: Request) -> str:
+        host = request.header("Host") or "localhost"
+        good = all(letter.isalnum() or letter in ".-:[]_" for letter in host)
+        return fixed or f"{scheme}://{host if good and len(host) < 300 else 'localhost'}"
+
+    return base_url

@@ -1,0 +1,170 @@
+"""The part of Harbor's API that its clients need to find their way and to manage projects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from shipline import __version__
+from shipline.server.access.accounts import Account, Project, User
+from shipline.server.access.administration import Administration
+from shipline.server.access.directory import Directory
+from shipline.server.access.harbor_json import (
+    BASE,
+    account_of,
+    answer,
+    harbor,
+    page,
+    project_json,
+    read_body,
+    refusal,
+    take,
+)
+from shipline.server.access.harbor_members import member_routes
+from shipline.server.access.harbor_projects import managed_project, one_project
+from shipline.server.access.harbor_robots import robot_routes
+from shipline.server.access.rights import administers, sees
+from shipline.server.access.section import AccessSection
+from shipline.server.http import Request, Response, Route, route
+from shipline.server.journal import Event
+
+Notice = Callable[[Event], None]
+
+
+def harbor_routes(
+    directory: Directory, section: AccessSection, notice: Notice
+) -> tuple[Route, ...]:
+    """All routes below /api/v2.0."""
+
+    def administration(request: Request) -> Administration:
+        return Administration(
+            directory,
+            actor=request.identity.actor,
+            address=request.address,
+            notice=notice,
+            prefix=section.robot_prefix,
+        )
+
+    return (
+        *_node_routes(directory),
+        *_project_routes(directory, administration),
+        *member_routes(directory, administration),
+        *robot_routes(directory, administration),
+    )
+
+
+def _node_routes(directory: Directory) -> tuple[Route, ...]:
+    def ping(request: Request) -> Response:
+        return Response.of(200, [("Content-Type", "text/plain; charset=utf-8")], b"Pong")
+
+    def systeminfo(request: Request) -> Response:
+        host = request.header("Host") or ""
+        document = {
+            "auth_mode": "db_auth",
+            "harbor_version": f"shipline-{__version__}",
+            "registry_url": host[:300],
+            "external_url": host[:300],
+            "project_creation_restriction": "adminonly",
+            "self_registration": False,
+            "has_ca_root": False,
+        }
+        return answer(document)
+
+    def health(request: Request) -> Response:
+        components = [{"name": name, "status": "healthy"} for name in ("core", "registry")]
+        return answer({"status": "healthy", "components": components})
+
+    def current(request: Request) -> Response:
+        return answer(_user_json(account_of(directory, request)))
+
+    return (
+        route(f"{BASE}/ping", need="open", GET=ping),
+        route(f"{BASE}/systeminfo", need="open", GET=systeminfo),
+        route(f"{BASE}/health", need="open", GET=health),
+        route(f"{BASE}/users/current", need="own", GET=harbor(current)),
+    )
+
+
+def _user_json(account: Account) -> dict[str, Any]:
+    admin = isinstance(account, User) and account.admin
+    return {
+        "user_id": account.id,
+        "username": account.login,
+        "realname": account.login,
+        "email": "",
+        "sysadmin_flag": admin,
+        "admin_role_in_auth": False,
+    }
+
+
+def _project_routes(
+    directory: Directory, administration: Callable[[Request], Administration]
+) -> tuple[Route, ...]:
+    def visible(request: Request) -> list[Project]:
+        view = directory.view()
+        name = request.identity.name
+        account = view.account(name) if name else None
+        found = sorted(view.projects.values(), key=lambda project: project.name)
+        return [project for project in found if sees(view, account, project)]
+
+    def listing(request: Request) -> Response:
+        found = [project for project in visible(request) if _wanted(request, project)]
+        return page(request, "/projects", found, lambda project: project_json(project, 0))
+
+    def exists(request: Request) -> Response:
+        name = request.parameter("project_name")
+        if not any(project.name == name for project in visible(request)):
+            raise refusal(404, f"there is no project {name}")
+        return Response.of(200)
+
+    def create(request: Request) -> Response:
+        account = account_of(directory, request)
+        if not administers(directory.view(), account, ""):
+            raise refusal(403, "only an administrator may add projects")
+        body = read_body(request)
+        name = take(body, "project_name", str, "")
+        project = administration(request).add_project(
+            name, public=_public(body), owner=account.login
+        )
+        return answer({}, 201, [("Location", f"{BASE}/projects/{project.id}")])
+
+    def show(request: Request, project: str) -> Response:
+        return answer(project_json(one_project(project, visible(request)), 0))
+
+    def change(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        administration(request).set_project(found.name, public=_public(read_body(request)))
+        return answer({})
+
+    def remove(request: Request, project: str) -> Response:
+        found = one_project(project, visible(request))
+        if not administers(directory.view(), account_of(directory, request), ""):
+            raise refusal(403, "only an administrator may remove projects")
+        administration(request).remove_project(found.name)
+        return answer({})
+
+    one = f"{BASE}/projects/(?P<project>[^/]+)"
+    return (
+        route(
+            f"{BASE}/projects",
+            need="own",
+            GET=harbor(listing),
+            HEAD=harbor(exists),
+            POST=harbor(create),
+        ),
+        route(one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+    )
+
+
+def _wanted(request: Request, project: Project) -> bool:
+    """Harbor's filters: `name` is a part of it, `public` exact."""
+    name, public = request.parameter("name"), request.parameter("public")
+    if public is not None and project.public is not (public.lower() in ("true", "1")):
+        return False
+    return name is None or name in project.name
+
+
+def _public(body: dict[str, Any]) -> bool:
+    metadata = take(body, "metadata", dict, {})
+    return json.dumps(metadata.get("public", body.get("public"))).strip('"') == "true"

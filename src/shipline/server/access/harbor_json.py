@@ -1,0 +1,213 @@
+"""Harbor's JSON: its pages, errors and bodies (Harbor API 2.0)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from shipline.errors import ShiplineError, UsageError
+from shipline.server.access.accounts import Access, Account, Permission, Project, Robot
+from shipline.server.access.administration import Taken, Unknown
+from shipline.server.access.directory import Directory
+from shipline.server.http import Handler, Headers, Request, Response
+from shipline.server.problems import Problem
+
+BASE = "/api/v2.0"
+_LIMIT = 1 << 20  # bytes of a body
+_PAGE, _LARGEST = 10, 100
+_WORD = re.compile(r"[a-z0-9*:-]{1,64}")
+_STATUS = {401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
+
+
+def harbor(handler: Handler) -> Handler:
+    """The handler with Harbor's error codes for what the accounts refuse."""
+
+    @wraps(handler)
+    def answered(request: Request, **arguments: str) -> Response:
+        try:
+            return handler(request, **arguments)
+        except Unknown as error:
+            raise refusal(404, error.message) from None
+        except Taken as error:
+            raise refusal(409, error.message) from None
+        except Problem:
+            raise
+        except UsageError as error:
+            raise refusal(400, _text(error)) from None
+
+    return answered
+
+
+def refusal(status: int, message: str) -> Problem:
+    return Problem(status, _STATUS.get(status, "BAD_REQUEST"), message)
+
+
+def account_of(directory: Directory, request: Request) -> Account:
+    """Who asks. Raises Problem 401 for nobody."""
+    account = directory.view().account(request.identity.name) if request.identity.name else None
+    if account is None:
+        raise Problem(
+            401,
+            "UNAUTHORIZED",
+            "authentication required",
+            headers=(("WWW-Authenticate", 'Basic realm="harbor"'),),
+        )
+    return account
+
+
+def answer(document: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    every = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *headers]
+    return Response.of(status, every, json.dumps(document).encode())
+
+
+def page(
+    request: Request, path: str, found: Sequence[Any], shape: Callable[[Any], Any]
+) -> Response:
+    """One page of a list, with the headers by which clients go on."""
+    number = _number(request, "page", 1, 1 << 30)
+    size = _number(request, "page_size", _PAGE, _LARGEST)
+    start = (number - 1) * size
+    headers: Headers = [("X-Total-Count", str(len(found)))]
+    links = []
+    if number > 1:
+        links.append(_link(request, path, number - 1, size, "prev"))
+    if start + size < len(found):
+        links.append(_link(request, path, number + 1, size, "next"))
+    if links:
+        headers.append(("Link", " , ".join(links)))
+    return answer([shape(one) for one in found[start : start + size]], headers=headers)
+
+
+def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent.
+
+    Only as application/json: a form on a stranger's page cannot send that.
+    """
+    if request.content_type != "application/json":
+        raise refusal(400, "send application/json")
+    try:
+        found = json.loads(request.read(_LIMIT))
+    except (ValueError, RecursionError):
+        raise refusal(400, "the body is not JSON") from None
+    if not isinstance(found, dict):
+        raise refusal(400, "the body is not a JSON object")
+    return found
+
+
+def take(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    """A member of a body. Raises Problem 400 for one of another type."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise refusal(400, f"{name} is not a {kind.__name__}")
+    return value
+
+
+def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = take(body, name, list, [])
+    if not all(isinstance(one, str) and 0 < len(one) <= 256 for one in found) or len(found) > 100:
+        raise refusal(400, f"{name} is not a list of short texts")
+    return tuple(found)
+
+
+def permissions_of(body: dict[str, Any]) -> tuple[Permission, ...]:
+    """The permissions of a robot. `repositories` and `tags` are ours: shell patterns."""
+    return tuple(_permission(entry) for entry in take(body, "permissions", list, []))
+
+
+def _permission(entry: Any) -> Permission:
+    if not isinstance(entry, dict):
+        raise refusal(400, "a permission is not an object")
+    kind = take(entry, "kind", str, "project")
+    namespace = take(entry, "namespace", str, "")
+    if kind not in ("system", "project") or not namespace:
+        raise refusal(400, "a permission has kind system or project, and a namespace")
+    access = tuple(_access(one) for one in take(entry, "access", list, []))
+    return Permission(namespace, access, kind, texts(entry, "repositories"), texts(entry, "tags"))
+
+
+def _access(entry: Any) -> Access:
+    if not isinstance(entry, dict):
+        raise refusal(400, "an access is not an object")
+    found = Access(take(entry, "resource", str, ""), take(entry, "action", str, ""))
+    if take(entry, "effect", str, "allow") not in ("allow", ""):
+        raise refusal(400, "only the effect allow is known")
+    if not _WORD.fullmatch(found.resource) or not _WORD.fullmatch(found.action):
+        raise refusal(400, f"not an access: {found.resource[:64]!r}, {found.action[:64]!r}")
+    return found
+
+
+def robot_json(robot: Robot) -> dict[str, Any]:
+    """A robot without its secrets."""
+    return {
+        "id": robot.id,
+        "name": robot.login,
+        "description": robot.description,
+        "level": "project" if robot.project else "system",
+        "duration": robot.duration,
+        "disable": robot.disabled,
+        "editable": True,
+        "expires_at": int(robot.expires) or -1,
+        "permissions": [_permission_json(entry) for entry in robot.permissions],
+        "networks": list(robot.networks),
+        "creator_type": "local",
+        "creation_time": time_text(robot.created),
+        "update_time": time_text(robot.updated),
+    }
+
+
+def _permission_json(entry: Permission) -> dict[str, Any]:
+    access = [{"resource": one.resource, "action": one.action} for one in entry.access]
+    shape: dict[str, Any] = {"kind": entry.kind, "namespace": entry.namespace, "access": access}
+    if entry.repositories:
+        shape["repositories"] = list(entry.repositories)
+    if entry.tags:
+        shape["tags"] = list(entry.tags)
+    return shape
+
+
+def project_json(project: Project, repositories: int) -> dict[str, Any]:
+    return {
+        "project_id": project.id,
+        "name": project.name,
+        "owner_name": project.owner,
+        "metadata": {"public": "true" if project.public else "false"},
+        "repo_count": repositories,
+        "deleted": False,
+        "creation_time": time_text(project.created),
+        "update_time": time_text(project.created),
+    }
+
+
+def time_text(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _number(request: Request, name: str, default: int, largest: int) -> int:
+    text = request.parameter(name)
+    if not text:
+        return default
+    if not re.fullmatch("-?[0-9]{1,9}", text) or (name == "page" and int(text) < 1):
+        raise refusal(400, f"{name} is not a number of a page")
+    return min(int(text), largest) if int(text) > 0 else largest
+
+
+def _link(request: Request, path: str, number: int, size: int, relation: str) -> str:
+    others = [
+        (key, value)
+        for key, values in request.query.items()
+        for value in values
+        if key not in ("page", "page_size")
+    ]
+    query = urlencode([*others, ("page", number), ("page_size", size)])
+    return f'<{BASE}{path}?{query}>; rel="{relation}"'
+
+
+def _text(error: ShiplineError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message

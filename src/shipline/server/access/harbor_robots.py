@@ -1,0 +1,195 @@
+"""Robot accounts as Harbor's API has them, below /robots and below a project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shipline.server.access.accounts import Robot
+from shipline.server.access.administration import Administration, Unknown, Wish
+from shipline.server.access.directory import Directory
+from shipline.server.access.harbor_json import (
+    BASE,
+    account_of,
+    answer,
+    harbor,
+    page,
+    permissions_of,
+    read_body,
+    refusal,
+    robot_json,
+    take,
+    texts,
+    time_text,
+)
+from shipline.server.access.harbor_projects import managed_project
+from shipline.server.access.rights import administers
+from shipline.server.http import Request, Response, Route, route
+
+
+def robot_routes(
+    directory: Directory, administration: Callable[[Request], Administration]
+) -> tuple[Route, ...]:
+    def listing(request: Request) -> Response:
+        """Robots of the system, or with q=Level=project,ProjectID=N those of a project."""
+        wanted = _filters(request)
+        project = ""
+        if wanted.get("level") == "project" or "projectid" in wanted:
+            project = managed_project(directory, request, wanted.get("projectid", "")).name
+        else:
+            _check_system(directory, request)
+        return _page_of(directory, request, "/robots", project, wanted.get("name", ""))
+
+    def listing_below(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        path = f"/projects/{project}/robots"
+        return _page_of(directory, request, path, found.name, _filters(request).get("name", ""))
+
+    def create(request: Request) -> Response:
+        account_of(directory, request)
+        body = read_body(request)
+        return _created(directory, request, administration(request), body, _project_of(body))
+
+    def create_below(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        body = _first_version(read_body(request), found.name)
+        return _created(directory, request, administration(request), body, found.name)
+
+    def show(request: Request, robot: str, project: str = "") -> Response:
+        return answer(robot_json(_robot(directory, request, robot, project)))
+
+    def change(request: Request, robot: str, project: str = "") -> Response:
+        """Harbor's clients send the whole robot; its name and level must be as they are."""
+        found = _robot(directory, request, robot, project)
+        body = read_body(request)
+        if take(body, "name", str, found.login) not in (found.login, found.name):
+            raise refusal(400, "the name of a robot cannot be changed")
+        administration(request).set_robot(found.id, _changed(found, body))
+        return answer({})
+
+    def refresh(request: Request, robot: str) -> Response:
+        """`overlap` is ours: seconds that the secret before stays valid."""
+        found = _robot(directory, request, robot, "")
+        body = read_body(request)
+        chosen, overlap = take(body, "secret", str, ""), take(body, "overlap", int, 0)
+        secret = administration(request).rotate_robot(found.id, secret=chosen, overlap_s=overlap)
+        return answer({"secret": "" if chosen else secret})
+
+    def remove(request: Request, robot: str, project: str = "") -> Response:
+        administration(request).remove_robot(_robot(directory, request, robot, project).id)
+        return answer({})
+
+    one = "/robots/(?P<robot>[0-9]{1,9})"
+    below = f"{BASE}/projects/(?P<project>[^/]+)"
+    return (
+        route(f"{BASE}/robots", need="own", GET=harbor(listing), POST=harbor(create)),
+        route(
+            BASE + one,
+            need="own",
+            GET=harbor(show),
+            PUT=harbor(change),
+            PATCH=harbor(refresh),
+            DELETE=harbor(remove),
+        ),
+        route(f"{below}/robots", need="own", GET=harbor(listing_below), POST=harbor(create_below)),
+        route(below + one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+    )
+
+
+def _check_system(directory: Directory, request: Request) -> None:
+    if not administers(directory.view(), account_of(directory, request), ""):
+        raise refusal(403, "only an administrator may manage robots of the system")
+
+
+def _page_of(
+    directory: Directory, request: Request, path: str, project: str, name: str
+) -> Response:
+    robots = sorted(directory.view().robots.values(), key=lambda robot: robot.id)
+    found = [robot for robot in robots if robot.project == project and name in robot.login]
+    return page(request, path, found, robot_json)
+
+
+def _filters(request: Request) -> dict[str, str]:
+    """Harbor's `q`: pairs like Level=project,ProjectID=1,name=~part."""
+    pairs = (part.partition("=") for part in (request.parameter("q") or "").split(","))
+    return {key.strip().lower(): value.strip().lstrip("~") for key, _, value in pairs if key}
+
+
+def _project_of(body: dict[str, Any]) -> str:
+    """The project of a robot that is to be made, empty for one of the system."""
+    level = take(body, "level", str, "")
+    if level == "system":
+        return ""
+    spaces = {entry.namespace for entry in permissions_of(body)}
+    if level != "project" or len(spaces) != 1:
+        raise refusal(400, "level is system, or project with permissions in that one project")
+    return spaces.pop()
+
+
+def _created(
+    directory: Directory,
+    request: Request,
+    administration: Administration,
+    body: dict[str, Any],
+    project: str,
+) -> Response:
+    if project:
+        project = managed_project(directory, request, project).name
+    else:
+        _check_system(directory, request)
+    wish = Wish(
+        take(body, "name", str, ""),
+        project,
+        permissions_of(body),
+        take(body, "description", str, "")[:1000],
+        take(body, "disable", bool, False),
+        take(body, "duration", int, -1),
+        texts(body, "networks"),
+    )
+    robot, secret = administration.add_robot(wish, secret=take(body, "secret", str, ""))
+    document = {
+        "id": robot.id,
+        "name": robot.login,
+        "secret": secret,
+        "creation_time": time_text(robot.created),
+        "expires_at": int(robot.expires) or -1,
+    }
+    return answer(document, 201, [("Location", f"{BASE}/robots/{robot.id}")])
+
+
+def _changed(robot: Robot, body: dict[str, Any]) -> Wish:
+    """What is not said stays; that way a first-version client can only disable."""
+    return Wish(
+        robot.name,
+        robot.project,
+        permissions_of(body) if "permissions" in body else robot.permissions,
+        take(body, "description", str, robot.description)[:1000],
+        take(body, "disable", bool, robot.disabled),
+        take(body, "duration", int, robot.duration),
+        texts(body, "networks") if "networks" in body else robot.networks,
+    )
+
+
+def _first_version(body: dict[str, Any], project: str) -> dict[str, Any]:
+    """The first version's body has `access` without permissions, with paths as resources."""
+    if "permissions" in body:
+        return body
+    access = []
+    for entry in take(body, "access", list, []):
+        resource = take(entry, "resource", str, "") if isinstance(entry, dict) else ""
+        access.append({**dict(entry), "resource": resource.rpartition("/")[2]})
+    return {
+        **body,
+        "permissions": [{"kind": "project", "namespace": project, "access": access}],
+    }
+
+
+def _robot(directory: Directory, request: Request, number: str, project: str) -> Robot:
+    """A robot that the client may manage. Raises Unknown for another, as if it were not there."""
+    account, view = account_of(directory, request), directory.view()
+    found = view.robots.get(int(number))
+    if found is None or not administers(view, account, found.project):
+        raise Unknown(f"there is no robot {number}")
+    if project and managed_project(directory, request, project).name != found.project:
+        raise Unknown(f"there is no robot {number} in {project}")
+    return found

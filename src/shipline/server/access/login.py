@@ -1,0 +1,194 @@
+"""From a name and a secret to an account, however often somebody tries."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from shipline.server.access.accounts import Account, Robot, User
+from shipline.server.access.directory import Directory, View
+from shipline.server.access.secret import digest_secret, same_password, same_secret
+from shipline.server.journal import Event
+from shipline.server.problems import Problem
+
+_FREE = {"pair": 5, "address": 30, "account": 60}  # failures before the next try has to wait
+_LONGEST_WAIT_S = 300.0
+_FORGET_S = 900.0  # after the last failure
+_TRACKED = 10_000  # pairs, addresses and accounts that are remembered
+_REMEMBER_S = 300.0  # a password that was right is not hashed again so long
+_USED_EVERY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int
+    last: float
+
+
+class Throttle:
+    """Slows guessing down: by account, by address, and by both together.
+
+    After a few failures the wait doubles with each further one, up to five minutes. The limit of
+    an account alone is high, so that a stranger cannot easily lock its owner out.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, ...], _Failures] = OrderedDict()
+
+    def wait_s(self, name: str, address: str) -> float:
+        """Seconds until the next try is looked at."""
+        now = self._clock()
+        with self._lock:
+            return max(self._wait(kind, key, now) for kind, key in _keys(name, address))
+
+    def failed(self, name: str, address: str) -> None:
+        now = self._clock()
+        with self._lock:
+            for kind, key in _keys(name, address):
+                entry = self._known.setdefault((kind, *key), _Failures(0, now))
+                entry.count = 1 if now - entry.last > _FORGET_S else entry.count + 1
+                entry.last = now
+                self._known.move_to_end((kind, *key))
+            while len(self._known) > _TRACKED:
+                self._known.popitem(last=False)
+
+    def succeeded(self, name: str, address: str) -> None:
+        with self._lock:
+            self._known.pop(("pair", name, address), None)
+
+    def _wait(self, kind: str, key: tuple[str, ...], now: float) -> float:
+        entry = self._known.get((kind, *key))
+        if entry is None or entry.count < _FREE[kind]:
+            return 0.0
+        wait = min(2.0 ** min(entry.count - _FREE[kind], 20), _LONGEST_WAIT_S)
+        return max(0.0, entry.last + wait - now)
+
+
+def _keys(name: str, address: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ("pair", (name, address)), ("address", (address,)), ("account", (name,))
+
+
+class Logins:
+    """Checks names and secrets against a directory. Safe to use from any thread."""
+
+    def __init__(self, directory: Directory, notice: Callable[[Event], None]) -> None:
+        self._directory = directory
+        self._notice = notice
+        self._throttle = Throttle(directory.clock)
+        self._lock = threading.Lock()
+        self._names = tuple(threading.Lock() for _ in range(64))
+        self._right: dict[tuple[str, str, str], tuple[float, View]] = {}
+        self._used: dict[str, float] = {}
+
+    def check(self, name: str, secret: str, address: str) -> Account:
+        """The account. Raises Problem 401, or 429 while its tries have to wait."""
+        proof = (name, digest_secret(secret), address)
+        known = self._known(proof, secret)
+        if known is not None:
+            return known
+        with self._names[hash(name) % len(self._names)]:  # tries at one name wait for each other
+            return self._known(proof, secret) or self._check(proof, secret)
+
+    def _known(self, proof: tuple[str, str, str], secret: str) -> Account | None:
+        """The account of a secret that was right a moment ago, and still is."""
+        right = self._right.get(proof)
+        if right is None:
+            return None
+        view, now = self._directory.view(), self._directory.clock()
+        account = view.account(proof[0])
+        if account is None or right[1] is not view or now >= right[0]:
+            return None
+        if isinstance(account, Robot) and _refusal(account, secret, proof[2], now):
+            return None
+        return account
+
+    def _check(self, proof: tuple[str, str, str], secret: str) -> Account:
+        name, _, address = proof
+        self._check_patience(name, address)
+        view, now = self._directory.view(), self._directory.clock()
+        account = view.account(name)
+        reason = _refusal(account, secret, address, now)
+        if reason or account is None:
+            self._throttle.failed(name, address)
+            self._tell(name, address, f"refused: {reason}")
+            raise Problem(401, "UNAUTHORIZED", "the name or the secret is wrong")
+        self._throttle.succeeded(name, address)
+        self._remember(proof, view, now)
+        self._tell(name, address, "ok")
+        return account
+
+    def touch(self, login: str) -> None:
+        """An account is in use: kept to the minute."""
+        now = self._directory.clock()
+        if now - self._used.get(login, 0.0) < _USED_EVERY_S:
+            return
+        self._used[login] = now
+        with suppress(OSError), self._directory.change() as changes:  # a full disk still serves
+            changes[("used", login)] = json.dumps(round(now)).encode()
+
+    def _check_patience(self, name: str, address: str) -> None:
+        wait = self._throttle.wait_s(name, address)
+        if wait > 0:
+            self._tell(name, address, "limited")
+            raise Problem(
+                429,
+                "TOOMANYREQUESTS",
+                "too many failed logins; try again later",
+                headers=(("Retry-After", str(int(wait) + 1)),),
+            )
+
+    def _remember(self, proof: tuple[str, str, str], view: View, now: float) -> None:
+        with self._lock:
+            if len(self._right) >= _TRACKED:
+                self._right.clear()
+            self._right[proof] = (now + _REMEMBER_S, view)
+
+    def _tell(self, name: str, address: str, message: str) -> None:
+        self._notice(Event("login", actor=name[:255], address=address, message=message))
+
+
+def check_alive(account: Account | None, address: str, now: float) -> str:
+    """Why an account whose owner proved who it is may not come in now; empty if it may."""
+    match account:
+        case None:
+            return "no such account"
+        case User():
+            return "disabled" if account.disabled else ""
+        case Robot():
+            if not account.usable(now):
+                return "disabled or expired"
+            return "" if _near(account.networks, address) else "from another network"
+
+
+def _refusal(account: Account | None, secret: str, address: str, now: float) -> str:
+    """The secret is looked at in any case, so that time does not tell which accounts exist."""
+    match account:
+        case Robot():
+            right = any(
+                same_secret(secret, kept.digest) and (not kept.expires or now < kept.expires)
+                for kept in account.secrets
+            )
+        case User():
+            right = same_password(secret, account.password)
+        case None:
+            right = same_password(secret, "")
+    return check_alive(account, address, now) or ("" if right else "wrong secret")
+
+
+def _near(networks: tuple[str, ...], address: str) -> bool:
+    if not networks:
+        return True
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    found = mapped or found
+    return any(found in ipaddress.ip_network(network) for network in networks)

@@ -1,0 +1,185 @@
+"""The token service: short-lived proofs of who asks, limited to what was asked for and is allowed.
+
+Implements the distribution project's token authentication, GET (token.md) and OAuth2 POST
+(oauth.md). What is granted is the part of the requested scope that the account has; nothing granted
+is an empty token and no error. A token limits, it does not entitle: the account's own rights are
+looked at again with every request, so that what is taken away is gone at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from shipline.server.access.accounts import Account, User
+from shipline.server.access.directory import Directory, View
+from shipline.server.access.jwt import InvalidToken
+from shipline.server.access.keys import Keys
+from shipline.server.access.login import check_alive
+from shipline.server.access.rights import allowed
+from shipline.server.access.scope import Scope, read_access
+from shipline.server.access.section import AccessSection
+from shipline.server.identity import Action, Identity, May
+
+_ACTIONS: dict[str, tuple[Action, ...]] = {
+    "pull": ("pull",),
+    "push": ("push", "update"),
+    "delete": ("delete",),
+}
+_CATALOG = ("registry", "catalog")
+_REMEMBERED = 50_000  # tokens
+AccessMap = dict[tuple[str, str], frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A token as it is given out; `lifetime` in seconds."""
+
+    text: str
+    scopes: tuple[Scope, ...]
+    lifetime: int
+    issued: float
+
+    @property
+    def issued_at(self) -> str:
+        return datetime.fromtimestamp(self.issued, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A token whose signature was checked, resolved against one view of the accounts."""
+
+    claims: Mapping[str, Any]
+    access: AccessMap
+    view: View
+    account: Account | None
+
+
+class Tokens:
+    """Gives tokens out and reads them back. Safe to use from any thread."""
+
+    def __init__(self, directory: Directory, keys: Keys, section: AccessSection) -> None:
+        self._directory = directory
+        self._keys = keys
+        self._section = section
+        self._seen: dict[str, _Seen] = {}
+
+    def issue(self, account: Account | None, wanted: Iterable[Scope]) -> Granted:
+        """A token for an account, or for nobody."""
+        view, section = self._directory.view(), self._section
+        granted = tuple(
+            scope for scope in (self._part(view, account, one) for one in wanted) if scope
+        )
+        now, lifetime = int(self._directory.clock()), int(section.token_lifetime.seconds)
+        claims = {
+            "iss": section.service,
+            "aud": section.service,
+            "sub": "" if account is None else account.login,
+            "iat": now,
+            "nbf": now,
+            "exp": now + lifetime,
+            "jti": secrets.token_urlsafe(12),
+            "access": [scope.to_json() for scope in granted],
+        }
+        return Granted(self._keys.sign(claims), granted, lifetime, now)
+
+    def identify(self, token: str, address: str) -> tuple[Identity, AccessMap]:
+        """Who a token speaks for, and its access. Raises InvalidToken.
+
+        A token whose signature was checked costs a look-up until it expires.
+        """
+        seen, now, view = self._seen.get(token), self._directory.clock(), self._directory.view()
+        if seen is None:
+            seen = self._verified(token, view)
+        elif seen.view is not view:
+            seen = self._resolved(token, seen.claims, seen.access, view)
+        if now >= seen.claims["exp"]:
+            self._seen.pop(token, None)
+            raise InvalidToken("expired")
+        if seen.claims["sub"]:
+            _check_subject(seen, address, now)
+        return self._identity(seen), seen.access
+
+    def _verified(self, token: str, view: View) -> _Seen:
+        service = self._section.service
+        claims = self._keys.verify(token, issuer=service, audience=service)
+        try:
+            access = read_access(claims["access"])
+        except (KeyError, TypeError):
+            raise InvalidToken("its access is not readable") from None
+        return self._resolved(token, claims, access, view)
+
+    def _resolved(
+        self, token: str, claims: Mapping[str, Any], access: AccessMap, view: View
+    ) -> _Seen:
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        seen = _Seen(claims, access, view, view.account(claims["sub"]))
+        self._seen[token] = seen
+        return seen
+
+    def _identity(self, seen: _Seen) -> Identity:
+        account = seen.account
+        return Identity(
+            seen.claims["sub"],
+            kind_of(account),
+            limited(self.rights(seen.view, account), seen.access),
+            operator=isinstance(account, User) and account.admin and _CATALOG in seen.access,
+        )
+
+    def rights(self, view: View, account: Account | None) -> May:
+        """What an account may do by itself."""
+        anonymous = self._section.anonymous_pull
+
+        def may(action: Action, repository: str, tag: str) -> bool:
+            return allowed(view, account, action, repository, tag, anonymous=anonymous)
+
+        return may
+
+    def _part(self, view: View, account: Account | None, wanted: Scope) -> Scope | None:
+        """The part of a scope that the account has, None for nothing."""
+        actions: set[str] = set()
+        may = self.rights(view, account)
+        if wanted.type == "repository":
+            asked = set(_ACTIONS) if "*" in wanted.actions else wanted.actions & set(_ACTIONS)
+            actions = {action for action in asked if may(_ACTIONS[action][0], wanted.name, "")}
+        elif (wanted.type, wanted.name) == _CATALOG and account is not None:
+            actions = {"*"}
+        return Scope(wanted.type, wanted.name, frozenset(actions)) if actions else None
+
+
+def _check_subject(seen: _Seen, address: str, now: float) -> None:
+    """A token of an account that went is not one of a later account of that name."""
+    reason = check_alive(seen.account, address, now)
+    if reason or seen.account is None or seen.claims["iat"] < int(seen.account.created):
+        raise InvalidToken(reason or "given to another account of that name")
+
+
+def kind_of(account: Account | None) -> Any:
+    """The word of `Identity.kind`."""
+    if account is None:
+        return "anonymous"
+    return "user" if isinstance(account, User) else "robot"
+
+
+def covers(access: AccessMap, action: Action, repository: str) -> bool:
+    """Whether a token's access names the repository, whole, with the action."""
+    word = "push" if action == "update" else action
+    return word in access.get(("repository", repository), ())
+
+
+def limited(may: May, access: AccessMap) -> May:
+    """Rights that need both the account and the token.
+
+    The catalogue's scope shows every name that the account may pull.
+    """
+    listing = _CATALOG in access
+
+    def both(action: Action, repository: str, tag: str) -> bool:
+        named = covers(access, action, repository) or (listing and action == "pull")
+        return named and may(action, repository, tag)
+
+    return both
