@@ -6,7 +6,6 @@ socket exists before anyone is told about it.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import Cancelled, UsageError
+from shipline.server.access import AccessSection, Certificates, check_entrance, open_entrance
 from shipline.server.app import make_app
 from shipline.server.http import WSGIApplication
 from shipline.server.node import Node
@@ -35,7 +35,10 @@ def serve_registry(
     data: Path,
     *,
     ready: Callable[[str], None] = lambda url: None,
+    notify: Callable[[str], None] = lambda line: None,
     insecure_open: bool = False,
+    insecure_http: bool = False,
+    access: AccessSection | None = None,
     upload_expiry_s: float = EXPIRY_S,
     threads: int = THREADS,
 ) -> None:
@@ -43,28 +46,52 @@ def serve_registry(
     scope is cancelled; requests that run are answered first, unless a second signal comes. Call it
     from the main thread.
 
-    Port 0 takes a free one. `ready` is called with the node's URL once connections are taken.
-    Raises UsageError for an address that is taken, for a directory that another process serves,
-    and, unless `insecure_open`, for an address that other machines can reach.
+    Port 0 takes a free one. `ready` is called with the node's URL once connections are taken,
+    `notify` with each line that the person who starts the node must see (a first password, once).
+    On an address that other machines can reach the node demands TLS and accounts; `insecure_open`
+    and `insecure_http` say otherwise. Raises UsageError for an address that is taken and for a
+    directory that another process serves.
     """
-    address = _address(listen, insecure_open)
+    address = _address(listen)
+    section = access or AccessSection()
+    check_entrance(section, str(address[0]), insecure_open=insecure_open)
     storage = Storage(data)
     uploads = Uploads(storage)
     with closing(storage), closing(uploads), closing(_listener(listen, address)) as listener:
         uploads.recover()
         uploads.expire(upload_expiry_s)
-        with TaskGroup() as group:
+        opened = open_entrance(
+            data,
+            str(address[0]),
+            section,
+            insecure_open=insecure_open,
+            insecure_http=insecure_http,
+        )
+        with opened as entrance, TaskGroup() as group:
             group.start(_expire, uploads, upload_expiry_s)
             try:
-                url = _url(listener)
-                node = Node.over(storage, uploads=uploads)
-                _run(make_app(node), listener, threads, lambda: ready(url))
+                url = _url(listener, entrance.certificates)
+                for line in entrance.notices:
+                    notify(line)
+                node = Node.over(
+                    storage,
+                    uploads=uploads,
+                    guard=entrance.guard,
+                    routes=entrance.routes,
+                    listeners=entrance.listeners,
+                )
+                app = make_app(node)
+                _run(app, listener, threads, entrance.certificates, lambda: ready(url))
             finally:
                 group.scope.cancel()
 
 
 def _run(
-    app: WSGIApplication, listener: socket.socket, threads: int, ready: Callable[[], None]
+    app: WSGIApplication,
+    listener: socket.socket,
+    threads: int,
+    certificates: Certificates | None,
+    ready: Callable[[], None],
 ) -> None:
     """Serve until told to stop. The listener's descriptor becomes granian's, which closes it."""
     from granian import _granian
@@ -101,10 +128,26 @@ def _run(
         http=HTTPModes.http1,
         websockets=False,
         log_enabled=False,
+        **_tls(certificates),
     )
     server.on_startup(ready)
     with _handlers_restored(), on_cancel(server.signal_handler_interrupt):
         server.serve(target_loader=lambda *_: app, wrap_loader=False)
+
+
+def _tls(certificates: Certificates | None) -> dict[str, Any]:
+    """What granian needs to know; it reads the files whenever its worker starts."""
+    from granian.constants import SSLProtocols
+
+    if certificates is None:
+        return {}
+    return {
+        "ssl_cert": certificates.cert,
+        "ssl_key": certificates.key,
+        "ssl_protocol_min": SSLProtocols(f"tls{certificates.minimum}"),
+        "ssl_ca": certificates.client_ca,
+        "ssl_client_verify": certificates.client_ca is not None,
+    }
 
 
 @contextmanager
@@ -126,8 +169,8 @@ def _expire(uploads: Uploads, age_s: float) -> None:
         return
 
 
-def _address(listen: str, insecure_open: bool) -> tuple[Any, ...]:
-    """The socket address. Raises UsageError for one that is not a loopback address."""
+def _address(listen: str) -> tuple[Any, ...]:
+    """The socket address. Raises UsageError for what is none."""
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(
@@ -138,17 +181,7 @@ def _address(listen: str, insecure_open: bool) -> tuple[Any, ...]:
     except OSError as error:
         raise UsageError(f"cannot listen on {listen}: {error}") from None
     address: tuple[Any, ...] = found[0][4]
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        _refuse_unless(insecure_open, listen)
     return address
-
-
-def _refuse_unless(insecure_open: bool, listen: str) -> None:
-    if not insecure_open:
-        raise UsageError(
-            f"{listen} can be reached from other machines, and this registry is open to everyone",
-            hint="listen on 127.0.0.1, or say --insecure-open if everyone may push and delete",
-        )
 
 
 def _listener(listen: str, address: tuple[Any, ...]) -> socket.socket:
@@ -181,6 +214,7 @@ def _notice_dead_peers(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, certificates: Certificates | None) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if certificates is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

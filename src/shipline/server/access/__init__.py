@@ -14,7 +14,7 @@ from shipline.server.access.administration import Administration, Wish
 from shipline.server.access.audit import Audit, read_audit
 from shipline.server.access.certificates import Certificates
 from shipline.server.access.directory import Directory
-from shipline.server.access.entrance import Entrance, is_loopback, open_entrance
+from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.keys import rotate
 from shipline.server.access.refresh import refresh_tokens
@@ -40,7 +40,7 @@ __all__ = [
     "TlsSection",
     "User",
     "Wish",
-    "is_loopback",
+    "check_entrance",
     "open_entrance",
     "read_audit",
     "refresh_tokens",

@@ -43,7 +43,6 @@ class Entrance:
 @contextmanager
 def open_entrance(
     data: Path,
-    listen: str,
     host: str,
     section: AccessSection,
     *,
@@ -52,12 +51,12 @@ def open_entrance(
 ) -> Iterator[Entrance]:
     """The entrance of a node that listens on address `host`, while the block lasts.
 
-    Call it after the data directory is locked. Accounts, keys and certificates are made where
-    there are none; the first administrator's password is in the notices, once.
+    See `check_entrance` for what may be open. Call it after the data directory is locked. Accounts,
+    keys and certificates are made where there are none; the first administrator's password is in
+    the notices, once.
     """
     loopback = is_loopback(host)
     if insecure_open or section.mode == "open" or (section.mode == "auto" and loopback):
-        _check_open(section, listen, loopback=loopback, insecure_open=insecure_open)
         yield _open_entrance(data, section, loopback=loopback)
         return
     directory = Directory(data)
@@ -73,12 +72,14 @@ def is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
-def _check_open(
-    section: AccessSection, listen: str, *, loopback: bool, insecure_open: bool
-) -> None:
-    if not loopback and not insecure_open:
+def check_entrance(section: AccessSection, host: str, *, insecure_open: bool) -> None:
+    """Before anything is made: an open node that others reach must be asked for.
+
+    Raises UsageError.
+    """
+    if section.mode == "open" and not insecure_open and not is_loopback(host):
         raise UsageError(
-            f"{listen} can be reached from other machines, and access is open to everyone",
+            f"{host} can be reached from other machines, and access is open to everyone",
             hint="say --insecure-open if everyone may push and delete, or leave access.mode out",
         )
 
