@@ -14,7 +14,10 @@ from shipline.cli.lazy import Entry, LazyGroup
 
 COMMANDS = (
     Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
+    Entry("tags", "shipline.cli.tags:command", "Print the tags of this commit's image, and why."),
     Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
+    Entry("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
+    Entry("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
     Entry("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
     Entry("registry", "shipline.cli.registry:group", "Run a registry node."),
     Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
@@ -29,7 +32,8 @@ COMMANDS = (
         "Verify signed statements about images.",
     ),
     Entry("completion", "shipline.cli.completion:command", "Print a completion script."),
-    Entry("version", "shipline.cli.version:command", "Print the version of the parts."),
+    Entry("changelog", "shipline.cli.changelog:command", "Print what changed since a version."),
+    Entry("version", "shipline.cli.version:command", "Print the version of this commit."),
 )
 
 

@@ -1,25 +1,88 @@
-"""`shipline version`: the versions of what a result may depend on."""
+"""`shipline version`: the version of this commit; `--parts` those that shipline is made of."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from dataclasses import replace
 
 import click
 
 from shipline import __version__
+from shipline.cli.commit import Asked, commit_options
+from shipline.errors import ConfigError
+from shipline.git import NoRepository
 
 _PARTS = ("click", "cryptography", "deflate", "granian", "isal", "urllib3", "zstandard")
 
 
 @click.command("version")
-def command() -> None:
-    """Print the version of shipline and of the parts it is made of."""
+@commit_options
+@click.option("--next", "following", is_flag=True, help="The next version, whatever the branch.")
+@click.option("--why", is_flag=True, help="Also print the reason.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with the reason and the git tag.")
+@click.option(
+    "--tag", "reserving", is_flag=True, help="Make the git tag in the remote, atomically."
+)
+@click.option("--parts", is_flag=True, help="The versions of shipline and of its parts.")
+def command(
+    asked: Asked, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
+) -> None:
+    """Print the version that this commit has, or gets.
+
+    Outside of a repository it prints the versions of shipline and its parts.
+    """
+    if parts:
+        click.echo("\n".join(_parts()))
+        return
+    try:
+        asked.git.text("rev-parse", "--git-dir")
+    except NoRepository:
+        if reserving or following or as_json:
+            raise
+        click.echo("\n".join(_parts()))
+        return
+    _decided(_anywhere(asked) if following else asked, why, as_json, reserving)
+
+
+def _decided(asked: Asked, why: bool, as_json: bool, reserving: bool) -> None:
+    from shipline.policy.tags import decide, reserve, survey
+
+    if reserving:
+        decision = reserve(asked.git, asked.section, asked.event, fetch=True, now=asked.now)
+    else:
+        situation = survey(asked.git, asked.section, asked.event, fetch=asked.fetch, now=asked.now)
+        decision = decide(asked.section, situation)
+    if not decision.version:
+        raise ConfigError(
+            f"this commit has no version: {decision.version_reason}",
+            hint="--next prints the version it would get as a release",
+        )
+    if as_json:
+        import json
+
+        keys = ("version", "versionReason", "gitTag", "commit", "namedCommit", "event")
+        document = decision.to_json()
+        click.echo(json.dumps({key: document[key] for key in keys}, indent=2))
+        return
+    click.echo(decision.version)
+    if why:
+        click.echo(decision.version_reason)
+
+
+def _anywhere(asked: Asked) -> Asked:
+    """As if the commit was pushed to a branch that makes versions."""
+    event = replace(asked.event, kind="push", ref="HEAD")
+    return replace(asked, section=asked.section.releasing(), event=event)
+
+
+def _parts() -> Iterator[str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    click.echo(f"shipline {__version__}")
-    click.echo(f"{platform.python_implementation()} {platform.python_version()}")
+    yield f"shipline {__version__}"
+    yield f"{platform.python_implementation()} {platform.python_version()}"
     for part in _PARTS:
         try:
-            click.echo(f"{part} {version(part)}")
+            yield f"{part} {version(part)}"
         except PackageNotFoundError:
-            click.echo(f"{part} missing")
+            yield f"{part} missing"

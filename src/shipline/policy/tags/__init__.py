@@ -7,6 +7,7 @@ from shipline.policy.tags.decision import Decision, GitTag, Skipped, Tag
 from shipline.policy.tags.entry import Entry
 from shipline.policy.tags.event import Event
 from shipline.policy.tags.labels import PULL_HEAD, REVISION
+from shipline.policy.tags.notes import read_release
 from shipline.policy.tags.proposal import Proposal, propose
 from shipline.policy.tags.published import (
     Existing,
@@ -19,6 +20,7 @@ from shipline.policy.tags.published import (
 from shipline.policy.tags.reserving import reserve
 from shipline.policy.tags.section import Flavor, On, Rule, TagsSection
 from shipline.policy.tags.situation import History, Situation
+from shipline.policy.tags.snapshot import revision, snapshot
 from shipline.policy.tags.survey import Clone, last_version, survey
 
 __all__ = [
@@ -50,8 +52,11 @@ __all__ = [
     "markdown",
     "place",
     "propose",
+    "read_release",
     "require_free",
     "reserve",
     "reusable",
+    "revision",
+    "snapshot",
     "survey",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shipline.errors import ConfigError
@@ -75,9 +75,10 @@ class Rule:
     def __post_init__(self) -> None:
         if not self.tags:
             raise ConfigError("tags: a rule needs at least one")
-        for tag in self.tags:
-            if isinstance(tag, str):
-                Entry.read(tag)
+        try:
+            self.entries  # noqa: B018  raises what is wrong with them
+        except ConfigError as error:
+            raise ConfigError(f"tags: {error}", hint=error.hint) from None
         if self.prerelease:
             _check_word(self.prerelease)
 
@@ -177,6 +178,10 @@ class TagsSection:
     @property
     def levels(self) -> Levels:
         return Levels(frozenset(self.minor_types), frozenset(self.patch_types))
+
+    def releasing(self) -> TagsSection:
+        """The same policy with one rule, which makes a version on every event."""
+        return replace(self, rules=(Rule(("v{version}",), version="conventional"),))
 
     @property
     def chosen_rules(self) -> tuple[Rule, ...]:

@@ -119,7 +119,7 @@ def _with_history(
     situation: Situation, rule: Rule, section: TagsSection, clone: Clone
 ) -> Situation:
     if clone.repository.shallow:
-        clone = _completed(clone, section)
+        clone = completed(clone, section)
         situation = replace(situation, tags=clone.tags)
         if tag_of_commit(rule, section, situation):
             return replace(situation, history=History())
@@ -135,7 +135,8 @@ def _with_history(
     return _with_later(situation, rule, section, clone.git)
 
 
-def _completed(clone: Clone, section: TagsSection) -> Clone:
+def completed(clone: Clone, section: TagsSection) -> Clone:
+    """The shallow clone with its whole history, if it may be fetched. Raises ShallowClone."""
     if not clone.fetch:
         remote = clone.repository.remote
         raise repositories.shallow_clone(remote, "nothing is fetched here unless --fetch says so")

@@ -1,0 +1,43 @@
+"""`shipline changelog`: what changed since the last version, out of conventional commits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from shipline.cli.commit import Asked, commit_options
+from shipline.cli.results import write_whole
+from shipline.policy.tags import markdown, read_release
+
+
+@click.command("changelog")
+@commit_options
+@click.option("--from", "since", default="", metavar="REV", help="After this; the last version.")
+@click.option("--to", "until", default="", metavar="REV", help="Up to this; by default HEAD.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write to a file instead.",
+)
+@click.option("--all", "everything", is_flag=True, help="Also what users do not notice.")
+@click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
+def command(
+    asked: Asked, since: str, until: str, output: Path | None, everything: bool, as_json: bool
+) -> None:
+    """Print what changed since the last version, as Markdown."""
+    release, url = read_release(
+        asked.git, asked.section, since=since, until=until, fetch=asked.fetch
+    )
+    url = asked.event.url or url
+    if as_json:
+        text = json.dumps(release.to_json(), indent=2) + "\n"
+    else:
+        text = markdown(release, url=url, everything=everything)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(output, text)

@@ -1,0 +1,146 @@
+"""The commit that a command is about: its options, and what they come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from shipline.errors import ConfigError, UsageError
+from shipline.git import Git
+from shipline.policy.tags import Event, TagsSection, event_from
+
+_PAYLOAD_LIMIT = 16 << 20  # bytes
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A repository, the policy for it, why it is looked at, and whether to fetch."""
+
+    git: Git
+    section: TagsSection
+    event: Event
+    fetch: bool
+    now: int
+    image: str = ""
+
+
+def commit_options(command: F) -> F:
+    """Add the options; the command gets one argument, `asked`, in place of them."""
+
+    @wraps(command)
+    def called(
+        directory: Path,
+        path: Path | None,
+        ref: str,
+        event: str,
+        pr: str,
+        fetch: bool | None,
+        **others: Any,
+    ) -> Any:
+        told = Event.of(ref, event, pr) if ref or event or pr else None
+        return command(asked=_asked(directory, path, told, fetch), **others)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return cast(F, called)
+
+
+_OPTIONS = (
+    click.option(
+        "-C",
+        "directory",
+        type=click.Path(path_type=Path),
+        default=".",
+        metavar="DIRECTORY",
+        help="Look at the repository there.",
+    ),
+    click.option(
+        "-f",
+        "--file",
+        "path",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="The configuration; by default shipline.yaml there or above.",
+    ),
+    click.option(
+        "--ref",
+        default="",
+        metavar="REF",
+        help="The branch, tag or pull request; by default what CI tells, or the branch.",
+    ),
+    click.option(
+        "--event",
+        default="",
+        metavar="KIND",
+        help="push, tag, pull-request or schedule; by default what CI tells.",
+    ),
+    click.option("--pr", default="", metavar="NUMBER", help="The number of the pull request."),
+    click.option(
+        "--fetch/--no-fetch",
+        default=None,
+        help="Complete a shallow clone where versions need it; by default in CI only.",
+    ),
+)
+
+
+def _asked(directory: Path, path: Path | None, told: Event | None, fetch: bool | None) -> Asked:
+    from shipline.config import find, load
+
+    environ = os.environ
+    found = event_from(environ, _payload(environ))
+    event = found if told is None else _with(told, found)
+    section, image = TagsSection(), ""
+    if path is not None or find(directory.absolute()) is not None:
+        config = load(path, directory.absolute(), environ)
+        section = config.tags or section
+        image = str(config.pipeline.image or "")
+    fetch = found.ci if fetch is None else fetch
+    return Asked(Git(directory, environ), section, event, fetch, _now(environ), image)
+
+
+def _with(told: Event, found: Event) -> Event:
+    """What the command line tells, and of the rest what CI tells about the repository."""
+    ref = told.ref or found.ref
+    same = found.kind == told.kind and ref == found.ref
+    return replace(
+        found if same else told,
+        kind=told.kind,
+        ref=ref,
+        number=told.number or (found.number if same else ""),
+        source=told.source,
+        default_branch=found.default_branch,
+        title=found.title,
+        description=found.description,
+        url=found.url,
+        licenses=found.licenses,
+    )
+
+
+def _payload(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    place = environ.get("GITHUB_EVENT_PATH", "")
+    if not place or not environ.get("GITHUB_ACTIONS"):
+        return {}
+    try:
+        with open(place, "rb") as file:
+            document = json.loads(file.read(_PAYLOAD_LIMIT))
+    except OSError:
+        return {}
+    except ValueError:
+        raise ConfigError(f"GITHUB_EVENT_PATH: {place} is not JSON") from None
+    return document if isinstance(document, dict) else {}
+
+
+def _now(environ: Mapping[str, str]) -> int:
+    epoch = environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not epoch.isdecimal():
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {epoch!r}")
+    return int(epoch) if epoch else int(time.time())
