@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 
 @lru_cache(1024)
@@ -40,3 +42,23 @@ def _set(inner: str) -> str:
     negated = inner[0] in "!^"
     inner = re.sub(r"([\\^\[&~|])", r"\\\1", inner[1:] if negated else inner)
     return f"[^/{inner}]" if negated else f"[{inner}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """A pattern as a value of a configuration."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError."""
+        glob(text)
+        return cls(text)
+
+    def matches(self, name: str) -> bool:
+        """Whether the whole name is such a one."""
+        return glob(self.text).fullmatch(name) is not None
+
+    def __str__(self) -> str:
+        return self.text

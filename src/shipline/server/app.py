@@ -16,6 +16,7 @@ from shipline.server.http import (
     find,
 )
 from shipline.server.node import Node
+from shipline.server.pages import page_routes
 from shipline.server.problems import problem_of
 from shipline.server.routes import (
     blob_routes,
@@ -33,6 +34,7 @@ def make_app(node: Node) -> WSGIApplication:
     """The protocol over a node's parts; several threads may call it at once."""
     table = (
         *node.routes,
+        *page_routes(node),
         *manifest_routes(node),
         *upload_routes(node),
         *blob_routes(node),

@@ -89,11 +89,21 @@ class Request:
         return bool(self.content_length) or self.header("Transfer-Encoding") is not None
 
     @property
+    def scheme(self) -> str:
+        """http or https, as this server was asked."""
+        found: str = self._environ.get("wsgi.url_scheme") or "http"
+        return found
+
+    @property
+    def query_string(self) -> str:
+        found: str = self._environ.get("QUERY_STRING") or ""
+        return found
+
+    @property
     def query(self) -> dict[str, list[str]]:
         """The parameters of the query string, each with all of its values."""
         found: dict[str, list[str]] = {}
-        text = self._environ.get("QUERY_STRING") or ""
-        if text:
+        if text := self.query_string:
             for key, value in _pairs(text):
                 found.setdefault(key, []).append(value)
         return found

@@ -164,6 +164,11 @@ class Manifests:
         page = self._storage.records.scan(("manifest", name), after=_after(after), limit=limit)
         return [self._listed(name, digest, value) for (digest,), value in page]
 
+    def listed(self, name: str, digest: Digest) -> Listed | None:
+        """One entry of `listing`."""
+        value = self._storage.records.get(("manifest", name, str(digest)))
+        return None if value is None else self._listed(name, str(digest), value)
+
     def referrers(self, name: str, subject: Digest, after: str) -> Iterator[dict[str, Any]]:
         """Descriptors of the manifests that name `subject`, by digest, those after `after`."""
         start: Key = _after(after)

@@ -13,7 +13,7 @@ from shipline.supply.claims import (
     attachment_tag,
 )
 from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, pae
-from shipline.supply.identity import SAME_REPOSITORY, Identity, ImagePattern
+from shipline.supply.identity import SAME_PATH, SAME_REPOSITORY, Identity, ImagePattern
 from shipline.supply.keyfile import Password, encrypted_pem, parse_private_key
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 from shipline.supply.keystore import (
@@ -24,7 +24,7 @@ from shipline.supply.keystore import (
     read_public_key,
     write_key_pair,
 )
-from shipline.supply.predicates import COSIGN_SIGN, NAMES, predicate_type, short_name
+from shipline.supply.predicates import COSIGN_SIGN, NAMES, predicate_type, short_name, stated_time
 from shipline.supply.protocols import Attachable, Evidence, Referring
 from shipline.supply.sign import Signed, sign, signable
 from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
@@ -51,6 +51,7 @@ __all__ = [
     "FORMS",
     "IN_TOTO",
     "NAMES",
+    "SAME_PATH",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
     "STATEMENT",
@@ -95,6 +96,7 @@ __all__ = [
     "short_name",
     "sign",
     "signable",
+    "stated_time",
     "statement_about",
     "verify",
     "verify_attestations",

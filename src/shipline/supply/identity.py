@@ -98,3 +98,4 @@ class Identity:
 
 
 SAME_REPOSITORY = Identity(_Rule.REPOSITORY)
+SAME_PATH = Identity(_Rule.PATH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,13 @@ def load_trust(section: TrustSection | None, base: Path) -> Trust:
     named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
     rules = tuple(_rule(one, number, named, base) for number, one in enumerate(section.rules))
     return Trust(rules, section.default == "accept", _hash(section, rules))
+
+
+def trusted_keys(
+    texts: Iterable[str], named: Mapping[str, str], base: Path, place: str
+) -> tuple[PublicKey, ...]:
+    """Keys by a name of `named`, as a path relative to `base`, or as PEM. Raises ConfigError."""
+    return tuple(_key(named.get(text, text), text, base, place) for text in texts)
 
 
 def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> Rule:

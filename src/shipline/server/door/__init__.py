@@ -1,4 +1,4 @@
-"""Rules at the door: what may enter and leave beyond who asks."""
+"""Rules about what may come in, stay and go out."""
 
 from shipline.server.door.protocol import Door, NoDoor
 

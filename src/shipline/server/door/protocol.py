@@ -12,8 +12,8 @@ from shipline.server.identity import Identity
 class Door(Protocol):
     """Each method returns, or raises Problem with the rule and the way to satisfy it.
 
-    Names were checked, and the identity's rights too. `push` and `delete` run under the storage's
-    lock, so that what they look at is still so when the change is made.
+    Names were checked, and the identity's rights too. `push` and `delete` run while no one else can
+    change the tags and the manifest that they are about.
     """
 
     def pull(self, identity: Identity, name: str, reference: Digest | str, stored: Stored) -> None:
@@ -34,6 +34,9 @@ class Door(Protocol):
 
     def blob(self, identity: Identity, name: str, size: int) -> None:
         """A blob is about to come in; `size` in bytes, 0 where the client does not say."""
+
+    def explain(self, name: str, stored: Stored) -> tuple[bool, str] | None:
+        """Whether a manifest may be pulled by digest, and why; None where no rule is about it."""
 
 
 class NoDoor:
@@ -56,4 +59,7 @@ class NoDoor:
         return None
 
     def blob(self, identity: Identity, name: str, size: int) -> None:
+        return None
+
+    def explain(self, name: str, stored: Stored) -> tuple[bool, str] | None:
         return None

@@ -1,0 +1,193 @@
+"""The door of a node with rules: each refusal names its rule and the way to satisfy it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from shipline.errors import ContentError
+from shipline.metadata import walk
+from shipline.oci import Digest, Index, Manifest, Reference
+from shipline.policy.trust import (
+    Judge,
+    TrustSection,
+    Verdict,
+    load_trust,
+    statement_subject,
+    trusted_keys,
+)
+from shipline.server.cache import Stored
+from shipline.server.door.evidence import StoredEvidence, descriptor_of
+from shipline.server.door.quotas import Quotas
+from shipline.server.door.section import DoorSection
+from shipline.server.door.vulnerabilities import ReadRule, Scans
+from shipline.server.identity import Identity
+from shipline.server.journal import Event
+from shipline.server.manifests import Manifests
+from shipline.server.metrics import Metrics
+from shipline.server.problems import Problem
+from shipline.server.storage import Storage
+from shipline.supply import SAME_PATH, SAME_REPOSITORY
+
+_NOWHERE = "localhost"  # stands for the node where nobody says how clients call it
+
+
+class RuleDoor:
+    """A `Door`, and a `Listener`: what was attached and is gone counts no longer."""
+
+    def __init__(
+        self,
+        section: DoorSection,
+        storage: Storage,
+        manifests: Manifests,
+        metrics: Metrics,
+        base: Path,
+    ) -> None:
+        """Paths of keys are relative to `base`. Raises ConfigError for keys that cannot be read."""
+        self._section = section
+        self._storage = storage
+        self._manifests = manifests
+        self._metrics = metrics
+        self._host = section.hostname or _NOWHERE
+        self._trust = load_trust(_for_node(section), base)
+        self._judge = self._fresh_judge()
+        self._quotas = Quotas(storage, section.quotas)
+        self._scans = Scans(_read_rules(section, base), storage.clock)
+
+    def pull(self, identity: Identity, name: str, reference: Digest | str, stored: Stored) -> None:
+        if self._trust.rules:
+            verdict = self._verdict(name, reference, stored)
+            if not verdict.accepted:
+                self._metrics.verdicts.add("refused")
+                raise self._refused("signature", f"{name}@{stored.digest} {_why(verdict)}")
+            self._metrics.verdicts.add("allowed")
+        if reason := self._scanned(name, stored):
+            raise self._refused("vulnerability", f"{name}@{stored.digest}: {reason}")
+
+    def push(
+        self,
+        identity: Identity,
+        name: str,
+        digest: Digest,
+        content: Manifest | Index,
+        tags: tuple[str, ...],
+    ) -> None:
+        source = self._evidence(name)
+        before = {tag: source.find(tag) for tag in tags}
+        for tag, found in before.items():
+            if found is not None and found.digest != digest and self._immutable(name, tag):
+                raise self._refused(
+                    "immutable",
+                    f"tag {tag} of {name} is immutable: it stays at {found.digest}; push under "
+                    "another tag",
+                )
+        new = sum(found is None for found in before.values())
+        with self._counting("quota"):
+            self._quotas.admit(name, len(content.raw), tags=new)
+
+    def delete(self, identity: Identity, name: str, target: Digest | str) -> None:
+        if not self._section.immutable:
+            return
+        for tag in self._tags_of(name, target):
+            if self._immutable(name, tag):
+                raise self._refused(
+                    "immutable",
+                    f"tag {tag} of {name} is immutable: neither it nor its manifest can be deleted "
+                    "while registry.policy.immutable says so",
+                )
+
+    def blob(self, identity: Identity, name: str, size: int) -> None:
+        with self._counting("quota"):
+            self._quotas.admit(name, size)
+
+    def explain(self, name: str, stored: Stored) -> tuple[bool, str] | None:
+        if not self._trust.rules and not self._scans.covers(name):
+            return None
+        verdict = self._verdict(name, stored.digest, stored)
+        if not verdict.accepted:
+            return False, _why(verdict)
+        reason = self._scanned(name, stored)
+        return not reason, reason or verdict.reason
+
+    def note(self, event: Event) -> None:
+        """Listener: a statement that is gone, or was replaced, proves nothing more."""
+        replaced = any(map(statement_subject, event.tags))
+        if event.kind in ("delete", "untag") or (event.kind == "push" and replaced):
+            self._judge = self._fresh_judge()
+
+    def _fresh_judge(self) -> Judge:
+        return Judge(self._trust, clock=self._storage.clock)
+
+    def _verdict(self, name: str, reference: Digest | str, stored: Stored) -> Verdict:
+        """Raises Problem 500 where what is attached to the image cannot be read."""
+        source = self._evidence(name)
+        tag = reference if isinstance(reference, str) else ""
+        image = Reference(self._host, name, tag)
+        try:
+            return self._judge.verdict(source, image, descriptor_of(stored), source.parents)
+        except ContentError as error:
+            self._metrics.verdicts.add("undecided")
+            raise self._refused("signature", f"{name}@{stored.digest}: {error.message}") from None
+
+    def _scanned(self, name: str, stored: Stored) -> str:
+        """Why scan results keep the image here, empty where they do not."""
+        if not self._scans.covers(name):
+            return ""
+        try:
+            return self._scans.refusal(self._evidence(name), name, descriptor_of(stored))
+        except ContentError as error:
+            return error.message
+
+    def _evidence(self, name: str) -> StoredEvidence:
+        return StoredEvidence(self._storage, self._manifests, name)
+
+    def _tags_of(self, name: str, target: Digest | str) -> Iterator[str]:
+        if isinstance(target, str):
+            yield target
+            return
+        for (tag,), _ in walk(self._storage.records, ("tagged", name, str(target))):
+            yield tag
+
+    def _immutable(self, name: str, tag: str) -> bool:
+        return any(rule.covers(name, tag) for rule in self._section.immutable)
+
+    def _refused(self, rule: str, message: str) -> Problem:
+        self._metrics.refusals.add(rule)
+        return Problem(403, "DENIED", message, detail={"rule": rule})
+
+    @contextmanager
+    def _counting(self, rule: str) -> Iterator[None]:
+        try:
+            yield
+        except Problem:
+            self._metrics.refusals.add(rule)
+            raise
+
+
+def _why(verdict: Verdict) -> str:
+    """One line: the rule, what is missing, and how to supply it."""
+    details = "".join(f"; {line}" for line in verdict.details[:3])
+    hint = f"; {verdict.hint}" if verdict.hint else ""
+    return f"is not trusted (rule: {verdict.rule}): {verdict.reason}{details}{hint}"
+
+
+def _for_node(section: DoorSection) -> TrustSection | None:
+    """The rules as the node can apply them: without a name of its own it compares no hosts."""
+    found = section.signatures
+    if found is None or section.hostname:
+        return found
+    rules = tuple(
+        replace(rule, identity=SAME_PATH) if rule.identity == SAME_REPOSITORY else rule
+        for rule in found.rules
+    )
+    return replace(found, rules=rules)
+
+
+def _read_rules(section: DoorSection, base: Path) -> list[ReadRule]:
+    named = section.signatures.keys if section.signatures else {}
+    return [
+        ReadRule(rule, trusted_keys(rule.keys, named, base, f"vulnerabilities[{number}].keys"))
+        for number, rule in enumerate(section.vulnerabilities)
+    ]
