@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from shipline.errors import Cancelled
 from shipline.oci import Digest
 from shipline.policy.trust import statement_subject
 from shipline.server.door.protocol import Door
-from shipline.server.door.section import RetentionRule, any_of
+from shipline.server.door.section import DoorSection, RetentionRule, any_of
 from shipline.server.identity import ANYONE
 from shipline.server.manifests import Manifests, Tagged
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
+from shipline.tasks import sleep
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,22 @@ def retain(
                 done.append(_carry_out(manifests, decision, door, dry_run))
         after = names[-1]
     return done
+
+
+def retain_forever(
+    storage: Storage, manifests: Manifests, section: DoorSection, *, door: Door
+) -> None:
+    """Run retention again and again until the scope is cancelled."""
+    with suppress(Cancelled):
+        while True:
+            sleep(section.retention_every.seconds)
+            try:
+                done = retain(storage, manifests, section.retention, door=door)
+            except OSError:
+                _log.exception("retention failed; it is tried again in %s", section.retention_every)
+                continue
+            removed = sum(not one.kept for one in done)
+            _log.info("retention removed %d tags and kept %d", removed, len(done) - removed)
 
 
 def _carry_out(manifests: Manifests, decision: Decision, door: Door, dry_run: bool) -> Decision:
