@@ -6,6 +6,7 @@ socket exists before anyone is told about it.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -15,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import Cancelled, UsageError
-from shipline.server.access import AccessSection, Certificates, check_entrance, open_entrance
+from shipline.server.access import (
+    AccessSection,
+    Certificates,
+    Entrance,
+    check_entrance,
+    open_entrance,
+    renewed,
+    watch_certificates,
+)
 from shipline.server.app import make_app
 from shipline.server.http import WSGIApplication
 from shipline.server.node import Node
@@ -27,6 +36,7 @@ THREADS = 256  # requests that may wait for disks or clients at once
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BACKLOG = 1024  # connections
 _EXPIRE_EVERY_S = 600.0
+_TAKEOVER_S = 1.0  # until a new worker takes connections and the old one stops
 _DEAD_AFTER_S = 120  # a peer that is silent and answers no probe
 
 
@@ -81,7 +91,7 @@ def serve_registry(
                     listeners=entrance.listeners,
                 )
                 app = make_app(node)
-                _run(app, listener, threads, entrance.certificates, lambda: ready(url))
+                _run(app, listener, threads, entrance, group, lambda: ready(url))
             finally:
                 group.scope.cancel()
 
@@ -90,10 +100,13 @@ def _run(
     app: WSGIApplication,
     listener: socket.socket,
     threads: int,
-    certificates: Certificates | None,
+    entrance: Entrance,
+    group: TaskGroup,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until told to stop. The listener's descriptor becomes granian's, which closes it."""
+    """Serve until told to stop; at SIGHUP, and when certificates change, a new worker takes over
+    while the old one ends its requests. Each worker closes a descriptor of its own.
+    """
     from granian import _granian
     from granian.constants import HTTPModes, Interfaces
     from granian.server import MTServer
@@ -117,7 +130,16 @@ def _run(
                     signal.signal(number, signal.SIG_DFL)
 
         def _init_shared_socket(self) -> None:
-            self._ssp, self._shd = None, holder(listener.detach(), False, _BACKLOG)
+            return None
+
+        def _spawn_worker(self, *arguments: Any, **options: Any) -> Any:
+            self._shd = holder(os.dup(listener.fileno()), False, _BACKLOG)
+            return super()._spawn_worker(*arguments, **options)
+
+        def signal_handler_reload(self, *_: Any, **__: Any) -> None:
+            """A worker that cannot read its certificate would take the process with it."""
+            if renewed(entrance.renew):
+                super().signal_handler_reload()  # type: ignore[no-untyped-call]
 
     server = Embedded(
         target,
@@ -128,9 +150,13 @@ def _run(
         http=HTTPModes.http1,
         websockets=False,
         log_enabled=False,
-        **_tls(certificates),
+        respawn_interval=_TAKEOVER_S,
+        **_tls(entrance.certificates),
     )
     server.on_startup(ready)
+    if entrance.certificates and entrance.renew:
+        reload = server.signal_handler_reload
+        group.start(watch_certificates, entrance.certificates, entrance.renew, reload)
     with _handlers_restored(), on_cancel(server.signal_handler_interrupt):
         server.serve(target_loader=lambda *_: app, wrap_loader=False)
 

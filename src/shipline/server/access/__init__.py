@@ -18,6 +18,7 @@ from shipline.server.access.entrance import Entrance, check_entrance, open_entra
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.keys import rotate
 from shipline.server.access.refresh import refresh_tokens
+from shipline.server.access.renewal import renewed, watch_certificates
 from shipline.server.access.section import AccessSection, TlsSection
 
 __all__ = [
@@ -44,5 +45,7 @@ __all__ = [
     "open_entrance",
     "read_audit",
     "refresh_tokens",
+    "renewed",
     "rotate",
+    "watch_certificates",
 ]

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shipline.errors import UsageError
@@ -31,12 +32,15 @@ ADMINISTRATOR = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """What serve.py needs; `notices` are lines for the person who starts the node."""
+    """What serve.py needs; `notices` are lines for the person who starts the node, `renew` looks
+    at the certificates again (see `renewal`).
+    """
 
     guard: Guard
     routes: tuple[Route, ...] = ()
     listeners: tuple[Listener, ...] = ()
     certificates: Certificates | None = None
+    renew: Callable[[], Certificates] | None = None
     notices: tuple[str, ...] = ()
 
 
@@ -62,8 +66,8 @@ def open_entrance(
     directory = Directory(data)
     try:
         plain = insecure_http or (loopback and not section.tls.cert)
-        certificates = None if plain else open_certificates(data, section.tls, host)
-        yield _guarded(data, directory, section, certificates)
+        renew = None if plain else partial(open_certificates, data, section.tls, host)
+        yield _guarded(data, directory, section, renew)
     finally:
         directory.close()
 
@@ -87,18 +91,18 @@ def check_entrance(section: AccessSection, host: str, *, insecure_open: bool) ->
 def _open_entrance(data: Path, section: AccessSection, *, loopback: bool) -> Entrance:
     where = "this machine" if loopback else "every machine that reaches it"
     notice = f"open: {where} may pull, push and delete without an account"
-    certificates = None
-    if section.tls.cert:
-        certificates = open_certificates(data, section.tls, "")
-    return Entrance(OpenGuard(), certificates=certificates, notices=(notice,))
+    renew = partial(open_certificates, data, section.tls, "") if section.tls.cert else None
+    certificates = renew() if renew else None
+    return Entrance(OpenGuard(), certificates=certificates, renew=renew, notices=(notice,))
 
 
 def _guarded(
     data: Path,
     directory: Directory,
     section: AccessSection,
-    certificates: Certificates | None,
+    renew: Callable[[], Certificates] | None,
 ) -> Entrance:
+    certificates = renew() if renew else None
     audit = Audit(
         data, size=section.audit_size.bytes, files=section.audit_files, pulls=section.audit_pulls
     )
@@ -113,7 +117,7 @@ def _guarded(
         *harbor_routes(directory, section, notice),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
-    return Entrance(guard, routes, (audit,), certificates, notices)
+    return Entrance(guard, routes, (audit,), certificates, renew, notices)
 
 
 def _quietly(audit: Audit) -> Callable[[Event], None]:
