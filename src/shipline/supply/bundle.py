@@ -14,12 +14,12 @@ from shipline.oci import from_bytes, to_bytes
 from shipline.supply.dsse import Envelope
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_KNOWN = {
+_KNOWN = (
     BUNDLE,
     "application/vnd.dev.sigstore.bundle+json;version=0.3",
     "application/vnd.dev.sigstore.bundle+json;version=0.2",
     "application/vnd.dev.sigstore.bundle+json;version=0.1",
-}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from shipline.errors import ContentError
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, from_bytes, to_bytes
 
 STATEMENT = "https://in-toto.io/Statement/v1"
-_KNOWN = {STATEMENT, "https://in-toto.io/Statement/v0.1"}
+_KNOWN = (STATEMENT, "https://in-toto.io/Statement/v0.1")
 _SUBJECTS = 1024  # the limit of sigstore-go
 
 
