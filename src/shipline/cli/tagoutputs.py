@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipline.cli.results import write_whole
 from shipline.cli.template import render
 from shipline.errors import UsageError
 from shipline.policy.tags import Decision, Placement
@@ -112,6 +111,8 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
     yield _output("json", json.dumps(document, sort_keys=True))
     yield _output("push", str(decision.push).lower())
     if bake is not None:
+        from shipline.cli.results import write_whole  # brings the build with it
+
         write_whole(bake, json.dumps(_bake(decision, images, names), indent=2) + "\n")
         yield _output("bake-file", str(bake))
 

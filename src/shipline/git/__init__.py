@@ -1,5 +1,6 @@
 """The commit graph, refs and remotes of a repository, read through the git program."""
 
+from shipline.git.changes import Changes, changed_lines
 from shipline.git.deepen import ShallowClone, complete_history, fetch_tags, shallow_clone
 from shipline.git.failures import GitError, GitMissing, NoRepository, Unreachable
 from shipline.git.history import (
@@ -24,6 +25,7 @@ from shipline.git.reserve import Reserved, TagTaken, reserve_tag
 from shipline.git.run import Done, Git
 
 __all__ = [
+    "Changes",
     "Commit",
     "Done",
     "Git",
@@ -37,6 +39,7 @@ __all__ = [
     "Unreachable",
     "abbreviate",
     "branches_containing",
+    "changed_lines",
     "complete_history",
     "default_branch",
     "fetch_tags",

@@ -10,7 +10,7 @@ import enum
 
 from shipline.git.failures import GitError
 from shipline.git.history import Commit
-from shipline.git.run import Git
+from shipline.git.run import Done, Git
 
 
 class Reserved(enum.Enum):
@@ -52,8 +52,7 @@ def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) 
         return Reserved.OURS
     if holder:
         raise TagTaken(name, holder)
-    said = (done.output.decode(errors="replace") + done.errors).strip()
-    raise GitError(f"{remote} refused the tag {name}: {_reason(said)}")
+    raise GitError(f"{remote} refused the tag {name}: {_reason(done)}")
 
 
 def _holder(git: Git, remote: str, name: str) -> str:
@@ -76,7 +75,11 @@ def _tag(name: str, commit: Commit, message: str) -> bytes:
     return ("\n".join(lines).rstrip() + "\n").encode(errors="surrogateescape")
 
 
-def _reason(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("remote:", "!", "error:"))]
-    return (told or lines or ["no reason given"])[0]
+def _reason(done: Done) -> str:
+    """What the remote said, else what git made of it."""
+    lines = [line.strip() for line in done.errors.splitlines()]
+    told = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    refused = [
+        line for line in done.output.decode(errors="replace").splitlines() if line[:1] == "!"
+    ]
+    return (told or [line.split("\t")[-1] for line in refused] or lines or ["no reason given"])[0]

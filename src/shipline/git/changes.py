@@ -1,0 +1,106 @@
+"""Lines that a change adds or alters, told by `git diff`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from shipline.git.failures import GitError
+from shipline.git.history import merge_base
+from shipline.git.repository import resolve
+from shipline.git.run import Git
+
+_DIFF = (
+    "diff", "--unified=0", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules",
+    "--find-renames", "--diff-filter=d", "--src-prefix=a/", "--dst-prefix=b/",
+    "--inter-hunk-context=0", "--output-indicator-new=+", "--output-indicator-old=-",
+)  # fmt: skip
+_HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_ESCAPE = re.compile(rb'\\([abfnrtv"\\]|[0-7]{3})')
+_ESCAPED = dict(zip(b'abfnrtv"\\', b'\a\b\f\n\r\t\v"\\', strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """`lines` has the new or altered lines of each changed file by its path from the top of the
+    repository; `files` are all paths of the repository. What was only deleted has no lines.
+    """
+
+    lines: Mapping[str, tuple[range, ...]]
+    files: frozenset[str] = frozenset()
+    base: str = ""
+
+    def touches(self, path: str, line: int) -> bool:
+        """Whether the line is new or altered; line 0 asks for any line of the file."""
+        spans = self.lines.get(path, ())
+        return any(line in span for span in spans) if line else bool(spans)
+
+
+def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) -> Changes:
+    """What `head` adds to the point where it left `base`, as a merge request shows it.
+
+    Without `head` it is the working tree that is compared, with `staged` the index. Untracked
+    files do not count. Raises GitError where `base` or `head` is no commit, or they share none.
+    """
+    end = head or "HEAD"
+    for name in (base, end):
+        if not resolve(git, name):
+            raise GitError(
+                f"there is no commit {name} in this clone",
+                hint=f"git fetch origin {name} (GitHub: fetch-depth: 0, GitLab: GIT_DEPTH: 0)",
+            )
+    start = merge_base(git, base, end)
+    if not start:
+        raise GitError(
+            f"{base} and {end} share no commit in this clone",
+            hint="git fetch --unshallow, or name another base",
+        )
+    options = ("--cached",) if staged and not head else ()
+    output = git.run("-C", _top(git), *_DIFF, *options, start, *filter(None, (head,)), "--").output
+    listing = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", head) if head else _INDEX
+    files = git.run(*listing).output.decode(errors="surrogateescape").split("\0")
+    lines = {path: tuple(spans) for path, spans in _parse(output).items()}
+    return Changes(lines, frozenset(filter(None, files)), start)
+
+
+_INDEX = ("ls-files", "-z", "--full-name", ":/")
+
+
+def _top(git: Git) -> str:
+    return git.text("rev-parse", "--show-toplevel")
+
+
+def _parse(output: bytes) -> dict[str, list[range]]:
+    """A hunk says how many lines follow, so that no text of a file is taken for a header."""
+    found: dict[str, list[range]] = {}
+    spans: list[range] = []
+    lines = iter(output.split(b"\n"))
+    for line in lines:
+        if line.startswith(b"+++ "):
+            spans = found.setdefault(_path(line[4:]), [])
+        elif hunk := _HUNK.match(line):
+            removed, start, added = (int(one) if one else 1 for one in hunk.groups())
+            _pass_over(lines, removed + added)
+            if added:
+                spans.append(range(start, start + added))
+    return found
+
+
+def _pass_over(lines: Iterator[bytes], count: int) -> None:
+    for _ in range(count):
+        if next(lines, b"").startswith(b"\\"):  # "\ No newline at end of file"
+            next(lines, b"")
+
+
+def _path(text: bytes) -> str:
+    """Names with quotes or control characters are written as C strings."""
+    text = text.removesuffix(b"\t")
+    if text.startswith(b'"'):
+        text = _ESCAPE.sub(_unescaped, text[1:-1])
+    return text.removeprefix(b"b/").decode(errors="surrogateescape")
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    return bytes([int(code, 8) if len(code) == 3 else _ESCAPED[code[0]]])
