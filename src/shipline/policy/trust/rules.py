@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipline.errors import ConfigError
+from shipline.errors import ConfigError, UsageError
 from shipline.oci import Reference
 from shipline.policy.trust.section import PredicateRule, TrustRule, TrustSection
 from shipline.supply import PublicKey, predicate_type, read_public_key
@@ -77,13 +77,16 @@ def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Pa
         raise ConfigError(
             f"{place}.threshold: {said.threshold} keys must sign, but there are {len(keys)}"
         )
-    asked = [
-        one if isinstance(one, PredicateRule) else PredicateRule(one) for one in said.predicates
-    ]
-    predicates = {
-        predicate_type(one.type): one.max_age.seconds if one.max_age else None for one in asked
-    }
-    return Rule(said, keys, predicates)
+    return Rule(said, keys, dict(_predicate(one, place) for one in said.predicates))
+
+
+def _predicate(said: str | PredicateRule, place: str) -> tuple[str, float | None]:
+    """The URI of a required type, and how old it may be in seconds."""
+    asked = PredicateRule(said) if isinstance(said, str) else said
+    try:
+        return predicate_type(asked.type), asked.max_age.seconds if asked.max_age else None
+    except UsageError as error:
+        raise ConfigError(f"{place}.predicates: {error.message}", hint=error.hint) from error
 
 
 def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
