@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.registry_accounts import project, user
+from shipline.cli.registry_robots import audit, robot, token
+
 if TYPE_CHECKING:
     from shipline.server.access import AccessSection
 
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
 @click.group("registry")
 def group() -> None:
     """Run a registry node."""
+
+
+for _command in (user, project, robot, token, audit):
+    group.add_command(_command)
 
 
 @group.command("serve")

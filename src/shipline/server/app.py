@@ -48,7 +48,7 @@ def make_app(node: Node) -> WSGIApplication:
         try:
             response = _answer(node, table, request)
         except Exception as error:
-            response = _refusal(request, error)
+            response = _refusal(node, request, error)
         response.headers.append(_VERSION)
         seconds = perf_counter() - began
         node.metrics.answered(request, response, seconds)
@@ -62,13 +62,17 @@ def make_app(node: Node) -> WSGIApplication:
 def _answer(node: Node, table: tuple[Route, ...], request: Request) -> Response:
     """Nothing is done, and nothing about a repository is told, before the guard has admitted."""
     found = find(table, request)
-    request.identity = node.guard.admit(request, found.need, found.arguments.get("name", ""))
+    request.repository = found.arguments.get("name", "")
+    request.identity = node.guard.admit(request, found.need, request.repository)
     return found.handler(request, **found.arguments)
 
 
-def _refusal(request: Request, error: Exception) -> Response:
+def _refusal(node: Node, request: Request, error: Exception) -> Response:
     """The answer to an exception, after the client had a chance to send what it was sending."""
     problem = problem_of(error)
+    if problem.status == 403:
+        what = f"{request.method} {request.path}: {problem.message}"
+        node.note(request, "refused", request.repository, message=what)
     with suppress(Exception):  # the client is gone, or its headers are what is wrong
         request.drain(_PATIENCE)
     headers = [("Content-Type", "application/json"), *problem.headers]

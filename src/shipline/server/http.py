@@ -31,7 +31,17 @@ WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 class Request:
     """One request. `body` yields what arrives; a connection that breaks looks like the end."""
 
-    __slots__ = ("_environ", "_id", "_input", "identity", "kind", "method", "path", "taken")
+    __slots__ = (
+        "_environ",
+        "_id",
+        "_input",
+        "identity",
+        "kind",
+        "method",
+        "path",
+        "repository",
+        "taken",
+    )
 
     def __init__(self, environ: Environ) -> None:
         self._environ = environ
@@ -41,6 +51,7 @@ class Request:
         self.taken = 0  # bytes of the body read so far
         self.identity: Identity = NOBODY  # until a guard has admitted it
         self.kind = "other"  # of its route, once there is one
+        self.repository = ""  # as the path says, unchecked
         self._id = ""
 
     def header(self, name: str) -> str | None:

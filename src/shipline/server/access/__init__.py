@@ -16,7 +16,6 @@ from shipline.server.access.certificates import Certificates
 from shipline.server.access.directory import Directory
 from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
-from shipline.server.access.keys import rotate
 from shipline.server.access.refresh import refresh_tokens
 from shipline.server.access.renewal import renewed, watch_certificates
 from shipline.server.access.section import AccessSection, TlsSection
@@ -46,6 +45,5 @@ __all__ = [
     "read_audit",
     "refresh_tokens",
     "renewed",
-    "rotate",
     "watch_certificates",
 ]

@@ -28,6 +28,7 @@ from shipline.server.access.accounts import (
     pack_account,
 )
 from shipline.server.access.directory import Changes, Directory, View
+from shipline.server.access.keys import rotate
 from shipline.server.access.refresh import revoke_refresh
 from shipline.server.access.secret import (
     check_password,
@@ -129,6 +130,12 @@ class Administration:
             number = revoke_refresh(self._directory, changes, name)
         self._tell(f"{number} refresh tokens of {name} revoked")
         return number
+
+    def rotate_key(self) -> str:
+        """Sign tokens with a new key from now on; returns its id."""
+        kid = rotate(self._directory)
+        self._tell(f"tokens are signed with a new key, {kid}")
+        return kid
 
     def add_project(self, name: str, *, public: bool = False, owner: str = "") -> Project:
         """`owner`, if it is a user, becomes administrator of the project."""
