@@ -1,0 +1,66 @@
+"""Conditions of the form: at most so many of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shipline.policy.gates.reports import Finding, Vulnerability
+from shipline.policy.gates.verdict import Check, Number, Outcome, Place
+from shipline.policy.gates.waiving import Sorted, T
+
+SHOWN = 200  # things that a check names; all are counted
+
+
+def at_most(
+    name: str, found: Sorted[T], limit: int, *, what: str, hint: str = "", note: str = ""
+) -> Check:
+    """The check that at most `limit` are kept; WAIVED where only waivers make it so."""
+    count = len(found.kept)
+    measured, reason = str(count), f"{count} {what}{note}"
+    outcome = Outcome.PASS
+    if count > limit:
+        outcome, reason = Outcome.FAIL, f"{reason}, {_most(limit)}"
+    elif count + len(found.waived) > limit:
+        outcome = Outcome.WAIVED
+    if found.waived:
+        reason += f"; {len(found.waived)} waived"
+    details = [str(one) for one in found.kept[:SHOWN]]
+    details += [f"waived: {item}: {why}" for item, why in found.waived[:SHOWN]]
+    places = tuple(map(_place, found.kept[:SHOWN])) if outcome is Outcome.FAIL else ()
+    hint = hint if outcome is Outcome.FAIL else ""
+    return Check(name, outcome, reason, measured, f"<= {limit}", hint, tuple(details), places)
+
+
+def bound(
+    name: str, value: Number, limit: Number, *, what: str, hint: str = "", least: bool = False
+) -> Check:
+    """The check that a number is not above `limit`, or with `least` not below it."""
+    good = value >= limit if least else value <= limit
+    word = "at least" if least else "at most"
+    reason = what if good else f"{what}, allowed are {word} {limit}"
+    outcome = Outcome.PASS if good else Outcome.FAIL
+    sign = ">=" if least else "<="
+    return Check(name, outcome, reason, str(value), f"{sign} {limit}", "" if good else hint)
+
+
+def skipped(name: str, reason: str) -> Check:
+    return Check(name, Outcome.SKIPPED, reason)
+
+
+def undecided(name: str, reason: str, hint: str = "") -> Check:
+    return Check(name, Outcome.INCOMPLETE, reason, hint=hint)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names of many, for a message."""
+    names = [*names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _most(limit: int) -> str:
+    return "allowed are none" if limit == 0 else f"allowed are {limit}"
+
+
+def _place(item: Finding | Vulnerability) -> Place:
+    line = item.line if isinstance(item, Finding) else 0
+    return Place(item.path, line, str(item) if isinstance(item, Vulnerability) else item.message)

@@ -1,0 +1,75 @@
+"""Report files, read: what is there, what cannot be read, what is missing."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shipline.policy.gates.reports import Report, ReportError, parse_report
+from shipline.policy.gates.section import split_format
+from shipline.policy.gates.verdict import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One report file: a `report`, or what is wrong with it. `missing` tells that there is none.
+
+    `made` is when it was written: by its own words, else by the time of the file.
+    """
+
+    path: str
+    report: Report | None = None
+    problem: str = ""
+    missing: bool = False
+    made: datetime | None = None
+    digest: str = ""
+
+    @property
+    def source(self) -> Source:
+        if self.report is None:
+            return Source(self.path, digest=self.digest)
+        report = self.report
+        return Source(self.path, report.format, self.digest, report.tool, self.made)
+
+
+def gather(names: Iterable[str], root: Path) -> tuple[Evidence, ...]:
+    """The reports behind `FORMAT:PATH` or PATH, globs expanded, relative to `root`."""
+    return tuple(one for name in names for one in _expand(name, root))
+
+
+def _expand(name: str, root: Path) -> Iterator[Evidence]:
+    format, pattern = split_format(name)
+    if not glob.has_magic(pattern) or (root / pattern).is_file():
+        yield read(root / pattern, pattern, format)
+        return
+    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+    files = [path for path in found if (root / path).is_file()]
+    if not files:
+        yield Evidence(pattern, problem=f"no file matches {pattern}", missing=True)
+    for path in files:
+        yield read(root / path, path, format)
+
+
+def read(file: Path, path: str, format: str = "") -> Evidence:
+    """The report in `file`; a file that is no report is told in `problem`, never raised."""
+    try:
+        if not file.is_file():
+            kind = "is no file" if file.exists() else "does not exist"
+            return Evidence(path, problem=f"{path} {kind}", missing=not file.exists())
+        with open(file, "rb") as stream:
+            modified = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            try:
+                report = parse_report(stream, format)
+            except ReportError as error:
+                problem = f"{path}: {error.message}"
+                return Evidence(path, problem=problem, made=modified, digest=f"sha256:{digest}")
+    except OSError as error:
+        return Evidence(path, problem=f"{path} cannot be read: {error.strerror}")
+    return Evidence(path, report, made=report.created or modified, digest=f"sha256:{digest}")

@@ -1,0 +1,143 @@
+"""Coverage: which lines of which files ran."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+LAST_LINE = 10_000_000  # no file has more; a larger number is an attack or an accident
+
+
+class LineSet:
+    """Line numbers, sorted, four bytes each: reports name millions of them."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: Iterable[int] = ()) -> None:
+        self._lines = array("I", sorted(set(lines)))
+
+    def __contains__(self, line: int) -> bool:
+        place = bisect_left(self._lines, line)
+        return place < len(self._lines) and self._lines[place] == line
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LineSet) and self._lines == other._lines
+
+    def __hash__(self) -> int:
+        return hash(self._lines.tobytes())
+
+    def __repr__(self) -> str:
+        return f"LineSet({list(self._lines)})"
+
+    def __or__(self, other: LineSet) -> LineSet:
+        return LineSet((*self, *other)) if len(self) and len(other) else (self if self else other)
+
+    def __sub__(self, other: LineSet) -> LineSet:
+        return LineSet(line for line in self if line not in other)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """`hit` of `total`."""
+
+    hit: int = 0
+    total: int = 0
+
+    @property
+    def percent(self) -> float | None:
+        """None where there is nothing to hit."""
+        return 100 * self.hit / self.total if self.total else None
+
+    def __add__(self, other: Ratio) -> Ratio:
+        return Ratio(self.hit + other.hit, self.total + other.total)
+
+    def __or__(self, other: Ratio) -> Ratio:
+        """The least that two looks at the same thing prove together."""
+        return Ratio(max(self.hit, other.hit), max(self.total, other.total))
+
+
+@dataclass(frozen=True, slots=True)
+class FileCoverage:
+    """One file: lines that ran, lines that could have. `counted` is the tool's own measure where
+    that is not lines (Go counts statements, a summary names no lines).
+    """
+
+    covered: LineSet = field(default_factory=LineSet)
+    missed: LineSet = field(default_factory=LineSet)
+    branches: Ratio = field(default_factory=Ratio)
+    counted: Ratio | None = None
+
+    @property
+    def ratio(self) -> Ratio:
+        if self.counted is not None:
+            return self.counted
+        return Ratio(len(self.covered), len(self.covered) + len(self.missed))
+
+    def __or__(self, other: FileCoverage) -> FileCoverage:
+        """A line ran if it ran in either run."""
+        covered = self.covered | other.covered
+        counted = None
+        if self.counted is not None or other.counted is not None:
+            counted = self.ratio | other.ratio
+        missed = (self.missed | other.missed) - covered
+        return FileCoverage(covered, missed, self.branches | other.branches, counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Files by the path that the report gives them; `roots` are directories they may be under."""
+
+    files: Mapping[str, FileCoverage]
+    roots: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> Ratio:
+        return sum((one.ratio for one in self.files.values()), Ratio())
+
+    @property
+    def branches(self) -> Ratio:
+        return sum((one.branches for one in self.files.values()), Ratio())
+
+    def __or__(self, other: Coverage) -> Coverage:
+        files = dict(self.files)
+        for path, one in other.files.items():
+            files[path] = files[path] | one if path in files else one
+        return Coverage(files, tuple(dict.fromkeys((*self.roots, *other.roots))))
+
+
+class Collector:
+    """Files of a report in the making: the parts of one file may come apart."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, FileCoverage] = {}
+
+    def add(self, path: str, hits: Mapping[int, int], branches: Ratio | None = None) -> None:
+        """Add a part of a file: executions by line number."""
+        covered = LineSet(line for line, count in hits.items() if count)
+        missed = LineSet(line for line, count in hits.items() if not count)
+        self.put(path, FileCoverage(covered, missed, branches or Ratio()))
+
+    def put(self, path: str, part: FileCoverage) -> None:
+        known = self._files.get(path)
+        self._files[path] = part if known is None else _beside(known, part)
+
+    def coverage(self, roots: Iterable[str] = ()) -> Coverage:
+        return Coverage(self._files, tuple(roots))
+
+
+def _beside(known: FileCoverage, part: FileCoverage) -> FileCoverage:
+    """Two parts of one file in one report: their branches are different ones."""
+    covered = known.covered | part.covered
+    counted = None
+    if known.counted is not None and part.counted is not None:
+        counted = known.counted + part.counted
+    missed = (known.missed | part.missed) - covered
+    return FileCoverage(covered, missed, known.branches + part.branches, counted)

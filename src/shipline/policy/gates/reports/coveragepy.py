@@ -1,0 +1,37 @@
+"""The JSON report of coverage.py (`coverage json`)."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from shipline.policy.gates.reports.coverage import Collector, Ratio
+from shipline.policy.gates.reports.fields import Fields
+from shipline.policy.gates.reports.json_stream import JsonReader
+from shipline.policy.gates.reports.report import Report, Tool, local_moment
+
+
+def parse(source: BinaryIO) -> Report:
+    collector = Collector()
+    meta = Fields({}, "meta")
+    reader = JsonReader(source)
+    for key in reader.members():
+        if key == "meta":
+            meta = Fields(reader.value(), "meta")
+        elif key == "files":
+            for path in reader.members():
+                _file(path, Fields(reader.value(), path), collector)
+    reader.finish()
+    return Report(
+        "coverage.py",
+        collector.coverage(),
+        created=local_moment(meta.text("timestamp")),
+        tool=Tool("coverage.py", meta.text("version")),
+    )
+
+
+def _file(path: str, value: Fields, collector: Collector) -> None:
+    hits = dict.fromkeys(value.lines("missing_lines"), 0)
+    hits |= dict.fromkeys(value.lines("executed_lines"), 1)
+    summary = value.child("summary")
+    branches = Ratio(summary.count("covered_branches"), summary.count("num_branches"))
+    collector.add(path, hits, branches)

@@ -1,0 +1,90 @@
+"""JUnit XML, as pytest, Maven Surefire, Gradle, Jest, go-junit-report, GoogleTest write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import BinaryIO
+
+from shipline.policy.gates.reports.fields import decimal, whole
+from shipline.policy.gates.reports.report import Report, Tool, zoned_moment
+from shipline.policy.gates.reports.tests import NAMED, TestResults
+from shipline.policy.gates.reports.xml_stream import End, Start, read_xml
+
+_FLAKY = {"flakyFailure", "flakyError"}
+_SUITES = ("testsuites", "testsuite")
+
+
+@dataclass(slots=True)
+class _Count:
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+    flaky: int = 0
+    duration_s: float = 0.0
+    failed_names: list[str] = field(default_factory=list)
+    flaky_names: list[str] = field(default_factory=list)
+
+
+def parse(source: BinaryIO) -> Report:
+    """Suites may be nested. A suite that claims more failures than its cases show is believed:
+    some tools report what went wrong outside of a test only there.
+    """
+    count = _Count()
+    claimed_failures = claimed_errors = depth = 0
+    created: datetime | None = None
+    events = read_xml(source)
+    for event in events:
+        if event.name in _SUITES:
+            if isinstance(event, Start):
+                if event.name == "testsuite" and depth == 0:
+                    claimed_failures += whole(event.attributes.get("failures") or "0", "failures")
+                    claimed_errors += whole(event.attributes.get("errors") or "0", "errors")
+                created = created or zoned_moment(event.attributes.get("timestamp", ""))
+            depth += _deeper(event)
+        elif isinstance(event, Start) and event.name == "testcase":
+            _case(event, events, count)
+    results = TestResults(
+        count.passed,
+        max(count.failed, claimed_failures - count.errors),
+        max(count.errors, claimed_errors - count.failed),
+        count.skipped,
+        count.flaky,
+        count.duration_s,
+        tuple(count.failed_names),
+        tuple(count.flaky_names),
+    )
+    return Report("junit", results, created=created, tool=Tool("junit"))
+
+
+def _deeper(event: Start | End) -> int:
+    if event.name != "testsuite":
+        return 0
+    return 1 if isinstance(event, Start) else -1
+
+
+def _case(case: Start, events: Iterator[Start | End], count: _Count) -> None:
+    seen: set[str] = set()
+    for event in events:
+        if isinstance(event, End) and event.name == "testcase":
+            break
+        if isinstance(event, Start):
+            seen.add(event.name)
+    attributes = case.attributes
+    count.duration_s += decimal(attributes.get("time") or "0", "time")
+    name = ".".join(filter(None, (attributes.get("classname"), attributes.get("name"))))[:300]
+    if seen & {"failure", "error"}:
+        if "error" in seen and "failure" not in seen:
+            count.errors += 1
+        else:
+            count.failed += 1
+        count.failed_names += [name] if len(count.failed_names) < NAMED else []
+    elif "skipped" in seen or attributes.get("status") in ("notrun", "disabled", "skipped"):
+        count.skipped += 1
+    else:
+        count.passed += 1
+        if seen & _FLAKY:
+            count.flaky += 1
+            count.flaky_names += [name] if len(count.flaky_names) < NAMED else []

@@ -1,0 +1,156 @@
+"""All gates of a section, from report files to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from shipline.errors import UsageError
+from shipline.policy.gates.commands import judge_command
+from shipline.policy.gates.context import Context
+from shipline.policy.gates.counting import skipped
+from shipline.policy.gates.evidence import gather
+from shipline.policy.gates.image import judge_image
+from shipline.policy.gates.judge import judge
+from shipline.policy.gates.processes import run_program, shown_command
+from shipline.policy.gates.section import (
+    Gate,
+    GatesSection,
+    ImageGate,
+    ReportGate,
+    VulnerabilitiesGate,
+)
+from shipline.policy.gates.standing import advisory
+from shipline.policy.gates.verdict import Check, Outcome, Verdict, Verdicts
+from shipline.policy.gates.waivers import read_waivers
+from shipline.policy.gates.waiving import Waivers
+from shipline.tasks import TaskGroup
+
+_NO_REPORTS: Mapping[str, Sequence[str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where gates work: report paths are relative to `root`; programs inherit `environ`.
+
+    With `produce`, the commands that write reports are run first.
+    """
+
+    root: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+    produce: bool = True
+
+
+def run_gates(
+    section: GatesSection,
+    context: Context,
+    place: Workplace,
+    *,
+    names: Collection[str] = (),
+    early: bool = False,
+    reports: Mapping[str, Sequence[str]] = _NO_REPORTS,
+) -> Verdicts:
+    """The verdicts of all gates, or of those in `names`, or with `early` of those marked so.
+
+    `reports` replaces the report files of a gate, by its name. Gates run side by side. What is
+    wrong with a report is a verdict. Raises UsageError for a name that is no gate, ConfigError for
+    waiver files that cannot be read, Cancelled.
+    """
+    chosen = _chosen(section, names, early)
+    waivers = Waivers([*section.waivers, *read_waivers(section.waiver_files, place.root)], context)
+    with TaskGroup() as group:
+        tasks = [
+            group.start(_run, section, one, waivers, place, reports.get(one[0])) for one in chosen
+        ]
+    verdicts = tuple(task.result() for task in tasks)
+    return Verdicts(
+        verdicts,
+        context.now,
+        context.revision,
+        _image_name(context),
+        waivers.unused(one.gate for one in verdicts if one.outcome is not Outcome.SKIPPED),
+    )
+
+
+def _chosen(
+    section: GatesSection, names: Collection[str], early: bool
+) -> list[tuple[str, str, Gate]]:
+    gates = [*section.gates()]
+    known = [name for name, _, _ in gates]
+    for name in names:
+        if name not in known:
+            hint = f"gates are {', '.join(known)}" if known else "no gate is configured"
+            raise UsageError(f"there is no gate called {name!r}", hint=hint)
+    return [
+        (name, kind, rules)
+        for name, kind, rules in gates
+        if (not names or name in names) and (not early or rules.early)
+    ]
+
+
+def _run(
+    section: GatesSection,
+    gate: tuple[str, str, Gate],
+    waivers: Waivers,
+    place: Workplace,
+    reports: Sequence[str] | None,
+) -> Verdict:
+    name, kind, rules = gate
+    warn_only = advisory(rules, section.on_incomplete)
+    if rules.skip:
+        return Verdict(name, kind, (skipped("gate", rules.skip),))
+    if isinstance(rules, ReportGate):
+        if reports is not None:
+            rules = replace(rules, reports=tuple(reports), run=())
+        rules = replace(rules, max_age=rules.max_age or section.max_age)
+        return _from_reports(name, kind, rules, waivers, place, warn_only)
+    if isinstance(rules, ImageGate):
+        checks, measured = judge_image(rules, waivers.context, name)
+    else:
+        checks, measured = judge_command(
+            rules, name, waivers.context, root=place.root, environ=place.environ
+        )
+    verdict = Verdict(name, kind, tuple(checks), measurements=measured, advisory=warn_only)
+    return waivers.waive(verdict)
+
+
+def _from_reports(
+    name: str, kind: str, rules: ReportGate, waivers: Waivers, place: Workplace, warn_only: bool
+) -> Verdict:
+    trouble = _produce(rules, place) if rules.run and place.produce else None
+    vex = rules.vex if isinstance(rules, VulnerabilitiesGate) else ()
+    evidence = gather(rules.paths, place.root)
+    verdict = judge(
+        name,
+        kind,
+        rules,
+        evidence,
+        waivers,
+        vex=gather(vex, place.root),
+        advisory=warn_only,
+    )
+    return replace(verdict, checks=(trouble, *verdict.checks)) if trouble else verdict
+
+
+def _produce(rules: ReportGate, place: Workplace) -> Check | None:
+    """Write the reports anew. Old ones are taken away first: tools that crash write none, and a
+    status of theirs tells a crash from findings in every tool another way.
+    """
+    for one in gather(rules.paths, place.root):
+        if not one.missing:
+            (place.root / one.path).unlink(missing_ok=True)
+    ended = run_program(
+        rules.run, root=place.root, environ=place.environ, timeout_s=rules.timeout.seconds
+    )
+    if not ended.problem:
+        return None
+    reason = f"{shown_command(rules.run)}: {ended.problem}"
+    details = tuple(ended.errors.splitlines()[-10:])
+    return Check("run", Outcome.ERROR, reason, details=details)
+
+
+def _image_name(context: Context) -> str:
+    if context.image is None:
+        return ""
+    return "@".join(filter(None, (context.repository, context.image.digest)))

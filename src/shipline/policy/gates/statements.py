@@ -1,0 +1,146 @@
+"""Verdicts as predicates of in-toto statements, to attach to the digest that was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shipline.policy.gates.context import SUMMARY_TYPE
+from shipline.policy.gates.reports import Report, Vulnerabilities, Vulnerability
+from shipline.policy.gates.verdict import Check, Outcome, Source, Verdict, Verdicts
+
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+VULNERABILITIES = "https://in-toto.io/attestation/vulns/v0.1"
+_RESULTS = {"pass": "PASSED", "fail": "FAILED", "undecided": "FAILED"}
+_KEPT = 100_000  # keys of findings in a summary
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """What a statement says: `type` is the predicateType, `content` the predicate."""
+
+    type: str
+    content: Mapping[str, Any]
+
+
+def predicates(verdicts: Verdicts) -> tuple[Predicate, ...]:
+    """The summary of all gates, the baseline of later runs too, and in-toto's test result.
+
+    Source: in-toto attestation framework, predicate test-result v0.1.
+    """
+    return Predicate(SUMMARY_TYPE, summary(verdicts)), Predicate(TEST_RESULT, _result(verdicts))
+
+
+def summary(verdicts: Verdicts) -> dict[str, Any]:
+    """All that was judged, as JSON: what `shipline gate --json` prints."""
+    return {
+        "outcome": verdicts.outcome,
+        "exitCode": verdicts.exit_code,
+        "judgedAt": verdicts.at.isoformat(),
+        "revision": verdicts.revision,
+        "image": verdicts.image,
+        "warnings": list(verdicts.warnings),
+        "gates": [_gate(one) for one in verdicts],
+    }
+
+
+def _gate(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "gate": verdict.gate,
+        "kind": verdict.kind,
+        "outcome": verdict.outcome.value,
+        "blocks": verdict.blocks,
+        "reason": verdict.reason,
+        "checks": [_check(one) for one in verdict.checks],
+        "reports": [_source(one) for one in verdict.sources],
+        "warnings": list(verdict.warnings),
+        "measurements": {
+            "numbers": dict(verdict.measurements.numbers),
+            "keys": sorted(verdict.measurements.keys)[:_KEPT],
+        },
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    value = {
+        "name": check.name,
+        "outcome": check.outcome.value,
+        "reason": check.reason,
+        "measured": check.measured,
+        "limit": check.limit,
+        "hint": check.hint,
+        "details": list(check.details),
+    }
+    return {key: one for key, one in value.items() if one}
+
+
+def _source(source: Source) -> dict[str, Any]:
+    value = {
+        "path": source.path,
+        "format": source.format,
+        "digest": source.digest,
+        "tool": str(source.tool),
+        "database": source.tool.database.isoformat() if source.tool.database else "",
+        "created": source.created.isoformat() if source.created else "",
+    }
+    return {key: one for key, one in value.items() if one}
+
+
+def _result(verdicts: Verdicts) -> dict[str, Any]:
+    by_outcome = {
+        "passedTests": (Outcome.PASS,),
+        "warnedTests": (Outcome.WAIVED,),
+        "failedTests": (Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE),
+    }
+    result: dict[str, Any] = {
+        "result": _RESULTS[verdicts.outcome],
+        "configuration": [*_materials(verdicts)],
+    }
+    for key, outcomes in by_outcome.items():
+        result[key] = [one.gate for one in verdicts if one.outcome in outcomes]
+    doubtful = [one.gate for one in verdicts if one.outcome.undecided and one.advisory]
+    result["warnedTests"] += doubtful
+    result["failedTests"] = [name for name in result["failedTests"] if name not in doubtful]
+    if result["result"] == "PASSED" and result["warnedTests"]:
+        result["result"] = "WARNED"
+    return result
+
+
+def _materials(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
+    for verdict in verdicts:
+        for source in verdict.sources:
+            if source.digest:
+                algorithm, _, value = source.digest.partition(":")
+                yield {"name": source.path, "digest": {algorithm: value}}
+
+
+def vulnerability_predicates(reports: Sequence[Report], finished: str) -> tuple[Predicate, ...]:
+    """One predicate for each scan. `finished` is the time of a scan that does not tell its own.
+
+    Source: in-toto attestation framework, predicate vulns v0.1.
+    """
+    return tuple(
+        Predicate(VULNERABILITIES, _scan(report, report.content, finished))
+        for report in reports
+        if isinstance(report.content, Vulnerabilities)
+    )
+
+
+def _scan(report: Report, content: Vulnerabilities, finished: str) -> dict[str, Any]:
+    at = report.created.isoformat() if report.created else finished
+    database = {"lastUpdate": report.tool.database.isoformat()} if report.tool.database else {}
+    scanner: dict[str, Any] = {
+        "uri": f"pkg:generic/{report.tool.name.lower().replace(' ', '-')}",
+        "version": report.tool.version,
+        "db": database,
+        "result": [_vulnerability(one) for one in content.found],
+    }
+    return {"scanner": scanner, "metadata": {"scanStartedOn": at, "scanFinishedOn": at}}
+
+
+def _vulnerability(one: Vulnerability) -> dict[str, Any]:
+    scores = [{"method": "severity", "score": str(one.severity)}]
+    scores += [{"method": "cvss", "score": f"{one.score:g}"}] if one.score else []
+    package = one.purl or f"{one.package}@{one.version}"
+    return {"id": one.id, "severity": scores, "annotations": [{"package": package}]}
