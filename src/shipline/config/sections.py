@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from shipline.ship import Pipeline
 
 if TYPE_CHECKING:
+    from shipline.deliver.ci import CiSection
+    from shipline.policy.gates import GatesSection
     from shipline.policy.tags import TagsSection
     from shipline.policy.trust import TrustSection
 
@@ -31,11 +33,21 @@ class Config:
             "What images are called, and which version they are.",
         ),
     )
+    gates: GatesSection | None = field(
+        default=None,
+        metadata=_section(
+            "shipline.policy.gates:GatesSection", "What must hold before an image gets its tags."
+        ),
+    )
     trust: TrustSection | None = field(
         default=None,
         metadata=_section(
             "shipline.policy.trust:TrustSection", "Which images need which signatures."
         ),
+    )
+    ci: CiSection | None = field(
+        default=None,
+        metadata=_section("shipline.deliver.ci:CiSection", "How files of CI systems are written."),
     )
     file: Path | None = field(default=None, metadata={"key": None})
     """Where it was read from; None where there is no file."""

@@ -1,0 +1,96 @@
+"""`shipline init`: look at a project and write what it needs to be shipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from shipline.config import NAMES
+from shipline.deliver.init import PLATFORMS, configuration, dockerfile, dockerignore
+from shipline.deliver.project import Project, detect, guess_image
+from shipline.errors import UsageError
+from shipline.oci import Platform, Reference
+
+
+@click.command("init")
+@click.argument(
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    metavar="[DIRECTORY]",
+)
+@click.option("--image", metavar="NAME", help="Where the image goes; else guessed from git.")
+@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="A platform.")
+@click.option("--dockerfile", "docker", is_flag=True, help="Also a Dockerfile, where none is.")
+@click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
+def command(
+    directory: Path, image: str | None, platforms: tuple[str, ...], docker: bool, dry_run: bool
+) -> None:
+    """Write a first shipline.yaml for the project in DIRECTORY. No file is ever replaced."""
+    project = detect(directory)
+    wanted = _files(directory, project, image, _platforms(platforms), docker)
+    present = [name for name in wanted if (directory / name).exists()]
+    if any(name in NAMES for name in present) and not dry_run:
+        raise UsageError(
+            f"{directory / present[0]} is there already",
+            hint="`shipline init --dry-run` prints what a new one would hold",
+        )
+    for name, text in wanted.items():
+        if dry_run:
+            click.echo(f"# --- {name}\n{text}", nl=False)
+        elif name not in present:
+            _create(directory / name, text)
+    _tell(project)
+
+
+def _files(
+    directory: Path, project: Project, image: str | None, platforms: tuple[str, ...], docker: bool
+) -> dict[str, str]:
+    """The text of each file by name, shipline.yaml first."""
+    name = Reference.parse(image).name if image else guess_image(project) or ""
+    there = next((one for one in NAMES if (directory / one).exists()), NAMES[0])
+    files: dict[str, str] = {}
+    if docker and not project.dockerfiles:
+        text = dockerfile(project)
+        if text is None:
+            raise UsageError(
+                "--dockerfile: there is no package.json, pyproject.toml or go.mod to go by",
+                hint="write a Dockerfile; `shipline init` then takes it as it is",
+            )
+        files["Dockerfile"] = text
+        project = replace(project, dockerfiles=("Dockerfile",))
+    if docker and not project.has_dockerignore:
+        files[".dockerignore"] = dockerignore(project)
+    return {there: configuration(project, image=name, platforms=platforms or PLATFORMS), **files}
+
+
+def _platforms(texts: tuple[str, ...]) -> tuple[str, ...]:
+    words = [word.strip() for text in texts for word in text.split(",")]
+    return tuple(str(Platform.parse(word)) for word in words if word)
+
+
+def _create(path: Path, text: str) -> None:
+    try:
+        with path.open("x") as file:  # never over a file that came in the meantime
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    click.echo(f"wrote {path}", err=True)
+
+
+def _tell(project: Project) -> None:
+    language = project.language
+    kind = (
+        f"{language.toolchain.title} with {language.manager}" if language else "no known language"
+    )
+    click.echo(f"{project.name}: {kind}", err=True)
+    if language and any(check.reports for check in language.checks) and not project.ignores_reports:
+        click.echo(
+            "add `reports/` to .gitignore: a tree with other files is not the commit's", err=True
+        )
+    if project.ci:
+        click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
+    else:
+        click.echo("next: `shipline ship --plan`, then `shipline ci github`", err=True)

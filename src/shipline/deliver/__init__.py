@@ -1,0 +1,1 @@
+"""Handing over: to CI systems, to GitOps repositories, to clusters."""

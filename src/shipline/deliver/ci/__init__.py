@@ -1,0 +1,30 @@
+"""Generated CI: workflow files that call shipline, and the action that this repository is."""
+
+from shipline.deliver.ci.action import INPUTS, Invocation, invocation
+from shipline.deliver.ci.buildx import buildx
+from shipline.deliver.ci.github import github
+from shipline.deliver.ci.gitlab import gitlab
+from shipline.deliver.ci.header import Freshness, State, freshness, kind_of
+from shipline.deliver.ci.pins import Pin, Pins
+from shipline.deliver.ci.section import CiSection
+from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow
+
+__all__ = [
+    "INPUTS",
+    "CiSection",
+    "Freshness",
+    "Invocation",
+    "Login",
+    "Pin",
+    "Pins",
+    "Signing",
+    "State",
+    "Unread",
+    "Workflow",
+    "buildx",
+    "freshness",
+    "github",
+    "gitlab",
+    "invocation",
+    "kind_of",
+]

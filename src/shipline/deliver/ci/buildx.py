@@ -1,0 +1,97 @@
+"""The plain workflow with Docker's own actions: QEMU, Buildx, login, build, push."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+from shipline.deliver.ci.document import Comment, Inline, Noted, render
+from shipline.deliver.ci.github import checkout, secret
+from shipline.deliver.ci.header import headed
+from shipline.deliver.ci.pins import Pins
+from shipline.deliver.ci.workflow import Login, Workflow, with_variables
+
+Node = dict[Any, Any]
+
+
+def buildx(workflow: Workflow, pins: Pins) -> str:
+    """The text of a workflow that pushes each commit of the first branch, named after it."""
+    section = workflow.section
+    document = {
+        "name": "docker",
+        Comment(): None,
+        "on": {"push": {"branches": Inline(section.branches[:1] or ("main",))}},
+        Comment(): None,
+        "permissions": {},
+        Comment("\nOne push after the other: the newest commit is pushed last."): None,
+        "concurrency": {"group": "docker-${{ github.ref }}", "cancel-in-progress": False},
+        Comment(): None,
+        "jobs": {
+            "push": {
+                "name": "Build and push",
+                "runs-on": "ubuntu-24.04",
+                "timeout-minutes": section.timeout_minutes,
+                "environment": section.environment,
+                "permissions": _permissions(workflow),
+                "steps": _steps(workflow, pins),
+            }
+        },
+    }
+    return headed(render(document), "github --style buildx")
+
+
+def _permissions(workflow: Workflow) -> Node:
+    permissions = {"contents": Noted("read", "check out")}
+    if any(login.host == "ghcr.io" for login in workflow.logins):
+        permissions["packages"] = Noted("write", "push the image")
+    return permissions
+
+
+def _steps(workflow: Workflow, pins: Pins) -> list[Node]:
+    return [
+        checkout(pins),
+        {"name": "Set up QEMU", "uses": pins.uses("docker/setup-qemu-action")},
+        {"name": "Set up Buildx", "uses": pins.uses("docker/setup-buildx-action")},
+        *(_login(login, pins) for login in workflow.logins[:1]),
+        {
+            "name": "Build and push",
+            "uses": pins.uses("docker/build-push-action"),
+            "with": {
+                "context": workflow.context,
+                **_options(workflow.build),
+                "platforms": ",".join(workflow.platforms),
+                "push": True,
+                "tags": f"{workflow.image}:${{{{ github.sha }}}}",
+            },
+        },
+    ]
+
+
+def _login(login: Login, pins: Pins) -> Node:
+    ours = login.host == "ghcr.io"
+    return {
+        "name": f"Log in to {login.host}",
+        "uses": pins.uses("docker/login-action"),
+        "with": {
+            "registry": login.host,
+            "username": "${{ github.actor }}" if ours else secret(login.username),
+            "password": secret("GITHUB_TOKEN" if ours else login.password),
+        },
+    }
+
+
+def _options(flags: tuple[str, ...]) -> Node:
+    """The flags of the build that are inputs of the action."""
+    inputs = {"--file": "file", "--target": "target", "--build-arg": "build-args"}
+    found: dict[str, list[str]] = {}
+    for flag, value in pairwise(flags):
+        if flag in inputs:
+            found.setdefault(inputs[flag], []).append(_expression(value))
+    return {name: "\n".join(values) for name, values in found.items()}
+
+
+def _expression(text: str) -> str:
+    """`text` with its variables as expressions: GitHub's own, else those of the repository."""
+    text = re.sub("\ue000GITHUB_(\\w+)\ue001", lambda f: f"${{{{ github.{f[1].lower()} }}}}", text)
+    return with_variables(text, "${{ vars.NAME }}")

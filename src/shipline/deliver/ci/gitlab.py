@@ -1,0 +1,210 @@
+"""A pipeline of GitLab CI: tests, one native build per platform, one release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shipline.deliver.ci import scripts
+from shipline.deliver.ci.document import Comment, Inline, render
+from shipline.deliver.ci.header import headed
+from shipline.deliver.ci.workflow import Login, Workflow, packages, slug
+from shipline.deliver.project import Toolchain
+
+Node = dict[Any, Any]
+_IMAGE = "python:3.13-slim-trixie"
+_STATE = ".shipline-state"
+_MERGE_REQUEST = '$CI_PIPELINE_SOURCE == "merge_request_event"'
+_TAGS = {"amd64": "saas-linux-small-amd64", "arm64": "saas-linux-small-arm64"}
+_COBERTURA = ("coverage.xml", "cobertura.xml", "cobertura-coverage.xml")
+
+
+def gitlab(workflow: Workflow) -> str:
+    """The text of `.gitlab-ci.yml`."""
+    jobs = {
+        "test": _test(workflow) if workflow.tests else None,
+        "try": _try(workflow),
+        "build": _build(workflow),
+        "release": _release(workflow),
+    }
+    document: Node = {
+        "stages": Inline([*(("test",) if workflow.tests else ()), "build", "release"]),
+        Comment(
+            "\nBranches and tags, and merge requests without the branch's pipeline beside."
+        ): None,
+        "workflow": {"rules": _rules(workflow)},
+        Comment(): None,
+        "variables": {
+            "SHIPLINE": workflow.install,
+            "SHIPLINE_HOME": f"$CI_PROJECT_DIR/{_STATE}",
+            "GIT_DEPTH": "0",
+        },
+        Comment(): None,
+        "default": {
+            "image": _IMAGE,
+            "interruptible": True,
+            "timeout": f"{workflow.section.timeout_minutes} minutes",
+            "retry": {"max": 2, "when": ["runner_system_failure", "stuck_or_timeout_failure"]},
+        },
+    }
+    for name, job in jobs.items():
+        if job is not None:
+            document |= {Comment(): None, name: job}
+    return headed(render(document), "gitlab")
+
+
+def _rules(workflow: Workflow) -> list[Node]:
+    refs = [f"$CI_COMMIT_TAG =~ {_expression(one)}" for one in workflow.section.tags]
+    refs += [f"$CI_COMMIT_BRANCH =~ {_expression(one)}" for one in workflow.section.branches]
+    return [
+        {"if": _MERGE_REQUEST},
+        {"if": "$CI_COMMIT_BRANCH && $CI_OPEN_MERGE_REQUESTS", "when": "never"},
+        *({"if": ref} for ref in refs),
+    ]
+
+
+def _expression(glob: str) -> str:
+    """A pattern of GitHub, as the regular expression that GitLab asks for."""
+    text = "".join(
+        {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, _escaped(part)) for part in _parts(glob)
+    )
+    return f"/^{text}$/"
+
+
+def _parts(glob: str) -> list[str]:
+    parts, rest = [], glob
+    while rest:
+        size = 2 if rest.startswith("**") else 1
+        parts.append(rest[:size])
+        rest = rest[size:]
+    return parts
+
+
+def _escaped(character: str) -> str:
+    return character if character.isalnum() or character in "_-" else f"\\{character}"
+
+
+def _install(*wanted: str) -> list[str]:
+    names = " ".join(sorted({"git", "python3-venv", *wanted}))
+    place = "$CI_PROJECT_DIR/.shipline-venv"
+    return [
+        "apt-get update -qq",
+        f"apt-get install -y -qq --no-install-recommends {names} > /dev/null",
+        scripts.install(place),
+        f'export PATH="{place}/bin:$PATH"',
+        "printf '/%s\\n' .shipline-venv .shipline-state >> .git/info/exclude",
+    ]
+
+
+def _test(workflow: Workflow) -> Node:
+    job: Node = {"stage": "test"}
+    if workflow.toolchain is not None:
+        job["image"] = _toolchain_image(workflow.toolchain)
+    job |= {"before_script": _install(), "script": [*workflow.setup, scripts.test(workflow)]}
+    if workflow.reports:
+        job["artifacts"] = {
+            "when": "always",
+            "expire_in": "1 week",
+            "paths": list(workflow.reports),
+            **_shown(workflow.reports),
+        }
+    return job
+
+
+def _toolchain_image(found: Toolchain) -> str:
+    name = {"node": "node", "python": "python", "go": "golang"}[found.kind]
+    return f"{name}:{found.version}-bookworm"
+
+
+def _shown(reports: tuple[str, ...]) -> Node:
+    """Reports in forms that merge requests show."""
+    shown: Node = {}
+    if junit := [one for one in reports if "junit" in one.lower() and one.endswith(".xml")]:
+        shown["junit"] = junit
+    if found := [one for one in reports if one.rpartition("/")[2] in _COBERTURA]:
+        shown["coverage_report"] = {"coverage_format": "cobertura", "path": found[0]}
+    return {"reports": shown} if shown else {}
+
+
+def _matrix(workflow: Workflow, rule: str, commands: list[str]) -> Node:
+    """One job per platform, on a runner that is such a machine."""
+    wanted = {name for one in workflow.platforms for name in packages(one)}
+    return {
+        "stage": "build",
+        "needs": [],
+        "rules": [{"if": rule}],
+        "parallel": {
+            "matrix": [
+                {"PLATFORM": one, "NAME": slug(one), "RUNNER": _runner(workflow, one)}
+                for one in workflow.platforms
+            ]
+        },
+        "tags": ["$RUNNER"],
+        "cache": {"key": "shipline-$NAME", "paths": [f"{_STATE}/{one}" for one in _KEPT]},
+        "before_script": _install(*wanted),
+        "script": commands,
+    }
+
+
+_KEPT = ("content", "toc", "cache.db")
+
+
+def _runner(workflow: Workflow, platform: str) -> str:
+    machine = platform.split("/")[1]
+    return workflow.section.runners.get(platform, _TAGS.get(machine, _TAGS["amd64"]))
+
+
+def _try(workflow: Workflow) -> Node:
+    return _matrix(workflow, _MERGE_REQUEST, [scripts.attempt(workflow)])
+
+
+def _build(workflow: Workflow) -> Node:
+    job = _matrix(
+        workflow,
+        _release_rule(),
+        [*_logins(workflow.logins[:1]), scripts.build("built/$NAME.json")],
+    )
+    return job | {
+        "variables": _passphrase(workflow),
+        "environment": {"name": workflow.section.environment, "action": "prepare"},
+        "artifacts": {"paths": ["built/"], "expire_in": "1 week"},
+    }
+
+
+def _release_rule() -> str:
+    return '$CI_PIPELINE_SOURCE != "merge_request_event"'
+
+
+def _login_variables(login: Login) -> tuple[str, str]:
+    """The job's own credentials on the registry of GitLab."""
+    if login.host == "registry.gitlab.com":
+        return "CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD"
+    return login.username, login.password
+
+
+def _logins(logins: tuple[Login, ...]) -> list[str]:
+    return [scripts.login(one.host, *_login_variables(one)) for one in logins]
+
+
+def _passphrase(workflow: Workflow) -> Node:
+    """What the credentials are sealed with between the commands of a job."""
+    if not workflow.logins:
+        return {}
+    return {"SHIPLINE_PASSPHRASE": f"${_login_variables(workflow.logins[0])[1]}"}
+
+
+def _release(workflow: Workflow) -> Node:
+    needs = ["build", *(("test",) if workflow.tests else ())]
+    job: Node = {
+        "stage": "release",
+        "needs": [{"job": name, "artifacts": True} for name in needs],
+        "rules": [{"if": _release_rule()}],
+        "interruptible": False,
+        Comment("One release of a branch after the other."): None,
+        "resource_group": "release-$CI_COMMIT_REF_SLUG",
+        "environment": {"name": workflow.section.environment},
+        "variables": {"GIT_STRATEGY": "clone", **_passphrase(workflow)},
+    }
+    if workflow.section.oidc_audience:
+        job["id_tokens"] = {"SHIPLINE_ID_TOKEN": {"aud": workflow.section.oidc_audience}}
+    commands = [*_logins(workflow.logins), scripts.release(workflow, "built/*.json")]
+    return job | {"before_script": _install(), "script": commands}

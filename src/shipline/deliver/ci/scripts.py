@@ -1,0 +1,86 @@
+"""The commands of generated jobs, which are the same for every CI system: sh, no expressions."""
+
+from __future__ import annotations
+
+from shipline.deliver.ci.workflow import Workflow, pattern, quoted
+
+
+def install(place: str) -> str:
+    """Install what `$SHIPLINE` names into a virtual environment in `place`."""
+    return (
+        f'python3 -m venv "{place}"\n'
+        f'"{place}/bin/pip" install --quiet --disable-pip-version-check "$SHIPLINE"'
+    )
+
+
+def test(workflow: Workflow) -> str:
+    """Run the steps that need no image and no credentials."""
+    return f"shipline ship --only {','.join(workflow.tests)}"
+
+
+def attempt(workflow: Workflow) -> str:
+    """Build `$PLATFORM` and keep nothing: no credentials, no registry to write to."""
+    words = ["shipline build", '--platform "$PLATFORM"', *_pairs(workflow.build)]
+    return " \\\n  ".join([*words, "--output type=cacheonly", quoted(workflow.context)])
+
+
+def build(file: str) -> str:
+    """Build `$PLATFORM` and push it without a name; the digest is written to `file`."""
+    return f'''\
+mkdir -p "$(dirname "{file}")"
+shipline ship --only build --platform "$PLATFORM" --metadata-file "{file}"
+'''
+
+
+def release(workflow: Workflow, built: str) -> str:
+    """Merge what was built, judge, sign and publish; `built` is a pattern of metadata files.
+
+    What a job brings into the tree is excluded there, so that the tree is still that of the commit.
+    """
+    brought = [built.partition("/")[0] + "/", "reports.tar", *workflow.reports]
+    lines = []
+    if workflow.signing is not None and workflow.signing.file:
+        file, key = quoted(workflow.signing.file), workflow.signing.secret
+        brought.append(workflow.signing.file)
+        lines = [
+            f'if [ -n "${key}" ]; then',
+            f"  (umask 077 && printf '%s\\n' \"${key}\" > {file})",
+            f"  unset {key}",
+            "fi",
+        ]
+    names = " ".join(quoted(f"/{path}") for path in brought)
+    lines.insert(0, f"printf '%s\\n' {names} >> .git/info/exclude")
+    skip = f" --skip {','.join(workflow.tests)}" if workflow.tests else ""
+    lines += ["set --", f'for file in {built}; do set -- "$@" --built "$file"; done']
+    lines.append(f'shipline ship{skip} "$@"')
+    return "\n".join(lines)
+
+
+def pack(workflow: Workflow) -> str:
+    """Put the reports into one archive, with their places in the tree."""
+    names = " ".join(pattern(path) for path in workflow.reports)
+    return f"tar --create --file reports.tar --ignore-failed-read -- {names}"
+
+
+def unpack() -> str:
+    """Put reports back, and nothing else: no file that is there is replaced."""
+    return "tar --extract --file reports.tar --keep-old-files --exclude=.git"
+
+
+def login(host: str, username: str, password: str) -> str:
+    """Check the credentials in two variables, and keep them sealed."""
+    return (
+        f"printf '%s' \"${password}\" |\n"
+        f'  shipline login --username "${username}" --password-stdin {quoted(host)}'
+    )
+
+
+def _pairs(flags: tuple[str, ...]) -> list[str]:
+    """A flag with its value on one line each."""
+    lines: list[str] = []
+    for word in flags:
+        if word.startswith("--") or not lines or " " in lines[-1]:
+            lines.append(word if word.startswith("--") else quoted(word))
+        else:
+            lines[-1] += f" {quoted(word)}"
+    return lines

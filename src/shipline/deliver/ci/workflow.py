@@ -1,0 +1,119 @@
+"""What a CI file is made from: one image, its platforms, its checks, and where its secrets are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from shipline.deliver.ci.section import CiSection
+from shipline.deliver.project import Toolchain
+
+_VARIABLE = re.compile("\ue000(\\w+)\ue001")
+
+
+class Unread(Mapping[str, str]):
+    """An environment in which each variable stands for itself: to be read when the job runs."""
+
+    def __getitem__(self, name: str) -> str:
+        return f"\ue000{name}\ue001"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def with_variables(text: str, form: str) -> str:
+    """`text` with its unread variables in the form `form`, in which NAME is the name."""
+    return _VARIABLE.sub(lambda found: form.replace("NAME", found[1]), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A registry, and the names of the CI secrets that open it."""
+
+    host: str
+    username: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """The CI secret with the private key, and the file where the chain expects it; no file where
+    it reads the variable of the secret's name.
+    """
+
+    secret: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """`image` is a repository without tag. `tests` are steps that need no image, `reports` the
+    files they write, as shell patterns. `build` are flags of `shipline build`, in which variables
+    may be unread, `variables` the secrets that the build reads; `context` ends the command.
+    `logins` begin with that of the image.
+    """
+
+    image: str
+    version: str
+    platforms: tuple[str, ...] = ("linux/amd64",)
+    tests: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
+    context: str = "."
+    variables: tuple[str, ...] = ()
+    logins: tuple[Login, ...] = ()
+    signing: Signing | None = None
+    toolchain: Toolchain | None = None
+    section: CiSection = field(default_factory=CiSection)
+
+    @property
+    def install(self) -> str:
+        """What pip is asked for."""
+        return self.section.install or f"shipline=={self.version}"
+
+    @property
+    def setup(self) -> tuple[str, ...]:
+        """Commands before the tests."""
+        return self.section.setup or (self.toolchain.setup if self.toolchain else ())
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The reports in SARIF."""
+        return tuple(path for path in self.reports if path.endswith((".sarif", ".sarif.json")))
+
+
+def slug(platform: str) -> str:
+    """A platform as part of a file name."""
+    return platform.replace("/", "-")
+
+
+def native_runner(platform: str) -> str | None:
+    """The runner of GitHub that is such a machine; None where there is none."""
+    return {
+        "linux/amd64": "ubuntu-24.04",
+        "linux/386": "ubuntu-24.04",
+        "linux/arm64": "ubuntu-24.04-arm",
+        "linux/arm64/v8": "ubuntu-24.04-arm",
+    }.get(platform)
+
+
+def packages(platform: str) -> tuple[str, ...]:
+    """Debian packages that a build for `platform` needs on a runner."""
+    return ("crun", "uidmap", *(() if native_runner(platform) else ("qemu-user-static",)))
+
+
+def quoted(word: str) -> str:
+    """A word for a POSIX shell in which only unread variables are still replaced."""
+    if re.fullmatch(r"[\w@%+=:,./-]+", word):
+        return word
+    text = re.sub(r'[\\"`$]', lambda found: "\\" + found[0], word)
+    return f'"{with_variables(text, "${NAME}")}"'
+
+
+def pattern(path: str) -> str:
+    """A shell pattern for a script: expanded where that is safe, else the path as it stands."""
+    return path if re.fullmatch(r"[\w@%+=:,./*?-]+", path) else quoted(path)

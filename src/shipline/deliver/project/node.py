@@ -1,0 +1,142 @@
+"""Projects with a package.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
+
+DEFAULT = "24"  # the release line with long-term support
+
+_LOCKS = {
+    "pnpm-lock.yaml": "pnpm",
+    "yarn.lock": "yarn",
+    "bun.lock": "bun",
+    "bun.lockb": "bun",
+    "npm-shrinkwrap.json": "npm",
+    "package-lock.json": "npm",
+}
+_SETUP = {
+    "npm": ("npm ci",),
+    "pnpm": ("corepack enable", "pnpm install --frozen-lockfile"),
+    "yarn": ("corepack enable", "yarn install --immutable"),
+    "bun": ("npm install --global bun", "bun install --frozen-lockfile"),
+}
+_GATES = {"junit": "tests", "lcov": "coverage"}
+_BOTH = (("tests", "reports/junit.xml"), ("coverage", "reports/lcov.info"))
+_REPORTER = re.compile(r"--test-reporter=(\w+)\s+--test-reporter-destination=([\w./-]+)")
+_NODE_TEST = """\
+mkdir -p reports
+node --test --experimental-test-coverage \\
+  --test-reporter=spec --test-reporter-destination=stdout \\
+  --test-reporter=junit --test-reporter-destination=reports/junit.xml \\
+  --test-reporter=lcov --test-reporter-destination=reports/lcov.info"""
+
+
+def node(root: Path) -> Language | None:
+    """What package.json and the files around it tell; None without one that can be read."""
+    package = _package(root)
+    if package is None:
+        return None
+    manager = next((name for file, name in _LOCKS.items() if (root / file).is_file()), "")
+    setup = _SETUP.get(manager, ("npm install --no-audit --no-fund",))
+    file = next((name for name in (".nvmrc", ".node-version") if first_line(root / name)), "")
+    version = _major(first_line(root / file) if file else _engines(package))
+    return Language(
+        Toolchain("node", version, file, setup),
+        manager or "npm",
+        tuple(_checks(package, manager or "npm")),
+        _start(root, package),
+        _text(package.get("name")).rpartition("/")[2],
+    )
+
+
+def _package(root: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(read(root / "package.json"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _table(package: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = package.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _engines(package: Mapping[str, Any]) -> str:
+    return _text(_table(package, "engines").get("node"))
+
+
+def _major(text: str) -> str:
+    """The release line of an exact version; a range leaves the choice to us."""
+    found = re.fullmatch(r"[v^~]?(\d+)(\.[\dx*]+)*", text)
+    return found[1] if found else DEFAULT
+
+
+def _start(root: Path, package: Mapping[str, Any]) -> tuple[str, ...]:
+    script = _text(_table(package, "scripts").get("start"))
+    if found := re.fullmatch(r"node ([\w./-]+)", script):
+        return ("node", found[1])
+    main = _text(package.get("main"))
+    places = (main, "server.js", "index.js", "src/server.js", "src/index.js")
+    return ("node", next((one for one in places if one and (root / one).is_file()), "index.js"))
+
+
+def _checks(package: Mapping[str, Any], manager: str) -> list[Check]:
+    scripts = {name: _text(text) for name, text in _table(package, "scripts").items()}
+    checks = []
+    if name := next((one for one in ("lint:sarif", "lint:ci", "lint") if one in scripts), ""):
+        reports = tuple(("analysis", path) for path in _written(scripts[name], "sarif"))
+        checks.append(Check("lint", f"{manager} run {name}", reports))
+    if "typecheck" in scripts:
+        checks.append(Check("types", f"{manager} run typecheck"))
+    if name := next(
+        (one for one in ("test:ci", "test:coverage", "coverage", "test") if one in scripts), ""
+    ):
+        checks.append(_test(name, scripts[name], manager, package))
+    if manager == "npm":
+        note = "the status of npm does not tell a finding from a failure: the gate reads the report"
+        run = "mkdir -p reports\nnpm audit --omit=dev --json > reports/npm-audit.json || true"
+        checks.append(Check("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note))
+    return checks
+
+
+def _written(script: str, kind: str) -> list[str]:
+    """Files of the kind that a script names."""
+    return re.findall(rf"(?<=[=\s])[\w./-]+\.{kind}\b", script)
+
+
+def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> Check:
+    """The test command, changed so that it writes reports where its runner is known."""
+    if named := [
+        (_GATES[kind], path) for kind, path in _REPORTER.findall(script) if kind in _GATES
+    ]:
+        return Check("test", f"mkdir -p reports\n{manager} run {name}", tuple(named))
+    if re.fullmatch(r"node --test( [\w./*-]+)*", script):
+        return Check("test", _NODE_TEST, _BOTH)
+    runner = f"{manager} run {name} --" if manager == "npm" else f"{manager} run {name}"
+    needed = {**_table(package, "dependencies"), **_table(package, "devDependencies")}
+    if "vitest" in script and "vitest" in needed:
+        return _vitest(runner, any(one.startswith("@vitest/coverage-") for one in needed))
+    if "jest" in script and "jest" in needed:
+        words = f"{runner} --ci --coverage --coverageReporters=lcov --coverageDirectory=reports"
+        return Check("test", words, _BOTH[1:])
+    return Check("test", f"{manager} run {name}", note="name the reports it writes, for the gates")
+
+
+def _vitest(runner: str, coverage: bool) -> Check:
+    words = [runner, "--run --reporter=default --reporter=junit --outputFile=reports/junit.xml"]
+    if coverage:
+        words.append(
+            "--coverage.enabled --coverage.reporter=lcov --coverage.reportsDirectory=reports"
+        )
+    return Check("test", " \\\n  ".join(words), _BOTH if coverage else _BOTH[:1])

@@ -1,0 +1,80 @@
+"""What a look at a project tells: its language, how it installs, checks and tests itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["node", "python", "go"]
+_LIMIT = 4 << 20  # bytes of a file that is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A language on a machine that has none of it: `file` names the version, else `version` does.
+
+    `setup` are commands that install what the project's own commands need.
+    """
+
+    kind: Kind
+    version: str
+    file: str = ""
+    setup: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return {"node": "Node.js", "python": "Python", "go": "Go"}[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A command of the project and the reports it writes, by the gate that reads them."""
+
+    name: str
+    run: str
+    reports: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What the files of one language tell: `manager` installs, `start` runs the program."""
+
+    toolchain: Toolchain
+    manager: str
+    checks: tuple[Check, ...] = ()
+    start: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A directory of source. `dockerfiles` are relative, the one at the top first; `ci` are files
+    of CI systems; `parts` are the directories of a monorepo; `remote` is where git pushes, or
+    empty.
+    """
+
+    name: str
+    language: Language | None = None
+    dockerfiles: tuple[str, ...] = ()
+    has_dockerignore: bool = False
+    parts: tuple[str, ...] = ()
+    ci: tuple[str, ...] = ()
+    remote: str = ""
+    ignores_reports: bool = False
+
+
+def read(path: Path) -> str:
+    """The text of a file; empty where there is none, it is huge, or it is not text."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LIMIT + 1)
+        return raw.decode() if len(raw) <= _LIMIT else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not empty, as files like .nvmrc have it."""
+    return next((line.strip() for line in read(path).splitlines() if line.strip()), "")

