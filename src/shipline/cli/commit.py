@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,13 +17,18 @@ from shipline.errors import ConfigError, UsageError
 from shipline.git import Git
 from shipline.policy.tags import Event, TagsSection, event_from
 
+if TYPE_CHECKING:
+    from shipline.config import Config
+
 _PAYLOAD_LIMIT = 16 << 20  # bytes
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A repository, the policy for it, why it is looked at, and whether to fetch."""
+    """A repository, the policy for it, why it is looked at, and whether to fetch; `config` is None
+    where there is no file.
+    """
 
     git: Git
     section: TagsSection
@@ -31,6 +36,7 @@ class Asked:
     fetch: bool
     now: int
     image: str = ""
+    config: Config | None = None
 
 
 def commit_options(command: F) -> F:
@@ -98,13 +104,14 @@ def _asked(directory: Path, path: Path | None, told: Event | None, fetch: bool |
     environ = os.environ
     found = event_from(environ, _payload(environ))
     event = found if told is None else _with(told, found)
-    section, image = TagsSection(), ""
+    section, image, config = TagsSection(), "", None
     if path is not None or find(directory.absolute()) is not None:
         config = load(path, directory.absolute(), environ)
         section = config.tags or section
         image = str(config.pipeline.image or "")
     fetch = found.ci if fetch is None else fetch
-    return Asked(Git(directory, environ), section, event, fetch, _now(environ), image)
+    git = Git(directory, environ)
+    return Asked(git, section, event, fetch, _now(environ), image, config)
 
 
 def _with(told: Event, found: Event) -> Event:

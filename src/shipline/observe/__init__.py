@@ -1,8 +1,9 @@
 """Readers of the event stream: what a person or a program sees while work runs."""
 
 from shipline.observe.board import Activity, Board, Vertex
-from shipline.observe.box import failure_box
+from shipline.observe.box import boxed, failure_box
 from shipline.observe.choose import can_encode, open_sinks
+from shipline.observe.groups import GroupsSink
 from shipline.observe.jsonlines import JsonSink
 from shipline.observe.lines import LinesSink
 from shipline.observe.tty import TtySink
@@ -10,10 +11,12 @@ from shipline.observe.tty import TtySink
 __all__ = [
     "Activity",
     "Board",
+    "GroupsSink",
     "JsonSink",
     "LinesSink",
     "TtySink",
     "Vertex",
+    "boxed",
     "can_encode",
     "failure_box",
     "open_sinks",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shipline.errors import DockerfileError, ShiplineError, Span, StepFailed
 from shipline.observe.text import cells, clean, wrap
 
@@ -9,6 +11,16 @@ _LOG_LINES = 20
 _UNICODE = ("╭", "╮", "╰", "╯", "─", "│")
 _ASCII = ("+", "+", "+", "+", "-", "|")
 _NARROWEST = 40
+
+
+def boxed(title: str, sections: Iterable[Iterable[str]], *, unicode: bool, width: int = 100) -> str:
+    """Paragraphs in a box at most `width` columns wide, their lines wrapped."""
+    inner = max(width, _NARROWEST) - 4
+    body: list[str] = []
+    for lines in sections:
+        rows = [piece for line in lines for piece in wrap(clean(line), inner)]
+        body += _section(rows) if body else rows
+    return _boxed(title, body, unicode)
 
 
 def failure_box(error: ShiplineError, *, unicode: bool, width: int = 100) -> str:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.oci import Platform, Reference
-from shipline.ship.duration import Duration
+from shipline.units import Duration
 
-RESERVED = ("build", "gates", "sign", "publish", "copy")
+RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 """The steps that every chain has, in their order."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -136,19 +136,16 @@ class Build:
         default=(),
         metadata={"doc": "Steps that must have passed before the build starts; others run beside."},
     )
-    timeout: Duration = field(
-        default=Duration.parse("2h"), metadata={"doc": "How long the build may take."}
-    )
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
     """Who signs what passed, and what is stated about it."""
 
-    key: str = field(metadata={"doc": "A private key file, as `shipline key generate` writes it."})
-    password_variable: str = field(
-        default="COSIGN_PASSWORD",
-        metadata={"doc": "The variable that holds the password of the key."},
+    key: str = field(
+        metadata={
+            "doc": "A private key file of `shipline key generate` or cosign, or env://VARIABLE."
+        }
     )
     annotations: Mapping[str, str] = field(
         default_factory=dict, metadata={"doc": "Facts to sign with it.", "interpolate": True}

@@ -160,7 +160,9 @@ class FindingsGate(ReportGate):
 class SecretsGate(FindingsGate):
     """Secrets in the source: a finding of any level counts."""
 
-    level: Literal["error", "warning", "note", "none"] = "none"
+    level: Literal["error", "warning", "note", "none"] = field(
+        default="none", metadata=_doc("The lowest SARIF level that counts.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

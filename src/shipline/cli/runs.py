@@ -1,0 +1,101 @@
+"""`shipline runs`: what `shipline ship` did, from its records."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.errors import NotFound
+
+if TYPE_CHECKING:
+    from shipline.ship import Run, Runs
+
+
+@click.group("runs", invoke_without_command=True)
+@click.pass_context
+def group(context: click.Context) -> None:
+    """Look at what `shipline ship` did. RUN is an identifier, its beginning or end, or `latest`."""
+    if context.invoked_subcommand is None:
+        context.invoke(listing)
+
+
+@group.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("-n", "--last", "count", type=int, default=20, show_default=True, help="How many.")
+def listing(as_json: bool = False, count: int = 20) -> None:
+    """List runs, the newest first."""
+    runs = _runs()
+    found = [runs.read(run) for run in runs.ids()[:count]]
+    if as_json:
+        click.echo(json.dumps([run.to_json() for run in found], indent=2))
+        return
+    for run in found:
+        click.echo(_line(run))
+
+
+@group.command("show")
+@click.argument("run", default="latest")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(run: str, as_json: bool) -> None:
+    """Show one run with its steps."""
+    from shipline.ship import run_text
+
+    runs = _runs()
+    found = runs.read(runs.resolve(run))
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else run_text(found))
+
+
+@group.command("logs")
+@click.argument("run", default="latest")
+@click.argument("steps", nargs=-1, metavar="[STEP]...")
+def logs(run: str, steps: Sequence[str]) -> None:
+    """Print what steps wrote, one after the other."""
+    runs = _runs()
+    found = runs.read(runs.resolve(run))
+    names = [one.name for one in found.steps]
+    for step in steps:
+        if step not in names:
+            raise NotFound(f"{found.id} has no step {step!r}", hint=f"it has {', '.join(names)}")
+    sys.stdout.flush()
+    for step in steps or names:
+        path = runs.log(found.id, step)
+        if path.is_file():
+            click.echo(f"==> {step}", err=True)
+            with path.open("rb") as file:
+                while data := file.read(1 << 16):
+                    sys.stdout.buffer.write(data)
+
+
+@group.command("rm")
+@click.argument("runs", nargs=-1, metavar="RUN...")
+@click.option("--all", "everything", is_flag=True, help="All that are not running.")
+def remove(runs: Sequence[str], everything: bool) -> None:
+    """Forget runs."""
+    kept = _runs()
+    chosen = kept.ids() if everything else [kept.resolve(one) for one in runs]
+    for run in chosen:
+        if everything and kept.alive(run):
+            continue
+        kept.remove(run)
+        click.echo(run)
+
+
+def _runs() -> Runs:
+    from shipline.api import state_directory
+    from shipline.ship import Runs
+
+    return Runs(state_directory())
+
+
+def _line(run: Run) -> str:
+    began = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
+    took = f"{run.finished - run.started:.0f}s" if run.finished else ""
+    what = " ".join(run.tags) or run.digest or run.error.partition("\n")[0]
+    return (
+        f"{run.id}  {run.state.value:<11}  {began}  {took:>6}  {run.commit[:12]}  {what}".rstrip()
+    )

@@ -1,0 +1,291 @@
+"""`shipline ship`: the whole declared chain, from this commit to an image with names."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.cli.build_options import MODES
+from shipline.cli.commit import Asked, commit_options
+from shipline.cli.failures import INTERRUPTED, Settings
+from shipline.cli.interrupts import run_cancellable
+from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
+from shipline.events import Stream
+
+if TYPE_CHECKING:
+    from shipline.events import Sink
+    from shipline.registry import Client
+    from shipline.ship import Prepared, Project, Run, Wanted, World
+
+_WIDEST = 100  # columns of the box
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says besides which commit."""
+
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    resume: str | None
+    built: tuple[Path, ...]
+    platforms: tuple[str, ...]
+    allow_dirty: bool
+    keep_going: bool
+    mode: str
+    summary: Path | None
+    metadata_file: Path | None
+
+
+@click.command("ship")
+@commit_options
+@click.option("--plan", "show", is_flag=True, help="Show every step, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="The plan, or the record, as JSON.")
+@click.option("--only", multiple=True, metavar="STEP,..", help="Run these steps and no others.")
+@click.option("--skip", multiple=True, metavar="STEP,..", help="Leave these steps out.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="latest",
+    metavar="[RUN]",
+    help="Go on with a broken run, the latest of this project if none is named.",
+)
+@click.option(
+    "--built",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Metadata of an image built elsewhere; all are merged, in place of the build.",
+)
+@click.option(
+    "--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Build only for these."
+)
+@click.option(
+    "--metadata-file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write facts about the image here, for --built.",
+)
+@click.option("--allow-dirty", is_flag=True, help="Ship uncommitted changes, without a version.")
+@click.option("-k", "--keep-going", is_flag=True, help="Go on with what a failure does not touch.")
+@click.option(
+    "--summary", type=click.Path(path_type=Path), metavar="PATH", help="Append a summary here."
+)
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(MODES),
+    default="auto",
+    envvar="BUILDKIT_PROGRESS",
+    help="How progress is shown.",
+)
+@click.pass_obj
+def command(settings: Settings, /, asked: Asked, show: bool, as_json: bool, **given: object) -> int:
+    """Lint, test, build, scan, judge, sign, name and copy: what shipline.yaml declares."""
+    from shipline.ship import plan_text, prepare
+
+    options = _options(given)
+    with _opened(asked, options) as (project, world):
+        wanted = _wanted(project, options)
+        prepared = prepare(
+            project,
+            world,
+            wanted,
+            allow_dirty=options.allow_dirty,
+            asking=show,
+            fetch=asked.fetch or not show,
+            ignore=[*options.built, *filter(None, [options.metadata_file])],
+        )
+        if show:
+            plan = prepared.plan
+            click.echo(json.dumps(plan.to_json(), indent=2) if as_json else plan_text(plan))
+            return 0
+        return _ship(prepared, world, options, settings, as_json=as_json)
+
+
+def _options(given: dict[str, object]) -> Options:
+    def words(name: str) -> tuple[str, ...]:
+        texts: Sequence[str] = given[name]  # type: ignore[assignment]
+        return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+    kept = {name: value for name, value in given.items() if name not in _WORDS}
+    return Options(**{name: words(name) for name in _WORDS}, **kept)  # type: ignore[arg-type]
+
+
+_WORDS = ("only", "skip", "platforms")
+
+
+@contextmanager
+def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
+    """The project of the file, and the registries."""
+    from shipline.api import open_client
+
+    with open_client() as client:
+        yield _project(asked, options), _world(asked, client)
+
+
+def _project(asked: Asked, options: Options) -> Project:
+    from shipline.build import flags
+    from shipline.policy.tags import TagsSection
+    from shipline.ship import Project
+
+    config = asked.config
+    if config is None or config.file is None:
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
+    pipeline = config.pipeline
+    if options.platforms:
+        platforms = flags.parse_platforms(options.platforms)
+        pipeline = replace(pipeline, build=replace(pipeline.build, platforms=platforms))
+    tags = config.tags or TagsSection()
+    return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
+
+
+def _world(asked: Asked, client: Client) -> World:
+    from shipline.api import state_directory
+    from shipline.cli.shipbuild import build
+    from shipline.cli.signing import private_keys
+    from shipline.ship import World
+
+    return World(
+        home=state_directory(),
+        environ=os.environ,
+        event=asked.event,
+        repositories=client.repository,
+        build=build,
+        signers=lambda place: private_keys([place], None),
+    )
+
+
+def _wanted(project: Project, options: Options) -> Wanted:
+    from shipline.ship import Wanted, read_built
+
+    image = project.pipeline.image
+    if options.built and image is None:
+        raise UsageError("--built: shipline.yaml names no image")
+    built = read_built(options.built, image) if image is not None else ()
+    return Wanted(frozenset(options.only), frozenset(options.skip), built)
+
+
+def _ship(
+    prepared: Prepared, world: World, options: Options, settings: Settings, *, as_json: bool
+) -> int:
+    from shipline.ship import Runs, ship
+
+    resume = _resume(prepared, world, options)
+    begun: list[str] = []
+    stream = Stream(*_sinks(options.mode))
+    failure: ShiplineError | None = None
+    try:
+        with stream, stream.step("ship") as step:
+            run_cancellable(
+                lambda: ship(
+                    prepared,
+                    world,
+                    step,
+                    resume=resume,
+                    keep_going=options.keep_going,
+                    begun=begun.append,
+                ),
+                lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+            )
+    except ShiplineError as error:
+        if settings.debug or not begun:
+            raise
+        failure = error
+    finally:
+        for trouble in stream.failures:
+            click.echo(f"warning: the progress display failed: {trouble!r}", err=True)
+    run = Runs(world.home).read(begun[0])
+    _write_files(run, options)
+    if failure is not None:
+        return _tell(failure, run, prepared)
+    _show(run, as_json=as_json)
+    return 0
+
+
+def _resume(prepared: Prepared, world: World, options: Options) -> str | None:
+    from shipline.ship import Runs, find_run
+
+    if options.resume is None:
+        return None
+    text = "" if options.resume == "latest" else options.resume
+    return find_run(Runs(world.home), text, prepared.project.root)
+
+
+def _sinks(mode: str) -> Sequence[Sink]:
+    from shipline.observe import GroupsSink, open_sinks
+
+    if mode == "auto" and os.environ.get("GITHUB_ACTIONS") == "true":
+        return (GroupsSink(sys.stderr),)
+    return open_sinks(
+        mode,
+        sys.stderr,
+        color=not os.environ.get("NO_COLOR"),
+        dumb=os.environ.get("TERM", "dumb") == "dumb",
+    )
+
+
+def _tell(failure: ShiplineError, run: Run, prepared: Prepared) -> int:
+    """The one box that a failed run ends with."""
+    import shutil
+
+    from shipline.observe import boxed, can_encode
+    from shipline.ship import failure_sections
+
+    if isinstance(failure, Cancelled):
+        click.echo(f"interrupted; go on with: shipline ship --resume {run.id}", err=True)
+        return INTERRUPTED
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    sections = failure_sections(failure, run, prepared.project.pipeline)
+    title = f"shipping {prepared.source.short} failed"
+    click.echo(boxed(title, sections, unicode=can_encode(sys.stderr), width=width), err=True)
+    return failure.exit_code
+
+
+def _show(run: Run, *, as_json: bool) -> None:
+    """What came out, on standard output: the names, else the digest."""
+    if as_json:
+        click.echo(json.dumps(run.to_json(), indent=2))
+        return
+    for name in run.tags:
+        click.echo(f"{name}@{run.digest}")
+    if not run.tags and run.digest:
+        click.echo(f"{run.image}@{run.digest}")
+
+
+def _write_files(run: Run, options: Options) -> None:
+    """What other programs want: facts, a summary, outputs of the CI job."""
+    from shipline.cli.results import write_whole
+    from shipline.ship import outputs, summary
+
+    if options.metadata_file is not None and run.digest:
+        build = run.step("build")
+        assert build is not None
+        facts = {
+            "containerimage.descriptor": build.results["descriptor"],
+            "containerimage.digest": run.digest,
+            "image.name": run.image,
+        }
+        write_whole(options.metadata_file, json.dumps(facts, indent=2) + "\n")
+    environ = os.environ
+    actions = environ.get("GITHUB_ACTIONS") == "true"
+    for place in (options.summary, environ.get("GITHUB_STEP_SUMMARY") if actions else None):
+        if place:
+            _append(place, summary(run))
+    if actions and (place := environ.get("GITHUB_OUTPUT")):
+        _append(place, "".join(f"{key}={value}\n" for key, value in outputs(run).items()))
+
+
+def _append(place: str | Path, text: str) -> None:
+    try:
+        with open(place, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        click.echo(f"warning: cannot write {place}: {error.strerror}", err=True)

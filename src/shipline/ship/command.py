@@ -1,0 +1,195 @@
+"""Running one command of the project: what it sees, how long it may take, what it said.
+
+A command has its own session; it ends, with all that it started, when its time is over, when the
+run is interrupted, and when this program dies in any way.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from shipline.errors import UsageError
+from shipline.tasks import check
+
+LAST_LINES = 30
+_CHUNK = 1 << 16  # bytes
+_GRACE_S = 5.0  # between asking a command to end and ending it
+_POLL_S = 0.2
+_USUAL = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR"),
+    *("TERM", "NO_COLOR", "FORCE_COLOR", "CI", "GITHUB_ACTIONS", "GITLAB_CI", "XDG_*_HOME"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    *("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "SOURCE_DATE_EPOCH"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended; `log` are its last lines, `timed_out` that its time was over."""
+
+    status: int
+    log: tuple[str, ...]
+    timed_out: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0 and not self.timed_out
+
+
+def environment(
+    environ: Mapping[str, str], names: Sequence[str], more: Mapping[str, str]
+) -> dict[str, str]:
+    """What a command sees: the usual variables, those that `names` (patterns) hand on, `more`."""
+    allowed = (*_USUAL, *names)
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in allowed)
+    }
+    return {**kept, **more}
+
+
+def argv_of(run: str | Sequence[str]) -> tuple[str, ...]:
+    """A script is one for `sh -e`; a program is itself."""
+    return ("sh", "-ec", run) if isinstance(run, str) else tuple(run)
+
+
+def run_command(
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    write: Callable[[bytes], object],
+) -> Ended:
+    """Run a command to its end; `write` gets its output, standard error included, in order.
+
+    Raises UsageError where it cannot be started, Cancelled when interrupted.
+    """
+    tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
+    with _started(argv, directory, environ) as process:
+        timed_out = _follow(
+            process, time.monotonic() + timeout_s, lambda data: _take(data, tail, write)
+        )
+        if timed_out:
+            _end(process)
+        status = process.wait()
+    log = tuple(line.decode(errors="replace") for line in tail if line)[-LAST_LINES:]
+    return Ended(status if status >= 0 else 128 - status, log, timed_out)
+
+
+def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> None:
+    """Hand output on, and keep its last lines; the last one may still grow."""
+    write(data)
+    first, *others = data.split(b"\n")
+    grown = (tail.pop() if tail else b"") + first
+    tail.append(grown[-_CHUNK:])
+    tail.extend(others)
+
+
+@contextmanager
+def _started(
+    argv: Sequence[str], directory: Path, environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    if not directory.is_dir():
+        raise UsageError(f"the working directory {directory} is not there")
+    if shutil.which(argv[0], path=environ.get("PATH")) is None:
+        raise UsageError(
+            f"the program {argv[0]} is not there", hint="install it, or correct the step"
+        )
+    process = subprocess.Popen(
+        argv,
+        cwd=directory,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        with _watched(process):
+            yield process
+    finally:
+        _end(process)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """A second process that ends the command's group once this program is gone: only the kernel
+    tells of a kill -9, by closing our end of a pipe.
+    """
+    script = f"read -r _ || kill -KILL -{process.pid}"
+    watcher = subprocess.Popen(
+        ["sh", "-c", script],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def _follow(
+    process: subprocess.Popen[bytes], deadline: float, take: Callable[[bytes], object]
+) -> bool:
+    """Read output until the command ends; True where its time is over before that.
+
+    What a daemon holds open after the command ended is not waited for.
+    """
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while True:
+            check()
+            ended = process.poll() is not None
+            if selector.select(0 if ended else _POLL_S):
+                data = os.read(fd, _CHUNK)
+                if not data:
+                    return _waited(process, deadline)
+                take(data)
+            elif ended:
+                return False
+            if time.monotonic() > deadline:
+                return True
+
+
+def _waited(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        process.wait(max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the command and its group, kindly first."""
+    if process.poll() is None:
+        _signal(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,155 @@
+"""The names an image gets: what the policy decided, compared with what registries have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from shipline.content import MemoryStore, fetch_all
+from shipline.errors import NotFound
+from shipline.git import Git, GitError, is_ancestor
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Reference,
+)
+from shipline.policy.tags import (
+    REVISION,
+    Decision,
+    GitTag,
+    Placement,
+    Tag,
+    place,
+    require_free,
+    snapshot,
+)
+from shipline.ship.plan import Naming
+from shipline.ship.source import Source
+from shipline.supply import Attachable
+
+_SHORT = 12  # digits of a commit or tree in a tag
+
+
+class Remote(Attachable, Protocol):
+    """A repository of a registry: content, names, referrers."""
+
+
+def placements(repository: Remote, decision: Decision, git: Git) -> tuple[Placement, ...]:
+    """What to do about each tag of the decision in one repository. Raises TagConflict."""
+    there = snapshot(repository, decision.names)
+    found = place(decision, there, lambda old, new: _is_older(git, old, new))
+    require_free(found)
+    return found
+
+
+def _is_older(git: Git, old: str, new: str) -> bool:
+    try:
+        return is_ancestor(git, old, new)
+    except GitError:
+        return False
+
+
+def dirty_decision(decision: Decision, source: Source) -> Decision:
+    """The decision for files that no commit has: one tag that says so, and no version."""
+    name = f"dirty-{source.commit[:_SHORT]}-{source.tree[:_SHORT]}"
+    tag = Tag(name, True, "the work tree has changes that are not committed")
+    revision = {REVISION: f"{source.commit}-dirty"}
+    return replace(
+        decision,
+        tags=(tag,),
+        git_tag=None,
+        version="",
+        version_reason="files that no commit has get no version",
+        labels={**decision.labels, **revision},
+        annotations={**decision.annotations, **revision},
+    )
+
+
+def naming_of(decision: Decision, reuse: Digest | None, notes: tuple[str, ...] = ()) -> Naming:
+    """What a plan shows of a decision."""
+    fresh = decision.git_tag is not None and decision.git_tag.new
+    return Naming(
+        tags=tuple((tag.name, tag.reason) for tag in decision.tags),
+        git_tag=decision.git_tag.name if decision.git_tag and fresh else "",
+        push=decision.push,
+        reuse=reuse,
+        notes=(*decision.notes, *notes),
+    )
+
+
+def decision_results(decision: Decision) -> dict[str, Any]:
+    """What the record keeps of a decision that was reserved."""
+    git_tag = decision.git_tag
+    return {
+        "version": decision.version,
+        "git_tag": git_tag.name if git_tag else "",
+        "tags": [{"name": tag.name, "mutable": tag.mutable} for tag in decision.tags],
+    }
+
+
+def restored(decision: Decision, results: Mapping[str, Any]) -> Decision:
+    """The decision with the names that an earlier attempt reserved."""
+    reasons = {tag.name: tag.reason for tag in decision.tags}
+    tags = tuple(
+        Tag(one["name"], one["mutable"], reasons.get(one["name"], "reserved before"))
+        for one in results["tags"]
+    )
+    name = results["git_tag"]
+    git_tag = GitTag(name, decision.commit, False) if name else None
+    return replace(decision, tags=tags, version=results["version"], git_tag=git_tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of the tags in one repository: given now, there before, left as they were."""
+
+    given: tuple[str, ...]
+    there: tuple[str, ...]
+    kept: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.given, *self.there)
+
+
+def publish(repository: Remote, target: Descriptor, decision: Decision, git: Git) -> Published:
+    """Give `target` its tags: those that never move first. Raises TagConflict, before any is given.
+
+    A tag that another run moved meanwhile to a newer commit is left to it.
+    """
+    found = placements(repository, decision, git)
+    mutable = {tag.name for tag in decision.tags if tag.mutable}
+    given, there, kept = [], [], []
+    for one in found:
+        if one.action == "reuse" and one.digest == target.digest:
+            there.append(one.tag)
+        elif one.action == "keep" or (one.action == "reuse" and one.tag not in mutable):
+            kept.append((one.tag, one.reason))
+        else:
+            given.append(one.tag)
+    _tag_all(repository, target, sorted(given, key=mutable.__contains__))
+    return Published(tuple(given), tuple(there), tuple(kept))
+
+
+def _tag_all(repository: Remote, target: Descriptor, tags: list[str]) -> None:
+    raw = fetch_all(repository, target, MANIFEST_LIMIT)
+    for tag in tags:
+        repository.tag(target, MemoryStore(raw), tag)
+
+
+def lost_races(repository: Remote, target: Descriptor, tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags that another run has moved since: registries have no write that tells."""
+    lost = []
+    for tag in tags:
+        with suppress(NotFound):
+            if repository.resolve(tag).digest != target.digest:
+                lost.append(tag)
+    return tuple(lost)
+
+
+def named(image: Reference, tags: Iterable[str]) -> tuple[str, ...]:
+    """Full names."""
+    return tuple(f"{image.name}:{tag}" for tag in tags)

@@ -1,0 +1,132 @@
+"""From a project to a plan: what git, the tag policy and the registry say, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
+from shipline.git import Git
+from shipline.oci import Digest
+from shipline.policy.tags import (
+    Decision,
+    TagConflict,
+    decide,
+    reusable,
+    survey,
+)
+from shipline.ship.feeds import check_feeds
+from shipline.ship.names import dirty_decision, naming_of, placements
+from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
+from shipline.ship.project import Project, World
+from shipline.ship.section import RESERVED
+from shipline.ship.source import Source, read_source
+
+_NAMED = frozenset(RESERVED) - {"gates"}
+_SHOWN = 5  # changed paths in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan with what it was made from; `decision` is None where no step gives or needs names."""
+
+    project: Project
+    source: Source
+    plan: Plan
+    wanted: Wanted
+    decision: Decision | None = None
+
+
+def prepare(
+    project: Project,
+    world: World,
+    wanted: Wanted,
+    *,
+    allow_dirty: bool = False,
+    asking: bool = False,
+    fetch: bool = True,
+    ignore: Iterable[Path] = (),
+) -> Prepared:
+    """The plan for HEAD. With `asking`, what would stop a run is told in the plan; else it is
+    raised: UsageError for a dirty work tree, TagConflict.
+
+    `fetch` lets a shallow clone be completed; `ignore` are paths that may differ from the commit.
+    """
+    check_names(project.pipeline.commands, wanted)
+    check_feeds(project.gates, project.pipeline)
+    reports = [path for step in project.pipeline.commands.values() for path in step.report_paths]
+    ignored = (*reports, *_inside(ignore, project.root))
+    source = read_source(project.root, world.environ, ignore=ignored)
+    decision, naming = None, Naming()
+    if _names(wanted):
+        if project.pipeline.image is None:
+            raise ConfigError(
+                "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
+            )
+        decision, naming = _decided(project, world, source, allow_dirty, asking, fetch)
+    plan = make_plan(
+        project.pipeline,
+        source,
+        naming,
+        wanted,
+        gates=project.gates is not None,
+        event=world.event.kind,
+        environ=world.environ,
+    )
+    return Prepared(project, source, plan, wanted, decision)
+
+
+def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
+    """The paths that are in the project, relative to it."""
+    for path in paths:
+        absolute = path.absolute()
+        if absolute.is_relative_to(root):
+            yield str(absolute.relative_to(root))
+
+
+def _names(wanted: Wanted) -> bool:
+    """Whether anything is wanted that needs to know what the image is called."""
+    return bool((wanted.only or _NAMED) & _NAMED - wanted.skip)
+
+
+def _decided(
+    project: Project, world: World, source: Source, allow_dirty: bool, asking: bool, fetch: bool
+) -> tuple[Decision, Naming]:
+    git = Git(project.root, world.environ)
+    situation = survey(git, project.tags, world.event, fetch=fetch, now=int(world.clock()))
+    decision = decide(project.tags, situation)
+    if source.dirty:
+        if not allow_dirty and not asking:
+            raise _dirty(source)
+        decision = dirty_decision(decision, source)
+        if not allow_dirty:
+            return decision, replace(naming_of(decision, None), refused=_dirty(source).message)
+    try:
+        reuse, notes = _reuse(project, world, decision, git), ()
+    except TagConflict as conflict:
+        if not asking:
+            raise
+        refused = "; ".join((conflict.message, *conflict.verdicts))
+        return decision, replace(naming_of(decision, None), refused=refused)
+    except (RegistryError, AuthError) as error:
+        if not asking:
+            raise
+        return decision, naming_of(decision, None, (f"the registry did not tell: {error}",))
+    return decision, naming_of(decision, reuse, notes)
+
+
+def _reuse(project: Project, world: World, decision: Decision, git: Git) -> Digest | None:
+    """The image that this commit has already; looked for where the image is going to be."""
+    image = project.pipeline.image
+    if image is None or not decision.push:
+        return None
+    return reusable(placements(world.repositories(image), decision, git))
+
+
+def _dirty(source: Source) -> UsageError:
+    shown = ", ".join(source.changes[:_SHOWN]) + (", ..." if len(source.changes) > _SHOWN else "")
+    return UsageError(
+        f"the work tree has changes that are not in the commit {source.short}: {shown}",
+        hint="commit or stash them; --allow-dirty ships them without a version",
+    )
