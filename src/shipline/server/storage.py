@@ -207,9 +207,10 @@ class Storage:
         *,
         actor: str = "",
         readable: Callable[[str], bool] = lambda name: True,
+        check: Callable[[int], None] = lambda size: None,
     ) -> bool:
         """Let a repository have a blob of `source`, or of any where that is None, among the
-        repositories that are `readable`.
+        repositories that are `readable`. `check` is told the size, and raises to refuse it.
         """
         with self.stripes.held([(into, digest)]), self.shared():
             names = self._holders(digest) if source is None else iter((source,))
@@ -223,6 +224,7 @@ class Storage:
             )
             if size is None or not self._whole(digest, size):
                 return False
+            check(size)
             self._record_blob(into, digest, size, actor, {})
             return True
 

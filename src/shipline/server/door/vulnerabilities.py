@@ -19,6 +19,7 @@ from shipline.supply import Attestation, Kind, PublicKey, attachment_tag, examin
 
 _KEPT = 10_000  # verdicts
 _SHOWN = 5  # vulnerabilities in a message
+_NONE = "no scan result is attached to it: shipline attest --type vuln --predicate REPORT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,15 @@ class Scans:
         scans = [scan for scan, _ in found if scan is not None]
         if scans:
             return self._bad(rule.said, max(scans, key=lambda scan: scan.finished or 0.0))
-        for image in _images(source, target):
+        images, own = _images(source, target), found[0][1]
+        if not images or own != _NONE:
+            return own
+        for image in images:
             scan, problem = self._scan(rule, source, image)
             reason = problem if scan is None else self._bad(rule.said, scan)
             if reason:
                 return f"{image.platform}: {reason}"
-        return "" if _images(source, target) else found[0][1]
+        return ""
 
     def _scan(
         self, rule: ReadRule, source: StoredEvidence, target: Descriptor
@@ -126,7 +130,7 @@ def _newest(
     problem = (
         f"{rejected} scan results are attached, but none that a trusted key signed"
         if rejected
-        else "no scan result is attached to it: shipline attest --type vuln --predicate REPORT"
+        else _NONE
     )
     scans: list[Scan] = []
     for one in proven:

@@ -35,9 +35,15 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
         return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
 
+    def admit(request: Request, name: str, session: str) -> str:
+        """The name, if there is room for what the upload holds and what this request brings."""
+        held = uploads.size(check_repository(name), session, actor=request.identity.actor)
+        node.door.blob(request.identity, name, held + (request.content_length or 0))
+        return name
+
     def append(request: Request, name: str, session: str) -> Response:
         size = uploads.append(
-            check_repository(name),
+            admit(request, name, session),
             session,
             request.body(),
             request.header("Content-Range"),
@@ -52,7 +58,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             raise digest_invalid("the digest parameter is missing")
         target = Digest.parse(digest)
         uploads.finish(
-            check_repository(name),
+            admit(request, name, session),
             session,
             target,
             request.body(),
@@ -97,7 +103,12 @@ def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
         return False
     identity = request.identity
     return node.storage.mount(
-        digest, name, source, actor=identity.actor, readable=partial(identity.may, "pull")
+        digest,
+        name,
+        source,
+        actor=identity.actor,
+        readable=partial(identity.may, "pull"),
+        check=partial(node.door.blob, identity, name),
     )
 
 
