@@ -24,6 +24,7 @@ from typing import TypeVar
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
+from shipline.server.catalogue import write_catalogue
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
 from shipline.server.manifests import Manifests
 from shipline.server.reach import companions, needed, ordinary_tags, reachable, referrers
@@ -142,6 +143,8 @@ class _Run:
             self._collect_files()
             raise
         self._collect_files()
+        if not self._dry_run:
+            write_catalogue(self._storage.root, self._storage.records)
         self.report.seconds = round(time.monotonic() - begun, 3)
         return self.report
 

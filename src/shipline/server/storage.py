@@ -108,8 +108,11 @@ class Storage:
         self.cache = Cache()
 
     def close(self) -> None:
-        self.records.close()
-        os.close(self._lock_fd)
+        """Let others have the directory. May be called twice."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            self.records.close()
+            os.close(fd)
 
     def commit(self, changes: Mapping[Key, bytes | None], add: Mapping[Key, int] = NOTHING) -> None:
         """Write records durably; what was remembered from before is forgotten."""

@@ -1,0 +1,210 @@
+"""`shipline registry gc`, `check`, `repair` and `convert`: care for a data directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shipline.errors import ContentError
+
+if TYPE_CHECKING:
+    from shipline.server.check import Summary
+    from shipline.server.findings import Finding
+    from shipline.units import Duration
+
+_EVERY_S = 0.2  # between two lines of progress
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def _span(context: click.Context, parameter: click.Parameter, value: str) -> Duration:
+    """A time span such as 90s, 5m, 1h30m; 0 is none at all."""
+    from shipline.units import Duration
+
+    try:
+        return Duration(0) if value == "0" else Duration.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def _directory(function: Callable[..., None]) -> Callable[..., None]:
+    kind = click.Path(path_type=Path, file_okay=False)
+    return click.argument("data", type=kind, metavar="DIR")(function)
+
+
+@click.command("gc")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="The data directory.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@click.option("--untagged", is_flag=True, help="Also manifests that no tag leads to.")
+@click.option(
+    "--grace",
+    callback=_span,
+    default="1h",
+    show_default=True,
+    metavar="TIME",
+    help="Leave what was pushed within this time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gc(data: Path, dry_run: bool, untagged: bool, grace: Duration, as_json: bool) -> None:
+    """Free what nothing needs, while no node serves DIR. A node does this by itself."""
+    from shipline.server.check import opened
+    from shipline.server.collect import Collection, collect
+    from shipline.server.uploads import Uploads
+
+    with _disk(data), opened(data) as storage:
+        if not dry_run:
+            Uploads(storage).recover()
+            Uploads(storage).expire()
+        options = Collection(every=None, grace=grace, untagged=untagged)
+        report = collect(storage, options, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+        return
+    would = "would free" if dry_run else "freed"
+    click.echo(
+        f"{would} {_size(report.bytes)} in {report.files} files "
+        f"({report.manifests} manifests, {report.tags} tags, {report.blobs} blobs, "
+        f"{report.repositories} empty repositories) in {report.seconds:.1f} s"
+    )
+
+
+@click.command("check")
+@_directory
+@click.option("--quick", is_flag=True, help="Hash no blobs, only manifests.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
+def check(data: Path, quick: bool, as_json: bool) -> None:
+    """Verify every file, record and index of DIR; the exit status is 8 if something is wrong."""
+    from shipline.server.check import Summary, opened
+    from shipline.server.check import check as check_directory
+
+    summary = Summary()
+    with _disk(data), opened(data) as storage, _progress() as advance:
+        for finding in check_directory(storage, summary, quick=quick, advance=advance):
+            _show(finding, as_json)
+    _conclude(summary, as_json)
+    if not summary.clean:
+        raise ContentError(
+            f"{data} has {summary.kinds.total()} faults",
+            hint=f"shipline registry repair {data} --dry-run says what would be done",
+        )
+
+
+@click.command("repair")
+@_directory
+@click.option("--dry-run", is_flag=True, help="Say what is wrong, and leave it.")
+@click.option("--quick", is_flag=True, help="Hash no blobs, only manifests.")
+@click.option("--recover", is_flag=True, help="Make new metadata where all of it is lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
+def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool) -> None:
+    """Mend DIR: damaged files go to DIR/quarantine, records without their bytes go, indexes are
+    made again. What is lost is named; pushing it again brings it back.
+    """
+    from shipline.server.check import Summary, check, opened
+    from shipline.server.repair import repair as repair_directory
+
+    if recover:
+        _recover(data, dry_run)
+        return
+    with _disk(data), opened(data) as storage, _progress() as advance:
+        if dry_run:
+            summary = Summary()
+            for finding in check(storage, summary, quick=quick, advance=advance):
+                _show(finding, as_json)
+        else:
+            summary = repair_directory(
+                storage, quick=quick, told=lambda fault: _show(fault, as_json), advance=advance
+            )
+    _conclude(summary, as_json, "would be mended" if dry_run else "mended")
+
+
+@click.command("convert")
+@_directory
+@click.option("--metadata", type=click.Choice(["sqlite", "rocksdb"]), required=True)
+def convert(data: Path, metadata: str) -> None:
+    """Move the metadata of DIR to another store."""
+    from shipline.server.convert import convert as convert_directory
+
+    with _disk(data):
+        number = convert_directory(data, metadata)
+    click.echo(f"{number} records are in {metadata} now")
+
+
+def _recover(data: Path, dry_run: bool) -> None:
+    from shipline.errors import UsageError
+    from shipline.server.recover import UNNAMED, recover
+
+    if dry_run:
+        raise UsageError("--recover has no dry run", hint="copy the directory and try it there")
+    with _disk(data):
+        found = recover(data)
+    click.echo(f"recovered {found.named} manifests by name, and {found.unnamed} in {UNNAMED}")
+
+
+def _show(finding: Finding, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(finding.to_json()))
+    else:
+        click.echo(f"{finding.kind}: {finding.subject}: {finding.message}")
+
+
+def _conclude(summary: Summary, as_json: bool, verb: str = "found") -> None:
+    if as_json:
+        facts = {"files": summary.files, "bytes": summary.bytes, "faults": dict(summary.kinds)}
+        click.echo(json.dumps({"summary": facts | {"repositories": summary.repositories}}))
+        return
+    faults = summary.kinds.total()
+    click.echo(
+        f"{summary.files} files, {_size(summary.bytes)}, {summary.repositories} repositories: "
+        + (f"{faults} faults {verb}" if faults else "no fault")
+    )
+
+
+@contextmanager
+def _disk(data: Path) -> Iterator[None]:
+    """What the disk or the metadata refuses is told as what it is."""
+    try:
+        yield
+    except OSError as error:
+        raise ContentError(f"{data}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """A line on a terminal that counts the bytes that were looked at."""
+    if not sys.stderr.isatty():
+        yield lambda size: None
+        return
+    done, files, shown = 0, 0, time.monotonic()
+
+    def advance(size: int) -> None:
+        nonlocal done, files, shown
+        done, files = done + size, files + 1
+        if time.monotonic() - shown > _EVERY_S:
+            shown = time.monotonic()
+            click.echo(f"\r\x1b[K{files} files, {_size(done)}", nl=False, err=True)
+
+    try:
+        yield advance
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _size(number: int) -> str:
+    size = float(number)
+    for unit in _UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {_UNITS[-1]}"

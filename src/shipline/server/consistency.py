@@ -1,0 +1,173 @@
+"""Whether the records of a data directory agree with each other and with its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from shipline.content import LocalStore
+from shipline.metadata import Key, Records, walk
+from shipline.oci import Digest, Index, InvalidDigest, Manifest
+from shipline.server.derive import counted, derived_of, read_manifest
+from shipline.server.entries import (
+    Changes,
+    needs,
+    no_blob_entries,
+    no_manifest_entries,
+    no_tag_entries,
+)
+from shipline.server.findings import Finding, Findings
+
+_KINDS = ("blob", "manifest", "tag", "repository", "tagged", "referrer", "needed", "usage")
+_LAST = "\U0010ffff"
+
+
+def names(records: Records) -> list[str]:
+    """Every repository that some record mentions."""
+    return sorted({name for kind in _KINDS for name in _distinct(records, kind)})
+
+
+def repository_findings(records: Records, store: LocalStore, name: str) -> Findings:
+    """The faults of one repository."""
+    found = 0
+    for finding in _stored(records, store, name):
+        found += 1
+        yield finding
+    if not found:  # what follows from faulty records would be faulty
+        yield from _derived(records, store, name)
+
+
+def holder_findings(records: Records) -> Findings:
+    """Holders that hold nothing: their files would never be collected."""
+    for (digest, name, kind), _ in walk(records, ("holder",)):
+        if records.get((kind, name, digest)) is None:
+            yield Finding(
+                "wrong-index",
+                f"{name}@{digest}",
+                f"is held as a {kind} that the repository does not have",
+                {("holder", digest, name, kind): None},
+            )
+
+
+def _stored(records: Records, store: LocalStore, name: str) -> Findings:
+    held = any(records.scan((kind, name), limit=1) for kind in ("blob", "manifest", "tag"))
+    if held and records.get(("repository", name)) is None:
+        missing: Changes = {("repository", name): b""}
+        yield Finding("wrong-index", name, "is not in the list of repositories", missing)
+    for (digest,), value in walk(records, ("blob", name)):
+        yield from _blob(records, store, name, digest, value)
+    for (digest,), value in walk(records, ("manifest", name)):
+        yield from _manifest(records, store, name, digest, value)
+    for (tag,), value in walk(records, ("tag", name)):
+        yield from _tag(records, name, tag, value)
+
+
+def _blob(records: Records, store: LocalStore, name: str, digest: str, value: bytes) -> Findings:
+    subject, gone = f"{name}@{digest}", no_blob_entries(name, digest)
+    record = _decoded(value, size=int, at=float)
+    if record is None or (parsed := _digest(digest)) is None:
+        yield Finding("broken-record", subject, "the record of this blob cannot be read", gone)
+        return
+    size = _size(store, parsed)
+    if size != record["size"]:
+        there = "is not there" if size is None else f"has {size} bytes, not {record['size']}"
+        yield Finding("missing-blob", subject, f"the file of this blob {there}", gone)
+
+
+def _manifest(
+    records: Records, store: LocalStore, name: str, digest: str, value: bytes
+) -> Findings:
+    subject = f"{name}@{digest}"
+    record = _decoded(value, mediaType=str, size=int, at=float)
+    gone = no_manifest_entries(name, digest, "" if record is None else record.get("subject", ""))
+    if record is None or (parsed := _digest(digest)) is None:
+        yield Finding("broken-record", subject, "the record of this manifest cannot be read", gone)
+        return
+    content = read_manifest(store, parsed, record["mediaType"])
+    if content is None:
+        yield Finding("missing-manifest", subject, "its file is gone or is not a manifest", gone)
+        return
+    if missing := _missing(records, name, content):
+        yield Finding("incomplete-manifest", subject, f"needs {missing}, which is not here", gone)
+
+
+def _missing(records: Records, name: str, content: Manifest | Index) -> str | None:
+    kind = "manifest" if isinstance(content, Index) else "blob"
+    for need in needs(content):
+        value = records.get((kind, name, str(need.digest)))
+        record = None if value is None else _decoded(value, size=int)
+        if record is None or record["size"] != need.size:
+            return str(need.digest)
+    return None
+
+
+def _tag(records: Records, name: str, tag: str, value: bytes) -> Findings:
+    record = _decoded(value, digest=str, at=float)
+    digest = "" if record is None else record["digest"]
+    gone = no_tag_entries(name, tag, digest) if digest else {("tag", name, tag): None}
+    if not digest:
+        yield Finding("broken-record", f"{name}:{tag}", "the record cannot be read", gone)
+    elif records.get(("manifest", name, digest)) is None:
+        message = f"points to {digest}, which is not here"
+        yield Finding("dangling-tag", f"{name}:{tag}", message, gone)
+
+
+def _derived(records: Records, store: LocalStore, name: str) -> Findings:
+    expected: set[int] = set()
+    for key, value in derived_of(records, store, name):
+        expected.add(hash(key))
+        if records.get(key) != value:
+            message = f"lacks the index entry {' '.join((key[0], *key[2:]))}"
+            yield Finding("wrong-index", name, message, {key: value})
+    for kind in ("tagged", "referrer", "needed"):
+        for rest, _ in walk(records, (kind, name)):
+            if hash((kind, name, *rest)) not in expected:
+                message = f"has an index entry too much: {' '.join((kind, *rest))}"
+                yield Finding("wrong-index", name, message, {(kind, name, *rest): None})
+    yield from _counts(records, name)
+
+
+def _counts(records: Records, name: str) -> Findings:
+    right = {key[-1]: value for key, value in counted(records, name)}
+    kept = {key[0]: value for key, value in records.scan(("usage", name))}
+    for what in sorted(right.keys() | kept.keys()):
+        if right.get(what, b"0") != kept.get(what, b"0"):
+            message = f"counts {kept.get(what, b'0').decode()} {what}, "
+            message += f"has {right.get(what, b'0').decode()}"
+            yield Finding("wrong-count", name, message, {("usage", name, what): right.get(what)})
+
+
+def _distinct(records: Records, kind: str) -> Iterator[str]:
+    after: Key = ()
+    while page := records.scan((kind,), after=after, limit=1):
+        yield page[0][0][0]
+        after = (page[0][0][0], _LAST)
+
+
+def _decoded(value: bytes, **wanted: type) -> dict[str, Any] | None:
+    """The value of a record, None where it is not what it should be."""
+    try:
+        record = json.loads(value)
+        if isinstance(record, dict) and all(
+            isinstance(record.get(key), (int, float) if kind is float else kind)
+            for key, kind in wanted.items()
+        ):
+            return record
+    except ValueError:
+        pass
+    return None
+
+
+def _digest(text: str) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except InvalidDigest:
+        return None
+
+
+def _size(store: LocalStore, digest: Digest) -> int | None:
+    try:
+        return store.path(digest).stat().st_size
+    except FileNotFoundError:
+        return None
