@@ -17,7 +17,7 @@ from shipline.errors import UsageError
 if TYPE_CHECKING:
     from shipline.supply import Statement
 
-_LIMIT = 12 << 20  # bytes of a predicate: in base64 it must stay below what verifiers read
+_LIMIT = 64 << 20  # bytes of a file; what can be attached is less
 
 
 @click.command("attest")

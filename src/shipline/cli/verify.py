@@ -99,10 +99,7 @@ def command(
                 annotations=extra,
                 threshold=threshold,
             )
-            if output == "json":
-                click.echo(json.dumps([_as_cosign(place, one) for one in found.signatures]))
-            else:
-                click.echo("\n".join([str(place), *map(_line, found.signatures)]))
+            _show(place, found.signatures, output)
 
 
 @click.command("verify-attestation")
@@ -141,6 +138,13 @@ def _verify_attestations(
             else:
                 lines = [_attested(one) for one in found.proven]
                 click.echo("\n".join([str(place), *lines]))
+
+
+def _show(place: Place, signatures: Sequence[Signature], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps([_as_cosign(place, one) for one in signatures]))
+    else:
+        click.echo("\n".join([str(place), *map(_line, signatures)]))
 
 
 def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> None:

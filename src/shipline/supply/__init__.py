@@ -1,7 +1,7 @@
 """Statements about images: signatures and attestations, made and verified."""
 
 from shipline.supply.attach import FORMS
-from shipline.supply.attest import attest, statement_about
+from shipline.supply.attest import STATEMENT_LIMIT, attest, statement_about
 from shipline.supply.bundle import BUNDLE, Bundle
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
@@ -55,6 +55,7 @@ __all__ = [
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
     "STATEMENT",
+    "STATEMENT_LIMIT",
     "Attachable",
     "Attestation",
     "Attestations",

@@ -18,6 +18,8 @@ from shipline.supply.sign import Signed, sign_statement
 from shipline.supply.statement import Statement
 from shipline.supply.verify import Attestation, examine_attestations
 
+STATEMENT_LIMIT = 11 << 20  # bytes; in base64 and an envelope still below what is verified
+
 
 @runtime_checkable
 class _Deleting(Protocol):
@@ -38,48 +40,57 @@ def attest(
 
     One that is there already, byte for byte, is not repeated. `replace` takes away what the same
     keys attested of this type before, where the registry can delete. Raises UsageError for a
-    statement about another image.
+    statement about another image, and for one that is too large to be verified.
     """
-    if statement.subject_of(target.digest) is None:
-        raise UsageError(f"the statement is not about {target.digest}")
+    content = _checked(statement, target)
     if not signers:
         raise UsageError("there is no key to sign with", hint="name one with --key")
-    content = statement.to_bytes()
     unique = {one.public: one for one in signers}
-    proven = examine_attestations(
-        repository, target, tuple(unique), statement.predicate_type
-    ).proven
-    old = [one for one in proven if one.envelope.payload != content]
+    kind = statement.predicate_type
+    proven = examine_attestations(repository, target, tuple(unique), kind).proven
     same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
+    old = [one for one in proven if replace and one.envelope.payload != content]
     attached: list[Descriptor] = []
     if Form.TAG in forms and attachment_tag(target.digest, Kind.ATTESTATION):
         missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
-        outdated = {one.place for one in old if replace and one.form is Form.TAG}
-        if missing or outdated:
-            pieces = [_piece(statement, content, one) for one in missing]
-            attached.append(
-                attach_layers(
-                    repository,
-                    target,
-                    Kind.ATTESTATION,
-                    pieces,
-                    drop=lambda layer: layer.digest in outdated,
-                )
-            )
-    if Form.BUNDLE in forms:
-        for key, one in unique.items():
-            if (key, Form.BUNDLE) not in same:
-                bundle = sign_statement(content, one)
-                kind = statement.predicate_type
-                attached.append(attach_bundle(repository, target, bundle, kind, clock()))
-    if replace:
-        _delete_bundles(repository, old)
+        attached += _under_tag(repository, target, [_piece(kind, content, k) for k in missing], old)
+    for one in [k for key, k in unique.items() if (key, Form.BUNDLE) not in same]:
+        if Form.BUNDLE in forms:
+            bundle = sign_statement(content, one)
+            attached.append(attach_bundle(repository, target, bundle, kind, clock()))
+    _delete_bundles(repository, old)
     return Signed(target, tuple(attached))
 
 
-def _piece(statement: Statement, content: bytes, signer: PrivateKey) -> Piece:
+def _checked(statement: Statement, target: Descriptor) -> bytes:
+    content = statement.to_bytes()
+    if statement.subject_of(target.digest) is None:
+        raise UsageError(f"the statement is not about {target.digest}")
+    if len(content) > STATEMENT_LIMIT:
+        raise UsageError(f"the statement has {len(content)} bytes, more than {STATEMENT_LIMIT}")
+    return content
+
+
+def _under_tag(
+    repository: Attachable, target: Descriptor, pieces: list[Piece], old: Sequence[Attestation]
+) -> list[Descriptor]:
+    outdated = {one.place for one in old if one.form is Form.TAG}
+    if not pieces and not outdated:
+        return []
+    return [
+        attach_layers(
+            repository,
+            target,
+            Kind.ATTESTATION,
+            pieces,
+            drop=lambda layer: layer.digest in outdated,
+        )
+    ]
+
+
+def _piece(kind: str, content: bytes, signer: PrivateKey) -> Piece:
     envelope = sign_statement(content, signer).envelope.to_bytes()
-    annotations = {SIGNATURE_ANNOTATION: "", LAYER_PREDICATE: statement.predicate_type}
+    annotations = {SIGNATURE_ANNOTATION: "", LAYER_PREDICATE: kind}
     return Piece(envelope, ENVELOPE, annotations)
 
 

@@ -16,6 +16,7 @@ from shipline.supply import (
     BUNDLE,
     COSIGN_SIGN,
     ENVELOPE,
+    STATEMENT_LIMIT,
     Bundle,
     Envelope,
     Form,
@@ -94,6 +95,16 @@ def test_a_statement_about_another_image_is_not_attached() -> None:
     target, other = add_image(store), add_image(store, env="B=2")
     with pytest.raises(UsageError, match="not about"):
         attest(store, target, statement_about(other, NAME, VULN, {}), [KEY])
+
+
+def test_what_could_not_be_verified_is_not_attached() -> None:
+    store = Repository()
+    target = add_image(store)
+    most = STATEMENT_LIMIT - len(statement_about(target, NAME, VULN, {"a": ""}).to_bytes())
+    attest(store, target, statement_about(target, NAME, VULN, {"a": "x" * most}), [KEY])
+    assert len(examine_attestations(store, target, [KEY.public], VULN).proven) == 2
+    with pytest.raises(UsageError, match="more than"):
+        attest(store, target, statement_about(target, NAME, VULN, {"a": "x" * most + "x"}), [KEY])
 
 
 def test_a_statement_about_another_image_is_not_believed() -> None:

@@ -29,7 +29,7 @@ class Kept:
 
 
 class VerdictCache:
-    """At most `capacity` verdicts in memory, and twice as many in `records`; safe from any thread."""
+    """At most `capacity` verdicts in memory, twice as many in `records`. Safe from any thread."""
 
     def __init__(self, records: Records | None = None, capacity: int = 10_000) -> None:
         self._records = records
