@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.cli.registry_accounts import project, user
+from shipline.cli.registry_care import check, convert, gc, repair
 from shipline.cli.registry_robots import audit, robot, token
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def group() -> None:
     """Run a registry node."""
 
 
-for _command in (user, project, robot, token, audit):
+for _command in (user, project, robot, token, audit, gc, check, repair, convert):
     group.add_command(_command)
 
 
@@ -43,7 +44,7 @@ def serve(
     On a loopback address the node is open to this machine. On any other it demands TLS and
     accounts: it makes what is missing and prints the administrator's password, once.
     """
-    from shipline.server import serve_registry
+    from shipline.server import RegistrySection, serve_registry
 
     serve_registry(
         f"0.0.0.0{listen}" if listen.startswith(":") else listen,
@@ -52,7 +53,7 @@ def serve(
         notify=lambda line: click.echo(line, err=True),
         insecure_open=insecure_open,
         insecure_http=insecure_http,
-        access=_access(options),
+        section=RegistrySection(access=_access(options)),
     )
 
 
