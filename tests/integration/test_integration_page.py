@@ -1,0 +1,137 @@
+"""The page in a real browser: by keyboard alone, with scripts and without errors."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+
+from browser import browser
+from nodes import Node, node
+
+pytestmark = [pytest.mark.peers]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Chrome]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node with an image for two platforms, and a file with something attached to it."""
+    work = tmp_path_factory.mktemp("page")
+    (work / "note.txt").write_text("a note\n")
+    (work / "hello").write_text("hello\n")
+    (work / "Dockerfile").write_text(
+        "FROM scratch\nENV MODE=fast\nCOPY hello /hello\nLABEL team=blue\nUSER 1000\n"
+    )
+    with node(work / "data") as running:
+        image = f"{running.address}/team/app:v1.2.3"
+        platforms = "linux/amd64,linux/arm64"
+        run("shipline", "build", "-q", "--platform", platforms, "--push", "-t", image, work)
+        name = f"{running.address}/docs/note:1"
+        run("oras", "push", "--plain-http", name, "note.txt:text/plain", cwd=work)
+        kind = ("--artifact-type", "application/x.review")
+        run("oras", "attach", "--plain-http", *kind, name, "hello:text/plain", cwd=work)
+        yield running
+
+
+def run(*words: str | Path, cwd: Path | None = None) -> None:
+    subprocess.run(words, check=True, capture_output=True, cwd=cwd)
+
+
+def press(page: Chrome, *keys: str) -> None:
+    for key in keys:
+        page.switch_to.active_element.send_keys(key)
+
+
+def focus(page: Chrome, text: str) -> None:
+    """Go on with Tab until the element with this text has the focus."""
+    for _ in range(60):
+        press(page, Keys.TAB)
+        if page.switch_to.active_element.text.strip() == text:
+            return
+    raise AssertionError(f"Tab never reaches {text!r}")
+
+
+def body(page: Chrome) -> str:
+    return page.find_element(By.TAG_NAME, "main").text
+
+
+def complaints(page: Chrome) -> list[str]:
+    """What the browser said about blocked or broken parts of the page."""
+    return [str(entry["message"]) for entry in page.get_log("browser")]
+
+
+def test_the_keyboard_leads_from_the_front_to_a_layer(page: Chrome, served: Node) -> None:
+    page.get(served.url)
+    press(page, Keys.TAB)
+    assert page.switch_to.active_element.text == "Skip to content"
+    focus(page, "team/app")
+    press(page, Keys.ENTER)
+    assert "linux/amd64, linux/arm64" in body(page)
+    focus(page, "v1.2.3")
+    press(page, Keys.ENTER)
+    assert f"docker pull {served.address}/team/app:v1.2.3" in body(page)
+    rows = page.find_elements(By.CSS_SELECTOR, "table a.digest")
+    focus(page, rows[0].text)
+    press(page, Keys.ENTER)
+    assert "COPY hello /hello" in body(page)
+    assert "MODE=fast" in body(page) and "team" in body(page) and "linux/amd64" in body(page)
+    assert complaints(page) == []
+
+
+def test_a_slash_begins_a_search(page: Chrome, served: Node) -> None:
+    page.get(served.url)
+    page.find_element(By.TAG_NAME, "body").send_keys("/")
+    press(page, "not", Keys.ENTER)
+    assert "docs/note" in body(page) and "team/app" not in body(page)
+    assert page.find_element(By.ID, "q").get_attribute("value") == "not"
+
+
+def test_commands_can_be_copied(page: Chrome, served: Node) -> None:
+    page.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"origin": served.url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
+    )
+    page.get(f"{served.url}/r/team/app:v1.2.3")
+    button = page.find_element(By.CSS_SELECTOR, "button.copy")
+    button.send_keys(Keys.ENTER)
+    copied = page.execute_async_script(
+        "navigator.clipboard.readText().then(arguments[0], arguments[0])"
+    )
+    assert copied == f"docker pull {served.address}/team/app:v1.2.3"
+
+
+def test_what_is_attached_is_listed(page: Chrome, served: Node) -> None:
+    page.get(f"{served.url}/r/docs/note:1")
+    assert "application/x.review" in body(page)
+    assert "oras pull" in body(page) and "docker pull" not in body(page)
+
+
+def test_a_page_that_is_not_there_says_so(page: Chrome, served: Node) -> None:
+    page.get(f"{served.url}/r/nothing/here")
+    assert page.find_element(By.TAG_NAME, "h1").text == "Not found"
+    focus(page, "All repositories")
+    press(page, Keys.ENTER)
+    assert "team/app" in body(page)
+
+
+def test_every_control_has_a_name_and_every_picture_words(page: Chrome, served: Node) -> None:
+    for path in ("/", "/r/team/app", "/r/team/app:v1.2.3"):
+        page.get(served.url + path)
+        tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        roles = {"link", "button", "searchbox", "textbox"}
+        unnamed = [
+            one
+            for one in tree
+            if one.get("role", {}).get("value") in roles
+            and not one.get("name", {}).get("value", "").strip()
+        ]
+        assert unnamed == []
