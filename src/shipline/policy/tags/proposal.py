@@ -47,13 +47,13 @@ def propose(rule: Rule, section: TagsSection, situation: Situation) -> Proposal:
 def tag_of_commit(rule: Rule, section: TagsSection, situation: Situation) -> str:
     """The highest version tag on the commit that counts for the rule; empty without one."""
     found = [
-        (version, tag)
+        (version, not version.build, tag)
         for tag, commit in situation.tags.items()
         if commit == situation.commit.sha
         and (version := version_of(tag, section.tag_prefix)) is not None
         and (not version.prerelease or version.prerelease[0] == rule.prerelease)
     ]
-    return max(found)[1] if found else ""
+    return max(found)[-1] if found else ""
 
 
 def _following(rule: Rule, section: TagsSection, history: History) -> Proposal:

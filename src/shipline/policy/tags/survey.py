@@ -163,7 +163,7 @@ def _ranked(tags: Mapping[str, str], prefix: str, *, prerelease: bool) -> list[t
         if (version := version_of(tag, prefix)) is not None
         and bool(version.prerelease) == prerelease
     ]
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda one: (one[0], not one[0].build, one[1]), reverse=True)
 
 
 def _above(tags: Mapping[str, str], prefix: str, last: str) -> list[str]:
