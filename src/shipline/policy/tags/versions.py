@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import total_ordering
 from typing import Self
 
@@ -30,13 +30,13 @@ class Level(enum.IntEnum):
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A semantic version. Ordered by precedence (section 11); build metadata does not count."""
+    """A semantic version. Ordered and equal by precedence (section 11): build metadata does not count."""
 
     major: int
     minor: int
     patch: int
     prerelease: tuple[str, ...] = ()
-    build: tuple[str, ...] = ()
+    build: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
