@@ -2,7 +2,18 @@
 
 from shipline.server.app import make_app
 from shipline.server.http import WSGIApplication
+from shipline.server.logs import LogSection, logging_to
+from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.serve import serve_registry
 from shipline.server.storage import Storage
 
-__all__ = ["Storage", "WSGIApplication", "make_app", "serve_registry"]
+__all__ = [
+    "LimitsSection",
+    "LogSection",
+    "RegistrySection",
+    "Storage",
+    "WSGIApplication",
+    "logging_to",
+    "make_app",
+    "serve_registry",
+]

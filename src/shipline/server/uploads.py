@@ -125,8 +125,10 @@ class Session:
 class Uploads:
     """All sessions of a data directory."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, largest: int | None = None) -> None:
+        """`largest` is the most that a blob may have, in bytes."""
         self._storage = storage
+        self._largest = largest
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
         self._blocks = Blocks()
@@ -331,6 +333,8 @@ class Uploads:
         self, session: Session, data: Iterable[bytes], span: str | None, length: int | None
     ) -> None:
         promised = _promised(session.size, span, length)
+        if self._largest is not None:
+            data = _bounded(data, session.size, self._largest, promised or 0)
         mark = session.mark()
         came = session.append(data, promised, self._blocks)
         if promised is None or came == promised:
@@ -360,6 +364,16 @@ class Uploads:
             if not session.path.exists():  # its bytes are a blob already, which must not change
                 self._forget(session)
             raise
+
+
+def _bounded(data: Iterable[bytes], size: int, largest: int, promised: int) -> Iterator[bytes]:
+    """The same bytes. Raises Problem 413 once there are more than `largest`, or if that is sure."""
+    size_after = size + promised
+    for block in data:
+        size += len(block)
+        if max(size, size_after) > largest:
+            raise Problem(413, "SIZE_INVALID", f"a blob may have {largest} bytes here at most")
+        yield block
 
 
 def _promised(size: int, span: str | None, length: int | None) -> int | None:

@@ -17,7 +17,7 @@ import pytest
 
 from nodes import Node, node
 from shipline.errors import UsageError
-from shipline.server import serve_registry
+from shipline.server import RegistrySection, serve_registry
 from shipline.server.access import AccessSection
 from spec_client import OCTETS, Target, sha256, with_query
 
@@ -51,7 +51,9 @@ def test_loopback_of_version_6(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
 def test_open_to_others_is_refused_unless_asked_for(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match="reached from other machines"):
-        serve_registry(address, tmp_path / "data", access=AccessSection(mode="open"))
+        serve_registry(
+            address, tmp_path / "data", section=RegistrySection(access=AccessSection(mode="open"))
+        )
     assert not (tmp_path / "data").exists()
 
 

@@ -1,0 +1,150 @@
+"""One POST to a receiver, from a server that must not be led into its own network.
+
+A name is looked up once, every address that it has is judged, and the connection goes to a judged
+one; a redirect is a new name. Public addresses are good, others only where they are listed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+from shipline.errors import ConfigError, ShiplineError
+from shipline.tasks import on_cancel
+
+_HOPS = 3  # redirects
+_ANSWER = 64 << 10  # bytes of an answer that are read
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Undelivered(ShiplineError):
+    """The receiver could not be reached, or did not accept the event."""
+
+    code = "undelivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes; `allow` are the networks that are good though they are not public."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+    allow: tuple[Network, ...]
+
+    @classmethod
+    def parse(cls, url: str, allow: Sequence[str] = ()) -> Self:
+        """Raises ConfigError for what is no http(s) URL, or no list of networks."""
+        try:
+            parts = urlsplit(url)
+            networks = tuple(ipaddress.ip_network(text, strict=False) for text in allow)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise ConfigError(f"url: {error}") from None
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ConfigError(f"url: {url!r} does not begin with https:// or http:// and a host")
+        if parts.username is not None or not url.isprintable() or " " in url:
+            raise ConfigError("url: it must hold neither credentials nor blanks")
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.scheme == "https", parts.hostname, port, path, networks)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
+
+
+def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
+    """Send until it is accepted (2xx). Raises Undelivered with the reason otherwise."""
+    for _ in range(_HOPS + 1):
+        status, location = _once(target, body, headers, timeout_s)
+        if 200 <= status < 300:
+            return
+        if status not in (307, 308) or not location:
+            raise Undelivered(f"{target.host} answered {status}")
+        target = _followed(target, location)
+    raise Undelivered(f"{target.host} redirects on and on")
+
+
+def _followed(target: Target, location: str) -> Target:
+    try:
+        found = Target.parse(urljoin(target.url, location))
+    except ConfigError as error:
+        raise Undelivered(f"{target.host} redirects to no good place: {error.message}") from None
+    if target.secure and not found.secure:
+        raise Undelivered(f"{target.host} redirects from https to http")
+    return Target(found.secure, found.host, found.port, found.path, target.allow)
+
+
+def _once(
+    target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float
+) -> tuple[int, str]:
+    try:
+        connection = _connected(target, timeout_s)
+    except (OSError, ssl.SSLError) as error:
+        raise Undelivered(f"cannot reach {target.host}:{target.port}: {error}") from None
+    try:
+        with on_cancel(connection.close):
+            connection.request("POST", target.path, body, dict(headers))
+            answer = connection.getresponse()
+            answer.read(_ANSWER)
+            return answer.status, answer.getheader("Location") or ""
+    except (OSError, http.client.HTTPException, AttributeError) as error:
+        raise Undelivered(f"{target.host}:{target.port} broke off: {error!r}") from None
+    finally:
+        connection.close()
+
+
+def _connected(target: Target, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection to an address that was judged; the name is only used for TLS and Host."""
+    address = _judged(target)
+    plain = socket.create_connection((str(address), target.port), timeout_s)
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+    if not target.secure:
+        connection.sock = plain
+        return connection
+    try:
+        context = ssl.create_default_context()
+        connection.sock = context.wrap_socket(plain, server_hostname=target.host)
+    except BaseException:
+        plain.close()
+        raise
+    return connection
+
+
+def _judged(target: Target) -> IP:
+    """The first address of the host. Raises Undelivered if any of them is out of bounds."""
+    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    for address in addresses:
+        if not _good(address, target.allow):
+            raise Undelivered(
+                f"{target.host} leads to {address}, which is not a public address",
+                hint="list its network in `allow` of the webhook if that is meant",
+            )
+    return addresses[0]
+
+
+def _good(address: IP, allow: tuple[Network, ...]) -> bool:
+    address = _inner(address)
+    if any(address in network for network in allow if network.version == address.version):
+        return True
+    return address.is_global and not address.is_multicast
+
+
+def _inner(address: IP) -> IP:
+    """The IPv4 address that an IPv6 address stands for, where it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
