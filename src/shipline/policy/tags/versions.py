@@ -30,7 +30,7 @@ class Level(enum.IntEnum):
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A semantic version. Ordered and equal by precedence (section 11): build metadata does not count."""
+    """A semantic version. Ordered and equal by precedence (section 11), without build metadata."""
 
     major: int
     minor: int
