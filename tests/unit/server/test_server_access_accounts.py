@@ -1,0 +1,303 @@
+"""Accounts: changes hold at once and for good, secrets are checked, guessing gets slow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import UsageError
+from shipline.server.access.accounts import Access, Permission
+from shipline.server.access.administration import Administration, Wish
+from shipline.server.access.audit import Audit, read_audit
+from shipline.server.access.directory import Directory
+from shipline.server.access.login import Logins, Throttle
+from shipline.server.access.refresh import issue_refresh, refresh_tokens, subject_of
+from shipline.server.access.secret import (
+    generate_secret,
+    hash_password,
+    same_password,
+)
+from shipline.server.journal import Event
+from shipline.server.problems import Problem
+
+HERE = "192.0.2.7"
+PULL = (Permission("*", (Access("repository", "pull"),)),)
+_ADD = """
+import sys
+from pathlib import Path
+from shipline.server.access import Administration, Directory
+directory = Directory(Path(sys.argv[1]))
+for name in sys.argv[2:]:
+    Administration(directory, actor="x").add_project(name)
+directory.close()
+"""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, clock: Clock) -> Directory:
+    return Directory(tmp_path, clock=clock)
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def accounts(directory: Directory, events: list[Event]) -> Administration:
+    return Administration(directory, actor="test", notice=events.append)
+
+
+@pytest.fixture
+def logins(directory: Directory, events: list[Event]) -> Logins:
+    return Logins(directory, events.append)
+
+
+def refused(logins: Logins, name: str, secret: str, address: str = HERE) -> int:
+    with pytest.raises(Problem) as caught:
+        logins.check(name, secret, address)
+    return caught.value.status
+
+
+def test_a_password_is_kept_as_a_hash_of_its_own() -> None:
+    first, second = hash_password("correct horse"), hash_password("correct horse")
+    assert first != second and "horse" not in first
+    assert same_password("correct horse", first) and not same_password("Correct horse", first)
+    assert not same_password("", "") and not same_password("x", "plain")
+
+
+def test_every_secret_is_another_one() -> None:
+    assert len({generate_secret() for _ in range(100)}) == 100
+
+
+def test_another_process_is_noticed_at_once(directory: Directory, tmp_path: Path) -> None:
+    for number in range(5):
+        names = [f"p{number}", f"q{number}"]
+        subprocess.run([sys.executable, "-c", _ADD, str(tmp_path), *names], check=True)
+        assert set(names) <= directory.view().projects.keys()
+    view = directory.view()
+    time.sleep(0.05)
+    assert directory.view() is view
+
+
+def test_changes_of_two_processes_do_not_lose_each_other(
+    directory: Directory, accounts: Administration, tmp_path: Path
+) -> None:
+    names = [f"theirs{number}" for number in range(20)]
+    other = subprocess.Popen([sys.executable, "-c", _ADD, str(tmp_path), *names])
+    for number in range(20):
+        accounts.add_project(f"ours{number}")
+    assert other.wait(30) == 0
+    view = directory.view()
+    assert len(view.projects) == 40
+    assert len({project.id for project in view.projects.values()}) == 40
+
+
+def test_a_change_that_fails_changes_nothing(accounts: Administration) -> None:
+    accounts.add_user("bob", "password 1")
+    with pytest.raises(UsageError, match="already"):
+        accounts.add_user("bob", "password 2")
+    with pytest.raises(UsageError, match="characters"):
+        accounts.add_user("eve", "short")
+    with pytest.raises(UsageError, match="no project"):
+        accounts.set_member("nowhere", "bob", "guest")
+    assert set(accounts.view.users) == {"bob"}
+
+
+def test_somebody_always_administers(accounts: Administration) -> None:
+    accounts.add_user("root", "password 1", admin=True)
+    for change in ({"admin": False}, {"disabled": True}):
+        with pytest.raises(UsageError, match="last administrator"):
+            accounts.set_user("root", **change)
+    with pytest.raises(UsageError, match="last administrator"):
+        accounts.remove_user("root")
+    accounts.add_user("second", "password 1", admin=True)
+    accounts.remove_user("root")
+
+
+def test_a_password_works_until_it_is_changed(accounts: Administration, logins: Logins) -> None:
+    accounts.add_user("bob", "password 1")
+    for _ in range(3):
+        assert logins.check("bob", "password 1", HERE).login == "bob"
+    accounts.set_password("bob", "password 2")
+    assert refused(logins, "bob", "password 1") == 401
+    assert logins.check("bob", "password 2", HERE).login == "bob"
+    accounts.set_user("bob", disabled=True)
+    assert refused(logins, "bob", "password 2") == 401
+
+
+def test_a_right_password_is_hashed_once(accounts: Administration, logins: Logins) -> None:
+    accounts.add_user("bob", "password 1")
+    logins.check("bob", "password 1", HERE)
+    began = time.perf_counter()
+    for _ in range(100):
+        logins.check("bob", "password 1", HERE)
+    assert time.perf_counter() - began < 0.5
+
+
+def test_two_secrets_are_valid_while_they_overlap(
+    accounts: Administration, logins: Logins, clock: Clock
+) -> None:
+    robot, old = accounts.add_robot(Wish("ci", permissions=PULL))
+    new = accounts.rotate_robot(robot.id, overlap_s=60)
+    for secret in (old, new):
+        assert logins.check(robot.login, secret, HERE).login == robot.login
+    clock.now += 61
+    assert refused(logins, robot.login, old) == 401
+    newest = accounts.rotate_robot(robot.id)
+    assert refused(logins, robot.login, new) == 401
+    assert logins.check(robot.login, newest, HERE).login == robot.login
+
+
+def test_a_robot_ends_is_disabled_and_comes_from_its_network(
+    accounts: Administration, logins: Logins, clock: Clock
+) -> None:
+    wish = Wish("ci", permissions=PULL, duration=1, networks=("192.0.2.0/24", "2001:db8::/32"))
+    robot, secret = accounts.add_robot(wish)
+    for address in (HERE, "2001:db8::1", "::ffff:192.0.2.9"):
+        assert logins.check(robot.login, secret, address)
+    for address in ("198.51.100.1", "::1", "", "nonsense"):
+        assert refused(logins, robot.login, secret, address) == 401
+    clock.now += 86_401
+    assert refused(logins, robot.login, secret, "192.0.2.8") == 401
+    accounts.set_robot(robot.id, Wish("ci", permissions=PULL, duration=3))
+    assert logins.check(robot.login, secret, "203.0.113.5")
+    accounts.set_robot(robot.id, Wish("ci", permissions=PULL, disabled=True))
+    assert refused(logins, robot.login, secret, "203.0.113.6") == 401
+
+
+def test_guessing_gets_slow_and_is_forgotten(
+    accounts: Administration, logins: Logins, clock: Clock
+) -> None:
+    accounts.add_user("bob", "password 1")
+    statuses = [refused(logins, "bob", f"guess {number}") for number in range(7)]
+    assert statuses == [401] * 5 + [429] * 2
+    assert refused(logins, "bob", "password 1") == 429
+    assert logins.check("bob", "password 1", "198.51.100.9").login == "bob"  # the owner, elsewhere
+    clock.now += 1000
+    assert logins.check("bob", "password 1", HERE).login == "bob"
+
+
+def test_one_address_cannot_try_every_account(logins: Logins, accounts: Administration) -> None:
+    accounts.add_user("bob", "password 1")
+    throttle = Throttle(lambda: 0.0)
+    for number in range(40):
+        throttle.failed(f"user{number}", HERE)
+    assert throttle.wait_s("somebody", HERE) > 0
+    assert throttle.wait_s("somebody", "198.51.100.1") == 0
+
+
+def test_guesses_side_by_side_are_counted_each(
+    accounts: Administration, logins: Logins, events: list[Event]
+) -> None:
+    accounts.add_user("bob", "password 1")
+    threads = [
+        threading.Thread(target=refused, args=(logins, "bob", f"guess {number}"))
+        for number in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wrong = [event for event in events if event.message == "refused: wrong secret"]
+    assert len(wrong) == 5
+
+
+def test_a_refresh_token_has_one_subject_and_one_audience(
+    accounts: Administration, directory: Directory, clock: Clock
+) -> None:
+    accounts.add_user("bob", "password 1")
+    token = issue_refresh(directory, "bob", "us", "docker", 3600)
+    assert subject_of(directory, token, "us") == "bob"
+    assert subject_of(directory, token, "them") is None
+    assert subject_of(directory, "eve." + token.partition(".")[2], "us") is None
+    assert token not in json.dumps([one.digest for one in refresh_tokens(directory)])
+    clock.now += 3601
+    assert subject_of(directory, token, "us") is None
+
+
+@pytest.mark.parametrize("change", ["password", "disable", "remove", "revoke"])
+def test_refresh_tokens_end_with_what_they_stand_for(
+    accounts: Administration, directory: Directory, change: str
+) -> None:
+    accounts.add_user("bob", "password 1")
+    token = issue_refresh(directory, "bob", "us", "docker", 3600)
+    match change:
+        case "password":
+            accounts.set_password("bob", "password 2")
+        case "disable":
+            accounts.set_user("bob", disabled=True)
+        case "remove":
+            accounts.remove_user("bob")
+        case _:
+            assert accounts.revoke("bob") == 1
+    assert subject_of(directory, token, "us") is None
+
+
+def test_refresh_tokens_of_one_account_are_bounded(directory: Directory, clock: Clock) -> None:
+    tokens = []
+    for _ in range(55):
+        clock.now += 1
+        tokens.append(issue_refresh(directory, "bob", "us", "docker", 3600))
+    assert len(refresh_tokens(directory, "bob")) == 50
+    assert subject_of(directory, tokens[0], "us") is None
+    assert subject_of(directory, tokens[-1], "us") == "bob"
+
+
+def test_a_removed_project_takes_its_robots_along(accounts: Administration) -> None:
+    accounts.add_project("p")
+    mine = (Permission("p", PULL[0].access),)
+    accounts.add_robot(Wish("ci", "p", mine))
+    accounts.add_robot(Wish("ci", "", PULL))
+    accounts.remove_project("p")
+    assert [robot.login for robot in accounts.view.robots.values()] == ["robot$ci"]
+
+
+def test_the_audit_log_is_bounded_and_in_order(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, size=4096, files=3)
+    for number in range(200):
+        audit.note(Event("push", "repo", message=str(number), address=HERE, actor="bob"))
+    files = list((tmp_path / "access").glob("audit.jsonl*"))
+    assert len(files) <= 3 and sum(file.stat().st_size for file in files) < 3 * 5000
+    numbers = [int(line["message"]) for line in read_audit(tmp_path)]
+    assert numbers == list(range(numbers[0], 200)) and len(numbers) > 40
+    assert [line["message"] for line in read_audit(tmp_path, last=2)] == ["198", "199"]
+
+
+def test_the_audit_log_survives_what_clients_write(tmp_path: Path) -> None:
+    audit = Audit(tmp_path)
+    audit.note(Event("login", actor='a"\n{"kind":"push"}\x1b[31m' + "x" * 5000, message="refused"))
+    audit.note(Event("pull", "repo"))
+    lines = (tmp_path / "access" / "audit.jsonl").read_bytes().splitlines()
+    assert len(lines) == 1 and len(lines[0]) < 1500 and b"\x1b" not in lines[0]
+
+
+def test_account_changes_are_told_without_secrets(
+    accounts: Administration, events: list[Event]
+) -> None:
+    accounts.add_user("bob", "password 1")
+    robot, secret = accounts.add_robot(Wish("ci", permissions=PULL))
+    new = accounts.rotate_robot(robot.id)
+    told = " ".join(event.message for event in events)
+    assert len(events) == 3
+    for word in ("password 1", secret, new):
+        assert word not in told
