@@ -21,7 +21,7 @@ _LIMIT = 64 << 20  # bytes of a file; what can be attached is less
 
 
 @click.command("attest")
-@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
 @click.option("--predicate", metavar="FILE", help="The predicate, JSON; - is standard input.")
@@ -59,9 +59,9 @@ def command(
     if (predicate is None) == (statement is None):
         raise UsageError("give either --predicate FILE or --statement FILE")
     content = _read(predicate or statement or "")
+    signers = private_keys(keys, password_file)
     with open_images(images, plain=allow_http_registry) as places:
         said = [_statement(place, content, kind, whole=statement is not None) for place in places]
-        signers = private_keys(keys, password_file)
         for place, one in zip(places, said, strict=True):
             done = attest(
                 place.repository,

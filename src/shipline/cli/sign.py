@@ -20,7 +20,7 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 
 
 @click.command("sign")
-@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
 @click.option(
@@ -68,8 +68,8 @@ def command(
 
     extra = annotations_of(annotations)
     name = Reference.parse(identity) if identity else None
+    signers = private_keys(keys, password_file)
     with open_images(images, plain=allow_http_registry) as places:
-        signers = private_keys(keys, password_file)
         for place in places:
             done = sign(
                 place.repository,

@@ -31,7 +31,7 @@ _OUTPUT = click.option(
 
 
 @click.command("verify")
-@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_KEYS
 @click.option(
     "--threshold", type=click.IntRange(1), default=1, help="So many keys must have signed."
@@ -103,7 +103,7 @@ def command(
 
 
 @click.command("verify-attestation")
-@click.argument("images", nargs=-1, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_KEYS
 @click.option("--type", "kind", default="custom", show_default=True, metavar="TYPE")
 @_OUTPUT
