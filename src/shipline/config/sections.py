@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shipline.policy.gates import GatesSection
     from shipline.policy.tags import TagsSection
     from shipline.policy.trust import TrustSection
+    from shipline.server import RegistrySection
 
 
 def _section(place: str, doc: str) -> dict[str, Any]:
@@ -48,6 +49,10 @@ class Config:
     ci: CiSection | None = field(
         default=None,
         metadata=_section("shipline.deliver.ci:CiSection", "How files of CI systems are written."),
+    )
+    registry: RegistrySection | None = field(
+        default=None,
+        metadata=_section("shipline.server:RegistrySection", "The registry node of this machine."),
     )
     file: Path | None = field(default=None, metadata={"key": None})
     """Where it was read from; None where there is no file."""

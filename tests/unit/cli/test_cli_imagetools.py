@@ -110,7 +110,8 @@ def registry(tmp_path: Path) -> Iterator[str]:
         [*command, "--data", str(tmp_path / "data")], stderr=subprocess.PIPE, text=True
     ) as node:
         assert node.stderr is not None
-        yield node.stderr.readline().rstrip().rpartition("//")[2]
+        told = next(line for line in node.stderr if line.startswith("serving "))
+        yield told.rstrip().rpartition("//")[2]
         node.terminate()
         node.wait(timeout=20)
 

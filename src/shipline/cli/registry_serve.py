@@ -1,0 +1,131 @@
+"""`shipline registry serve`: run a node, from shipline.yaml and from flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shipline.errors import UsageError
+
+if TYPE_CHECKING:
+    from shipline.server import LogSection, RegistrySection
+    from shipline.server.access import AccessSection, TlsSection
+
+Section = TypeVar("Section", "RegistrySection", "AccessSection", "TlsSection", "LogSection")
+_LISTEN = "127.0.0.1:5000"
+
+
+@click.command("serve")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
+@click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
+@click.option("--data", metavar="DIR", help="The directory of the node.")
+@click.option("--insecure-open", is_flag=True, help="Let other machines in: everyone may push.")
+@click.option("--insecure-http", is_flag=True, help="Accounts without TLS, behind a proxy.")
+@click.option("--accounts", is_flag=True, help="Demand accounts on a loopback address too.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
+@click.option("--tls-client-ca", metavar="FILE", help="Demand client certificates.")
+@click.option("--hostname", metavar="NAME", multiple=True, help="Name of the made certificate.")
+@click.option("--public-url", metavar="URL", help="How clients reach the node.")
+@click.option("--public-project", metavar="NAME", multiple=True, help="Everyone may pull from it.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines, or JSON lines.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-requests", is_flag=True, help="Write a line for every request.")
+@click.option("--drain-timeout", metavar="TIME", help="Time for running requests at the end.")
+def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **options: Any) -> None:
+    """Serve the images below a directory until interrupted.
+
+    On a loopback address the node is open to this machine. On any other it demands TLS and
+    accounts: it makes what is missing and prints the administrator's password, once. What the file
+    says under `registry:` holds where no flag says otherwise.
+    """
+    from shipline.server import logging_to, serve_registry
+
+    section = _section(config, options)
+    if not section.data:
+        raise UsageError("the node has no directory", hint="say --data DIR, or registry.data")
+    listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
+    with logging_to(sys.stderr, section.log):
+        serve_registry(
+            listen,
+            Path(section.data),
+            section=section,
+            ready=lambda url: click.echo(f"serving {section.data} on {url}", err=True),
+            notify=lambda line: click.echo(line, err=True),
+            insecure_open=insecure_open,
+            insecure_http=insecure_http,
+            environ=os.environ,
+        )
+
+
+def _section(config: Path | None, options: dict[str, Any]) -> RegistrySection:
+    """What the file says, overridden by the flags that were given."""
+    from shipline.config import load
+    from shipline.server import RegistrySection
+    from shipline.units import Duration
+
+    loaded = load(config, Path.cwd(), os.environ)
+    found = loaded.registry or RegistrySection()
+    if loaded.registry and loaded.file:
+        found = _beside(loaded.file.parent, found)
+    tls = _changed(
+        found.access.tls,
+        cert=options["tls_cert"],
+        key=options["tls_key"],
+        client_ca=options["tls_client_ca"],
+        names=options["hostname"],
+    )
+    access = _changed(
+        found.access,
+        mode="accounts" if options["accounts"] else None,
+        url=options["public_url"],
+        public_projects=options["public_project"],
+        tls=tls,
+    )
+    log = _changed(
+        found.log,
+        format=options["log_format"],
+        level=options["log_level"],
+        requests=options["log_requests"],
+    )
+    drain = options["drain_timeout"]
+    try:
+        drain_timeout = Duration.parse(drain) if drain else None
+    except ValueError as error:
+        raise UsageError(f"--drain-timeout: {error}") from None
+    return _changed(
+        found,
+        listen=options["listen"],
+        data=options["data"],
+        access=access,
+        log=log,
+        drain_timeout=drain_timeout,
+    )
+
+
+def _changed(section: Section, **values: Any) -> Section:
+    """The section with the values that are there."""
+    changes: dict[str, Any] = {key: value for key, value in values.items() if value}
+    return replace(section, **changes)
+
+
+def _beside(root: Path, section: RegistrySection) -> RegistrySection:
+    """Paths of the file are relative to its directory."""
+
+    def placed(path: str) -> str:
+        return str(root / path) if path else ""
+
+    tls = section.access.tls
+    tls = replace(tls, cert=placed(tls.cert), key=placed(tls.key), client_ca=placed(tls.client_ca))
+    hooks = tuple(replace(hook, secret_file=placed(hook.secret_file)) for hook in section.webhooks)
+    return replace(
+        section,
+        data=placed(section.data),
+        access=replace(section.access, tls=tls),
+        webhooks=hooks,
+    )
