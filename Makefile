@@ -1,13 +1,14 @@
 # make demo    build examples/hello for two architectures, push it and look at it
 # make test    everything that CI runs; sets up its own environment
 # make bench   side by side with docker buildx
+# make bench-metadata   durable write latencies of the metadata stores
 # make check   formatting, types and unit tests only
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench packages clean
+.PHONY: demo test check bench bench-metadata packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -26,6 +27,9 @@ check: $(VENV)/.installed-dev
 
 bench: packages $(VENV)/.installed
 	$(BIN)/python -m bench.build $(BENCH)
+
+bench-metadata: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.metadata $(BENCH)
 
 packages:
 	@sh scripts/packages.sh

@@ -1,16 +1,19 @@
 """Group commit: writes that wait for the disk at once become one transaction.
 
 The first thread that comes leads: it takes everything that waits, writes it, and tells the others.
-What came meanwhile is the next group, led by the first of its own. A thread alone waits for no one.
+What came meanwhile is the next group, led by the first of its own. A thread alone waits for no one;
+in company the leader waits a moment, so that writers do not fall apart into small groups.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+_COMPANY_S = 0.0001  # in which those whom the last group let go come again; measured: 2-4 times
 Changes = Mapping[bytes, bytes | None]
 Counters = Mapping[bytes, int]
 Apply = Callable[[Changes, Counters, bool], None]
@@ -37,6 +40,7 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._waiting: list[Write] = []
         self._led = False
+        self._company = False  # the last group had more than one
 
     def write(self, changes: Changes, add: Counters, durable: bool) -> None:
         """Returns when it is written. Raises what `apply` raised."""
@@ -53,8 +57,11 @@ class GroupCommit:
             raise mine.failure
 
     def _lead(self, mine: Write) -> None:
+        if self._company:
+            time.sleep(_COMPANY_S)
         with self._lock:
             group, self._waiting = self._waiting, []
+            self._company = len(group) > 1
         try:
             self._settle(group)
         finally:

@@ -1,0 +1,179 @@
+"""The article's table of metadata stores, measured: `python -m bench.metadata [--seconds N]`.
+
+Every write is one registry-sized transaction (a manifest with its tag and indexes, eight records),
+on the disk when it returns. Reads are single keys out of 100,000, by one thread and by sixteen.
+Right before each measurement of writes the disk itself is asked for an fdatasync(2): on a busy
+machine the ratio says more than the milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from shipline.errors import ConfigError
+from shipline.metadata import DRIVERS, Key, Records, open_records
+
+_ROWS = 100_000
+_VALUE = b"v" * 160  # bytes
+_WRITERS = (1, 16)
+_CLAIMS_MS = {"sqlite": (10.0, 50.0), "rocksdb": (1.0, 5.0)}  # the article, a write
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Latencies in milliseconds, rates per second."""
+
+    driver: str
+    work: str
+    threads: int
+    p50: float
+    p99: float
+    rate: float
+    disk_p50: float = 0.0  # of an fdatasync(2), just before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with _scratch(options.directory) as scratch:
+        found = [one for driver in DRIVERS for one in _driver(scratch, driver, options.seconds)]
+    if options.json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+    else:
+        _show(found)
+
+
+def _driver(scratch: Path, driver: str, seconds: float) -> Iterator[Measured]:
+    try:
+        records = open_records(scratch / driver, driver)
+    except ConfigError as error:
+        print(f"{driver}: {error.message}; {error.hint}")
+        return
+    with closing(records):
+        _fill(records)
+        for threads in _WRITERS:
+            disk = _disk(scratch, seconds / 4).p50
+            write = _measured(driver, "durable write", threads, seconds, lambda: _writer(records))
+            yield replace(write, disk_p50=disk)
+        for threads in _WRITERS:
+            yield _measured(driver, "read", threads, seconds, lambda: _reader(records))
+
+
+def _fill(records: Records) -> None:
+    for start in range(0, _ROWS, 5000):
+        rows: dict[Key, bytes | None] = {
+            ("row", str(number)): _VALUE for number in range(start, start + 5000)
+        }
+        records.write(rows, durable=False)
+    records.write({})
+
+
+def _writer(records: Records) -> Callable[[], None]:
+    chance = random.Random(threading.get_ident())
+
+    def write() -> None:
+        name, digest = f"project/{chance.randrange(100)}", f"{chance.getrandbits(256):064x}"
+        changes: dict[Key, bytes | None] = {
+            ("repository", name): b"",
+            ("manifest", name, digest): _VALUE,
+            ("holder", digest, name, "manifest"): b"",
+            ("tag", name, digest[:8]): _VALUE,
+            ("tagged", name, digest, digest[:8]): b"",
+            ("needed", name, digest[::-1], digest): b"",
+        }
+        records.write(changes, add={("usage", name, "manifests"): 1, ("usage", name, "tags"): 1})
+
+    return write
+
+
+def _reader(records: Records) -> Callable[[], None]:
+    chance = random.Random(threading.get_ident())
+
+    def read() -> None:
+        assert records.get(("row", str(chance.randrange(_ROWS)))) == _VALUE
+
+    return read
+
+
+def _measured(
+    driver: str, work: str, threads: int, seconds: float, make: Callable[[], Callable[[], None]]
+) -> Measured:
+    """Call what `make` makes, on each of `threads` threads, for as long."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+
+    def run() -> None:
+        call, mine = make(), []
+        while (begun := time.perf_counter()) < end:
+            call()
+            mine.append(time.perf_counter() - begun)
+        times.extend(mine)
+
+    workers = [threading.Thread(target=run) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    times.sort()
+    p50, p99 = (times[int(len(times) * part)] * 1000 for part in (0.5, 0.99))
+    return Measured(
+        driver, work, threads, round(p50, 4), round(p99, 4), round(len(times) / seconds)
+    )
+
+
+def _disk(scratch: Path, seconds: float) -> Measured:
+    """What the disk itself takes for 4 KiB and fdatasync(2): no durable store is quicker alone."""
+    fd = os.open(scratch / "probe", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(fd, b"\0" * (1 << 20), 0)
+        os.fsync(fd)
+
+        def sync() -> None:
+            os.pwrite(fd, _VALUE * 25, 0)
+            os.fdatasync(fd)
+
+        return _measured("disk", "fdatasync", 1, seconds, lambda: sync)
+    finally:
+        os.close(fd)
+
+
+def _show(found: list[Measured]) -> None:
+    print(
+        f"{'store':9}{'work':15}{'threads':>8}{'p50 ms':>10}{'p99 ms':>10}{'per s':>11}"
+        f"{'fdatasync':>11}{'ratio':>7}  article"
+    )
+    for one in found:
+        low, high = _CLAIMS_MS[one.driver]
+        line = f"{one.driver:9}{one.work:15}{one.threads:8}{one.p50:10.3f}{one.p99:10.3f}"
+        line += f"{one.rate:11,.0f}"
+        if one.disk_p50:
+            line += f"{one.disk_p50:11.3f}{one.p50 / one.disk_p50:7.1f}  {low:.0f}-{high:.0f} ms"
+            line += ": below" if one.p50 < low else ": not below"
+        print(line)
+
+
+@contextmanager
+def _scratch(directory: Path | None) -> Iterator[Path]:
+    place = Path(tempfile.mkdtemp(prefix="bench-metadata-", dir=directory))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
