@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nodes import node
-from peers import Registry
+from peers import Registry, docker_registry
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import (
     Descriptor,
@@ -29,13 +29,14 @@ from shipline.oci import (
     combine,
     media,
 )
-from shipline.registry import Client, RemoteRepository
+from shipline.registry import Client, HostSettings, RemoteRepository
 from shipline.supply import (
     Form,
     PublicKey,
     SignatureRefused,
     attest,
     examine_attestations,
+    generate_key,
     predicate_type,
     read_private_key,
     sign,
@@ -48,6 +49,7 @@ pytestmark = pytest.mark.peers
 PASSWORD = "a password with spaces"
 TLOG = ("--insecure-ignore-tlog=true", "--allow-http-registry")
 UPLOAD = ("--tlog-upload=false", "--allow-http-registry", "-y")
+KEYS = ("ours", "other")
 SIGN_TYPE = "https://sigstore.dev/cosign/sign/v1"
 
 
@@ -101,7 +103,7 @@ def good(done: subprocess.CompletedProcess[str]) -> str:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("cosign")
     directory = tmp_path_factory.mktemp("keys")
-    for name in ("ours", "other"):
+    for name in KEYS:
         good(run("cosign", "generate-key-pair", "--output-key-prefix", directory / name))
     return directory
 
@@ -269,6 +271,39 @@ def test_our_command_line_and_cosigns_share_keys(site: Site, tmp_path: Path) -> 
     assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
     good(run("cosign", "sign", *UPLOAD, "--key", tmp_path / "new.key", site.pinned))
     good(run("shipline", "verify", "--key", tmp_path / "new.pub", site.pinned))
+
+
+@pytest.mark.parametrize("kind", ["EC -pkeyopt ec_paramgen_curve:P-384", "RSA", "ED25519"])
+def test_every_kind_of_key_is_cosigns_too(site: Site, tmp_path: Path, kind: str) -> None:
+    plain, made = tmp_path / "plain.pem", tmp_path / "made"
+    good(run("openssl", "genpkey", "-out", plain, "-algorithm", *kind.split()))
+    good(run("shipline", "key", "import", "--key", plain, "-o", made))
+    good(run("shipline", "sign", "--key", f"{made}.key", "--no-recursive", site.pinned))
+    good(run("cosign", "verify", *TLOG, "--key", f"{made}.pub", site.pinned))
+    good(run("cosign", "sign", *UPLOAD, "--key", f"{made}.key", "-a", "by=cosign", site.pinned))
+    good(run("shipline", "verify", "--key", f"{made}.pub", "-a", "by=cosign", site.pinned))
+
+
+def test_a_stale_mirror_takes_no_signature_away(
+    registry: Registry, keys: Path, tmp_path: Path
+) -> None:
+    name = Reference.parse(f"{registry.address}/mirrored/app:v1")
+    ours, other = (read_private_key(keys / f"{one}.key", PASSWORD.encode) for one in KEYS)
+    with docker_registry(tmp_path, name="mirror") as mirror, Client() as client:
+        repository = client.repository(name)
+        target = push_index(repository, "mirrored").descriptor
+        sign(repository, target, name, [ours], forms=[Form.TAG], recursive=False)
+        stale = repository.resolve(f"sha256-{target.digest.hex}.sig")
+        goal = client.repository(Reference.parse(f"{mirror.address}/mirrored/app"))
+        copy_graph(repository, goal, stale)
+        goal.tag(stale, repository, f"sha256-{target.digest.hex}.sig")
+        sign(repository, target, name, [other], forms=[Form.TAG], recursive=False)
+        settings = HostSettings(mirrors={name.host: (mirror.url,)})
+        with Client(settings) as mirrored:
+            place, third = mirrored.repository(name), generate_key("third")
+            sign(place, target, name, [third], forms=[Form.TAG], recursive=False)
+        trusted = [ours.public, other.public, third.public]
+        verify(client.repository(name), target, name, trusted, threshold=3)
 
 
 def policy(directory: Path, site: Site, key: str, identity: str) -> tuple[Path, Path]:

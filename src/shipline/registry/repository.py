@@ -49,6 +49,11 @@ class RemoteRepository:
     def name(self) -> str:
         return f"{self.host}/{self.repository}"
 
+    @property
+    def unmirrored(self) -> RemoteRepository:
+        """The same, but read from the registry alone: for whoever reads in order to write."""
+        return RemoteRepository(self.host, self.repository, self._channels[-1:])
+
     def exists(self, target: Descriptor) -> bool:
         return self._exists(target, READ)
 

@@ -13,7 +13,7 @@ from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
 from shipline.supply.claims import LAYER_PREDICATE, SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
 from shipline.supply.dsse import ENVELOPE
 from shipline.supply.keys import PrivateKey
-from shipline.supply.protocols import Attachable
+from shipline.supply.protocols import Attachable, at_the_source
 from shipline.supply.sign import Signed, sign_statement
 from shipline.supply.statement import Statement
 from shipline.supply.verify import Attestation, examine_attestations
@@ -42,7 +42,7 @@ def attest(
     keys attested of this type before, where the registry can delete. Raises UsageError for a
     statement about another image, and for one that is too large to be verified.
     """
-    content = _checked(statement, target)
+    repository, content = at_the_source(repository), _checked(statement, target)
     if not signers:
         raise UsageError("there is no key to sign with", hint="name one with --key")
     unique = {one.public: one for one in signers}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shipline.content import Fetcher, Repository, Resolver
 from shipline.oci import Descriptor
@@ -19,3 +19,14 @@ class Evidence(Fetcher, Resolver, Referring, Protocol):
 
 class Attachable(Repository, Referring, Protocol):
     """A place to attach statements to images."""
+
+
+@runtime_checkable
+class _Mirrored(Protocol):
+    @property
+    def unmirrored(self) -> Attachable: ...
+
+
+def at_the_source(repository: Attachable) -> Attachable:
+    """The repository without mirrors: what a stale one says would be written back as the truth."""
+    return repository.unmirrored if isinstance(repository, _Mirrored) else repository

@@ -19,7 +19,7 @@ from shipline.supply.dsse import IN_TOTO, Envelope, pae
 from shipline.supply.identity import SAME_REPOSITORY
 from shipline.supply.keys import PrivateKey
 from shipline.supply.predicates import COSIGN_SIGN
-from shipline.supply.protocols import Attachable
+from shipline.supply.protocols import Attachable, at_the_source
 from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
 from shipline.supply.statement import Statement
 from shipline.supply.verify import examine
@@ -59,6 +59,7 @@ def sign(
         raise UsageError(f"the annotation {reserved[0]!r} is written by the program itself")
     if not signers:
         raise UsageError("there is no key to sign with", hint="name one with --key")
+    repository = at_the_source(repository)
     targets = [*signable(repository, target)] if recursive else [target.plain]
     identity = str(reference.at(None))
     return tuple(
