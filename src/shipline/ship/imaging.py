@@ -188,11 +188,10 @@ def pushed(repository: Repository, image: Reference, target: Descriptor) -> Push
     return Pushed(image.at(target.digest), children)
 
 
-def results_of(target: Descriptor, image: Pushed | None) -> dict[str, Any]:
+def results_of(target: Descriptor, image: Pushed) -> dict[str, Any]:
     """What the record keeps of an image."""
-    platforms = image.platforms if image else ()
     return {
         "digest": str(target.digest),
         "descriptor": target.plain.to_json(),
-        "platforms": {str(platform): str(one.digest) for platform, one in platforms},
+        "platforms": {str(platform): str(one.digest) for platform, one in image.platforms},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
-from shipline.git import Git
+from shipline.git import Git, fetch_tags, read_repository
 from shipline.oci import Digest
 from shipline.policy.tags import (
     Decision,
@@ -94,8 +94,12 @@ def _decided(
     project: Project, world: World, source: Source, allow_dirty: bool, asking: bool, fetch: bool
 ) -> tuple[Decision, Naming]:
     git = Git(project.root, world.environ)
-    situation = survey(git, project.tags, world.event, fetch=fetch, now=int(world.clock()))
-    decision = decide(project.tags, situation)
+    decision = _decide(project, world, git, fetch)
+    if not asking and decision.git_tag is not None and decision.git_tag.new:
+        remote = read_repository(git, remote=project.tags.remote).remote
+        if remote:  # runs elsewhere may have made versions that this clone does not know
+            fetch_tags(git, remote)
+            decision = _decide(project, world, git, fetch)
     if source.dirty:
         if not allow_dirty and not asking:
             raise _dirty(source)
@@ -114,6 +118,11 @@ def _decided(
             raise
         return decision, naming_of(decision, None, (f"the registry did not tell: {error}",))
     return decision, naming_of(decision, reuse, notes)
+
+
+def _decide(project: Project, world: World, git: Git, fetch: bool) -> Decision:
+    now = int(world.clock())
+    return decide(project.tags, survey(git, project.tags, world.event, fetch=fetch, now=now))
 
 
 def _reuse(project: Project, world: World, decision: Decision, git: Git) -> Digest | None:

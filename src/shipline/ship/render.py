@@ -85,13 +85,13 @@ def _failed(run: Run | None) -> StepRecord | None:
 def _where(run: Run, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:
     lines = []
     if run.digest and run.image:
-        lines.append(f"digest so far: {run.image}@{run.digest}")
+        lines += ["digest so far:", run.digest]
     command = pipeline.commands.get(failed.name) if failed else None
     if command is not None:
-        lines.append(f"reproduce:     {reproduction(command, Path(run.root))}")
+        lines.append(f"reproduce: {reproduction(command, Path(run.root))}")
     if failed is not None:
-        lines.append(f"logs:          shipline runs logs {run.id} {shlex.quote(failed.name)}")
-    lines.append(f"resume:        shipline ship --resume {run.id}")
+        lines.append(f"logs:      shipline runs logs {run.id} {shlex.quote(failed.name)}")
+    lines.append(f"resume:    shipline ship --resume {run.id}")
     return lines
 
 

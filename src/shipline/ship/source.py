@@ -78,7 +78,9 @@ def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
         other = Git(git.directory, {**git.environ, **aside})
-        other.run("add", "--all", "--", ".", *_excluded(ignore))
+        other.run("add", "--all", "--", ".")
+        if ignore:
+            other.run("reset", "--quiet", "--", *(f":(glob){os.path.normpath(p)}" for p in ignore))
         return other.text("write-tree")
 
 

@@ -120,7 +120,9 @@ class Works:
                 push=decision.push,
             )
             target = self.world.build(request, span)
-        image = pushed(repository, self.image, target) if decision.push else None
+        if not decision.push:
+            return Outcome({"built": str(target.digest)}, reason=planned.note)
+        image = pushed(repository, self.image, target)
         return Outcome(results_of(target, image), reason=planned.note)
 
     def gates(self, planned: PlannedStep, span: Step) -> Outcome:

@@ -1,0 +1,192 @@
+"""The whole chain on a real repository: what fails has no name, what passes has all of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import document, tags
+from nodes import Node, node
+from ships import Project, coverage, new_project
+
+GATED = """\
+image: {image}
+steps:
+  lint: "true"
+  test: {run: mkdir -p out && cp coverage.xml out/, reports: {coverage: out/coverage.xml}}
+  look: {needs: [build], run: echo "$SHIPLINE_IMAGE" > out/seen}
+build: {platforms: {platforms}}
+gates: {coverage: {min: 80}}
+"""
+FILES = {"coverage__xml": coverage(9), "__gitignore": "out\n"}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with node(tmp_path_factory.mktemp("ship") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Node]:
+    with node(tmp_path / "other") as running:
+        yield running
+
+
+@pytest.fixture
+def project(tmp_path: Path, registry: Node) -> Project:
+    """An image of its own in the registry that all tests share."""
+    return _fresh(tmp_path, registry, GATED, **FILES)
+
+
+def _fresh(place: Path, registry: Node, configuration: str, **files: str) -> Project:
+    configuration = configuration.replace("{image}", f"{{image}}-{place.name.replace('_', '-')}")
+    return new_project(place, registry, configuration, **files)
+
+
+def _repository(project: Project) -> str:
+    return _image(project).partition("/")[2]
+
+
+def _image(project: Project) -> str:
+    line = (project.root / "shipline.yaml").read_text().splitlines()[0]
+    return line.removeprefix("image: ")
+
+
+def _git_tags(project: Project) -> str:
+    return project.git("ls-remote", "--tags", "origin")
+
+
+def test_passing_run_publishes_what_was_tested(project: Project) -> None:
+    done = project.ship().ok()
+    name, _, digest = done.out.strip().partition("@")
+    assert name == f"{_image(project)}:v0.1.0"
+    index = document(project.node, _repository(project), "v0.1.0")
+    assert {one["platform"]["architecture"] for one in index["manifests"]} == {"amd64", "arm64"}
+    revision = index["annotations"]["org.opencontainers.image.revision"]
+    assert revision == project.git("rev-parse", "HEAD")
+    assert (project.root / "out/seen").read_text() == f"{_image(project)}@{digest}\n"
+    assert "refs/tags/v0.1.0" in _git_tags(project)
+
+
+def test_refused_run_leaves_no_name_anywhere(project: Project) -> None:
+    project.commit("fix: less tests", coverage__xml=coverage(7))
+    said = project.ship().failed(9)
+    assert tags(project.node, _repository(project)) == []
+    assert _git_tags(project) == ""
+    assert "coverage: fail" in said
+    assert f"shipline ship --resume {project.record()['id']}" in said
+    digest = project.record()["steps"][2]["results"]["digest"]
+    assert document(project.node, _repository(project), digest)  # it is there, without a name
+
+
+def test_report_that_no_step_wrote_now_is_no_pass(project: Project) -> None:
+    (project.root / "out").mkdir()
+    (project.root / "out/coverage.xml").write_text(coverage(10))
+    text = (project.root / "shipline.yaml").read_text()
+    project.commit("fix: lazy", shipline__yaml=text.replace("mkdir -p out && cp", "true"))
+    assert "did not write its report" in project.ship().failed(5)
+    assert tags(project.node, _repository(project)) == []
+
+
+def test_same_commit_is_never_built_again(project: Project) -> None:
+    first = project.ship().ok().out
+    again = project.ship(SHIPLINE_HOME=str(project.home / "elsewhere")).ok()
+    assert again.out == first
+    assert "load Dockerfile" not in again.err
+
+
+def test_dirty_tree_gets_no_version(project: Project) -> None:
+    project.write("app", "changed\n")
+    assert "app" in project.ship().failed(2)
+    project.ship("--allow-dirty").ok()
+    assert [tag[:6] for tag in tags(project.node, _repository(project))] == ["dirty-"]
+    assert _git_tags(project) == ""
+    project.git("checkout", "--quiet", "app")
+    project.ship().ok()
+    assert "v0.1.0" in tags(project.node, _repository(project))
+
+
+def test_plan_does_nothing(project: Project) -> None:
+    shown = project.ship("--plan").ok().out
+    assert "v0.1.0" in shown and "mkdir -p out" in shown
+    plan = json.loads(project.ship("--plan", "--json").ok().out)
+    assert [one["name"] for one in plan["steps"] if one["skip"]] == ["sign", "copy"]
+    assert not (project.root / "out").exists()
+    assert not (project.home / "runs").exists()
+    assert tags(project.node, _repository(project)) == []
+
+
+def test_only_the_steps_that_are_asked_for_run(project: Project) -> None:
+    project.ship("--only", "lint,test").ok()
+    states = project.states()
+    assert {name for name, state in states.items() if state == "passed"} == {"lint", "test"}
+    assert tags(project.node, _repository(project)) == []
+
+
+def test_nothing_is_named_when_the_gates_are_left_out(project: Project) -> None:
+    project.ship("--skip", "gates").ok()
+    assert tags(project.node, _repository(project)) == []
+    assert _git_tags(project) == ""
+
+
+def test_two_commits_at_once_get_two_versions(project: Project, tmp_path: Path) -> None:
+    project.ship().ok()
+    second = Project(tmp_path / "second", project.remote, tmp_path / "home2", project.node)
+    subprocess.run(("git", "clone", "--quiet", str(project.remote), str(second.root)), check=True)
+    project.commit("fix: one", app="two\n")
+    second.git("pull", "--quiet")
+    second.git("commit", "--quiet", "--allow-empty", "-m", "fix: another")
+    running = [one.start("ship", "--progress", "plain") for one in (project, second)]
+    ends = [process.communicate(timeout=90) for process in running]
+    assert [process.returncode for process in running] == [0, 0], [err.decode() for _, err in ends]
+    assert sorted(tags(project.node, _repository(project))) == ["v0.1.0", "v0.1.1", "v0.1.2"]
+
+
+def test_builds_of_other_machines_are_merged(project: Project, tmp_path: Path) -> None:
+    files = []
+    for platform in ("linux/amd64", "linux/arm64"):
+        files.append(str(tmp_path / f"{platform.replace('/', '-')}.json"))
+        words = ("--only", "build", "--platform", platform, "--metadata-file", files[-1])
+        project.ship(*words).ok()
+    project.ship("--only", "test").ok()
+    built = [word for file in files for word in ("--built", file)]
+    project.ship(*built, "--skip", "lint,test").ok()
+    index = document(project.node, _repository(project), "v0.1.0")
+    assert len(index["manifests"]) == 2
+    assert project.states()["test"] == "skipped"
+
+
+def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other: Node) -> None:
+    copies = f"sign: {{key: cosign.key}}\ncopies: [{other.address}/mirror/app]\n"
+    project = _fresh(tmp_path, registry, GATED + copies, **FILES)
+    made = project.run(
+        "key", "generate", "--output-key-prefix", "cosign", SHIPLINE_KEY_PASSWORD="secret"
+    ).ok()
+    assert made
+    project.commit("build: key")
+    assert "password" in project.ship(SHIPLINE_KEY_PASSWORD="wrong").failed(3)
+    done = project.ship(SHIPLINE_KEY_PASSWORD="secret").ok()
+    names = [line.partition("@")[0] for line in done.out.splitlines()]
+    assert names == [f"{_image(project)}:v0.1.0", f"{other.address}/mirror/app:v0.1.0"]
+    for name in names:
+        words = ("--insecure-ignore-tlog", "--allow-insecure-registry", "--allow-http-registry")
+        for verb in (["verify"], ["verify-attestation", "--type", "slsaprovenance1"]):
+            seen = subprocess.run(
+                ("cosign", *verb, "--key", str(project.root / "cosign.pub"), *words, name),
+                capture_output=True,
+                text=True,
+            )
+            assert seen.returncode == 0, seen.stderr
+
+
+def test_pull_request_pushes_nothing(project: Project) -> None:
+    done = project.ship("--event", "pull-request", "--ref", "refs/pull/7/merge", "--pr", "7").ok()
+    assert tags(project.node, _repository(project)) == []
+    assert project.states()["publish"] == "skipped"
+    assert project.states()["gates"] == "passed"
+    assert done.out == ""

@@ -1,0 +1,147 @@
+"""Runs that break: the record tells where, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import processes, tags
+from nodes import node
+from ships import Project, coverage, new_project
+
+SLOW = """\
+image: {image}
+steps:
+  first: echo once >> ../counted-first
+  test:
+    run: mkdir -p out && cp coverage.xml out/ && echo once >> ../counted-test
+    reports: {coverage: out/coverage.xml}
+  slow:
+    needs: [build]
+    run: |
+      echo once >> ../counted-slow
+      if [ -e ../wait ]; then echo waiting; sleep 60.125; fi
+  late: {needs: [slow], run: test ! -e ../break}
+gates: {coverage: {min: 80}}
+"""
+REPOSITORY = "team/app"
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with node(tmp_path / "data") as running:
+        yield new_project(tmp_path, running, SLOW, coverage__xml=coverage(9), __gitignore="out\n")
+
+
+def counted(project: Project, step: str) -> int:
+    path = project.root.parent / f"counted-{step}"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def interrupted(project: Project, number: int) -> int:
+    """A run that gets a signal in the middle of `slow`; its status."""
+    (project.root.parent / "wait").touch()
+    with project.start("ship", "--progress", "plain") as process:
+        until(lambda: counted(project, "slow") == 1, "slow did not start")
+        os.kill(process.pid, number)
+        process.communicate(timeout=WAIT_S)
+    (project.root.parent / "wait").unlink()
+    return process.returncode
+
+
+def test_killed_run_goes_on_where_it_was(project: Project) -> None:
+    assert interrupted(project, signal.SIGKILL) == -signal.SIGKILL
+    record = project.record()
+    states = {step["name"]: step["state"] for step in record["steps"]}
+    assert record["state"] == "interrupted"
+    assert states["slow"] == "interrupted"
+    assert {states[name] for name in ("first", "test", "build")} == {"passed"}
+    until(lambda: not processes(project.home, "60.125"), "the step outlived the run")
+    assert tags(project.node, REPOSITORY) == []
+
+    done = project.ship("--resume").ok()
+    assert f"{project.image}:v0.1.0@" in done.out
+    assert (counted(project, "first"), counted(project, "test")) == (1, 1)
+    assert counted(project, "slow") == 2
+    assert project.record()["id"] == record["id"]
+    assert "load Dockerfile" not in done.err
+
+
+def test_interrupted_run_cleans_up_and_goes_on(project: Project) -> None:
+    assert interrupted(project, signal.SIGTERM) == 130
+    assert processes(project.home, "60.125") == []
+    assert project.states()["slow"] == "cancelled"
+    project.ship("--resume").ok()
+    assert (counted(project, "test"), counted(project, "slow")) == (1, 2)
+
+
+def test_failed_run_goes_on_with_what_failed(project: Project) -> None:
+    breaking = project.root.parent / "break"
+    breaking.touch()
+    said = project.ship().failed(5)
+    run = project.record()["id"]
+    assert f"--resume {run}" in said and "cd " in said
+    breaking.unlink()
+    project.ship("--resume", run[-6:]).ok()
+    assert (counted(project, "slow"), counted(project, "test")) == (1, 1)
+    assert tags(project.node, REPOSITORY) == ["v0.1.0"]
+
+
+def test_report_that_was_changed_meanwhile_is_written_again(project: Project) -> None:
+    (project.root.parent / "break").touch()
+    project.ship().failed(5)
+    (project.root.parent / "break").unlink()
+    (project.root / "out/coverage.xml").write_text(coverage(10))
+    project.ship("--resume").ok()
+    assert (counted(project, "first"), counted(project, "test")) == (1, 2)
+
+
+def test_another_commit_is_another_run(project: Project) -> None:
+    (project.root.parent / "break").touch()
+    project.ship().failed(5)
+    project.commit("fix: more", app="two\n")
+    assert "git checkout" in project.ship("--resume").failed(2)
+
+
+def test_run_in_progress_cannot_be_resumed_or_removed(project: Project) -> None:
+    (project.root.parent / "wait").touch()
+    with project.start("ship", "--progress", "plain") as process:
+        until(lambda: counted(project, "slow") == 1, "slow did not start")
+        assert "another process" in project.ship("--resume").failed(2)
+        assert "is running" in project.run("runs", "rm", "latest").failed(2)
+        process.terminate()
+        process.communicate(timeout=WAIT_S)
+
+
+def test_run_killed_at_any_moment_ends_well(project: Project) -> None:
+    for number in range(8):
+        with project.start("ship", "--progress", "plain") as process:
+            time.sleep(0.3 + 0.06 * number)
+            process.kill()
+            process.communicate()
+    if project.ship("--resume").status:
+        project.ship().ok()
+    assert tags(project.node, REPOSITORY) == ["v0.1.0"]
+
+
+def test_records_are_shown_and_forgotten(project: Project) -> None:
+    project.ship().ok()
+    run = project.record()["id"]
+    assert run in project.run("runs").ok().out
+    assert "v0.1.0" in project.run("runs", "show").ok().out
+    assert project.run("runs", "logs", "latest", "late").ok().out == ""
+    assert project.run("runs", "rm", run).ok().out.strip() == run
+    assert "there is no run" in project.run("runs", "show", run).failed(8)
