@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shipline.cli.signing import Place, annotations_of, image_option, open_images, public_keys
-from shipline.errors import UsageError
+from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from shipline.policy.trust import Trust, Verdict
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _KEYS = click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="A public key, or env://NAME."
 )
+_POLICY_LIMIT = 1 << 20  # bytes
 _OUTPUT = click.option(
     "-o",
     "--output",
@@ -58,7 +59,7 @@ _OUTPUT = click.option(
     "--policy",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Judge by the section trust of a shipline.yaml; without --key that of this project.",
+    help="Judge by the section trust of a shipline.yaml, or by a policy.json of podman.",
 )
 @_OUTPUT
 @image_option
@@ -162,8 +163,10 @@ def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> Non
 
 def _trust(policy: Path | None) -> Trust:
     from shipline.config import load
-    from shipline.policy.trust import load_trust
+    from shipline.policy.trust import load_trust, read_containers_policy
 
+    if policy is not None and policy.suffix == ".json":
+        return load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)
     config = load(policy, Path.cwd(), os.environ)
     section = config.trust
     if section is None or not section.rules or config.file is None:
@@ -172,6 +175,14 @@ def _trust(policy: Path | None) -> Trust:
             hint="give --key PUBLIC_KEY, or write the section `trust` of shipline.yaml",
         )
     return load_trust(section, config.file.parent)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_POLICY_LIMIT)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _verdict(place: Place, verdict: Verdict) -> dict[str, Any]:

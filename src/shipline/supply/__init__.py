@@ -12,7 +12,7 @@ from shipline.supply.claims import (
     Rejected,
     attachment_tag,
 )
-from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, pae
+from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, from_base64, pae
 from shipline.supply.identity import SAME_PATH, SAME_REPOSITORY, Identity, ImagePattern
 from shipline.supply.keyfile import Password, encrypted_pem, parse_private_key
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
@@ -86,6 +86,7 @@ __all__ = [
     "encrypted_pem",
     "examine",
     "examine_attestations",
+    "from_base64",
     "generate_key",
     "pae",
     "parse_private_key",

@@ -1,6 +1,7 @@
 """Which images are trusted: rules about signatures, and verdicts on images."""
 
 from shipline.policy.trust.cache import VerdictCache
+from shipline.policy.trust.containers import read_containers_policy
 from shipline.policy.trust.door import Judge, Parents, TrustRefused
 from shipline.policy.trust.exempt import is_statement, statement_subject
 from shipline.policy.trust.rules import NO_TRUST, Rule, Trust, load_trust, trusted_keys
@@ -23,6 +24,7 @@ __all__ = [
     "is_statement",
     "judge",
     "load_trust",
+    "read_containers_policy",
     "statement_subject",
     "trusted_keys",
 ]
