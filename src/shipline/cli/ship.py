@@ -21,7 +21,9 @@ from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
 from shipline.events import Stream
 
 if TYPE_CHECKING:
-    from shipline.events import Sink
+    from shipline.build import BuildRequest
+    from shipline.events import Sink, Step
+    from shipline.oci import Descriptor
     from shipline.registry import Client
     from shipline.ship import Prepared, Project, Run, Wanted, World
 
@@ -149,7 +151,6 @@ def _project(asked: Asked, options: Options) -> Project:
 
 def _world(asked: Asked, client: Client) -> World:
     from shipline.api import state_directory
-    from shipline.cli.shipbuild import build
     from shipline.cli.signing import private_keys
     from shipline.ship import World
 
@@ -158,9 +159,13 @@ def _world(asked: Asked, client: Client) -> World:
         environ=os.environ,
         event=asked.event,
         repositories=client.repository,
-        build=build,
+        build=_not_yet,
         signers=lambda place: private_keys([place], None),
     )
+
+
+def _not_yet(request: BuildRequest, step: Step) -> Descriptor:
+    raise AssertionError("a plan builds nothing")
 
 
 def _wanted(project: Project, options: Options) -> Wanted:
@@ -176,11 +181,13 @@ def _wanted(project: Project, options: Options) -> Wanted:
 def _ship(
     prepared: Prepared, world: World, options: Options, settings: Settings, *, as_json: bool
 ) -> int:
+    from shipline.cli.shipbuild import builder
     from shipline.ship import Runs, ship
 
     resume = _resume(prepared, world, options)
     begun: list[str] = []
     stream = Stream(*_sinks(options.mode))
+    world = replace(world, build=builder(stream))
     failure: ShiplineError | None = None
     try:
         with stream, stream.step("ship") as step:
