@@ -81,13 +81,19 @@ class Guarded:
         self, name: str, project: str, *actions: str, **limits: tuple[str, ...]
     ) -> dict[str, str]:
         """A new robot's Basic credentials; `limits` are fields of Permission, or networks."""
+        return basic(*self.robot_login(name, project, *actions, **limits))
+
+    def robot_login(
+        self, name: str, project: str, *actions: str, **limits: tuple[str, ...]
+    ) -> tuple[str, str]:
+        """A new robot's login name and secret."""
         access = tuple(Access("repository", action) for action in actions)
         networks = limits.pop("networks", ())
         permission = Permission(project or "*", access, **limits)  # type: ignore[arg-type]
         with self.accounts() as accounts:
             made, secret = accounts.add_robot(Wish(name, project, (permission,), networks=networks))
         self.secrets.append(secret)
-        return basic(made.login, secret)
+        return made.login, secret
 
     def user(self, name: str, **roles: Any) -> dict[str, str]:
         """A new user's Basic credentials; `roles` by project."""

@@ -50,8 +50,11 @@ class Docker:
 
 
 @contextmanager
-def dockerd(work: Path, registry: Registry, *, name: str = "docker") -> Iterator[Docker]:
-    """An engine with the containerd image store, without bridge: build with network none or host.
+def dockerd(
+    work: Path, registry: Registry, *, name: str = "docker", containerd: bool = True
+) -> Iterator[Docker]:
+    """An engine with the containerd image store, or with Docker's own, without bridge: build with
+    network none or host.
 
     What a Dockerfile names without a registry (`FROM alpine`) comes from `registry`. Needs root.
     """
@@ -65,7 +68,7 @@ def dockerd(work: Path, registry: Registry, *, name: str = "docker") -> Iterator
     configuration.write_text(
         json.dumps(
             {
-                "features": {"containerd-snapshotter": True},
+                "features": {"containerd-snapshotter": containerd},
                 "insecure-registries": ["127.0.0.0/8"],
                 "registry-mirrors": [registry.url],
             }

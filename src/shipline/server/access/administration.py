@@ -16,7 +16,6 @@ from shipline.globs import glob
 from shipline.server.access.accounts import (
     ROLES,
     Permission,
-    Prefix,
     Project,
     Robot,
     Role,
@@ -75,11 +74,9 @@ class Administration:
         actor: str,
         address: str = "",
         notice: Callable[[Event], None] = lambda event: None,
-        prefix: Prefix | None = None,
     ) -> None:
         self._directory = directory
         self._actor, self._address, self._notice = actor, address, notice
-        self._prefix = prefix or Prefix()
 
     @property
     def view(self) -> View:
@@ -187,7 +184,7 @@ class Administration:
         """A new robot and its secret, which cannot be read again. `secret` chooses one."""
         _check_wish(wish)
         secret = check_secret(secret) if secret else generate_secret()
-        login = self._prefix.login(wish.project, wish.name)
+        login = self._directory.prefix().login(wish.project, wish.name)
         with self._directory.change() as changes:
             view, now = self.view, self._directory.clock()
             if wish.project:

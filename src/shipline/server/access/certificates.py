@@ -53,6 +53,8 @@ def open_certificates(data: Path, section: TlsSection, host: str) -> Certificate
     Raises ConfigError for files that are no certificate and its key.
     """
     client_ca = Path(section.client_ca) if section.client_ca else None
+    if client_ca is not None:
+        _read_fingerprint(client_ca)
     if section.cert:
         cert, key = Path(section.cert), Path(section.key)
         fingerprint = _check_pair(cert, key)
@@ -201,13 +203,20 @@ def _check_pair(cert: Path, key: Path) -> str:
     """The fingerprint. Raises ConfigError unless the key is the certificate's."""
     import ssl
 
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{cert} and {key} are no certificate with its key: {error}") from None
+    return _read_fingerprint(cert)
+
+
+def _read_fingerprint(path: Path) -> str:
     from cryptography import x509
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-        return _fingerprint(x509.load_pem_x509_certificate(cert.read_bytes()))
+        return _fingerprint(x509.load_pem_x509_certificate(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{cert} and {key} are no certificate with its key: {error}") from None
+        raise ConfigError(f"{path} is no certificate: {error}") from None
 
 
 def _fingerprint(certificate: Certificate) -> str:

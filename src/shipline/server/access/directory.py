@@ -10,6 +10,7 @@
     used     <login>                    when an account was last used, Unix time in seconds
     refresh  <login> <digest>           a refresh token: audience, client, created, expires
     key      <kid>                      a signing key: PEM, created, retired
+    setting  <name>                     what the command line must know of the node's settings
 
 The command line changes accounts while the node runs: every commit moves the write-ahead log, so
 one stat(2) a request tells the node whether its view is still what the disk says.
@@ -31,6 +32,7 @@ from typing import Self
 from shipline.metadata import Key, SqliteRecords, walk
 from shipline.server.access.accounts import (
     Account,
+    Prefix,
     Project,
     Robot,
     User,
@@ -131,6 +133,16 @@ class Directory:
         number = 1 if record is None else int(record)
         changes[("next", kind)] = str(number + 1).encode()
         return number
+
+    def prefix(self) -> Prefix:
+        """What login names of new robots begin with: as the node was last told."""
+        record = self.records.get(("setting", "robot-prefix"))
+        return Prefix() if record is None else Prefix(record.decode())
+
+    def set_prefix(self, prefix: Prefix) -> None:
+        if prefix != self.prefix():
+            with self.change() as changes:
+                changes[("setting", "robot-prefix")] = prefix.text.encode()
 
     def last_used(self, login: str) -> float:
         """Unix time in seconds, 0 for never."""

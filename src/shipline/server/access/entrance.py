@@ -114,7 +114,7 @@ def _guarded(
     guard = AccountGuard(directory, tokens, logins, section, _base_url(section, scheme))
     routes = (
         *token_routes(directory, keys, tokens, logins, section),
-        *harbor_routes(directory, section, notice),
+        *harbor_routes(directory, notice),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
     return Entrance(guard, routes, (audit,), certificates, renew, notices)
@@ -137,6 +137,7 @@ def _first_steps(
 ) -> list[str]:
     """An administrator where there is no user at all, and the configured projects."""
     administration = Administration(directory, actor="node", notice=notice)
+    directory.set_prefix(section.robot_prefix)
     lines = []
     if not directory.view().users:
         password = secrets.token_urlsafe(18)

@@ -196,7 +196,7 @@ class AccountGuard:
         """One challenge only: docker answers each that it finds, and fails at Basic without an
         account where a token for nobody would do.
         """
-        if need in ("own", "operator"):
+        if need in ("own", "operator") or self._section.challenge == "basic":
             return "WWW-Authenticate", f'Basic realm="{self._section.service}", charset="UTF-8"'
         return self._bearer_challenge(request, scope, error)
 

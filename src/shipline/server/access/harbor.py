@@ -25,16 +25,13 @@ from shipline.server.access.harbor_members import member_routes
 from shipline.server.access.harbor_projects import managed_project, one_project
 from shipline.server.access.harbor_robots import robot_routes
 from shipline.server.access.rights import administers, sees
-from shipline.server.access.section import AccessSection
 from shipline.server.http import Request, Response, Route, route
 from shipline.server.journal import Event
 
 Notice = Callable[[Event], None]
 
 
-def harbor_routes(
-    directory: Directory, section: AccessSection, notice: Notice
-) -> tuple[Route, ...]:
+def harbor_routes(directory: Directory, notice: Notice) -> tuple[Route, ...]:
     """All routes below /api/v2.0."""
 
     def administration(request: Request) -> Administration:
@@ -43,7 +40,6 @@ def harbor_routes(
             actor=request.identity.actor,
             address=request.address,
             notice=notice,
-            prefix=section.robot_prefix,
         )
 
     return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from shipline.errors import ConfigError
@@ -34,9 +33,6 @@ class TlsSection:
     def __post_init__(self) -> None:
         if bool(self.cert) is not bool(self.key):
             raise ConfigError("tls needs both cert and key, or neither")
-        for path in (self.cert, self.key, self.client_ca):
-            if path and not Path(path).is_file():
-                raise ConfigError(f"there is no file {path}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +57,10 @@ class AccessSection:
     )
     service: str = field(
         default="shipline", metadata=_doc("name of the node in challenges and tokens")
+    )
+    challenge: Literal["token", "basic"] = field(
+        default="token",
+        metadata=_doc("what clients are asked for; basic: for a Docker that ignores certs.d"),
     )
     token_lifetime: Duration = field(
         default=Duration(300_000), metadata=_doc("how long a token lives, 60s to 1h")
