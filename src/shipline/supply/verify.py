@@ -188,11 +188,16 @@ def verify_attestations(
 
 
 def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:
-    """The reasons as lines, not more than a person reads; `nothing` where there are none."""
-    lines = tuple(map(str, rejected[:_REASONS]))
-    if len(rejected) > _REASONS:
-        lines += (f"and {len(rejected) - _REASONS} more",)
-    return lines or (nothing,)
+    """The reasons as lines, equal ones together; `nothing` where there are none."""
+    found: dict[str, list[Rejected]] = {}
+    for one in rejected:
+        found.setdefault(one.reason, []).append(one)
+    lines = tuple(
+        str(alike[0]) if len(alike) == 1 else f"{len(alike)} times: {reason}"
+        for reason, alike in found.items()
+    )
+    more = (f"and {len(lines) - _REASONS} more",) if len(lines) > _REASONS else ()
+    return (*lines[:_REASONS], *more) or (nothing,)
 
 
 _Proof = TypeVar("_Proof", Signature, Attestation)

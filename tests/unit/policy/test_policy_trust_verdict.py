@@ -124,4 +124,4 @@ def test_a_refusal_says_why_and_how_to_satisfy_it() -> None:
     found = judge(rule(), Findings(Verification(TARGET, (), (rejected,))), NOW)
     assert found.reason == "0 of 1 required keys signed it"
     assert "none of the given keys" in found.details[0]
-    assert "sign it with key 0" in found.hint
+    assert "shipline sign" in found.hint and "1 of the keys key 0, key 1" in found.hint

@@ -201,6 +201,16 @@ def test_nothing_at_all_is_no_signature() -> None:
     assert str(target.digest) in caught.value.hint
 
 
+def test_equal_reasons_are_told_once() -> None:
+    store = Repository()
+    target = add_image(store)
+    made = [payload_for(target, optional={"n": n}) for n in range(9)]
+    attach(store, target, [signed_layer(store, one, OTHER) for one in made])
+    with pytest.raises(SignatureRefused) as caught:
+        verify(store, target, NAME, [KEY.public])
+    assert caught.value.verdicts == ("9 times: none of the given keys made this signature",)
+
+
 def test_without_keys_nothing_is_verified() -> None:
     store = Repository()
     target = add_image(store)

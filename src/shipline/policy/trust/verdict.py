@@ -48,14 +48,14 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
             f"{len(fresh)} of {rule.said.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
-            f"sign it with {_names(rule.keys)}",
+            f"`shipline sign --key KEY IMAGE` with {_choice(rule)}",
         )
     ends = [_kth_end(fresh.values(), rule.said.threshold)]
     for kind, max_age in rule.predicates.items():
         end, problem = _attested(found.attestations.get(kind), max_age, now)
         if problem:
             keys = tuple(key.id for key in fresh)
-            hint = f"shipline attest --type {short_name(kind)} with {_names(rule.keys)}"
+            hint = f"`shipline attest --type {short_name(kind)} ...` with {_names(rule.keys)}"
             return Verdict(
                 False, title, f"{short_name(kind)}: {problem[0]}", keys, problem[1:], hint
             )
@@ -119,6 +119,11 @@ def _kth_end(ends: Iterable[float | None], threshold: int) -> float | None:
 
 def _days(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days" if seconds >= 172800 else f"{seconds / 3600:.1f} hours"
+
+
+def _choice(rule: Rule) -> str:
+    names, needed = _names(rule.keys), rule.said.threshold
+    return names if len(rule.keys) == needed else f"{needed} of the keys {names}"
 
 
 def _names(keys: Iterable[PublicKey]) -> str:
