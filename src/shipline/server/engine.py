@@ -68,6 +68,7 @@ def run(
         def signal_handler_interrupt(self, *signalled: Any, **_: Any) -> None:
             """A second signal does not wait for the requests that run."""
             stopping()
+            listener.close()
             super().signal_handler_interrupt()  # type: ignore[no-untyped-call]
             if signalled:
                 for number in _SIGNALS:

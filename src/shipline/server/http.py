@@ -54,6 +54,18 @@ class Request:
         self.repository = ""  # as the path says, unchecked
         self._id = ""
 
+    def check_framing(self) -> None:
+        """What the server in front lets through (RFC 9112, 3.2 and 6.1).
+
+        Raises Problem 400 unless one host is named, 501 for a body that is coded, not only chunked.
+        """
+        host = self._environ.get("HTTP_HOST") or ""
+        if "," in host or (not host and self._environ.get("SERVER_PROTOCOL") != "HTTP/1.0"):
+            raise Problem(400, "UNSUPPORTED", "a request names one host")
+        coding = self._environ.get("HTTP_TRANSFER_ENCODING")
+        if coding is not None and coding.strip().lower() != "chunked":
+            raise Problem(501, "UNSUPPORTED", "a body may be chunked, and coded in no other way")
+
     def header(self, name: str) -> str | None:
         """The value of a header other than Content-Type and Content-Length."""
         found: str | None = self._environ.get(_variable(name))

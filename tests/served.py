@@ -1,0 +1,50 @@
+"""Our registry node as people run it: `shipline registry serve` with a shipline.yaml."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nodes import Node
+
+_START_S = 30.0
+
+
+@contextmanager
+def served(root: Path, section: str = "", **environ: str) -> Iterator[Node]:
+    """A node below `root`; `section` is what stands below `registry:` beside data and listen."""
+    data = "  data: data\n  listen: 127.0.0.1:0\n"
+    text = textwrap.indent(textwrap.dedent(section), "  ")
+    (root / "shipline.yaml").write_text(f"version: 1\nregistry:\n{data}{text}\n")
+    log = root / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shipline", "registry", "serve"],
+            cwd=root,
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield Node(_url(log, process), root / "data", log, process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        told = [line for line in log.read_text().splitlines() if line.startswith("serving ")]
+        if told:
+            return told[-1].rpartition(" ")[2]
+        time.sleep(0.02)
+    raise AssertionError(f"the node did not start:\n{log.read_text()}")
