@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import UTC, datetime, tzinfo
 
 _MONTHS = "January February March April May June July August September October November December"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
@@ -58,11 +57,17 @@ def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
 
     Raises ValueError for a zone that is not known.
     """
-    try:
-        at = datetime.fromtimestamp(seconds, ZoneInfo(zone) if zone else UTC)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"there is no time zone {zone!r}") from error
+    at = datetime.fromtimestamp(seconds, _zone(zone) if zone else UTC)
     return _PATTERN.sub(
         lambda found: _TOKENS[found["token"]](at) if found["token"] else found["literal"],
         pattern or _ISO,
     )
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # slow to import, and seldom asked for
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name!r}") from error

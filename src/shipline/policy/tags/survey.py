@@ -5,7 +5,8 @@ Nothing is written, except that a shallow clone is completed where that is allow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shipline import git as repositories
@@ -64,8 +65,11 @@ def survey(
 
 def last_version(clone: Clone, section: TagsSection, commit: str) -> str:
     """The git tag of the highest full version in the history of `commit`, empty without one."""
-    found = _ranked(clone.tags, section.tag_prefix, prerelease=False)
-    return _highest_merged(clone, [tag for _, tag in found], commit)
+    return _last(clone, _ranked(clone.tags, section.tag_prefix), commit)
+
+
+def _last(clone: Clone, ranked: Iterable[tuple[Version, str]], commit: str) -> str:
+    return _highest_merged(clone, [tag for one, tag in ranked if not one.prerelease], commit)
 
 
 def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
@@ -124,8 +128,10 @@ def _with_history(
         if tag_of_commit(rule, section, situation):
             return replace(situation, history=History())
     head = situation.commit.sha
-    last = last_version(clone, section, head)
-    pending = _highest_merged(clone, _above(clone.tags, section.tag_prefix, last), head)
+    ranked = _ranked(clone.tags, section.tag_prefix)
+    last = _last(clone, ranked, head)
+    above = itertools.takewhile(lambda one: one[1] != last, ranked)
+    pending = _highest_merged(clone, [tag for version, tag in above if version.prerelease], head)
     commits = (
         repositories.log(clone.git, head, since=[clone.tags[last]], paths=section.paths)
         if last
@@ -155,22 +161,10 @@ def _with_later(situation: Situation, rule: Rule, section: TagsSection, git: Git
     return replace(situation, history=replace(history, later=later))
 
 
-def _ranked(tags: Mapping[str, str], prefix: str, *, prerelease: bool) -> list[tuple[Version, str]]:
+def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
     """Version tags, the highest first."""
-    found = [
-        (version, tag)
-        for tag in tags
-        if (version := version_of(tag, prefix)) is not None
-        and bool(version.prerelease) == prerelease
-    ]
+    found = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
     return sorted(found, key=lambda one: (one[0], not one[0].build, one[1]), reverse=True)
-
-
-def _above(tags: Mapping[str, str], prefix: str, last: str) -> list[str]:
-    """Prerelease tags above `last`, the highest first."""
-    floor = version_of(last, prefix) or Version(0, 0, 0)
-    found = _ranked(tags, prefix, prerelease=True)
-    return [tag for version, tag in found if version > floor]
 
 
 def _highest_merged(clone: Clone, tags: Sequence[str], commit: str) -> str:
