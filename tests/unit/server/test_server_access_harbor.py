@@ -257,7 +257,7 @@ def test_challenges_name_the_scope_and_nothing_strange(running: Guarded) -> None
         'Bearer realm="http://reg.test:5000/service/token",service="shipline",'
         'scope="repository:lib2/app:pull"'
     )
-    odd = running.call("GET", "/v2/a%22,x=%22/manifests/v1", None, {"Host": 'x",y="'})
+    odd = running.call("GET", "/v2/a%22,x=%22/manifests/v1", None, {"Host": 'x"y'})
     assert odd["WWW-Authenticate"] == (
         'Bearer realm="http://localhost/service/token",service="shipline"'
     )
