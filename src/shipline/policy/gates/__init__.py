@@ -5,6 +5,7 @@ from shipline.policy.gates.evidence import Evidence, gather
 from shipline.policy.gates.facts import ImageFacts, ImageSubject, image_facts
 from shipline.policy.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.policy.gates.judge import judge
+from shipline.policy.gates.merging import merge_verdict
 from shipline.policy.gates.render import FORMATS, render
 from shipline.policy.gates.reports import ReportError, Severity, parse_report
 from shipline.policy.gates.run import Workplace, run_gates
@@ -63,6 +64,7 @@ __all__ = [
     "image_facts",
     "install_hooks",
     "judge",
+    "merge_verdict",
     "parse_report",
     "predicates",
     "render",

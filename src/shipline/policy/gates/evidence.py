@@ -6,11 +6,11 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shipline.policy.gates.reports import Report, ReportError, parse_report
+from shipline.policy.gates.reports import Coverage, Findings, Report, ReportError, parse_report
 from shipline.policy.gates.section import split_format
 from shipline.policy.gates.verdict import Source
 
@@ -45,14 +45,32 @@ def gather(names: Iterable[str], root: Path) -> tuple[Evidence, ...]:
 def _expand(name: str, root: Path) -> Iterator[Evidence]:
     format, pattern = split_format(name)
     if not glob.has_magic(pattern) or (root / pattern).is_file():
-        yield read(root / pattern, pattern, format)
+        yield _inside(read(root / pattern, pattern, format), root)
         return
     found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
     files = [path for path in found if (root / path).is_file()]
     if not files:
         yield Evidence(pattern, problem=f"no file matches {pattern}", missing=True)
     for path in files:
-        yield read(root / path, path, format)
+        yield _inside(read(root / path, path, format), root)
+
+
+def _inside(one: Evidence, root: Path) -> Evidence:
+    """With names of files as they are from `root`: some tools write them from the top of the
+    machine, where no rule and no later run on another machine would know them.
+    """
+    report = one.report
+    if report is None:
+        return one
+    top = f"{root.absolute()}/"
+    content = report.content
+    if isinstance(content, Findings):
+        found = (replace(item, path=item.path.removeprefix(top)) for item in content.found)
+        content = Findings(tuple(found))
+    elif isinstance(content, Coverage):
+        files = {path.removeprefix(top): part for path, part in content.files.items()}
+        content = Coverage(files, content.roots)
+    return replace(one, report=replace(report, content=content))
 
 
 def read(file: Path, path: str, format: str = "") -> Evidence:

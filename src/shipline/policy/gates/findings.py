@@ -20,7 +20,7 @@ def judge_findings(
 ) -> tuple[list[Check], Measurements]:
     """Checks for one or more reports taken together."""
     found = [one for report in reports for one in report.found if one.state != "absent"]
-    keys = frozenset(one.fingerprint for one in found)
+    keys = frozenset(one.key for one in found)
     return [*_checks(rules, found, waivers, gate)], Measurements({"findings": len(found)}, keys)
 
 
@@ -54,7 +54,7 @@ def _new(one: Finding, context: Context, gate: str) -> bool:
     """By the baseline if there is one, else by the tool's own comparison, else it is new."""
     before = context.before(gate)
     if before is not None:
-        return one.fingerprint not in before.keys
+        return one.key not in before.keys
     return one.state not in ("unchanged", "updated")
 
 

@@ -19,16 +19,14 @@ def denied(expression: str, patterns: tuple[str, ...]) -> bool:
     """
 
     def bad(word: str) -> bool:
-        names = (word, word.removesuffix("+"), expression)
-        return any(fnmatchcase(name.lower(), one.lower()) for name in names for one in patterns)
+        names = (word.lower(), word.lower().removesuffix("+"))
+        return any(fnmatchcase(name, one.lower()) for name in names for one in patterns)
 
-    if bad(expression):
-        return True
     tokens = _TOKEN.findall(expression[:_LONG])
     try:
         return _Expression(tokens, bad).whole()
     except (IndexError, ValueError):
-        return any(map(bad, tokens))
+        return bad(expression) or any(map(bad, tokens))
 
 
 class _Expression:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.policy.gates.amounts import shown_age
@@ -31,7 +32,8 @@ def judge_vulnerabilities(
     """
     found: dict[tuple[str, str, str, str], Vulnerability] = {}
     for one in _all(reports):
-        found.setdefault((one.id, one.package, one.version, one.path), one)
+        key = (one.id, one.package, one.version, one.path)
+        found[key] = _worse(found[key], one) if key in found else one
     measured = Measurements(
         {"vulnerabilities": len(found)}, frozenset(one.key for one in found.values())
     )
@@ -44,6 +46,13 @@ def _all(reports: Sequence[Evidence]) -> Iterator[Vulnerability]:
     for one in reports:
         if one.report is not None and isinstance(one.report.content, Vulnerabilities):
             yield from one.report.content.found
+
+
+def _worse(one: Vulnerability, other: Vulnerability) -> Vulnerability:
+    """Two tools about the same: what each knows to be bad is bad."""
+    worst = max(one, other, key=lambda item: item.severity)
+    exploited = one.exploited or other.exploited
+    return replace(worst, exploited=exploited, epss=max(one.epss, other.epss))
 
 
 def _conditions(

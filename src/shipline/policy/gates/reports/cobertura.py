@@ -52,7 +52,8 @@ def _class(path: str, events: Iterator[Start | End], collector: Collector) -> No
             line = line_number(whole(event.attributes.get("number", ""), "line number"))
             count = whole(event.attributes.get("hits", ""), "hits")
             hits[in_methods][line] = max(count, hits[in_methods].get(line, 0))
-            if conditions := _CONDITIONS.search(event.attributes.get("condition-coverage", "")):
+            told = event.attributes.get("condition-coverage")
+            if told and (conditions := _CONDITIONS.search(told)):
                 branches[in_methods][line] = Ratio(int(conditions[1]), int(conditions[2]))
     own = not hits[False]
     collector.add(path, hits[own], sum(branches[own].values(), Ratio()))

@@ -35,8 +35,6 @@ def detect(source: BinaryIO) -> str:
     """
     head = source.read(_HEAD)
     source.seek(0)
-    if not head.strip():
-        raise ReportError("the report is empty")
     plain = head.lstrip(b"".join(_BOMS) + b"\x00 \t\r\n")
     if plain.startswith(b"<"):
         found = _xml(source)

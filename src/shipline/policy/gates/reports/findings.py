@@ -22,7 +22,8 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result. `fingerprint` stays the same while lines move; `state` is SARIF's baselineState.
+    """One result. `fingerprint` stays the same while lines move, in one file; `state` is SARIF's
+    baselineState.
 
     `severity` is that of `security-severity`, UNKNOWN where the tool gives none. `line` is 0 where
     there is none.
@@ -38,6 +39,11 @@ class Finding:
     state: str = ""
     suppressed: bool = False
     tool: str = ""
+
+    @property
+    def key(self) -> str:
+        """Equal for the same finding in another run."""
+        return f"{self.rule} {self.path} {self.fingerprint}"
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else self.path

@@ -80,6 +80,7 @@ class JsonReader:
             if not isinstance(key, str):
                 self._fail("the key of an object is not text")
             self._expect(":")
+            self._peek()
             mark = self._place
             yield key
             if self._place == mark:
@@ -94,6 +95,7 @@ class JsonReader:
         while self._peek() != "]":
             if count:
                 self._expect(",")
+            self._peek()
             mark = self._place
             yield count
             if self._place == mark:
@@ -111,7 +113,7 @@ class JsonReader:
                 if self._ended or self._final(error):
                     self._fail(error.msg)
             else:
-                if end < len(self._buffer) or self._ended:
+                if self._ended or not self._may_go_on(found, end):
                     self._at = end
                     return found
             if len(self._buffer) - self._at > _VALUE_LIMIT:
@@ -192,6 +194,11 @@ class JsonReader:
         self._dropped += self._at
         self._buffer = self._buffer[self._at :] + self._decoder.decode(data, final=self._ended)
         self._at = 0
+
+    def _may_go_on(self, found: object, end: int) -> bool:
+        """Whether it is a number whose last digits, fraction or exponent are still to come."""
+        rest = self._buffer[end : end + _NEAR_THE_END]
+        return isinstance(found, int | float) and not rest.strip("0123456789.eE+-")
 
     def _final(self, error: json.JSONDecodeError) -> bool:
         """Whether more text would not mend it."""

@@ -32,6 +32,8 @@ _PARSERS = {
     "openvex": "openvex:parse",
 }
 FORMATS = tuple(_PARSERS)
+_HEAD = 4096  # bytes
+_BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
 
 
 def parse_report(source: BinaryIO, format: str = "") -> Report:
@@ -43,6 +45,9 @@ def parse_report(source: BinaryIO, format: str = "") -> Report:
     if format and format not in _PARSERS:
         raise UsageError(f"unknown report format: {format!r}", hint=f"one of {', '.join(FORMATS)}")
     try:
+        if not source.read(_HEAD).strip(_BLANK):
+            raise ReportError("the report is empty")
+        source.seek(0)
         return _parser(format or detect(source))(source)
     except UnicodeDecodeError as error:
         raise ReportError(f"not valid {error.encoding} text: {error.reason}") from None

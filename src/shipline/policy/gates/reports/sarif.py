@@ -220,14 +220,14 @@ def _fingerprint(value: Fields, finding: Finding) -> str:
     for key in ("fingerprints", "partialFingerprints"):
         own = value.child(key)
         if parts := _texts(own):
-            return _short(finding.rule, finding.path, *(f"{k}={v}" for k, v in parts.items()))
+            return _short(*(f"{k}={v}" for k, v in parts.items()))
     region = value.children("locations")[0:1]
     snippet = (
         region[0].child("physicalLocation").child("region").child("snippet").text("text")
         if region
         else ""
     )
-    return _short(finding.rule, finding.path, finding.message, snippet.strip())
+    return _short(finding.message, snippet.strip())
 
 
 def _texts(value: Fields) -> Mapping[str, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from shipline.policy.gates.reports.report import ReportError
 
@@ -14,16 +13,14 @@ _DEPTH_LIMIT = 500
 _TEXT_LIMIT = 64 << 10  # characters of a text that is kept
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """An element begins; names are without prefix."""
 
     name: str
     attributes: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """An element ends; `text` is what stood in it, for names that were asked for."""
 
     name: str

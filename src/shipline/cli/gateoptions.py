@@ -1,0 +1,224 @@
+"""The options of `shipline gate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import click
+
+from shipline.cli.signing import image_option, password_option
+from shipline.errors import UsageError
+from shipline.policy.gates import FORMATS, HOOKS, GatesSection, Severity
+from shipline.policy.gates.asking import Asked
+from shipline.units import ByteSize, Duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+_REPORTS = ("coverage", "tests", "analysis", "secrets", "vulnerabilities", "sbom")
+_RULES = {
+    "coverage_min": ("coverage", "min"),
+    "branch_min": ("coverage", "branch_min"),
+    "patch_min": ("coverage", "patch_min"),
+    "patch_floor": ("coverage", "patch_floor"),
+    "max_drop": ("coverage", "max_drop"),
+    "min_tests": ("tests", "min_tests"),
+    "max_skipped": ("tests", "max_skipped"),
+    "level": ("analysis", "level"),
+    "fail_on": ("vulnerabilities", "fail_on"),
+    "max_vulnerabilities": ("vulnerabilities", "max"),
+    "max_database_age": ("vulnerabilities", "max_database_age"),
+    "vex": ("vulnerabilities", "vex"),
+    "min_components": ("sbom", "min_components"),
+    "deny_license": ("sbom", "deny_licenses"),
+    "max_size": ("image", "max_size"),
+    "max_layers": ("image", "max_layers"),
+    "non_root": ("image", "non_root"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says; `rules` holds single rules by the name of their option."""
+
+    directory: Path
+    path: Path | None
+    reports: tuple[str, ...]
+    of_kind: dict[str, tuple[str, ...]]
+    rules: dict[str, Any]
+    only_fixed: bool
+    new_only: bool
+    changed_lines: bool
+    max_age: Duration | None
+    on_incomplete: Literal["fail", "warn"] | None
+    image: str
+    revision: str
+    base: str
+    merge_check: str
+    baseline: Path | None
+    baseline_image: str
+    baseline_keys: tuple[str, ...]
+    waivers: tuple[Path, ...]
+    environment: str
+    now: datetime | None
+    form: str
+    output: Path | None
+    summary: str | None
+    early: bool
+    hook: str | None
+    run: bool
+    attest: bool
+    keys: tuple[str, ...]
+    password_file: Path | None
+    allow_http_registry: bool
+
+    def laid_over(self, section: GatesSection) -> GatesSection:
+        """The section, with what is said here for all gates."""
+        added = tuple(str(path.absolute()) for path in self.waivers)
+        return replace(
+            section,
+            waiver_files=(*section.waiver_files, *added),
+            max_age=self.max_age or section.max_age,
+            on_incomplete=self.on_incomplete or section.on_incomplete,
+        )
+
+    def asked(self, root: Path, section: GatesSection) -> Asked:
+        """Gates and reports that are named here."""
+        asked = Asked()
+        for kind, paths in self.of_kind.items():
+            for path in paths:
+                asked.add_report(kind, path)
+        for text in self.reports:
+            asked.route(text, root)
+        for name, value in self.rules.items():
+            asked.set_rule(*_RULES[name], value)
+        asked.set_rule("vulnerabilities", "fix", "available" if self.only_fixed else None)
+        for kind in ("analysis", "secrets", "vulnerabilities"):
+            if kind in asked.reports or getattr(section, kind) is not None:
+                asked.set_rule(kind, "new_only", self.new_only)
+                if kind != "vulnerabilities":
+                    asked.set_rule(kind, "changed_lines_only", self.changed_lines)
+        return asked
+
+
+def _moment(ctx: object, param: object, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"--now: not a time: {value!r}", hint="write 2026-01-31T12:00Z") from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+_PATH = click.Path(path_type=Path)
+_PERCENT = click.FloatRange(0, 100)
+_COUNT = click.IntRange(0)
+
+
+def _many(name: str, help: str, metavar: str = "REPORT") -> Callable[[F], F]:
+    return click.option(name, multiple=True, metavar=metavar, help=help)
+
+
+_OPTIONS = (
+    click.option(
+        "-C", "directory", type=_PATH, default=".", metavar="DIRECTORY", help="Work there."
+    ),
+    click.option("-f", "--file", "path", type=_PATH, metavar="PATH", help="The configuration."),
+    _many("--report", "A report of any kind: PATH, FORMAT:PATH or GATE=PATH.", "[FORMAT:]PATH"),
+    _many("--coverage", "Coverage: coverage.py, Cobertura, JaCoCo, Clover, lcov, Istanbul, Go."),
+    click.option("--coverage-min", type=_PERCENT, help="Least percentage of lines (80)."),
+    click.option("--branch-min", type=_PERCENT, help="Least percentage of branches."),
+    click.option("--patch-min", type=_PERCENT, help="Least percentage of changed lines."),
+    click.option("--patch-floor", type=_COUNT, help="Smaller changes are not judged (20 lines)."),
+    click.option("--max-drop", type=float, help="Most points below the baseline."),
+    _many("--tests", "Test results: JUnit."),
+    click.option("--min-tests", type=_COUNT, help="Least number of tests (1)."),
+    click.option("--max-skipped", type=_COUNT, help="Most skipped tests."),
+    _many("--analysis", "Static analysis: SARIF."),
+    click.option("--level", type=click.Choice(["error", "warning", "note", "none"])),
+    _many("--secrets", "Secrets: SARIF; a finding of any level counts."),
+    _many("--vulnerabilities", "Trivy, Grype, OSV, npm audit, pip-audit."),
+    click.option(
+        "--fail-on",
+        type=Severity.parse,
+        metavar="SEVERITY",
+        help="The lowest severity that counts.",
+    ),
+    click.option("--max-vulnerabilities", type=_COUNT, help="Most of them (0)."),
+    click.option("--only-fixed", is_flag=True, help="Count those that have a fix."),
+    click.option(
+        "--max-database-age",
+        type=Duration.parse,
+        metavar="DURATION",
+        help="The oldest database (5d).",
+    ),
+    _many("--vex", "OpenVEX: vulnerabilities that do not matter.", "FILE"),
+    _many("--sbom", "CycloneDX or SPDX."),
+    click.option("--min-components", type=_COUNT, help="Least number of packages (1)."),
+    _many("--deny-license", "A licence that may not be needed, as a glob.", "LICENCE"),
+    click.option("--image", default="", metavar="NAME@DIGEST", help="The image that is judged."),
+    click.option(
+        "--max-size",
+        type=ByteSize.parse,
+        metavar="SIZE",
+        help="Most compressed bytes of the image: 200MB.",
+    ),
+    click.option("--max-layers", type=_COUNT, help="Most layers of the image."),
+    click.option("--non-root", is_flag=True, help="The user of the image must not be root."),
+    click.option("--new-only", is_flag=True, help="Count what the baseline does not have."),
+    click.option(
+        "--changed-lines-only", "changed_lines", is_flag=True, help="Count findings there."
+    ),
+    click.option(
+        "--max-age",
+        type=Duration.parse,
+        metavar="DURATION",
+        help="The oldest report that counts: 24h.",
+    ),
+    click.option(
+        "--on-incomplete", type=click.Choice(["fail", "warn"]), help="Where none can tell."
+    ),
+    click.option("--revision", default="", metavar="SHA", help="The commit that is judged (HEAD)."),
+    click.option("--base", default="", metavar="REF", help="Changed lines are those since REF."),
+    click.option("--merge-check", default="", metavar="REF", help="Judge a merge into REF."),
+    click.option("--baseline", type=_PATH, metavar="FILE", help="A summary to compare with."),
+    click.option("--baseline-image", default="", metavar="NAME", help="The image that has it."),
+    click.option(
+        "--baseline-key", "baseline_keys", multiple=True, metavar="KEY", help="Who signed."
+    ),
+    click.option("--waivers", type=_PATH, multiple=True, metavar="FILE", help="Exceptions."),
+    click.option("--environment", default="", metavar="NAME", help="For waivers that name one."),
+    click.option("--now", callback=_moment, metavar="TIME", help="Judge as if it were TIME."),
+    click.option("--json", "as_json", is_flag=True, help="The same as --format json."),
+    click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
+    click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the format there."),
+    click.option("--summary", metavar="FILE", help="Append a summary in Markdown."),
+    click.option("--early", is_flag=True, help="Only the gates that are marked early."),
+    click.option("--hook", type=click.Choice(HOOKS), hidden=True),
+    click.option("--run/--no-run", default=True, help="Run the commands that write reports."),
+    click.option("--attest", is_flag=True, help="Attach the verdicts to the image."),
+    click.option("--key", "keys", multiple=True, metavar="KEY", help="To sign them with."),
+    password_option,
+    image_option,
+)
+
+
+def gate_options(command: F) -> F:
+    """Add the options; the command gets one argument, `flags`, in place of them."""
+
+    @wraps(command)
+    def called(names: tuple[str, ...], as_json: bool, **found: Any) -> Any:
+        rules = {name: found.pop(name) for name in _RULES}
+        of_kind = {kind: found.pop(kind) for kind in _REPORTS}
+        found["form"] = "json" if as_json else found["form"]
+        reports = found.pop("report")
+        flags = Flags(rules=rules, of_kind=of_kind, reports=reports, **found)
+        return command(names=names, flags=flags)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return cast(F, called)
