@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from shipline.oci import Digest
+from shipline.content import MemoryStore
+from shipline.oci import Descriptor, Digest
 from shipline.policy.tags import (
     Decision,
     Event,
@@ -14,6 +17,7 @@ from shipline.policy.tags import (
     place,
     require_free,
     reusable,
+    snapshot,
 )
 
 OLD, MINE, NEW, ELSEWHERE = "a" * 40, "b" * 40, "c" * 40, "d" * 40
@@ -74,3 +78,57 @@ def test_a_conflict_names_both_and_stops_everything() -> None:
     assert raised.value.exit_code == 9
     with pytest.raises(TagConflict):
         require_free(found)
+
+
+IMAGE = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+REVISION = "org.opencontainers.image.revision"
+
+
+def added(store: MemoryStore, document: object, media_type: str) -> Descriptor:
+    content = json.dumps(document).encode()
+    target = Descriptor(media_type, Digest.of(content), len(content))
+    store.blobs[target.digest] = content
+    return target
+
+
+def image(store: MemoryStore, config: object, **annotations: str) -> Descriptor:
+    blob = added(store, config, "application/vnd.oci.image.config.v1+json")
+    document = {
+        "schemaVersion": 2,
+        "mediaType": IMAGE,
+        "config": blob.to_json(),
+        "layers": [],
+        "annotations": annotations,
+    }
+    return added(store, document, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("config", "annotations", "revision"),
+    [
+        ({"config": {"Labels": {REVISION: OLD}}}, {REVISION: MINE}, MINE),
+        ({"config": {"Labels": {REVISION: OLD}}}, {}, OLD),
+        ({"config": {"Labels": None}}, {}, ""),
+        ({"config": {}}, {}, ""),
+        ({}, {}, ""),
+        ([], {}, ""),
+    ],
+)
+def test_the_commit_of_an_image_is_in_its_annotations_or_labels(
+    config: object, annotations: dict[str, str], revision: str
+) -> None:
+    store = MemoryStore()
+    store.tags["x"] = image(store, config, **annotations)
+    assert snapshot(store, ["x", "free"]) == {"x": Existing(store.tags["x"].digest, revision)}
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_the_commit_of_an_index_is_its_own_or_that_of_its_images(annotated: bool) -> None:
+    store = MemoryStore()
+    child = image(store, {"config": {"Labels": {REVISION: OLD}}})
+    entry = {**child.to_json(), "platform": {"os": "linux", "architecture": "arm64"}}
+    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
+    more = {"annotations": {REVISION: MINE}} if annotated else {}
+    store.tags["x"] = added(store, {**document, **more}, INDEX)
+    assert snapshot(store, ["x"])["x"].revision == (MINE if annotated else OLD)

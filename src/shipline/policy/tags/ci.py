@@ -136,7 +136,7 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
         number = number or _text(pull, "number") or _text(payload, "number")
     kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
     if number:
-        kind = "pull-request"
+        kind, ref = "pull-request", ref if pull_number(ref) else f"refs/pull/{number}/head"
     elif name == "schedule":
         kind = "schedule"
     return Event(
