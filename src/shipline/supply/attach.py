@@ -20,7 +20,13 @@ from shipline.oci import (
     to_bytes,
 )
 from shipline.supply.bundle import BUNDLE, Bundle
-from shipline.supply.claims import PREDICATE_ANNOTATION, Form, Kind, attachment_tag
+from shipline.supply.claims import (
+    DEFAULT_LIMITS,
+    PREDICATE_ANNOTATION,
+    Form,
+    Kind,
+    attachment_tag,
+)
 from shipline.supply.protocols import Attachable
 
 FORMS = (Form.TAG, Form.BUNDLE)
@@ -122,6 +128,11 @@ def _extended(
 ) -> Manifest:
     kept = () if before is None else tuple(one for one in before.layers if not drop(one))
     layers = (*kept, *(one.descriptor for one in pieces))
+    if len(layers) > DEFAULT_LIMITS.statements:
+        raise ContentError(
+            f"{len(layers)} statements under one tag are more than anybody verifies",
+            hint="delete the tag and sign again, or attest with --replace",
+        )
     config = _config(layers)
     return Manifest.make(
         Descriptor.of(config, media.OCI_CONFIG if before is None else before.config.media_type),

@@ -48,7 +48,7 @@ _LAYERS = {Kind.SIGNATURE: SIMPLE_SIGNING, Kind.ATTESTATION: ENVELOPE}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """More than this is not looked at, and counts for nothing."""
+    """More than this is not read, and what is not read does not count."""
 
     statements: int = 256  # in one manifest, or as referrers
     envelope: int = 16 << 20  # bytes of one attestation
@@ -139,16 +139,20 @@ def _manifests(
     """The manifests that may hold claims; instead of one that cannot be used the reason."""
     if tag := attachment_tag(target.digest, kind):
         try:
-            tagged = source.resolve(tag)
+            yield _opened(source, source.resolve(tag), Form.TAG, limits)
         except NotFound:
             pass
-        else:
-            yield _opened(source, tagged, Form.TAG, limits)
-    candidates = [
-        one
-        for one in source.referrers(target)
-        if one.artifact_type in _REFERRING and _may_be(one, predicate_type)
-    ]
+        except ContentError as error:
+            yield Form.TAG, target.digest, error.message
+    try:
+        candidates = [
+            one
+            for one in source.referrers(target)
+            if one.artifact_type in _REFERRING and _may_be(one, predicate_type)
+        ]
+    except ContentError as error:
+        yield Form.BUNDLE, target.digest, error.message
+        return
     if len(candidates) > limits.statements:
         reason = f"{len(candidates)} referrers, more than {limits.statements}"
         yield Form.BUNDLE, target.digest, reason

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from attached import NAME, Repository, add_image, attach, payload_for, refer, signed_layer
+from shipline.errors import ContentError
 from shipline.oci import Descriptor, Reference
 from shipline.supply import (
     BUNDLE,
@@ -107,6 +108,23 @@ def test_a_referrer_that_refers_to_another_image_proves_nothing() -> None:
     refer(store, other, Bundle(envelope(statement(target))).to_bytes(), BUNDLE)
     found = examine(store, target, NAME, [KEY.public])
     assert not found.signatures and "another image" in found.rejected[0].reason
+
+
+def test_a_list_that_cannot_be_read_does_not_hide_the_other() -> None:
+    class NoTag(Repository):
+        def resolve(self, reference: str) -> Descriptor:
+            raise ContentError("the manifest is not JSON")
+
+    class NoList(Repository):
+        def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+            raise ContentError("the list is not JSON")
+
+    for store in (NoTag(), NoList()):
+        target = add_image(store)
+        attach(store, target, [signed_layer(store, payload_for(target), KEY)])
+        refer(store, target, Bundle(envelope(statement(target))).to_bytes(), BUNDLE)
+        found = examine(store, target, NAME, [KEY.public])
+        assert len(found.signatures) == 1 and "not JSON" in found.rejected[0].reason
 
 
 def test_too_many_referrers_prove_nothing() -> None:

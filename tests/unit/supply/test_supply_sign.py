@@ -213,6 +213,16 @@ def test_a_tag_that_holds_something_else_is_not_overwritten() -> None:
     assert store.tags[tag_of(target)].digest == index.descriptor.digest
 
 
+def test_a_signature_that_would_make_the_others_worthless_is_not_added() -> None:
+    store = Repository()
+    target = add_image(store)
+    attach_raw(store, target, [signed_layer(store, payload_for(target), OTHER)] * 256)
+    before = store.tags[tag_of(target)]
+    with pytest.raises(ContentError, match="257 statements"):
+        sign(store, target, NAME, [KEY], forms=[Form.TAG], clock=clock)
+    assert store.tags[tag_of(target)] == before
+
+
 @pytest.mark.parametrize("name", ["creator", "timestamp"])
 def test_annotations_that_are_ours_are_refused(name: str) -> None:
     store = Repository()
