@@ -35,6 +35,7 @@ class Request:
         "_environ",
         "_id",
         "_input",
+        "address",
         "identity",
         "kind",
         "method",
@@ -48,6 +49,7 @@ class Request:
         self._input = environ.get("wsgi.input")
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ["PATH_INFO"]
+        self.address: str = environ.get("REMOTE_ADDR") or ""  # the peer's, or what it vouches for
         self.taken = 0  # bytes of the body read so far
         self.identity: Identity = NOBODY  # until a guard has admitted it
         self.kind = "other"  # of its route, once there is one
@@ -69,12 +71,6 @@ class Request:
     def header(self, name: str) -> str | None:
         """The value of a header other than Content-Type and Content-Length."""
         found: str | None = self._environ.get(_variable(name))
-        return found
-
-    @property
-    def address(self) -> str:
-        """The peer's address, empty where the server does not tell."""
-        found: str = self._environ.get("REMOTE_ADDR") or ""
         return found
 
     @property

@@ -226,3 +226,21 @@ def test_row_30_an_upload_belongs_to_who_opened_it(running: Guarded) -> None:
     done = running.call("PUT", f"{place}?digest={sha256(content)}", b"", token)
     assert done.status == 201
     assert running.call("PATCH", place, content, mine).status == 404
+
+
+def test_patterns_of_tags_hold_for_pulls_pushes_and_deletes(running: Guarded) -> None:
+    running.project("tagged")
+    robot = running.robot("narrow", "tagged", "*", tags=("v*",))
+    for tag in ("v1", "latest"):
+        assert running.push("tagged/app", tag, running.admin, "same").status == 201
+    digest = running.call("GET", "/v2/tagged/app/manifests/v1", None, robot)[
+        "Docker-Content-Digest"
+    ]
+    base = "/v2/tagged/app/manifests/"
+    assert running.push("tagged/app", "v2", robot, "new").status == 201
+    assert running.push("tagged/app", "next", robot, "new").status == 403
+    assert running.call("GET", base + "latest", None, robot).status == 403
+    assert running.call("DELETE", base + "latest", None, robot).status == 403
+    assert running.call("DELETE", f"{base}{digest}", None, robot).status == 403
+    assert running.call("DELETE", base + "v1", None, robot).status == 202
+    assert running.call("GET", base + "latest", None, running.admin).status == 200

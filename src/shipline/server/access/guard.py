@@ -13,6 +13,7 @@ from shipline.server.access.accounts import Account, User
 from shipline.server.access.directory import Directory
 from shipline.server.access.jwt import InvalidToken
 from shipline.server.access.login import Logins, check_alive
+from shipline.server.access.proxies import origin
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
 from shipline.server.http import Need, Request
@@ -76,6 +77,9 @@ class AccountGuard:
         self._base_url = base_url
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
+        if self._section.proxies:
+            forwarded = request.header("X-Forwarded-For")
+            request.address = origin(request.address, forwarded, self._section.proxies)
         if need == "open" or (need == "operator" and self._section.open_metrics):
             return self._nobody()
         identity, access = self._identify(request, need, name)

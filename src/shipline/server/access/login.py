@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
+import hmac
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 from shipline.server.access.accounts import Account, Robot, User
 from shipline.server.access.directory import Directory, View
-from shipline.server.access.secret import digest_secret, same_password, same_secret
+from shipline.server.access.proxies import Network, neighbourhood
+from shipline.server.access.secret import same_password, same_secret
 from shipline.server.journal import Event
 from shipline.server.problems import Problem
 
@@ -22,6 +24,8 @@ _FORGET_S = 900.0  # after the last failure
 _TRACKED = 10_000  # pairs, addresses and accounts that are remembered
 _REMEMBER_S = 300.0  # a password that was right is not hashed again so long
 _USED_EVERY_S = 60.0
+Proof = tuple[str, bytes, str]
+"""A login name, a hash of the secret that means nothing outside of this process, an address."""
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ class Throttle:
 
     def succeeded(self, name: str, address: str) -> None:
         with self._lock:
-            self._known.pop(("pair", name, address), None)
+            self._known.pop(("pair", name, neighbourhood(address)), None)
 
     def _wait(self, kind: str, key: tuple[str, ...], now: float) -> float:
         entry = self._known.get((kind, *key))
@@ -72,7 +76,8 @@ class Throttle:
 
 
 def _keys(name: str, address: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return ("pair", (name, address)), ("address", (address,)), ("account", (name,))
+    place = neighbourhood(address)
+    return ("pair", (name, place)), ("address", (place,)), ("account", (name,))
 
 
 class Logins:
@@ -81,22 +86,23 @@ class Logins:
     def __init__(self, directory: Directory, notice: Callable[[Event], None]) -> None:
         self._directory = directory
         self._notice = notice
+        self._salt = os.urandom(32)
         self._throttle = Throttle(directory.clock)
         self._lock = threading.Lock()
         self._names = tuple(threading.Lock() for _ in range(64))
-        self._right: dict[tuple[str, str, str], tuple[float, View]] = {}
+        self._right: dict[Proof, tuple[float, View]] = {}
         self._used: dict[str, float] = {}
 
     def check(self, name: str, secret: str, address: str) -> Account:
         """The account. Raises Problem 401, or 429 while its tries have to wait."""
-        proof = (name, digest_secret(secret), address)
+        proof = (name, hmac.digest(self._salt, secret.encode(), "sha256"), address)
         known = self._known(proof, secret)
         if known is not None:
             return known
         with self._names[hash(name) % len(self._names)]:  # tries at one name wait for each other
             return self._known(proof, secret) or self._check(proof, secret)
 
-    def _known(self, proof: tuple[str, str, str], secret: str) -> Account | None:
+    def _known(self, proof: Proof, secret: str) -> Account | None:
         """The account of a secret that was right a moment ago, and still is."""
         right = self._right.get(proof)
         if right is None:
@@ -109,7 +115,7 @@ class Logins:
             return None
         return account
 
-    def _check(self, proof: tuple[str, str, str], secret: str) -> Account:
+    def _check(self, proof: Proof, secret: str) -> Account:
         name, _, address = proof
         self._check_patience(name, address)
         view, now = self._directory.view(), self._directory.clock()
@@ -144,7 +150,7 @@ class Logins:
                 headers=(("Retry-After", str(int(wait) + 1)),),
             )
 
-    def _remember(self, proof: tuple[str, str, str], view: View, now: float) -> None:
+    def _remember(self, proof: Proof, view: View, now: float) -> None:
         with self._lock:
             if len(self._right) >= _TRACKED:
                 self._right.clear()
@@ -183,12 +189,4 @@ def _refusal(account: Account | None, secret: str, address: str, now: float) -> 
 
 
 def _near(networks: tuple[str, ...], address: str) -> bool:
-    if not networks:
-        return True
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped or found
-    return any(found in ipaddress.ip_network(network) for network in networks)
+    return not networks or any(Network(text).holds(address) for text in networks)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access.accounts import Prefix
+from shipline.server.access.proxies import Network
 from shipline.units import ByteSize, Duration
 
 SHORTEST_S, LONGEST_S = 60, 3600  # life of a token
@@ -54,6 +55,9 @@ class AccessSection:
     )
     url: str = field(
         default="", metadata=_doc("how clients reach the node, where a proxy is in front of it")
+    )
+    proxies: tuple[Network, ...] = field(
+        default=(), metadata=_doc("proxies whose X-Forwarded-For is believed, as 192.0.2.0/24")
     )
     service: str = field(
         default="shipline", metadata=_doc("name of the node in challenges and tokens")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from shipline.metadata import walk
 from shipline.oci import (
     MANIFEST_LIMIT,
     Digest,
@@ -35,7 +38,10 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
 
     def pull(request: Request, name: str, reference: str) -> Response:
         target = _reference(reference)
-        found = manifests.get(check_repository(name), target)
+        check_repository(name)
+        if isinstance(target, str) and not request.identity.may("pull", name, target):
+            raise Problem(403, "DENIED", f"{request.identity.actor} may not pull {name}:{target}")
+        found = manifests.get(name, target)
         if found is None:
             raise manifest_unknown(reference)
         node.door.pull(request.identity, name, target, found)
@@ -79,6 +85,7 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         target = _reference(reference)
 
         def check() -> None:
+            _check_removal(node, request.identity, name, target)
             node.door.delete(request.identity, name, target)
 
         gone = (
@@ -126,6 +133,18 @@ def _check_overwrite(
         if not identity.may(action, name, tag):
             what = "give away" if action == "push" else "move"
             raise Problem(403, "DENIED", f"{identity.actor} may not {what} the tag {name}:{tag}")
+
+
+def _check_removal(node: Node, identity: Identity, name: str, target: Digest | str) -> None:
+    """A manifest takes its tags along, so all of them must be allowed. Raises Problem 403."""
+    tags = [target] if isinstance(target, str) else _tags_of(node, name, target)
+    for tag in tags:
+        if not identity.may("delete", name, tag):
+            raise Problem(403, "DENIED", f"{identity.actor} may not delete the tag {name}:{tag}")
+
+
+def _tags_of(node: Node, name: str, digest: Digest) -> Iterator[str]:
+    return (tag for (tag,), _ in walk(node.storage.records, ("tagged", name, str(digest))))
 
 
 def _headers(found: Stored, caching: tuple[str, str]) -> Headers:
