@@ -64,3 +64,11 @@ def schema() -> None:
     from shipline.config import file_schema
 
     click.echo(json.dumps(file_schema(), indent=2))
+
+
+@group.command("reference")
+def reference() -> None:
+    """Print the keys of shipline.yaml as Markdown."""
+    from shipline.config import reference as page
+
+    click.echo(page(), nl=False)

@@ -3,6 +3,7 @@
 from shipline.config.encode import encode
 from shipline.config.load import NAMES, find, load, loads
 from shipline.config.problems import InvalidConfig, Mark, Problem
+from shipline.config.reference import reference
 from shipline.config.schema import file_schema
 from shipline.config.sections import Config
 
@@ -17,4 +18,5 @@ __all__ = [
     "find",
     "load",
     "loads",
+    "reference",
 ]

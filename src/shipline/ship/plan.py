@@ -103,23 +103,24 @@ def make_plan(
     naming: Naming,
     wanted: Wanted,
     *,
-    gates: bool,
+    gates: object,
     event: str,
     environ: Mapping[str, str],
 ) -> Plan:
-    """The plan. `gates` tells whether the file has any; `event` is what started the run.
+    """The plan. `gates` is what the file has of them, None for nothing; `event` is what started
+    the run.
 
     Raises UsageError for a name in `wanted` that is no step.
     """
     commands = pipeline.commands
     check_names(commands, wanted)
-    reasons = _Reasons(pipeline, source, naming, wanted, gates, event, environ)
+    reasons = _Reasons(pipeline, source, naming, wanted, gates is not None, event, environ)
     planned: dict[str, PlannedStep] = {}
     for name, kind, needs in _ordered(pipeline):
         skip = reasons.of(name, kind, planned)
         above = [planned[one].key for one in needs]
         command = _shown(name, kind, pipeline, naming, wanted)
-        key = _key(source, name, command, _inputs(name, kind, pipeline, wanted), above)
+        key = _key(source, name, command, _inputs(name, kind, pipeline, wanted, gates), above)
         note = reasons.note(name, kind)
         planned[name] = PlannedStep(name, kind, needs, command, key, skip, "" if skip else note)
     image = str(pipeline.image or "")
@@ -274,13 +275,15 @@ def _build_shown(pipeline: Pipeline, wanted: Wanted) -> str:
     return shlex.join([*words, build.context])
 
 
-def _inputs(name: str, kind: Kind, pipeline: Pipeline, wanted: Wanted) -> object:
+def _inputs(name: str, kind: Kind, pipeline: Pipeline, wanted: Wanted, gates: object) -> object:
     """What a step depends on besides the files of the tree and the steps before it."""
     if kind is Kind.COMMAND:
         step = pipeline.commands[name]
         return [repr(replace(step, env={})), sorted(step.env.items())]
     if kind is Kind.BUILD:
         return [repr(pipeline.image), repr(pipeline.build), [str(one) for one in wanted.built]]
+    if kind is Kind.GATES:
+        return repr(gates)
     if kind is Kind.SIGN:
         return repr(pipeline.sign)
     return repr(pipeline.copies) if kind is Kind.COPY else ""

@@ -70,7 +70,7 @@ def prepare(
         source,
         naming,
         wanted,
-        gates=project.gates is not None,
+        gates=project.gates,
         event=world.event.kind,
         environ=world.environ,
     )

@@ -1,0 +1,177 @@
+"""The plan: what runs, after what, and why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipline.config import loads
+from shipline.errors import ConfigError, UsageError
+from shipline.oci import Digest
+from shipline.ship.plan import Kind, Naming, Plan, Wanted, make_plan
+from shipline.ship.section import Pipeline, Step
+from shipline.ship.source import Source
+
+SOURCE = Source(Path("/project"), "c" * 40, "7" * 40, 0, "main")
+NAMING = Naming((("v1.0.0", "because"),), "v1.0.0")
+ALL = """\
+image: registry.example/app
+steps:
+  lint: lint
+  test: {run: test, needs: [lint]}
+  scan: {scanner: trivy}
+  feature: {run: x, when: {branch: "feature/**"}}
+sign: {key: k}
+copies: [other.example/app]
+"""
+
+
+def pipeline(text: str = ALL) -> Pipeline:
+    return loads(text.encode(), "shipline.yaml", {}).pipeline
+
+
+def plan(
+    text: str = ALL, *, naming: Naming = NAMING, gates: object = "gates", **wanted: Any
+) -> Plan:
+    return make_plan(
+        pipeline(text),
+        SOURCE,
+        naming,
+        Wanted(**wanted),
+        gates=gates,
+        event="push",
+        environ={"CI": "1"},
+    )
+
+
+def skipped(found: Plan) -> dict[str, str]:
+    return {one.name: one.skip for one in found.steps if one.skip}
+
+
+def test_everything_runs_where_nothing_hinders() -> None:
+    found = plan()
+    assert skipped(found).keys() == {"feature"}
+    assert [one.name for one in found.steps[-5:]] == ["gates", "reserve", "sign", "copy", "publish"]
+
+
+def test_five_lines_are_enough() -> None:
+    found = plan("image: registry.example/app\nsteps:\n  test: make test\n", gates=None)
+    assert skipped(found).keys() == {"gates", "sign", "copy"}
+
+
+def test_names_come_after_everything_else() -> None:
+    found = plan()
+    for kind in (Kind.RESERVE, Kind.SIGN, Kind.COPY, Kind.PUBLISH):
+        before = _before(found, kind.value)
+        assert {"lint", "test", "scan", "build", "gates"} <= before
+
+
+def _before(found: Plan, name: str) -> set[str]:
+    needs = set(found.step(name).needs)
+    return needs | {one for need in needs for one in _before(found, need)}
+
+
+steps = st.lists(st.sampled_from("abcdef"), unique=True).flatmap(
+    lambda names: st.fixed_dictionaries(
+        {
+            name: st.lists(st.sampled_from([*names[:place], "build"]), unique=True, max_size=3)
+            for place, name in enumerate(names)
+        }
+    )
+)
+
+
+@given(steps, st.randoms())
+def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], random: Any) -> None:
+    names = list(needs)
+    random.shuffle(names)
+    declared = Pipeline(steps={name: Step(run="x", needs=tuple(needs[name])) for name in names})
+    found = make_plan(
+        declared, SOURCE, NAMING, Wanted(), gates="gates", event="push", environ={}
+    ).steps
+    seen: set[str] = set()
+    for one in found:
+        assert set(one.needs) <= seen
+        seen.add(one.name)
+    assert seen >= set(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"skip": frozenset({"gates"})}, "nothing gets a name before the gates"),
+        ({"only": frozenset({"publish"})}, "there is no image"),
+        ({"only": frozenset({"publish", "build"})}, "nothing gets a name before the gates"),
+        ({"skip": frozenset({"build"})}, "there is no image"),
+        ({"naming": Naming(refused="it is another's")}, "it is another's"),
+        ({"naming": Naming(push=False)}, "pushes nothing for push"),
+    ],
+)
+def test_nothing_is_published_without(changes: dict[str, Any], reason: str) -> None:
+    assert reason in plan(**changes).step("publish").skip
+
+
+def test_a_scan_needs_something_to_look_at() -> None:
+    assert "nothing is pushed" in plan(naming=Naming(push=False)).step("scan").skip
+    assert "there is no image" in plan(skip=frozenset({"build"})).step("scan").skip
+
+
+def test_unknown_steps_are_told() -> None:
+    with pytest.raises(UsageError, match="no step 'tset'"):
+        plan(skip=frozenset({"tset"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("run: test,", "run: test2,", {"test", "gates", "sign", "publish"}),
+        ("lint: lint", "lint: lint2", {"lint", "test", "gates", "sign", "publish"}),
+        ("key: k", "key: j", {"sign", "publish"}),
+        ("scanner: trivy", "scanner: grype", {"scan", "gates", "sign", "publish"}),
+    ],
+)
+def test_a_key_names_the_work_and_all_below_it(old: str, new: str, changed: set[str]) -> None:
+    before, after = plan(), plan(ALL.replace(old, new))
+    for name in ("lint", "test", "scan", "build", "gates", "sign", "publish"):
+        same = before.step(name).key == after.step(name).key
+        assert same != (name in changed), name
+
+
+def test_other_gates_judge_anew() -> None:
+    before, after = plan(gates="a"), plan(gates="b")
+    assert before.step("build").key == after.step("build").key
+    assert before.step("gates").key != after.step("gates").key
+
+
+def test_an_image_that_is_there_is_not_built() -> None:
+    digest = Digest.of(b"x")
+    found = plan(naming=Naming(NAMING.tags, reuse=digest)).step("build")
+    assert str(digest) in found.note
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: {a: {run: x, needs: [b]}}", "steps.a: needs 'b', which is no step"),
+        (
+            "steps: {a: {run: x, needs: [b]}, b: {run: x, needs: [a]}}",
+            "steps: they wait for each other: a -> b -> a",
+        ),
+        ("steps: {build: x}", "build is a step that every chain has"),
+        ("steps: {a: {needs: [build]}}", "needs one of run and scanner"),
+        ("steps: {a: {run: x, scanner: syft}}", "needs one of run and scanner"),
+        ("steps: {a: {run: x, working-directory: ../b}}", "leads out of the project"),
+        ("steps: {a: {run: x, reports: [/etc/passwd]}}", "leads out of the project"),
+        ("steps: {a b: x}", "is not a name"),
+        ("build: {needs: [s]}\nsteps: {s: {scanner: syft}}", "they wait for each other"),
+        ("image: a.example/b@sha256:" + "0" * 64, "image: a.example/b"),
+    ],
+)
+def test_what_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipeline(text)
+    assert message in str(caught.value)
