@@ -46,7 +46,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
     """
     from shipline.server import logging_to, serve_registry
 
-    section = _section(config, options)
+    section, base = _section(config, options)
     if not section.data:
         raise UsageError("the node has no directory", hint="say --data DIR, or registry.data")
     listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
@@ -60,11 +60,12 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             insecure_open=insecure_open,
             insecure_http=insecure_http,
             environ=os.environ,
+            base=base,
         )
 
 
-def _section(config: Path | None, options: dict[str, Any]) -> RegistrySection:
-    """What the file says, overridden by the flags that were given."""
+def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySection, Path]:
+    """What the file says, overridden by the flags that were given; and the file's directory."""
     from shipline.config import load
     from shipline.server import RegistrySection
     from shipline.units import Duration
@@ -98,7 +99,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> RegistrySection:
         drain_timeout = Duration.parse(drain) if drain else None
     except ValueError as error:
         raise UsageError(f"--drain-timeout: {error}") from None
-    return _changed(
+    changed = _changed(
         found,
         listen=options["listen"],
         data=options["data"],
@@ -106,6 +107,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> RegistrySection:
         log=log,
         drain_timeout=drain_timeout,
     )
+    return changed, loaded.file.parent if loaded.file else Path.cwd()
 
 
 def _changed(section: Section, **values: Any) -> Section:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from shipline.server.access import Entrance
+from shipline.server.collect import Report, collect_forever
+from shipline.server.door.retention import retain_forever
+from shipline.server.door.rules import RuleDoor
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks
 from shipline.server.instruments import Readings
 from shipline.server.logs import log_request
+from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.node import Node
 from shipline.server.section import RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
 from shipline.server.warming import Warmer
+from shipline.tasks import TaskGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class Assembly:
     health: Health
     hooks: Webhooks
     warmer: Warmer
+    section: RegistrySection
 
     @classmethod
     def of(
@@ -36,8 +43,11 @@ class Assembly:
         entrance: Entrance,
         section: RegistrySection,
         environ: Mapping[str, str],
+        base: Path,
     ) -> Self:
-        """Raises ConfigError for a secret that is not there."""
+        """Raises ConfigError for a secret or a key that is not there; `base` is the directory that
+        the paths of keys are relative to.
+        """
         health = Health(storage, section.limits.disk_floor.bytes)
         metrics = Metrics(lambda: uploads.in_flight)
         hooks = Webhooks(
@@ -45,23 +55,44 @@ class Assembly:
         )
         warmer = Warmer(storage.store.path, lambda: uploads.in_flight > 0)
         _add_gauges(metrics, storage, health, hooks)
+        manifests = Manifests(storage)
+        door = RuleDoor(section.policy, storage, manifests, metrics, base)
         node = Node.over(
             storage,
             uploads=uploads,
+            manifests=manifests,
             metrics=metrics,
             guard=entrance.guard,
+            door=door,
             routes=(*health_routes(health), *entrance.routes),
-            listeners=(*entrance.listeners, hooks, warmer),
+            listeners=(door, *entrance.listeners, hooks, warmer),
             observers=(log_request,) if section.log.requests else (),
         )
-        return cls(node, health, hooks, warmer)
+        return cls(node, health, hooks, warmer, section)
+
+    def start(self, group: TaskGroup) -> None:
+        """Start what goes on by itself: all of it ends with the scope of `group`."""
+        storage, section, node = self.node.storage, self.section, self.node
+        group.start(self.warmer.run)
+        self.hooks.start(group)
+        group.start(collect_forever, storage, section.collection, told=self._collected)
+        if section.policy.retention:
+            group.start(retain_forever, storage, node.manifests, section.policy, door=node.door)
+
+    def _collected(self, report: Report) -> None:
+        self.node.metrics.gc_runs.add("ok")
+        self.node.metrics.gc_freed.add(by=report.bytes)
 
 
 def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webhooks) -> None:
     """`storage` counts a blob once for each repository that has it."""
 
     def stored() -> Readings:
-        found = {("repositories",): 0.0, ("blobs",): 0.0, ("manifests",): 0.0}
+        found: dict[tuple[str, ...], float] = {
+            ("repositories",): 0.0,
+            ("blobs",): 0.0,
+            ("manifests",): 0.0,
+        }
         for _, usage in storage.usages():
             found["repositories",] += 1
             found["blobs",] += usage.blobs

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access import AccessSection
+from shipline.server.collect import Collection
+from shipline.server.door.section import DoorSection
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
 from shipline.units import ByteSize, Duration
@@ -66,6 +69,15 @@ class RegistrySection:
     drain_timeout: Duration = field(
         default=_MINUTE,
         metadata={"doc": "time that running requests have to end when the node stops"},
+    )
+    policy: DoorSection = field(
+        default_factory=DoorSection, metadata={"doc": "what may come in, stay and go out"}
+    )
+    collection: Collection = field(
+        default_factory=Collection, metadata={"doc": "what is collected, and when"}
+    )
+    metadata: Literal["sqlite", "rocksdb"] | None = field(
+        default=None, metadata={"doc": "the store of the records of a new data directory"}
     )
     webhooks: tuple[WebhookSection, ...] = field(
         default=(), metadata={"doc": "who is told what happens"}

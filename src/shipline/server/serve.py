@@ -33,6 +33,7 @@ def serve_registry(
     insecure_open: bool = False,
     insecure_http: bool = False,
     environ: Mapping[str, str] | None = None,
+    base: Path = Path(),
 ) -> None:
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.
@@ -42,15 +43,16 @@ def serve_registry(
     connections are taken, `notify` with each line that the person who starts the node must see (a
     first password, once). On an address that other machines can reach the node demands TLS and
     accounts; `insecure_open` and `insecure_http` say otherwise. `environ` holds the secrets that
-    the section names. Raises UsageError for an address that is taken and for a directory that
-    another process serves, ConfigError for a secret that is not there.
+    the section names, and the paths of its keys are relative to `base`. Raises UsageError for an
+    address that is taken and for a directory that another process serves, ConfigError for a secret
+    or key that is not there.
     """
     section = section or RegistrySection()
     address = parse_address(listen)
     host = str(address[0])
     check_entrance(section.access, host, insecure_open=insecure_open)
     with ExitStack() as stack:
-        storage = stack.enter_context(closing(Storage(data)))
+        storage = stack.enter_context(closing(Storage(data, metadata=section.metadata)))
         uploads = Uploads(storage, largest=_largest(section.limits))
         stack.enter_context(closing(uploads))
         listener = stack.enter_context(closing(open_listener(address)))
@@ -65,7 +67,7 @@ def serve_registry(
                 insecure_http=insecure_http,
             )
         )
-        assembly = Assembly.of(storage, uploads, entrance, section, environ or {})
+        assembly = Assembly.of(storage, uploads, entrance, section, environ or {}, base)
         for line in entrance.notices:
             notify(line)
         url = url_of(listener, tls=entrance.certificates is not None)
@@ -89,8 +91,7 @@ def _serve(
             group.start(_expire, assembly.node.uploads, limits.upload_expiry.seconds)
             group.start(cut_stalled, reads, port, window_s, rate)
             group.start(_cut_late, stopping, ended, port, section.drain_timeout.seconds)
-            group.start(assembly.warmer.run)
-            assembly.hooks.start(group)
+            assembly.start(group)
             run(
                 reads.watched(make_app(assembly.node)),
                 listener,
