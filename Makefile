@@ -2,13 +2,14 @@
 # make test    everything that CI runs; sets up its own environment
 # make bench   side by side with docker buildx
 # make bench-metadata   durable write latencies of the metadata stores
+# make bench-registry   the registry node side by side with docker-registry
 # make check   formatting, types and unit tests only
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-metadata packages clean
+.PHONY: demo test check bench bench-metadata bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -30,6 +31,9 @@ bench: packages $(VENV)/.installed
 
 bench-metadata: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.metadata $(BENCH)
+
+bench-registry: packages $(VENV)/.installed
+	$(BIN)/python -m bench.registry $(BENCH)
 
 packages:
 	@sh scripts/packages.sh

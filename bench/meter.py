@@ -32,7 +32,7 @@ def measure(
     """Run `command`; `daemons` are processes whose CPU time and memory count too."""
     for daemon in daemons:
         Path(f"/proc/{daemon}/clear_refs").write_text("5")
-    before = sum(map(_cpu_s, daemons))
+    before = sum(map(cpu_s, daemons))
     start = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -45,8 +45,8 @@ def measure(
             output.seek(0)
             text = output.read().decode(errors="replace")
             raise SystemExit(f"{' '.join(command)} failed:\n{text}")
-    cpu = used.ru_utime + used.ru_stime + sum(map(_cpu_s, daemons)) - before
-    peak = sum(map(_peak_bytes, daemons)) if daemons else used.ru_maxrss * 1024
+    cpu = used.ru_utime + used.ru_stime + sum(map(cpu_s, daemons)) - before
+    peak = sum(map(peak_bytes, daemons)) if daemons else used.ru_maxrss * 1024
     return Cost(wall, cpu, peak)
 
 
@@ -54,10 +54,10 @@ def settle(daemons: Sequence[int], *, limit_s: float = 120) -> None:
     """Wait until the last run is over for good: dirty pages on the disk, daemons idle."""
     deadline = time.monotonic() + limit_s
     subprocess.run(["sync"], check=True)
-    busy = sum(map(_cpu_s, daemons))
+    busy = sum(map(cpu_s, daemons))
     while time.monotonic() < deadline:
         time.sleep(1)
-        now = sum(map(_cpu_s, daemons))
+        now = sum(map(cpu_s, daemons))
         if now - busy < _IDLE_S:
             return
         busy = now
@@ -83,12 +83,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """What the process and the children that it waited for have used until now."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICK
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """Resident memory at its highest, since it was reset (proc(5), clear_refs) or ever."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
