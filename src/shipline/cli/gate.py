@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from shipline.cli.signing import Place
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
+_OF_THE_HOOK = frozenset(  # git rev-parse --local-env-vars
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_CONFIG GIT_CONFIG_PARAMETERS GIT_CONFIG_COUNT"
+    " GIT_OBJECT_DIRECTORY GIT_DIR GIT_WORK_TREE GIT_IMPLICIT_WORK_TREE GIT_GRAFT_FILE"
+    " GIT_INDEX_FILE GIT_NO_REPLACE_OBJECTS GIT_REPLACE_REF_BASE GIT_PREFIX GIT_SHALLOW_FILE"
+    " GIT_COMMON_DIR GIT_INTERNAL_SUPER_PREFIX GIT_QUARANTINE_PATH GIT_NAMESPACE".split()
+)
 
 
 @click.command("gate")
@@ -50,7 +56,7 @@ def command(names: Sequence[str], flags: Flags) -> int:
     cannot tell: a report is missing, empty, stale, or about something else.
     """
     root, section = _section(flags)
-    git = Git(flags.directory, _environment())
+    git = Git(flags.directory, os.environ)
     asked = flags.asked(root, section)
     section, reports = asked.laid_over(flags.laid_over(section))
     early = flags.early or bool(flags.hook)
@@ -93,10 +99,10 @@ def _section(flags: Flags) -> tuple[Path, GatesSection]:
 
 
 def _environment() -> dict[str, str]:
-    """git tells a hook where it is, which would mislead every git that a program of a gate runs in
-    another place.
+    """Without what git tells a hook of where it is: it would mislead every git that the program of
+    a gate runs in another place.
     """
-    return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return {key: value for key, value in os.environ.items() if key not in _OF_THE_HOOK}
 
 
 def _context(flags: Flags, git: Git, place: Place | None) -> Context:
