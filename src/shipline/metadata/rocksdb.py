@@ -7,9 +7,10 @@ that begins with a byte 0xff holds the version of that layout.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from shipline.metadata.group import Changes, Counters, GroupCommit
 from shipline.metadata.protocols import NOTHING, Key, bounds, decode, encode
 
 if TYPE_CHECKING:
-    from rocksdict import Options
+    from rocksdict import Rdict
 
 _VERSION = b"1"
 _VERSION_KEY = b"\xffversion"
 _LOGS = 4  # of RocksDB's own diagnostic logs
+_ROOM = 2 << 20  # bytes that opening needs
 
 
 class RocksRecords:
@@ -43,24 +45,25 @@ class RocksRecords:
             ) from None
         self._package = rocksdict
         self._path = path
-        self._closing = threading.Lock()
+        self._opening = threading.Lock()
+        self._stuck = False  # a write failed: RocksDB takes no other until it is opened again
         with _translated(path):
-            self._store = rocksdict.Rdict(str(path), _options(rocksdict.Options(raw_mode=True)))
+            self._store = self._open()
             self._check_version()
         self._group = GroupCommit(self._apply)
 
     def get(self, key: Key) -> bytes | None:
-        with _translated(self._path):
-            found: bytes | None = self._store.get(encode(key))
+        with self._readable() as store:
+            found: bytes | None = store.get(encode(key))
         return found
 
     def scan(self, prefix: Key, *, after: Key = (), limit: int = 1000) -> list[tuple[Key, bytes]]:
         beyond, end, cut = bounds(prefix, after)
         found: list[tuple[Key, bytes]] = []
-        with _translated(self._path):
+        with self._readable() as store:
             options = self._package.ReadOptions()
             options.set_iterate_upper_bound(end)
-            cursor = self._store.iter(options)
+            cursor = store.iter(options)
             cursor.seek(beyond + b"\0")
             while len(found) < limit and cursor.valid():
                 found.append((decode(cursor.key(), cut), cursor.value()))
@@ -87,6 +90,7 @@ class RocksRecords:
 
     def _apply(self, changes: Changes, counters: Counters, durable: bool) -> None:
         with _translated(self._path):
+            self._unstick()
             batch = self._package.WriteBatch(raw_mode=True)
             for key, value in changes.items():
                 if value is None:
@@ -97,7 +101,45 @@ class RocksRecords:
                 batch.put(key, b"%d" % (int(self._store.get(key) or 0) + delta))
             options = self._package.WriteOptions()
             options.sync = durable
-            self._store.write(batch, options)
+            try:
+                self._store.write(batch, options)
+            except BaseException:
+                self._stuck = True
+                raise
+
+    def _open(self) -> Rdict:
+        options = self._package.Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_keep_log_file_num(_LOGS)
+        return self._package.Rdict(str(self._path), options)
+
+    def _unstick(self) -> None:
+        """Open again after a write that failed; not before there is room to do that, since reads
+        go on as it is.
+        """
+        if not self._stuck:
+            return
+        disk = os.statvfs(self._path)
+        blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
+        if blocks * disk.f_frsize < _ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self._path))
+        with self._opening:
+            with suppress(Exception):  # it would like to write once more
+                self._store.close()
+            self._store = self._open()
+        self._stuck = False
+
+    @contextmanager
+    def _readable(self) -> Iterator[Rdict]:
+        """The store; a reader that comes while it is being opened again waits for that."""
+        if self._stuck:
+            with self._opening, _translated(self._path):
+                yield self._store
+        else:
+            with _translated(self._path):
+                yield self._store
 
     def _check_version(self) -> None:
         version = self._store.get(_VERSION_KEY)
@@ -108,12 +150,6 @@ class RocksRecords:
                 f"{self._path} has layout {version.decode()}, this program knows 1",
                 hint="run the version of shipline that wrote it, or a newer one",
             )
-
-
-def _options(options: Options) -> Options:
-    options.create_if_missing(True)
-    options.set_keep_log_file_num(_LOGS)
-    return options
 
 
 _ERRNO = (

@@ -7,6 +7,7 @@ version of that layout. Beside it SQLite keeps its `-wal` and `-shm` files.
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -136,15 +137,25 @@ class SqliteRecords:
         self._idle.append(connection)
 
 
-_ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
-
-
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        code = _ERRNO.get(error.sqlite_errorcode & 0xFF, errno.EIO)
-        raise OSError(code, str(error), str(path)) from error
+        raise OSError(_errno(error, path), str(error), str(path)) from error
     except sqlite3.DatabaseError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
+
+
+def _errno(error: sqlite3.OperationalError, path: Path) -> int:
+    """SQLite keeps the system's own word for itself; a file system that failed says it again."""
+    match error.sqlite_errorcode & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return errno.ENOSPC
+        case sqlite3.SQLITE_READONLY:
+            return errno.EROFS
+    try:
+        os.utime(path)
+    except OSError as refusal:
+        return refusal.errno or errno.EIO
+    return errno.EIO

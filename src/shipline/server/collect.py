@@ -11,6 +11,7 @@ nobody adds anything.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -84,13 +85,21 @@ def collect(
 ) -> Report:
     """Collect once; returns what went. `share` is the part of the time that it works.
 
-    Raises UsageError while another collection of the directory runs.
+    On a full disk it works in the room that is held in reserve. Raises UsageError while another
+    collection of the directory runs.
     """
     if not storage.collecting.acquire(blocking=False):
         raise UsageError("a collection is running already", hint="wait until it has ended")
+    options = options or Collection()
     try:
-        return _Run(storage, options or Collection(), dry_run, share).run()
+        return _Run(storage, options, dry_run, share).run()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        storage.reserve.release()
+        return _Run(storage, options, dry_run, share).run()
     finally:
+        storage.reserve.hold()
         storage.collecting.release()
 
 

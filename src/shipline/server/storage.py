@@ -4,6 +4,7 @@
     DIR/lock                      held by the process that serves the directory (flock)
     DIR/blobs/<algorithm>/<hex>   blobs and manifests: plain files, whole and read-only
     DIR/uploads/<id>              bytes of an unfinished upload; its size is its state
+    DIR/reserve                   room on the disk for collections
     DIR/quarantine/               damaged files that `registry repair` took out of blobs
     DIR/metadata.db               records (SQLite, write-ahead log, synchronous=FULL)
     DIR/metadata.rocksdb/         or records in RocksDB
@@ -47,6 +48,7 @@ from shipline.server.entries import (
 )
 from shipline.server.layout import VERSION, Layout, wanted_layout, write_layout
 from shipline.server.locks import SharedLock, Stripes
+from shipline.server.reserve import Reserve
 from shipline.server.touches import Touches
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,8 @@ class Storage:
         self.touches = Touches(clock)
         self.collecting = threading.Lock()  # held by the collection that runs
         self.cache = Cache()
+        self.reserve = Reserve(root)
+        self.reserve.hold()
 
     def close(self) -> None:
         """Let others have the directory. May be called twice."""
