@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from shipline.errors import ConfigError
 from shipline.server.access.section import TlsSection
+from shipline.server.disk import sync_directory
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -274,3 +275,4 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         file.flush()
         os.fsync(fd)
     draft.replace(path)
+    sync_directory(path.parent)

@@ -1,7 +1,7 @@
 """All accounts of a node: a consistent view in memory over records that several processes write.
 
     DIR/access/accounts.db    records (SQLite), readable by the owner alone
-    DIR/access/lock           held while a change is made (flock)
+    DIR/access/lock           held while a change is made (flock), touched when it is on the disk
 
     user     <name>                     one of `accounts.User`
     project  <name>                     `accounts.Project`
@@ -12,8 +12,10 @@
     key      <kid>                      a signing key: PEM, created, retired
     setting  <name>                     what the command line must know of the node's settings
 
-The command line changes accounts while the node runs: every commit moves the write-ahead log, so
-one stat(2) a request tells the node whether its view is still what the disk says.
+The command line changes accounts while the node runs: every commit moves the write-ahead log, then
+the time of the lock file, so two stat(2) a request tell the node whether its view is still what the
+disk says. Of the two the second tells of a commit whose fsync took long, the first of a process
+that died before it could touch the lock.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ from shipline.server.access.accounts import (
     read_robot,
     read_user,
 )
+from shipline.server.disk import sync_directory
 
 _GRAIN_NS = 20_000_000  # file times are no finer: a stamp this young may hide a second write
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, ...]
+_UNKNOWN: Stamp = ()
 Changes = dict[Key, bytes | None]
 
 
@@ -92,18 +96,19 @@ class Directory:
         file = self.root / "accounts.db"
         os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         self.records = SqliteRecords(file)
-        self._log = str(file) + "-wal"
+        sync_directory(self.root)
+        self._files = (str(file) + "-wal", str(self.root / "lock"))
         self._lock = threading.RLock()
-        self._stamp: Stamp = (0, 0, 0)
+        self._stamp = _UNKNOWN
         self._view = View()
-        self._reload(_stamp(self._log))
+        self._reload(self._now())
 
     def close(self) -> None:
         self.records.close()
 
     def view(self) -> View:
         """The accounts as they are on the disk now; the same object while nothing changed."""
-        stamp = _stamp(self._log)
+        stamp = self._now()
         if stamp != self._stamp:
             with self._lock:
                 if stamp != self._stamp:
@@ -124,6 +129,7 @@ class Directory:
                 yield changes
                 if changes:
                     self.records.write(changes)
+                    os.utime(fd)
             finally:
                 os.close(fd)
 
@@ -154,13 +160,17 @@ class Directory:
         view = View.of(self.records)
         if view != self._view:
             self._view = view
-        settled = time.time_ns() - stamp[2] > _GRAIN_NS
-        self._stamp = stamp if settled else (0, 0, 0)
+        settled = time.time_ns() - max(stamp) > _GRAIN_NS
+        self._stamp = stamp if settled else _UNKNOWN
+
+    def _now(self) -> Stamp:
+        """Times and size of the files; a time in nanoseconds is greater than any size."""
+        return (*_stamp(self._files[0]), *_stamp(self._files[1]))
 
 
 def _stamp(file: str) -> Stamp:
     try:
         status = os.stat(file)
     except FileNotFoundError:
-        return (0, 0, 1)
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
