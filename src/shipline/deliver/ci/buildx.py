@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from typing import Any
 
@@ -87,11 +86,11 @@ def _options(flags: tuple[str, ...]) -> Node:
     found: dict[str, list[str]] = {}
     for flag, value in pairwise(flags):
         if flag in inputs:
-            found.setdefault(inputs[flag], []).append(_expression(value))
+            found.setdefault(inputs[flag], []).append(with_variables(value, _expression))
     return {name: "\n".join(values) for name, values in found.items()}
 
 
-def _expression(text: str) -> str:
-    """`text` with its variables as expressions: GitHub's own, else those of the repository."""
-    text = re.sub("\ue000GITHUB_(\\w+)\ue001", lambda f: f"${{{{ github.{f[1].lower()} }}}}", text)
-    return with_variables(text, "${{ vars.NAME }}")
+def _expression(name: str) -> str:
+    """A variable: GitHub's own, else one of the repository."""
+    own = name.startswith("GITHUB_")
+    return f"${{{{ github.{name[7:].lower()} }}}}" if own else f"${{{{ vars.{name} }}}}"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from shipline.deliver.ci.section import CiSection
 from shipline.deliver.project import Toolchain
 
-_VARIABLE = re.compile("\ue000(\\w+)\ue001")
+_UNREAD = re.compile(r"unread-((?:[0-9a-f]{2})+)-unread")
 
 
 class Unread(Mapping[str, str]):
-    """An environment in which each variable stands for itself: to be read when the job runs."""
+    """An environment in which each variable stands for itself: to be read when the job runs.
+
+    What stands for it is legal in a reference, so that a configuration can be decoded with it.
+    """
 
     def __getitem__(self, name: str) -> str:
-        return f"\ue000{name}\ue001"
+        return f"unread-{name.encode().hex()}-unread"
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -25,9 +28,9 @@ class Unread(Mapping[str, str]):
         return 0
 
 
-def with_variables(text: str, form: str) -> str:
-    """`text` with its unread variables in the form `form`, in which NAME is the name."""
-    return _VARIABLE.sub(lambda found: form.replace("NAME", found[1]), text)
+def with_variables(text: str, form: Callable[[str], str]) -> str:
+    """`text` in which `form` says how each unread variable is written."""
+    return _UNREAD.sub(lambda found: form(bytes.fromhex(found[1]).decode()), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,10 @@ def packages(platform: str) -> tuple[str, ...]:
 
 def quoted(word: str) -> str:
     """A word for a POSIX shell in which only unread variables are still replaced."""
-    if re.fullmatch(r"[\w@%+=:,./-]+", word):
+    if re.fullmatch(r"[\w@%+=:,./-]+", word) and not _UNREAD.search(word):
         return word
     text = re.sub(r'[\\"`$]', lambda found: "\\" + found[0], word)
-    return f'"{with_variables(text, "${NAME}")}"'
+    return f'"{with_variables(text, "${{{}}}".format)}"'
 
 
 def pattern(path: str) -> str:
