@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms, in the text format of Prometheus (version 0.0.4).
+"""Counters and gauges, in the text format of Prometheus (version 0.0.4).
 
 Labels are given by position, in the order in which the instrument names them. Keep their values
 few: each combination is a series that every scrape carries.
@@ -7,8 +7,7 @@ few: each combination is a series that every scrape carries.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 Labels = tuple[str, ...]
@@ -37,9 +36,9 @@ class Counter:
     def lines(self) -> Iterator[str]:
         with self._lock:
             values = sorted(self._values.items())
-        yield from _head(self._name, "counter", self._text)
+        yield from head(self._name, "counter", self._text)
         for labels, value in values:
-            yield f"{self._name}{_pairs(self._labels, labels)} {value:.17g}"
+            yield sample(self._name, self._labels, labels, value)
 
 
 class Gauge:
@@ -53,43 +52,9 @@ class Gauge:
     def lines(self) -> Iterator[str]:
         found = self._read()
         values = found if isinstance(found, Mapping) else {(): found}
-        yield from _head(self._name, self._kind, self._text)
+        yield from head(self._name, self._kind, self._text)
         for labels, value in sorted(values.items()):
-            yield f"{self._name}{_pairs(self._labels, labels)} {value:.17g}"
-
-
-class Histogram:
-    """How many observations lie at or below each bound, in ascending order of `bounds`."""
-
-    def __init__(self, name: str, text: str, labels: Labels, bounds: tuple[float, ...]) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self._bounds = bounds
-        self._lock = threading.Lock()
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
-
-    def observe(self, value: float, *labels: str) -> None:
-        place = bisect_left(self._bounds, value)
-        with self._lock:
-            counts = self._counts.get(labels)
-            if counts is None:
-                counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-                self._sums[labels] = 0.0
-            counts[place] += 1
-            self._sums[labels] += value
-
-    def lines(self) -> Iterator[str]:
-        with self._lock:
-            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items()]
-        yield from _head(self._name, "histogram", self._text)
-        names = (*self._labels, "le")
-        for labels, counts, total in sorted(found):
-            below = 0
-            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
-                below += count
-                yield f"{self._name}_bucket{_pairs(names, (*labels, bound))} {below}"
-            yield f"{self._name}_sum{_pairs(self._labels, labels)} {total:.17g}"
-            yield f"{self._name}_count{_pairs(self._labels, labels)} {below}"
+            yield sample(self._name, self._labels, labels, value)
 
 
 def render(instruments: list[Instrument]) -> str:
@@ -97,8 +62,31 @@ def render(instruments: list[Instrument]) -> str:
     return "".join(f"{line}\n" for instrument in instruments for line in instrument.lines())
 
 
-def _head(name: str, kind: str, text: str) -> tuple[str, str]:
+def head(name: str, kind: str, text: str) -> tuple[str, str]:
+    """What stands above the samples of a family."""
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def sample(name: str, names: Labels, values: Labels, value: float) -> str:
+    """One line; exact for numbers of bytes."""
+    return f"{name}{_pairs(names, values)} {value:.17g}"
+
+
+def buckets(
+    name: str,
+    names: Labels,
+    values: Labels,
+    bounds: Sequence[float],
+    counts: Sequence[float],
+    total: float,
+) -> Iterator[str]:
+    """A histogram's lines; `counts` has one more than `bounds`, `total` is the sum of values."""
+    below: float = 0
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
+        below += count
+        yield sample(f"{name}_bucket", (*names, "le"), (*values, bound), below)
+    yield sample(f"{name}_sum", names, values, total)
+    yield sample(f"{name}_count", names, values, below)
 
 
 def _pairs(names: Labels, values: Labels) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from shipline import __version__
 from shipline.server.http import Request, Response
-from shipline.server.instruments import Counter, Gauge, Histogram, Instrument, Readings, render
+from shipline.server.instruments import Counter, Gauge, Instrument, Readings, render
+from shipline.server.tally import Requests
 
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _PREFIX = "shipline_registry_"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -28,12 +28,8 @@ class Metrics:
     def __init__(self, uploads: Callable[[], int] = lambda: 0) -> None:
         """`uploads` tells how many requests bring blobs right now."""
         self._instruments: list[Instrument] = []
-        self._requests = self.counter("requests_total", "Answers.", "route", "method", "status")
-        self._seconds = self.histogram(
-            "request_duration_seconds", "From a request's head to the start of its answer.", "route"
-        )
-        self._received = self.counter("received_bytes_total", "Bytes of request bodies read.")
-        self._sent = self.counter("sent_bytes_total", "Bytes of answers begun.")
+        self._requests = Requests(_PREFIX)
+        self._instruments.append(self._requests)
         self.verdicts = self.counter("signature_verdicts_total", "Images judged.", "verdict")
         self.refusals = self.counter("policy_refusals_total", "Requests refused.", "rule")
         self.logins = self.counter("logins_total", "Attempts to log in.", "result")
@@ -55,21 +51,11 @@ class Metrics:
         """A new gauge that calls `read` when it is scraped; be quick, and never raise."""
         self._instruments.append(Gauge(_PREFIX + name, text, labels, read))
 
-    def histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        """A new histogram of seconds."""
-        found = Histogram(_PREFIX + name, text, labels, _SECONDS)
-        self._instruments.append(found)
-        return found
-
     def answered(self, request: Request, response: Response, seconds: float) -> None:
         """One request was answered after so many seconds."""
         method = request.method if request.method in _METHODS else "other"
-        self._requests.add(request.kind, method, str(response.status))
-        self._seconds.observe(seconds, request.kind)
-        if request.taken:
-            self._received.add(by=request.taken)
-        if response.size and method != "HEAD":
-            self._sent.add(by=response.size)
+        sent = 0 if method == "HEAD" else response.size
+        self._requests.add(request.kind, method, response.status, seconds, request.taken, sent)
 
     def render(self) -> str:
         """The answer to a scrape, text format 0.0.4."""

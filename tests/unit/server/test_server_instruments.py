@@ -8,8 +8,9 @@ import subprocess
 import pytest
 
 from shipline.server.http import Request, Response
-from shipline.server.instruments import Counter, Gauge, Histogram, render
+from shipline.server.instruments import Counter, Gauge, render
 from shipline.server.metrics import Metrics
+from shipline.server.tally import Requests
 
 
 def test_counter_adds_by_labels() -> None:
@@ -28,16 +29,20 @@ def test_counter_without_labels_begins_at_zero() -> None:
 
 
 def test_buckets_of_a_histogram_add_up() -> None:
-    histogram = Histogram("h", "Text.", (), (0.1, 1.0))
-    for value in (0.05, 0.1, 0.5, 7):
-        histogram.observe(value)
-    assert render([histogram]).splitlines()[2:] == [
-        'h_bucket{le="0.1"} 2',
-        'h_bucket{le="1.0"} 3',
-        'h_bucket{le="+Inf"} 4',
-        "h_sum 7.6500000000000004",
-        "h_count 4",
-    ]
+    requests = Requests("p_")
+    for method, seconds in (("GET", 0.0005), ("GET", 0.25), ("PUT", 0.25), ("PUT", 100)):
+        requests.add("blobs", method, 200, seconds, 10, 1)
+    lines = list(requests.lines())
+    name = "p_request_duration_seconds"
+    assert f'{name}_bucket{{route="blobs",le="0.001"}} 1' in lines
+    assert f'{name}_bucket{{route="blobs",le="0.1"}} 1' in lines
+    assert f'{name}_bucket{{route="blobs",le="0.25"}} 3' in lines
+    assert f'{name}_bucket{{route="blobs",le="60.0"}} 3' in lines
+    assert f'{name}_bucket{{route="blobs",le="+Inf"}} 4' in lines
+    assert f'{name}_count{{route="blobs"}} 4' in lines
+    assert f'{name}_sum{{route="blobs"}} 100.5005' in lines
+    assert 'p_requests_total{route="blobs",method="PUT",status="200"} 2' in lines
+    assert "p_received_bytes_total 40" in lines
 
 
 def test_gauge_is_read_when_it_is_scraped() -> None:
