@@ -173,6 +173,7 @@ def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other
     done = project.ship(SHIPLINE_KEY_PASSWORD="secret").ok()
     names = [line.partition("@")[0] for line in done.out.splitlines()]
     assert names == [f"{_image(project)}:v0.1.0", f"{other.address}/mirror/app:v0.1.0"]
+    project.ship(SHIPLINE_KEY_PASSWORD="secret").ok()  # once more changes nothing for verifiers
     for name in names:
         words = ("--insecure-ignore-tlog", "--allow-insecure-registry", "--allow-http-registry")
         for verb in (["verify"], ["verify-attestation", "--type", "slsaprovenance1"]):
@@ -182,6 +183,45 @@ def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other
                 text=True,
             )
             assert seen.returncode == 0, seen.stderr
+
+
+def test_latest_moves_only_forward(project: Project) -> None:
+    project.git("checkout", "--quiet", "-b", "develop")
+    older = project.commit("feat: old", app="old\n")
+    newer = project.commit("feat: new", app="new\n")
+    project.ship().ok()
+    project.git("checkout", "--quiet", older)
+    project.git("update-ref", "refs/remotes/origin/develop", older)
+    said = project.ship("--ref", "develop").ok().err
+    repository = _repository(project)
+    assert {f"dev-{older[:12]}", f"dev-{newer[:12]}", "latest"} <= set(
+        tags(project.node, repository)
+    )
+    latest = document(project.node, repository, "latest")
+    assert latest["annotations"]["org.opencontainers.image.revision"] == newer
+    assert "latest stays" in said
+
+
+def test_no_rule_is_an_error_and_never_latest(project: Project) -> None:
+    project.git("checkout", "--quiet", "-b", "experiment")
+    assert "no rule matches" in project.ship().failed(3)
+    assert tags(project.node, _repository(project)) == []
+
+
+def test_summary_and_outputs_of_a_ci_job(project: Project, tmp_path: Path) -> None:
+    files = {
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+    }
+    job = {"GITHUB_ACTIONS": "true", "GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_NAME": "push"}
+    done = project.run("ship", **job, **files).ok()
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
+    assert (outputs["tags"], outputs["version"]) == ("v0.1.0", "0.1.0")
+    assert outputs["digest"] in done.out
+    assert "coverage: pass" in (tmp_path / "summary").read_text()
+    groups = [line for line in done.err.splitlines() if line.startswith("::")]
+    assert groups[::2] and all(line.startswith("::group::") for line in groups[::2])
+    assert all(line == "::endgroup::" for line in groups[1::2])
 
 
 def test_pull_request_pushes_nothing(project: Project) -> None:

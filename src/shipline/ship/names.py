@@ -70,10 +70,11 @@ def dirty_decision(decision: Decision, source: Source) -> Decision:
 
 def naming_of(decision: Decision, reuse: Digest | None, notes: tuple[str, ...] = ()) -> Naming:
     """What a plan shows of a decision."""
-    fresh = decision.git_tag is not None and decision.git_tag.new
+    git_tag = decision.git_tag
     return Naming(
         tags=tuple((tag.name, tag.reason) for tag in decision.tags),
-        git_tag=decision.git_tag.name if decision.git_tag and fresh else "",
+        git_tag=git_tag.name if git_tag and git_tag.new else "",
+        standing=git_tag.name if git_tag and not git_tag.new else "",
         push=decision.push,
         reuse=reuse,
         notes=(*decision.notes, *notes),

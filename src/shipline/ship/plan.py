@@ -48,12 +48,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the tag policy decided, as far as a plan shows it; `reuse` is the digest that an
-    immutable tag of this commit has already.
+    """What the tag policy decided, as far as a plan shows it. `git_tag` has to be made, `standing`
+    is there; `reuse` is the digest that this commit has in the registry already.
     """
 
     tags: tuple[tuple[str, str], ...] = ()
     git_tag: str = ""
+    standing: str = ""
     push: bool = True
     reuse: Digest | None = None
     refused: str = ""
@@ -216,7 +217,8 @@ class _Reasons:
         if not self.naming.push:
             return f"the tag policy pushes nothing for {self.event}"
         if kind is Kind.RESERVE and not self.naming.git_tag:
-            return "no version is given here"
+            standing = self.naming.standing
+            return f"the git tag {standing} is there" if standing else "there is no version to make"
         if kind is Kind.SIGN and self.pipeline.sign is None:
             return "shipline.yaml names no key"
         if kind is Kind.COPY and not self.pipeline.copies:

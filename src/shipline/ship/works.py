@@ -165,7 +165,7 @@ class Works:
                 statements += bool(done.attached)
         return Outcome(
             {"keys": [one.public.id for one in self.signers]},
-            reason=f"{added} signatures, {statements} attestations added",
+            reason=f"signatures added: {added}, attestations: {statements}",
         )
 
     def sign_in(self, place: Reference) -> int:
@@ -235,7 +235,7 @@ class Works:
             for tag in lost:
                 span.warn(f"{place}:{tag} was moved by another run meanwhile")
             names += named(place, (tag for tag in done.names if tag not in lost))
-        return Outcome({"names": names}, reason=f"{len(names)} names")
+        return Outcome({"names": names}, reason=", ".join(names))
 
     def tell(self, place: Reference, done: Published, span: Step) -> None:
         for name in named(place, done.given):
