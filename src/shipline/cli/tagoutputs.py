@@ -25,12 +25,25 @@ def show(
 ) -> str:
     """The decision in the form that --format names; equal decisions give equal bytes.
 
-    `images` are the repositories that get the tags. Raises UsageError for a form that is not known.
+    `images` are the repositories that get the tags. Bytes of ref names that are no UTF-8 are shown
+    as U+FFFD. Raises UsageError for a form that is not known.
     """
+    text = _shown(decision, images, placements, form, bake)
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _shown(
+    decision: Decision,
+    images: Sequence[str],
+    placements: Placements,
+    form: str,
+    bake: Path | None,
+) -> str:
     if form == "text":
         return "".join(f"{line}\n" for line in _text(decision, placements))
     if form == "json":
-        return json.dumps(_document(decision, images, placements), indent=2) + "\n"
+        document = _document(decision, images, placements)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if form == "names":
         return "".join(f"{name}\n" for name in references(decision, images))
     if form == "github":

@@ -10,6 +10,7 @@ from shipline.git.history import (
     log,
     merge_base,
     merged,
+    parents,
     read_commit,
 )
 from shipline.git.repository import (
@@ -47,6 +48,7 @@ __all__ = [
     "log",
     "merge_base",
     "merged",
+    "parents",
     "read_commit",
     "read_repository",
     "reserve_tag",

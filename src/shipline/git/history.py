@@ -52,6 +52,13 @@ def read_commit(git: Git, revision: str) -> Commit:
     return _commit(done.output.rstrip(b"\0"))
 
 
+def parents(git: Git, commit: str) -> tuple[str, ...]:
+    """The parents that the commit names, also those that a shallow clone does not have."""
+    header = git.run("cat-file", "commit", commit).output.partition(b"\n\n")[0]
+    lines = header.decode(errors="replace").splitlines()
+    return tuple(line.removeprefix("parent ") for line in lines if line.startswith("parent "))
+
+
 def is_ancestor(git: Git, old: str, new: str) -> bool:
     """Whether `old` is `new` or in its history; False for a commit that is not in the clone."""
     return git.run("merge-base", "--is-ancestor", old, new, allowed=(0, 1, 128)).status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_github_gets_the_outputs_of_metadata_action(work: Work, tmp_path: Path) 
     target = json.loads(bake.read_text())["target"]["docker-metadata-action"]
     assert target["tags"] == tags
     assert target["args"]["DOCKER_META_VERSION"] == found["version"] == f"dev-{sha[:12]}"
+
+
+def test_names_that_are_no_text_are_shown_somehow(work: Work) -> None:
+    name = os.fsdecode(b"feature/caf\xe9")
+    work.git("checkout", "-q", "-b", name)
+    for form in ("text", "names", "github", "json"):
+        assert "feature-caf-" in said(work, "tags", "--format", form)
+    found = json.loads(said(work, "tags", "--json"))
+    assert found["event"]["ref"] == "refs/heads/feature/caf\ufffd"
+    work.git("checkout", "-q", "-b", os.fsdecode(b"caf\xe9"))
+    done = shipline(work, "tags")
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
 
 
 def test_the_environment_of_ci_is_read(work: Work, tmp_path: Path) -> None:

@@ -123,6 +123,22 @@ def test_a_merge_of_a_pull_request_is_named_by_its_head(pair: tuple[Work, Path])
     assert found.annotations["org.opencontainers.image.revision"] == merge
 
 
+def test_a_shallow_clone_of_a_merge_knows_the_head_too(
+    pair: tuple[Work, Path], tmp_path: Path
+) -> None:
+    work, remote = pair
+    work.git("checkout", "-q", "-b", "topic")
+    head = work.commit("feat: topic")
+    work.git("checkout", "-q", "--detach", "main")
+    work.merge("topic", "Merge topic into main")
+    work.git("push", "-q", "origin", "HEAD:refs/pull/7/merge")
+    clone = Work.init(tmp_path / "shallow")
+    clone.git("remote", "add", "origin", f"file://{remote}")
+    clone.git("fetch", "-q", "--depth=1", "origin", "refs/pull/7/merge")
+    clone.git("checkout", "-q", "--detach", "FETCH_HEAD")
+    assert decided(clone, "refs/pull/7/merge").names == (f"pr-7-{head[:12]}",)
+
+
 def test_the_highest_version_in_history_counts_not_the_last_made(pair: tuple[Work, Path]) -> None:
     work, _ = pair
     work.commit("feat: two")
@@ -160,6 +176,15 @@ def test_a_tagged_commit_keeps_its_version(pair: tuple[Work, Path]) -> None:
     work.tag("v5.0.0")
     assert decided(work).names == ("v5.0.0",)
     assert decided(work, "refs/tags/v5.0.0").names == ("v5.0.0",)
+
+
+def test_a_name_that_is_only_a_tag_is_one(pair: tuple[Work, Path]) -> None:
+    work, _ = pair
+    assert decided(work, "v1.0.0").event.kind == "tag"
+    work.git("branch", "v1.0.0")
+    assert decided(work, "main").names == ("v1.0.0",)
+    with pytest.raises(ShiplineError, match="no rule matches refs/heads/v1"):
+        decided(work, "v1.0.0")
 
 
 def test_an_older_commit_is_released_and_moves_nothing(pair: tuple[Work, Path]) -> None:

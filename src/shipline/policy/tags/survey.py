@@ -44,7 +44,7 @@ def survey(
         raise GitError("the repository has no commit yet", hint="commit something first")
     clone = Clone(git, repository, repositories.tags(git), fetch)
     commit = repositories.read_commit(git, repository.head)
-    event = _with_head(_with_ref(event, clone, section), clone, commit.parents)
+    event = _with_head(_with_ref(event, clone, section), clone)
     _, rule, _ = choose_rule(section, event)
     named = event.head if event.kind == "pull-request" else commit.sha
     situation = Situation(
@@ -78,11 +78,18 @@ def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
     default = section.default_branch or event.default_branch
     default = default or repositories.default_branch(clone.git, repository.remote)
     event = replace(event, default_branch=default)
+    if event.branch in clone.tags and not _is_branch(event.branch, clone):
+        return replace(event, kind="tag", ref=ref_of(event.branch, tag=True))
     if event.ref or event.kind == "pull-request":
         return event
     if repository.branch:
         return replace(event, ref=ref_of(repository.branch), source="the branch that is out")
     return replace(event, ref=_detached(clone), source="the only branch with the commit")
+
+
+def _is_branch(name: str, clone: Clone) -> bool:
+    places = ("refs/heads", f"refs/remotes/{clone.repository.remote}")
+    return any(repositories.resolve(clone.git, f"{place}/{name}") for place in places)
 
 
 def _detached(clone: Clone) -> str:
@@ -99,12 +106,14 @@ def _detached(clone: Clone) -> str:
     )
 
 
-def _with_head(event: Event, clone: Clone, parents: Sequence[str]) -> Event:
+def _with_head(event: Event, clone: Clone) -> Event:
     """A pull request with the head of its branch: the second parent where HEAD is its merge."""
     if event.kind != "pull-request" or event.head:
         return event
+    head = clone.repository.head
+    parents = repositories.parents(clone.git, head)
     is_merge = len(parents) == 2 and (event.ref.endswith("/merge") or not event.ref)
-    return replace(event, head=parents[1] if is_merge else clone.repository.head)
+    return replace(event, head=parents[1] if is_merge else head)
 
 
 def _tip(event: Event, clone: Clone) -> str:
