@@ -5,7 +5,7 @@ from __future__ import annotations
 from shipline.git.failures import GitError
 from shipline.git.run import Git
 
-_FETCH = ("fetch", "--quiet", "--no-recurse-submodules", "--tags")
+_FETCH = ("fetch", "--no-recurse-submodules", "--tags")  # --quiet would hide why it fails
 
 
 class ShallowClone(GitError):
@@ -32,7 +32,10 @@ def complete_history(git: Git, remote: str, *, trees: bool = False) -> None:
 
 
 def fetch_tags(git: Git, remote: str) -> None:
-    """Bring the tags of `remote` here, with the commits they need; tags that are here stay."""
+    """Bring the tags of `remote` here, with the commits they need; tags that are here stay.
+
+    Raises GitError where one that is here is another commit's in the remote.
+    """
     git.run(*_FETCH, remote)
 
 

@@ -70,6 +70,14 @@ def _unreachable(found: re.Match[str], directory: Path) -> GitError:
     return error
 
 
+def _other_tag(found: re.Match[str], directory: Path) -> GitError:
+    tag = found.group(1)
+    return GitError(
+        f"the git tag {tag} of this clone is not that of the remote",
+        hint=f"git tag -d {tag} takes it away here; the next fetch brings the remote's",
+    )
+
+
 def _corrupt(found: re.Match[str], directory: Path) -> GitError:
     return GitError(
         f"the repository is damaged or incomplete: {found.group(0).strip()}",
@@ -79,6 +87,7 @@ def _corrupt(found: re.Match[str], directory: Path) -> GitError:
 
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str], Path], GitError]], ...] = (
     (r"not a git repository", _no_repository),
+    (r"\[rejected\]\s+(\S+)\s.*would clobber existing tag", _other_tag),
     (r"detected dubious ownership in repository at '([^']*)'", _owned_by_another),
     (
         r"could not read from remote repository|could not resolve host[^\n]*"

@@ -14,6 +14,7 @@ from shipline.git import (
     ShallowClone,
     TagTaken,
     complete_history,
+    fetch_tags,
     log,
     read_commit,
     reserve_tag,
@@ -101,6 +102,17 @@ def test_a_remote_that_is_away_is_one_message(pair: tuple[Work, Path]) -> None:
     with pytest.raises(GitError, match="remote repository cannot be read") as raised:
         reserve(work, "v1.1.0")
     assert "credentials" in raised.value.hint
+
+
+def test_a_tag_that_differs_from_the_remotes_is_one_message(pair: tuple[Work, Path]) -> None:
+    work, _ = pair
+    work.commit()
+    work.git("tag", "-f", "v1.0.0")
+    with pytest.raises(
+        GitError, match=r"v1\.0\.0 of this clone is not that of the remote"
+    ) as raised:
+        fetch_tags(work.asked, "origin")
+    assert raised.value.hint.startswith("git tag -d v1.0.0")
 
 
 @pytest.mark.parametrize("filters", [True, False])
