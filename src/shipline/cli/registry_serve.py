@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,13 +57,22 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             listen,
             Path(section.data),
             section=section,
-            ready=lambda url: click.echo(f"serving {section.data} on {url}", err=True),
+            ready=lambda url: _tell(f"serving {section.data} on {url}"),
             notify=lambda line: click.echo(line, err=True),
             insecure_open=insecure_open,
             insecure_http=insecure_http,
             environ=os.environ,
             base=base,
         )
+
+
+def _tell(line: str) -> None:
+    """The node takes connections: told to the person, and to systemd (sd_notify(3))."""
+    click.echo(line, err=True)
+    if place := os.environ.get("NOTIFY_SOCKET"):
+        address = f"\0{place[1:]}" if place.startswith("@") else place
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service, suppress(OSError):
+            service.sendto(b"READY=1", address)
 
 
 def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySection, Path]:
