@@ -16,8 +16,7 @@ from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
 from shipline.supply.bundle import Bundle
 from shipline.supply.claims import SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
 from shipline.supply.dsse import IN_TOTO, Envelope, pae
-from shipline.supply.identity import SAME_REPOSITORY
-from shipline.supply.keys import PrivateKey
+from shipline.supply.keys import PrivateKey, PublicKey
 from shipline.supply.predicates import COSIGN_SIGN
 from shipline.supply.protocols import Attachable, at_the_source
 from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
@@ -97,22 +96,20 @@ class _Signing:
 
     def run(self, signers: Sequence[PrivateKey], forms: Sequence[Form], again: bool) -> Signed:
         unique = {one.public: one for one in signers}
-        done = set() if again else self._done(unique)
+        done = set() if again else self._done(tuple(unique))
         attached: list[Descriptor] = []
         missing = [one for key, one in unique.items() if (key, Form.TAG) not in done]
         if Form.TAG in forms and missing and attachment_tag(self.target.digest, Kind.SIGNATURE):
             pieces = [self._piece(one) for one in missing]
             attached.append(attach_layers(self.repository, self.target, Kind.SIGNATURE, pieces))
         if Form.BUNDLE in forms:
-            for key, one in unique.items():
-                if (key, Form.BUNDLE) not in done:
-                    attached.append(self._bundle(one))
+            missing = [one for key, one in unique.items() if (key, Form.BUNDLE) not in done]
+            attached += map(self._bundle, missing)
         return Signed(self.target, tuple(attached))
 
-    def _done(self, keys: Sequence[Any] | Mapping[Any, Any]) -> set[tuple[Any, Form]]:
-        found = examine(
-            self.repository, self.target, self.reference, tuple(keys), identity=SAME_REPOSITORY
-        )
+    def _done(self, keys: Sequence[PublicKey]) -> set[tuple[PublicKey, Form]]:
+        """Which keys have signed this already, and in which forms."""
+        found = examine(self.repository, self.target, self.reference, keys)
         return {
             (one.key, one.form)
             for one in found.signatures

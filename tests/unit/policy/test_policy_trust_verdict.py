@@ -90,6 +90,7 @@ def test_an_accepted_verdict_holds_until_it_says(
 def test_a_signature_out_of_its_time_does_not_count(signed_at: float | None, reason: str) -> None:
     found = judge(rule(max_age="1d"), findings(signature(0, signed_at)), NOW)
     assert not found.accepted and reason in found.details[0]
+    assert "sign --again" in found.hint
 
 
 def test_a_clock_may_be_a_little_ahead() -> None:

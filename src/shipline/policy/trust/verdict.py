@@ -48,7 +48,7 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
             f"{len(fresh)} of {rule.said.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
-            f"`shipline sign --key KEY IMAGE` with {_choice(rule)}",
+            f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}",
         )
     ends = [_kth_end(fresh.values(), rule.said.threshold)]
     for kind, max_age in rule.predicates.items():
