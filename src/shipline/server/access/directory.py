@@ -13,9 +13,11 @@
     setting  <name>                     what the command line must know of the node's settings
 
 The command line changes accounts while the node runs: every commit moves the write-ahead log, then
-the time of the lock file, so two stat(2) a request tell the node whether its view is still what the
-disk says. Of the two the second tells of a commit whose fsync took long, the first of a process
-that died before it could touch the lock.
+the time of the lock file, so two stat(2) tell the node whether its view is still what the disk
+says. It looks every 5 ms at most (a call that gives the interpreter's lock away costs more than a
+manifest), and who makes a change waits that long before it says that it is made. Of the two files
+the second tells of a commit whose fsync took long, the first of a process that died before it could
+touch the lock.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from shipline.server.access.accounts import (
 )
 from shipline.server.disk import sync_directory
 
+_LOOK_S = 0.005  # how old the view may be
 _GRAIN_NS = 20_000_000  # file times are no finer: a stamp this young may hide a second write
 Stamp = tuple[int, ...]
 _UNKNOWN: Stamp = ()
@@ -100,6 +103,7 @@ class Directory:
         self._files = (str(file) + "-wal", str(self.root / "lock"))
         self._lock = threading.RLock()
         self._stamp = _UNKNOWN
+        self._looked = 0.0  # monotonic time in seconds
         self._view = View()
         self._reload(self._now())
 
@@ -107,19 +111,24 @@ class Directory:
         self.records.close()
 
     def view(self) -> View:
-        """The accounts as they are on the disk now; the same object while nothing changed."""
+        """The accounts as they are on the disk; the same object while nothing changed."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return self._view
         stamp = self._now()
         if stamp != self._stamp:
             with self._lock:
                 if stamp != self._stamp:
                     self._reload(stamp)
+        self._looked = now
         return self._view
 
     @contextmanager
-    def change(self) -> Iterator[Changes]:
+    def change(self, *, seen: bool = True) -> Iterator[Changes]:
         """Collect changes to records; they are written, all or none, when the block ends well.
 
-        No other process changes accounts meanwhile.
+        No other process changes accounts meanwhile. When it returns, every process acts on the
+        change; with `seen` false a moment later.
         """
         with self._lock:
             fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -130,8 +139,11 @@ class Directory:
                 if changes:
                     self.records.write(changes)
                     os.utime(fd)
+                    self._looked = 0.0
             finally:
                 os.close(fd)
+        if changes and seen:
+            time.sleep(_LOOK_S)
 
     def number(self, changes: Changes, kind: str) -> int:
         """The next number of a kind, taken by the change."""

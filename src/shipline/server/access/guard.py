@@ -35,6 +35,9 @@ class Guard(Protocol):
         Raises Problem 401 with challenges while nobody says who asks, 403 for one who may not.
         """
 
+    def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
+        """A refusal after the request was admitted; asks for credentials where they may help."""
+
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         """Who has this name and secret. Raises Problem 401, or 429 after too many tries."""
 
@@ -49,6 +52,9 @@ class OpenGuard:
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         return ANYONE
+
+    def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
+        return problem
 
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         return ANYONE
@@ -93,6 +99,17 @@ class AccountGuard:
             case "operator" if not identity.operator:
                 self._refuse(request, need, identity, _CATALOG)
         return identity
+
+    def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
+        """One who said nothing about himself may be one for whom the rule has an exception."""
+        unknown = request.header("Authorization") is None
+        if problem.status != 403 or need not in ("repository", "upload") or not unknown:
+            return problem
+        scope = _scope(request, need, request.repository)
+        challenge = self._challenge_of(request, need, scope)
+        return Problem(
+            401, "UNAUTHORIZED", problem.message, detail=problem.detail, headers=(challenge,)
+        )
 
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         account = self._logins.check(name, secret, address)

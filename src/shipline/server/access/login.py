@@ -135,8 +135,8 @@ class Logins:
         now = self._directory.clock()
         if now - self._used.get(login, 0.0) < _USED_EVERY_S:
             return
-        self._used[login] = now
-        with suppress(OSError), self._directory.change() as changes:  # a full disk still serves
+        self._used[login] = now  # also if it cannot be written: a full disk still serves
+        with suppress(OSError), self._directory.change(seen=False) as changes:
             changes[("used", login)] = json.dumps(round(now)).encode()
 
     def _check_patience(self, name: str, address: str) -> None:

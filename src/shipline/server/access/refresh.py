@@ -36,7 +36,7 @@ def issue_refresh(
         "created": now,
         "expires": now + life_s,
     }
-    with directory.change() as changes:
+    with directory.change(seen=False) as changes:
         kept = sorted(refresh_tokens(directory, subject), key=lambda one: one.created)
         ended = [one for one in kept if one.expires <= now]
         alive = [one for one in kept if one.expires > now]

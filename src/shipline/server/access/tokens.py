@@ -123,11 +123,13 @@ class Tokens:
 
     def _identity(self, seen: _Seen) -> Identity:
         account = seen.account
+        rights = self.rights(seen.view, account)
         return Identity(
             seen.claims["sub"],
             kind_of(account),
-            limited(self.rights(seen.view, account), seen.access),
+            limited(rights, seen.access),
             operator=isinstance(account, User) and account.admin and _CATALOG in seen.access,
+            account=rights,
         )
 
     def rights(self, view: View, account: Account | None) -> May:
