@@ -6,31 +6,22 @@ Source: "Workflow commands for GitHub Actions", group and error.
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from typing import TextIO
 
 from shipline.events import Event, Finished, Output, Started, Warned
-from shipline.observe.board import Board, Vertex
-from shipline.observe.lines import verdict
+from shipline.observe.board import Vertex
+from shipline.observe.lines import LinesSink, verdict
 from shipline.observe.text import clean
 
 _MOST = 20_000  # lines that are kept of a step
 
 
-class GroupsSink:
+class GroupsSink(LinesSink):
     """Tells when a step starts, and shows its output when it has ended. Never raises."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._board = Board()
+        super().__init__(stream)
         self._kept: dict[int, deque[str]] = {}
-
-    def __call__(self, event: Event) -> None:
-        lines = self._lines(event)
-        if lines:
-            with suppress(OSError, ValueError):
-                self._stream.write("".join(f"{line}\n" for line in lines))
-                self._stream.flush()
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, Started):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shipline.globs import glob
+from shipline.policy.tags import Event
 from shipline.ship.section import When, listed
 
 
-def unmet(when: When, branch: str, event: str, environ: Mapping[str, str], tag: str = "") -> str:
+def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
     """The reason why the step does not run here; empty where it does."""
     for name, value, patterns in (
-        ("branch", branch, listed(when.branch)),
-        ("tag", tag, listed(when.tag)),
-        ("event", event, listed(when.event)),
+        ("branch", event.branch, listed(when.branch)),
+        ("tag", event.tag, listed(when.tag)),
+        ("event", event.kind, listed(when.event)),
     ):
         if patterns and not any(glob(pattern).fullmatch(value) for pattern in patterns):
             return f"when: the {name} is {value or 'not known'}, not {' or '.join(patterns)}"

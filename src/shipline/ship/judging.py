@@ -19,7 +19,6 @@ from shipline.policy.gates import (
 from shipline.ship.chain import Outcome
 from shipline.ship.feeds import reports_of, without_image
 from shipline.ship.names import Remote
-from shipline.ship.plan import Plan
 from shipline.ship.prepare import Prepared
 from shipline.ship.project import World
 from shipline.ship.record import Run
@@ -51,7 +50,7 @@ def judge_reports(
     verdicts = run_gates(
         section,
         context,
-        Workplace(project.root, world.environ, produce=not _given(plan)),
+        Workplace(project.root, world.environ),
         names=names,
         reports=reports_of(section, project.pipeline, run),
     )
@@ -72,11 +71,6 @@ def _target(run: Run) -> Descriptor:
     build = run.step("build")
     assert build is not None
     return Descriptor.from_json(build.results["descriptor"])
-
-
-def _given(plan: Plan) -> bool:
-    """Whether the reports come from elsewhere: another machine has run the steps."""
-    return any(one.skip == "left out by --skip" for one in plan.steps)
 
 
 def _changes(prepared: Prepared, world: World) -> Changes | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from shipline.errors import UsageError
 from shipline.oci import Digest
+from shipline.policy.tags import Event
 from shipline.ship.conditions import unmet
 from shipline.ship.scanners import scan_shown
 from shipline.ship.section import RESERVED, Pipeline, Step
@@ -105,7 +106,7 @@ def make_plan(
     wanted: Wanted,
     *,
     gates: object,
-    event: str,
+    event: Event,
     environ: Mapping[str, str],
 ) -> Plan:
     """The plan. `gates` is what the file has of them, None for nothing; `event` is what started
@@ -129,7 +130,7 @@ def make_plan(
         image,
         source.commit,
         source.tree,
-        source.branch,
+        event.branch or source.branch,
         source.dirty,
         tuple(planned.values()),
         naming,
@@ -180,7 +181,7 @@ class _Reasons:
     naming: Naming
     wanted: Wanted
     gates: bool
-    event: str
+    event: Event
     environ: Mapping[str, str]
 
     def of(self, name: str, kind: Kind, before: Mapping[str, PlannedStep]) -> str:
@@ -198,7 +199,7 @@ class _Reasons:
 
     def _command(self, name: str, before: Mapping[str, PlannedStep]) -> str:
         step = self.pipeline.commands[name]
-        if reason := unmet(step.when, self.source.branch, self.event, self.environ):
+        if reason := unmet(step.when, self.event, self.environ):
             return reason
         if step.after_build:
             if build := before["build"].skip:
@@ -215,7 +216,7 @@ class _Reasons:
         if self.naming.refused:
             return self.naming.refused
         if not self.naming.push:
-            return f"the tag policy pushes nothing for {self.event}"
+            return f"the tag policy pushes nothing for a {self.event.kind}"
         if kind is Kind.RESERVE and not self.naming.git_tag:
             standing = self.naming.standing
             return f"the git tag {standing} is there" if standing else "there is no version to make"

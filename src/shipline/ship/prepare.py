@@ -11,8 +11,10 @@ from shipline.git import Git, fetch_tags, read_repository
 from shipline.oci import Digest
 from shipline.policy.tags import (
     Decision,
+    Event,
     TagConflict,
     decide,
+    ref_of,
     reusable,
     survey,
 )
@@ -71,10 +73,15 @@ def prepare(
         naming,
         wanted,
         gates=project.gates,
-        event=world.event.kind,
+        event=decision.event if decision else _located(world.event, source),
         environ=world.environ,
     )
     return Prepared(project, source, plan, wanted, decision)
+
+
+def _located(event: Event, source: Source) -> Event:
+    """The event with the branch that is out, where nobody told another."""
+    return event if event.ref or not source.branch else replace(event, ref=ref_of(source.branch))
 
 
 def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:

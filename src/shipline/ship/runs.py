@@ -112,10 +112,8 @@ class Runs:
             (directory / inner).mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, run)
             yield Recorder(directory)
-        except BlockingIOError:
-            raise UsageError(f"{run} is running in another process") from None
         finally:
             os.close(descriptor)
 
@@ -184,6 +182,13 @@ class Recorder:
     def report(self, step: str, what: str) -> Path:
         """Where the report of a scanner is kept."""
         return self.directory / "reports" / f"{_NAME.sub('_', step)}-{_NAME.sub('-', what)}"
+
+
+def _lock(descriptor: int, run: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{run} is running in another process") from None
 
 
 def log_path(directory: Path, step: str) -> Path:

@@ -16,7 +16,7 @@ RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
-Event = Literal["push", "tag", "pull-request", "schedule", "manual"]
+Occasion = Literal["push", "tag", "pull-request", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class When:
     tag: str | tuple[str, ...] = field(
         default=(), metadata={"doc": "Git tags that were pushed, as shell patterns: v*."}
     )
-    event: Event | tuple[Event, ...] = field(
+    event: Occasion | tuple[Occasion, ...] = field(
         default=(), metadata={"doc": "What started the run; without CI that is push."}
     )
     env: Mapping[str, str] = field(

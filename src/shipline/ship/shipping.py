@@ -98,7 +98,7 @@ def _new(prepared: Prepared, world: World, recorder: Recorder) -> Run:
         image=prepared.plan.image,
         commit=source.commit,
         tree=source.tree,
-        branch=source.branch or world.event.branch,
+        branch=prepared.plan.branch,
         dirty=source.dirty,
         started=world.clock(),
         steps=(),

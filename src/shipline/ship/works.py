@@ -91,7 +91,7 @@ class Works:
             "SHIPLINE": "true",
             "SHIPLINE_RUN": self.recorder.run.id,
             "SHIPLINE_COMMIT": source.commit,
-            "SHIPLINE_BRANCH": source.branch or self.world.event.branch,
+            "SHIPLINE_BRANCH": self.prepared.plan.branch,
             "SHIPLINE_ROOT": str(project.root),
         }
         commands = Commands(project.root, self.world.environ, facts, self.recorder)

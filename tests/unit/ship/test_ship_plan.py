@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Digest
+from shipline.policy.tags import Event
 from shipline.ship.plan import Kind, Naming, Plan, Wanted, make_plan
 from shipline.ship.section import Pipeline, Step
 from shipline.ship.source import Source
 
 SOURCE = Source(Path("/project"), "c" * 40, "7" * 40, 0, "main")
+MAIN = Event.of("main")
 NAMING = Naming((("v1.0.0", "because"),), "v1.0.0")
 ALL = """\
 image: registry.example/app
@@ -43,7 +46,7 @@ def plan(
         naming,
         Wanted(**wanted),
         gates=gates,
-        event="push",
+        event=MAIN,
         environ={"CI": "1"},
     )
 
@@ -91,7 +94,7 @@ def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], rando
     random.shuffle(names)
     declared = Pipeline(steps={name: Step(run="x", needs=tuple(needs[name])) for name in names})
     found = make_plan(
-        declared, SOURCE, NAMING, Wanted(), gates="gates", event="push", environ={}
+        declared, SOURCE, NAMING, Wanted(), gates="gates", event=MAIN, environ={}
     ).steps
     seen: set[str] = set()
     for one in found:
@@ -108,7 +111,7 @@ def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], rando
         ({"only": frozenset({"publish", "build"})}, "nothing gets a name before the gates"),
         ({"skip": frozenset({"build"})}, "there is no image"),
         ({"naming": Naming(refused="it is another's")}, "it is another's"),
-        ({"naming": Naming(push=False)}, "pushes nothing for push"),
+        ({"naming": Naming(push=False)}, "pushes nothing for a push"),
     ],
 )
 def test_nothing_is_published_without(changes: dict[str, Any], reason: str) -> None:
@@ -145,6 +148,34 @@ def test_other_gates_judge_anew() -> None:
     before, after = plan(gates="a"), plan(gates="b")
     assert before.step("build").key == after.step("build").key
     assert before.step("gates").key != after.step("gates").key
+
+
+@pytest.mark.parametrize(
+    ("when", "event", "runs"),
+    [
+        ("{branch: 'feature/**'}", Event.of("feature/a/b"), True),
+        ("{branch: [main, develop]}", Event.of("main"), True),
+        ("{branch: main}", Event.of("mainline"), False),
+        ("{tag: 'v*'}", Event.of("refs/tags/v1"), True),
+        ("{tag: 'v*'}", Event.of("main"), False),
+        ("{event: pull-request}", Event.of("refs/pull/3/merge"), True),
+        ("{event: [tag, schedule]}", Event.of("main"), False),
+        ("{env: {CI: '1'}}", Event.of("main"), True),
+        ("{env: {CI: '2*'}}", Event.of("main"), False),
+        ("{branch: main, env: {CI: '2'}}", Event.of("main"), False),
+    ],
+)
+def test_a_step_runs_where_all_of_its_when_holds(when: str, event: Event, runs: bool) -> None:
+    found = make_plan(
+        pipeline(f"steps: {{s: {{run: x, when: {when}}}}}"),
+        replace(SOURCE, branch=""),
+        NAMING,
+        Wanted(),
+        gates=None,
+        event=event,
+        environ={"CI": "1"},
+    )
+    assert (found.step("s").skip == "") == runs
 
 
 def test_an_image_that_is_there_is_not_built() -> None:

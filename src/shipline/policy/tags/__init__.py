@@ -5,7 +5,7 @@ from shipline.policy.tags.ci import event_from
 from shipline.policy.tags.decide import NoRuleMatches, choose_rule, decide
 from shipline.policy.tags.decision import Decision, GitTag, Skipped, Tag
 from shipline.policy.tags.entry import Entry
-from shipline.policy.tags.event import Event
+from shipline.policy.tags.event import Event, ref_of
 from shipline.policy.tags.labels import PULL_HEAD, REVISION
 from shipline.policy.tags.notes import read_release
 from shipline.policy.tags.proposal import Proposal, propose
@@ -53,6 +53,7 @@ __all__ = [
     "place",
     "propose",
     "read_release",
+    "ref_of",
     "require_free",
     "reserve",
     "reusable",
