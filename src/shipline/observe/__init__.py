@@ -6,6 +6,7 @@ from shipline.observe.choose import can_encode, open_sinks
 from shipline.observe.groups import GroupsSink
 from shipline.observe.jsonlines import JsonSink
 from shipline.observe.lines import LinesSink
+from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Vertex",
     "boxed",
     "can_encode",
+    "clean",
     "failure_box",
     "open_sinks",
 ]

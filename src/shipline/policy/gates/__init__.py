@@ -21,12 +21,7 @@ from shipline.policy.gates.section import (
     VulnerabilitiesGate,
     Waiver,
 )
-from shipline.policy.gates.statements import (
-    Predicate,
-    predicates,
-    summary,
-    vulnerability_predicates,
-)
+from shipline.policy.gates.statements import Predicate, predicates, summary
 from shipline.policy.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.policy.gates.waiving import Waivers
 
@@ -71,5 +66,4 @@ __all__ = [
     "run_gates",
     "summary",
     "uninstall_hooks",
-    "vulnerability_predicates",
 ]

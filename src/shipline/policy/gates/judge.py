@@ -11,6 +11,7 @@ from shipline.policy.gates.findings import judge_findings
 from shipline.policy.gates.reports import (
     Coverage,
     Findings,
+    Report,
     Sbom,
     TestResults,
     Vex,
@@ -63,6 +64,7 @@ def judge(
     content = next(held for base, held in _CONTENT.items() if isinstance(rules, base))
     usable = [one for one in evidence if one.report and isinstance(one.report.content, content)]
     checks = [*standing(rules, content, evidence, waivers.context)]
+    scans = () if checks else _scans(usable)
     measurements = Measurements()
     if usable:
         more, measurements = _conditions(rules, usable, vex, waivers, gate)
@@ -72,7 +74,7 @@ def judge(
         f"{one.path}: {text}" for one in usable if one.report for text in one.report.warnings
     )
     sources = tuple(one.source for one in evidence)
-    verdict = Verdict(gate, kind, tuple(checks), sources, measurements, warnings, advisory)
+    verdict = Verdict(gate, kind, tuple(checks), sources, measurements, warnings, advisory, scans)
     return waivers.waive(verdict)
 
 
@@ -100,6 +102,11 @@ def _conditions(
             return judge_sbom(rules, [one for one in contents if isinstance(one, Sbom)])
         case _:
             return [undecided("gate", "no rule for this kind of gate")], Measurements()
+
+
+def _scans(usable: Sequence[Evidence]) -> tuple[Report, ...]:
+    reports = [one.report for one in usable if one.report and one.report.subject.kind == "image"]
+    return tuple(one for one in reports if isinstance(one.content, Vulnerabilities))
 
 
 def _is_vex(one: Evidence) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from shipline.observe import clean
 from shipline.policy.gates.statements import summary
 from shipline.policy.gates.verdict import Check, Outcome, Verdict, Verdicts
 
@@ -30,15 +31,15 @@ def render(verdicts: Verdicts, format: str) -> str:
 
 def as_text(verdicts: Verdicts) -> str:
     """A table, then what is behind each check that did not pass."""
-    rows = [_HEADINGS, *_rows(verdicts)]
+    rows = [_HEADINGS, *(tuple(map(clean, row)) for row in _rows(verdicts))]
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     ]
     for verdict in verdicts:
-        lines += _behind(verdict)
-    lines += [f"warning: {text}" for text in _warnings(verdicts)]
+        lines += map(clean, _behind(verdict))
+    lines += [clean(f"warning: {text}") for text in _warnings(verdicts)]
     return "\n".join([*lines, "", _end(verdicts)])
 
 
@@ -135,7 +136,8 @@ def _behind(verdict: Verdict) -> Iterator[str]:
     for check in verdict.checks:
         if check.outcome not in (*_BAD, Outcome.WAIVED) or not (check.details or check.hint):
             continue
-        yield f"\n{verdict.gate}: {check.name}"
+        yield ""
+        yield f"{verdict.gate}: {check.name}"
         yield from (f"  {one}" for one in check.details[:_SHOWN])
         if len(check.details) > _SHOWN:
             yield f"  and {len(check.details) - _SHOWN} more: --format json shows all"
@@ -163,14 +165,15 @@ def _told(check: Check) -> str:
 
 def _cell(text: str) -> str:
     """Reports come from outside: no text of theirs may become markup."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    plain = clean(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     for character in "\\`*_[]|!":
         plain = plain.replace(character, f"\\{character}")
     return plain
 
 
 def _message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    plain = "\n".join(map(clean, text.splitlines()))
+    return plain.replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

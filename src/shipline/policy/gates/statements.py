@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from shipline.policy.gates.context import SUMMARY_TYPE
@@ -25,11 +26,14 @@ class Predicate:
 
 
 def predicates(verdicts: Verdicts) -> tuple[Predicate, ...]:
-    """The summary of all gates, the baseline of later runs too, and in-toto's test result.
+    """The summary of all gates, the baseline of later runs too, in-toto's test result, and, where a
+    scan of the image was judged, in-toto's list of vulnerabilities.
 
-    Source: in-toto attestation framework, predicate test-result v0.1.
+    Source: in-toto attestation framework, predicates test-result v0.1 and vulns v0.1.
     """
-    return Predicate(SUMMARY_TYPE, summary(verdicts)), Predicate(TEST_RESULT, _result(verdicts))
+    scans = [report for one in verdicts for report in one.scans]
+    found = [Predicate(SUMMARY_TYPE, summary(verdicts)), Predicate(TEST_RESULT, _result(verdicts))]
+    return (*found, *([_scan(scans, verdicts.at)] if scans else []))
 
 
 def summary(verdicts: Verdicts) -> dict[str, Any]:
@@ -115,32 +119,37 @@ def _materials(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
                 yield {"name": source.path, "digest": {algorithm: value}}
 
 
-def vulnerability_predicates(reports: Sequence[Report], finished: str) -> tuple[Predicate, ...]:
-    """One predicate for each scan. `finished` is the time of a scan that does not tell its own.
+def _scan(reports: Sequence[Report], at: datetime) -> Predicate:
+    """All scans of one image together, as old as the oldest.
 
     Source: in-toto attestation framework, predicate vulns v0.1.
     """
-    return tuple(
-        Predicate(VULNERABILITIES, _scan(report, report.content, finished))
-        for report in reports
-        if isinstance(report.content, Vulnerabilities)
-    )
-
-
-def _scan(report: Report, content: Vulnerabilities, finished: str) -> dict[str, Any]:
-    at = report.created.isoformat() if report.created else finished
-    database = {"lastUpdate": report.tool.database.isoformat()} if report.tool.database else {}
+    when = min((one.created for one in reports if one.created), default=at).isoformat()
+    tool = reports[0].tool
     scanner: dict[str, Any] = {
-        "uri": f"pkg:generic/{report.tool.name.lower().replace(' ', '-')}",
-        "version": report.tool.version,
-        "db": database,
-        "result": [_vulnerability(one) for one in content.found],
+        "uri": f"pkg:generic/{tool.name.lower().replace(' ', '-')}",
+        "version": tool.version,
+        "db": {"lastUpdate": tool.database.isoformat()} if tool.database else {},
+        "result": [_vulnerability(one) for one in _found(reports)],
     }
-    return {"scanner": scanner, "metadata": {"scanStartedOn": at, "scanFinishedOn": at}}
+    metadata = {"scanStartedOn": when, "scanFinishedOn": when}
+    return Predicate(VULNERABILITIES, {"scanner": scanner, "metadata": metadata})
+
+
+def _found(reports: Sequence[Report]) -> Iterator[Vulnerability]:
+    for report in reports:
+        if isinstance(report.content, Vulnerabilities):
+            yield from report.content.found
 
 
 def _vulnerability(one: Vulnerability) -> dict[str, Any]:
     scores = [{"method": "severity", "score": str(one.severity)}]
     scores += [{"method": "cvss", "score": f"{one.score:g}"}] if one.score else []
-    package = one.purl or f"{one.package}@{one.version}"
-    return {"id": one.id, "severity": scores, "annotations": [{"package": package}]}
+    facts = {
+        "package": one.package,
+        "version": one.version,
+        "purl": one.purl,
+        "fixed": ", ".join(one.fixed),
+    }
+    told = {key: value for key, value in facts.items() if value}
+    return {"id": one.id, "severity": scores, "annotations": [told]}

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Literal
 
 from shipline.errors import GateRefused, GateUndecided
-from shipline.policy.gates.reports import Tool
+from shipline.policy.gates.reports import Report, Tool
 
 Number = int | float
 
@@ -85,7 +85,10 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one gate says. With `advisory`, doubt is told and does not block."""
+    """What one gate says. With `advisory`, doubt is told and does not block.
+
+    `scans` are the vulnerability reports of the image that it stands on, where they are whole.
+    """
 
     gate: str
     kind: str
@@ -94,6 +97,7 @@ class Verdict:
     measurements: Measurements = field(default_factory=Measurements)
     warnings: tuple[str, ...] = ()
     advisory: bool = False
+    scans: tuple[Report, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

@@ -49,7 +49,7 @@ def verdict_of(
 def waiver(**more: Any) -> Waiver:
     """A waiver that holds until the end of the month."""
     until = Day.parse(more.pop("until", "2026-01-31"))
-    return Waiver(owner="team", reason="known", until=until, **more)
+    return Waiver(until=until, **{"owner": "team", "reason": "known", **more})
 
 
 def baseline_after(verdict: Verdict) -> Baseline:

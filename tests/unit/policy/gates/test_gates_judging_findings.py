@@ -24,11 +24,9 @@ from shipline.policy.gates import (
     Waivers,
     judge,
 )
-from shipline.policy.gates.amounts import Day
 from shipline.units import Duration
 
 LODASH = {**GRYPE["matches"][0]}
-DAY = Day.parse("2026-01-31")
 RULES = VulnerabilitiesGate(max_database_age=Duration.parse("30d"))
 
 
@@ -214,7 +212,7 @@ def test_a_waiver_that_nobody_needs_is_told() -> None:
 @pytest.mark.parametrize("missing", ["owner", "reason"])
 def test_a_waiver_without_owner_or_reason_is_none(missing: str) -> None:
     with pytest.raises(ConfigError, match=missing):
-        Waiver(**{"id": "x", "owner": "a", "reason": "b", "until": DAY, missing: " "})
+        waiver(id="x", **{missing: " "})
     with pytest.raises(ConfigError, match="waives nothing"):
         waiver()
 
