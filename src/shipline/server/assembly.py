@@ -12,7 +12,7 @@ from shipline.server.collect import Report, collect_forever
 from shipline.server.door.retention import retain_forever
 from shipline.server.door.rules import RuleDoor
 from shipline.server.health import Health, health_routes
-from shipline.server.hooks import Webhooks
+from shipline.server.hooks import Webhooks, hook_routes
 from shipline.server.instruments import Readings
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
@@ -64,7 +64,7 @@ class Assembly:
             metrics=metrics,
             guard=entrance.guard,
             door=door,
-            routes=(*health_routes(health), *entrance.routes),
+            routes=(*health_routes(health), *hook_routes(hooks), *entrance.routes),
             listeners=(door, *entrance.listeners, hooks, warmer),
             observers=(log_request,) if section.log.requests else (),
         )

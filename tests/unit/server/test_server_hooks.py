@@ -159,6 +159,24 @@ def test_event_is_given_up_after_its_term_and_can_be_sent_again(records: SqliteR
             assert b"sha256:1" in received.wait(3)[2][1]
 
 
+def test_operator_sees_what_waits_and_sends_it_again(tmp_path: Path) -> None:
+    with receiver(lambda number: (500 if number == 1 else 200, {})) as (url, received):
+        section = f"""
+        webhooks:
+          - {{name: ci, url: "{url}", allow: [127.0.0.0/8], keep: 1ms}}
+        """
+        with served(tmp_path, section) as running:
+            target = Target(running.url, "team/app")
+            target.push(target.image("again"), "v1")
+            path = "/api/webhooks"
+            until(lambda: bool(target.call("GET", path).json[0]["given_up"]))
+            (shown,) = target.call("GET", path).json
+            assert (shown["waiting"], shown["events"][0]["tags"]) == (0, ["v1"])
+            assert target.call("POST", f"{path}/ci/redeliver").json == {"events": 1}
+            assert b"team/app" in received.wait(2)[1][1]
+            assert target.call("POST", f"{path}/none/redeliver").status == 404
+
+
 def test_one_dead_receiver_does_not_hold_up_another(records: SqliteRecords) -> None:
     with receiver() as (url, received):
         dead = WebhookSection("dead", "http://127.0.0.1:1/", allow=LOOPBACK)

@@ -81,6 +81,18 @@ class Webhooks:
         for receiver in self._receivers:
             group.start(self._send_all, receiver)
 
+    @property
+    def receivers(self) -> dict[str, str]:
+        """The URL of each receiver, by its name."""
+        return {one.section.name: one.section.url for one in self._receivers}
+
+    def redeliver(self, receiver: str) -> int:
+        """Send what was given up once more; returns the number of events."""
+        number = self.queue.redeliver(receiver)
+        for one in self._receivers:
+            one.wake.set()
+        return number
+
     def depths(self) -> dict[tuple[str, ...], float]:
         """How many events wait for each receiver."""
         return {
