@@ -42,14 +42,14 @@ def _programs() -> Path:
     return store / "venv/bin"
 
 
-def complaints(file: Path, schema: str) -> str:
-    """What all linters for this kind of file say; nothing where it is without fault."""
-    commands: list[list[str | Path]] = [["check-jsonschema", "--builtin-schema", schema, file]]
+def complaints(schema: str, *files: Path) -> str:
+    """What all linters for this kind of file say; nothing where all are without fault."""
+    commands: list[list[str | Path]] = [["check-jsonschema", "--builtin-schema", schema, *files]]
     if schema == WORKFLOW:
-        commands.append(["check-jsonschema", "--builtin-schema", _TIMEOUT, file])
-        commands.append(["actionlint", file])
+        commands.append(["check-jsonschema", "--builtin-schema", _TIMEOUT, *files])
+        commands.append(["actionlint", *files])
     if schema != GITLAB:
-        commands.append(["zizmor", "--offline", "--quiet", "--persona=auditor", file])
+        commands.append(["zizmor", "--offline", "--quiet", "--persona=auditor", *files])
     return "".join(map(_run, commands))
 
 

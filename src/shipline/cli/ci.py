@@ -123,7 +123,13 @@ def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, fo
 def _workflow(path: Path | None) -> tuple[Workflow, Path]:
     from shipline.cli.workflows import workflow
 
-    return workflow(path, Path.cwd())
+    found, root = workflow(path, Path.cwd())
+    if _top(root) != root:
+        raise UsageError(
+            f"{os.path.relpath(root)} is not the top of the repository, where CI jobs begin",
+            hint="keep shipline.yaml at the top, with build.context and build.file below",
+        )
+    return found, root
 
 
 def _generated(path: Path | None, files: tuple[str, ...]) -> list[tuple[Path, str]]:

@@ -93,6 +93,15 @@ def test_a_configuration_that_makes_no_workflow_is_an_error(
     assert not (project / WORKFLOW).exists()
 
 
+def test_a_configuration_below_the_top_is_refused(project: Path) -> None:
+    below = project / "api"
+    below.mkdir()
+    (project / "shipline.yaml").rename(below / "shipline.yaml")
+    done = run(below, "ci", "github")
+    assert done.returncode == 2
+    assert "is not the top of the repository" in done.stderr
+
+
 def test_check_without_a_file_is_no_success(project: Path) -> None:
     assert run(project, "ci", "check").returncode == 3
     assert run(project, "ci", "check", "shipline.yaml").returncode == 3

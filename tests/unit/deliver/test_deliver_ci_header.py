@@ -93,6 +93,7 @@ def test_a_section_that_cannot_work_is_refused() -> None:
         {"timeout_minutes": 0},
         {"key": "a b"},
         {"branches": (), "tags": ()},
+        {"oidc_audience": "x"},
     )
     for wrong in cases:
         with pytest.raises(ConfigError):

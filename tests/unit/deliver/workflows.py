@@ -21,7 +21,13 @@ FULL = Workflow(
     ),
     signing=Signing("COSIGN_PRIVATE_KEY", "keys/cosign.key"),
     toolchain=Toolchain("node", "24", ".nvmrc", ("npm ci",)),
-    section=CiSection(oidc_audience="registry", secrets=("DEPLOY_TOKEN",)),
+    section=CiSection(secrets=("DEPLOY_TOKEN",)),
+)
+KEYLESS = Workflow(
+    "registry.example/team/app",
+    "1.2.3",
+    logins=(Login("registry.example", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),),
+    section=CiSection(login=("registry-login | shipline login x",), oidc_audience="registry"),
 )
 OTHERS = tuple(
     Workflow(
@@ -34,4 +40,4 @@ OTHERS = tuple(
     )
     for toolchain in (Toolchain("go", "1.25", "go.mod"), Toolchain("python", "3.13"), None)
 )
-ALL = (SMALL, FULL, *OTHERS)
+ALL = (SMALL, FULL, KEYLESS, *OTHERS)

@@ -7,12 +7,12 @@ from typing import Any
 from shipline.deliver.ci import scripts
 from shipline.deliver.ci.document import Comment, Inline, render
 from shipline.deliver.ci.header import headed
-from shipline.deliver.ci.workflow import Login, Workflow, packages, slug
+from shipline.deliver.ci.workflow import STATE, Login, Workflow, packages, slug
 from shipline.deliver.project import Toolchain
 
 Node = dict[Any, Any]
 _IMAGE = "python:3.13-slim-trixie"
-_STATE = ".shipline-state"
+_PLACE = ".shipline-state"
 _MERGE_REQUEST = '$CI_PIPELINE_SOURCE == "merge_request_event"'
 _TAGS = {"amd64": "saas-linux-small-amd64", "arm64": "saas-linux-small-arm64"}
 _COBERTURA = ("coverage.xml", "cobertura.xml", "cobertura-coverage.xml")
@@ -35,7 +35,7 @@ def gitlab(workflow: Workflow) -> str:
         Comment(): None,
         "variables": {
             "SHIPLINE": workflow.install,
-            "SHIPLINE_HOME": f"$CI_PROJECT_DIR/{_STATE}",
+            "SHIPLINE_HOME": f"$CI_PROJECT_DIR/{_PLACE}",
             "GIT_DEPTH": "0",
         },
         Comment(): None,
@@ -57,7 +57,6 @@ def _rules(workflow: Workflow) -> list[Node]:
     refs += [f"$CI_COMMIT_BRANCH =~ {_expression(one)}" for one in workflow.section.branches]
     return [
         {"if": _MERGE_REQUEST},
-        {"if": "$CI_COMMIT_BRANCH && $CI_OPEN_MERGE_REQUESTS", "when": "never"},
         *({"if": ref} for ref in refs),
     ]
 
@@ -139,13 +138,10 @@ def _matrix(workflow: Workflow, rule: str, commands: list[str]) -> Node:
             ]
         },
         "tags": ["$RUNNER"],
-        "cache": {"key": "shipline-$NAME", "paths": [f"{_STATE}/{one}" for one in _KEPT]},
+        "cache": {"key": "shipline-$NAME", "paths": [f"{_PLACE}/{one}" for one in STATE]},
         "before_script": _install(*wanted),
         "script": commands,
     }
-
-
-_KEPT = ("content", "toc", "cache.db")
 
 
 def _runner(workflow: Workflow, platform: str) -> str:
@@ -161,11 +157,12 @@ def _build(workflow: Workflow) -> Node:
     job = _matrix(
         workflow,
         _release_rule(),
-        [*_logins(workflow.logins[:1]), scripts.build("built/$NAME.json")],
+        [*_logins(workflow, workflow.logins[:1]), scripts.build("built/$NAME.json")],
     )
     return job | {
         "variables": _passphrase(workflow),
         "environment": {"name": workflow.section.environment, "action": "prepare"},
+        **_identity(workflow),
         "artifacts": {"paths": ["built/"], "expire_in": "1 week"},
     }
 
@@ -181,13 +178,15 @@ def _login_variables(login: Login) -> tuple[str, str]:
     return login.username, login.password
 
 
-def _logins(logins: tuple[Login, ...]) -> list[str]:
+def _logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[str]:
+    if workflow.section.login:
+        return [scripts.own_login(workflow)]
     return [scripts.login(one.host, *_login_variables(one)) for one in logins]
 
 
 def _passphrase(workflow: Workflow) -> Node:
     """What the credentials are sealed with between the commands of a job."""
-    if not workflow.logins:
+    if not workflow.logins or workflow.section.login:
         return {}
     return {"SHIPLINE_PASSPHRASE": f"${_login_variables(workflow.logins[0])[1]}"}
 
@@ -204,7 +203,11 @@ def _release(workflow: Workflow) -> Node:
         "environment": {"name": workflow.section.environment},
         "variables": {"GIT_STRATEGY": "clone", **_passphrase(workflow)},
     }
-    if workflow.section.oidc_audience:
-        job["id_tokens"] = {"SHIPLINE_ID_TOKEN": {"aud": workflow.section.oidc_audience}}
-    commands = [*_logins(workflow.logins), scripts.release(workflow, "built/*.json")]
-    return job | {"before_script": _install(), "script": commands}
+    commands = [*_logins(workflow, workflow.logins), scripts.release(workflow, "built/*.json")]
+    return job | {**_identity(workflow), "before_script": _install(), "script": commands}
+
+
+def _identity(workflow: Workflow) -> Node:
+    """A short-lived token that says which job this is."""
+    audience = workflow.section.oidc_audience
+    return {"id_tokens": {"SHIPLINE_ID_TOKEN": {"aud": audience}}} if audience else {}

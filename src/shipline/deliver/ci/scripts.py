@@ -75,6 +75,16 @@ def login(host: str, username: str, password: str) -> str:
     )
 
 
+def own_login(workflow: Workflow, hand_on: str = "") -> str:
+    """Run the project's commands; what they keep is sealed with a passphrase of this job alone.
+
+    `hand_on` makes the passphrase known to later steps.
+    """
+    make = "SHIPLINE_PASSPHRASE=$(python3 -c 'import secrets; print(secrets.token_hex(32))')"
+    lines = [make, "export SHIPLINE_PASSPHRASE", hand_on, *workflow.section.login]
+    return "\n".join(filter(None, lines)) + "\n"
+
+
 def _pairs(flags: tuple[str, ...]) -> list[str]:
     """A flag with its value on one line each."""
     lines: list[str] = []

@@ -55,9 +55,13 @@ class CiSection:
     secrets: tuple[str, ...] = field(
         default=(), metadata={"doc": "Further CI secrets that the build reads as variables."}
     )
+    login: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Commands that log in to the registries, in place of user and password."},
+    )
     oidc_audience: str = field(
         default="",
-        metadata={"doc": "For a short-lived identity token instead of stored credentials."},
+        metadata={"doc": "Gives these commands an identity token, for whom it is."},
     )
     pins: str = field(
         default="", metadata={"doc": "A pin file with commits of actions, relative to this file."}
@@ -69,5 +73,7 @@ class CiSection:
                 raise ConfigError(f"{name!r} is not the name of a variable")
         if not 1 <= self.timeout_minutes <= 360:
             raise ConfigError("timeout-minutes is a number from 1 to 360")
+        if self.oidc_audience and not self.login:
+            raise ConfigError("oidc-audience: needs commands in login that use the token")
         if not self.branches and not self.tags:
             raise ConfigError("branches and tags are both empty: nothing would ever be released")

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from shipline.deliver.ci.section import CiSection
 from shipline.deliver.project import Toolchain
 
+STATE = ("content", "toc", "cache.db")
+"""What is worth keeping of the state directory: layers, their tables, what came out of what."""
+
 _UNREAD = re.compile(r"unread-((?:[0-9a-f]{2})+)-unread")
 
 

@@ -1,0 +1,137 @@
+"""Steps of GitHub workflows: getting the source and tools, files between jobs, credentials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shipline.deliver.ci import scripts
+from shipline.deliver.ci.pins import Pins
+from shipline.deliver.ci.workflow import STATE, Login, Workflow, packages
+
+Node = dict[Any, Any]
+_HAND_ON = """\
+echo "::add-mask::$SHIPLINE_PASSPHRASE"
+echo "SHIPLINE_PASSPHRASE=$SHIPLINE_PASSPHRASE" >> "$GITHUB_ENV\""""
+
+
+def checkout(pins: Pins, *, history: bool = True) -> Node:
+    """The commit, or all commits and tags with the files of this one alone. No token stays."""
+    options: Node = {"persist-credentials": False}
+    if history:
+        options |= {"fetch-depth": 0, "filter": "blob:none"}
+    return {"name": "Check out", "uses": pins.uses("actions/checkout"), "with": options}
+
+
+def install() -> Node:
+    """Make `shipline` a command of later steps."""
+    place = "$RUNNER_TEMP/shipline"
+    path = f'echo "{place}/bin" >> "$GITHUB_PATH"'
+    return {"name": "Install shipline", "run": f"{scripts.install(place)}\n{path}\n"}
+
+
+def toolchain(workflow: Workflow, pins: Pins) -> list[Node]:
+    """Set up the language of the project."""
+    found = workflow.toolchain
+    if found is None:
+        return []
+    action = f"actions/setup-{found.kind}"
+    options: Node = {
+        f"{found.kind}-version{'-file' if found.file else ''}": found.file or found.version
+    }
+    # A cache that a pull request could write is not read by releases.
+    options |= {"package-manager-cache": False} if found.kind == "node" else {}
+    options |= {"cache": False} if found.kind == "go" else {}
+    return [{"name": f"Set up {found.title}", "uses": pins.uses(action), "with": options}]
+
+
+def keep(name: str, path: str, pins: Pins, *, always: bool = False) -> Node:
+    """Keep files for later jobs."""
+    step: Node = {"name": f"Keep {name}"}
+    if always:
+        step["if"] = "${{ !cancelled() }}"
+    options = {"name": name, "path": path, "if-no-files-found": "error", "retention-days": 7}
+    return step | {"uses": pins.uses("actions/upload-artifact"), "with": options}
+
+
+def fetch(name: str, pins: Pins, **options: Any) -> Node:
+    """Fetch what earlier jobs kept; a name with * is a pattern."""
+    key = "pattern" if "*" in name else "name"
+    return {
+        "name": f"Fetch {name.rstrip('-*')}",
+        "uses": pins.uses("actions/download-artifact"),
+        "with": {key: name, **options},
+    }
+
+
+def unpack() -> Node:
+    """Put the reports of the tests back into the tree."""
+    return {"name": "Unpack the reports", "run": scripts.unpack()}
+
+
+def prepare(workflow: Workflow) -> Node:
+    """Install what steps of builds need."""
+    wanted = sorted({name for one in workflow.platforms for name in packages(one)})
+    return {
+        "name": "Prepare the runner",
+        "run": "sudo apt-get update -qq\n"
+        f"sudo apt-get install -y -qq --no-install-recommends {' '.join(wanted)}\n"
+        "# Ubuntu keeps programs without root from user namespaces, in which builds run.\n"
+        "sudo sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0\n",
+    }
+
+
+def cache(pins: Pins, *, save: bool) -> Node:
+    """The state directory between runs; only pushes of branches write it."""
+    options: Node = {
+        "path": "".join(f"~/.local/state/shipline/{name}\n" for name in STATE),
+        "key": "shipline-${{ matrix.name }}-${{ github.sha }}",
+    }
+    if not save:
+        options["restore-keys"] = "shipline-${{ matrix.name }}-"
+    step: Node = {"name": "Save the cache" if save else "Restore the cache"}
+    if save:
+        step["if"] = "github.ref_type == 'branch'"
+    path = "save" if save else "restore"
+    return step | {"uses": pins.uses("actions/cache", path), "with": options}
+
+
+def secret(name: str) -> str:
+    """The expression for a secret."""
+    return f"${{{{ secrets.{name} }}}}"
+
+
+def _credentials(login: Login) -> tuple[str, str]:
+    """Expressions for the user and the password: on GitHub's own registry the job's token."""
+    if login.host == "ghcr.io":
+        return "${{ github.actor }}", secret("GITHUB_TOKEN")
+    return secret(login.username), secret(login.password)
+
+
+def logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[Node]:
+    """Log in to the registries."""
+    if workflow.section.login:
+        run = scripts.own_login(workflow, _HAND_ON)
+        audience = {"OIDC_AUDIENCE": workflow.section.oidc_audience}
+        return [
+            {"name": "Log in", **({"env": audience} if any(audience.values()) else {}), "run": run}
+        ]
+    sealed = passphrase(workflow)
+    return [
+        {
+            "name": f"Log in to {login.host}",
+            "env": {
+                "REGISTRY_USERNAME": _credentials(login)[0],
+                "REGISTRY_PASSWORD": _credentials(login)[1],
+                **sealed,
+            },
+            "run": scripts.login(login.host, "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),
+        }
+        for login in logins
+    ]
+
+
+def passphrase(workflow: Workflow) -> Node:
+    """What the credentials are sealed with between the steps of a job."""
+    if not workflow.logins or workflow.section.login:
+        return {}
+    return {"SHIPLINE_PASSPHRASE": _credentials(workflow.logins[0])[1]}
