@@ -37,6 +37,7 @@ def browser() -> Iterator[webdriver.Chrome]:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         opened = webdriver.Chrome(options=options, service=Service(driver))
+        opened.implicitly_wait(5)
         try:
             yield opened
         finally:

@@ -66,7 +66,8 @@ def body(page: Chrome) -> str:
 
 def complaints(page: Chrome) -> list[str]:
     """What the browser said about blocked or broken parts of the page."""
-    return [str(entry["message"]) for entry in page.get_log("browser")]
+    entries = page.execute("getLog", {"type": "browser"})["value"]
+    return [str(entry["message"]) for entry in entries]
 
 
 def test_the_keyboard_leads_from_the_front_to_a_layer(page: Chrome, served: Node) -> None:

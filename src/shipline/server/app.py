@@ -17,7 +17,7 @@ from shipline.server.http import (
 )
 from shipline.server.node import Node
 from shipline.server.pages import page_routes
-from shipline.server.problems import problem_of
+from shipline.server.problems import Problem, problem_of
 from shipline.server.routes import (
     blob_routes,
     listing_routes,
@@ -65,7 +65,10 @@ def _answer(node: Node, table: tuple[Route, ...], request: Request) -> Response:
     found = find(table, request)
     request.repository = found.arguments.get("name", "")
     request.identity = node.guard.admit(request, found.need, request.repository)
-    return found.handler(request, **found.arguments)
+    try:
+        return found.handler(request, **found.arguments)
+    except Problem as problem:
+        raise node.guard.reconsider(request, found.need, problem) from None
 
 
 def _refusal(node: Node, request: Request, error: Exception) -> Response:

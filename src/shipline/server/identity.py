@@ -25,10 +25,15 @@ class Identity:
     kind: Kind
     rights: May
     operator: bool = False
+    account: May | None = None  # rights of the account, where these credentials have less
 
     def may(self, action: Action, repository: str, tag: str = "") -> bool:
         """Whether the action is allowed; with `tag`, for that name of a manifest."""
         return self.rights(action, repository, tag)
+
+    def could(self, action: Action, repository: str) -> bool:
+        """Whether the account is allowed to, whatever these credentials are limited to."""
+        return (self.account or self.rights)(action, repository, "")
 
     @property
     def actor(self) -> str:

@@ -157,6 +157,9 @@ class Accounts:
     def admit(self, request: object, need: object, name: str) -> Identity:
         return Identity("", "anonymous", lambda action, repository, tag: repository == "open")
 
+    def reconsider(self, request: object, need: object, problem: Problem) -> Problem:
+        return problem
+
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         if (name, secret) != ("alice", "right"):
             raise Problem(401, "UNAUTHORIZED", "wrong name or password")

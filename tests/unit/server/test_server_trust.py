@@ -63,7 +63,7 @@ def test_an_unsigned_image_is_refused_by_tag_and_by_digest(node: Open) -> None:
     for reference in ("v1", index.descriptor.digest, child.digest):
         refused = app.pull("team/app", reference)
         assert refused.status == 403
-        assert "team/*" in refused.message and "sign it with" in refused.message
+        assert "team/*" in refused.message and "shipline sign" in refused.message
         assert app.call("HEAD", f"/v2/team/app/manifests/{reference}").status == 403
 
 

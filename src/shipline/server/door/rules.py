@@ -60,7 +60,7 @@ class RuleDoor:
         """An account that may push here may also read what nobody has signed or scanned yet: that
         is how it comes to be signed and scanned.
         """
-        if identity.kind != "anonymous" and identity.may("push", name):
+        if identity.kind != "anonymous" and identity.could("push", name):
             return
         if self._trust.rules:
             verdict = self._verdict(name, reference, stored)
