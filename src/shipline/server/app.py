@@ -73,11 +73,11 @@ def _answer(node: Node, table: tuple[Route, ...], request: Request) -> Response:
 
 def _refusal(node: Node, request: Request, error: Exception) -> Response:
     """The answer to an exception, after the client had a chance to send what it was sending."""
-    problem = problem_of(error)
+    problem = problem_of(error, method=request.method, path=request.path, request_id=request.id)
     if problem.status == 403:
         what = f"{request.method} {request.path}: {problem.message}"
         node.note(request, "refused", request.repository, message=what)
     with suppress(Exception):  # the client is gone, or its headers are what is wrong
         request.drain(_PATIENCE)
-    headers = [("Content-Type", "application/json"), *problem.headers]
-    return Response.of(problem.status, headers, problem.body())
+    headers = [("Content-Type", "application/json"), ("X-Request-Id", request.id)]
+    return Response.of(problem.status, [*headers, *problem.headers], problem.body())

@@ -83,8 +83,10 @@ def received(size: int) -> str:
     return f"0-{max(size - 1, 0)}"
 
 
-def problem_of(error: Exception) -> Problem:
-    """The answer to any exception; what is our own fault is logged and told without details."""
+def problem_of(error: Exception, **fields: str) -> Problem:
+    """The answer to any exception; what is our own fault is logged, with `fields` that say for
+    which request, and told without details.
+    """
     match error:
         case Problem():
             return error
@@ -95,10 +97,10 @@ def problem_of(error: Exception) -> Problem:
         case ContentError():
             return manifest_invalid(error.message)
         case OSError() if error.errno in _NO_SPACE:
-            _log.error("no space left: %s", error)
+            _log.error("no space left: %s", error, extra=fields)
             return Problem(507, "UNKNOWN", "the registry has no space left")
         case OSError() if error.errno == errno.EROFS:
-            _log.error("read-only: %s", error)
+            _log.error("read-only: %s", error, extra=fields)
             return Problem(503, "UNKNOWN", "the registry's disk is read-only")
-    _log.error("request failed", exc_info=error)
+    _log.error("request failed", exc_info=error, extra=fields)
     return Problem(500, "UNKNOWN", "the registry failed; its log says why")

@@ -109,3 +109,14 @@ def test_json_lines_carry_exceptions() -> None:
     except OSError as error:
         record = _record("failed", exc_info=(OSError, error, error.__traceback__))
     assert "no space" in json.loads(JsonLines().format(record))["exception"]
+
+
+def test_refusal_names_its_request(tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        answer = Target(running.url, "a").call(
+            "GET", "manifests/none", headers={"X-Request-Id": "mine-7"}
+        )
+        assert (answer.status, answer["X-Request-Id"]) == (404, "mine-7")
+        made = Target(running.url, "a").call("GET", "manifests/none")["X-Request-Id"]
+        assert made
+        assert len(made) == 16
