@@ -6,6 +6,7 @@ import click
 
 from shipline.cli.registry_accounts import project, user
 from shipline.cli.registry_care import check, convert, gc, repair
+from shipline.cli.registry_retention import retention
 from shipline.cli.registry_robots import audit, robot, token
 from shipline.cli.registry_serve import serve
 
@@ -15,5 +16,5 @@ def group() -> None:
     """Run a registry node."""
 
 
-for _command in (serve, user, project, robot, token, audit, gc, check, repair, convert):
+for _command in (serve, user, project, robot, token, audit, gc, retention, check, repair, convert):
     group.add_command(_command)
