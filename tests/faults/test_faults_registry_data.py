@@ -91,7 +91,6 @@ def test_kill_leaves_a_directory_without_fault(tmp_path: Path) -> None:
     for _ in range(_ROUNDS):
         pushed += killed_at_work(tmp_path, chance.uniform(0.1, 0.9))
         with opened(tmp_path) as storage:
-            Uploads(storage).recover()
             assert [str(finding) for finding in check(storage, Summary())] == []
             for name, digest in pushed:
                 assert Manifests(storage).get(name, Digest.parse(digest)) is not None

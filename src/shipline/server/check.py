@@ -6,6 +6,7 @@ Nothing is changed, and nobody may serve the directory meanwhile.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipline.errors import UsageError
-from shipline.metadata import walk
 from shipline.oci import Digest, Hasher, InvalidDigest
 from shipline.server.consistency import holder_findings, names, repository_findings
-from shipline.server.entries import Changes
 from shipline.server.findings import Finding, Findings
 from shipline.server.storage import Storage
 from shipline.tasks import CPUS, ordered_map
 
 _BLOCK = 1 << 20  # bytes
+_OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|single-.*|manifest-.*|gone-[0-9]+")
 Advance = Callable[[int], object]
 """Called with the bytes of each file that was looked at."""
 
@@ -137,11 +137,8 @@ def _strangers(blobs: Path) -> Findings:
 
 
 def _uploads(storage: Storage) -> Findings:
-    for file in storage.incoming.iterdir():
-        if storage.records.get(("upload", file.name)) is None:
-            message = "belongs to no upload"
-            yield Finding("half-upload", str(file), message, delete=file)
-    for (identity,), _ in walk(storage.records, ("upload",)):
-        if not (storage.incoming / identity).exists():
-            gone: Changes = {("upload", identity): None}
-            yield Finding("half-upload", identity, "this upload has no file", gone)
+    """Halves of uploads are what a kill leaves, and no fault: the next start deletes them."""
+    for path in storage.incoming.iterdir():
+        if not _OURS.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            message = "does not belong here"
+            yield Finding("foreign-file", str(path), message, quarantine=path)

@@ -19,20 +19,18 @@ Kind = Literal[
     "broken-record",  # cannot be read
     "wrong-index",  # what follows from other records is missing, or too much
     "wrong-count",  # usage counters
-    "half-upload",  # an upload without its record, or the other way round
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault. Mending it is making `changes` and moving or deleting files."""
+    """One fault. Mending it is making `changes` and moving the file to quarantine."""
 
     kind: Kind
     subject: str
     message: str
     changes: Changes = field(default_factory=dict, hash=False, compare=False)
     quarantine: Path | None = None
-    delete: Path | None = None
 
     def to_json(self) -> dict[str, str]:
         return {"kind": self.kind, "subject": self.subject, "message": self.message}

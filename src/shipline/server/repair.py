@@ -18,6 +18,7 @@ from shipline.server.disk import sync_directory
 from shipline.server.entries import Changes
 from shipline.server.findings import Finding
 from shipline.server.storage import Storage
+from shipline.server.uploads import Uploads
 
 _BATCH = 500  # findings mended at once
 _ROUNDS = 1000  # each takes out what stood on what the one before took out
@@ -35,6 +36,7 @@ def repair(
     Files are hashed once, unless `quick`. Raises ContentError if faults are left.
     """
     total = _mend(storage, quick, told, advance)
+    Uploads(storage).recover()
     for _ in range(_ROUNDS):
         again = _mend(storage, True, told, lambda size: None)
         total.kinds += again.kinds
@@ -56,8 +58,6 @@ def _mend(
             changes |= finding.changes
             if finding.quarantine is not None:
                 set_aside(storage.root, finding.quarantine)
-            if finding.delete is not None:
-                finding.delete.unlink(missing_ok=True)
         storage.commit(changes)
         for finding in batch:
             told(finding)

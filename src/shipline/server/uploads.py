@@ -246,10 +246,15 @@ class Uploads:
         return ended
 
     def recover(self) -> None:
-        """At start, before requests come: delete files that belong to no session."""
+        """At start, before requests come: what a killed process left half is deleted, files that
+        belong to no session and sessions without a file.
+        """
         for file in self._storage.incoming.iterdir():
             if self._storage.records.get(("upload", file.name)) is None:
                 file.unlink()
+        for (identity,), _ in walk(self._storage.records, ("upload",)):
+            if not self._path(identity).exists():
+                self._end(identity)
 
     def close(self) -> None:
         with self._lock:
@@ -361,7 +366,9 @@ class Uploads:
         except FileNotFoundError:
             raise upload_unknown(session.identity) from None  # it was cancelled meanwhile
         except BaseException:
-            if not session.path.exists():  # its bytes are a blob already, which must not change
+            if session.path.exists():
+                os.fchmod(session.fd, 0o600)  # it can be tried again
+            else:  # its bytes are a blob already, which must not change
                 self._forget(session)
             raise
 

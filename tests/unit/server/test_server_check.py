@@ -87,10 +87,9 @@ _DAMAGE: dict[str, tuple[Callable[[Directory], object], str]] = {
     "holder too much": (lambda node: add(node, "holder", "x", "repo", "blob"), "wrong-index"),
     "count wrong": (lambda node: drop(node, "usage"), "wrong-count"),
     "count of nothing": (lambda node: add(node, "usage", "z", "tags", value=b"3"), "wrong-count"),
-    "upload without file": (lambda node: add(node, "upload", "x", value=b"{}"), "half-upload"),
-    "file without upload": (
-        lambda node: (node.storage.incoming / "x").write_bytes(b""),
-        "half-upload",
+    "foreign upload": (
+        lambda node: (node.storage.incoming / "notes.txt").write_bytes(b""),
+        "foreign-file",
     ),
     "foreign name": (
         lambda node: (node.root / "blobs/sha256/notes.txt").write_bytes(b"hello"),
@@ -110,6 +109,18 @@ def test_a_used_directory_is_clean(node: Directory) -> None:
     node.later()
     node.collect()
     assert faults(node.storage) == set()
+
+
+def test_what_a_kill_leaves_of_uploads_is_no_fault(node: Directory) -> None:
+    """Between any two steps: file without record, record without file."""
+    alone, half = (node.uploads.start("repo", "sha256") for _ in range(2))
+    (node.storage.incoming / half).unlink()
+    node.storage.records.write({("upload", alone): None})
+    (node.storage.incoming / "manifest-x1").write_bytes(b"{")
+    assert faults(node.storage) == set()
+    repair(node.storage)
+    assert list(node.storage.incoming.iterdir()) == []
+    assert node.storage.records.scan(("upload",)) == []
 
 
 @pytest.mark.parametrize("what", _DAMAGE)
