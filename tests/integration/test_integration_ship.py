@@ -185,6 +185,22 @@ def test_copies_carry_signatures_and_names(tmp_path: Path, registry: Node, other
             assert seen.returncode == 0, seen.stderr
 
 
+def test_verdicts_are_compared_with_those_of_the_version_before(
+    tmp_path: Path, registry: Node
+) -> None:
+    text = GATED.replace("min: 80", "min: 10, max-drop: 5") + "sign: {key: cosign.key}\n"
+    project = _fresh(tmp_path, registry, text, **FILES)
+    password = {"SHIPLINE_KEY_PASSWORD": "secret"}
+    project.run("key", "generate", "--output-key-prefix", "cosign", **password).ok()
+    project.commit("build: key")
+    assert "skipped  drop" in project.ship(**password).ok().err
+    project.commit("fix: nearly as many tests", app="two\n")
+    project.ship(**password).ok()
+    project.commit("fix: fewer tests", coverage__xml=coverage(8))
+    assert "coverage: fail" in project.ship(**password).failed(9)
+    assert sorted(tags(project.node, _repository(project)))[-2:] == ["v0.1.0", "v0.1.1"]
+
+
 def test_latest_moves_only_forward(project: Project) -> None:
     project.git("checkout", "--quiet", "-b", "develop")
     older = project.commit("feat: old", app="old\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.events import Step as Span
@@ -9,61 +11,81 @@ from shipline.git import Changes, Git, GitError, changed_lines
 from shipline.oci import Descriptor
 from shipline.policy.gates import (
     Context,
-    Verdicts,
     Workplace,
     image_facts,
     predicates,
     render,
     run_gates,
 )
+from shipline.ship.baseline import find_baseline
 from shipline.ship.chain import Outcome
 from shipline.ship.feeds import reports_of, without_image
 from shipline.ship.names import Remote
 from shipline.ship.prepare import Prepared
 from shipline.ship.project import World
 from shipline.ship.record import Run
+from shipline.supply import PublicKey
 
 
 def judge_reports(
-    prepared: Prepared, run: Run, repository: Remote | None, world: World, span: Span
+    prepared: Prepared,
+    run: Run,
+    repository: Remote | None,
+    world: World,
+    keys: Sequence[PublicKey],
+    span: Span,
 ) -> Outcome:
     """The verdicts as results. Raises GateRefused, GateUndecided.
 
     `repository` is where the image of the run is; None where none was pushed. Then gates that look
-    at an image are not judged, and nothing gets a name.
+    at an image are not judged, and nothing gets a name. `keys` are those whose earlier verdicts
+    count as the baseline.
     """
-    project, plan = prepared.project, prepared.plan
+    project = prepared.project
     section = project.gates
     assert section is not None
     names = [] if repository is not None else [*without_image(section, project.pipeline)]
     if repository is None and not names:
         return Outcome({"statements": [], "verdicts": []}, reason="no gate goes without an image")
-    now = datetime.fromtimestamp(world.clock(), UTC)
-    context = Context(
-        now=now,
-        revision=prepared.source.commit,
-        image=None if repository is None else image_facts(repository, _target(run)),
-        repository=plan.image if repository is not None else "",
-        changes=_changes(prepared, world),
-        built_at=datetime.fromtimestamp(prepared.source.committed, UTC),
-    )
     verdicts = run_gates(
         section,
-        context,
+        _context(prepared, run, repository, world, keys),
         Workplace(project.root, world.environ),
         names=names,
         reports=reports_of(section, project.pipeline, run),
     )
     span.output(render(verdicts, "text").encode())
     verdicts.require()
+    statements = [{"type": one.type, "content": dict(one.content)} for one in predicates(verdicts)]
     return Outcome(
-        {
-            "statements": [
-                {"type": one.type, "content": dict(one.content)} for one in predicates(verdicts)
-            ],
-            "verdicts": _lines(verdicts),
-        },
+        {"statements": statements, "verdicts": [one.line for one in verdicts]},
         reason=", ".join(f"{one.gate} {one.outcome}" for one in verdicts),
+    )
+
+
+def _context(
+    prepared: Prepared,
+    run: Run,
+    repository: Remote | None,
+    world: World,
+    keys: Sequence[PublicKey],
+) -> Context:
+    git = Git(prepared.project.root, world.environ)
+    context = Context(
+        now=datetime.fromtimestamp(world.clock(), UTC),
+        revision=prepared.source.commit,
+        changes=_changes(prepared, world, git),
+        built_at=datetime.fromtimestamp(prepared.source.committed, UTC),
+    )
+    if repository is None or prepared.decision is None:
+        return context
+    target = _target(run)
+    section = prepared.project.tags
+    return replace(
+        context,
+        image=image_facts(repository, target),
+        repository=prepared.plan.image,
+        baseline=find_baseline(repository, target, prepared.decision, section, git, keys),
     )
 
 
@@ -73,12 +95,11 @@ def _target(run: Run) -> Descriptor:
     return Descriptor.from_json(build.results["descriptor"])
 
 
-def _changes(prepared: Prepared, world: World) -> Changes | None:
+def _changes(prepared: Prepared, world: World, git: Git) -> Changes | None:
     """The lines that a pull request changes."""
     base = world.event.base
     if not base:
         return None
-    git = Git(prepared.project.root, world.environ)
     remote = prepared.project.tags.remote or "origin"
     for ref in (f"refs/remotes/{remote}/{base}", base):
         try:
@@ -86,7 +107,3 @@ def _changes(prepared: Prepared, world: World) -> Changes | None:
         except GitError:
             continue
     return None
-
-
-def _lines(verdicts: Verdicts) -> list[str]:
-    return [one.line for one in verdicts]

@@ -133,6 +133,7 @@ class Works:
             self.recorder.run,
             None if self.pushed() is None else self.world.repositories(self.image),
             self.world,
+            [one.public for one in self.signers],
             span,
         )
 
