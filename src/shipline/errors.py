@@ -13,6 +13,7 @@
     ├── GateRefused         9   a quality gate said no
     ├── SandboxError       10   this machine cannot run the step
     ├── GateUndecided      11   a quality gate could not tell
+    ├── GitError           12   git is missing, refused, or the repository cannot be used (git/)
     └── Cancelled         130   the work was interrupted
 
 The number is the exit code of the command line. An exception outside this tree is a bug and
