@@ -224,6 +224,17 @@ def test_no_rule_is_an_error_and_never_latest(project: Project) -> None:
     assert tags(project.node, _repository(project)) == []
 
 
+def test_what_is_missing_is_told_before_anything_runs(project: Project) -> None:
+    project.git("remote", "remove", "origin")
+    assert "git remote add origin" in project.ship().failed(12)
+    assert "no shipline.yaml" in project.ship("-C", "/").failed(3)
+    assert "there is no step 'tset'" in project.ship("--only", "tset").failed(2)
+    project.write("shipline.yaml", "steps: {lint: 'true'}\n")
+    assert "names no image" in project.ship().failed(3)
+    project.ship("--only", "lint").ok()
+    assert not (project.root / "out").exists()
+
+
 def test_summary_and_outputs_of_a_ci_job(project: Project, tmp_path: Path) -> None:
     files = {
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),

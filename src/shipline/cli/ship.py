@@ -211,10 +211,9 @@ def _ship(
             click.echo(f"warning: the progress display failed: {trouble!r}", err=True)
     run = Runs(world.home).read(begun[0])
     _write_files(run, options)
-    if failure is not None:
-        return _tell(failure, run, prepared)
-    _show(run, as_json=as_json)
-    return 0
+    if failure is None or as_json:
+        _show(run, as_json=as_json)
+    return 0 if failure is None else _tell(failure, run, prepared)
 
 
 def _resume(prepared: Prepared, world: World, options: Options) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
-from shipline.git import Git, fetch_tags, read_repository
+from shipline.git import Git, GitError, fetch_tags, read_repository
 from shipline.oci import Digest
 from shipline.policy.tags import (
     Decision,
@@ -102,11 +102,10 @@ def _decided(
 ) -> tuple[Decision, Naming]:
     git = Git(project.root, world.environ)
     decision = _decide(project, world, git, fetch)
-    if not asking and decision.git_tag is not None and decision.git_tag.new:
-        remote = read_repository(git, remote=project.tags.remote).remote
-        if remote:  # runs elsewhere may have made versions that this clone does not know
-            fetch_tags(git, remote)
-            decision = _decide(project, world, git, fetch)
+    if fetch and decision.git_tag is not None and decision.git_tag.new:
+        # runs elsewhere may have made versions that this clone does not know
+        fetch_tags(git, _remote(project, git, decision.git_tag.name))
+        decision = _decide(project, world, git, fetch)
     if source.dirty:
         if not allow_dirty and not asking:
             raise _dirty(source)
@@ -130,6 +129,17 @@ def _decided(
 def _decide(project: Project, world: World, git: Git, fetch: bool) -> Decision:
     now = int(world.clock())
     return decide(project.tags, survey(git, project.tags, world.event, fetch=fetch, now=now))
+
+
+def _remote(project: Project, git: Git, version: str) -> str:
+    """Where versions are reserved. Raises GitError before any work, where that is nowhere."""
+    remote = read_repository(git, remote=project.tags.remote).remote
+    if not remote:
+        raise GitError(
+            f"the version {version} cannot be reserved: the clone has no remote",
+            hint="git remote add origin URL, or git-tag: false in the rule",
+        )
+    return remote
 
 
 def _reuse(project: Project, world: World, decision: Decision, git: Git) -> Digest | None:
