@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from shipline.cli.signing import Place
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
-_OF_THE_HOOK = frozenset(  # git rev-parse --local-env-vars
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_CONFIG GIT_CONFIG_PARAMETERS GIT_CONFIG_COUNT"
-    " GIT_OBJECT_DIRECTORY GIT_DIR GIT_WORK_TREE GIT_IMPLICIT_WORK_TREE GIT_GRAFT_FILE"
-    " GIT_INDEX_FILE GIT_NO_REPLACE_OBJECTS GIT_REPLACE_REF_BASE GIT_PREFIX GIT_SHALLOW_FILE"
-    " GIT_COMMON_DIR GIT_INTERNAL_SUPER_PREFIX GIT_QUARANTINE_PATH GIT_NAMESPACE".split()
-)
+_OF_THE_HOOK = frozenset((  # git rev-parse --local-env-vars
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH", "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+))  # fmt: skip
 
 
 @click.command("gate")
@@ -106,6 +107,7 @@ def _environment() -> dict[str, str]:
 
 
 def _context(flags: Flags, git: Git, place: Place | None) -> Context:
+    changes = changes_of(git, flags)
     subject: ImageSubject | None = None
     if place is not None:
         subject = image_facts(place.repository, place.target)
@@ -115,9 +117,9 @@ def _context(flags: Flags, git: Git, place: Place | None) -> Context:
         subject,
         place.reference.name if place else "",
         flags.environment,
-        changes_of(git, flags),
+        changes,
         baseline_of(flags),
-        newest_change(git, flags),
+        newest_change(git, flags, changes),
     )
 
 

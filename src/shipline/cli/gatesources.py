@@ -36,12 +36,9 @@ def changes_of(git: Git, flags: Flags) -> Changes | None:
     return changed_lines(git, base, flags.revision or "HEAD") if base else None
 
 
-def newest_change(git: Git, flags: Flags) -> datetime | None:
+def newest_change(git: Git, flags: Flags, changes: Changes | None) -> datetime | None:
     """When the last of the files that a hook lets in was written: older reports did not see it."""
-    if not flags.hook:
-        return None
-    changes = changes_of(git, flags)
-    if changes is None:
+    if not flags.hook or changes is None:
         return None
     top = Path(git.text("rev-parse", "--show-toplevel"))
     times = [_modified(top / path) for path in changes.lines]

@@ -19,10 +19,10 @@ from shipline.policy.gates.section import (
     SecretsGate,
     TestsGate,
     VulnerabilitiesGate,
-    Waiver,
 )
 from shipline.policy.gates.statements import Predicate, predicates, summary
 from shipline.policy.gates.verdict import Check, Outcome, Verdict, Verdicts
+from shipline.policy.gates.waiver import Waiver
 from shipline.policy.gates.waiving import Waivers
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shipline.errors import ConfigError
 from shipline.policy.gates.amounts import Day
-from shipline.policy.gates.section import Waiver
+from shipline.policy.gates.waiver import Waiver
 
 _KEYS = {one.name for one in dataclasses.fields(Waiver)}
 _NEEDED = ("owner", "reason", "until")

@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 from shipline.globs import glob
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.reports import Finding, VexStatement, Vulnerability
-from shipline.policy.gates.section import Waiver
 from shipline.policy.gates.verdict import Check, Outcome, Verdict
+from shipline.policy.gates.waiver import Waiver
 
+_OF_ITEMS = ("analysis", "secrets", "vulnerabilities")
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 T = TypeVar("T", Finding, Vulnerability)
 
@@ -69,14 +70,22 @@ class Waivers:
                 )
         return verdict
 
-    def unused(self, gates: Iterable[str]) -> tuple[str, ...]:
-        """A warning for each waiver that none of `gates` needed, though it is meant for them."""
-        names = [*gates]
+    def unused(self, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+        """A warning for each waiver that nobody needed, where all gates it is for could tell."""
         return tuple(
             f"the waiver {waiver} is not needed: remove it"
             for place, waiver in enumerate(self.waivers)
-            if place not in self.used and any(self._holds(waiver, name) for name in names)
+            if place not in self.used and self._was_tried(waiver, verdicts)
         )
+
+    def _was_tried(self, waiver: Waiver, verdicts: Sequence[Verdict]) -> bool:
+        meant = [
+            one
+            for one in verdicts
+            if self._holds(waiver, one.gate) and (waiver.whole or one.kind in _OF_ITEMS)
+        ]
+        decided = [not one.outcome.undecided and bool(one.measurements.numbers) for one in meant]
+        return bool(decided) and all(decided)
 
     def _find(self, gate: str, item: Finding | Vulnerability) -> Waiver | None:
         """The waiver for `item`: one that holds before one that is over."""

@@ -204,9 +204,13 @@ def test_an_expired_waiver_fails_even_below_the_limit() -> None:
 
 def test_a_waiver_that_nobody_needs_is_told() -> None:
     waivers = Waivers([waiver(id="GHSA-aaaa"), waiver(id="CVE-0")], CONTEXT)
-    judge("gate", "kind", VulnerabilitiesGate(), [evidence(GRYPE)], waivers)
-    (warning,) = waivers.unused(["gate"])
+    rules = VulnerabilitiesGate()
+    verdict = judge("gate", "vulnerabilities", rules, [evidence(GRYPE)], waivers)
+    (warning,) = waivers.unused([verdict])
     assert "CVE-0" in warning
+    blind = judge("other", "vulnerabilities", rules, [], waivers)
+    assert waivers.unused([verdict, blind]) == ()  # it may have been needed there
+    assert waivers.unused([replace(verdict, kind="coverage")]) == ()
 
 
 @pytest.mark.parametrize("missing", ["owner", "reason"])
