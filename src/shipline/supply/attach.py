@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from shipline.content import MemoryStore, fetch_all
@@ -28,13 +29,15 @@ from shipline.supply.claims import (
     attachment_tag,
 )
 from shipline.supply.protocols import Attachable
+from shipline.tasks import sleep
 
 FORMS = (Form.TAG, Form.BUNDLE)
 """What is written: both, since older programs know only the tag and newer ones the bundle."""
 
 _EMPTY = b"{}"
 _NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
-_TRIES = 5
+_TRIES = 6
+_PAUSE_S = (0.1, 0.6)  # between tries, where others attach to the same image
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +73,18 @@ def attach_layers(
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
     wanted = {(one.descriptor.digest, *one.annotations.items()) for one in pieces}
+    for one in pieces:
+        repository.push(one.descriptor.plain, MemoryStore(one.content))
     for _ in range(_TRIES):
-        before = _current(repository, tag)
-        manifest = _extended(before, pieces, drop)
-        contents = [one.content for one in pieces]
-        store = MemoryStore(*contents, _config(manifest.layers), manifest.raw)
-        for part in (*(one.descriptor for one in pieces), manifest.config):
-            repository.push(part.plain, store)
+        manifest = _extended(_current(repository, tag), pieces, drop)
+        store = MemoryStore(_config(manifest.layers), manifest.raw)
+        repository.push(manifest.config, store)
         repository.tag(manifest.descriptor, store, tag)
         after = _current(repository, tag)
         kept = {(one.digest, *one.annotations.items()) for one in after.layers} if after else set()
         if wanted <= kept:
             return manifest.descriptor
-    raise ContentError(f"{tag}: others keep writing to it; run the command again")
+    raise _contended(target)
 
 
 def attach_bundle(
@@ -109,7 +111,50 @@ def attach_bundle(
     store = MemoryStore(_EMPTY, content, manifest.raw)
     for part in (manifest.config, layer, manifest.descriptor):
         repository.push(part, store)
-    return manifest.descriptor
+    return replace(manifest.descriptor, artifact_type=BUNDLE)
+
+
+def attach_settled(
+    repository: Attachable,
+    target: Descriptor,
+    kind: Kind,
+    attach: Callable[[], Sequence[Descriptor]],
+) -> tuple[Descriptor, ...]:
+    """Call `attach`, which attaches what is missing, until nobody writes over that: all of it.
+
+    Raises ContentError where that does not end.
+    """
+    done: tuple[Descriptor, ...] = ()
+    for _ in range(_TRIES):
+        attached = attach()
+        done += tuple(attached)
+        if not attached or _is_settled(repository, target, kind, attached):
+            return done
+        sleep(random.uniform(*_PAUSE_S))
+    raise _contended(target)
+
+
+def _is_settled(
+    repository: Attachable, target: Descriptor, kind: Kind, attached: Sequence[Descriptor]
+) -> bool:
+    """Whether nobody has written since where `attached` was written: to the tag, or to the list of
+    referrers, which is a tag too where a registry has no other.
+    """
+    bundles = {one.digest for one in attached if one.artifact_type}
+    tagged = {one.digest for one in attached} - bundles
+    if bundles and not bundles <= {one.digest for one in repository.referrers(target)}:
+        return False
+    try:
+        tag = attachment_tag(target.digest, kind)
+        return not tagged or repository.resolve(tag).digest in tagged
+    except NotFound:
+        return False
+
+
+def _contended(target: Descriptor) -> ContentError:
+    return ContentError(
+        f"others keep writing to what is attached to {target.digest}", hint="run the command again"
+    )
 
 
 def _current(repository: Attachable, tag: str) -> Manifest | None:
@@ -158,4 +203,5 @@ def _config(layers: Iterable[Descriptor]) -> bytes:
 
 
 def _rfc3339(now: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    """With fractions of a second, so that what is attached again is another manifest."""
+    return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")

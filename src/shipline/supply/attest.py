@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from shipline.errors import NotFound, RegistryError, UsageError
 from shipline.oci import Descriptor, Reference
-from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
+from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers, attach_settled
 from shipline.supply.claims import LAYER_PREDICATE, SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
 from shipline.supply.dsse import ENVELOPE
 from shipline.supply.keys import PrivateKey
@@ -47,19 +47,24 @@ def attest(
         raise UsageError("there is no key to sign with", hint="name one with --key")
     unique = {one.public: one for one in signers}
     kind = statement.predicate_type
-    proven = examine_attestations(repository, target, tuple(unique), kind).proven
-    same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
-    old = [one for one in proven if replace and one.envelope.payload != content]
-    attached: list[Descriptor] = []
-    if Form.TAG in forms and attachment_tag(target.digest, Kind.ATTESTATION):
-        missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
-        attached += _under_tag(repository, target, [_piece(kind, content, k) for k in missing], old)
-    for one in [k for key, k in unique.items() if (key, Form.BUNDLE) not in same]:
-        if Form.BUNDLE in forms:
-            bundle = sign_statement(content, one)
-            attached.append(attach_bundle(repository, target, bundle, kind, clock()))
-    _delete_bundles(repository, old)
-    return Signed(target, tuple(attached))
+
+    def attach() -> list[Descriptor]:
+        proven = examine_attestations(repository, target, tuple(unique), kind).proven
+        same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
+        old = [one for one in proven if replace and one.envelope.payload != content]
+        attached: list[Descriptor] = []
+        if Form.TAG in forms and attachment_tag(target.digest, Kind.ATTESTATION):
+            missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
+            pieces = [_piece(kind, content, one) for one in missing]
+            attached += _under_tag(repository, target, pieces, old)
+        for one in [k for key, k in unique.items() if (key, Form.BUNDLE) not in same]:
+            if Form.BUNDLE in forms:
+                bundle = sign_statement(content, one)
+                attached.append(attach_bundle(repository, target, bundle, kind, clock()))
+        _delete_bundles(repository, old)
+        return attached
+
+    return Signed(target, attach_settled(repository, target, Kind.ATTESTATION, attach))
 
 
 def _checked(statement: Statement, target: Descriptor) -> bytes:

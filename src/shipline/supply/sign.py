@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from shipline import __version__
 from shipline.content import successors
 from shipline.errors import UsageError
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
-from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers
+from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers, attach_settled
 from shipline.supply.bundle import Bundle
 from shipline.supply.claims import SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
 from shipline.supply.dsse import IN_TOTO, Envelope, pae
@@ -52,7 +53,8 @@ def sign(
     `reference` is the identity that is signed: with the tag under which the image is going to be
     published, since podman's default rule compares it. A signature that is there already, with this
     identity and these annotations, is not repeated unless `again`. The tag of an image need not
-    exist yet.
+    exist yet. What others wrote over meanwhile is attached again; raises ContentError where that
+    does not end.
     """
     if reserved := sorted(_RESERVED & annotations.keys()):
         raise UsageError(f"the annotation {reserved[0]!r} is written by the program itself")
@@ -60,13 +62,8 @@ def sign(
         raise UsageError("there is no key to sign with", hint="name one with --key")
     repository = at_the_source(repository)
     targets = [*signable(repository, target)] if recursive else [target.plain]
-    identity = str(reference.at(None))
-    return tuple(
-        _Signing(repository, one, reference, identity, annotations, clock()).run(
-            signers, forms, again
-        )
-        for one in targets
-    )
+    signings = [_Signing(repository, one, reference, annotations, clock) for one in targets]
+    return tuple(one.run(signers, forms, again) for one in signings)
 
 
 def signable(repository: Attachable, target: Descriptor) -> Iterator[Descriptor]:
@@ -90,31 +87,49 @@ class _Signing:
     repository: Attachable
     target: Descriptor
     reference: Reference
-    identity: str
     annotations: Mapping[str, str]
-    now: float
+    clock: Callable[[], float]
+
+    @property
+    def identity(self) -> str:
+        return str(self.reference.at(None))
 
     def run(self, signers: Sequence[PrivateKey], forms: Sequence[Form], again: bool) -> Signed:
         unique = {one.public: one for one in signers}
-        done = set() if again else self._done(tuple(unique))
+        before = self._done(tuple(unique)) if again else {}
+
+        def attach() -> list[Descriptor]:
+            found = self._done(tuple(unique))
+            done = {claim for claim, count in found.items() if count > before.get(claim, 0)}
+            return self._attach(unique, forms, done)
+
+        kind = Kind.SIGNATURE
+        return Signed(self.target, attach_settled(self.repository, self.target, kind, attach))
+
+    def _attach(
+        self,
+        signers: Mapping[PublicKey, PrivateKey],
+        forms: Sequence[Form],
+        done: set[tuple[PublicKey, Form]],
+    ) -> list[Descriptor]:
         attached: list[Descriptor] = []
-        missing = [one for key, one in unique.items() if (key, Form.TAG) not in done]
+        missing = [one for key, one in signers.items() if (key, Form.TAG) not in done]
         if Form.TAG in forms and missing and attachment_tag(self.target.digest, Kind.SIGNATURE):
             pieces = [self._piece(one) for one in missing]
             attached.append(attach_layers(self.repository, self.target, Kind.SIGNATURE, pieces))
         if Form.BUNDLE in forms:
-            missing = [one for key, one in unique.items() if (key, Form.BUNDLE) not in done]
+            missing = [one for key, one in signers.items() if (key, Form.BUNDLE) not in done]
             attached += map(self._bundle, missing)
-        return Signed(self.target, tuple(attached))
+        return attached
 
-    def _done(self, keys: Sequence[PublicKey]) -> set[tuple[PublicKey, Form]]:
-        """Which keys have signed this already, and in which forms."""
+    def _done(self, keys: Sequence[PublicKey]) -> Counter[tuple[PublicKey, Form]]:
+        """How often each key has signed this already, by form."""
         found = examine(self.repository, self.target, self.reference, keys)
-        return {
+        return Counter(
             (one.key, one.form)
             for one in found.signatures
             if one.identity == self.identity and _added(one.annotations) == dict(self.annotations)
-        }
+        )
 
     def _piece(self, signer: PrivateKey) -> Piece:
         optional = {**self.annotations, **self._made()}
@@ -127,10 +142,10 @@ class _Signing:
             self.target, self.identity, COSIGN_SIGN, self._made(), annotations=self.annotations
         )
         bundle = sign_statement(statement.to_bytes(), signer)
-        return attach_bundle(self.repository, self.target, bundle, COSIGN_SIGN, self.now)
+        return attach_bundle(self.repository, self.target, bundle, COSIGN_SIGN, self.clock())
 
     def _made(self) -> dict[str, Any]:
-        return {"creator": f"shipline {__version__}", "timestamp": int(self.now)}
+        return {"creator": f"shipline {__version__}", "timestamp": int(self.clock())}
 
 
 def sign_statement(statement: bytes, signer: PrivateKey) -> Bundle:
