@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl
 from shipline.server.identity import NOBODY, Identity
 from shipline.server.problems import Problem
 
-CHUNK = 1 << 20  # bytes moved at a time
+CHUNK = 1 << 20  # bytes of a body that are taken at a time
+_PIECE = 256 << 10  # bytes of a file that are sent at a time; four times as many went half as fast
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -200,7 +201,7 @@ class FileBody:
         return self
 
     def __next__(self) -> bytes:
-        data = os.pread(self._fd, min(CHUNK, self._left), self._position) if self._left else b""
+        data = os.pread(self._fd, min(_PIECE, self._left), self._position) if self._left else b""
         if not data:
             raise StopIteration
         self._position += len(data)
