@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,7 @@ from shipline.server.door.rules import RuleDoor
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks, hook_routes
 from shipline.server.instruments import Readings
+from shipline.server.journal import Event
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
@@ -55,6 +57,7 @@ class Assembly:
         )
         warmer = Warmer(storage.store.path, lambda: uploads.in_flight > 0)
         _add_gauges(metrics, storage, health, hooks)
+        entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, metrics, base)
         node = Node.over(
@@ -82,6 +85,11 @@ class Assembly:
     def _collected(self, report: Report) -> None:
         self.node.metrics.gc_runs.add("ok")
         self.node.metrics.gc_freed.add(by=report.bytes)
+
+
+def _count_login(metrics: Metrics, event: Event) -> None:
+    if event.kind == "login":
+        metrics.logins.add(event.message.partition(":")[0])
 
 
 def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webhooks) -> None:

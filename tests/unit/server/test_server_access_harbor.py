@@ -263,3 +263,9 @@ def test_challenges_name_the_scope_and_nothing_strange(running: Guarded) -> None
     )
     assert running.call("GET", "/v2/", None, {"Authorization": "Basic !!"}).status == 401
     assert running.call("GET", "/v2/", None, {"Authorization": "Digest x"}).status == 401
+
+
+def test_logins_are_counted(running: Guarded) -> None:
+    running.call("GET", "/v2/", None, basic("nobody-at-all", "wrong"))
+    metrics = running.call("GET", "/metrics", None, running.admin).body.decode()
+    assert 'logins_total{result="ok"}' in metrics and 'result="refused"' in metrics

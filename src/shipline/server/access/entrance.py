@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from shipline.server.journal import Event, Listener
 
 _log = logging.getLogger(__name__)
 ADMINISTRATOR = "admin"
+Notice = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Entrance:
     certificates: Certificates | None = None
     renew: Callable[[], Certificates] | None = None
     notices: tuple[str, ...] = ()
+    watchers: list[Notice] = field(default_factory=list)  # told of logins and account changes
 
 
 @contextmanager
@@ -106,7 +108,8 @@ def _guarded(
     audit = Audit(
         data, size=section.audit_size.bytes, files=section.audit_files, pulls=section.audit_pulls
     )
-    notice = _quietly(audit)
+    watchers = [_quietly(audit)]
+    notice = partial(_tell, watchers)
     keys = Keys(directory)
     tokens = Tokens(directory, keys, section)
     logins = Logins(directory, notice)
@@ -117,10 +120,15 @@ def _guarded(
         *harbor_routes(directory, notice),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
-    return Entrance(guard, routes, (audit,), certificates, renew, notices)
+    return Entrance(guard, routes, (audit,), certificates, renew, notices, watchers)
 
 
-def _quietly(audit: Audit) -> Callable[[Event], None]:
+def _tell(watchers: list[Notice], event: Event) -> None:
+    for watch in watchers:
+        watch(event)
+
+
+def _quietly(audit: Audit) -> Notice:
     """The log of a full disk is no reason to let nobody in."""
 
     def note(event: Event) -> None:
@@ -132,9 +140,7 @@ def _quietly(audit: Audit) -> Callable[[Event], None]:
     return note
 
 
-def _first_steps(
-    directory: Directory, section: AccessSection, notice: Callable[[Event], None]
-) -> list[str]:
+def _first_steps(directory: Directory, section: AccessSection, notice: Notice) -> list[str]:
     """An administrator where there is no user at all, and the configured projects."""
     administration = Administration(directory, actor="node", notice=notice)
     directory.set_prefix(section.robot_prefix)
