@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -195,6 +196,29 @@ def test_what_another_signer_overwrote_is_written_again() -> None:
     store.image = add_image(store)
     sign(store, store.image, NAME, [KEY], forms=[Form.TAG], clock=clock)
     verify(store, store.image, NAME, [KEY.public, OTHER.public], threshold=2)
+
+
+class LateContended(Contended):
+    """Another signer, who read the tag before we wrote it, writes when we are at the bundle."""
+
+    def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        Repository.tag(self, target, source, tag)
+
+    def push(
+        self, target: Descriptor, source: Fetcher, advance: Callable[[int], None] | None = None
+    ) -> None:
+        super().push(target, source, advance)
+        if self.times > 0 and b"sigstore.bundle" in self.blobs[target.digest]:
+            Contended.tag(self, self.tags[tag_of(self.image)], self, tag_of(self.image))
+
+
+def test_what_was_overwritten_later_is_written_again() -> None:
+    store = LateContended(1)
+    store.image = add_image(store)
+    (done,) = sign(store, store.image, NAME, [KEY], clock=clock)
+    assert len(done.attached) == 3
+    verify(store, store.image, NAME, [KEY.public, OTHER.public], threshold=2)
+    assert len(layers(store, store.image)) == 2
 
 
 def test_endless_contention_is_told() -> None:
