@@ -17,6 +17,7 @@ _WANTED = (
     "zizmor==1.32.0",
 )
 WORKFLOW, GITLAB, ACTION = "github-workflows", "gitlab-ci", "github-actions"
+SHELL = "shell"
 
 
 @cache
@@ -44,6 +45,8 @@ def _programs() -> Path:
 
 def complaints(schema: str, *files: Path) -> str:
     """What all linters for this kind of file say; nothing where all are without fault."""
+    if schema == SHELL:
+        return _run(["shellcheck", *files])
     commands: list[list[str | Path]] = [["check-jsonschema", "--builtin-schema", schema, *files]]
     if schema == WORKFLOW:
         commands.append(["check-jsonschema", "--builtin-schema", _TIMEOUT, *files])

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 from workflows import ALL, FULL, KEYLESS
 
-from linters import ACTION, GITLAB, WORKFLOW, complaints
+from linters import ACTION, GITLAB, SHELL, WORKFLOW, complaints
 from shipline.deliver.ci import INPUTS, Pins, Workflow, buildx, github, gitlab
 from shipline.deliver.ci.action import variable
 from shipline.deliver.ci.workflow import Unread, quoted
@@ -94,6 +94,17 @@ def test_an_identity_takes_the_place_of_stored_credentials() -> None:
         on_gitlab = read(gitlab(KEYLESS))[job]
         assert on_gitlab["id_tokens"] == {"SHIPLINE_ID_TOKEN": {"aud": "registry"}}
         assert "REGISTRY_PASSWORD" not in str(on_gitlab)
+
+
+def test_scripts_of_gitlab_pass_shellcheck(tmp_path: Path) -> None:
+    files = []
+    for number, workflow in enumerate(ALL):
+        for name, job in read(gitlab(workflow)).items():
+            if "script" in job:
+                files.append(tmp_path / f"{number}-{name}.sh")
+                lines = [*job["before_script"], *job["script"]]
+                files[-1].write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    assert complaints(SHELL, *files) == ""
 
 
 def test_findings_of_a_pattern_are_uploaded_by_directory() -> None:

@@ -111,10 +111,9 @@ def logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[Node]:
     """Log in to the registries."""
     if workflow.section.login:
         run = scripts.own_login(workflow, _HAND_ON)
-        audience = {"OIDC_AUDIENCE": workflow.section.oidc_audience}
-        return [
-            {"name": "Log in", **({"env": audience} if any(audience.values()) else {}), "run": run}
-        ]
+        audience = workflow.section.oidc_audience
+        variables = {"env": {"OIDC_AUDIENCE": audience}} if audience else {}
+        return [{"name": "Log in", **variables, "run": run}]
     sealed = passphrase(workflow)
     return [
         {
