@@ -42,17 +42,27 @@ def gather(names: Iterable[str], root: Path) -> tuple[Evidence, ...]:
     return tuple(one for name in names for one in _expand(name, root))
 
 
+def files(names: Iterable[str], root: Path) -> list[Path]:
+    """The files that are there behind such names."""
+    paths = (root / path for name in names for path in _paths(split_format(name)[1], root))
+    return [path for path in paths if path.is_file()]
+
+
 def _expand(name: str, root: Path) -> Iterator[Evidence]:
     format, pattern = split_format(name)
-    if not glob.has_magic(pattern) or (root / pattern).is_file():
-        yield _inside(read(root / pattern, pattern, format), root)
-        return
-    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
-    files = [path for path in found if (root / path).is_file()]
-    if not files:
+    paths = _paths(pattern, root)
+    if not paths:
         yield Evidence(pattern, problem=f"no file matches {pattern}", missing=True)
-    for path in files:
+    for path in paths:
         yield _inside(read(root / path, path, format), root)
+
+
+def _paths(pattern: str, root: Path) -> list[str]:
+    """The files that match; a name that is no pattern is itself, whether or not it is there."""
+    if not glob.has_magic(pattern) or (root / pattern).is_file():
+        return [pattern]
+    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+    return [path for path in found if (root / path).is_file()]
 
 
 def _inside(one: Evidence, root: Path) -> Evidence:

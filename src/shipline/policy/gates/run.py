@@ -10,7 +10,7 @@ from shipline.errors import UsageError
 from shipline.policy.gates.commands import judge_command
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.counting import skipped
-from shipline.policy.gates.evidence import gather
+from shipline.policy.gates.evidence import files, gather
 from shipline.policy.gates.image import judge_image
 from shipline.policy.gates.judge import judge
 from shipline.policy.gates.processes import run_program, shown_command
@@ -137,9 +137,8 @@ def _produce(rules: ReportGate, place: Workplace) -> Check | None:
     """Write the reports anew. Old ones are taken away first: tools that crash write none, and a
     status of theirs tells a crash from findings in every tool another way.
     """
-    for one in gather(rules.paths, place.root):
-        if not one.missing:
-            (place.root / one.path).unlink(missing_ok=True)
+    for file in files(rules.paths, place.root):
+        file.unlink(missing_ok=True)
     ended = run_program(
         rules.run, root=place.root, environ=place.environ, timeout_s=rules.timeout.seconds
     )
