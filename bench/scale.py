@@ -23,7 +23,7 @@ from shipline.metadata import DRIVERS
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.check import Summary, check
 from shipline.server.collect import Collection, collect
-from shipline.server.derive import derive
+from shipline.server.derive import counted
 from shipline.server.entries import Changes, blob_entries, manifest_entries, tag_entries
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
@@ -94,7 +94,7 @@ def _fill(storage: Storage, blobs: int, tags: int) -> None:
             image = images[number % len(images)]
             changes |= tag_entries(_NAME, f"v{number:07}", image, at=_LONG_AGO)
         storage.records.write(changes, durable=False)
-    derive(storage.records, storage.store)
+    storage.records.write(dict(counted(storage.records, _NAME)))
 
 
 def _blob(storage: Storage, number: int) -> Descriptor:

@@ -105,7 +105,9 @@ def _missing(records: Records, name: str, content: Manifest | Index) -> str | No
 def _tag(records: Records, name: str, tag: str, value: bytes) -> Findings:
     record = _decoded(value, digest=str, at=float)
     digest = "" if record is None else record["digest"]
-    gone = no_tag_entries(name, tag, digest) if digest else {("tag", name, tag): None}
+    gone: Changes = {("tag", name, tag): None}
+    if digest:
+        gone = no_tag_entries(name, tag, digest)
     if not digest:
         yield Finding("broken-record", f"{name}:{tag}", "the record cannot be read", gone)
     elif records.get(("manifest", name, digest)) is None:

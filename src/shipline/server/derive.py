@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from shipline.content import LocalStore
 from shipline.errors import ContentError
@@ -25,7 +26,7 @@ def derive(records: Records, store: LocalStore) -> None:
     """Write all derived records of a directory that nobody uses."""
     batch: Changes = {}
     for (name,), _ in walk(records, ("repository",)):
-        for key, value in (*derived_of(records, store, name), *counted(records, name)):
+        for key, value in chain(derived_of(records, store, name), counted(records, name)):
             batch[key] = value
             if len(batch) >= _BATCH:
                 records.write(batch, durable=False)
