@@ -90,6 +90,11 @@ def git(cwd: Path, *words: str) -> str:
 
 
 def _wheel(work: Path) -> Path:
+    """This program, built from a copy: a build leaves files behind."""
+    copy = work / "program"
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
     pip: list[str | Path] = [
         sys.executable,
         "-m",
@@ -99,7 +104,7 @@ def _wheel(work: Path) -> Path:
         "--no-deps",
         "-w",
         work,
-        ROOT,
+        copy,
     ]
     subprocess.run(pip, check=True)
     return next(work.glob("shipline-*.whl"))

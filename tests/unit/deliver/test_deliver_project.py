@@ -84,6 +84,20 @@ def test_python_projects(tmp_path: Path) -> None:
     assert checks["lint"].reports == (("analysis", "reports/ruff.sarif"),)
 
 
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ('dev = ["pytest>=8", "ruff"]', True),
+        ("[tool.poetry.group.dev.dependencies]\nruff = '*'", True),
+        ("[tool.ruff]\nline-length = 100", True),
+        ('dev = ["ruff-lsp"]\ndescription = "a ruff day"', False),
+    ],
+)
+def test_a_package_is_found_by_its_whole_name(text: str, there: bool, tmp_path: Path) -> None:
+    checks = language(tmp_path, {"pyproject.toml": text}).checks
+    assert ("lint" in {one.name for one in checks}) is there
+
+
 def test_go_projects(tmp_path: Path) -> None:
     files = {"go.mod": "module git.example/team/shop/v2\n\ngo 1.24.3\n", "cmd/web/main.go": ""}
     found = language(tmp_path, files)

@@ -27,12 +27,12 @@ def dockerignore(project: Project) -> str:
 
 _ALWAYS = (
     *(".git", ".github", ".gitlab-ci.yml", ".env", ".env.*", "*.key", "*.pem"),
-    *("Dockerfile*", ".dockerignore", "shipline.yaml", "reports", "coverage", "*.md"),
+    *("Dockerfile*", ".dockerignore", "shipline.yaml", "reports", "coverage"),
 )
 _IGNORED = {
-    "node": ("node_modules", "dist", "npm-debug.log*"),
+    "node": ("node_modules", "dist", "npm-debug.log*", "*.md"),
     "python": (".venv", "venv", "**/__pycache__", "*.egg-info", ".mypy_cache", ".pytest_cache"),
-    "go": ("bin", "*.test", "*.out"),
+    "go": ("bin", "*.test", "*.out", "*.md"),
 }
 
 _INSTALL = {

@@ -72,8 +72,9 @@ def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
     """Whether the project depends on the package, or configures it."""
     if name in project.get("tool", {}):
         return True
+    quoted, line = rf"[\"']{name}(?=[\"'\s<>=!~;\[])", rf"(?m)^{name}(?=[\s<>=!~;\[]|$)"
     names = ("pyproject.toml", "requirements.txt", "requirements-dev.txt", "Pipfile")
-    return any(re.search(rf"(?m)^[\s\"'\[]*{name}\b", read(root / one)) for one in names)
+    return any(re.search(f"{line}|{quoted}", read(root / one)) for one in names)
 
 
 def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[Check]:
