@@ -13,7 +13,7 @@ import pytest
 
 from shipline.errors import UsageError
 from shipline.server.access.accounts import Access, Permission
-from shipline.server.access.administration import Administration, Wish
+from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, read_audit
 from shipline.server.access.directory import Directory
 from shipline.server.access.login import Logins, Throttle
@@ -23,6 +23,7 @@ from shipline.server.access.secret import (
     hash_password,
     same_password,
 )
+from shipline.server.access.wishes import Wish
 from shipline.server.journal import Event
 from shipline.server.problems import Problem
 

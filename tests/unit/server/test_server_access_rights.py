@@ -22,11 +22,12 @@ from shipline.server.access.accounts import (
     check_project_name,
     check_user_name,
 )
-from shipline.server.access.administration import Administration, Wish
+from shipline.server.access.administration import Administration
 from shipline.server.access.directory import Directory, View
 from shipline.server.access.rights import allowed
 from shipline.server.access.scope import Scope, parse_scopes
 from shipline.server.access.tokens import limited
+from shipline.server.access.wishes import Wish
 from shipline.server.identity import Action
 
 ACTIONS = get_args(Action)

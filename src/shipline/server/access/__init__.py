@@ -10,7 +10,7 @@ from shipline.server.access.accounts import (
     Role,
     User,
 )
-from shipline.server.access.administration import Administration, Wish
+from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, read_audit
 from shipline.server.access.certificates import Certificates
 from shipline.server.access.directory import Directory
@@ -19,6 +19,7 @@ from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.refresh import refresh_tokens
 from shipline.server.access.renewal import renewed, watch_certificates
 from shipline.server.access.section import AccessSection, TlsSection
+from shipline.server.access.wishes import Wish
 
 __all__ = [
     "ROLES",

@@ -6,23 +6,19 @@ listeners who did it. A secret is returned by the function that made it and neve
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from shipline.errors import UsageError
-from shipline.globs import glob
 from shipline.server.access.accounts import (
     ROLES,
-    Permission,
     Project,
     Robot,
     Role,
     Secret,
     User,
     check_project_name,
-    check_robot_name,
     check_user_name,
     pack_account,
 )
@@ -35,10 +31,10 @@ from shipline.server.access.secret import (
     generate_secret,
     hash_password,
 )
+from shipline.server.access.wishes import Wish, check_secret, check_wish
 from shipline.server.journal import Event
 
 _DAY_S = 86400.0
-_LONGEST_DAYS = 36500
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -49,19 +45,6 @@ class Unknown(UsageError):
 
 class Taken(UsageError):
     """There is one of that name already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a robot shall be; see `accounts.Robot`. `duration` in days, -1 for ever."""
-
-    name: str
-    project: str = ""
-    permissions: tuple[Permission, ...] = ()
-    description: str = ""
-    disabled: bool = False
-    duration: int = -1
-    networks: tuple[str, ...] = ()
 
 
 class Administration:
@@ -182,7 +165,7 @@ class Administration:
 
     def add_robot(self, wish: Wish, *, secret: str = "") -> tuple[Robot, str]:
         """A new robot and its secret, which cannot be read again. `secret` chooses one."""
-        _check_wish(wish)
+        check_wish(wish)
         secret = check_secret(secret) if secret else generate_secret()
         login = self._directory.prefix().login(wish.project, wish.name)
         with self._directory.change() as changes:
@@ -213,7 +196,7 @@ class Administration:
 
     def set_robot(self, number: int, wish: Wish) -> Robot:
         """Everything but name, project and secrets; a duration counts from the creation."""
-        _check_wish(wish)
+        check_wish(wish)
         with self._directory.change() as changes:
             robot = _found(self.view.robots, number, "robot")
             changed = replace(
@@ -267,48 +250,6 @@ class Administration:
 
     def _tell(self, message: str) -> None:
         self._notice(Event("account", actor=self._actor, address=self._address, message=message))
-
-
-def check_secret(secret: str) -> str:
-    """A secret that somebody chose for a robot, as strong as Harbor demands. Raises UsageError."""
-    kinds = (str.isupper, str.islower, str.isdigit)
-    if not 8 <= len(secret) <= 128 or not all(any(map(kind, secret)) for kind in kinds):
-        raise UsageError(
-            "a robot's secret has 8 to 128 characters, a capital, a small letter and a digit",
-            hint="leave it out, then a good one is made",
-        )
-    return secret
-
-
-def _check_wish(wish: Wish) -> None:
-    check_robot_name(wish.name)
-    if wish.duration != -1 and not 0 < wish.duration <= _LONGEST_DAYS:
-        raise UsageError(f"a duration is -1 or 1 to {_LONGEST_DAYS} days, not {wish.duration}")
-    _check_networks(wish.networks)
-    if not wish.permissions:
-        raise UsageError("a robot without permissions can do nothing")
-    for entry in wish.permissions:
-        _check_patterns((*entry.repositories, *entry.tags))
-        if wish.project and entry.namespace != wish.project:
-            raise UsageError(
-                f"a robot of project {wish.project} cannot have rights in {entry.namespace!r}"
-            )
-
-
-def _check_patterns(patterns: Iterable[str]) -> None:
-    for text in patterns:
-        try:
-            glob(text)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-
-
-def _check_networks(networks: Iterable[str]) -> None:
-    for text in networks:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError as error:
-            raise UsageError(f"not a network: {error}", hint="write 192.0.2.0/24") from None
 
 
 def _check_administrator(view: View, without: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shipline.server.access.accounts import Robot
-from shipline.server.access.administration import Administration, Unknown, Wish
+from shipline.server.access.administration import Administration, Unknown
 from shipline.server.access.directory import Directory
 from shipline.server.access.harbor_json import (
     BASE,
@@ -24,6 +24,7 @@ from shipline.server.access.harbor_json import (
 )
 from shipline.server.access.harbor_projects import managed_project
 from shipline.server.access.rights import administers
+from shipline.server.access.wishes import Wish
 from shipline.server.http import Request, Response, Route, route
 
 

@@ -30,7 +30,7 @@ _ACTIONS: dict[str, tuple[Action, ...]] = {
     "delete": ("delete",),
 }
 _CATALOG = ("registry", "catalog")
-_REMEMBERED = 50_000  # tokens
+_REMEMBERED = 10_000  # tokens
 AccessMap = dict[tuple[str, str], frozenset[str]]
 
 
