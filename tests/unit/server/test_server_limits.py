@@ -33,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 def connect(running: Node) -> socket.socket:
     host, _, port = running.address.partition(":")
-    return socket.create_connection((host, int(port)), timeout=15)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def unfinished(running: Node, location: str, promised: int, body: bytes) -> socket.socket:
@@ -59,7 +59,7 @@ def test_client_that_never_finishes_is_cut_off_and_can_go_on(running: Node) -> N
     target = Target(running.url, "stalled")
     location = target.start()
     with unfinished(running, location, 10, b"abc") as connection:
-        assert ended_after(connection) < 6
+        assert ended_after(connection) < 20
     assert target.call("GET", location)["Range"] == "0-2"
     assert "stalled" in running.log.read_text()
 
@@ -67,10 +67,10 @@ def test_client_that_never_finishes_is_cut_off_and_can_go_on(running: Node) -> N
 def test_body_that_drips_is_cut_off(running: Node) -> None:
     location, began = Target(running.url, "drips").start(), time.monotonic()
     with unfinished(running, location, 5000, b"") as connection, pytest.raises(ConnectionError):
-        while time.monotonic() - began < 8:
+        while time.monotonic() - began < 20:
             connection.sendall(b"x" * 20)
             time.sleep(0.1)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 def test_slow_body_above_the_rate_arrives(running: Node) -> None:
@@ -87,17 +87,17 @@ def test_head_that_drips_is_cut_off(running: Node) -> None:
     began = time.monotonic()
     with connect(running) as connection, pytest.raises(ConnectionError):
         connection.sendall(b"GET /v2/ HTTP/1.1\r\n")
-        while time.monotonic() - began < 8:
+        while time.monotonic() - began < 20:
             connection.sendall(b"X: y\r\n")
             time.sleep(0.1)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 def test_idle_connection_is_ended(running: Node) -> None:
     with connect(running) as connection:
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b" 200 " in connection.recv(4096)
-        assert ended_after(connection) < 5
+        assert ended_after(connection) < 20
 
 
 def test_stalled_clients_on_every_thread_give_way(running: Node) -> None:
