@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shipline import __version__
 from shipline.config import Config, load
-from shipline.deliver.ci import CiSection, Login, Signing, Unread, Workflow
+from shipline.deliver.ci import CiSection, Login, Signing, Unread, Workflow, with_variables
 from shipline.deliver.project import detect
 from shipline.errors import ConfigError
 from shipline.oci import Reference
@@ -36,6 +36,12 @@ def _workflow(config: Config, root: Path) -> Workflow:
             "shipline.yaml does not say where the image goes",
             hint="add `image: registry.example/team/app`",
         )
+    for one in (pipeline.image, *pipeline.copies):
+        if with_variables(str(one), str) != str(one):
+            raise ConfigError(
+                f"{with_variables(str(one), '${{{}}}'.format)}: the registry is not known here",
+                hint="write it out: a generated workflow names the registry it logs in to",
+            )
     tests = {name: step for name, step in pipeline.commands.items() if not step.after_build}
     language = detect(root).language
     return Workflow(
