@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -29,8 +30,7 @@ def group(context: click.Context) -> None:
 @click.option("-n", "--last", "count", type=int, default=20, show_default=True, help="How many.")
 def listing(as_json: bool = False, count: int = 20) -> None:
     """List runs, the newest first."""
-    runs = _runs()
-    found = [runs.read(run) for run in runs.ids()[:count]]
+    found = list(islice(_runs().all(), count))
     if as_json:
         click.echo(json.dumps([run.to_json() for run in found], indent=2))
         return

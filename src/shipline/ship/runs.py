@@ -122,8 +122,7 @@ class Runs:
         return log_path(self.directory(run), step)
 
     def remove(self, run: str) -> None:
-        """Forget a run. Raises UsageError for one that is running, NotFound."""
-        self.read(run)
+        """Forget a run, also one whose record is damaged. Raises UsageError while it is running."""
         if self.alive(run):
             raise UsageError(f"{run} is running", hint="interrupt it first")
         shutil.rmtree(self.directory(run), ignore_errors=True)

@@ -160,6 +160,8 @@ def test_damaged_records_are_told(text: str, tmp_path: Path) -> None:
     with pytest.raises((ContentError, NotFound)):
         Runs(tmp_path).read(directory.name)
     assert list(Runs(tmp_path).all()) == []
+    Runs(tmp_path).remove(directory.name)
+    assert Runs(tmp_path).ids() == []
 
 
 def test_a_run_without_its_process_was_interrupted(tmp_path: Path) -> None:
