@@ -1,15 +1,17 @@
-"""Quantities as people write them in files and flags: `90s`, `1h30m`, `14d`; `500MB`, `4GiB`."""
+"""Quantities as people write and read them: `90s`, `14d`; `500MB`, `4GiB`; `2027-01-31`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Self
 
 _SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,3 +69,25 @@ class ByteSize:
                 if power and count and not rest:
                     return f"{count}{unit}{letter}B"
         return f"{self.bytes}B"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Day:
+    """A day in UTC; it is over when the next one begins."""
+
+    date: date
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`2026-12-31`. Raises ValueError."""
+        try:
+            return cls(date.fromisoformat(text.strip()))
+        except ValueError:
+            raise ValueError(f"not a day: {text[:40]!r}; write it like 2026-12-31") from None
+
+    def over(self, now: datetime) -> bool:
+        """Whether `now`, which has a time zone, is after the day."""
+        return now.astimezone(UTC).date() > self.date
+
+    def __str__(self) -> str:
+        return self.date.isoformat()

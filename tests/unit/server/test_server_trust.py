@@ -16,9 +16,9 @@ from shipline.globs import Glob
 from shipline.oci import Descriptor, Index, Reference
 from shipline.policy.scans import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.policy.trust import TrustRule, TrustSection
-from shipline.server.door.section import Allowed, Day, DoorSection, VulnerabilityRule
+from shipline.server.door.section import Allowed, DoorSection, VulnerabilityRule
 from shipline.supply import Form, ImagePattern, PrivateKey, Statement, attest, generate_key, sign
-from shipline.units import Duration
+from shipline.units import Day, Duration
 
 KEY, SECOND, OTHER = generate_key("release"), generate_key("security"), generate_key("stranger")
 NAME = Reference("registry.example", "team/app", "v1")

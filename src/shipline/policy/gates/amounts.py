@@ -1,34 +1,11 @@
-"""Days that people write in rules, and amounts as they are told to people."""
+"""Amounts as they are told to people."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from typing import Self
+from datetime import timedelta
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))  # seconds
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))  # bytes
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Day:
-    """A day in UTC; it is over when the next one begins."""
-
-    date: date
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`2026-12-31`. Raises ValueError."""
-        try:
-            return cls(date.fromisoformat(text.strip()))
-        except ValueError:
-            raise ValueError(f"not a day: {text[:40]!r}; write it like 2026-12-31") from None
-
-    def over(self, now: datetime) -> bool:
-        return now.date() > self.date if now.tzinfo is UTC else self.over(now.astimezone(UTC))
-
-    def __str__(self) -> str:
-        return self.date.isoformat()
 
 
 def shown_age(age: timedelta) -> str:

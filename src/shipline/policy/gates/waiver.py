@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from shipline.errors import ConfigError
 from shipline.globs import glob
-from shipline.policy.gates.amounts import Day
+from shipline.units import Day
 
 
 def _doc(text: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from datetime import date
 from pathlib import Path
 
 from shipline.errors import ConfigError
-from shipline.policy.gates.amounts import Day
 from shipline.policy.gates.waiver import Waiver
+from shipline.units import Day
 
 _KEYS = {one.name for one in dataclasses.fields(Waiver)}
 _NEEDED = ("owner", "reason", "until")

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
-from typing import Literal, Self
+from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.policy.trust import TrustSection
-from shipline.units import ByteSize, Duration
+from shipline.units import ByteSize, Day, Duration
 
 EVERYWHERE = (Glob("**"),)
 Level = Literal["low", "medium", "high", "critical"]
 
 
 _REPOSITORIES = "Patterns of repositories: * is a part of a component, ** crosses /."
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """A date, to the end of which something holds (UTC)."""
-
-    day: date
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises ValueError for anything but YYYY-MM-DD."""
-        try:
-            return cls(date.fromisoformat(text))
-        except ValueError:
-            raise ValueError(f"{text!r} is not a date: write 2027-01-31") from None
-
-    def __str__(self) -> str:
-        return self.day.isoformat()
 
 
 @dataclass(frozen=True, slots=True)

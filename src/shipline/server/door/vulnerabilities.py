@@ -95,8 +95,8 @@ class Scans:
                 return "its scan result does not say when the scan ended"
             if now - scan.finished > rule.max_age.seconds:
                 return f"its last scan is older than {rule.max_age}; scan it again"
-        today = datetime.fromtimestamp(now, UTC).date()
-        allowed = {one.id for one in rule.allow if one.until.day >= today}
+        today = datetime.fromtimestamp(now, UTC)
+        allowed = {one.id for one in rule.allow if not one.until.over(today)}
         least = Severity.parse(rule.refuse)
         bad = [
             one

@@ -11,11 +11,11 @@ from typing import Any
 
 from shipline.git import Changes
 from shipline.policy.gates import Baseline, Context, Evidence, Verdict, Waiver, Waivers, judge
-from shipline.policy.gates.amounts import Day
 from shipline.policy.gates.reports import Report, parse_report
 from shipline.policy.gates.section import ReportGate
 from shipline.policy.gates.statements import summary
 from shipline.policy.gates.verdict import Verdicts
+from shipline.units import Day
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONTEXT = Context(NOW)
