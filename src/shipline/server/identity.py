@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Action = Literal["pull", "push", "update", "delete"]
@@ -26,6 +26,7 @@ class Identity:
     rights: May
     operator: bool = False
     account: May | None = None  # rights of the account, where these credentials have less
+    stamp: str = field(default="", repr=False)  # another one once the account's secrets changed
 
     def may(self, action: Action, repository: str, tag: str = "") -> bool:
         """Whether the action is allowed; with `tag`, for that name of a manifest."""

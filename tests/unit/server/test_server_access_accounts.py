@@ -146,6 +146,22 @@ def test_a_password_works_until_it_is_changed(accounts: Administration, logins: 
     assert refused(logins, "bob", "password 2") == 401
 
 
+def test_another_secret_is_another_stamp(accounts: Administration, directory: Directory) -> None:
+    accounts.add_user("bob", "password 1")
+    robot, _ = accounts.add_robot(Wish("ci", permissions=PULL))
+    names = ("bob", robot.login)
+
+    def stamps() -> list[str]:
+        return [account.stamp for name in names if (account := directory.view().account(name))]
+
+    before = stamps()
+    accounts.set_user("bob", admin=True)
+    assert stamps() == before
+    accounts.set_password("bob", "password 1")
+    accounts.rotate_robot(robot.id)
+    assert len({*before, *stamps()}) == 4
+
+
 def test_a_right_password_is_hashed_once(accounts: Administration, logins: Logins) -> None:
     accounts.add_user("bob", "password 1")
     logins.check("bob", "password 1", HERE)

@@ -153,6 +153,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self.gone = False
+        self.stamp = "first password"
 
     def admit(self, request: object, need: object, name: str) -> Identity:
         return Identity("", "anonymous", lambda action, repository, tag: repository == "open")
@@ -173,7 +174,7 @@ class Accounts:
         def may(action: Action, repository: str, tag: str) -> bool:
             return action == "pull" and (repository == "open" or repository.startswith("team/"))
 
-        return Identity("alice", "user", may)
+        return Identity("alice", "user", may, stamp=self.stamp)
 
 
 @pytest.fixture
@@ -217,7 +218,9 @@ def test_a_wrong_password_begins_no_session(guarded: NodeApp) -> None:
     assert 'value="wrong"' not in reply.text
 
 
-def test_a_session_ends_with_logout_time_or_account(guarded: NodeApp, guard: Accounts) -> None:
+def test_a_session_ends_with_logout_time_account_or_secret(
+    guarded: NodeApp, guard: Accounts
+) -> None:
     cookies = [session(log_in(guarded, "right")) for _ in range(3)]
     assert "HttpOnly; SameSite=Strict" in log_in(guarded, "right").headers["Set-Cookie"]
 
@@ -229,7 +232,10 @@ def test_a_session_ends_with_logout_time_or_account(guarded: NodeApp, guard: Acc
     assert not inside(cookies[0]) and inside(cookies[1])
     guard.gone = True
     assert not inside(cookies[1])
-    guard.gone = False
+    guard.gone, guard.stamp = False, "second password"
+    assert not inside(cookies[1])
+    guard.stamp = "first password"
+    assert inside(cookies[1])
     guarded.now += 13 * 3600
     assert not inside(cookies[2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -54,6 +55,11 @@ class User:
     @property
     def login(self) -> str:
         return self.name
+
+    @property
+    def stamp(self) -> str:
+        """Tells nothing about the password, and is another one after each change of it."""
+        return _stamp(self.password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,11 @@ class Robot:
     created: float = 0.0
     updated: float = 0.0
 
+    @property
+    def stamp(self) -> str:
+        """Tells nothing about the secrets, and is another one after each change of them."""
+        return _stamp(*(secret.digest for secret in self.secrets))
+
     def usable(self, now: float) -> bool:
         return not self.disabled and (not self.expires or now < self.expires)
 
@@ -174,6 +185,10 @@ def check_project_name(name: str) -> str:
 
 def check_robot_name(name: str) -> str:
     return _checked(_ROBOT, name, "robot", "small letters, digits and single ._- in between")
+
+
+def _stamp(*kept: str) -> str:
+    return hashlib.sha256("\0".join(kept).encode()).hexdigest()
 
 
 def _checked(pattern: re.Pattern[str], name: str, what: str, hint: str) -> str:

@@ -124,7 +124,9 @@ class AccountGuard:
     def _full_identity(self, account: Account) -> Identity:
         rights = self._tokens.rights(self._directory.view(), account)
         operator = isinstance(account, User) and account.admin
-        return Identity(account.login, kind_of(account), rights, operator=operator)
+        return Identity(
+            account.login, kind_of(account), rights, operator=operator, stamp=account.stamp
+        )
 
     def _identify(
         self, request: Request, need: Need, name: str

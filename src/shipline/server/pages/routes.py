@@ -36,9 +36,11 @@ def page_routes(node: Node) -> tuple[Route, ...]:
     guard = node.guard
 
     def identity(request: Request) -> Identity:
-        name = sessions.account(cookie(request.header("Cookie"))) if guard.accounts else None
-        found = guard.identity_of(name, request.address) if name else None
-        return found or request.identity
+        session = sessions.find(cookie(request.header("Cookie"))) if guard.accounts else None
+        found = guard.identity_of(session.account, request.address) if session else None
+        if session is None or found is None or found.stamp != session.stamp:
+            return request.identity
+        return found
 
     def visitor(request: Request) -> Visitor:
         query = request.query_string
@@ -166,7 +168,7 @@ def page_routes(node: Node) -> tuple[Route, ...]:
         except Problem as problem:
             return form(request, problem.message, username)
         secure = "; Secure" if request.scheme == "https" else ""
-        value = f"{COOKIE}={sessions.begin(found.name)}; Path=/; HttpOnly; SameSite=Strict"
+        value = f"{COOKIE}={sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
         return _see(
             _local(fields.get("next", "/")),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),

@@ -6,37 +6,50 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from shipline.server.identity import Identity
 
 COOKIE = "shipline_session"
 LIFETIME_S = 12 * 3600.0
 _MOST = 10_000  # sessions; the oldest goes first
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whose it is, the stamp of the account's secrets when it began, and its end in Unix time."""
+
+    account: str
+    stamp: str
+    until: float
+
+
 class Sessions:
-    """Account names by session. A restart of the node ends all of them."""
+    """A restart of the node ends all of them. Safe to use from any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[bytes, tuple[str, float]] = {}
+        self._known: dict[bytes, Session] = {}
 
-    def begin(self, account: str) -> str:
+    def begin(self, identity: Identity) -> str:
         """A new session for an account whose password was right; returns the cookie's value."""
         session = secrets.token_urlsafe(32)
         with self._lock:
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[_key(session)] = (account, self._clock() + LIFETIME_S)
+            until = self._clock() + LIFETIME_S
+            self._known[_key(session)] = Session(identity.name, identity.stamp, until)
         return session
 
-    def account(self, session: str) -> str | None:
-        """The account of a session that still holds."""
+    def find(self, session: str) -> Session | None:
+        """A session that still holds: its account may have other secrets by now."""
         with self._lock:
-            account, until = self._known.get(_key(session), ("", 0.0))
-            if until <= self._clock():
+            found = self._known.get(_key(session))
+            if found is not None and found.until <= self._clock():
                 self._known.pop(_key(session), None)
                 return None
-        return account
+        return found
 
     def end(self, session: str) -> None:
         with self._lock:
