@@ -241,9 +241,15 @@ def test_oauth_gives_and_takes_refresh_tokens(running: Guarded) -> None:
 
 @pytest.mark.parametrize("grant", ["", "client_credentials", "authorization_code"])
 def test_other_grants_are_refused(running: Guarded, grant: str) -> None:
-    assert form(running, grant_type=grant).status == 400
-    assert form(running, grant_type="refresh_token", refresh_token=grant).status == 401
-    assert form(running, grant_type="password", username="x", password=grant).status == 401
+    other = form(running, grant_type=grant)
+    expected = "unsupported_grant_type" if grant else "invalid_request"
+    assert (other.status, other.json["error"]) == (400, expected)
+    for wrong in (
+        form(running, grant_type="refresh_token", refresh_token=grant),
+        form(running, grant_type="password", username="x", password=grant),
+    ):
+        assert (wrong.status, wrong.json["error"]) == (401, "invalid_grant")
+        assert wrong.json["errors"][0]["message"] == wrong.json["error_description"]
 
 
 def test_public_keys_verify_and_private_ones_stay(running: Guarded) -> None:

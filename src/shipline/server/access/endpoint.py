@@ -23,6 +23,23 @@ _FORM_LIMIT = 64 << 10  # bytes
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
+class OAuthProblem(Problem):
+    """An error of RFC 6749 section 5.2, and the registry's beside it: docker reads that one.
+
+    A grant that is not valid is 401, not 400, since clients of registries tell wrong credentials
+    by it.
+    """
+
+    def __init__(self, status: int, error: str, message: str) -> None:
+        super().__init__(status, "UNAUTHORIZED" if status == 401 else "UNSUPPORTED", message)
+        self.error = error
+
+    def body(self) -> bytes:
+        known = json.loads(super().body())
+        told = {"error": self.error, "error_description": self.message}
+        return json.dumps(told | known).encode()
+
+
 def token_routes(
     directory: Directory, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
 ) -> tuple[Route, ...]:
@@ -55,7 +72,8 @@ def token_routes(
             case "refresh_token":
                 token = form.get("refresh_token", "")
                 return _refreshed(directory, section, request, token), {"refresh_token": token}
-        raise _oauth(400, "unsupported_grant_type", "grant_type is password or refresh_token")
+        error = "unsupported_grant_type" if form.get("grant_type") else "invalid_request"
+        raise OAuthProblem(400, error, "grant_type is password or refresh_token")
 
     def refresh(account: Account | None, client: str) -> dict[str, Any]:
         """People get one; a robot's secret is already good for nothing else."""
@@ -93,7 +111,7 @@ def _refreshed(
     account = None if subject is None else directory.view().account(subject)
     reason = check_alive(account, request.address, directory.clock())
     if account is None or reason:
-        raise _oauth(401, "invalid_grant", "the refresh token is not valid (any more)")
+        raise OAuthProblem(401, "invalid_grant", "the refresh token is not valid (any more)")
     return account
 
 
@@ -103,24 +121,22 @@ def _checked(login: Callable[[], Account]) -> Account:
     except Problem as problem:
         if problem.status != 401:
             raise
-        raise _oauth(401, "invalid_grant", problem.message) from None
+        raise OAuthProblem(401, "invalid_grant", problem.message) from None
 
 
 def _check_service(section: AccessSection, named: list[str]) -> None:
     if named and named[-1] != section.service:
-        raise _oauth(
-            400, "invalid_request", f"this service is {section.service}, not {named[-1][:100]!r}"
-        )
+        raise OAuthProblem(400, "invalid_request", f"this service is {section.service}")
 
 
 def _form(request: Request) -> dict[str, str]:
     if request.content_type != "application/x-www-form-urlencoded":
-        raise _oauth(400, "invalid_request", "send application/x-www-form-urlencoded")
+        raise OAuthProblem(400, "invalid_request", "send application/x-www-form-urlencoded")
     try:
         text = request.read(_FORM_LIMIT).decode()
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=100, errors="strict"))
     except ValueError:
-        raise _oauth(400, "invalid_request", "the form cannot be read") from None
+        raise OAuthProblem(400, "invalid_request", "the form cannot be read") from None
 
 
 def _document(granted: Granted) -> dict[str, Any]:
@@ -137,9 +153,3 @@ def _text(scopes: tuple[Scope, ...]) -> str:
 
 def _answer(document: dict[str, Any]) -> Response:
     return Response.of(200, _JSON, json.dumps(document).encode())
-
-
-def _oauth(status: int, code: str, message: str) -> Problem:
-    """An error of RFC 6749 section 5.2, for clients of that, in the registry's shape."""
-    reason = "UNAUTHORIZED" if status == 401 else "UNSUPPORTED"
-    return Problem(status, reason, f"{code}: {message}")

@@ -8,6 +8,7 @@ looked at again with every request, so that what is taken away is gone at once.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Tokens:
         self._directory = directory
         self._keys = keys
         self._section = section
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[bytes, _Seen] = {}  # by hash: what lies in memory opens nothing
 
     def issue(self, account: Account | None, wanted: Iterable[Scope]) -> Granted:
         """A token for an account, or for nobody."""
@@ -91,13 +92,14 @@ class Tokens:
 
         A token whose signature was checked costs a look-up until it expires.
         """
-        seen, now, view = self._seen.get(token), self._directory.clock(), self._directory.view()
+        key, now, view = _key(token), self._directory.clock(), self._directory.view()
+        seen = self._seen.get(key)
         if seen is None:
             seen = self._verified(token, view)
         elif seen.view is not view:
-            seen = self._resolved(token, seen.claims, seen.access, view)
+            seen = self._resolved(key, seen.claims, seen.access, view)
         if now >= seen.claims["exp"]:
-            self._seen.pop(token, None)
+            self._seen.pop(key, None)
             raise InvalidToken("expired")
         if seen.claims["sub"]:
             _check_subject(seen, address, now)
@@ -110,15 +112,15 @@ class Tokens:
             access = read_access(claims["access"])
         except (KeyError, TypeError):
             raise InvalidToken("its access is not readable") from None
-        return self._resolved(token, claims, access, view)
+        return self._resolved(_key(token), claims, access, view)
 
     def _resolved(
-        self, token: str, claims: Mapping[str, Any], access: AccessMap, view: View
+        self, key: bytes, claims: Mapping[str, Any], access: AccessMap, view: View
     ) -> _Seen:
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
         seen = _Seen(claims, access, view, view.account(claims["sub"]))
-        self._seen[token] = seen
+        self._seen[key] = seen
         return seen
 
     def _identity(self, seen: _Seen) -> Identity:
@@ -151,6 +153,10 @@ class Tokens:
         elif (wanted.type, wanted.name) == _CATALOG and account is not None:
             actions = {"*"}
         return Scope(wanted.type, wanted.name, frozenset(actions)) if actions else None
+
+
+def _key(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _check_subject(seen: _Seen, address: str, now: float) -> None:
