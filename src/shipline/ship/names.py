@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound
-from shipline.git import Git, GitError, is_ancestor
+from shipline.git import Git, complete_history, is_ancestor, read_repository, shallow_clone
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -32,24 +32,41 @@ from shipline.supply import Attachable
 
 _SHORT = 12  # digits of a commit or tree in a tag
 
+Order = Callable[[str, str], bool]
+"""Of two commits, whether the first is in the history of the second."""
+
 
 class Remote(Attachable, Protocol):
     """A repository of a registry: content, names, referrers."""
 
 
-def placements(repository: Remote, decision: Decision, git: Git) -> tuple[Placement, ...]:
+def placements(repository: Remote, decision: Decision, older: Order) -> tuple[Placement, ...]:
     """What to do about each tag of the decision in one repository. Raises TagConflict."""
     there = snapshot(repository, decision.names)
-    found = place(decision, there, lambda old, new: _is_older(git, old, new))
+    found = place(decision, there, older)
     require_free(found)
     return found
 
 
-def _is_older(git: Git, old: str, new: str) -> bool:
-    try:
+def order_of(git: Git, remote: str, *, fetch: bool) -> Order:
+    """Whether one commit is in the history of another, where a shallow clone may not know.
+
+    Such a clone is completed from `remote` (the usual one where it is empty) before a no is
+    believed. The order raises ShallowClone where that fails or nothing may be fetched.
+    """
+
+    def older(old: str, new: str) -> bool:
+        if is_ancestor(git, old, new):
+            return True
+        clone = read_repository(git, remote=remote)
+        if not clone.shallow:
+            return False
+        if not fetch:
+            raise shallow_clone(clone.remote, "nothing is fetched here unless --fetch says so")
+        complete_history(git, clone.remote)
         return is_ancestor(git, old, new)
-    except GitError:
-        return False
+
+    return older
 
 
 def dirty_decision(decision: Decision, source: Source) -> Decision:
@@ -116,12 +133,12 @@ class Published:
         return (*self.given, *self.there)
 
 
-def publish(repository: Remote, target: Descriptor, decision: Decision, git: Git) -> Published:
+def publish(repository: Remote, target: Descriptor, decision: Decision, older: Order) -> Published:
     """Give `target` its tags: those that never move first. Raises TagConflict, before any is given.
 
     A tag that another run moved meanwhile to a newer commit is left to it.
     """
-    found = placements(repository, decision, git)
+    found = placements(repository, decision, older)
     mutable = {tag.name for tag in decision.tags if tag.mutable}
     given, there, kept = [], [], []
     for one in found:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
-from shipline.git import Git, GitError, fetch_tags, read_repository
+from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository
 from shipline.oci import Digest
 from shipline.policy.tags import (
     Decision,
@@ -19,7 +19,7 @@ from shipline.policy.tags import (
     survey,
 )
 from shipline.ship.feeds import check_feeds
-from shipline.ship.names import dirty_decision, naming_of, placements
+from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
 from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
 from shipline.ship.project import Project, World
 from shipline.ship.section import RESERVED
@@ -112,8 +112,9 @@ def _decided(
         decision = dirty_decision(decision, source)
         if not allow_dirty:
             return decision, replace(naming_of(decision, None), refused=_dirty(source).message)
+    order = order_of(git, project.tags.remote, fetch=fetch)
     try:
-        reuse, notes = _reuse(project, world, decision, git), ()
+        reuse, notes = _reuse(project, world, decision, order), ()
     except TagConflict as conflict:
         if not asking:
             raise
@@ -123,6 +124,10 @@ def _decided(
         if not asking:
             raise
         return decision, naming_of(decision, None, (f"the registry did not tell: {error}",))
+    except ShallowClone as error:
+        if not asking:
+            raise
+        return decision, naming_of(decision, None, (f"{error}: {error.hint}",))
     return decision, naming_of(decision, reuse, notes)
 
 
@@ -142,12 +147,12 @@ def _remote(project: Project, git: Git, version: str) -> str:
     return remote
 
 
-def _reuse(project: Project, world: World, decision: Decision, git: Git) -> Digest | None:
+def _reuse(project: Project, world: World, decision: Decision, order: Order) -> Digest | None:
     """The image that this commit has already; looked for where the image is going to be."""
     image = project.pipeline.image
     if image is None or not decision.push:
         return None
-    return reusable(placements(world.repositories(image), decision, git))
+    return reusable(placements(world.repositories(image), decision, order))
 
 
 def _dirty(source: Source) -> UsageError:

@@ -19,6 +19,7 @@ from shipline.ship.names import (
     decision_results,
     lost_races,
     named,
+    order_of,
     placements,
     publish,
     restored,
@@ -225,12 +226,13 @@ class Works:
     def publish(self, planned: PlannedStep, span: Step) -> Outcome:
         places = (self.image, *self.prepared.project.pipeline.copies)
         decision, target = self.decision, self.target
+        older = order_of(self.git, self.prepared.project.tags.remote, fetch=True)
         for place in places:
-            placements(self.world.repositories(place), decision, self.git)
+            placements(self.world.repositories(place), decision, older)
         names: list[str] = []
         for place in places:
             repository = self.world.repositories(place)
-            done = publish(repository, target, decision, self.git)
+            done = publish(repository, target, decision, older)
             self.tell(place, done, span)
             lost = lost_races(repository, target, done.given)
             for tag in lost:
