@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attached import NAME, Repository, add_image, add_index, attach, payload_for, signed_layer
-from shipline.content import MemoryStore
+from shipline.content import MemoryStore, copy_graph
 from shipline.errors import RegistryError
 from shipline.metadata import SqliteRecords, walk
 from shipline.oci import Descriptor, Index, Manifest, media
@@ -256,6 +256,27 @@ def test_an_image_is_not_let_through_for_looking_like_a_signature(store: Counted
     assert not Judge(trust(), clock=clock).verdict(store, NAME, mixed).accepted
 
 
+@pytest.mark.parametrize("kind", ["application/spdx+json", "application/cose"])
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b\x08layer", b"bin/sh\0", "\N{EURO SIGN}".encode()[:2]]
+)
+def test_a_layer_is_no_document_for_its_type_alone(
+    store: Counted, kind: str, content: bytes
+) -> None:
+    """podman unpacks such layers: nothing but the configuration makes an image for it."""
+    config = Descriptor.of(b"{}", media.OCI_CONFIG)
+    image = Manifest.make(config, [Descriptor.of(content, kind)])
+    copy_graph(MemoryStore(b"{}", content, image.raw), store, image.descriptor)
+    assert not Judge(trust(), clock=clock).verdict(store, NAME, image.descriptor).accepted
+
+
+def test_a_binary_signature_beside_an_empty_configuration_is_a_statement(store: Counted) -> None:
+    config = Descriptor.of(b"{}", media.OCI_EMPTY)
+    signature = Manifest.make(config, [Descriptor.of(b"\xd2\0", "application/cose")])
+    copy_graph(MemoryStore(b"{}", b"\xd2\0", signature.raw), store, signature.descriptor)
+    assert Judge(trust(), clock=clock).verdict(store, NAME, signature.descriptor).accepted
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -267,7 +288,7 @@ def test_an_image_is_not_let_through_for_looking_like_a_signature(store: Counted
     ],
 )
 def test_what_is_no_statement_is_none(raw: bytes) -> None:
-    assert not is_statement(raw)
+    assert not is_statement(MemoryStore(raw), Descriptor.of(raw, ""))
 
 
 @pytest.mark.parametrize("suffix", ["", ".sig", ".att", ".sbom"])

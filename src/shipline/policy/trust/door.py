@@ -12,7 +12,7 @@ from shipline.content import fetch_all
 from shipline.errors import ContentError, GateRefused
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, parse_manifest
 from shipline.policy.trust.cache import VerdictCache
-from shipline.policy.trust.exempt import is_statement
+from shipline.policy.trust.exempt import Statements
 from shipline.policy.trust.rules import Rule, Trust
 from shipline.policy.trust.verdict import Findings, Verdict, judge
 from shipline.supply import Evidence, examine, examine_attestations
@@ -47,6 +47,7 @@ class Judge:
         self._trust = trust
         self._cache = cache or VerdictCache()
         self._clock = clock
+        self._statements = Statements()
 
     def verdict(
         self,
@@ -69,7 +70,7 @@ class Judge:
         if rule.said.action != "require":
             return Verdict(rule.said.action == "accept", rule.said.title, "the rule says so")
         found = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
-        if not found.accepted and _is_statement(source, target):
+        if not found.accepted and self._statements.has(source, target):
             return Verdict(True, rule.said.title, "it is a statement about an image itself")
         return found
 
@@ -148,13 +149,6 @@ class _Asked:
 
 
 _NO_RULE = "add a rule for it to `trust.rules`, or set `trust.default: accept`"
-
-
-def _is_statement(source: Evidence, target: Descriptor) -> bool:
-    try:
-        return is_statement(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
-    except ContentError:
-        return False
 
 
 def _lists(source: Evidence, parent: Descriptor, digest: Digest) -> bool:

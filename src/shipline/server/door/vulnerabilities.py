@@ -12,7 +12,7 @@ from shipline.errors import ContentError
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
 from shipline.policy.gates.reports import Severity, Vulnerability
 from shipline.policy.scans import SCAN_TYPES, Scan, read_scan
-from shipline.policy.trust import is_statement
+from shipline.policy.trust import Statements
 from shipline.server.door.evidence import StoredEvidence
 from shipline.server.door.section import VulnerabilityRule, any_of
 from shipline.supply import Attestation, Kind, PublicKey, attachment_tag, examine_attestations
@@ -40,13 +40,14 @@ class Scans:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[object, ...], tuple[Scan | None, str]] = {}
+        self._statements = Statements()
 
     def covers(self, name: str) -> bool:
         return any(any_of(rule.said.repositories, name) for rule in self._rules)
 
     def refusal(self, source: StoredEvidence, name: str, target: Descriptor) -> str:
         """Why the image may not be pulled, with the way to change that; empty where it may."""
-        if _statement(source, target):
+        if self._statements.has(source, target):
             return ""
         for rule in self._rules:
             if any_of(rule.said.repositories, name):
@@ -156,7 +157,3 @@ def _images(source: StoredEvidence, target: Descriptor) -> Sequence[Descriptor]:
     if not isinstance(parsed, Index):
         return ()
     return [one for one in parsed.manifests if one.platform and one.platform.os != "unknown"]
-
-
-def _statement(source: StoredEvidence, target: Descriptor) -> bool:
-    return is_statement(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
