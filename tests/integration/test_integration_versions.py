@@ -105,6 +105,28 @@ def test_semantic_release_finds_the_same_version(
         assert (version(work, section) or last) == theirs, work.git("log", "--format=%B%x2e")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Search (#7)\n\n* feat: add search\n\n* fix: a typo",
+        "fix: words here (#7)\n\n* fix: words here\n\n* feat(api)!: all gone",
+        "Typos (#7)\n\n* fix: one typo\n\n* docs: other words",
+        "Squashed commit of the following:\n\ncommit 0123456789012345678901234567890123456789\n"
+        "Author: A <a@example.org>\nDate: 1\n\n    feat: add search\n",
+    ],
+)
+def test_semantic_release_reads_the_list_of_a_squash_alike(
+    tools: Path, tmp_path: Path, message: str
+) -> None:
+    work = Work.init(tmp_path / "work")
+    work.git("remote", "add", "origin", "https://example.org/owner/name.git")
+    work.commit("chore: first")
+    work.tag("v1.0.0")
+    work.commit(message)
+    theirs = run(work, str(tools / "semantic-release"), "--noop", "version", "--print")
+    assert version(work, TagsSection()) == theirs
+
+
 def test_a_detached_head_has_a_version_where_semantic_release_has_none(
     tools: Path, tmp_path: Path
 ) -> None:

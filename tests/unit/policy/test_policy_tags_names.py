@@ -16,7 +16,11 @@ from shipline.policy.tags.names import LONGEST, clean, mark
 from shipline.policy.tags.pieces import Piece, fit
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-likely = st.text(alphabet="ab-/._A0@é", min_size=1, max_size=12)
+likely = st.builds(
+    str.__add__,
+    st.sampled_from(["", "", "feature/", "feature-", "hotfix/", "hotfix-", "feature"]),
+    st.text(alphabet="ab-/._A0@é", min_size=1, max_size=12),
+)
 names = st.one_of(likely, st.text(min_size=1, max_size=300))
 
 
@@ -42,6 +46,8 @@ def test_every_ref_name_gives_a_legal_tag(name: str) -> None:
 
 @given(st.sets(names, min_size=2, max_size=8))
 @example({"a/b", "a-b", f"a-b-{mark('a/b')}", "a/b/", "A/B", f"a/b-{mark('a/b')}"})
+@example({"feature/a", "feature-a", f"feature-a-{mark('feature-a')}", "feature//a", "feature-/a"})
+@example({"feature/deadbeef", "feature-deadbeef", "feature/", "feature-", "feature"})
 @example({f"{'x' * 200}a", f"{'x' * 200}b", "x" * 128})
 @example({".a", "-a", "a", f"a-{mark('.a')}", mark("/")})
 @settings(max_examples=400)
@@ -71,6 +77,13 @@ def test_what_changes_gets_a_mark() -> None:
     assert clean("a/b", unique=False) == "a-b"
     assert len(clean("x" * 500)) == LONGEST
     assert clean("///") == mark("///")
+
+
+@pytest.mark.parametrize("directory", ["feature", "feat", "bugfix", "hotfix"])
+def test_a_usual_directory_of_branches_becomes_plain_text(directory: str) -> None:
+    assert clean(f"{directory}/add-login") == f"{directory}-add-login"
+    assert clean(f"{directory}-login") == f"{directory}-login-{mark(f'{directory}-login')}"
+    assert tag_of("feature/add-login", "{branch}-{sha}") == f"feature-add-login-{SHA[:12]}"
 
 
 def test_case_is_kept() -> None:

@@ -157,6 +157,22 @@ def test_prereleases_count_on_and_end_in_their_version() -> None:
     assert decided(on("main"), announced).names == ("v2.0.0",)
 
 
+def test_a_prerelease_never_takes_the_name_of_a_release() -> None:
+    templates = ("v{version}", "v{major}.{minor}.{patch}", "v{major}.{minor}", "v{major}-{sha}")
+    section = TagsSection(rules=(Rule(templates, On(tag="v*")),))
+    found = decided(on("refs/tags/v2.0.0-rc.1"), section=section)
+    assert found.names == ("v2.0.0-rc.1", "v2-0123456789ab")
+    assert {one.entry for one in found.skipped} == set(templates[1:3])
+    assert "is a prerelease" in found.skipped[0].reason
+    patterns = ("{{major}}.{{minor}}.{{patch}}", "{{major}}", "v{{version}}", "{{raw}}")
+    entries = tuple(f"type=semver,pattern={one}" for one in patterns)
+    section = TagsSection(rules=(Rule(entries, On(tag="v*")),))
+    assert decided(on("refs/tags/v2.0.0-rc.1"), section=section).names == (
+        "2.0.0-rc.1",
+        "v2.0.0-rc.1",
+    )
+
+
 def test_a_monorepo_has_versions_by_prefix() -> None:
     section = TagsSection(tag_prefix="api/v", paths=("api/**",))
     found = decided(on("main"), since("api/v1.0.0", "fix: a"), section, {"v7.0.0": OTHER})

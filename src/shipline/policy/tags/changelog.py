@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipline.git import Commit
-from shipline.policy.tags.commits import Change, read_change
+from shipline.policy.tags.commits import Change, read_changes
 from shipline.policy.tags.dates import render_date
 
 _GROUPS = {
@@ -45,8 +45,10 @@ class Release:
     def of(
         cls, title: str, date: int, since: str, until: str, commits: Sequence[Commit]
     ) -> Release:
-        """A release of commits; merges that say nothing but that they merge are left out."""
-        changes = [read_change(commit) for commit in commits]
+        """A release of commits; what was taken back, and merges that only say that they merge, are
+        left out.
+        """
+        changes = read_changes(commits)
         told = tuple(one for one in changes if one.type or one.breaking or not _is_merge(one))
         return cls(title, date, since, until, told)
 

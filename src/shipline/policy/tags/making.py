@@ -96,6 +96,8 @@ def _template(entry: Entry, case: Case) -> Parts:
     fields = template.fields_of(entry.template)
     if fields & template.VERSION_FIELDS and case.version is None:
         raise NotHere(case.reason)
+    if case.version and case.version.prerelease and template.hides_prerelease(entry.template):
+        raise NotHere(f"{case.version} is a prerelease, which this tag would not tell")
     if {"branch", "name"} & fields and "name" not in _values(case):
         raise NotHere("the event has no branch")
     unique = case.situation.unique
@@ -174,8 +176,9 @@ def _of_version(
 ) -> Parts:
     """A prerelease only ever gives its whole version, whatever the pattern asks for."""
     used = expressions_of(entry.pattern)
-    whole = bool(used & {"version", "raw"}) or {"major", "minor", "patch"} <= used
-    pattern = entry.pattern if final or whole else "{{version}}"
+    told = bool(used & {"version", "raw"})
+    whole = told or {"major", "minor", "patch"} <= used
+    pattern = entry.pattern if final or told else "{{version}}"
     pieces = render(pattern, {**expressions(case), **values})
     return pieces, not (whole or not final), reason, final
 

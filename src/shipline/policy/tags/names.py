@@ -1,8 +1,9 @@
 """Image tags out of ref names: legal (distribution specification, "Pull"), and never two for one.
 
-A name that is a legal tag as it is stays as it is. Any other one is cleaned and gets the beginning
-of the SHA-256 of the whole name as its end, and so does a legal one that ends like that: thus two
-names never become one.
+Each tag belongs to one name, which gets it without more: `feature-login` to `feature/login`, any
+other one to the name that is spelt like it. All other names are cleaned and end in the beginning of
+the SHA-256 of the whole name, and so does a legal one that looks like that: thus two never become
+one, and none depends on which other refs there are just now.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _MARK = 8  # hexadecimal digits
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]+")
 _MARKED = re.compile(rf"(?:.*-)?[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
 _VERSION = re.compile(r"v?\d+(?:\.\d+){0,2}(?:[-+.].*)?\Z")
+_DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix)-(?=.)")
 _RESERVED = {"latest", "edge", "nightly"}
 
 
@@ -24,12 +26,16 @@ def clean(name: str, *, room: int = LONGEST, unique: bool = True) -> str:
     Without `unique` only what must change is changed, so that `a/b` and `a-b` become the same.
     """
     cleaned = _ILLEGAL.sub("-", name).lstrip(".-")
-    if cleaned == name and len(name) <= room and not (unique and _MARKED.match(name)):
-        return name
-    if not unique and cleaned and len(cleaned) <= room:
+    own = not unique or (_owner(cleaned) == name and not _MARKED.match(cleaned))
+    if cleaned and own and len(cleaned) <= room:
         return cleaned
     kept = cleaned[: max(0, room - _MARK - 1)].rstrip(".-")
     return f"{kept}-{mark(name)}" if kept else mark(name)
+
+
+def _owner(tag: str) -> str:
+    """The name that gets `tag` itself; nearly nobody uses both `feature/a` and `feature-a`."""
+    return _DIRECTORY.sub(r"\1/", tag)
 
 
 def spelt(text: str) -> str:

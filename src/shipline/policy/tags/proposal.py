@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shipline.policy.tags.commits import Change, Levels, read_change
+from shipline.policy.tags.commits import Change, Levels, read_changes
 from shipline.policy.tags.section import Rule, TagsSection
 from shipline.policy.tags.situation import History, Situation
 from shipline.policy.tags.versions import Level, Version, version_of
@@ -78,22 +78,21 @@ def _following(rule: Rule, section: TagsSection, history: History) -> Proposal:
 
 
 def _level(rule: Rule, section: TagsSection, history: History) -> tuple[Level, str]:
-    changes = [read_change(commit) for commit in history.commits]
-    levels = section.levels
-    level, change = highest(changes, levels)
-    count = f"{len(changes)} commit{'s' * (len(changes) != 1)} since {history.last}"
-    if level is not Level.NONE:
-        told = f"{change.commit.sha[:_SHOWN]} “{_short(change.commit.subject)}”"
+    level, change = highest(read_changes(history.commits), section.levels)
+    number = len(history.commits)
+    count = f"{number} commit{'s' * (number != 1)} since {history.last}"
+    if change is not None and level is not Level.NONE:
+        told = f"{change.commit.sha[:_SHOWN]} “{_short(change.line)}”"
         return level, f"{count}; {told} asks for a {level.name.lower()} version"
     if (rule.none_releasable or section.none_releasable) == "none":
         return level, f"{count}; none of them asks for a version"
     return Level.PATCH, f"{count}; none of them asks for a version, so it is a patch"
 
 
-def highest(changes: list[Change], levels: Levels) -> tuple[Level, Change]:
+def highest(changes: list[Change], levels: Levels) -> tuple[Level, Change | None]:
     """The level of the change that asks for most, and the oldest such change."""
-    change = max(reversed(changes), key=levels.of)
-    return levels.of(change), change
+    change = max(reversed(changes), key=levels.of, default=None)
+    return (levels.of(change) if change else Level.NONE), change
 
 
 def _free(

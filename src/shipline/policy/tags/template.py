@@ -67,6 +67,12 @@ def is_fixed(template: str) -> bool:
     )
 
 
+def hides_prerelease(template: str) -> bool:
+    """Whether the tag of a prerelease would pass for one of the release."""
+    fields, telling = fields_of(template), {"version", "prerelease", "tag", "sha", "commit"}
+    return bool(fields & VERSION_FIELDS) and not fields & telling
+
+
 def _meant(name: str) -> str:
     from difflib import get_close_matches  # only where something is wrong
 
