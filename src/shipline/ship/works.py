@@ -190,8 +190,9 @@ class Works:
         """What is stated about the image, and whether it replaces what was stated before."""
         run, name = self.recorder.run, self.image.name
         found: list[tuple[str, Any, bool]] = []
-        if (gates := run.step(Kind.GATES)) is not None:
-            found += [(one["type"], one["content"], True) for one in gates.results["statements"]]
+        gates = run.step(Kind.GATES)
+        verdicts = gates.results.get("statements", ()) if gates else ()  # skipped: no results
+        found += [(one["type"], one["content"], True) for one in verdicts]
         build = run.step(Kind.BUILD)
         if build is not None and not build.results.get("reused"):
             project = self.prepared.project

@@ -1,0 +1,38 @@
+"""Chains of which the file declares only parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes import Node, node
+from ships import Project, new_project
+
+PASSWORD = {"SHIPLINE_KEY_PASSWORD": "secret"}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with node(tmp_path_factory.mktemp("parts") / "data") as running:
+        yield running
+
+
+def _signed(place: Path, registry: Node, more: str = "") -> Project:
+    """A project with a key; `more` is the rest of its file."""
+    image = f"image: {{image}}-{place.name.replace('_', '-')}\n"
+    text = f"{image}sign: {{key: release.key}}\n{more}"
+    project = new_project(place, registry, text)
+    project.run("key", "generate", "-o", "release", **PASSWORD).ok()
+    project.commit("build: key")
+    return project
+
+
+def test_image_without_gates_is_signed_with_its_provenance(tmp_path: Path, registry: Node) -> None:
+    project = _signed(tmp_path, registry)
+    name = project.ship(**PASSWORD).ok().out.partition("@")[0]
+    key = ("--key", "release.pub")
+    project.run("verify", *key, name).ok()
+    project.run("verify-attestation", *key, "--type", "slsaprovenance1", name).ok()
+    project.run("verify-attestation", *key, "--type", "test-result", name).failed(9)
