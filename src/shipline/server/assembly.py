@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from shipline.server.access import Entrance
+from shipline.server.chores import Chore, chore_routes, collection, retention
 from shipline.server.collect import Report, collect_forever
 from shipline.server.door.retention import retain_forever
 from shipline.server.door.rules import RuleDoor
@@ -35,6 +36,7 @@ class Assembly:
     health: Health
     hooks: Webhooks
     warmer: Warmer
+    chores: tuple[Chore, ...]
     section: RegistrySection
 
     @classmethod
@@ -60,6 +62,8 @@ class Assembly:
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, metrics, base)
+        gc = collection(storage, section.collection, partial(_count_collection, metrics))
+        retain = retention(storage, manifests, section.policy, door)
         node = Node.over(
             storage,
             uploads=uploads,
@@ -67,24 +71,34 @@ class Assembly:
             metrics=metrics,
             guard=entrance.guard,
             door=door,
-            routes=(*health_routes(health), *hook_routes(hooks), *entrance.routes),
+            routes=(
+                *health_routes(health),
+                *hook_routes(hooks),
+                *chore_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
+                *chore_routes("/api/retention", retain, "dry_run"),
+                *entrance.routes,
+            ),
             listeners=(door, *entrance.listeners, hooks, warmer),
             observers=(log_request,) if section.log.requests else (),
         )
-        return cls(node, health, hooks, warmer, section)
+        return cls(node, health, hooks, warmer, (gc, retain), section)
 
     def start(self, group: TaskGroup) -> None:
         """Start what goes on by itself: all of it ends with the scope of `group`."""
         storage, section, node = self.node.storage, self.section, self.node
         group.start(self.warmer.run)
         self.hooks.start(group)
-        group.start(collect_forever, storage, section.collection, told=self._collected)
+        told = partial(_count_collection, node.metrics)
+        group.start(collect_forever, storage, section.collection, told=told)
+        for chore in self.chores:
+            chore.start(group)
         if section.policy.retention:
             group.start(retain_forever, storage, node.manifests, section.policy, door=node.door)
 
-    def _collected(self, report: Report) -> None:
-        self.node.metrics.gc_runs.add("ok")
-        self.node.metrics.gc_freed.add(by=report.bytes)
+
+def _count_collection(metrics: Metrics, report: Report) -> None:
+    metrics.gc_runs.add("ok")
+    metrics.gc_freed.add(by=report.bytes)
 
 
 def _count_login(metrics: Metrics, event: Event) -> None:
