@@ -32,24 +32,28 @@ class Visitor:
 
 def page_routes(node: Node) -> tuple[Route, ...]:
     """Nothing is shown that the visitor could not pull."""
-    sessions = Sessions(node.storage.clock)
-    guard = node.guard
+    site = Site(node)
+    return (
+        route("/", need="own", GET=site.shown(site.front)),
+        route("/-/assets/(?P<name>[a-z.]+)", need="open", GET=site.shown(site.asset)),
+        route("/-/login", need="own", GET=site.shown(site.form), POST=site.shown(site.log_in)),
+        route("/-/logout", need="own", POST=site.shown(site.log_out)),
+        route("/r/(?P<name>[^:@]+)/-/manifests", need="own", GET=site.shown(site.manifests)),
+        route("/r/(?P<name>[^:@]+)", need="own", GET=site.shown(site.repository)),
+        route("/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)", need="own", GET=site.shown(site.by_tag)),
+        route("/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)", need="own", GET=site.shown(site.by_digest)),
+    )
 
-    def identity(request: Request) -> Identity:
-        session = sessions.find(cookie(request.header("Cookie"))) if guard.accounts else None
-        found = guard.identity_of(session.account, request.address) if session else None
-        if session is None or found is None or found.stamp != session.stamp:
-            return request.identity
-        return found
 
-    def visitor(request: Request) -> Visitor:
-        query = request.query_string
-        here = request.path + (f"?{query}" if query else "")
-        host = request.header("Host") or ""
-        return Visitor(identity(request).name, guard.accounts, host, here)
+class Site:
+    """The pages of one node; the public methods but `shown` are handlers."""
 
-    def shown(handler: Handler) -> Handler:
-        """A page instead of JSON where something is wrong."""
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._sessions = Sessions(node.storage.clock)
+
+    def shown(self, handler: Handler) -> Handler:
+        """The handler, with a page instead of JSON where something is wrong."""
 
         def handle(request: Request, **arguments: str) -> Response:
             try:
@@ -62,91 +66,62 @@ def page_routes(node: Node) -> tuple[Route, ...]:
                     headers=list(problem.headers),
                     title="Not found" if problem.status == 404 else "That did not work",
                     message=problem.message,
-                    visitor=visitor(request),
+                    visitor=self._visitor(request),
                 )
 
         return handle
 
-    def front(request: Request) -> Response:
+    def front(self, request: Request) -> Response:
         search, after = _query(request)
-        rows = views.repositories(node, identity(request), after, search)
-        more = rows[views.PAGE - 1].name if len(rows) > views.PAGE else ""
+        rows = views.repositories(self._node, self._identity(request), after, search)
         return page(
             "repositories.html",
             rows=rows[: views.PAGE],
-            more=more,
+            more=rows[views.PAGE - 1].name if len(rows) > views.PAGE else "",
             search=search,
-            visitor=visitor(request),
+            visitor=self._visitor(request),
         )
 
-    def readable(request: Request, name: str) -> str:
-        """The name, if there is such a repository for this visitor: else it is not told apart."""
-        check_repository(name)
-        if not node.storage.exists(name) or not identity(request).may("pull", name):
-            raise Problem(404, "NAME_UNKNOWN", f"There is no repository {name} that you may see.")
-        return name
-
-    def repository(request: Request, name: str) -> Response:
-        readable(request, name)
+    def repository(self, request: Request, name: str) -> Response:
+        self._check_readable(request, name)
         search, after = _query(request)
-        rows = views.tags(node, name, after, search)
-        more = rows[views.PAGE - 1].tagged.tag if len(rows) > views.PAGE else ""
+        rows = views.tags(self._node, name, after, search)
         return page(
             "repository.html",
             name=name,
             rows=rows[: views.PAGE],
-            more=more,
+            more=rows[views.PAGE - 1].tagged.tag if len(rows) > views.PAGE else "",
             search=search,
-            usage=node.storage.usage(name),
-            visitor=visitor(request),
+            usage=self._node.storage.usage(name),
+            visitor=self._visitor(request),
         )
 
-    def manifests(request: Request, name: str) -> Response:
-        readable(request, name)
+    def manifests(self, request: Request, name: str) -> Response:
+        self._check_readable(request, name)
         _, after = _query(request)
-        rows = node.manifests.listing(name, after, views.PAGE + 1)
-        more = str(rows[views.PAGE - 1].digest) if len(rows) > views.PAGE else ""
+        rows = self._node.manifests.listing(name, after, views.PAGE + 1)
         return page(
             "manifests.html",
             name=name,
             rows=rows[: views.PAGE],
-            more=more,
-            visitor=visitor(request),
+            more=str(rows[views.PAGE - 1].digest) if len(rows) > views.PAGE else "",
+            visitor=self._visitor(request),
         )
 
-    def manifest(request: Request, name: str, target: Digest | str) -> Response:
-        readable(request, name)
-        stored = node.manifests.get(name, target)
-        if stored is None:
-            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has nothing under {target}.")
-        tag = target if isinstance(target, str) else ""
-        seen = visitor(request)
-        reference = f"{seen.host}/{name}" + (f":{tag}" if tag else f"@{stored.digest}")
-        return page(
-            "manifest.html",
-            name=name,
-            tag=tag,
-            reference=reference,
-            view=views.image(node, name, stored),
-            verdict=node.door.explain(name, stored),
-            pretty=json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False),
-            visitor=seen,
-        )
+    def by_tag(self, request: Request, name: str, tag: str) -> Response:
+        return self._manifest(request, name, check_tag(tag))
 
-    def by_tag(request: Request, name: str, tag: str) -> Response:
-        return manifest(request, name, check_tag(tag))
+    def by_digest(self, request: Request, name: str, digest: str) -> Response:
+        return self._manifest(request, name, Digest.parse(digest))
 
-    def by_digest(request: Request, name: str, digest: str) -> Response:
-        return manifest(request, name, Digest.parse(digest))
-
-    def assets(request: Request, name: str) -> Response:
+    def asset(self, request: Request, name: str) -> Response:
         found = asset(name)
         if found is None:
             raise Problem(404, "UNSUPPORTED", "The page has no such file.")
         return found
 
-    def form(request: Request, refused: str = "", username: str = "") -> Response:
-        if not guard.accounts:
+    def form(self, request: Request, refused: str = "", username: str = "") -> Response:
+        if not self._node.guard.accounts:
             raise Problem(404, "UNSUPPORTED", "This node has no accounts.")
         return page(
             "login.html",
@@ -154,45 +129,69 @@ def page_routes(node: Node) -> tuple[Route, ...]:
             refused=refused,
             username=username,
             after=_local(request.parameter("next") or "/"),
-            visitor=visitor(request),
+            visitor=self._visitor(request),
         )
 
-    def log_in(request: Request) -> Response:
-        _same_origin(request)
+    def log_in(self, request: Request) -> Response:
+        _check_origin(request)
         fields = _form(request)
-        username = fields.get("username", "")
+        username, guard = fields.get("username", ""), self._node.guard
         if not guard.accounts:
-            return form(request)
+            return self.form(request)
         try:
             found = guard.sign_in(username, fields.get("password", ""), request.address)
         except Problem as problem:
-            return form(request, problem.message, username)
+            return self.form(request, problem.message, username)
         secure = "; Secure" if request.scheme == "https" else ""
-        value = f"{COOKIE}={sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
+        value = f"{COOKIE}={self._sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
         return _see(
             _local(fields.get("next", "/")),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),
         )
 
-    def log_out(request: Request) -> Response:
-        _same_origin(request)
-        sessions.end(cookie(request.header("Cookie")))
+    def log_out(self, request: Request) -> Response:
+        _check_origin(request)
+        self._sessions.end(cookie(request.header("Cookie")))
         return _see("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
 
-    def table(pattern: str, need: str = "own", **handlers: Handler) -> Route:
-        safe = {method: shown(handler) for method, handler in handlers.items()}
-        return route(pattern, need="open" if need == "open" else "own", **safe)
+    def _identity(self, request: Request) -> Identity:
+        """The account of the session, as it is now; else who the guard has admitted."""
+        guard = self._node.guard
+        session = self._sessions.find(cookie(request.header("Cookie"))) if guard.accounts else None
+        found = guard.identity_of(session.account, request.address) if session else None
+        if session is None or found is None or found.stamp != session.stamp:
+            return request.identity
+        return found
 
-    return (
-        table("/", GET=front),
-        table("/-/assets/(?P<name>[a-z.]+)", "open", GET=assets),
-        table("/-/login", GET=form, POST=log_in),
-        table("/-/logout", POST=log_out),
-        table("/r/(?P<name>[^:@]+)/-/manifests", GET=manifests),
-        table("/r/(?P<name>[^:@]+)", GET=repository),
-        table("/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)", GET=by_tag),
-        table("/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)", GET=by_digest),
-    )
+    def _visitor(self, request: Request) -> Visitor:
+        query = request.query_string
+        here = request.path + (f"?{query}" if query else "")
+        host = request.header("Host") or ""
+        return Visitor(self._identity(request).name, self._node.guard.accounts, host, here)
+
+    def _check_readable(self, request: Request, name: str) -> None:
+        """What a visitor may not see is not told apart from what is not there."""
+        check_repository(name)
+        if not self._node.storage.exists(name) or not self._identity(request).may("pull", name):
+            raise Problem(404, "NAME_UNKNOWN", f"There is no repository {name} that you may see.")
+
+    def _manifest(self, request: Request, name: str, target: Digest | str) -> Response:
+        self._check_readable(request, name)
+        stored = self._node.manifests.get(name, target)
+        if stored is None:
+            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has nothing under {target}.")
+        tag = target if isinstance(target, str) else ""
+        visitor = self._visitor(request)
+        return page(
+            "manifest.html",
+            name=name,
+            tag=tag,
+            reference=f"{visitor.host}/{name}" + (f":{tag}" if tag else f"@{stored.digest}"),
+            view=views.image(self._node, name, stored),
+            verdict=self._node.door.explain(name, stored),
+            pretty=json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False),
+            visitor=visitor,
+        )
 
 
 def _query(request: Request) -> tuple[str, str]:
@@ -210,7 +209,7 @@ def _form(request: Request) -> dict[str, str]:
     return {key: values[-1] for key, values in parse_qs(text, keep_blank_values=True).items()}
 
 
-def _same_origin(request: Request) -> None:
+def _check_origin(request: Request) -> None:
     """Browsers say where a form comes from; one of another site is not taken (RFC 6454)."""
     origin = request.header("Origin")
     if origin is not None and origin != f"{request.scheme}://{request.header('Host')}":
