@@ -235,12 +235,17 @@ class Storage:
             self._record_blob(into, digest, size, actor, {})
             return True
 
-    def delete_blob(self, repository: str, digest: Digest) -> bool:
-        """Take a blob from a repository; False where it has none. A collection frees it."""
+    def delete_blob(
+        self, repository: str, digest: Digest, *, check: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Take a blob from a repository; False where it has none. A collection frees it. `check`
+        raises to refuse it, while nobody else changes anything.
+        """
         with self.exclusive():
             size = self.blob_size(repository, digest)
             if size is None:
                 return False
+            check()
             self.commit(
                 no_blob_entries(repository, str(digest)), counts(repository, blobs=-1, bytes=-size)
             )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from shipline.oci import Digest, check_repository
 from shipline.server.http import CHUNK, FileBody, Headers, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, blob_unknown
 from shipline.server.ranges import NotSatisfiable, byte_range, unchanged
-from shipline.server.storage import OpenBlob
+from shipline.server.reach import needed
+from shipline.server.storage import OpenBlob, Storage
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
@@ -29,13 +31,28 @@ def blob_routes(node: Node) -> tuple[Route, ...]:
             raise
 
     def delete(request: Request, name: str, digest: str) -> Response:
-        if not storage.delete_blob(check_repository(name), Digest.parse(digest)):
+        target = Digest.parse(digest)
+        check = partial(check_unneeded, storage, name, target)
+        if not storage.delete_blob(check_repository(name), target, check=check):
             raise blob_unknown(digest)
         node.note(request, "delete", name, digest=digest)
         return Response.of(202)
 
     path = "/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)"
     return (route(path, need="repository", GET=pull, DELETE=delete),)
+
+
+def check_unneeded(storage: Storage, name: str, digest: Digest) -> None:
+    """An image that is there stays whole, whoever may delete: a tag that one may not delete, or
+    that is immutable, leads to what is below it too. Raises Problem 405.
+    """
+    for user in needed(storage, name, str(digest)):
+        raise Problem(
+            405,
+            "UNSUPPORTED",
+            f"{digest} is needed by the manifest {user} of {name}; delete that one first",
+            headers=(("Allow", "GET, HEAD"),),
+        )
 
 
 def _answer(request: Request, digest: Digest, blob: OpenBlob) -> Response:

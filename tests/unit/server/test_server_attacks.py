@@ -1,0 +1,68 @@
+"""What somebody who has some rights tries in order to get more; nothing of it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from attached import Repository, add_image
+from node_app import NodeApp, NodeRepository
+from shipline.content import MemoryStore, copy_graph
+from shipline.globs import Glob
+from shipline.oci import Descriptor, Index, Manifest, parse_manifest
+from shipline.server.door.section import DoorSection, ImmutableRule
+
+Open = Callable[[DoorSection], NodeApp]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Open]:
+    opened: list[NodeApp] = []
+
+    def open_node(policy: DoorSection) -> NodeApp:
+        opened.append(NodeApp(tmp_path, policy))
+        return opened[-1]
+
+    yield open_node
+    for one in opened:
+        one.close()
+
+
+def published(app: NodeApp, name: str, tag: str) -> tuple[NodeRepository, Descriptor, Descriptor]:
+    """An index of one image under a tag; the index and the image."""
+    source, goal = Repository(), app.repository(name)
+    image = add_image(source)
+    index = Index.make([image])
+    source.push(index.descriptor, MemoryStore(index.raw))
+    copy_graph(source, goal, index.descriptor)
+    goal.tag(index.descriptor, source, tag)
+    return goal, index.descriptor, image
+
+
+def blobs_of(store: NodeRepository, image: Descriptor) -> list[Descriptor]:
+    with store.fetch(image) as reader:
+        manifest = parse_manifest(reader.read(), image.media_type)
+    assert isinstance(manifest, Manifest)
+    return [manifest.config, *manifest.layers]
+
+
+def test_nothing_below_a_tag_can_be_deleted_before_it(node: Open) -> None:
+    """Else who may not move an immutable tag could empty it."""
+    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
+    store, _, image = published(app, "team/app", "v1")
+    for blob in blobs_of(store, image):
+        answer = app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}")
+        assert answer.status == 405 and str(image.digest) in answer.message
+        assert app.call("GET", f"/v2/team/app/blobs/{blob.digest}").status == 200
+
+
+def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
+    app = node(DoorSection())
+    store, index, image = published(app, "team/app", "v1")
+    blobs = blobs_of(store, image)
+    for document in (index, image):
+        assert app.call("DELETE", f"/v2/team/app/manifests/{document.digest}").status == 202
+    for blob in blobs:
+        assert app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}").status == 202
