@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodes import Node, node
-from ships import Project, new_project
+from ships import Project, coverage, new_project
 
 PASSWORD = {"SHIPLINE_KEY_PASSWORD": "secret"}
 
@@ -36,3 +36,15 @@ def test_image_without_gates_is_signed_with_its_provenance(tmp_path: Path, regis
     project.run("verify", *key, name).ok()
     project.run("verify-attestation", *key, "--type", "slsaprovenance1", name).ok()
     project.run("verify-attestation", *key, "--type", "test-result", name).failed(9)
+
+
+def test_every_step_that_did_something_has_a_log(tmp_path: Path, registry: Node) -> None:
+    gate = "gates: {coverage: {min: 80, reports: [coverage.xml]}}\n"
+    project = _signed(tmp_path, registry, gate)
+    project.commit("test: cover", coverage__xml=coverage(5))
+    project.ship(**PASSWORD).failed(9)
+    assert "5 of 10 lines" in project.run("runs", "logs", "latest", "gates").ok().out
+    build = project.run("runs", "logs", "latest", "build").ok().out
+    assert "COPY app" in build
+    project.ship("--resume", **PASSWORD).failed(9)
+    assert project.run("runs", "logs", "latest", "build").ok().out == build

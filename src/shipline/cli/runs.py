@@ -95,7 +95,13 @@ def _runs() -> Runs:
 def _line(run: Run) -> str:
     began = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
     took = f"{run.finished - run.started:.0f}s" if run.finished else ""
-    what = " ".join(run.tags) or run.digest or run.error.partition("\n")[0]
+    what = " ".join(run.tags) or _unnamed(run)
     return (
         f"{run.id}  {run.state.value:<11}  {began}  {took:>6}  {run.commit[:12]}  {what}".rstrip()
     )
+
+
+def _unnamed(run: Run) -> str:
+    """What a run without names came to: why it failed, else its digest."""
+    found = run.error.partition("\n")[0] or run.digest
+    return f"{run.image}: {found}" if run.image and found else found or run.image

@@ -182,11 +182,17 @@ def _ship(
     prepared: Prepared, world: World, options: Options, settings: Settings, *, as_json: bool
 ) -> int:
     from shipline.cli.shipbuild import builder
-    from shipline.ship import Runs, ship
+    from shipline.ship import Runs, StepLogs, ship
 
     resume = _resume(prepared, world, options)
+    runs, logs = Runs(world.home), StepLogs()
     begun: list[str] = []
-    stream = Stream(*_sinks(options.mode))
+
+    def begin(run: str) -> None:
+        logs.begin(runs.directory(run))
+        begun.append(run)
+
+    stream = Stream(*_sinks(options.mode), logs)
     world = replace(world, build=builder(stream))
     failure: ShiplineError | None = None
     try:
@@ -198,7 +204,7 @@ def _ship(
                     step,
                     resume=resume,
                     keep_going=options.keep_going,
-                    begun=begun.append,
+                    begun=begin,
                 ),
                 lambda: step.warn("cancelling", "interrupt once more to exit at once"),
             )
@@ -209,7 +215,7 @@ def _ship(
     finally:
         for trouble in stream.failures:
             click.echo(f"warning: the progress display failed: {trouble!r}", err=True)
-    run = Runs(world.home).read(begun[0])
+    run = runs.read(begun[0])
     _write_files(run, options)
     if failure is None or as_json:
         _show(run, as_json=as_json)

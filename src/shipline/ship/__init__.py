@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shipline.ship.render import failure_sections, outputs, plan_text, run_text, summary
     from shipline.ship.runs import Runs
     from shipline.ship.shipping import find_run, ship
+    from shipline.ship.steplogs import StepLogs
 
 __all__ = [
     "Build",
@@ -31,6 +32,7 @@ __all__ = [
     "Sign",
     "State",
     "Step",
+    "StepLogs",
     "StepRecord",
     "Wanted",
     "When",
@@ -65,6 +67,7 @@ _PLACES = {
     "Runs": "runs",
     "find_run": "shipping",
     "ship": "shipping",
+    "StepLogs": "steplogs",
 }
 
 
