@@ -31,10 +31,12 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
     """The repository that `git` works in; `remote` is the wanted one instead of the usual one.
 
     The usual one is `origin`, else the only one. Raises NoRepository, or GitError for a remote
-    that is not there.
+    that is not there and for a HEAD whose commit is not there.
     """
     answers = git.lines("rev-parse", "--is-shallow-repository", "--is-bare-repository")
     head = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", allowed=(0, 1, 128))
+    if head.status:
+        _require_unborn(git)
     branch = git.run("symbolic-ref", "--quiet", "HEAD", allowed=(0, 1)).output
     chosen, url = _choose(_remotes(git), remote)
     return Repository(
@@ -45,6 +47,16 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
         remote=chosen,
         url=url,
     )
+
+
+def _require_unborn(git: Git) -> None:
+    """Raises GitError where HEAD names a commit, but nobody can read it."""
+    named = git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128))
+    if sha := named.output.decode().strip():
+        raise GitError(
+            f"the repository is damaged or incomplete: the commit {sha[:12]} of HEAD is unreadable",
+            hint="git fsck tells more; a fresh clone repairs it",
+        )
 
 
 def tags(git: Git) -> dict[str, str]:

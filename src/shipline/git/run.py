@@ -9,6 +9,7 @@ Every answer of git that means trouble becomes a GitError with one clear message
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _SETTINGS = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",  # reading refreshes no index
     "GIT_PAGER": "cat",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # history is what commits say, in every clone alike
+    "GIT_GRAFT_FILE": os.devnull,
 }
 
 

@@ -204,3 +204,18 @@ def test_an_abbreviation_names_one_commit(work: Work) -> None:
     sha = work.commit()
     assert abbreviate(work.asked, sha, 12) == sha[:12]
     assert abbreviate(work.asked, "f" * 40, 9) == "f" * 9
+
+
+def test_a_head_that_cannot_be_read_is_not_taken_for_a_new_repository(work: Work) -> None:
+    sha = work.commit("feat: a")
+    (work.path / ".git/objects" / sha[:2] / sha[2:]).unlink()
+    with pytest.raises(GitError, match=f"damaged or incomplete: the commit {sha[:12]} of HEAD"):
+        read_repository(work.asked)
+
+
+def test_local_replacements_and_grafts_change_no_history(work: Work) -> None:
+    old, new = work.commit("feat: a"), work.commit("feat: b")
+    work.git("replace", "--graft", new)
+    (work.path / ".git/info/grafts").write_text(f"{new}\n")
+    assert [one.sha for one in log(work.asked, new)] == [new, old]
+    assert is_ancestor(work.asked, old, new)

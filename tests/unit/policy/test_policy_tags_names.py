@@ -79,7 +79,9 @@ def test_what_changes_gets_a_mark() -> None:
     assert clean("///") == mark("///")
 
 
-@pytest.mark.parametrize("directory", ["feature", "feat", "bugfix", "hotfix"])
+@pytest.mark.parametrize(
+    "directory", ["feature", "feat", "bugfix", "hotfix", "release", "releases"]
+)
 def test_a_usual_directory_of_branches_becomes_plain_text(directory: str) -> None:
     assert clean(f"{directory}/add-login") == f"{directory}-add-login"
     assert clean(f"{directory}-login") == f"{directory}-login-{mark(f'{directory}-login')}"

@@ -315,3 +315,11 @@ def test_every_trouble_is_one_of_ours(pair: tuple[Work, Path]) -> None:
     head.write_text("f" * 40 + "\n")
     with pytest.raises(ShiplineError):
         decided(work)
+
+
+def test_a_pushed_tag_of_another_commit_is_not_given_to_this_one(pair: tuple[Work, Path]) -> None:
+    work, _ = pair
+    work.commit("feat: two")
+    assert decided(work, "refs/tags/v7.0.0").names == ("v7.0.0",)  # not fetched, so CI is believed
+    with pytest.raises(GitError, match=r"the git tag v1\.0\.0 is that of [0-9a-f]{12}, but"):
+        decided(work, "refs/tags/v1.0.0")

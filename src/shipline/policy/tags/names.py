@@ -16,7 +16,7 @@ _MARK = 8  # hexadecimal digits
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]+")
 _MARKED = re.compile(rf"(?:.*-)?[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
 _VERSION = re.compile(r"v?\d+(?:\.\d+){0,2}(?:[-+.].*)?\Z")
-_DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix)-(?=.)")
+_DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix|releases?)-(?=.)")
 _RESERVED = {"latest", "edge", "nightly"}
 
 

@@ -45,6 +45,7 @@ def survey(
     clone = Clone(git, repository, repositories.tags(git), fetch)
     commit = repositories.read_commit(git, repository.head)
     event = _with_head(_with_ref(event, clone, section), clone)
+    _require_tagged(event, clone)
     _, rule, _ = choose_rule(section, event)
     named = event.head if event.kind == "pull-request" else commit.sha
     situation = Situation(
@@ -85,6 +86,17 @@ def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
     if repository.branch:
         return replace(event, ref=ref_of(repository.branch), source="the branch that is out")
     return replace(event, ref=_detached(clone), source="the only branch with the commit")
+
+
+def _require_tagged(event: Event, clone: Clone) -> None:
+    """Raises GitError where a git tag was pushed that names another commit than the one here."""
+    head = clone.repository.head
+    there = clone.tags.get(event.tag, head)
+    if event.tag and there != head:
+        raise GitError(
+            f"the git tag {event.tag} is that of {there[:12]}, but {head[:12]} is here",
+            hint=f"git checkout {event.tag}, or --ref BRANCH for what is here",
+        )
 
 
 def _is_branch(name: str, clone: Clone) -> bool:
