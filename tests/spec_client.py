@@ -116,12 +116,16 @@ class Target:
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
+def digest_of(content: bytes, algorithm: str = "sha256") -> str:
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
 def sha256(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return digest_of(content)
 
 
 def sha512(content: bytes) -> str:
-    return f"sha512:{hashlib.sha512(content).hexdigest()}"
+    return digest_of(content, "sha512")
 
 
 def to_json(document: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,8 +54,8 @@ class Descriptor:
             size,
             Platform.from_json(platform) if isinstance(platform, dict) else None,
             annotations_from(value),
-            str(value.get("artifactType", "")),
-            tuple(url for url in value.get("urls") or () if isinstance(url, str)),
+            text_from(value, "artifactType"),
+            _urls(value.get("urls")),
             _embedded(value.get("data")),
         )
 
@@ -86,12 +85,26 @@ class Descriptor:
         )
 
 
+def text_from(value: Mapping[str, Any], key: str) -> str:
+    """A text of a parsed document, empty where there is none. Raises ContentError."""
+    found = value.get(key)
+    if found is not None and not isinstance(found, str):
+        raise ContentError(f"{key} is not text: {found!r:.200}")
+    return found or ""
+
+
 def annotations_from(value: Mapping[str, Any]) -> Mapping[str, str]:
     """The `annotations` of a parsed document. Raises ContentError unless it maps text to text."""
     found = value.get("annotations") or {}
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ContentError(f"annotations must map text to text: {found!r:.200}")
     return types.MappingProxyType(found) if found else NO_ANNOTATIONS
+
+
+def _urls(value: object) -> tuple[str, ...]:
+    if value is not None and not isinstance(value, list):
+        raise ContentError(f"urls are not a list: {value!r:.200}")
+    return tuple(url for url in value or () if isinstance(url, str))
 
 
 def _embedded(value: object) -> bytes | None:
@@ -101,5 +114,5 @@ def _embedded(value: object) -> bytes | None:
         raise ContentError("descriptor data is not text, or too long")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; other characters than ASCII raise it as it is
         raise ContentError("descriptor data is not base64") from None

@@ -9,11 +9,15 @@ from typing import Any, Self
 
 from shipline.errors import ContentError
 from shipline.oci import media
-from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, annotations_from
+from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, annotations_from, text_from
 from shipline.oci.platform import Platform, best_match
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
 _ENTRIES = 10_000  # descriptors in one document
+_FIELDS = {
+    field.casefold(): field
+    for field in ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests")
+} | {"subject": "subject", "annotations": "annotations"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,15 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
     """Read a manifest or an index; `media_type` is what the registry said, if it said anything.
 
     Raises ContentError for anything else, for a document that claims to be both (CVE-2021-41190),
-    for one whose `mediaType` contradicts the registry, and for schema 1.
+    for one whose `mediaType` contradicts the registry, for schema 1, and for a field that is only
+    spelled like one of these: Go's readers take `Layers` for `layers`.
     """
     document = from_bytes(raw)
+    for key in document:
+        if _FIELDS.get(key.casefold(), key) != key:
+            raise ContentError(f"{key!r} is spelled {_FIELDS[key.casefold()]!r}")
     said = media_type.partition(";")[0].strip()
-    claimed = document.get("mediaType", "")
+    claimed = text_from(document, "mediaType")
     if claimed and said in media.NAMED and claimed != said:
         raise ContentError(f"the manifest says {claimed!r}, its registry says {said!r}")
     if "manifests" in document and ("layers" in document or "config" in document):
@@ -128,11 +136,17 @@ def to_bytes(document: Mapping[str, Any]) -> bytes:
 
 
 def from_bytes(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`. Raises ContentError; a key that stands twice is refused."""
+    """The JSON object in `raw` (RFC 8259: UTF-8, no mark before it, finite numbers).
+
+    Raises ContentError, also for a key that stands twice, and for half of a surrogate pair: what
+    readers make of these differs.
+    """
     if len(raw) > 4 * MANIFEST_LIMIT:
         raise ContentError(f"the document has {len(raw)} bytes, too many")
     try:
-        document = json.loads(raw, object_pairs_hook=_unique)
+        document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_not_json)
+        if b"\\u" in raw:
+            to_bytes(document)
     except (ValueError, RecursionError) as error:
         raise ContentError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -145,6 +159,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _not_json(word: str) -> None:
+    raise ValueError(f"{word} is not a value")
 
 
 def _finish(
@@ -177,7 +195,7 @@ def _manifest(raw: bytes, document: Mapping[str, Any], media_type: str) -> Manif
         Descriptor.from_json(document["config"]),
         _entries(document, "layers"),
         _subject(document),
-        str(document.get("artifactType", "")),
+        text_from(document, "artifactType"),
         annotations_from(document),
     )
 
@@ -188,6 +206,6 @@ def _index(raw: bytes, document: Mapping[str, Any], media_type: str) -> Index:
         media_type,
         _entries(document, "manifests"),
         _subject(document),
-        str(document.get("artifactType", "")),
+        text_from(document, "artifactType"),
         annotations_from(document),
     )

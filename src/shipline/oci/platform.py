@@ -75,8 +75,10 @@ class Platform:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises ContentError where `os` or `architecture` is missing or not text."""
         words = [value.get(key, "") for key in ("os", "architecture", "variant", "os.version")]
-        features = value.get("os.features") or ()
-        if not all(isinstance(word, str) for word in (*words, *features)):
+        features = value.get("os.features") or []
+        if not isinstance(features, list) or not all(
+            isinstance(word, str) for word in (*words, *features)
+        ):
             raise ContentError(f"not a platform: {value!r}")
         return cls.normal(*words[:3], os_version=words[3], os_features=tuple(features))
 

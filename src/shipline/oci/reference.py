@@ -91,7 +91,7 @@ def check_tag(tag: str) -> str:
     """The tag. Raises InvalidReference where a registry would refuse it."""
     if not _TAG.match(tag):
         raise InvalidReference(
-            f"not a tag: {tag!r}",
+            f"not a tag: {tag[:200]!r}",
             hint="letters, digits, '_', '.' and '-', at most 128, not starting with '.' or '-'",
         )
     return tag
@@ -100,7 +100,7 @@ def check_tag(tag: str) -> str:
 def check_repository(name: str) -> str:
     """The repository name. Raises InvalidReference where a registry would refuse it."""
     if not _REPOSITORY.match(name) or len(name) > _LONGEST:
-        raise InvalidReference(f"not a repository name: {name!r}")
+        raise InvalidReference(f"not a repository name: {name[:300]!r}")
     return name
 
 

@@ -18,6 +18,7 @@ _PIECE = 256 << 10  # bytes of a file that are sent at a time; four times as man
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_HOSTLESS = ("HTTP/1.0", "HTTP/1")  # granian writes the second for the first
 _LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -63,7 +64,7 @@ class Request:
         Raises Problem 400 unless one host is named, 501 for a body that is coded, not only chunked.
         """
         host = self._environ.get("HTTP_HOST") or ""
-        if "," in host or (not host and self._environ.get("SERVER_PROTOCOL") != "HTTP/1.0"):
+        if "," in host or (not host and self._environ.get("SERVER_PROTOCOL") not in _HOSTLESS):
             raise Problem(400, "UNSUPPORTED", "a request names one host")
         coding = self._environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":

@@ -16,7 +16,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The first and last byte that are asked for, clamped to `size`; None means all.
 
     A header that asks for several ranges or makes no sense is ignored (RFC 9110, 14.2). Raises
-    NotSatisfiable where the range begins behind the end.
+    NotSatisfiable where the range begins behind the end, of the content or its own.
     """
     if not header or len(header) > _LONGEST:
         return None
@@ -29,11 +29,20 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
             raise NotSatisfiable
         return size - length, size - 1
     first, last = int(match[1]), int(match[2]) if match[2] else size - 1
-    if match[2] and last < first:
-        return None
-    if first >= size:
+    if first >= size or last < first:
         raise NotSatisfiable
     return first, min(last, size - 1)
+
+
+def may_change(if_match: str | None, if_none_match: str | None, etag: str) -> bool:
+    """Whether the client wants what has `etag` now to change; empty is what is not there (RFC 9110,
+    13.1.1 and 13.1.2).
+    """
+    if if_match is not None:
+        wanted = {one.strip() for one in if_match.split(",")}
+        if not etag or not wanted & {"*", etag}:
+            return False
+    return not etag or not unchanged(if_none_match, etag)
 
 
 def unchanged(if_none_match: str | None, etag: str) -> bool:

@@ -6,6 +6,7 @@ SHIPLINE_CONFORMANCE_URL names one more registry, for example http://127.0.0.1:5
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from nodes import node
 from spec_client import Target
 
 _OURS, _DEBIAN, _OTHER = "shipline", "docker-registry", "other"
+_NUMBERS = itertools.count()
 _URL = os.environ.get("SHIPLINE_CONFORMANCE_URL", "")
 _IMPLEMENTATIONS = [
     pytest.param(_OURS),
@@ -43,7 +45,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     else:
         url = _URL.rstrip("/")
     name = re.sub("[^a-z0-9]+", "-", request.node.originalname.lower()).strip("-")
-    return Target(url, f"conformance/{name}-{os.getpid()}")
+    return Target(url, f"conformance/{name}-{os.getpid()}-{next(_NUMBERS)}")
 
 
 def _deviation(node: pytest.Function) -> str | None:

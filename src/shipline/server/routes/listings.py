@@ -37,7 +37,7 @@ def listing_routes(node: Node) -> tuple[Route, ...]:
     def referrers(request: Request, name: str, digest: str) -> Response:
         check_repository(name)
         subject = Digest.parse(digest)
-        wanted = request.parameter("artifactType")
+        wanted = (request.parameter("artifactType") or "").replace(" ", "+")  # written as it is
         last = _last(request)
         page: list[dict[str, Any]] = []
         size, more = 0, False

@@ -26,7 +26,7 @@ from shipline.server.problems import (
     manifest_invalid,
     manifest_unknown,
 )
-from shipline.server.ranges import unchanged
+from shipline.server.ranges import may_change, unchanged
 from shipline.server.routes.blobs import FOREVER
 
 _REVALIDATE = ("Cache-Control", "no-cache")
@@ -63,6 +63,7 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         content = _content(raw, request.content_type)
 
         def check() -> None:
+            _check_conditions(node, request, name, target)
             _check_overwrite(node, request.identity, name, digest, tags)
             node.door.push(request.identity, name, digest, content, tags)
 
@@ -85,6 +86,7 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         target = _reference(reference)
 
         def check() -> None:
+            _check_conditions(node, request, name, target)
             _check_removal(node, request.identity, name, target)
             node.door.delete(request.identity, name, target)
 
@@ -103,6 +105,17 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
 
     path = "/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)"
     return (route(path, need="repository", GET=pull, PUT=push, DELETE=delete),)
+
+
+def _check_conditions(node: Node, request: Request, name: str, target: Digest | str) -> None:
+    """A tag may be moved only from the digest that the client has seen. Raises Problem 412."""
+    if_match, if_none_match = request.header("If-Match"), request.header("If-None-Match")
+    if if_match is None and if_none_match is None:
+        return
+    found = node.manifests.get(name, target)
+    if not may_change(if_match, if_none_match, "" if found is None else f'"{found.digest}"'):
+        now = "not there" if found is None else str(found.digest)
+        raise Problem(412, "PRECONDITION_FAILED", f"{name}:{target} is {now}")
 
 
 def _note_pull(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
 from shipline.server.http import Headers, Request, Response, Route, route
 from shipline.server.node import Node
-from shipline.server.problems import digest_invalid, received
+from shipline.server.problems import Problem, digest_invalid, received
 
 _ALGORITHMS = ("sha256", "sha512")
 _BYTES = "application/octet-stream"
@@ -42,14 +44,15 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
         return name
 
     def append(request: Request, name: str, session: str) -> Response:
-        size = uploads.append(
-            admit(request, name, session),
-            session,
-            request.body(),
-            request.header("Content-Range"),
-            request.content_length,
-            actor=request.identity.actor,
-        )
+        with _placed(name, session):
+            size = uploads.append(
+                admit(request, name, session),
+                session,
+                request.body(),
+                request.header("Content-Range"),
+                request.content_length,
+                actor=request.identity.actor,
+            )
         return _open(202, name, session, size)
 
     def finish(request: Request, name: str, session: str) -> Response:
@@ -57,15 +60,16 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
         if digest is None:
             raise digest_invalid("the digest parameter is missing")
         target = Digest.parse(digest)
-        uploads.finish(
-            admit(request, name, session),
-            session,
-            target,
-            request.body(),
-            request.header("Content-Range"),
-            request.content_length,
-            actor=request.identity.actor,
-        )
+        with _placed(name, session):
+            uploads.finish(
+                admit(request, name, session),
+                session,
+                target,
+                request.body(),
+                request.header("Content-Range"),
+                request.content_length,
+                actor=request.identity.actor,
+            )
         size = node.storage.blob_size(name, target) or 0
         node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
         return _created(name, target)
@@ -89,6 +93,21 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             DELETE=cancel,
         ),
     )
+
+
+@contextmanager
+def _placed(name: str, session: str) -> Iterator[None]:
+    """A chunk that is refused for its range is answered with where to go on, as any other."""
+    try:
+        yield
+    except Problem as problem:
+        if problem.status == 416:
+            problem.headers += (("Location", _place(name, session)),)
+        raise
+
+
+def _place(name: str, session: str) -> str:
+    return f"/v2/{name}/blobs/uploads/{session}"
 
 
 def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
@@ -124,7 +143,7 @@ def _created(name: str, digest: Digest) -> Response:
 
 def _open(status: int, name: str, session: str, size: int) -> Response:
     headers: Headers = [
-        ("Location", f"/v2/{name}/blobs/uploads/{session}"),
+        ("Location", _place(name, session)),
         ("Range", received(size)),
         ("Docker-Upload-UUID", session),
     ]
