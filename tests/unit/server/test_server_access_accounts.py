@@ -318,3 +318,63 @@ def test_account_changes_are_told_without_secrets(
     assert len(events) == 3
     for word in ("password 1", secret, new):
         assert word not in told
+
+
+def test_time_does_not_tell_which_robots_exist(
+    accounts: Administration, logins: Logins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind of an account is in its name: it decides how long a wrong secret takes."""
+    robot, _ = accounts.add_robot(Wish("ci", permissions=PULL))
+    accounts.add_user("bob", "password 1")
+    hashed: list[str] = []
+    monkeypatch.setattr(
+        "shipline.server.access.login.same_password", lambda *one: bool(hashed.append(one[1]))
+    )
+    for name, kept in (("robot$nobody", 0), (robot.login, 0), ("nobody", 1), ("bob", 1)):
+        hashed.clear()
+        assert refused(logins, name, "wrong", f"192.0.2.{len(name)}") == 401
+        assert len(hashed) == kept, name
+
+
+def test_who_tries_on_does_not_fill_the_audit_log(
+    accounts: Administration, logins: Logins, events: list[Event], clock: Clock
+) -> None:
+    accounts.add_user("bob", "password 1")
+    for number in range(50):
+        refused(logins, "bob", f"guess {number}")
+        refused(logins, f"robot${number}", "guess")
+    before = len(events)
+    for number in range(50):
+        assert refused(logins, "bob", f"guess {number}") == 429
+        assert refused(logins, f"robot$new{number}", "guess") == 429
+    assert len(events) <= before + 1
+    clock.now += 100
+    assert refused(logins, "bob", "guess") == 401
+    before = len(events)
+    assert refused(logins, "bob", "guess") == 429
+    assert len(events) == before + 1
+
+
+def test_a_name_that_nobody_has_is_not_remembered(logins: Logins) -> None:
+    assert refused(logins, "x" * 100_000, "guess") == 401
+    assert all(len(key[1]) < 1000 for key in logins._throttle._known)
+
+
+def test_logins_at_once_leave_threads_for_others(
+    accounts: Administration, logins: Logins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(secret: str, kept: str) -> bool:
+        entered.release()
+        return bool(go_on.wait(10)) and False
+
+    monkeypatch.setattr("shipline.server.access.login.same_password", slow)
+    monkeypatch.setattr(logins, "_waiting", threading.BoundedSemaphore(1))
+    first = threading.Thread(target=refused, args=(logins, "bob", "guess"))
+    first.start()
+    entered.acquire()
+    assert refused(logins, "eve", "guess", "198.51.100.1") == 429
+    go_on.set()
+    first.join()
+    assert refused(logins, "eve", "guess", "198.51.100.1") == 401

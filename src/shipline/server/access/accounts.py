@@ -173,6 +173,11 @@ def _permission(entry: dict[str, Any]) -> Permission:
     return Permission(access=access, repositories=repositories, tags=tags, **entry)
 
 
+def is_user_name(name: str) -> bool:
+    """Whether a user may be called so; robots never are, for the end of their prefix."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_user_name(name: str) -> str:
     """Raises UsageError for what cannot be the name of a user."""
     return _checked(_NAME, name, "user", "small letters, digits and ._- in between")

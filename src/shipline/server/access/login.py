@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shipline.server.access.accounts import Account, Robot, User
+from shipline.server.access.accounts import Account, Robot, User, is_user_name
 from shipline.server.access.directory import Directory, View
 from shipline.server.access.proxies import Network, neighbourhood
 from shipline.server.access.secret import same_password, same_secret
@@ -24,6 +24,8 @@ _FORGET_S = 900.0  # after the last failure
 _TRACKED = 10_000  # pairs, addresses and accounts that are remembered
 _REMEMBER_S = 300.0  # a password that was right is not hashed again so long
 _USED_EVERY_S = 60.0
+_LONGEST_NAME = 600  # characters; accounts have shorter ones
+_WAITING = 128  # logins that are looked at or wait for that: others need the threads too
 Proof = tuple[str, bytes, str]
 """A login name, a hash of the secret that means nothing outside of this process, an address."""
 
@@ -32,6 +34,7 @@ Proof = tuple[str, bytes, str]
 class _Failures:
     count: int
     last: float
+    told: bool = False  # that a try had to wait since the last failure
 
 
 class Throttle:
@@ -58,17 +61,31 @@ class Throttle:
             for kind, key in _keys(name, address):
                 entry = self._known.setdefault((kind, *key), _Failures(0, now))
                 entry.count = 1 if now - entry.last > _FORGET_S else entry.count + 1
-                entry.last = now
+                entry.last, entry.told = now, False
                 self._known.move_to_end((kind, *key))
             while len(self._known) > _TRACKED:
                 self._known.popitem(last=False)
+
+    def is_news(self, name: str, address: str) -> bool:
+        """Whether a try has to wait for the first time since a failure: who tries on and on shall
+        not fill the audit log.
+        """
+        with self._lock:
+            found = [entry for key in _keys(name, address) if (entry := self._entry(key))]
+            news = not all(entry.told for entry in found)
+            for entry in found:
+                entry.told = True
+            return news
 
     def succeeded(self, name: str, address: str) -> None:
         with self._lock:
             self._known.pop(("pair", name, neighbourhood(address)), None)
 
+    def _entry(self, key: tuple[str, tuple[str, ...]]) -> _Failures | None:
+        return self._known.get((key[0], *key[1]))
+
     def _wait(self, kind: str, key: tuple[str, ...], now: float) -> float:
-        entry = self._known.get((kind, *key))
+        entry = self._entry((kind, key))
         if entry is None or entry.count < _FREE[kind]:
             return 0.0
         wait = min(2.0 ** min(entry.count - _FREE[kind], 20), _LONGEST_WAIT_S)
@@ -89,18 +106,26 @@ class Logins:
         self._salt = os.urandom(32)
         self._throttle = Throttle(directory.clock)
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_WAITING)
         self._names = tuple(threading.Lock() for _ in range(64))
         self._right: dict[Proof, tuple[float, View]] = {}
         self._used: dict[str, float] = {}
 
     def check(self, name: str, secret: str, address: str) -> Account:
         """The account. Raises Problem 401, or 429 while its tries have to wait."""
+        if len(name) > _LONGEST_NAME:
+            raise _wrong()
         proof = (name, hmac.digest(self._salt, secret.encode(), "sha256"), address)
         known = self._known(proof, secret)
         if known is not None:
             return known
-        with self._names[hash(name) % len(self._names)]:  # tries at one name wait for each other
-            return self._known(proof, secret) or self._check(proof, secret)
+        if not self._waiting.acquire(blocking=False):
+            raise _later("too many logins at once; try again later", 1)
+        try:
+            with self._names[hash(name) % len(self._names)]:  # one try at a name at a time
+                return self._known(proof, secret) or self._check(proof, secret)
+        finally:
+            self._waiting.release()
 
     def _known(self, proof: Proof, secret: str) -> Account | None:
         """The account of a secret that was right a moment ago, and still is."""
@@ -111,7 +136,7 @@ class Logins:
         account = view.account(proof[0])
         if account is None or right[1] is not view or now >= right[0]:
             return None
-        if isinstance(account, Robot) and _refusal(account, secret, proof[2], now):
+        if isinstance(account, Robot) and _refusal(account, proof[0], secret, proof[2], now):
             return None
         return account
 
@@ -120,11 +145,11 @@ class Logins:
         self._check_patience(name, address)
         view, now = self._directory.view(), self._directory.clock()
         account = view.account(name)
-        reason = _refusal(account, secret, address, now)
+        reason = _refusal(account, name, secret, address, now)
         if reason or account is None:
             self._throttle.failed(name, address)
             self._tell(name, address, f"refused: {reason}")
-            raise Problem(401, "UNAUTHORIZED", "the name or the secret is wrong")
+            raise _wrong()
         self._throttle.succeeded(name, address)
         self._remember(proof, view, now)
         self._tell(name, address, "ok")
@@ -142,13 +167,9 @@ class Logins:
     def _check_patience(self, name: str, address: str) -> None:
         wait = self._throttle.wait_s(name, address)
         if wait > 0:
-            self._tell(name, address, "limited")
-            raise Problem(
-                429,
-                "TOOMANYREQUESTS",
-                "too many failed logins; try again later",
-                headers=(("Retry-After", str(int(wait) + 1)),),
-            )
+            if self._throttle.is_news(name, address):
+                self._tell(name, address, "limited")
+            raise _later("too many failed logins; try again later", int(wait) + 1)
 
     def _remember(self, proof: Proof, view: View, now: float) -> None:
         with self._lock:
@@ -173,8 +194,19 @@ def check_alive(account: Account | None, address: str, now: float) -> str:
             return "" if _near(account.networks, address) else "from another network"
 
 
-def _refusal(account: Account | None, secret: str, address: str, now: float) -> str:
-    """The secret is looked at in any case, so that time does not tell which accounts exist."""
+def _wrong() -> Problem:
+    return Problem(401, "UNAUTHORIZED", "the name or the secret is wrong")
+
+
+def _later(message: str, seconds: int) -> Problem:
+    headers = (("Retry-After", str(seconds)),)
+    return Problem(429, "TOOMANYREQUESTS", message, headers=headers)
+
+
+def _refusal(account: Account | None, name: str, secret: str, address: str, now: float) -> str:
+    """The secret is looked at in any case, and as a user's or a robot's by the name alone, so that
+    time does not tell which accounts exist.
+    """
     match account:
         case Robot():
             right = any(
@@ -183,8 +215,10 @@ def _refusal(account: Account | None, secret: str, address: str, now: float) -> 
             )
         case User():
             right = same_password(secret, account.password)
-        case None:
+        case None if is_user_name(name):
             right = same_password(secret, "")
+        case None:
+            right = same_secret(secret, "")
     return check_alive(account, address, now) or ("" if right else "wrong secret")
 
 
