@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shipline.cli.gateoptions import Flags
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, GateUndecided, UsageError
 from shipline.git import Changes, Git, GitError, changed_lines, resolve
 from shipline.policy.gates import SUMMARY_TYPE, Baseline
 
@@ -46,21 +46,31 @@ def newest_change(git: Git, flags: Flags, changes: Changes | None) -> datetime |
 
 
 def baseline_of(flags: Flags) -> Baseline | None:
-    """From a file, or from the signed statement that is attached to an image."""
+    """From a file, or from the signed statement that is attached to an image.
+
+    Raises GateUndecided where no trusted key signed one.
+    """
     if flags.baseline is not None:
         return Baseline.parse(_read(flags.baseline))
     if not flags.baseline_image:
         return None
     from shipline.cli.signing import open_images, public_keys
-    from shipline.supply import verify_attestations
+    from shipline.supply import SignatureRefused, verify_attestations
 
     keys = public_keys(flags.baseline_keys)
     if not keys:
         raise UsageError("--baseline-image: whose statement counts?", hint="give --baseline-key")
     with open_images([flags.baseline_image], plain=flags.allow_http_registry) as (place,):
-        found = verify_attestations(
-            place.repository, place.target, place.reference, keys, SUMMARY_TYPE
-        )
+        try:
+            found = verify_attestations(
+                place.repository, place.target, place.reference, keys, SUMMARY_TYPE
+            )
+        except SignatureRefused as error:
+            raise GateUndecided(
+                f"there is no baseline that counts: {error.message}",
+                verdicts=error.verdicts,
+                hint="attach one with `shipline gate --image NAME@DIGEST --attest --key KEY`",
+            ) from error
     newest = max((one.statement.predicate for one in found.proven), key=_judged_at)
     return Baseline.parse(json.dumps(newest).encode())
 

@@ -119,6 +119,7 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
     }
     yield _output("version", _version(decision))
     yield _output("tags", "\n".join(names))
+    yield _output("tag-names", "\n".join(decision.names))
     yield _output("labels", "\n".join(labels))
     yield _output("annotations", "\n".join(annotations))
     yield _output("json", json.dumps(document, sort_keys=True))

@@ -118,6 +118,21 @@ def test_an_event_file_of_another_shape_is_read_as_far_as_it_goes(payload: dict[
     assert event_from(environ, payload).number == "7"
 
 
+def test_the_merge_queue_is_a_pull_request_that_is_not_pushed() -> None:
+    environ = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_EVENT_NAME": "merge_group",
+        "GITHUB_REF": f"refs/heads/gh-readonly-queue/release/1/pr-7-{HEAD}",
+        "GITHUB_SHA": SHA,
+    }
+    found = event_from(environ)
+    assert (found.kind, found.number, found.base) == ("pull-request", "7", "release/1")
+    assert (found.head, found.sha) == (SHA, SHA)  # what the base would become is what is built
+    payload = {"merge_group": {"base_ref": "refs/heads/main"}}
+    assert event_from(environ, payload).base == "main"
+    assert event_from({**environ, "GITHUB_REF": "refs/heads/other"}).kind == "push"
+
+
 @pytest.mark.parametrize(
     "environ",
     [

@@ -57,6 +57,13 @@ def test_the_usual_entries(ref: str, tags: list[str]) -> None:
     assert [*decided(ref, *DEFAULT).names] == tags
 
 
+def test_a_date_in_a_git_tag_stays_as_it_is() -> None:
+    assert decided("refs/tags/20200110-RC2", r"type=match,pattern=\d+").names == (
+        "20200110",
+        "latest",
+    )
+
+
 @pytest.mark.parametrize(
     ("tag", "pattern", "tags"),
     [

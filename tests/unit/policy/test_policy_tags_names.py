@@ -63,7 +63,7 @@ def test_entries_of_metadata_action_keep_refs_apart_too(refs: set[str]) -> None:
     assert distinct(tag_of(ref, "", section) for ref in refs)
 
 
-@pytest.mark.parametrize("name", ["login", "JIRA-12_fix.2", "a" * 100])
+@pytest.mark.parametrize("name", ["login", "JIRA-12_fix.2", "a" * 100, "20200110"])
 def test_a_name_that_is_legal_stays_as_it_is(name: str) -> None:
     assert tag_of(f"feature/{name}", "feature-{name}", _feature()) == f"feature-{name}"
 
@@ -86,6 +86,12 @@ def test_a_usual_directory_of_branches_becomes_plain_text(directory: str) -> Non
     assert clean(f"{directory}/add-login") == f"{directory}-add-login"
     assert clean(f"{directory}-login") == f"{directory}-login-{mark(f'{directory}-login')}"
     assert tag_of("feature/add-login", "{branch}-{sha}") == f"feature-add-login-{SHA[:12]}"
+
+
+@given(names)
+def test_a_mark_is_no_date(name: str) -> None:
+    assert len(mark(name)) == 8
+    assert not mark(name).isdecimal()
 
 
 def test_case_is_kept() -> None:

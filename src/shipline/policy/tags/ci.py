@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shipline.policy.tags.event import Event, Kind, pull_number, ref_of
@@ -113,6 +114,7 @@ _SYSTEMS = (
     ),
 )
 _NO = {"", "false"}
+_QUEUE = re.compile(r"gh-readonly-queue/(?P<base>.+)/pr-(?P<number>\d+)-[0-9a-f]{40,64}")
 
 
 def event_from(environ: Mapping[str, str], payload: Mapping[str, Any] | None = None) -> Event:
@@ -139,7 +141,7 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
         kind, ref = "pull-request", ref if pull_number(ref) else f"refs/pull/{number}/head"
     elif name == "schedule":
         kind = "schedule"
-    return Event(
+    event = Event(
         kind,
         ref,
         sha=environ.get("GITHUB_SHA", ""),
@@ -155,6 +157,17 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
         url=_text(repository, "html_url") or _github_url(environ),
         licenses=_text(_part(repository, "license"), "spdx_id"),
     )
+    return _queued(event, payload) if name == "merge_group" else event
+
+
+def _queued(event: Event, payload: Mapping[str, Any]) -> Event:
+    """A pull request in the merge queue: what is built is the commit that the base would become."""
+    found = _QUEUE.fullmatch(event.branch)
+    if not found:
+        return event
+    base = _branch(_text(_part(payload, "merge_group"), "base_ref")) or found["base"]
+    number = found["number"]
+    return replace(event, kind="pull-request", number=number, head=event.sha, base=base)
 
 
 def _github_url(environ: Mapping[str, str]) -> str:

@@ -57,7 +57,10 @@ def make(entry: Entry, case: Case) -> Made:
     pieces, mutable, reason, latest = _KINDS[entry.type](entry, case)
     if entry.type != "template":
         pieces = _dressed(pieces, entry, case)
-    name = fit(pieces, unique=case.section.unique_names)
+    try:
+        name = fit(pieces, unique=case.section.unique_names)
+    except ConfigError as error:
+        raise ConfigError(f"{entry}: {error.message}", hint=error.hint) from None
     _refuse_disguise(name, pieces, entry, case)
     if entry.immutable is not None or case.rule.immutable is not None:
         mutable = not (case.rule.immutable if entry.immutable is None else entry.immutable)

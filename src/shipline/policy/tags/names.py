@@ -14,7 +14,7 @@ import re
 LONGEST = 128  # characters of a tag
 _MARK = 8  # hexadecimal digits
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]+")
-_MARKED = re.compile(rf"(?:.*-)?[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
+_MARKED = re.compile(rf"(?:.*-)?(?=\d*[a-f])[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
 _VERSION = re.compile(r"v?\d+(?:\.\d+){0,2}(?:[-+.].*)?\Z")
 _DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix|releases?)-(?=.)")
 _RESERVED = {"latest", "edge", "nightly"}
@@ -44,8 +44,11 @@ def spelt(text: str) -> str:
 
 
 def mark(name: str) -> str:
-    """Eight digits that tell names apart."""
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_MARK]
+    """Eight digits that tell names apart, a letter among them: a date is no mark."""
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    letter = re.search("[a-f]", digest)
+    start = max(0, letter.start() + 1 - _MARK) if letter else 0
+    return digest[start : start + _MARK]
 
 
 def shortest(name: str) -> int:
