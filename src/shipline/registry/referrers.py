@@ -5,6 +5,7 @@ Distribution specification, "Listing Referrers" and "Referrers Tag Schema".
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from shipline.errors import ContentError, NotFound, RegistryError
@@ -13,8 +14,11 @@ from shipline.registry.channel import WRITE, Channel
 from shipline.registry.documents import fetch_document
 from shipline.registry.origin import Url
 from shipline.registry.pages import PAGE_LIMIT, next_link
+from shipline.tasks import sleep
 
 _PAGES = 100
+_TRIES = 6
+_PAUSE_S = (0.05, 0.4)  # between tries, where others write to the same list
 
 
 def referrers(channel: Channel, subject: Digest, artifact_type: str) -> tuple[Descriptor, ...]:
@@ -29,21 +33,47 @@ def referrers(channel: Channel, subject: Digest, artifact_type: str) -> tuple[De
 def note_referrer(channel: Channel, target: Descriptor, content: bytes) -> None:
     """Enter a pushed manifest in its subject's tag, for a registry without the API.
 
-    Two clients that do this at once can lose an entry: the schema has no answer to that.
+    Nothing is written where it is entered. The schema knows no "only if nobody else wrote", so the
+    list is read again after it was written, and what another client took away is entered again.
+    Raises RegistryError where others keep doing that.
     """
     parsed = parse_manifest(content, target.media_type)
     if parsed.subject is None:
         return
-    before = _from_tag(channel, parsed.subject.digest)
-    if any(one.digest == target.digest for one in before):
-        return
     entry = replace(
         target.plain, artifact_type=_artifact_type(parsed), annotations=parsed.annotations
     )
-    index = Index.make((*before, entry))
+    for attempt in range(_TRIES):
+        before = _from_tag(channel, parsed.subject.digest)
+        if any(one.digest == target.digest for one in before):
+            return
+        if attempt:
+            sleep(random.uniform(*_PAUSE_S))
+            before = _from_tag(channel, parsed.subject.digest)
+        _put_list(channel, parsed.subject.digest, Index.make((*before, entry)))
+    if all(one.digest != target.digest for one in _from_tag(channel, parsed.subject.digest)):
+        raise RegistryError(
+            f"{channel.host}: others keep writing to {referrers_tag(parsed.subject.digest)}",
+            host=channel.host,
+            hint="run the command again",
+        )
+
+
+def repair_referrer(channel: Channel, target: Descriptor, content: bytes) -> None:
+    """Enter a manifest that was there already in its subject's tag, if it fell out of it."""
+    if b'"subject"' not in content:
+        return
+    subject = parse_manifest(content, target.media_type).subject
+    if subject is None:
+        return
+    if not channel.quirks.referrers or _from_api(channel, subject.digest, "") is None:
+        note_referrer(channel, target, content)
+
+
+def _put_list(channel: Channel, subject: Digest, index: Index) -> None:
     channel.call(
         "PUT",
-        channel.manifest(referrers_tag(parsed.subject.digest)),
+        channel.manifest(referrers_tag(subject)),
         expect={200, 201, 202},
         doing="noting a referrer",
         actions=WRITE,

@@ -23,7 +23,7 @@ from shipline.registry.documents import ACCEPT, Documents, fetch_document
 from shipline.registry.download import Download
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.pages import pages
-from shipline.registry.referrers import note_referrer, referrers
+from shipline.registry.referrers import note_referrer, referrers, repair_referrer
 from shipline.registry.upload import Session, cancel, push_blob
 
 _ABSENT = frozenset({404, 403})  # JFrog says 403 for what is not there
@@ -84,15 +84,21 @@ class RemoteRepository:
             ingest.close()
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
-        """Store the content; does nothing where it exists already."""
-        if self._exists(target, WRITE):
+        """Store the content; does nothing where it exists already, except that a manifest which
+        refers to another is entered again in a list of referrers that lost it.
+        """
+        there, named = self._exists(target, WRITE), target.media_type in media.NAMED
+        if not named:
+            if not there:
+                push_blob(self._home, target, source, advance)
             return
-        if target.media_type in media.NAMED:
-            self._put(target, fetch_all(source, target, MANIFEST_LIMIT), str(target.digest))
-            if advance is not None:
-                advance(target.size)
-        else:
-            push_blob(self._home, target, source, advance)
+        content = fetch_all(source, target, MANIFEST_LIMIT)
+        if there:
+            repair_referrer(self._home, target, content)
+            return
+        self._put(target, content, str(target.digest))
+        if advance is not None:
+            advance(target.size)
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         """Take the blob over from `source` without moving bytes; False where it is no other
