@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote
 
@@ -11,7 +10,7 @@ from shipline.oci import Digest, check_repository, check_tag
 from shipline.server.http import Handler, Request, Response, Route, route
 from shipline.server.identity import Identity
 from shipline.server.node import Node
-from shipline.server.pages import views
+from shipline.server.pages import lists, views
 from shipline.server.pages.rendering import SAFE, asset, page
 from shipline.server.pages.sessions import COOKIE, LIFETIME_S, Sessions, cookie
 from shipline.server.problems import Problem, problem_of
@@ -73,11 +72,10 @@ class Site:
 
     def front(self, request: Request) -> Response:
         search, after = _query(request)
-        rows = views.repositories(self._node, self._identity(request), after, search)
+        found = lists.repositories(self._node, self._identity(request), after, search)
         return page(
             "repositories.html",
-            rows=rows[: views.PAGE],
-            more=rows[views.PAGE - 1].name if len(rows) > views.PAGE else "",
+            found=found,
             search=search,
             visitor=self._visitor(request),
         )
@@ -85,12 +83,11 @@ class Site:
     def repository(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         search, after = _query(request)
-        rows = views.tags(self._node, name, after, search)
+        found = lists.tags(self._node, name, after, search)
         return page(
             "repository.html",
             name=name,
-            rows=rows[: views.PAGE],
-            more=rows[views.PAGE - 1].tagged.tag if len(rows) > views.PAGE else "",
+            found=found,
             search=search,
             usage=self._node.storage.usage(name),
             visitor=self._visitor(request),
@@ -99,12 +96,12 @@ class Site:
     def manifests(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         _, after = _query(request)
-        rows = self._node.manifests.listing(name, after, views.PAGE + 1)
+        rows = self._node.manifests.listing(name, after, lists.PAGE + 1)
         return page(
             "manifests.html",
             name=name,
-            rows=rows[: views.PAGE],
-            more=str(rows[views.PAGE - 1].digest) if len(rows) > views.PAGE else "",
+            rows=rows[: lists.PAGE],
+            more=str(rows[lists.PAGE - 1].digest) if len(rows) > lists.PAGE else "",
             visitor=self._visitor(request),
         )
 
@@ -189,7 +186,6 @@ class Site:
             reference=f"{visitor.host}/{name}" + (f":{tag}" if tag else f"@{stored.digest}"),
             view=views.image(self._node, name, stored),
             verdict=self._node.door.explain(name, stored),
-            pretty=json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False),
             visitor=visitor,
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from shipline.errors import ContentError
@@ -18,36 +20,20 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.server.cache import Stored
-from shipline.server.entries import Usage
-from shipline.server.identity import Identity
-from shipline.server.manifests import Listed, Manifests, Tagged
+from shipline.server.manifests import Listed
 from shipline.server.node import Node
 
-PAGE = 100  # rows
-_SCANNED = 20_000  # repositories looked at for one search
 _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
+_MOST = 100  # values of one member of the configuration
+_LONGEST = 2000  # characters of one label, annotation or step
+_DOCUMENT = 256 << 10  # characters of a manifest that are shown
+_FACTS = ("User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal")
 _ATTACHED = (".sig", ".att", ".sbom")
 _ATTESTATION = "attestation-manifest"  # BuildKit's mark in an index, no platform of the image
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryRow:
-    """A repository with what it holds."""
-
-    name: str
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class TagRow:
-    """A tag and what is behind it; `size` in bytes, of all platforms together."""
-
-    tagged: Tagged
-    media_type: str
-    platforms: tuple[str, ...]
-    size: int
-    signatures: int
+Fact = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +67,32 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """Everything about one manifest. `config` is None for an index or another artifact."""
+    """Everything about one manifest. `config` is None for an index or another artifact, and where
+    it is `damaged`. Texts that an image brings are cut where they are very long.
+    """
 
     listed: Listed | None
     document: Manifest | Index
     digest: Digest
     config: ImageConfig | None
+    damaged: bool
+    facts: tuple[Fact, ...]
+    notes: tuple[tuple[str, str], ...]
     children: tuple[Child, ...]
     steps: tuple[Step, ...]
     size: int
     signatures: tuple[Attachment, ...]
     attestations: tuple[Attachment, ...]
     others: tuple[Attachment, ...]
-
-
-def repositories(node: Node, identity: Identity, after: str, search: str) -> list[RepositoryRow]:
-    """Up to PAGE + 1 repositories that `identity` may pull, by name, those after `after`."""
-    found: list[RepositoryRow] = []
-    for name in _names(node, after):
-        if search in name and identity.may("pull", name):
-            found.append(RepositoryRow(name, node.storage.usage(name)))
-            if len(found) > PAGE:
-                break
-    return found
-
-
-def tags(node: Node, name: str, after: str, search: str) -> list[TagRow]:
-    """Up to PAGE + 1 tags, without those that only hold signatures and attestations."""
-    found: list[TagRow] = []
-    for tagged in _tagged(node.manifests, name, after):
-        if search in tagged.tag and not is_attachment(tagged.tag):
-            found.append(_tag_row(node, name, tagged))
-            if len(found) > PAGE:
-                break
-    return found
+    more_attached: bool
+    text: str
 
 
 def image(node: Node, name: str, stored: Stored) -> ImageView:
     """Raises ContentError for a document that is damaged on the disk."""
     document = parse_manifest(stored.raw, stored.media_type)
-    config = _config(node, name, document)
-    attached = [*_referrers(node, name, stored.digest), *_by_tag(node, name, stored.digest)]
+    config = config_of(node, name, document)
+    attached, more = attached_to(node, name, stored.digest)
     kinds: dict[str, list[Attachment]] = {"signature": [], "attestation": []}
     others: list[Attachment] = []
     for one in attached:
@@ -131,76 +102,43 @@ def image(node: Node, name: str, stored: Stored) -> ImageView:
         document,
         stored.digest,
         config,
+        config is None and _has_image_config(document),
+        tuple(_facts(config)) if config is not None else (),
+        tuple(_notes(document, config)),
         tuple(_children(node, name, document)),
         tuple(_steps(document, config)),
-        _size(node, name, document),
+        size_of(node, name, document),
         tuple(kinds["signature"]),
         tuple(kinds["attestation"]),
         tuple(others),
+        more,
+        _cut(json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False), _DOCUMENT),
     )
 
 
-def is_attachment(tag: str) -> bool:
-    """Whether a tag is cosign's for signatures and the like, or the referrers tag."""
-    head, dash, rest = tag.partition("-")
-    hexadecimal = rest.partition(".")[0]
-    return bool(dash) and head in ("sha256", "sha512") and len(hexadecimal) >= 64
-
-
-def _names(node: Node, after: str) -> Iterator[str]:
-    seen = 0
-    while seen < _SCANNED and (page := node.storage.repositories(after, 1000)):
-        yield from page
-        seen, after = seen + len(page), page[-1]
-
-
-def _tagged(manifests: Manifests, name: str, after: str) -> Iterator[Tagged]:
-    seen = 0
-    while seen < _SCANNED and (page := manifests.tagged(name, after, 1000)):
-        yield from page
-        seen, after = seen + len(page), page[-1].tag
-
-
-def _tag_row(node: Node, name: str, tagged: Tagged) -> TagRow:
-    stored = node.manifests.get(name, tagged.digest)
-    if stored is None:  # deleted between the two reads
-        return TagRow(tagged, "", (), 0, 0)
-    document = parse_manifest(stored.raw, stored.media_type)
-    attached = [*_referrers(node, name, stored.digest), *_by_tag(node, name, stored.digest)]
-    return TagRow(
-        tagged,
-        document.artifact_type or stored.media_type,
-        _platforms(node, name, document),
-        _size(node, name, document),
-        sum(one.what == "signature" for one in attached),
-    )
-
-
-def _platforms(node: Node, name: str, document: Manifest | Index) -> tuple[str, ...]:
-    if isinstance(document, Index):
-        return tuple(str(one.platform) for one in document.manifests if _is_image(one))
-    config = _config(node, name, document)
-    return (str(config.platform),) if config is not None else ()
-
-
-def _is_image(entry: Descriptor) -> bool:
+def is_image(entry: Descriptor) -> bool:
     kind = entry.annotations.get("vnd.docker.reference.type")
     return entry.platform is not None and kind != _ATTESTATION
 
 
+def _has_image_config(document: Manifest | Index) -> bool:
+    known = (media.OCI_CONFIG, media.DOCKER_CONFIG)
+    return isinstance(document, Manifest) and document.config.media_type in known
+
+
 def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Child]:
     for entry in document.manifests if isinstance(document, Index) else ():
-        platform = str(entry.platform) if _is_image(entry) else "attestation"
+        platform = str(entry.platform) if is_image(entry) else "attestation"
         if entry.platform is None and not entry.annotations:
             platform = ""
         found = node.manifests.get(name, entry.digest)
         size = None
         if found is not None:
-            size = _size(node, name, parse_manifest(found.raw, found.media_type))
+            size = size_of(node, name, parse_manifest(found.raw, found.media_type))
         yield Child(entry, platform, size)
 
 
-def _size(node: Node, name: str, document: Manifest | Index) -> int:
+def size_of(node: Node, name: str, document: Manifest | Index) -> int:
     """Bytes that a client downloads for everything below the document, itself not counted."""
     if isinstance(document, Manifest):
         return document.config.size + sum(layer.size for layer in document.layers)
@@ -208,14 +146,12 @@ def _size(node: Node, name: str, document: Manifest | Index) -> int:
     for entry in document.manifests:
         found = node.manifests.get(name, entry.digest)
         if found is not None and found.media_type in media.MANIFESTS:
-            total += _size(node, name, parse_manifest(found.raw, found.media_type))
+            total += size_of(node, name, parse_manifest(found.raw, found.media_type))
     return total
 
 
-def _config(node: Node, name: str, document: Manifest | Index) -> ImageConfig | None:
-    if isinstance(document, Index):
-        return None
-    if document.config.media_type not in (media.OCI_CONFIG, media.DOCKER_CONFIG):
+def config_of(node: Node, name: str, document: Manifest | Index) -> ImageConfig | None:
+    if isinstance(document, Index) or not _has_image_config(document):
         return None
     blob = node.storage.open_blob(name, document.config.digest)
     if blob is None:
@@ -233,15 +169,47 @@ def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[S
     layers = iter(document.layers if isinstance(document, Manifest) else ())
     for entry in config.history if config is not None else ():
         layer = None if entry.empty_layer else next(layers, None)
-        yield Step(entry.created_by or entry.comment, entry.created, layer)
+        yield Step(_cut(entry.created_by or entry.comment), entry.created, layer)
     for layer in layers:
-        yield Step(layer.annotations.get("org.opencontainers.image.title", ""), "", layer)
+        title = layer.annotations.get("org.opencontainers.image.title", "")
+        yield Step(_cut(title), "", layer)
+
+
+def _facts(config: ImageConfig) -> Iterator[Fact]:
+    """What a container of the image runs; nobody has checked the types of these members."""
+    for key in _FACTS:
+        value = config.run.get(key)
+        if isinstance(value, (list, dict)):
+            texts = tuple(_cut(str(one)) for one in islice(value, _MOST))
+        else:
+            texts = () if value in (None, "") else (_cut(str(value)),)
+        if texts:
+            yield key, texts
+
+
+def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[tuple[str, str]]:
+    """Labels and annotations in the order of their keys."""
+    labels = config.run.get("Labels") if config is not None else None
+    found = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
+    for key, value in sorted((str(key), str(value)) for key, value in found):
+        yield _cut(key, 255), _cut(value)
+
+
+def _cut(text: str, longest: int = _LONGEST) -> str:
+    """The text, or its beginning and how much is left out."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]} … ({len(text) - longest} characters more)"
+
+
+def attached_to(node: Node, name: str, digest: Digest) -> tuple[list[Attachment], bool]:
+    """What is attached to a manifest, and whether there is more than is worth showing."""
+    found = list(islice(_referrers(node, name, digest), _REFERRERS + 1))
+    return [*found[:_REFERRERS], *_by_tag(node, name, digest)], len(found) > _REFERRERS
 
 
 def _referrers(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
-    for number, entry in enumerate(node.manifests.referrers(name, digest, "")):
-        if number == _REFERRERS:
-            return
+    for entry in node.manifests.referrers(name, digest, ""):
         yield _attachment(entry)
 
 

@@ -1,0 +1,93 @@
+"""The page of what nobody expects: damaged, huge, or very many; said as it is, in bounded time."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node_app import NodeApp, Reply
+from shipline.oci import Descriptor, Digest, Manifest, media
+from shipline.server.entries import counts, tag_entries
+
+NAME = "team/app"
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[NodeApp]:
+    opened = NodeApp(tmp_path)
+    yield opened
+    opened.close()
+
+
+def image(app: NodeApp, config: bytes, tag: str = "1", **annotations: str) -> Digest:
+    """An image without layers, whose configuration is these bytes."""
+    described = Descriptor.of(config, media.OCI_CONFIG)
+    app.node.uploads.put(NAME, described.digest, [config], len(config))
+    made = Manifest.make(described, [], annotations=annotations)
+    app.node.manifests.put(NAME, made.descriptor.digest, made, (tag,))
+    return made.descriptor.digest
+
+
+def page(app: NodeApp, path: str) -> Reply:
+    reply = app.call("GET", path)
+    assert reply.status == 200
+    return reply
+
+
+@pytest.mark.parametrize("config", [b"\xff not JSON", b"[]", b'{"history": 7}', b""])
+def test_an_image_without_a_readable_configuration_says_so(app: NodeApp, config: bytes) -> None:
+    image(app, config)
+    text = page(app, f"/r/{NAME}:1").text
+    assert "cannot be read" in text and f"docker pull node.example/{NAME}:1" in text
+
+
+@pytest.mark.parametrize("value", [None, 0, 5, "x", [], [1, None], {"a": []}, [["nested"]], True])
+def test_members_of_any_type_are_shown(app: NodeApp, value: object) -> None:
+    keys = ("User", "Env", "Cmd", "Volumes", "Labels", "ExposedPorts")
+    run = dict.fromkeys(keys, value)
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers"}, "config": run}
+    image(app, json.dumps(config).encode())
+    assert "linux/amd64" in page(app, f"/r/{NAME}:1").text
+
+
+def test_what_an_image_brings_too_much_of_is_cut(app: NodeApp) -> None:
+    notes = {f"key{number}": "<b>&" * 5000 for number in range(100)}
+    image(app, b'{"architecture": "amd64", "os": "linux"}', **notes)
+    reply = page(app, f"/r/{NAME}:1")
+    assert len(reply.body) < 3_000_000 and "18000 characters more" in reply.text
+
+
+def test_more_referrers_than_are_shown_are_not_passed_over(app: NodeApp) -> None:
+    subject = Descriptor(media.OCI_MANIFEST, image(app, b"{}"), 7)
+    config = Descriptor.of(b"{}", media.OCI_CONFIG)
+    for number in range(201):
+        made = Manifest.make(config, [], subject=subject, annotations={"n": str(number)})
+        app.node.manifests.put(NAME, made.descriptor.digest, made)
+        if number == 199:
+            assert "There is more" not in page(app, f"/r/{NAME}:1").text
+    assert "There is more" in page(app, f"/r/{NAME}:1").text
+
+
+def test_a_search_among_very_many_tags_finds_the_last_one(app: NodeApp) -> None:
+    digest = image(app, b"{}", "a")
+    changes = {}
+    for number in range(45_000):
+        changes |= tag_entries(NAME, f"b{number:05}", digest, at=1.0)
+    app.storage.commit(changes, counts(NAME, tags=45_000))
+    pages, path = 0, f"/r/{NAME}?q=B44999"
+    while True:
+        began = time.perf_counter()
+        text = page(app, path).text
+        assert time.perf_counter() - began < 3.0
+        pages += 1
+        (more,) = re.findall(r'rel="next" href="([^"]+)"', text) or [""]
+        if not more:
+            break
+        assert "Looked at names up to" in text and "No tag has" not in text
+        path = more.replace("&amp;", "&")
+    assert f'href="/r/{NAME}:b44999"' in text and pages == 3
