@@ -51,11 +51,12 @@ def blobs_of(store: NodeRepository, image: Descriptor) -> list[Descriptor]:
 def test_nothing_below_a_tag_can_be_deleted_before_it(node: Open) -> None:
     """Else who may not move an immutable tag could empty it."""
     app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
-    store, _, image = published(app, "team/app", "v1")
-    for blob in blobs_of(store, image):
-        answer = app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}")
-        assert answer.status == 405 and str(image.digest) in answer.message
-        assert app.call("GET", f"/v2/team/app/blobs/{blob.digest}").status == 200
+    store, index, image = published(app, "team/app", "v1")
+    paths = [f"blobs/{blob.digest}" for blob in blobs_of(store, image)]
+    for path, user in (*((path, image) for path in paths), (f"manifests/{image.digest}", index)):
+        answer = app.call("DELETE", f"/v2/team/app/{path}")
+        assert answer.status == 405 and str(user.digest) in answer.message
+        assert app.call("GET", f"/v2/team/app/{path}").status == 200
 
 
 def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:

@@ -27,7 +27,7 @@ from shipline.server.problems import (
     manifest_unknown,
 )
 from shipline.server.ranges import may_change, unchanged
-from shipline.server.routes.blobs import FOREVER
+from shipline.server.routes.blobs import FOREVER, check_unneeded
 
 _REVALIDATE = ("Cache-Control", "no-cache")
 _TAGS = 100  # tags in one request
@@ -149,7 +149,11 @@ def _check_overwrite(
 
 
 def _check_removal(node: Node, identity: Identity, name: str, target: Digest | str) -> None:
-    """A manifest takes its tags along, so all of them must be allowed. Raises Problem 403."""
+    """A manifest takes its tags along, so all of them must be allowed, and an index that lists it
+    goes before it. Raises Problem 403 or 405.
+    """
+    if isinstance(target, Digest):
+        check_unneeded(node.storage, name, target)
     tags = [target] if isinstance(target, str) else _tags_of(node, name, target)
     for tag in tags:
         if not identity.may("delete", name, tag):
