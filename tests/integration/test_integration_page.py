@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,30 @@ from browser import browser
 from nodes import Node, node
 
 pytestmark = [pytest.mark.peers]
+
+
+LONG = "/".join(["a" * 50] * 5) + ":" + "t" * 128
+_PALE = """
+const light = (color) => {
+  const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((text) => {
+    const value = text / 255;
+    return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = (one) => {
+  const color = getComputedStyle(one).backgroundColor;
+  return color === "rgba(0, 0, 0, 0)" ? ground(one.parentElement) : color;
+};
+const has_text = (node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim();
+return [...document.querySelectorAll("body *")]
+  .filter((one) => one.offsetParent && [...one.childNodes].some(has_text))
+  .filter((one) => {
+    const [a, b] = [light(getComputedStyle(one).color), light(ground(one))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+  })
+  .map((one) => one.outerHTML);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +63,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         run("oras", "push", "--plain-http", name, "note.txt:text/plain", cwd=work)
         kind = ("--artifact-type", "application/x.review")
         run("oras", "attach", "--plain-http", *kind, name, "hello:text/plain", cwd=work)
+        long = f"{running.address}/{LONG}"
+        run("oras", "push", "--plain-http", long, "note.txt:text/plain", cwd=work)
         yield running
 
 
@@ -136,3 +162,32 @@ def test_every_control_has_a_name_and_every_picture_words(page: Chrome, served: 
             and not one.get("name", {}).get("value", "").strip()
         ]
         assert unnamed == []
+
+
+@pytest.fixture
+def window(page: Chrome) -> Iterator[Callable[[int, str], None]]:
+    """Makes the window as wide, and the colours, as asked for; as they were after the test."""
+
+    def change(width: int, scheme: str) -> None:
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+
+    yield change
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window_shows_everything_with_contrast(
+    page: Chrome, served: Node, window: Callable[[int, str], None], scheme: str
+) -> None:
+    """WCAG 2.2: 1.4.3 (contrast of 4.5), 1.4.10 (no scrolling in two directions)."""
+    window(360, scheme)
+    paths = ("/", "/r/team/app", "/r/team/app:v1.2.3", f"/r/{LONG}", "/r/nothing/here")
+    for path in (*paths, f"/r/{LONG.partition(':')[0]}"):
+        page.get(served.url + path)
+        wide = "return document.documentElement.scrollWidth - innerWidth"
+        assert page.execute_script(wide) <= 0, path
+        assert page.execute_script(_PALE) == [], path

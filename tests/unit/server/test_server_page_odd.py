@@ -12,7 +12,7 @@ import pytest
 
 from node_app import NodeApp, Reply
 from shipline.oci import Descriptor, Digest, Manifest, media
-from shipline.server.entries import counts, tag_entries
+from shipline.server.entries import Changes, counts, tag_entries
 
 NAME = "team/app"
 
@@ -75,7 +75,7 @@ def test_more_referrers_than_are_shown_are_not_passed_over(app: NodeApp) -> None
 
 def test_a_search_among_very_many_tags_finds_the_last_one(app: NodeApp) -> None:
     digest = image(app, b"{}", "a")
-    changes = {}
+    changes: Changes = {}
     for number in range(45_000):
         changes |= tag_entries(NAME, f"b{number:05}", digest, at=1.0)
     app.storage.commit(changes, counts(NAME, tags=45_000))
