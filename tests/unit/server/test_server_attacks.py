@@ -11,8 +11,9 @@ from attached import Repository, add_image
 from node_app import NodeApp, NodeRepository
 from shipline.content import MemoryStore, copy_graph
 from shipline.globs import Glob
-from shipline.oci import Descriptor, Index, Manifest, parse_manifest
-from shipline.server.door.section import DoorSection, ImmutableRule
+from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.server.door.section import DoorSection, ImmutableRule, Quota
+from shipline.units import ByteSize
 
 Open = Callable[[DoorSection], NodeApp]
 
@@ -67,3 +68,20 @@ def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
         assert app.call("DELETE", f"/v2/team/app/manifests/{document.digest}").status == 202
     for blob in blobs:
         assert app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}").status == 202
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_a_body_that_hides_its_length_fits_into_no_full_project(node: Open, session: bool) -> None:
+    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
+    content = b"x" * 3000
+    place = "/v2/team/app/blobs/uploads/"
+    if session:
+        place = app.call("POST", place).headers["Location"]
+        assert app.call("PATCH", place, content, chunked).status == 403
+    method = "PUT" if session else "POST"
+    digest = Digest.of(content)
+    assert app.call(method, f"{place}?digest={digest}", content, chunked).status == 403
+    assert app.call("HEAD", f"/v2/team/app/blobs/{digest}").status == 404
+    small = Digest.of(b"small")
+    assert app.call(method, f"{place}?digest={small}", b"small", chunked).status == 201

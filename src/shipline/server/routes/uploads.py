@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,6 +14,7 @@ from shipline.server.problems import Problem, digest_invalid, received
 
 _ALGORITHMS = ("sha256", "sha512")
 _BYTES = "application/octet-stream"
+_LOOK = 64 << 20  # bytes of a body, until it is asked again whether there is room
 
 
 def upload_routes(node: Node) -> tuple[Route, ...]:
@@ -26,29 +27,28 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
         if mount and _mounted(node, request, Digest.parse(mount), name):
             node.note(request, "mount", name, digest=mount)
             return _created(name, Digest.parse(mount))
-        node.door.blob(request.identity, name, request.content_length or 0)
         if digest:
             target = Digest.parse(digest)
-            uploads.put(name, target, request.body(), request.content_length, actor=actor)
+            body = _admitted(node, request, name, 0)
+            uploads.put(name, target, body, request.content_length, actor=actor)
             node.note(request, "push", name, digest=digest, size=request.taken, media_type=_BYTES)
             return _created(name, target)
+        node.door.blob(request.identity, name, 0)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         if algorithm not in _ALGORITHMS:
             raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
         return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
 
-    def admit(request: Request, name: str, session: str) -> str:
-        """The name, if there is room for what the upload holds and what this request brings."""
+    def admitted(request: Request, name: str, session: str) -> Iterator[bytes]:
         held = uploads.size(check_repository(name), session, actor=request.identity.actor)
-        node.door.blob(request.identity, name, held + (request.content_length or 0))
-        return name
+        return _admitted(node, request, name, held)
 
     def append(request: Request, name: str, session: str) -> Response:
         with _placed(name, session):
             size = uploads.append(
-                admit(request, name, session),
+                name,
                 session,
-                request.body(),
+                admitted(request, name, session),
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
@@ -62,10 +62,10 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
         target = Digest.parse(digest)
         with _placed(name, session):
             uploads.finish(
-                admit(request, name, session),
+                name,
                 session,
                 target,
-                request.body(),
+                admitted(request, name, session),
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
@@ -93,6 +93,26 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             DELETE=cancel,
         ),
     )
+
+
+def _admitted(node: Node, request: Request, name: str, held: int) -> Iterator[bytes]:
+    """The body, if there is room for it beside the `held` bytes of its upload. A client may say
+    nothing about its length, and others bring theirs meanwhile: so this is asked again on the way.
+    """
+    admit = partial(node.door.blob, request.identity, name)
+    admit(held + (request.content_length or 0))
+    return _watched(request, lambda: admit(held + request.taken))
+
+
+def _watched(request: Request, check: Callable[[], None]) -> Iterator[bytes]:
+    """The body; `check` is called every now and then, and at the end."""
+    seen = 0
+    for data in request.body():
+        if request.taken - seen >= _LOOK:
+            seen = request.taken
+            check()
+        yield data
+    check()
 
 
 @contextmanager
