@@ -32,7 +32,7 @@ def command(
     project = detect(directory)
     wanted = _files(directory, project, image, _platforms(platforms), docker)
     present = [name for name in wanted if (directory / name).exists()]
-    if any(name in NAMES for name in present) and not dry_run:
+    if len(present) == len(wanted) and not dry_run:
         raise UsageError(
             f"{directory / present[0]} is there already",
             hint="`shipline init --dry-run` prints what a new one would hold",
@@ -42,6 +42,8 @@ def command(
             click.echo(f"# --- {name}\n{text}", nl=False)
         elif name not in present:
             _create(directory / name, text)
+        else:
+            click.echo(f"{directory / name} is there already; it was left alone", err=True)
     _tell(project)
 
 
@@ -89,6 +91,11 @@ def _tell(project: Project) -> None:
     if language and any(check.reports for check in language.checks) and not project.ignores_reports:
         click.echo(
             "add `reports/` to .gitignore: a tree with other files is not the commit's", err=True
+        )
+    if language and not language.locked:
+        click.echo(
+            "there is no lock file: commit one (`npm install` writes it), or each build may differ",
+            err=True,
         )
     if project.ci:
         click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)

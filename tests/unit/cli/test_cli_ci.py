@@ -127,6 +127,17 @@ def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
     assert (tmp_path / "Dockerfile").read_text() == "FROM scratch\n"
 
 
+def test_a_dockerfile_is_added_to_a_project_that_has_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"name": "shop"}')
+    assert run(tmp_path, "init").returncode == 0
+    written = (tmp_path / "shipline.yaml").read_text()
+    assert run(tmp_path, "init").returncode == 2
+    done = run(tmp_path, "init", "--dockerfile")
+    assert done.returncode == 0 and "left alone" in done.stderr
+    assert (tmp_path / "Dockerfile").exists()
+    assert (tmp_path / "shipline.yaml").read_text() == written
+
+
 def test_init_has_no_dockerfile_for_a_language_it_does_not_know(tmp_path: Path) -> None:
     done = run(tmp_path, "init", "--dockerfile")
     assert done.returncode == 2

@@ -48,6 +48,21 @@ def test_the_lock_file_names_the_manager(
     assert found.name == "shop"
 
 
+def test_without_a_lock_file_nothing_asks_for_one(tmp_path: Path) -> None:
+    found = detect(project(tmp_path, {"package.json": package(scripts={"lint": "eslint"})}))
+    assert found.language is not None and not found.language.locked
+    assert [one.name for one in found.language.checks] == ["lint"]  # npm audit needs one
+    docker = dockerfile(found)
+    assert docker is not None
+    assert "npm install" in docker and "lock" not in docker and "npm ci" not in docker
+
+
+def test_workspaces_are_tested_where_the_top_has_no_tests(tmp_path: Path) -> None:
+    files = {"package.json": package(workspaces=["a"]), "a/package.json": package()}
+    found = language(tmp_path, files)
+    assert [one.run for one in found.checks] == ["npm run test --workspaces --if-present"]
+
+
 def test_a_test_runner_is_told_to_write_reports(tmp_path: Path) -> None:
     for script, needed, gates in (
         ("node --test", {}, {"tests", "coverage"}),

@@ -9,6 +9,7 @@ from shipline.deliver.project import Check, Language, Project
 
 PLACEHOLDER = "registry.example/team"
 PLATFORMS = ("linux/amd64", "linux/arm64")
+_SHOWN = 5  # parts that are named
 KEY = "env://COSIGN_PRIVATE_KEY"
 
 
@@ -86,6 +87,10 @@ def _remarks(project: Project, file: str) -> Iterator[str]:
         yield "TODO: there is no Dockerfile yet; `shipline init --dockerfile` writes one."
     for other in project.dockerfiles[1:]:
         yield f"{other} is another image: give it a shipline.yaml of its own."
+    if project.parts:
+        more = ", ..." if len(project.parts) > _SHOWN else ""
+        yield f"Parts: {', '.join(project.parts[:_SHOWN])}{more}. One that has versions of its"
+        yield "own gets a shipline.yaml with tags.paths and tags.tag-prefix."
 
 
 def _gates(language: Language | None) -> dict[object, object]:

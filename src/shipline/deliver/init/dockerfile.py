@@ -35,6 +35,7 @@ _IGNORED = {
     "go": ("bin", "*.test", "*.out", "*.md"),
 }
 
+_UNLOCKED = ("package.json", "/root/.npm", "npm install --omit=dev --no-audit --no-fund")
 _INSTALL = {
     "npm": (
         "package.json package-lock.json",
@@ -60,7 +61,7 @@ _INSTALL = {
 
 
 def _node(language: Language) -> str:
-    files, cache, install = _INSTALL[language.manager]
+    files, cache, install = _INSTALL[language.manager] if language.locked else _UNLOCKED
     base = f"node:{language.toolchain.version}-slim"
     return f"""\
 # Plain JavaScript is the same everywhere: installed once, on the machine that builds. Where a
@@ -68,7 +69,7 @@ def _node(language: Language) -> str:
 FROM --platform=$BUILDPLATFORM {base} AS dependencies
 WORKDIR /app
 COPY {files} ./
-RUN --mount=type=cache,target={cache} {install}
+RUN --mount=type=cache,target={cache} {install} && mkdir -p node_modules
 
 FROM {base}
 ENV NODE_ENV=production

@@ -26,6 +26,7 @@ _SETUP = {
     "yarn": ("corepack enable", "yarn install --immutable"),
     "bun": ("npm install --global bun", "bun install --frozen-lockfile"),
 }
+_REPORTS = "name the reports it writes, for the gates"
 _GATES = {"junit": "tests", "lcov": "coverage"}
 _BOTH = (("tests", "reports/junit.xml"), ("coverage", "reports/lcov.info"))
 _REPORTER = re.compile(r"--test-reporter=(\w+)\s+--test-reporter-destination=([\w./-]+)")
@@ -49,9 +50,10 @@ def node(root: Path) -> Language | None:
     return Language(
         Toolchain("node", version, file, setup),
         manager or "npm",
-        tuple(_checks(package, manager or "npm")),
+        tuple(_checks(package, manager)),
         _start(root, package),
         _text(package.get("name")).rpartition("/")[2],
+        bool(manager),
     )
 
 
@@ -91,7 +93,11 @@ def _start(root: Path, package: Mapping[str, Any]) -> tuple[str, ...]:
     return ("node", next((one for one in places if one and (root / one).is_file()), "index.js"))
 
 
-def _checks(package: Mapping[str, Any], manager: str) -> list[Check]:
+def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
+    """The scripts that check the project. `lock` is the manager whose lock file is there, if any:
+    npm audits nothing without one.
+    """
+    manager = lock or "npm"
     scripts = {name: _text(text) for name, text in _table(package, "scripts").items()}
     checks = []
     if name := next((one for one in ("lint:sarif", "lint:ci", "lint") if one in scripts), ""):
@@ -103,7 +109,9 @@ def _checks(package: Mapping[str, Any], manager: str) -> list[Check]:
         (one for one in ("test:ci", "test:coverage", "coverage", "test") if one in scripts), ""
     ):
         checks.append(_test(name, scripts[name], manager, package))
-    if manager == "npm":
+    elif "workspaces" in package and manager == "npm":
+        checks.append(Check("test", "npm run test --workspaces --if-present", note=_REPORTS))
+    if lock == "npm":
         note = "the status of npm does not tell a finding from a failure: the gate reads the report"
         run = "mkdir -p reports\nnpm audit --omit=dev --json > reports/npm-audit.json || true"
         checks.append(Check("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note))
@@ -130,7 +138,7 @@ def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> C
     if "jest" in script and "jest" in needed:
         words = f"{runner} --ci --coverage --coverageReporters=lcov --coverageDirectory=reports"
         return Check("test", words, _BOTH[1:])
-    return Check("test", f"{manager} run {name}", note="name the reports it writes, for the gates")
+    return Check("test", f"{manager} run {name}", note=_REPORTS)
 
 
 def _vitest(runner: str, coverage: bool) -> Check:

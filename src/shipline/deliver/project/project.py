@@ -39,13 +39,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What the files of one language tell: `manager` installs, `start` runs the program."""
+    """What the files of one language tell: `manager` installs, `start` runs the program; `locked`
+    tells that a file fixes the versions of dependencies, where the language has one.
+    """
 
     toolchain: Toolchain
     manager: str
     checks: tuple[Check, ...] = ()
     start: tuple[str, ...] = ()
     name: str = ""
+    locked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
