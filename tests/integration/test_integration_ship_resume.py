@@ -144,4 +144,4 @@ def test_records_are_shown_and_forgotten(project: Project) -> None:
     assert "v0.1.0" in project.run("runs", "show").ok().out
     assert project.run("runs", "logs", "latest", "late").ok().out == ""
     assert project.run("runs", "rm", run).ok().out.strip() == run
-    assert "there is no run" in project.run("runs", "show", run).failed(8)
+    assert "there is no run" in project.run("runs", "show", run).failed(2)

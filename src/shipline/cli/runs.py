@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.errors import NotFound
+from shipline.errors import UsageError
 
 if TYPE_CHECKING:
     from shipline.ship import Run, Runs
@@ -60,7 +60,7 @@ def logs(run: str, steps: Sequence[str]) -> None:
     names = [one.name for one in found.steps]
     for step in steps:
         if step not in names:
-            raise NotFound(f"{found.id} has no step {step!r}", hint=f"it has {', '.join(names)}")
+            raise UsageError(f"{found.id} has no step {step!r}", hint=f"it has {', '.join(names)}")
     sys.stdout.flush()
     for step in steps or names:
         path = runs.log(found.id, step)

@@ -178,10 +178,8 @@ class _Decoder:
             for text, value in shape.values:
                 if node.text == text:
                     return value
-            words = [text for text, _ in shape.values]
-            return self.wrong(
-                node.mark, key, f"{node.text!r} is not {wanted(shape)}{_meant(node.text, words)}"
-            )
+            close = _close(node.text, [text for text, _ in shape.values])
+            return self.wrong(node.mark, key, f"{node.text!r} is not {wanted(shape)}{close}")
         try:
             return cast(Any, shape.type).parse(node.text)
         except (ShiplineError, ValueError) as error:
@@ -263,10 +261,14 @@ def _indexed(key: Key, position: int) -> Key:
 
 
 def _meant(word: str, known: list[str]) -> str:
+    return _close(word.replace("_", "-"), known) or f"; there is {', '.join(known)}"
+
+
+def _close(word: str, known: list[str]) -> str:
     from difflib import get_close_matches  # only mistakes need it
 
-    close = get_close_matches(word.replace("_", "-"), known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else f"; there is {', '.join(known)}"
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _said(error: ShiplineError | ValueError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,3 +57,9 @@ class Config:
     )
     file: Path | None = field(default=None, metadata={"key": None})
     """Where it was read from; None where there is no file."""
+
+    def __post_init__(self) -> None:
+        if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
+            from shipline.ship import check_feeds
+
+            check_feeds(self.gates, self.pipeline)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.ship.section import Build, Pipeline, Sign, Step, When
 
 if TYPE_CHECKING:
+    from shipline.ship.feeds import check_feeds
     from shipline.ship.imaging import read_built
     from shipline.ship.plan import Plan, Wanted
     from shipline.ship.prepare import Prepared, prepare
@@ -37,6 +38,7 @@ __all__ = [
     "Wanted",
     "When",
     "World",
+    "check_feeds",
     "failure_sections",
     "find_run",
     "outputs",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "check_feeds": "feeds",
     "read_built": "imaging",
     "Plan": "plan",
     "Wanted": "plan",

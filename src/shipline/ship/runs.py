@@ -57,7 +57,7 @@ class Runs:
     def resolve(self, text: str) -> str:
         """The run that `text` is, or the beginning or end of; `latest` is the newest.
 
-        Raises NotFound, UsageError.
+        Raises UsageError for none, and for several.
         """
         found = self.ids()
         if text == "latest" and found:
@@ -67,15 +67,17 @@ class Runs:
             return matching[0]
         if len(matching) > 1:
             raise UsageError(f"{text!r} fits {len(matching)} runs", hint=", ".join(matching[:5]))
-        raise NotFound(f"there is no run {text!r}", hint="`shipline runs` lists them")
+        raise UsageError(f"there is no run {text!r}", hint="`shipline runs` lists them")
 
     def read(self, run: str) -> Run:
-        """The record, interrupted where its process is gone. Raises NotFound, ContentError."""
+        """The record, interrupted where its process is gone. Raises UsageError for none, NotFound
+        for a damaged one.
+        """
         directory = self.directory(run)
         try:
             text = (directory / "run.json").read_text()
         except FileNotFoundError:
-            raise NotFound(f"there is no run {run}", hint="`shipline runs` lists them") from None
+            raise UsageError(f"there is no run {run}", hint="`shipline runs` lists them") from None
         try:
             found = Run.from_json(json.loads(text))
         except ValueError:
@@ -135,11 +137,11 @@ class Runs:
                 self.remove(run.id)
 
     def latest(self, root: str) -> Run:
-        """The newest run of the project at `root`. Raises NotFound."""
+        """The newest run of the project at `root`. Raises UsageError for none."""
         for run in self.all():
             if run.root == root:
                 return run
-        raise NotFound(
+        raise UsageError(
             "no run of this project is kept", hint="run `shipline ship` without --resume"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,9 +81,10 @@ class Step:
             raise ConfigError("needs one of run and scanner")
         if not 0 <= self.retries <= 10:
             raise ConfigError("retries: must be from 0 to 10")
-        _check_variables((*self.env, *self.pass_env))
-        for path in (self.working_directory, *self.report_paths):
-            _check_inside(path)
+        _check_variables("env", self.env)
+        _check_variables("pass-env", self.pass_env)
+        _check_inside("working-directory", (self.working_directory,))
+        _check_inside("reports", self.report_paths)
 
     @property
     def report_paths(self) -> tuple[str, ...]:
@@ -232,12 +233,13 @@ def _rings(
             yield from _rings(needed, edges, (*path, needed))
 
 
-def _check_inside(path: str) -> None:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ConfigError(f"{path!r} leads out of the project")
+def _check_inside(key: str, paths: Iterable[str]) -> None:
+    for path in paths:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ConfigError(f"{key}: {path!r} leads out of the project")
 
 
-def _check_variables(names: tuple[str, ...]) -> None:
+def _check_variables(key: str, names: Iterable[str]) -> None:
     for name in names:
         if not _VARIABLE.match(name):
-            raise ConfigError(f"{name!r} is not the name of a variable")
+            raise ConfigError(f"{key}: {name!r} is not the name of a variable")

@@ -192,7 +192,7 @@ def test_only_the_newest_runs_of_a_project_are_kept(tmp_path: Path) -> None:
     assert runs.resolve("20260101-000000") == names[0]
     with pytest.raises(UsageError):
         runs.resolve("20260101")
-    with pytest.raises(NotFound):
+    with pytest.raises(UsageError):
         runs.resolve("2027")
 
 
