@@ -48,3 +48,10 @@ def test_every_step_that_did_something_has_a_log(tmp_path: Path, registry: Node)
     assert "COPY app" in build
     project.ship("--resume", **PASSWORD).failed(9)
     assert project.run("runs", "logs", "latest", "build").ok().out == build
+
+
+def test_password_of_the_key_may_be_in_a_file(tmp_path: Path, registry: Node) -> None:
+    project = _signed(tmp_path, registry)
+    (tmp_path / "password").write_text("secret\n")
+    name = project.ship("--password-file", str(tmp_path / "password")).ok().out.partition("@")[0]
+    project.run("verify", "--key", "release.pub", name).ok()

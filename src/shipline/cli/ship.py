@@ -17,6 +17,7 @@ from shipline.cli.build_options import MODES
 from shipline.cli.commit import Asked, commit_options
 from shipline.cli.failures import INTERRUPTED, Settings
 from shipline.cli.interrupts import run_cancellable
+from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
 from shipline.events import Stream
 
@@ -42,6 +43,7 @@ class Options:
     allow_dirty: bool
     keep_going: bool
     mode: str
+    password_file: Path | None
     summary: Path | None
     metadata_file: Path | None
 
@@ -77,6 +79,7 @@ class Options:
 )
 @click.option("--allow-dirty", is_flag=True, help="Ship uncommitted changes, without a version.")
 @click.option("-k", "--keep-going", is_flag=True, help="Go on with what a failure does not touch.")
+@password_option
 @click.option(
     "--summary", type=click.Path(path_type=Path), metavar="PATH", help="Append a summary here."
 )
@@ -130,7 +133,7 @@ def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
     from shipline.api import open_client
 
     with open_client() as client:
-        yield _project(asked, options), _world(asked, client)
+        yield _project(asked, options), _world(asked, client, options)
 
 
 def _project(asked: Asked, options: Options) -> Project:
@@ -149,7 +152,7 @@ def _project(asked: Asked, options: Options) -> Project:
     return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
 
-def _world(asked: Asked, client: Client) -> World:
+def _world(asked: Asked, client: Client, options: Options) -> World:
     from shipline.api import state_directory
     from shipline.cli.signing import private_keys
     from shipline.ship import World
@@ -160,7 +163,7 @@ def _world(asked: Asked, client: Client) -> World:
         event=asked.event,
         repositories=client.repository,
         build=_not_yet,
-        signers=lambda place: private_keys([place], None),
+        signers=lambda place: private_keys([place], options.password_file),
     )
 
 
