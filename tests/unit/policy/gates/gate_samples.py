@@ -35,6 +35,15 @@ CLOVER = b"""<?xml version="1.0"?><coverage generated="1750000000" clover="4.4">
 <line num="5" type="stmt" count="0"/><line num="6" type="cond" truecount="1" falsecount="0"/>
 </file></package></project></coverage>"""
 
+CLOVER_ISTANBUL = b"""<coverage generated="1750000000000" clover="3.2.0"><project name="All files">
+<metrics statements="3" coveredstatements="2" conditionals="8" coveredconditionals="2"/>
+<file name="a.js" path="/repo/src/a.js">
+<metrics statements="3" coveredstatements="2" conditionals="6" coveredconditionals="1"/>
+<line num="2" count="2" type="cond" truecount="1" falsecount="1"/>
+<line num="3" count="0" type="cond" truecount="0" falsecount="2"/>
+<line num="8" count="1" type="cond" truecount="0" falsecount="2"/>
+</file></project></coverage>"""
+
 LCOV = b"TN:\nSF:src/a.js\nDA:1,4\nDA:2,0\nBRDA:1,0,0,1\nBRDA:1,0,1,-\nend_of_record\n"
 
 GO = b"""mode: atomic

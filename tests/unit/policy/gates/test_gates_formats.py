@@ -9,6 +9,7 @@ import pytest
 from gate_samples import (
     ALL,
     CLOVER,
+    CLOVER_ISTANBUL,
     COBERTURA,
     COVERAGE_PY,
     CYCLONEDX,
@@ -89,6 +90,15 @@ def test_clover_leaves_lines_of_methods_out() -> None:
     assert one == FileCoverage(LineSet([4, 6]), LineSet([5]), Ratio(1, 2))
 
 
+def test_clover_of_istanbul_has_its_branches_in_the_metrics() -> None:
+    found = coverage(parsed(CLOVER_ISTANBUL))
+    assert (found.lines, found.branches) == (Ratio(2, 3), Ratio(1, 6))
+    with pytest.raises(ReportError, match="7 of 6 conditionals"):
+        parsed(
+            CLOVER_ISTANBUL.replace(b'"6" coveredconditionals="1"', b'"6" coveredconditionals="7"')
+        )
+
+
 def test_lcov_counts_lines_and_branches() -> None:
     one = coverage(parsed(LCOV)).files["src/a.js"]
     assert one == FileCoverage(LineSet([1]), LineSet([2]), Ratio(1, 2))
@@ -130,6 +140,24 @@ def test_junit_counts_nested_suites_and_flaky_tests() -> None:
     report = parsed(JUNIT)
     assert report.content == TestResults(2, 1, 1, 2, 1, 1000.6, ("a.bad", "a.crash"), ("a.flaky",))
     assert report.created == NOON
+
+
+def test_junit_of_node_leaves_out_what_is_still_to_be_done() -> None:
+    todo = '<skipped type="todo" message="true"/><failure type="testCodeFailure">1 == 2</failure>'
+    cases = f'<testcase name="a" classname="test"/><testcase name="b">{todo}</testcase>'
+    suite = f'<testsuite name="s" tests="2" failures="1" skipped="1">{cases}</testsuite>'
+    found = parsed(f"<testsuites>{cases}{suite}</testsuites>".encode()).content
+    assert isinstance(found, TestResults)
+    assert (found.passed, found.failed, found.errors, found.skipped) == (2, 0, 0, 2)
+    skipped = '<testcase name="c"><skipped/><failure/></testcase>'
+    other = parsed(f"<testsuites>{skipped}</testsuites>".encode()).content
+    assert isinstance(other, TestResults) and other.failed == 1
+
+
+def test_npm_audit_tells_why_the_registry_did_not_answer() -> None:
+    document = {"message": "connect ECONNREFUSED", "error": {"summary": "", "detail": ""}}
+    with pytest.raises(ReportError, match="npm audit failed: connect ECONNREFUSED"):
+        parsed(json.dumps(document).encode(), "npm-audit")
 
 
 def test_junit_believes_a_suite_that_claims_more_failures() -> None:

@@ -36,11 +36,11 @@ def parse(source: BinaryIO) -> Report:
 
 
 def _refusal(value: Fields) -> str:
-    if isinstance(value.raw("error"), dict):
-        error = value.child("error")
-        return f"npm audit failed: {error.text('summary') or error.text('code')}"
-    if "message" in value:
-        return f"npm audit failed: {value.text('message')[:200]}"
+    error = value.child("error") if isinstance(value.raw("error"), dict) else Fields({}, "error")
+    told = (error.text("summary"), value.text("message"), error.text("code"))
+    if "error" in value or any(told):
+        reason = next(filter(None, told), "npm does not tell why")
+        return f"npm audit failed: {reason[:200]}"
     return "not a report of npm audit version 2"
 
 
