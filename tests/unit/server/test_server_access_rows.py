@@ -110,6 +110,17 @@ def test_row_22_the_catalogue_shows_what_one_may_pull(running: Guarded) -> None:
     assert running.call("GET", "/v2/_catalog", None, narrow).status == 401
 
 
+def test_row_22_a_token_for_the_catalogue_shows_names_and_nothing_in_them(running: Guarded) -> None:
+    listing = bearer(running.token(running.admin, "registry:catalog:*"))
+    seen = running.call("GET", "/v2/_catalog", None, listing).json["repositories"]
+    assert "secret/app" in seen
+    for path in ("manifests/v1", f"blobs/{sha256(LAYER)}", "tags/list"):
+        assert running.call("GET", f"/v2/secret/app/{path}", None, listing).status == 401
+    mount = f"/v2/open/app/blobs/uploads/?mount={sha256(LAYER)}&from=secret/app"
+    both = running.token(running.admin, "registry:catalog:*", "repository:open/app:push")
+    assert running.call("POST", mount, b"", bearer(both)).status == 202
+
+
 def test_row_22_pages_of_the_catalogue_leave_nothing_out(running: Guarded) -> None:
     seen: list[str] = []
     path: str | None = "/v2/_catalog?n=1"

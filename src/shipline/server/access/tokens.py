@@ -180,14 +180,9 @@ def covers(access: AccessMap, action: Action, repository: str) -> bool:
 
 
 def limited(may: May, access: AccessMap) -> May:
-    """Rights that need both the account and the token.
-
-    The catalogue's scope shows every name that the account may pull.
-    """
-    listing = _CATALOG in access
+    """Rights that need both the account and the token."""
 
     def both(action: Action, repository: str, tag: str) -> bool:
-        named = covers(access, action, repository) or (listing and action == "pull")
-        return named and may(action, repository, tag)
+        return covers(access, action, repository) and may(action, repository, tag)
 
     return both

@@ -14,6 +14,7 @@ from shipline.server.node import Node
 from shipline.server.problems import Problem, name_unknown
 
 _PAGE = 10_000  # names
+_AT_ONCE = 1000  # names that are read at a time
 _ENTRIES = 1000  # descriptors in a page of referrers
 _ENOUGH = 2 << 20  # bytes of descriptors after which a page ends
 _JSON = ("Content-Type", "application/json")
@@ -66,12 +67,16 @@ def listing_routes(node: Node) -> tuple[Route, ...]:
 
 
 def _visible(node: Node, identity: Identity, after: str, limit: int) -> list[str]:
-    """Up to `limit` names of repositories that may be pulled."""
+    """Up to `limit` names of repositories that the account may pull: the scope of the catalogue,
+    which the guard has seen, is about names and not about what is in them.
+
+    Looked for by the thousand: who asks for one of few visible names costs no scan for each name.
+    """
     seen: list[str] = []
     while len(seen) < limit:
-        page = node.storage.repositories(after, limit)
-        seen += [name for name in page if identity.may("pull", name)]
-        if len(page) < limit:
+        page = node.storage.repositories(after, max(limit, _AT_ONCE))
+        seen += [name for name in page if identity.could("pull", name)]
+        if len(page) < max(limit, _AT_ONCE):
             break
         after = page[-1]
     return seen[:limit]
