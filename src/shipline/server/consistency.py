@@ -12,6 +12,7 @@ from shipline.oci import Digest, Index, InvalidDigest, Manifest
 from shipline.server.derive import counted, derived_of, read_manifest
 from shipline.server.entries import (
     Changes,
+    kind_of,
     needs,
     no_blob_entries,
     no_manifest_entries,
@@ -93,9 +94,8 @@ def _manifest(
 
 
 def _missing(records: Records, name: str, content: Manifest | Index) -> str | None:
-    kind = "manifest" if isinstance(content, Index) else "blob"
     for need in needs(content):
-        value = records.get((kind, name, str(need.digest)))
+        value = records.get((kind_of(content, need), name, str(need.digest)))
         record = None if value is None else _decoded(value, size=int)
         if record is None or record["size"] != need.size:
             return str(need.digest)

@@ -23,10 +23,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from shipline.metadata import Key
-from shipline.oci import Descriptor, Digest, Index, Manifest
+from shipline.oci import Descriptor, Digest, Index, Manifest, media
 
 Changes = dict[Key, bytes | None]
 Counts = dict[Key, int]
@@ -124,6 +124,12 @@ def needs(content: Manifest | Index) -> Iterator[Descriptor]:
         return
     yield content.config
     yield from (layer for layer in content.layers if not _elsewhere(layer))
+
+
+def kind_of(content: Manifest | Index, need: Descriptor) -> Literal["manifest", "blob"]:
+    """Where a repository keeps what `content` needs; caches of BuildKit are indexes of layers."""
+    listed = isinstance(content, Index) and need.media_type in media.NAMED
+    return "manifest" if listed else "blob"
 
 
 def _elsewhere(layer: Descriptor) -> bool:

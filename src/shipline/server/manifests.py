@@ -20,6 +20,7 @@ from shipline.server.entries import (
     Changes,
     Counts,
     counts,
+    kind_of,
     manifest_entries,
     needs,
     no_manifest_entries,
@@ -223,8 +224,9 @@ class Manifests:
 
     def _check_needs(self, name: str, content: Manifest | Index) -> None:
         """What is needed is touched: a collection that has begun leaves it."""
-        kind = "manifest" if isinstance(content, Index) else "blob"
-        found = [(need, self._size(kind, name, need.digest)) for need in needs(content)]
+        found = [
+            (need, self._size(kind_of(content, need), name, need.digest)) for need in needs(content)
+        ]
         missing = [str(need.digest) for need, size in found if size is None]
         if missing:
             raise Problem(

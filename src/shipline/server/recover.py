@@ -27,7 +27,14 @@ from shipline.oci import (
 from shipline.server.catalogue import read_catalogue
 from shipline.server.check import opened
 from shipline.server.derive import derive, read_manifest
-from shipline.server.entries import Changes, blob_entries, manifest_entries, needs, tag_entries
+from shipline.server.entries import (
+    Changes,
+    blob_entries,
+    kind_of,
+    manifest_entries,
+    needs,
+    tag_entries,
+)
 from shipline.server.layout import VERSION, Layout, read_layout, write_layout
 from shipline.server.repair import repair, set_aside
 from shipline.server.storage import Storage, claim
@@ -97,8 +104,8 @@ def _place(
 ) -> None:
     now = storage.clock()
     changes: Changes = manifest_entries(name, digest, content, at=now)
-    if isinstance(content, Manifest):
-        for need in needs(content):
+    for need in needs(content):
+        if kind_of(content, need) == "blob":
             changes |= blob_entries(name, need.digest, need.size, at=now)
     for tag in tags:
         changes |= tag_entries(name, tag, digest, at=now)

@@ -131,6 +131,12 @@ def index_with_unknown_fields(shelf: Shelf) -> None:
     shelf.index(*platforms(shelf, shelf.image, **unknown), **unknown)
 
 
+def index_of_layers(shelf: Shelf) -> None:
+    """What BuildKit writes where a cache is kept in a registry."""
+    config = shelf.blob(b"[]", "application/vnd.buildkit.cacheconfig.v0")
+    shelf.index(shelf.blob(b"a layer", LAYER), config)
+
+
 def artifact(shelf: Shelf) -> None:
     shelf.artifact("artifact")
 
@@ -183,6 +189,7 @@ KINDS = [
     index_of_platforms,
     index_of_indexes,
     index_of_nothing,
+    index_of_layers,
     index_with_unknown_fields,
     artifact,
     artifact_without_layers,
