@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -14,6 +15,11 @@ from shipline.errors import UsageError
 BACKLOG = 1024  # connections that wait to be taken
 _DEAD_AFTER_S = 120  # a peer that is silent and answers no probe
 Address = tuple[Any, ...]
+_HINTS = {
+    errno.EADDRINUSE: "another program holds the port; port 0 takes a free one",
+    errno.EADDRNOTAVAIL: "this machine does not have the address; 0.0.0.0 stands for all it has",
+    errno.EACCES: "ports below 1024 are for root and for CAP_NET_BIND_SERVICE; take a higher one",
+}
 
 
 def parse_address(listen: str) -> Address:
@@ -45,7 +51,7 @@ def open_listener(address: Address) -> socket.socket:
         listener.close()
         raise UsageError(
             f"cannot listen on {address[0]}:{address[1]}: {error.strerror}",
-            hint="another program may hold the port; port 0 takes a free one",
+            hint=_HINTS.get(error.errno or 0, "choose another address"),
         ) from None
     return listener
 

@@ -91,6 +91,7 @@ class Storage:
             self.store = LocalStore(root)
             self.incoming = root / "uploads"
             self.incoming.mkdir(exist_ok=True)
+            _check_owned(root, layout)
             for directory in (root / "blobs", root):
                 sync_directory(directory)
             self.records = _opened(root, layout)
@@ -267,6 +268,17 @@ class Storage:
         for (name, kind), _ in self.records.scan(("holder", str(digest)), limit=_HOLDERS):
             if kind == "blob":
                 yield name
+
+
+def _check_owned(root: Path, layout: Layout) -> None:
+    """Another user's files would only be met by the first push. Raises UsageError."""
+    places = (*(root / "blobs").iterdir(), root / "uploads", layout.records(root))
+    for place in places:
+        if place.exists() and not os.access(place, os.W_OK, effective_ids=True):
+            raise UsageError(
+                f"{place} cannot be written by this user",
+                hint=f"give all of {root} to the user that serves it: chown -R USER {root}",
+            )
 
 
 def _opened(root: Path, layout: Layout) -> Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -15,9 +16,13 @@ import pytest
 from served import served
 from shipline.cli.registry_serve import serve
 from shipline.config import loads
+from shipline.errors import UsageError
+from shipline.server import Storage
+from shipline.server.listening import open_listener
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "registry"
 UNIT = DOCS / "shipline-registry.service"
+_NOBODY = 65534
 
 
 def manifests() -> dict[str, dict[str, Any]]:
@@ -100,3 +105,35 @@ def test_names_of_the_manifests_meet() -> None:
 def test_kubectl_accepts_the_manifests() -> None:
     command = ["kubectl", "apply", "--dry-run=client", "--validate=false", "-f"]
     subprocess.run([*command, DOCS / "kubernetes.yaml"], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+@pytest.mark.parametrize("foreign", ["metadata.db", "blobs/sha256", "uploads"])
+def test_files_of_another_user_are_met_at_the_start(tmp_path: Path, foreign: str) -> None:
+    data = tmp_path / "data"
+    Storage(data).close()
+    for path in (data, *data.rglob("*")):
+        os.chown(path, _NOBODY, _NOBODY)
+    os.chown(data / foreign, 0, 0)
+    reads = "-all,+dac_read_search"  # the sources, wherever they are
+    only = [f"--{kind}={reads}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    serve = ["-m", "shipline", "registry", "serve", "--listen", "127.0.0.1:0", "--data", str(data)]
+    done = subprocess.run(
+        ["setpriv", f"--reuid={_NOBODY}", "--clear-groups", *only, sys.executable, *serve],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and f"{data / foreign} cannot be written" in done.stderr
+    assert "chown -R" in done.stderr
+
+
+def test_an_address_that_cannot_be_had_is_told_with_its_reason() -> None:
+    with pytest.raises(UsageError) as refused:
+        open_listener(("192.0.2.1", 0))
+    assert "does not have the address" in str(refused.value.hint)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(UsageError) as refused:
+            open_listener(taken.getsockname())
+        assert "another program" in str(refused.value.hint)
