@@ -62,9 +62,14 @@ class NodeApp:
         self.storage.close()
 
     def call(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        more: dict[str, str] | None = None,
     ) -> Reply:
-        """`path` with its query, as a client writes it."""
+        """`path` with its query, as a client writes it; `more` is what the server in front says."""
         address, _, query = path.partition("?")
         environ: dict[str, Any] = {
             "REQUEST_METHOD": method,
@@ -80,6 +85,7 @@ class NodeApp:
         for name, value in (headers or {}).items():
             key = name.upper().replace("-", "_")
             environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
+        environ |= more or {}
         seen: dict[str, Any] = {}
 
         def start(status: str, answered: list[tuple[str, str]]) -> object:

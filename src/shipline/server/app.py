@@ -62,6 +62,7 @@ def make_app(node: Node) -> WSGIApplication:
 def _answer(node: Node, table: tuple[Route, ...], request: Request) -> Response:
     """Nothing is done, and nothing about a repository is told, before the guard has admitted."""
     request.check_framing()
+    request.check_origin()
     found = find(table, request)
     request.repository = found.arguments.get("name", "")
     request.identity = node.guard.admit(request, found.need, request.repository)

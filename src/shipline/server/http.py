@@ -19,6 +19,7 @@ Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _HOSTLESS = ("HTTP/1.0", "HTTP/1")  # granian writes the second for the first
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -69,6 +70,23 @@ class Request:
         coding = self._environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":
             raise Problem(501, "UNSUPPORTED", "a body may be chunked, and coded in no other way")
+
+    @property
+    def changes(self) -> bool:
+        """Whether the method may change something (RFC 9110, 9.2.1)."""
+        return self.method not in _SAFE
+
+    def check_origin(self) -> None:
+        """A change that a page of another site asks a browser for: it would bring the credentials
+        which the browser keeps, or the address from which an open node takes everything.
+
+        Browsers say so (Fetch Metadata; RFC 6454), other clients say nothing. Raises Problem 403.
+        """
+        site, origin = self.header("Sec-Fetch-Site"), self.header("Origin")
+        if not self.changes or site in ("same-origin", "none"):
+            return
+        if site or (origin and origin.partition("://")[2] != self.header("Host")):
+            raise Problem(403, "DENIED", "the request comes from a page of another site")
 
     def header(self, name: str) -> str | None:
         """The value of a header other than Content-Type and Content-Length."""

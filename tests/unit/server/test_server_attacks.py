@@ -85,3 +85,44 @@ def test_a_body_that_hides_its_length_fits_into_no_full_project(node: Open, sess
     assert app.call("HEAD", f"/v2/team/app/blobs/{digest}").status == 404
     small = Digest.of(b"small")
     assert app.call(method, f"{place}?digest={small}", b"small", chunked).status == 201
+
+
+EVIL, OWN = "https://evil.example", "http://node.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"Origin": OWN}, 202),
+        ({"Origin": "https://node.example"}, 202),  # a proxy speaks TLS
+        ({"Origin": EVIL}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://node.example.evil.example"}, 403),
+        ({"Origin": EVIL, "Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://other.node.example", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": EVIL, "Sec-Fetch-Site": "same-origin"}, 202),  # a proxy has changed Host
+        ({"Sec-Fetch-Site": "none"}, 202),
+    ],
+)
+def test_a_page_of_another_site_changes_nothing(
+    node: Open, headers: dict[str, str], status: int
+) -> None:
+    app = node(DoorSection())
+    more = {"REMOTE_ADDR": "192.0.2.1"}
+    assert app.call("POST", "/v2/a/blobs/uploads/", b"", headers, more).status == status
+    assert app.call("GET", "/v2/", b"", headers, more).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("evil.example:5000", 403), ("127.0.0.1:5000", 202), ("[::1]:5000", 202), ("localhost", 202)],
+)
+def test_a_name_that_was_made_to_lead_here_changes_nothing(
+    node: Open, host: str, status: int
+) -> None:
+    """DNS rebinding: for the browser the open node belongs to the page, and Origin equals Host."""
+    app = node(DoorSection())
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    assert app.call("POST", "/v2/a/blobs/uploads/", b"", headers).status == status
+    assert app.call("POST", "/v2/a/blobs/uploads/", b"", {"Host": host}).status == 202

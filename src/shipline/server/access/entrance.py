@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.harbor import harbor_routes
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins
+from shipline.server.access.proxies import is_loopback
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
 from shipline.server.http import Request, Route
@@ -72,10 +72,6 @@ def open_entrance(
         yield _guarded(data, directory, section, renew)
     finally:
         directory.close()
-
-
-def is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def check_entrance(section: AccessSection, host: str, *, insecure_open: bool) -> None:

@@ -13,7 +13,7 @@ from shipline.server.access.accounts import Account, User
 from shipline.server.access.directory import Directory
 from shipline.server.access.jwt import InvalidToken
 from shipline.server.access.login import Logins, check_alive
-from shipline.server.access.proxies import origin
+from shipline.server.access.proxies import is_loopback, origin
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
 from shipline.server.http import Need, Request
@@ -44,6 +44,9 @@ class Guard(Protocol):
     def identity_of(self, name: str, address: str) -> Identity | None:
         """An account that signed in before, as it is now; None if it may not come in any more."""
 
+    def is_secure(self, request: Request) -> bool:
+        """Whether the client came over TLS, through a proxy perhaps."""
+
 
 class OpenGuard:
     """Lets everybody do everything: a node without accounts."""
@@ -51,6 +54,10 @@ class OpenGuard:
     accounts = False
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
+        """Not a page whose own name was made to lead to this machine (DNS rebinding)."""
+        rebound = request.changes and request.header("Origin") and is_loopback(request.address)
+        if rebound and not _is_this_machine(request.header("Host") or ""):
+            raise Problem(403, "DENIED", "a page may change nothing here under another name")
         return ANYONE
 
     def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
@@ -61,6 +68,9 @@ class OpenGuard:
 
     def identity_of(self, name: str, address: str) -> Identity | None:
         return ANYONE
+
+    def is_secure(self, request: Request) -> bool:
+        return request.scheme == "https"
 
 
 class AccountGuard:
@@ -120,6 +130,9 @@ class AccountGuard:
         account = self._directory.view().account(name)
         reason = check_alive(account, address, self._directory.clock())
         return None if account is None or reason else self._full_identity(account)
+
+    def is_secure(self, request: Request) -> bool:
+        return self._base_url(request).startswith("https:")
 
     def _full_identity(self, account: Account) -> Identity:
         rights = self._tokens.rights(self._directory.view(), account)
@@ -232,6 +245,11 @@ class AccountGuard:
         }
         text = ",".join(f'{key}="{value}"' for key, value in fields.items() if value)
         return "WWW-Authenticate", f"Bearer {text}"
+
+
+def _is_this_machine(host: str) -> bool:
+    name = host.partition("]")[0].strip("[") if "[" in host else host.partition(":")[0]
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
 def _action(request: Request, need: Need) -> Action:

@@ -36,6 +36,12 @@ def read_address(text: str) -> Address | None:
     return getattr(found, "ipv4_mapped", None) or found
 
 
+def is_loopback(text: str) -> bool:
+    """Whether it is an address of this machine itself; False for what is no address."""
+    found = read_address(text)
+    return found is not None and found.is_loopback
+
+
 def origin(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
     """The address of the client: the peer's, or where that is a trusted proxy the last one in
     X-Forwarded-For that no trusted proxy has written about itself.

@@ -130,7 +130,6 @@ class Site:
         )
 
     def log_in(self, request: Request) -> Response:
-        _check_origin(request)
         fields = _form(request)
         username, guard = fields.get("username", ""), self._node.guard
         if not guard.accounts:
@@ -139,7 +138,7 @@ class Site:
             found = guard.sign_in(username, fields.get("password", ""), request.address)
         except Problem as problem:
             return self.form(request, problem.message, username)
-        secure = "; Secure" if request.scheme == "https" else ""
+        secure = "; Secure" if guard.is_secure(request) else ""
         value = f"{COOKIE}={self._sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
         return _see(
             _local(fields.get("next", "/")),
@@ -147,7 +146,6 @@ class Site:
         )
 
     def log_out(self, request: Request) -> Response:
-        _check_origin(request)
         self._sessions.end(cookie(request.header("Cookie")))
         return _see("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
 
@@ -203,13 +201,6 @@ def _form(request: Request) -> dict[str, str]:
         raise Problem(415, "UNSUPPORTED", "The form did not come from this page.")
     text = request.read(_FORM_LIMIT).decode("utf-8", "replace")
     return {key: values[-1] for key, values in parse_qs(text, keep_blank_values=True).items()}
-
-
-def _check_origin(request: Request) -> None:
-    """Browsers say where a form comes from; one of another site is not taken (RFC 6454)."""
-    origin = request.header("Origin")
-    if origin is not None and origin != f"{request.scheme}://{request.header('Host')}":
-        raise Problem(403, "DENIED", "The form did not come from this page.")
 
 
 def _local(path: str) -> str:
