@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
-from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository
+from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
 from shipline.oci import Digest
 from shipline.policy.tags import (
     Decision,
@@ -104,8 +104,10 @@ def _decided(
     decision = _decide(project, world, git, fetch)
     if fetch and decision.git_tag is not None and decision.git_tag.new:
         # runs elsewhere may have made versions that this clone does not know
+        known = tags(git)
         fetch_tags(git, _remote(project, git, decision.git_tag.name))
-        decision = _decide(project, world, git, fetch)
+        if tags(git) != known:
+            decision = _decide(project, world, git, fetch)
     if source.dirty:
         if not allow_dirty and not asking:
             raise _dirty(source)
