@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from peers import Docker, Registry, docker_registry, dockerd, push_base_images
+
+# Commands that tests run by name are those of this interpreter's environment; and how long one
+# example takes says nothing on a machine that does other things too.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def _need(*programs: str, root: bool = False) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -46,8 +47,19 @@ def prometheus(work: Path, target: str) -> Iterator[int]:
         f"--storage.tsdb.path={work / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with running(command, ready=lambda: listening(port), log=work / "prometheus.log"):
+    with running(command, ready=lambda: _is_ready(port), log=work / "prometheus.log"):
         yield port
+
+
+def _is_ready(port: int) -> bool:
+    """It answers 503 while it reads what it has."""
+    if not listening(port):
+        return False
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready"):
+            return True
+    except urllib.error.HTTPError:
+        return False
 
 
 def ask(port: int, question: str) -> list[dict[str, Any]]:
