@@ -62,7 +62,7 @@ def test_a_report_that_is_cut_off_is_an_error(format: str, part: float) -> None:
 
 @pytest.mark.parametrize("format", sorted({*FORMATS} - {"lcov", "go"}))
 def test_no_beginning_of_a_report_says_anything_else(format: str) -> None:
-    """Text formats have no end mark: a record of lcov tells that it is cut, whole records do not."""
+    """Text formats have no end mark: only a record in pieces tells that it is cut off."""
     content = ALL[format]
     whole = parse_report(BytesIO(content), format)
     for size in range(1, len(content)):
