@@ -6,12 +6,14 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from shipline.errors import Cancelled
-from shipline.server.access import Entrance, check_entrance, open_entrance
+from shipline.server.access import Entrance, Holdings, check_entrance, open_entrance
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
+from shipline.server.door.quotas import size_limit
 from shipline.server.engine import Capacity, run
 from shipline.server.listening import connections, open_listener, parse_address, url_of
 from shipline.server.patience import Reads, cut_stalled, shut
@@ -65,6 +67,7 @@ def serve_registry(
                 section.access,
                 insecure_open=insecure_open,
                 insecure_http=insecure_http,
+                holdings=Holdings(storage.usages, partial(size_limit, section.policy.quotas)),
             )
         )
         assembly = Assembly.of(storage, uploads, entrance, section, environ or {}, base)

@@ -37,7 +37,10 @@ ROBOT: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     data = tmp_path_factory.mktemp("harbor") / "data"
-    with guarded(data, "--accounts", "--public-project", "lib") as node:
+    config = data.with_name("shipline.yaml")
+    config.write_text("version: 1\nregistry: {policy: {quotas: [{project: held, size: 500GB}]}}\n")
+    options = ("--accounts", "--public-project", "lib", "--config", str(config))
+    with guarded(data, *options) as node:
         yield node
 
 
@@ -133,6 +136,24 @@ def test_projects_and_members(running: Guarded) -> None:
     assert running.api("DELETE", place).status == 200
     assert running.api("DELETE", "/projects/app", headers=bob).status == 403
     assert running.api("DELETE", "/projects/app").status == 200
+
+
+def test_a_project_counts_what_it_holds_and_not_what_is_deeper(running: Guarded) -> None:
+    for name in ("held", "held/deep"):
+        running.project(name)
+    for repository in ("held", "held/one", "held/deep/two", "held/deep/three", "helder/x"):
+        assert running.push(repository, "v1", running.admin).status == 201
+    assert running.blob("held/one", b"x" * 1000, running.admin).status == 201
+    counted = {one["name"]: one["repo_count"] for one in running.api("GET", "/projects").json}
+    assert (counted["held"], counted["held/deep"]) == (2, 2)
+    assert running.api("GET", "/projects/held").json["repo_count"] == 2
+    member = running.user("dora", held="developer")
+    found = running.api("GET", "/projects/held/summary", headers=member).json
+    assert (found["repo_count"], found["developer_count"]) == (2, 1)
+    assert found["quota"]["hard"] == {"storage": 500_000_000_000}
+    assert 1000 < found["quota"]["used"]["storage"] < 1500
+    assert running.api("GET", "/projects/lib/summary", headers=member).status == 200
+    assert running.api("GET", "/projects/held/summary", headers={}).status == 404
 
 
 def test_a_projects_administrator_manages_its_robots_alone(running: Guarded) -> None:

@@ -16,6 +16,7 @@ from shipline.server.access.certificates import Certificates
 from shipline.server.access.directory import Directory
 from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
+from shipline.server.access.holdings import Holdings
 from shipline.server.access.refresh import refresh_tokens
 from shipline.server.access.renewal import renewed, watch_certificates
 from shipline.server.access.section import AccessSection, TlsSection
@@ -32,6 +33,7 @@ __all__ = [
     "Directory",
     "Entrance",
     "Guard",
+    "Holdings",
     "OpenGuard",
     "Permission",
     "Prefix",

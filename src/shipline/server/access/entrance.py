@@ -18,6 +18,7 @@ from shipline.server.access.directory import Directory
 from shipline.server.access.endpoint import token_routes
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.harbor import harbor_routes
+from shipline.server.access.holdings import Holdings
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins
 from shipline.server.access.proxies import is_loopback
@@ -54,6 +55,7 @@ def open_entrance(
     *,
     insecure_open: bool = False,
     insecure_http: bool = False,
+    holdings: Holdings | None = None,
 ) -> Iterator[Entrance]:
     """The entrance of a node that listens on address `host`, while the block lasts.
 
@@ -69,7 +71,7 @@ def open_entrance(
     try:
         plain = insecure_http or (loopback and not section.tls.cert)
         renew = None if plain else partial(open_certificates, data, section.tls, host)
-        yield _guarded(data, directory, section, renew)
+        yield _guarded(data, directory, section, renew, holdings or Holdings())
     finally:
         directory.close()
 
@@ -99,6 +101,7 @@ def _guarded(
     directory: Directory,
     section: AccessSection,
     renew: Callable[[], Certificates] | None,
+    holdings: Holdings,
 ) -> Entrance:
     certificates = renew() if renew else None
     audit = Audit(
@@ -113,7 +116,7 @@ def _guarded(
     guard = AccountGuard(directory, tokens, logins, section, _base_url(section, scheme))
     routes = (
         *token_routes(directory, keys, tokens, logins, section),
-        *harbor_routes(directory, notice),
+        *harbor_routes(directory, notice, holdings),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
     return Entrance(guard, routes, (audit,), certificates, renew, notices, watchers)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from shipline import __version__
 from shipline.server.access.accounts import Account, Project, User
 from shipline.server.access.administration import Administration
-from shipline.server.access.directory import Directory
+from shipline.server.access.directory import Directory, View
 from shipline.server.access.harbor_json import (
     BASE,
     account_of,
@@ -24,6 +25,7 @@ from shipline.server.access.harbor_json import (
 from shipline.server.access.harbor_members import member_routes
 from shipline.server.access.harbor_projects import managed_project, one_project
 from shipline.server.access.harbor_robots import robot_routes
+from shipline.server.access.holdings import Holdings
 from shipline.server.access.rights import administers, sees
 from shipline.server.http import Request, Response, Route, route
 from shipline.server.journal import Event
@@ -31,7 +33,7 @@ from shipline.server.journal import Event
 Notice = Callable[[Event], None]
 
 
-def harbor_routes(directory: Directory, notice: Notice) -> tuple[Route, ...]:
+def harbor_routes(directory: Directory, notice: Notice, holdings: Holdings) -> tuple[Route, ...]:
     """All routes below /api/v2.0."""
 
     def administration(request: Request) -> Administration:
@@ -44,7 +46,7 @@ def harbor_routes(directory: Directory, notice: Notice) -> tuple[Route, ...]:
 
     return (
         *_node_routes(directory),
-        *_project_routes(directory, administration),
+        *_project_routes(directory, administration, holdings),
         *member_routes(directory, administration),
         *robot_routes(directory, administration),
     )
@@ -95,7 +97,9 @@ def _user_json(account: Account) -> dict[str, Any]:
 
 
 def _project_routes(
-    directory: Directory, administration: Callable[[Request], Administration]
+    directory: Directory,
+    administration: Callable[[Request], Administration],
+    holdings: Holdings,
 ) -> tuple[Route, ...]:
     def visible(request: Request) -> list[Project]:
         view = directory.view()
@@ -106,7 +110,9 @@ def _project_routes(
 
     def listing(request: Request) -> Response:
         found = [project for project in visible(request) if _wanted(request, project)]
-        return page(request, "/projects", found, lambda project: project_json(project, 0))
+        held = holdings.repositories(directory.view())
+        shape = partial(_counted, held)
+        return page(request, "/projects", found, shape)
 
     def exists(request: Request) -> Response:
         name = request.parameter("project_name")
@@ -126,7 +132,12 @@ def _project_routes(
         return answer({}, 201, [("Location", f"{BASE}/projects/{project.id}")])
 
     def show(request: Request, project: str) -> Response:
-        return answer(project_json(one_project(project, visible(request)), 0))
+        found = one_project(project, visible(request))
+        return answer(_counted(holdings.repositories(directory.view()), found))
+
+    def summary(request: Request, project: str) -> Response:
+        found = one_project(project, visible(request))
+        return answer(_summary(holdings, directory.view(), found))
 
     def change(request: Request, project: str) -> Response:
         found = managed_project(directory, request, project)
@@ -150,7 +161,30 @@ def _project_routes(
             POST=harbor(create),
         ),
         route(one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+        route(f"{one}/summary", need="own", GET=harbor(summary)),
     )
+
+
+def _counted(held: Mapping[str, int], project: Project) -> dict[str, Any]:
+    return project_json(project, held.get(project.name, 0))
+
+
+def _summary(holdings: Holdings, view: View, project: Project) -> dict[str, Any]:
+    """Members by role, and the quota: -1 is none, as Harbor has it."""
+    limit = holdings.limit(project.name)
+    roles = list(project.members.values())
+    return {
+        "repo_count": holdings.repositories(view)[project.name],
+        "project_admin_count": roles.count("admin"),
+        "maintainer_count": roles.count("maintainer"),
+        "developer_count": roles.count("developer"),
+        "guest_count": roles.count("guest"),
+        "limited_guest_count": roles.count("limited-guest"),
+        "quota": {
+            "hard": {"storage": -1 if limit is None else limit},
+            "used": {"storage": holdings.bytes_of(view, project)},
+        },
+    }
 
 
 def _wanted(request: Request, project: Project) -> bool:

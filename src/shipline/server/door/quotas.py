@@ -24,7 +24,7 @@ class Quotas:
         for nothing more at all where the limit is reached already.
         """
         project = name.partition("/")[0]
-        rules = [rule for rule in self._rules if rule.project in ("*", project)]
+        rules = _about(self._rules, project)
         if not rules:
             return
         held = self.usage(project)
@@ -50,6 +50,16 @@ class Quotas:
         yield self._storage.usage(project)
         for _, usage in self._storage.usages(f"{project}/"):
             yield usage
+
+
+def size_limit(rules: Sequence[Quota], project: str) -> int | None:
+    """The most bytes that a project may hold, None for any number."""
+    sizes = (rule.size for rule in _about(rules, project.partition("/")[0]))
+    return min((size.bytes for size in sizes if size is not None), default=None)
+
+
+def _about(rules: Sequence[Quota], project: str) -> list[Quota]:
+    return [rule for rule in rules if rule.project in ("*", project)]
 
 
 def _full(project: str, limit: str, now: str) -> Problem:
