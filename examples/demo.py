@@ -106,9 +106,11 @@ Try next:
   make demo                                        again: every step says CACHED
   edit examples/hello/site/index.html, make demo   only the COPY and what follows runs
   shipline registry serve --listen 127.0.0.1:5000 --data .demo/registry
+  open http://127.0.0.1:5000/                      what is in it
+  shipline key generate && shipline sign --key shipline.key 127.0.0.1:5000/{IMAGE}
   docker run --rm -p 8080:8080 127.0.0.1:5000/{IMAGE}
   skopeo inspect --tls-verify=false docker://127.0.0.1:5000/{IMAGE}
-  shipline build --help""")
+  shipline ship --plan                             in examples/node-app: the whole chain""")
 
 
 if __name__ == "__main__":
