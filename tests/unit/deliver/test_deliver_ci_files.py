@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from ruamel.yaml import YAML
 from workflows import ALL, FULL, KEYLESS
 
 from linters import ACTION, GITLAB, SHELL, WORKFLOW, complaints
-from shipline.deliver.ci import INPUTS, Pins, Workflow, buildx, github, gitlab
+from shipline.deliver.ci import INPUTS, CiSection, Pins, Workflow, buildx, github, gitlab
 from shipline.deliver.ci.action import variable
 from shipline.deliver.ci.workflow import Unread, quoted
+from shipline.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 PINS = Pins.load()
@@ -120,6 +122,26 @@ def test_each_platform_is_built_where_it_is_native() -> None:
     ]
     prepared = next(step for step in jobs["build"]["steps"] if step["name"].startswith("Prepare"))
     assert "qemu-user-static" in prepared["run"]  # no runner is an s390x
+
+
+def test_runners_of_ones_own_have_several_labels() -> None:
+    labels = ("self-hosted", "linux", "x64")
+    section = CiSection(runners={"linux/amd64": labels, "linux/arm64": ("big-arm",)})
+    workflow = replace(FULL, section=section)
+    machines = read(github(workflow, PINS))["jobs"]["build"]["strategy"]["matrix"]["include"]
+    assert [one["runner"] for one in machines[:2]] == [[*labels], ["big-arm"]]
+    with pytest.raises(ConfigError, match="one tag, not 3"):
+        gitlab(workflow)
+    section = CiSection(runners={"linux/amd64": labels[:1], "linux/arm64": "big-arm"})
+    jobs = read(gitlab(replace(FULL, section=section)))["build"]["parallel"]["matrix"]
+    assert [one["RUNNER"] for one in jobs[:2]] == ["self-hosted", "big-arm"]
+
+
+def test_scanners_are_installed_before_credentials_are_there() -> None:
+    steps = [step["name"] for step in read(github(FULL, PINS))["jobs"]["release"]["steps"]]
+    assert steps.index("Set up the release") < steps.index("Log in to ghcr.io")
+    script = read(gitlab(FULL))["release"]["script"]
+    assert script[:2] == ["./get-scanner.sh", "true"]
 
 
 def test_a_release_is_never_cut_short() -> None:

@@ -21,7 +21,7 @@ FULL = Workflow(
     ),
     signing=Signing("COSIGN_PRIVATE_KEY", "keys/cosign.key"),
     toolchain=Toolchain("node", "24", ".nvmrc", ("npm ci",)),
-    section=CiSection(secrets=("DEPLOY_TOKEN",)),
+    section=CiSection(secrets=("DEPLOY_TOKEN",), release_setup=("./get-scanner.sh", "true")),
 )
 KEYLESS = Workflow(
     "registry.example/team/app",

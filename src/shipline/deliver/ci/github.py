@@ -137,12 +137,17 @@ def _machines(workflow: Workflow) -> Node:
     machines = [
         {
             "platform": platform,
-            "runner": workflow.section.runners.get(platform, native_runner(platform) or _RUNNER),
+            "runner": _runner(workflow, platform),
             "name": slug(platform),
         }
         for platform in workflow.platforms
     ]
     return {"fail-fast": True, "matrix": {"include": machines}}
+
+
+def _runner(workflow: Workflow, platform: str) -> Inline | str:
+    found = workflow.section.runners.get(platform, native_runner(platform) or _RUNNER)
+    return found if isinstance(found, str) else Inline(found)
 
 
 def _matrix_job(workflow: Workflow, name: str, **more: Any) -> Node:
@@ -205,6 +210,7 @@ def _release(workflow: Workflow, pins: Pins) -> Node:
         steps.install(),
         *(fetched if reports else []),
         steps.fetch("built-*", pins, path="built", **{"merge-multiple": True}),
+        *steps.release_setup(workflow),
         *steps.logins(workflow, workflow.logins),
         {
             "name": "Judge, sign and publish",

@@ -9,6 +9,7 @@ from shipline.deliver.ci.document import Comment, Inline, render
 from shipline.deliver.ci.header import headed
 from shipline.deliver.ci.workflow import STATE, Login, Workflow, packages, slug
 from shipline.deliver.project import Toolchain
+from shipline.errors import ConfigError
 
 Node = dict[Any, Any]
 _IMAGE = "python:3.13-slim-trixie"
@@ -146,7 +147,15 @@ def _matrix(workflow: Workflow, rule: str, commands: list[str]) -> Node:
 
 def _runner(workflow: Workflow, platform: str) -> str:
     machine = platform.split("/")[1]
-    return workflow.section.runners.get(platform, _TAGS.get(machine, _TAGS["amd64"]))
+    found = workflow.section.runners.get(platform, _TAGS.get(machine, _TAGS["amd64"]))
+    if isinstance(found, str):
+        return found
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"ci.runners.{platform}: a job for GitLab finds its runner by one tag, not {len(found)}",
+        hint="give the runners a tag of their own, and name that",
+    )
 
 
 def _try(workflow: Workflow) -> Node:
@@ -203,7 +212,11 @@ def _release(workflow: Workflow) -> Node:
         "environment": {"name": workflow.section.environment},
         "variables": {"GIT_STRATEGY": "clone", **_passphrase(workflow)},
     }
-    commands = [*_logins(workflow, workflow.logins), scripts.release(workflow, "built/*.json")]
+    commands = [
+        *workflow.section.release_setup,
+        *_logins(workflow, workflow.logins),
+        scripts.release(workflow, "built/*.json"),
+    ]
     return job | {**_identity(workflow), "before_script": _install(), "script": commands}
 
 

@@ -32,9 +32,13 @@ class CiSection:
             "doc": "Commands before the steps, as `npm ci`; by default found in the project."
         },
     )
-    runners: Mapping[str, str] = field(
+    runners: Mapping[str, str | tuple[str, ...]] = field(
         default_factory=dict,
-        metadata={"doc": "Runners by platform: a GitHub label, or a GitLab tag."},
+        metadata={"doc": "Runners by platform: a GitHub label or several, or a GitLab tag."},
+    )
+    release_setup: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Commands before the steps that look at the image: install a scanner."},
     )
     timeout_minutes: int = field(default=30, metadata={"doc": "After which a job is stopped."})
     environment: str = field(

@@ -44,6 +44,12 @@ def toolchain(workflow: Workflow, pins: Pins) -> list[Node]:
     return [{"name": f"Set up {found.title}", "uses": pins.uses(action), "with": options}]
 
 
+def release_setup(workflow: Workflow) -> list[Node]:
+    """The project's commands for what looks at the image, before any credential is there."""
+    commands = workflow.section.release_setup
+    return [{"name": "Set up the release", "run": "\n".join(commands) + "\n"}] if commands else []
+
+
 def keep(name: str, path: str, pins: Pins, *, always: bool = False) -> Node:
     """Keep files for later jobs."""
     step: Node = {"name": f"Keep {name}"}
