@@ -6,11 +6,9 @@ as it was; only a broken connection leaves a part, so that the client can go on 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,7 +19,7 @@ from shipline.metadata import walk
 from shipline.oci import Digest
 from shipline.server.disk import sync_directory
 from shipline.server.entries import pack
-from shipline.server.intake import Blocks, Intake
+from shipline.server.intake import Blocks
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -29,97 +27,12 @@ from shipline.server.problems import (
     size_invalid,
     upload_unknown,
 )
+from shipline.server.session import Session, promised_size
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
-_BLOCK = 1 << 20  # bytes
-_CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
-
-
-class Session:
-    """One unfinished upload. Between requests it holds no descriptor; its methods are called by one
-    request at a time, inside `opened`.
-    """
-
-    def __init__(self, path: Path, identity: str, algorithm: str) -> None:
-        """The file may hold bytes of an earlier process. Raises FileNotFoundError."""
-        self.identity = identity
-        self.path = path
-        self.lock = threading.Lock()
-        self.cancelled = False
-        self.rooted = False  # its record and the name of its file are on the disk
-        self.fd = -1
-        self.size = path.stat().st_size
-        self.kept = self.size  # bytes that are on the disk
-        self._algorithm = algorithm
-        self._hash: hashlib._Hash | None = None if self.size else hashlib.new(algorithm)
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Have the file open. Raises FileNotFoundError once the session has ended."""
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            yield
-        finally:
-            os.close(self.fd)
-            self.fd = -1
-
-    def append(self, data: Iterable[bytes], promised: int | None, blocks: Blocks) -> int:
-        """Add what comes; returns the number of bytes, fewer only if cut off.
-
-        Raises Problem, and leaves the session as it was, for more than `promised` bytes.
-        """
-        start, before = self.mark()
-        seen = self._seen()
-        intake = Intake(self.fd, start, blocks)
-        try:
-            for block in data:
-                if self.cancelled:
-                    raise upload_unknown(self.identity)
-                if promised is not None and self.size + len(block) > start + promised:
-                    raise size_invalid(f"more than the promised {promised} bytes came")
-                intake.write(block)
-                seen.update(block)
-                self.size += len(block)
-            intake.finish()
-        except BaseException:
-            intake.abandon()
-            self.rewind(start, before)
-            raise
-        return self.size - start
-
-    def keep(self) -> None:
-        """Make what came durable."""
-        if self.kept != self.size:
-            os.fdatasync(self.fd)
-            self.kept = self.size
-
-    def mark(self) -> tuple[int, hashlib._Hash]:
-        """Where `rewind` can go back to."""
-        return self.size, self._seen().copy()
-
-    def rewind(self, size: int, state: hashlib._Hash) -> None:
-        self.size, self._hash = size, state
-        self.kept = min(self.kept, size)
-        os.ftruncate(self.fd, size)
-
-    def digest(self, algorithm: str) -> Digest:
-        """Of all bytes; read again only for another algorithm than the session began with."""
-        state = self._seen() if algorithm == self._algorithm else self._hashed(algorithm)
-        return Digest(algorithm, state.hexdigest())
-
-    def _seen(self) -> hashlib._Hash:
-        if self._hash is None:
-            self._hash = self._hashed(self._algorithm)
-        return self._hash
-
-    def _hashed(self, algorithm: str) -> hashlib._Hash:
-        state = hashlib.new(algorithm)
-        for position in range(0, self.size, _BLOCK):
-            state.update(os.pread(self.fd, min(_BLOCK, self.size - position), position))
-        return state
 
 
 class Uploads:
@@ -337,7 +250,7 @@ class Uploads:
     def _append(
         self, session: Session, data: Iterable[bytes], span: str | None, length: int | None
     ) -> None:
-        promised = _promised(session.size, span, length)
+        promised = promised_size(session.size, span, length)
         if self._largest is not None:
             data = _bounded(data, session.size, self._largest, promised or 0)
         mark = session.mark()
@@ -381,18 +294,3 @@ def _bounded(data: Iterable[bytes], size: int, largest: int, promised: int) -> I
         if max(size, size_after) > largest:
             raise Problem(413, "SIZE_INVALID", f"a blob may have {largest} bytes here at most")
         yield block
-
-
-def _promised(size: int, span: str | None, length: int | None) -> int | None:
-    """How many bytes a chunk must have. Raises Problem 416 unless it begins at `size` (end-5)."""
-    if span is None:
-        return length
-    match = _CHUNK_RANGE.match(span)
-    if match is None:
-        raise out_of_order(size, f"Content-Range must look like 0-1023, not {span[:60]!r}")
-    first, last = int(match[1]), int(match[2])
-    if first != size or last < first:
-        raise out_of_order(size, f"the next chunk begins at {size}, not at {first}")
-    if length is not None and length != last - first + 1:
-        raise out_of_order(size, f"a chunk {span} does not have {length} bytes")
-    return last - first + 1
