@@ -28,7 +28,14 @@ from shipline.oci import Digest, InvalidDigest
 from shipline.server.catalogue import write_catalogue
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
 from shipline.server.manifests import Manifests
-from shipline.server.reach import companions, needed, ordinary_tags, reachable, referrers
+from shipline.server.reach import (
+    companions,
+    named_after,
+    needed,
+    ordinary_tags,
+    reachable,
+    referrers,
+)
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep
 from shipline.units import Duration
@@ -200,6 +207,7 @@ class _Run:
             self._recent(name, digest, value)
             or any(ordinary_tags(self._storage, name, digest))
             or self._is_needed(name, digest)
+            or self._has_image(name, digest, value)
         ):
             return False
         self.report.manifests += 1
@@ -215,21 +223,27 @@ class _Run:
         """What belonged to a deleted image goes, and what belonged to that."""
         for _ in range(_ROUNDS):
             before = self.report.manifests
-            for (digest,), _ in walk(self._storage.records, ("deleted", name)):
-                self._collect_followers_of(name, digest)
+            for (digest,), mark in walk(self._storage.records, ("deleted", name)):
+                self._collect_followers_of(name, digest, mark)
             if self.report.manifests == before or self._dry_run:
                 return
 
-    def _collect_followers_of(self, name: str, digest: str) -> None:
+    def _collect_followers_of(self, name: str, digest: str, mark: bytes) -> None:
+        """Nothing more of it once the image was pushed again, which takes the mark away."""
         storage, clean = self._storage, True
         for tag, target in list(companions(storage, name, digest)):
             with storage.exclusive():
-                clean = self._remove_companion(name, tag, target) and clean
+                marked = self._is_marked(name, digest, mark)
+                clean = marked and self._remove_companion(name, tag, target) and clean
         for follower in list(referrers(storage, name, digest)):
             with storage.exclusive():
                 clean = self._remove_manifest(name, follower) and clean
-        if clean and not self._dry_run:
-            storage.commit({("deleted", name, digest): None})
+        with storage.exclusive():
+            if clean and not self._dry_run and self._is_marked(name, digest, mark):
+                storage.commit({("deleted", name, digest): None})
+
+    def _is_marked(self, name: str, digest: str, mark: bytes) -> bool:
+        return self._storage.records.get(("deleted", name, digest)) == mark
 
     def _remove_companion(self, name: str, tag: str, target: str) -> bool:
         record = self._storage.records.get(("tag", name, tag))
@@ -276,6 +290,20 @@ class _Run:
     def _is_needed(self, name: str, digest: str) -> bool:
         users = needed(self._storage, name, digest)
         return any(hash((name, user)) not in self._gone for user in users)
+
+    def _has_image(self, name: str, digest: str, value: bytes) -> bool:
+        """Whether the image that a signature or referrer belongs to is here, maybe again: it was
+        not when it was looked for.
+        """
+        storage = self._storage
+        tags = (tag for (tag,), _ in walk(storage.records, ("tagged", name, digest)))
+        images = (json.loads(value).get("subject"), *map(named_after, tags))
+        return any(
+            image
+            and storage.records.get(("manifest", name, image)) is not None
+            and hash((name, image)) not in self._gone
+            for image in images
+        )
 
     def _recent(self, name: str, digest: str, value: bytes) -> bool:
         touched = self._storage.touches.since(name, digest, self._cutoff)
