@@ -191,7 +191,9 @@ _OPTIONS = (
         "--baseline-key", "baseline_keys", multiple=True, metavar="KEY", help="Who signed."
     ),
     click.option("--waivers", type=_PATH, multiple=True, metavar="FILE", help="Exceptions."),
-    click.option("--environment", default="", metavar="NAME", help="For waivers that name one."),
+    click.option(
+        "--environment", default="", metavar="NAME", help="For waivers and gates that name one."
+    ),
     click.option("--now", callback=_moment, metavar="TIME", help="Judge as if it were TIME."),
     click.option("--json", "as_json", is_flag=True, help="The same as --format json."),
     click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),

@@ -16,7 +16,8 @@ def at_most(
 ) -> Check:
     """The check that at most `limit` are kept; WAIVED where only waivers make it so."""
     count = len(found.kept)
-    measured, reason = str(count), f"{count} {what}{note}"
+    named = what.replace("findings", "finding").replace("abilities", "ability")
+    measured, reason = str(count), f"{count} {named if count == 1 else what}{note}"
     outcome = Outcome.PASS
     if count > limit:
         outcome, reason = Outcome.FAIL, f"{reason}, {_most(limit)}"

@@ -24,7 +24,7 @@ from shipline.policy.gates.section import (
 from shipline.policy.gates.standing import advisory
 from shipline.policy.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.policy.gates.waivers import read_waivers
-from shipline.policy.gates.waiving import Waivers
+from shipline.policy.gates.waiving import Waivers, let_through
 from shipline.tasks import TaskGroup
 
 _NO_REPORTS: Mapping[str, Sequence[str]] = {}
@@ -63,7 +63,10 @@ def run_gates(
         tasks = [
             group.start(_run, section, one, waivers, place, reports.get(one[0])) for one in chosen
         ]
-    verdicts = tuple(task.result() for task in tasks)
+    verdicts = tuple(
+        let_through(task.result(), rules.blocks_in or section.blocks_in, context.environment)
+        for task, (_, _, rules) in zip(tasks, chosen, strict=True)
+    )
     return Verdicts(
         verdicts,
         context.now,

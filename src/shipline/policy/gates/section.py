@@ -27,6 +27,9 @@ class GateRules:
     on_incomplete: Literal["fail", "warn", ""] = field(
         default="", metadata=_doc("What to do when it cannot tell: fail (default) or warn.")
     )
+    blocks_in: tuple[Glob, ...] = field(
+        default=(), metadata=_doc("Environments, as globs; in others it only warns.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +298,9 @@ class GatesSection:
     max_age: Duration | None = field(default=None, metadata=_doc("The oldest report that counts."))
     on_incomplete: Literal["fail", "warn"] = field(
         default="fail", metadata=_doc("What to do when a gate cannot tell.")
+    )
+    blocks_in: tuple[Glob, ...] = field(
+        default=(), metadata=_doc("Environments where gates block, as globs; elsewhere they warn.")
     )
 
     def __post_init__(self) -> None:

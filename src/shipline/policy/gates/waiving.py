@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
-from shipline.globs import glob
+from shipline.globs import Glob, glob
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.reports import Finding, VexStatement, Vulnerability
 from shipline.policy.gates.verdict import Check, Outcome, Verdict
@@ -123,10 +123,24 @@ def _over(waiver: Waiver) -> Check:
     )
 
 
+def let_through(verdict: Verdict, blocks_in: Sequence[Glob], environment: str) -> Verdict:
+    """The verdict for an environment: where the gate does not block, what is wrong is WAIVED.
+
+    Without a name of an environment, or of those where it blocks, it blocks.
+    """
+    if not environment or not blocks_in or any(one.matches(environment) for one in blocks_in):
+        return verdict
+    why = f"it does not block in {environment}"
+    return replace(verdict, checks=tuple(_without(one, why) for one in verdict.checks))
+
+
 def _waived(check: Check, waiver: Waiver) -> Check:
+    return _without(check, f"waived until {waiver.until} by {waiver.owner}: {waiver.reason}")
+
+
+def _without(check: Check, why: str) -> Check:
     if check.outcome not in (Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE):
         return check
-    why = f"waived until {waiver.until} by {waiver.owner}: {waiver.reason}"
     return replace(check, outcome=Outcome.WAIVED, reason=f"{check.reason}; {why}")
 
 

@@ -79,7 +79,7 @@ def test_only_new_findings_count_though_lines_move() -> None:
     moved = sarif(result("OLD", line=40))
     assert verdict_of(rules, moved, context=context).outcome is Outcome.PASS
     more = sarif(result("OLD"), result("NEW"))
-    assert verdict_of(rules, more, context=context).reason.startswith("1 new findings")
+    assert verdict_of(rules, more, context=context).reason.startswith("1 new finding")
 
 
 def test_findings_on_changed_lines_count_alone_and_those_without_a_place_too() -> None:
@@ -87,7 +87,7 @@ def test_findings_on_changed_lines_count_alone_and_those_without_a_place_too() -
     report = sarif(result("A", 5), result("B", 6))
     assert verdict_of(rules, report).outcome is Outcome.INCOMPLETE
     context = replace(CONTEXT, changes=changed(6, path="a.py"))
-    assert verdict_of(rules, report, context=context).reason.startswith("1 findings")
+    assert verdict_of(rules, report, context=context).reason.startswith("1 finding")
     nowhere = sarif({"ruleId": "C", "message": {}, "level": "error"})
     assert verdict_of(rules, nowhere, context=context).outcome is Outcome.FAIL
 
