@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 EventKind = Literal[
-    "push", "pull", "delete", "tag", "untag", "mount", "refused", "login", "account", "quota"
+    "push",
+    "pull",
+    "delete",
+    "tag",
+    "untag",
+    "mount",
+    "refused",
+    "login",
+    "account",
+    "quota",
+    "ping",
 ]
 
 
@@ -17,6 +27,7 @@ class Event:
 
     `push`: a manifest or blob arrived, with its `tags`. `pull`: a manifest went out. `refused`,
     `login` and `account` say in `message` what was refused, how a login ended, what changed.
+    `ping` is nothing at all, for an operator who tries a webhook.
     """
 
     kind: EventKind

@@ -177,6 +177,25 @@ def test_operator_sees_what_waits_and_sends_it_again(tmp_path: Path) -> None:
             assert target.call("POST", f"{path}/none/redeliver").status == 404
 
 
+@pytest.mark.parametrize("style", ["docker", "cloudevents", "harbor"])
+def test_operator_tries_a_webhook_and_hears_how_it_went(tmp_path: Path, style: str) -> None:
+    with receiver(lambda number: (200 if number == 1 else 500, {})) as (url, received):
+        section = f"""
+        webhooks:
+          - {{name: ci, url: "{url}", allow: [127.0.0.0/8], format: {style}}}
+        """
+        with served(tmp_path, section) as running:
+            target = Target(running.url, "team/app")
+            assert target.call("POST", "/api/webhooks/ci/test").json == {"delivered": True}
+            ((headers, body),) = received.wait(1)
+            failed = target.call("POST", "/api/webhooks/ci/test")
+            assert failed.status == 502 and b"500" in failed.body
+            assert target.call("POST", "/api/webhooks/none/test").status == 404
+            assert target.call("GET", "/api/webhooks").json[0]["waiting"] == 0
+    assert headers["X-Shipline-Event"] == "ping"
+    assert b"ping" in body.lower() and b"DELETE" not in body
+
+
 def test_one_dead_receiver_does_not_hold_up_another(records: SqliteRecords) -> None:
     with receiver() as (url, received):
         dead = WebhookSection("dead", "http://127.0.0.1:1/", allow=LOOPBACK)

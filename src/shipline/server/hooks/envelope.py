@@ -13,7 +13,12 @@ from typing import Any
 
 from shipline.server.journal import Event
 
-_HARBOR = {"push": "PUSH_ARTIFACT", "pull": "PULL_ARTIFACT", "quota": "QUOTA_EXCEED"}
+_HARBOR = {
+    "push": "PUSH_ARTIFACT",
+    "pull": "PULL_ARTIFACT",
+    "quota": "QUOTA_EXCEED",
+    "ping": "PING",
+}
 
 
 def body_of(style: str, identity: str, event: Event) -> tuple[str, bytes]:

@@ -7,6 +7,7 @@ import hmac
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -92,6 +93,13 @@ class Webhooks:
         for one in self._receivers:
             one.wake.set()
         return number
+
+    def ping(self, receiver: str) -> None:
+        """Send an event that means nothing, once, past the queue. Raises Undelivered."""
+        event = Event("ping", message="a test of this webhook")
+        for one in self._receivers:
+            if one.section.name == receiver:
+                one.deliver(Waiting("", str(uuid.uuid4()), event))
 
     def depths(self) -> dict[tuple[str, ...], float]:
         """How many events wait for each receiver."""
