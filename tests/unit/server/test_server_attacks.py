@@ -12,9 +12,16 @@ from node_app import NodeApp, NodeRepository
 from shipline.content import MemoryStore, copy_graph
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.server.access import Administration, Directory
+from shipline.server.access.keys import Keys
+from shipline.server.access.scope import Scope
+from shipline.server.access.section import AccessSection
+from shipline.server.access.tokens import Tokens
 from shipline.server.door.section import DoorSection, ImmutableRule, Quota
+from shipline.server.storage import Storage
 from shipline.units import ByteSize
 
+PULL = frozenset({"pull"})
 Open = Callable[[DoorSection], NodeApp]
 
 
@@ -126,3 +133,29 @@ def test_a_name_that_was_made_to_lead_here_changes_nothing(
     headers = {"Host": host, "Origin": f"http://{host}"}
     assert app.call("POST", "/v2/a/blobs/uploads/", b"", headers).status == status
     assert app.call("POST", "/v2/a/blobs/uploads/", b"", {"Host": host}).status == 202
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Directory]:
+    opened = Directory(tmp_path / "new")
+    yield opened
+    opened.close()
+
+
+def test_tokens_of_many_scopes_fill_no_memory(directory: Directory) -> None:
+    """Below a public project there are as many names as somebody can think of."""
+    Administration(directory, actor="test").add_project("open", public=True)
+    tokens = Tokens(directory, Keys(directory), AccessSection())
+    few, many = ([Scope("repository", f"open/{n}", PULL) for n in range(top)] for top in (3, 50))
+    for wanted in (few, many, [Scope("repository", "open/" + "x" * 9000, PULL)]):
+        identity, _ = tokens.identify(tokens.issue(None, wanted).text, "192.0.2.1")
+        assert identity.kind == "anonymous"
+    assert len(tokens._seen) == 2 and not identity.may("pull", "open/" + "x" * 9000)
+
+
+def test_a_new_data_directory_is_closed_to_other_users(
+    tmp_path: Path, directory: Directory
+) -> None:
+    Storage(tmp_path / "other").close()
+    for data in (directory.root.parent, tmp_path / "other"):
+        assert data.stat().st_mode & 0o077 == 0

@@ -46,6 +46,7 @@ from shipline.server.access.accounts import (
 )
 from shipline.server.disk import sync_directory
 
+_LONGEST = 255  # characters of a repository's name; what a client says may be longer
 _LOOK_S = 0.005  # how old the view may be
 _GRAIN_NS = 20_000_000  # file times are no finer: a stamp this young may hide a second write
 Stamp = tuple[int, ...]
@@ -79,7 +80,7 @@ class View:
 
     def project(self, repository: str) -> Project | None:
         """The project of a repository: the longest whose name begins its path."""
-        name = repository
+        name = repository if len(repository) <= _LONGEST else ""
         while name:
             found = self.projects.get(name)
             if found is not None:
@@ -92,6 +93,7 @@ class Directory:
     """The accounts of a data directory. Safe to use from any thread, and by several processes."""
 
     def __init__(self, data: Path, *, clock: Callable[[], float] = time.time) -> None:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = data / "access"
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chmod(self.root, 0o700)

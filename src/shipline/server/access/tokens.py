@@ -32,6 +32,7 @@ _ACTIONS: dict[str, tuple[Action, ...]] = {
 }
 _CATALOG = ("registry", "catalog")
 _REMEMBERED = 10_000  # tokens
+_LONGEST = 2048  # characters of one that is remembered: a few scopes
 AccessMap = dict[tuple[str, str], frozenset[str]]
 
 
@@ -112,6 +113,8 @@ class Tokens:
             access = read_access(claims["access"])
         except (KeyError, TypeError):
             raise InvalidToken("its access is not readable") from None
+        if len(token) > _LONGEST:
+            return _Seen(claims, access, view, view.account(claims["sub"]))
         return self._resolved(_key(token), claims, access, view)
 
     def _resolved(
