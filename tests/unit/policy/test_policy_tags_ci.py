@@ -17,6 +17,8 @@ BRANCHES = [
     {"GITLAB_CI": "true", "CI_COMMIT_BRANCH": "x/y"},
     {"TF_BUILD": "True", "BUILD_SOURCEBRANCH": "refs/heads/x/y"},
     {"JENKINS_URL": "http://j", "BRANCH_NAME": "x/y"},
+    {"JENKINS_URL": "http://j", "GIT_BRANCH": "origin/x/y"},
+    {"JENKINS_URL": "http://j", "GIT_BRANCH": "origin/x/y", "GIT_LOCAL_BRANCH": "x/y"},
     {"BITBUCKET_BUILD_NUMBER": "1", "BITBUCKET_BRANCH": "x/y"},
     {"CIRCLECI": "true", "CIRCLE_BRANCH": "x/y"},
     {"CI_WORKFLOW_NAME": "w", "CI_COMMIT_BRANCH": "x/y"},
@@ -37,6 +39,14 @@ PULLS: list[dict[str, str]] = [
         "GITLAB_CI": "true",
         "CI_MERGE_REQUEST_IID": "7",
         "CI_COMMIT_SHA": HEAD,
+        "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+    },
+    {
+        "GITLAB_CI": "true",
+        "CI_MERGE_REQUEST_IID": "7",
+        "CI_MERGE_REQUEST_REF_PATH": "refs/merge-requests/7/merge",
+        "CI_COMMIT_SHA": SHA,
+        "CI_MERGE_REQUEST_SOURCE_BRANCH_SHA": HEAD,
         "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
     },
     {
@@ -149,6 +159,10 @@ def test_the_merge_queue_is_a_pull_request_that_is_not_pushed() -> None:
 def test_a_schedule_is_one(environ: dict[str, str]) -> None:
     event = event_from(environ)
     assert (event.kind, event.branch) == ("schedule", "main")
+
+
+def test_a_detached_jenkins_checkout_is_no_branch() -> None:
+    assert event_from({"JENKINS_URL": "http://j", "GIT_BRANCH": "detached"}).ref == ""
 
 
 def test_without_ci_there_is_no_ref() -> None:

@@ -36,6 +36,7 @@ _SYSTEMS = (
         sha=("CI_COMMIT_SHA",),
         branch=("CI_COMMIT_BRANCH",),
         tag=("CI_COMMIT_TAG",),
+        ref=("CI_MERGE_REQUEST_REF_PATH",),
         number=("CI_MERGE_REQUEST_IID",),
         head=("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", "CI_COMMIT_SHA"),
         head_branch=("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",),
@@ -59,7 +60,7 @@ _SYSTEMS = (
         "Jenkins",
         "JENKINS_URL",
         sha=("GIT_COMMIT",),
-        branch=("BRANCH_NAME",),
+        branch=("BRANCH_NAME", "GIT_LOCAL_BRANCH", "GIT_BRANCH"),  # the others: a single branch
         tag=("TAG_NAME",),
         number=("CHANGE_ID",),
         head_branch=("CHANGE_BRANCH",),
@@ -180,14 +181,15 @@ def _read(system: _System, environ: Mapping[str, str]) -> Event:
         return next((value for name in names if (value := environ.get(name, "")) not in _NO), "")
 
     ref = first(system.ref)
-    tag, branch, number = first(system.tag), first(system.branch), first(system.number)
+    tag, number = first(system.tag), first(system.number)
+    branch = _local(first(system.branch), environ)
     number = number or pull_number(ref)
     if not ref and (tag or branch):
         ref = ref_of(tag or branch, tag=bool(tag))
     kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
     variable, value = system.schedule
     if number:
-        kind, ref = "pull-request", f"refs/pull/{number}/merge"
+        kind, ref = "pull-request", ref if pull_number(ref) else f"refs/pull/{number}/merge"
     elif variable and environ.get(variable) == value:
         kind = "schedule"
     return Event(
@@ -203,6 +205,14 @@ def _read(system: _System, environ: Mapping[str, str]) -> Event:
         ci=True,
         url=first(system.url),
     )
+
+
+def _local(name: str, environ: Mapping[str, str]) -> str:
+    """The branch without its remote, as Jenkins has it in GIT_BRANCH; empty for no branch."""
+    if name != environ.get("GIT_BRANCH") or "JENKINS_URL" not in environ:
+        return name
+    name = name.removeprefix("refs/remotes/").removeprefix("origin/")
+    return "" if name == "detached" else name
 
 
 def _branch(ref: str) -> str:
