@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 from shipline.server.identity import NOBODY, Identity
 from shipline.server.problems import Problem
 
-CHUNK = 1 << 20  # bytes of a body that are taken at a time
-_PIECE = 256 << 10  # bytes of a file that are sent at a time; four times as many went half as fast
+CHUNK = 1 << 20  # bytes of the largest answer that is sent in one piece
+_PIECE = 256 << 10  # bytes taken or sent at a time; four times as many cost speed and memory
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -153,10 +153,10 @@ class Request:
         return values[-1] if values else None
 
     def body(self) -> Iterator[bytes]:
-        """The body in pieces of at most CHUNK bytes."""
+        """The body in pieces, which are small: a crowd of uploads holds one each."""
         if self._input is None:
             return
-        while data := self._input.read(CHUNK):
+        while data := self._input.read(_PIECE):
             self.taken += len(data)
             yield data
 

@@ -4,8 +4,8 @@ A registry writes gigabytes that it does not read again soon. Through the page c
 copied once more, pushes out what pulls want, and makes every fsync of the small records beside them
 wait. So whole blocks go to the disk directly (open(2), O_DIRECT), from a second thread once a body
 is longer than one block. What direct writes cannot do is written the plain way: the bytes up to an
-aligned position, those after the last one, small bodies, and everything on file systems without
-O_DIRECT.
+aligned position, those after the last one, small bodies, everything on file systems without
+O_DIRECT, and what comes while so many others write that the blocks have run out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import queue
+import threading
 from collections import deque
 
 from shipline.tasks import Task, TaskGroup
@@ -24,17 +25,22 @@ _ALIGNED = 4096  # bytes: positions and sizes of direct writes are multiples
 _SMALL = 64 << 10  # bytes; less than this is cheaper through the page cache
 _AHEAD = 3  # blocks of one upload: being filled, waiting, being written
 _IDLE = 16  # blocks kept for uploads to come
+_MOST = 96  # blocks in use: a crowd of uploads goes through the page cache
 
 Block = mmap.mmap  # page aligned, as direct writes ask for
 
 
 class Blocks:
-    """Buffers of BLOCK bytes, used again. Safe to use from any thread."""
+    """At most `most` buffers of BLOCK bytes, used again. Safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST) -> None:
         self._idle: deque[Block] = deque(maxlen=_IDLE)
+        self._left = threading.Semaphore(most)
 
-    def take(self) -> Block:
+    def take(self) -> Block | None:
+        """A buffer to `give` back, None where all are in use."""
+        if not self._left.acquire(blocking=False):
+            return None
         try:
             return self._idle.pop()
         except IndexError:
@@ -42,6 +48,7 @@ class Blocks:
 
     def give(self, block: Block) -> None:
         self._idle.append(block)
+        self._left.release()
 
 
 class Intake:
@@ -67,18 +74,20 @@ class Intake:
             head, view = _cut(view, -self._position % _ALIGNED)
             _write_all(self._fd, head, self._position)
             self._position += len(head)
-        while view:
+        while view and self._staged is not None:
             part, view = _cut(view, BLOCK - self._fill)
             self._staged[self._fill : self._fill + len(part)] = part
             self._fill += len(part)
             if self._fill == BLOCK:
-                self._pass_on()
+                self._pass_on(self._staged)
+        _write_all(self._fd, view, self._position)
+        self._position += len(view)
 
     def finish(self) -> None:
         """Have everything in the file. Raises OSError where the disk refused some of it."""
         try:
             self._wait()
-            rest = memoryview(self._staged)[: self._fill]
+            rest = memoryview(self._staged or b"")[: self._fill]
             whole, tail = _cut(rest, self._fill - self._fill % _ALIGNED)
             if self._fill >= _SMALL:
                 _write_direct(self._fd, whole, self._position)
@@ -97,16 +106,16 @@ class Intake:
         finally:
             self._release()
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, block: Block) -> None:
         """The first block is written here: most blobs are no longer than that."""
-        block, position = self._staged, self._position
+        position = self._position
         self._position += BLOCK
         self._fill = 0
-        if self._full_blocks == 0:
+        if self._full_blocks and self._writer is None:
+            self._writer = _writer(self._fd, self._blocks)
+        if self._writer is None:
             _write_direct(self._fd, memoryview(block), position)
         else:
-            if self._writer is None:
-                self._writer = _Writer(self._fd, self._blocks)
             self._staged = self._writer.exchange(block, position)
             self._writer.check()
         self._full_blocks += 1
@@ -119,20 +128,32 @@ class Intake:
     def _release(self) -> None:
         if not self._ended:
             self._ended = True
-            self._blocks.give(self._staged)
+            if self._staged is not None:
+                self._blocks.give(self._staged)
+
+
+def _writer(fd: int, blocks: Blocks) -> _Writer | None:
+    """A thread with blocks of its own, None where they have run out."""
+    taken = [blocks.take() for _ in range(_AHEAD - 1)]
+    free = [block for block in taken if block is not None]
+    if len(free) == len(taken):
+        return _Writer(fd, blocks, free)
+    for block in free:
+        blocks.give(block)
+    return None
 
 
 class _Writer:
     """A thread that writes blocks in the order in which they are handed to it."""
 
-    def __init__(self, fd: int, blocks: Blocks) -> None:
+    def __init__(self, fd: int, blocks: Blocks, free: list[Block]) -> None:
         self._fd = fd
         self._blocks = blocks
         self._failure: OSError | None = None
         self._full: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Block] = queue.SimpleQueue()
-        for _ in range(_AHEAD - 1):
-            self._free.put(blocks.take())
+        for block in free:
+            self._free.put(block)
         self._group = TaskGroup()
         self._task: Task[None] = self._group.start(self._run)
 

@@ -90,3 +90,24 @@ def _longest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_blocks_run_out_and_come_back(tmp_path: Path) -> None:
+    """Without a block bytes go the plain way; a file is as it must be either way."""
+    pool, paths = Blocks(most=4), [tmp_path / str(number) for number in range(4)]
+    fds = [os.open(path, os.O_RDWR | os.O_CREAT) for path in paths]
+    intakes = [Intake(fd, 0, pool) for fd in fds]
+    assert pool.take() is None
+    for first in range(0, len(_NOISE), 300_000):
+        for intake in intakes:
+            intake.write(_NOISE[first : first + 300_000])
+    more = Intake(fds[0], 0, pool)  # while all blocks are in use
+    more.write(_NOISE[:100_000])
+    more.write(_NOISE[100_000:200_000])
+    more.finish()
+    for intake in intakes:
+        intake.finish()
+    for fd, path in zip(fds, paths, strict=True):
+        os.close(fd)
+        assert path.read_bytes() == _NOISE
+    assert all(pool.take() is not None for _ in range(4))
