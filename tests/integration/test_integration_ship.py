@@ -134,17 +134,32 @@ def test_nothing_is_named_when_the_gates_are_left_out(project: Project) -> None:
     assert _git_tags(project) == ""
 
 
+def _clone(project: Project, place: Path) -> Project:
+    second = Project(place / "second", project.remote, place / "home2", project.node)
+    subprocess.run(("git", "clone", "--quiet", str(project.remote), str(second.root)), check=True)
+    return second
+
+
 def test_two_commits_at_once_get_two_versions(project: Project, tmp_path: Path) -> None:
     project.ship().ok()
-    second = Project(tmp_path / "second", project.remote, tmp_path / "home2", project.node)
-    subprocess.run(("git", "clone", "--quiet", str(project.remote), str(second.root)), check=True)
+    second = _clone(project, tmp_path)
     project.commit("fix: one", app="two\n")
-    second.git("pull", "--quiet")
     second.git("commit", "--quiet", "--allow-empty", "-m", "fix: another")
     running = [one.start("ship", "--progress", "plain") for one in (project, second)]
     ends = [process.communicate(timeout=90) for process in running]
     assert [process.returncode for process in running] == [0, 0], [err.decode() for _, err in ends]
     assert sorted(tags(project.node, _repository(project))) == ["v0.1.0", "v0.1.1", "v0.1.2"]
+
+
+def test_commit_that_a_newer_one_overtakes_gets_no_version(tmp_path: Path, registry: Node) -> None:
+    text = "image: {image}\nsteps: {newer: git -C ../second push -q origin HEAD:refs/tags/v0.1.0}\n"
+    project = _fresh(tmp_path, registry, text)
+    second = _clone(project, tmp_path)
+    second.git("commit", "--quiet", "--allow-empty", "-m", "fix: newer")
+    said = project.ship().ok()
+    assert "v0.1.0 was given to" in said.err and "which contains this commit" in said.err
+    assert said.out.startswith(f"{_image(project)}@sha256:")  # built, and without a name
+    assert tags(project.node, _repository(project)) == []
 
 
 def test_builds_of_other_machines_are_merged(project: Project, tmp_path: Path) -> None:
@@ -249,6 +264,10 @@ def test_summary_and_outputs_of_a_ci_job(project: Project, tmp_path: Path) -> No
     groups = [line for line in done.err.splitlines() if line.startswith("::")]
     assert groups[::2] and all(line.startswith("::group::") for line in groups[::2])
     assert all(line == "::endgroup::" for line in groups[1::2])
+    (tmp_path / "output").unlink()
+    project.run("ship", **job, **files).ok()  # the job once more
+    again = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
+    assert {**again, "run": ""} == {**outputs, "run": ""}
 
 
 def test_pull_request_pushes_nothing(project: Project) -> None:

@@ -76,6 +76,8 @@ def logs(run: str, steps: Sequence[str]) -> None:
 @click.option("--all", "everything", is_flag=True, help="All that are not running.")
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Forget runs."""
+    if not runs and not everything:
+        raise UsageError("no run is named", hint="name some, or --all")
     kept = _runs()
     chosen = kept.ids() if everything else [kept.resolve(one) for one in runs]
     for run in chosen:

@@ -92,6 +92,13 @@ class Run:
         publish = self.step("publish")
         return tuple(publish.results.get("names", ())) if publish else ()
 
+    @property
+    def version(self) -> str:
+        """The version that was reserved, or that the commit had; empty where it has none."""
+        found = (self.step(name) for name in ("reserve", "publish"))
+        versions = (str(one.results.get("version", "")) for one in found if one)
+        return next(filter(None, versions), "")
+
     def interrupted(self) -> Self:
         """The run as it is after its process died: what was running was interrupted."""
         if self.state is not State.RUNNING:

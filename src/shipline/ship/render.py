@@ -119,7 +119,6 @@ def _verdicts(run: Run) -> list[str]:
 
 def outputs(run: Run) -> Mapping[str, str]:
     """What later steps of a CI job may use."""
-    reserved = run.step(Kind.RESERVE)
     names = run.tags
     return {
         "run": run.id,
@@ -127,7 +126,7 @@ def outputs(run: Run) -> Mapping[str, str]:
         "digest": run.digest,
         "tags": ",".join(dict.fromkeys(name.rpartition(":")[2] for name in names)),
         "names": ",".join(names),
-        "version": str(reserved.results.get("version", "")) if reserved else "",
+        "version": run.version,
     }
 
 

@@ -146,8 +146,9 @@ class Works:
         before = self.prepared.plan.naming.git_tag
         name = decision.git_tag.name if decision.git_tag else ""
         if name != before:
-            span.warn(f"another run took {before}: this one is {name}")
-        return Outcome(decision_results(decision), reason=name)
+            now_called = f"this one is {name}" if name else decision.version_reason
+            span.warn(f"another run took {before}: {now_called}")
+        return Outcome(decision_results(decision), reason=name or decision.version_reason)
 
     def sign(self, planned: PlannedStep, span: Step) -> Outcome:
         repository = self.world.repositories(self.image)
@@ -239,7 +240,7 @@ class Works:
             for tag in lost:
                 span.warn(f"{place}:{tag} was moved by another run meanwhile")
             names += named(place, (tag for tag in done.names if tag not in lost))
-        return Outcome({"names": names}, reason=", ".join(names))
+        return Outcome({"names": names, "version": decision.version}, reason=", ".join(names))
 
     def tell(self, place: Reference, done: Published, span: Step) -> None:
         for name in named(place, done.given):
