@@ -97,8 +97,11 @@ def is_public(address: str) -> bool:
         inside = found.ipv4_mapped
         if inside is None and found in ipaddress.ip_network("64:ff9b::/96"):  # RFC 6052, NAT64
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        inside = inside or found.sixtofour
         if inside is not None:
             return is_public(str(inside))
+        if found not in ipaddress.ip_network("2000::/3"):  # RFC 4291, global unicast
+            return False
     return found.is_global and not found.is_multicast
 
 

@@ -190,6 +190,7 @@ def test_credentials_stay_at_their_origin(other: str, kept: bool) -> None:
 def test_addresses_are_told_apart() -> None:
     private = ["10.0.0.1", "127.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "169.254.1.1", "0.0.0.0"]
     private += ["::ffff:10.0.0.1", "64:ff9b::a00:1", "100.64.0.1", "224.0.0.1", "192.168.1.1"]
+    private += ["64:ff9b:1::a00:1", "2002:a00:1::", "::10.0.0.1", "::ffff:0:a00:1", "fec0::1"]
     assert not any(map(is_public, private))
     assert all(map(is_public, ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808"]))
     assert all(map(is_link_local, ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254"]))

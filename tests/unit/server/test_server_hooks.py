@@ -227,6 +227,14 @@ def test_receiver_hears_only_what_it_asked_for() -> None:
         "100.64.0.1",
         "192.168.1.1",
         "0x7f.1",
+        "2130706433",
+        "[64:ff9b:1::a00:1]",  # NAT64 with a prefix of one's own
+        "[2002:a00:1::]",
+        "[::10.0.0.1]",
+        "[::ffff:0:a00:1]",
+        "[fec0::1]",
+        "[3fff::1]",
+        "192.0.0.8",
     ],
 )
 def test_row_26_places_inside_are_refused(host: str) -> None:

@@ -21,6 +21,12 @@ from shipline.tasks import on_cancel
 _HOPS = 3  # redirects
 _ANSWER = 64 << 10  # bytes of an answer that are read
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # the rest is local, or stands for something else
+_RESERVED = (
+    ipaddress.IPv6Network("3fff::/20"),  # RFC 9637, documentation
+    ipaddress.IPv4Network("192.0.0.0/24"),  # RFC 6890, protocols
+    ipaddress.IPv4Network("192.88.99.0/24"),  # RFC 7526, was 6to4
+)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -138,7 +144,10 @@ def _good(address: IP, allow: tuple[Network, ...]) -> bool:
     address = _inner(address)
     if any(address in network for network in allow if network.version == address.version):
         return True
-    return address.is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
+        return False
+    reserved = any(address in network for network in _RESERVED)
+    return address.is_global and not address.is_multicast and not reserved
 
 
 def _inner(address: IP) -> IP:
