@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shipline.errors import ContentError
+from shipline.cli.registry_node import done_by, node_option
+from shipline.errors import ContentError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.check import Summary
+    from shipline.server.collect import Report
     from shipline.server.findings import Finding
     from shipline.units import Duration
 
@@ -23,10 +26,12 @@ _EVERY_S = 0.2  # between two lines of progress
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def _span(context: click.Context, parameter: click.Parameter, value: str) -> Duration:
+def _span(context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:
     """A time span such as 90s, 5m, 1h30m; 0 is none at all."""
     from shipline.units import Duration
 
+    if value is None:
+        return None
     try:
         return Duration(0) if value == "0" else Duration.parse(value)
     except ValueError as error:
@@ -42,33 +47,38 @@ def _directory(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
     metavar="DIR",
-    help="The data directory.",
+    help="The data directory, which no node serves meanwhile.",
 )
+@node_option
 @click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
 @click.option("--untagged", is_flag=True, help="Also manifests that no tag leads to.")
 @click.option(
     "--grace",
     callback=_span,
-    default="1h",
-    show_default=True,
     metavar="TIME",
-    help="Leave what was pushed within this time.",
+    help="Leave what was pushed within this time; default 1h, or what the node is told to.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def gc(data: Path, dry_run: bool, untagged: bool, grace: Duration, as_json: bool) -> None:
-    """Free what nothing needs, while no node serves DIR. A node does this by itself."""
-    from shipline.server.check import opened
-    from shipline.server.collect import Collection, collect
-    from shipline.server.uploads import Uploads
+def gc(
+    data: Path | None,
+    node: str | None,
+    dry_run: bool,
+    untagged: bool,
+    grace: Duration | None,
+    as_json: bool,
+) -> None:
+    """Free what nothing needs, now. A node does this by itself from time to time."""
+    from shipline.server.collect import Report
 
-    with _disk(data), opened(data) as storage:
-        if not dry_run:
-            Uploads(storage).recover()
-            Uploads(storage).expire()
-        options = Collection(every=None, grace=grace, untagged=untagged)
-        report = collect(storage, options, dry_run=dry_run)
+    if (data is None) == (node is None):
+        raise UsageError("free what?", hint="say either --data DIR or --node HOST")
+    if data is not None:
+        report = _collected(data, dry_run, untagged, grace)
+    else:
+        wish = {"dry_run": dry_run, "untagged": untagged or None, "grace": grace and (str(grace) or "0")}
+        wanted = {name: value for name, value in wish.items() if value is not None}
+        report = Report(**done_by(str(node), "/api/gc", wanted))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -78,6 +88,21 @@ def gc(data: Path, dry_run: bool, untagged: bool, grace: Duration, as_json: bool
         f"({report.manifests} manifests, {report.tags} tags, {report.blobs} blobs, "
         f"{report.repositories} empty repositories) in {report.seconds:.1f} s"
     )
+
+
+def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> Report:
+    from shipline.server.check import opened
+    from shipline.server.collect import Collection, collect
+    from shipline.server.uploads import Uploads
+
+    options = Collection(every=None, untagged=untagged)
+    if grace is not None:
+        options = replace(options, grace=grace)
+    with _disk(data), opened(data) as storage:
+        if not dry_run:
+            Uploads(storage).recover()
+            Uploads(storage).expire()
+        return collect(storage, options, dry_run=dry_run)
 
 
 @click.command("check")

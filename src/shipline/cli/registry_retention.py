@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.registry_node import done_by, node_option
 from shipline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,13 +21,32 @@ if TYPE_CHECKING:
 @click.command("retention")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The directory.")
+@node_option
 @click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
-def retention(config: Path | None, data: Path | None, dry_run: bool, as_json: bool) -> None:
+def retention(
+    config: Path | None, data: Path | None, node: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Remove the tags that no rule of registry.policy.retention keeps.
 
-    The directory must not be served meanwhile: a node does this by itself.
+    The directory must not be served meanwhile; --node has a node do it by its own rules.
     """
+    if node is None:
+        done = [one.to_json() for one in _retained(config, data, dry_run)]
+    elif config or data:
+        raise UsageError("a node has its own rules and directory", hint="leave out --node")
+    else:
+        done = done_by(node, "/api/retention", {"dry_run": dry_run})
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+        return
+    for one in done:
+        click.echo(_line(one, dry_run))
+    gone = sum(not one["kept"] for one in done)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {gone} of {len(done)} tags", err=True)
+
+
+def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Decision]:
     from shipline.config import load
     from shipline.server import Storage
     from shipline.server.door.retention import retain
@@ -47,16 +68,9 @@ def retention(config: Path | None, data: Path | None, dry_run: bool, as_json: bo
     with closing(Storage(place)) as storage:
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, Metrics(), base)
-        done = retain(storage, manifests, section.policy.retention, door=door, dry_run=dry_run)
-    if as_json:
-        click.echo(json.dumps([one.to_json() for one in done], indent=2))
-        return
-    for one in done:
-        click.echo(_line(one, dry_run))
-    gone = sum(not one.kept for one in done)
-    click.echo(f"{'would remove' if dry_run else 'removed'} {gone} of {len(done)} tags", err=True)
+        return retain(storage, manifests, section.policy.retention, door=door, dry_run=dry_run)
 
 
-def _line(decision: Decision, dry_run: bool) -> str:
-    verb = "keep" if decision.kept else "would remove" if dry_run else "removed"
-    return f"{verb:12}  {decision.repository}:{decision.tag}  {decision.reason}"
+def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
+    verb = "keep" if decision["kept"] else "would remove" if dry_run else "removed"
+    return f"{verb:12}  {decision['repository']}:{decision['tag']}  {decision['reason']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,8 @@ from shipline.registry.http import TRIES, Caller, Gate
 from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.request import Request
+
+_DOCUMENT = 256 << 20  # bytes of what `ask` is told
 
 
 class Client:
@@ -53,6 +56,19 @@ class Client:
         request = Request("GET", Url(endpoint.origin, "/v2/"))
         caller = Caller(endpoint, "", ())
         self._gate.call(request, expect={200}, doing="logging in", caller=caller).close()
+
+    def ask(self, host: str, method: str, path: str, body: bytes = b"") -> bytes:
+        """What a registry says below its own API, outside of the distribution specification; the
+        body is JSON. Raises AuthError, RegistryError.
+        """
+        endpoint = self.settings.endpoint(host)
+        headers = {"Content-Type": "application/json"} if body else {}
+        request = Request(method, Url(endpoint.origin, path), headers, body)
+        caller = Caller(endpoint, "", ())
+        doing = f"{method} {path}"
+        answer = self._gate.call(request, expect={200, 202}, doing=doing, caller=caller)
+        with closing(answer):
+            return answer.content(_DOCUMENT)
 
     def close(self) -> None:
         self._gate.close()
