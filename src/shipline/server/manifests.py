@@ -79,6 +79,11 @@ class Manifests:
             self._storage.protect(name, reference)
         return self._storage.cache.get(name, str(reference), lambda: self._load(name, reference))
 
+    def target(self, name: str, tag: str) -> Digest | None:
+        """What a tag points to, also where that is damaged; None where there is no such tag."""
+        record = self._storage.records.get(("tag", name, tag))
+        return None if record is None else Digest.parse(json.loads(record)["digest"])
+
     def put(
         self,
         name: str,
@@ -101,7 +106,7 @@ class Manifests:
             self._check_needs(name, content)
             changes, add = self._additions(name, digest, content, actor)
             for tag in tags:
-                before = self._target(name, tag)
+                before = self.target(name, tag)
                 if before is None:
                     add[("usage", name, "tags")] = add.get(("usage", name, "tags"), 0) + 1
                 elif before != digest:
@@ -140,7 +145,7 @@ class Manifests:
         storage = self._storage
         with storage.stripes.held([(name, tag)]), storage.shared():
             check()
-            digest = self._target(name, tag)
+            digest = self.target(name, tag)
             if digest is None:
                 return False
             storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
@@ -181,7 +186,7 @@ class Manifests:
 
     def _load(self, name: str, reference: Digest | str) -> Stored | None:
         records = self._storage.records
-        digest = reference if isinstance(reference, Digest) else self._target(name, reference)
+        digest = reference if isinstance(reference, Digest) else self.target(name, reference)
         record = None if digest is None else records.get(("manifest", name, str(digest)))
         if digest is None or record is None:
             return None
@@ -193,10 +198,6 @@ class Manifests:
             _log.error("%s of %s: its file is gone or damaged", digest, name)
             return None
         return Stored(digest, json.loads(record)["mediaType"], raw)
-
-    def _target(self, name: str, tag: str) -> Digest | None:
-        record = self._storage.records.get(("tag", name, tag))
-        return None if record is None else Digest.parse(json.loads(record)["digest"])
 
     def _listed(self, name: str, digest: str, value: bytes) -> Listed:
         record = json.loads(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,3 +160,40 @@ def test_a_new_data_directory_is_closed_to_other_users(
     Storage(tmp_path / "other").close()
     for data in (directory.root.parent, tmp_path / "other"):
         assert data.stat().st_mode & 0o077 == 0
+
+
+def test_an_immutable_tag_does_not_move_when_its_manifest_is_damaged(node: Open) -> None:
+    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
+    _, index, image = published(app, "team/app", "v1")
+    file = app.storage.store.path(index.digest)
+    raw, other = file.read_bytes(), Index.make([image, image])
+    file.chmod(0o600)
+    file.write_bytes(b"damaged")
+    app.storage.cache.forget([("tag", "team/app", "v1")])
+    assert app.pull("team/app", "v1").status == 404
+    assert app.push("team/app", "v1", other.raw, other.media_type).status == 403
+    assert app.push("team/app", "v1", raw, index.media_type).status == 201
+    assert app.pull("team/app", "v1").status == 200
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_of_pushes_at_once_one_has_an_immutable_tag(node: Open, immutable: bool) -> None:
+    """Between a look at the tag and the push of it nobody else gets in."""
+    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),) if immutable else ()))
+    _, _, image = published(app, "team/app", "other")
+    statuses: dict[str, int] = {}
+
+    def push(number: int) -> None:
+        index = Index.make([image], annotations={"number": str(number)})
+        path = f"{index.descriptor.digest}?tag=v{number % 3}&tag=v1"
+        answer = app.push("team/app", path, index.raw, index.media_type)
+        statuses[str(index.descriptor.digest)] = answer.status
+
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses.values()) == ([201] + [403] * 23 if immutable else [201] * 24)
+    holder = app.pull("team/app", "v1").headers["Docker-Content-Digest"]
+    assert statuses[holder] == 201

@@ -79,14 +79,12 @@ class RuleDoor:
         content: Manifest | Index,
         tags: tuple[str, ...],
     ) -> None:
-        source = self._evidence(name)
-        before = {tag: source.find(tag) for tag in tags}
+        before = {tag: self._manifests.target(name, tag) for tag in tags}
         for tag, found in before.items():
-            if found is not None and found.digest != digest and self._immutable(name, tag):
+            if found not in (None, digest) and self._immutable(name, tag):
                 raise self._refused(
                     "immutable",
-                    f"tag {tag} of {name} is immutable: it stays at {found.digest}; push under "
-                    "another tag",
+                    f"tag {tag} of {name} is immutable: it stays at {found}; take another tag",
                 )
         new = sum(found is None for found in before.values())
         with self._counting("quota"):

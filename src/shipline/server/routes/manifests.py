@@ -141,8 +141,8 @@ def _check_overwrite(
     Raises Problem 403.
     """
     for tag in tags:
-        before = node.manifests.get(name, tag)
-        action: Action = "push" if before is None or before.digest == digest else "update"
+        before = node.manifests.target(name, tag)
+        action: Action = "push" if before in (None, digest) else "update"
         if not identity.may(action, name, tag):
             what = "give away" if action == "push" else "move"
             raise Problem(403, "DENIED", f"{identity.actor} may not {what} the tag {name}:{tag}")
