@@ -295,7 +295,9 @@ class GatesSection:
     waiver_files: tuple[str, ...] = field(
         default=(), metadata=_doc("YAML or JSON files with a list of exceptions.")
     )
-    max_age: Duration | None = field(default=None, metadata=_doc("The oldest report that counts."))
+    max_age: Duration = field(
+        default=Duration(86_400_000), metadata=_doc("The oldest report that counts.")
+    )
     on_incomplete: Literal["fail", "warn"] = field(
         default="fail", metadata=_doc("What to do when a gate cannot tell.")
     )

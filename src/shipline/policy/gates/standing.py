@@ -68,7 +68,7 @@ def _stale(
     if context.built_at is not None and made < context.built_at - timedelta(seconds=1):
         yield f"{path} is older than what is judged"
     if limit is not None and (context.now - made).total_seconds() > limit.seconds:
-        yield f"{path} is {shown_age(context.now - made)} old, more than {limit}"
+        yield f"{path} is {shown_age(context.now - made)} old, more than max-age {limit}"
 
 
 def _same(one: str, other: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +160,26 @@ def test_names_of_files_are_told_from_the_root_of_the_project(tmp_path: Path) ->
 def test_commands_write_reports_anew_and_old_ones_are_no_proof(tmp_path: Path) -> None:
     (tmp_path / "c.xml").write_bytes(cobertura(a=[1]))
     rules = CoverageGate(reports="c.xml", run="exit 0")
-    now = replace(CONTEXT, now=NOW.replace(year=2100))
+    now = replace(CONTEXT, now=datetime.now(UTC))
     verdicts = run_gates(GatesSection(coverage=rules), now, Workplace(tmp_path, os.environ))
     assert verdicts.exit_code == 11 and not (tmp_path / "c.xml").exists()
     (tmp_path / "good").write_bytes(cobertura(a=[1]))
     rules = CoverageGate(reports="c.xml", run=("cp", "good", "c.xml"))
     verdicts = run_gates(GatesSection(coverage=rules), now, Workplace(tmp_path, os.environ))
     assert verdicts.exit_code == 0
+
+
+def test_a_report_of_the_day_before_yesterday_is_no_pass_unless_that_is_said(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.xml").write_bytes(cobertura(a=[1]))
+    rules, later = CoverageGate(reports="c.xml"), datetime.now(UTC) + timedelta(days=2)
+    section, context = GatesSection(coverage=rules), replace(CONTEXT, now=later)
+    found = run_gates(section, context, Workplace(tmp_path))
+    assert found.exit_code == 11
+    assert "old, more than max-age 1d" in next(iter(found)).reason
+    section = replace(section, max_age=Duration.parse("3d"))
+    assert run_gates(section, context, Workplace(tmp_path)).exit_code == 0
 
 
 def test_an_unknown_gate_is_named() -> None:
