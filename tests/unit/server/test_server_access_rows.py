@@ -41,7 +41,13 @@ def test_row_19_a_mount_needs_the_right_to_read_the_source(running: Guarded) -> 
 def test_row_19_a_token_without_the_source_cannot_mount_from_it(running: Guarded) -> None:
     token = running.token(running.admin, "repository:open/app:push,pull")
     path = f"/v2/open/app/blobs/uploads/?mount={sha256(LAYER)}&from=secret/app"
-    assert running.call("POST", path, b"", bearer(token)).status == 202
+    refused = running.call("POST", path, b"", bearer(token))
+    assert refused.status == 401
+    scopes = "repository:open/app:pull,push repository:secret/app:pull"
+    challenge = refused["WWW-Authenticate"] or ""
+    assert f'scope="{scopes}"' in challenge and "insufficient_scope" in challenge
+    wide = running.token(running.admin, scopes)
+    assert running.call("POST", path, b"", bearer(wide)).status == 201
     both = running.token(
         running.admin, "repository:open/app:push,pull", "repository:secret/app:pull"
     )
@@ -118,7 +124,7 @@ def test_row_22_a_token_for_the_catalogue_shows_names_and_nothing_in_them(runnin
         assert running.call("GET", f"/v2/secret/app/{path}", None, listing).status == 401
     mount = f"/v2/open/app/blobs/uploads/?mount={sha256(LAYER)}&from=secret/app"
     both = running.token(running.admin, "registry:catalog:*", "repository:open/app:push")
-    assert running.call("POST", mount, b"", bearer(both)).status == 202
+    assert running.call("POST", mount, b"", bearer(both)).status == 401
 
 
 def test_row_22_pages_of_the_catalogue_leave_nothing_out(running: Guarded) -> None:

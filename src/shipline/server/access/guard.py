@@ -38,6 +38,9 @@ class Guard(Protocol):
     def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
         """A refusal after the request was admitted; asks for credentials where they may help."""
 
+    def narrow(self, request: Request, name: str) -> Problem:
+        """401 with a challenge for what the request has, and for pulling from `name` too."""
+
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         """Who has this name and secret. Raises Problem 401, or 429 after too many tries."""
 
@@ -62,6 +65,9 @@ class OpenGuard:
 
     def reconsider(self, request: Request, need: Need, problem: Problem) -> Problem:
         return problem
+
+    def narrow(self, request: Request, name: str) -> Problem:
+        return Problem(403, "DENIED", f"{name} cannot be read")
 
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         return ANYONE
@@ -120,6 +126,12 @@ class AccountGuard:
         return Problem(
             401, "UNAUTHORIZED", problem.message, detail=problem.detail, headers=(challenge,)
         )
+
+    def narrow(self, request: Request, name: str) -> Problem:
+        scope = f"{_scope(request, 'upload', request.repository)} repository:{name}:pull"
+        challenge = self._challenge_of(request, "upload", scope, "insufficient_scope")
+        message = f"these credentials do not say that {name} may be read"
+        return Problem(401, "UNAUTHORIZED", message, detail=scope, headers=(challenge,))
 
     def sign_in(self, name: str, secret: str, address: str) -> Identity:
         account = self._logins.check(name, secret, address)

@@ -132,7 +132,7 @@ def _place(name: str, session: str) -> str:
 
 def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
     """A source that cannot exist, or that the client may not see, is one that has nothing: the
-    client uploads instead, and learns nothing.
+    client uploads instead, and learns nothing. One that only its token leaves out is asked for.
     """
     source = request.parameter("from")
     try:
@@ -141,6 +141,8 @@ def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
     except UsageError:
         return False
     identity = request.identity
+    if source and not identity.may("pull", source) and identity.could("pull", source):
+        raise node.guard.narrow(request, source)
     return node.storage.mount(
         digest,
         name,
