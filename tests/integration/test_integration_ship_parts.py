@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +56,21 @@ def test_password_of_the_key_may_be_in_a_file(tmp_path: Path, registry: Node) ->
     (tmp_path / "password").write_text("secret\n")
     name = project.ship("--password-file", str(tmp_path / "password")).ok().out.partition("@")[0]
     project.run("verify", "--key", "release.pub", name).ok()
+
+
+def test_missing_scanner_is_told_before_any_work(tmp_path: Path, registry: Node) -> None:
+    text = "image: {image}-scanned\nsteps: {scan: {scanner: grype}}\n"
+    project = new_project(tmp_path, registry, text)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "git").symlink_to(shutil.which("git") or "git")
+    said = project.ship(PATH=str(tools)).failed(5)
+    assert "grype is not there" in said and "build the image" not in said
+
+
+def test_reserved_version_is_known_to_the_clone(tmp_path: Path, registry: Node) -> None:
+    project = new_project(tmp_path, registry, "image: {image}-known\n")
+    project.ship().ok()
+    assert project.git("tag", "--list") == "v0.1.0"
+    project.commit("fix: more", app="2\n")
+    assert "v0.1.1" in project.ship("--plan").ok().out

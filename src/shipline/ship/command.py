@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from shipline.errors import UsageError
+from shipline.errors import StepFailed
 from shipline.tasks import check
 
 LAST_LINES = 30
+_NOT_FOUND = 127  # sh(1), "Exit Status"
 _CHUNK = 1 << 16  # bytes
 _GRACE_S = 5.0  # between asking a command to end and ending it
 _POLL_S = 0.2
@@ -76,7 +77,7 @@ def run_command(
 ) -> Ended:
     """Run a command to its end; `write` gets its output, standard error included, in order.
 
-    Raises UsageError where it cannot be started, Cancelled when interrupted.
+    Raises StepFailed where it cannot be started, Cancelled when interrupted.
     """
     tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
     with _started(argv, directory, environ) as process:
@@ -99,16 +100,23 @@ def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> 
     tail.extend(others)
 
 
+def require_program(name: str, environ: Mapping[str, str]) -> None:
+    """Raises StepFailed where there is no such program, with the status that a shell has then."""
+    if shutil.which(name, path=environ.get("PATH")) is None:
+        raise StepFailed(
+            f"the program {name} is not there",
+            status=_NOT_FOUND,
+            hint="install it, or correct the step",
+        )
+
+
 @contextmanager
 def _started(
     argv: Sequence[str], directory: Path, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     if not directory.is_dir():
-        raise UsageError(f"the working directory {directory} is not there")
-    if shutil.which(argv[0], path=environ.get("PATH")) is None:
-        raise UsageError(
-            f"the program {argv[0]} is not there", hint="install it, or correct the step"
-        )
+        raise StepFailed(f"the working directory {directory} is not there", status=1)
+    require_program(argv[0], environ)
     process = subprocess.Popen(
         argv,
         cwd=directory,

@@ -71,6 +71,8 @@ def failure_sections(
             yield ["last output:", *(f"  {line}" for line in error.log[-LAST_LINES:])]
         if error.span is not None:
             yield [str(error.span)]
+    if others := [one for one in (run.steps if run else ()) if _is_other(one, failed)]:
+        yield ["also failed:", *(f"- {one.reason}" for one in others)]
     if run is not None:
         yield _where(run, failed, pipeline)
     if error.hint:
@@ -80,6 +82,10 @@ def failure_sections(
 def _failed(run: Run | None) -> StepRecord | None:
     steps = run.steps if run else ()
     return next((one for one in steps if one.state is State.FAILED), None)
+
+
+def _is_other(one: StepRecord, failed: StepRecord | None) -> bool:
+    return one.state is State.FAILED and one is not failed
 
 
 def _where(run: Run, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:

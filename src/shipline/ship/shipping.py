@@ -9,6 +9,7 @@ from pathlib import Path
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.ship.chain import Chain, begin
+from shipline.ship.command import require_program
 from shipline.ship.commands import file_digest
 from shipline.ship.plan import Kind, Plan
 from shipline.ship.prepare import Prepared
@@ -33,6 +34,7 @@ def ship(
     `resume` is the run to go on with. `begun` is told the identifier of the run. Raises what the
     failing step raised; the record is on disk then too.
     """
+    _require_scanners(prepared, world)
     runs = Runs(world.home, world.clock)
     before = _resumed(runs, resume, prepared) if resume else None
     signers = _signers(prepared, world)
@@ -112,6 +114,13 @@ def _signers(prepared: Prepared, world: World) -> tuple[PrivateKey, ...]:
     key = section.key
     place = key if "://" in key else str(prepared.project.root / key)
     return tuple(world.signers(place))
+
+
+def _require_scanners(prepared: Prepared, world: World) -> None:
+    """Raises StepFailed before any work, for a scanner that would be missed after the build."""
+    for name, step in prepared.project.pipeline.commands.items():
+        if step.scanner is not None and not prepared.plan.step(name).skip:
+            require_program(step.scanner, world.environ)
 
 
 def _skips(plan: Plan, kind: Kind) -> bool:

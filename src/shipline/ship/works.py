@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from shipline.errors import UsageError
 from shipline.events import Step
-from shipline.git import Git
+from shipline.git import Git, GitError, fetch_tags, read_repository
 from shipline.oci import Descriptor, Reference
 from shipline.policy.tags import Decision, reserve
 from shipline.ship.chain import Outcome
@@ -143,6 +144,9 @@ class Works:
         decision = reserve(
             self.git, self.prepared.project.tags, self.world.event, fetch=True, now=now
         )
+        with suppress(GitError):  # the clone gets the tag too, for whoever looks next
+            remote = read_repository(self.git, remote=self.prepared.project.tags.remote).remote
+            fetch_tags(self.git, remote)
         before = self.prepared.plan.naming.git_tag
         name = decision.git_tag.name if decision.git_tag else ""
         if name != before:

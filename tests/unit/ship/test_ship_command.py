@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shipline.errors import Cancelled, UsageError
+from shipline.errors import Cancelled, StepFailed
 from shipline.ship.command import Ended, argv_of, environment, run_command
 from shipline.tasks import TaskGroup
 
@@ -107,5 +107,5 @@ def test_secrets_of_the_environment_stay_away_unless_they_are_named() -> None:
     ("argv", "directory"), [(("no-such-program",), "/"), (("true",), "/no/such/directory")]
 )
 def test_what_cannot_start_is_told(argv: tuple[str, ...], directory: str) -> None:
-    with pytest.raises(UsageError, match="is not there"):
+    with pytest.raises(StepFailed, match="is not there"):
         run_command(argv, directory=Path(directory), environ=PATH, timeout_s=1, write=print)

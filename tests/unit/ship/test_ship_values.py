@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_the_box_has_what_the_registry_said() -> None:
     error = RegistryError("refused", host="h", diagnostics=("DENIED: quota",), hint="delete")
     box = boxed("failed", failure_sections(error, None, Pipeline()), unicode=True)
     assert "DENIED: quota" in box and "hint: delete" in box
+
+
+def test_the_box_names_every_step_that_failed() -> None:
+    late = StepRecord("late", Kind.COMMAND, "k", State.FAILED, reason="late took more than 1s")
+    several = replace(RUN, steps=(*RUN.steps, late))
+    error = StepFailed("test ended with 1", status=1)
+    paragraphs = list(failure_sections(error, several, Pipeline()))
+    assert ["also failed:", "- late took more than 1s"] in paragraphs
+    assert not any("also failed:" in one for one in failure_sections(error, RUN, Pipeline()))
 
 
 def test_summary_is_a_table_that_reasons_do_not_break() -> None:
