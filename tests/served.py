@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -43,8 +44,10 @@ def served(root: Path, section: str = "", **environ: str) -> Iterator[Node]:
 def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
-        told = [line for line in log.read_text().splitlines() if line.startswith("serving ")]
+        told = re.findall(
+            r'^(?:{.*"message":")?serving .* on ([^\s"]+)', log.read_text(), re.MULTILINE
+        )
         if told:
-            return told[-1].rpartition(" ")[2]
+            return str(told[-1])
         time.sleep(0.02)
     raise AssertionError(f"the node did not start:\n{log.read_text()}")

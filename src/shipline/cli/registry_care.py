@@ -76,7 +76,8 @@ def gc(
     if data is not None:
         report = _collected(data, dry_run, untagged, grace)
     else:
-        wish = {"dry_run": dry_run, "untagged": untagged or None, "grace": grace and (str(grace) or "0")}
+        span = None if grace is None else str(grace) or "0"
+        wish = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
         wanted = {name: value for name, value in wish.items() if value is not None}
         report = Report(**done_by(str(node), "/api/gc", wanted))
     if as_json:

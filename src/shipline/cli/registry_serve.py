@@ -46,19 +46,27 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
     accounts: it makes what is missing and prints the administrator's password, once. What the file
     says under `registry:` holds where no flag says otherwise.
     """
-    from shipline.server import logging_to, serve_registry
+    from shipline.server import announcement, logging_to, serve_registry
 
     section, base = _section(config, options)
     if not section.data:
         raise UsageError("the node has no directory", hint="say --data DIR, or registry.data")
+
+    def tell(line: str) -> None:
+        click.echo(announcement(line, section.log), err=True)
+
+    def ready(url: str) -> None:
+        tell(f"serving {section.data} on {url}")
+        _tell_systemd()
+
     listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
     with logging_to(sys.stderr, section.log):
         serve_registry(
             listen,
             Path(section.data),
             section=section,
-            ready=lambda url: _tell(f"serving {section.data} on {url}"),
-            notify=lambda line: click.echo(line, err=True),
+            ready=ready,
+            notify=tell,
             insecure_open=insecure_open,
             insecure_http=insecure_http,
             environ=os.environ,
@@ -66,9 +74,8 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
         )
 
 
-def _tell(line: str) -> None:
-    """The node takes connections: told to the person, and to systemd (sd_notify(3))."""
-    click.echo(line, err=True)
+def _tell_systemd() -> None:
+    """The node takes connections (sd_notify(3))."""
     if place := os.environ.get("NOTIFY_SOCKET"):
         address = f"\0{place[1:]}" if place.startswith("@") else place
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service, suppress(OSError):

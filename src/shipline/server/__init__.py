@@ -2,7 +2,7 @@
 
 from shipline.server.app import make_app
 from shipline.server.http import WSGIApplication
-from shipline.server.logs import LogSection, logging_to
+from shipline.server.logs import LogSection, announcement, logging_to
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.serve import serve_registry
 from shipline.server.storage import Storage
@@ -13,6 +13,7 @@ __all__ = [
     "RegistrySection",
     "Storage",
     "WSGIApplication",
+    "announcement",
     "logging_to",
     "make_app",
     "serve_registry",

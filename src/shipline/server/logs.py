@@ -51,6 +51,14 @@ def logging_to(stream: TextIO, section: LogSection) -> Iterator[None]:
         logger.propagate = propagate
 
 
+def announcement(text: str, section: LogSection) -> str:
+    """What whoever starts the node must see at any level, as a line of its log."""
+    if section.format == "text":
+        return text
+    name, level = "shipline.server", logging.INFO
+    return JsonLines().format(logging.LogRecord(name, level, "", 0, text, None, None))
+
+
 def log_request(request: Request, response: Response, seconds: float) -> None:
     """An observer that writes the access log; `seconds` until the answer began."""
     fields: dict[str, Any] = {
