@@ -242,8 +242,8 @@ def test_guesses_side_by_side_are_counted_each(
 def test_a_refresh_token_has_one_subject_and_one_audience(
     accounts: Administration, directory: Directory, clock: Clock
 ) -> None:
-    accounts.add_user("bob", "password 1")
-    token = issue_refresh(directory, "bob", "us", "docker", 3600)
+    bob = accounts.add_user("bob", "password 1")
+    token = issue_refresh(directory, bob, "us", "docker", 3600)
     assert subject_of(directory, token, "us") == "bob"
     assert subject_of(directory, token, "them") is None
     assert subject_of(directory, "eve." + token.partition(".")[2], "us") is None
@@ -256,8 +256,8 @@ def test_a_refresh_token_has_one_subject_and_one_audience(
 def test_refresh_tokens_end_with_what_they_stand_for(
     accounts: Administration, directory: Directory, change: str
 ) -> None:
-    accounts.add_user("bob", "password 1")
-    token = issue_refresh(directory, "bob", "us", "docker", 3600)
+    bob = accounts.add_user("bob", "password 1")
+    token = issue_refresh(directory, bob, "us", "docker", 3600)
     match change:
         case "password":
             accounts.set_password("bob", "password 2")
@@ -270,11 +270,29 @@ def test_refresh_tokens_end_with_what_they_stand_for(
     assert subject_of(directory, token, "us") is None
 
 
-def test_refresh_tokens_of_one_account_are_bounded(directory: Directory, clock: Clock) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_refresh_token_that_is_issued_too_late_is_good_for_nothing(
+    accounts: Administration, directory: Directory, again: bool
+) -> None:
+    """The password was right a moment ago; then it was changed, or the account made anew."""
+    bob = accounts.add_user("bob", "password 1")
+    accounts.add_user("eve", "password 1", admin=True)
+    if again:
+        accounts.remove_user("bob")
+        accounts.add_user("bob", "password 1")
+    else:
+        accounts.set_password("bob", "password 2")
+    assert subject_of(directory, issue_refresh(directory, bob, "us", "docker", 60), "us") is None
+
+
+def test_refresh_tokens_of_one_account_are_bounded(
+    accounts: Administration, directory: Directory, clock: Clock
+) -> None:
+    bob = accounts.add_user("bob", "password 1")
     tokens = []
     for _ in range(55):
         clock.now += 1
-        tokens.append(issue_refresh(directory, "bob", "us", "docker", 3600))
+        tokens.append(issue_refresh(directory, bob, "us", "docker", 3600))
     assert len(refresh_tokens(directory, "bob")) == 50
     assert subject_of(directory, tokens[0], "us") is None
     assert subject_of(directory, tokens[-1], "us") == "bob"
@@ -327,9 +345,12 @@ def test_time_does_not_tell_which_robots_exist(
     robot, _ = accounts.add_robot(Wish("ci", permissions=PULL))
     accounts.add_user("bob", "password 1")
     hashed: list[str] = []
-    monkeypatch.setattr(
-        "shipline.server.access.login.same_password", lambda *one: bool(hashed.append(one[1]))
-    )
+
+    def hashes(password: str, kept: str) -> bool:
+        hashed.append(kept)
+        return False
+
+    monkeypatch.setattr("shipline.server.access.login.same_password", hashes)
     for name, kept in (("robot$nobody", 0), (robot.login, 0), ("nobody", 1), ("bob", 1)):
         hashed.clear()
         assert refused(logins, name, "wrong", f"192.0.2.{len(name)}") == 401
