@@ -60,9 +60,18 @@ def _require_unborn(git: Git) -> None:
 
 
 def tags(git: Git) -> dict[str, str]:
-    """Every tag with the object it stands for, annotated tags peeled."""
+    """Every tag with the object it stands for, annotated tags peeled.
+
+    Raises GitError for one that git cannot read, which may be the last version.
+    """
     found = {}
-    for line in git.lines("for-each-ref", f"--format={_TAGS}", "refs/tags"):
+    done = git.run("for-each-ref", f"--format={_TAGS}", "refs/tags")
+    if broken := re.search(r"broken ref (\S+)", done.errors):
+        raise GitError(
+            f"the repository is damaged or incomplete: {broken[1]} names no object",
+            hint=f"git update-ref -d {broken[1]} takes it away; the next fetch brings the remote's",
+        )
+    for line in _decode(done.output).split("\n"):
         if line:
             name, direct, peeled = line.split("\0")
             found[name.removeprefix("refs/tags/")] = peeled or direct

@@ -213,6 +213,13 @@ def test_a_head_that_cannot_be_read_is_not_taken_for_a_new_repository(work: Work
         read_repository(work.asked)
 
 
+def test_a_tag_that_cannot_be_read_is_an_error(work: Work) -> None:
+    work.commit("feat: a")
+    (work.path / ".git/refs/tags/v8.0.0").write_text("garbage\n")
+    with pytest.raises(GitError, match=r"refs/tags/v8\.0\.0 names no object"):
+        tags(work.asked)
+
+
 def test_local_replacements_and_grafts_change_no_history(work: Work) -> None:
     old, new = work.commit("feat: a"), work.commit("feat: b")
     work.git("replace", "--graft", new)
