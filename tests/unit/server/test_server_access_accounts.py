@@ -276,7 +276,6 @@ def test_a_refresh_token_that_is_issued_too_late_is_good_for_nothing(
 ) -> None:
     """The password was right a moment ago; then it was changed, or the account made anew."""
     bob = accounts.add_user("bob", "password 1")
-    accounts.add_user("eve", "password 1", admin=True)
     if again:
         accounts.remove_user("bob")
         accounts.add_user("bob", "password 1")
@@ -382,7 +381,7 @@ def test_a_name_that_nobody_has_is_not_remembered(logins: Logins) -> None:
 
 
 def test_logins_at_once_leave_threads_for_others(
-    accounts: Administration, logins: Logins, monkeypatch: pytest.MonkeyPatch
+    logins: Logins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, go_on = threading.Semaphore(0), threading.Event()
 

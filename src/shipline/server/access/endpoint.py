@@ -80,7 +80,7 @@ def token_routes(
         if not isinstance(account, User):
             return {}
         token = issue_refresh(
-            directory, account.name, section.service, client, section.refresh_lifetime.seconds
+            directory, account, section.service, client, section.refresh_lifetime.seconds
         )
         return {"refresh_token": token}
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from shipline.metadata import walk
+from shipline.server.access.accounts import User
 from shipline.server.access.directory import Changes, Directory
 from shipline.server.access.secret import digest_secret, generate_secret
 
@@ -22,12 +23,16 @@ class Refresh:
     client: str
     created: float
     expires: float
+    stamp: str = ""  # of the account's secrets when it was issued
 
 
 def issue_refresh(
-    directory: Directory, subject: str, audience: str, client: str, life_s: float
+    directory: Directory, account: User, audience: str, client: str, life_s: float
 ) -> str:
-    """A new refresh token, which cannot be read again."""
+    """A new refresh token, which cannot be read again; good while the account, as it was when its
+    password was right, has that password.
+    """
+    subject = account.name
     token = f"{subject}.{generate_secret()}"
     now = directory.clock()
     fields = {
@@ -35,6 +40,7 @@ def issue_refresh(
         "client": client[:200],
         "created": now,
         "expires": now + life_s,
+        "stamp": account.stamp,
     }
     with directory.change(seen=False) as changes:
         kept = sorted(refresh_tokens(directory, subject), key=lambda one: one.created)
@@ -54,8 +60,13 @@ def subject_of(directory: Directory, token: str, audience: str) -> str | None:
     record = directory.records.get(("refresh", subject, digest_secret(token)))
     if record is None:
         return None
-    fields = json.loads(record)
-    good = fields["audience"] == audience and directory.clock() < fields["expires"]
+    fields, account = json.loads(record), directory.view().account(subject)
+    good = (
+        fields["audience"] == audience
+        and directory.clock() < fields["expires"]
+        and account is not None
+        and fields.get("stamp") == account.stamp
+    )
     return subject if good else None
 
 
