@@ -234,7 +234,7 @@ class Manifests:
                 400,
                 "MANIFEST_BLOB_UNKNOWN",
                 f"{missing[0]} must be pushed to this repository before what names it",
-                detail={"digests": missing[:100]},
+                detail={"digest": missing[0], "digests": missing[:100]},
             )
         for need, size in found:
             if size != need.size:

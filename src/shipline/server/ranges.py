@@ -46,8 +46,11 @@ def may_change(if_match: str | None, if_none_match: str | None, etag: str) -> bo
 
 
 def unchanged(if_none_match: str | None, etag: str) -> bool:
-    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison)."""
+    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison).
+
+    A digest without quotes is taken too: docker-registry takes it, and clients send it.
+    """
     if if_none_match is None:
         return False
-    known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
-    return etag in known or "*" in known
+    known = {one.strip().removeprefix("W/").strip('"') for one in if_none_match.split(",")}
+    return etag.strip('"') in known or "*" in known

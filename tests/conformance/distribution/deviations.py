@@ -55,6 +55,7 @@ DEVIATIONS: dict[str, str] = {
     "test_end_12a_index_as_referrer": _NO_REFERRERS,
     "test_end_12a_referrer_may_come_before_its_subject": _NO_REFERRERS,
     "test_end_12a_deleted_referrer_is_gone": _NO_REFERRERS,
+    "test_end_12a_pages": _NO_REFERRERS,
     "test_end_12a_repositories_are_apart": _NO_REFERRERS,
     "test_end_12b_filter_by_artifact_type": _NO_REFERRERS,
     "test_document_lives_from_push_to_delete[image_with_layers_elsewhere]": _WANTS_LAYERS,

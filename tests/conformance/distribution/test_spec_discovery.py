@@ -193,6 +193,27 @@ def test_end_12b_filter_by_artifact_type(target: Target) -> None:
     assert (nothing.status, nothing.json["manifests"]) == (200, [])
 
 
+def test_end_12a_pages(target: Target) -> None:
+    """A registry may answer in pages; all of them together have every referrer once."""
+    subject = target.image("subject")
+    expected = []
+    for number in range(5):
+        notes = {f"note-{place}": "x" * 100_000 for place in range(9)}
+        one = target.artifact(f"large {number}", subject, artifactType=SBOM, annotations=notes)
+        assert target.push(one).status == 201
+        expected.append(sha256(to_json(one)))
+    digest = sha256(to_json(subject))
+    for query in ("", f"?artifactType={SBOM}"):
+        found: list[str] = []
+        place: str | None = f"referrers/{digest}{query}"
+        while place is not None:
+            answer = target.call("GET", place)
+            assert (answer.status, answer["Content-Type"]) == (200, INDEX)
+            found += [entry["digest"] for entry in answer.json["manifests"]]
+            place = next_page(answer)
+        assert sorted(found) == sorted(expected)
+
+
 def test_catalogue_lists_repositories(target: Target) -> None:
     target.push(target.image("catalogue"), "v1")
     assert target.repository in follow(target, "/v2/_catalog?n=3", "repositories")

@@ -81,6 +81,16 @@ def test_digest_of_the_query_may_be_percent_encoded(target: Target) -> None:
     assert target.call("PUT", place, b"encoded", OCTETS).status == 201
 
 
+@pytest.mark.parametrize(
+    "suffix", ["/blobs/uploads/x", "/manifests/v1", "/tags/list", "/referrers", "/blobs", "/v2/x"]
+)
+def test_names_may_be_made_of_words_of_the_protocol(target: Target, suffix: str) -> None:
+    odd = target.sibling(f"odd{suffix}")
+    document, digest = image(odd)
+    assert odd.call("GET", f"manifests/{digest}", headers=ACCEPT).body == to_json(document)
+    assert odd.call("GET", "tags/list").json == {"name": odd.repository, "tags": ["v1"]}
+
+
 @pytest.mark.parametrize("path", ["manifests/v1", "blobs/{blob}", "tags/list"])
 def test_source_of_a_mirror_is_no_obstacle(target: Target, path: str) -> None:
     """Clients that take the registry for a mirror say of what: `ns`."""

@@ -55,6 +55,7 @@ def test_huge_numbers_are_numbers() -> None:
         (None, False),
         ('"a"', True),
         ('W/"a"', True),
+        ("a", True),
         ('"b", "a"', True),
         ("*", True),
         ('"b"', False),
