@@ -74,3 +74,17 @@ def test_reserved_version_is_known_to_the_clone(tmp_path: Path, registry: Node) 
     assert project.git("tag", "--list") == "v0.1.0"
     project.commit("fix: more", app="2\n")
     assert "v0.1.1" in project.ship("--plan").ok().out
+
+
+def test_missing_dockerfile_is_told_before_any_work(tmp_path: Path, registry: Node) -> None:
+    text = "image: {image}-bare\nsteps: {gen: mkdir -p out && mv moved out/Dockerfile}\n"
+    project = new_project(tmp_path, registry, text, __gitignore="out\n")
+    project.git("mv", "Dockerfile", "moved")
+    project.commit("fix: none")
+    assert "there is no Dockerfile" in project.ship("--plan").ok().out
+    assert "shipline init --dockerfile" in project.ship().failed(3)
+    project.ship("--only", "gen", "--plan").ok()
+    build = "build: {file: out/Dockerfile, needs: [gen]}\n"
+    text = (project.root / "shipline.yaml").read_text().replace("mv moved", "cp moved")
+    project.commit("fix: made by a step", shipline__yaml=text + build)
+    project.ship().ok()

@@ -26,6 +26,9 @@ from shipline.ship.section import RESERVED
 from shipline.ship.source import Source, read_source
 
 _NAMED = frozenset(RESERVED) - {"gates"}
+_DOCKERFILE_HINT = (
+    "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
+)
 _SHOWN = 5  # changed paths in a message
 
 
@@ -67,6 +70,10 @@ def prepare(
                 "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
             )
         decision, naming = _decided(project, world, source, allow_dirty, asking, fetch)
+    if missing := _missing_dockerfile(project, wanted, naming):
+        if not asking:
+            raise ConfigError(missing, hint=_DOCKERFILE_HINT)
+        naming = replace(naming, notes=(*naming.notes, missing))
     plan = make_plan(
         project.pipeline,
         source,
@@ -77,6 +84,18 @@ def prepare(
         environ=world.environ,
     )
     return Prepared(project, source, plan, wanted, decision)
+
+
+def _missing_dockerfile(project: Project, wanted: Wanted, naming: Naming) -> str:
+    """What to say where the build will not find its Dockerfile; one may come from a step that it
+    needs.
+    """
+    build = project.pipeline.build
+    left_out = "build" in wanted.skip or (wanted.only and "build" not in wanted.only)
+    if left_out or wanted.built or naming.reuse or build.needs or "://" in build.context:
+        return ""
+    place = Path(build.file) if build.file else Path(build.context, "Dockerfile")
+    return "" if (project.root / place).exists() else f"there is no Dockerfile at {place}"
 
 
 def _located(event: Event, source: Source) -> Event:
