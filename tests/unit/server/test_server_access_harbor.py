@@ -91,6 +91,15 @@ def test_a_robot_from_its_making_to_its_end(running: Guarded) -> None:
     assert running.api("GET", place).codes == ["NOT_FOUND"]
 
 
+def test_numbers_without_end_are_no_failures_of_the_node(running: Guarded) -> None:
+    robot = made(running, name="numbers")
+    for overlap in (10**400, -1, 10**9):
+        answer = running.api("PATCH", f"/robots/{robot['id']}", {"overlap": overlap})
+        assert answer.status == 400
+    assert running.api("GET", f"/projects/{'9' * 5000}/members").status == 404
+    assert running.api("PUT", f"/robots/{robot['id']}", {"duration": 10**400}).status == 400
+
+
 def test_a_secret_overlaps_where_it_is_asked_for(running: Guarded) -> None:
     robot = made(running, name="overlap")
     fresh = running.api("PATCH", f"/robots/{robot['id']}", {"overlap": 60}).json["secret"]

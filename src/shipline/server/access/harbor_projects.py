@@ -12,8 +12,9 @@ from shipline.server.http import Request
 
 def one_project(text: str, projects: list[Project]) -> Project:
     """By name or number. Raises Unknown, also for one that may not be seen."""
+    number = int(text) if text.isdecimal() and len(text) < 10 else None
     for project in projects:
-        if project.name == text or (text.isdecimal() and project.id == int(text)):
+        if project.name == text or project.id == number:
             return project
     raise Unknown(f"there is no project {text}")
 

@@ -27,6 +27,8 @@ from shipline.server.access.rights import administers
 from shipline.server.access.wishes import Wish
 from shipline.server.http import Request, Response, Route, route
 
+_LONGEST_OVERLAP_S = 90 * 86_400
+
 
 def robot_routes(
     directory: Directory, administration: Callable[[Request], Administration]
@@ -73,6 +75,8 @@ def robot_routes(
         found = _robot(directory, request, robot, "")
         body = read_body(request)
         chosen, overlap = take(body, "secret", str, ""), take(body, "overlap", int, 0)
+        if not 0 <= overlap <= _LONGEST_OVERLAP_S:
+            raise refusal(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
         secret = administration(request).rotate_robot(found.id, secret=chosen, overlap_s=overlap)
         return answer({"secret": "" if chosen else secret})
 
