@@ -312,7 +312,7 @@ class _Run:
     def _collect_repository(self, name: str) -> None:
         records = self._storage.records
         with self._storage.exclusive():
-            if any(records.scan((kind, name), limit=1) for kind in ("blob", "manifest", "tag")):
+            if self._holds_something(name):
                 return
             changes: Changes = {("repository", name): None}
             for kind in ("usage", "deleted", "needed", "referrer"):
@@ -320,6 +320,25 @@ class _Run:
             self.report.repositories += 1
             if not self._dry_run:
                 self._storage.commit(changes)
+
+    def _holds_something(self, name: str) -> bool:
+        if self._dry_run:
+            return any(self._left(name))
+        kinds = ("blob", "manifest", "tag")
+        return any(self._storage.records.scan((kind, name), limit=1) for kind in kinds)
+
+    def _left(self, name: str) -> Iterator[str]:
+        """What a repository would still have after a dry run; tags go with their manifest."""
+        records, gone = self._storage.records, self._gone
+        for (tag,), value in walk(records, ("tag", name)):
+            if hash((name, json.loads(value)["digest"])) not in gone:
+                yield tag
+        for (digest,), _ in walk(records, ("manifest", name)):
+            if hash((name, digest)) not in gone:
+                yield digest
+        for (digest,), _ in walk(records, ("blob", name)):
+            if hash((digest, name, "blob")) not in gone:
+                yield digest
 
     def _collect_files(self) -> None:
         for algorithm in ("sha256", "sha512"):

@@ -152,7 +152,8 @@ def test_a_dry_run_says_what_a_run_does(node: Directory) -> None:
     before = node.files()
     foretold = node.collect(untagged=True, dry_run=True)
     assert node.files() == before
-    foretold.dry_run, foretold.repositories = False, 1  # those that become empty only then
+    assert foretold.repositories == 1
+    foretold.dry_run = False
     assert node.collect(untagged=True) == foretold
 
 
