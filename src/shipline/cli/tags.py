@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -47,7 +48,10 @@ def command(
 
     situation = survey(asked.git, asked.section, asked.event, fetch=asked.fetch, now=asked.now)
     decision = decide(asked.section, situation)
-    names = tuple(Reference.parse(one).name for one in images or filter(None, [asked.image]))
+    named = [Reference.parse(one) for one in images or filter(None, [asked.image])]
+    names = tuple(one.name for one in named)
+    if form == "github":  # as docker/metadata-action has them: name/app, without docker.io
+        names = tuple(replace(one, tag="", digest=None).familiar for one in named)
     placements = {name: compare(asked, decision, name) for name in names} if registry else {}
     click.echo(show(decision, names, placements, "json" if as_json else form, bake), nl=False)
 

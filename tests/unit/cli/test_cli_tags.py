@@ -108,6 +108,13 @@ def test_github_gets_the_outputs_of_metadata_action(work: Work, tmp_path: Path) 
     assert target["args"]["DOCKER_META_VERSION"] == found["version"] == f"dev-{sha[:12]}"
 
 
+def test_images_of_docker_hub_are_named_as_metadata_action_names_them(work: Work) -> None:
+    found = outputs(
+        said(work, "tags", "--ref", "feature/x", "--format", "github", "-i", "name/app")
+    )
+    assert found["tags"] == f"name/app:{found['tag-names']}"
+
+
 def test_names_that_are_no_text_are_shown_somehow(work: Work) -> None:
     name = os.fsdecode(b"feature/caf\xe9")
     work.git("checkout", "-q", "-b", name)
