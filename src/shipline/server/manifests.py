@@ -44,7 +44,9 @@ def _no_check() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A manifest in a listing; `tags` are the first of its tags by name, `at` Unix time."""
+    """A manifest in a listing; `tags` are the first of its tags by name, `more` whether there are
+    others, `at` Unix time.
+    """
 
     digest: Digest
     media_type: str
@@ -53,6 +55,7 @@ class Listed:
     by: str
     tags: tuple[str, ...]
     subject: Digest | None
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ class Manifests:
     def _listed(self, name: str, digest: str, value: bytes) -> Listed:
         record = json.loads(value)
         prefix = ("tagged", name, digest)
-        tags = self._storage.records.scan(prefix, limit=_SHOWN)
+        tags = self._storage.records.scan(prefix, limit=_SHOWN + 1)
         subject = record.get("subject")
         return Listed(
             Digest.parse(digest),
@@ -210,8 +213,9 @@ class Manifests:
             int(record["size"]),
             float(record["at"]),
             record.get("by", ""),
-            tuple(tag for (tag,), _ in tags),
+            tuple(tag for (tag,), _ in tags[:_SHOWN]),
             Digest.parse(subject) if subject else None,
+            len(tags) > _SHOWN,
         )
 
     def _additions(

@@ -79,6 +79,9 @@ def test_a_search_among_very_many_tags_finds_the_last_one(app: NodeApp) -> None:
     for number in range(45_000):
         changes |= tag_entries(NAME, f"b{number:05}", digest, at=1.0)
     app.storage.commit(changes, counts(NAME, tags=45_000))
+    for path in (f"/r/{NAME}:a", f"/r/{NAME}/-/manifests"):
+        text = page(app, path).text
+        assert "and more" in text and text.count("b000") < 300
     pages, path = 0, f"/r/{NAME}?q=B44999"
     while True:
         began = time.perf_counter()
