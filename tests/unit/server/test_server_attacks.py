@@ -11,14 +11,16 @@ import pytest
 from attached import Repository, add_image
 from node_app import NodeApp, NodeRepository
 from shipline.content import MemoryStore, copy_graph
+from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.policy.trust import TrustSection
 from shipline.server.access import Administration, Directory
 from shipline.server.access.keys import Keys
 from shipline.server.access.scope import Scope
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
-from shipline.server.door.section import DoorSection, ImmutableRule, Quota
+from shipline.server.door.section import DoorSection, ImmutableRule, Quota, VulnerabilityRule
 from shipline.server.storage import Storage
 from shipline.units import ByteSize
 
@@ -197,3 +199,12 @@ def test_of_pushes_at_once_one_has_an_immutable_tag(node: Open, immutable: bool)
     assert sorted(statuses.values()) == ([201] + [403] * 23 if immutable else [201] * 24)
     holder = app.pull("team/app", "v1").headers["Docker-Content-Digest"]
     assert statuses[holder] == 201
+
+
+@pytest.mark.parametrize("keys", [{}, {"release": "release.pub"}])
+def test_a_policy_without_rules_is_not_taken_for_a_strict_one(keys: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="without rules"):
+        DoorSection(signatures=TrustSection(keys=keys, default="reject"))
+    rule = VulnerabilityRule(keys=("release",))
+    named = TrustSection(keys={"release": "release.pub"})
+    assert DoorSection(signatures=named, vulnerabilities=(rule,)).signatures == named

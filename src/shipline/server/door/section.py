@@ -134,6 +134,15 @@ class DoorSection:
         default=Duration(86_400_000), metadata={"doc": "How often retention runs."}
     )
 
+    def __post_init__(self) -> None:
+        """Rules about nothing are a mistake: without them everything goes out."""
+        trust = self.signatures
+        if trust and not trust.rules and (not trust.keys or not self.vulnerabilities):
+            raise ConfigError(
+                "signatures: without rules every image goes out",
+                hint="to refuse all that is unsigned: rules: [{images: ['**']}]",
+            )
+
 
 def any_of(patterns: tuple[Glob, ...], name: str) -> bool:
     """Whether one of the patterns is that of `name`."""
