@@ -164,6 +164,9 @@ def test_a_prerelease_never_takes_the_name_of_a_release() -> None:
     assert found.names == ("v2.0.0-rc.1", "v2-0123456789ab")
     assert {one.entry for one in found.skipped} == set(templates[1:3])
     assert "is a prerelease" in found.skipped[0].reason
+    section = TagsSection(rules=(Rule(("{tag}", "latest", "next"), On(tag="v*")),))
+    assert decided(on("refs/tags/v2.0.0-rc.1"), section=section).names == ("v2.0.0-rc.1", "next")
+    assert "latest" in decided(on("refs/tags/v2.0.0"), section=section).names
     patterns = ("{{major}}.{{minor}}.{{patch}}", "{{major}}", "v{{version}}", "{{raw}}")
     entries = tuple(f"type=semver,pattern={one}" for one in patterns)
     section = TagsSection(rules=(Rule(entries, On(tag="v*")),))

@@ -99,8 +99,10 @@ def _template(entry: Entry, case: Case) -> Parts:
     fields = template.fields_of(entry.template)
     if fields & template.VERSION_FIELDS and case.version is None:
         raise NotHere(case.reason)
-    if case.version and case.version.prerelease and template.hides_prerelease(entry.template):
-        raise NotHere(f"{case.version} is a prerelease, which this tag would not tell")
+    if case.version and case.version.prerelease:
+        meant = bool(case.rule.prerelease) or entry.template != "latest"
+        if template.hides_prerelease(entry.template) or not meant:
+            raise NotHere(f"{case.version} is a prerelease, which this tag would not tell")
     if {"branch", "name"} & fields and "name" not in _values(case):
         raise NotHere("the event has no branch")
     unique = case.situation.unique
