@@ -9,6 +9,7 @@ from shipline.cli.registry_care import check, convert, gc, repair
 from shipline.cli.registry_retention import retention
 from shipline.cli.registry_robots import audit, robot, token
 from shipline.cli.registry_serve import serve
+from shipline.cli.registry_webhook import webhook
 
 
 @click.group("registry")
@@ -16,5 +17,18 @@ def group() -> None:
     """Run a registry node."""
 
 
-for _command in (serve, user, project, robot, token, audit, gc, retention, check, repair, convert):
+for _command in (
+    serve,
+    user,
+    project,
+    robot,
+    token,
+    audit,
+    webhook,
+    gc,
+    retention,
+    check,
+    repair,
+    convert,
+):
     group.add_command(_command)

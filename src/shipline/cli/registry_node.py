@@ -23,6 +23,23 @@ def node_option(command: Command) -> Command:
     )(command)
 
 
+def required_node_option(command: Command) -> Command:
+    return click.option(
+        "--node",
+        metavar="HOST[:PORT]",
+        required=True,
+        help="The running node; log in there as an administrator.",
+    )(command)
+
+
+def ask(node: str, method: str, path: str) -> str:
+    """What a node answers its operator. Raises AuthError, RegistryError; asks once."""
+    from shipline.registry import Client, keychain_from, settings_from
+
+    with Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client:
+        return client.ask(node, method, path).decode()
+
+
 def done_by(node: str, path: str, wish: dict[str, Any]) -> Any:
     """The result of the work below `path` of the node's API, as JSON has it.
 

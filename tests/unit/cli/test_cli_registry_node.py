@@ -14,7 +14,12 @@ import pytest
 
 from guarded import ADMIN, Guarded, guarded
 
-RULES = 'version: 1\nregistry: {policy: {retention: [{tags: ["old-*"], latest: 0}]}}\n'
+RULES = """
+version: 1
+registry:
+  policy: {retention: [{tags: ["old-*"], latest: 0}]}
+  webhooks: [{name: dead, url: "http://127.0.0.1:9/", allow: [127.0.0.0/8], events: [quota]}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,19 @@ def test_a_node_retains_by_its_own_rules(node: Guarded, tmp_path: Path) -> None:
     assert "removed 1 of 1 tags" in done.stderr
     listed = node.call("GET", "/v2/team/tags/tags/list", None, node.admin)
     assert listed.json["tags"] == ["new-1"]
+
+
+def test_webhooks_are_listed_tried_and_sent_again(node: Guarded, tmp_path: Path) -> None:
+    admin, on = f"{ADMIN}:{node.password}", ("--node", node.address)
+    listed = registry(node, tmp_path, admin, "webhook", "ls", *on)
+    assert listed.stdout.splitlines()[1].split()[:3] == ["dead", "0", "0"], listed.stderr
+    tried = registry(node, tmp_path, admin, "webhook", "test", "dead", *on)
+    assert tried.returncode == 6 and "127.0.0.1:9" in tried.stderr
+    assert "Traceback" not in tried.stderr
+    again = registry(node, tmp_path, admin, "webhook", "redeliver", "dead", *on)
+    assert "0 events" in again.stderr
+    unknown = registry(node, tmp_path, admin, "webhook", "test", "none", *on)
+    assert unknown.returncode == 6 and "there is: dead" in unknown.stderr
 
 
 def test_nobody_else_is_obeyed(node: Guarded, tmp_path: Path) -> None:
