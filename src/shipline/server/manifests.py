@@ -78,9 +78,11 @@ class Manifests:
         """The manifest behind a digest or a tag, None where there is none, or none whose file is
         what its digest says: pushing that again mends it.
         """
-        if isinstance(reference, Digest):
-            self._storage.protect(name, reference)
-        return self._storage.cache.get(name, str(reference), lambda: self._load(name, reference))
+        found = self._find(name, reference)
+        if found is None or isinstance(reference, str):
+            return found
+        self._storage.protect(name, reference)
+        return self._find(name, reference)
 
     def target(self, name: str, tag: str) -> Digest | None:
         """What a tag points to, also where that is damaged; None where there is no such tag."""
@@ -187,6 +189,9 @@ class Manifests:
                 yield json.loads(value)
             start = page[-1][0]
 
+    def _find(self, name: str, reference: Digest | str) -> Stored | None:
+        return self._storage.cache.get(name, str(reference), lambda: self._load(name, reference))
+
     def _load(self, name: str, reference: Digest | str) -> Stored | None:
         records = self._storage.records
         digest = reference if isinstance(reference, Digest) else self.target(name, reference)
@@ -245,9 +250,11 @@ class Manifests:
                 raise manifest_invalid(f"{need.digest} has {size} bytes, not {need.size}")
 
     def _size(self, kind: str, name: str, digest: Digest) -> int | None:
-        self._storage.touches.add(name, str(digest))
         record = self._storage.records.get((kind, name, str(digest)))
-        return None if record is None else int(json.loads(record)["size"])
+        if record is None:
+            return None
+        self._storage.touches.add(name, str(digest))
+        return int(json.loads(record)["size"])
 
     def _write(self, digest: Digest, raw: bytes, *, known: bool) -> None:
         """Make the manifest's file, unless it is there and whole."""

@@ -184,7 +184,9 @@ class Storage:
         return None if record is None else int(json.loads(record)["size"])
 
     def protect(self, repository: str, digest: Digest) -> None:
-        """Call before telling a client that something is here: it then stays for a while."""
+        """Call before telling a client that something is here: it then stays for a while. Look
+        again afterwards, since it may just have been taken away.
+        """
         self.touches.add(repository, str(digest))
         self._lock.settle()  # a removal that runs may have looked before the touch
 
@@ -192,6 +194,8 @@ class Storage:
         """A blob that this repository has, None where it has not, or not whole any more: then
         pushing it again mends it.
         """
+        if self.blob_size(repository, digest) is None:
+            return None  # and remembered for nobody: there is no end to what may be asked for
         self.protect(repository, digest)
         size = self.blob_size(repository, digest)
         if size is None:

@@ -208,3 +208,15 @@ def test_a_policy_without_rules_is_not_taken_for_a_strict_one(keys: dict[str, st
     rule = VulnerabilityRule(keys=("release",))
     named = TrustSection(keys={"release": "release.pub"})
     assert DoorSection(signatures=named, vulnerabilities=(rule,)).signatures == named
+
+
+def test_asking_for_what_is_not_there_keeps_nothing_from_the_collector(node: Open) -> None:
+    """Else who may read could fill the memory of touches: what is forgotten counts as touched."""
+    app = node(DoorSection())
+    published(app, "team/app", "v1")
+    before = dict(app.storage.touches._times)
+    for number in range(20):
+        digest = Digest.of(str(number).encode())
+        for kind in ("manifests", "blobs"):
+            assert app.call("HEAD", f"/v2/team/app/{kind}/{digest}").status == 404
+    assert app.storage.touches._times == before
