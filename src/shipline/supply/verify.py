@@ -131,9 +131,10 @@ def verify(
     if len(found.keys) >= max(threshold, 1):
         return found
     have = f"{len(found.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
+    more = "else " if found.keys else ""
     raise SignatureRefused(
         f"{name.at(target.digest)}: {have} signed it",
-        verdicts=reasons(found.rejected, "nothing that is a signature is attached to it"),
+        verdicts=reasons(found.rejected, f"nothing {more}that is a signature is attached to it"),
         hint=f"sign it with `shipline sign --key KEY {name.name}@{target.digest}`",
     )
 

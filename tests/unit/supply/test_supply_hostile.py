@@ -201,6 +201,15 @@ def test_nothing_at_all_is_no_signature() -> None:
     assert str(target.digest) in caught.value.hint
 
 
+def test_one_signature_of_two_is_not_called_none() -> None:
+    store = Repository()
+    target = add_image(store)
+    attach(store, target, [signed_layer(store, payload_for(target), KEY)])
+    with pytest.raises(SignatureRefused, match="1 of 2 keys") as caught:
+        verify(store, target, NAME, [KEY.public], threshold=2)
+    assert caught.value.verdicts == ("nothing else that is a signature is attached to it",)
+
+
 def test_equal_reasons_are_told_once() -> None:
     store = Repository()
     target = add_image(store)

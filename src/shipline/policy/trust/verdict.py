@@ -41,7 +41,8 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
     title = rule.said.title
     fresh, stale = _fresh_keys(rule, found.signatures, now)
     if len(fresh) < rule.said.threshold:
-        details = reasons(found.signatures.rejected, "no signature is attached to it")
+        nothing = f"no {'other ' if fresh else ''}signature is attached to it"
+        details = reasons(found.signatures.rejected, nothing)
         return Verdict(
             False,
             title,
