@@ -51,7 +51,7 @@ def login(
             "a password on the command line can be seen by every process of the machine",
             hint="pipe it: shipline login --password-stdin, or leave it out to be asked",
         )
-    host = _host(host)
+    host = host_of(host)
     credentials = Credentials(*_ask(username, password_stdin))
     environment = _with_passphrase(host, store)
     settings = settings_from(os.environ, insecure=(host,) if insecure else ())
@@ -68,12 +68,12 @@ def logout(host: str, everywhere: bool) -> None:
     """Forget the credentials of a registry."""
     from shipline.registry import forget_login, logins
 
-    for one in logins(os.environ) if everywhere else (_host(host),):
+    for one in logins(os.environ) if everywhere else (host_of(host),):
         known = forget_login(one, os.environ)
         click.echo(f"logged out of {one}" if known else f"not logged in to {one}", err=True)
 
 
-def _host(text: str) -> str:
+def host_of(text: str) -> str:
     """The registry in any spelling that people paste."""
     host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
     if not host or "/" in host or any(character.isspace() for character in host):

@@ -9,16 +9,22 @@ from typing import Any, TypeVar
 
 import click
 
+from shipline.cli.login import host_of
 from shipline.errors import RegistryError
 
 _LOOK_S = (0.05, 2.0)  # between two looks, at first and at most
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def _host(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else host_of(value)
+
+
 def node_option(command: Command) -> Command:
     return click.option(
         "--node",
         metavar="HOST[:PORT]",
+        callback=_host,
         help="A running node, instead of a directory; log in as an administrator.",
     )(command)
 
@@ -27,6 +33,7 @@ def required_node_option(command: Command) -> Command:
     return click.option(
         "--node",
         metavar="HOST[:PORT]",
+        callback=_host,
         required=True,
         help="The running node; log in there as an administrator.",
     )(command)
