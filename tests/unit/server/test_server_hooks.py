@@ -281,3 +281,23 @@ def test_formats_name_the_same_event() -> None:
     assert cloud["data"]["tags"] == ["v1"]
     assert harbor["type"] == "PUSH_ARTIFACT"
     assert harbor["event_data"]["repository"]["repo_full_name"] == "team/app"
+
+
+def test_a_receiver_that_is_away_does_not_fill_the_disk(
+    records: SqliteRecords, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Events of pulls are made by everybody who may pull."""
+    Queue(records).put(["a", "b"], push(0))
+    queue = Queue(records, most=3)
+    for number in range(1, 6):
+        queue.put(["a", "b"], push(number))
+    assert (queue.depth("a"), queue.depth("b")) == (3, 3)
+    assert len([one for one in caplog.records if "a: 3 events wait" in one.getMessage()]) == 1
+    for _ in range(5):
+        while (waiting := queue.first("a")) is not None:
+            queue.give_up("a", waiting, "gone")
+        queue.put(["a"], push(9))
+    assert len(queue.dead("a")) == 3 and queue.depth("a") == 1
+    assert queue.redeliver("a") == 3
+    assert (queue.depth("a"), queue.dead("a")) == (4, [])
+    assert Queue(records).depth("a") == 4
