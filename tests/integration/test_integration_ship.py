@@ -116,6 +116,7 @@ def test_plan_does_nothing(project: Project) -> None:
     assert "v0.1.0" in shown and "mkdir -p out" in shown
     plan = json.loads(project.ship("--plan", "--json").ok().out)
     assert [one["name"] for one in plan["steps"] if one["skip"]] == ["sign", "copy"]
+    assert [one["name"] for one in plan["naming"]["tags"]] == ["v0.1.0"]
     assert not (project.root / "out").exists()
     assert not (project.home / "runs").exists()
     assert tags(project.node, _repository(project)) == []

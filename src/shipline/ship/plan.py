@@ -96,6 +96,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
         found["naming"]["reuse"] = str(self.naming.reuse or "")
+        found["naming"]["tags"] = [
+            {"name": name, "reason": reason} for name, reason in self.naming.tags
+        ]
         return {"version": 1, **found}
 
 
