@@ -98,7 +98,7 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_word(value)}" for key, value in _fields(record).items())
-        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        message = _plain(record.getMessage())
         line = f"{_time(record)} {record.levelname:<7} {message}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -112,6 +112,15 @@ def _time(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _OWN}
+
+
+def _plain(text: str) -> str:
+    """One line that no terminal takes for a command: names in it may come from a path."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def _word(value: object) -> str:

@@ -105,6 +105,11 @@ def test_line_of_text_is_one_line() -> None:
     assert 'path="/x\\ny" agent="says \\"hi\\"" status=200' in line
 
 
+def test_line_of_text_commands_no_terminal() -> None:
+    line = TextLines().format(_record("a\x1b[2J\x85\u2028b \N{EURO SIGN}", path="/\x1b]0;x\x07"))
+    assert line.isprintable() and line.count("\N{EURO SIGN}") == 1
+
+
 def test_json_lines_carry_exceptions() -> None:
     try:
         raise OSError("no space")
