@@ -19,7 +19,8 @@ import pytest
 from nodes import Node, node
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.check import Summary, check, opened
-from shipline.server.collect import Collection, collect
+from shipline.server.collect import collect
+from shipline.server.collection import Collection
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -32,7 +33,8 @@ _WORK = """
 import random, sys, threading, time
 from pathlib import Path
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.collect import Collection, collect
+from shipline.server.collect import collect
+from shipline.server.collection import Collection
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads

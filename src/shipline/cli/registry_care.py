@@ -18,7 +18,7 @@ from shipline.errors import ContentError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.check import Summary
-    from shipline.server.collect import Report
+    from shipline.server.collection import Report
     from shipline.server.findings import Finding
     from shipline.units import Duration
 
@@ -69,7 +69,7 @@ def gc(
     as_json: bool,
 ) -> None:
     """Free what nothing needs, now. A node does this by itself from time to time."""
-    from shipline.server.collect import Report
+    from shipline.server.collection import Report
 
     if (data is None) == (node is None):
         raise UsageError("free what?", hint="say either --data DIR or --node HOST")
@@ -93,7 +93,8 @@ def gc(
 
 def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> Report:
     from shipline.server.check import opened
-    from shipline.server.collect import Collection, collect
+    from shipline.server.collect import collect
+    from shipline.server.collection import Collection
     from shipline.server.uploads import Uploads
 
     options = Collection(every=None, untagged=untagged)

@@ -10,7 +10,8 @@ from typing import Self
 
 from shipline.server.access import Entrance
 from shipline.server.chores import Chore, chore_routes, collection, retention
-from shipline.server.collect import Report, collect_forever
+from shipline.server.collect import collect_forever
+from shipline.server.collection import Report
 from shipline.server.door.retention import retain_forever
 from shipline.server.door.rules import RuleDoor
 from shipline.server.health import Health, health_routes

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shipline.errors import Cancelled
-from shipline.server.collect import Collection, collect
+from shipline.server.collect import collect
+from shipline.server.collection import Collection
 from shipline.server.door.protocol import Door
 from shipline.server.door.retention import retain
 from shipline.server.door.section import DoorSection

@@ -7,7 +7,7 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access import AccessSection
-from shipline.server.collect import Collection
+from shipline.server.collection import Collection
 from shipline.server.door.section import DoorSection
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.oci import Descriptor, Digest, Index, Manifest
-from shipline.server.collect import Collection, Report, collect
+from shipline.server.collect import collect
+from shipline.server.collection import Collection, Report
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads

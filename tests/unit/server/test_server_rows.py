@@ -42,7 +42,8 @@ from shipline.content import copy_graph
 from shipline.oci import Index, Reference, media
 from shipline.policy.trust import TrustRule, TrustSection
 from shipline.server.check import Summary, check
-from shipline.server.collect import Collection, collect
+from shipline.server.collect import collect
+from shipline.server.collection import Collection
 from shipline.server.door.section import DoorSection
 from shipline.supply import ImagePattern, generate_key, sign
 from shipline.units import Duration
