@@ -161,3 +161,15 @@ def test_the_page_asks_for_the_same_rights(world: World) -> None:
         page.find_element(By.LINK_TEXT, "Log in")
         page.get(f"{world.node.url}/r/private/app:1")
         assert page.find_element(By.TAG_NAME, "h1").text == "Not found"
+
+
+def test_an_open_node_doubts_that_signatures_were_meant(tmp_path: Path) -> None:
+    write_key_pair(generate_key("release"), tmp_path / "release", b"x")
+    section = """
+    policy:
+      signatures:
+        keys: {release: release.pub}
+        rules: [{images: ["**"]}]
+    """
+    with served(tmp_path, section) as node:
+        assert "without accounts nobody can read" in node.log.read_text()

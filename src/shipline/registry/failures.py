@@ -16,7 +16,7 @@ _LONGEST = 300  # characters of a message that are shown
 
 _HINTS = {
     401: "log in with `shipline login {host}`, or check that the password or token still holds",
-    403: "the account may not do this: ask for the right on this repository, or log in as another",
+    403: "where no rule is named, the account lacks the right: ask for it, or log in as another",
     404: "check the spelling of the name; a private repository is hidden from who may not see it",
     405: "the registry has this function switched off",
     413: "the registry, or a proxy before it, limits the size of a request",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ def serve_registry(
             )
         )
         assembly = Assembly.of(storage, uploads, entrance, section, environ or {}, base)
-        for line in entrance.notices:
+        for line in (*entrance.notices, *_doubts(section, entrance)):
             notify(line)
         url = url_of(listener, tls=entrance.certificates is not None)
         _serve(assembly, listener, section, entrance, lambda: ready(url))
@@ -108,6 +108,15 @@ def _serve(
             ended.set()
             stopping.set()
             group.scope.cancel()
+
+
+def _doubts(section: RegistrySection, entrance: Entrance) -> Iterator[str]:
+    """What the person who starts the node may not have meant."""
+    if section.policy.signatures and not entrance.guard.accounts:
+        yield (
+            "policy.signatures holds for everyone: without accounts nobody can read, and so sign, "
+            "what is not signed yet"
+        )
 
 
 def _cut_late(
