@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from guarded import guarded
 from peers import Account, Registry, docker_registry
+from peers.registry import certificate as self_signed
 
 pytestmark = pytest.mark.peers
 
@@ -185,3 +187,19 @@ def test_bad_words_are_refused(user: User, words: tuple[str, ...], said: str) ->
     done = user.run("shipline", "login", *words)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_registry_with_tls_that_is_asked_without_says_so(tmp_path: Path) -> None:
+    """On loopback plain http is tried where no authority is known."""
+    with docker_registry(tmp_path, account=Account("alice", SECRET), tls=True) as registry:
+        done = User(tmp_path, registry).login("--store", "plain")
+    assert done.returncode == 6, done.stderr
+    assert f"/etc/docker/certs.d/{registry.address}/ca.crt" in done.stderr
+
+
+def test_a_node_with_tls_that_is_asked_without_says_so(user: User, tmp_path: Path) -> None:
+    certificate, key = map(str, self_signed(tmp_path, "node"))
+    with guarded(tmp_path / "data", "--tls-cert", certificate, "--tls-key", key) as node:
+        done = user.run("shipline", "imagetools", "inspect", f"{node.address}/team/app:1")
+    assert done.returncode == 6, done.stderr
+    assert "it speaks TLS" in done.stderr and "certs.d" in done.stderr

@@ -12,6 +12,7 @@ from shipline.registry.origin import Url
 
 RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
 BODY_LIMIT = 64 << 10  # bytes of an error body that are looked at
+_WANTS_TLS = "HTTP request to an HTTPS server"  # what Go's servers say
 _LONGEST = 300  # characters of a message that are shown
 
 _HINTS = {
@@ -74,6 +75,8 @@ def failure(reply: Reply, doing: str) -> ShiplineError:
     said = "; ".join(dict.fromkeys(text for _, text in found if text))
     message = f"{host}: {doing}: {status}" + (f": {clean(said)}" if said else "")
     hint = _HINTS.get(status, "").format(host=host)
+    if status == 400 and _WANTS_TLS in said:
+        hint = tls_hint(host)
     if status in (401, 403):
         return AuthError(message, host=host, status=status, hint=hint)
     if status in RETRIED and not hint:
@@ -82,6 +85,11 @@ def failure(reply: Reply, doing: str) -> ShiplineError:
     refused = Refused(message, host=host, status=status, hint=hint, diagnostics=codes)
     refused.retry_after_s = wait
     return refused
+
+
+def tls_hint(host: str) -> str:
+    """For a registry on a loopback address, which is asked in plain http unless it has a CA."""
+    return f"put its authority at /etc/docker/certs.d/{host}/ca.crt: then it is asked over TLS"
 
 
 def clean(text: str) -> str:

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 import urllib3.exceptions as foreign
 
 from shipline.errors import RegistryError
+from shipline.registry.failures import tls_hint
 from shipline.registry.origin import Origin
 from shipline.tasks import check
+
+_ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
 
 
 @contextmanager
@@ -49,6 +52,8 @@ def _error(origin: Origin, error: Exception) -> RegistryError:
         text, hint, retriable = f"TLS: {error}", "check the certificate files", False
     elif isinstance(error, foreign.ProxyError):
         text, hint = f"the proxy failed: {error}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    elif isinstance(error, http.client.BadStatusLine) and error.line.startswith(_ALERT):
+        text, hint, retriable = "it speaks TLS, and was asked in plain http", tls_hint(host), False
     elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
         text = "the connection was closed in the middle"
     elif isinstance(error, ValueError) and not isinstance(error, OSError):

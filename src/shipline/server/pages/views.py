@@ -117,8 +117,11 @@ def image(node: Node, name: str, stored: Stored) -> ImageView:
 
 
 def is_image(entry: Descriptor) -> bool:
-    kind = entry.annotations.get("vnd.docker.reference.type")
-    return entry.platform is not None and kind != _ATTESTATION
+    return entry.platform is not None and not _is_attestation(entry)
+
+
+def _is_attestation(entry: Descriptor) -> bool:
+    return entry.annotations.get("vnd.docker.reference.type") == _ATTESTATION
 
 
 def _has_image_config(document: Manifest | Index) -> bool:
@@ -128,9 +131,7 @@ def _has_image_config(document: Manifest | Index) -> bool:
 
 def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Child]:
     for entry in document.manifests if isinstance(document, Index) else ():
-        platform = str(entry.platform) if is_image(entry) else "attestation"
-        if entry.platform is None and not entry.annotations:
-            platform = ""
+        platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
         found = node.manifests.get(name, entry.digest)
         size = None
         if found is not None:
