@@ -52,7 +52,7 @@ def _error(origin: Origin, error: Exception) -> RegistryError:
         text, hint, retriable = f"TLS: {error}", "check the certificate files", False
     elif isinstance(error, foreign.ProxyError):
         text, hint = f"the proxy failed: {error}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-    elif isinstance(error, http.client.BadStatusLine) and error.line.startswith(_ALERT):
+    elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
         text, hint, retriable = "it speaks TLS, and was asked in plain http", tls_hint(host), False
     elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
         text = "the connection was closed in the middle"
