@@ -18,7 +18,7 @@ test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	sh scripts/test.sh $(BIN)/python
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
