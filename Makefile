@@ -18,7 +18,7 @@ test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	sh scripts/test.sh $(BIN)/python
+	$(BIN)/python scripts/run_tests.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
