@@ -66,3 +66,37 @@ class Cache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._size -= len(entry.raw) + _OVERHEAD
+
+
+class Sizes:
+    """Sizes of blobs that were asked for lately: with the same promise as Cache."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._sizes: dict[tuple[str, Digest], int] = {}
+        self._writes = 0
+
+    def get(self, name: str, digest: Digest, load: Callable[[], int | None]) -> int | None:
+        """What is kept for a blob of a repository, else what `load` finds."""
+        key = (name, digest)
+        found = self._sizes.get(key)
+        if found is not None:
+            return found
+        writes = self._writes
+        loaded = load()
+        if loaded is not None:
+            with self._lock:
+                if writes == self._writes:
+                    while len(self._sizes) >= self._limit:
+                        del self._sizes[next(iter(self._sizes))]
+                    self._sizes[key] = loaded
+        return loaded
+
+    def forget(self, changed: Iterable[Key]) -> None:
+        """Records were written: drop what was read from them."""
+        with self._lock:
+            self._writes += 1
+            for kind, *rest in changed:
+                if kind == "blob":
+                    self._sizes.pop((rest[0], Digest.parse(rest[1])), None)

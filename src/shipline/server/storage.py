@@ -34,7 +34,7 @@ from shipline.content import LocalStore
 from shipline.errors import ContentError, UsageError
 from shipline.metadata import NOTHING, Key, Records, open_records
 from shipline.oci import Digest
-from shipline.server.cache import Cache
+from shipline.server.cache import Cache, Sizes
 from shipline.server.derive import derive
 from shipline.server.disk import seal, sync_directory
 from shipline.server.entries import (
@@ -109,6 +109,7 @@ class Storage:
         self.touches = Touches(clock)
         self.collecting = threading.Lock()  # held by the collection that runs
         self.cache = Cache()
+        self._sizes = Sizes()
         self.reserve = Reserve(root)
         self.reserve.hold()
 
@@ -125,6 +126,7 @@ class Storage:
             self.records.write(changes, add=add)
         finally:
             self.cache.forget(changes)
+            self._sizes.forget(changes)
 
     def admit(self, file: Path, digest: Digest) -> None:
         """Give a file that was verified and synced the name `digest`; inside `shared`.
@@ -194,10 +196,10 @@ class Storage:
         """A blob that this repository has, None where it has not, or not whole any more: then
         pushing it again mends it.
         """
-        if self.blob_size(repository, digest) is None:
+        if self._size_of(repository, digest) is None:
             return None  # and remembered for nobody: there is no end to what may be asked for
         self.protect(repository, digest)
-        size = self.blob_size(repository, digest)
+        size = self._size_of(repository, digest)
         if size is None:
             return None
         try:
@@ -261,6 +263,10 @@ class Storage:
         changes = blob_entries(name, digest, size, at=self.clock(), by=actor)
         add: Counts = {} if known else counts(name, blobs=1, bytes=size)
         self.commit(changes | also, add)
+
+    def _size_of(self, name: str, digest: Digest) -> int | None:
+        """As `blob_size`, without the disk for a blob that is hot."""
+        return self._sizes.get(name, digest, lambda: self.blob_size(name, digest))
 
     def _whole(self, digest: Digest, size: int) -> bool:
         try:
