@@ -1,16 +1,18 @@
-"""Manifests that were asked for lately, ready to be sent, so that a hot pull touches no disk."""
+"""What was asked for lately, kept ready, so that a hot pull asks no record."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from shipline.metadata import Key
 from shipline.oci import Digest
 
 _BUDGET = 64 << 20  # bytes of manifests
 _OVERHEAD = 1024  # bytes that an entry costs beside its manifest
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +24,28 @@ class Stored:
     raw: bytes
 
 
-class Cache:
+class Remembered(Generic[Value]):
     """Never holds what a finished write replaced: a value that was read while anything was
     written is returned and not kept. When full, what came first goes first.
     """
 
-    def __init__(self, budget: int = _BUDGET) -> None:
+    def __init__(self, kinds: tuple[str, ...], budget: int, cost: Callable[[Value], int]) -> None:
+        """`kinds` of records are those that values are read from; `cost` of all stays below
+        `budget`.
+        """
         self._lock = threading.Lock()
+        self._kinds = kinds
         self._budget = budget
-        self._entries: dict[tuple[str, str], Stored] = {}
+        self._cost = cost
+        self._entries: dict[tuple[str, str], Value] = {}
         self._size = 0
         self._writes = 0
 
-    def get(self, name: str, reference: str, load: Callable[[], Stored | None]) -> Stored | None:
+    def get(
+        self, name: str, reference: Digest | str, load: Callable[[], Value | None]
+    ) -> Value | None:
         """What is kept for a tag or digest of a repository, else what `load` finds."""
-        key = (name, reference)
+        key = (name, str(reference))
         found = self._entries.get(key)
         if found is not None:
             return found
@@ -53,50 +62,30 @@ class Cache:
         with self._lock:
             self._writes += 1
             for kind, *rest in changed:
-                if kind in ("tag", "manifest"):
+                if kind in self._kinds:
                     self._drop((rest[0], rest[1]))
 
-    def _keep(self, key: tuple[str, str], entry: Stored) -> None:
+    def _keep(self, key: tuple[str, str], entry: Value) -> None:
         self._entries[key] = entry
-        self._size += len(entry.raw) + _OVERHEAD
+        self._size += self._cost(entry)
         while self._size > self._budget:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: tuple[str, str]) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._size -= len(entry.raw) + _OVERHEAD
+            self._size -= self._cost(entry)
 
 
-class Sizes:
-    """Sizes of blobs that were asked for lately: with the same promise as Cache."""
+class Cache(Remembered[Stored]):
+    """Manifests, at most `budget` bytes of them."""
+
+    def __init__(self, budget: int = _BUDGET) -> None:
+        super().__init__(("tag", "manifest"), budget, lambda entry: len(entry.raw) + _OVERHEAD)
+
+
+class Sizes(Remembered[int]):
+    """Sizes of blobs, at most `limit` of them."""
 
     def __init__(self, limit: int = 100_000) -> None:
-        self._lock = threading.Lock()
-        self._limit = limit
-        self._sizes: dict[tuple[str, Digest], int] = {}
-        self._writes = 0
-
-    def get(self, name: str, digest: Digest, load: Callable[[], int | None]) -> int | None:
-        """What is kept for a blob of a repository, else what `load` finds."""
-        key = (name, digest)
-        found = self._sizes.get(key)
-        if found is not None:
-            return found
-        writes = self._writes
-        loaded = load()
-        if loaded is not None:
-            with self._lock:
-                if writes == self._writes:
-                    while len(self._sizes) >= self._limit:
-                        del self._sizes[next(iter(self._sizes))]
-                    self._sizes[key] = loaded
-        return loaded
-
-    def forget(self, changed: Iterable[Key]) -> None:
-        """Records were written: drop what was read from them."""
-        with self._lock:
-            self._writes += 1
-            for kind, *rest in changed:
-                if kind == "blob":
-                    self._sizes.pop((rest[0], Digest.parse(rest[1])), None)
+        super().__init__(("blob",), limit, lambda size: 1)

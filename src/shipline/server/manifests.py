@@ -190,7 +190,7 @@ class Manifests:
             start = page[-1][0]
 
     def _find(self, name: str, reference: Digest | str) -> Stored | None:
-        return self._storage.cache.get(name, str(reference), lambda: self._load(name, reference))
+        return self._storage.cache.get(name, reference, lambda: self._load(name, reference))
 
     def _load(self, name: str, reference: Digest | str) -> Stored | None:
         records = self._storage.records
