@@ -32,14 +32,14 @@ _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 
 def make_app(node: Node) -> WSGIApplication:
     """The protocol over a node's parts; several threads may call it at once."""
-    table = (
-        *node.routes,
-        *page_routes(node),
+    table = (  # tried in order: images first, since they are asked for most
         *manifest_routes(node),
         *upload_routes(node),
         *blob_routes(node),
         *listing_routes(node),
         *operation_routes(node),
+        *node.routes,
+        *page_routes(node),
     )
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

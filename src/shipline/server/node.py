@@ -23,7 +23,7 @@ Observer = Callable[[Request, Response, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What answers requests. `routes` are tried before the protocol's own."""
+    """What answers requests. `routes` are tried after the protocol's own."""
 
     storage: Storage
     uploads: Uploads
