@@ -40,21 +40,26 @@ class Vault:
         """What is kept for `server`. Raises AuthError for a wrong passphrase."""
         document = _load(self.path)
         entry = document["entries"].get(server)
-        if entry is None:
-            return None
-        known = json.loads(self._open(document, server, entry))
-        return Credentials(known["username"], known["password"], known["identity_token"])
+        return None if entry is None else self._open(self._cipher(document), server, entry)
 
     def users(self) -> dict[str, str]:
         """The user for each server. Raises AuthError for a wrong passphrase."""
-        found = {server: self.get(server) for server in _load(self.path)["entries"]}
-        return {server: known.username for server, known in found.items() if known is not None}
+        document = _load(self.path)
+        if not document["entries"]:
+            return {}
+        cipher = self._cipher(document)
+        return {
+            server: self._open(cipher, server, entry).username
+            for server, entry in document["entries"].items()
+            if entry is not None
+        }
 
     def put(self, server: str, credentials: Credentials) -> None:
         """Keep the credentials of `server`. Raises AuthError if others have another passphrase."""
         document = _load(self.path)
+        cipher = self._cipher(document)
         for other, entry in document["entries"].items():
-            self._open(document, other, entry)
+            self._open(cipher, other, entry)
             break
         text = json.dumps(
             {
@@ -64,16 +69,17 @@ class Vault:
             }
         )
         nonce = os.urandom(_NONCE)
-        sealed = self._cipher(document).encrypt(nonce, text.encode(), server.encode())
+        sealed = cipher.encrypt(nonce, text.encode(), server.encode())
         document["entries"][server] = {"nonce": _encode(nonce), "sealed": _encode(sealed)}
         write_private(self.path, document)
 
-    def _open(self, document: Mapping[str, Any], server: str, entry: Mapping[str, str]) -> bytes:
+    def _open(self, cipher: Any, server: str, entry: Mapping[str, str]) -> Credentials:
         from cryptography.exceptions import InvalidTag
 
         try:
             nonce, sealed = _decode(entry["nonce"]), _decode(entry["sealed"])
-            content: bytes = self._cipher(document).decrypt(nonce, sealed, server.encode())
+            known = json.loads(cipher.decrypt(nonce, sealed, server.encode()))
+            return Credentials(known["username"], known["password"], known["identity_token"])
         except InvalidTag:
             raise AuthError(
                 f"the passphrase does not open {self.path}",
@@ -83,12 +89,15 @@ class Vault:
             ) from None
         except (KeyError, TypeError, ValueError):
             raise _damaged(self.path) from None
-        return content
 
     def _cipher(self, document: Mapping[str, Any]) -> Any:
+        """Costs a tenth of a second, on purpose: made once for a file that was read."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        salt = _decode(document["salt"])
+        try:
+            salt = _decode(document["salt"])
+        except ValueError:
+            raise _damaged(self.path) from None
         return AESGCM(hashlib.scrypt(self.passphrase.encode(), salt=salt, dklen=32, **_COST))
 
 
