@@ -11,7 +11,7 @@ _SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s"
 _SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
+_SHOWN = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,3 +91,13 @@ class Day:
 
     def __str__(self) -> str:
         return self.date.isoformat()
+
+
+def shown_size(number: int) -> str:
+    """Bytes for people, in the largest unit of thousands: `12.3 MB`, `800 B`."""
+    size = float(number)
+    for unit in _SHOWN[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {_SHOWN[-1]}"

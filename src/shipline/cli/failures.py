@@ -52,12 +52,16 @@ def _tell(failure: BaseException, settings: Settings) -> int:
     return failure.exit_code
 
 
+def message_width() -> int:
+    """Columns for a message: those of the terminal, within what can be read."""
+    return min(shutil.get_terminal_size().columns, _WIDEST)
+
+
 def explain(error: ShiplineError) -> str:
     """The message for a person: a box for what has a place in a Dockerfile, else lines."""
     from shipline.observe import can_encode, failure_box  # not needed where nothing fails
 
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
-    if box := failure_box(error, unicode=can_encode(sys.stderr), width=width):
+    if box := failure_box(error, unicode=can_encode(sys.stderr), width=message_width()):
         return box
     lines = [f"error: {error.message}"]
     if isinstance(error, (GateRefused, GateUndecided)):

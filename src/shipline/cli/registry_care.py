@@ -15,6 +15,7 @@ import click
 
 from shipline.cli.registry_node import done_by, node_option
 from shipline.errors import ContentError, UsageError
+from shipline.units import shown_size
 
 if TYPE_CHECKING:
     from shipline.server.check import Summary
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from shipline.units import Duration
 
 _EVERY_S = 0.2  # between two lines of progress
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def _span(context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:
@@ -85,7 +85,7 @@ def gc(
         return
     would = "would free" if dry_run else "freed"
     click.echo(
-        f"{would} {_size(report.bytes)} in {report.files} files "
+        f"{would} {shown_size(report.bytes)} in {report.files} files "
         f"({report.manifests} manifests, {report.tags} tags, {report.blobs} blobs, "
         f"{report.repositories} empty repositories) in {report.seconds:.1f} s"
     )
@@ -193,7 +193,7 @@ def _conclude(summary: Summary, as_json: bool, verb: str = "found") -> None:
         return
     faults = summary.kinds.total()
     click.echo(
-        f"{summary.files} files, {_size(summary.bytes)}, {summary.repositories} repositories: "
+        f"{summary.files} files, {shown_size(summary.bytes)}, {summary.repositories} repositories: "
         + (f"{faults} faults {verb}" if faults else "no fault")
     )
 
@@ -220,18 +220,9 @@ def _progress() -> Iterator[Callable[[int], None]]:
         done, files = done + size, files + 1
         if time.monotonic() - shown > _EVERY_S:
             shown = time.monotonic()
-            click.echo(f"\r\x1b[K{files} files, {_size(done)}", nl=False, err=True)
+            click.echo(f"\r\x1b[K{files} files, {shown_size(done)}", nl=False, err=True)
 
     try:
         yield advance
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _size(number: int) -> str:
-    size = float(number)
-    for unit in _UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} {_UNITS[-1]}"

@@ -15,7 +15,7 @@ import click
 
 from shipline.cli.build_options import MODES
 from shipline.cli.commit import Asked, commit_options
-from shipline.cli.failures import INTERRUPTED, Settings
+from shipline.cli.failures import INTERRUPTED, Settings, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from shipline.oci import Descriptor
     from shipline.registry import Client
     from shipline.ship import Prepared, Project, Run, Wanted, World
-
-_WIDEST = 100  # columns of the box
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +247,13 @@ def _sinks(mode: str) -> Sequence[Sink]:
 
 def _tell(failure: ShiplineError, run: Run, prepared: Prepared) -> int:
     """The one box that a failed run ends with."""
-    import shutil
-
     from shipline.observe import boxed, can_encode
     from shipline.ship import failure_sections
 
     if isinstance(failure, Cancelled):
         click.echo(f"interrupted; go on with: shipline ship --resume {run.id}", err=True)
         return INTERRUPTED
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    width = message_width()
     sections = failure_sections(failure, run, prepared.project.pipeline)
     title = f"shipping {prepared.source.short} failed"
     click.echo(boxed(title, sections, unicode=can_encode(sys.stderr), width=width), err=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from shipline.policy.gates.amounts import shown_size
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.counting import bound, skipped, undecided
 from shipline.policy.gates.facts import REVISION, ImageFacts, ImageSubject
 from shipline.policy.gates.section import ImageGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome
+from shipline.units import shown_size
 
 
 def judge_image(rules: ImageGate, context: Context, gate: str) -> tuple[list[Check], Measurements]:
