@@ -15,8 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from shipline.errors import ConfigError, ContentError
-from shipline.supply import secretbox
+from shipline.errors import ConfigError
 from shipline.supply.keys import PrivateKey
 
 Password = Callable[[], bytes]
@@ -28,6 +27,7 @@ _OURS = re.compile(
     rb"-----END ENCRYPTED \1 PRIVATE KEY-----",
     re.DOTALL,
 )
+_KEY_SIZE = 32  # bytes
 _SCRYPT = {"N": 65536, "r": 8, "p": 1}
 _MEMORY = 256 << 20  # bytes that a key file may make scrypt take
 _ROUNDS = 16  # parallelisation of scrypt: each costs as much again
@@ -53,12 +53,14 @@ def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
 
 def encrypted_pem(key: PrivateKey, password: bytes) -> bytes:
     """The key as cosign writes it, encrypted under `password`."""
-    salt, nonce = os.urandom(32), os.urandom(secretbox.NONCE_SIZE)
-    box = secretbox.seal(key.pkcs8(), nonce, _stretched(password, salt, _SCRYPT))
+    from nacl.secret import SecretBox
+
+    salt = os.urandom(32)
+    box = SecretBox(_stretched(password, salt, _SCRYPT)).encrypt(key.pkcs8())
     document = {
         "kdf": {"name": "scrypt", "params": _SCRYPT, "salt": _text(salt)},
-        "cipher": {"name": "nacl/secretbox", "nonce": _text(nonce)},
-        "ciphertext": _text(box),
+        "cipher": {"name": "nacl/secretbox", "nonce": _text(box.nonce)},
+        "ciphertext": _text(box.ciphertext),
     }
     body = _text(json.dumps(document, separators=(",", ":")).encode())
     lines = [body[at : at + 64] for at in range(0, len(body), 64)]
@@ -66,6 +68,9 @@ def encrypted_pem(key: PrivateKey, password: bytes) -> bytes:
 
 
 def _open_box(body: bytes, name: str, password: bytes) -> bytes:
+    from nacl.exceptions import CryptoError
+    from nacl.secret import SecretBox
+
     damaged = ConfigError(f"{name} is damaged: it is not a key as cosign writes it")
     try:
         document: Any = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
@@ -79,9 +84,11 @@ def _open_box(body: bytes, name: str, password: bytes) -> bytes:
         stretched = _stretched(password, salt, _checked(kdf["params"], name))
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise damaged from None
+    if len(nonce) != SecretBox.NONCE_SIZE:
+        raise damaged
     try:
-        return secretbox.unseal(box, nonce, stretched)
-    except ContentError:
+        return SecretBox(stretched).decrypt(box, nonce)
+    except CryptoError:
         raise _wrong_password(name) from None
 
 
@@ -96,9 +103,7 @@ def _checked(params: Any, name: str) -> dict[str, int]:
 def _stretched(password: bytes, salt: bytes, params: dict[str, int]) -> bytes:
     n, r, p = params["N"], params["r"], params["p"]
     memory = 128 * r * (n + p + 2) + (1 << 20)
-    return hashlib.scrypt(
-        password, salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=secretbox.KEY_SIZE
-    )
+    return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=_KEY_SIZE)
 
 
 def _from_pkcs8(content: bytes, name: str, password: bytes | None) -> PrivateKey:
