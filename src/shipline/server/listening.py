@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import socket
-import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,17 +65,18 @@ def url_of(listener: socket.socket, *, tls: bool) -> str:
 def connections(port: int) -> Iterator[socket.socket]:
     """This process's connections on a local port, each good until the next is asked for.
 
-    The server in front hands out no sockets, so they are found by their descriptors.
+    The server in front hands out no sockets, so they are found by their descriptors. Only sockets
+    are copied: closing a copy of a database's file would end the locks that SQLite holds on it
+    (fcntl(2), "Record locking").
     """
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
             fd = os.dup(int(name))
         except OSError:
             continue  # closed meanwhile
         try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                os.close(fd)
-                continue
             connection = socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
