@@ -80,6 +80,9 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
         look = Look(owner or _default_owner(source), parse_mode(op.chmod))
         goals = [_goal(op, placement, one) for one in selected]
         files = [placement.target_of(op.destination, name, contents=False) for name, _ in op.files]
+        archives = any(goal.archive for goal in goals)
+        if not archives:  # what is found below may have been made for a base that has room
+            _require_room(goals, placement)
         content = key_of(
             "files",
             (op.files, op.chmod, owner),
@@ -87,7 +90,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
             files,
             [entry._replace(mtime_ns=0) for entry, _ in placement.items()],
             [placement.way_to(target) for target in (*(goal.target for goal in goals), *files)],
-            base.diff_ids if any(goal.archive for goal in goals) else (),
+            base.diff_ids if archives else (),
         )
 
         def items() -> list[Item]:
@@ -109,7 +112,15 @@ class Goal:
     archive: str
 
     def __repr__(self) -> str:
-        return repr((self.target, self.source.is_directory, self.archive))
+        source = self.source
+        return repr((self.target, source.is_directory, source.is_context, self.archive))
+
+
+def _require_room(goals: Iterable[Goal], placement: Placement) -> None:
+    """Raise UsageError where a directory and a file would meet, before a cached layer is taken."""
+    for goal in goals:
+        if goal.source.is_directory:
+            placement.require_room(goal.target, goal.source.tree)
 
 
 def _goal(op: CopyOp, placement: Placement, source: Selected) -> Goal:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shipline.build.modes import Change
 from shipline.errors import UsageError
-from shipline.layer import Content, Entry, Item, LayeredToc, resolve
+from shipline.layer import Content, Entry, Item, LayeredToc, Tree, resolve
 
 _SECOND = 1_000_000_000  # nanoseconds
 
@@ -137,12 +137,29 @@ class Placement:
 
     def place(self, entry: Entry, content: Content) -> None:
         """Put one entry, parents present. Raises UsageError where a directory meets a file."""
-        there = self.lookup(entry.path)
-        if there is not None and (entry.kind == "dir") != (there.kind == "dir"):
-            if entry.kind == "dir":
-                raise UsageError(f"cannot copy to non-directory: /{entry.path}")
-            raise UsageError(f"cannot replace to directory /{entry.path} with file")
+        self._require_room(entry.path, entry.kind == "dir")
         self._items[entry.path] = (entry, content)
+
+    def require_room(self, target: str, tree: Tree) -> None:
+        """Raise the UsageError that `place_tree` of a directory would raise for what is there now.
+
+        Looks only at names that both have, so it costs little where nothing is overwritten.
+        """
+        prefix = f"{target}/" if target else ""
+
+        def names(directory: str) -> list[str]:
+            return self._below.children((prefix + directory).rstrip("/"))
+
+        for path, is_directory in tree.shared(names):
+            self._require_room(prefix + path, is_directory)
+
+    def _require_room(self, path: str, is_directory: bool) -> None:
+        there = self.lookup(path)
+        if there is None or is_directory == (there.kind == "dir"):
+            return
+        if is_directory:
+            raise UsageError(f"cannot copy to non-directory: /{path}")
+        raise UsageError(f"cannot replace to directory /{path} with file")
 
     def place_one(self, entry: Entry, content: Content) -> None:
         """Put one file into a directory, which gets a new time."""

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
@@ -112,6 +112,21 @@ class Tree:
     def entries(self) -> Iterator[Entry]:
         """What `items` gives, without contents."""
         return (entry for entry, _ in self.items())
+
+    def shared(
+        self, names: Callable[[str], Collection[str]], directory: str = ""
+    ) -> Iterator[tuple[str, bool]]:
+        """What is also in another tree, which has `names(path)` in its directory `path`.
+
+        Gives the path and whether it is a directory here; what the other lacks is not entered.
+        """
+        there = set(names(directory))
+        for one in self._directories["/".join(filter(None, (self._path, directory)))][0]:
+            if one[0] in there:
+                path = f"{directory}/{one[0]}" if directory else one[0]
+                yield path, _is_dir(one)
+                if _is_dir(one):
+                    yield from self.shared(names, path)
 
     def items(self) -> Iterator[Item]:
         """Everything found, sorted in each directory, parents before their content.

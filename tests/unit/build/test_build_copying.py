@@ -7,7 +7,9 @@ import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from random import Random
 
 import pytest
 from layers_for_tests import make_layer, open_shop
@@ -17,9 +19,9 @@ from shipline.build.copying import Use, copy, make_directory
 from shipline.build.graph import CopyOp, MakeDirectoryOp
 from shipline.build.snapshots import Snapshot
 from shipline.build.workshop import Directory, Workshop
-from shipline.errors import ContentError
+from shipline.errors import ContentError, UsageError
 from shipline.events import silent
-from shipline.layer import Entry
+from shipline.layer import Entry, Item
 
 
 @contextmanager
@@ -96,3 +98,87 @@ def test_archive_through_a_link_out_of_it_is_refused(tmp_path: Path, context: Di
     op = CopyOp(("a",), "/d/", unpack="archives")
     with open_shop(tmp_path / "home") as shop, pytest.raises(ContentError, match="leads out"):
         copied(op, Snapshot(), context, shop)
+
+
+BASES: dict[str, tuple[Entry, ...]] = {
+    "empty": (),
+    "directory": (Entry("lib", "dir", 0o755), Entry("lib/foo", "dir", 0o755)),
+    "file": (Entry("lib", "fifo"),),
+    "deep file": (Entry("lib", "dir", 0o755), Entry("lib/foo", "fifo")),
+    "deep directory": tuple(Entry(path, "dir", 0o755) for path in ("lib", "lib/foo", "lib/foo/f")),
+    "link": (Entry("lib", "symlink", link="usr"), Entry("usr", "dir", 0o755)),
+    "deep link": (Entry("lib", "dir", 0o755), Entry("lib/foo", "symlink", link="/usr")),
+    "dangling link": (Entry("lib", "symlink", link="nowhere"),),
+    "file over directory": (Entry("a", "dir", 0o755), Entry("lib", "dir", 0o700)),
+}
+OPERATIONS = {
+    "tree": CopyOp(("rootfs",), "/"),
+    "tree and file": CopyOp(("rootfs", "a"), "/"),
+    "part": CopyOp(("rootfs/lib",), "/lib"),
+    "file": CopyOp(("a",), "/lib"),
+    "file in directory": CopyOp(("a",), "/lib/"),
+    "two trees": CopyOp(("rootfs", "other"), "/"),
+    "linked": CopyOp(("rootfs",), "/", link=True),
+    "archive": CopyOp(("rootfs.tar",), "/", unpack="archives"),
+    "parents": CopyOp(("rootfs/./lib/foo/f",), "/", parents=True),
+    "inline": CopyOp((), "/lib/foo", files=(("f", "text"),)),
+}
+
+
+def sources(place: Path) -> Directory:
+    (place / "rootfs/lib/foo").mkdir(parents=True)
+    (place / "rootfs/lib/foo/f").write_text("content")
+    (place / "other").mkdir()
+    (place / "other/lib").write_text("a file")
+    (place / "a").write_text("content")
+    with tarfile.open(place / "rootfs.tar", "w") as tar:
+        tar.add(place / "rootfs", ".")
+    return Directory("context", place, None, None)
+
+
+def outcome(op: CopyOp, base: tuple[Entry, ...], source: Directory | None, shop: Workshop) -> str:
+    """What the instruction says or makes, from a context or, where that is None, from an image."""
+    root = base_with(shop, *base)
+    try:
+        if source is None:
+            image = Snapshot((make_layer(shop.store, image_items()),))
+            with use() as how:
+                return str(copy(op, root, image, shop, how).layer)
+        return str(copied(op, root, source, shop).layer)
+    except UsageError as error:
+        return error.message
+
+
+def image_items() -> Iterator[Item]:
+    for path in ("rootfs", "rootfs/lib", "rootfs/lib/foo", "other"):
+        yield Entry(path, "dir", 0o755), None
+    for path in ("rootfs/lib/foo/f", "other/lib", "a", "rootfs.tar"):
+        yield Entry(path, "file", 0o644, size=7), b"content"
+
+
+def test_no_earlier_build_changes_what_a_copy_makes_or_refuses(tmp_path: Path) -> None:
+    cases = list(product(BASES, OPERATIONS, ("context", "image")))
+    context = sources(tmp_path / "context")
+
+    def build(case: tuple[str, str, str], home: str) -> str:
+        base, op, origin = case
+        source = context if origin == "context" else None
+        with open_shop(tmp_path / home) as shop:
+            return outcome(OPERATIONS[op], BASES[base], source, shop)
+
+    cold = {case: build(case, f"cold {number}") for number, case in enumerate(cases)}
+    assert len(set(cold.values())) > len(OPERATIONS), "some are refused, some are made"
+    for seed in range(3):
+        Random(seed).shuffle(cases)
+        warm = {case: build(case, f"warm {seed}") for case in cases}
+        assert warm == cold
+
+
+def test_files_of_a_context_and_of_an_image_are_told_apart(tmp_path: Path) -> None:
+    """An image's files bring their capabilities; those of a context do not."""
+    source = sources(tmp_path / "context")
+    layers = set()
+    with open_shop(tmp_path / "home") as shop:
+        for origin in (source, None):
+            layers.add(outcome(OPERATIONS["file"], (), origin, shop))
+    assert len(layers) == 2
