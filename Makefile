@@ -37,6 +37,7 @@ bench-registry: packages $(VENV)/.installed
 
 packages:
 	@sh scripts/packages.sh
+	@sh scripts/peers.sh > /dev/null
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -4,30 +4,72 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 from peers.binfmt import can_run_arm64
 from peers.process import PeerFailed, running
 from peers.registry import Registry
 
+_SCRIPT = Path(__file__).parents[2] / "scripts" / "peers.sh"
+
+
+@cache
+def newest() -> Mapping[str, str]:
+    """Environment in which programs are the newest peers' (`scripts/peers.sh`), fetched if missing.
+
+    Raises PeerFailed.
+    """
+    done = subprocess.run(["sh", _SCRIPT], capture_output=True, text=True)
+    if done.returncode:
+        raise PeerFailed(f"the newest peers cannot be fetched:\n{done.stderr}")
+    folder = Path(done.stdout.strip())
+    path = [str(folder / "usr/bin"), str(folder / "usr/sbin"), os.environ["PATH"]]
+    libraries = folder / f"usr/lib/{platform.machine()}-linux-gnu"
+    return {"PATH": os.pathsep.join(path), "LD_LIBRARY_PATH": str(libraries)}
+
+
+def _program(name: str, environment: Mapping[str, str]) -> str:
+    path = shutil.which(name, path=environment.get("PATH"))
+    if path is None:
+        raise PeerFailed(f"{name} is not installed (see scripts/packages.sh)")
+    return path
+
 
 @dataclass(frozen=True)
 class Docker:
-    """An engine that answers at `host`; `config` is the directory of its client."""
+    """An engine that answers at `host`; `config` is the directory of its client.
+
+    `programs` says where client and engine are found, as environment: `newest()`, or the system's.
+    """
 
     host: str
     config: Path
     log: Path | None = None
+    programs: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let the client find the buildx that lies beside it, before the system's."""
+        self.config.mkdir(exist_ok=True)
+        program = Path(_program("docker", self.programs))
+        beside, plugins = (
+            program.parents[1] / "libexec/docker/cli-plugins",
+            self.config / "cli-plugins",
+        )
+        if beside.is_dir() and not plugins.is_symlink():
+            plugins.symlink_to(beside)
 
     @property
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
+            **self.programs,
             "DOCKER_HOST": self.host,
             "DOCKER_CONFIG": str(self.config),
             "BUILDKIT_PROGRESS": "plain",
@@ -38,7 +80,7 @@ class Docker:
     ) -> subprocess.CompletedProcess[str]:
         """`docker ARGUMENTS`, whatever its status; output and errors are both in `stdout`."""
         done = subprocess.run(
-            ["docker", *map(str, arguments)],
+            [_program("docker", self.programs), *map(str, arguments)],
             env=self.environment,
             input=input,
             stdout=subprocess.PIPE,
@@ -51,16 +93,20 @@ class Docker:
 
 @contextmanager
 def dockerd(
-    work: Path, registry: Registry, *, name: str = "docker", containerd: bool = True
+    work: Path,
+    registry: Registry,
+    *,
+    name: str = "docker",
+    containerd: bool = True,
+    programs: Mapping[str, str] | None = None,
 ) -> Iterator[Docker]:
     """An engine with the containerd image store, or with Docker's own, without bridge: build with
     network none or host.
 
     What a Dockerfile names without a registry (`FROM alpine`) comes from `registry`. Needs root.
     """
-    program = shutil.which("dockerd")
-    if program is None:
-        raise PeerFailed("dockerd is not installed (Debian package docker.io)")
+    programs = programs or {}
+    program = _program("dockerd", programs)
     can_run_arm64()  # BuildKit lists the platforms it can run when it starts
     base = work / name
     base.mkdir()
@@ -75,14 +121,14 @@ def dockerd(
         )
     )
     socket, log = base / "socket", work / f"{name}.log"
-    docker = Docker(f"unix://{socket}", base / "client", log)
-    docker.config.mkdir()
+    docker = Docker(f"unix://{socket}", base / "client", log, programs)
     command: list[str | Path] = [program, "--config-file", configuration, "--host", docker.host]
     command += ["--data-root", base / "data", "--exec-root", base / "run"]
     command += ["--pidfile", base / "pid", "--bridge=none"]
     command += ["--iptables=false", "--ip6tables=false"]
     try:
-        with running(command, ready=lambda: _answers(docker, socket), log=log):
+        ready = partial(_answers, docker, socket)
+        with running(command, ready=ready, log=log, environment=dict(programs)):
             yield docker
     finally:
         _unmount_below(base)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +42,14 @@ from corpus import (  # noqa: E402
 )
 from corpus.image import describe  # noqa: E402
 
-from peers import Docker, Registry, docker_registry, dockerd, push_base_images  # noqa: E402
+from peers import (  # noqa: E402
+    Docker,
+    Registry,
+    docker_registry,
+    dockerd,
+    newest,
+    push_base_images,
+)
 from peers.bases import cache_directory  # noqa: E402
 from shipline.tasks import ordered_map  # noqa: E402
 
@@ -53,11 +61,14 @@ def peers(work: Path) -> Iterator[tuple[Docker, Registry]]:
     host = os.environ.get("SHIPLINE_TEST_DOCKER_HOST")
     if address and host:
         name, _, port = address.partition(":")
-        yield Docker(host, work), Registry(name, int(port), work / "log", work)
+        yield (
+            Docker(host, work / "client", programs=newest()),
+            Registry(name, int(port), work / "log", work),
+        )
         return
     with docker_registry(work) as registry:
         push_base_images(registry, "busybox", "alpine", "usrmerge")
-        with dockerd(work, registry) as docker:
+        with dockerd(work, registry, programs=newest()) as docker:
             yield docker, registry
 
 
@@ -65,12 +76,17 @@ def peers(work: Path) -> Iterator[tuple[Docker, Registry]]:
 class Remembered:
     """A builder whose outcomes are kept on disk until the case or the corpus's code changes."""
 
-    builder: Builder
+    builder: BuildKit
+
+    @cached_property
+    def version(self) -> str:
+        """The version of the engine and so of its BuildKit."""
+        return self.builder.docker.run("version", "--format", "{{.Server.Version}}").stdout
 
     def build(self, case: Case) -> Outcome:
         modules = ("builders", "case", "context", "entry", "image")
         code = b"".join((_HERE / "corpus" / f"{name}.py").read_bytes() for name in modules)
-        key = hashlib.sha256(code + case.digest.encode()).hexdigest()
+        key = hashlib.sha256(code + f"{self.version}{case.digest}".encode()).hexdigest()
         path = cache_directory() / "buildkit" / key
         if path.exists() and not case.images:
             outcome = pickle.loads(path.read_bytes())
