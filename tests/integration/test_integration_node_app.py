@@ -19,6 +19,15 @@ from runner import Event, Ran, Runner
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
+SCAN = """
+steps:
+  scan:
+    run: |
+      mkdir -p reports
+      echo '{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "x"}}, "results": []}]}' \\
+        > reports/scan.sarif
+    reports: {analysis: reports/scan.sarif}
+"""
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 
@@ -117,6 +126,7 @@ def _repository(work: Path, registry: Node, wheel: Path) -> Path:
     shutil.copytree(ROOT / "examples/node-app", source, ignore=ignored)
     file = source / "shipline.yaml"
     text = file.read_text().replace("registry.example", registry.address)
+    text = text.replace("\nsteps:\n", SCAN)  # a report that the server shows: SARIF
     file.write_text(f"{text}\nci:\n  install: {wheel}\n")
     git(work, "init", "-q", "--bare", "-b", "main", str(origin))
     git(source, "init", "-q", "-b", "main")

@@ -138,7 +138,7 @@ _OPTIONS = (
     _many("--tests", "Test results: JUnit."),
     click.option("--min-tests", type=_COUNT, help="Least number of tests (1)."),
     click.option("--max-skipped", type=_COUNT, help="Most skipped tests."),
-    _many("--analysis", "Static analysis: SARIF."),
+    _many("--analysis", "Static analysis: SARIF, or ESLint's JSON."),
     click.option("--level", type=click.Choice(["error", "warning", "note", "none"])),
     _many("--secrets", "Secrets: SARIF; a finding of any level counts."),
     _many("--vulnerabilities", "Trivy, Grype, OSV, npm audit, pip-audit."),

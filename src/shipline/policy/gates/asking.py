@@ -37,6 +37,7 @@ _RULES: dict[str, type[ReportGate] | type[ImageGate]] = {
 _KIND_OF = {
     "junit": "tests",
     "sarif": "analysis",
+    "eslint": "analysis",
     "cyclonedx": "sbom",
     "spdx": "sbom",
     "spdx3": "sbom",

@@ -344,6 +344,28 @@ SPDX3: dict[str, Any] = {
         },
     ],
 }
+ESLINT: list[dict[str, Any]] = [
+    {
+        "filePath": "/repo/src/a.js",
+        "messages": [
+            {"ruleId": "no-unused-vars", "severity": 2, "message": "'x' is unused.", "line": 3},
+            {"ruleId": "no-console", "severity": 1, "message": "No console.", "line": 4},
+        ],
+        "suppressedMessages": [
+            {
+                "ruleId": "no-eval",
+                "severity": 2,
+                "message": "eval is harmful.",
+                "line": 9,
+                "suppressions": [{"kind": "directive", "justification": ""}],
+            }
+        ],
+        "errorCount": 1,
+        "warningCount": 1,
+        "source": "let x",
+    },
+    {"filePath": "/repo/src/b.js", "messages": [], "suppressedMessages": []},
+]
 OPENVEX: dict[str, Any] = {
     "@context": "https://openvex.dev/ns/v0.2.0",
     "@id": "https://example/vex-1",
@@ -373,6 +395,7 @@ ALL: dict[str, bytes] = {
             "istanbul-summary": ISTANBUL_SUMMARY,
             "coverage.py": COVERAGE_PY,
             "sarif": SARIF,
+            "eslint": ESLINT,
             "trivy": TRIVY,
             "grype": GRYPE,
             "osv": OSV,
@@ -387,7 +410,7 @@ ALL: dict[str, bytes] = {
 }
 
 
-def parsed(content: bytes | dict[str, Any], format: str = "") -> Report:
+def parsed(content: bytes | dict[str, Any] | list[Any], format: str = "") -> Report:
     """The report behind bytes or a JSON document."""
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     return parse_report(BytesIO(raw), format)

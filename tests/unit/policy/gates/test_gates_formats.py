@@ -14,6 +14,7 @@ from gate_samples import (
     COVERAGE_PY,
     CYCLONEDX,
     DIGEST,
+    ESLINT,
     GO,
     GRYPE,
     ISTANBUL,
@@ -165,6 +166,28 @@ def test_junit_believes_a_suite_that_claims_more_failures() -> None:
     found = parsed(raw).content
     assert isinstance(found, TestResults)
     assert (found.passed, found.failed, found.errors) == (1, 1, 2)
+
+
+def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
+    content = parsed(ESLINT).content
+    assert isinstance(content, Findings)
+    assert [(one.rule, one.level, one.path, one.line, one.suppressed) for one in content.found] == [
+        ("no-unused-vars", Level.ERROR, "/repo/src/a.js", 3, False),
+        ("no-console", Level.WARNING, "/repo/src/a.js", 4, False),
+        ("no-eval", Level.ERROR, "/repo/src/a.js", 9, True),
+    ]
+    broken = {"ruleId": None, "fatal": True, "severity": 2, "message": "Unexpected token"}
+    content = parsed([{"filePath": "a.js", "messages": [broken]}]).content
+    assert isinstance(content, Findings)
+    assert [(one.rule, one.line) for one in content.found] == [("fatal", 0)]
+
+
+def test_eslint_that_looked_at_no_file_is_a_gap() -> None:
+    assert parsed(b"[]", "eslint").gaps == ("eslint looked at no file",)
+    with pytest.raises(ReportError, match="no filePath or no messages"):
+        parsed([{"filePath": "a.js"}])
+    with pytest.raises(ReportError, match="not a severity"):
+        parsed([{"filePath": "a.js", "messages": [{"severity": 7, "message": "?"}]}])
 
 
 def test_sarif_resolves_levels_severities_and_suppressions() -> None:

@@ -151,8 +151,8 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )  # fmt: skip
-DOCUMENTS = ("sarif", "trivy", "grype", "osv", "npm-audit", "cyclonedx", "spdx", "spdx3", "openvex",
-             "pip-audit", "istanbul", "istanbul-summary", "coverage.py")  # fmt: skip
+DOCUMENTS = ("sarif", "eslint", "trivy", "grype", "osv", "npm-audit", "cyclonedx", "spdx", "spdx3",
+             "openvex", "pip-audit", "istanbul", "istanbul-summary", "coverage.py")  # fmt: skip
 
 
 def replaced(value: Any, place: int, other: Any) -> tuple[Any, int]:

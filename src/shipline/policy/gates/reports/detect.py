@@ -67,7 +67,7 @@ def _json(source: BinaryIO) -> str:
     """The first key that only one format has; reads no further."""
     reader = JsonReader(source)
     if reader.kind() == "[":
-        return "pip-audit"
+        return _list(reader)
     failed = ""
     for key in reader.members():
         if key in _KEYS and not (key == "total" and reader.kind() != "{"):
@@ -77,6 +77,15 @@ def _json(source: BinaryIO) -> str:
         elif reader.kind() == "{" and _is_final(reader):
             return "istanbul"
     return failed
+
+
+def _list(reader: JsonReader) -> str:
+    """By the first key of the first element."""
+    for _ in reader.elements():
+        if reader.kind() == "{" and next(reader.members(), "") == "filePath":
+            return "eslint"
+        break
+    return "pip-audit"
 
 
 def _is_final(reader: JsonReader) -> bool:

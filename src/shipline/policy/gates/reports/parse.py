@@ -21,6 +21,7 @@ _PARSERS = {
     "go": "gocover:parse",
     "junit": "junit:parse",
     "sarif": "sarif:parse",
+    "eslint": "eslint:parse",
     "trivy": "trivy:parse",
     "grype": "grype:parse",
     "osv": "osv:parse",
