@@ -149,11 +149,12 @@ def revoke(account: str, data: Path) -> None:
 
 
 @token.command("rotate-key")
+@click.option("--now", is_flag=True, help="End what the old one signed at once: it was stolen.")
 @data_option
-def rotate_key(data: Path) -> None:
+def rotate_key(now: bool, data: Path) -> None:
     """Sign with a new key from now on; what the old one signed ends within an hour."""
     with opened(data) as (_, administration):
-        click.echo(administration.rotate_key())
+        click.echo(administration.rotate_key(now=now))
 
 
 @click.command("audit")

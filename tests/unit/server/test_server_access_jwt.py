@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shipline.server.access.directory import Directory
 from shipline.server.access.jwt import InvalidToken, encode, public_jwk, sign, verify
 from shipline.server.access.keys import Keys, rotate
+from shipline.server.access.section import AccessSection
+from shipline.server.access.tokens import Tokens
 
 NOW = 1_700_000_000.0
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -33,7 +35,8 @@ CLAIMS: dict[str, Any] = {
 
 
 def read(token: str, now: float = NOW) -> dict[str, Any]:
-    return verify(token, {KID: KEY.public_key()}, issuer="us", audience="us", now=now)
+    known = {KID: KEY.public_key()}
+    return verify(token, known, issuer="us", audience="us", now=now, longest_s=3600)
 
 
 def forged(header: dict[str, Any], claims: dict[str, Any] = CLAIMS, key: Any = KEY) -> str:
@@ -181,6 +184,61 @@ def test_a_rotated_key_verifies_what_it_signed_and_then_goes(tmp_path: Path) -> 
     rotate(directory)
     with pytest.raises(InvalidToken, match="unknown key"):
         keys.verify(old, issuer="us", audience="us")
+    directory.close()
+
+
+def _stolen(directory: Directory) -> tuple[str, ec.EllipticCurvePrivateKey]:
+    """The key that signs now, as a backup of the accounts has it."""
+    ((kid, record),) = directory.view().keys.items()
+    key = serialization.load_pem_private_key(json.loads(record)["pem"].encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return kid, key
+
+
+def _claims(directory: Directory, life_s: float) -> dict[str, Any]:
+    now, service = directory.clock(), AccessSection().service
+    access = [{"type": "repository", "name": "team/app", "actions": ["pull"]}]
+    times = {"iat": now, "nbf": now, "exp": now + life_s}
+    return {**CLAIMS, **times, "iss": service, "aud": service, "sub": "", "access": access}
+
+
+def test_a_stolen_key_signs_nothing_an_hour_after_the_rotation(tmp_path: Path) -> None:
+    now = [NOW]
+    directory = Directory(tmp_path, clock=lambda: now[0])
+    keys = Keys(directory)
+    tokens = Tokens(directory, keys, AccessSection())
+    kid, key = _stolen(directory)
+    rotate(directory)
+    tokens.identify(sign(_claims(directory, 300), key, kid), "")
+    with pytest.raises(InvalidToken, match="too long"):
+        tokens.identify(sign(_claims(directory, 10 * 365 * 86400), key, kid), "")
+    now[0] += 3600
+    with pytest.raises(InvalidToken, match="unknown key"):
+        tokens.identify(sign(_claims(directory, 300), key, kid), "")
+    assert len(keys.jwks()["keys"]) == 1
+    directory.close()
+
+
+def test_a_key_ends_at_once_when_that_is_said(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    tokens = Tokens(directory, Keys(directory), AccessSection())
+    kid, key = _stolen(directory)
+    seen, fresh = (sign(_claims(directory, life), key, kid) for life in (300, 600))
+    tokens.identify(seen, "")
+    rotate(directory, now=True)
+    for token in (seen, fresh):
+        with pytest.raises(InvalidToken, match="unknown key"):
+            tokens.identify(token, "")
+    directory.close()
+
+
+def test_of_a_retired_key_nothing_is_kept_that_signs(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    Keys(directory)
+    kid, _ = _stolen(directory)
+    rotate(directory)
+    kept = json.loads(directory.view().keys[kid])
+    assert "PRIVATE" not in kept["pem"] and kept["retired"]
     directory.close()
 
 

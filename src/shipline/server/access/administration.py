@@ -111,10 +111,13 @@ class Administration:
         self._tell(f"{number} refresh tokens of {name} revoked")
         return number
 
-    def rotate_key(self) -> str:
-        """Sign tokens with a new key from now on; returns its id."""
-        kid = rotate(self._directory)
-        self._tell(f"tokens are signed with a new key, {kid}")
+    def rotate_key(self, *, now: bool = False) -> str:
+        """Sign tokens with a new key from now on; returns its id. With `now`, what older keys
+        signed ends at once.
+        """
+        kid = rotate(self._directory, now=now)
+        ended = ", and older ones are worth nothing" if now else ""
+        self._tell(f"tokens are signed with a new key, {kid}{ended}")
         return kid
 
     def add_project(self, name: str, *, public: bool = False, owner: str = "") -> Project:

@@ -53,8 +53,11 @@ def verify(
     issuer: str,
     audience: str,
     now: float,
+    longest_s: float,
 ) -> dict[str, Any]:
-    """The claims of a token that one of `keys` signed for us. Raises InvalidToken."""
+    """The claims of a token that one of `keys` signed for us. Raises InvalidToken, also for one
+    that would be valid longer than `longest_s`: we sign no such thing, who has our key might.
+    """
     if len(token) > _LIMIT or token.count(".") != 2:
         raise InvalidToken("not a token")
     signed, _, signature = token.rpartition(".")
@@ -65,6 +68,8 @@ def verify(
     _check_signature(key, signed, _bytes(signature))
     claims = _object(body)
     _check_claims(claims, issuer, audience, now)
+    if claims["exp"] - claims["iat"] > longest_s:
+        raise InvalidToken("valid for too long")
     return claims
 
 

@@ -95,7 +95,7 @@ class Tokens:
         """
         key, now, view = _key(token), self._directory.clock(), self._directory.view()
         seen = self._seen.get(key)
-        if seen is None:
+        if seen is None or seen.view.keys != view.keys:  # the key may be gone that signed it
             seen = self._verified(token, view)
         elif seen.view is not view:
             seen = self._resolved(key, seen.claims, seen.access, view)
