@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-PEERS = ("tests/conformance", "tests/faults", "tests/integration")
+PEERS = ("tests/conformance", "tests/contracts", "tests/faults", "tests/integration")
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import VerifiedReader, fetch_all
 from shipline.errors import DigestMismatch, NotFound
-from shipline.oci import Descriptor, Digest, Hasher
+from shipline.oci import Descriptor, Digest, Hasher, check_tag
 
 
 class MemoryIngest:
@@ -35,8 +35,12 @@ class MemoryIngest:
     def commit(self, target: Descriptor) -> None:
         content = b"".join(self._parts)
         got = Digest.of(content, target.digest.algorithm)
-        if got != target.digest:
-            raise DigestMismatch(expected=str(target.digest), got=str(got), where="memory")
+        if got != target.digest or len(content) != target.size:
+            raise DigestMismatch(
+                expected=f"{target.digest} ({target.size} bytes)",
+                got=f"{got} ({len(content)} bytes)",
+                where="memory",
+            )
         self._blobs[target.digest] = content
 
 
@@ -63,7 +67,9 @@ class MemoryStore:
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         if not self.exists(target):
-            self.blobs[target.digest] = fetch_all(source, target, target.size)
+            with self.ingest() as ingest:
+                ingest.write(fetch_all(source, target, target.size))
+                ingest.commit(target)
             if advance is not None:
                 advance(target.size)
 
@@ -71,6 +77,7 @@ class MemoryStore:
         return False
 
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
+        check_tag(tag)
         self.push(target, source)
         self.tags[tag] = target
 
