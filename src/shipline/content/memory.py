@@ -67,9 +67,9 @@ class MemoryStore:
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         if not self.exists(target):
-            with self.ingest() as ingest:
-                ingest.write(fetch_all(source, target, target.size))
-                ingest.commit(target)
+            ingest = MemoryIngest(self.blobs)
+            ingest.write(fetch_all(source, target, target.size))
+            ingest.commit(target)
             if advance is not None:
                 advance(target.size)
 
