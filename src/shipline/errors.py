@@ -22,19 +22,41 @@ exits 1 with a traceback. `retriable` is what decides about another attempt, nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A place in a text file: lines and columns count from 1; `end` is the last line.
+
+    `text` is its first line, `source` the whole file where it is known.
+    """
+
+    file: str
+    line: int
+    end: int
+    column: int = 1
+    text: str = ""
+    source: str = field(default="", repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + (f":{self.column}" if self.column > 1 else "")
 
 
 class ShiplineError(Exception):
     """A failure with a message for a person: what was wrong with what, and how to fix it.
 
-    `code` is stable and machine readable, `exit_code` is the status of the command line, `hint`
-    says what to do, `retriable` is true when the same call may succeed later.
+    `code` is stable and machine readable, `title` is the family for people, `exit_code` the status
+    of the command line, `hint` says what to do, `retriable` is true when the same call may succeed
+    later. `span` is the place in a file that asked for what failed, `platform` the one it was for.
     """
 
     code: ClassVar[str] = "error"
+    title: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    span: Span | None = None
+    platform: str = ""
 
     def __init__(self, message: str, *, hint: str = "", retriable: bool = False) -> None:
         super().__init__(message)
@@ -47,6 +69,7 @@ class UsageError(ShiplineError):
     """The request contradicts itself or names something that does not exist."""
 
     code = "usage"
+    title = "usage error"
     exit_code = 2
 
 
@@ -54,27 +77,15 @@ class ConfigError(ShiplineError):
     """A configuration file cannot be used."""
 
     code = "config"
+    title = "configuration error"
     exit_code = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A place in a text file: lines and columns count from 1; `end` is the last line."""
-
-    file: str
-    line: int
-    end: int
-    column: int = 1
-    text: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" + (f":{self.column}" if self.column > 1 else "")
 
 
 class DockerfileError(ShiplineError):
     """A Dockerfile cannot be built; `span` is the place, with the line's text."""
 
     code = "dockerfile"
+    title = "Dockerfile error"
     exit_code = 4
 
     def __init__(
@@ -89,6 +100,7 @@ class StepFailed(ShiplineError):
     """A command of the build ended with `status`; `log` holds its last lines."""
 
     code = "step"
+    title = "step failed"
     exit_code = 5
 
     def __init__(
@@ -116,6 +128,7 @@ class RegistryError(ShiplineError):
     """
 
     code = "registry"
+    title = "registry error"
     exit_code = 6
 
     def __init__(
@@ -138,6 +151,7 @@ class AuthError(ShiplineError):
     """Credentials are missing, were refused, or do not allow the action on `host`."""
 
     code = "auth"
+    title = "authentication error"
     exit_code = 7
 
     def __init__(self, message: str, *, host: str, status: int = 0, hint: str = "") -> None:
@@ -150,6 +164,7 @@ class ContentError(ShiplineError):
     """Bytes addressed by digest are unusable."""
 
     code = "content"
+    title = "content error"
     exit_code = 8
 
 
@@ -175,6 +190,7 @@ class GateRefused(ShiplineError):
     """A quality gate refused the release; `verdicts` are the reasons, one line each."""
 
     code = "gate"
+    title = "refused by a gate"
     exit_code = 9
 
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
@@ -186,6 +202,7 @@ class GateUndecided(ShiplineError):
     """No gate refused, but at least one could not tell; `verdicts` are the reasons, a line each."""
 
     code = "gate-undecided"
+    title = "a gate could not tell"
     exit_code = 11
 
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
@@ -197,6 +214,7 @@ class SandboxError(ShiplineError):
     """This machine lacks what running a step needs."""
 
     code = "sandbox"
+    title = "sandbox error"
     exit_code = 10
 
 
@@ -204,6 +222,7 @@ class Cancelled(ShiplineError):
     """The surrounding work was interrupted, by a person or by the failure of a sibling."""
 
     code = "cancelled"
+    title = "cancelled"
     exit_code = 130
 
     def __init__(self, message: str = "interrupted") -> None:

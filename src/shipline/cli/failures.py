@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError
+from shipline.errors import ShiplineError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BROKEN_PIPE = 1
@@ -42,7 +42,7 @@ def _tell(failure: BaseException, settings: Settings) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(failure, click.ClickException):
-        failure.show()
+        click.echo(explain(_usage_error(failure)), err=True)
         return failure.exit_code
     if settings.debug or not isinstance(failure, ShiplineError):
         _traceback(failure)
@@ -52,26 +52,30 @@ def _tell(failure: BaseException, settings: Settings) -> int:
     return failure.exit_code
 
 
-def message_width() -> int:
-    """Columns for a message: those of the terminal, within what can be read."""
+def message_width() -> int | None:
+    """Columns for a message on a terminal, within what can be read; None where it is no terminal:
+    lines of logs stay whole.
+    """
+    if not sys.stderr.isatty():
+        return None
     return min(shutil.get_terminal_size().columns, _WIDEST)
 
 
 def explain(error: ShiplineError) -> str:
-    """The message for a person: a box for what has a place in a Dockerfile, else lines."""
+    """The box for a person."""
     from shipline.observe import can_encode, failure_box  # not needed where nothing fails
 
-    if box := failure_box(error, unicode=can_encode(sys.stderr), width=message_width()):
-        return box
-    lines = [f"error: {error.message}"]
-    if isinstance(error, (GateRefused, GateUndecided)):
-        lines += [f"  - {verdict}" for verdict in error.verdicts]
-    if isinstance(error, RegistryError):
-        lines += [f"  {diagnostic}" for diagnostic in error.diagnostics]
-    lines += [f"  {note}" for note in getattr(error, "__notes__", ())]
-    if error.hint:
-        lines.append(f"hint: {error.hint}")
-    return "\n".join(lines)
+    return failure_box(error, unicode=can_encode(sys.stderr), width=message_width())
+
+
+def _usage_error(failure: click.ClickException) -> UsageError:
+    """What click says of a command line, as our own error."""
+    error = UsageError(failure.format_message(), hint=getattr(failure, "hint", ""))
+    context = failure.ctx if isinstance(failure, click.UsageError) else None
+    if context is not None and not error.hint:
+        error.hint = f"`{context.command_path} --help` lists what there is"
+        error.add_note(" ".join(context.get_usage().split()))
+    return error
 
 
 def _traceback(failure: BaseException) -> None:

@@ -95,6 +95,7 @@ class _Reader:
 
     def __init__(self, lines: list[str], file: str, escape: str, position: int) -> None:
         self.lines = lines
+        self.source = "".join(lines)
         self.file = file
         self.escape = escape
         self.position = position
@@ -173,7 +174,8 @@ class _Reader:
         line = self.lines[start]
         column = len(line) - len(line.lstrip()) + 1
         text = line.rstrip("\r\n")
-        return Span(self.file, start + 1, max(self.position, start + 1), column, text)
+        end = max(self.position, start + 1)
+        return Span(self.file, start + 1, end, column, text, self.source)
 
 
 def heredocs_of(node: Node) -> tuple[Heredoc, ...]:

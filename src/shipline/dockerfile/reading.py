@@ -24,7 +24,7 @@ from shipline.dockerfile.healthcheck import read_health_check
 from shipline.dockerfile.mounts import parse_mount_flag
 from shipline.dockerfile.parser import Node, parse
 from shipline.dockerfile.quoting import quote
-from shipline.dockerfile.suggest import did_you_mean
+from shipline.dockerfile.suggest import did_you_mean, nearest
 from shipline.errors import DockerfileError, Span
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
@@ -70,6 +70,8 @@ def _read(node: Node, escape: str) -> ins.Instruction:
 
 
 def _unknown_hint(node: Node) -> str:
+    if meant := nearest(node.keyword.upper(), _READERS):
+        return f"write {meant}"
     if node.keyword.upper() in {"IMPORT", "INCLUDE"}:
         return "a Dockerfile cannot include another; use a stage or a named context"
     return "a line that belongs to the one before needs the escape character at that one's end"

@@ -24,10 +24,13 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def _distance(a: str, b: str) -> int:
-    """Levenshtein's distance."""
-    row = list(range(len(b) + 1))
+    """Edits between two words: one character put in, left out, replaced, or two swapped."""
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
     for i, char in enumerate(a, 1):
-        previous, row[0] = row[0], i
+        above, before, row = before, row, [i]
         for j, other in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (char != other))
+            edits = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (char != other))
+            if i > 1 and j > 1 and char == b[j - 2] and a[i - 2] == other:
+                edits = min(edits, above[j - 2] + 1)
+            row.append(edits)
     return row[-1]

@@ -13,6 +13,7 @@ class GitError(ShiplineError):
     """The repository, or what it was asked for, cannot be used."""
 
     code = "git"
+    title = "git error"
     exit_code = 12
 
 

@@ -1,76 +1,114 @@
-"""The last thing a failed build shows: what failed, where, what it said, and what to do."""
+"""The last thing a failed command shows: what failed, where, what it said, and what to do.
+
+The box has no right edge, so that what it shows can be copied; its lines are wrapped where a width
+is given, and left whole for logs, which people search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from shipline.errors import DockerfileError, ShiplineError, Span, StepFailed
+from shipline.errors import (
+    GateRefused,
+    GateUndecided,
+    RegistryError,
+    ShiplineError,
+    Span,
+    StepFailed,
+)
 from shipline.observe.text import cells, clean, wrap
 
 _LOG_LINES = 20
-_UNICODE = ("╭", "╮", "╰", "╯", "─", "│")
-_ASCII = ("+", "+", "+", "+", "-", "|")
+_SOURCE_LINES = 40  # of an instruction; the middle of a longer one is left out
+_NEIGHBOURS = 2  # lines of the file before and after the instruction
+_UNICODE = ("╭", "╰", "─", "│")
+_ASCII = ("+", "+", "-", "|")
 _NARROWEST = 40
+_RULE = 74  # columns of an edge where no width is given
 
 
-def boxed(title: str, sections: Iterable[Iterable[str]], *, unicode: bool, width: int = 100) -> str:
-    """Paragraphs in a box at most `width` columns wide, their lines wrapped."""
-    inner = max(width, _NARROWEST) - 4
-    body: list[str] = []
-    for lines in sections:
-        rows = [piece for line in lines for piece in wrap(clean(line), inner)]
-        body += _section(rows) if body else rows
-    return _boxed(title, body, unicode)
-
-
-def failure_box(error: ShiplineError, *, unicode: bool, width: int = 100) -> str:
-    """The box, at most `width` columns wide; empty for an error without a place to show."""
-    if isinstance(error, StepFailed):
-        title, span, platform, log = "step failed", error.span, error.platform, error.log
-        status = [f"exit code: {error.status}"]
-    elif isinstance(error, DockerfileError) and error.span is not None:
-        title, span, platform, log = "Dockerfile error", error.span, error.platform, ()
-        status = []
-    else:
-        return ""
-    inner = max(width, _NARROWEST) - 4
-    body = [
-        *wrap(clean(error.message), inner),
-        *_place(span, inner),
-        *_output(log, inner),
-        *_section(status),
-        *_section(wrap(f"hint: {clean(error.hint)}", inner) if error.hint else []),
-    ]
-    return _boxed(f"{title} on {platform}" if platform else title, body, unicode)
-
-
-def _place(span: Span | None, width: int) -> list[str]:
-    if span is None:
-        return []
-    lines = span.text.splitlines()
-    digits = len(str(span.line + max(len(lines) - 1, 0)))
-    rows = [str(span)]
-    for number, text in enumerate(lines, span.line):
-        prefix = f">>> {number:>{digits}} | "
-        first, *rest = wrap(clean(text), width - len(prefix))
-        rows.append(prefix + first)
-        rows += [" " * len(prefix) + more for more in rest]
-    return _section(rows)
-
-
-def _output(log: tuple[str, ...], width: int) -> list[str]:
-    lines = [piece for line in log[-_LOG_LINES:] for piece in wrap(clean(line), width - 2)]
-    return _section(["last output:", *(f"  {line}" for line in lines)] if lines else [])
-
-
-def _section(lines: list[str]) -> list[str]:
-    return ["", *lines] if lines else []
-
-
-def _boxed(title: str, body: list[str], unicode: bool) -> str:
-    top_left, top_right, bottom_left, bottom_right, across, down = _UNICODE if unicode else _ASCII
-    width = max(map(cells, (title + "  ", *body)))
+def boxed(
+    title: str, sections: Iterable[Iterable[str]], *, unicode: bool, width: int | None = None
+) -> str:
+    """Paragraphs below a title and within edges; lines are wrapped at `width` columns."""
+    corner, end, across, down = _UNICODE if unicode else _ASCII
+    inner = None if width is None else max(width, _NARROWEST) - 2
+    rule = _RULE if inner is None else min(inner + 1, _RULE)
     head = f"{across} {title} "
-    top = f"{top_left}{head}{across * (width + 2 - cells(head))}{top_right}"
-    rows = [f"{down} {line}{' ' * (width - cells(line))} {down}" for line in body]
-    return "\n".join([top, *rows, f"{bottom_left}{across * (width + 2)}{bottom_right}"])
+    rows: list[str] = []
+    for lines in sections:
+        block = [piece for line in lines for piece in _wrapped(line, inner)]
+        rows += ["", *block] if rows and block else block
+    return "\n".join(
+        [
+            f"{corner}{head}{across * (rule - cells(head))}",
+            *(f"{down} {row}".rstrip() for row in rows),
+            f"{end}{across * rule}",
+        ]
+    )
+
+
+def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None) -> str:
+    """The box of `error`: message, place in the source, output, status, hint."""
+    title = f"{error.title} on {error.platform}" if error.platform else error.title
+    log = error.log if isinstance(error, StepFailed) else ()
+    sections = (
+        [*error.message.splitlines(), *_details(error)],
+        excerpt(error.span) if error.span is not None else [],
+        ["last output:", *(f"  {clean(line)}" for line in log[-_LOG_LINES:])] if log else [],
+        [f"exit code: {error.status}"] if isinstance(error, StepFailed) else [],
+        [f"hint: {error.hint}"] if error.hint else [],
+    )
+    return boxed(title, sections, unicode=unicode, width=width)
+
+
+def excerpt(span: Span) -> list[str]:
+    """`Dockerfile:3` and the lines of the place, marked, with their neighbours."""
+    source = span.source.split("\n")
+    if not span.source or span.line > len(source):
+        source = [*[""] * (span.line - 1), *span.text.splitlines()]
+        first, end = span.line, len(source)
+    else:
+        first, end = max(span.line - _NEIGHBOURS, 1), min(span.end, len(source))
+        source = source[:-1] if source[-1] == "" else source
+    last = min(end + _NEIGHBOURS, len(source))
+    digits = len(str(last))
+    rows = [str(span)]
+    for number in _shortened(first, last):
+        if number == 0:
+            rows.append(f"    {' ' * digits} | ...")
+            continue
+        mark = ">>>" if span.line <= number <= end else "   "
+        rows.append(f"{mark} {number:>{digits}} | {clean(source[number - 1])}".rstrip())
+    return rows
+
+
+def _shortened(first: int, last: int) -> Iterator[int]:
+    """The numbers of lines to show; 0 stands for those that are left out."""
+    if last - first < _SOURCE_LINES:
+        yield from range(first, last + 1)
+        return
+    half = _SOURCE_LINES // 2
+    yield from range(first, first + half)
+    yield 0
+    yield from range(last - half + 1, last + 1)
+
+
+def _details(error: ShiplineError) -> Iterator[str]:
+    if isinstance(error, GateRefused | GateUndecided):
+        yield from (f"  - {verdict}" for verdict in error.verdicts)
+    if isinstance(error, RegistryError):
+        yield from (f"  {diagnostic}" for diagnostic in error.diagnostics)
+    yield from (f"  {note}" for note in getattr(error, "__notes__", ()))
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    """The line in pieces, the later ones below its text where it begins with an indent or mark."""
+    text = clean(line)
+    if width is None:
+        return [text]
+    head, bar, _ = text.partition(" | ")
+    numbered = bool(bar) and head.lstrip("> ").isdigit()
+    indent = cells(head + bar) if numbered else len(text) - len(text.lstrip())
+    first, *rest = wrap(text[indent:] if indent < width // 2 else text, width - indent)
+    return [text[:indent] + first, *(" " * indent + piece for piece in rest)]

@@ -176,4 +176,4 @@ def test_the_action_says_what_cannot_be_done(tmp_path: Path) -> None:
     for inputs in ({"INPUT_BUILDER": "nowhere"}, {"INPUT_PUSH": "maybe"}):
         done = run(tmp_path, "ci", "action-build", **environment, **inputs)
         assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith("error: ")
+        assert done.stderr.startswith("╭─ ")

@@ -39,7 +39,7 @@ def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
     done = run("build", "--target", "fail", str(tmp_path))
     assert done.returncode == 5
     assert "#1 ERROR: RUN make all did not succeed" in done.stderr
-    assert done.stderr.rstrip().endswith("╯")
+    assert done.stderr.rstrip().endswith("╰" + "─" * 74)
     assert ">>>  9 | RUN make \\" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from shipline.cli.lazy import Entry
-from shipline.cli.program import COMMANDS
+from shipline.cli.program import COMMANDS, POINTERS
 
 _HEAVY = ("rich", "urllib3", "cryptography", "granian", "zstandard", "ssl", "asyncio", "tarfile")
 
@@ -30,7 +30,48 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
     assert own <= {"shipline.cli", "shipline.errors"}
 
 
-@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+ENTRIES = [entry for entries in COMMANDS.values() for entry in entries]
+
+
+def usage_error(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "shipline", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage error" in done.stderr.splitlines()[0]
+    return done.stderr
+
+
+def test_help_lists_every_command_below_the_title_of_its_group() -> None:
+    lines = python("from shipline.cli import main; main(['--help'])").splitlines()
+    for title, entries in COMMANDS.items():
+        start = lines.index(f"{title}:") + 1
+        shown = [line.split()[0] for line in lines[start : start + len(entries)]]
+        assert shown == [entry.name for entry in entries]
+    assert lines.index("Build:") < lines.index("Release:") < lines.index("Serve:")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("biuld", "."), "'build'"),
+        (("build", "--plattform", "linux/amd64", "."), "'--platform'"),
+        (("registry", "sevre"), "'serve'"),
+    ],
+)
+def test_a_misspelt_word_brings_the_nearest_one(words: tuple[str, ...], meant: str) -> None:
+    said = usage_error(*words)
+    assert "id you mean" in said
+    assert meant in said
+
+
+@pytest.mark.parametrize("name", sorted(POINTERS))
+def test_commands_of_other_programs_are_answered_with_ours(name: str) -> None:
+    assert not [entry for entry in ENTRIES if name in (entry.name, *entry.aliases)]
+    assert POINTERS[name] in usage_error(name, "x")
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_command_in_the_list_can_be_loaded(entry: Entry) -> None:
     loaded = entry.load()
     assert isinstance(loaded, click.Command)

@@ -214,6 +214,8 @@ def test_on_build_keeps_its_text_and_its_trigger() -> None:
     [
         ("FORM x", "dockerfile parse error on line 2: unknown instruction: FORM (did you mean"),
         ("RUNN x", "unknown instruction: RUNN (did you mean RUN?)"),
+        ("RNU x", "unknown instruction: RNU (did you mean RUN?)"),
+        ("CPOY x y", "unknown instruction: CPOY (did you mean COPY?)"),
         ("&& b", "unknown instruction: &&"),
         ("FROM", "FROM requires either one or three arguments"),
         ("FROM a b", "FROM requires either one or three arguments"),

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from shipline.errors import DockerfileError, ShiplineError, Span, StepFailed
+from shipline.dockerfile.parser import parse
+from shipline.errors import (
+    DockerfileError,
+    GateRefused,
+    RegistryError,
+    ShiplineError,
+    Span,
+    StepFailed,
+    UsageError,
+)
 from shipline.observe import failure_box
 from shipline.observe.text import cells
 
@@ -35,12 +44,21 @@ def test_only_the_last_lines_of_the_output_are_shown() -> None:
 
 @pytest.mark.parametrize("unicode", [True, False])
 @pytest.mark.parametrize("width", [40, 60, 100])
-def test_every_line_of_the_box_is_equally_wide(unicode: bool, width: int) -> None:
+def test_no_line_of_the_box_is_wider_than_the_terminal(unicode: bool, width: int) -> None:
     box = failure_box(FAILED, unicode=unicode, width=width)
-    widths = {cells(line) for line in box.splitlines()}
-    assert len(widths) == 1
-    assert max(widths) <= width
+    assert max(map(cells, box.splitlines())) <= width
     assert box.isascii() is not unicode
+
+
+def test_lines_of_logs_stay_whole() -> None:
+    assert f"| hint: {FAILED.hint}".rstrip() in failure_box(FAILED, unicode=False).splitlines()
+
+
+def test_a_wrapped_source_line_continues_below_its_text() -> None:
+    error = DockerfileError("no", span=Span("Dockerfile", 3, 3, text="RUN " + "word " * 20))
+    lines = failure_box(error, unicode=False, width=50).splitlines()
+    start = next(at for at, line in enumerate(lines) if "RUN" in line)
+    assert lines[start + 1].index("word") == lines[start].index("RUN")
 
 
 def test_a_wrong_dockerfile_shows_its_line() -> None:
@@ -50,9 +68,46 @@ def test_a_wrong_dockerfile_shows_its_line() -> None:
     assert ">>> 3 | RUM ls" in failure_box(error, unicode=False)
 
 
-def test_an_error_without_a_place_has_no_box() -> None:
-    assert failure_box(ShiplineError("no"), unicode=True) == ""
-    assert failure_box(DockerfileError("no"), unicode=True) == ""
+def test_every_line_of_an_instruction_is_shown_with_its_neighbours() -> None:
+    text = "FROM a\nENV b=c\nUSER d\nRUN <<EOF\n\tfalse\nEOF\nCMD x\nCMD y\nCMD z\n"
+    with pytest.raises(StepFailed) as caught:
+        raise StepFailed("no", status=1, span=parse(text).nodes[3].span)
+    lines = failure_box(caught.value, unicode=False).splitlines()
+    start = lines.index("| Dockerfile:4")
+    assert lines[start + 1 : start + 8] == [
+        "|     2 | ENV b=c",
+        "|     3 | USER d",
+        "| >>> 4 | RUN <<EOF",
+        "| >>> 5 |         false",
+        "| >>> 6 | EOF",
+        "|     7 | CMD x",
+        "|     8 | CMD y",
+    ]
+
+
+def test_the_middle_of_a_long_instruction_is_left_out() -> None:
+    text = "FROM a\nRUN <<EOF\n" + "".join(f"echo {n}\n" for n in range(500)) + "EOF\n"
+    box = failure_box(DockerfileError("no", span=parse(text).nodes[1].span), unicode=False)
+    assert len(box.splitlines()) < 50
+    assert ">>>   2 | RUN <<EOF" in box
+    assert ">>> 503 | EOF" in box
+    assert "echo 250" not in box
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (UsageError("no", hint="do"), "usage error"),
+        (RegistryError("no", host="r", diagnostics=("DENIED",)), "registry error"),
+        (GateRefused("no", verdicts=("coverage: 3 %",)), "refused by a gate"),
+    ],
+)
+def test_every_family_has_the_same_layout(error: ShiplineError, title: str) -> None:
+    error.add_note("Dockerfile:1: FROM x")
+    lines = failure_box(error, unicode=False).splitlines()
+    assert lines[0].startswith(f"+- {title} --")
+    assert lines[1] == "| no"
+    assert "|   Dockerfile:1: FROM x" in lines
 
 
 def test_what_a_program_wrote_cannot_leave_the_box() -> None:
