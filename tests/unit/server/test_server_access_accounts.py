@@ -317,6 +317,26 @@ def test_the_audit_log_is_bounded_and_in_order(tmp_path: Path) -> None:
     assert [line["message"] for line in read_audit(tmp_path, last=2)] == ["198", "199"]
 
 
+def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, size=16 << 10, files=3)
+    audit.note(Event("account", actor="admin", message="user eve added", at=1000.0))
+    for number in range(30_000):
+        at = 1000 + number / 300  # 100 s
+        path = f"POST /v2/{number}/" + "x" * 3000
+        audit.note(Event("refused", actor="anonymous", address=HERE, message=path, at=at))
+        audit.note(Event("login", actor=f"a{number}", address=HERE, message="refused: x", at=at))
+        place = f"192.0.2.{number % 200}"
+        audit.note(Event("refused", actor="bob", address=place, message=path, at=at))
+    audit.note(Event("push", "team/app", actor="bob", at=1200.0))
+    lines = list(read_audit(tmp_path))
+    assert lines[0]["message"] == "user eve added" and lines[-1]["kind"] == "push"
+    assert len(lines) < 60
+    told = [line["message"] for line in lines[1:-1]]
+    sums = [int(text.split()[0]) for text in told if " more within " in text]
+    assert len(sums) == 6 and sum(sums) + len(told) - len(sums) == 90_000
+    assert any(f"most from {HERE} (" in text for text in told)
+
+
 def test_the_audit_log_survives_what_clients_write(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
     audit.note(Event("login", actor='a"\n{"kind":"push"}\x1b[31m' + "x" * 5000, message="refused"))

@@ -11,7 +11,7 @@ from shipline.server.access.accounts import (
     User,
 )
 from shipline.server.access.administration import Administration
-from shipline.server.access.audit import Audit, read_audit
+from shipline.server.access.audit import Audit, Sampler, read_audit
 from shipline.server.access.certificates import Certificates
 from shipline.server.access.directory import Directory
 from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
@@ -40,6 +40,7 @@ __all__ = [
     "Project",
     "Robot",
     "Role",
+    "Sampler",
     "TlsSection",
     "User",
     "Wish",

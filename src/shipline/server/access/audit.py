@@ -4,7 +4,8 @@
     DIR/access/audit.jsonl.1    the ones before, up to `files` files in all
 
 A line is appended with one write(2), so that several processes may write; it never holds a secret,
-because no event does. Lines are dated in UTC.
+because no event does. Lines are dated in UTC. Refusals are sampled: who is refused without end, which
+any stranger can be, shall not push what was done out of the log.
 """
 
 from __future__ import annotations
@@ -12,17 +13,79 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from shipline.server.access.proxies import neighbourhood
 from shipline.server.journal import Event
 
 _TEXT = 1000  # characters of one member, which a client may have chosen
+_REFUSED_TEXT = 250  # of a refusal
+_WINDOW_S = 60.0
+_WRITTEN = 10  # refusals of one account, or of all strangers together, within a window
+_FROM_ONE = 5  # of them from one address
+_PLACES = 100  # addresses that are told apart within a window
+_NAMED = 3  # addresses in a summary
+
+
+class Sampler:
+    """Lets the first refusals of a minute pass and sums up the others. Safe to use from any thread.
+
+    Strangers share one sample, since they have any number of names; each account has its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began = 0.0
+        self._seen: dict[tuple[str, str], Counter[str]] = {}
+
+    def take(self, event: Event) -> list[Event]:
+        """What is to be written now: the summaries of a minute that ended, and the event, unless
+        it is one refusal of too many.
+        """
+        with self._lock:
+            passed = [] if 0 <= event.at - self._began < _WINDOW_S else self._ended(event.at)
+            if _is_refusal(event) and not self._counted(event):
+                return passed
+        return [*passed, event]
+
+    def _counted(self, event: Event) -> bool:
+        """Whether the refusal is one of the first."""
+        seen = self._seen.setdefault(_key(event), Counter())
+        place = neighbourhood(event.address)
+        place = place if place in seen or len(seen) < _PLACES else "elsewhere"
+        seen[place] += 1
+        written = sum(min(number, _FROM_ONE) for number in seen.values())
+        return seen[place] <= _FROM_ONE and written <= _WRITTEN
+
+    def _ended(self, now: float) -> list[Event]:
+        """Summaries; a new window begins."""
+        seen, self._seen, self._began = self._seen, {}, now
+        return [found for key, places in seen.items() if (found := _summary(*key, places, now))]
+
+
+def _is_refusal(event: Event) -> bool:
+    return event.kind == "refused" or (event.kind == "login" and event.message != "ok")
+
+
+def _key(event: Event) -> tuple[str, str]:
+    """The name in a login that failed is anybody's."""
+    return event.kind, "anonymous" if event.kind == "login" else event.actor
+
+
+def _summary(kind: str, actor: str, places: Counter[str], now: float) -> Event | None:
+    more = places.total() - min(_WRITTEN, sum(min(one, _FROM_ONE) for one in places.values()))
+    if more <= 0:
+        return None
+    most = ", ".join(f"{place} ({number})" for place, number in places.most_common(_NAMED))
+    message = f"{more} more within a minute, not written one by one; most from {most}"
+    event = Event("login" if kind == "login" else "refused", actor=actor, message=message)
+    return replace(event, at=now)
 
 
 class Audit:
@@ -36,10 +99,15 @@ class Audit:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._size, self._files, self._pulls = size, files, pulls
         self._lock = threading.Lock()
+        self._sampler = Sampler()
 
     def note(self, event: Event) -> None:
         if event.kind == "pull" and not self._pulls:
             return
+        for one in self._sampler.take(event):
+            self._write(one)
+
+    def _write(self, event: Event) -> None:
         line = json.dumps(_line(event), ensure_ascii=True, separators=(",", ":")) + "\n"
         with self._lock:
             fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -89,8 +157,6 @@ def _numbered(path: Path, number: int) -> Path:
 def _line(event: Event) -> dict[str, Any]:
     at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
     facts = {key: value for key, value in asdict(event).items() if value and key != "at"}
-    return {"at": at.replace("+00:00", "Z"), **{key: _short(facts[key]) for key in facts}}
-
-
-def _short(value: object) -> object:
-    return value[:_TEXT] if isinstance(value, str) else value
+    longest = _REFUSED_TEXT if _is_refusal(event) else _TEXT
+    short = {key: one[:longest] if isinstance(one, str) else one for key, one in facts.items()}
+    return {"at": at.replace("+00:00", "Z"), **short}

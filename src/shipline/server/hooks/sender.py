@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shipline.errors import Cancelled
 from shipline.metadata import Records
+from shipline.server.access import Sampler
 from shipline.server.hooks.envelope import body_of
 from shipline.server.hooks.outbound import Target, Undelivered, post
 from shipline.server.hooks.queue import Queue, Waiting
@@ -63,6 +64,7 @@ class Webhooks:
         for a secret that cannot be had.
         """
         self.queue = Queue(records)
+        self._sampler = Sampler()
         self._sent = sent
         self._pause_s = first_pause_s
         self._receivers = tuple(
@@ -70,6 +72,11 @@ class Webhooks:
         )
 
     def note(self, event: Event) -> None:
+        if self._receivers:
+            for one in self._sampler.take(event):
+                self._put(one)
+
+    def _put(self, event: Event) -> None:
         wanting = [one for one in self._receivers if one.section.wants(event)]
         if not wanting:
             return
