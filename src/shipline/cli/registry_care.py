@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipline.cli.registry_directory import local_actor, tell_audit
 from shipline.cli.registry_node import done_by, node_option
 from shipline.errors import ContentError, UsageError
 from shipline.units import shown_size
@@ -104,7 +105,8 @@ def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None
         if not dry_run:
             Uploads(storage).recover()
             Uploads(storage).expire()
-        return collect(storage, options, dry_run=dry_run)
+        actor, tell = local_actor(), tell_audit(data)
+        return collect(storage, options, dry_run=dry_run, actor=actor, tell=tell)
 
 
 @click.command("check")

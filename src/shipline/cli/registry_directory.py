@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from shipline.server.access import Administration, Directory
+    from shipline.server.journal import Event
 
 
 def data_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -31,10 +32,23 @@ def opened(data: Path) -> Iterator[tuple[Directory, Administration]]:
 
     directory = Directory(data)
     try:
-        actor = f"{getpass.getuser()} (local)"
-        yield directory, Administration(directory, actor=actor, notice=Audit(data).note)
+        yield directory, Administration(directory, actor=local_actor(), notice=Audit(data).note)
     finally:
         directory.close()
+
+
+def local_actor() -> str:
+    """What the audit log calls the person at this machine."""
+    return f"{getpass.getuser()} (local)"
+
+
+def tell_audit(data: Path) -> Callable[[Event], object]:
+    """Writes events to the audit log of a directory, if it has one: a node without accounts does
+    not.
+    """
+    from shipline.server.access import Audit
+
+    return Audit(data).note if (data / "access").is_dir() else lambda event: None
 
 
 def when(at: float) -> str:

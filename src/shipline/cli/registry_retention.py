@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.registry_directory import local_actor, tell_audit
 from shipline.cli.registry_node import done_by, node_option
 from shipline.errors import UsageError
 
@@ -68,7 +69,8 @@ def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Dec
     with closing(Storage(place)) as storage:
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, Metrics(), base)
-        return retain(storage, manifests, section.policy.retention, door=door, dry_run=dry_run)
+        rules, actor, tell = section.policy.retention, local_actor(), tell_audit(place)
+        return retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
 
 
 def _line(decision: Mapping[str, Any], dry_run: bool) -> str:

@@ -21,7 +21,7 @@ from shipline.server.journal import Event
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
-from shipline.server.node import Node
+from shipline.server.node import Node, tell
 from shipline.server.section import RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -63,8 +63,10 @@ class Assembly:
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, metrics, base)
-        gc = collection(storage, section.collection, partial(_count_collection, metrics))
-        retain = retention(storage, manifests, section.policy, door)
+        listeners = (door, *entrance.listeners, hooks, warmer)
+        told, news = partial(_count_collection, metrics), partial(tell, listeners)
+        gc = collection(storage, section.collection, told, news)
+        retain = retention(storage, manifests, section.policy, door, news)
         node = Node.over(
             storage,
             uploads=uploads,
@@ -79,7 +81,7 @@ class Assembly:
                 *chore_routes("/api/retention", retain, "dry_run"),
                 *entrance.routes,
             ),
-            listeners=(door, *entrance.listeners, hooks, warmer),
+            listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
         )
         return cls(node, health, hooks, warmer, (gc, retain), section)
@@ -90,11 +92,13 @@ class Assembly:
         group.start(self.warmer.run)
         self.hooks.start(group)
         told = partial(_count_collection, node.metrics)
-        group.start(collect_forever, storage, section.collection, told=told)
+        news = partial(tell, node.listeners)
+        group.start(collect_forever, storage, section.collection, told=told, tell=news)
         for chore in self.chores:
             chore.start(group)
         if section.policy.retention:
-            group.start(retain_forever, storage, node.manifests, section.policy, door=node.door)
+            policy, door = section.policy, node.door
+            group.start(retain_forever, storage, node.manifests, policy, door=door, tell=news)
 
 
 def _count_collection(metrics: Metrics, report: Report) -> None:

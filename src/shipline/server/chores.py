@@ -17,6 +17,7 @@ from shipline.server.door.protocol import Door
 from shipline.server.door.retention import retain
 from shipline.server.door.section import DoorSection
 from shipline.server.http import Request, Response, Route, route
+from shipline.server.journal import Tell
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
@@ -27,8 +28,8 @@ _log = logging.getLogger(__name__)
 _LIMIT = 4096  # bytes of a wish
 _KINDS: dict[str, type] = {"dry_run": bool, "untagged": bool, "grace": str}
 Wish = dict[str, Any]
-Work = Callable[[Wish], Any]
-"""Does what was wished for and returns the result as JSON has it."""
+Work = Callable[[Wish, str], Any]
+"""Does what somebody, by name, wished for and returns the result as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Chore:
         """From now on it may begin; what runs ends with the group's scope."""
         self._group = group
 
-    def begin(self, wish: Wish) -> State:
+    def begin(self, wish: Wish, actor: str) -> State:
         """Raises Problem 409 while it runs, 503 before the node has started."""
         with self._lock:
             if self._state.running:
@@ -68,12 +69,12 @@ class Chore:
             if self._group is None or self._group.scope.cancelled:
                 raise Problem(503, "UNKNOWN", "the node is not ready for this, or is stopping")
             self._state = State(running=True, began=self._clock())
-            self._group.start(self._run, wish)
+            self._group.start(self._run, wish, actor)
             return self._state
 
-    def _run(self, wish: Wish) -> None:
+    def _run(self, wish: Wish, actor: str) -> None:
         try:
-            ended = replace(self._state, result=self._work(wish))
+            ended = replace(self._state, result=self._work(wish, actor))
         except Cancelled:
             ended = replace(self._state, error="the node was stopped")
         except Exception as error:  # the node goes on
@@ -82,14 +83,17 @@ class Chore:
         self._state = replace(ended, running=False, ended=self._clock())
 
 
-def collection(storage: Storage, options: Collection, told: Callable[[Any], None]) -> Chore:
+def collection(
+    storage: Storage, options: Collection, told: Callable[[Any], None], tell: Tell
+) -> Chore:
     """Collects as `options` say, where a wish says nothing else."""
 
-    def work(wish: Wish) -> dict[str, object]:
+    def work(wish: Wish, actor: str) -> dict[str, object]:
         wanted = replace(options, untagged=wish.get("untagged", options.untagged))
         if "grace" in wish:
             wanted = replace(wanted, grace=_span(wish["grace"]))
-        report = collect(storage, wanted, dry_run=wish.get("dry_run", False))
+        dry_run = wish.get("dry_run", False)
+        report = collect(storage, wanted, dry_run=dry_run, actor=actor, tell=tell)
         if not report.dry_run:
             told(report)
         return report.to_json()
@@ -97,12 +101,15 @@ def collection(storage: Storage, options: Collection, told: Callable[[Any], None
     return Chore(work, storage.clock)
 
 
-def retention(storage: Storage, manifests: Manifests, section: DoorSection, door: Door) -> Chore:
+def retention(
+    storage: Storage, manifests: Manifests, section: DoorSection, door: Door, tell: Tell
+) -> Chore:
     """Removes the tags that no rule keeps."""
 
-    def work(wish: Wish) -> list[dict[str, Any]]:
+    def work(wish: Wish, actor: str) -> list[dict[str, Any]]:
         dry_run = wish.get("dry_run", False)
-        done = retain(storage, manifests, section.retention, door=door, dry_run=dry_run)
+        rules = section.retention
+        done = retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
         return [one.to_json() for one in done]
 
     return Chore(work, storage.clock)
@@ -115,7 +122,7 @@ def chore_routes(path: str, chore: Chore, *wishes: str) -> tuple[Route, ...]:
         return _answer(200, chore.state)
 
     def begin(request: Request) -> Response:
-        return _answer(202, chore.begin(_wish(request, wishes)))
+        return _answer(202, chore.begin(_wish(request, wishes), request.identity.actor))
 
     return (route(path, need="operator", GET=show, POST=begin),)
 

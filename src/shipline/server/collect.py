@@ -15,11 +15,13 @@ from collections.abc import Callable
 
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.server.collection import Collection, Report
+from shipline.server.journal import Event, Tell
 from shipline.server.storage import Storage
 from shipline.server.sweep import Sweep
 from shipline.tasks import sleep
 
 _log = logging.getLogger(__name__)
+COLLECTION = "collection"  # who does what nobody has asked for
 
 
 def collect(
@@ -28,8 +30,11 @@ def collect(
     *,
     dry_run: bool = False,
     share: float = 1.0,
+    actor: str = COLLECTION,
+    tell: Tell = lambda event: None,
 ) -> Report:
-    """Collect once; returns what went. `share` is the part of the time that it works.
+    """Collect once; returns what went. `share` is the part of the time that it works. `tell` gets
+    an event for each manifest and tag that went, and one for the whole.
 
     On a full disk it works in the room that is held in reserve. Raises UsageError while another
     collection of the directory runs.
@@ -38,15 +43,27 @@ def collect(
         raise UsageError("a collection is running already", hint="wait until it has ended")
     options = options or Collection()
     try:
-        return Sweep(storage, options, dry_run, share).run()
+        report = _swept(storage, options, dry_run, share, actor, tell)
+        if not dry_run:
+            tell(
+                Event("collect", actor=actor, message=f"collection: {json.dumps(report.to_json())}")
+            )
+        return report
+    finally:
+        storage.reserve.hold()
+        storage.collecting.release()
+
+
+def _swept(
+    storage: Storage, options: Collection, dry_run: bool, share: float, actor: str, tell: Tell
+) -> Report:
+    try:
+        return Sweep(storage, options, dry_run, share, actor, tell).run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         storage.reserve.release()
-        return Sweep(storage, options, dry_run, share).run()
-    finally:
-        storage.reserve.hold()
-        storage.collecting.release()
+        return Sweep(storage, options, dry_run, share, actor, tell).run()
 
 
 def collect_forever(
@@ -55,15 +72,18 @@ def collect_forever(
     *,
     share: float = 0.25,
     told: Callable[[Report], object] = lambda report: None,
+    tell: Tell = lambda event: None,
 ) -> None:
-    """Collect every now and then until the scope is cancelled; `told` gets each report."""
+    """Collect every now and then until the scope is cancelled; `told` gets each report, `tell` the
+    events.
+    """
     if options.every is None:
         return
     try:
         while True:
             sleep(max(options.every.seconds, 1.0))
             try:
-                report = collect(storage, options, share=share)
+                report = collect(storage, options, share=share, tell=tell)
             except (OSError, ShiplineError) as error:
                 if isinstance(error, Cancelled):
                     raise

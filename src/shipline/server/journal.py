@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,6 +18,7 @@ EventKind = Literal[
     "login",
     "account",
     "quota",
+    "collect",
     "ping",
 ]
 
@@ -27,6 +29,7 @@ class Event:
 
     `push`: a manifest or blob arrived, with its `tags`. `pull`: a manifest went out. `refused`,
     `login` and `account` say in `message` what was refused, how a login ended, what changed.
+    `collect`: a collection or retention has ended, with what it did in `message`.
     `ping` is nothing at all, for an operator who tries a webhook.
     """
 
@@ -40,6 +43,10 @@ class Event:
     address: str = ""
     message: str = ""
     at: float = field(default_factory=time.time)
+
+
+Tell = Callable[[Event], object]
+"""Lets those who listen know."""
 
 
 class Listener(Protocol):

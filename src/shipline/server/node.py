@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -52,9 +52,13 @@ class Node:
         if not self.listeners:
             return
         actor, address = request.identity.actor, request.address
-        event = Event(kind, repository, actor=actor, address=address, **facts)
-        for listener in self.listeners:
-            try:
-                listener.note(event)
-            except Exception:  # what listens never changes the answer
-                _log.exception("a listener failed on %s of %s", kind, repository)
+        tell(self.listeners, Event(kind, repository, actor=actor, address=address, **facts))
+
+
+def tell(listeners: Iterable[Listener], event: Event) -> None:
+    """What listens never changes what was done: its failures are logged."""
+    for listener in listeners:
+        try:
+            listener.note(event)
+        except Exception:
+            _log.exception("a listener failed on %s of %s", event.kind, event.repository)

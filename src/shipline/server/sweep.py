@@ -8,15 +8,17 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
 from shipline.server.catalogue import write_catalogue
 from shipline.server.collection import Collection, Report
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
+from shipline.server.journal import Event, Tell
 from shipline.server.manifests import Manifests
 from shipline.server.reach import (
     companions,
@@ -29,6 +31,7 @@ from shipline.server.reach import (
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep
 
+COLLECTED = "collected"
 _SLICE = 100  # things removed while nobody may add
 _LOOK = 500  # things looked at between two pauses
 _ROUNDS = 100  # of followers of followers
@@ -39,12 +42,23 @@ T = TypeVar("T")
 class Sweep:
     """One collection. In a dry run `_gone` stands for what would have been removed."""
 
-    def __init__(self, storage: Storage, options: Collection, dry_run: bool, share: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        options: Collection,
+        dry_run: bool,
+        share: float,
+        actor: str,
+        tell: Tell,
+    ) -> None:
+        """`tell` is called where others may add."""
         self._storage = storage
         self._manifests = Manifests(storage)
         self._cutoff = storage.clock() - options.grace.seconds
         self._untagged = options.untagged
         self._dry_run = dry_run
+        self._actor, self._tell = actor, tell
+        self._news: list[Event] = []  # to be told once the lock is free
         self._rest = 1.0 / share - 1.0
         self._gone: set[int] = set()  # hashes of what a dry run has taken
         self._graves = (storage.incoming / f"gone-{number}" for number in count())
@@ -93,10 +107,24 @@ class Sweep:
         """Remove manifests; returns those that are still needed."""
         left = []
         for digest in batch:
-            with self._storage.exclusive():
+            with self._removing():
                 if not self._remove_manifest(name, digest):
                     left.append(digest)
         return left
+
+    @contextmanager
+    def _removing(self) -> Iterator[None]:
+        """`exclusive`; what went is told after it."""
+        try:
+            with self._storage.exclusive():
+                yield
+        finally:
+            news, self._news = self._news, []
+            for event in news:
+                self._tell(event)
+
+    def _went(self, kind: Literal["delete", "untag"], name: str, **facts: Any) -> None:
+        self._news.append(Event(kind, name, actor=self._actor, message=COLLECTED, **facts))
 
     def _remove_manifest(self, name: str, digest: str) -> bool:
         """Inside `exclusive`; False where something still needs it."""
@@ -117,6 +145,7 @@ class Sweep:
             self._gone.add(hash((digest, name, "manifest")))
         else:
             self._manifests.remove(name, Digest.parse(digest))
+            self._went("delete", name, digest=digest, media_type=json.loads(value)["mediaType"])
         return True
 
     def _collect_followers(self, name: str) -> None:
@@ -132,11 +161,11 @@ class Sweep:
         """Nothing more of it once the image was pushed again, which takes the mark away."""
         storage, clean = self._storage, True
         for tag, target in list(companions(storage, name, digest)):
-            with storage.exclusive():
+            with self._removing():
                 marked = self._is_marked(name, digest, mark)
                 clean = marked and self._remove_companion(name, tag, target) and clean
         for follower in list(referrers(storage, name, digest)):
-            with storage.exclusive():
+            with self._removing():
                 clean = self._remove_manifest(name, follower) and clean
         with storage.exclusive():
             if clean and not self._dry_run and self._is_marked(name, digest, mark):
@@ -157,6 +186,7 @@ class Sweep:
         if not self._dry_run:
             gone: Counts = {("usage", name, "tags"): -1}
             self._storage.commit(no_tag_entries(name, tag, target), gone)
+            self._went("untag", name, digest=target, tags=(tag,))
         return True
 
     def _collect_blobs(self, name: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from shipline.server.access.audit import Audit, read_audit
 from shipline.server.access.directory import Directory
 from shipline.server.access.login import Logins, Throttle
 from shipline.server.access.refresh import issue_refresh, refresh_tokens, subject_of
+from shipline.server.access.rights import allowed
 from shipline.server.access.secret import (
     generate_secret,
     hash_password,
@@ -315,6 +317,23 @@ def test_the_audit_log_is_bounded_and_in_order(tmp_path: Path) -> None:
     numbers = [int(line["message"]) for line in read_audit(tmp_path)]
     assert numbers == list(range(numbers[0], 200)) and len(numbers) > 40
     assert [line["message"] for line in read_audit(tmp_path, last=2)] == ["198", "199"]
+
+
+def test_what_was_private_stays_private_without_its_project(accounts: Administration) -> None:
+    bob, admin = accounts.add_user("bob", "password 1"), accounts.add_user("a", "password 2")
+    admin = replace(admin, admin=True)
+    accounts.add_project("pub/secret")
+    accounts.set_member("pub/secret", "bob", "developer")
+    accounts.remove_project("pub/secret")
+    accounts.add_project("pub", public=True)
+    accounts.set_member("pub", "bob", "maintainer")
+    view = accounts.view
+    assert allowed(view, None, "pull", "pub/app") and allowed(view, bob, "push", "pub/app")
+    assert allowed(view, admin, "pull", "pub/secret/app")
+    assert not any(allowed(view, who, "pull", "pub/secret/app") for who in (None, bob))
+    assert list(view.projects) == ["pub"]
+    accounts.add_project("pub/secret", public=True)
+    assert allowed(accounts.view, None, "pull", "pub/secret/app")
 
 
 def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Path) -> None:

@@ -99,25 +99,25 @@ def test_a_wish_that_cannot_be_read_begins_nothing(target: Target, body: bytes, 
 def test_a_chore_runs_once_at_a_time_and_ends_with_the_node() -> None:
     inside = threading.Event()
 
-    def work(wish: Wish) -> None:
+    def work(wish: Wish, actor: str) -> None:
         inside.set()
         sleep(60)
 
     chore = Chore(work)
     with pytest.raises(Problem, match="not ready"):
-        chore.begin({})
+        chore.begin({}, "me")
     with TaskGroup() as group:
         chore.start(group)
-        chore.begin({})
+        chore.begin({}, "me")
         assert inside.wait(10)
         with pytest.raises(Problem, match="running already"):
-            chore.begin({})
+            chore.begin({}, "me")
         group.scope.cancel()
     assert not chore.state.running and "stopped" in chore.state.error
 
 
 def test_a_chore_that_fails_stops_nothing_and_may_begin_again() -> None:
-    def work(wish: Wish) -> str:
+    def work(wish: Wish, actor: str) -> str:
         if wish:
             raise RuntimeError("no luck")
         return "done"
@@ -125,9 +125,9 @@ def test_a_chore_that_fails_stops_nothing_and_may_begin_again() -> None:
     chore = Chore(work)
     with TaskGroup() as group:
         chore.start(group)
-        chore.begin({"dry_run": True})
+        chore.begin({"dry_run": True}, "me")
         group.join()
         assert chore.state.error == "no luck"
-        chore.begin({})
+        chore.begin({}, "me")
         group.join()
         assert chore.state.result == "done" and not chore.state.error

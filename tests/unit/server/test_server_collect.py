@@ -15,6 +15,7 @@ from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest
 from shipline.server.collect import collect
 from shipline.server.collection import Collection
+from shipline.server.journal import Event
 from shipline.server.problems import Problem
 from shipline.units import Duration
 
@@ -124,7 +125,11 @@ def test_signatures_and_referrers_go_with_their_image(node: Directory) -> None:
     ]
     node.later()
     node.manifests.delete("repo", image.digest)
-    assert node.collect().manifests == 4
+    told: list[Event] = []
+    report = collect(node.storage, Collection(every=None), tell=told.append)
+    assert report.manifests == 4 and told.pop().kind == "collect"
+    assert {one.digest for one in told} == {str(one.digest) for one in gone}
+    assert {(one.kind, one.actor) for one in told} == {("delete", "collection")}
     assert not any(node.has("repo", one) for one in gone)
     assert node.has("repo", stays[0])
     assert node.has("repo", stays[1])

@@ -13,6 +13,7 @@ from shipline.globs import Glob
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
 from shipline.server.door.retention import decide, retain
 from shipline.server.door.section import DoorSection, ImmutableRule, Quota, RetentionRule
+from shipline.server.journal import Event
 from shipline.server.manifests import Tagged
 from shipline.units import ByteSize, Duration
 
@@ -158,7 +159,11 @@ def test_retention_removes_what_it_said_and_nothing_immutable(
     storage, manifests, door = app.storage, app.node.manifests, app.node.door
     dry = retain(storage, manifests, rules, door=door, dry_run=True)
     assert manifests.tags("team/app", "", 10) == ["a", "b", "c", "v1"]
-    done = retain(storage, manifests, rules, door=door)
+    told: list[Event] = []
+    done = retain(storage, manifests, rules, door=door, tell=told.append)
+    gone = [(one.repository, (one.tag,)) for one in done if not one.kept]
+    assert [(one.repository, one.tags) for one in told if one.kind == "untag"] == gone
+    assert {one.actor for one in told} == {"retention"} and told[-1].kind == "collect"
     assert done == dry
     assert {one.tag: one.kept for one in done} == {"a": False, "b": False, "c": True, "v1": True}
     assert manifests.tags("team/app", "", 10) == ["c", "v1"]

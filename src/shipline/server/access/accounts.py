@@ -141,6 +141,7 @@ class Project:
     id: int = 0
     created: float = 0.0
     owner: str = ""
+    removed: bool = False  # its images are left to administrators, whatever is around it
 
 
 Account = User | Robot

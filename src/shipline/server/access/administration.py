@@ -142,11 +142,15 @@ class Administration:
         self._tell(f"project {name} made {'public' if public else 'private'}")
 
     def remove_project(self, name: str) -> None:
-        """Its robots go with it; its repositories stay, for administrators."""
+        """Its robots go with it; its repositories stay, for administrators: the name is kept, so
+        that they do not fall to a project around them, which may be public.
+        """
         with self._directory.change() as changes:
             view = self.view
-            _found(view.projects, name, "project")
-            changes[("project", name)] = None
+            found = _found(view.projects, name, "project")
+            changes[("project", name)] = pack_account(
+                Project(name, id=found.id, created=found.created, removed=True)
+            )
             for robot in view.robots.values():
                 if robot.project == name:
                     self._drop_robot(changes, robot)

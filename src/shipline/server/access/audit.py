@@ -4,8 +4,8 @@
     DIR/access/audit.jsonl.1    the ones before, up to `files` files in all
 
 A line is appended with one write(2), so that several processes may write; it never holds a secret,
-because no event does. Lines are dated in UTC. Refusals are sampled: who is refused without end, which
-any stranger can be, shall not push what was done out of the log.
+because no event does. Lines are dated in UTC. Refusals are sampled: who is refused without end,
+which any stranger can be, shall not push what was done out of the log.
 """
 
 from __future__ import annotations

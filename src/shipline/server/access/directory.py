@@ -63,27 +63,32 @@ class View:
     robots: Mapping[int, Robot] = field(default_factory=dict)
     logins: Mapping[str, Robot] = field(default_factory=dict)
     keys: Mapping[str, bytes] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()  # names of projects that were removed
 
     @classmethod
     def of(cls, records: SqliteRecords) -> Self:
         robots = [read_robot(value) for _, value in walk(records, ("robot",))]
+        projects = [read_project(value) for _, value in walk(records, ("project",))]
         return cls(
             {key[0]: read_user(value) for key, value in walk(records, ("user",))},
-            {key[0]: read_project(value) for key, value in walk(records, ("project",))},
+            {project.name: project for project in projects if not project.removed},
             {robot.id: robot for robot in robots},
             {robot.login: robot for robot in robots},
             {key[0]: value for key, value in walk(records, ("key",))},
+            frozenset(project.name for project in projects if project.removed),
         )
 
     def account(self, login: str) -> Account | None:
         return self.users.get(login) or self.logins.get(login)
 
     def project(self, repository: str) -> Project | None:
-        """The project of a repository: the longest whose name begins its path."""
+        """The project of a repository: the longest whose name begins its path; None where that one
+        was removed.
+        """
         name = repository if len(repository) <= _LONGEST else ""
         while name:
             found = self.projects.get(name)
-            if found is not None:
+            if found is not None or name in self.removed:
                 return found
             name = name.rpartition("/")[0]
         return None

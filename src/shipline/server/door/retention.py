@@ -14,12 +14,14 @@ from shipline.policy.trust import statement_subject
 from shipline.server.door.protocol import Door
 from shipline.server.door.section import DoorSection, RetentionRule, any_of
 from shipline.server.identity import ANYONE
+from shipline.server.journal import Event, Tell
 from shipline.server.manifests import Manifests, Tagged
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.tasks import sleep
 
 _log = logging.getLogger(__name__)
+RETENTION = "retention"  # who does what nobody has asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,11 @@ def retain(
     *,
     door: Door,
     dry_run: bool = False,
+    actor: str = RETENTION,
+    tell: Tell = lambda event: None,
 ) -> list[Decision]:
     """Remove the tags that no rule keeps, in every repository; manifests stay for the collector.
+    `tell` gets an event for each tag that went, and one for the whole.
 
     A tag that was pushed again meanwhile is left, and so is one that `door` does not let go.
     """
@@ -76,19 +81,37 @@ def retain(
         for name in names:
             for decision in decide(rules, name, manifests.every_tag(name), storage.clock()):
                 done.append(_carry_out(manifests, decision, door, dry_run))
+                if not dry_run and not done[-1].kept:
+                    tell(_event(done[-1], actor))
         after = names[-1]
+    if not dry_run:
+        removed = sum(not one.kept for one in done)
+        message = f"retention: {removed} tags removed, {len(done) - removed} kept"
+        tell(Event("collect", actor=actor, message=message))
     return done
 
 
+def _event(gone: Decision, actor: str) -> Event:
+    digest, tags = str(gone.digest), (gone.tag,)
+    return Event(
+        "untag", gone.repository, digest=digest, tags=tags, actor=actor, message=gone.reason
+    )
+
+
 def retain_forever(
-    storage: Storage, manifests: Manifests, section: DoorSection, *, door: Door
+    storage: Storage,
+    manifests: Manifests,
+    section: DoorSection,
+    *,
+    door: Door,
+    tell: Tell = lambda event: None,
 ) -> None:
     """Run retention again and again until the scope is cancelled."""
     with suppress(Cancelled):
         while True:
             sleep(section.retention_every.seconds)
             try:
-                done = retain(storage, manifests, section.retention, door=door)
+                done = retain(storage, manifests, section.retention, door=door, tell=tell)
             except OSError:
                 _log.exception("retention failed; it is tried again in %s", section.retention_every)
                 continue
