@@ -71,6 +71,15 @@ def test_options_alone_are_enough(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+def test_the_report_of_another_tool_is_status_11_with_the_way_out(tmp_path: Path) -> None:
+    leak = [{"RuleID": "aws-access-token", "Secret": "AKIA", "File": "a.py", "StartLine": 4}]
+    (tmp_path / "leaks.json").write_text(json.dumps(leak))
+    for asked in ("--report=leaks.json", "--vulnerabilities=leaks.json", "--secrets=leaks.json"):
+        done = gate(tmp_path, asked)
+        assert done.returncode == 11 and "the JSON of gitleaks" in done.stdout, done.stdout
+        assert "gitleaks detect --report-format sarif" in done.stdout
+
+
 def test_nothing_to_judge_by_is_no_success(tmp_path: Path) -> None:
     assert gate(tmp_path).returncode == 2
     assert gate(tmp_path, "--report", "what:coverage.xml").returncode == 2
@@ -140,7 +149,10 @@ def test_github_gets_annotations_and_a_summary(tmp_path: Path) -> None:
             }
         ],
     }
-    document = {"version": "2.1.0", "runs": [{"tool": {"driver": {}}, "results": [sarif]}]}
+    document = {
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": {"name": "lint"}}, "results": [sarif]}],
+    }
     (tmp_path / "r.sarif").write_text(json.dumps(document))
     summary = str(tmp_path / "summary.md")
     arguments = ("--analysis", "r.sarif", "--format", "github")

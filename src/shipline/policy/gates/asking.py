@@ -10,7 +10,16 @@ from typing import Any
 
 from shipline.errors import UsageError
 from shipline.policy.gates.evidence import read
-from shipline.policy.gates.reports import FORMATS
+from shipline.policy.gates.reports import (
+    FORMATS,
+    Content,
+    Coverage,
+    Findings,
+    Sbom,
+    TestResults,
+    Vulnerabilities,
+    formats_of,
+)
 from shipline.policy.gates.section import (
     CoverageGate,
     FindingsGate,
@@ -34,28 +43,14 @@ _RULES: dict[str, type[ReportGate] | type[ImageGate]] = {
     "sbom": SbomGate,
     "image": ImageGate,
 }
-_KIND_OF = {
-    "junit": "tests",
-    "sarif": "analysis",
-    "eslint": "analysis",
-    "cyclonedx": "sbom",
-    "spdx": "sbom",
-    "spdx3": "sbom",
-    **dict.fromkeys(("trivy", "grype", "osv", "npm-audit", "pip-audit"), "vulnerabilities"),
-    **dict.fromkeys(
-        (
-            "coverage.py",
-            "cobertura",
-            "jacoco",
-            "clover",
-            "lcov",
-            "istanbul",
-            "istanbul-summary",
-            "go",
-        ),
-        "coverage",
-    ),
+_KINDS: dict[type[Content], str] = {
+    Coverage: "coverage",
+    TestResults: "tests",
+    Findings: "analysis",
+    Vulnerabilities: "vulnerabilities",
+    Sbom: "sbom",
 }
+_KIND_OF = {format: kind for content, kind in _KINDS.items() for format in formats_of(content)}
 
 
 @dataclass(slots=True)
@@ -89,7 +84,7 @@ class Asked:
             raise UsageError(
                 f"--report: {word!r} is no format", hint=f"formats are {', '.join(FORMATS)}"
             )
-        kind = _KIND_OF.get(format or _format_of(path, root))
+        kind = _KIND_OF.get(format) if format else _kind_of(path, root)
         if kind is None:
             self.unclear.append(path)
         else:
@@ -126,7 +121,7 @@ def unclear_verdict(paths: Iterable[str], root: Path) -> Verdict:
         outcome = Outcome.INCOMPLETE if found.missing else Outcome.ERROR
         reason = found.problem or f"{path}: no gate judges such a report ({found.source.format})"
         hint = "write the report before, or name its kind: --coverage, --tests, --analysis, ..."
-        checks.append(Check("report", outcome, reason, hint=hint))
+        checks.append(Check("report", outcome, reason, hint=found.hint or hint))
     return Verdict("report", "report", tuple(checks))
 
 
@@ -145,11 +140,11 @@ def _only(section: GatesSection, kind: str) -> Any:
     return found[0]
 
 
-def _format_of(path: str, root: Path) -> str:
+def _kind_of(path: str, root: Path) -> str | None:
     names: Iterable[str] = [path]
     if glob.has_magic(path):
         names = sorted(glob.glob(path, root_dir=root, recursive=True))
     for name in names:
-        report = read(root / name, name).report
-        return report.format if report else ""
-    return ""
+        if report := read(root / name, name).report:
+            return _KINDS.get(type(report.content))
+    return None

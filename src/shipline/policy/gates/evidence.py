@@ -17,7 +17,8 @@ from shipline.policy.gates.verdict import Source
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One report file: a `report`, or what is wrong with it. `missing` tells that there is none.
+    """One report file: a `report`, or what is wrong with it and how to mend that. `missing` tells
+    that there is none.
 
     `made` is when it was written: by its own words, else by the time of the file.
     """
@@ -25,6 +26,7 @@ class Evidence:
     path: str
     report: Report | None = None
     problem: str = ""
+    hint: str = ""
     missing: bool = False
     made: datetime | None = None
     digest: str = ""
@@ -96,8 +98,13 @@ def read(file: Path, path: str, format: str = "") -> Evidence:
             try:
                 report = parse_report(stream, format)
             except ReportError as error:
-                problem = f"{path}: {error.message}"
-                return Evidence(path, problem=problem, made=modified, digest=f"sha256:{digest}")
+                return Evidence(
+                    path,
+                    problem=f"{path}: {error.message}",
+                    hint=error.hint,
+                    made=modified,
+                    digest=f"sha256:{digest}",
+                )
     except OSError as error:
         return Evidence(path, problem=f"{path} cannot be read: {error.strerror}")
     return Evidence(path, report, made=report.created or modified, digest=f"sha256:{digest}")

@@ -9,6 +9,7 @@ from shipline.policy.gates.coverage import judge_coverage
 from shipline.policy.gates.evidence import Evidence
 from shipline.policy.gates.findings import judge_findings
 from shipline.policy.gates.reports import (
+    Content,
     Coverage,
     Findings,
     Report,
@@ -34,7 +35,7 @@ from shipline.policy.gates.vulnerabilities import judge_vulnerabilities
 from shipline.policy.gates.waiving import Waivers
 
 Judged = tuple[list[Check], Measurements]
-_CONTENT: dict[type[ReportGate], type] = {
+_CONTENT: dict[type[ReportGate], type[Content]] = {
     CoverageGate: Coverage,
     TestsGate: TestResults,
     FindingsGate: Findings,
@@ -124,4 +125,4 @@ def _statements(vex: Sequence[Evidence]) -> list[VexStatement]:
 
 def _unusable(one: Evidence) -> Check:
     reason = one.problem or f"{one.path} is not an OpenVEX document"
-    return Check("vex", Outcome.ERROR, reason, hint="mend the file, or leave it out")
+    return Check("vex", Outcome.ERROR, reason, hint=one.hint or "mend the file, or leave it out")

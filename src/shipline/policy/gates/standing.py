@@ -9,7 +9,7 @@ from shipline.policy.gates.amounts import shown_age
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.evidence import Evidence
 from shipline.policy.gates.facts import ImageFacts, ImageSubject
-from shipline.policy.gates.reports import Report
+from shipline.policy.gates.reports import Content, Report, formats_of
 from shipline.policy.gates.section import GateRules, ReportGate, SbomGate, VulnerabilitiesGate
 from shipline.policy.gates.verdict import Check, Outcome
 from shipline.units import Duration
@@ -19,7 +19,7 @@ _ENOUGH = 7  # hex digits of an abbreviated commit
 
 
 def standing(
-    rules: ReportGate, kind: type, evidence: Sequence[Evidence], context: Context
+    rules: ReportGate, kind: type[Content], evidence: Sequence[Evidence], context: Context
 ) -> Iterator[Check]:
     """A check for each reason why the reports prove nothing; none where they do.
 
@@ -32,7 +32,8 @@ def standing(
             yield _unread(one)
         elif not isinstance(one.report.content, kind):
             reason = f"{one.path} is a report of another kind ({one.report.format})"
-            yield Check("report", Outcome.ERROR, reason)
+            hint = f"this gate reads {', '.join(formats_of(kind))}"
+            yield Check("report", Outcome.ERROR, reason, hint=hint)
         else:
             yield from map(_doubt, _doubts(rules, one, one.report, context))
     if isinstance(rules, VulnerabilitiesGate | SbomGate) and context.image is not None:
@@ -42,7 +43,8 @@ def standing(
 def _unread(one: Evidence) -> Check:
     if one.missing:
         return _doubt(one.problem, "write the report before the gate runs, or correct the path")
-    return Check("report", Outcome.ERROR, one.problem, hint="run the tool that writes it again")
+    hint = one.hint or "run the tool that writes it again"
+    return Check("report", Outcome.ERROR, one.problem, hint=hint)
 
 
 def _doubt(reason: str, hint: str = "") -> Check:

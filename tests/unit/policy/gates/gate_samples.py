@@ -314,10 +314,12 @@ CYCLONEDX: dict[str, Any] = {
 }
 SPDX: dict[str, Any] = {
     "spdxVersion": "SPDX-2.3",
+    "SPDXID": "SPDXRef-DOCUMENT",
     "creationInfo": {"created": "2026-01-01T10:00:00Z", "creators": ["Tool: syft-1.18"]},
     "packages": [
         {
             "name": "a",
+            "SPDXID": "SPDXRef-Package-a",
             "versionInfo": "1",
             "licenseConcluded": "NOASSERTION",
             "licenseDeclared": "MIT",

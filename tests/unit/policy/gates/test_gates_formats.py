@@ -182,8 +182,9 @@ def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     assert [(one.rule, one.line) for one in content.found] == [("fatal", 0)]
 
 
-def test_eslint_that_looked_at_no_file_is_a_gap() -> None:
-    assert parsed(b"[]", "eslint").gaps == ("eslint looked at no file",)
+def test_eslint_that_looked_at_no_file_is_an_error() -> None:
+    with pytest.raises(ReportError, match="eslint looked at none"):
+        parsed(b"[]", "eslint")
     with pytest.raises(ReportError, match="no filePath or no messages"):
         parsed([{"filePath": "a.js"}])
     with pytest.raises(ReportError, match="not a severity"):

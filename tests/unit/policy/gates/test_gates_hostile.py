@@ -237,7 +237,8 @@ BIG = {
         b"]}]}",
     ),
     "trivy": (
-        b'{"SchemaVersion":2,"Results":[{"Class":"os-pkgs","Vulnerabilities":[{"PkgName":"p"}',
+        b'{"SchemaVersion":2,"ArtifactName":"a","Results":[{"Target":"t","Class":"os-pkgs",'
+        b'"Vulnerabilities":[{"VulnerabilityID":"CVE-0","PkgName":"p"}',
         b',{"VulnerabilityID":"CVE-%d","PkgName":"p","Severity":"HIGH","Description":"%s"}',
         b"]}]}",
     ),

@@ -2,7 +2,7 @@
 
 from shipline.policy.gates.reports.coverage import Coverage, FileCoverage, LineSet, Ratio
 from shipline.policy.gates.reports.findings import Finding, Findings, Level
-from shipline.policy.gates.reports.parse import FORMATS, parse_report
+from shipline.policy.gates.reports.parse import FORMATS, formats_of, parse_report
 from shipline.policy.gates.reports.report import Content, Report, ReportError, Subject, Tool
 from shipline.policy.gates.reports.sbom import Component, Sbom
 from shipline.policy.gates.reports.severity import Severity
@@ -32,5 +32,6 @@ __all__ = [
     "VexStatement",
     "Vulnerabilities",
     "Vulnerability",
+    "formats_of",
     "parse_report",
 ]

@@ -23,10 +23,12 @@ def parse(source: BinaryIO) -> Report:
     branches = Ratio()
     measured: Ratio | None = None
     in_class = False
-    for event in read_xml(source):
+    for event in read_xml(source, roots=("coverage",)):
         attributes = event.attributes if isinstance(event, Start) else {}
         match event.name, isinstance(event, Start):
             case "coverage", True:
+                if not {"clover", "generated"} & attributes.keys():
+                    raise ReportError("not a report of Clover: it does not say when it was made")
                 generated, version = attributes.get("generated", ""), attributes.get("clover", "")
             case "file", True:
                 path = attributes.get("path") or attributes.get("name", "")

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from shipline.policy.gates.reports.coverage import Collector, Ratio
 from shipline.policy.gates.reports.fields import line_number, whole
-from shipline.policy.gates.reports.report import Report, Tool, epoch
+from shipline.policy.gates.reports.report import Report, ReportError, Tool, epoch
 from shipline.policy.gates.reports.xml_stream import End, Start, read_xml
 
 _CONDITIONS = re.compile(r"\((\d{1,6})/(\d{1,6})\)")
@@ -21,12 +21,14 @@ def parse(source: BinaryIO) -> Report:
     collector = Collector()
     roots: list[str] = []
     head: Start | None = None
-    events = read_xml(source, texts=("source",))
+    events = read_xml(source, roots=("coverage",), texts=("source",))
     for event in events:
         if isinstance(event, Start):
             head = head or event
             if event.name == "class":
                 _class(event.attributes.get("filename", ""), events, collector)
+            elif event is head and not {"line-rate", "lines-valid"} & event.attributes.keys():
+                raise ReportError("not a report of Cobertura: it tells no rate of lines")
         elif event.name == "source" and event.text.strip():
             roots.append(event.text.strip())
     attributes = head.attributes if head else {}
@@ -40,6 +42,8 @@ def parse(source: BinaryIO) -> Report:
 
 
 def _class(path: str, events: Iterator[Start | End], collector: Collector) -> None:
+    if not path:
+        raise ReportError("a class has no filename")
     hits: dict[bool, dict[int, int]] = {True: {}, False: {}}
     branches: dict[bool, dict[int, Ratio]] = {True: {}, False: {}}
     in_methods = False

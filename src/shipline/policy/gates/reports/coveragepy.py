@@ -12,24 +12,27 @@ from shipline.policy.gates.reports.report import Report, Tool, local_moment
 
 def parse(source: BinaryIO) -> Report:
     collector = Collector()
-    meta = Fields({}, "meta")
+    head: dict[str, object] = {}
     reader = JsonReader(source)
     for key in reader.members():
-        if key == "meta":
-            meta = Fields(reader.value(), "meta")
+        if key in ("meta", "totals"):
+            head[key] = reader.value()
         elif key == "files":
+            head[key] = True
             for path in reader.members():
                 _file(path, Fields(reader.value(), path), collector)
     reader.finish()
+    meta = Fields(head, "the report").having("meta", "files", "totals").child("meta")
     return Report(
         "coverage.py",
         collector.coverage(),
         created=local_moment(meta.text("timestamp")),
-        tool=Tool("coverage.py", meta.text("version")),
+        tool=Tool("coverage.py", meta.name("version")),
     )
 
 
 def _file(path: str, value: Fields, collector: Collector) -> None:
+    value.having("executed_lines", "missing_lines", "summary")
     hits = dict.fromkeys(value.lines("missing_lines"), 0)
     hits |= dict.fromkeys(value.lines("executed_lines"), 1)
     summary = value.child("summary")

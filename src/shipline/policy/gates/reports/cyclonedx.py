@@ -20,15 +20,16 @@ def parse(source: BinaryIO) -> Report:
     head: dict[str, object] = {}
     components: list[Component] = []
     for key in reader.members():
-        if key == "components" and reader.kind() == "[":
+        if key == "components" and reader.kind() != "n":
             for _ in reader.elements():
                 components += _walk(Fields(reader.value(), "a component"))
-        elif key in ("bomFormat", "metadata", "compositions"):
+        elif key in ("bomFormat", "specVersion", "metadata", "compositions"):
             head[key] = reader.value()
     reader.finish()
     value = Fields(head, "the document")
     if value.text("bomFormat") != "CycloneDX":
         raise ReportError("not a CycloneDX document")
+    value.name("specVersion")
     metadata = value.child("metadata")
     partial = [one.text("aggregate") for one in value.children("compositions")]
     gaps = [
@@ -45,9 +46,9 @@ def parse(source: BinaryIO) -> Report:
 
 
 def _walk(value: Fields) -> Iterator[Component]:
-    if value.text("type") not in _NOT_COUNTED:
+    if value.name("type") not in _NOT_COUNTED:
         yield Component(
-            "/".join(filter(None, (value.text("group"), value.text("name")))),
+            "/".join(filter(None, (value.text("group"), value.name("name")))),
             value.text("version"),
             value.text("purl"),
             tuple(filter(None, map(_license, value.children("licenses")))),

@@ -16,7 +16,8 @@ _KEPT = ("filePath", "messages", "suppressedMessages")
 
 
 def parse(source: BinaryIO) -> Report:
-    """A list of files with their messages. A list without files is a gap: nothing was linted.
+    """A list of files with their messages. Raises ReportError for a list without files: nothing was
+    linted, or another tool wrote it.
 
     Source: ESLint, "Formatters Reference" (json) and "Node.js API" (LintResult, LintMessage).
     """
@@ -27,18 +28,15 @@ def parse(source: BinaryIO) -> Report:
         files += 1
         found += _file(reader)
     reader.finish()
-    gaps = () if files else ("eslint looked at no file",)
-    return Report(
-        "eslint", Findings(tuple(found)), Subject("source"), tool=Tool("eslint"), gaps=gaps
-    )
+    if not files:
+        raise ReportError("a list without files: eslint looked at none")
+    return Report("eslint", Findings(tuple(found)), Subject("source"), tool=Tool("eslint"))
 
 
 def _file(reader: JsonReader) -> list[Finding]:
     parts = {key: reader.value() for key in reader.members() if key in _KEPT}
-    result = Fields(parts, "a file")
-    if "filePath" not in result or "messages" not in result:
-        raise ReportError("not a report of eslint: a file has no filePath or no messages")
-    path = result.text("filePath")
+    result = Fields(parts, "a file").having("messages")
+    path = result.name("filePath")
     return [
         *(_finding(path, one) for one in result.children("messages")),
         *(_finding(path, one, suppressed=True) for one in result.children("suppressedMessages")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from shipline.policy.gates.reports.coverage import LAST_LINE
 from shipline.policy.gates.reports.report import ReportError
@@ -15,12 +15,13 @@ class Fields:
     one of another type raises ReportError.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "_where")
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
             raise ReportError(f"{where} is not an object: {value!r:.60}")
         self._value: Mapping[str, Any] = value
+        self._where = where
 
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None
@@ -28,8 +29,22 @@ class Fields:
     def __iter__(self) -> Iterator[str]:
         return iter(self._value)
 
+    def having(self, *keys: str) -> Self:
+        """Itself. Raises ReportError where one of these fields is missing or null."""
+        missing = next((key for key in keys if key not in self), None)
+        if missing is not None:
+            raise ReportError(f"{self._where} has no {missing}")
+        return self
+
     def raw(self, key: str) -> object:
         return self._value.get(key)
+
+    def name(self, key: str) -> str:
+        """A text that must be there and not be empty."""
+        found = self.having(key).text(key)
+        if not found:
+            raise ReportError(f"{self._where} has an empty {key}")
+        return found
 
     def text(self, key: str) -> str:
         found = self._value.get(key)

@@ -16,19 +16,18 @@ def parse(source: BinaryIO) -> Report:
     reader = JsonReader(source)
     head: dict[str, object] = {}
     found: list[Vulnerability] = []
-    seen = False
     for key in reader.members():
         if key == "matches":
-            seen = True
-            for _ in reader.elements() if reader.kind() == "[" else ():
+            for _ in reader.elements():
                 found.append(_match(Fields(reader.value(), "a match")))
+            head[key] = True
         elif key in ("source", "descriptor"):
             head[key] = reader.value()
     reader.finish()
-    if not seen:
-        raise ReportError("not a report of Grype: it has no matches")
-    value = Fields(head, "the report")
+    value = Fields(head, "the report").having("matches", "source")
     descriptor = value.child("descriptor")
+    if descriptor.text("name") != "grype":
+        raise ReportError("not a report of Grype: its descriptor does not name it")
     database = descriptor.child("db")
     built = database.text("built") or database.child("status").text("built")
     return Report(
@@ -36,7 +35,7 @@ def parse(source: BinaryIO) -> Report:
         Vulnerabilities(tuple(found)),
         _subject(value.child("source")),
         moment(descriptor.text("timestamp")),
-        Tool(descriptor.text("name") or "grype", descriptor.text("version"), moment(built)),
+        Tool("grype", descriptor.text("version"), moment(built)),
     )
 
 
@@ -52,13 +51,14 @@ def _subject(source: Fields) -> Subject:
 
 
 def _match(match: Fields) -> Vulnerability:
+    match.having("vulnerability", "artifact")
     value, artifact = match.child("vulnerability"), match.child("artifact")
     fix = value.child("fix")
     dates = [moment(one.text("date")) for one in fix.children("available")]
     related = (one.text("id") for one in match.children("relatedVulnerabilities"))
     return Vulnerability(
-        value.text("id"),
-        artifact.text("name"),
+        value.name("id"),
+        artifact.name("name"),
         artifact.text("version"),
         Severity.named(value.text("severity")),
         tuple(name for name in related if name != value.text("id")),

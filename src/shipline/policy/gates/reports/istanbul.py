@@ -17,8 +17,11 @@ def parse_final(source: BinaryIO) -> Report:
     for path in reader.members():
         value = Fields(reader.value(), path)
         data = value.child("data") if "data" in value else value
+        data.having("path", "statementMap", "s", "b")
         collector.add(data.text("path") or path, _hits(data), _branches(data))
     reader.finish()
+    if not collector.coverage().files:
+        raise ReportError("not a report of Istanbul: it names no file")
     return Report("istanbul", collector.coverage(), tool=Tool("istanbul"))
 
 
@@ -34,7 +37,9 @@ def parse_summary(source: BinaryIO) -> Report:
         else:
             files[path] = one
     reader.finish()
-    if total is not None and not files:
+    if total is None:
+        raise ReportError("not a summary of Istanbul: it has no total")
+    if not files:
         files = {"total": total}
     return Report("istanbul-summary", Coverage(files), tool=Tool("istanbul"))
 
@@ -60,6 +65,7 @@ def _branches(data: Fields) -> Ratio:
 
 
 def _counts(value: Fields) -> FileCoverage:
+    value.having("lines")
     return FileCoverage(
         counted=_ratio(value.child("lines")), branches=_ratio(value.child("branches"))
     )

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from shipline.policy.gates.reports.coverage import Collector, Ratio
 from shipline.policy.gates.reports.fields import line_number, whole
-from shipline.policy.gates.reports.report import Report, Tool, epoch
+from shipline.policy.gates.reports.report import Report, ReportError, Tool, epoch
 from shipline.policy.gates.reports.xml_stream import Start, read_xml
 
 
@@ -16,13 +16,15 @@ def parse(source: BinaryIO) -> Report:
     package = path = dump = ""
     hits: dict[int, int] = {}
     branches = Ratio()
-    for event in read_xml(source):
+    for event in read_xml(source, roots=("report",)):
         attributes = event.attributes if isinstance(event, Start) else {}
         match event.name, isinstance(event, Start):
             case "sessioninfo", True:
                 dump = max(dump, attributes.get("dump", ""), key=lambda text: (len(text), text))
             case "package", True:
                 package = attributes.get("name", "")
+            case "report", True if "name" not in attributes:
+                raise ReportError("not a report of JaCoCo: it has no name")
             case "sourcefile", True:
                 path = "/".join(filter(None, (package, attributes.get("name", ""))))
                 hits, branches = {}, Ratio()

@@ -36,7 +36,7 @@ def parse(source: BinaryIO) -> Report:
     count = _Count()
     claimed_failures = claimed_errors = depth = 0
     created: datetime | None = None
-    events = read_xml(source)
+    events = read_xml(source, roots=_SUITES)
     for event in events:
         if event.name in _SUITES:
             if isinstance(event, Start):

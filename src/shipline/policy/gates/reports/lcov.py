@@ -13,7 +13,7 @@ from shipline.policy.gates.reports.text_stream import read_lines
 def parse(source: BinaryIO) -> Report:
     """Raises ReportError for a record that does not end, which a cut off file has."""
     collector = Collector()
-    path = ""
+    path, records = "", 0
     hits: dict[int, int] = {}
     branches: dict[str, bool] = {}
     for line in read_lines(source):
@@ -29,9 +29,11 @@ def parse(source: BinaryIO) -> Report:
                 branches[place] = branches.get(place, False) or taken not in ("-", "0")
             case "end_of_record":
                 collector.add(path, hits, Ratio(sum(branches.values()), len(branches)))
-                path = ""
+                path, records = "", records + 1
     if path:
         raise ReportError(f"the record of {path} has no end: the file is cut off")
+    if not records:
+        raise ReportError("not a trace of lcov: it has no record of a source file")
     return Report("lcov", collector.coverage(), tool=Tool("lcov"))
 
 

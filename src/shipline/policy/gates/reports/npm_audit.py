@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from shipline.policy.gates.reports.fields import Fields
@@ -17,21 +18,21 @@ def parse(source: BinaryIO) -> Report:
     """
     reader = JsonReader(source)
     head: dict[str, object] = {}
-    found: dict[str, Vulnerability] = {}
+    packages: dict[str, Fields] | None = None
     for key in reader.members():
-        if key == "vulnerabilities" and reader.kind() == "{":
-            for name in reader.members():
-                for one in _package(Fields(reader.value(), name)):
-                    found.setdefault(one.key, one)
+        if key == "vulnerabilities":
+            packages = {name: Fields(reader.value(), name) for name in reader.members()}
         else:
             head[key] = reader.value()
     reader.finish()
     value = Fields(head, "the report")
     if value.raw("auditReportVersion") != 2:
         raise ReportError(_refusal(value))
-    dependencies = value.child("metadata").child("dependencies")
+    if packages is None:
+        raise ReportError("not a report of npm audit: it has no vulnerabilities")
+    dependencies = value.having("metadata").child("metadata").child("dependencies")
     total = dependencies.count("total") if "total" in dependencies else None
-    content = Vulnerabilities(tuple(found.values()), total)
+    content = Vulnerabilities(tuple(_found(packages)), total)
     return Report("npm-audit", content, Subject("source"), tool=Tool("npm audit"))
 
 
@@ -44,21 +45,50 @@ def _refusal(value: Fields) -> str:
     return "not a report of npm audit version 2"
 
 
-def _package(value: Fields) -> list[Vulnerability]:
-    """Its own advisories; a text in `via` names a dependency whose advisory stands there."""
-    fixable = value.raw("fixAvailable")
-    fixed = ("available",) if fixable is True else ()
-    if isinstance(fixable, dict):
-        offer = value.child("fixAvailable")
-        fixed = (f"{offer.text('name')} {offer.text('version')}",)
-    return [
-        _advisory(Fields(via, "an advisory"), value, fixed)
-        for via in value.listing("via")
-        if not isinstance(via, str)
-    ]
+def _found(packages: Mapping[str, Fields]) -> Iterable[Vulnerability]:
+    """The advisories of all packages; a package that leads to none stands for itself."""
+    found: dict[str, Vulnerability] = {}
+    for name, value in packages.items():
+        value.having("name", "severity", "via")
+        own = [_advisory(via, value) for via in _advisories(value)]
+        if not own and not _explained(name, packages):
+            severity = Severity.named(value.text("severity"))
+            own = [Vulnerability(f"npm:{name}", name, severity=severity, fixed=_fixed(value))]
+        for one in own:
+            found.setdefault(one.key, one)
+    return found.values()
 
 
-def _advisory(via: Fields, value: Fields, fixed: tuple[str, ...]) -> Vulnerability:
+def _advisories(value: Fields) -> list[Fields]:
+    """Its own; a text in `via` names a dependency whose advisory stands there."""
+    return [Fields(via, "an advisory") for via in value.listing("via") if not isinstance(via, str)]
+
+
+def _explained(name: str, packages: Mapping[str, Fields]) -> bool:
+    """Whether the names in `via` lead from a package to an advisory."""
+    seen, waiting = set[str](), [name]
+    while waiting:
+        value = packages.get(waiting.pop())
+        if value is None:
+            continue
+        if _advisories(value):
+            return True
+        names = {via for via in value.listing("via") if isinstance(via, str)}
+        waiting += names - seen
+        seen |= names
+    return False
+
+
+def _fixed(value: Fields) -> tuple[str, ...]:
+    offer = value.raw("fixAvailable")
+    if isinstance(offer, dict):
+        named = value.child("fixAvailable")
+        return (f"{named.text('name')} {named.text('version')}",)
+    return ("available",) if offer is True else ()
+
+
+def _advisory(via: Fields, value: Fields) -> Vulnerability:
+    via.having("source")
     url = via.text("url").rpartition("/")[2]
     source = via.raw("source")
     return Vulnerability(
@@ -66,7 +96,7 @@ def _advisory(via: Fields, value: Fields, fixed: tuple[str, ...]) -> Vulnerabili
         via.text("name") or value.text("name"),
         severity=Severity.named(via.text("severity") or value.text("severity")),
         aliases=(f"npm:{source}",) if url.startswith("GHSA-") else (),
-        fixed=fixed,
+        fixed=_fixed(value),
         path=next(iter(value.texts("nodes")), ""),
         score=via.child("cvss").number("score"),
     )

@@ -9,6 +9,7 @@ from shipline.policy.gates.reports.json_stream import JsonReader
 from shipline.policy.gates.reports.report import Report, ReportError, moment
 from shipline.policy.gates.reports.vex import Vex, VexStatement
 
+_CONTEXT = "https://openvex.dev/ns"
 _STATUSES = ("not_affected", "affected", "fixed", "under_investigation")
 
 
@@ -17,6 +18,8 @@ def parse(source: BinaryIO) -> Report:
     reader = JsonReader(source)
     value = Fields(reader.value(), "the document")
     reader.finish()
+    if not str(value.having("statements").raw("@context")).startswith(_CONTEXT):
+        raise ReportError("not an OpenVEX document: its @context is another")
     statements = [_statement(one, value.text("timestamp")) for one in value.children("statements")]
     created = moment(value.text("timestamp"))
     vex = Vex(tuple(statements), value.text("author"))

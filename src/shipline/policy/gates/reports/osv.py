@@ -15,36 +15,40 @@ def parse(source: BinaryIO) -> Report:
     """One vulnerability for each group: its members are the same one under several names.
 
     Without `--all-packages` only packages with vulnerabilities are listed, so their number says
-    nothing about what was looked at.
+    nothing about what was looked at. Many tools call a list of theirs `results`: an empty one is
+    OSV-Scanner's where its `experimental_config` stands beside it.
     """
     reader = JsonReader(source)
     found: list[Vulnerability] = []
-    seen = False
+    own = False
     for key in reader.members():
+        own = own or key == "experimental_config"
         if key == "results":
-            seen = True
-            for _ in reader.elements() if reader.kind() == "[" else ():
+            for _ in reader.elements():
                 _source(reader, found)
+                own = True
     reader.finish()
-    if not seen:
-        raise ReportError("not a report of OSV-Scanner: it has no results")
+    if not own:
+        raise ReportError("not a report of OSV-Scanner: it has neither results nor its settings")
     return Report("osv", Vulnerabilities(tuple(found)), Subject(), tool=Tool("osv-scanner"))
 
 
 def _source(reader: JsonReader, found: list[Vulnerability]) -> None:
-    path, packages = "", list[Fields]()
+    path, packages = "", None
     for key in reader.members():
         if key == "source":
-            path = Fields(reader.value(), "source").text("path")
-        elif key == "packages" and reader.kind() == "[":
-            for _ in reader.elements():
-                packages.append(Fields(reader.value(), "a package"))
+            path = Fields(reader.value(), "a source").name("path")
+        elif key == "packages":
+            packages = [Fields(reader.value(), "a package") for _ in reader.elements()]
+    if not path or packages is None:
+        raise ReportError("a result has no source, or no packages")
     for package in packages:
         found += _package(package, path)
 
 
 def _package(value: Fields, path: str) -> list[Vulnerability]:
-    known = {one.text("id"): one for one in value.children("vulnerabilities")}
+    value.having("package").child("package").having("name")
+    known = {one.name("id"): one for one in value.children("vulnerabilities")}
     groups = [(one.texts("ids"), one) for one in value.children("groups")]
     grouped = {name for ids, _ in groups for name in ids}
     alone = Fields({}, "a group")

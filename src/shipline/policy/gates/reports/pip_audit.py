@@ -24,11 +24,13 @@ class _Audit:
             self._add(Fields(reader.value(), "a dependency"))
 
     def _add(self, value: Fields) -> None:
+        name = value.name("name")
         if "skip_reason" in value:
-            self.skipped.append(value.text("name"))
+            self.skipped.append(name)
             self.reason = self.reason or value.text("skip_reason")
             return
         self.audited += 1
+        value.having("version", "vulns")
         self.found += [_vulnerability(value, one) for one in value.children("vulns")]
 
     @property
@@ -47,6 +49,8 @@ def parse(source: BinaryIO) -> Report:
     reader, audit = JsonReader(source), _Audit()
     if reader.kind() == "[":  # version 1 wrote the bare list
         audit.read(reader)
+        if not audit.audited and not audit.skipped:
+            raise ReportError("an empty list does not tell which tool wrote it")
     else:
         seen = False
         for key in reader.members():
@@ -64,7 +68,7 @@ def parse(source: BinaryIO) -> Report:
 def _vulnerability(package: Fields, value: Fields) -> Vulnerability:
     name, version = package.text("name"), package.text("version")
     return Vulnerability(
-        value.text("id"),
+        value.name("id"),
         name,
         version,
         aliases=value.texts("aliases"),

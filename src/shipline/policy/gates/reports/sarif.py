@@ -48,14 +48,17 @@ def parse(source: BinaryIO) -> Report:
     """
     reader = JsonReader(source)
     runs: list[_Run] = []
-    version = ""
+    version, seen = "", False
     for key in reader.members():
         if key == "version":
             version = str(reader.value())
         elif key == "runs":
+            seen = True
             for _ in reader.elements():
                 runs.append(_run(reader))
     reader.finish()
+    if not seen:
+        raise ReportError("not a SARIF log: it has no runs")
     if version != "2.1.0":
         raise ReportError(f"SARIF version {version[:20]!r} is not 2.1.0")
     gaps = [gap for run in runs for gap in run.gaps]
@@ -74,7 +77,7 @@ def _run(reader: JsonReader) -> _Run:
     for key in reader.members():
         if key == "tool":
             _tool(reader, run)
-        elif key == "results" and reader.kind() == "[":
+        elif key == "results" and reader.kind() != "n":  # null: none could be computed
             run.produced = True
             for _ in reader.elements():
                 _result(reader, run)
@@ -84,8 +87,10 @@ def _run(reader: JsonReader) -> _Run:
         elif key == "versionControlProvenance":
             for one in Fields({key: reader.value()}, "run").children(key):
                 run.revision = run.revision or one.text("revisionId")
+    if not run.tool.name:
+        raise ReportError("a run does not name its tool")
     if not run.produced:
-        run.gaps.append(f"{run.tool.name or 'the tool'} produced no results at all")
+        run.gaps.append(f"{run.tool.name} produced no results at all")
     return run
 
 
@@ -139,7 +144,7 @@ def _result(reader: JsonReader, run: _Run) -> None:
     for key in reader.members():
         if key not in _HEAVY:
             parts[key] = reader.value()
-    value = Fields(parts, "a result")
+    value = Fields(parts, "a result").having("message")
     rule = value.child("rule")
     index = value.raw("ruleIndex") if "ruleIndex" in value else rule.raw("index")
     place = _place(value)

@@ -10,6 +10,7 @@ from shipline.policy.gates.reports.report import Report, ReportError, Subject, T
 from shipline.policy.gates.reports.sbom import Component, Sbom
 
 _NONE = ("", "NOASSERTION", "NONE")
+_CONTEXT = "https://spdx.org/rdf/3."
 _LICENSED = ("hasDeclaredLicense", "hasConcludedLicense")
 
 
@@ -20,20 +21,20 @@ def parse(source: BinaryIO) -> Report:
     components: list[Component] = []
     digests: set[str] = set()
     for key in reader.members():
-        if key == "packages" and reader.kind() == "[":
+        if key == "packages" and reader.kind() != "n":
             for _ in reader.elements():
                 value = Fields(reader.value(), "a package")
                 if value.text("primaryPackagePurpose") == "CONTAINER":
                     digests |= _digests(value)
                 else:
                     components.append(_package(value))
-        elif key in ("spdxVersion", "creationInfo"):
+        elif key in ("spdxVersion", "SPDXID", "creationInfo"):
             head[key] = reader.value()
     reader.finish()
     value = Fields(head, "the document")
     if not value.text("spdxVersion").startswith("SPDX-2"):
         raise ReportError("not an SPDX 2 document")
-    info = value.child("creationInfo")
+    info = value.having("SPDXID", "creationInfo").child("creationInfo")
     subject = Subject("image" if digests else "", frozenset(digests))
     tools = [one.removeprefix("Tool: ") for one in info.texts("creators") if one[:5] == "Tool:"]
     tool = Tool(tools[0]) if tools else Tool()
@@ -46,9 +47,11 @@ def parse_linked(source: BinaryIO) -> Report:
     packages: dict[str, Fields] = {}
     expressions: dict[str, str] = {}
     ties: dict[str, list[str]] = {}
-    created = ""
+    created = context = ""
     for key in reader.members():
-        if key != "@graph" or reader.kind() != "[":
+        if key == "@context":
+            context = str(reader.value())
+        if key != "@graph":
             continue
         for _ in reader.elements():
             value = Fields(reader.value(), "an element")
@@ -63,6 +66,8 @@ def parse_linked(source: BinaryIO) -> Report:
                 case "CreationInfo":
                     created = value.text("created")
     reader.finish()
+    if _CONTEXT not in context:
+        raise ReportError("not an SPDX 3 document: its @context is another")
     components = [
         _linked_package(value, [expressions.get(one, "") for one in ties.get(name, ())])
         for name, value in packages.items()
@@ -80,7 +85,7 @@ def _package(value: Fields) -> Component:
         if one.text("referenceType") == "purl"
     )
     return Component(
-        value.text("name"),
+        value.having("SPDXID").name("name"),
         value.text("versionInfo"),
         next(purls, ""),
         (license,) if license not in _NONE else (),
@@ -89,7 +94,7 @@ def _package(value: Fields) -> Component:
 
 def _linked_package(value: Fields, licenses: list[str]) -> Component:
     return Component(
-        value.text("name"),
+        value.name("name"),
         value.text("software_packageVersion"),
         value.text("software_packageUrl"),
         tuple(dict.fromkeys(one for one in licenses if one not in _NONE)),

@@ -23,7 +23,7 @@ def parse(source: BinaryIO) -> Report:
     found: list[Vulnerability] = []
     targets = 0
     for key in reader.members():
-        if key == "Results" and reader.kind() == "[":
+        if key == "Results" and reader.kind() != "n":  # null: nothing was found to look at
             for _ in reader.elements():
                 targets += _target(reader, found)
         elif key != "Results":
@@ -32,6 +32,7 @@ def parse(source: BinaryIO) -> Report:
     value = Fields(head, "the report")
     if value.raw("SchemaVersion") != 2:
         raise ReportError(f"Trivy's schema version {value.raw('SchemaVersion')!r:.20} is not 2")
+    value.name("ArtifactName")
     system = value.child("Metadata").child("OS")
     end = (f"{system.text('Family')} {system.text('Name')} gets no more security updates",)
     return Report(
@@ -70,9 +71,11 @@ def _target(reader: JsonReader, found: list[Vulnerability]) -> int:
             target, kind = (text, kind) if key == "Target" else (target, text)
         elif key == "Packages":
             packages = True
-        elif key == "Vulnerabilities" and reader.kind() == "[":
+        elif key == "Vulnerabilities" and reader.kind() != "n":
             for _ in reader.elements():
                 here.append(_vulnerability(Fields(reader.value(), "a vulnerability")))
+    if not target:
+        raise ReportError("a result has no Target")
     found += [one if one.path else replace(one, path=target) for one in here]
     return int(bool(here or packages or kind in ("os-pkgs", "lang-pkgs")))
 
@@ -82,8 +85,8 @@ def _vulnerability(value: Fields) -> Vulnerability:
     score = max((_score(scores.child(vendor)) for vendor in scores), default=0.0)
     fixed = value.text("FixedVersion")
     return Vulnerability(
-        value.text("VulnerabilityID"),
-        value.text("PkgName"),
+        value.name("VulnerabilityID"),
+        value.name("PkgName"),
         value.text("InstalledVersion"),
         Severity.named(value.text("Severity")),
         value.texts("VendorIDs"),

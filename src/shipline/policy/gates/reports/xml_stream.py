@@ -27,12 +27,15 @@ class End(NamedTuple):
     text: str = ""
 
 
-def read_xml(source: BinaryIO, *, texts: Collection[str] = ()) -> Iterator[Start | End]:
+def read_xml(
+    source: BinaryIO, *, roots: Collection[str] = (), texts: Collection[str] = ()
+) -> Iterator[Start | End]:
     """The elements of a document. A document type may be named; entities may not be declared.
 
-    Raises ReportError, also for a document that is cut off.
+    Raises ReportError, also for a document that is cut off, and for one whose outermost element is
+    none of `roots`, where those are given.
     """
-    handler = _Handler(texts)
+    handler = _Handler(roots, texts)
     while True:
         data = source.read(_CHUNK)
         handler.feed(data)
@@ -43,11 +46,12 @@ def read_xml(source: BinaryIO, *, texts: Collection[str] = ()) -> Iterator[Start
 
 
 class _Handler:
-    def __init__(self, texts: Collection[str]) -> None:
+    def __init__(self, roots: Collection[str], texts: Collection[str]) -> None:
         from xml.parsers import expat
 
         self.events: list[Start | End] = []
         self._failure = expat.ExpatError
+        self._roots = roots
         self._texts = texts
         self._text: list[str] | None = None
         self._depth = 0
@@ -73,6 +77,8 @@ class _Handler:
         if self._depth > _DEPTH_LIMIT:
             raise ReportError(f"not valid XML: nested deeper than {_DEPTH_LIMIT} levels")
         name = name.rpartition(":")[2]
+        if self._depth == 1 and self._roots and name not in self._roots:
+            raise ReportError(f"the document is <{name[:40]}>, not <{min(self._roots)}>")
         if name in self._texts:
             self._text = []
             self._parser.CharacterDataHandler = self._characters
