@@ -1,25 +1,26 @@
-"""A node without a network: its WSGI callable asked directly, its storage as a Repository."""
+"""A node without a network: its application asked directly, its storage as a Repository."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from shipline.content import Advance, Fetcher, MemoryStore, fetch_all
 from shipline.oci import Descriptor, media, parse_manifest
-from shipline.server import Storage, make_app
+from shipline.server import Application, Storage, make_app
 from shipline.server.door.evidence import StoredEvidence
 from shipline.server.door.rules import RuleDoor
 from shipline.server.door.section import DoorSection
+from shipline.server.http import READ, ClientGone, File, Request, Response, Steps
 from shipline.server.node import Node
 
 BIG = 1 << 30  # bytes
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,33 +68,16 @@ class NodeApp:
         path: str,
         body: bytes = b"",
         headers: dict[str, str] | None = None,
-        more: dict[str, str] | None = None,
+        client: str = "127.0.0.1",
     ) -> Reply:
-        """`path` with its query, as a client writes it; `more` is what the server in front says."""
+        """`path` with its query, as a client writes it; `client` is its address."""
         address, _, query = path.partition("?")
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": method,
-            "PATH_INFO": unquote(address),
-            "QUERY_STRING": query,
-            "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_HOST": "node.example",
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(body),
-        }
+        fields = {"host": "node.example"}
         if body or method in ("PUT", "POST", "PATCH"):
-            environ["CONTENT_LENGTH"] = str(len(body))
-        for name, value in (headers or {}).items():
-            key = name.upper().replace("-", "_")
-            environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
-        environ |= more or {}
-        seen: dict[str, Any] = {}
-
-        def start(status: str, answered: list[tuple[str, str]]) -> object:
-            seen.update(status=int(status.split()[0]), headers=dict(answered))
-            return None
-
-        parts: Iterable[bytes] = self.app(environ, start)
-        return Reply(seen["status"], seen["headers"], b"".join(parts))
+            fields["content-length"] = str(len(body))
+        fields |= {name.lower(): value for name, value in (headers or {}).items()}
+        request = Request(method, unquote(address), query, fields, client)
+        return _reply(request, respond(self.app, request, body))
 
     def push(self, name: str, reference: str, manifest: bytes, media_type: str) -> Reply:
         headers = {"Content-Type": media_type}
@@ -104,6 +88,51 @@ class NodeApp:
 
     def repository(self, name: str) -> NodeRepository:
         return NodeRepository(self, name)
+
+
+def respond(app: Application, request: Request, body: bytes = b"") -> Response:
+    """The response, without a server: every step is done here and now. A body that is shorter than
+    its Content-Length breaks off.
+    """
+    steps, pieces = app(request), iter([body] if body else [])
+    value: bytes | None = None
+    try:
+        while True:
+            step = steps.send(value)  # type: ignore[arg-type]
+            value = next(pieces, b"") if step is READ else b""
+            request.received += len(value)
+            if step is READ and not value and request.received < (request.content_length or 0):
+                steps.throw(ClientGone())
+    except StopIteration as stop:
+        response: Response = stop.value
+        return response
+
+
+def fill(steps: Steps[T], pieces: Iterable[bytes] = ()) -> T:
+    """What an upload returns that gets these bytes; they may end in ClientGone."""
+    waiting = iter(pieces)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = next(waiting, b"") if step is READ else b""
+            except ClientGone as gone:
+                step = steps.throw(gone)
+            else:
+                step = steps.send(value)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def _reply(request: Request, response: Response) -> Reply:
+    body = response.body
+    if isinstance(body, File):
+        body = body.path.read_bytes()[body.start : body.start + body.size]
+    whole = body if isinstance(body, bytes) else b"".join(body)
+    return Reply(
+        response.status, dict(response.headers), b"" if request.method == "HEAD" else whole
+    )
 
 
 class NodeRepository(StoredEvidence):
@@ -125,7 +154,7 @@ class NodeRepository(StoredEvidence):
             document = parse_manifest(raw, target.media_type)
             self._app.node.manifests.put(self.name, target.digest, document)
         else:
-            self._app.node.uploads.put(self.name, target.digest, [raw], len(raw))
+            fill(self._app.node.uploads.put(self.name, target.digest, len(raw)), [raw])
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return False

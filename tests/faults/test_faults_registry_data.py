@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from node_app import fill
 from nodes import Node, node
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.check import Summary, check, opened
@@ -31,6 +32,7 @@ _ROUNDS = 6
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _WORK = """
 import random, sys, threading, time
+from contextlib import suppress
 from pathlib import Path
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.collect import collect
@@ -51,7 +53,10 @@ def push(number):
     while True:
         content = chance.randbytes(chance.randrange(1, 3000))
         blob = Descriptor.of(content, "application/vnd.oci.image.config.v1+json")
-        uploads.put(name, blob.digest, [content], len(content))
+        steps = uploads.put(name, blob.digest, len(content))
+        next(steps), steps.send(content)
+        with suppress(StopIteration):
+            steps.send(b"")
         image = Manifest.make(blob, [])
         digest, tag = image.descriptor.digest, chance.choice("abcdef")
         manifests.put(name, digest, image, (tag, f"by-{digest.hex[:12]}"))
@@ -188,15 +193,15 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         storage.touches.trust()
         uploads, manifests = Uploads(storage), Manifests(storage)
         kept = b"{}"
-        uploads.put("repo", Digest.of(kept), [kept], 2)
+        fill(uploads.put("repo", Digest.of(kept), 2), [kept])
         image = Manifest.make(Descriptor.of(kept, _CONFIG), [])
         manifests.put("repo", image.descriptor.digest, image, ("v1",))
-        refused = fill(uploads)
+        refused = fill_disk(uploads)
         assert refused > 0
         with pytest.raises(OSError, match=r"(?i)no space|full"):
             for number in range(100_000):
                 manifests.put("repo", image.descriptor.digest, image, (f"t{number}",))
-                uploads.put("repo", Digest.of(b"%d" % number), [b"%d" % number], None)
+                fill(uploads.put("repo", Digest.of(b"%d" % number), None), [b"%d" % number])
         deadline = time.time() + 30
         while time.time() < deadline:
             try:
@@ -207,18 +212,18 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         else:
             pytest.fail("the collection found no room to work")
         assert report.bytes > 0
-        uploads.put("repo", Digest.of(b"new"), [b"new"], 3)
+        fill(uploads.put("repo", Digest.of(b"new"), 3), [b"new"])
         assert manifests.get("repo", "v1") is not None
         assert [str(finding) for finding in check(storage, Summary())] == []
         storage.close()
 
 
-def fill(uploads: Uploads) -> int:
+def fill_disk(uploads: Uploads) -> int:
     """Push until the disk is full; returns how many were refused."""
     for number in range(1000):
         content = number.to_bytes(2, "big") * (1 << 19)
         try:
-            uploads.put("repo", Digest.of(content), [content], len(content))
+            fill(uploads.put("repo", Digest.of(content), len(content)), [content])
         except OSError:
             return 1
     return 0

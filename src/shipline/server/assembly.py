@@ -83,6 +83,7 @@ class Assembly:
             ),
             listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
+            quick_pulls=_pulls_are_quick(section),
         )
         return cls(node, health, hooks, warmer, (gc, retain), section)
 
@@ -99,6 +100,14 @@ class Assembly:
         if section.policy.retention:
             policy, door = section.policy, node.door
             group.start(retain_forever, storage, node.manifests, policy, door=door, tell=news)
+
+
+def _pulls_are_quick(section: RegistrySection) -> bool:
+    policy = section.policy
+    listens = any("pull" in hook.events for hook in section.webhooks)
+    return not (
+        policy.signatures or policy.vulnerabilities or section.access.audit_pulls or listens
+    )
 
 
 def _count_collection(metrics: Metrics, report: Report) -> None:

@@ -57,6 +57,10 @@ class Remembered(Generic[Value]):
                     self._keep(key, loaded)
         return loaded
 
+    def has(self, name: str, reference: str) -> bool:
+        """Whether `get` needs no `load`, as things are."""
+        return (name, reference) in self._entries
+
     def forget(self, changed: Iterable[Key]) -> None:
         """Records were written: drop what was read from them."""
         with self._lock:

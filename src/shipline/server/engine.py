@@ -9,17 +9,26 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from shipline.server.access import Certificates, Entrance, renewed, watch_certificates
-from shipline.server.http import WSGIApplication
+from shipline.server.app import Application
+from shipline.server.http import PAUSE, READ, ClientGone, File, Request, Response
 from shipline.server.listening import BACKLOG
 from shipline.tasks import TaskGroup, on_cancel
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PIECE = 256 << 10  # bytes
+_PATIENCE = 64 << 20  # bytes of a refused body that are still taken
+Headers = list[tuple[str, str]]
+Environ = dict[str, Any]
+StartResponse = Callable[[str, Headers], object]
+WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 _TAKEOVER_S = 1.0  # until a new worker takes connections and the old one stops
 
 
@@ -105,6 +114,77 @@ def run(
         group.start(watch_certificates, entrance.certificates, entrance.renew, reload)
     with _handlers_restored(), on_cancel(server.signal_handler_interrupt):
         server.serve(target_loader=lambda *_: app, wrap_loader=False)
+
+
+def adapted(app: Application) -> WSGIApplication:
+    """The application as WSGI (PEP 3333) has it."""
+
+    def wsgi(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        request, source = _request_of(environ), environ.get("wsgi.input")
+        steps, data = app(request), None
+        try:
+            while True:
+                step = steps.send(data)  # type: ignore[arg-type]
+                data = b""
+                if step is READ and source is not None:
+                    data = source.read(_PIECE)
+                    request.received += len(data)
+                    if not data and request.received < (request.content_length or 0):
+                        step = steps.throw(ClientGone())
+                if step is PAUSE:
+                    time.sleep(0.05)
+        except StopIteration as stop:
+            response: Response = stop.value
+        if response.status >= 400 and request.has_body and source is not None:
+            _drain(request, source)
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", response.headers)
+        if request.method == "HEAD":
+            return [b""]
+        return _pieces(response.body)
+
+    return wsgi
+
+
+def _request_of(environ: Environ) -> Request:
+    headers = {
+        key.removeprefix("HTTP_").replace("_", "-").lower(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    }
+    return Request(
+        environ["REQUEST_METHOD"],
+        environ["PATH_INFO"],
+        environ.get("QUERY_STRING") or "",
+        headers,
+        environ.get("REMOTE_ADDR") or "",
+        environ.get("wsgi.url_scheme") or "http",
+        (1, 0) if environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/1") else (1, 1),
+    )
+
+
+def _drain(request: Request, source: Any) -> None:
+    """Take what the client is still sending, so that it can read a refusal."""
+    if (request.header("Expect") or "").lower() == "100-continue" and not request.received:
+        return
+    with suppress(Exception):
+        limit = request.received + _PATIENCE
+        while request.received < limit and (data := source.read(_PIECE)):
+            request.received += len(data)
+
+
+def _pieces(body: bytes | File | Iterator[bytes]) -> Iterable[bytes]:
+    if isinstance(body, bytes):
+        return [body]
+    return _file(body) if isinstance(body, File) else body
+
+
+def _file(part: File) -> Iterator[bytes]:
+    with part.path.open("rb") as file:
+        file.seek(part.start)
+        left = part.size
+        while left and (data := file.read(min(left, _PIECE))):
+            left -= len(data)
+            yield data
 
 
 def _tls(certificates: Certificates | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from shipline.server.http import Request, Response, Route, route
+from shipline.server.http import Request, Response, Route, Step, route
 from shipline.server.storage import Storage
 
 _FRESH_S = 5.0  # a write that worked is believed for so long
@@ -60,4 +60,4 @@ def health_routes(health: Health) -> tuple[Route, ...]:
             return Response.of(503, _TEXT, "".join(f"{line}\n" for line in problems).encode())
         return Response.of(200, _TEXT, b"ok\n")
 
-    return (route("/readyz", need="open", GET=ready),)
+    return (route("/readyz", need="open", place=Step.RESERVED, GET=ready),)

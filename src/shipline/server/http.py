@@ -1,97 +1,87 @@
-"""Requests, answers and a routing table over WSGI (PEP 3333); knows nothing of registries."""
+"""Requests and responses as values, and a routing table; knows no registry and no server.
+
+A handler is a function of a request. One that needs more than what is in memory is a generator: it
+yields what it needs (a `Step`), gets the next bytes of the body for READ, and returns the response.
+So no handler waits for a client, and all of them can be called without a server.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Any, Literal, Protocol, Self
+from enum import Enum
+from inspect import isgeneratorfunction
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
 from shipline.server.identity import NOBODY, Identity
 from shipline.server.problems import Problem
 
-CHUNK = 1 << 20  # bytes of the largest answer that is sent in one piece
-_PIECE = 256 << 10  # bytes taken or sent at a time; four times as many cost speed and memory
+SMALL_BODY = 1 << 20  # bytes of a request's body where its route says nothing else
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_HOSTLESS = ("HTTP/1.0", "HTTP/1")  # granian writes the second for the first
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+T = TypeVar("T")
 
 
-class StartResponse(Protocol):
-    def __call__(self, status: str, headers: Headers, /) -> object: ...
+class Step(Enum):
+    """What a handler needs next.
+
+    READ: the next bytes of the body, b"" at its end; ClientGone is raised where they will not come.
+    LOOP, DISK, CPU, RESERVED: to go on in the event loop, on the pool for disks, on that for work
+    of the processor, on the thread that is kept for probes. PAUSE: to be called a little later.
+    """
+
+    READ = "read"
+    LOOP = "loop"
+    DISK = "disk"
+    CPU = "cpu"
+    RESERVED = "reserved"
+    PAUSE = "pause"
 
 
-Environ = dict[str, Any]
-WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
+READ, PAUSE = Step.READ, Step.PAUSE
+Steps = Generator[Step, bytes, T]
 
 
+class ClientGone(Problem):
+    """The connection broke before all of the body had come."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "SIZE_INVALID", "the connection broke before the body had come")
+
+
+@dataclass(slots=True)
 class Request:
-    """One request. `body` yields what arrives; a connection that breaks looks like the end."""
+    """One request; names of headers in lower case, the values of equal ones joined by a comma."""
 
-    __slots__ = (
-        "_environ",
-        "_id",
-        "_input",
-        "address",
-        "identity",
-        "kind",
-        "method",
-        "path",
-        "repository",
-        "taken",
-    )
-
-    def __init__(self, environ: Environ) -> None:
-        self._environ = environ
-        self._input = environ.get("wsgi.input")
-        self.method: str = environ["REQUEST_METHOD"]
-        self.path: str = environ["PATH_INFO"]
-        self.address: str = environ.get("REMOTE_ADDR") or ""  # the peer's, or what it vouches for
-        self.taken = 0  # bytes of the body read so far
-        self.identity: Identity = NOBODY  # until a guard has admitted it
-        self.kind = "other"  # of its route, once there is one
-        self.repository = ""  # as the path says, unchecked
-        self._id = ""
-
-    def check_framing(self) -> None:
-        """What the server in front lets through (RFC 9112, 3.2 and 6.1).
-
-        Raises Problem 400 unless one host is named, 501 for a body that is coded, not only chunked.
-        """
-        host = self._environ.get("HTTP_HOST") or ""
-        if "," in host or (not host and self._environ.get("SERVER_PROTOCOL") not in _HOSTLESS):
-            raise Problem(400, "UNSUPPORTED", "a request names one host")
-        coding = self._environ.get("HTTP_TRANSFER_ENCODING")
-        if coding is not None and coding.strip().lower() != "chunked":
-            raise Problem(501, "UNSUPPORTED", "a body may be chunked, and coded in no other way")
+    method: str
+    path: str  # without escapes
+    query_string: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""  # the peer's, or what it vouches for
+    scheme: str = "http"  # as this server was asked
+    version: tuple[int, int] = (1, 1)
+    content: bytes = b""  # the body, where its route takes a small one
+    received: int = 0  # bytes of the body that have come
+    identity: Identity = NOBODY  # until a guard has admitted it
+    kind: str = "other"  # of its route, once there is one
+    repository: str = ""  # as the path says, unchecked
+    found: Found = field(init=False, repr=False, compare=False)  # once there is a route
+    _id: str = ""
 
     @property
     def changes(self) -> bool:
         """Whether the method may change something (RFC 9110, 9.2.1)."""
         return self.method not in _SAFE
 
-    def check_origin(self) -> None:
-        """A change that a page of another site asks a browser for: it would bring the credentials
-        which the browser keeps, or the address from which an open node takes everything.
-
-        Browsers say so (Fetch Metadata; RFC 6454), other clients say nothing. Raises Problem 403.
-        """
-        site, origin = self.header("Sec-Fetch-Site"), self.header("Origin")
-        if not self.changes or site in ("same-origin", "none"):
-            return
-        if site or (origin and origin.partition("://")[2] != self.header("Host")):
-            raise Problem(403, "DENIED", "the request comes from a page of another site")
-
     def header(self, name: str) -> str | None:
-        """The value of a header other than Content-Type and Content-Length."""
-        found: str | None = self._environ.get(_variable(name))
-        return found
+        """The value of a header."""
+        return self.headers.get(name.lower())
 
     @property
     def id(self) -> str:
@@ -110,13 +100,12 @@ class Request:
     @property
     def content_type(self) -> str:
         """The media type, without parameters."""
-        found: str = self._environ.get("CONTENT_TYPE") or ""
-        return found.partition(";")[0].strip()
+        return (self.header("Content-Type") or "").partition(";")[0].strip()
 
     @property
     def content_length(self) -> int | None:
         """What the client promised, None for a body of unknown length or without one."""
-        text = self._environ.get("CONTENT_LENGTH")
+        text = self.header("Content-Length")
         if not text:
             return None
         if not re.fullmatch("[0-9]{1,18}", text):
@@ -125,18 +114,7 @@ class Request:
 
     @property
     def has_body(self) -> bool:
-        return bool(self.content_length) or self.header("Transfer-Encoding") is not None
-
-    @property
-    def scheme(self) -> str:
-        """http or https, as this server was asked."""
-        found: str = self._environ.get("wsgi.url_scheme") or "http"
-        return found
-
-    @property
-    def query_string(self) -> str:
-        found: str = self._environ.get("QUERY_STRING") or ""
-        return found
+        return "transfer-encoding" in self.headers or bool(self.content_length)
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -152,41 +130,26 @@ class Request:
         values = self.query.get(name)
         return values[-1] if values else None
 
-    def body(self) -> Iterator[bytes]:
-        """The body in pieces, which are small: a crowd of uploads holds one each."""
-        if self._input is None:
-            return
-        while data := self._input.read(_PIECE):
-            self.taken += len(data)
-            yield data
-
-    def read(self, limit: int) -> bytes:
-        """The whole body. Raises Problem 413 for more than `limit` bytes, 400 for a cut one."""
-        expected = self.content_length
-        if expected is not None and expected > limit:
+    def receive(self, limit: int) -> Steps[None]:
+        """Have the whole body in `content`. Raises Problem 413 for more than `limit` bytes."""
+        if (self.content_length or 0) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
-        for data in self.body():
+        while data := (yield READ):
             parts.append(data)
-            if self.taken > limit:
+            if self.received > limit:
                 raise _too_large(limit)
-        if expected is not None and self.taken != expected:
-            raise Problem(400, "SIZE_INVALID", f"{self.taken} bytes came instead of {expected}")
-        return b"".join(parts)
+        self.content = b"".join(parts)
 
-    def drain(self, limit: int) -> None:
-        """Take what the client is still sending, so that it can read a refusal."""
-        waits = (self.header("Expect") or "").lower() == "100-continue" and not self.taken
-        if not self.has_body or waits:
-            return
-        limit += self.taken
-        for _ in self.body():
-            if self.taken > limit:
-                return
+    def read(self, limit: int) -> bytes:
+        """The body that was received. Raises Problem 413 for more than `limit` bytes."""
+        if len(self.content) > limit:
+            raise _too_large(limit)
+        return self.content
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem(413, "SIZE_INVALID", f"a manifest may have {limit} bytes at most")
+    return Problem(413, "SIZE_INVALID", f"the body may have {limit} bytes at most")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -196,50 +159,24 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         raise Problem(400, "UNSUPPORTED", "the query string cannot be read") from None
 
 
-_variables: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class File:
+    """`size` bytes of a file from `start`."""
 
-
-def _variable(name: str) -> str:
-    found = _variables.get(name)
-    if found is None:
-        found = _variables[name] = "HTTP_" + name.upper().replace("-", "_")
-    return found
-
-
-class FileBody:
-    """`size` bytes of an open file from `start`; closes the file."""
-
-    __slots__ = ("_fd", "_left", "_position")
-
-    def __init__(self, fd: int, start: int, size: int) -> None:
-        self._fd = fd
-        self._position = start
-        self._left = size
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        data = os.pread(self._fd, min(_PIECE, self._left), self._position) if self._left else b""
-        if not data:
-            raise StopIteration
-        self._position += len(data)
-        self._left -= len(data)
-        return data
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    path: Path
+    start: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; `body` is sent as it is, `size` is its length in bytes."""
+    """A body is bytes, a part of a file, or pieces that come when they come: what is in a file that
+    grows, or events. `size` is its length in bytes; pieces have none.
+    """
 
     status: int
     headers: Headers = field(default_factory=list)
-    body: bytes | FileBody = b""
+    body: bytes | File | Iterator[bytes] = b""
     size: int = 0
 
     @classmethod
@@ -247,18 +184,11 @@ class Response:
         """With Content-Length set."""
         return cls(status, [*headers, ("Content-Length", str(len(body)))], body, len(body))
 
-    def send(self, method: str, start_response: StartResponse) -> Iterable[bytes]:
-        """Hand the answer to the WSGI server; HEAD gets the headers alone."""
-        start_response(_LINE[self.status], self.headers)
-        if isinstance(self.body, bytes):
-            return [b"" if method == "HEAD" else self.body]
-        if method != "HEAD":
-            return self.body
-        self.body.close()
-        return [b""]
-
 
 Handler = Callable[..., Response]
+Receiver = Callable[..., Steps[Response]]
+Place = Callable[..., Step]
+"""Where a handler runs, for this request and its arguments."""
 Need = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
 """What a request must be allowed before its handler runs.
 
@@ -275,20 +205,38 @@ class Route:
 
     pattern: re.Pattern[str]
     need: Need
-    handlers: Mapping[str, Handler]
+    handlers: Mapping[str, Handler | Receiver]
     kind: str
+    place: Place
+    body: int  # bytes of a body that a handler, which is no Receiver, may get
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """The handler of a request, its arguments, and what the request must be allowed."""
 
-    handler: Handler
+    route: Route
+    handler: Handler | Receiver
     arguments: Mapping[str, str]
-    need: Need
+
+    @property
+    def receives(self) -> bool:
+        """Whether the handler takes a body of any size, piece by piece."""
+        return isgeneratorfunction(self.handler)
+
+    @property
+    def place(self) -> Step:
+        return self.route.place(**self.arguments)
 
 
-def route(pattern: str, *, need: Need, **handlers: Handler) -> Route:
+def route(
+    pattern: str,
+    *,
+    need: Need,
+    place: Place | Step = Step.DISK,
+    body: int = SMALL_BODY,
+    **handlers: Handler | Receiver,
+) -> Route:
     """`route("/v2/", need="base", GET=base)`; GET answers HEAD too unless HEAD is given.
 
     Its kind, for metrics and logs, is the name of the module that its handlers come from.
@@ -296,7 +244,8 @@ def route(pattern: str, *, need: Need, **handlers: Handler) -> Route:
     kind = next((each.__module__.rpartition(".")[2] for each in handlers.values()), "other")
     if "GET" in handlers:
         handlers.setdefault("HEAD", handlers["GET"])
-    return Route(re.compile(pattern), need, handlers, kind)
+    where = (lambda **_: place) if isinstance(place, Step) else place
+    return Route(re.compile(pattern), need, handlers, kind, where, body)
 
 
 def find(table: tuple[Route, ...], request: Request) -> Found:
@@ -315,5 +264,5 @@ def find(table: tuple[Route, ...], request: Request) -> Found:
                 f"{request.method} is not possible here",
                 headers=(("Allow", allowed),),
             )
-        return Found(handler, match.groupdict(), entry.need)
+        return Found(entry, handler, match.groupdict())
     raise Problem(404, "UNSUPPORTED", "there is nothing at this path")

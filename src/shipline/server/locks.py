@@ -20,6 +20,11 @@ class SharedLock:
         self._waiting = 0
         self._alone = 0  # the thread that has it alone
 
+    @property
+    def held(self) -> bool:
+        """Whether one has it alone."""
+        return self._alone != 0
+
     def settle(self) -> None:
         """Wait until another thread that has it alone is done; costs nothing while none has."""
         if self._alone not in (0, threading.get_ident()):

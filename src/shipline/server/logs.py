@@ -66,7 +66,7 @@ def log_request(request: Request, response: Response, seconds: float) -> None:
         "path": request.path,
         "status": response.status,
         "seconds": round(seconds, 6),
-        "received": request.taken,
+        "received": request.received,
         "sent": 0 if request.method == "HEAD" else response.size,
         "actor": request.identity.actor,
         "address": request.address,

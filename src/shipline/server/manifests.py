@@ -84,6 +84,10 @@ class Manifests:
         self._storage.protect(name, reference)
         return self._find(name, reference)
 
+    def is_hot(self, name: str, reference: str) -> bool:
+        """Whether `get` finds a manifest without the disk and without waiting."""
+        return self._storage.cache.has(name, reference) and not self._storage.is_held()
+
     def target(self, name: str, tag: str) -> Digest | None:
         """What a tag points to, also where that is damaged; None where there is no such tag."""
         record = self._storage.records.get(("tag", name, tag))

@@ -55,7 +55,7 @@ class Metrics:
         """One request was answered after so many seconds."""
         method = request.method if request.method in _METHODS else "other"
         sent = 0 if method == "HEAD" else response.size
-        self._requests.add(request.kind, method, response.status, seconds, request.taken, sent)
+        self._requests.add(request.kind, method, response.status, seconds, request.received, sent)
 
     def render(self) -> str:
         """The answer to a scrape, text format 0.0.4."""

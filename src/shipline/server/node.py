@@ -34,6 +34,7 @@ class Node:
     listeners: tuple[Listener, ...] = ()
     observers: tuple[Observer, ...] = ()
     routes: tuple[Route, ...] = ()
+    quick_pulls: bool = True  # neither door nor listeners need the disk for a pull
 
     @classmethod
     def over(cls, storage: Storage, **parts: Any) -> Self:

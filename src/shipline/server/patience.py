@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from shipline.errors import Cancelled
-from shipline.server.http import Environ, StartResponse, WSGIApplication
+from shipline.server.engine import Environ, StartResponse, WSGIApplication
 from shipline.server.listening import connections
 from shipline.tasks import sleep
 

@@ -14,7 +14,7 @@ from shipline.server.access import Entrance, Holdings, check_entrance, open_entr
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
 from shipline.server.door.quotas import size_limit
-from shipline.server.engine import Capacity, run
+from shipline.server.engine import Capacity, adapted, run
 from shipline.server.listening import connections, open_listener, parse_address, url_of
 from shipline.server.patience import Reads, cut_stalled, shut
 from shipline.server.section import LimitsSection, RegistrySection
@@ -96,7 +96,7 @@ def _serve(
             group.start(_cut_late, stopping, ended, port, section.drain_timeout.seconds)
             assembly.start(group)
             run(
-                reads.watched(make_app(assembly.node)),
+                reads.watched(adapted(make_app(assembly.node))),
                 listener,
                 Capacity(limits.connections, limits.requests, limits.header_timeout.seconds),
                 entrance,

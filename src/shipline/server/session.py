@@ -6,11 +6,12 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shipline.oci import Digest
+from shipline.server.http import READ, ClientGone, Steps
 from shipline.server.intake import Blocks, Intake
 from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
@@ -46,29 +47,45 @@ class Session:
             os.close(self.fd)
             self.fd = -1
 
-    def append(self, data: Iterable[bytes], promised: int | None, blocks: Blocks) -> int:
-        """Add what comes; returns the number of bytes, fewer only if cut off.
+    def append(
+        self, promised: int | None, blocks: Blocks, check: Callable[[int, bool], None]
+    ) -> Steps[int]:
+        """Add what comes; returns the number of bytes. `check`: see `uploads.Check`.
 
-        Raises Problem, and leaves the session as it was, for more than `promised` bytes.
+        Raises Problem, and leaves the session as it was, for more than `promised` bytes; ClientGone
+        where the rest does not come, and what came is kept.
         """
         start, before = self.mark()
         seen = self._seen()
         intake = Intake(self.fd, start, blocks)
         try:
-            for block in data:
+            while block := (yield READ):
                 if self.cancelled:
                     raise upload_unknown(self.identity)
                 if promised is not None and self.size + len(block) > start + promised:
                     raise size_invalid(f"more than the promised {promised} bytes came")
+                check(self.size + len(block) - start, False)
                 intake.write(block)
                 seen.update(block)
                 self.size += len(block)
+            check(self.size - start, True)
             intake.finish()
+        except ClientGone:
+            self._finish(intake, start, before)
+            raise
         except BaseException:
             intake.abandon()
             self.rewind(start, before)
             raise
         return self.size - start
+
+    def _finish(self, intake: Intake, start: int, before: hashlib._Hash) -> None:
+        try:
+            intake.finish()
+        except BaseException:
+            intake.abandon()
+            self.rewind(start, before)
+            raise
 
     def keep(self) -> None:
         """Make what came durable."""

@@ -192,9 +192,9 @@ class Storage:
         self.touches.add(repository, str(digest))
         self._lock.settle()  # a removal that runs may have looked before the touch
 
-    def open_blob(self, repository: str, digest: Digest) -> OpenBlob | None:
-        """A blob that this repository has, None where it has not, or not whole any more: then
-        pushing it again mends it.
+    def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """The size of a blob that this repository has and that stays for a while; None where it
+        has not, or not whole any more: then pushing it again mends it.
         """
         if self._size_of(repository, digest) is None:
             return None  # and remembered for nobody: there is no end to what may be asked for
@@ -202,16 +202,21 @@ class Storage:
         size = self._size_of(repository, digest)
         if size is None:
             return None
-        try:
-            fd = os.open(self.store.path(digest), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            _log.error("%s of %s: its file is gone", digest, repository)
-            return None
-        if os.fstat(fd).st_size != size:
-            os.close(fd)
+        if not self._whole(digest, size):
             _log.error("%s of %s: its file does not have %d bytes", digest, repository, size)
             return None
-        return OpenBlob(fd, size)
+        return size
+
+    def is_held(self) -> bool:
+        """Whether something is being removed just now."""
+        return self._lock.held
+
+    def open_blob(self, repository: str, digest: Digest) -> OpenBlob | None:
+        """As `find_blob`, open to be read."""
+        size = self.find_blob(repository, digest)
+        if size is None:
+            return None
+        return OpenBlob(os.open(self.store.path(digest), os.O_RDONLY | os.O_CLOEXEC), size)
 
     def mount(
         self,

@@ -10,21 +10,23 @@ import json
 import logging
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from shipline.metadata import walk
 from shipline.oci import Digest
 from shipline.server.disk import sync_directory
 from shipline.server.entries import pack
+from shipline.server.http import PAUSE, ClientGone, Steps
 from shipline.server.intake import Blocks
 from shipline.server.problems import (
     Problem,
     digest_invalid,
     out_of_order,
-    size_invalid,
     upload_unknown,
 )
 from shipline.server.session import Session, promised_size
@@ -33,6 +35,14 @@ from shipline.server.storage import Storage
 _log = logging.getLogger(__name__)
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
+
+
+Check = Callable[[int, bool], None]
+"""Called with the bytes of a body so far and whether that is all; raises to refuse them."""
+
+
+def _no_check(came: int, whole: bool) -> None:
+    return None
 
 
 class Uploads:
@@ -71,18 +81,19 @@ class Uploads:
         self,
         name: str,
         identity: str,
-        data: Iterable[bytes],
         span: str | None,
         length: int | None,
         *,
         actor: str = "",
-    ) -> int:
-        """Add a chunk; returns the new size. `span` is its Content-Range, `length` its size.
+        check: Check = _no_check,
+    ) -> Steps[int]:
+        """Add a chunk, the body; returns the new size. `span` is its Content-Range, `length` its
+        size.
 
         Raises Problem 416 for a chunk that does not continue what is there.
         """
-        with self._held(name, identity, actor) as session:
-            self._append(session, data, span, length)
+        with (yield from self._held(name, identity, actor)) as session:
+            yield from self._append(session, span, length, check)
             session.keep()
             self._root(session)
             return session.size
@@ -92,19 +103,19 @@ class Uploads:
         name: str,
         identity: str,
         digest: Digest,
-        data: Iterable[bytes],
         span: str | None,
         length: int | None,
         *,
         actor: str = "",
-    ) -> None:
+        check: Check = _no_check,
+    ) -> Steps[None]:
         """Add the last chunk, if any, verify, and let the repository have the blob.
 
         Raises Problem DIGEST_INVALID, with the session as it was, for another digest.
         """
-        with self._held(name, identity, actor) as session:
+        with (yield from self._held(name, identity, actor)) as session:
             size, state = session.mark()
-            self._append(session, data, span, length)
+            yield from self._append(session, span, length, check)
             seen = session.digest(digest.algorithm)
             if seen != digest:
                 session.rewind(size, state)
@@ -116,18 +127,18 @@ class Uploads:
         self,
         name: str,
         digest: Digest,
-        data: Iterable[bytes],
         length: int | None,
         *,
         actor: str = "",
-    ) -> None:
+        check: Check = _no_check,
+    ) -> Steps[None]:
         """A whole blob in one request (end-4b), without a session that others could see."""
         identity = f"single-{uuid.uuid4()}"
         self._create(identity)
         try:
             session = Session(self._path(identity), identity, digest.algorithm)
             with session.opened(), self._counted():
-                self._append(session, data, None, length)
+                yield from self._append(session, None, length, check)
                 seen = session.digest(digest.algorithm)
                 if seen != digest:
                     raise digest_invalid(f"the content has digest {seen}, not {digest}")
@@ -219,19 +230,27 @@ class Uploads:
         self._storage.records.write({key: self._storage.records.get(key)})
         session.rooted = True
 
-    @contextmanager
-    def _held(self, name: str, identity: str, actor: str) -> Iterator[Session]:
+    def _held(self, name: str, identity: str, actor: str) -> Steps[AbstractContextManager[Session]]:
+        """The session, open; waits a little while another request is at it."""
         session = self._find(name, identity, actor)
-        if not session.lock.acquire(timeout=_PATIENCE_S):
-            raise Problem(
-                429,
-                "TOOMANYREQUESTS",
-                "another request is filling this upload",
-                headers=(("Retry-After", "5"),),
-            )
+        deadline = time.monotonic() + _PATIENCE_S
+        while not session.lock.acquire(blocking=False):
+            if time.monotonic() > deadline:
+                raise Problem(
+                    429,
+                    "TOOMANYREQUESTS",
+                    "another request is filling this upload",
+                    headers=(("Retry-After", "5"),),
+                )
+            yield PAUSE
+        return self._using(session)
+
+    @contextmanager
+    def _using(self, session: Session) -> Iterator[Session]:
+        """A session whose lock is held."""
         try:
             if session.cancelled:
-                raise upload_unknown(identity)
+                raise upload_unknown(session.identity)
             with session.opened(), self._counted():
                 yield session
         finally:
@@ -248,20 +267,26 @@ class Uploads:
                 self.in_flight -= 1
 
     def _append(
-        self, session: Session, data: Iterable[bytes], span: str | None, length: int | None
-    ) -> None:
-        promised = promised_size(session.size, span, length)
-        if self._largest is not None:
-            data = _bounded(data, session.size, self._largest, promised or 0)
-        mark = session.mark()
-        came = session.append(data, promised, self._blocks)
-        if promised is None or came == promised:
-            return
-        if length is None:
+        self, session: Session, span: str | None, length: int | None, check: Check
+    ) -> Steps[None]:
+        promised, mark = promised_size(session.size, span, length), session.mark()
+        bounded = partial(self._check_size, session.size, check)
+        self._check_size(session.size, _no_check, promised or 0, False)
+        try:
+            came = yield from session.append(promised, self._blocks, bounded)
+        except ClientGone:
+            session.keep()
+            raise
+        if promised is not None and came != promised:
             session.rewind(*mark)
             raise out_of_order(session.size, f"{came} bytes came instead of {promised}")
-        session.keep()
-        raise size_invalid(f"{came} bytes came instead of {promised}")
+
+    def _check_size(self, before: int, check: Check, came: int, whole: bool) -> None:
+        if self._largest is not None and before + came > self._largest:
+            raise Problem(
+                413, "SIZE_INVALID", f"a blob may have {self._largest} bytes here at most"
+            )
+        check(came, whole)
 
     def _commit(self, session: Session, name: str, digest: Digest, actor: str) -> None:
         if session.cancelled:
@@ -284,13 +309,3 @@ class Uploads:
             else:  # its bytes are a blob already, which must not change
                 self._forget(session)
             raise
-
-
-def _bounded(data: Iterable[bytes], size: int, largest: int, promised: int) -> Iterator[bytes]:
-    """The same bytes. Raises Problem 413 once there are more than `largest`, or if that is sure."""
-    size_after = size + promised
-    for block in data:
-        size += len(block)
-        if max(size, size_after) > largest:
-            raise Problem(413, "SIZE_INVALID", f"a blob may have {largest} bytes here at most")
-        yield block

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from node_app import fill
 from shipline.oci import Descriptor, Digest, Index, Manifest
 from shipline.server.collect import collect
 from shipline.server.collection import Collection, Report
@@ -49,7 +50,7 @@ class Directory:
 
     def blob(self, name: str, content: bytes) -> Digest:
         digest = Digest.of(content)
-        self.uploads.put(name, digest, [content], len(content))
+        fill(self.uploads.put(name, digest, len(content)), [content])
         return digest
 
     def image(

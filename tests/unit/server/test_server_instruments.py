@@ -55,7 +55,7 @@ def test_gauge_is_read_when_it_is_scraped() -> None:
 def test_unknown_methods_make_no_series() -> None:
     metrics = Metrics()
     for method in ("GET", "EVIL1", "EVIL2"):
-        request = Request({"REQUEST_METHOD": method, "PATH_INFO": "/"})
+        request = Request(method, "/")
         metrics.answered(request, Response.of(200), 0.1)
     text = metrics.render()
     assert "EVIL" not in text
@@ -66,9 +66,7 @@ def test_unknown_methods_make_no_series() -> None:
 def test_promtool_finds_nothing_to_criticise() -> None:
     metrics = Metrics()
     metrics.verdicts.add("allowed")
-    metrics.answered(
-        Request({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}), Response.of(200, (), b"x"), 0.01
-    )
+    metrics.answered(Request("GET", "/"), Response.of(200, (), b"x"), 0.01)
     found = subprocess.run(
         ["promtool", "check", "metrics"], input=metrics.render(), text=True, capture_output=True
     )

@@ -13,6 +13,7 @@ from attached import NAME, Repository, add_index
 from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
+from shipline.server.http import Step
 from shipline.server.identity import Action, Identity
 from shipline.server.pages.rendering import size
 from shipline.server.problems import Problem
@@ -154,6 +155,9 @@ class Accounts:
     def __init__(self) -> None:
         self.gone = False
         self.stamp = "first password"
+
+    def place(self, request: object) -> Step:
+        return Step.LOOP
 
     def admit(self, request: object, need: object, name: str) -> Identity:
         return Identity("", "anonymous", lambda action, repository, tag: repository == "open")

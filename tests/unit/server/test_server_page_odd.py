@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node_app import NodeApp, Reply
+from node_app import NodeApp, Reply, fill
 from shipline.oci import Descriptor, Digest, Manifest, media
 from shipline.server.entries import Changes, counts, tag_entries
 
@@ -27,7 +27,7 @@ def app(tmp_path: Path) -> Iterator[NodeApp]:
 def image(app: NodeApp, config: bytes, tag: str = "1", **annotations: str) -> Digest:
     """An image without layers, whose configuration is these bytes."""
     described = Descriptor.of(config, media.OCI_CONFIG)
-    app.node.uploads.put(NAME, described.digest, [config], len(config))
+    fill(app.node.uploads.put(NAME, described.digest, len(config)), [config])
     made = Manifest.make(described, [], annotations=annotations)
     app.node.manifests.put(NAME, made.descriptor.digest, made, (tag,))
     return made.descriptor.digest

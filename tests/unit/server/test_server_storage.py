@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from node_app import fill
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest, Manifest
+from shipline.server.http import ClientGone
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
@@ -55,14 +57,14 @@ def test_session_goes_on_in_another_process(tmp_path: Path) -> None:
     first = Storage(tmp_path)
     identity = Uploads(first).start("repo", "sha256")
     uploads = Uploads(first)
-    assert uploads.append("repo", identity, [A], None, None) == len(A)
+    assert fill(uploads.append("repo", identity, None, None), [A]) == len(A)
     first.close()
     second = Storage(tmp_path)
     uploads = Uploads(second)
     uploads.recover()
     assert uploads.size("repo", identity) == len(A)
-    uploads.append("repo", identity, [B], f"{len(A)}-{len(A + B) - 1}", len(B))
-    uploads.finish("repo", identity, Digest.of(A + B), [], None, None)
+    fill(uploads.append("repo", identity, f"{len(A)}-{len(A + B) - 1}", len(B)), [B])
+    fill(uploads.finish("repo", identity, Digest.of(A + B), None, None))
     assert content_of(second, "repo", Digest.of(A + B)) == A + B
     second.close()
 
@@ -72,33 +74,38 @@ def test_digest_of_another_algorithm_than_the_session_began_with(
     storage: Storage, uploads: Uploads, algorithm: str
 ) -> None:
     identity = uploads.start("repo", algorithm)
-    uploads.append("repo", identity, [A], None, None)
+    fill(uploads.append("repo", identity, None, None), [A])
     other = "sha512" if algorithm == "sha256" else "sha256"
     digest = Digest.of(A + B, other)
-    uploads.finish("repo", identity, digest, [B], None, None)
+    fill(uploads.finish("repo", identity, digest, None, None), [B])
     assert content_of(storage, "repo", digest) == A + B
 
 
 def test_refused_chunk_leaves_the_session_as_it_was(storage: Storage, uploads: Uploads) -> None:
     identity = uploads.start("repo", "sha256")
-    uploads.append("repo", identity, [A], None, None)
+    fill(uploads.append("repo", identity, None, None), [A])
     with pytest.raises(Problem) as refused:
-        uploads.append("repo", identity, [B, B], f"{len(A)}-{len(A) + len(B) - 1}", None)
+        fill(uploads.append("repo", identity, f"{len(A)}-{len(A) + len(B) - 1}", None), [B, B])
     assert refused.value.status == 400
     with pytest.raises(Problem) as refused:
-        uploads.finish("repo", identity, Digest.of(A), [B], None, len(B))
+        fill(uploads.finish("repo", identity, Digest.of(A), None, len(B)), [B])
     assert refused.value.reason == "DIGEST_INVALID"
     assert uploads.size("repo", identity) == len(A)
-    uploads.finish("repo", identity, Digest.of(A), [], None, None)
+    fill(uploads.finish("repo", identity, Digest.of(A), None, None))
     assert content_of(storage, "repo", Digest.of(A)) == A
 
 
 def test_broken_connection_keeps_what_came(storage: Storage, uploads: Uploads) -> None:
     identity = uploads.start("repo", "sha256")
-    with pytest.raises(Problem):
-        uploads.append("repo", identity, [B], None, len(A + B))
+
+    def broken() -> Iterator[bytes]:
+        yield B
+        raise ClientGone
+
+    with pytest.raises(ClientGone):
+        fill(uploads.append("repo", identity, None, len(A + B)), broken())
     assert uploads.size("repo", identity) == len(B)
-    uploads.finish("repo", identity, Digest.of(B + A), [A], None, len(A))
+    fill(uploads.finish("repo", identity, Digest.of(B + A), None, len(A)), [A])
     assert content_of(storage, "repo", Digest.of(B + A)) == B + A
 
 
@@ -113,13 +120,13 @@ def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Up
         cancelled.wait(10)
         yield B
 
-    def fill() -> None:
+    def push() -> None:
         try:
-            uploads.append("repo", identity, body(), None, None)
+            fill(uploads.append("repo", identity, None, None), body())
         except Problem as problem:
             refused.append(problem)
 
-    thread = threading.Thread(target=fill)
+    thread = threading.Thread(target=push)
     thread.start()
     begun.wait(10)
     uploads.cancel("repo", identity)
@@ -148,7 +155,7 @@ def test_recover_deletes_files_of_no_session(storage: Storage, uploads: Uploads)
 
 def test_one_request_push_leaves_nothing_when_refused(storage: Storage, uploads: Uploads) -> None:
     with pytest.raises(Problem):
-        uploads.put("repo", Digest.of(B), [A], len(A))
+        fill(uploads.put("repo", Digest.of(B), len(A)), [A])
     assert files(storage.incoming) == []
     assert not storage.exists("repo")
 
@@ -157,7 +164,7 @@ def test_blob_is_read_only_through_repositories_that_have_it(
     storage: Storage, uploads: Uploads
 ) -> None:
     digest = Digest.of(A)
-    uploads.put("one", digest, [A], None)
+    fill(uploads.put("one", digest, None), [A])
     assert content_of(storage, "two", digest) is None
     assert not storage.mount(digest, "two", "three")
     assert storage.mount(digest, "two", "one")
@@ -169,17 +176,17 @@ def test_blob_is_read_only_through_repositories_that_have_it(
 
 def test_pushing_again_mends_a_damaged_blob(storage: Storage, uploads: Uploads) -> None:
     digest = Digest.of(A)
-    uploads.put("repo", digest, [A], None)
+    fill(uploads.put("repo", digest, None), [A])
     storage.store.path(digest).chmod(0o644)
     storage.store.path(digest).write_bytes(b"rotten")
-    uploads.put("repo", digest, [A], None)
+    fill(uploads.put("repo", digest, None), [A])
     assert content_of(storage, "repo", digest) == A
     assert storage.store.path(digest).stat().st_mode & 0o777 == 0o444
 
 
 def image(uploads: Uploads, name: str) -> Manifest:
     for content in (A, B):
-        uploads.put(name, Digest.of(content), [content], None)
+        fill(uploads.put(name, Digest.of(content), None), [content])
     layer = Descriptor.of(A, "application/vnd.oci.image.layer.v1.tar")
     return Manifest.make(Descriptor.of(B, "application/vnd.oci.image.config.v1+json"), [layer])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from directories import CONFIG, Directory
 
+from node_app import fill
 from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.check import Summary, check
@@ -26,7 +27,7 @@ def node(tmp_path: Path) -> Iterator[Directory]:
 
 
 def push(node: Directory, name: str, content: bytes, tag: str, actor: str) -> Digest:
-    node.uploads.put(name, Digest.of(content), [content], None, actor=actor)
+    fill(node.uploads.put(name, Digest.of(content), None, actor=actor), [content])
     image = Manifest.make(Descriptor.of(content, CONFIG), [])
     digest = image.descriptor.digest
     node.manifests.put(name, digest, image, (tag,), actor=actor)
@@ -38,18 +39,18 @@ def test_an_upload_belongs_to_who_began_it(node: Directory) -> None:
     for name, actor in (("repo", "bob"), ("repo", ""), ("other", "ann")):
         for call in (
             lambda name=name, actor=actor: node.uploads.size(name, identity, actor=actor),
-            lambda name=name, actor=actor: node.uploads.append(
-                name, identity, [A], None, None, actor=actor
+            lambda name=name, actor=actor: fill(
+                node.uploads.append(name, identity, None, None, actor=actor), [A]
             ),
-            lambda name=name, actor=actor: node.uploads.finish(
-                name, identity, Digest.of(A), [A], None, None, actor=actor
+            lambda name=name, actor=actor: fill(
+                node.uploads.finish(name, identity, Digest.of(A), None, None, actor=actor), [A]
             ),
             lambda name=name, actor=actor: node.uploads.cancel(name, identity, actor=actor),
         ):
             with pytest.raises(Problem) as refused:
                 call()
             assert refused.value.reason == "BLOB_UPLOAD_UNKNOWN"
-    node.uploads.finish("repo", identity, Digest.of(A), [A], None, None, actor="ann")
+    fill(node.uploads.finish("repo", identity, Digest.of(A), None, None, actor="ann"), [A])
     assert node.storage.blob_size("repo", Digest.of(A)) == len(A)
 
 

@@ -130,6 +130,10 @@ class Directory:
         self._looked = now
         return self._view
 
+    def is_current(self) -> bool:
+        """Whether `view` needs no records: nothing has changed."""
+        return time.monotonic() - self._looked < _LOOK_S or self._now() == self._stamp
+
     @contextmanager
     def change(self, *, seen: bool = True) -> Iterator[Changes]:
         """Collect changes to records; they are written, all or none, when the block ends well.

@@ -16,7 +16,7 @@ from shipline.server.access.refresh import issue_refresh, subject_of
 from shipline.server.access.scope import Scope, parse_scopes
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Granted, Tokens
-from shipline.server.http import Request, Response, Route, route
+from shipline.server.http import Request, Response, Route, Step, route
 from shipline.server.problems import Problem
 
 _FORM_LIMIT = 64 << 10  # bytes
@@ -88,7 +88,7 @@ def token_routes(
         return Response.of(200, [_JSON[0]], json.dumps(keys.jwks()).encode())
 
     return (
-        route("/service/token|/token|/v2/token", need="open", GET=get, POST=post),
+        route("/service/token|/token|/v2/token", need="open", place=Step.CPU, GET=get, POST=post),
         route(r"/\.well-known/jwks\.json", need="open", GET=jwks),
     )
 

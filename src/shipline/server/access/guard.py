@@ -16,7 +16,7 @@ from shipline.server.access.login import Logins, check_alive
 from shipline.server.access.proxies import is_loopback, origin
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
-from shipline.server.http import Need, Request
+from shipline.server.http import Need, Request, Step
 from shipline.server.identity import ANYONE, Action, Identity
 from shipline.server.problems import Problem
 
@@ -28,6 +28,9 @@ class Guard(Protocol):
     @property
     def accounts(self) -> bool:
         """Whether there are accounts to sign in to."""
+
+    def place(self, request: Request) -> Step:
+        """Where `admit` runs: passwords are hashed for tens of milliseconds."""
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         """Who asks, if that one may have what the route needs of repository `name`.
@@ -55,6 +58,9 @@ class OpenGuard:
     """Lets everybody do everything: a node without accounts."""
 
     accounts = False
+
+    def place(self, request: Request) -> Step:
+        return Step.LOOP
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         """Not a page whose own name was made to lead to this machine (DNS rebinding)."""
@@ -97,6 +103,15 @@ class AccountGuard:
         self._logins = logins
         self._section = section
         self._base_url = base_url
+
+    def place(self, request: Request) -> Step:
+        kind, _, value = (request.header("Authorization") or "").partition(" ")
+        if kind.lower() == "basic":
+            return Step.CPU
+        login = self._tokens.login_of(value.strip()) if value else ""
+        if login is None or self._logins.is_due(login) or not self._directory.is_current():
+            return Step.DISK
+        return Step.LOOP
 
     def admit(self, request: Request, need: Need, name: str) -> Identity:
         if self._section.proxies:

@@ -155,11 +155,16 @@ class Logins:
         self._tell(name, address, "ok")
         return account
 
+    def is_due(self, login: str) -> bool:
+        """Whether `touch` would write."""
+        since = self._used.get(login, 0.0)
+        return bool(login) and self._directory.clock() - since >= _USED_EVERY_S
+
     def touch(self, login: str) -> None:
         """An account is in use: kept to the minute."""
-        now = self._directory.clock()
-        if now - self._used.get(login, 0.0) < _USED_EVERY_S:
+        if not self.is_due(login):
             return
+        now = self._directory.clock()
         self._used[login] = now  # also if it cannot be written: a full disk still serves
         with suppress(OSError), self._directory.change(seen=False) as changes:
             changes[("used", login)] = json.dumps(round(now)).encode()

@@ -106,6 +106,11 @@ class Tokens:
             _check_subject(seen, address, now)
         return self._identity(seen), seen.access
 
+    def login_of(self, token: str) -> str | None:
+        """The login name in a token whose signature was checked before, None for another token."""
+        seen = self._seen.get(_key(token))
+        return None if seen is None else str(seen.claims["sub"])
+
     def _verified(self, token: str, view: View) -> _Seen:
         service = self._section.service
         claims = self._keys.verify(token, issuer=service, audience=service)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 from shipline import __version__
 from shipline.oci import Digest, check_repository, check_tag
-from shipline.server.http import Handler, Request, Response, Route, route
+from shipline.server.http import Handler, Request, Response, Route, Step, route
 from shipline.server.identity import Identity
 from shipline.server.node import Node
 from shipline.server.pages import lists, views
@@ -16,6 +16,7 @@ from shipline.server.pages.sessions import COOKIE, LIFETIME_S, Sessions, cookie
 from shipline.server.problems import Problem, problem_of
 
 _FORM_LIMIT = 16 << 10  # bytes
+_CPU = Step.CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,35 @@ def page_routes(node: Node) -> tuple[Route, ...]:
     """Nothing is shown that the visitor could not pull."""
     site = Site(node)
     return (
-        route("/", need="own", GET=site.shown(site.front)),
-        route("/-/assets/(?P<name>[a-z.]+)", need="open", GET=site.shown(site.asset)),
-        route("/-/login", need="own", GET=site.shown(site.form), POST=site.shown(site.log_in)),
-        route("/-/logout", need="own", POST=site.shown(site.log_out)),
-        route("/r/(?P<name>[^:@]+)/-/manifests", need="own", GET=site.shown(site.manifests)),
-        route("/r/(?P<name>[^:@]+)", need="own", GET=site.shown(site.repository)),
-        route("/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)", need="own", GET=site.shown(site.by_tag)),
-        route("/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)", need="own", GET=site.shown(site.by_digest)),
+        route("/", need="own", place=_CPU, GET=site.shown(site.front)),
+        route("/-/assets/(?P<name>[a-z.]+)", need="open", place=_CPU, GET=site.shown(site.asset)),
+        route(
+            "/-/login",
+            need="own",
+            place=_CPU,
+            GET=site.shown(site.form),
+            POST=site.shown(site.log_in),
+        ),
+        route("/-/logout", need="own", place=_CPU, POST=site.shown(site.log_out)),
+        route(
+            "/r/(?P<name>[^:@]+)/-/manifests",
+            need="own",
+            place=_CPU,
+            GET=site.shown(site.manifests),
+        ),
+        route("/r/(?P<name>[^:@]+)", need="own", place=_CPU, GET=site.shown(site.repository)),
+        route(
+            "/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)",
+            need="own",
+            place=_CPU,
+            GET=site.shown(site.by_tag),
+        ),
+        route(
+            "/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)",
+            need="own",
+            place=_CPU,
+            GET=site.shown(site.by_digest),
+        ),
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from shipline.oci import Digest, check_repository
-from shipline.server.http import CHUNK, FileBody, Headers, Request, Response, Route, route
+from shipline.server.http import File, Headers, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, blob_unknown
 from shipline.server.ranges import NotSatisfiable, byte_range, unchanged
 from shipline.server.reach import needed
-from shipline.server.storage import OpenBlob, Storage
+from shipline.server.storage import Storage
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
@@ -21,14 +20,10 @@ def blob_routes(node: Node) -> tuple[Route, ...]:
 
     def pull(request: Request, name: str, digest: str) -> Response:
         target = Digest.parse(digest)
-        found = storage.open_blob(check_repository(name), target)
-        if found is None:
+        size = storage.find_blob(check_repository(name), target)
+        if size is None:
             raise blob_unknown(digest)
-        try:
-            return _answer(request, target, found)
-        except BaseException:
-            os.close(found.fd)
-            raise
+        return _answer(request, target, File(storage.store.path(target), 0, size))
 
     def delete(request: Request, name: str, digest: str) -> Response:
         target = Digest.parse(digest)
@@ -55,7 +50,7 @@ def check_unneeded(storage: Storage, name: str, digest: Digest) -> None:
         )
 
 
-def _answer(request: Request, digest: Digest, blob: OpenBlob) -> Response:
+def _answer(request: Request, digest: Digest, blob: File) -> Response:
     etag = f'"{digest}"'
     headers: Headers = [
         ("Content-Type", "application/octet-stream"),
@@ -65,14 +60,13 @@ def _answer(request: Request, digest: Digest, blob: OpenBlob) -> Response:
         FOREVER,
     ]
     if unchanged(request.header("If-None-Match"), etag):
-        os.close(blob.fd)
         return Response(304, headers[1:])
     span = _span(request, etag, blob.size)
     if span is None:
-        return _bytes(200, headers, blob.fd, 0, blob.size)
+        return _part(200, headers, blob)
     first, last = span
     headers.append(("Content-Range", f"bytes {first}-{last}/{blob.size}"))
-    return _bytes(206, headers, blob.fd, first, last - first + 1)
+    return _part(206, headers, File(blob.path, first, last - first + 1))
 
 
 def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
@@ -89,11 +83,5 @@ def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
         ) from None
 
 
-def _bytes(status: int, headers: Headers, fd: int, start: int, size: int) -> Response:
-    """Small answers in one piece: the server sends those without a thread that waits."""
-    headers.append(("Content-Length", str(size)))
-    if size > CHUNK:
-        return Response(status, headers, FileBody(fd, start, size), size)
-    data = os.pread(fd, size, start)
-    os.close(fd)
-    return Response(status, headers, data, size)
+def _part(status: int, headers: Headers, part: File) -> Response:
+    return Response(status, [*headers, ("Content-Length", str(part.size))], part, part.size)

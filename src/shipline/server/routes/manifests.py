@@ -17,7 +17,7 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.server.cache import Stored
-from shipline.server.http import Headers, Request, Response, Route, route
+from shipline.server.http import Headers, Request, Response, Route, Step, route
 from shipline.server.identity import Action, Identity
 from shipline.server.node import Node
 from shipline.server.problems import (
@@ -103,8 +103,13 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
             node.note(request, "untag", name, tags=(reference,))
         return Response.of(202)
 
+    def place(name: str, reference: str) -> Step:
+        """What is in memory needs no thread."""
+        return Step.LOOP if node.quick_pulls and manifests.is_hot(name, reference) else Step.DISK
+
     path = "/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)"
-    return (route(path, need="repository", GET=pull, PUT=push, DELETE=delete),)
+    methods = {"GET": pull, "PUT": push, "DELETE": delete}
+    return (route(path, need="repository", place=place, body=MANIFEST_LIMIT, **methods),)
 
 
 def _check_conditions(node: Node, request: Request, name: str, target: Digest | str) -> None:

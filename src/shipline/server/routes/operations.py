@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shipline.server.http import Request, Response, Route, route
+from shipline.server.http import Request, Response, Route, Step, route
 from shipline.server.node import Node
 
 
@@ -19,7 +19,7 @@ def operation_routes(node: Node) -> tuple[Route, ...]:
         return Response.of(200, [("Content-Type", kind)], node.metrics.render().encode())
 
     return (
-        route("/v2/?", need="base", GET=base),
-        route("/healthz", need="open", GET=health),
-        route("/metrics", need="operator", GET=show),
+        route("/v2/?", need="base", place=Step.LOOP, GET=base),
+        route("/healthz", need="open", place=Step.LOOP, GET=health),
+        route("/metrics", need="operator", place=Step.RESERVED, GET=show),
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
-from shipline.server.http import Headers, Request, Response, Route, route
+from shipline.server.http import Headers, Request, Response, Route, Steps, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, digest_invalid, received
+from shipline.server.uploads import Check
 
 _ALGORITHMS = ("sha256", "sha512")
 _BYTES = "application/octet-stream"
@@ -20,7 +21,7 @@ _LOOK = 64 << 20  # bytes of a body, until it is asked again whether there is ro
 def upload_routes(node: Node) -> tuple[Route, ...]:
     uploads = node.uploads
 
-    def start(request: Request, name: str) -> Response:
+    def start(request: Request, name: str) -> Steps[Response]:
         check_repository(name)
         actor = request.identity.actor
         mount, digest = request.parameter("mount"), request.parameter("digest")
@@ -29,9 +30,12 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             return _created(name, Digest.parse(mount))
         if digest:
             target = Digest.parse(digest)
-            body = _admitted(node, request, name, 0)
-            uploads.put(name, target, body, request.content_length, actor=actor)
-            node.note(request, "push", name, digest=digest, size=request.taken, media_type=_BYTES)
+            check = _room(node, request, name, 0)
+            length = request.content_length
+            yield from uploads.put(name, target, length, actor=actor, check=check)
+            node.note(
+                request, "push", name, digest=digest, size=request.received, media_type=_BYTES
+            )
             return _created(name, target)
         node.door.blob(request.identity, name, 0)
         algorithm = request.parameter("digest-algorithm") or "sha256"
@@ -39,36 +43,36 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
         return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
 
-    def admitted(request: Request, name: str, session: str) -> Iterator[bytes]:
+    def room(request: Request, name: str, session: str) -> Check:
         held = uploads.size(check_repository(name), session, actor=request.identity.actor)
-        return _admitted(node, request, name, held)
+        return _room(node, request, name, held)
 
-    def append(request: Request, name: str, session: str) -> Response:
+    def append(request: Request, name: str, session: str) -> Steps[Response]:
         with _placed(name, session):
-            size = uploads.append(
+            size = yield from uploads.append(
                 name,
                 session,
-                admitted(request, name, session),
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
+                check=room(request, name, session),
             )
         return _open(202, name, session, size)
 
-    def finish(request: Request, name: str, session: str) -> Response:
+    def finish(request: Request, name: str, session: str) -> Steps[Response]:
         digest = request.parameter("digest")
         if digest is None:
             raise digest_invalid("the digest parameter is missing")
         target = Digest.parse(digest)
         with _placed(name, session):
-            uploads.finish(
+            yield from uploads.finish(
                 name,
                 session,
                 target,
-                admitted(request, name, session),
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
+                check=room(request, name, session),
             )
         size = node.storage.blob_size(name, target) or 0
         node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
@@ -95,24 +99,21 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _admitted(node: Node, request: Request, name: str, held: int) -> Iterator[bytes]:
-    """The body, if there is room for it beside the `held` bytes of its upload. A client may say
-    nothing about its length, and others bring theirs meanwhile: so this is asked again on the way.
+def _room(node: Node, request: Request, name: str, held: int) -> Check:
+    """A check whether there is room for the body beside the `held` bytes of its upload. A client
+    may say nothing about its length, and others bring theirs meanwhile: so this is asked again
+    every now and then, and at the end.
     """
-    admit = partial(node.door.blob, request.identity, name)
-    admit(held + (request.content_length or 0))
-    return _watched(request, lambda: admit(held + request.taken))
+    asked = 0
 
+    def check(came: int, whole: bool) -> None:
+        nonlocal asked
+        if whole or came - asked >= _LOOK:
+            asked = came
+            node.door.blob(request.identity, name, held + came)
 
-def _watched(request: Request, check: Callable[[], None]) -> Iterator[bytes]:
-    """The body; `check` is called every now and then, and at the end."""
-    seen = 0
-    for data in request.body():
-        if request.taken - seen >= _LOOK:
-            seen = request.taken
-            check()
-        yield data
-    check()
+    node.door.blob(request.identity, name, held + (request.content_length or 0))
+    return check
 
 
 @contextmanager
