@@ -114,10 +114,11 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
     annotations = [f"manifest:{pair}" for pair in _pairs(decision.annotations)]
     document = {
         "tags": names,
+        "tag-names": [*decision.names],
         "labels": dict(decision.labels),
         "annotations": annotations,
     }
-    yield _output("version", _version(decision))
+    yield _output("version", decision.called)
     yield _output("tags", "\n".join(names))
     yield _output("tag-names", "\n".join(decision.names))
     yield _output("labels", "\n".join(labels))
@@ -131,15 +132,10 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
         yield _output("bake-file", str(bake))
 
 
-def _version(decision: Decision) -> str:
-    """As docker/metadata-action has it: the first tag, where there is no version."""
-    return decision.version or next(iter(decision.names), "")
-
-
 def _bake(decision: Decision, images: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     arguments = {
         "DOCKER_META_IMAGES": ",".join(images),
-        "DOCKER_META_VERSION": _version(decision),
+        "DOCKER_META_VERSION": decision.called,
     }
     target = {
         "tags": [*names],

@@ -17,6 +17,7 @@ from shipline.oci import (
     Reference,
 )
 from shipline.policy.tags import (
+    PULL_MERGE,
     REVISION,
     Decision,
     GitTag,
@@ -73,16 +74,22 @@ def dirty_decision(decision: Decision, source: Source) -> Decision:
     """The decision for files that no commit has: one tag that says so, and no version."""
     name = f"dirty-{source.commit[:_SHORT]}-{source.tree[:_SHORT]}"
     tag = Tag(name, True, "the work tree has changes that are not committed")
-    revision = {REVISION: f"{source.commit}-dirty"}
+    revision = {REVISION: f"{source.commit}-dirty", PULL_MERGE: ""}
     return replace(
         decision,
         tags=(tag,),
         git_tag=None,
         version="",
+        called=name,
         version_reason="files that no commit has get no version",
-        labels={**decision.labels, **revision},
-        annotations={**decision.annotations, **revision},
+        labels=_over(decision.labels, revision),
+        annotations=_over(decision.annotations, revision),
     )
+
+
+def _over(labels: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """The labels with others over them; an empty value takes one away."""
+    return {key: value for key, value in {**labels, **others}.items() if value}
 
 
 def naming_of(decision: Decision, reuse: Digest | None, notes: tuple[str, ...] = ()) -> Naming:

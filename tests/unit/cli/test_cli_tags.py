@@ -102,6 +102,7 @@ def test_github_gets_the_outputs_of_metadata_action(work: Work, tmp_path: Path) 
     assert f"org.opencontainers.image.revision={sha}" in found["labels"].splitlines()
     assert f"manifest:org.opencontainers.image.revision={sha}" in found["annotations"]
     assert json.loads(found["json"])["tags"] == tags
+    assert json.loads(found["json"])["tag-names"] == found["tag-names"].splitlines()
     assert (found["push"], found["bake-file"]) == ("true", str(bake))
     target = json.loads(bake.read_text())["target"]["docker-metadata-action"]
     assert target["tags"] == tags
@@ -113,6 +114,12 @@ def test_images_of_docker_hub_are_named_as_metadata_action_names_them(work: Work
         said(work, "tags", "--ref", "feature/x", "--format", "github", "-i", "name/app")
     )
     assert found["tags"] == f"name/app:{found['tag-names']}"
+
+
+def test_images_are_in_lower_case_and_can_be_left_out(work: Work) -> None:
+    images = ("-i", "GHCR.io/Name/App", "-i", "name=other/app,enable=false")
+    assert said(work, "tags", "--format", "names", *images) == "ghcr.io/name/app:v1.1.0\n"
+    assert shipline(work, "tags", "-i", "name=a/b,enable=maybe").returncode == 2
 
 
 def test_names_that_are_no_text_are_shown_somehow(work: Work) -> None:

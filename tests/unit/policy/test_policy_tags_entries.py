@@ -103,7 +103,7 @@ def test_pep440(tag: str, pattern: str, tags: list[str]) -> None:
         ("v2.0.8-beta.67", "pattern=v(.*),group=1", "2.0.8-beta.67"),
         ("v2.0.8-beta.67", r"pattern=v(\d.\d),group=1", "2.0"),
         ("20200110-RC2", r"pattern=\d+", "20200110"),
-        ("p1/v1.2.3", r"pattern=p1-v(\d.\d.\d),group=1", "1.2.3"),
+        ("p1/v1.2.3", r"pattern=p1/v(\d.\d.\d),group=1", "1.2.3"),
         ("x", "pattern=/V(.*)/i,group=1,value=v4.5", "4.5"),
     ],
 )

@@ -83,6 +83,7 @@ def test_a_conflict_names_both_and_stops_everything() -> None:
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 REVISION = "org.opencontainers.image.revision"
+MERGE = "org.shipline.pull-request.merge"
 
 
 def added(store: MemoryStore, document: object, media_type: str) -> Descriptor:
@@ -109,6 +110,8 @@ def image(store: MemoryStore, config: object, **annotations: str) -> Descriptor:
     [
         ({"config": {"Labels": {REVISION: OLD}}}, {REVISION: MINE}, MINE),
         ({"config": {"Labels": {REVISION: OLD}}}, {}, OLD),
+        ({"config": {"Labels": {REVISION: OLD, MERGE: MINE}}}, {}, MINE),
+        ({}, {REVISION: OLD, MERGE: MINE}, MINE),
         ({"config": {"Labels": None}}, {}, ""),
         ({"config": {}}, {}, ""),
         ({}, {}, ""),

@@ -107,8 +107,8 @@ def test_a_pull_request_has_the_head_of_its_branch_and_is_not_pushed() -> None:
     found = decided(on("refs/pull/7/merge", "pull-request", "7"))
     assert found.names == ("pr-7-ffffffffffff",)
     assert not found.push
-    assert found.labels["org.opencontainers.image.revision"] == SHA
-    assert found.annotations["org.shipline.pull-request.head"] == OTHER
+    assert found.labels["org.opencontainers.image.revision"] == OTHER
+    assert found.annotations["org.shipline.pull-request.merge"] == SHA
 
 
 @pytest.mark.parametrize("ref", ["master", "x/y", "refs/notes/commits", "refs/tags/other", "HEAD"])

@@ -119,8 +119,8 @@ def test_a_merge_of_a_pull_request_is_named_by_its_head(pair: tuple[Work, Path])
     found = decided(work, "refs/pull/7/merge")
     assert found.names == (f"pr-7-{head[:12]}",)
     assert (found.commit, found.push) == (merge, False)
-    assert found.annotations["org.shipline.pull-request.head"] == head
-    assert found.annotations["org.opencontainers.image.revision"] == merge
+    assert found.annotations["org.opencontainers.image.revision"] == head
+    assert found.annotations["org.shipline.pull-request.merge"] == merge
 
 
 def test_a_shallow_clone_of_a_merge_knows_the_head_too(

@@ -11,15 +11,20 @@ import pytest
 
 from shipline.errors import RegistryError, StepFailed, UsageError
 from shipline.events import Stream
+from shipline.git import Commit
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Digest, Reference
+from shipline.policy.tags import Event, Situation, TagsSection, decide
+from shipline.policy.tags.labels import built_from
 from shipline.ship.imaging import facts_of, read_built
+from shipline.ship.names import dirty_decision
 from shipline.ship.plan import Kind
 from shipline.ship.provenance import provenance
 from shipline.ship.record import Run, State, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.scanners import is_loopback, scan_command, scan_variables
 from shipline.ship.section import Build, Pipeline, Step
+from shipline.ship.source import Source
 
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")
@@ -158,3 +163,12 @@ def test_groups_are_whole_though_steps_run_side_by_side() -> None:
     first = lines.index("::group::#1 one DONE 0.0s")
     assert lines[first : first + 4] == ["::group::#1 one DONE 0.0s", "a", "b", "::endgroup::"]
     assert "::error title=two::two: 100%25 bad" in lines
+
+
+def test_changes_without_a_commit_are_nobodys_image() -> None:
+    event = Event("pull-request", "refs/pull/7/merge", number="7", head="b" * 40)
+    decision = decide(TagsSection(), Situation(event, Commit("c" * 40, time=1)))
+    assert decision.labels["org.shipline.pull-request.merge"] == "c" * 40
+    source = Source(Path("/project"), "c" * 40, "d" * 40, 1, changes=("a.py",))
+    dirty = dirty_decision(decision, source)
+    assert built_from(dirty.labels) == built_from(dirty.annotations) == f"{'c' * 40}-dirty"

@@ -14,6 +14,8 @@ _CONFIG_LIMIT = 8 << 20  # bytes
 _ATTESTATION = "vnd.docker.reference.type"
 _BASE = "org.opencontainers.image.base.name"
 REVISION = "org.opencontainers.image.revision"
+PULL_MERGE = "org.shipline.pull-request.merge"
+"""What was built, where the revision is the head of a pull request."""
 
 
 @dataclass(frozen=True, slots=True)

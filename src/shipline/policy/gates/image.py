@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from shipline.policy.gates.context import Context
 from shipline.policy.gates.counting import bound, skipped, undecided
-from shipline.policy.gates.facts import REVISION, ImageFacts, ImageSubject
+from shipline.policy.gates.facts import PULL_MERGE, REVISION, ImageFacts, ImageSubject
 from shipline.policy.gates.section import ImageGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome
 from shipline.units import shown_size
@@ -99,7 +99,10 @@ def _label(facts: ImageFacts, key: str, pattern: str) -> Check:
 
 
 def _revision(facts: ImageFacts, wanted: str) -> Check:
-    name, value = f"revision {facts.platform}", facts.labels.get(REVISION, "")
+    name, value = (
+        f"revision {facts.platform}",
+        facts.labels.get(PULL_MERGE) or facts.labels.get(REVISION, ""),
+    )
     if not wanted or not value:
         what = "no revision was named" if value else f"the image has no label {REVISION}"
         return undecided(name, f"{facts.platform}: {what}")

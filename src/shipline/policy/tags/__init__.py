@@ -6,7 +6,7 @@ from shipline.policy.tags.decide import NoRuleMatches, choose_rule, decide
 from shipline.policy.tags.decision import Decision, GitTag, Skipped, Tag
 from shipline.policy.tags.entry import Entry
 from shipline.policy.tags.event import Event, ref_of
-from shipline.policy.tags.labels import PULL_HEAD, REVISION
+from shipline.policy.tags.labels import PULL_MERGE, REVISION
 from shipline.policy.tags.notes import read_release
 from shipline.policy.tags.proposal import Proposal, propose
 from shipline.policy.tags.published import (
@@ -24,7 +24,7 @@ from shipline.policy.tags.snapshot import revision, snapshot
 from shipline.policy.tags.survey import Clone, last_version, survey
 
 __all__ = [
-    "PULL_HEAD",
+    "PULL_MERGE",
     "REVISION",
     "Clone",
     "Decision",

@@ -150,7 +150,7 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
         head=_text(_part(pull, "head"), "sha"),
         head_branch=environ.get("GITHUB_HEAD_REF", ""),
         base=environ.get("GITHUB_BASE_REF") or _branch(_text(payload, "base_ref")),
-        default_branch=_text(repository, "default_branch"),
+        default_branch=_text(repository, "default_branch") or _default(name, ref),
         source="GitHub Actions",
         ci=True,
         title=_text(repository, "name"),
@@ -159,6 +159,15 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
         licenses=_text(_part(repository, "license"), "spdx_id"),
     )
     return _queued(event, payload) if name == "merge_group" else event
+
+
+def _default(name: str, ref: str) -> str:
+    """The branch of events that only ever happen on the default branch.
+
+    Source: GitHub Docs, "Events that trigger workflows" (GITHUB_REF of each).
+    """
+    always = name == "schedule" or name.startswith(("discussion", "issues"))
+    return _branch(ref) if always and ref.startswith("refs/heads/") else ""
 
 
 def _queued(event: Event, payload: Mapping[str, Any]) -> Event:

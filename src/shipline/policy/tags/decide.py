@@ -58,13 +58,8 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
     made = _with_latest(made, case)
     tags, held = _held_back(_distinct(made), situation)
     version = str(proposal.version or "")
-    first = tags[0].name if tags else ""
-    labels = completed(
-        usual(situation, version, first), section.labels, expressions(case), version or first
-    )
-    annotations = completed(
-        usual(situation, version, first), section.annotations, expressions(case), version or first
-    )
+    called = _called(made, version, rule)
+    known, values = usual(situation, called), expressions(case)
     return Decision(
         event=situation.event,
         commit=situation.commit.sha,
@@ -76,9 +71,10 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
         skipped=(*skipped, *held),
         git_tag=_git_tag(rule, proposal, situation),
         push=rule.push and bool(tags),
-        labels=labels,
-        annotations=annotations,
+        labels=completed(known, section.labels, values, called),
+        annotations=completed(known, section.annotations, values, called),
         notes=_notes(situation, tags, section),
+        called=called,
     )
 
 
@@ -96,10 +92,20 @@ def _rank(entry: Entry) -> int:
     return -entry.rank
 
 
+def _called(made: list[Made], version: str, rule: Rule) -> str:
+    """What label and output `version` say: the version that was decided, else the first tag. Where
+    entries of docker/metadata-action speak for themselves it is the first tag, as it is there.
+    """
+    first = made[0] if made else None
+    upstream = first is not None and first.latest is not None and rule.version is None
+    return first.name if first is not None and (upstream or not version) else version
+
+
 def _with_latest(made: list[Made], case: Case) -> list[Made]:
-    """With `latest` where the flavor wants it."""
+    """With `latest` where the flavor wants it: `auto` leaves it to the first entry, alone."""
     flavor = case.section.flavor
-    along = next((one for one in made if one.latest), None)
+    first = next((one for one in made if one.latest is not None), None)
+    along = first if first is not None and first.latest else None
     wanted = flavor.latest == "true" or (flavor.latest == "auto" and along is not None)
     if not wanted or not made:
         return made

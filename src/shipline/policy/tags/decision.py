@@ -40,6 +40,7 @@ class Decision:
     """Equal for equal situations. `version` is without prefix, empty where there is none.
 
     `commit` is what is built, `named_commit` what tags are named by. `rule` counts from 1.
+    `called` is what label and output `version` say: the version, or the first tag.
     """
 
     event: Event
@@ -55,6 +56,7 @@ class Decision:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

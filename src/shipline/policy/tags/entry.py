@@ -50,6 +50,10 @@ class Entry:
         default="", metadata={"doc": "What to make of a version or date; for match, what to find."}
     )
     group: int = field(default=0, metadata={"doc": "match: the group of the pattern to take."})
+    match: str = field(
+        default="",
+        metadata={"doc": "semver, pep440: what to find in the git tag; group 1 is the version."},
+    )
     value: str = field(default="", metadata={"doc": "The text itself, instead of the git tag."})
     event: Literal["", "branch", "tag", "pr"] = field(
         default="", metadata={"doc": "ref: the kind of ref."}
@@ -132,18 +136,31 @@ def _check(entry: Entry) -> None:
         raise ConfigError(f"pattern: type={entry.type} needs one, such as {{{{version}}}}")
     if entry.type == "match":
         search_pattern(entry.pattern)
+    if entry.match:
+        _check_match(entry)
     if entry.type == "raw" and not entry.value:
         raise ConfigError("value: type=raw needs one")
     if entry.type == "sha" and entry.format not in {"short", "long"}:
         raise ConfigError("format: short or long")
 
 
+def _check_match(entry: Entry) -> None:
+    if entry.type not in {"semver", "pep440"}:
+        raise ConfigError(f"match: type={entry.type} has none; type=match has a pattern")
+    if not regular_expression(entry.match, key="match").groups:
+        raise ConfigError("match: needs a group around the version, such as app/v(.*)")
+
+
 def search_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression, bare or as `/expression/flags`. Raises ConfigError."""
-    found = re.fullmatch(r"/(.*)/([gimsuy]*)", pattern, re.DOTALL)
-    text, letters = (found[1], found[2]) if found else (pattern, "")
+    found = re.fullmatch(r"/(.+)/([dgimsuvy]*)", pattern, re.DOTALL)
+    return regular_expression(*found.groups()) if found else regular_expression(pattern)
+
+
+def regular_expression(text: str, letters: str = "", *, key: str = "pattern") -> re.Pattern[str]:
+    """A regular expression of JavaScript with the letters of its flags. Raises ConfigError."""
     flags = sum(getattr(re, letter.upper()) for letter in set(letters) & set("ims"))
     try:
-        return re.compile(text, flags)
+        return re.compile(re.sub(r"\(\?<(?![=!])", "(?P<", text), flags | re.ASCII)
     except (re.error, OverflowError) as error:
-        raise ConfigError(f"pattern: not a regular expression: {error}") from error
+        raise ConfigError(f"{key}: not a regular expression: {error}") from error

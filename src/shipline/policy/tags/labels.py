@@ -12,30 +12,32 @@ from shipline.policy.tags.situation import Situation
 
 _OCI = "org.opencontainers.image"
 REVISION = f"{_OCI}.revision"
-PULL_HEAD = "org.shipline.pull-request.head"
-"""The head of the pull request, whose merge into its base is the revision."""
+PULL_MERGE = "org.shipline.pull-request.merge"
+"""The commit that was built, where the revision is the head of a pull request that it merges."""
 _CREATED = "YYYY-MM-DDTHH:mm:ss[Z]"
 
 
-def usual(situation: Situation, version: str, tag: str) -> dict[str, str]:
-    """What is known of the image, without empty values. The time is that of the commit.
+def built_from(labels: Mapping[str, object]) -> str:
+    """The commit that labels or annotations name, empty where they name none."""
+    return str(labels.get(PULL_MERGE) or labels.get(REVISION) or "")
 
-    `tag` stands for the version where none was decided.
-    """
+
+def usual(situation: Situation, version: str) -> dict[str, str]:
+    """What is known of the image, without empty values. The time is that of the commit."""
     event = situation.event
     url = event.url or web_address(situation.url)
     found = {
         f"{_OCI}.created": render_date(situation.commit.time, _CREATED),
         f"{_OCI}.description": event.description,
         f"{_OCI}.licenses": event.licenses,
-        REVISION: situation.commit.sha,
+        REVISION: situation.named_commit,
         f"{_OCI}.source": url,
         f"{_OCI}.title": event.title or url.rpartition("/")[2],
         f"{_OCI}.url": url,
-        f"{_OCI}.version": version or tag,
+        f"{_OCI}.version": version,
     }
-    if event.kind == "pull-request" and event.head != situation.commit.sha:
-        found[PULL_HEAD] = event.head
+    if situation.named_commit != situation.commit.sha:
+        found[PULL_MERGE] = situation.commit.sha
     return {key: value for key, value in found.items() if value}
 
 

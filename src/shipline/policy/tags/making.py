@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shipline.errors import ConfigError
 from shipline.policy.tags import names, template
 from shipline.policy.tags.dates import render_date
-from shipline.policy.tags.entry import Entry, search_pattern
+from shipline.policy.tags.entry import Entry, regular_expression, search_pattern
 from shipline.policy.tags.handlebars import Call, expressions_of, render, text_of
 from shipline.policy.tags.pep440 import Pep440
 from shipline.policy.tags.pieces import Piece, fit
@@ -17,6 +18,7 @@ from shipline.policy.tags.situation import Situation
 from shipline.policy.tags.versions import Version
 
 _SHORT = 7  # digits of docker/metadata-action's sha
+_RAW = re.compile(r"\{\{\{?\s*raw\s*\}?\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A tag out of an entry; `latest` tells that it is one that `latest` goes along with."""
+    """A tag out of an entry. `latest` tells whether the tag latest goes along with it; None for a
+    template, which has no say in that.
+    """
 
     name: str
     mutable: bool
     reason: str
-    latest: bool = False
+    latest: bool | None = None
 
 
 class NotHere(Exception):
@@ -57,6 +61,8 @@ def make(entry: Entry, case: Case) -> Made:
     pieces, mutable, reason, latest = _KINDS[entry.type](entry, case)
     if entry.type != "template":
         pieces = _dressed(pieces, entry, case)
+        if not pieces:
+            raise NotHere("it comes out empty")
     try:
         name = fit(pieces, unique=case.section.unique_names)
     except ConfigError as error:
@@ -67,8 +73,8 @@ def make(entry: Entry, case: Case) -> Made:
     return Made(name, mutable, reason, latest)
 
 
-Parts = tuple[tuple[Piece, ...], bool, str, bool]
-"""The pieces, whether they are mutable, the reason, whether `latest` goes along."""
+Parts = tuple[tuple[Piece, ...], bool, str, bool | None]
+"""The pieces, whether they are mutable, the reason, and what `Made.latest` is."""
 
 
 def expressions(case: Case) -> dict[str, Piece | Call]:
@@ -76,6 +82,7 @@ def expressions(case: Case) -> dict[str, Piece | Call]:
     situation = case.situation
     event = situation.event
     is_default = situation.is_default_branch
+    base = event.base if event.tag or event.kind == "pull-request" else ""
 
     def date(seconds: int) -> Call:
         def call(arguments: tuple[str, ...], named: Mapping[str, str]) -> Piece:
@@ -86,7 +93,7 @@ def expressions(case: Case) -> dict[str, Piece | Call]:
     return {
         "branch": Piece(event.branch, ref=True),
         "tag": Piece(event.tag, ref=True),
-        "base_ref": Piece(event.base, ref=True),
+        "base_ref": Piece(base, ref=True),
         "sha": Piece(situation.named_commit[: max(_SHORT, situation.unique)]),
         "is_default_branch": Piece(str(is_default).lower()),
         "is_not_default_branch": Piece(str(not is_default).lower()),
@@ -108,7 +115,7 @@ def _template(entry: Entry, case: Case) -> Parts:
     unique = case.situation.unique
     pieces = template.fill(entry.template, _values(case), case.situation.named_commit, unique)
     reason = case.reason if fields & template.VERSION_FIELDS else _event_reason(case)
-    return pieces, not template.is_fixed(entry.template), reason, False
+    return pieces, not template.is_fixed(entry.template), reason, None
 
 
 def _values(case: Case) -> dict[str, Piece]:
@@ -144,10 +151,9 @@ def _schedule(entry: Entry, case: Case) -> Parts:
 
 
 def _semver(entry: Entry, case: Case) -> Parts:
-    raw, reason = _given(entry, case)
-    prefix = case.section.tag_prefix.rpartition("/")[2]
+    raw, reason = _version_text(entry, case)
     try:
-        version = Version.parse(raw.removeprefix(prefix).removeprefix("v"))
+        version = Version.parse(_bare(raw, case.section.tag_prefix.rpartition("/")[2]))
     except ValueError:
         raise NotHere(f"{raw} is not a semantic version") from None
     values = {
@@ -160,8 +166,14 @@ def _semver(entry: Entry, case: Case) -> Parts:
     return _of_version(entry, case, values, reason, final=not version.prerelease)
 
 
+def _bare(text: str, prefix: str) -> str:
+    """Without the prefix of version tags, and without the one v that a version may have."""
+    bare = text.removeprefix(prefix)
+    return bare if bare != text and prefix.endswith("v") else bare.removeprefix("v")
+
+
 def _pep440(entry: Entry, case: Case) -> Parts:
-    raw, reason = _given(entry, case)
+    raw, reason = _version_text(entry, case)
     try:
         version = Pep440.parse(raw)
     except ValueError:
@@ -179,11 +191,12 @@ def _pep440(entry: Entry, case: Case) -> Parts:
 def _of_version(
     entry: Entry, case: Case, values: dict[str, Piece], reason: str, *, final: bool
 ) -> Parts:
-    """A prerelease only ever gives its whole version, whatever the pattern asks for."""
+    """A prerelease only ever gives its whole version or the text as it is, whatever the pattern
+    puts around it.
+    """
     used = expressions_of(entry.pattern)
-    told = bool(used & {"version", "raw"})
-    whole = told or {"major", "minor", "patch"} <= used
-    pattern = entry.pattern if final or told else "{{version}}"
+    whole = bool(used & {"version", "raw"}) or {"major", "minor", "patch"} <= used
+    pattern = entry.pattern if final or _RAW.fullmatch(entry.pattern) else "{{version}}"
     pieces = render(pattern, {**expressions(case), **values})
     return pieces, not (whole or not final), reason, final
 
@@ -202,16 +215,29 @@ def _given(entry: Entry, case: Case) -> tuple[str, str]:
     raise NotHere("no git tag was pushed")
 
 
+def _version_text(entry: Entry, case: Case) -> tuple[str, str]:
+    """As `_given`, reduced to what `match` finds in the whole of it."""
+    given, reason = _given(entry, case)
+    if entry.match:
+        found = regular_expression(entry.match).search(_whole(given, entry, case))
+        given = (found[1] or "") if found else given
+    return given.replace("/", "-"), reason
+
+
+def _whole(given: str, entry: Entry, case: Case) -> str:
+    """The git tag with the directory that the section's tag-prefix takes away."""
+    return given if entry.value else case.situation.event.tag or given
+
+
 def _match(entry: Entry, case: Case) -> Parts:
-    raw, reason = _given(entry, case)
-    found = search_pattern(entry.pattern).search(raw.replace("/", "-"))
+    given, reason = _given(entry, case)
+    raw = _whole(given, entry, case)
+    found = search_pattern(entry.pattern).search(raw)
     if not found:
         raise NotHere(f"{entry.pattern} is not in {raw}")
-    try:
-        text = found[entry.group]
-    except IndexError:
-        raise ConfigError(f"{entry}: there is no group {entry.group} in the pattern") from None
-    if not text:
+    if entry.group > found.re.groups:
+        raise NotHere(f"there is no group {entry.group} in {entry.pattern}")
+    if not (text := found[entry.group]):
         raise NotHere(f"group {entry.group} of {entry.pattern} is empty in {raw}")
     return (Piece(text, ref=True),), True, reason, True
 
@@ -221,8 +247,8 @@ def _edge(entry: Entry, case: Case) -> Parts:
     wanted = text_of(entry.branch, expressions(case)) or event.default_branch
     if not wanted:
         raise NotHere("nobody tells which the default branch is")
-    if event.kind != "push" or event.branch != wanted:
-        raise NotHere(f"the event is no push to {wanted}")
+    if event.branch != wanted:
+        raise NotHere(f"the branch is not {wanted}")
     return (Piece("edge"),), True, _event_reason(case), False
 
 

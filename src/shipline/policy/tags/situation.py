@@ -49,5 +49,7 @@ class Situation:
 
     @property
     def is_default_branch(self) -> bool:
-        """Whether the event is one of the default branch itself."""
-        return bool(self.event.branch) and self.event.branch == self.event.default_branch
+        """Whether the event is one of the default branch itself, as a schedule of GitHub is."""
+        event = self.event
+        default = event.default_branch or (event.branch if event.kind == "schedule" else "")
+        return bool(event.branch) and event.branch == default

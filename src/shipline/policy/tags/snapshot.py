@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from shipline.content import Repository, fetch_all
 from shipline.errors import NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, parse_manifest
-from shipline.policy.tags.labels import REVISION
+from shipline.policy.tags.labels import built_from
 from shipline.policy.tags.published import Existing
 
 _CONFIG_LIMIT = 8 << 20  # bytes
@@ -36,7 +36,7 @@ def revision(repository: Repository, target: Descriptor) -> str:
     """
     raw = fetch_all(repository, target, MANIFEST_LIMIT)
     document = parse_manifest(raw, target.media_type)
-    if told := document.annotations.get(REVISION, ""):
+    if told := built_from(document.annotations):
         return told
     if isinstance(document, Index):
         images = [one for one in document.manifests if one.platform is not None]
@@ -47,6 +47,6 @@ def revision(repository: Repository, target: Descriptor) -> str:
 def _label(repository: Repository, manifest: Manifest) -> str:
     try:
         config = json.loads(fetch_all(repository, manifest.config, _CONFIG_LIMIT))
-        return str((config.get("config") or {}).get("Labels", {}).get(REVISION, ""))
+        return built_from((config.get("config") or {}).get("Labels", {}))
     except (ValueError, AttributeError):
         return ""  # an artifact, or an image whose configuration has other things to complain of

@@ -135,6 +135,13 @@ def test_another_revision_is_doubt_and_the_same_passes() -> None:
     assert judged(rules, replace(context, revision="b" * 40)).outcome is Outcome.INCOMPLETE
 
 
+def test_the_image_of_a_pull_request_is_of_the_merge_that_was_built() -> None:
+    head = {"org.opencontainers.image.revision": "a" * 40}
+    context = context_of(Labels={**head, "org.shipline.pull-request.merge": "b" * 40})
+    rules = ImageGate(revision=True)
+    assert judged(rules, replace(context, revision="b" * 40)).outcome is Outcome.PASS
+
+
 def test_growth_is_measured_against_the_baseline() -> None:
     rules, context = ImageGate(max_growth=10, max_layers=9), context_of()
     before = baseline_after(judged(rules, context))
