@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
     {"errors", "events", "units", "globs"},
-    {"tasks"},
+    {"tasks", "processes"},
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},
     {"layer", "registry", "supply"},

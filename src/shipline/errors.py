@@ -13,11 +13,14 @@
     ├── GateRefused         9   a quality gate said no
     ├── SandboxError       10   this machine cannot run the step
     ├── GateUndecided      11   a quality gate could not tell
-    ├── GitError           12   git is missing, refused, or the repository cannot be used (git/)
-    └── Cancelled         130   the work was interrupted
+    └── GitError           12   git is missing, refused, or the repository cannot be used (git/)
 
-The number is the exit code of the command line. An exception outside this tree is a bug and
-exits 1 with a traceback. `retriable` is what decides about another attempt, never the type.
+    Cancelled             130   the work was interrupted
+
+The number is the exit code of the command line. `Cancelled` is no failure of the work, and nothing
+may take it for one: like KeyboardInterrupt it is a BaseException, which `except Exception` lets
+through. Any other exception is a bug and exits 1 with a traceback. `retriable` is what decides
+about another attempt, never the type.
 """
 
 from __future__ import annotations
@@ -218,12 +221,12 @@ class SandboxError(ShiplineError):
     exit_code = 10
 
 
-class Cancelled(ShiplineError):
+class Cancelled(BaseException):
     """The surrounding work was interrupted, by a person or by the failure of a sibling."""
 
-    code = "cancelled"
-    title = "cancelled"
-    exit_code = 130
+    code: ClassVar[str] = "cancelled"
+    exit_code: ClassVar[int] = 130
 
     def __init__(self, message: str = "interrupted") -> None:
         super().__init__(message)
+        self.message = message

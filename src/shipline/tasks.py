@@ -17,16 +17,18 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
-from shipline.errors import Cancelled
+from shipline.errors import Cancelled, SandboxError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
+N = TypeVar("N", bound=Hashable)
 CPUS = len(os.sched_getaffinity(0))
 
 
@@ -34,9 +36,11 @@ class CancelScope:
     """A switch that is thrown once; children are thrown with their parent."""
 
     def __init__(self, parent: CancelScope | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._event = threading.Event()
         self._callbacks: dict[object, Callable[[], object]] = {}
+        self._running: object | None = None
+        self._caller = 0
         self._parent = parent
         self._token = parent._register(self.cancel) if parent is not None else None
 
@@ -45,15 +49,24 @@ class CancelScope:
         return self._event.is_set()
 
     def cancel(self) -> None:
-        """Throw the switch: wakes waiters and runs every registered callback once."""
+        """Throw the switch: wakes waiters and runs every registered callback once.
+
+        All of them run; the first failure among them is raised at the end.
+        """
         with self._lock:
             if self._event.is_set():
                 return
             self._event.set()
-            callbacks = list(self._callbacks.values())
-            self._callbacks.clear()
-        for callback in callbacks:
-            callback()
+        failures = []
+        while token := self._begin():
+            try:
+                self._callbacks[token]()
+            except BaseException as failure:  # the other callbacks have work to wake up, too
+                failures.append(failure)
+            finally:
+                self._end(token)
+        if failures:
+            raise failures[0]
 
     def check(self) -> None:
         """Raises Cancelled once the scope is cancelled."""
@@ -67,7 +80,10 @@ class CancelScope:
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], object]) -> Iterator[None]:
-        """Call `callback` when the scope is cancelled inside the block, from the other thread."""
+        """Call `callback` when the scope is cancelled inside the block, from the other thread.
+
+        It does not run any more once the block has ended: what it uses may go away then.
+        """
         self.check()
         token = self._register(callback)
         try:
@@ -89,8 +105,23 @@ class CancelScope:
         callback()
         return token
 
-    def _forget(self, token: object) -> None:
+    def _begin(self) -> object | None:
         with self._lock:
+            self._caller = threading.get_ident()
+            self._running = next(iter(self._callbacks), None)
+            return self._running
+
+    def _end(self, token: object) -> None:
+        with self._lock:
+            self._running = None
+            self._callbacks.pop(token, None)
+            self._lock.notify_all()
+
+    def _forget(self, token: object) -> None:
+        """When this returns, the callback neither runs nor will run."""
+        with self._lock:
+            while self._running is token and self._caller != threading.get_ident():
+                self._lock.wait()
             self._callbacks.pop(token, None)
 
 
@@ -135,7 +166,8 @@ class Task(Generic[T]):
             raise self._outcome
         return self._outcome[0]
 
-    def _settle(self, outcome: tuple[T] | BaseException) -> None:
+    def settle(self, outcome: tuple[T] | BaseException) -> None:
+        """Give the value, in a tuple, or the failure to everybody who waits for it."""
         with self._condition:
             self._outcome = outcome
             self._condition.notify_all()
@@ -146,35 +178,73 @@ class Task(Generic[T]):
 
 
 class TaskGroup:
-    """A block that ends when all threads started in it have ended."""
+    """A block that ends when all that was started in it has ended.
 
-    def __init__(self) -> None:
+    With `at_once`, no more threads than that work, and what is started waits for its turn; such
+    work must not wait for work that was started later. Without, each has a thread of its own.
+    """
+
+    def __init__(self, at_once: int | None = None) -> None:
         self._outer = scope()
         self.scope = CancelScope(self._outer)
+        self._at_once = at_once
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._working = 0
         self._failure: BaseException | None = None
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
-        """Run `function` on a thread of its own."""
+        """Run `function` on a thread. Raises SandboxError where the machine gives us none."""
         task: Task[T] = Task()
         context = contextvars.copy_context()
 
         def run() -> None:
             _current.set(self.scope)
             try:
-                task._settle((function(*args, **kwargs),))
+                task.settle((function(*args, **kwargs),))
             except BaseException as failure:  # the thread's only way to tell is the task
-                task._settle(failure)
+                task.settle(failure)
                 self._fail(failure)
 
-        thread = threading.Thread(
-            target=context.run, args=(run,), name=getattr(function, "__name__", "task")
-        )
+        job = partial(context.run, run)
+        name = getattr(function, "__name__", "task")
         with self._lock:
-            self._threads.append(thread)
-        thread.start()
+            if self._at_once is None:
+                self._hire(job, name)
+            else:
+                self._enqueue(job, name, self._at_once)
         return task
+
+    def _enqueue(self, job: Callable[[], None], name: str, at_once: int) -> None:
+        self._jobs.append(job)
+        if self._working == at_once:
+            return
+        try:
+            self._hire(self._work, name)
+        except SandboxError:
+            if not self._working:
+                self._jobs.remove(job)
+                raise
+            return  # those that work will come to it
+        self._working += 1
+
+    def _hire(self, work: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=work, name=name)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise _no_thread(error) from error
+        self._threads.append(thread)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._working -= 1
+                    return
+                job = self._jobs.popleft()
+            job()
 
     def __enter__(self) -> Self:
         self._mark = _current.set(self.scope)
@@ -200,7 +270,8 @@ class TaskGroup:
             first, was = self._failure is None, self._failure
             if first or (isinstance(was, Cancelled) and not isinstance(failure, Cancelled)):
                 self._failure = failure
-        self.scope.cancel()
+        with suppress(BaseException):  # a callback's: `failure` is what happened
+            self.scope.cancel()
 
     def join(self) -> None:
         """Wait for every thread, also for those started meanwhile; Ctrl-C cancels and goes on."""
@@ -218,6 +289,94 @@ class TaskGroup:
                     self._fail(interrupt)
                     thread.join()
                 done += 1
+
+
+def _no_thread(error: RuntimeError) -> SandboxError:
+    return SandboxError(
+        f"cannot start another thread beside {threading.active_count()}: {error}",
+        hint="raise the limit of processes (ulimit -u, or the pids limit of the container)",
+    )
+
+
+def visit_graph(
+    roots: Iterable[N],
+    inputs: Callable[[N], Iterable[N]],
+    work: Callable[[N], object],
+    *,
+    at_once: int,
+) -> None:
+    """Do `work` on all that `roots` need, on a node's `inputs` before the node, on each once.
+
+    `inputs` may block as well: it is asked once per node, by one of the `at_once` threads. The
+    newest is done first, so that what waits grows with the depth and not with the breadth.
+    """
+    _Visit(inputs, work, at_once).run(roots)
+
+
+class _Visit(Generic[N]):
+    """A walk: jobs that are ready, and for every other node what it waits for."""
+
+    def __init__(
+        self, inputs: Callable[[N], Iterable[N]], work: Callable[[N], object], at_once: int
+    ) -> None:
+        self._inputs = inputs
+        self._job = work
+        self._group = TaskGroup(at_once)
+        self._lock = threading.Lock()
+        self._ready: list[tuple[Callable[[N], None], N]] = []
+        self._dependents: dict[N, list[N]] = {}
+        self._missing: dict[N, int] = {}
+        self._done: set[N] = set()
+
+    def run(self, roots: Iterable[N]) -> None:
+        with self._group:
+            for root in reversed(list(dict.fromkeys(roots))):
+                self._find(root)
+
+    def _find(self, node: N) -> None:
+        with self._lock:
+            if node in self._dependents:
+                return
+            self._dependents[node] = []
+        self._start(self._expand, node)
+
+    def _expand(self, node: N) -> None:
+        inputs = list(dict.fromkeys(self._inputs(node)))
+        with self._lock:
+            waits = [one for one in inputs if one not in self._done]
+            fresh = [one for one in waits if one not in self._dependents]
+            for one in waits:
+                self._dependents.setdefault(one, []).append(node)
+            self._missing[node] = len(waits)
+        for one in reversed(fresh):
+            self._start(self._expand, one)
+        if not waits:
+            self._start(self._finish, node)
+
+    def _finish(self, node: N) -> None:
+        self._job(node)
+        with self._lock:
+            self._done.add(node)
+            del self._missing[node]
+            ready = []
+            for one in self._dependents[node]:
+                self._missing[one] -= 1
+                if not self._missing[one]:
+                    ready.append(one)
+            self._dependents[node] = []
+        for one in ready:
+            self._start(self._finish, one)
+
+    def _start(self, job: Callable[[N], None], node: N) -> None:
+        with self._lock:
+            self._ready.append((job, node))
+        self._group.start(self._next)
+
+    def _next(self) -> None:
+        check()
+        with self._lock:
+            job, node = self._ready.pop()
+        job(node)
 
 
 class Limiter:
@@ -265,9 +424,9 @@ class Once(Generic[T]):
                 task = self._tasks[key] = Task()
         if mine:
             try:
-                task._settle((compute(),))
+                task.settle((compute(),))
             except BaseException as failure:  # waiting callers need it as much as this one
-                task._settle(failure)
+                task.settle(failure)
         return task.result()
 
 
@@ -284,9 +443,9 @@ def ordered_map(
         while (job := waiting.get()) is not None:
             task, item = job
             try:
-                task._settle((function(item),))
+                task.settle((function(item),))
             except BaseException as failure:  # raised where the result is taken
-                task._settle(failure)
+                task.settle(failure)
 
     results: deque[Task[R]] = deque()
     group = TaskGroup()  # not entered: between two results the consumer stays in its own scope

@@ -6,7 +6,9 @@ specification resumes it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,11 @@ from proxy import (
 from registries import REGISTRY, docker_registry
 from spec_registry import Spec, spec_registry
 
-from shipline.content import LocalStore, MemoryStore, chunks, copy_graph
+from shipline.content import LocalStore, MemoryStore, Reader, chunks, copy_graph
 from shipline.errors import DigestMismatch, RegistryError
 from shipline.oci import Descriptor, Reference
 from shipline.registry import Client, RemoteRepository
+from shipline.registry.wire import READ_S
 
 needs_docker = pytest.mark.skipif(REGISTRY is None, reason="docker-registry is not installed")
 SIZE = 3_000_000
@@ -244,3 +247,27 @@ def test_a_registry_that_stays_down_is_reported(broken: FaultProxy, store: Local
     assert raised.value.status == 503 and raised.value.retriable
     assert "html" not in raised.value.message
     assert len(broken.requests) == 2
+
+
+class BrokenSource:
+    """Content whose origin goes away in the middle; another attempt could help there."""
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[Reader]:
+        yield self
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise RegistryError("connection lost", host="elsewhere.example", retriable=True)
+
+
+@needs_docker
+@pytest.mark.peers
+def test_a_source_that_breaks_off_is_not_waited_for_at_the_destination(
+    broken: FaultProxy, store: LocalStore
+) -> None:
+    """The registry has nothing to answer: it waits for the rest of the body."""
+    start = time.monotonic()
+    with Client(tries=1) as client, pytest.raises(RegistryError) as caught:
+        through(client, broken).push(make_layer(store, SIZE), BrokenSource())
+    assert caught.value.host == "elsewhere.example"
+    assert time.monotonic() - start < READ_S / 2

@@ -7,8 +7,19 @@ import time
 
 import pytest
 
-from shipline.errors import Cancelled
-from shipline.tasks import CancelScope, Limiter, Once, TaskGroup, check, ordered_map, sleep
+from shipline.errors import Cancelled, SandboxError
+from shipline.tasks import (
+    CancelScope,
+    Limiter,
+    Once,
+    Task,
+    TaskGroup,
+    check,
+    on_cancel,
+    ordered_map,
+    sleep,
+    visit_graph,
+)
 
 
 def wait_long() -> None:
@@ -138,3 +149,157 @@ def test_ordered_map_raises_where_the_result_is_taken() -> None:
     assert [next(results) for _ in range(3)]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_cancelled_is_no_exception_that_work_could_catch() -> None:
+    assert not issubclass(Cancelled, Exception)
+
+
+def test_every_callback_runs_although_one_fails() -> None:
+    scope = CancelScope()
+    calls: list[str] = []
+    with (
+        scope.on_cancel(lambda: calls.append("first")),
+        scope.on_cancel(fail),
+        scope.on_cancel(lambda: calls.append("last")),
+        pytest.raises(ValueError, match="first"),
+    ):
+        scope.cancel()
+    assert calls == ["first", "last"]
+
+
+def test_a_failing_callback_does_not_hide_what_happened() -> None:
+    begun = threading.Event()
+
+    def wait() -> None:
+        with on_cancel(lambda: 1 / 0):
+            begun.set()
+            sleep(60)
+
+    with pytest.raises(ValueError, match="first"), TaskGroup() as group:
+        group.start(wait)
+        begun.wait()
+        fail()
+
+
+def test_a_callback_never_runs_after_its_block() -> None:
+    scope = CancelScope()
+    inside, may_end = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def callback() -> None:
+        inside.set()
+        may_end.wait()
+        order.append("callback")
+
+    def block() -> None:
+        with scope.on_cancel(callback):
+            inside.wait()
+        order.append("after")
+
+    with TaskGroup() as group:
+        task = group.start(block)
+        group.start(scope.cancel)
+        inside.wait()
+        may_end.set()
+        task.result()
+    assert order == ["callback", "after"]
+
+
+def test_a_limited_group_works_with_few_threads() -> None:
+    names: set[int] = set()
+
+    def work(number: int) -> int:
+        names.add(threading.get_ident())
+        time.sleep(0.001)
+        return number
+
+    with TaskGroup(at_once=3) as group:
+        tasks = [group.start(work, number) for number in range(200)]
+    assert [task.result() for task in tasks] == list(range(200))
+    assert len(names) <= 3
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """From now on the kernel gives `after` threads."""
+    left = [after]
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_a_thread_that_cannot_start_is_the_cause_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_threads(monkeypatch, 1)
+    with pytest.raises(SandboxError, match="can't start new thread"), TaskGroup() as group:
+        group.start(wait_long)
+        group.start(wait_long)
+
+
+def test_a_limited_group_goes_on_with_the_threads_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_threads(monkeypatch, 1)
+    started = threading.Event()
+    with TaskGroup(at_once=8) as group:
+        group.start(started.wait)
+        tasks = [group.start(pow, 2, number) for number in range(20)]
+        started.set()
+    assert [task.result() for task in tasks] == [2**number for number in range(20)]
+
+
+def test_a_graph_is_visited_inputs_first_and_each_once() -> None:
+    inputs = {
+        number: [one for one in range(number) if number % (one + 2) == 0] for number in range(60)
+    }
+    seen: list[int] = []
+
+    def work(number: int) -> None:
+        assert all(one in seen for one in inputs[number])
+        seen.append(number)
+
+    visit_graph(range(60), inputs.__getitem__, work, at_once=4)
+    assert sorted(seen) == list(range(60))
+
+
+def test_a_wide_graph_needs_no_thread_per_node() -> None:
+    before, most = threading.active_count(), 0
+
+    def work(number: int) -> None:
+        nonlocal most
+        most = max(most, threading.active_count())
+
+    visit_graph([0], lambda number: range(1, 5000) if not number else (), work, at_once=4)
+    assert most <= before + 4
+
+
+def test_a_deep_graph_needs_no_deep_stack() -> None:
+    seen: list[int] = []
+    visit_graph([5000], lambda number: [number - 1] if number else [], seen.append, at_once=2)
+    assert seen == list(range(5001))
+
+
+def test_a_failing_node_ends_the_visit() -> None:
+    def work(number: int) -> None:
+        if number == 30:
+            fail()
+        if number < 30:
+            raise AssertionError(number)
+
+    with pytest.raises(ValueError, match="first"):
+        visit_graph([0], lambda number: [number + 1] if number < 30 else [], work, at_once=2)
+
+
+def test_a_task_can_be_settled_by_hand() -> None:
+    task: Task[int] = Task()
+    with TaskGroup() as group:
+        waiting = group.start(task.result)
+        task.settle((3,))
+    assert waiting.result() == 3

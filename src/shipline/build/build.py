@@ -33,7 +33,7 @@ from shipline.build.solver import Solver
 from shipline.build.stdin import open_stdin
 from shipline.build.targets import edition_of, editions_of, platforms_of, targets_of
 from shipline.build.trouble import system_errors
-from shipline.build.uploads import Uploads
+from shipline.build.uploads import UPLOADS, Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
 from shipline.errors import UsageError
@@ -95,7 +95,7 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         _check(request, dockerfile, images, step, stack)
         shop = _workshop(request, settings, blobs, editions[0].codec, scratch, stack)
         recoder = Recoder(blobs, shop.cache, step)
-        with TaskGroup() as group:
+        with TaskGroup(UPLOADS) as group:
             uploads = Uploads(group, targets, blobs, recoder, shop.codec, step)
             solver = _solver(plans, shop, images, step, uploads if targets else None)
             _solve(plans, solver, uploads)
@@ -217,7 +217,7 @@ def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, Made | None]]
     """The layers of a result, bottom first, with what made them here; waits for each."""
     known = 0
     for vertex in reversed([*root.chain()]):
-        solved = solver.solve(vertex)
+        solved = solver.result(vertex)
         layers = solved.snapshot.layers
         for layer in layers[known:]:
             yield layer, solved.made
@@ -232,7 +232,7 @@ def _assemble(
     clock: Clock,
 ) -> Assembled:
     def made(vertex: Vertex) -> Made:
-        found = solver.solve(vertex).made
+        found = solver.result(vertex).made
         assert found is not None
         return found
 

@@ -13,6 +13,7 @@ from shipline.oci import Descriptor
 from shipline.tasks import TaskGroup
 
 Editions = Mapping[Edition, Assembled]
+_AT_ONCE = 8  # requests of one kind
 
 
 def push_documents(editions: Editions, targets: Iterable[Target], step: Step) -> None:
@@ -39,7 +40,7 @@ def push_tags(editions: Editions, targets: Iterable[Target], step: Step) -> None
         with step.step(f"tag {target}:{name}", kind="tag", host=target.host):
             target.repository.tag(root.descriptor, MemoryStore(root.raw), name)
 
-    with TaskGroup() as group:
+    with TaskGroup(_AT_ONCE) as group:
         for target in targets:
             for name in target.tags:
                 group.start(tag, target, name)
@@ -53,6 +54,6 @@ def _documents(result: Assembled) -> MemoryStore:
 
 
 def _together(target: Target, nodes: Iterable[Descriptor], source: MemoryStore) -> None:
-    with TaskGroup() as group:
+    with TaskGroup(_AT_ONCE) as group:
         for node in {node.digest: node for node in nodes}.values():
             group.start(target.repository.push, node, source)

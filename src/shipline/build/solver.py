@@ -24,7 +24,9 @@ from shipline.build.snapshots import Snapshot
 from shipline.build.workshop import Follower, Result, Workshop
 from shipline.errors import DockerfileError, UsageError
 from shipline.events import Step
-from shipline.tasks import Once, TaskGroup
+from shipline.tasks import CPUS, Task, TaskGroup, visit_graph
+
+_AT_ONCE = max(32, 4 * CPUS)  # vertices: most of them wait for registries, or for a turn to run
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,21 @@ class Solver:
         self._publish = publish
         self._mountable = mountable
         self._follower = follower
-        self._once: Once[Solved] = Once()
+        self._tasks: dict[Vertex, Task[Solved]] = {}
 
     def start(self, group: TaskGroup, *roots: Vertex) -> None:
-        """Start everything that `roots` need; what is ready runs, the rest waits for it."""
+        """Solve in `group` everything that `roots` need: what is ready runs, the newest first."""
         for vertex in walk(*roots):
-            group.start(self.solve, vertex)
+            self._tasks.setdefault(vertex, Task())
+        group.start(visit_graph, roots, lambda vertex: vertex.inputs, self._solve, at_once=_AT_ONCE)
 
-    def solve(self, vertex: Vertex) -> Solved:
-        """The result of `vertex`; equal vertices share one. Raises what its work raises."""
-        return self._once.get(vertex, lambda: self._work(vertex))
+    def result(self, vertex: Vertex) -> Solved:
+        """The result of a vertex that was started, when it is there; equal ones share it."""
+        return self._tasks[vertex].result()
 
-    def _work(self, vertex: Vertex) -> Solved:
-        return self._run(vertex, [self.solve(one).result for one in vertex.inputs])
+    def _solve(self, vertex: Vertex) -> None:
+        inputs = [self.result(one).result for one in vertex.inputs]
+        self._tasks[vertex].settle((self._run(vertex, inputs),))
 
     def _run(self, vertex: Vertex, inputs: Sequence[Result]) -> Solved:
         match vertex.op:

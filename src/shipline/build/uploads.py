@@ -19,6 +19,7 @@ from shipline.layer import Codec, Layer
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import Once, TaskGroup
 
+UPLOADS = 16  # at once, to all targets
 _WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is complete
 
 

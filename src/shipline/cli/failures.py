@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from shipline.errors import ShiplineError, UsageError
+from shipline.errors import Cancelled, ShiplineError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BROKEN_PIPE = 1
@@ -38,7 +38,7 @@ def report(failure: BaseException, settings: Settings) -> int:
 
 
 def _tell(failure: BaseException, settings: Settings) -> int:
-    if isinstance(failure, (KeyboardInterrupt, click.Abort)):
+    if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(failure, click.ClickException):

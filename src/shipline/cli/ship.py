@@ -195,7 +195,7 @@ def _ship(
 
     stream = Stream(*_sinks(options.mode), logs)
     world = replace(world, build=builder(stream))
-    failure: ShiplineError | None = None
+    failure: ShiplineError | Cancelled | None = None
     try:
         with stream, stream.step("ship") as step:
             run_cancellable(
@@ -209,7 +209,7 @@ def _ship(
                 ),
                 lambda: step.warn("cancelling", "interrupt once more to exit at once"),
             )
-    except ShiplineError as error:
+    except (ShiplineError, Cancelled) as error:
         if settings.debug or not begun:
             raise
         failure = error
@@ -245,7 +245,7 @@ def _sinks(mode: str) -> Sequence[Sink]:
     )
 
 
-def _tell(failure: ShiplineError, run: Run, prepared: Prepared) -> int:
+def _tell(failure: ShiplineError | Cancelled, run: Run, prepared: Prepared) -> int:
     """The one box that a failed run ends with."""
     from shipline.observe import boxed, can_encode
     from shipline.ship import failure_sections

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from shipline.build import BuildRequest
 from shipline.cli import engine
-from shipline.errors import ShiplineError
+from shipline.errors import Cancelled, ShiplineError
 from shipline.events import Finished, Started, Step, Stream
 from shipline.oci import Descriptor
 from shipline.tasks import check, on_cancel
@@ -92,14 +92,16 @@ def child() -> None:
     try:
         with Stream(write) as stream, stream.step("build") as step:
             result = run_cancellable(lambda: engine.start(request, step), lambda: None).root
-    except ShiplineError as error:
+    except (ShiplineError, Cancelled) as error:
         result = (type(error).__module__, type(error).__qualname__, error.args, error.__dict__)
     write(result)
 
 
-def _error(module: str, name: str, arguments: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+def _error(
+    module: str, name: str, arguments: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
     """An exception as it was in the child; its class may want more than the message to be made."""
-    cls: type[ShiplineError] = getattr(import_module(module), name)
+    cls: type[BaseException] = getattr(import_module(module), name)
     error = cls.__new__(cls, *arguments)
     error.args = arguments
     error.__dict__.update(state)

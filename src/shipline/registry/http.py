@@ -292,7 +292,8 @@ def _talk(exchange: Exchange, request: Request) -> Answer:
         else:
             request.body.send(exchange)
     except RegistryError as error:
-        answer = exchange.early() if error.retriable else None
+        ours = error.host == exchange.url.origin.authority  # else the body's source has failed
+        answer = exchange.early() if ours and error.retriable else None
         if answer is None:
             raise
         return answer

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shipline.content import MemoryStore
-from shipline.errors import AuthError, DigestMismatch, RegistryError, ShiplineError
+from shipline.errors import AuthError, Cancelled, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.registry.channel import Channel
 from shipline.registry.failures import failure
@@ -119,7 +119,7 @@ class RemoteIngest:
         Location that follows its last byte.
         """
         if self._session is not None and not self._done:
-            with suppress(ShiplineError):
+            with suppress(ShiplineError, Cancelled):
                 self._end_stream()
                 cancel(self._channel, self._session)
         if self._exchange is not None:

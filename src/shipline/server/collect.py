@@ -85,8 +85,6 @@ def collect_forever(
             try:
                 report = collect(storage, options, share=share, tell=tell)
             except (OSError, ShiplineError) as error:
-                if isinstance(error, Cancelled):
-                    raise
                 _log.error("the collection ended early: %s", error)
                 continue
             _log.info("collected %s", json.dumps(report.to_json()))

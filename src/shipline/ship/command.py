@@ -14,12 +14,13 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from shipline.errors import StepFailed
+from shipline.processes import ProcessGroup
 from shipline.tasks import check
 
 LAST_LINES = 30
@@ -80,13 +81,11 @@ def run_command(
     Raises StepFailed where it cannot be started, Cancelled when interrupted.
     """
     tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
-    with _started(argv, directory, environ) as process:
+    with _started(argv, directory, environ) as (process, group):
         timed_out = _follow(
-            process, time.monotonic() + timeout_s, lambda data: _take(data, tail, write)
+            process, group, time.monotonic() + timeout_s, lambda data: _take(data, tail, write)
         )
-        if timed_out:
-            _end(process)
-        status = process.wait()
+    status = process.returncode
     log = tuple(line.decode(errors="replace") for line in tail if line)[-LAST_LINES:]
     return Ended(status if status >= 0 else 128 - status, log, timed_out)
 
@@ -113,50 +112,60 @@ def require_program(name: str, environ: Mapping[str, str]) -> None:
 @contextmanager
 def _started(
     argv: Sequence[str], directory: Path, environ: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[tuple[subprocess.Popen[bytes], ProcessGroup]]:
     if not directory.is_dir():
         raise StepFailed(f"the working directory {directory} is not there", status=1)
     require_program(argv[0], environ)
-    process = subprocess.Popen(
-        argv,
-        cwd=directory,
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        with _watched(process):
-            yield process
-    finally:
-        _end(process)
-        assert process.stdout is not None
-        process.stdout.close()
+    with _watcher() as watch:
+        process = subprocess.Popen(
+            argv,
+            cwd=directory,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        watch(process.pid)
+        group = ProcessGroup(process)
+        try:
+            yield process, group
+        finally:
+            _end(group)
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 @contextmanager
-def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A second process that ends the command's group once this program is gone: only the kernel
-    tells of a kill -9, by closing our end of a pipe.
+def _watcher() -> Iterator[Callable[[int], None]]:
+    """A second process that ends a group once this program is gone: only the kernel tells of a
+    kill -9, by closing our end of a pipe. It is there first, and is told the group's number.
     """
-    script = f"read -r _ || kill -KILL -{process.pid}"
     watcher = subprocess.Popen(
-        ["sh", "-c", script],
+        ["sh", "-c", 'read -r group && { read -r _ || kill -KILL -"$group"; }'],
         stdin=subprocess.PIPE,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    pipe = watcher.stdin
+    assert pipe is not None
+
+    def watch(group: int) -> None:
+        os.write(pipe.fileno(), b"%d\n" % group)
+
     try:
-        yield
+        yield watch
     finally:
         watcher.kill()
         watcher.communicate()
 
 
 def _follow(
-    process: subprocess.Popen[bytes], deadline: float, take: Callable[[bytes], object]
+    process: subprocess.Popen[bytes],
+    group: ProcessGroup,
+    deadline: float,
+    take: Callable[[bytes], object],
 ) -> bool:
     """Read output until the command ends; True where its time is over before that.
 
@@ -168,11 +177,11 @@ def _follow(
         selector.register(fd, selectors.EVENT_READ)
         while True:
             check()
-            ended = process.poll() is not None
+            ended = group.ended(0)
             if selector.select(0 if ended else _POLL_S):
                 data = os.read(fd, _CHUNK)
                 if not data:
-                    return _waited(process, deadline)
+                    return not group.ended(deadline - time.monotonic())
                 take(data)
             elif ended:
                 return False
@@ -180,24 +189,9 @@ def _follow(
                 return True
 
 
-def _waited(process: subprocess.Popen[bytes], deadline: float) -> bool:
-    try:
-        process.wait(max(deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(group: ProcessGroup) -> None:
     """End the command and its group, kindly first."""
-    if process.poll() is None:
-        _signal(process, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-    _signal(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+    if not group.ended(0):
+        group.signal(signal.SIGTERM)
+        group.ended(_GRACE_S)
+    group.end()

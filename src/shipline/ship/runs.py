@@ -112,10 +112,19 @@ class Runs:
         directory = self.directory(run)
         for inner in ("logs", "reports"):
             (directory / inner).mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with self._locked(run):
+            yield Recorder(directory)
+
+    @contextmanager
+    def _locked(self, run: str) -> Iterator[None]:
+        """Raises UsageError where another process has the run, or has just removed it."""
+        path = self.directory(run) / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(descriptor, run)
-            yield Recorder(directory)
+            if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                raise UsageError(f"{run} was removed", hint="run `shipline ship` without --resume")
+            yield
         finally:
             os.close(descriptor)
 
@@ -125,14 +134,23 @@ class Runs:
 
     def remove(self, run: str) -> None:
         """Forget a run, also one whose record is damaged. Raises UsageError while it is running."""
-        if self.alive(run):
-            raise UsageError(f"{run} is running", hint="interrupt it first")
-        shutil.rmtree(self.directory(run), ignore_errors=True)
+        if not self.directory(run).is_dir():
+            return
+        with self._locked(run):
+            gone = self.root / f".{run}.{os.getpid()}"  # so that no other finds half of it
+            self.directory(run).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def prune(self, keep: int, root: str) -> None:
-        """Forget the oldest runs of the project at `root`, so that `keep` stay."""
-        mine = [run for run in self.all() if run.root == root and run.state is not State.RUNNING]
-        for run in mine[keep:]:
+    def prune(self, keep: int, root: str, spare: str = "") -> None:
+        """Forget the oldest runs of the project at `root`, so that `keep` stay; never `spare`, and
+        none that is running or taken up again meanwhile.
+        """
+        mine = [
+            run
+            for run in self.all()
+            if run.root == root and run.state is not State.RUNNING and run.id != spare
+        ]
+        for run in mine[max(keep - bool(spare), 0) :]:
             with suppress(ShiplineError):
                 self.remove(run.id)
 
@@ -189,7 +207,9 @@ def _lock(descriptor: int, run: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UsageError(f"{run} is running in another process") from None
+        raise UsageError(
+            f"{run} is running in another process", hint="interrupt it first, or wait for its end"
+        ) from None
 
 
 def log_path(directory: Path, step: str) -> Path:

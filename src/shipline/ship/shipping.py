@@ -36,9 +36,11 @@ def ship(
     """
     _require_scanners(prepared, world)
     runs = Runs(world.home, world.clock)
-    before = _resumed(runs, resume, prepared) if resume else None
+    if resume:
+        _resumed(runs, resume, prepared)
     signers = _signers(prepared, world)
-    with runs.hold(before.id if before else runs.new_id()) as recorder:
+    with runs.hold(resume or runs.new_id()) as recorder:
+        before = _resumed(runs, resume, prepared) if resume else None  # as it is in our hands
         recorder.begin(begin(prepared.plan, before or _new(prepared, world, recorder)))
         begun(recorder.run.id)
         works = Works(prepared, world, recorder, signers)
@@ -52,7 +54,7 @@ def ship(
         )
         _run(chain, recorder, span, world.clock)
         run = recorder.run
-    runs.prune(prepared.project.pipeline.keep_runs, run.root)
+    runs.prune(prepared.project.pipeline.keep_runs, run.root, spare=run.id)
     return run
 
 
@@ -61,7 +63,7 @@ def _run(chain: Chain, recorder: Recorder, span: Step, clock: Callable[[], float
         chain.run(span)
     except BaseException as failure:
         state = State.CANCELLED if isinstance(failure, Cancelled) else State.FAILED
-        code = failure.exit_code if isinstance(failure, ShiplineError) else 1
+        code = failure.exit_code if isinstance(failure, (ShiplineError, Cancelled)) else 1
         why = str(failure) or type(failure).__name__
         recorder.change(lambda run: ended(run, state, clock(), why, code))
         raise

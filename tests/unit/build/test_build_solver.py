@@ -64,7 +64,7 @@ def solve(state: Path, *roots: Vertex, **contexts: Directory) -> tuple[list[Even
         found = solver(shop, step)
         with TaskGroup() as group:
             found.start(group, *roots)
-        return seen, [found.solve(one).snapshot.diff_ids[-1] for one in roots]
+        return seen, [found.result(one).snapshot.diff_ids[-1] for one in roots]
 
 
 def names(events: list[Event]) -> list[str]:
@@ -172,7 +172,10 @@ def test_an_image_brings_its_layers_and_a_step_adds_one(tmp_path: Path) -> None:
         found = Solver(
             shop, {op: image}, step, publish=frozenset(), mountable=frozenset(), follower=None
         )
-        solved = found.solve(written("text", below=Vertex(op)))
+        root = written("text", below=Vertex(op))
+        with TaskGroup() as group:
+            found.start(group, root)
+        solved = found.result(root)
     assert solved.snapshot.layers[0] == layer
     assert solved.made is not None
     assert solved.snapshot.layers[1:] == (solved.made.layer,)

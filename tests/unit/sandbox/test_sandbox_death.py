@@ -18,7 +18,7 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, in_build, overlay, runtime_named
 from shipline.errors import Cancelled
 from shipline.sandbox import open_sandbox, open_workspace, private_mounts, remove_stale
-from shipline.tasks import TaskGroup
+from shipline.tasks import TaskGroup, on_cancel, sleep
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
@@ -37,14 +37,13 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-def come_up(mark: str, count: int, seconds: float = 10) -> bool:
-    """Whether `count` such processes are seen; one that is becoming another program shows none."""
-    end = time.monotonic() + seconds
+def come_up(mark: str, count: int) -> None:
+    """Wait until `count` such processes are seen; one that becomes another program shows none.
+
+    However long that takes: what ends the wait otherwise is the end of whatever starts them.
+    """
     while len(processes_with(mark)) < count:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
+        sleep(0.01)
 
 
 def control_groups_with(mark: str) -> list[str]:
@@ -56,7 +55,7 @@ def mounts_with(mark: str) -> list[str]:
 
 
 def wait_until_gone(mark: str) -> list[int]:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := processes_with(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
@@ -85,8 +84,9 @@ def test_cancellation_kills_everything_before_it_is_raised(tmp_path: Path, runti
 
     with pytest.raises(Cancelled), TaskGroup() as group:
         task = group.start(build)
-        assert up.wait(10)
-        assert come_up(mark, 2)
+        with on_cancel(up.set):  # the build has failed
+            up.wait()
+        come_up(mark, 2)
         group.scope.cancel()
         task.result()
     assert checked == ["after"]
@@ -119,7 +119,7 @@ def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
         try:
             assert victim.stdout is not None and victim.stdout.readline() == b"up\n"
             scratch = next(path for path in (tmp_path / "state/tmp").iterdir() if path.is_dir())
-            assert come_up(mark, 3)  # itself and two of the step
+            come_up(mark, 3)  # itself and two of the step
             assert not mounts_with(str(tmp_path))
             remove_stale(tmp_path / "state")
             assert scratch.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from served import served
-from shipline.errors import ConfigError
+from shipline.errors import Cancelled, ConfigError
 from shipline.metadata import SqliteRecords
 from shipline.server.hooks import Queue, Webhooks, WebhookSection
 from shipline.server.hooks.envelope import body_of
@@ -301,3 +302,19 @@ def test_a_receiver_that_is_away_does_not_fill_the_disk(
     assert queue.redeliver("a") == 3
     assert (queue.depth("a"), queue.dead("a")) == (4, [])
     assert Queue(records).depth("a") == 4
+
+
+@pytest.mark.parametrize("speaks", [False, True])
+def test_stopping_wakes_a_delivery_that_waits(speaks: bool) -> None:
+    """Also in the body of an answer that ends with its connection, whose socket is let go of."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = Place.parse(f"http://127.0.0.1:{server.getsockname()[1]}/", LOOPBACK)
+        with pytest.raises((Cancelled, Undelivered)), TaskGroup() as group:
+            task = group.start(post, place, b"{}", {}, 3600.0)
+            with server.accept()[0] as silent:
+                silent.recv(1)
+                if speaks:
+                    silent.sendall(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+                time.sleep(0.2)  # it waits for the rest
+                group.scope.cancel()
+                task.result()

@@ -16,6 +16,7 @@ from shipline.ship.command import Ended, argv_of, environment, run_command
 from shipline.tasks import TaskGroup
 
 PATH = {"PATH": os.environ["PATH"]}
+MARK = f"77.{os.getpid()}"  # seconds that no other sleep on this machine has
 
 
 def run(script: str, *, timeout_s: float = 20) -> tuple[Ended, bytes]:
@@ -34,6 +35,14 @@ def alive(word: str) -> bool:
         except OSError:
             continue
     return False
+
+
+def gone(word: str) -> bool:
+    """A process that was killed is there until it has had its turn."""
+    end = time.monotonic() + 60
+    while alive(word) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not alive(word)
 
 
 def test_output_comes_whole_and_in_order() -> None:
@@ -55,46 +64,42 @@ def test_a_killed_command_has_the_status_of_shells() -> None:
 
 def test_a_command_ends_when_its_time_is_over() -> None:
     start = time.monotonic()
-    ended, _ = run("trap 'exit 3' TERM; sleep 77.001 & wait", timeout_s=0.3)
+    ended, _ = run(f"trap 'exit 3' TERM; sleep {MARK}1 & wait", timeout_s=0.3)
     assert ended.timed_out and not ended.ok
     assert time.monotonic() - start < 5
-    assert not alive("77.001")
+    assert gone(f"{MARK}1")
 
 
 def test_what_a_command_leaves_running_ends_with_it() -> None:
     start = time.monotonic()
-    ended, said = run("sleep 77.002 & echo started")
+    ended, said = run(f"sleep {MARK}2 & echo started")
     assert ended.ok and said == b"started\n"
     assert time.monotonic() - start < 5
-    time.sleep(0.1)
-    assert not alive("77.002")
+    assert gone(f"{MARK}2")
 
 
 def test_an_interrupted_command_ends() -> None:
     group = TaskGroup()
     with pytest.raises(Cancelled), group:
-        task = group.start(run, "sleep 77.003")
+        task = group.start(run, f"sleep {MARK}3")
         time.sleep(0.3)
         group.scope.cancel()
         task.result()
-    assert not alive("77.003")
+    assert gone(f"{MARK}3")
 
 
 def test_a_command_ends_when_this_program_is_killed() -> None:
     program = (
         "from pathlib import Path; import os; from shipline.ship.command import *\n"
-        "run_command(argv_of('trap \"\" TERM; sleep 77.004 & wait'), directory=Path('/'),"
+        f"run_command(argv_of('trap \"\" TERM; sleep {MARK}4 & wait'), directory=Path('/'),"
         " environ=os.environ, timeout_s=60, write=print)"
     )
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         end = time.monotonic() + 20
-        while not alive("77.004\0") and time.monotonic() < end:
+        while not alive(f"{MARK}4\0") and time.monotonic() < end:
             time.sleep(0.05)
         process.kill()
-    end = time.monotonic() + 5
-    while alive("77.004\0") and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not alive("77.004\0")
+    assert gone(f"{MARK}4\0")
 
 
 def test_secrets_of_the_environment_stay_away_unless_they_are_named() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shipline.processes import ProcessGroup
 from shipline.tasks import check, on_cancel
 
 _OUTPUT_LIMIT = 16 << 20  # bytes of output that are read
@@ -80,18 +79,9 @@ def shown_command(command: str | tuple[str, ...]) -> str:
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> str:
     """Why it was stopped; empty where it ended by itself."""
+    group = ProcessGroup(process)
     try:
-        with on_cancel(lambda: _kill(process)):
-            process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return f"it did not end within {timeout_s:g} s"
+        with on_cancel(group.kill):
+            return "" if group.ended(timeout_s) else f"it did not end within {timeout_s:g} s"
     finally:
-        _kill(process)
-        process.wait()
-    return ""
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The group, which has the number of its first process and outlives it."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        group.end()

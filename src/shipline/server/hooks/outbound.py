@@ -11,7 +11,9 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
@@ -95,36 +97,52 @@ def _once(
     target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str]:
     try:
-        connection = _connected(target, timeout_s)
-    except (OSError, ssl.SSLError) as error:
-        raise Undelivered(f"cannot reach {target.host}:{target.port}: {error}") from None
-    try:
-        with on_cancel(connection.close):
+        sock = _connected(target, timeout_s)
+    except OSError as error:
+        raise _unreachable(target, error) from None
+    with sock, sock.dup() as lifeline, on_cancel(partial(_shut, lifeline)):
+        try:
+            connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+            connection.sock = _secured(target, sock) if target.secure else sock
+        except OSError as error:
+            raise _unreachable(target, error) from None
+        try:
             connection.request("POST", target.path, body, dict(headers))
             answer = connection.getresponse()
             answer.read(_ANSWER)
             return answer.status, answer.getheader("Location") or ""
-    except (OSError, http.client.HTTPException, AttributeError) as error:
-        raise Undelivered(f"{target.host}:{target.port} broke off: {error!r}") from None
-    finally:
-        connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise Undelivered(f"{target.host}:{target.port} broke off: {error!r}") from None
+        finally:
+            connection.close()
 
 
-def _connected(target: Target, timeout_s: float) -> http.client.HTTPConnection:
+def _connected(target: Target, timeout_s: float) -> socket.socket:
     """A connection to an address that was judged; the name is only used for TLS and Host."""
     address = _judged(target)
-    plain = socket.create_connection((str(address), target.port), timeout_s)
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
-    if not target.secure:
-        connection.sock = plain
-        return connection
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
     try:
-        context = ssl.create_default_context()
-        connection.sock = context.wrap_socket(plain, server_hostname=target.host)
+        sock.settimeout(timeout_s)
+        with on_cancel(partial(_shut, sock)):
+            sock.connect((str(address), target.port))
     except BaseException:
-        plain.close()
+        sock.close()
         raise
-    return connection
+    return sock
+
+
+def _secured(target: Target, sock: socket.socket) -> socket.socket:
+    return ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
+
+
+def _shut(sock: socket.socket) -> None:
+    """Wake whoever waits on it, which closing the descriptor would not do (shutdown(2))."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _unreachable(target: Target, error: OSError) -> Undelivered:
+    return Undelivered(f"cannot reach {target.host}:{target.port}: {error}")
 
 
 def _judged(target: Target) -> IP:

@@ -1,0 +1,75 @@
+"""Records of runs: whoever works on one has it alone, also against whoever forgets old ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shipline.errors import UsageError
+from shipline.ship.record import Run, State
+from shipline.ship.runs import Runs
+
+ROOT = "/project"
+
+
+def make(runs: Runs, number: int, state: State = State.FAILED) -> str:
+    """A run that ended; a higher number is a newer one."""
+    run = f"20260101-0000{number:02}-abcdef"
+    with runs.hold(run) as recorder:
+        recorder.begin(
+            Run(
+                id=run,
+                root=ROOT,
+                file="shipline.yaml",
+                image="image",
+                commit="c" * 40,
+                tree="t" * 40,
+                branch="main",
+                dirty=False,
+                started=1.0,
+                steps=(),
+                state=state,
+            )
+        )
+    return run
+
+
+def test_a_run_that_is_held_is_neither_pruned_nor_removed(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    old, new = make(runs, 1), make(runs, 2)
+    with runs.hold(old):
+        runs.prune(1, ROOT)
+        with pytest.raises(UsageError, match="is running"):
+            runs.remove(old)
+        assert runs.ids() == [new, old]
+    runs.prune(1, ROOT)
+    assert runs.ids() == [new]
+    assert [path.name for path in runs.root.iterdir()] == [new]
+
+
+def test_the_run_that_was_taken_up_again_is_spared(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    made = [make(runs, number) for number in range(4)]
+    runs.prune(2, ROOT, spare=made[0])
+    assert runs.ids() == [made[3], made[0]]
+
+
+def test_whoever_waits_for_a_run_that_is_removed_learns_it(tmp_path: Path) -> None:
+    """The lock file that was opened is not the one that the directory has now."""
+    runs = Runs(tmp_path)
+    run = make(runs, 1)
+    path = runs.directory(run) / "lock"
+    real = os.open
+
+    def opened(place: object, *arguments: int) -> int:
+        found = real(place, *arguments)  # type: ignore[arg-type]
+        if place == path:
+            runs.directory(run).rename(tmp_path / "elsewhere")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        with pytest.raises(UsageError, match="was removed"), runs.hold(run):
+            pass
