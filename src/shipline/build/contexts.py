@@ -101,7 +101,7 @@ def _open(
     lasting = context.kind != ContextKind.STDIN
     cache = _stat_cache(state, path, stack) if lasting else None
     label = "context" if name == MAIN_CONTEXT else f"context {name}"
-    return Directory(label, path.resolve(), included(rules), cache)
+    return Directory(label, path.resolve(), included(rules), cache, rules=rules)
 
 
 def main_rules(request: BuildRequest) -> df.IgnoreRules:

@@ -42,12 +42,13 @@ _HEAD = 512  # bytes that tell an archive
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What becomes of a step's layer."""
+    """What becomes of a step's layer; `origin` is how messages call what it copies from."""
 
     follower: Follower | None
     mountable: bool
     fresh: bool
     step: Step
+    origin: str = "the stage or image"
 
 
 def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use) -> Made:
@@ -76,7 +77,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
         placement = Placement(below, owner or (0, 0), shop.clock.now_ns())
         selected: list[Selected] = []
         if source is not None:
-            selected = select(_root(source, shop, stack), op.sources, op.excludes)
+            selected = select(_root(source, shop, stack, use), op.sources, op.excludes)
         look = Look(owner or _default_owner(source), parse_mode(op.chmod))
         goals = [_goal(op, placement, one) for one in selected]
         files = [placement.target_of(op.destination, name, contents=False) for name, _ in op.files]
@@ -239,12 +240,18 @@ def _once(
     return made
 
 
-def _root(source: Result, shop: Workshop, stack: ExitStack) -> Root:
+def _root(source: Result, shop: Workshop, stack: ExitStack, use: Use) -> Root:
     if isinstance(source, Directory):
         return Root(
-            source.path, f"the {source.name}", source.prune, source.cache, True, source.trees
+            source.path,
+            f"the {source.name}",
+            source.prune,
+            source.cache,
+            True,
+            source.trees,
+            source.rules,
         )
-    return Root(stack.enter_context(shop.snapshots.mounted(source)), "the stage or image")
+    return Root(stack.enter_context(shop.snapshots.mounted(source)), use.origin)
 
 
 def _owner(text: str, base: Snapshot, shop: Workshop, step: Step) -> tuple[int, int] | None:

@@ -21,21 +21,25 @@ LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 @dataclass(frozen=True, slots=True)
 class Place:
     """What surrounds an instruction. `source` finds what a name after `--from=` means, the main
-    context for an empty one; `fresh` forbids cached results; `number` counts steps from 1.
+    context for an empty one; `described` is how messages call it; `fresh` forbids cached results;
+    `number` counts steps from 1.
     """
 
     stage: str
     platform: Platform
     options: RunOptions
     source: Callable[[str, Span, Platform], Vertex]
+    described: Callable[[str], str]
     total: int
     fresh: bool
     proxies: tuple[str, ...] = ()
     number: int = 1
 
-    def vertex(self, op: Op, inputs: Iterable[Vertex], name: str, span: Span) -> Vertex:
+    def vertex(
+        self, op: Op, inputs: Iterable[Vertex], name: str, span: Span, origin: str = ""
+    ) -> Vertex:
         number = f"{self.number}/{self.total}"
-        label = Label(name, self.stage, number, str(self.platform), span)
+        label = Label(name, self.stage, number, str(self.platform), span, origin)
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
@@ -169,7 +173,8 @@ def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
         unpack=unpack,
     )
     inputs = [state.vertex, source] if copy.sources else [state.vertex]
-    vertex = place.vertex(op, inputs, copy.source, copy.span)
+    origin = place.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
+    vertex = place.vertex(op, inputs, copy.source, copy.span, origin)
     return state.noted(_text(state, step), vertex)
 
 

@@ -100,13 +100,14 @@ Op = ScratchOp | ImageOp | ContextOp | RunOp | CopyOp | MakeDirectoryOp
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How a vertex is shown to people."""
+    """How a vertex is shown to people; `origin` is how messages call what it copies from."""
 
     name: str
     stage: str = ""
     number: str = ""
     platform: str = ""
     span: Span | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from shipline.build.dispatch import LAYERED, Place, dispatch, environment
 from shipline.build.graph import ContextOp, ImageOp, Label, ScratchOp, Vertex
 from shipline.build.planned import Planned
 from shipline.build.request import BuildRequest, ContextKind
-from shipline.errors import ShiplineError, Span
+from shipline.errors import DockerfileError, ShiplineError, Span
 from shipline.layer import Layer
-from shipline.oci import ImageConfig, Platform, Reference
+from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
 
 MAIN_CONTEXT = "context"
 
@@ -84,6 +84,7 @@ class PlatformPlan:
             platform=platform,
             options=self._request.run,
             source=self._source,
+            described=self._described,
             total=1 + sum(isinstance(one, LAYERED) for one in instructions),
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
@@ -116,6 +117,11 @@ class PlatformPlan:
             return self._done[found.index].vertex
         return self._outside(found, platform, span)[0]
 
+    def _described(self, name: str) -> str:
+        found = self._stages.source(name)
+        kind = {df.StageSource: "stage", df.ContextSource: "context"}.get(type(found), "image")
+        return f"the {kind} {name}"
+
     def _outside(
         self, source: df.ImageSource | df.ContextSource, platform: Platform, span: Span
     ) -> tuple[Vertex, ImageConfig]:
@@ -137,9 +143,44 @@ class PlatformPlan:
     def _image(self, name: str, platform: Platform, span: Span) -> BaseImage:
         try:
             return self._images.resolve(name, platform)
+        except (InvalidReference, InvalidDigest) as error:
+            hint = self._meant(name, span) or error.hint
+            raise DockerfileError(error.message, span=span, hint=hint) from error
         except ShiplineError as error:
-            error.add_note(f"{span}: {span.text.strip()}")
+            error.span = span
+            error.hint = self._meant(name, span) or error.hint
             raise
+
+    def _meant(self, name: str, span: Span) -> str:
+        """What may have been meant by a `name` that is no image; `span` is where it stands."""
+        stages = self._dockerfile.stages
+        here = next((one for one in stages if one.span == span), None)
+        if here and (unset := sorted(self._globals.base_of(here).undefined)):
+            return self._unset_hint(unset)
+        others = [one for one in stages if one.name and one is not here]
+        for later in others:
+            if here and later.name == name.lower() and later.index > here.index:
+                return f"the stage {name} is on line {later.span.line}: move it before this one"
+        meant = df.nearest(name, [one.name for one in others])
+        return f"did you mean the stage {meant}? No stage is called {name}" if meant else ""
+
+    def _unset_hint(self, names: list[str]) -> str:
+        """FROM sees the ARGs before the first FROM alone."""
+        for stage in self._dockerfile.stages:
+            for arg in stage.instructions:
+                if isinstance(arg, df.Arg) and {one.name for one in arg.args} & {*names}:
+                    return (
+                        f"move ARG (line {arg.span.line}) before the first FROM, and use it there"
+                    )
+        declared = {arg.name for line in self._dockerfile.global_args for arg in line.args}
+        known = {*self._globals.variables, *declared}
+        name = names[0]
+        if meant := df.nearest(name, known):
+            return f"${name} is not set: did you mean ${meant}?"
+        value = f"--build-arg {name}=VALUE"
+        if name in declared:
+            return f"${name} has no value: give ARG {name} a default, or {value}"
+        return f"${name} is not declared: write ARG {name}=VALUE before the first FROM"
 
     def _triggers(self, stage: df.Stage) -> tuple[df.Instruction, ...]:
         """The ONBUILD instructions of the image that `stage` is made from."""

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from shipline import dockerfile as df
@@ -14,6 +15,7 @@ from shipline.layer import Item, StatCache, Tree, scan
 from shipline.sandbox import resolve_in_root
 from shipline.tasks import Once
 
+_LISTED = 8  # names that a hint lists
 Prune = Callable[[str, bool], bool]
 
 
@@ -27,6 +29,7 @@ class Root:
     cache: StatCache | None = None
     is_context: bool = False
     trees: Once[Tree] = field(default_factory=Once)
+    rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,51 @@ def select(root: Root, sources: tuple[str, ...], excludes: tuple[str, ...]) -> l
     for source in sources:
         matches = list(_matches(root, source))
         if not matches and not df.has_wildcards(source):
-            raise UsageError(
-                f"{source!r} was not found in {root.name}",
-                hint="paths are relative to the root of the context;"
-                " .dockerignore may leave the file out",
-            )
+            raise _missing(root, source)
         found += [_selected(root, written, pivot, excludes) for written, pivot in matches]
     return found
+
+
+def _missing(root: Root, source: str) -> UsageError:
+    """The error for a source that names nothing: why, and what was meant."""
+    path = _clean(source.replace("/./", "/"))
+    rule = root.rules.rule_of(path)
+    if rule is not None and _find(root, path) is not None:
+        return UsageError(
+            f"{source!r} is excluded from {root.name} by {rule.place}: {rule}",
+            hint=f"take the line out, or write !{path} below it",
+        )
+    return UsageError(f"{source!r} was not found in {root.name}", hint=_hint(root, source, path))
+
+
+def _hint(root: Root, source: str, path: str) -> str:
+    if root.is_context and source.startswith("../"):
+        return "nothing outside of the context can be copied: build in a directory above it"
+    if root.is_context and source.startswith("/") and os.path.exists(source):
+        return "paths are relative to the context, and not those of this machine"
+    directory, name, names = _last_known(root, path)
+    place = f"/{directory}" if not root.is_context else directory or "it"
+    if same := [one for one in names if one.lower() == name.lower()]:
+        return f"{_join(directory, same[0])} is there: letter case counts"
+    if meant := get_close_matches(name, names, 1):
+        return f"did you mean {_join(directory, meant[0])}?"
+    if not names:
+        return f"{place} is empty"
+    rest = ", .." if len(names) > _LISTED else ""
+    return f"{place} has {', '.join(names[:_LISTED])}{rest}"
+
+
+def _last_known(root: Root, path: str) -> tuple[str, str, list[str]]:
+    """The deepest directory on the way to `path` that is there, the name that it lacks, and the
+    names that it has.
+    """
+    done = ""
+    for name in path.split("/"):
+        names = [one for one in _names(root, done) if _visible(root, _join(done, one))]
+        if name not in names:
+            break
+        done = _join(done, name)
+    return done, name, names
 
 
 def _selected(root: Root, written: str, pivot: str, excludes: tuple[str, ...]) -> Selected:

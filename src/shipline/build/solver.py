@@ -97,8 +97,8 @@ class Solver:
 
     def _make(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], step: Step) -> Made:
         follower = self._follower if vertex in self._publish else None
-        use = Use(follower, vertex in self._mountable, vertex.fresh, step)
         label = vertex.label
+        use = Use(follower, vertex in self._mountable, vertex.fresh, step, label.origin)
         try:
             match vertex.op:
                 case MakeDirectoryOp():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shipline import dockerfile as df
 from shipline.build.cache import Cache, Made
 from shipline.build.clock import Clock
 from shipline.build.request import Secret
@@ -34,7 +35,7 @@ _WORTH_KEEPING = 16 << 20  # bytes of files, from which the tar of a layer is ke
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory of this machine to build from; `prune` tells what is left out of it.
+    """A directory of this machine to build from; `prune` tells what `rules` leave out of it.
 
     `trees` holds what was scanned: all platforms of a build look at the same files once.
     """
@@ -44,6 +45,7 @@ class Directory:
     prune: Callable[[str, bool], bool] | None
     cache: StatCache | None
     trees: Once[Tree] = field(default_factory=Once)
+    rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)
 
 
 Result = Snapshot | Directory

@@ -70,6 +70,7 @@ from shipline.dockerfile.scope import (
     open_scope,
 )
 from shipline.dockerfile.stages import Dockerfile, Stage, parse_dockerfile, resolve_target
+from shipline.dockerfile.suggest import nearest
 from shipline.dockerfile.wildcards import Wildcard, has_wildcards, split_wildcards
 from shipline.dockerfile.words import Expansion, process_word
 
@@ -141,6 +142,7 @@ __all__ = [
     "lint",
     "lint_base_platform",
     "makes_layer",
+    "nearest",
     "open_scope",
     "parse_dockerfile",
     "parse_trigger",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shipline.dockerfile.wildcards import component, translate
 from shipline.errors import DockerfileError, Span
@@ -32,12 +32,18 @@ UNMATCHED = Match(ignored=False, hits=0)
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One rule; `text` is clean and without the `!` that makes it `negated`."""
+    """One rule; `text` is clean and without the `!` that makes it `negated`; `place` is where it
+    stands, `.dockerignore:3`.
+    """
 
     text: str
     negated: bool
     components: tuple[str, ...]
     expression: re.Pattern[str]
+    place: str = ""
+
+    def __str__(self) -> str:
+        return "!" * self.negated + self.text
 
     @classmethod
     def parse(cls, line: str) -> Pattern:
@@ -89,7 +95,8 @@ class IgnoreRules:
             if line.startswith("#") or not line.strip():
                 continue
             try:
-                patterns.append(Pattern.parse(line.strip()))
+                pattern = Pattern.parse(line.strip())
+                patterns.append(replace(pattern, place=f"{file}:{number}"))
             except DockerfileError as error:
                 span = Span(file, number, number, text=line.rstrip("\r"))
                 raise DockerfileError(error.message, span=span, hint=error.hint) from None
@@ -142,6 +149,11 @@ class IgnoreRules:
     def ignores(self, path: str) -> bool:
         """Whether `path`, or a directory it is in, is ignored. The root `.` never is."""
         return path != "." and self.match(path).ignored
+
+    def rule_of(self, path: str) -> Pattern | None:
+        """The rule that leaves `path` out, or a directory it is in; None where it is not."""
+        match = self.match(path)
+        return self.patterns[match.hits.bit_length() - 1] if match.ignored else None
 
     def may_reinclude(self, directory: str, match: Match) -> bool:
         """Whether something inside an ignored `directory` can be re-included.

@@ -17,6 +17,7 @@ _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]+)?\Z"
 )
 _LONGEST = 255  # bytes of a repository name
+_FORM = "an image is called [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]"
 
 
 class InvalidReference(UsageError):
@@ -42,6 +43,8 @@ class Reference:
         """
         name, at, digest = text.partition("@")
         name, tag = _cut_tag(name)
+        if "://" in text or tag == "" or ":" in name.rpartition("/")[2]:
+            raise _not_an_image(text, name, tag)
         host, repository = _cut_host(name)
         if host in {"docker.io", "index.docker.io", "registry-1.docker.io"}:
             host = DEFAULT_HOST
@@ -50,7 +53,10 @@ class Reference:
             raise InvalidReference(f"not a registry host: {host!r} in {text!r}")
         if not _REPOSITORY.match(repository) or len(repository) > _LONGEST:
             lower = " (names are lower case)" if repository != repository.lower() else ""
-            raise InvalidReference(f"not a repository name: {repository!r} in {text!r}{lower}")
+            raise InvalidReference(
+                f"not a repository name: {repository!r} in {text!r}{lower}",
+                hint=f"write {text.lower()}" if lower else _FORM,
+            )
         return cls(host, repository, check_tag(tag) if tag is not None else "").at(
             Digest.parse(digest) if at else None
         )
@@ -102,6 +108,14 @@ def check_repository(name: str) -> str:
     if not _REPOSITORY.match(name) or len(name) > _LONGEST:
         raise InvalidReference(f"not a repository name: {name[:300]!r}")
     return name
+
+
+def _not_an_image(text: str, name: str, tag: str | None) -> InvalidReference:
+    if "://" in text:
+        rest = text.partition("://")[2]
+        return InvalidReference(f"{text!r} is a URL, and no image name", hint=f"write {rest}")
+    why = "the tag is empty" if tag == "" else "there is more than one tag"
+    return InvalidReference(f"{text!r} is no image name: {why}", hint=_FORM)
 
 
 def _cut_tag(name: str) -> tuple[str, str | None]:

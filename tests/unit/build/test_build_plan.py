@@ -22,7 +22,7 @@ from shipline.build.graph import (
 )
 from shipline.build.plan import BaseImage, PlatformPlan
 from shipline.build.planned import Planned
-from shipline.errors import DockerfileError, NotFound
+from shipline.errors import DockerfileError, NotFound, ShiplineError
 from shipline.oci import Digest, History, ImageConfig, Platform, Reference
 
 REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."))
@@ -42,6 +42,14 @@ class Images:
         config = ImageConfig(platform, self.runs[name], history=(History("t0", "base"),))
         digest = Digest.of(f"{name} {platform}".encode())
         return BaseImage(Reference.parse(name), ImageOp(digest), config, ())
+
+
+class Registry(Images):
+    """Reads names as registries do."""
+
+    def resolve(self, name: str, platform: Platform) -> BaseImage:
+        Reference.parse(name)
+        return super().resolve(name, platform)
 
 
 def plan(
@@ -241,4 +249,36 @@ def test_what_cannot_be_done_is_refused_by_name(instruction: str, named: str) ->
 def test_a_missing_image_is_told_with_its_line() -> None:
     with pytest.raises(NotFound, match="missing") as caught:
         plan("FROM base AS one\nFROM missing\nCOPY --from=one a /\n")
-    assert caught.value.__notes__ == ["Dockerfile:2: FROM missing"]
+    assert str(caught.value.span) == "Dockerfile:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("FROM base AS build\nFROM base\nCOPY --from=biuld /x /\n", 3, "the stage build?"),
+        ("FROM base AS build\nFROM buidl\n", 2, "the stage build?"),
+        ("FROM last\nFROM base AS last\nCOPY --from=0 / /\n", 1, "is on line 2: move it"),
+        ("FROM base:$V\n", 1, "$V is not declared: write ARG V=VALUE before"),
+        ("ARG V\nFROM base:$V\n", 2, "give ARG V a default, or --build-arg V=VALUE"),
+        ("ARG VERSION=1\nFROM base:$VERSOIN\n", 2, "did you mean $VERSION?"),
+        ("FROM base\nARG V=1\nFROM other:$V\nCOPY --from=0 / /\n", 3, "move ARG (line 2)"),
+        ("FROM base:bad:tag\n", 1, "[HOST[:PORT]/]NAME[:TAG]"),
+        ("FROM Base\n", 1, "write base"),
+        ("FROM https://example.com/base\n", 1, "write example.com/base"),
+        ("FROM base@sha256:12\n", 1, ""),
+    ],
+)
+def test_a_name_that_is_no_image_is_told_with_what_was_meant(
+    text: str, line: int, hint: str
+) -> None:
+    with pytest.raises(ShiplineError) as caught:
+        plan(text, images=Registry(base={}))
+    assert caught.value.span is not None
+    assert caught.value.span.line == line
+    assert hint in caught.value.hint
+
+
+def test_a_stage_named_like_its_own_image_is_not_meant() -> None:
+    with pytest.raises(NotFound) as caught:
+        plan("FROM other AS other\n")
+    assert caught.value.hint == ""

@@ -56,6 +56,46 @@ def test_a_source_that_names_nothing_is_refused(root: Path) -> None:
         select(Root(root, "the context"), ("missing",), ())
 
 
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("A.TXT", "a.txt is there: letter case counts"),
+        ("src/Main.c", "src/main.c is there: letter case counts"),
+        ("SRC/main.c", "src is there: letter case counts"),
+        ("a.tx", "did you mean a.txt?"),
+        ("src/sub/other.file", "src/sub has x.c, x.h"),
+        ("../else", "nothing outside of the context can be copied"),
+        ("/etc/passwd", "relative to the context, and not those of this machine"),
+    ],
+)
+def test_what_was_meant_by_a_source_that_is_not_there_is_told(
+    root: Path, source: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        select(Root(root, "the context", is_context=True), (source,), ())
+    assert hint in caught.value.hint
+
+
+def test_an_excluded_source_is_told_with_the_line_that_excludes_it(root: Path) -> None:
+    text = "# comment\n*.md\nsrc\n!src/main.c\n\ndocs/*.c\n"
+    rules = df.IgnoreRules.parse(text, file=".dockerignore")
+    context = Root(root, "the context", included(rules), is_context=True, rules=rules)
+    for source, line in (("src/sub/x.h", "3: src"), ("docs/x.c", "6: docs/*.c")):
+        with pytest.raises(UsageError) as caught:
+            select(context, (source,), ())
+        assert f"is excluded from the context by .dockerignore:{line}" in caught.value.message
+        assert f"!{source}" in caught.value.hint
+    with pytest.raises(UsageError, match="was not found"):
+        select(context, ("src/nothing",), ())
+
+
+def test_what_a_stage_lacks_is_told_of_the_stage(root: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        select(Root(root, "the stage build"), ("/src/binary",), ())
+    assert "was not found in the stage build" in caught.value.message
+    assert caught.value.hint == "/src has main.c, sub"
+
+
 def test_links_lead_nowhere_out_of_the_root(root: Path) -> None:
     with pytest.raises(UsageError, match="not found"):
         select(Root(root, "the context"), ("out",), ())
