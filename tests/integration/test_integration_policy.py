@@ -16,10 +16,13 @@ from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
 from browser import browser
+from guarded import basic
 from layouts import write_layout
 from nodes import Node
 from served import served
+from shipline.oci import Descriptor, Manifest, media
 from shipline.supply import generate_key, write_key_pair
+from spec_client import OCTETS, Target, sha256
 
 pytestmark = [pytest.mark.peers]
 
@@ -109,6 +112,36 @@ def test_an_unsigned_image_is_kept_until_it_is_signed(world: World) -> None:
     assert allowed.returncode == 0, allowed.stderr
     digest = json.loads(allowed.stdout)["Digest"]
     assert world.inspect(f"team/app@{digest}").returncode == 0
+
+
+def test_what_podman_unpacks_is_no_statement(world: World) -> None:
+    """An archive that is text, under the type of a document: for podman it is an image."""
+    script = "#!/bin/sh\necho mine\n"
+    head = f"{'ls':/<100}0000755 0000000 0000000 {len(script):011o} 00000000000 "
+    total = sum(f"{head}        0{' ' * 355}".encode())
+    archive = f"{head}{total:07o} 0{' ' * 355}{script:\n<512}".encode()
+    config = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["%s"]}}'
+    config = config.replace(b"%s", sha256(archive).encode())
+    target = Target(world.node.url, "team/fake")
+    admin = {**basic("admin", world.password), **OCTETS}
+    for content in (config, archive):
+        path = f"/v2/team/fake/blobs/uploads/?digest={sha256(content)}"
+        assert target.call("POST", path, content, admin).status == 201
+    manifest = Manifest.make(
+        Descriptor.of(config, media.OCI_CONFIG), [Descriptor.of(archive, "text/spdx")]
+    )
+    kind = {**admin, "Content-Type": manifest.media_type}
+    assert target.call("PUT", "/v2/team/fake/manifests/v2", manifest.raw, kind).status == 201
+    name = f"{world.node.address}/team/fake:v2"
+    place = world.root / "podman"
+    words = ("--root", place / "root", "--runroot", place / "run", "--storage-driver", "vfs")
+    pull = ("podman", *words, "pull", "-q", "--tls-verify=false", name)
+    unpacked = world.run(*pull, who="admin")
+    assert unpacked.returncode == 0, unpacked.stderr
+    assert [one.read_text() for one in place.glob("root/vfs/dir/*/ls")] == [script]
+    world.run("podman", *words, "rmi", "-af", who="admin")
+    refused = world.run(*pull)
+    assert refused.returncode and "not trusted" in refused.stderr
 
 
 def test_our_client_says_what_the_node_said(world: World) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from attached import NAME, Repository, add_image, add_index, attach, payload_for, signed_layer
+from attached import AMD, NAME, Repository, add_image, add_index, attach, payload_for, signed_layer
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import RegistryError
 from shipline.metadata import SqliteRecords, walk
-from shipline.oci import Descriptor, Index, Manifest, media
+from shipline.oci import Descriptor, ImageConfig, Index, Manifest, media
 from shipline.policy.trust import (
     NO_TRUST,
     Judge,
@@ -25,6 +28,7 @@ from shipline.policy.trust import (
     statement_subject,
 )
 from shipline.supply import (
+    SIMPLE_SIGNING,
     ImagePattern,
     attest,
     generate_key,
@@ -256,18 +260,125 @@ def test_an_image_is_not_let_through_for_looking_like_a_signature(store: Counted
     assert not Judge(trust(), clock=clock).verdict(store, NAME, mixed).accepted
 
 
-@pytest.mark.parametrize("kind", ["application/spdx+json", "application/cose"])
+def old_tar(name: str, script: str) -> bytes:
+    """An archive as Version 7 wrote it, without a NUL: text, which podman and docker unpack."""
+    stem = f"{name}" + "#" * (100 - len(name))
+    head = f"{stem}0000755 0000000 0000000 {len(script):011o} 00000000000 "
+    rest = "0" + " " * 355
+    total = sum(f"{head}        {rest}".encode())
+    body = script + "\n" * (-len(script) % 512)
+    return f"{head}{total:07o} {rest}{body}".encode()
+
+
+def in_json(name: str, script: str) -> bytes:
+    """The same, whose bytes are a document too."""
+    first = '{"critical":{},"optional":"' + "x" * 73
+    head = f"{first}0000644 0000000 0000000 00000000000 00000000000 "
+    rest = "0" + " " * 355
+    total = sum(f"{head}        {rest}".encode())
+    second = old_tar(name, script).decode().replace("\n", " ")
+    return f'{head}{total:07o} {rest}{second}"}}'.encode()
+
+
+def packed(
+    store: Repository,
+    kind: str,
+    content: bytes,
+    config: bytes = b"{}",
+    config_type: str = media.OCI_CONFIG,
+) -> Descriptor:
+    """A manifest of one layer, which says of itself what it wants."""
+    made = Manifest.make(Descriptor.of(config, config_type), [Descriptor.of(content, kind)])
+    copy_graph(MemoryStore(config, content, made.raw), store, made.descriptor)
+    return made.descriptor
+
+
+TAR = old_tar("usr/local/bin/ls", "#!/bin/sh\necho mine\n")
+RUNNABLE = ImageConfig(AMD).set(Cmd=["ls"]).to_bytes()
+SIMPLE = b'{"critical":{},"optional":null}'
+
+
+def test_the_archives_of_these_tests_are_unpacked() -> None:
+    for content in (TAR, in_json("usr/local/bin/ls", "echo mine")):
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            assert "/usr/local/bin/ls" in archive.getnames()[-1]
+    json.loads(in_json("usr/local/bin/ls", "echo mine"))
+
+
 @pytest.mark.parametrize(
-    "content", [b"\x1f\x8b\x08layer", b"bin/sh\0", "\N{EURO SIGN}".encode()[:2]]
+    ("kind", "content"),
+    [
+        ("application/spdx+json", b"\x1f\x8b\x08layer"),
+        ("application/spdx+json", b"bin/sh\0"),
+        ("application/spdx+json", b'{"spdxVersion": "\0"}'),
+        ("application/spdx+json", b'{"spdxVersion": "\xe2\x82'),
+        ("application/spdx+json", b'{"spdxVersion": "SPDX-2.3"} #!/bin/sh'),
+        ("application/spdx+json", b'{"other": "SPDX-2.3"}'),
+        ("application/spdx+json", b'["spdxVersion"]'),
+        ("application/spdx+json", '{"spdxVersion": 1}'.encode("utf-16")),
+        ("text/spdx", TAR),
+        ("text/spdx", b"SPDXVersion: SPDX-2.3\n"),
+        (media.OCI_EMPTY, TAR),
+        (media.OCI_EMPTY, SIMPLE),
+        (SIMPLE_SIGNING, TAR),
+        (SIMPLE_SIGNING, in_json("usr/local/bin/ls", "echo mine")),
+        ("application/cose", TAR),
+        ("application/cose", b"\x1f\x8b\x08layer"),
+        ("application/cose", b"\xd2" + TAR[1:]),
+        ("application/octet-stream", SIMPLE),
+    ],
 )
+@pytest.mark.parametrize("config_type", [media.OCI_CONFIG, media.OCI_EMPTY])
 def test_a_layer_is_no_document_for_its_type_alone(
-    store: Counted, kind: str, content: bytes
+    store: Counted, kind: str, content: bytes, config_type: str
 ) -> None:
     """podman unpacks such layers: nothing but the configuration makes an image for it."""
-    config = Descriptor.of(b"{}", media.OCI_CONFIG)
-    image = Manifest.make(config, [Descriptor.of(content, kind)])
-    copy_graph(MemoryStore(b"{}", content, image.raw), store, image.descriptor)
-    assert not Judge(trust(), clock=clock).verdict(store, NAME, image.descriptor).accepted
+    target = packed(store, kind, content, config_type=config_type)
+    if content[:1] == b"\xd2":  # its sum is made right again
+        wrong = int(content[148:155], 8)
+        right = f"{wrong - TAR[0] + 0xD2:07o} ".encode()
+        target = packed(store, kind, content[:148] + right + content[156:])
+    assert not Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RUNNABLE,
+        b"[]",
+        b"",
+        b'{"os": "linux", "architecture": "amd64"}',
+        b'{"os": "", "config": {"Entrypoint": ["sh"]}}',
+        b'{"os": "", "rootfs": {"type": "layers", "diff_ids": ["sha256:0"]}}',
+        b'{"os": "", "container_config": {"Cmd": ["sh"]}}',
+    ],
+)
+def test_documents_beside_a_configuration_that_runs_are_an_image(
+    store: Counted, config: bytes
+) -> None:
+    target = packed(store, SIMPLE_SIGNING, SIMPLE, config)
+    assert not Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (SIMPLE_SIGNING, SIMPLE),
+        ("application/spdx+json", b' {"spdxVersion": "SPDX-2.3", "packages": [{}]}\n'),
+        ("application/vnd.cyclonedx+json", b'{"bomFormat": "CycloneDX", "specVersion": "1.6"}'),
+        ("application/vnd.in-toto+json", b'{"_type": "", "subject": [], "predicateType": ""}'),
+        ("application/sarif+json", b'{"version": "2.1.0", "runs": []}'),
+        ("application/jose+json", b'{"payload": "", "protected": "", "signature": ""}'),
+        (media.OCI_EMPTY, b"{}"),
+    ],
+)
+def test_documents_that_are_known_are_statements(store: Counted, kind: str, content: bytes) -> None:
+    digest = str(Descriptor.of(content, kind).digest)
+    beside = {"os": "unknown", "architecture": "unknown", "config": {}}
+    beside["rootfs"] = {"type": "layers", "diff_ids": [digest]}
+    for config in (b"{}", json.dumps(beside).encode()):
+        target = packed(store, kind, content, config)
+        assert Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
 
 
 def test_a_binary_signature_beside_an_empty_configuration_is_a_statement(store: Counted) -> None:

@@ -1,17 +1,24 @@
-"""What needs no signature itself: signatures, attestations and lists of them.
+"""What needs no signature itself: statements about images, and lists of them.
 
-Decided by content and never by the name of a tag or by what a manifest says of its layers: clients
-unpack what has the type of a document as willingly as any other layer, if only the configuration is
-that of an image. So every layer must be text, which no program is.
+A statement is a manifest in which nothing can run, by its content and never by what it says of
+itself: clients unpack whatever a manifest lists, whatever type it gives, and a tar of scripts is as
+good a text as a document is. So all of this must hold:
+
+- the configuration is `{}`, as OCI artifacts have it (image specification, "Guidelines for Artifact
+  Usage"), or that which cosign and BuildKit write beside their documents: no operating system, no
+  command, and in its root file system nothing but these documents;
+- every layer has the type of a document that is known here, is a JSON object with the members that
+  documents of this type have, and is no archive, which some text is too. (Notary Project's other
+  envelope is COSE: not JSON, but no archive either.)
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 import threading
+from collections.abc import Mapping
 
-from shipline.content import Fetcher, chunks, fetch_all
+from shipline.content import Fetcher, Reader, fetch_all
 from shipline.errors import ContentError
 from shipline.oci import (
     MANIFEST_LIMIT,
@@ -20,31 +27,38 @@ from shipline.oci import (
     Index,
     InvalidDigest,
     Manifest,
+    from_bytes,
     media,
     parse_manifest,
 )
+from shipline.policy.gates.reports.json_stream import JsonReader
 from shipline.supply import BUNDLE, ENVELOPE, IN_TOTO, SIMPLE_SIGNING
 
-_DOCUMENTS = frozenset(
-    {
-        SIMPLE_SIGNING,
-        ENVELOPE,
-        BUNDLE,
-        IN_TOTO,
-        "application/jose+json",  # Notary Project
-        "application/spdx+json",
-        "text/spdx",
-        "text/spdx+json",
-        "application/vnd.cyclonedx",
-        "application/vnd.cyclonedx+json",
-        "application/vnd.cyclonedx+xml",
-        "application/sarif+json",
-        media.OCI_EMPTY,
-    }
-)
-_BINARY = frozenset({"application/cose"})  # Notary Project
-_INERT = frozenset({media.OCI_EMPTY, "application/vnd.cncf.notary.signature"})  # configurations
+_SPDX = (("spdxVersion",), ("@context", "@graph"))  # 2, 3
+_CYCLONEDX = (("bomFormat", "specVersion"),)
+_MEMBERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    SIMPLE_SIGNING: (("critical", "optional"),),
+    ENVELOPE: (("payloadType", "payload", "signatures"),),
+    BUNDLE: (("mediaType", "verificationMaterial"),),
+    IN_TOTO: (("_type", "subject", "predicateType"), ("payloadType", "payload", "signatures")),
+    "application/jose+json": (("payload", "protected", "signature"),),  # Notary Project
+    "application/spdx+json": _SPDX,
+    "text/spdx+json": _SPDX,
+    "application/vnd.cyclonedx": _CYCLONEDX,
+    "application/vnd.cyclonedx+json": _CYCLONEDX,
+    "application/sarif+json": (("version", "runs"),),
+    media.OCI_EMPTY: ((),),
+}
+"""Which members documents of a type have, one of these lists of them."""
+
+_COSE = "application/cose"
+_COSE_SIGN1 = (b"\xd2", b"\x84")  # with and without its tag (RFC 9052, 4.2)
+_NOWHERE = ("", "unknown")
+_CONFIG = {"architecture", "os", "created", "history", "rootfs", "config"}
+_CONFIG_LIMIT = 1 << 20  # bytes
 _MOST = 64 << 20  # bytes of all documents in a manifest
+_BLOCK = 512  # bytes of the header of an archive
+_CHUNK = 256 << 10  # bytes
 _REMEMBERED = 10_000  # statements
 _TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64,128})(?:\.(?:sig|att|sbom))?")
 
@@ -78,38 +92,82 @@ def is_statement(source: Fetcher, target: Descriptor) -> bool:
             return bool(parsed.manifests) and all(
                 one.artifact_type and one.platform is None for one in parsed.manifests
             )
-        return _says_so(parsed) and all(_is_text(source, one) for one in parsed.layers)
-    except ContentError:
+        return (
+            bool(parsed.layers)
+            and sum(layer.size for layer in parsed.layers) <= _MOST
+            and all(layer.media_type in {*_MEMBERS, _COSE} for layer in parsed.layers)
+            and _runs_nothing(source, parsed)
+            and all(_is_document(source, layer) for layer in parsed.layers)
+        )
+    except (ContentError, ValueError, RecursionError):
         return False
 
 
-def _says_so(manifest: Manifest) -> bool:
-    """Binary documents count only beside a configuration with which nothing runs."""
-    inert = manifest.config.media_type in _INERT
+def _runs_nothing(source: Fetcher, manifest: Manifest) -> bool:
+    raw = fetch_all(source, manifest.config.plain, _CONFIG_LIMIT)
+    if raw.strip() == b"{}":
+        return True
+    config = from_bytes(raw)
+    root = config.get("rootfs")
+    layers = root.get("diff_ids") if isinstance(root, dict) else []
     return (
-        bool(manifest.layers)
-        and sum(layer.size for layer in manifest.layers) <= _MOST
-        and all(
-            layer.media_type in _DOCUMENTS or (inert and layer.media_type in _BINARY)
-            for layer in manifest.layers
-        )
+        config.keys() <= _CONFIG
+        and config.get("os", "") in _NOWHERE
+        and config.get("architecture", "") in _NOWHERE
+        and not config.get("config")
+        and isinstance(layers, list)
+        and set(map(str, layers)) <= {str(layer.digest) for layer in manifest.layers}
     )
 
 
-def _is_text(source: Fetcher, layer: Descriptor) -> bool:
-    """UTF-8 without NUL, unless it may be binary."""
-    if layer.media_type in _BINARY:
-        return True
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with source.fetch(layer) as reader:
-            for data in chunks(reader):
-                if "\0" in decoder.decode(data):
-                    return False
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
+def _is_document(source: Fetcher, layer: Descriptor) -> bool:
+    with source.fetch(layer) as reader:
+        seen = _Seen(reader)
+        if layer.media_type == _COSE:
+            while seen.read(_CHUNK):
+                pass
+            return seen.head.startswith(_COSE_SIGN1) and not is_tar(seen.head)
+        members = _members(seen)
+        known = any(
+            members >= set(names) if names else not members for names in _MEMBERS[layer.media_type]
+        )
+        return known and not is_tar(seen.head) and not seen.binary
+
+
+def _members(seen: _Seen) -> set[str]:
+    """Of the JSON object, which is read to its end. Raises ReportError or UnicodeDecodeError."""
+    reader = JsonReader(seen)
+    found = set(reader.members())
+    reader.finish()
+    return found
+
+
+class _Seen:
+    """A reader that remembers how its content begins, and whether it was text without NUL."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.head = b""
+        self.binary = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._reader.read(size)
+        self.head += data[: _BLOCK - len(self.head)]
+        self.binary = self.binary or b"\0" in data
+        return data
+
+
+def is_tar(block: bytes) -> bool:
+    """Whether an archive may begin so, in the widest reading: a sum of all bytes is all that the
+    oldest tar has, and old programs added bytes with their sign (POSIX.1-2017, pax, "ustar
+    Interchange Format").
+    """
+    digits = re.search(rb"[0-7]+", block[148:156])
+    if len(block) < _BLOCK or digits is None:
         return False
-    return True
+    blank = block[:148] + b" " * 8 + block[156:]
+    signed = sum(byte - 256 if byte > 127 else byte for byte in blank)
+    return int(digits[0], 8) in (sum(blank), signed)
 
 
 def statement_subject(tag: str) -> Digest | None:

@@ -209,7 +209,7 @@ def walk(reader: JsonReader, depth: int = 0) -> Any:
 @given(JSON, st.integers(1, 7), st.sampled_from((None, 1)))
 def test_reading_in_pieces_is_reading_at_once(value: Any, step: int, indent: int | None) -> None:
     raw = json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="replace")
-    reader = JsonReader(Slow(raw, step))  # type: ignore[arg-type]
+    reader = JsonReader(Slow(raw, step))
     assert walk(reader) == json.loads(raw)
     reader.finish()
 
@@ -218,7 +218,7 @@ def test_reading_in_pieces_is_reading_at_once(value: Any, step: int, indent: int
 @given(st.lists(JSON, max_size=4), st.integers(1, 7))
 def test_skipping_ends_where_the_value_ends(values: list[Any], step: int) -> None:
     raw = json.dumps([*values, "end"]).encode()
-    reader = JsonReader(Slow(raw, step))  # type: ignore[arg-type]
+    reader = JsonReader(Slow(raw, step))
     found = [reader.value() if place == len(values) else None for place in reader.elements()]
     assert found[-1] == "end" and len(found) == len(values) + 1
     reader.finish()

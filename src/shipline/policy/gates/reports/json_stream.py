@@ -18,8 +18,9 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
+from shipline.content import Reader
 from shipline.policy.gates.reports.report import ReportError
 
 _CHUNK = 256 << 10  # bytes
@@ -55,7 +56,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 class JsonReader:
     """A position in a JSON text. Raises ReportError, UnicodeDecodeError or RecursionError."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Reader) -> None:
         self._source = source
         first = source.read(_CHUNK)
         encoding = next((name for bom, name in _ENCODINGS if first.startswith(bom)), "utf-8")
