@@ -60,6 +60,6 @@ class Config:
 
     def __post_init__(self) -> None:
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
-            from shipline.ship import check_feeds
+            from shipline.ship import fed_gates
 
-            check_feeds(self.gates, self.pipeline)
+            fed_gates(self.gates, self.pipeline)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.ship.section import Build, Pipeline, Sign, Step, When
 
 if TYPE_CHECKING:
-    from shipline.ship.feeds import check_feeds
+    from shipline.ship.feeds import fed_gates
     from shipline.ship.imaging import read_built
     from shipline.ship.plan import Plan, Wanted
     from shipline.ship.prepare import Prepared, prepare
@@ -38,8 +38,8 @@ __all__ = [
     "Wanted",
     "When",
     "World",
-    "check_feeds",
     "failure_sections",
+    "fed_gates",
     "find_run",
     "outputs",
     "plan_text",
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "check_feeds": "feeds",
+    "fed_gates": "feeds",
     "read_built": "imaging",
     "Plan": "plan",
     "Wanted": "plan",

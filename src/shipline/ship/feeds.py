@@ -14,14 +14,31 @@ if TYPE_CHECKING:
     from shipline.policy.gates import GatesSection
 
 
-def check_feeds(section: GatesSection | None, pipeline: Pipeline) -> None:
-    """Raises ConfigError for a step whose reports are for a gate that is not there."""
-    known = [name for name, _, _ in section.gates()] if section else []
+def fed_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection | None:
+    """The gates of the section, and the usual one of each kind that it does not have and steps have
+    reports for. None where there is neither.
+
+    Raises ConfigError for a step whose reports are for a gate that is not there.
+    """
+    fed = [(f"steps.{name}.reports", gate) for name, gate in _named(pipeline)]
+    if not fed:
+        return section
+    from shipline.policy.gates import REPORT_GATES, GatesSection
+
+    section = section or GatesSection()
+    names = {name for name, _, _ in section.gates()}
+    usual = [kind for kind in REPORT_GATES if getattr(section, kind) is None]
+    for place, gate in fed:
+        if gate not in names and gate not in usual:
+            known = ", ".join(sorted({*names, *usual}))
+            raise ConfigError(f"{place}: {gate!r} is no gate", hint=f"there is {known}")
+    return section.with_usual(gate for _, gate in fed if gate in usual)
+
+
+def _named(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Steps with the gates that their reports are for."""
     for name, step in pipeline.commands.items():
-        for gate in step.reports if isinstance(step.reports, Mapping) else ():
-            if gate not in known:
-                there = f"there is {', '.join(known)}" if known else "there are no gates"
-                raise ConfigError(f"steps.{name}.reports: {gate!r} is no gate; {there}")
+        yield from ((name, gate) for gate in step.reports if isinstance(step.reports, Mapping))
 
 
 def reports_of(section: GatesSection, pipeline: Pipeline, run: Run) -> dict[str, list[str]]:

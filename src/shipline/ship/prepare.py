@@ -18,7 +18,7 @@ from shipline.policy.tags import (
     reusable,
     survey,
 )
-from shipline.ship.feeds import check_feeds
+from shipline.ship.feeds import fed_gates
 from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
 from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
 from shipline.ship.project import Project, World
@@ -59,7 +59,7 @@ def prepare(
     `fetch` lets a shallow clone be completed; `ignore` are paths that may differ from the commit.
     """
     check_names(project.pipeline.commands, wanted)
-    check_feeds(project.gates, project.pipeline)
+    project = replace(project, gates=fed_gates(project.gates, project.pipeline))
     reports = [path for step in project.pipeline.commands.values() for path in step.report_paths]
     ignored = (*reports, *_inside(ignore, project.root))
     source = read_source(project.root, world.environ, ignore=ignored)

@@ -10,6 +10,7 @@ from shipline.policy.gates.render import FORMATS, render
 from shipline.policy.gates.reports import ReportError, Severity, parse_report
 from shipline.policy.gates.run import Workplace, run_gates
 from shipline.policy.gates.section import (
+    REPORT_GATES,
     CommandGate,
     CoverageGate,
     FindingsGate,
@@ -28,6 +29,7 @@ from shipline.policy.gates.waiving import Waivers
 __all__ = [
     "FORMATS",
     "HOOKS",
+    "REPORT_GATES",
     "SUMMARY_TYPE",
     "Baseline",
     "Check",

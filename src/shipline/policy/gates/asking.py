@@ -21,28 +21,15 @@ from shipline.policy.gates.reports import (
     formats_of,
 )
 from shipline.policy.gates.section import (
-    CoverageGate,
-    FindingsGate,
+    REPORT_GATES,
     GatesSection,
     ImageGate,
     ReportGate,
-    SbomGate,
-    SecretsGate,
-    TestsGate,
-    VulnerabilitiesGate,
     split_format,
 )
 from shipline.policy.gates.verdict import Check, Outcome, Verdict
 
-_RULES: dict[str, type[ReportGate] | type[ImageGate]] = {
-    "coverage": CoverageGate,
-    "tests": TestsGate,
-    "analysis": FindingsGate,
-    "secrets": SecretsGate,
-    "vulnerabilities": VulnerabilitiesGate,
-    "sbom": SbomGate,
-    "image": ImageGate,
-}
+_RULES: dict[str, type[ReportGate] | type[ImageGate]] = {**REPORT_GATES, "image": ImageGate}
 _KINDS: dict[type[Content], str] = {
     Coverage: "coverage",
     TestResults: "tests",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shipline.errors import ConfigError
@@ -252,6 +252,16 @@ class CommandGate(GateRules):
     timeout: Duration = field(default=Duration(600_000), metadata=_doc("How long it may take."))
 
 
+REPORT_GATES: Mapping[str, type[ReportGate]] = {
+    "coverage": CoverageGate,
+    "tests": TestsGate,
+    "analysis": FindingsGate,
+    "secrets": SecretsGate,
+    "vulnerabilities": VulnerabilitiesGate,
+    "sbom": SbomGate,
+}
+"""The gates that read reports, by the key of the section that holds them."""
+
 Gate = (
     CoverageGate
     | TestsGate
@@ -322,8 +332,15 @@ class GatesSection:
         for name, command in self.commands.items():
             yield command.name or name, "command", command
 
+    def with_usual(self, kinds: Iterable[str]) -> GatesSection:
+        """With the usual gate of each of the kinds, keys of REPORT_GATES, that it does not have."""
+        missing: dict[str, Any] = {
+            kind: REPORT_GATES[kind]() for kind in kinds if getattr(self, kind) is None
+        }
+        return replace(self, **missing)
 
-KINDS = ("coverage", "tests", "analysis", "secrets", "vulnerabilities", "sbom", "image")
+
+KINDS = (*REPORT_GATES, "image")
 
 
 def split_format(text: str) -> tuple[str, str]:
