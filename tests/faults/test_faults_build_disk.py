@@ -61,6 +61,27 @@ def test_full_disk_is_told_wherever_it_is_met(
         home.rmdir()
 
 
+def test_step_that_fills_the_state_directory_is_told_of_it(
+    base_images: Registry, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "context", "FROM busybox\nRUN dd if=/dev/zero of=/big\n")
+    with small_disk(tmp_path / "home", 8000):
+        said = Shipline(tmp_path / "home", base_images.address).build(place).failed(5)
+    assert f"SHIPLINE_HOME is full: {tmp_path / 'home'}, on a disk of 8.2 MB" in said
+
+
+def test_step_that_fills_its_own_memory_disk_is_told_of_that(
+    base_images: Registry, tmp_path: Path
+) -> None:
+    place = context(
+        tmp_path / "context",
+        "FROM busybox\nRUN --mount=type=tmpfs,target=/t,size=65536 dd if=/dev/zero of=/t/big\n",
+    )
+    said = Shipline(tmp_path / "home", base_images.address).build(place).failed(5)
+    assert "a tmpfs of the step is full" in said
+    assert "SHIPLINE_HOME is full" not in said
+
+
 def test_read_only_state_directory(base_images: Registry, place: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shipline = Shipline(home, base_images.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from serving import Asked, Served, Told, serving
 from spec_registry import Peculiar, Spec, spec_registry
 from tunnel import tunnel
 
-from shipline.content import LocalStore, MemoryStore, copy_graph
+from shipline.content import LocalStore, MemoryStore, copy_graph, fetch_all
 from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, RegistryError
 from shipline.oci import Descriptor, Manifest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
@@ -383,6 +384,63 @@ def test_http_goes_through_the_proxy_of_the_environment() -> None:
         with Client(settings) as client:
             client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
         assert proxy.asked[0].target == "http://registry.localtest/v2/a/b/manifests/v1"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_down_is_blamed_and_not_the_registry(scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        url = f"http://me:hush@{address}"
+        proxies = Proxies(http=url) if scheme == "http" else Proxies(https=url)
+        insecure = frozenset({"registry.localtest"} if scheme == "http" else ())
+        with (
+            Client(HostSettings(insecure=insecure, proxies=proxies), tries=1) as client,
+            pytest.raises(RegistryError) as raised,
+        ):
+            client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
+    assert f"the proxy {address} refuses connections" in raised.value.message
+    assert "HTTPS_PROXY" in raised.value.hint
+    assert "NO_PROXY" in raised.value.hint
+    assert "hush" not in raised.value.message + raised.value.hint
+
+
+def test_a_proxy_that_wants_a_login_is_told_so() -> None:
+    with serving(lambda asked: (407, {}, b"")) as proxy:
+        settings = HostSettings(
+            insecure=frozenset({"registry.localtest"}), proxies=Proxies(http=proxy.url)
+        )
+        with Client(settings, tries=1) as client, pytest.raises(RegistryError) as raised:
+            client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
+        assert "user:password@host:port" in raised.value.hint
+
+
+def test_a_proxy_that_opens_no_way_is_blamed() -> None:
+    with serving(told_manifest) as no_tunnel:
+        settings = HostSettings(proxies=Proxies(https=no_tunnel.url))
+        with Client(settings, tries=1) as client, pytest.raises(RegistryError) as raised:
+            client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
+        assert f"the proxy 127.0.0.1:{no_tunnel.port} opens no way: 501" in raised.value.message
+
+
+def test_what_the_mirrors_said_is_told_when_the_registry_fails_too(
+    spec: tuple[Spec, Served],
+) -> None:
+    with spec_registry() as (_, empty), socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        down = f"127.0.0.1:{unused.getsockname()[1]}"
+        settings = HostSettings(mirrors={down: (f"http://127.0.0.1:{empty.port}",)})
+        with Client(settings, tries=1) as client:
+            repository = client.repository(Reference.parse(f"{down}/team/app"))
+            for ask in (
+                lambda: repository.resolve("v1"),
+                lambda: fetch_all(repository, MANIFEST.config, 10),
+            ):
+                with pytest.raises(RegistryError) as raised:
+                    ask()
+                (note,) = raised.value.__notes__
+                assert f"is not in 127.0.0.1:{empty.port}/team/app" in note
+                assert "no mirror has it" in raised.value.hint
 
 
 def test_importing_the_client_imports_no_http() -> None:

@@ -108,8 +108,11 @@ class RegistryImages:
 def _look_up(repository: Repository, reference: Reference, wanted: str) -> Descriptor:
     try:
         return repository.resolve(wanted)
-    except NotFound:
-        raise NotFound(
+    except NotFound as error:
+        missing = NotFound(
             f"base image {reference.familiar} was not found",
             hint="check its name and tag, and whether it needs a login",
-        ) from None
+        )
+        for note in getattr(error, "__notes__", ()):
+            missing.add_note(note)
+        raise missing from None

@@ -17,6 +17,7 @@ from shipline.build.cache import Made, key_of
 from shipline.build.copying import Use
 from shipline.build.graph import Label, RunMount, RunOp
 from shipline.build.snapshots import Snapshot
+from shipline.build.trouble import full_hint
 from shipline.build.workshop import Directory, Result, Workshop
 from shipline.errors import StepFailed, UsageError
 from shipline.events import Step
@@ -43,6 +44,7 @@ from shipline.sandbox import (
 from shipline.tasks import sleep
 
 _LAST_LINES = 20
+_LONGEST = 300  # characters of a command in a message
 
 
 def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: Label) -> Made:
@@ -112,12 +114,28 @@ def _execute(
     status = shop.sandbox().run(spec, root, listen)
     if status != 0:
         raise StepFailed(
-            f"process {' '.join(op.args)!r} did not complete successfully: exit code: {status}",
+            f"process {_shortened(op.args)} did not complete successfully: exit code: {status}",
             status=status,
             span=label.span,
             platform=op.platform,
             log=tail.lines(),
+            hint=_full_disk(tail.lines(), shop.state),
         )
+
+
+def _shortened(args: Sequence[str]) -> str:
+    """The command for a message: of a long script its beginning."""
+    text = " ".join(args)
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+def _full_disk(log: Sequence[str], home: Path) -> str:
+    """What to do where the command found no space; empty where it did not say so."""
+    if hint := full_hint(home):
+        return hint
+    if any("No space left on device" in line for line in log):
+        return "a tmpfs of the step is full: /dev/shm, which --shm-size sets, or a mount of its own"
+    return ""
 
 
 class _Tail:

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
+from shipline.units import shown_size
 
+_ROOM = 1 << 20  # bytes; a disk with less is full
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -26,10 +28,8 @@ def system_errors(home: Path) -> Iterator[None]:
     except OSError as error:
         where = _place(error) or str(home)
         if error.errno in _FULL:
-            raise ContentError(
-                f"cannot write to {where}: {_reason(error)}",
-                hint="free some space, or let SHIPLINE_HOME name a directory on a larger disk",
-            ) from error
+            hint = full_hint(home) or "free some space there"
+            raise ContentError(f"cannot write to {where}: {_reason(error)}", hint=hint) from error
         raise SandboxError(
             f"cannot use {where}: {_reason(error)}", hint=f"the state directory is {home}"
         ) from error
@@ -52,6 +52,19 @@ def output_errors(destination: str) -> Iterator[None]:
             f"cannot write {destination or 'the output'}{inside}: {_reason(error)}",
             hint="choose another dest= with --output",
         ) from error
+
+
+def full_hint(home: Path) -> str:
+    """What to do where the state directory is full; empty where it is not."""
+    status = os.statvfs(home)
+    names_left = status.f_favail or not status.f_files  # some filesystems do not count them
+    if names_left and status.f_bavail * status.f_frsize >= _ROOM:
+        return ""
+    size = shown_size(status.f_blocks * status.f_frsize)
+    return (
+        f"SHIPLINE_HOME is full: {home}, on a disk of {size};"
+        " free some space, or let it name a directory on a larger disk"
+    )
 
 
 def _place(error: OSError) -> str:

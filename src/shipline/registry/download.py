@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from shipline.errors import AuthError, NotFound, RegistryError
+from shipline.errors import AuthError, NotFound, RegistryError, ShiplineError
 from shipline.oci import Descriptor
 from shipline.registry.channel import Channel
 from shipline.registry.http import pause
@@ -29,6 +30,7 @@ class Download:
         self._target = target
         self._position = 0
         self._failures = 0
+        self._mirrors: list[ShiplineError] = []
         self._ranges = True
         self._answer: Answer | None = None
 
@@ -44,7 +46,8 @@ class Download:
                 self._answer = self._request()
             except (RegistryError, AuthError, NotFound) as error:
                 if len(self._channels) == 1:
-                    raise
+                    with blaming_mirrors(self._mirrors):
+                        raise
                 self._next(error)
 
     def read(self, size: int = -1, /) -> bytes:
@@ -107,9 +110,11 @@ class Download:
         elif len(self._channels) > 1:
             self._next(error)
         else:
-            raise error
+            with blaming_mirrors(self._mirrors):
+                raise error
 
-    def _next(self, error: BaseException) -> None:
+    def _next(self, error: ShiplineError) -> None:
+        self._mirrors.append(error)
         self._drop()
         self._channels.pop(0)
         self._failures = 0
@@ -119,6 +124,20 @@ class Download:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+
+
+@contextmanager
+def blaming_mirrors(failures: Sequence[ShiplineError]) -> Iterator[None]:
+    """Adds what the mirrors said before to the error with which the registry ends the block."""
+    try:
+        yield
+    except ShiplineError as error:
+        for failure in failures:
+            error.add_note(f"a mirror before: {failure.message}")
+        absent = failures and all(isinstance(one, NotFound) for one in failures)
+        if absent and isinstance(error, RegistryError) and not error.status:
+            error.hint = f"no mirror has it: check the name, and the way to {error.host}"
+        raise
 
 
 def _missing(channel: Channel, target: Descriptor) -> NotFound:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from shipline.content import Advance, Fetcher, VerifiedReader, fetch_all
-from shipline.errors import AuthError, ContentError, DigestMismatch, NotFound, RegistryError
+from shipline.errors import (
+    AuthError,
+    ContentError,
+    DigestMismatch,
+    NotFound,
+    RegistryError,
+    ShiplineError,
+)
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -20,7 +27,7 @@ from shipline.oci import (
 )
 from shipline.registry.channel import READ, WRITE, Channel
 from shipline.registry.documents import ACCEPT, Documents, fetch_document
-from shipline.registry.download import Download
+from shipline.registry.download import Download, blaming_mirrors
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.pages import pages
 from shipline.registry.referrers import note_referrer, referrers, repair_referrer
@@ -211,14 +218,17 @@ class RemoteRepository:
 
     def _read_document(self, name: str) -> tuple[Descriptor, bytes]:
         *mirrors, home = self._readable()
+        failures: list[ShiplineError] = []
         for channel in mirrors:
             try:
                 return fetch_document(channel, name)
-            except DigestMismatch:
+            except DigestMismatch as error:
                 self._distrusted.add(channel)
-            except (RegistryError, AuthError, NotFound):
-                continue
-        return fetch_document(home, name)
+                failures.append(error)
+            except (RegistryError, AuthError, NotFound) as error:
+                failures.append(error)
+        with blaming_mirrors(failures):
+            return fetch_document(home, name)
 
     def _put(
         self, target: Descriptor, content: bytes, name: str, tags: Iterable[str] = ()

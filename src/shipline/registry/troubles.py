@@ -15,17 +15,46 @@ from shipline.registry.failures import tls_hint
 from shipline.registry.origin import Origin
 from shipline.tasks import check
 
+_TUNNEL = "Tunnel connection failed: "  # of http.client
 _ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
 
 
 @contextmanager
-def translated(origin: Origin) -> Iterator[None]:
-    """Raises RegistryError for what goes wrong at `origin`, Cancelled when interrupted."""
+def translated(origin: Origin, proxy: str = "") -> Iterator[None]:
+    """Raises RegistryError for what goes wrong at `origin`, Cancelled when interrupted.
+
+    `proxy` is the host:port that is connected to in its place.
+    """
     try:
         yield
     except (OSError, http.client.HTTPException, foreign.HTTPError, ValueError) as error:
         check()  # when the work was interrupted, that is the reason
+        if proxy and (problem := _proxy_problem(error)):
+            raise _proxy_error(origin, proxy, problem, error) from error
         raise _error(origin, error) from error
+
+
+def _proxy_problem(error: Exception) -> str:
+    """What the proxy itself did wrong; empty where it is not to blame."""
+    if isinstance(error, foreign.NameResolutionError):
+        return "is not known by name"
+    if isinstance(error, ConnectionRefusedError):
+        return "refuses connections"
+    if isinstance(error, TimeoutError | foreign.TimeoutError):
+        return "does not answer in time"
+    if isinstance(error, OSError) and str(error).startswith(_TUNNEL):
+        return f"opens no way: {str(error).removeprefix(_TUNNEL)}"
+    return ""
+
+
+def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> RegistryError:
+    host = origin.authority
+    hint = f"check HTTP_PROXY and HTTPS_PROXY, or add {origin.host} to NO_PROXY"
+    if str(error).startswith(f"{_TUNNEL}407"):
+        hint = "give it a login: http://user:password@host:port in HTTP_PROXY and HTTPS_PROXY"
+    retriable = not isinstance(error, ConnectionRefusedError | foreign.NameResolutionError)
+    message = f"{host}: the proxy {proxy} {problem}"
+    return RegistryError(message, host=host, hint=hint, retriable=retriable)
 
 
 def _error(origin: Origin, error: Exception) -> RegistryError:

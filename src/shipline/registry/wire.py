@@ -254,7 +254,7 @@ class Wire:
     def _connect(self, key: _Key) -> Interruptible:
         origin, reach = key
         proxy = self._settings.proxies.of(origin)
-        with translated(origin):
+        with translated(origin, _authority(proxy)):
             connection = self._through(proxy, key) if proxy else self._direct(origin, reach)
             try:
                 with on_cancel(connection.abort):
@@ -316,3 +316,9 @@ class Wire:
                 if trust and trust.certificate:
                     context.load_cert_chain(trust.certificate, trust.key)
             return context
+
+
+def _authority(proxy: str) -> str:
+    """The host and port of a proxy's URL, for messages: without its login."""
+    url = urllib3.util.parse_url(proxy)
+    return url.netloc or "" if proxy else ""

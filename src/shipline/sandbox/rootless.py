@@ -13,7 +13,7 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ Range = tuple[int, int]
 
 _MOST_RANGES = 339  # lines of a map that the kernel takes, without that of the user
 _KINDS = ("uid", "gid")
+_FIRST_FREE, _ENOUGH = 100_000, 65_536  # SUB_UID_MIN and SUB_UID_COUNT of login.defs(5)
 
 
 def enter_user_namespace() -> None:
@@ -52,13 +53,24 @@ def enter_user_namespace() -> None:
 
 def subordinate_ranges(text: str, *names: str) -> tuple[Range, ...]:
     """What a file like /etc/subuid, `name:first:count` on each line, gives to any of `names`."""
-    lines = (line.split(":") for line in text.splitlines())
-    found = [
-        (int(line[1]), int(line[2]))
-        for line in lines
-        if len(line) == 3 and line[0] in names and line[1].isdigit() and line[2].strip().isdigit()
-    ]
-    return tuple(one for one in found if one[1])[:_MOST_RANGES]
+    found = [one for name, one in _ranges(text) if name in names and one[1]]
+    return tuple(found)[:_MOST_RANGES]
+
+
+def free_range(*texts: str) -> Range:
+    """Ids that none of the files like /etc/subuid gives to anybody: as many as images use."""
+    first = _FIRST_FREE
+    for start, count in sorted(one for text in texts for _, one in _ranges(text)):
+        if start < first + _ENOUGH and start + count > first:
+            first = start + count
+    return first, _ENOUGH
+
+
+def _ranges(text: str) -> Iterator[tuple[str, Range]]:
+    for line in text.splitlines():
+        name, *numbers = line.strip().split(":")
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+            yield name, (int(numbers[0]), int(numbers[1]))
 
 
 def id_map(own: int, ranges: Sequence[Range]) -> list[int]:
@@ -103,10 +115,16 @@ def _more_ids() -> str:
     outside = int(Path("/proc/self/uid_map").read_text().split()[1])
     install = "" if shutil.which("newuidmap") else "apt-get install uidmap && "
     most = max(first + count for first, count in kernel.id_ranges("uid"))
-    ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
-    if most > 1:
-        return f"ids end at {most - 1}; as root: `usermod --add-subuids ... {_name(outside)}`"
-    return f"as root: `{install}usermod {ranges} {_name(outside)}`"
+    first, count = free_range(*(_subordinate_file(kind) for kind in _KINDS))
+    ranges = " ".join(f"--add-sub{kind}s {first}-{first + count - 1}" for kind in _KINDS)
+    ending = f"ids end at {most - 1}; " if most > 1 else ""
+    return f"{ending}as root: `{install}usermod {ranges} {_name(outside)}`"
+
+
+def _subordinate_file(kind: str) -> str:
+    with suppress(OSError):
+        return Path(f"/etc/sub{kind}").read_text(errors="replace")
+    return ""
 
 
 def _name(uid: int) -> str:
@@ -143,9 +161,7 @@ def _map_ranges(target: int, ids: dict[str, int], reading: int) -> int:
     if not os.read(reading, 1):
         return 0
     for kind in _KINDS:
-        program, text = shutil.which(f"new{kind}map"), ""
-        with suppress(OSError):
-            text = Path(f"/etc/sub{kind}").read_text(errors="replace")
+        program, text = shutil.which(f"new{kind}map"), _subordinate_file(kind)
         ranges = subordinate_ranges(text, _name(ids["uid"]), str(ids["uid"]))
         if program is not None and ranges:
             numbers = map(str, id_map(ids[kind], ranges))

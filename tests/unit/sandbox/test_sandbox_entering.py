@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shipline.errors import SandboxError
 from shipline.sandbox import enter_user_namespace, require_ids
-from shipline.sandbox.rootless import id_map, owners_suffix, subordinate_ranges
+from shipline.sandbox.rootless import free_range, id_map, owners_suffix, subordinate_ranges
 
 SUBIDS = "root:1:2\nann:100000:65536\n\n1000:300000:10\nbad:x:1\nann:7\n# ann:5:6\nann:400000:0\n"
 
@@ -28,6 +28,13 @@ SUBIDS = "root:1:2\nann:100000:65536\n\n1000:300000:10\nbad:x:1\nann:7\n# ann:5:
 )
 def test_ranges_are_those_of_the_user(names: tuple[str, ...], ranges: tuple[object, ...]) -> None:
     assert subordinate_ranges(SUBIDS, *names) == ranges
+
+
+def test_ids_that_are_proposed_belong_to_nobody_in_either_file() -> None:
+    assert free_range("", "") == (100_000, 65_536)
+    assert free_range("ann:100000:65536\n", "") == (165_536, 65_536)
+    assert free_range("ann:100000:65536\n", "bob:165536:65536\nbad\n") == (231_072, 65_536)
+    assert free_range("ann:500000:65536\nbob:120000:10\n", "") == (120_010, 65_536)
 
 
 RANGES = st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**20)), max_size=5)
