@@ -20,7 +20,16 @@ from shipline.build.blobs import Blobs
 from shipline.build.reachable import mountable
 from shipline.content import Reader, chunks
 from shipline.errors import ContentError, DigestMismatch
-from shipline.layer import Layer, LayeredToc, Toc, TocBuilder, decompress, read_tar, unpack
+from shipline.layer import (
+    Layer,
+    LayeredToc,
+    Toc,
+    TocBuilder,
+    conform,
+    decompress,
+    read_tar,
+    unpack,
+)
 from shipline.oci import Digest, Hasher, media
 from shipline.sandbox import (
     Erofs,
@@ -104,10 +113,15 @@ class Snapshots:
                 yield Writable(root, upper, lower)
 
     def adopt(self, layer: Layer, upper: Path) -> None:
-        """Keep the upper directory of a step as the files of the layer that was made of it."""
+        """Keep the upper directory of a step as the files of the layer that was made of it.
+
+        Nothing is kept where they are not exactly those of the layer's tar.
+        """
         with self._locked(layer.diff_id):
-            if not self._layer(layer.diff_id).exists():
+            if not self._layer(layer.diff_id).exists() and conform(upper, self._toc(layer)):
                 with self._building(layer.diff_id) as building:
+                    os.chown(upper, 0, 0)
+                    os.chmod(upper, 0o755)
                     os.rename(upper, building / "fs")
 
     def keep_tar(self, layer: Layer, tar: Path) -> None:
@@ -157,7 +171,7 @@ class Snapshots:
         """Directories to stack, top first."""
         found = [self._directory(layer) for layer in reversed(snapshot.layers)]
         if not found:
-            return [_directory(self._scratch / "empty")]
+            return [_root_directory(self._scratch / "empty")]
         return list(dict.fromkeys(found))  # a layer below itself shows nothing; overlayfs refuses
 
     def _directory(self, layer: Layer) -> Path:
@@ -186,7 +200,7 @@ class Snapshots:
             with self._tar(layer) as tar:
                 unpack(
                     mountable(builder.through(read_tar(tar))),
-                    _directory(building / "fs"),
+                    _root_directory(building / "fs"),
                     whiteouts="overlay",
                     userxattr=in_user_namespace(),
                 )
@@ -252,6 +266,12 @@ class _Checked:
 
 def _directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _root_directory(path: Path) -> Path:
+    """A directory with the attributes that a root has: layers say nothing of it."""
+    _directory(path).chmod(0o755)
     return path
 
 

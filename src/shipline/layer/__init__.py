@@ -1,7 +1,7 @@
 """File trees, tar archives and compressed layers, and the ways between them."""
 
 from shipline.layer.apply import Whiteouts, unpack
-from shipline.layer.changeset import Lower, changeset, lower_directory
+from shipline.layer.changeset import Lower, changeset, conform, lower_directory
 from shipline.layer.codec import Codec, Compression, codec
 from shipline.layer.decompress import Archive, decompress, sniff
 from shipline.layer.entry import (
@@ -49,6 +49,7 @@ __all__ = [
     "Xattrs",
     "changeset",
     "codec",
+    "conform",
     "decompress",
     "lower_directory",
     "read_tar",

@@ -8,6 +8,7 @@ only the file capability stays.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from typing import NamedTuple, Protocol
 
 from shipline.errors import ContentError
 from shipline.layer import whiteout
-from shipline.layer.entry import CAPABILITY, Entry, Item, OpenDirectory, Source
+from shipline.layer.entry import CAPABILITY, Entry, Item, OpenDirectory, Source, Xattrs
 from shipline.layer.status import KINDS, entry_at, unreadable
+from shipline.layer.toc import Row, Toc
+from shipline.tasks import check
 
 _SECOND = 1_000_000_000  # nanoseconds
 _PIECE = 1 << 20  # bytes
@@ -213,6 +216,91 @@ class _Walk:
                         return False
                     if not data:
                         return True
+
+
+def conform(upper: int | Path, toc: Toc) -> bool:
+    """Make an upper directory, no longer in use, what unpacking its changeset would have made.
+
+    `toc` is that of the layer. What was only copied up goes, and so does what a layer cannot say:
+    opaque marks, attributes, fractions of seconds. False where it still differs.
+    """
+    if toc.opaque:
+        return False
+    try:
+        return _Conforming(OpenDirectory(upper), toc).directory("")
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+class _Conforming:
+    def __init__(self, upper: OpenDirectory, toc: Toc) -> None:
+        self._upper = upper
+        self._toc = toc
+
+    def directory(self, path: str) -> bool:
+        """Whether the directory `path` now holds what the layer has there."""
+        check()
+        place = f"{self._upper.path}/{path}"
+        self._strip(place, os.listxattr(place))
+        rows = self._toc.rows(path)
+        hidden = set(self._toc.whiteouts.get(path, ()))
+        with os.scandir(place) as listed:
+            names = list(listed)
+        found = 0
+        for here in names:
+            status = here.stat(follow_symlinks=False)
+            if stat.S_ISCHR(status.st_mode) and not status.st_rdev and here.name in hidden:
+                hidden.remove(here.name)
+            elif (row := rows.get(here.name)) is None:
+                _remove(here)
+            elif self._entry(f"{path}/{here.name}" if path else here.name, here.path, row, status):
+                found += 1
+        for name in hidden - rows.keys():
+            os.mknod(f"{place}/{name}", stat.S_IFCHR)
+        return found == len(rows)
+
+    def _entry(self, path: str, place: str, row: Row, status: os.stat_result) -> bool:
+        if not _is(row, place, status):
+            return False
+        if not self._strip(place, os.listxattr(place, follow_symlinks=False), row[9]):
+            return False
+        if row[0] == "dir" and not self.directory(path):
+            return False
+        if row[0] == "dir" or status.st_mtime_ns != row[5]:
+            os.utime(place, ns=(row[5], row[5]), follow_symlinks=False)
+        return True
+
+    def _strip(self, place: str, names: list[str], want: Xattrs = ()) -> bool:
+        """Take all attributes off but the capability, and labels, which the system gives.
+
+        Whether the capability is as in the layer.
+        """
+        for name in names:
+            if not name.startswith("security."):
+                os.removexattr(place, name, follow_symlinks=False)
+        if CAPABILITY not in names:
+            return not want
+        return want == ((CAPABILITY, os.getxattr(place, CAPABILITY, follow_symlinks=False)),)
+
+
+def _is(row: Row, place: str, status: os.stat_result) -> bool:
+    """Whether the file is what `row` says, time and attributes aside."""
+    kind = KINDS.get(stat.S_IFMT(status.st_mode))
+    size = status.st_size if kind == "file" else 0
+    if row[:5] != (kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, size):
+        return False
+    if kind == "symlink":
+        return os.readlink(place) == row[6]
+    if kind in ("char", "block"):
+        return status.st_rdev == os.makedev(row[7], row[8])
+    return True
+
+
+def _remove(here: os.DirEntry[str]) -> None:
+    if here.is_dir(follow_symlinks=False):
+        shutil.rmtree(here.path)
+    else:
+        os.unlink(here.path)
 
 
 def _same_owner(new: Entry, old: Entry) -> bool:

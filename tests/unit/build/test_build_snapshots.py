@@ -165,3 +165,39 @@ def test_compression_does_not_change_what_a_snapshot_is(store: Counted) -> None:
     one, two = (make_layer(store, files(a="1"), kind) for kind in ("gzip", "zstd"))
     assert one.descriptor != two.descriptor
     assert Snapshot((one,)).diff_ids == Snapshot((two,)).diff_ids
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="layers belong to root")
+def test_the_files_kept_for_a_layer_are_those_of_its_tar(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    """What a step only copied up would show below other images with an equal layer."""
+    snapshots = open_snapshots(tmp_path, store, step)
+    for number, items in enumerate(([], files(a="content"))):
+        layer = make_layer(store, items)
+        upper = tmp_path / f"upper-{number}"
+        (upper / "etc").mkdir(parents=True, mode=0o700)
+        (upper / "etc/passwd").write_text("copied up")
+        upper.chmod(0o700)
+        for entry, data in items:
+            assert isinstance(data, bytes)
+            (upper / entry.path).write_bytes(data)
+        snapshots.adopt(layer, upper)
+        assert not upper.exists()
+        with snapshots.mounted(Snapshot((layer,))) as root:
+            assert sorted(os.listdir(root)) == [entry.path for entry, _ in items]
+            assert root.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="layers belong to root")
+def test_files_that_are_not_those_of_the_tar_are_not_kept(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    layer = make_layer(store, files(a="content"))
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "a").write_text("other")
+    snapshots = open_snapshots(tmp_path, store, step)
+    snapshots.adopt(layer, upper)
+    with snapshots.mounted(Snapshot((layer,))) as root:
+        assert (root / "a").read_text() == "content"

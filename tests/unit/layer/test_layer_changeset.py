@@ -7,6 +7,7 @@ import io
 import os
 import random
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from shipline.layer import (
     LayeredToc,
     TocBuilder,
     changeset,
+    conform,
     lower_directory,
     read_tar,
     scan,
@@ -75,6 +77,16 @@ class Case:
         unpack(read_tar(io.BytesIO(archive)), self.lower, whiteouts="apply")
         assert _shown(self.lower) == _shown(self.after)
         assert scan(self.lower).digest() == scan(self.after).digest()
+        self.conforms(archive)
+
+    def conforms(self, archive: bytes) -> None:
+        """The upper directory becomes what unpacking the layer makes."""
+        unpacked = self.lower.with_name("unpacked")
+        unpacked.mkdir()
+        toc = TocBuilder()
+        unpack(toc.through(read_tar(io.BytesIO(archive))), unpacked, whiteouts="overlay")
+        assert conform(self.upper, toc.toc())
+        assert _exactly(self.upper) == _exactly(unpacked)
 
 
 def _shown(root: Path) -> list[Entry]:
@@ -83,6 +95,20 @@ def _shown(root: Path) -> list[Entry]:
         entry._replace(mtime_ns=0 if entry.kind == "dir" else entry.mtime_ns // SECOND * SECOND)
         for entry in scan(root).entries()
     ]
+
+
+def _exactly(root: Path) -> list[tuple[Entry, int, list[tuple[str, bytes]]]]:
+    """Entries with their links and all attributes; of whiteouts, the names."""
+    found: list[tuple[Entry, int, list[tuple[str, bytes]]]] = []
+    for entry in scan(root).entries():
+        place = root / entry.path
+        if not place.lstat().st_rdev and stat.S_ISCHR(place.lstat().st_mode):
+            found.append((Entry(entry.path, "char"), 0, []))
+            continue
+        names = os.listxattr(place, follow_symlinks=False)
+        attributes = [(name, os.getxattr(place, name, follow_symlinks=False)) for name in names]
+        found.append((entry, place.lstat().st_nlink, sorted(attributes)))
+    return found
 
 
 def _whole_seconds(root: Path) -> None:
@@ -129,6 +155,8 @@ def test_what_was_only_copied_up_is_dropped(tmp_path: Path) -> None:
     case = run(tmp_path, step)
     assert {"f", "g", "d"} <= set(os.listdir(case.upper))
     assert case.layer() == []
+    case.law()
+    assert os.listdir(case.upper) == []
 
 
 def test_same_size_and_time_but_other_content_is_a_change(tmp_path: Path) -> None:
@@ -309,3 +337,27 @@ def test_applying_a_changeset_gives_the_tree_that_was_left(tmp_path: Path, seed:
 
     case = Case(tmp_path / "case", before, many)
     case.law()
+
+
+def test_what_a_layer_cannot_say_is_taken_off_the_upper_directory(tmp_path: Path) -> None:
+    def step(root: Path) -> None:
+        shutil.rmtree(root / "d")
+        (root / "d").mkdir()
+        (root / "d/new").write_bytes(b"with attributes")
+        for name in ("d", "d/new"):
+            os.setxattr(root / name, "user.note", b"mine")
+        os.setxattr(root / "f", "user.note", b"copied up")
+
+    case = run(tmp_path, step)
+    assert os.getxattr(case.upper / "d", "trusted.overlay.opaque") == b"y"
+    case.law()
+
+
+def test_an_upper_directory_of_another_layer_does_not_conform(tmp_path: Path) -> None:
+    case = run(tmp_path, lambda root: (root / "f").write_bytes(b"new"))
+    toc = TocBuilder()
+    for entry in case.layer():
+        toc.add(entry._replace(size=4))
+    assert not conform(case.upper, toc.toc())
+    toc.add(Entry("missing", "dir", 0o755))
+    assert not conform(case.upper, toc.toc())
