@@ -88,3 +88,21 @@ def test_missing_dockerfile_is_told_before_any_work(tmp_path: Path, registry: No
     text = (project.root / "shipline.yaml").read_text().replace("mv moved", "cp moved")
     project.commit("fix: made by a step", shipline__yaml=text + build)
     project.ship().ok()
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        ("ssh: [default]", "--ssh"),
+        ("context: https://example.com/a.git", "git context"),
+        ("secrets: [nonsense]", "nonsense"),
+    ],
+)
+def test_what_a_build_refuses_is_refused_before_any_work(
+    tmp_path: Path, registry: Node, build: str, named: str
+) -> None:
+    text = f"image: {{image}}-refused\nsteps: {{lint: 'true'}}\nbuild: {{{build}}}\n"
+    project = new_project(tmp_path, registry, text)
+    assert named in project.ship("--plan").ok().out
+    said = project.ship().failed(3)
+    assert "shipline.yaml: build:" in said and named in said and "lint" not in said

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from shipline.build import annotating, flags, outputs, values
+from shipline.build.refusals import check_request
 from shipline.build.request import (
     Annotation,
     Attestation,
@@ -52,6 +53,7 @@ __all__ = [
     "Ulimit",
     "annotating",
     "build",
+    "check_request",
     "flags",
     "outputs",
     "values",

@@ -27,6 +27,7 @@ from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
 from shipline.build.publish import push_documents, push_tags
 from shipline.build.recoding import Recoder
+from shipline.build.refusals import check_request
 from shipline.build.request import BuildRequest
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
@@ -74,6 +75,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     When it raises, no name was moved anywhere. The work is done on threads of its own, in a mount
     namespace that vanishes with them.
     """
+    check_request(request)
     with system_errors(settings.home):
         with TaskGroup() as group:
             task = group.start(_build, request, settings, step)

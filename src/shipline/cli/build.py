@@ -15,13 +15,14 @@ from shipline.cli.interrupts import run_cancellable
 from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
 from shipline.cli.switches import SwitchCommand
-from shipline.cli.unsupported import FLAGS, refuse_gaps
 from shipline.errors import UsageError
 from shipline.events import Stream
 from shipline.observe import open_sinks
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
+
+_NOT_YET = ("policy", "invoke", "on")  # flags without a place in BuildRequest
 
 
 @click.command("build", cls=SwitchCommand)
@@ -31,7 +32,6 @@ def command(**given: Any) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
     _refuse_flags(given)
     request = build_request(given, os.environ)
-    refuse_gaps(request)
     if request.call.method == "check":
         from shipline.cli.checks import check  # loads all of the Dockerfile language
 
@@ -65,7 +65,7 @@ def _build(request: BuildRequest, mode: str) -> BuildResult:
 
 
 def _refuse_flags(given: dict[str, Any]) -> None:
-    for name in FLAGS:
+    for name in _NOT_YET:
         if given[name]:
             raise UsageError(f"--{name} is not supported yet")
     if given["builder"] not in (None, "", "default"):

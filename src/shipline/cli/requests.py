@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 from shipline.build import (
     BuildRequest,
     CacheOptions,
-    ContextKind,
     RunOptions,
     annotating,
+    check_request,
     outputs,
     values,
 )
@@ -25,7 +25,7 @@ _NETWORKS = ("default", "none", "host")
 
 
 def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
-    """Raises UsageError for a value that cannot be read, or for flags that contradict."""
+    """Raises UsageError for a value that cannot be read, and for what cannot be had."""
     wanted = outputs.parse_outputs(given["output"], push=given["push"], load=given["load"])
     request = BuildRequest(
         context=read.parse_context(given["context"], os.path.isdir),
@@ -57,17 +57,6 @@ def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
     )
     check_request(request)
     return request
-
-
-def check_request(request: BuildRequest) -> None:
-    """Raises UsageError for wishes that exclude each other."""
-    if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
-        raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
-    if request.push and not request.tags:
-        raise UsageError("--push: there is no name to push to", hint="give one with --tag")
-    files = {one.type for one in request.outputs} & {"local", "tar"}
-    if request.iidfile is not None and files:
-        raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
 
 
 def _run(given: Given) -> RunOptions:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shipline.build import check_request
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
-from shipline.oci import Digest
+from shipline.oci import Digest, Reference
 from shipline.policy.tags import (
     Decision,
     Event,
@@ -19,6 +20,7 @@ from shipline.policy.tags import (
     survey,
 )
 from shipline.ship.feeds import fed_gates
+from shipline.ship.imaging import Facts, build_request
 from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
 from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
 from shipline.ship.project import Project, World
@@ -70,10 +72,10 @@ def prepare(
                 "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
             )
         decision, naming = _decided(project, world, source, allow_dirty, asking, fetch)
-    if missing := _missing_dockerfile(project, wanted, naming):
+    if problem := _build_problem(project, world, wanted, naming):
         if not asking:
-            raise ConfigError(missing, hint=_DOCKERFILE_HINT)
-        naming = replace(naming, notes=(*naming.notes, missing))
+            raise problem
+        naming = replace(naming, notes=(*naming.notes, problem.message))
     plan = make_plan(
         project.pipeline,
         source,
@@ -86,16 +88,25 @@ def prepare(
     return Prepared(project, source, plan, wanted, decision)
 
 
-def _missing_dockerfile(project: Project, wanted: Wanted, naming: Naming) -> str:
-    """What to say where the build will not find its Dockerfile; one may come from a step that it
-    needs.
-    """
-    build = project.pipeline.build
+def _build_problem(
+    project: Project, world: World, wanted: Wanted, naming: Naming
+) -> ConfigError | None:
+    """What keeps the image from being built here, as far as it can be known before any work."""
     left_out = "build" in wanted.skip or (wanted.only and "build" not in wanted.only)
-    if left_out or wanted.built or naming.reuse or build.needs or "://" in build.context:
-        return ""
+    if left_out or wanted.built or naming.reuse:
+        return None
+    build, none = project.pipeline.build, Facts({}, {})
+    image = project.pipeline.image or Reference.parse("image")
+    try:
+        check_request(build_request(build, image, project.root, world.environ, none, push=False))
+    except UsageError as error:
+        return ConfigError(f"{project.file}: build: {error.message}", hint=error.hint)
+    if build.needs or "://" in build.context:  # the Dockerfile may come from there
+        return None
     place = Path(build.file) if build.file else Path(build.context, "Dockerfile")
-    return "" if (project.root / place).exists() else f"there is no Dockerfile at {place}"
+    if (project.root / place).exists():
+        return None
+    return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
 
 
 def _located(event: Event, source: Source) -> Event:

@@ -1,11 +1,13 @@
-"""What may be asked for and cannot be done yet: one line each, deleted when the feature lands."""
+"""What a request may ask for and cannot have, whoever made it: wishes that exclude each other, and
+what cannot be done yet, one line each, deleted when the feature lands.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shipline.build import BuildRequest, Context, ContextKind, Output, Resources
+from shipline.build.request import BuildRequest, Context, ContextKind, Output, Resources
 from shipline.errors import UsageError
 
 
@@ -62,12 +64,16 @@ GAPS = (
     Gap("--allow device", lambda r: any(w.startswith("device") for w in r.run.entitlements)),
 )
 
-FLAGS = ("policy", "invoke", "on")
-"""Flags without a place in BuildRequest."""
 
-
-def refuse_gaps(request: BuildRequest) -> None:
-    """Raises UsageError for the first feature of `request` that cannot be had."""
+def check_request(request: BuildRequest) -> None:
+    """Raises UsageError for the first thing in `request` that cannot be had."""
+    if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
+        raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
+    if request.push and not request.tags:
+        raise UsageError("--push: there is no name to push to", hint="give one with --tag")
+    files = {one.type for one in request.outputs} & {"local", "tar"}
+    if request.iidfile is not None and files:
+        raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
     for gap in GAPS:
         if gap.needed(request):
             raise UsageError(f"{gap.flag} is not supported yet", hint=gap.hint)
