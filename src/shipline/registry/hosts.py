@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipline.errors import RegistryError, UsageError
-from shipline.registry.origin import Origin, Url, is_loopback
+from shipline.net import is_loopback
+from shipline.registry.origin import Origin, Url
 from shipline.registry.proxies import Proxies
 
 _HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}

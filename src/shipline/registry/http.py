@@ -22,7 +22,7 @@ from shipline.registry.authority import Authority
 from shipline.registry.credentials import Keychain
 from shipline.registry.failures import RETRIED, Refused, Reply, failure
 from shipline.registry.hosts import Endpoint, HostSettings
-from shipline.registry.origin import Origin, Url, is_public
+from shipline.registry.origin import Origin, Url
 from shipline.registry.reach import Reach, reach_of_lead, reach_of_realm
 from shipline.registry.request import Request
 from shipline.registry.scopes import Scopes
@@ -216,7 +216,7 @@ class Gate:
     def _on_internet(self, origin: Origin) -> bool:
         """Whether the registry has a public address; one behind a proxy is taken to have one."""
         peer = self._wire.peer(origin)
-        return not peer or is_public(peer)
+        return not peer or Reach.PUBLIC.allows(peer)
 
     def _reach(self, url: Url, origin: Origin) -> Reach:
         return reach_of_lead(self.settings, url, origin, internet=self._on_internet(origin))

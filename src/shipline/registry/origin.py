@@ -83,37 +83,6 @@ class Url:
         return f"{self.origin}{self.target}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the name or address means this machine and nothing else."""
-    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is on the Internet: not private, loopback, link-local, reserved."""
-    import ipaddress
-
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inside = found.ipv4_mapped
-        if inside is None and found in ipaddress.ip_network("64:ff9b::/96"):  # RFC 6052, NAT64
-            inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        inside = inside or found.sixtofour
-        if inside is not None:
-            return is_public(str(inside))
-        if found not in ipaddress.ip_network("2000::/3"):  # RFC 4291, global unicast
-            return False
-    return found.is_global and not found.is_multicast
-
-
-def is_link_local(address: str) -> bool:
-    """Whether an IP address is one of 169.254.0.0/16 or fe80::/10: cloud metadata lives there."""
-    import ipaddress
-
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_link_local)
-
-
 def _bad(text: str, reason: str) -> RegistryError:
     shown = text[:120].split("?")[0]
     return RegistryError(f"not a usable URL: {shown!r}: {reason}", host="")

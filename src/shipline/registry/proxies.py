@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from shipline.registry.origin import Origin, is_loopback
+from shipline.net import is_loopback
+from shipline.registry.origin import Origin
 
 
 @dataclass(frozen=True, slots=True)

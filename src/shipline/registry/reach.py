@@ -11,8 +11,9 @@ from __future__ import annotations
 import enum
 
 from shipline.errors import AuthError
+from shipline.net import is_link_local, is_loopback, is_public, read_address
 from shipline.registry.hosts import Endpoint, HostSettings
-from shipline.registry.origin import Origin, Url, is_link_local, is_loopback, is_public
+from shipline.registry.origin import Origin, Url
 
 
 class Reach(enum.Enum):
@@ -23,9 +24,12 @@ class Reach(enum.Enum):
     PUBLIC = enum.auto()
 
     def allows(self, address: str) -> bool:
-        if self is Reach.PUBLIC:
-            return is_public(address)
-        return self is Reach.ANYWHERE or not is_link_local(address)
+        if self is Reach.ANYWHERE:
+            return True
+        found = read_address(address)
+        if found is None:
+            return False
+        return is_public(found) if self is Reach.PUBLIC else not is_link_local(found)
 
 
 def reach_of_realm(

@@ -6,11 +6,11 @@ the gate judges the report.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shipline.errors import UsageError
+from shipline.net import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def scan_command(name: str, image: str, report: str) -> tuple[str, ...]:
 def scan_variables(name: str, host: str) -> dict[str, str]:
     """What the scanner finds in its environment for a registry at `host`."""
     one = scanner(name)
-    return {**one.variables, **(one.plain if is_loopback(host) else {})}
+    return {**one.variables, **(one.plain if _is_here(host) else {})}
 
 
 def scan_shown(name: str) -> str:
@@ -78,12 +78,7 @@ def scan_shown(name: str) -> str:
     return " ".join(scan_command(name, "IMAGE@DIGEST", f"REPORT.{scanner(name).suffix}"))
 
 
-def is_loopback(host: str) -> bool:
+def _is_here(host: str) -> bool:
     """Whether a registry host is on this machine, where registries usually have no TLS."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    name, colon, port = host.rpartition(":")
+    return is_loopback(name if colon and port.isdigit() else host)

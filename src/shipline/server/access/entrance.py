@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from shipline.errors import UsageError
+from shipline.net import is_loopback
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit
 from shipline.server.access.certificates import Certificates, open_certificates
@@ -21,7 +22,6 @@ from shipline.server.access.harbor import harbor_routes
 from shipline.server.access.holdings import Holdings
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins
-from shipline.server.access.proxies import is_loopback
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
 from shipline.server.http import Request, Route

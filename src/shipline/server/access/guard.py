@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from shipline.errors import UsageError
+from shipline.net import is_loopback
 from shipline.oci import check_repository
 from shipline.server.access.accounts import Account, User
 from shipline.server.access.directory import Directory
 from shipline.server.access.jwt import InvalidToken
 from shipline.server.access.login import Logins, check_alive
-from shipline.server.access.proxies import is_loopback, origin
+from shipline.server.access.proxies import origin
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
 from shipline.server.http import Need, Request, Step

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Self
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from shipline.net import read_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,6 @@ class Network:
         """False for what is no address; IPv4 in IPv6 form is IPv4."""
         found = read_address(address)
         return found is not None and found in ipaddress.ip_network(self.text)
-
-
-def read_address(text: str) -> Address | None:
-    """The address, None for what is none."""
-    try:
-        found = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def is_loopback(text: str) -> bool:
-    """Whether it is an address of this machine itself; False for what is no address."""
-    found = read_address(text)
-    return found is not None and found.is_loopback
 
 
 def origin(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:

@@ -14,23 +14,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urljoin, urlsplit
 
 from shipline.errors import ConfigError, ShiplineError
+from shipline.net import embedded, is_public
 from shipline.tasks import on_cancel
+
+if TYPE_CHECKING:
+    from shipline.net import Address, Network
 
 _HOPS = 3  # redirects
 _ANSWER = 64 << 10  # bytes of an answer that are read
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_UNICAST = ipaddress.IPv6Network("2000::/3")  # the rest is local, or stands for something else
-_RESERVED = (
-    ipaddress.IPv6Network("3fff::/20"),  # RFC 9637, documentation
-    ipaddress.IPv4Network("192.0.0.0/24"),  # RFC 6890, protocols
-    ipaddress.IPv4Network("192.88.99.0/24"),  # RFC 7526, was 6to4
-)
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Undelivered(ShiplineError):
@@ -145,33 +140,16 @@ def _unreachable(target: Target, error: OSError) -> Undelivered:
     return Undelivered(f"cannot reach {target.host}:{target.port}: {error}")
 
 
-def _judged(target: Target) -> IP:
+def _judged(target: Target) -> Address:
     """The first address of the host. Raises Undelivered if any of them is out of bounds."""
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
-        if not _good(address, target.allow):
+        end = embedded(address)
+        allowed = (one for one in target.allow if one.version == end.version)
+        if not is_public(address) and not any(end in network for network in allowed):
             raise Undelivered(
                 f"{target.host} leads to {address}, which is not a public address",
                 hint="list its network in `allow` of the webhook if that is meant",
             )
     return addresses[0]
-
-
-def _good(address: IP, allow: tuple[Network, ...]) -> bool:
-    address = _inner(address)
-    if any(address in network for network in allow if network.version == address.version):
-        return True
-    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
-        return False
-    reserved = any(address in network for network in _RESERVED)
-    return address.is_global and not address.is_multicast and not reserved
-
-
-def _inner(address: IP) -> IP:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address

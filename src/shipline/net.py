@@ -1,0 +1,72 @@
+"""Addresses of machines: which are this machine's, which are on the Internet.
+
+One rule for all who dial for others, or trust somebody by where they are.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # 3 ms, for programs that never dial
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+    Address = IPv4Address | IPv6Address
+    Network = IPv4Network | IPv6Network
+
+_NOT_PUBLIC = (
+    "3fff::/20",  # RFC 9637, documentation
+    "192.0.0.0/24",  # RFC 6890, protocols
+    "192.88.99.0/24",  # RFC 7526, was 6to4
+)
+
+
+def read_address(text: str) -> Address | None:
+    """The address, None for what is none; without brackets and zone, IPv4 in IPv6 form as IPv4."""
+    import ipaddress
+
+    try:
+        found = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine and nothing else can be it."""
+    if host.lower() == "localhost":
+        return True
+    found = read_address(host) if host[:1].isdigit() or ":" in host else None
+    return found is not None and found.is_loopback
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is on the Internet: not private, loopback, link-local, reserved, multicast."""
+    found = embedded(address)
+    if found.version == 6 and found not in _network("2000::/3"):  # RFC 4291, global unicast
+        return False
+    reserved = any(found in _network(text) for text in _NOT_PUBLIC)
+    return found.is_global and not found.is_multicast and not reserved
+
+
+def is_link_local(address: Address) -> bool:
+    """Whether it is one of 169.254.0.0/16 or fe80::/10: the secrets of cloud machines are there."""
+    return embedded(address).is_link_local
+
+
+def embedded(address: Address) -> Address:
+    """The IPv4 address that packets to an IPv6 address end at, where there is one."""
+    import ipaddress
+
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    if address in _network("64:ff9b::/96"):  # RFC 6052, NAT64
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+@cache
+def _network(text: str) -> Network:
+    import ipaddress
+
+    return ipaddress.ip_network(text)
