@@ -200,6 +200,20 @@ def test_scans_of_all_images_speak_for_their_index(node: Open) -> None:
     assert app.pull("team/app", "v1").status == 200
 
 
+def test_a_clean_scan_of_the_index_takes_nothing_back_about_its_image(node: Open) -> None:
+    app = node(scanning(max_age=Duration.parse("7d")))
+    store, index = published(app)
+    amd, arm = index.manifests[:2]
+    scanned(store, amd, trivy(CRITICAL), at=NOW - 30 * 86400)
+    scanned(store, index.descriptor, trivy(LOW), at=NOW)
+    assert "CVE-2026-1" in app.pull("team/app", amd.digest).message
+    assert app.pull("team/app", arm.digest).status == 200
+    scanned(store, amd, trivy(LOW), at=NOW - 29 * 86400)
+    assert app.pull("team/app", amd.digest).status == 200, "the index was scanned this week"
+    scanned(store, index.descriptor, trivy(CRITICAL), at=NOW + 1)
+    assert app.pull("team/app", amd.digest).status == 403
+
+
 @pytest.mark.parametrize(
     ("rule", "found", "allowed"),
     [

@@ -57,19 +57,19 @@ class Scans:
         return ""
 
     def _judge(self, rule: ReadRule, source: StoredEvidence, target: Descriptor) -> str:
-        """By the newest scan of the image or of an index that lists it; an index without one by
-        those of its images.
+        """By the newest scan of the image and that of each index which lists it: none may be bad,
+        and the newest of them must be new enough. An index without one: by those of its images.
         """
         found = [self._scan(rule, source, one) for one in (target, *source.parents(target))]
         scans = [scan for scan, _ in found if scan is not None]
         if scans:
-            return self._bad(rule.said, max(scans, key=lambda scan: scan.finished or 0.0))
+            return self._bad(rule.said, scans)
         images, own = _images(source, target), found[0][1]
         if not images or own != _NONE:
             return own
         for image in images:
             scan, problem = self._scan(rule, source, image)
-            reason = problem if scan is None else self._bad(rule.said, scan)
+            reason = problem if scan is None else self._bad(rule.said, [scan])
             if reason:
                 return f"{image.platform}: {reason}"
         return ""
@@ -89,19 +89,23 @@ class Scans:
                 self._known[key] = known
         return known
 
-    def _bad(self, rule: VulnerabilityRule, scan: Scan) -> str:
+    def _bad(self, rule: VulnerabilityRule, scans: Sequence[Scan]) -> str:
+        """The strictest of them counts: a clean scan of an index does not take back what another
+        one has found in its image.
+        """
         now = self._clock()
         if rule.max_age is not None:
-            if scan.finished is None:
+            finished = max((one.finished for one in scans if one.finished), default=None)
+            if finished is None:
                 return "its scan result does not say when the scan ended"
-            if now - scan.finished > rule.max_age.seconds:
+            if now - finished > rule.max_age.seconds:
                 return f"its last scan is older than {rule.max_age}; scan it again"
         today = datetime.fromtimestamp(now, UTC)
         allowed = {one.id for one in rule.allow if not one.until.over(today)}
         least = Severity.parse(rule.refuse)
         bad = [
             one
-            for one in scan.found
+            for one in dict.fromkeys(one for scan in scans for one in scan.found)
             if (one.severity >= least or one.severity is Severity.UNKNOWN)
             and (one.fixed or not rule.fixable_only)
             and not allowed.intersection(one.names)
