@@ -12,6 +12,8 @@ Keys by their parts, values JSON or empty; names and digests as text:
     deleted     <name> <digest>               a manifest, its signatures are to go too: at
     holder      <digest> <name> <kind>        a repository needs this file, as blob or manifest
     usage       <name> <what>                 counters: blobs, manifests, tags, bytes
+    proven      <name> <subject> <statement>  a trusted key has made this one: at, in (a manifest)
+    vouched     <name> <digest> <index>       something is proven about this index, which lists it
     upload      <id>                          repository, algorithm, at, by
 
 `at` is in seconds of Unix time, `by` who did it, left out where that is not known. `tagged`,

@@ -29,6 +29,7 @@ from shipline.server.entries import (
     tag_entries,
 )
 from shipline.server.problems import Problem, manifest_invalid
+from shipline.server.reach import named_after
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,13 @@ class Manifests:
         record = self._storage.records.get(("tag", name, tag))
         return None if record is None else Digest.parse(json.loads(record)["digest"])
 
+    def writer(self, name: str, tag: str) -> str:
+        """Who set a tag, empty where that is not known. A tag with statements about an image was
+        set by nobody once several accounts have.
+        """
+        record = self._storage.records.get(("tag", name, tag))
+        return "" if record is None else str(json.loads(record).get("by", ""))
+
     def put(
         self,
         name: str,
@@ -120,7 +128,12 @@ class Manifests:
                     add[("usage", name, "tags")] = add.get(("usage", name, "tags"), 0) + 1
                 elif before != digest:
                     changes[("tagged", name, str(before), tag)] = None
-                changes |= tag_entries(name, tag, digest, at=storage.clock(), by=actor)
+                by = (
+                    actor
+                    if before is None or self.writer(name, tag) == actor
+                    else _several(tag, actor)
+                )
+                changes |= tag_entries(name, tag, digest, at=storage.clock(), by=by)
             self._write(digest, content.raw, known=not add.get(("usage", name, "manifests")))
             storage.commit(changes, add)
 
@@ -278,6 +291,11 @@ class Manifests:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
+
+
+def _several(tag: str, actor: str) -> str:
+    """Who sets a tag that another has set."""
+    return actor if named_after(tag) is None else ""
 
 
 def _same(file: Path, raw: bytes) -> bool:

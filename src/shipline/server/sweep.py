@@ -245,7 +245,7 @@ class Sweep:
             if self._holds_something(name):
                 return
             changes: Changes = {("repository", name): None}
-            for kind in ("usage", "deleted", "needed", "referrer"):
+            for kind in ("usage", "deleted", "needed", "referrer", "proven", "vouched"):
                 changes |= {(kind, name, *key): None for key, _ in walk(records, (kind, name))}
             self.report.repositories += 1
             if not self._dry_run:

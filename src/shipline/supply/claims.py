@@ -109,7 +109,7 @@ def find_claims(
 
     Raises what the registry raises when it cannot be asked: then nobody can tell.
     """
-    left = limits.total
+    budget = dict.fromkeys(Form, limits.total)  # a full tag takes nothing from what refers
     seen: set[tuple[Form, bytes, tuple[bytes, ...]]] = set()
     for form, place, manifest in _manifests(source, target, kind, predicate_type, limits):
         if isinstance(manifest, str):
@@ -118,10 +118,10 @@ def find_claims(
         for layer in manifest.layers:
             if not _may_be(layer, predicate_type):
                 continue
-            if layer.size > left:
+            if layer.size > budget[form]:
                 yield Rejected(layer.digest, form, f"too much is attached: over {limits.total} B")
-                return
-            left -= layer.size
+                continue
+            budget[form] -= layer.size
             found = _claim(source, layer, form, place, kind, limits)
             if isinstance(found, Rejected):
                 yield found
@@ -153,11 +153,7 @@ def _manifests(
     except ContentError as error:
         yield Form.BUNDLE, target.digest, error.message
         return
-    if len(candidates) > limits.statements:
-        reason = f"{len(candidates)} referrers, more than {limits.statements}"
-        yield Form.BUNDLE, target.digest, reason
-        return
-    for one in candidates:
+    for one in candidates[: limits.statements]:
         form, place, found = _opened(source, one, Form.BUNDLE, limits)
         if isinstance(found, Manifest):
             if found.subject is None or found.subject.digest != target.digest:
@@ -169,6 +165,26 @@ def _manifests(
             elif not _may_be(found, predicate_type):
                 continue
         yield form, place, found
+    if len(candidates) > limits.statements:
+        reason = f"{len(candidates)} referrers, more than the {limits.statements} that are read"
+        yield Form.BUNDLE, target.digest, reason
+
+
+def claims_in(
+    source: Fetcher, target: Descriptor, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Claim]:
+    """All claims of the manifest `target`, of either kind."""
+    form, place, manifest = _opened(source, target, Form.TAG, limits)
+    left = limits.total
+    for layer in () if isinstance(manifest, str) else manifest.layers:
+        left -= layer.size
+        if left < 0:
+            return
+        form = Form.BUNDLE if layer.media_type == BUNDLE else Form.TAG
+        kind = Kind.SIGNATURE if layer.media_type == SIMPLE_SIGNING else Kind.ATTESTATION
+        claim = _claim(source, layer, form, place, kind, limits)
+        if isinstance(claim, Claim):
+            yield claim
 
 
 def _may_be(one: Descriptor | Manifest, predicate_type: str) -> bool:

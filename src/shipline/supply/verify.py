@@ -11,9 +11,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from shipline.content import Fetcher
 from shipline.errors import ContentError, GateRefused
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, Reference
-from shipline.supply.claims import DEFAULT_LIMITS, Claim, Form, Kind, Limits, Rejected, find_claims
+from shipline.supply.claims import (
+    DEFAULT_LIMITS,
+    Claim,
+    Form,
+    Kind,
+    Limits,
+    Rejected,
+    claims_in,
+    find_claims,
+)
 from shipline.supply.dsse import Envelope
 from shipline.supply.identity import SAME_REPOSITORY, Identity
 from shipline.supply.keys import PublicKey
@@ -186,6 +196,28 @@ def verify_attestations(
         verdicts=reasons(found.rejected, "no attestation of this type is attached to it"),
         hint=f"attach one with `shipline attest --key KEY --type {kind} --predicate FILE IMAGE`",
     )
+
+
+def proven_in(
+    source: Fetcher, target: Descriptor, subject: Digest, keys: Sequence[PublicKey]
+) -> set[Digest]:
+    """The statements about `subject` in the manifest `target` that one of `keys` has signed, by
+    their own digests: however they are wrapped, only a key makes more of them.
+    """
+    return {
+        Digest.of(claim.body)
+        for claim in claims_in(source, target)
+        if claim.signers(keys) and _is_about(claim, subject)
+    }
+
+
+def _is_about(claim: Claim, subject: Digest) -> bool:
+    try:
+        if claim.media_type == SIMPLE_SIGNING:
+            return SimplePayload.parse(claim.body).digest == subject
+        return Statement.parse(claim.body).subject_of(subject) is not None
+    except ContentError:
+        return False
 
 
 def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:

@@ -70,8 +70,11 @@ class VerdictCache:
         """Something that was attached to `digest` is gone: ask again, also for its children."""
         text = str(digest)
         with self._lock:
-            for key in [k for k, kept in self._kept.items() if text in (k[1], kept.via)]:
-                del self._kept[key]
+            lost = {text}
+            while found := [k for k, one in self._kept.items() if lost & {k[1], one.via}]:
+                for key in found:
+                    lost.add(key[1])
+                    del self._kept[key]
         if self._records is not None:
             gone = [
                 key

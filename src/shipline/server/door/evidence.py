@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 from shipline.content import VerifiedReader
 from shipline.errors import NotFound
-from shipline.oci import Descriptor, Digest, media
+from shipline.oci import Descriptor, Digest, Index, media, parse_manifest
+from shipline.policy.trust import statement_subject
 from shipline.server.cache import Stored
+from shipline.server.entries import Changes, pack
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
+from shipline.supply import PublicKey, proven_in
 
 _REFERRERS = 1000
+_PARENTS = ("vouched", "needed")
 
 
 class StoredEvidence:
@@ -51,23 +57,70 @@ class StoredEvidence:
         return None if stored is None else descriptor_of(stored)
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        found: list[Descriptor] = []
-        for number, entry in enumerate(self._manifests.referrers(self._name, target.digest, "")):
-            if number == _REFERRERS:
-                break
-            descriptor = Descriptor.from_json(entry)
-            if not artifact_type or descriptor.artifact_type == artifact_type:
-                found.append(descriptor)
-        return tuple(found)
+        """Those that `mark_proven` has marked come first, the newest of them before others: no
+        number of other referrers keeps anybody from seeing them.
+        """
+        subject, records = str(target.digest), self._storage.records
+        marked = records.scan(("proven", self._name, subject), limit=_REFERRERS)
+        marks = sorted((json.loads(value) for _, value in marked), key=lambda one: -one["at"])
+        first = [
+            json.loads(value)
+            for one in marks
+            if (value := records.get(("referrer", self._name, subject, one["in"]))) is not None
+        ]
+        others = islice(self._manifests.referrers(self._name, target.digest, ""), _REFERRERS)
+        entries = {entry["digest"]: entry for entry in (*first, *others)}
+        found = map(Descriptor.from_json, entries.values())
+        return tuple(one for one in found if artifact_type in ("", one.artifact_type))
 
     def parents(self, target: Descriptor) -> Iterator[Descriptor]:
-        """The indexes of this repository that list a manifest."""
-        for (parent,), _ in self._storage.records.scan(
-            ("needed", self._name, str(target.digest)), limit=_REFERRERS
-        ):
+        """The indexes of this repository that list a manifest, those about which something is
+        proven first.
+        """
+        child, records = str(target.digest), self._storage.records
+        pages = (records.scan((kind, self._name, child), limit=_REFERRERS) for kind in _PARENTS)
+        for parent in dict.fromkeys(key[0] for page in pages for key, _ in page):
             stored = self._manifests.get(self._name, Digest.parse(parent))
             if stored is not None and stored.media_type in media.INDEXES:
                 yield descriptor_of(stored)
+
+    def mark_proven(self, digest: Digest, keys: Sequence[PublicKey]) -> None:
+        """Mark what `keys` have stated in a manifest that has arrived, under what it is about. A
+        mark says where to look first and proves nothing; there is one for each statement.
+        """
+        stored = self._manifests.get(self._name, digest)
+        if stored is None:
+            return
+        changes: Changes = {}
+        for subject in self._subjects(stored):
+            for statement in proven_in(self, descriptor_of(stored), subject, keys):
+                changes |= self._marks(statement, subject, digest)
+        if changes:
+            self._storage.commit(changes)
+
+    def _marks(self, statement: Digest, subject: Digest, place: Digest) -> Changes:
+        key = ("proven", self._name, str(subject), str(statement))
+        known = self._storage.records.get(key)
+        if known is not None and self._manifests.listed(
+            self._name, Digest.parse(json.loads(known)["in"])
+        ):
+            return {}
+        index = self._manifests.get(self._name, subject)
+        parsed = None if index is None else parse_manifest(index.raw, index.media_type)
+        children = parsed.manifests if isinstance(parsed, Index) else ()
+        vouched = (("vouched", self._name, str(one.digest), str(subject)) for one in children)
+        at = self._storage.clock()
+        return {key: pack(at=at, **{"in": str(place)}), **dict.fromkeys(vouched, b"")}
+
+    def _subjects(self, stored: Stored) -> Iterator[Digest]:
+        """What a manifest is attached to: by its own word, and by its tags."""
+        parsed = parse_manifest(stored.raw, stored.media_type)
+        if parsed.subject is not None:
+            yield parsed.subject.digest
+        tags = ("tagged", self._name, str(stored.digest))
+        for (tag,), _ in self._storage.records.scan(tags, limit=_REFERRERS):
+            if subject := statement_subject(tag):
+                yield subject
 
 
 def descriptor_of(stored: Stored) -> Descriptor:

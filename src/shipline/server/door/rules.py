@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shipline.errors import ContentError
 from shipline.metadata import walk
-from shipline.oci import Digest, Index, Manifest, Reference
+from shipline.oci import Digest, Index, Manifest, Reference, media, parse_manifest
 from shipline.policy.trust import (
     Judge,
     TrustSection,
@@ -29,7 +29,7 @@ from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
-from shipline.supply import SAME_PATH, SAME_REPOSITORY
+from shipline.supply import DEFAULT_LIMITS, SAME_PATH, SAME_REPOSITORY
 
 _NOWHERE = "localhost"  # stands for the node where nobody says how clients call it
 
@@ -54,7 +54,11 @@ class RuleDoor:
         self._trust = load_trust(_for_node(section), base)
         self._judge = self._fresh_judge()
         self._quotas = Quotas(storage, section.quotas)
-        self._scans = Scans(_read_rules(section, base), storage.clock)
+        read = _read_rules(section, base)
+        self._scans = Scans(read, storage.clock)
+        trusted = [key for rule in self._trust.rules for key in rule.keys]
+        trusted += [key for rule in read for key in rule.keys]
+        self._keys = tuple(dict.fromkeys(trusted))
 
     def pull(self, identity: Identity, name: str, reference: Digest | str, stored: Stored) -> None:
         """An account that may push here may also read what nobody has signed or scanned yet: that
@@ -86,9 +90,35 @@ class RuleDoor:
                     "immutable",
                     f"tag {tag} of {name} is immutable: it stays at {found}; take another tag",
                 )
+            if found not in (None, digest) and not identity.may("delete", name, tag):
+                self._check_evidence(identity, name, tag, content)
         new = sum(found is None for found in before.values())
         with self._counting("quota"):
             self._quotas.admit(name, len(content.raw), tags=new)
+
+    def _check_evidence(
+        self, identity: Identity, name: str, tag: str, content: Manifest | Index
+    ) -> None:
+        """What a tag says about an image stays there: others than who made it alone may add to it,
+        as cosign does, up to what is read of it.
+        """
+        if statement_subject(tag) is None or self._manifests.writer(name, tag) == identity.name:
+            return
+        before = self._manifests.get(name, tag)
+        known = None if before is None else parse_manifest(before.raw, before.media_type)
+        kept = known.layers if isinstance(known, Manifest) else ()
+        now = content.layers if isinstance(content, Manifest) else ()
+        if (
+            now[: len(kept)] != kept
+            or len(now) > DEFAULT_LIMITS.statements
+            or sum(layer.size for layer in now) > DEFAULT_LIMITS.total
+        ):
+            raise self._refused(
+                "evidence",
+                f"tag {tag} of {name} holds statements that others made: they stay, and others "
+                f"may only follow them, up to {DEFAULT_LIMITS.statements}; or attach a bundle, "
+                "which needs no tag",
+            )
 
     def delete(self, identity: Identity, name: str, target: Digest | str) -> None:
         if not self._section.immutable:
@@ -116,9 +146,13 @@ class RuleDoor:
 
     def note(self, event: Event) -> None:
         """Listener: a statement that is gone, or was replaced, proves nothing more."""
-        replaced = any(map(statement_subject, event.tags))
-        if event.kind in ("delete", "untag") or (event.kind == "push" and replaced):
+        if event.kind in ("delete", "untag"):
             self._judge = self._fresh_judge()
+        elif event.kind == "push":
+            for subject in filter(None, map(statement_subject, event.tags)):
+                self._judge.forget(subject)
+            if self._keys and event.media_type in media.NAMED:
+                self._evidence(event.repository).mark_proven(Digest.parse(event.digest), self._keys)
 
     def _fresh_judge(self) -> Judge:
         return Judge(self._trust, clock=self._storage.clock)
