@@ -11,6 +11,7 @@ import click
 from shipline.build import BuildRequest
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, build_options
+from shipline.cli.failures import Settings
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
@@ -28,8 +29,10 @@ _NOT_YET = ("policy", "invoke", "on")  # flags without a place in BuildRequest
 @click.command("build", cls=SwitchCommand)
 @build_options
 @click.argument("context", metavar="PATH | URL | -")
-def command(**given: Any) -> int:
+@click.pass_obj
+def command(settings: Settings, /, **given: Any) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
+    settings.json_lines = given["progress"] == "rawjson" and not given["quiet"]
     _refuse_flags(given)
     request = build_request(given, os.environ)
     if request.call.method == "check":

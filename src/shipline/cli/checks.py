@@ -15,7 +15,14 @@ from shipline.build import BuildRequest
 from shipline.build.contexts import main_rules, read_dockerfile
 from shipline.build.linting import configured, warnings_of
 from shipline.build.stdin import open_stdin
-from shipline.dockerfile import LintWarning, check_options, enforce, resolve_target
+from shipline.dockerfile import (
+    DESCRIPTIONS,
+    LintWarning,
+    check_options,
+    enforce,
+    resolve_target,
+    rule_url,
+)
 
 
 def check(request: BuildRequest) -> int:
@@ -37,9 +44,24 @@ def check(request: BuildRequest) -> int:
 
 
 def _as_text(found: Iterable[LintWarning]) -> str:
-    lines = [f"{one.span}: {one.rule}: {one.message}" for one in found]
-    count = f"{len(lines)} warning{'s' * (len(lines) != 1)}" if lines else "no warnings"
-    return "\n".join([*lines, f"Check complete, {count} found."])
+    """As buildx has it: rule and link, what it asks for, what was found, and where."""
+    from shipline.observe import excerpt
+
+    blocks = [
+        "\n".join(
+            [
+                f"WARNING: {one.rule} - {rule_url(one.rule)}",
+                DESCRIPTIONS[one.rule],
+                one.message,
+                *excerpt(one.span),
+            ]
+        )
+        for one in found
+    ]
+    if not blocks:
+        return "Check complete, no warnings found."
+    count = "1 warning has" if len(blocks) == 1 else f"{len(blocks)} warnings have"
+    return "\n\n".join([f"Check complete, {count} been found!", *blocks])
 
 
 def _as_json(found: Iterable[LintWarning]) -> str:
@@ -48,4 +70,10 @@ def _as_json(found: Iterable[LintWarning]) -> str:
 
 def _entry(one: LintWarning) -> dict[str, Any]:
     places = {"start": {"line": one.span.line}, "end": {"line": one.span.end}}
-    return {"ruleName": one.rule, "detail": one.message, "location": {"ranges": [places]}}
+    return {
+        "ruleName": one.rule,
+        "description": DESCRIPTIONS[one.rule],
+        "url": rule_url(one.rule),
+        "detail": one.message,
+        "location": {"ranges": [places]},
+    }

@@ -18,9 +18,10 @@ _WIDEST = 100  # columns of a message
 
 @dataclass(slots=True)
 class Settings:
-    """What holds for every command."""
+    """What holds for every command; `json_lines`: standard error is JSON, also when it fails."""
 
     debug: bool = False
+    json_lines: bool = False
 
 
 def report(failure: BaseException, settings: Settings) -> int:
@@ -38,6 +39,8 @@ def report(failure: BaseException, settings: Settings) -> int:
 
 
 def _tell(failure: BaseException, settings: Settings) -> int:
+    if settings.json_lines:
+        return _tell_program(failure)
     if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -50,6 +53,21 @@ def _tell(failure: BaseException, settings: Settings) -> int:
         return 1
     click.echo(explain(failure), err=True)
     return failure.exit_code
+
+
+def _tell_program(failure: BaseException) -> int:
+    from shipline.observe import failure_line
+
+    if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
+        click.echo(failure_line(failure, "cancelled", INTERRUPTED), err=True)
+        return INTERRUPTED
+    if isinstance(failure, click.ClickException):
+        failure = _usage_error(failure)
+    code, status = "bug", 1
+    if isinstance(failure, ShiplineError):
+        code, status = failure.code, failure.exit_code
+    click.echo(failure_line(failure, code, status), err=True)
+    return status
 
 
 def message_width() -> int | None:

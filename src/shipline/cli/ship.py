@@ -185,6 +185,7 @@ def _ship(
     from shipline.cli.shipbuild import builder
     from shipline.ship import Runs, StepLogs, ship
 
+    settings.json_lines = options.mode == "rawjson"
     resume = _resume(prepared, world, options)
     runs, logs = Runs(world.home), StepLogs()
     begun: list[str] = []
@@ -220,6 +221,8 @@ def _ship(
     _write_files(run, options)
     if failure is None or as_json:
         _show(run, as_json=as_json)
+    if failure is not None and settings.json_lines:
+        raise failure
     return 0 if failure is None else _tell(failure, run, prepared)
 
 

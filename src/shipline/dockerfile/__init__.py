@@ -5,7 +5,7 @@ a target needs, then walk each stage with `apply`, which expands one instruction
 scope for the next.
 """
 
-from shipline.dockerfile.checks import CheckOptions
+from shipline.dockerfile.checks import DESCRIPTIONS, CheckOptions, rule_url
 from shipline.dockerfile.directives import Directives, detect_syntax
 from shipline.dockerfile.history import (
     COMMENT,
@@ -78,6 +78,7 @@ __all__ = [
     "COMMENT",
     "DEFAULT_PATH",
     "DEFAULT_SHELL",
+    "DESCRIPTIONS",
     "SCRATCH",
     "SCRIPT_DIRECTORY",
     "UNMATCHED",
@@ -151,6 +152,7 @@ __all__ = [
     "resolve_mount",
     "resolve_path",
     "resolve_target",
+    "rule_url",
     "script_of",
     "split_wildcards",
     "stage_plan",

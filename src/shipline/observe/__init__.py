@@ -1,10 +1,10 @@
 """Readers of the event stream: what a person or a program sees while work runs."""
 
 from shipline.observe.board import Activity, Board, Vertex
-from shipline.observe.box import boxed, failure_box
+from shipline.observe.box import boxed, excerpt, failure_box
 from shipline.observe.choose import can_encode, open_sinks
 from shipline.observe.groups import GroupsSink
-from shipline.observe.jsonlines import JsonSink
+from shipline.observe.jsonlines import JsonSink, failure_line
 from shipline.observe.lines import LinesSink
 from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
@@ -20,6 +20,8 @@ __all__ = [
     "boxed",
     "can_encode",
     "clean",
+    "excerpt",
     "failure_box",
+    "failure_line",
     "open_sinks",
 ]

@@ -7,6 +7,10 @@ One object a line, with one of four lists; absent keys have no value:
     logs      vertex stream data timestamp                                (data in base64)
     warnings  vertex level short detail                        (short, detail in base64)
 
+A command that fails ends with a line that BuildKit does not have:
+
+    error     code exitCode message notes hint platform location{filename start end} exitStatus log
+
 Times are RFC 3339 in UTC. A vertex is sent when it starts and again, whole, when it ends.
 """
 
@@ -15,12 +19,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from shipline.errors import ShiplineError, StepFailed
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.text import clean
 
 
 class JsonSink:
@@ -56,6 +63,27 @@ class JsonSink:
         if isinstance(event, Finished) and found is vertex:
             return {"vertexes": [_vertex(vertex)]}
         return {} if found is None else {"statuses": [_progress(vertex, found, event.at)]}
+
+
+def failure_line(failure: BaseException, code: str, status: int) -> str:
+    """The last line of a command that failed: what a person is told in a box."""
+    span, log = getattr(failure, "span", None), getattr(failure, "log", ())
+    value: dict[str, Any] = {"code": code, "exitCode": status, "message": str(failure)}
+    if not isinstance(failure, ShiplineError) and code == "bug":
+        value["log"] = "".join(traceback.format_exception(failure)).splitlines()
+    if isinstance(failure, StepFailed):
+        value |= {"exitStatus": failure.status, "log": [clean(line) for line in log]}
+    if span is not None:
+        place = {"start": {"line": span.line}, "end": {"line": span.end}}
+        value["location"] = {"filename": span.file, **place}
+    for name, found in (
+        ("notes", list(getattr(failure, "__notes__", ()))),
+        ("hint", getattr(failure, "hint", "")),
+        ("platform", getattr(failure, "platform", "")),
+    ):
+        if found:
+            value[name] = found
+    return json.dumps({"error": value}, separators=(",", ":"))
 
 
 def _digest(vertex: Vertex) -> str:

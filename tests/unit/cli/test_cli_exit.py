@@ -103,6 +103,26 @@ def test_rawjson_is_json_to_the_last_line_of_progress(tmp_path: Path) -> None:
     assert lines[0]["vertexes"][0]["name"].startswith("[internal]")
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (("--target", "fail"), "step", 5),
+        (("--target", "crash"), "bug", 1),
+        (("--network", "none-such"), "usage", 2),
+    ],
+)
+def test_rawjson_stays_json_when_the_build_fails(
+    tmp_path: Path, words: tuple[str, ...], code: str, status: int
+) -> None:
+    done = run("build", *words, str(tmp_path), BUILDKIT_PROGRESS="rawjson")
+    error = [json.loads(line) for line in done.stderr.splitlines()][-1]["error"]
+    assert (done.returncode, error["code"], error["exitCode"]) == (status, code, status)
+    assert error["message"]
+    if code == "step":
+        assert error["location"]["start"] == {"line": 9}
+        assert (error["exitStatus"], error["platform"]) == (2, "linux/arm64")
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     command = [*PROGRAM, "build", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -164,12 +184,27 @@ def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> 
     file.write_text("FROM scratch\nMAINTAINER me\n")
     done = run("build", "--check", str(tmp_path))
     assert done.returncode == 1
-    assert f"{file}:2: MaintainerDeprecated" in done.stdout
+    assert done.stdout.splitlines() == [
+        "Check complete, 1 warning has been found!",
+        "",
+        "WARNING: MaintainerDeprecated"
+        " - https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/",
+        "The MAINTAINER instruction is deprecated, use a label instead to define an image author",
+        "Maintainer instruction is deprecated in favor of using label",
+        f"{file}:2",
+        "    1 | FROM scratch",
+        ">>> 2 | MAINTAINER me",
+    ]
     found = run("build", "--call", "check,format=json,ignorestatus", str(tmp_path))
     assert found.returncode == 0
     assert json.loads(found.stdout)["warnings"][0]["ruleName"] == "MaintainerDeprecated"
+    file.write_text("FROM scratch\nCOPY $FOO/x /x\nCMD echo\n")
+    done = run("build", "--check", str(tmp_path))
+    assert "UndefinedVar - " in done.stdout
+    assert "/json-args-recommended/" in done.stdout
     file.write_text("FROM scratch\nCOPY a /a\n")
-    assert run("build", "--check", str(tmp_path)).returncode == 0
+    done = run("build", "--check", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "Check complete, no warnings found.\n")
 
 
 def test_a_wrong_dockerfile_is_4_with_its_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shipline.dockerfile import (
+    DESCRIPTIONS,
     CheckOptions,
     IgnoreRules,
     LintWarning,
@@ -15,6 +16,7 @@ from shipline.dockerfile import (
     lint_base_platform,
     parse_dockerfile,
     resolve_target,
+    rule_url,
 )
 from shipline.errors import DockerfileError
 
@@ -255,3 +257,9 @@ def test_the_platform_of_a_base_image_is_checked() -> None:
     assert lint_base_platform(dockerfile, stage, expected="linux/arm64", actual="linux/amd64") == (
         LintWarning("InvalidBaseImagePlatform", message, stage.span),
     )
+
+
+def test_every_rule_has_a_description_and_a_page() -> None:
+    assert {rule for rule, *_ in BROKEN} <= set(DESCRIPTIONS)
+    assert rule_url("JSONArgsRecommended").endswith("/rule/json-args-recommended/")
+    assert rule_url("SecretsUsedInArgOrEnv").endswith("/rule/secrets-used-in-arg-or-env/")
