@@ -37,12 +37,27 @@ def changes_of(git: Git, flags: Flags) -> Changes | None:
 
 
 def newest_change(git: Git, flags: Flags, changes: Changes | None) -> datetime | None:
-    """When the last of the files that a hook lets in was written: older reports did not see it."""
-    if not flags.hook or changes is None:
+    """When what is judged came to be: the commit, in a hook the last of the files that it lets in.
+    Older reports did not see it. None where there is no commit.
+    """
+    if not flags.hook:
+        return _committed(git, flags.revision or "HEAD")
+    if changes is None:
         return None
     top = Path(git.text("rev-parse", "--show-toplevel"))
     times = [_modified(top / path) for path in changes.lines]
     return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def _committed(git: Git, name: str) -> datetime | None:
+    try:
+        commit = resolve(git, name)
+    except GitError:
+        return None
+    if not commit:
+        return None
+    seconds = git.text("log", "-1", "--format=%ct", commit)
+    return datetime.fromtimestamp(int(seconds), UTC)
 
 
 def baseline_of(flags: Flags) -> Baseline | None:

@@ -268,8 +268,12 @@ def _show(run: Run, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(run.to_json(), indent=2))
         return
+    from shipline.ship import UNGATED, UNGATED_HINT, ungated
+
     for name in run.tags:
         click.echo(f"{name}@{run.digest}")
+    if ungated(run):
+        click.echo(f"warning: {UNGATED}; {UNGATED_HINT}", err=True)
     if not run.tags and run.digest:
         click.echo(f"{run.image}@{run.digest}")
 

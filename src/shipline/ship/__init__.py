@@ -13,16 +13,25 @@ from shipline.ship.section import Build, Pipeline, Sign, Step, When
 if TYPE_CHECKING:
     from shipline.ship.feeds import fed_gates
     from shipline.ship.imaging import read_built
-    from shipline.ship.plan import Plan, Wanted
+    from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan, Wanted
     from shipline.ship.prepare import Prepared, prepare
     from shipline.ship.project import Project, World
     from shipline.ship.record import Run, State, StepRecord
-    from shipline.ship.render import failure_sections, outputs, plan_text, run_text, summary
+    from shipline.ship.render import (
+        failure_sections,
+        outputs,
+        plan_text,
+        run_text,
+        summary,
+        ungated,
+    )
     from shipline.ship.runs import Runs
     from shipline.ship.shipping import find_run, ship
     from shipline.ship.steplogs import StepLogs
 
 __all__ = [
+    "UNGATED",
+    "UNGATED_HINT",
     "Build",
     "Pipeline",
     "Plan",
@@ -48,11 +57,14 @@ __all__ = [
     "run_text",
     "ship",
     "summary",
+    "ungated",
 ]
 
 _PLACES = {
     "fed_gates": "feeds",
     "read_built": "imaging",
+    "UNGATED": "plan",
+    "UNGATED_HINT": "plan",
     "Plan": "plan",
     "Wanted": "plan",
     "Prepared": "prepare",
@@ -67,6 +79,7 @@ _PLACES = {
     "plan_text": "render",
     "run_text": "render",
     "summary": "render",
+    "ungated": "render",
     "Runs": "runs",
     "find_run": "shipping",
     "ship": "shipping",

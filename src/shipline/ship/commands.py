@@ -7,6 +7,9 @@ written by this very run.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +19,16 @@ from shipline.events import Step as Span
 from shipline.oci import Platform, Reference
 from shipline.ship.chain import Outcome
 from shipline.ship.command import Ended, argv_of, environment, run_command
+from shipline.ship.feeds import findings_in
 from shipline.ship.plan import command_shown
 from shipline.ship.runs import Recorder
 from shipline.ship.scanners import scan_command, scan_variables, scanner
 from shipline.ship.section import Step
 
+_SCRIPT = re.compile(r"[;&|\n]")
 _CHUNK = 1 << 20  # bytes
+_NO_ANSWER = 126  # from here on the shell could not run it, or a signal ended it
+_SHOWN = 20  # findings in the failure of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,12 @@ class Commands:
     facts: Mapping[str, str]
     recorder: Recorder
 
-    def run(self, name: str, step: Step, pushed: Pushed | None, span: Span) -> Outcome:
-        """Run a step to its end. Raises StepFailed, unless its failure is allowed."""
+    def run(
+        self, name: str, step: Step, pushed: Pushed | None, span: Span, *, judged: bool = False
+    ) -> Outcome:
+        """Run a step to its end. Raises StepFailed, unless its failure is allowed, or `judged`:
+        then findings in its reports are why it failed, and gates judge them.
+        """
         log = self.recorder.log(name)
         log.unlink(missing_ok=True)
         for attempt in range(1, step.retries + 2):
@@ -65,13 +76,34 @@ class Commands:
             if ended.ok:
                 written = {**reports, **self._written(name, step)}
                 return Outcome(reports=written, attempts=attempt)
+            if judged and self._explained(ended, step):
+                reason = f"{_how(ended, step)}: the gates judge what it found"
+                return Outcome(reports=self._written(name, step), reason=reason, attempts=attempt)
             if attempt <= step.retries:
                 span.warn(f"{_how(ended, step)}, trying again ({attempt} of {step.retries})")
         if step.allow_failure:
             span.warn(f"{name} {_how(ended, step)}, which is allowed")
             reason = f"{_how(ended, step)}, which is allowed"
             return Outcome(tolerated=True, reason=reason, attempts=attempt)
-        raise StepFailed(f"{name} {_how(ended, step)}", status=ended.status, log=ended.log)
+        raise self._failure(name, step, ended)
+
+    def _explained(self, ended: Ended, step: Step) -> bool:
+        """Whether it ended by itself, wrote all of its reports, and found something."""
+        if ended.timed_out or ended.status >= _NO_ANSWER:
+            return False
+        whole = all(any(_matching(self.root, pattern)) for pattern in step.report_paths)
+        return whole and bool(findings_in(_reports(self.root, step)))
+
+    def _failure(self, name: str, step: Step, ended: Ended) -> StepFailed:
+        """With what its reports say, since many tools then print nothing."""
+        log = ended.log or ("(it printed nothing)",)
+        failure = StepFailed(f"{name} {_how(ended, step)}", status=ended.status, log=log)
+        found = findings_in(_reports(self.root, step))
+        for line in found[:_SHOWN]:
+            failure.add_note(line)
+        if len(found) > _SHOWN:
+            failure.add_note(f"and {len(found) - _SHOWN} more, in {', '.join(step.report_paths)}")
+        return failure
 
     def _attempt(
         self, name: str, step: Step, pushed: Pushed | None, span: Span
@@ -135,8 +167,22 @@ class Commands:
 
 def reproduction(step: Step, root: Path) -> str:
     """What a person types to see the failure of a step alone."""
-    place = root / step.working_directory
-    return f"cd {place} && {command_shown(step)}"
+    place = shlex.quote(os.path.normpath(root / step.working_directory))
+    variables = [f"{name}={value}" for name, value in step.env.items()]
+    command = command_shown(step)
+    if isinstance(step.run, str) and step.run and (variables or _SCRIPT.search(command.strip())):
+        command = f"sh -ec {_quoted(command.strip())}"
+    if variables:
+        command = f"env {shlex.join(variables)} {command}"
+    return f"cd {place} && {command}"
+
+
+def _quoted(script: str) -> str:
+    """A script as one word and one line for any shell: a box marks the beginnings of lines."""
+    if "\n" not in script:
+        return shlex.quote(script)
+    escaped = script.replace("\\", "\\\\").replace("\n", "\\n")
+    return f'"$(printf %b {shlex.quote(escaped)})"'
 
 
 def file_digest(path: Path) -> str:

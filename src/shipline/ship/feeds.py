@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipline.errors import ConfigError
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
     from shipline.policy.gates import GatesSection
 
 
+_FINDINGS = ("analysis", "secrets", "vulnerabilities")
+"""Kinds of gates whose tools end with a failure where they find something."""
+
+
 def fed_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection | None:
     """The gates of the section, and the usual one of each kind that it does not have and steps have
     reports for. None where there is neither.
 
     Raises ConfigError for a step whose reports are for a gate that is not there.
     """
-    fed = [(f"steps.{name}.reports", gate) for name, gate in _named(pipeline)]
+    fed = [*_named(pipeline)]
     if not fed:
         return section
     from shipline.policy.gates import REPORT_GATES, GatesSection
@@ -36,9 +41,42 @@ def fed_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection 
 
 
 def _named(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """Steps with the gates that their reports are for."""
+    """Where reports are, with the gates that they are for."""
     for name, step in pipeline.commands.items():
-        yield from ((name, gate) for gate in step.reports if isinstance(step.reports, Mapping))
+        if step.scanner is None:
+            yield from ((f"steps.{name}.reports", gate) for gate in _gates_of(step))
+        elif (gate := scanner(step.scanner).gate) != "sbom":  # what is inside breaks no rule
+            yield f"steps.{name}.scanner", gate
+
+
+def left_to_gates(section: GatesSection | None, step: Step) -> bool:
+    """Whether all reports of a step are findings that gates judge: its tool may end with a failure
+    only because there are some.
+    """
+    if section is None or not isinstance(step.reports, Mapping):
+        return False
+    kinds = {name: kind for name, kind, rules in section.gates() if not rules.skip}
+    return bool(step.reports) and all(kinds.get(gate) in _FINDINGS for gate in step.reports)
+
+
+def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
+    """What reports find fault with: findings, vulnerabilities, failed tests; one line each. Files
+    that are no report say nothing.
+    """
+    from shipline.policy.gates.evidence import read
+    from shipline.policy.gates.reports import Findings, TestResults, Vulnerabilities
+
+    found: list[str] = []
+    for path in paths:
+        report = read(path, str(path)).report
+        match report.content if report else None:
+            case Findings(items):
+                found += [str(one) for one in items if not one.suppressed]
+            case Vulnerabilities(vulnerable):
+                found += map(str, vulnerable)
+            case TestResults() as results:
+                found += results.failed_names
+    return tuple(found)
 
 
 def reports_of(section: GatesSection, pipeline: Pipeline, run: Run) -> dict[str, list[str]]:
@@ -50,6 +88,12 @@ def reports_of(section: GatesSection, pipeline: Pipeline, run: Run) -> dict[str,
             if gate in own and path not in found.setdefault(gate, [*own[gate]]):
                 found[gate].append(path)
     return found
+
+
+def _gates_of(step: Step) -> Iterable[str]:
+    if step.scanner is not None:
+        return (scanner(step.scanner).gate,)
+    return step.reports if isinstance(step.reports, Mapping) else ()
 
 
 def _fed(step: Step, run: Run, name: str) -> Iterator[tuple[str, str]]:
@@ -64,14 +108,7 @@ def _fed(step: Step, run: Run, name: str) -> Iterator[tuple[str, str]]:
 def without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
     """The gates that need no image: those of facts and those that steps after the build feed do."""
     after = {
-        gate
-        for step in pipeline.commands.values()
-        if step.after_build
-        for gate in (
-            [scanner(step.scanner).gate]
-            if step.scanner
-            else [*(step.reports if isinstance(step.reports, Mapping) else ())]
-        )
+        gate for step in pipeline.commands.values() if step.after_build for gate in _gates_of(step)
     }
     for name, kind, _ in section.gates():
         if kind != "image" and name not in after:

@@ -35,6 +35,12 @@ NAMING = (Kind.RESERVE, Kind.SIGN, Kind.COPY, Kind.PUBLISH)
 """The kinds that make a result visible, which only a judged result may become."""
 
 
+UNGATED = "nothing is gated: names are given without a look at tests, coverage or vulnerabilities"
+UNGATED_HINT = (
+    "write `gates` in shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a person asked for besides the file: which steps, and how a dirty tree is taken.
@@ -89,6 +95,11 @@ class Plan:
     dirty: bool
     steps: tuple[PlannedStep, ...]
     naming: Naming = field(default_factory=Naming)
+
+    @property
+    def ungated(self) -> bool:
+        """Whether names are given though nothing is judged."""
+        return bool(self.step(Kind.GATES).skip) and not self.step(Kind.PUBLISH).skip
 
     def step(self, name: str) -> PlannedStep:
         return next(one for one in self.steps if one.name == name)
@@ -197,7 +208,7 @@ class _Reasons:
         if kind is Kind.BUILD:
             return "" if self.pipeline.image else "shipline.yaml names no image"
         if kind is Kind.GATES:
-            return "" if self.gates else "shipline.yaml has no gates"
+            return "" if self.gates else "nothing is gated: shipline.yaml has no gates"
         return self._name_giving(kind, before)
 
     def _command(self, name: str, before: Mapping[str, PlannedStep]) -> str:
@@ -225,6 +236,8 @@ class _Reasons:
             return f"the git tag {standing} is there" if standing else "there is no version to make"
         if kind is Kind.SIGN and self.pipeline.sign is None:
             return "shipline.yaml names no key"
+        if kind is Kind.SIGN and self.source.dirty:
+            return "changes that are not committed are never signed"
         if kind is Kind.COPY and not self.pipeline.copies:
             return "shipline.yaml names no copies"
         return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
 from shipline.ship.command import LAST_LINES
 from shipline.ship.commands import reproduction
-from shipline.ship.plan import Kind, Plan, PlannedStep
+from shipline.ship.plan import UNGATED, UNGATED_HINT, Kind, Plan, PlannedStep
 from shipline.ship.record import Run, State, StepRecord
 from shipline.ship.section import Pipeline
 
@@ -32,6 +32,8 @@ def plan_text(plan: Plan) -> str:
     width = max(len(one.name) for one in plan.steps)
     for one in plan.steps:
         lines += _step_lines(one, width)
+    if plan.ungated:
+        lines += ["", f"warning: {UNGATED}", f"  {UNGATED_HINT}"]
     if plan.naming.tags:
         lines += ["", "tags"]
         wide = max(len(tag) for tag, _ in plan.naming.tags)
@@ -111,11 +113,19 @@ def summary(run: Run) -> str:
     for one in run.steps:
         mark = f"{_ICONS.get(one.state, '')} {one.state.value}".strip()
         lines.append(f"| {one.name} | {mark} | {_time(one)} | {_cell(one.reason)} |")
+    if ungated(run):
+        lines += ["", f"> ⚠️ {UNGATED}"]
     if verdicts := _verdicts(run):
         lines += ["", "### Gates", "", *(f"- {line}" for line in verdicts)]
     if run.state is not State.PASSED:
         lines += ["", f"Go on with `shipline ship --resume {run.id}`"]
     return "\n".join([*lines, ""])
+
+
+def ungated(run: Run) -> bool:
+    """Whether names were given though nothing was judged."""
+    gates = run.step(Kind.GATES)
+    return bool(run.tags) and gates is not None and gates.state is State.SKIPPED
 
 
 def _verdicts(run: Run) -> list[str]:

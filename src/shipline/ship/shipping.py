@@ -11,7 +11,7 @@ from shipline.events import Step
 from shipline.ship.chain import Chain, begin
 from shipline.ship.command import require_program
 from shipline.ship.commands import file_digest
-from shipline.ship.plan import Kind, Plan
+from shipline.ship.plan import UNGATED, UNGATED_HINT, Kind, Plan
 from shipline.ship.prepare import Prepared
 from shipline.ship.project import World
 from shipline.ship.record import Run, State, StepRecord
@@ -39,6 +39,8 @@ def ship(
     if resume:
         _resumed(runs, resume, prepared)
     signers = _signers(prepared, world)
+    if prepared.plan.ungated:
+        span.warn(UNGATED, UNGATED_HINT)
     with runs.hold(resume or runs.new_id()) as recorder:
         before = _resumed(runs, resume, prepared) if resume else None  # as it is in our hands
         recorder.begin(begin(prepared.plan, before or _new(prepared, world, recorder)))

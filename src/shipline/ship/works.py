@@ -14,6 +14,7 @@ from shipline.policy.tags import Decision, reserve
 from shipline.ship.chain import Outcome
 from shipline.ship.commands import Commands, Pushed
 from shipline.ship.copying import copy_with_evidence
+from shipline.ship.feeds import left_to_gates
 from shipline.ship.imaging import build_request, facts_of, merge, pushed, results_of
 from shipline.ship.names import (
     Published,
@@ -98,7 +99,9 @@ class Works:
         }
         commands = Commands(project.root, self.world.environ, facts, self.recorder)
         image = self.pushed() if step.after_build else None
-        return commands.run(planned.name, step, image, span)
+        gated = not self.prepared.plan.step(Kind.GATES).skip
+        judged = gated and left_to_gates(project.gates, step)
+        return commands.run(planned.name, step, image, span, judged=judged)
 
     def build(self, planned: PlannedStep, span: Step) -> Outcome:
         project, naming = self.prepared.project, self.prepared.plan.naming

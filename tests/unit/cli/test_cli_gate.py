@@ -167,6 +167,22 @@ def test_github_gets_annotations_and_a_summary(tmp_path: Path) -> None:
     assert result["locations"][0]["physicalLocation"]["region"]["startLine"] == 3
 
 
+def test_a_report_that_is_older_than_the_commit_is_status_11(project: Path) -> None:
+    cover(project, 1)
+    now = os.stat(project / "coverage.xml").st_mtime
+    assert gate(project, "coverage").returncode == 0
+    os.utime(project / "coverage.xml", (now - 7200, now - 7200))
+    stale = gate(project, "coverage")
+    assert stale.returncode == 11 and "older than what is judged" in stale.stdout
+    outside = gate(project, "-C", "/", "--coverage", str(project / "coverage.xml"))
+    assert outside.returncode == 0, outside.stdout
+    late = {"GIT_COMMITTER_DATE": f"{int(now) + 3000} +0000"}
+    run(project, "git", "commit", "-q", "--allow-empty", "-m", "later", **late)
+    os.utime(project / "coverage.xml", (now, now))
+    assert gate(project, "coverage").returncode == 11
+    assert gate(project, "coverage", "--revision", "HEAD~1").returncode == 0
+
+
 def test_a_merge_check_wants_the_whole_base(project: Path) -> None:
     cover(project, 1)
     run(project, "git", "switch", "-q", "-c", "feature")

@@ -68,7 +68,8 @@ def _stale(
     if made > context.now + _SKEW:
         yield f"{path} comes from the future: {made:%Y-%m-%d %H:%M} UTC"
     if context.built_at is not None and made < context.built_at - timedelta(seconds=1):
-        yield f"{path} is older than what is judged"
+        age = shown_age(context.built_at - made)
+        yield f"{path} is {age} older than what is judged"
     if limit is not None and (context.now - made).total_seconds() > limit.seconds:
         yield f"{path} is {shown_age(context.now - made)} old, more than max-age {limit}"
 

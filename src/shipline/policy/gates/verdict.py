@@ -12,6 +12,7 @@ from shipline.errors import GateRefused, GateUndecided
 from shipline.policy.gates.reports import Report, Tool
 
 Number = int | float
+_SHOWN = 10  # findings of a check in the message of a failure
 
 
 class Outcome(StrEnum):
@@ -155,13 +156,32 @@ class Verdicts:
         return codes[self.outcome]
 
     def require(self) -> None:
-        """Raises GateRefused or GateUndecided unless every gate lets the release go on."""
+        """Raises GateRefused or GateUndecided, with what was found, unless every gate lets the
+        release go on.
+        """
         lines = tuple(one.line for one in self.verdicts if one.blocks)
         hint = next((one.deciding.hint for one in self.verdicts if one.blocks), "")
-        if self.outcome == "fail":
-            raise GateRefused(_told(lines, "refused"), verdicts=lines, hint=hint)
-        if self.outcome == "undecided":
-            raise GateUndecided(_told(lines, "could not tell"), verdicts=lines, hint=hint)
+        error: GateRefused | GateUndecided
+        match self.outcome:
+            case "pass":
+                return
+            case "fail":
+                error = GateRefused(_told(lines, "refused"), verdicts=lines, hint=hint)
+            case "undecided":
+                error = GateUndecided(_told(lines, "could not tell"), verdicts=lines, hint=hint)
+        for line in self._findings():
+            error.add_note(line)
+        raise error
+
+    def _findings(self) -> Iterator[str]:
+        """The first things behind each check that is why a gate blocks."""
+        for verdict in self.verdicts:
+            for check in verdict.checks if verdict.blocks else ():
+                if check.outcome is not verdict.outcome or not check.details:
+                    continue
+                yield from (f"{verdict.gate}: {detail}" for detail in check.details[:_SHOWN])
+                if len(check.details) > _SHOWN:
+                    yield f"{verdict.gate}: and {len(check.details) - _SHOWN} more"
 
 
 def _told(lines: tuple[str, ...], what: str) -> str:

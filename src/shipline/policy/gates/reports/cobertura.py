@@ -27,8 +27,8 @@ def parse(source: BinaryIO) -> Report:
             head = head or event
             if event.name == "class":
                 _class(event.attributes.get("filename", ""), events, collector)
-            elif event is head and not {"line-rate", "lines-valid"} & event.attributes.keys():
-                raise ReportError("not a report of Cobertura: it tells no rate of lines")
+            elif event is head and {"clover", "generated"} & event.attributes.keys():
+                raise ReportError("not a report of Cobertura but of Clover")
         elif event.name == "source" and event.text.strip():
             roots.append(event.text.strip())
     attributes = head.attributes if head else {}
