@@ -32,8 +32,12 @@ if ! complete; then
         "$work/none" "$work/root"
     keys=/usr/share/keyrings/debian-archive-keyring.pgp
     [ -e "$keys" ] || keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb [signed-by=$keys arch=$(dpkg --print-architecture)]" \
-        "http://deb.debian.org/debian unstable main" > "$work/sources.list"
+    # unstable lies where this system's own release comes from
+    site=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' |
+        sed -n 's/^\(http[^ ]*\) [a-z]*$/\1/p' | head -n 1)
+    [ -n "$site" ] || { echo "peers.sh: apt has no source of Debian over HTTP" >&2; exit 1; }
+    echo "deb [signed-by=$keys arch=$(dpkg --print-architecture)] $site unstable main" \
+        > "$work/sources.list"
     apt() {
         apt-get -qq -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$work/sources.list" \
             -o Dir::Etc::sourceparts="$work/none" -o Dir::Etc::preferencesparts="$work/none" \

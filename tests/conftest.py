@@ -20,6 +20,21 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what CI may not skip: there, everything that a test needs is to be installed."""
+    for report in terminalreporter.stats.get("skipped", []) if os.environ.get("CI") else []:
+        terminalreporter.write_line(f"skipped in CI: {report.nodeid}: {report.longrepr}", red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which a test was skipped fails in CI."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter is not None and reporter.stats.get("skipped")
+    if os.environ.get("CI") and skipped and not exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def _need(*programs: str, root: bool = False) -> None:
     """Skip the test where a peer is not installed or may not run."""
     if missing := [program for program in programs if not shutil.which(program)]:
