@@ -13,7 +13,7 @@ from shipline.cli.commit import Asked, commit_options
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 
-_PARTS = ("click", "cryptography", "deflate", "granian", "isal", "urllib3", "zstandard")
+_PARTS = ("aiohttp", "click", "cryptography", "deflate", "isal", "urllib3", "zstandard")
 
 
 @click.command("version")

@@ -45,6 +45,7 @@ class Step(Enum):
 
 
 READ, PAUSE = Step.READ, Step.PAUSE
+LOOP, DISK, CPU, RESERVED = Step.LOOP, Step.DISK, Step.CPU, Step.RESERVED
 Steps = Generator[Step, bytes, T]
 
 

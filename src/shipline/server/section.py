@@ -22,18 +22,22 @@ class LimitsSection:
     """What clients may use up."""
 
     connections: int = field(
-        default=1024, metadata={"doc": "connections at once; more wait until one is free"}
+        default=4096, metadata={"doc": "connections at once; more wait until one is free"}
     )
-    requests: int = field(default=256, metadata={"doc": "requests handled at once"})
+    address_connections: int = field(
+        default=1024,
+        metadata={"doc": "connections at once of one address that is no proxy; more are ended"},
+    )
     header_timeout: Duration = field(
         default=_HALF_MINUTE,
         metadata={"doc": "time for the head of a request, and between two on one connection"},
     )
     body_timeout: Duration = field(
-        default=_HALF_MINUTE, metadata={"doc": "time over which body-rate must be reached"}
+        default=_HALF_MINUTE,
+        metadata={"doc": "time over which body-rate must be reached"},
     )
     body_rate: ByteSize = field(
-        default=_SLOWEST, metadata={"doc": "bytes a second that a body must bring"}
+        default=_SLOWEST, metadata={"doc": "bytes a second that a client must send or take"}
     )
     blob_size: ByteSize | None = field(
         default=None, metadata={"doc": "the largest blob; none: as large as the disk"}
@@ -46,7 +50,7 @@ class LimitsSection:
     )
 
     def __post_init__(self) -> None:
-        for name in ("connections", "requests"):
+        for name in ("connections", "address_connections"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be 1 or more")
 

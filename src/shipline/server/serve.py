@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
@@ -14,9 +13,6 @@ from shipline.server.access import Entrance, Holdings, check_entrance, open_entr
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
 from shipline.server.door.quotas import size_limit
-from shipline.server.engine import Capacity, adapted, run
-from shipline.server.listening import connections, open_listener, parse_address, url_of
-from shipline.server.patience import Reads, cut_stalled, shut
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -49,6 +45,8 @@ def serve_registry(
     address that is taken and for a directory that another process serves, ConfigError for a secret
     or key that is not there.
     """
+    from shipline.server.front import open_listener, parse_address, url_of
+
     section = section or RegistrySection()
     address = parse_address(listen)
     host = str(address[0])
@@ -85,27 +83,23 @@ def _serve(
     ready: Callable[[], None],
 ) -> None:
     """Run everything that has a thread, until the server in front has ended."""
-    limits, port = section.limits, listener.getsockname()[1]
-    stopping, ended = assembly.health.stopping, threading.Event()
-    window_s, rate = limits.body_timeout.seconds, limits.body_rate.bytes
-    reads = Reads()
+    from shipline.server.front import run
+
+    stopping = assembly.health.stopping
     with TaskGroup() as group:
         try:
-            group.start(_expire, assembly.node.uploads, limits.upload_expiry.seconds)
-            group.start(cut_stalled, reads, port, window_s, rate)
-            group.start(_cut_late, stopping, ended, port, section.drain_timeout.seconds)
+            group.start(_expire, assembly.node.uploads, section.limits.upload_expiry.seconds)
             assembly.start(group)
             run(
-                reads.watched(adapted(make_app(assembly.node))),
+                make_app(assembly.node),
                 listener,
-                Capacity(limits.connections, limits.requests, limits.header_timeout.seconds),
+                section,
                 entrance,
                 group,
                 ready=ready,
                 stopping=stopping.set,
             )
         finally:
-            ended.set()
             stopping.set()
             group.scope.cancel()
 
@@ -117,17 +111,6 @@ def _doubts(section: RegistrySection, entrance: Entrance) -> Iterator[str]:
             "policy.signatures holds for everyone: without accounts nobody can read, and so sign, "
             "what is not signed yet"
         )
-
-
-def _cut_late(
-    stopping: threading.Event, ended: threading.Event, port: int, patience_s: float
-) -> None:
-    """Once the node stops: shut down what runs after `patience_s`; uploads can go on later."""
-    stopping.wait()
-    while not ended.wait(patience_s):
-        for connection in connections(port):
-            shut(connection)
-        patience_s = 1.0
 
 
 def _expire(uploads: Uploads, age_s: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 from shipline.cli.lazy import Entry
 from shipline.cli.program import COMMANDS, POINTERS
 
-_HEAVY = ("rich", "urllib3", "cryptography", "granian", "zstandard", "ssl", "asyncio", "tarfile")
+_HEAVY = ("rich", "urllib3", "cryptography", "aiohttp", "zstandard", "ssl", "asyncio", "tarfile")
 
 
 def python(program: str) -> str:

@@ -19,7 +19,7 @@ from shipline.cli.registry_serve import serve
 from shipline.config import loads
 from shipline.errors import UsageError
 from shipline.server import Storage
-from shipline.server.listening import open_listener
+from shipline.server.front import open_listener
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "registry"
 UNIT = DOCS / "shipline-registry.service"

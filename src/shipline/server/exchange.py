@@ -1,0 +1,533 @@
+"""One request and its response over a connection of the HTTP server (aiohttp).
+
+The application says step by step what it needs (`http.Step`); here it gets it. All waits for a
+client are here, and each has a limit: a client that must send or take bytes and moves fewer than
+`rate` a second over a window is cut off. The kernel counts what a connection moves (tcp(7),
+TCP_INFO), so that buffers on the way count for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from email.utils import formatdate
+from functools import lru_cache, partial
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from shipline.server.access.proxies import neighbourhood
+from shipline.server.app import Application
+from shipline.server.http import (
+    CPU,
+    DISK,
+    LOOP,
+    PAUSE,
+    READ,
+    RESERVED,
+    ClientGone,
+    File,
+    Request,
+    Response,
+    Step,
+    Steps,
+)
+from shipline.server.problems import Problem, problem_of
+
+_log = logging.getLogger(__name__)
+_BATCH = 256 << 10  # bytes of a body that a handler gets at once, where they come that fast
+_PIECE = 64 << 10  # bytes that wait in memory for one client to take them
+_TURN = 32 << 20  # bytes of a file that are sent before another request gets the thread
+_PAUSE_S = 0.05
+_HELD = {"address": 32 << 20, "all": 128 << 20}  # bytes of small bodies in memory
+_THREADS = {DISK: 16, CPU: 2, RESERVED: 1}
+_SHARE = {DISK: 12, CPU: 1, RESERVED: 1}  # threads that requests of one address get at once
+_TCP_INFO_BYTES = 136
+_MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
+_MOVED_AT = 120
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+T = TypeVar("T")
+near = lru_cache(4096)(neighbourhood)
+
+
+class Pools:
+    """Threads for what the event loop must not do. Requests of one address (a network of IPv6)
+    get a share of them, and wait for each other beyond it.
+    """
+
+    def __init__(self) -> None:
+        self._threads = {
+            place: ThreadPoolExecutor(number, thread_name_prefix=place.value)
+            for place, number in _THREADS.items()
+        }
+        self._turns: dict[tuple[Step, str], _Turns] = {}
+
+    async def run(self, place: Step, address: str, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns or raises."""
+        loop, threads = asyncio.get_running_loop(), self._threads[place]
+        async with self._turn(place, near(address)):
+            return await loop.run_in_executor(threads, work, *arguments)
+
+    def close(self) -> None:
+        """Wait until all threads have ended."""
+        for threads in self._threads.values():
+            threads.shutdown(cancel_futures=True)
+
+    @asynccontextmanager
+    async def _turn(self, place: Step, address: str) -> AsyncIterator[None]:
+        key = (place, address)
+        turns = self._turns.get(key)
+        if turns is None:
+            turns = self._turns[key] = _Turns(_SHARE[place])
+        turns.users += 1
+        try:
+            async with turns.semaphore:
+                yield
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._turns[key]
+
+
+class _Turns:
+    def __init__(self, number: int) -> None:
+        self.semaphore = asyncio.Semaphore(number)
+        self.users = 0
+
+
+class Pace:
+    """Cuts off clients that are waited for and move too few bytes."""
+
+    def __init__(self, window_s: float, rate: int) -> None:
+        self._window_s = window_s
+        self._least = rate * window_s
+        self._windows: set[_Window] = set()
+
+    @contextmanager
+    def waiting(self, transport: asyncio.BaseTransport, address: str) -> Iterator[_Window]:
+        """Inside, the client is waited for while the window is `open`."""
+        window = _Window(transport, address)
+        self._windows.add(window)
+        try:
+            yield window
+        finally:
+            self._windows.discard(window)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._window_s / 4)
+            for window in tuple(self._windows):
+                if window.stalled(time.monotonic(), self._window_s, self._least):
+                    _log.warning("cut off a stalled client", extra={"address": window.address})
+                    window.cut()
+
+
+class _Window:
+    """What one connection moved since a moment."""
+
+    def __init__(self, transport: asyncio.BaseTransport, address: str) -> None:
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        self.address = address
+        self.open = False
+        self._since = time.monotonic()
+        self._before = self._moved()
+
+    def stalled(self, now: float, window_s: float, least: float) -> bool:
+        """Whether too little has come through since the window began."""
+        moved = self._moved()
+        if not self.open or moved - self._before >= least:
+            self._since, self._before = now, moved
+        return now - self._since >= window_s
+
+    def cut(self) -> None:
+        """Both directions end: whoever waits for the socket is woken."""
+        with suppress(OSError):  # the client was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        self.open = True
+        try:
+            yield
+        finally:
+            self.open = False
+
+    def _moved(self) -> int:
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return 0  # it is closed
+        acked, received = _MOVED.unpack_from(info, _MOVED_AT)
+        return int(acked + received)
+
+
+class Conversation:
+    """What all exchanges of a server share. `answer` is aiohttp's handler of a request."""
+
+    def __init__(self, app: Application, pace: Pace, *, scheme: str) -> None:
+        self._app = app
+        self._pace = pace
+        self._scheme = scheme
+        self._held: defaultdict[str, int] = defaultdict(int)
+        self.pools = Pools()
+        self.stopping = False  # connections end with the exchange that runs
+        self.busy: set[web.RequestHandler] = set()  # connections where one runs
+
+    async def answer(self, asked: web.BaseRequest) -> web.StreamResponse:
+        """Raises ConnectionError once the client has left."""
+        transport = asked.transport
+        if transport is None:
+            raise ConnectionResetError
+        self.busy.add(asked.protocol)
+        request = _request_of(asked, self._scheme)
+        try:
+            if request.has_body or transport.get_write_buffer_size():
+                with self._pace.waiting(transport, request.address) as window:
+                    return await self._exchange(asked, request, window)
+            return await self._exchange(asked, request, None)
+        finally:
+            self.busy.discard(asked.protocol)
+
+    async def _exchange(
+        self, asked: web.BaseRequest, request: Request, window: _Window | None
+    ) -> web.StreamResponse:
+        held = _Held(self._held, near(request.address))
+        try:
+            done = await self._respond(request, _Body(asked, request, window), held)
+        finally:
+            held.release()
+        return await self._send(asked, request, done, window)
+
+    async def _respond(self, request: Request, body: _Body, held: _Held) -> _Done:
+        """Give the application what it needs until it has a response."""
+        steps, place = self._app(request), LOOP
+        result = _advance(steps, None)
+        while not isinstance(result, _Done):
+            given: bytes | Problem = b""
+            if result is READ:
+                given = await self._next(request, body, held)
+            elif result is PAUSE:
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                place = result
+            if place is LOOP:
+                result = _advance(steps, given)
+            else:
+                result = await self._run(place, request, _advance, steps, given)
+        return result
+
+    async def _next(self, request: Request, body: _Body, held: _Held) -> bytes | Problem:
+        """The next bytes of the body, or why there are none."""
+        try:
+            data = await body.read()
+            if not request.found.receives:
+                held.add(len(data))
+        except Problem as problem:
+            return problem
+        return data
+
+    async def _run(
+        self, place: Step, request: Request, work: Callable[..., T], *arguments: Any
+    ) -> T:
+        return await self.pools.run(place, request.address, work, *arguments)
+
+    async def _send(
+        self, asked: web.BaseRequest, request: Request, done: _Done, window: _Window | None
+    ) -> web.StreamResponse:
+        transport, response = asked.transport, done.response
+        if transport is None or transport.is_closing():
+            done.close()
+            raise ConnectionResetError
+        unread = not asked.content.is_eof()
+        endless = isinstance(response.body, Iterator) and request.version < (1, 1)
+        ends = unread or endless or self.stopping
+        sent = Sent(asked.keep_alive and not ends)
+        head = _head(request, response, keep_alive=sent.keep_alive)
+        body = response.body
+        if window is None and isinstance(body, bytes) and len(body) <= _PIECE:
+            transport.write(head if request.method == "HEAD" else head + body)
+            return sent
+        with self._pace.waiting(transport, request.address) as taking, taking.opened():
+            try:
+                await self._send_all(asked, request, head, done)
+            finally:
+                done.close()
+        return sent
+
+    async def _send_all(
+        self, asked: web.BaseRequest, request: Request, head: bytes, done: _Done
+    ) -> None:
+        out, body = _Out(asked), done.response.body
+        await out.flush()
+        if request.method == "HEAD":
+            await out.write(head)
+        elif isinstance(body, bytes):
+            await out.write(head + body[:_PIECE])
+            for start in range(_PIECE, len(body), _PIECE):
+                await out.write(body[start : start + _PIECE])
+        elif isinstance(body, File):
+            await out.write(head)
+            await self._send_file(out, request, body, done.fd)
+        else:
+            await out.write(head)
+            await self._send_pieces(out, request, body)
+
+    async def _send_file(self, out: _Out, request: Request, part: File, fd: int) -> None:
+        """By the kernel (sendfile(2)) from a thread; TLS needs the bytes here."""
+        position, end = part.start, part.start + part.size
+        if out.is_tls:
+            while position < end:
+                size = min(_PIECE, end - position)
+                data = await self._run(DISK, request, os.pread, fd, size, position)
+                if not data:
+                    raise ConnectionAbortedError(f"{part.path} is shorter than it was")
+                await out.write(data)
+                position += len(data)
+            return
+        with out.duplicate() as link:
+            while position < end:
+                position = await self._run(DISK, request, _push, link, fd, position, end)
+                if position < end:
+                    await _writable(link)
+
+    async def _send_pieces(self, out: _Out, request: Request, pieces: Iterator[bytes]) -> None:
+        """Chunked, or until the end of the connection for an old client."""
+        chunked = request.version > (1, 0)
+        while data := await self._run(DISK, request, next, pieces, b""):
+            await out.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+        await out.write(b"0\r\n\r\n" if chunked else b"")
+
+
+class _Done:
+    """A response, and the descriptor of its file, open; `close` is called once it was sent."""
+
+    def __init__(self, response: Response, fd: int = -1) -> None:
+        self.response = response
+        self.fd = fd
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class _Held:
+    """Bytes of one small body that wait for its end. Raises Problem 429 where an address, or all
+    together, would have too many.
+    """
+
+    def __init__(self, all_of: defaultdict[str, int], address: str) -> None:
+        self._all, self._address, self._size = all_of, address, 0
+
+    def add(self, size: int) -> None:
+        for key, most in ((self._address, _HELD["address"]), ("", _HELD["all"])):
+            if self._all[key] + size > most and self._size + size > _PIECE:
+                headers = (("Retry-After", "1"),)
+                raise Problem(429, "TOOMANYREQUESTS", "too much at once", headers=headers)
+        self._size += size
+        self._all[self._address] += size
+        self._all[""] += size
+
+    def release(self) -> None:
+        if self._size:
+            self._all[""] -= self._size
+            self._all[self._address] -= self._size
+            if not self._all[self._address]:
+                del self._all[self._address]
+
+
+class _Body:
+    """The body of a request as it comes."""
+
+    def __init__(self, asked: web.BaseRequest, request: Request, window: _Window | None) -> None:
+        self._asked = asked
+        self._request = request
+        self._window = window
+        self._broken = False
+        self._waits = request.headers.get("expect", "").lower() == "100-continue"
+
+    async def read(self) -> bytes:
+        """Bytes as they come, more at once where they come fast; b"" at the end. Raises
+        ClientGone.
+        """
+        if self._window is None:
+            return b""
+        if self._waits and self._asked.transport is not None:
+            self._waits = False
+            self._asked.transport.write(_CONTINUE)
+        with self._window.opened():
+            data = await self._batch()
+        if not data and self._broken:
+            raise ClientGone
+        self._request.received += len(data)
+        return data
+
+    async def _batch(self) -> bytes:
+        parts: list[bytes] = []
+        size, content = 0, self._asked.content
+        try:
+            while not self._broken and size < _BATCH and (data := await content.readany()):
+                parts.append(data)
+                size += len(data)
+        except Exception:  # whatever the server says of a body that broke off
+            self._broken = True
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Out:
+    """A connection that is written to; at most one piece waits in memory."""
+
+    def __init__(self, asked: web.BaseRequest) -> None:
+        assert asked.transport is not None
+        self._asked, self._transport = asked, asked.transport
+        self._transport.set_write_buffer_limits(0)
+        self.is_tls = self._transport.get_extra_info("sslcontext") is not None
+
+    async def write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            raise ConnectionResetError
+        self._transport.write(data)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has all of it."""
+        if self._transport.get_write_buffer_size():
+            await self._asked.writer.drain()
+
+    @contextmanager
+    def duplicate(self) -> Iterator[socket.socket]:
+        """The socket, to be used while nothing is written here."""
+        with self._transport.get_extra_info("socket").dup() as link:
+            yield link
+
+
+class Sent(web.StreamResponse):
+    """What aiohttp gets for a response that was sent already."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._alive = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+def _advance(steps: Steps[Response], given: bytes | Problem | None) -> Step | _Done:
+    """The next thing that the application needs, or its response, the file of it open. None
+    begins.
+    """
+    try:
+        if isinstance(given, Problem):
+            return steps.throw(given)
+        return next(steps) if given is None else steps.send(given)
+    except StopIteration as stop:
+        return _opened(stop.value)
+
+
+def _opened(response: Response) -> _Done:
+    part = response.body
+    if not isinstance(part, File):
+        return _Done(response)
+    try:
+        fd = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        gone = Problem(404, "BLOB_UNKNOWN", "it has just been deleted")
+        problem = gone if isinstance(error, FileNotFoundError) else problem_of(error)
+        return _Done(Response.of(problem.status, problem.headers, problem.body()))
+    if part.size > _PIECE:
+        return _Done(response, fd)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        data = os.pread(file.fileno(), part.size, part.start)
+    return _Done(Response(response.status, response.headers, data, len(data)))
+
+
+def _push(link: socket.socket, fd: int, position: int, end: int) -> int:
+    """Send of a file what the connection takes now; returns the position after that."""
+    stop = min(end, position + _TURN)
+    while position < stop:
+        try:
+            sent = os.sendfile(link.fileno(), fd, position, stop - position)
+        except BlockingIOError:
+            break
+        if not sent:
+            raise ConnectionAbortedError("the file is shorter than it was")
+        position += sent
+    return position
+
+
+async def _writable(link: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_writer(link, partial(_settle, ready))
+    try:
+        await ready
+    finally:
+        loop.remove_writer(link)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _request_of(asked: web.BaseRequest, scheme: str) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in asked.raw_headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    path, _, query = _origin_form(asked.raw_path).partition("?")
+    version = (asked.version.major, asked.version.minor)
+    peer = asked.remote or ""
+    return Request(asked.method, unquote(path), query, headers, peer, scheme, version)
+
+
+def _origin_form(target: str) -> str:
+    """Proxies write the whole URL (RFC 9112, 3.2.2)."""
+    if target.startswith("/"):
+        return target
+    _, slashes, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if slashes else target
+
+
+_date = (0, "")
+
+
+def _now() -> str:
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = (now, formatdate(now, usegmt=True))
+    return _date[1]
+
+
+def _head(request: Request, response: Response, *, keep_alive: bool) -> bytes:
+    """The status line and headers (RFC 9112)."""
+    lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}", f"Date: {_now()}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    old = request.version < (1, 1)
+    if isinstance(response.body, Iterator) and not old:
+        lines.append("Transfer-Encoding: chunked")
+    if keep_alive is old:
+        lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+        raise ValueError("a header has more than one line")
+    return f"{head}\r\n\r\n".encode("latin-1", "replace")
