@@ -33,10 +33,13 @@ class Blobs:
         with self._lock:
             return self._origins[digest][0] if digest in self._origins else None
 
-    def ensure(self, target: Descriptor) -> None:
-        """Return when the content is in the local store. Raises NotFound, RegistryError."""
+    def ensure(self, target: Descriptor, step: Step | None = None) -> None:
+        """Return when the content is in the local store; `step` is what the download is part of.
+
+        Raises NotFound, RegistryError.
+        """
         if not self.store.exists(target):
-            self._once.get(target.digest, lambda: self._download(target))
+            self._once.get(target.digest, lambda: self._download(target, step or self._step))
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
@@ -56,18 +59,18 @@ class Blobs:
             known = target.digest in self._origins
         return known or self.store.exists(target)
 
-    def _download(self, target: Descriptor) -> None:
+    def _download(self, target: Descriptor, step: Step) -> None:
         with self._lock:
             origin = self._origins.get(target.digest)
         if origin is None:
             raise NotFound(f"{target.digest} is neither here nor in a known registry")
         name = f"pull {origin[1]}@{target.digest.short}"
-        with self._step.step(name, kind="pull", size=target.size) as step:
+        with step.step(name, kind="pull", size=target.size) as transfer:
             moved = 0
 
             def advance(count: int) -> None:
                 nonlocal moved
                 moved += count
-                step.progress(moved, target.size)
+                transfer.progress(moved, target.size)
 
             self.store.push(target, origin[0], advance)

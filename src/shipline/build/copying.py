@@ -51,9 +51,18 @@ class Use:
     origin: str = "the stage or image"
 
 
+def quick_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Result | None) -> str:
+    """The key that needs no bytes; empty for files of a context."""
+    if isinstance(op, MakeDirectoryOp):
+        return key_of("directory", op, base.diff_ids)
+    if isinstance(source, Directory):
+        return ""
+    return key_of("copy", op, base.diff_ids, source and source.diff_ids)
+
+
 def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use) -> Made:
     """WORKDIR: the directory and its parents, as far as they are missing."""
-    key = key_of("directory", op, base.diff_ids)
+    key = quick_key(op, base, None)
     if made := _cached(key, shop, use):
         return made
     owner = _user(op.user, base, shop)
@@ -67,9 +76,9 @@ def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use
 def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use: Use) -> Made:
     """COPY and ADD."""
     quick: tuple[str, ...] = ()
-    if not isinstance(source, Directory):
-        quick = (key_of("copy", op, base.diff_ids, source and source.diff_ids),)
-        if made := _cached(quick[0], shop, use):
+    if key := quick_key(op, base, source):
+        quick = (key,)
+        if made := _cached(key, shop, use):
             return made
     with ExitStack() as stack:
         below = LayeredToc([]) if op.link else shop.snapshots.table(base)

@@ -75,8 +75,9 @@ class PlatformPlan:
 
     def _plan_stage(self, stage: df.Stage) -> Planned:
         platform = self._platform_of(stage)
-        state = self._base(stage, platform).with_run(OnBuild=None)
         instructions = self._stages.instructions(stage)
+        total = 1 + sum(isinstance(one, LAYERED) for one in instructions)
+        state = self._base(stage, platform, total).with_run(OnBuild=None)
         cache = self._request.cache
         proxies = df.proxy_variables(self._request.build_args)
         place = Place(
@@ -85,7 +86,7 @@ class PlatformPlan:
             options=self._request.run,
             source=self._source,
             described=self._described,
-            total=1 + sum(isinstance(one, LAYERED) for one in instructions),
+            total=total,
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
         )
@@ -100,11 +101,12 @@ class PlatformPlan:
         written = self._globals.base_of(stage).platform
         return Platform.parse(written) if written else self._platform
 
-    def _base(self, stage: df.Stage, platform: Platform) -> Planned:
+    def _base(self, stage: df.Stage, platform: Platform, total: int) -> Planned:
         base = self._stages.bases[stage.index]
         if isinstance(base, df.StageSource):
             return self._done[base.index]
-        vertex, image = self._outside(base, platform, stage.span)
+        label = Label("", stage.name, f"1/{total}", str(platform), stage.span)
+        vertex, image = self._outside(base, platform, label)
         scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
         image = replace(image, platform=self._platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
@@ -115,7 +117,7 @@ class PlatformPlan:
         found = self._stages.source(name) if name else df.ContextSource(MAIN_CONTEXT)
         if isinstance(found, df.StageSource):
             return self._done[found.index].vertex
-        return self._outside(found, platform, span)[0]
+        return self._outside(found, platform, Label("", platform=str(platform), span=span))[0]
 
     def _described(self, name: str) -> str:
         found = self._stages.source(name)
@@ -123,9 +125,11 @@ class PlatformPlan:
         return f"the {kind} {name}"
 
     def _outside(
-        self, source: df.ImageSource | df.ContextSource, platform: Platform, span: Span
+        self, source: df.ImageSource | df.ContextSource, platform: Platform, label: Label
     ) -> tuple[Vertex, ImageConfig]:
         """Files that no stage makes, and the configuration that comes with them."""
+        span = label.span
+        assert span is not None
         name = source.name
         if isinstance(source, df.ContextSource):
             context = self._request.build_contexts.get(name)
@@ -137,7 +141,7 @@ class PlatformPlan:
             image = ImageConfig(platform).set(WorkingDir="/")
             return Vertex(ScratchOp(), label=Label("scratch")), image
         base = self._image(name, platform, span)
-        label = Label(f"FROM {base.reference.familiar}", platform=str(platform), span=span)
+        label = replace(label, name=f"FROM {base.reference.familiar}")
         return Vertex(base.manifest, label=label), base.config
 
     def _image(self, name: str, platform: Platform, span: Span) -> BaseImage:

@@ -47,16 +47,19 @@ _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
 
 
-def run(op: RunOp, inputs: Sequence[Result], shop: Workshop, use: Use, label: Label) -> Made:
-    """The layer that the command makes on top of input 0. Raises StepFailed."""
+def run_key(op: RunOp, inputs: Sequence[Result]) -> str:
+    """What the layer of a command is found by."""
+    return key_of("run", op, [_content(op, number, one) for number, one in enumerate(inputs)])
+
+
+def run(
+    op: RunOp, inputs: Sequence[Result], key: str, shop: Workshop, use: Use, label: Label
+) -> Made:
+    """The layer that the command makes on top of input 0, kept as `key`. Raises StepFailed."""
     base = inputs[0]
     assert isinstance(base, Snapshot)
-    key = key_of("run", op, [_content(op, number, one) for number, one in enumerate(inputs)])
-    if not use.fresh and (made := shop.cache.get(key)):
-        use.step.cached()
-        return made
     ensure_platform(Platform.parse(op.platform))
-    with shop.running, ExitStack() as stack:
+    with ExitStack() as stack:
         place = stack.enter_context(shop.snapshots.writable(base))
         _make_mount_points(place.root)
         spec = _spec(op, inputs, place.root, shop, stack)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from shipline.build.blobs import Blobs
 from shipline.build.reachable import mountable
 from shipline.content import Reader, chunks
 from shipline.errors import ContentError, DigestMismatch
+from shipline.events import Step
 from shipline.layer import (
     Layer,
     LayeredToc,
@@ -41,8 +42,9 @@ from shipline.sandbox import (
     owners_suffix,
     remove_tree,
 )
-from shipline.tasks import Once
+from shipline.tasks import Once, TaskGroup
 
+_LAYERS_AT_ONCE = 4
 BIG = 64 << 20  # bytes of tar, from which an index is made instead of files
 
 
@@ -89,6 +91,28 @@ class Snapshots:
     def table(self, snapshot: Snapshot) -> LayeredToc:
         """What the snapshot holds; reads layers whose table is not known yet."""
         return LayeredToc([self._toc(layer) for layer in snapshot.layers])
+
+    def absent(self, layers: Iterable[Layer], *, files: bool) -> list[Layer]:
+        """Those whose files, or else tables, are not here yet."""
+        place = self._files if files else self._state / "toc"
+        return [layer for layer in layers if not (place / layer.diff_id.hex).exists()]
+
+    def prepare(self, layers: Iterable[Layer], step: Step, *, files: bool) -> None:
+        """Bring layers and make their files, or else their tables: several at once.
+
+        `step` shows what moves. Raises NotFound, RegistryError, ContentError.
+        """
+        with TaskGroup(at_once=_LAYERS_AT_ONCE) as group:
+            for layer in layers:
+                group.start(self._prepare, layer, step, files)
+
+    def _prepare(self, layer: Layer, step: Step, files: bool) -> None:
+        self._blobs.ensure(layer.descriptor, step)
+        with step.step(f"unpack {layer.descriptor.digest.short}", kind="unpack"):
+            if files:
+                self._directory(layer)
+            else:
+                self._toc(layer)
 
     @contextmanager
     def mounted(self, snapshot: Snapshot) -> Iterator[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from shipline.build import copying, running
 from shipline.build.cache import Made
@@ -14,6 +16,7 @@ from shipline.build.graph import (
     ImageOp,
     Label,
     MakeDirectoryOp,
+    Op,
     RunOp,
     ScratchOp,
     Vertex,
@@ -22,11 +25,17 @@ from shipline.build.graph import (
 from shipline.build.plan import BaseImage
 from shipline.build.snapshots import Snapshot
 from shipline.build.workshop import Follower, Result, Workshop
-from shipline.errors import DockerfileError, UsageError
+from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Step
-from shipline.tasks import CPUS, Task, TaskGroup, visit_graph
+from shipline.tasks import CPUS, Once, Task, TaskGroup, visit_graph
 
 _AT_ONCE = max(32, 4 * CPUS)  # vertices: most of them wait for registries, or for a turn to run
+_KINDS: dict[type[Op], str] = {
+    ImageOp: "pull",
+    RunOp: "run",
+    CopyOp: "copy",
+    MakeDirectoryOp: "workdir",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class Solver:
         self._mountable = mountable
         self._follower = follower
         self._tasks: dict[Vertex, Task[Solved]] = {}
+        self._prepared: Once[None] = Once()
 
     def start(self, group: TaskGroup, *roots: Vertex) -> None:
         """Solve in `group` everything that `roots` need: what is ready runs, the newest first."""
@@ -90,34 +100,94 @@ class Solver:
             raise DockerfileError(
                 "a local directory cannot be a base image", span=vertex.label.span
             )
-        with self._step.step(vertex.label.name, **_attributes(vertex)) as step:
-            made = self._make(vertex, base, inputs, step)
-            step.note(size=made.layer.descriptor.size, digest=str(made.layer.diff_id))
+        with _located(vertex.label):
+            made = self._step_of(vertex, base, inputs)
         return Solved(base.plus(made.layer), made)
 
-    def _make(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], step: Step) -> Made:
+    def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> Made:
+        """The layer of a step, which people see from when it really begins."""
+        key = _key(vertex.op, base, inputs)
+        made = self._shop.cache.get(key) if key and not vertex.fresh else None
+        if made is None:
+            self._prepare(vertex, inputs)
+        with ExitStack() as stack:
+            if made is None and isinstance(vertex.op, RunOp):
+                stack.enter_context(self._shop.running)
+            step = stack.enter_context(self._step.step(vertex.label.name, **_attributes(vertex)))
+            if made is None:
+                made = self._make(vertex, base, inputs, key, step)
+            else:
+                step.cached()
+            step.note(size=made.layer.descriptor.size, digest=str(made.layer.diff_id))
+        return made
+
+    def _prepare(self, vertex: Vertex, inputs: Sequence[Result]) -> None:
+        """Bring what the step needs of base images, so that its own time is its own."""
+        for number, (one, result) in enumerate(zip(vertex.inputs, inputs, strict=True)):
+            *_, bottom = one.chain()
+            if not isinstance(bottom.op, ImageOp) or not isinstance(result, Snapshot):
+                continue
+            if isinstance(vertex.op, CopyOp) and vertex.op.link and number == 0:
+                continue
+            files = isinstance(vertex.op, RunOp) or number > 0 or bottom in self._mountable
+            self._prepared.get((bottom, files), partial(self._pull, bottom, files))
+
+    def _pull(self, image: Vertex, files: bool) -> None:
+        assert isinstance(image.op, ImageOp)
+        snapshots, label = self._shop.snapshots, image.label
+        layers = self._images[image.op].layers
+        absent = snapshots.absent(layers, files=files)
+        if not absent:
+            return
+        name = label.name
+        if all(self._shop.store.exists(layer.descriptor) for layer in absent):
+            name = name.replace("FROM", "unpack", 1)
+        try:
+            with self._step.step(name, **_attributes(image)) as step:
+                snapshots.prepare(absent, step, files=files)
+        except ShiplineError as error:
+            error.span = error.span or label.span
+            raise
+
+    def _make(
+        self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], key: str, step: Step
+    ) -> Made:
         follower = self._follower if vertex in self._publish else None
         label = vertex.label
         use = Use(follower, vertex in self._mountable, vertex.fresh, step, label.origin)
-        try:
-            match vertex.op:
-                case MakeDirectoryOp():
-                    return copying.make_directory(vertex.op, base, self._shop, use)
-                case CopyOp():
-                    source = inputs[1] if len(inputs) > 1 else None
-                    return copying.copy(vertex.op, base, source, self._shop, use)
-                case RunOp():
-                    return running.run(vertex.op, inputs, self._shop, use, label)
-        except UsageError as error:
-            raise DockerfileError(
-                error.message, span=label.span, hint=error.hint, platform=label.platform
-            ) from error
+        match vertex.op:
+            case MakeDirectoryOp():
+                return copying.make_directory(vertex.op, base, self._shop, use)
+            case CopyOp():
+                source = inputs[1] if len(inputs) > 1 else None
+                return copying.copy(vertex.op, base, source, self._shop, use)
+            case RunOp():
+                return running.run(vertex.op, inputs, key, self._shop, use, label)
         raise AssertionError(vertex.op)
+
+
+@contextmanager
+def _located(label: Label) -> Iterator[None]:
+    """Raises DockerfileError, with the place, for a UsageError."""
+    try:
+        yield
+    except UsageError as error:
+        raise DockerfileError(
+            error.message, span=label.span, hint=error.hint, platform=label.platform
+        ) from error
+
+
+def _key(op: Op, base: Snapshot, inputs: Sequence[Result]) -> str:
+    """What an earlier result is found by before any file is looked at; empty for nothing."""
+    if isinstance(op, RunOp):
+        return running.run_key(op, inputs)
+    assert isinstance(op, CopyOp | MakeDirectoryOp)
+    return copying.quick_key(op, base, inputs[1] if len(inputs) > 1 else None)
 
 
 def _attributes(vertex: Vertex) -> dict[str, str]:
     label: Label = vertex.label
-    kind = {RunOp: "run", CopyOp: "copy", MakeDirectoryOp: "workdir"}[type(vertex.op)]
+    kind = _KINDS[type(vertex.op)]
     found = {
         "kind": kind,
         "platform": label.platform,

@@ -1,8 +1,9 @@
 """The state that events add up to: vertexes with a number, and the transfers inside them.
 
-Attributes of Started that are read here: `kind` (run, copy, pull, upload, download, export,
-internal), `platform`, `stage`, `number` ("2/3"). A root span without a kind is the operation as a
-whole and no vertex. A pull, upload or download inside a vertex is a transfer of that vertex.
+Attributes of Started that are read here: `kind` (run, copy, pull, unpack, upload, download,
+export, internal), `platform`, `stage`, `number` ("2/3"), `size`. A root span without a kind is the
+operation as a whole and no vertex. A pull, upload or the like inside a vertex is a transfer of that
+vertex.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from shipline.errors import Cancelled
 from shipline.events import Finished, Output, Progress, Started
 from shipline.observe.text import clean
 
-_TRANSFERS = frozenset({"upload", "pull", "download"})
+_TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
 _LONGEST = 1 << 16  # bytes of a line that is shown in one piece
 _INTERRUPTED = str(Cancelled())
 

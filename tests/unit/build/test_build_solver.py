@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ from shipline.build.graph import (
 from shipline.build.plan import BaseImage
 from shipline.build.solver import Solver
 from shipline.build.workshop import Directory, Workshop
+from shipline.content import MemoryStore, Repository
+from shipline.content.readers import VerifiedReader
 from shipline.errors import DockerfileError, Span
 from shipline.events import Event, Finished, Started, Step, Stream
-from shipline.oci import Digest, ImageConfig, Platform, Reference
+from shipline.oci import Descriptor, Digest, ImageConfig, Platform, Reference
 from shipline.tasks import TaskGroup, sleep
 
 SCRATCH = Vertex(ScratchOp())
@@ -180,3 +184,55 @@ def test_an_image_brings_its_layers_and_a_step_adds_one(tmp_path: Path) -> None:
     assert solved.made is not None
     assert solved.snapshot.layers[1:] == (solved.made.layer,)
     assert solved.made.level == 1
+
+
+class Meeting(MemoryStore):
+    """A registry that sends no layer before two are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2, timeout=10)
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        self.barrier.wait()
+        with super().fetch(target) as reader:
+            yield reader
+
+
+def test_a_base_is_a_step_before_the_steps_that_need_it_and_its_layers_come_at_once(
+    tmp_path: Path,
+) -> None:
+    registry = Meeting()
+    layers = tuple(make_layer(registry, items_of({name: name})) for name in ("one", "two"))
+    op, platform = ImageOp(Digest.of(b"manifest")), Platform("linux", "amd64")
+    image = BaseImage(Reference.parse("base"), op, ImageConfig(platform), layers)
+    base = Vertex(op, label=Label("FROM base", number="1/2", platform=str(platform)))
+    top = Vertex(MakeDirectoryOp("/work"), (base,), Label("WORKDIR /work"))
+    first, again = (_names(tmp_path, image, registry, base, top) for _ in range(2))
+    assert (first[0], first[-1]) == ("FROM base", "WORKDIR /work")
+    assert sorted(name.split()[0] for name in first[1:-1]) == ["pull", "pull", "unpack", "unpack"]
+    assert again == ["WORKDIR /work"]
+
+
+def _names(
+    state: Path, image: BaseImage, registry: Repository, base: Vertex, top: Vertex
+) -> list[str]:
+    """What is shown in the order of its beginning; a step begins when what it needs is there."""
+    seen: list[Event] = []
+    with (
+        Stream(seen.append) as stream,
+        stream.step("build") as step,
+        open_shop(state, step=step) as shop,
+    ):
+        for layer in image.layers:
+            shop.snapshots._blobs.offer(layer.descriptor, registry, "registry/base")
+        images = {image.manifest: image}
+        mountable = frozenset({base})
+        found = Solver(shop, images, step, publish=frozenset(), mountable=mountable, follower=None)
+        with TaskGroup() as group:
+            found.start(group, top)
+    spans = {one.span: one.name for one in seen if isinstance(one, Started)}
+    ended = [spans[one.span] for one in seen if isinstance(one, Finished)]
+    assert ended[-2:] == ["WORKDIR /work", "build"]
+    return [one.name for one in seen if isinstance(one, Started)][1:]
