@@ -73,6 +73,8 @@ def _framed(node: Node, app: Application) -> Application:
         coding = request.headers.get("transfer-encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             raise Problem(501, "UNSUPPORTED", "a body may be chunked, and coded in no other way")
+        if coding is not None and request.headers.get("content-length"):
+            raise Problem(400, "UNSUPPORTED", "a body has one length: Content-Length or chunks")
         return (yield from app(request))
 
     return framed

@@ -8,7 +8,6 @@ was touched within it: a push may be about to need it.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Callable
@@ -43,7 +42,9 @@ def collect(
         raise UsageError("a collection is running already", hint="wait until it has ended")
     options = options or Collection()
     try:
-        report = _swept(storage, options, dry_run, share, actor, tell)
+        report = storage.making_room(
+            lambda: Sweep(storage, options, dry_run, share, actor, tell).run()
+        )
         if not dry_run:
             tell(
                 Event("collect", actor=actor, message=f"collection: {json.dumps(report.to_json())}")
@@ -52,18 +53,6 @@ def collect(
     finally:
         storage.reserve.hold()
         storage.collecting.release()
-
-
-def _swept(
-    storage: Storage, options: Collection, dry_run: bool, share: float, actor: str, tell: Tell
-) -> Report:
-    try:
-        return Sweep(storage, options, dry_run, share, actor, tell).run()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        storage.reserve.release()
-        return Sweep(storage, options, dry_run, share, actor, tell).run()
 
 
 def collect_forever(

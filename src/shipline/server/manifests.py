@@ -139,9 +139,13 @@ class Manifests:
 
     def delete(self, name: str, digest: Digest, *, check: Check = _no_check) -> bool:
         """Delete a manifest and every tag that points to it; False where there is none."""
-        with self._storage.exclusive():
-            check()
-            return self.remove(name, digest)
+
+        def delete() -> bool:
+            with self._storage.exclusive():
+                check()
+                return self.remove(name, digest)
+
+        return self._storage.making_room(delete)
 
     def remove(self, name: str, digest: Digest) -> bool:
         """As `delete`, inside `exclusive`."""
@@ -165,13 +169,17 @@ class Manifests:
     def untag(self, name: str, tag: str, *, check: Check = _no_check) -> bool:
         """Take a tag away and leave the manifest; False where there is no such tag."""
         storage = self._storage
-        with storage.stripes.held([(name, tag)]), storage.shared():
-            check()
-            digest = self.target(name, tag)
-            if digest is None:
-                return False
-            storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
-            return True
+
+        def delete() -> bool:
+            with storage.stripes.held([(name, tag)]), storage.shared():
+                check()
+                digest = self.target(name, tag)
+                if digest is None:
+                    return False
+                storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
+                return True
+
+        return storage.making_room(delete)
 
     def tags(self, name: str, after: str, limit: int) -> list[str]:
         """Tags in byte order, those greater than `after`."""

@@ -20,6 +20,7 @@ without a holder. What a client was told is here is touched before it is told, a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from shipline.content import LocalStore
 from shipline.errors import ContentError, UsageError
@@ -52,6 +54,7 @@ from shipline.server.reserve import Reserve
 from shipline.server.touches import Touches
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _HOLDERS = 1000  # repositories that are looked through for a blob to mount
 
 
@@ -154,6 +157,21 @@ class Storage:
             self.admit(file, digest)
             self._record_blob(name, digest, size, actor, also)
 
+    def making_room(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which takes something away: on a full disk it gets the room that
+        is held in reserve.
+        """
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.reserve.release()
+            try:
+                return work()
+            finally:
+                self.reserve.hold()
+
     def exists(self, repository: str) -> bool:
         return self.records.get(("repository", repository)) is not None
 
@@ -253,15 +271,18 @@ class Storage:
         """Take a blob from a repository; False where it has none. A collection frees it. `check`
         raises to refuse it, while nobody else changes anything.
         """
-        with self.exclusive():
-            size = self.blob_size(repository, digest)
-            if size is None:
-                return False
-            check()
-            self.commit(
-                no_blob_entries(repository, str(digest)), counts(repository, blobs=-1, bytes=-size)
-            )
-            return True
+
+        def delete() -> bool:
+            with self.exclusive():
+                size = self.blob_size(repository, digest)
+                if size is None:
+                    return False
+                check()
+                gone = counts(repository, blobs=-1, bytes=-size)
+                self.commit(no_blob_entries(repository, str(digest)), gone)
+                return True
+
+        return self.making_room(delete)
 
     def _record_blob(self, name: str, digest: Digest, size: int, actor: str, also: Changes) -> None:
         known = self.blob_size(name, digest) is not None

@@ -85,8 +85,10 @@ def test_a_robot_from_its_making_to_its_end(running: Guarded) -> None:
     assert running.call("GET", "/v2/", None, login).status == 401
     renewed = basic(robot["name"], fresh.json["secret"])
     assert running.call("GET", "/v2/", None, renewed).status == 200
-    assert running.api("PATCH", place, {"secret": "Chosen-One-1"}).json == {"secret": ""}
-    assert running.call("GET", "/v2/", None, basic(robot["name"], "Chosen-One-1")).status == 200
+    for chosen in ("weak", "Chosen-One-1"):
+        assert running.api("PATCH", place, {"secret": chosen}).status == 400
+        assert running.call("GET", "/v2/", None, basic(robot["name"], chosen)).status == 401
+    assert running.api("PUT", place, {**shown, "level": "system"}).status == 400
     assert running.api("DELETE", place).status == 200
     assert running.api("GET", place).codes == ["NOT_FOUND"]
 
@@ -214,7 +216,7 @@ def test_the_first_version_below_a_project(running: Guarded) -> None:
         {"permissions": [7]},
         {"permissions": [{"kind": "project"}]},
         {"permissions": [{"kind": "project", "namespace": "lib", "access": [{}]}]},
-        {"secret": "weak"},
+        {"secret": "Chosen-One-1"},
         {"networks": ["everywhere"]},
     ],
     ids=str,
@@ -243,6 +245,13 @@ def test_a_token_has_the_part_of_the_scope_that_is_allowed(running: Guarded) -> 
     assert claims["sub"] == robot["name"] and 60 <= claims["exp"] - claims["iat"] <= 3600
     assert running.call("GET", "/service/token?service=other", None, login).status == 400
     assert running.call("GET", "/service/token", None, basic(ADMIN, "wrong")).status == 401
+
+
+@pytest.mark.parametrize("name", ["lib/app\x00", "LIB/app", "lib//app", "lib/" + "x" * 300, "*"])
+def test_no_name_is_signed_that_no_repository_has(running: Guarded, name: str) -> None:
+    token = running.token(running.admin, f"repository:{name}:pull,push")
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==="))
+    assert claims["access"] == []
 
 
 def test_oauth_gives_and_takes_refresh_tokens(running: Guarded) -> None:

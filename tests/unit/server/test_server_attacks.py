@@ -80,6 +80,19 @@ def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
         assert app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}").status == 202
 
 
+def test_a_body_of_two_lengths_is_refused(node: Open) -> None:
+    app = node(DoorSection())
+    both = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    assert app.call("POST", "/v2/team/app/blobs/uploads/", b"12345", both).status == 400
+
+
+def test_what_no_tag_can_be_is_not_there(node: Open) -> None:
+    app = node(DoorSection())
+    for reference in (".INVALID", "-x", "a" * 129, "%20"):
+        for method in ("GET", "HEAD"):
+            assert app.call(method, f"/v2/team/app/manifests/{reference}").status == 404
+
+
 @pytest.mark.parametrize("session", [False, True])
 def test_a_body_that_hides_its_length_fits_into_no_full_project(node: Open, session: bool) -> None:
     app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))

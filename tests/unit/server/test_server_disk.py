@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_can_be_emptied(small_disk: Path) -> None:
+    with node(small_disk / "data") as running:
+        target = Target(running.url, "x")
+        digests = [target.push_blob(b"%d" % number) for number in range(20)]
+        with suppress(OSError), (small_disk / "foreign").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        assert target.call("POST", "blobs/uploads/").status in (202, 507)
+        found = [target.call("DELETE", f"blobs/{digest}").status for digest in digests]
+        assert found == [202] * 20
+        assert target.call("HEAD", f"blobs/{digests[0]}").status == 404
 
 
 def test_full_disk_refuses_pushes_and_serves_pulls(small_disk: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from attached import Repository, add_index
+from attached import AMD, Repository, add_index
 from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph, fetch_all
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
+    ImageConfig,
     Index,
     Manifest,
     Reference,
@@ -164,6 +165,18 @@ def test_who_made_a_tag_of_signatures_alone_may_replace_it(world: World) -> None
 def test_other_tags_move_as_before(world: World) -> None:
     child = parse_manifest(fetch_all(world.store, world.index.manifests[0], MANIFEST_LIMIT))
     assert world.put("eve", child, "v1").status == 201
+
+
+def test_the_page_of_a_refused_image_names_no_layers(world: World) -> None:
+    layer = world.blob(b"layer", media.OCI_LAYER)
+    config = world.blob(ImageConfig(AMD).to_bytes(), media.OCI_CONFIG)
+    made = Manifest.make(config, [layer])
+    assert world.put("eve", made, "v2").status == 201
+    place = "/r/team/app:v2"
+    seen = world.call("GET", place).text
+    assert "withheld" in seen and layer.digest.hex[:12] not in seen
+    assert config.digest.hex not in seen
+    assert str(layer.digest) in world.call("GET", place, headers={"X-Who": "eve"}).text
 
 
 def replace_layers(before: Manifest, layers: list[Descriptor]) -> Manifest:

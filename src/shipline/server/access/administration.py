@@ -31,7 +31,7 @@ from shipline.server.access.secret import (
     generate_secret,
     hash_password,
 )
-from shipline.server.access.wishes import Wish, check_secret, check_wish
+from shipline.server.access.wishes import Wish, check_wish
 from shipline.server.journal import Event
 
 _DAY_S = 86400.0
@@ -170,10 +170,10 @@ class Administration:
             changes[("project", project)] = pack_account(replace(found, members=members))
         self._tell(f"{user} is {role or 'no member'} in project {project}")
 
-    def add_robot(self, wish: Wish, *, secret: str = "") -> tuple[Robot, str]:
-        """A new robot and its secret, which cannot be read again. `secret` chooses one."""
+    def add_robot(self, wish: Wish) -> tuple[Robot, str]:
+        """A new robot and its secret, which cannot be read again."""
         check_wish(wish)
-        secret = check_secret(secret) if secret else generate_secret()
+        secret = generate_secret()
         login = self._directory.prefix().login(wish.project, wish.name)
         with self._directory.change() as changes:
             view, now = self.view, self._directory.clock()
@@ -220,9 +220,9 @@ class Administration:
         self._tell(f"robot {robot.login} changed")
         return changed
 
-    def rotate_robot(self, number: int, *, secret: str = "", overlap_s: float = 0.0) -> str:
+    def rotate_robot(self, number: int, *, overlap_s: float = 0.0) -> str:
         """A new secret; the one before stays valid for `overlap_s` seconds, older ones end."""
-        secret = check_secret(secret) if secret else generate_secret()
+        secret = generate_secret()
         with self._directory.change() as changes:
             robot = _found(self.view.robots, number, "robot")
             now = self._directory.clock()

@@ -7,14 +7,13 @@ import binascii
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from shipline.errors import UsageError
 from shipline.net import is_loopback
-from shipline.oci import check_repository
 from shipline.server.access.accounts import Account, User
 from shipline.server.access.directory import Directory
 from shipline.server.access.jwt import InvalidToken
 from shipline.server.access.login import Logins, check_alive
 from shipline.server.access.proxies import origin
+from shipline.server.access.scope import is_repository
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
 from shipline.server.http import Need, Request, Step
@@ -177,7 +176,7 @@ class AccountGuard:
         match kind.lower():
             case "":
                 return self._nobody(), None
-            case "bearer" if need != "own":  # a token is for images, not for administration
+            case "bearer" if need not in ("own", "operator"):  # tokens are for images alone
                 return self._bearer(request, value.strip(), need, name)
             case "basic":
                 return self._basic(request, value.strip(), need), None
@@ -292,18 +291,9 @@ def _words(action: Action) -> str:
 def _scope(request: Request, need: Need, name: str) -> str:
     if need == "catalog":
         return _CATALOG
-    if need in ("repository", "upload") and _is_repository(name):
+    if need in ("repository", "upload") and is_repository(name):
         return f"repository:{name}:{_words(_action(request, need))}"
     return ""
-
-
-def _is_repository(name: str) -> bool:
-    """Nothing else is put into a header."""
-    try:
-        check_repository(name)
-    except UsageError:
-        return False
-    return True
 
 
 def read_basic(value: str) -> tuple[str, str]:

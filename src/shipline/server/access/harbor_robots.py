@@ -67,6 +67,9 @@ def robot_routes(
         body = read_body(request)
         if take(body, "name", str, found.login) not in (found.login, found.name):
             raise refusal(400, "the name of a robot cannot be changed")
+        level = "project" if found.project else "system"
+        if take(body, "level", str, level) != level:
+            raise refusal(400, f"the level of a robot cannot be changed: it is {level}")
         administration(request).set_robot(found.id, _changed(found, body))
         return answer({})
 
@@ -74,11 +77,12 @@ def robot_routes(
         """`overlap` is ours: seconds that the secret before stays valid."""
         found = _robot(directory, request, robot, "")
         body = read_body(request)
-        chosen, overlap = take(body, "secret", str, ""), take(body, "overlap", int, 0)
+        _check_secret(body)
+        overlap = take(body, "overlap", int, 0)
         if not 0 <= overlap <= _LONGEST_OVERLAP_S:
             raise refusal(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
-        secret = administration(request).rotate_robot(found.id, secret=chosen, overlap_s=overlap)
-        return answer({"secret": "" if chosen else secret})
+        secret = administration(request).rotate_robot(found.id, overlap_s=overlap)
+        return answer({"secret": secret})
 
     def remove(request: Request, robot: str, project: str = "") -> Response:
         administration(request).remove_robot(_robot(directory, request, robot, project).id)
@@ -138,6 +142,7 @@ def _created(
     body: dict[str, Any],
     project: str,
 ) -> Response:
+    _check_secret(body)
     if project:
         project = managed_project(directory, request, project).name
     else:
@@ -151,7 +156,7 @@ def _created(
         take(body, "duration", int, -1),
         texts(body, "networks"),
     )
-    robot, secret = administration.add_robot(wish, secret=take(body, "secret", str, ""))
+    robot, secret = administration.add_robot(wish)
     document = {
         "id": robot.id,
         "name": robot.login,
@@ -160,6 +165,12 @@ def _created(
         "expires_at": int(robot.expires) or -1,
     }
     return answer(document, 201, [("Location", f"{BASE}/robots/{robot.id}")])
+
+
+def _check_secret(body: dict[str, Any]) -> None:
+    """What a person chose can be guessed from the plain hash that is kept."""
+    if take(body, "secret", str, ""):
+        raise refusal(400, "the secret of a robot is made here: leave it out, and read the answer")
 
 
 def _changed(robot: Robot, body: dict[str, Any]) -> Wish:

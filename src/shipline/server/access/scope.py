@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
+from shipline.oci import InvalidReference, check_repository
+
 _TYPE = re.compile(r"[a-z0-9]+(?:\([a-z0-9]+\))?")
 _LIMIT = 50  # resources in one token
 
@@ -36,6 +38,15 @@ class Scope:
 
     def __str__(self) -> str:
         return f"{self.type}:{self.name}:{','.join(sorted(self.actions))}"
+
+
+def is_repository(name: str) -> bool:
+    """Nothing else is signed, or put into a header."""
+    try:
+        check_repository(name)
+    except InvalidReference:
+        return False
+    return True
 
 
 def parse_scopes(texts: list[str]) -> list[Scope]:

@@ -21,7 +21,7 @@ from shipline.server.access.jwt import InvalidToken
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import check_alive
 from shipline.server.access.rights import allowed
-from shipline.server.access.scope import Scope, read_access
+from shipline.server.access.scope import Scope, is_repository, read_access
 from shipline.server.access.section import AccessSection
 from shipline.server.identity import Action, Identity, May
 
@@ -138,7 +138,6 @@ class Tokens:
             seen.claims["sub"],
             kind_of(account),
             limited(rights, seen.access),
-            operator=isinstance(account, User) and account.admin and _CATALOG in seen.access,
             account=rights,
         )
 
@@ -155,7 +154,7 @@ class Tokens:
         """The part of a scope that the account has, None for nothing."""
         actions: set[str] = set()
         may = self.rights(view, account)
-        if wanted.type == "repository":
+        if wanted.type == "repository" and is_repository(wanted.name):
             asked = set(_ACTIONS) if "*" in wanted.actions else wanted.actions & set(_ACTIONS)
             actions = {action for action in asked if may(_ACTIONS[action][0], wanted.name, "")}
         elif (wanted.type, wanted.name) == _CATALOG and account is not None:

@@ -26,17 +26,6 @@ class Wish:
     networks: tuple[str, ...] = ()
 
 
-def check_secret(secret: str) -> str:
-    """A secret that somebody chose for a robot, as strong as Harbor demands. Raises UsageError."""
-    kinds = (str.isupper, str.islower, str.isdigit)
-    if not 8 <= len(secret) <= 128 or not all(any(map(kind, secret)) for kind in kinds):
-        raise UsageError(
-            "a robot's secret has 8 to 128 characters, a capital, a small letter and a digit",
-            hint="leave it out, then a good one is made",
-        )
-    return secret
-
-
 def check_wish(wish: Wish) -> None:
     """Raises UsageError for a robot that cannot be."""
     check_robot_name(wish.name)

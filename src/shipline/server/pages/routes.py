@@ -199,13 +199,16 @@ class Site:
             raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has nothing under {target}.")
         tag = target if isinstance(target, str) else ""
         visitor = self._visitor(request)
+        verdict = self._node.door.explain(name, stored)
+        writes = self._identity(request).may("push", name)
         return page(
             "manifest.html",
             name=name,
             tag=tag,
             reference=f"{visitor.host}/{name}" + (f":{tag}" if tag else f"@{stored.digest}"),
             view=views.image(self._node, name, stored),
-            verdict=self._node.door.explain(name, stored),
+            verdict=verdict,
+            withheld=verdict is not None and not verdict[0] and not writes,
             visitor=visitor,
         )
 

@@ -37,8 +37,8 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
     manifests = node.manifests
 
     def pull(request: Request, name: str, reference: str) -> Response:
-        target = _reference(reference)
         check_repository(name)
+        target = _sought(reference)
         if isinstance(target, str) and not request.identity.may("pull", name, target):
             raise Problem(403, "DENIED", f"{request.identity.actor} may not pull {name}:{target}")
         found = manifests.get(name, target)
@@ -187,6 +187,16 @@ def _reference(text: str) -> Digest | str:
         return check_tag(text)
     except InvalidReference as error:
         raise manifest_invalid(error.message) from None
+
+
+def _sought(text: str) -> Digest | str:
+    """As `_reference`, where nothing is called what cannot be a tag."""
+    if ":" in text:
+        return Digest.parse(text)
+    try:
+        return check_tag(text)
+    except InvalidReference:
+        raise manifest_unknown(text) from None
 
 
 def _tags(request: Request, target: Digest | str) -> tuple[str, ...]:
