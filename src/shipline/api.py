@@ -13,6 +13,7 @@ Every function raises the exceptions of `shipline.errors` and nothing else.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,12 +47,14 @@ LAYOUT = "oci-layout://"
 """In front of a path: an OCI image layout on disk instead of a registry."""
 
 
-def open_client(*insecure: str) -> Client:
+def open_client(*insecure: str, ca: Iterable[Path] = ()) -> Client:
     """A registry client that knows this machine's credentials, mirrors and proxies.
 
-    `insecure` are hosts that may be asked over plain HTTP. Close it, or use it as a block.
+    `insecure` are hosts that are asked over plain HTTP, `ca` files of further authorities. Close
+    it, or use it as a block.
     """
-    return Client(settings_from(os.environ, insecure=insecure), keychain_from(os.environ))
+    settings = settings_from(os.environ, insecure=insecure, ca=ca)
+    return Client(settings, keychain_from(os.environ))
 
 
 def state_directory() -> Path:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from shipline.cli.environment import registry_options
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
@@ -17,7 +19,7 @@ MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
 
 def build_options(function: F) -> F:
     """Declare every flag of build on `function`."""
-    for declare in reversed((*_IMAGE, *_RUN, *_CACHE, *_RESULT, *_SHOWN, *_OLD)):
+    for declare in reversed((*_IMAGE, *_RUN, *_CACHE, *_RESULT, registry_options, *_SHOWN, *_OLD)):
         function = declare(function)
     return function
 

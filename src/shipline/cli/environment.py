@@ -1,12 +1,19 @@
-"""What the environment adds to a build that nobody writes on the command line."""
+"""What surrounds a command: the registries that it may reach, the variables that a build reads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from shipline.errors import ConfigError
+import click
+
+from shipline.errors import ConfigError, UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_INSECURE, _CA = "SHIPLINE_INSECURE", "SHIPLINE_CA"
 
 _PROXIES = {
     "httpProxy": "HTTP_PROXY",
@@ -47,3 +54,66 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
             f"{path} is not a docker configuration", hint="repair the JSON, or remove the file"
         ) from None
     return found if isinstance(found, dict) else {}
+
+
+def registry_options(command: Command) -> Command:
+    """--insecure and --ca: one meaning for every command that talks to registries.
+
+    They are added to SHIPLINE_INSECURE and SHIPLINE_CA while the command runs, so that all it does
+    knows them: base images, pushes, caches, and the child that builds for an ordinary user.
+    """
+    insecure = click.option(
+        "--insecure",
+        multiple=True,
+        metavar="HOST",
+        expose_value=False,
+        callback=_named,
+        help="Speak plain HTTP with this registry.",
+    )
+    ca = click.option(
+        "--ca",
+        multiple=True,
+        metavar="FILE",
+        expose_value=False,
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+        callback=_trusted,
+        help="Trust the authorities in this PEM file, too.",
+    )
+    return insecure(ca(command))
+
+
+def insecure_host() -> str:
+    """The registry that --insecure names, where it is one only."""
+    hosts = os.environ.get(_INSECURE, "").split(",")
+    return hosts[0] if len(hosts) == 1 else ""
+
+
+def host_of(text: str) -> str:
+    """The registry in any spelling that people paste."""
+    host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
+    if not host or "/" in host or any(character.isspace() for character in host):
+        raise UsageError(f"not a registry: {text!r}", hint="write HOST or HOST:PORT")
+    return host
+
+
+def _named(context: click.Context, parameter: click.Parameter, hosts: Sequence[str]) -> None:
+    _add(context, _INSECURE, ",", [host_of(one) for one in hosts])
+
+
+def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence[str]) -> None:
+    _add(context, _CA, os.pathsep, files)
+
+
+def _add(context: click.Context, name: str, separator: str, words: Sequence[str]) -> None:
+    if not words:
+        return
+    before = os.environ.get(name)
+    os.environ[name] = separator.join([*filter(None, [before]), *words])
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+    context.call_on_close(restore)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import click
 
 from shipline.build import Annotation, Level, annotating, flags
+from shipline.cli.environment import registry_options
 from shipline.cli.inspection import Inspection, describe, look_up
 from shipline.cli.template import render
 from shipline.content import MemoryStore, Repository, copy_graph
@@ -26,6 +27,7 @@ def group() -> None:
 @click.argument("name", metavar="NAME")
 @click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
 @click.option("--format", "template", metavar="TEMPLATE", help="Print fields: {{json .Manifest}}.")
+@registry_options
 def inspect(name: str, raw: bool, template: str | None) -> None:
     """Show what is under NAME in a registry."""
     if raw and template is not None:
@@ -50,6 +52,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
     default=True,
     help="Make an index also of one single image.",
 )
+@registry_options
 def create(
     sources: Sequence[str],
     tags: Sequence[str],

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from shipline.cli.environment import host_of, insecure_host, registry_options
 from shipline.errors import AuthError, UsageError
 
 _HUB = "docker.io"
@@ -14,7 +15,7 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
 
 
 @click.command("login")
-@click.argument("host", metavar="[REGISTRY]", default=_HUB)
+@click.argument("host", metavar="[REGISTRY]", required=False)
 @click.option("-u", "--username", metavar="NAME", help="The user, or a robot account.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option(
@@ -27,16 +28,18 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
     show_default=True,
     help="auto: the helper that config.json names, else the encrypted vault.",
 )
-@click.option("--insecure", is_flag=True, help="Speak plain HTTP with this registry.")
+@registry_options
 def login(
-    host: str,
+    host: str | None,
     username: str | None,
     password_stdin: bool,
     password: str | None,
     store: str,
-    insecure: bool,
 ) -> None:
-    """Check credentials with a registry and keep them for later commands."""
+    """Check credentials with a registry and keep them for later commands.
+
+    The registry may be named by --insecure alone.
+    """
     from shipline.registry import (
         Client,
         Credentials,
@@ -51,10 +54,10 @@ def login(
             "a password on the command line can be seen by every process of the machine",
             hint="pipe it: shipline login --password-stdin, or leave it out to be asked",
         )
-    host = host_of(host)
+    host = host_of(host or insecure_host() or _HUB)
     credentials = Credentials(*_ask(username, password_stdin))
     environment = _with_passphrase(host, store)
-    settings = settings_from(os.environ, insecure=(host,) if insecure else ())
+    settings = settings_from(os.environ)
     with Client(settings, StaticKeychain({host: credentials}), tries=2) as client:
         client.check(host)
     place = save_login(host, credentials, environment, Store(store))
@@ -71,14 +74,6 @@ def logout(host: str, everywhere: bool) -> None:
     for one in logins(os.environ) if everywhere else (host_of(host),):
         known = forget_login(one, os.environ)
         click.echo(f"logged out of {one}" if known else f"not logged in to {one}", err=True)
-
-
-def host_of(text: str) -> str:
-    """The registry in any spelling that people paste."""
-    host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
-    if not host or "/" in host or any(character.isspace() for character in host):
-        raise UsageError(f"not a registry: {text!r}", hint="write HOST or HOST:PORT")
-    return host
 
 
 def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:

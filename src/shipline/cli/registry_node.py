@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shipline.cli.login import host_of
+from shipline.cli.environment import host_of, registry_options
 from shipline.errors import RegistryError
 
 _LOOK_S = (0.05, 2.0)  # between two looks, at first and at most
@@ -21,22 +21,24 @@ def _host(context: click.Context, parameter: click.Parameter, value: str | None)
 
 
 def node_option(command: Command) -> Command:
+    """--node, and how to reach it."""
     return click.option(
         "--node",
         metavar="HOST[:PORT]",
         callback=_host,
         help="A running node, instead of a directory; log in as an administrator.",
-    )(command)
+    )(registry_options(command))
 
 
 def required_node_option(command: Command) -> Command:
+    """--node, and how to reach it."""
     return click.option(
         "--node",
         metavar="HOST[:PORT]",
         callback=_host,
         required=True,
         help="The running node; log in there as an administrator.",
-    )(command)
+    )(registry_options(command))
 
 
 def ask(node: str, method: str, path: str) -> str:

@@ -15,6 +15,7 @@ import click
 
 from shipline.cli.build_options import MODES
 from shipline.cli.commit import Asked, commit_options
+from shipline.cli.environment import registry_options
 from shipline.cli.failures import INTERRUPTED, Settings, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.signing import password_option
@@ -78,6 +79,7 @@ class Options:
 @click.option("--allow-dirty", is_flag=True, help="Ship uncommitted changes, without a version.")
 @click.option("-k", "--keep-going", is_flag=True, help="Go on with what a failure does not touch.")
 @password_option
+@registry_options
 @click.option(
     "--summary", type=click.Path(path_type=Path), metavar="PATH", help="Append a summary here."
 )

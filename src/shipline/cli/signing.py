@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shipline.cli.environment import registry_options
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Descriptor, Reference
 
@@ -26,10 +27,11 @@ _Command = Callable[..., Any]
 
 
 def image_option(command: _Command) -> _Command:
-    """--allow-http-registry, for every command that talks to registries."""
-    return click.option(
-        "--allow-http-registry", is_flag=True, help="Speak plain HTTP with the registry."
-    )(command)
+    """How registries are reached, for every command about images; one option has cosign's name."""
+    plain = click.option(
+        "--allow-http-registry", is_flag=True, help="Speak plain HTTP with the images' registries."
+    )
+    return plain(registry_options(command))
 
 
 def password_option(command: _Command) -> _Command:

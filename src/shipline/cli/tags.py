@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from shipline.cli.commit import Asked, commit_options
+from shipline.cli.environment import registry_options
 from shipline.errors import UsageError
 from shipline.policy.tags import Decision, Placement, decide, place, snapshot, survey
 
@@ -41,6 +42,7 @@ from shipline.policy.tags import Decision, Placement, decide, place, snapshot, s
     help="With --format github: write the definition for bake there.",
 )
 @click.option("--registry", is_flag=True, help="Compare with what the registry has.")
+@registry_options
 def command(
     asked: Asked,
     images: Sequence[str],

@@ -89,8 +89,8 @@ def failure(reply: Reply, doing: str) -> ShiplineError:
 
 
 def tls_hint(host: str) -> str:
-    """For a registry on a loopback address, which is asked in plain http unless it has a CA."""
-    return f"put its authority at /etc/docker/certs.d/{host}/ca.crt: then it is asked over TLS"
+    """For a registry that was asked in plain http, and speaks TLS."""
+    return f"leave --insecure {host} out; if it has an authority of its own, name it with --ca FILE"
 
 
 def clean(text: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from shipline.errors import RegistryError, UsageError
@@ -13,6 +17,8 @@ from shipline.registry.origin import Origin, Url
 from shipline.registry.proxies import Proxies
 
 _HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+_PROBE_S = 2.0
+_TLS = (b"\x16", b"\x15")  # how records of a handshake and of an alert begin
 _CERTIFICATES = Path("/etc/docker/certs.d")
 
 
@@ -43,16 +49,20 @@ class Trust:
     key: Path | None = None
 
 
+def _never(host: str, port: int) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class HostSettings:
     """How hosts are reached.
 
-    `insecure` are hosts spoken to in plain http, as loopback is unless `secure` names it or it
-    has a directory of certificates; `ca` are trusted everywhere besides the system's;
-    `certificates` is the directory laid out as docker's certs.d; `mirrors` are base URLs per
-    host, tried in order before the host itself; `token_hosts` are further hosts per host that
-    may see its credentials; with `strict` no others may, and no request follows a server's word
-    to a private address: for programs that fetch on behalf of others.
+    `insecure` are hosts spoken to in plain http, as loopback is unless `secure` names it, it has a
+    directory of certificates, or `probe` (host, port) finds TLS there; `ca` are trusted everywhere
+    besides the system's; `certificates` is the directory laid out as docker's certs.d; `mirrors`
+    are base URLs per host, tried in order before the host itself; `token_hosts` are further hosts
+    per host that may see its credentials; with `strict` no others may, and no request follows a
+    server's word to a private address: for programs that fetch on behalf of others.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -63,6 +73,7 @@ class HostSettings:
     proxies: Proxies = field(default_factory=Proxies)
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)
     strict: bool = False
+    probe: Callable[[str, int], bool] = field(default=_never, compare=False)
 
     def endpoint(self, host: str) -> Endpoint:
         """The registry itself: where content is pushed to and where tags are true."""
@@ -93,8 +104,10 @@ class HostSettings:
             return False
         if authority in self.insecure:
             return True
-        host = Url.parse(f"http://{authority.lower()}/").origin.host
-        return is_loopback(host) and not (self.certificates / authority).is_dir()
+        origin = Url.parse(f"https://{authority.lower()}/").origin
+        if not is_loopback(origin.host) or (self.certificates / authority).is_dir():
+            return False
+        return not self.probe(origin.host, origin.port)
 
 
 def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
@@ -125,15 +138,39 @@ def settings_from(
     secure: Iterable[str] = (),
     ca: Iterable[Path] = (),
 ) -> HostSettings:
-    """Settings of a command line: flags and SHIPLINE_MIRRORS, SSL_CERT_FILE, *_PROXY, NO_PROXY."""
-    system = environment.get("SSL_CERT_FILE")
+    """Settings of a program, with those of its environment: SHIPLINE_INSECURE (hosts, a comma
+    list), SHIPLINE_CA (files, as in PATH), SHIPLINE_MIRRORS, SSL_CERT_FILE, *_PROXY, NO_PROXY.
+
+    Whether a registry of this machine speaks TLS is found out by asking it.
+    """
+    hosts = (one.strip() for one in environment.get("SHIPLINE_INSECURE", "").split(","))
+    files = environment.get("SHIPLINE_CA", "").split(os.pathsep)
+    system = environment.get("SSL_CERT_FILE", "")
     return HostSettings(
-        insecure=frozenset(insecure),
+        insecure=frozenset({*insecure, *filter(None, hosts)}),
         secure=frozenset(secure),
-        ca=(*ca, *((Path(system),) if system else ())),
+        ca=(*ca, *map(Path, filter(None, (*files, system)))),
+        probe=cache(speaks_tls),
         mirrors=parse_mirrors(environment.get("SHIPLINE_MIRRORS", "")),
         proxies=Proxies.from_environment(environment),
     )
+
+
+def speaks_tls(host: str, port: int) -> bool:
+    """Whether a server of this machine answers the beginning of a TLS handshake with one."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    hello, nothing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(nothing, hello).do_handshake()
+    try:
+        with socket.create_connection((host, port), _PROBE_S) as sock:
+            sock.sendall(hello.read() + b"\r\n\r\n")  # the end of a bad request, to plain http
+            return sock.recv(1) in _TLS
+    except OSError:
+        return False
 
 
 def _mirror(text: str) -> Endpoint:
