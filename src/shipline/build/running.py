@@ -58,7 +58,7 @@ def run(
     """The layer that the command makes on top of input 0, kept as `key`. Raises StepFailed."""
     base = inputs[0]
     assert isinstance(base, Snapshot)
-    ensure_platform(Platform.parse(op.platform))
+    ensure_platform(Platform.parse(op.platform), use.step)
     with ExitStack() as stack:
         place = stack.enter_context(shop.snapshots.writable(base))
         _make_mount_points(place.root)
@@ -80,12 +80,16 @@ def _make_mount_points(root: Path) -> None:
             os.mkdir(root / name, 0o755)
 
 
-def ensure_platform(platform: Platform) -> None:
-    """Return when programs of `platform` run here; registers the emulator where that is allowed."""
-    if can_execute(platform):
-        return
-    if os.geteuid() == 0:
-        register(platform)
+def ensure_platform(platform: Platform, step: Step) -> None:
+    """Return when programs of `platform` run here; registers the emulator where that is allowed,
+    and says so where that changes the host.
+    """
+    if os.geteuid() == 0 and not can_execute(platform) and (undo := register(platform)):
+        step.warn(
+            f"registered an emulator for {platform} programs on this machine: it stays, for all of"
+            " its containers, until it is taken away or the machine starts anew",
+            f"as root, to undo it: `{undo}`",
+        )
     require_execution(platform)
 
 

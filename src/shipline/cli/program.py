@@ -16,6 +16,7 @@ COMMANDS = {
     "Build": (
         Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
         Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
+        Entry("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
         Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
         Entry("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
     ),

@@ -2,6 +2,7 @@
 
 from shipline.sandbox.emulation import (
     can_execute,
+    emulators,
     register,
     require_execution,
     supported_platforms,
@@ -35,6 +36,7 @@ __all__ = [
     "User",
     "can_execute",
     "can_mount_files",
+    "emulators",
     "enter_user_namespace",
     "find_owner",
     "find_runtime",

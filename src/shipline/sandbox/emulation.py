@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,6 +36,7 @@ _MASK = bytes([0xFF] * 7 + [0] + [0xFF] * 8 + [0xFE, 0xFF, 0xFF, 0xFF])  # any A
 _SWAPPED_MASK = _MASK[:16] + bytes([0xFF, 0xFE, 0xFF, 0xFF])  # the same for big endian
 _VARIANTS = {"arm": ("v7", "v6")}
 _ETXTBSY_ATTEMPTS = 20
+_REGISTERING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,11 @@ class Handler:
 
 
 def handlers() -> tuple[Handler, ...]:
-    """The handlers that can be seen; none where binfmt_misc is not mounted."""
+    """The handlers that can be seen, the newest first, as the kernel tries them; none where
+    binfmt_misc is not mounted.
+    """
     try:
-        names = sorted(path.name for path in BINFMT.iterdir())
+        names = [path.name for path in BINFMT.iterdir()]
     except OSError:
         return ()
     entries = (name for name in names if name not in ("register", "status"))
@@ -113,6 +117,16 @@ def supported_platforms() -> tuple[Platform, ...]:
     return tuple(dict.fromkeys(filter(can_execute, (Platform.local(), *_all_platforms()))))
 
 
+def emulators() -> tuple[Platform, ...]:
+    """Foreign platforms that an emulator is installed for, registered or not."""
+    found = []
+    for platform in _all_platforms():
+        with suppress(SandboxError):
+            _interpreter(machine_of(platform).qemu)
+            found.append(platform)
+    return tuple(found)
+
+
 def require_execution(platform: Platform) -> None:
     """Raises SandboxError, with the command that helps, when `platform` cannot be executed."""
     machine = machine_of(platform)
@@ -130,36 +144,48 @@ def require_execution(platform: Platform) -> None:
     )
 
 
-def register(platform: Platform) -> None:
+def register(platform: Platform) -> str:
     """Make this machine execute programs of `platform`, in every container and root of the host.
 
-    Mounts binfmt_misc where it is missing. In a user namespace that is one of its own, and nothing
-    changes outside. What is executed already stays as it is. Raises SandboxError when not root,
-    when the kernel has no binfmt_misc for user namespaces (before 6.7), or when no emulator is
-    installed.
+    Returns the command that undoes it; nothing where nothing changed outside: what is executed
+    already stays as it is, and in a user namespace binfmt_misc is one of its own. For root there
+    is none without such a namespace, in which a build could make no device nodes and mount no
+    sysfs. Handlers of others stay; the newest one is the first that the kernel tries.
+
+    Mounts binfmt_misc where it is missing. Raises SandboxError when not root, when the kernel has
+    no binfmt_misc for user namespaces (before 6.7), or when no emulator is installed.
     """
     machine = machine_of(platform)
-    if can_execute(platform):
-        return
-    name = f"qemu-{machine.qemu}"
+    with _REGISTERING:
+        if can_execute(platform):
+            return ""
+        mounted = (BINFMT / "register").exists()
+        name = _register(platform, machine.qemu)
+        require_execution(platform)
+    if kernel.in_user_namespace():
+        return ""
+    mount = "" if mounted else f"mount -t binfmt_misc none {BINFMT}; "
+    return f"{mount}echo -1 > {BINFMT}/{name}"
+
+
+def _register(platform: Platform, qemu: str) -> str:
+    """The name of the new entry."""
+    name = f"qemu-{qemu}"
     try:
         _open_binfmt()
-        for entry in {name, *filter(None, (_name(handler_for(platform)),))}:
-            if (BINFMT / entry).exists():
-                (BINFMT / entry).write_text("-1")
-        (BINFMT / "register").write_text(_definition(platform, _interpreter(machine.qemu)))
+        if (BINFMT / name).exists():  # somebody's, and of no use in an image
+            name = f"shipline-{name}"
+            if (BINFMT / name).exists():
+                (BINFMT / name).write_text("-1")
+        (BINFMT / "register").write_text(_definition(platform, _interpreter(qemu), name))
     except OSError as error:
         raise SandboxError(
             f"cannot register an emulator for {platform}: {error.strerror}",
-            hint="run `shipline builder bootstrap` as root, on the host: " + _help(machine.qemu),
+            hint="run `shipline builder bootstrap` as root, on the host: " + _help(qemu),
         ) from error
     finally:
         _executes.cache_clear()
-    require_execution(platform)
-
-
-def _name(handler: Handler | None) -> str:
-    return handler.name if handler is not None else ""
+    return name
 
 
 def _help(qemu: str) -> str:
@@ -198,11 +224,11 @@ def _interpreter(qemu: str) -> str:
     raise SandboxError(f"no qemu-{qemu}-static on the PATH", hint=_help(qemu))
 
 
-def _definition(platform: Platform, interpreter: str) -> str:
+def _definition(platform: Platform, interpreter: str, name: str) -> str:
     machine = machine_of(platform)
     mask = _MASK if machine.little else _SWAPPED_MASK
     pattern = f"{_escaped(machine.header())}:{_escaped(mask)}"
-    return f":qemu-{machine.qemu}:M::{pattern}:{interpreter}:{_FLAGS}"
+    return f":{name}:M::{pattern}:{interpreter}:{_FLAGS}"
 
 
 def _escaped(part: bytes) -> str:

@@ -125,17 +125,65 @@ def test_every_processor_can_be_registered_from_nothing() -> None:
 
 
 @pytest.mark.root
-def test_a_handler_without_flag_f_is_told_and_replaced() -> None:
+def test_a_handler_without_flag_f_is_told_and_left_alone() -> None:
     program = r"""
         magic = "".join(f"\\x{byte:02x}" for byte in MACHINES["arm64"].header())
         (BINFMT / "register").write_text(f":mine:M::{magic}::/usr/bin/qemu-aarch64-static:")
         tried(require_execution, ARM64)
         register(ARM64)
-        print(handler_for(ARM64).name, can_execute(ARM64))
+        print(handler_for(ARM64).name, can_execute(ARM64), (BINFMT / "mine").exists())
     """
     complaint, *rest = in_fresh_instance(program)
     assert "without flag F" in complaint and "builder bootstrap" in complaint
-    assert rest == ["qemu-aarch64 True"]
+    assert rest == ["qemu-aarch64 True True"]
+
+
+@pytest.mark.root
+def test_bootstrap_registers_what_is_asked_for_and_prints_what_runs() -> None:
+    program = """
+        from shipline.cli.program import run
+        print(run(["builder", "bootstrap", "--platform", "linux/arm64"]))
+        print(can_execute(ARM64))
+    """
+    *runs, status, executes = in_fresh_instance(program)
+    assert "linux/arm64" in runs and (status, executes) == ("0", "True")
+
+
+@pytest.mark.root
+def test_what_changes_the_host_says_how_to_undo_it() -> None:
+    """As root of the machine sees it: there a handler is everybody's."""
+    program = """
+        import subprocess
+        from shipline.sandbox import kernel
+        kernel.in_user_namespace = lambda: False
+        undo = register(ARM64)
+        print(undo)
+        print((BINFMT / "qemu-aarch64").exists(), register(ARM64))
+        subprocess.run(undo, shell=True, check=True)
+        print((BINFMT / "qemu-aarch64").exists())
+    """
+    undo, *rest = in_fresh_instance(program)
+    assert undo == "echo -1 > /proc/sys/fs/binfmt_misc/qemu-aarch64"
+    assert rest == ["True ", "False"]
+
+
+@pytest.mark.root
+def test_a_registered_emulator_is_said_once_by_the_build() -> None:
+    program = """
+        from shipline.build.running import ensure_platform
+        from shipline.events import Stream, Warned
+        from shipline.sandbox import kernel
+        kernel.in_user_namespace = lambda: False
+        seen = []
+        with Stream(seen.append) as stream, stream.step("RUN") as step:
+            ensure_platform(ARM64, step)
+            ensure_platform(ARM64, step)
+        for one in seen:
+            if isinstance(one, Warned):
+                print(one.message, one.hint)
+    """
+    (line,) = in_fresh_instance(program)
+    assert "linux/arm64" in line and "echo -1 > " in line
 
 
 @pytest.mark.root

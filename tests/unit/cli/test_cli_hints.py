@@ -1,0 +1,138 @@
+"""No hint names what does not exist: every command and option in them is looked up."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+import shipline
+from shipline.cli.program import program
+
+SOURCE = Path(shipline.__file__).parent
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
+_COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z][a-z-]*)+)")
+_FOREIGN = re.compile(r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip)\b")
+_INSTRUCTIONS = {"--from", "--retries", "--mount", "--chmod", "--chown", "--link", "--parents"}
+
+
+@dataclass(frozen=True)
+class Hint:
+    place: str
+    text: str
+
+
+def text_of(node: ast.AST) -> str:
+    """What a string expression says, with WORD where something is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(map(text_of, values))
+        case ast.FormattedValue():
+            return "WORD"
+        case ast.BinOp(left=left, right=right):
+            return text_of(left) + text_of(right)
+        case ast.IfExp(body=body, orelse=orelse):
+            return f"{text_of(body)} | {text_of(orelse)}"
+        case ast.Tuple(elts=elements):
+            return " | ".join(map(text_of, elements))
+    return ""
+
+
+def hints(path: Path) -> Iterator[Hint]:
+    """What a module advises: hints, and whatever holds a command in backquotes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        found: list[ast.AST] = []
+        match node:
+            case ast.keyword(arg="hint", value=value):
+                found = [value]
+            case ast.Assign(targets=targets, value=value) if any(map(is_hint, targets)):
+                found = [value]
+            case ast.AugAssign(target=target, value=value) if is_hint(target):
+                found = [value]
+            case ast.Call(args=arguments):
+                found = [one for one in arguments if "`shipline " in text_of(one)]
+        for one in found:
+            if text := text_of(one):
+                yield Hint(f"{path.relative_to(SOURCE)}:{one.lineno}", text)  # type: ignore[attr-defined]
+
+
+def is_hint(target: ast.AST) -> bool:
+    match target:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return "hint" in name.lower()
+        case ast.Tuple(elts=elements):
+            return any(map(is_hint, elements))
+    return False
+
+
+ALL = [hint for path in sorted(SOURCE.rglob("*.py")) for hint in hints(path)]
+
+
+def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            found = group.get_command(context, name)
+            assert found is not None
+            yield from commands(found, (*words, name))
+
+
+def find(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that `words` begin with, and what is left of them."""
+    command: click.Command = program
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
+    return command, words
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {
+        name
+        for one in command.get_params(click.Context(command))
+        if isinstance(one, click.Option)
+        for name in (*one.opts, *one.secondary_opts)
+    } | {"-h", "--help"}
+
+
+EVERY_OPTION = set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
+
+
+@pytest.mark.parametrize("hint", ALL, ids=lambda hint: hint.place)
+def test_what_a_hint_names_is_there(hint: Hint) -> None:
+    for quoted in re.findall(r"`([^`]*)`", hint.text):
+        if quoted.startswith("shipline "):
+            check_command(shlex.split(quoted)[1:])
+    for found in _COMMAND.finditer(hint.text):
+        words = found[1].split()
+        command, left = find(words)
+        assert len(left) < len(words), f"there is no command {found[0]!r}"
+        assert not isinstance(command, click.Group) or not left or command.invoke_without_command, (
+            f"{found[0]!r} ends at a group"
+        )
+    if not _FOREIGN.search(hint.text):
+        known = EVERY_OPTION | (_INSTRUCTIONS if hint.place.startswith("dockerfile/") else set())
+        assert set(_OPTION.findall(hint.text)) <= known
+
+
+def check_command(words: list[str]) -> None:
+    command, left = find(words)
+    assert len(left) < len(words), f"there is no command {words}"
+    used = {word.partition("=")[0] for word in left if word.startswith("-") and word != "-"}
+    assert used <= options_of(command), f"{words} has no {used - options_of(command)}"
+
+
+def test_hints_are_found_at_all() -> None:
+    assert len(ALL) > 200
+    assert any("--ca" in hint.text for hint in ALL)
