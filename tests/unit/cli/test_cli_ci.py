@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -110,13 +111,17 @@ def test_check_without_a_file_is_no_success(project: Path) -> None:
 
 
 def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "package.json").write_text('{"name": "shop", "scripts": {"test": "node --test"}}')
-    dry = run(tmp_path, "init", "--dry-run", "--dockerfile")
+    scripts = {"test": "node --test", "start": "node app.js"}
+    (tmp_path / "package.json").write_text(json.dumps({"name": "shop", "scripts": scripts}))
+    (tmp_path / "app.js").write_text("")
+    dry = run(tmp_path, "init", "--dry-run")
     assert dry.returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["package.json"]
-    done = run(tmp_path, "init", "--dockerfile", "--image", "reg.example/shop")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["app.js", "package.json"]
+    done = run(tmp_path, "init", "--image", "reg.example/shop")
     assert done.returncode == 0
-    names = [".dockerignore", "Dockerfile", "package.json", "shipline.yaml"]
+    written = [".dockerignore", ".gitignore", "Dockerfile", "shipline.yaml"]
+    assert all(name in done.stderr.partition("next: `git add ")[2] for name in written)
+    names = sorted([*written, "app.js", "package.json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert run(tmp_path, "config", "check").returncode == 0
     assert run(tmp_path, "build", "--check", ".").returncode == 0
@@ -129,7 +134,9 @@ def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
 
 def test_a_dockerfile_is_added_to_a_project_that_has_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"name": "shop"}')
-    assert run(tmp_path, "init").returncode == 0
+    (tmp_path / "index.js").write_text("")
+    assert run(tmp_path, "init", "--no-dockerfile").returncode == 0
+    assert not (tmp_path / "Dockerfile").exists()
     written = (tmp_path / "shipline.yaml").read_text()
     assert run(tmp_path, "init").returncode == 2
     done = run(tmp_path, "init", "--dockerfile")

@@ -42,19 +42,77 @@ def package(**more: object) -> str:
 def test_the_lock_file_names_the_manager(
     lock: str, manager: str, setup: str, tmp_path: Path
 ) -> None:
-    found = language(tmp_path, {"package.json": package(), lock: ""})
+    found = language(tmp_path, {"package.json": package(devDependencies={"x": "1"}), lock: ""})
     assert found.manager == manager
     assert found.toolchain.setup[-1] == setup
     assert found.name == "shop"
 
 
 def test_without_a_lock_file_nothing_asks_for_one(tmp_path: Path) -> None:
-    found = detect(project(tmp_path, {"package.json": package(scripts={"lint": "eslint"})}))
+    text = package(scripts={"lint": "eslint"}, dependencies={"x": "1"}, main="a.js")
+    found = detect(project(tmp_path, {"package.json": text, "a.js": ""}))
     assert found.language is not None and not found.language.locked
+    assert found.language.toolchain.setup[0].startswith("npm install --no-package-lock")
     assert [one.name for one in found.language.checks] == ["lint"]  # npm audit needs one
     docker = dockerfile(found)
     assert docker is not None
     assert "npm install" in docker and "lock" not in docker and "npm ci" not in docker
+
+
+def test_nothing_is_installed_for_a_project_without_dependencies(tmp_path: Path) -> None:
+    text = package(scripts={"test": "node --test", "start": "node server.js"})
+    found = detect(project(tmp_path, {"package.json": text, "server.js": ""}))
+    assert found.language is not None and found.language.locked
+    assert found.language.toolchain.setup == ()
+    docker = dockerfile(found)
+    assert docker is not None and "npm" not in docker and docker.count("FROM") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "start"),
+    [
+        ({"scripts": {"start": "node --enable-source-maps dist/main.js", "build": "tsc"}},
+         ("node", "--enable-source-maps", "dist/main.js")),
+        ({"scripts": {"build": "tsc"}, "main": "dist/main.js"}, ("node", "dist/main.js")),
+        ({"scripts": {"start": "next start", "build": "next build"}}, ("npm", "start")),
+        ({"scripts": {"start": "tsx src/main.ts"}}, ("npm", "start")),
+        ({"scripts": {"start": "vite", "build": "vite build"}}, ()),
+        ({"main": "not-there.js"}, ()),
+    ],
+)  # fmt: skip
+def test_what_starts_a_program_of_node(
+    more: dict[str, object], start: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = language(tmp_path, {"package.json": package(dependencies={"x": "1"}, **more)})
+    assert found.start == start
+
+
+def test_what_is_built_is_built_in_a_stage_of_its_own(tmp_path: Path) -> None:
+    text = package(scripts={"start": "node dist/main.js", "build": "tsc"}, dependencies={"x": "1"})
+    found = detect(project(tmp_path, {"package.json": text, "package-lock.json": ""}))
+    docker = dockerfile(found)
+    assert docker is not None and "RUN npm run build && npm prune --omit=dev" in docker
+    assert "dist" in dockerignore(found).splitlines()
+
+
+def test_static_sites_are_served(tmp_path: Path) -> None:
+    text = package(scripts={"build": "vite build"}, devDependencies={"vite": "7"})
+    files = {"package.json": text, "package-lock.json": "", "index.html": ""}
+    built = dockerfile(detect(project(tmp_path / "built", files)))
+    assert built is not None and "COPY --link --from=build /app/dist /usr" in built
+    plain = dockerfile(detect(project(tmp_path / "plain", {"public/index.html": ""})))
+    assert plain is not None and "COPY --link public /usr/share/nginx/html" in plain
+
+
+def test_eslint_is_told_to_write_a_report(tmp_path: Path) -> None:
+    for script, run in (
+        ("eslint .", "npm run lint -- --format json --output-file reports/eslint.json"),
+        ("eslint . --format stylish", "npm run lint"),
+        ("next lint", "npm run lint"),
+    ):
+        found = language(tmp_path, {"package.json": package(scripts={"lint": script})})
+        assert found.checks[0].run == run
+        assert bool(found.checks[0].reports) is ("eslint.json" in run)
 
 
 def test_workspaces_are_tested_where_the_top_has_no_tests(tmp_path: Path) -> None:
@@ -100,6 +158,48 @@ def test_python_projects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "setup"),
+    [
+        ({"pyproject.toml": '[project]\nname = "a"\noptional-dependencies = {dev = ["pytest"]}'},
+         ("-e '.[dev]'",)),
+        ({"pyproject.toml": '[project]\nname = "a"\n[dependency-groups]\ntest = ["pytest"]'},
+         ("pip==", "-e . --group test")),
+        ({"requirements.txt": "flask", "requirements-dev.txt": "pytest"},
+         ("-r requirements.txt -r requirements-dev.txt",)),
+        ({"requirements.txt": "flask", "requirements/dev.txt": "pytest"},
+         ("-r requirements.txt -r requirements/dev.txt",)),
+        ({"pyproject.toml": '[project]\nname = "a"\noptional-dependencies = {test = ["x"]}',
+          "uv.lock": ""}, ("uv==", "uv sync --frozen --extra test")),
+        ({"pyproject.toml": "[tool.ruff]"}, ()),
+    ],
+)  # fmt: skip
+def test_the_setup_has_what_developers_need(
+    files: dict[str, str], setup: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = language(tmp_path, files).toolchain.setup
+    assert len(found) == len(setup)
+    assert all(part in line for part, line in zip(setup, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("files", "start"),
+    [
+        ({"pyproject.toml": "[project]\nscripts = {shop = 'a:b'}"}, ("shop",)),
+        ({"pyproject.toml": "[tool.poetry.scripts]\nshop = 'a:b'"}, ("shop",)),
+        ({"requirements.txt": "flask", "app.py": ""}, ("python", "app.py")),
+        ({"setup.py": "", "src/shop/__main__.py": ""}, ("python", "-m", "shop")),
+        ({"requirements.txt": "", "lib.py": ""}, ()),
+    ],
+)
+def test_what_starts_a_program_of_python(
+    files: dict[str, str], start: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = detect(project(tmp_path, files))
+    assert found.language is not None and found.language.start == start
+    assert (dockerfile(found) is None) is (not start)
+
+
+@pytest.mark.parametrize(
     ("text", "there"),
     [
         ('dev = ["pytest>=8", "ruff"]', True),
@@ -118,6 +218,37 @@ def test_go_projects(tmp_path: Path) -> None:
     found = language(tmp_path, files)
     assert (found.name, found.toolchain.version) == ("shop", "1.24")
     assert found.start == ("./cmd/web",)
+
+
+def test_a_library_has_no_program(tmp_path: Path) -> None:
+    found = detect(project(tmp_path, {"go.mod": "module a\n", "a.go": "package a\n"}))
+    assert found.language is not None and found.language.start == ()
+    assert dockerfile(found) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test/Dockerfile", "tests/e2e/Dockerfile", "Dockerfile.test", ".devcontainer/Dockerfile",
+        "e2e-tests/Dockerfile", "docs/Dockerfile", "Dockerfile.dev", "testdata/Containerfile",
+    ],
+)  # fmt: skip
+def test_a_dockerfile_for_tests_or_development_is_not_shipped(name: str, tmp_path: Path) -> None:
+    assert detect(project(tmp_path, {name: "FROM scratch\n"})).dockerfiles == ()
+
+
+def test_a_dockerfile_is_built_from_where_its_files_are(tmp_path: Path) -> None:
+    files = {"api/Dockerfile": "FROM scratch\nCOPY --link main.go ./\n", "api/main.go": ""}
+    found = detect(project(tmp_path / "own", files))
+    assert found.context == "api"
+    text = configuration(found, image="registry.example/team/app")
+    build = loads(text.encode(), "shipline.yaml", {}).pipeline.build
+    assert (build.context, build.file) == ("api", None)
+    files = {"docker/Dockerfile": "FROM scratch\nCOPY main.go ./\n", "main.go": ""}
+    found = detect(project(tmp_path / "top", files))
+    assert found.context == "."
+    text = configuration(found, image="registry.example/team/app")
+    assert loads(text.encode(), "f", {}).pipeline.build.file == "docker/Dockerfile"
 
 
 def test_a_broken_file_is_no_reason_to_fail(tmp_path: Path) -> None:
@@ -169,15 +300,17 @@ def test_the_registry_beside_the_git_server_is_guessed(
 
 
 PROJECTS = (
-    {"package.json": package(scripts={"test": "node --test"}), "package-lock.json": "{}"},
-    {"package.json": package(), "pnpm-lock.yaml": ""},
+    {"package.json": package(scripts={"test": "node --test"}, dependencies={"x": "1"}),
+     "package-lock.json": "{}", "index.js": ""},
+    {"package.json": package(dependencies={"x": "1"}), "pnpm-lock.yaml": "", "server.js": ""},
     {"pyproject.toml": '[project]\nname = "a"\nscripts = {a = "a:main"}', "uv.lock": ""},
     {"requirements.txt": "flask\npytest\n", "app.py": ""},
-    {"pyproject.toml": "[tool.poetry]\n", "poetry.lock": ""},
+    {"pyproject.toml": "[tool.poetry]\n", "poetry.lock": "", "main.py": ""},
+    {"pyproject.toml": "[build-system]\nrequires = ['setuptools-scm']\n", "a/__main__.py": ""},
     {"go.mod": "module a\n", "main.go": "package main\n"},
     {"Dockerfile": "FROM scratch\n", "sub/Dockerfile": "FROM scratch\n"},
     {"README": "nothing known"},
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("files", PROJECTS)

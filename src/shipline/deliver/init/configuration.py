@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from shipline.deliver.ci.document import Comment, Inline, render
 from shipline.deliver.project import Check, Language, Project
@@ -75,7 +76,9 @@ def _step(check: Check) -> object:
 def _build(project: Project, platforms: tuple[str, ...]) -> dict[object, object]:
     build: dict[object, object] = {}
     file = project.dockerfiles[0] if project.dockerfiles else ""
-    if file and file != "Dockerfile":
+    if project.context != ".":
+        build["context"] = project.context
+    if file and file != str(Path(project.context, "Dockerfile")):
         build["file"] = file
     build["platforms"] = Inline(platforms)
     return {Comment("\n" + "\n".join(_remarks(project, file))): None, "build": build}
@@ -84,7 +87,7 @@ def _build(project: Project, platforms: tuple[str, ...]) -> dict[object, object]
 def _remarks(project: Project, file: str) -> Iterator[str]:
     yield "All platforms are built at once and published under one name."
     if not file:
-        yield "TODO: there is no Dockerfile yet; `shipline init --dockerfile` writes one."
+        yield "TODO: there is no Dockerfile yet, and nothing here tells what starts the program."
     for other in project.dockerfiles[1:]:
         yield f"{other} is another image: give it a shipline.yaml of its own."
     if project.parts:

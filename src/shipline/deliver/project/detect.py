@@ -27,6 +27,12 @@ _NOT_SOURCE = frozenset(
     {"node_modules", "vendor", "dist", "build", "target", ".git", ".venv", "venv"}
 )
 _DEPTH = 3  # directories below the top in which Dockerfiles are looked for
+_NOT_SHIPPED = re.compile(
+    r"(?i)(.*[-_.])?(tests?|testdata|testing|e2e|fixtures?|examples?|samples?|demos?|docs?|bench"
+    r"|benchmarks?|ci|dev|devcontainer|debug|local|hack|github)"
+)
+"""Directories, and ends of names, of Dockerfiles that make no image to ship."""
+_SITES = (".", "public", "site", "www", "html")
 
 
 def detect(root: Path) -> Project:
@@ -37,7 +43,10 @@ def detect(root: Path) -> Project:
         name=_legal(language.name if language else "") or _legal(root.resolve().name) or "app",
         language=language,
         dockerfiles=dockerfiles,
+        context=_context(root, dockerfiles[0]) if dockerfiles else ".",
+        site=next((one for one in _SITES if (root / one / "index.html").is_file()), ""),
         has_dockerignore=(root / ".dockerignore").is_file(),
+        has_gitignore=(root / ".gitignore").is_file(),
         parts=tuple(_parts(root, dockerfiles)),
         ci=tuple(_ci(root)),
         remote=_remote(root),
@@ -63,12 +72,28 @@ def _legal(name: str) -> str:
 
 
 def _dockerfiles(root: Path) -> Iterator[str]:
-    found = [path.relative_to(root) for path in _files(root, _DEPTH) if _is_dockerfile(path)]
-    yield from (str(path) for path in sorted(found, key=lambda one: (len(one.parts), str(one))))
+    found = [path.relative_to(root) for path in _files(root, _DEPTH)]
+    shipped = [path for path in found if _is_dockerfile(path)]
+    yield from (str(path) for path in sorted(shipped, key=lambda one: (len(one.parts), str(one))))
 
 
 def _is_dockerfile(path: Path) -> bool:
-    return path.name in ("Dockerfile", "Containerfile") or path.name.startswith("Dockerfile.")
+    """Whether it makes an image that could be shipped: none for tests or for development."""
+    kind = re.fullmatch(r"(?:Docker|Container)file(\..+)?", path.name)
+    told = (*path.parts[:-1], (kind[1] or ".")[1:]) if kind else ()
+    return bool(kind) and not any(_NOT_SHIPPED.fullmatch(part) for part in told)
+
+
+def _context(root: Path, dockerfile: str) -> str:
+    """Where the files that the Dockerfile copies are: its own directory, or the top."""
+    own = Path(dockerfile).parent
+    copied = re.findall(
+        r"(?mi)^\s*(?:COPY|ADD)\s+(?!.*--from)(?:--\S+\s+)*(\S+)", read(root / dockerfile)
+    )
+    names = [name.removeprefix("./") for name in copied if re.fullmatch(r"[\w./-]+", name)]
+    missing = [name for name in names if not (root / name).exists()]
+    here = all((root / own / name).exists() for name in names)
+    return str(own) if missing and here else "."
 
 
 def _files(directory: Path, depth: int) -> Iterator[Path]:

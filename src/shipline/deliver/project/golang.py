@@ -24,7 +24,7 @@ def go(root: Path) -> Language | None:
         Toolchain("go", version[1] if version else DEFAULT, "go.mod", ("go mod download",)),
         "go",
         tuple(_checks(root)),
-        (_main(root),),
+        _main(root),
         name,
     )
 
@@ -38,9 +38,9 @@ def _checks(root: Path) -> list[Check]:
     return [*checks, Check("test", run, (("coverage", "reports/cover.out"),))]
 
 
-def _main(root: Path) -> str:
-    """The package with the program: the one at the top, or the first below cmd."""
-    if any("package main" in read(path) for path in sorted(root.glob("*.go"))):
-        return "."
-    below = sorted(path.parent for path in root.glob("cmd/*/main.go"))
-    return f"./{below[0].relative_to(root)}" if below else "."
+def _main(root: Path) -> tuple[str, ...]:
+    """The package with the program, at the top or the first below cmd; none of a library."""
+    if any(re.search(r"(?m)^package main\b", read(path)) for path in sorted(root.glob("*.go"))):
+        return (".",)
+    below = sorted(path.parent for path in (*root.glob("cmd/*/main.go"), *root.glob("cmd/main.go")))
+    return (f"./{below[0].relative_to(root)}",) if below else ()

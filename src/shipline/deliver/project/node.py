@@ -11,6 +11,8 @@ from typing import Any
 from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
 
 DEFAULT = "24"  # the release line with long-term support
+BUN = "bun@1.4.5"
+"""What npm installs for a lock file of bun."""
 
 _LOCKS = {
     "pnpm-lock.yaml": "pnpm",
@@ -24,8 +26,17 @@ _SETUP = {
     "npm": ("npm ci",),
     "pnpm": ("corepack enable", "pnpm install --frozen-lockfile"),
     "yarn": ("corepack enable", "yarn install --immutable"),
-    "bun": ("npm install --global bun", "bun install --frozen-lockfile"),
+    "bun": (f"npm install --global {BUN}", "bun install --frozen-lockfile"),
 }
+_UNLOCKED = ("npm install --no-package-lock --no-audit --no-fund",)  # the tree stays the commit's
+_SITES = {
+    r"\bvite build\b": "dist",
+    r"\bastro build\b": "dist",
+    r"\bvue-cli-service build\b": "dist",
+    r"\breact-scripts build\b": "build",
+}
+"""Where the programs that build static sites put them."""
+_RUNTIME = ("dependencies", "optionalDependencies", "peerDependencies")
 _REPORTS = "name the reports it writes, for the gates"
 _GATES = {"junit": "tests", "lcov": "coverage"}
 _BOTH = (("tests", "reports/junit.xml"), ("coverage", "reports/lcov.info"))
@@ -44,16 +55,23 @@ def node(root: Path) -> Language | None:
     if package is None:
         return None
     manager = next((name for file, name in _LOCKS.items() if (root / file).is_file()), "")
-    setup = _SETUP.get(manager, ("npm install --no-audit --no-fund",))
+    needs = {kind: bool(_table(package, kind)) for kind in (*_RUNTIME, "devDependencies")}
+    some = any(needs.values()) or "workspaces" in package
     file = next((name for name in (".nvmrc", ".node-version") if first_line(root / name)), "")
     version = _major(first_line(root / file) if file else _engines(package))
+    build = _text(_table(package, "scripts").get("build"))
+    start = _start(root, package, built=bool(build))
+    made = [place for tool, place in _SITES.items() if re.search(tool, build)]
     return Language(
-        Toolchain("node", version, file, setup),
+        Toolchain("node", version, file, _SETUP.get(manager, _UNLOCKED) if some else ()),
         manager or "npm",
         tuple(_checks(package, manager)),
-        _start(root, package),
+        start,
         _text(package.get("name")).rpartition("/")[2],
-        bool(manager),
+        bool(manager) or not some,
+        needs="workspaces" in package or any(needs[kind] for kind in _RUNTIME),
+        build=f"{manager or 'npm'} run build" if build else "",
+        site=made[0] if made and not start else "",
     )
 
 
@@ -84,13 +102,20 @@ def _major(text: str) -> str:
     return found[1] if found else DEFAULT
 
 
-def _start(root: Path, package: Mapping[str, Any]) -> tuple[str, ...]:
+def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str, ...]:
+    """How the program is started; nothing for what has none. A `built` one need not be there yet,
+    and its start script may be for development.
+    """
     script = _text(_table(package, "scripts").get("start"))
-    if found := re.fullmatch(r"node ([\w./-]+)", script):
-        return ("node", found[1])
+    if found := re.fullmatch(r"node ((?:--[\w=./-]+ )*)([\w./-]+)", script):
+        return ("node", *found[1].split(), found[2])
     main = _text(package.get("main"))
-    places = (main, "server.js", "index.js", "src/server.js", "src/index.js")
-    return ("node", next((one for one in places if one and (root / one).is_file()), "index.js"))
+    places = (main, "server.js", "index.js", "app.js", "src/server.js", "src/index.js")
+    there = (one for one in places if one and ((root / one).is_file() or (built and one == main)))
+    if first := next(there, ""):
+        return ("node", first)
+    served = re.search(r"\b(next|nuxt|nest|remix-serve|react-router-serve)\b.*\bstart\b", script)
+    return ("npm", "start") if script and (served or not built) else ()
 
 
 def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
@@ -101,8 +126,7 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
     scripts = {name: _text(text) for name, text in _table(package, "scripts").items()}
     checks = []
     if name := next((one for one in ("lint:sarif", "lint:ci", "lint") if one in scripts), ""):
-        reports = tuple(("analysis", path) for path in _written(scripts[name], "sarif"))
-        checks.append(Check("lint", f"{manager} run {name}", reports))
+        checks.append(_lint(name, scripts[name], manager))
     if "typecheck" in scripts:
         checks.append(Check("types", f"{manager} run typecheck"))
     if name := next(
@@ -111,16 +135,29 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
         checks.append(_test(name, scripts[name], manager, package))
     elif "workspaces" in package and manager == "npm":
         checks.append(Check("test", "npm run test --workspaces --if-present", note=_REPORTS))
-    if lock == "npm":
+    if lock == "npm" and any(_table(package, kind) for kind in _RUNTIME):
         note = "the status of npm does not tell a finding from a failure: the gate reads the report"
         run = "mkdir -p reports\nnpm audit --omit=dev --json > reports/npm-audit.json || true"
         checks.append(Check("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note))
     return checks
 
 
-def _written(script: str, kind: str) -> list[str]:
-    """Files of the kind that a script names."""
-    return re.findall(rf"(?<=[=\s])[\w./-]+\.{kind}\b", script)
+def _lint(name: str, script: str, manager: str) -> Check:
+    """The linter, told to write a report where it is ESLint that writes none yet."""
+    if written := re.findall(r"(?<=[=\s])[\w./-]+\.sarif\b", script):
+        return Check("lint", f"{manager} run {name}", tuple(("analysis", one) for one in written))
+    report = re.search(r"--output-file[ =]([\w./-]+\.json)\b", script)
+    if report and re.search(r"(--format|-f)[ =]json\b", script):
+        return Check("lint", f"{manager} run {name}", (("analysis", report[1]),))
+    if not re.fullmatch(r"eslint( [\w./*,{}'\"@=-]+)*", script) or re.search(
+        r" (-o|-f|--format|--output-file)\b", script
+    ):
+        return Check("lint", f"{manager} run {name}")
+    words = "--format json --output-file reports/eslint.json"
+    dashes = " --" if manager == "npm" else ""
+    return Check(
+        "lint", f"{manager} run {name}{dashes} {words}", (("analysis", "reports/eslint.json"),)
+    )
 
 
 def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> Check:

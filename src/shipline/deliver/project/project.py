@@ -39,8 +39,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What the files of one language tell: `manager` installs, `start` runs the program; `locked`
-    tells that a file fixes the versions of dependencies, where the language has one.
+    """What the files of one language tell: `manager` installs, `start` runs the program, empty
+    where nothing tells how; `needs` tells that there is something to install for it to run.
+
+    `locked` tells that a file fixes the versions of dependencies, where the language has one;
+    `build` is the command that makes the program, and `site` the directory of the static site that
+    it makes; `installs` tells that the project is a package that is installed itself, and
+    `versioned` that git tells its version while it is built.
     """
 
     toolchain: Toolchain
@@ -49,19 +54,28 @@ class Language:
     start: tuple[str, ...] = ()
     name: str = ""
     locked: bool = True
+    needs: bool = True
+    build: str = ""
+    site: str = ""
+    installs: bool = False
+    versioned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A directory of source. `dockerfiles` are relative, the one at the top first; `ci` are files
-    of CI systems; `parts` are the directories of a monorepo; `remote` is where git pushes, or
-    empty.
+    """A directory of source. `dockerfiles` are those of images that could be shipped, relative, the
+    one at the top first, and `context` is what the first of them is built from; `site` is the
+    directory of a static site; `ci` are files of CI systems; `parts` are the directories of a
+    monorepo; `remote` is where git pushes, or empty.
     """
 
     name: str
     language: Language | None = None
     dockerfiles: tuple[str, ...] = ()
+    context: str = "."
+    site: str = ""
     has_dockerignore: bool = False
+    has_gitignore: bool = False
     parts: tuple[str, ...] = ()
     ci: tuple[str, ...] = ()
     remote: str = ""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
 
 DEFAULT = "3.13"
+MANAGERS = {"uv": "uv==0.13.9", "poetry": "poetry==2.5.1", "pdm": "pdm==2.29.4"}
+"""What pip installs for each manager: a version, so that a build today is one tomorrow."""
 
+_PIP = "pip==26.3"  # knows dependency groups, as 25.1 and newer do
 _LOCKS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm"}
-_SETUP = {
-    "uv": ("python -m pip install --quiet uv", "uv sync --frozen"),
-    "poetry": ("python -m pip install --quiet poetry", "poetry install"),
-    "pdm": ("python -m pip install --quiet pdm", "pdm sync"),
-}
+_SYNC = {"uv": "uv sync --frozen", "poetry": "poetry install", "pdm": "pdm sync"}
+_EXTRA = {"uv": "--extra", "poetry": "--extras", "pdm": "--group"}
 _RUN = {"uv": "uv run ", "poetry": "poetry run ", "pdm": "pdm run "}
+_INSTALL = "python -m pip install --quiet --disable-pip-version-check"
+_DEVELOPMENT = ("dev", "develop", "development", "test", "tests", "testing", "lint", "ci")
+_REQUIREMENTS = (
+    *("requirements-dev.txt", "requirements_dev.txt", "dev-requirements.txt"),
+    *("requirements-test.txt", "requirements_test.txt", "test-requirements.txt"),
+    *("requirements/dev.txt", "requirements/test.txt"),
+)
+_PLACES = ("main.py", "app.py", "server.py", "wsgi.py", "run.py")
+_VERSIONED = re.compile(r"setuptools[-_]scm|hatch-vcs")
 
 
 def python(root: Path) -> Language | None:
@@ -30,12 +39,16 @@ def python(root: Path) -> Language | None:
     file = ".python-version" if first_line(root / ".python-version") else ""
     version = _version(first_line(root / file) if file else _requires(project))
     name = project.get("project", {}).get("name", "")
+    start, installs = _start(root, project), _is_package(root, project)
     return Language(
-        Toolchain("python", version, file, _SETUP.get(manager) or _pip(root)),
+        Toolchain("python", version, file, tuple(_setup(root, project, manager, installs))),
         manager,
         tuple(_checks(root, project, _RUN.get(manager, ""))),
-        _start(root, project),
+        start,
         name if isinstance(name, str) else "",
+        needs=manager != "pip" or installs or (root / "requirements.txt").is_file(),
+        installs=installs,
+        versioned=bool(_VERSIONED.search(read(root / "pyproject.toml") + read(root / "setup.py"))),
     )
 
 
@@ -47,6 +60,15 @@ def _pyproject(root: Path) -> Mapping[str, Any]:
     except tomllib.TOMLDecodeError:
         return {}
     return found if isinstance(found.get("project", {}), dict) else {}
+
+
+def _is_package(root: Path, project: Mapping[str, Any]) -> bool:
+    """Whether pip can install the project itself; one with requirements beside is run in place."""
+    if (root / "requirements.txt").is_file() and not _scripts(project):
+        return False
+    if (root / "uv.lock").is_file() and "build-system" not in project:
+        return False  # what uv calls a virtual project
+    return "build-system" in project or "project" in project or (root / "setup.py").is_file()
 
 
 def _requires(project: Mapping[str, Any]) -> str:
@@ -61,11 +83,28 @@ def _version(text: str) -> str:
     return found[0] if found else DEFAULT
 
 
-def _pip(root: Path) -> tuple[str, ...]:
-    files = [one for one in ("requirements.txt", "requirements-dev.txt") if (root / one).is_file()]
-    if files:
-        return (f"python -m pip install --quiet {' '.join(f'-r {one}' for one in files)}",)
-    return ("python -m pip install --quiet .",)
+def _setup(root: Path, project: Mapping[str, Any], manager: str, installs: bool) -> Iterator[str]:
+    """Commands that install the project with what its own commands need."""
+    extras = _names(project.get("project", {}), "optional-dependencies")
+    if manager != "pip":
+        yield f"{_INSTALL} {MANAGERS[manager]}"
+        yield " ".join((_SYNC[manager], *(f"{_EXTRA[manager]} {one}" for one in extras)))
+        return
+    files = [one for one in ("requirements.txt", *_REQUIREMENTS) if (root / one).is_file()]
+    words = [f"-r {one}" for one in files]
+    if installs:
+        words.append(f"-e '.[{','.join(extras)}]'" if extras else "-e .")
+    groups = [f"--group {one}" for one in _names(project, "dependency-groups")]
+    if groups:
+        yield f"{_INSTALL} {_PIP}"
+    if words or groups:
+        yield f"{_INSTALL} {' '.join((*words, *groups))}"
+
+
+def _names(table: Mapping[str, Any], key: str) -> list[str]:
+    """The extras or groups that are for development."""
+    found = table.get(key, {})
+    return [one for one in found if one in _DEVELOPMENT] if isinstance(found, dict) else []
 
 
 def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
@@ -73,7 +112,7 @@ def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
     if name in project.get("tool", {}):
         return True
     quoted, line = rf"[\"']{name}(?=[\"'\s<>=!~;\[])", rf"(?m)^{name}(?=[\s<>=!~;\[]|$)"
-    names = ("pyproject.toml", "requirements.txt", "requirements-dev.txt", "Pipfile")
+    names = ("pyproject.toml", "requirements.txt", *_REQUIREMENTS, "setup.py", "Pipfile")
     return any(re.search(f"{line}|{quoted}", read(root / one)) for one in names)
 
 
@@ -84,9 +123,12 @@ def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[Check]:
         line = f"mkdir -p reports\n{run}{words}"
         checks.append(Check("lint", line, (("analysis", "reports/ruff.sarif"),)))
     if _mentions(root, project, "mypy"):
-        checks.append(Check("types", f"{run}mypy"))
-    if _mentions(root, project, "pytest") or list(root.glob("tests/test_*.py")):
-        checks.append(_test(_mentions(root, project, "pytest-cov"), run))
+        checks.append(Check("types", f"{run}mypy{_checked(root, project)}"))
+    coverage = _mentions(root, project, "pytest-cov")
+    if coverage or _mentions(root, project, "pytest"):
+        checks.append(_test(coverage, run))
+    elif any("import unittest" in read(one) for one in sorted(root.glob("test*/test_*.py"))):
+        checks.append(Check("test", f"{run}python -m unittest discover", note=_NO_REPORT))
     note = "its status is 0 when nothing could be looked up: the gate reads the report"
     audit = (
         f"mkdir -p reports\n{run}pip-audit --format json --output reports/pip-audit.json || true"
@@ -94,6 +136,19 @@ def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[Check]:
     if _mentions(root, project, "pip-audit"):
         checks.append(Check("audit", audit, (("vulnerabilities", "reports/pip-audit.json"),), note))
     return checks
+
+
+_NO_REPORT = "unittest writes no report; with pytest tests and coverage feed gates"
+
+
+def _checked(root: Path, project: Mapping[str, Any]) -> str:
+    """What mypy has to be told, where its configuration does not name files."""
+    own = project.get("tool", {}).get("mypy", {})
+    named = isinstance(own, dict) and own.keys() & {"files", "packages", "modules"}
+    elsewhere = read(root / "mypy.ini") + read(root / "setup.cfg")
+    if named or re.search(r"(?m)^(files|packages|modules)\s*=", elsewhere):
+        return ""
+    return " src" if (root / "src").is_dir() else " ."
 
 
 def _test(coverage: bool, run: str) -> Check:
@@ -108,9 +163,20 @@ def _test(coverage: bool, run: str) -> Check:
     )
 
 
+def _scripts(project: Mapping[str, Any]) -> list[str]:
+    own = project.get("project", {}).get("scripts", {})
+    poetry = project.get("tool", {}).get("poetry", {})
+    theirs = poetry.get("scripts", {}) if isinstance(poetry, dict) else {}
+    return [name for found in (own, theirs) if isinstance(found, dict) for name in found]
+
+
 def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
-    scripts = project.get("project", {}).get("scripts", {})
-    if isinstance(scripts, dict) and scripts:
-        return (str(next(iter(scripts))),)
-    places = ("main.py", "app.py", "server.py")
-    return ("python", next((one for one in places if (root / one).is_file()), "main.py"))
+    """How the program is started; nothing for what has none."""
+    if scripts := _scripts(project):
+        return (scripts[0],)
+    if found := next((one for one in _PLACES if (root / one).is_file()), ""):
+        return ("python", found)
+    if (root / "manage.py").is_file():
+        return ("python", "manage.py", "runserver", "0.0.0.0:8080")
+    modules = sorted((*root.glob("src/*/__main__.py"), *root.glob("*/__main__.py")))
+    return ("python", "-m", modules[0].parent.name) if modules else ()
