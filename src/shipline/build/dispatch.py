@@ -22,7 +22,7 @@ LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 class Place:
     """What surrounds an instruction. `source` finds what a name after `--from=` means, the main
     context for an empty one; `described` is how messages call it; `fresh` forbids cached results;
-    `number` counts steps from 1.
+    `number` counts steps from 1; `shown` is how the platform is shown.
     """
 
     stage: str
@@ -34,12 +34,14 @@ class Place:
     fresh: bool
     proxies: tuple[str, ...] = ()
     number: int = 1
+    shown: str = ""
 
     def vertex(
         self, op: Op, inputs: Iterable[Vertex], name: str, span: Span, origin: str = ""
     ) -> Vertex:
         number = f"{self.number}/{self.total}"
-        label = Label(name, self.stage, number, str(self.platform), span, origin)
+        platform = self.shown or str(self.platform)
+        label = Label(name, self.stage, number, platform, span, origin)
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 

@@ -6,6 +6,7 @@ changes files adds a vertex, the others edit the configuration alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -94,7 +95,8 @@ class PlatformPlan:
             if isinstance(instruction, LAYERED):
                 place = replace(place, number=place.number + 1)
             step = df.apply(instruction, state.scope, self._globals)
-            state = dispatch(state, step, place)
+            shown = _shown(platform, step.scope.variables)
+            state = dispatch(state, step, replace(place, shown=shown))
         return replace(state, cmd_set=False)
 
     def _platform_of(self, stage: df.Stage) -> Platform:
@@ -195,3 +197,17 @@ class PlatformPlan:
         texts = image.run.get("OnBuild") or ()
         escape = self._dockerfile.escape
         return tuple(df.parse_trigger(text, stage.span, escape=escape) for text in texts)
+
+
+def _shown(platform: Platform, variables: Mapping[str, str]) -> str:
+    """`linux/amd64->arm64` where a step on one platform makes something for another, which it has
+    declared ARG TARGETPLATFORM, TARGETARCH or the like to know.
+    """
+    parts = variables.get("TARGETPLATFORM", "").split("/")
+    if len(parts) < 2:
+        arch = variables.get("TARGETARCH", "")
+        parts = [variables.get("TARGETOS") or platform.os, arch, variables.get("TARGETVARIANT", "")]
+    target = "/".join(filter(None, parts)) if parts[1] else str(platform)
+    if target == str(platform):
+        return target
+    return f"{platform}->{target.removeprefix(f'{platform.os}/')}"

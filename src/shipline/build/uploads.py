@@ -101,8 +101,9 @@ class Uploads:
                 for data in follow:
                     upload.write(data)
                     moved += len(data)
-                    step.progress(moved)
+                    step.progress(moved, follow.total)
                 upload.commit(follow.wait())
+                step.progress(moved, moved)
                 step.note(size=moved)
         except (RegistryError, DigestMismatch):
             return False

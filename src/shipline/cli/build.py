@@ -42,7 +42,7 @@ def command(settings: Settings, /, **given: Any) -> int:
     _refuse_terminal(request)
     engine.enter()
     mode = "quiet" if given["quiet"] else given["progress"]
-    write_result(request, _build(request, mode), print_id=mode == "quiet")
+    write_result(request, _build(request, mode), mode=mode)
     return 0
 
 

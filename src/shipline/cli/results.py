@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,40 @@ from shipline.oci import Digest
 if TYPE_CHECKING:
     from shipline.build import BuildResult
 
+_FILES = {"local", "tar"}  # types of outputs that hold the files of an image, and no image
 
-def write_result(request: BuildRequest, result: BuildResult, *, print_id: bool) -> None:
-    """Write --iidfile and --metadata-file; print the ID where nothing else was shown."""
+
+def write_result(request: BuildRequest, result: BuildResult, *, mode: str) -> None:
+    """Write --iidfile and --metadata-file, and say what came out: the ID alone where the mode of
+    --progress is quiet, else digest and names below what was shown.
+    """
     if request.iidfile is not None:
         write_whole(request.iidfile, str(image_id(result)))
     if request.metadata_file is not None:
         facts = metadata(result, reference=f"native/native0/{secrets.token_hex(13)}")
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
-    if print_id and not any(output.destination == "-" for output in request.outputs):
+    if mode in ("auto", "plain", "tty"):
+        click.echo("".join(f"{line}\n" for line in _outcome(request, result)), err=True, nl=False)
+    if mode == "quiet" and not any(output.destination == "-" for output in request.outputs):
         click.echo(str(image_id(result)))
+
+
+def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
+    """What there is now: images by name and digest, files by place."""
+    kinds = {output.type for output in request.outputs}
+    digest = result.root.digest
+    if not kinds or kinds - _FILES:
+        verb = "pushed" if request.push else "loaded" if _loads(request) else "built"
+        yield from (f"{verb} {name}@{digest}" for name in result.names or ())
+        if not result.names:
+            yield f"{verb} {digest}"
+    for output in request.outputs:
+        if output.destination not in ("", "-"):
+            yield f"wrote {output.destination}"
+
+
+def _loads(request: BuildRequest) -> bool:
+    return any(output.loads for output in request.outputs)
 
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:

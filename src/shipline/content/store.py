@@ -137,6 +137,12 @@ class Follow:
         assert target is not None
         return target
 
+    @property
+    def total(self) -> int:
+        """How many bytes there will be; 0 before the commit."""
+        committed = self._ingest._committed
+        return 0 if committed is None else committed.size
+
     def growing(self, size: int) -> bool:
         """Block until there are `size` bytes, or the commit; tells whether more may come."""
         return self._ingest._wait(size) is None

@@ -96,14 +96,16 @@ class Board:
     def start(self, event: Started) -> Vertex | None:
         """The new vertex; None for a transfer and for the operation as a whole."""
         kind = str(event.attributes.get("kind", ""))
+        total = int(event.attributes.get("size", 0))
         owner = self.vertex(event.parent)
         if owner is not None and kind in _TRANSFERS:
             self._owner[event.span] = owner.span
-            owner.transfers[event.span] = Activity(clean(event.name), event.at)
+            owner.transfers[event.span] = Activity(clean(event.name), event.at, total=total)
             return None
         if event.parent == 0 and not kind:
             return None
-        made = Vertex(label(event), event.at, number=len(self.vertexes) + 1, span=event.span)
+        number = len(self.vertexes) + 1
+        made = Vertex(label(event), event.at, total=total, number=number, span=event.span)
         self.vertexes[event.span] = made
         return made
 

@@ -74,7 +74,7 @@ def _block(
     vertex: Vertex, log: Sequence[str], now: float, width: int, logged: int, moved: int
 ) -> list[Line]:
     first = f" => {vertex.name}"
-    if vertex.current:
+    if vertex.current or vertex.total:
         first += f" {_moved(vertex, now)}"
     lines = [_row(first, seconds_text(vertex.elapsed(now)), width)]
     transfers = _moving(vertex)
@@ -94,7 +94,7 @@ def _moving(vertex: Vertex) -> list[Activity]:
 
 def _moved(activity: Activity, now: float) -> str:
     if not activity.current:
-        return "waiting"
+        return f"waiting, {size_text(activity.total)}" if activity.total else ""
     return f"{moved_text(activity.current, activity.total)} {size_text(activity.speed(now))}/s"
 
 

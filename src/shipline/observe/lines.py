@@ -58,6 +58,8 @@ class LinesSink:
         if found is not vertex and found is not None:
             return [f"{_moved(vertex, found, event.at)} {_outcome(found)}"]
         rest = [_log(vertex, event.at, line) for line in vertex.rest()]
+        if vertex.current:
+            rest.append(_moved(vertex, vertex, event.at))
         return [*rest, f"#{vertex.number} {verdict(vertex)}", ""]
 
 

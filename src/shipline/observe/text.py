@@ -92,8 +92,10 @@ def size_text(count: float) -> str:
 
 
 def moved_text(current: int, total: int) -> str:
-    """`12.30MB / 40.20MB`, the first alone where the total is not known."""
-    return size_text(current) + (f" / {size_text(total)}" if total else "")
+    """`12.30MB / 40.20MB 30%`, the first alone where the total is not known."""
+    if not total:
+        return size_text(current)
+    return f"{size_text(current)} / {size_text(total)} {min(100 * current // total, 100)}%"
 
 
 def seconds_text(elapsed_s: float) -> str:

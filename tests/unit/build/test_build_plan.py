@@ -282,3 +282,22 @@ def test_a_stage_named_like_its_own_image_is_not_meant() -> None:
     with pytest.raises(NotFound) as caught:
         plan("FROM other AS other\n")
     assert caught.value.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("ARG TARGETPLATFORM", "linux/amd64->arm64"),
+        ("ARG TARGETARCH", "linux/amd64->arm64"),
+        ("ARG OTHER", "linux/amd64"),
+    ],
+)
+def test_a_step_that_makes_something_for_another_platform_is_shown_so(
+    argument: str, shown: str
+) -> None:
+    text = f"FROM --platform=linux/amd64 base\n{argument}\nRUN make\n"
+    made = plan(text, platform=ARM64)
+    assert made.vertex.label.platform == shown
+    assert isinstance(made.vertex.op, RunOp)
+    assert made.vertex.op.platform == "linux/amd64"
+    assert plan("FROM base\nARG TARGETPLATFORM\nRUN make\n").vertex.label.platform == "linux/amd64"

@@ -33,6 +33,27 @@ def test_success_is_zero_and_progress_goes_to_standard_error(tmp_path: Path) -> 
     done = run("build", str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "")
     assert "#3 [linux/amd64 2/3] RUN make" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("built sha256:")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--push",), ["pushed docker.io/a/b:1@sha256:", "pushed docker.io/library/c:latest@"]),
+        (("--load",), ["loaded docker.io/a/b:1@sha256:", "loaded docker.io/library/c:latest@"]),
+        (("-o", "out"), ["wrote out"]),
+        (("-o", "type=oci,dest=x.tar"), ["built docker.io/a/b:1@", "built docker", "wrote x.tar"]),
+        (("--progress", "quiet"), []),
+    ],
+)
+def test_a_build_ends_with_the_digest_and_the_names_that_were_given(
+    tmp_path: Path, words: tuple[str, ...], told: list[str]
+) -> None:
+    done = run("build", "-t", "a/b:1", "-t", "c", *words, str(tmp_path))
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()[-len(told) :] if told else done.stderr.splitlines()
+    assert len(lines) == len(told)
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
 
 
 def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
