@@ -62,7 +62,7 @@ class Assembly:
         _add_gauges(metrics, storage, health, hooks)
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
-        door = RuleDoor(section.policy, storage, manifests, metrics, base)
+        door = RuleDoor(section.policy, storage, manifests, metrics, base, entrance.projects)
         listeners = (door, *entrance.listeners, hooks, warmer)
         told, news = partial(_count_collection, metrics), partial(tell, listeners)
         gc = collection(storage, section.collection, told, news)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from shipline.oci import Digest
 
 _BUDGET = 64 << 20  # bytes of manifests
 _OVERHEAD = 1024  # bytes that an entry costs beside its manifest
+UPLOADING = "uploading"  # bytes of uploads that have not ended
 Value = TypeVar("Value")
 
 
@@ -93,3 +95,41 @@ class Sizes(Remembered[int]):
 
     def __init__(self, limit: int = 100_000) -> None:
         super().__init__(("blob",), limit, lambda size: 1)
+
+
+class Totals:
+    """What all repositories at and below a prefix of names hold together, and what uploads bring to
+    them, kept in memory: a question costs the same for one repository and for many. Safe to use
+    from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, counts: Mapping[Key, int]) -> None:
+        """The additions of a commit: those of `usage` count."""
+        with self._lock:
+            for kind, name, what in (key for key in counts if key[0] == "usage"):
+                for prefix in prefixes(name):
+                    found = self._counts[prefix]
+                    found[what] += counts[kind, name, what]
+                    if not any(found.values()):
+                        del self._counts[prefix]
+
+    def upload(self, name: str, more: int) -> None:
+        """Bytes that are on their way into a repository; negative once they are not any more."""
+        if more:
+            self.add({("usage", name, UPLOADING): more})
+
+    def below(self, prefix: str) -> Counter[str]:
+        """By the words of `entries.COUNTED`, and UPLOADING."""
+        with self._lock:
+            return Counter(self._counts[prefix]) if prefix in self._counts else Counter()
+
+
+def prefixes(name: str) -> Iterator[str]:
+    """A name and what it begins with, component by component; the longest first."""
+    while name:
+        yield name
+        name = name.rpartition("/")[0]

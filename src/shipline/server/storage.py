@@ -34,9 +34,9 @@ from typing import TypeVar
 
 from shipline.content import LocalStore
 from shipline.errors import ContentError, UsageError
-from shipline.metadata import NOTHING, Key, Records, open_records
+from shipline.metadata import NOTHING, Key, Records, open_records, walk
 from shipline.oci import Digest
-from shipline.server.cache import Cache, Sizes
+from shipline.server.cache import Cache, Sizes, Totals
 from shipline.server.derive import derive
 from shipline.server.disk import seal, sync_directory
 from shipline.server.entries import (
@@ -113,6 +113,9 @@ class Storage:
         self.collecting = threading.Lock()  # held by the collection that runs
         self.cache = Cache()
         self._sizes = Sizes()
+        self.totals = Totals()
+        for (name, what), value in walk(self.records, ("usage",)):
+            self.totals.add({("usage", name, what): int(value)})
         self.reserve = Reserve(root)
         self.reserve.hold()
 
@@ -127,6 +130,7 @@ class Storage:
         """Write records durably; what was remembered from before is forgotten."""
         try:
             self.records.write(changes, add=add)
+            self.totals.add(add)
         finally:
             self.cache.forget(changes)
             self._sizes.forget(changes)
@@ -244,10 +248,11 @@ class Storage:
         *,
         actor: str = "",
         readable: Callable[[str], bool] = lambda name: True,
-        check: Callable[[int], None] = lambda size: None,
+        check: Callable[[int], object] = lambda more: None,
     ) -> bool:
         """Let a repository have a blob of `source`, or of any where that is None, among the
-        repositories that are `readable`. `check` is told the size, and raises to refuse it.
+        repositories that are `readable`. `check` raises to refuse it, once its
+        size is among the totals.
         """
         with self.stripes.held([(into, digest)]), self.shared():
             names = self._holders(digest) if source is None else iter((source,))
@@ -261,8 +266,12 @@ class Storage:
             )
             if size is None or not self._whole(digest, size):
                 return False
-            check(size)
-            self._record_blob(into, digest, size, actor, {})
+            self.totals.upload(into, size)
+            try:
+                check(0)
+                self._record_blob(into, digest, size, actor, {})
+            finally:
+                self.totals.upload(into, -size)
             return True
 
     def delete_blob(

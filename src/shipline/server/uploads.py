@@ -12,8 +12,10 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from shipline.server.session import Session, promised_size
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
+_SESSIONS = 2000  # uploads of one account that have not ended
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
 
@@ -45,6 +48,15 @@ def _no_check(came: int, whole: bool) -> None:
     return None
 
 
+@dataclass(slots=True)
+class _Brought:
+    """What an upload brings, or has promised to, in bytes."""
+
+    name: str
+    actor: str
+    size: int = 0
+
+
 class Uploads:
     """All sessions of a data directory."""
 
@@ -55,6 +67,8 @@ class Uploads:
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
         self._blocks = Blocks()
+        self._brought: dict[str, _Brought] = {}
+        self._sessions: Counter[str] = Counter()  # by the account that began them
         self.in_flight = 0  # requests that bring bytes
 
     def start(self, name: str, algorithm: str, *, actor: str = "") -> str:
@@ -64,12 +78,18 @@ class Uploads:
         It outlives this process; it outlives the machine from its first byte on.
         """
         identity = str(uuid.uuid4())
-        self._create(identity)
+        self._begin(identity, name, actor)
+        try:
+            self._create(identity)
+        except BaseException:
+            self._settle(identity)
+            raise
         record = pack(repository=name, algorithm=algorithm, at=self._storage.clock(), by=actor)
         try:
             self._storage.records.write({("upload", identity): record}, durable=False)
         except BaseException:
             self._path(identity).unlink(missing_ok=True)
+            self._settle(identity)
             raise
         return identity
 
@@ -134,8 +154,9 @@ class Uploads:
     ) -> Steps[None]:
         """A whole blob in one request (end-4b), without a session that others could see."""
         identity = f"single-{uuid.uuid4()}"
-        self._create(identity)
+        self._begin(identity, name, actor)
         try:
+            self._create(identity)
             session = Session(self._path(identity), identity, digest.algorithm)
             with session.opened(), self._counted():
                 yield from self._append(session, None, length, check)
@@ -146,6 +167,8 @@ class Uploads:
         except BaseException:
             self._path(identity).unlink(missing_ok=True)
             raise
+        finally:
+            self._settle(identity)
 
     def cancel(self, name: str, identity: str, *, actor: str = "") -> None:
         """End a session, also while a request fills it. Raises Problem BLOB_UPLOAD_UNKNOWN."""
@@ -176,9 +199,13 @@ class Uploads:
         for file in self._storage.incoming.iterdir():
             if self._storage.records.get(("upload", file.name)) is None:
                 file.unlink()
-        for (identity,), _ in walk(self._storage.records, ("upload",)):
+        for (identity,), value in walk(self._storage.records, ("upload",)):
             if not self._path(identity).exists():
                 self._end(identity)
+                continue
+            record = json.loads(value)
+            self._begin(identity, record["repository"], record.get("by", ""), most=None)
+            self._account(identity, self._path(identity).stat().st_size)
 
     def close(self) -> None:
         with self._lock:
@@ -190,6 +217,35 @@ class Uploads:
     def _create(self, identity: str) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(self._path(identity), flags, 0o600))
+
+    def _begin(self, identity: str, name: str, actor: str, *, most: int | None = _SESSIONS) -> None:
+        """Count an upload. Raises Problem 429 for more than `most` of one account."""
+        with self._lock:
+            if most is not None and self._sessions[actor] >= most:
+                raise Problem(
+                    429,
+                    "TOOMANYREQUESTS",
+                    f"{actor or 'anonymous'} has {most} uploads that have not ended; end some",
+                    headers=(("Retry-After", "60"),),
+                )
+            self._sessions[actor] += 1
+            self._brought[identity] = _Brought(name, actor)
+
+    def _account(self, identity: str, size: int) -> None:
+        """What an upload holds, or has promised to bring, counts for its project."""
+        with self._lock:
+            brought = self._brought.get(identity)
+            if brought is not None:
+                self._storage.totals.upload(brought.name, size - brought.size)
+                brought.size = size
+
+    def _settle(self, identity: str) -> None:
+        """An upload has ended: what it brought is a blob, or gone."""
+        with self._lock:
+            brought = self._brought.pop(identity, None)
+            if brought is not None:
+                self._storage.totals.upload(brought.name, -brought.size)
+                self._sessions -= Counter([brought.actor])
 
     def _find(self, name: str, identity: str, actor: str) -> Session:
         value = self._storage.records.get(("upload", identity))
@@ -215,11 +271,13 @@ class Uploads:
             session.cancelled = True
         self._storage.records.write({("upload", identity): None}, durable=False)
         self._path(identity).unlink(missing_ok=True)
+        self._settle(identity)
 
     def _forget(self, session: Session) -> None:
         with self._lock:
             self._open.pop(session.identity, None)
         session.cancelled = True
+        self._settle(session.identity)
 
     def _root(self, session: Session) -> None:
         """From the first byte that was taken, a session must survive the machine."""
@@ -270,22 +328,28 @@ class Uploads:
         self, session: Session, span: str | None, length: int | None, check: Check
     ) -> Steps[None]:
         promised, mark = promised_size(session.size, span, length), session.mark()
-        bounded = partial(self._check_size, session.size, check)
-        self._check_size(session.size, _no_check, promised or 0, False)
+        bounded = partial(self._check_size, session, session.size, promised or 0, check)
         try:
+            bounded(promised or 0, False)
             came = yield from session.append(promised, self._blocks, bounded)
         except ClientGone:
             session.keep()
             raise
+        finally:
+            self._account(session.identity, session.size)
         if promised is not None and came != promised:
             session.rewind(*mark)
+            self._account(session.identity, session.size)
             raise out_of_order(session.size, f"{came} bytes came instead of {promised}")
 
-    def _check_size(self, before: int, check: Check, came: int, whole: bool) -> None:
+    def _check_size(
+        self, session: Session, before: int, promised: int, check: Check, came: int, whole: bool
+    ) -> None:
         if self._largest is not None and before + came > self._largest:
             raise Problem(
                 413, "SIZE_INVALID", f"a blob may have {self._largest} bytes here at most"
             )
+        self._account(session.identity, before + max(came, promised))
         check(came, whole)
 
     def _commit(self, session: Session, name: str, digest: Digest, actor: str) -> None:

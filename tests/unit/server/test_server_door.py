@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from node_app import NodeApp
 from shipline.content import MemoryStore
 from shipline.globs import Glob
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
+from shipline.server.cache import Totals
+from shipline.server.door.quotas import Quotas
 from shipline.server.door.retention import decide, retain
 from shipline.server.door.section import DoorSection, ImmutableRule, Quota, RetentionRule
+from shipline.server.http import READ
+from shipline.server.identity import ANYONE
 from shipline.server.journal import Event
 from shipline.server.manifests import Tagged
+from shipline.server.problems import Problem
 from shipline.units import ByteSize, Duration
 
 DAY = 86_400.0
@@ -99,6 +105,94 @@ def test_a_full_project_takes_nothing_more(
     digest = Descriptor.of(b"a" * 600, "x").digest
     assert app.call("DELETE", f"/v2/team/a/blobs/{digest}").status == 202
     assert blob(app, "team/b", b"c" * 600, session=session) == 201, "what is gone is free again"
+
+
+def start(app: NodeApp, name: str) -> str:
+    return app.call("POST", f"/v2/{name}/blobs/uploads/").headers["Location"]
+
+
+def test_uploads_that_have_not_ended_fill_a_project(
+    node: Callable[[DoorSection], NodeApp],
+) -> None:
+    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    first, second = start(app, "team/a"), start(app, "team/b")
+    assert app.call("PATCH", first, b"a" * 600).status == 202
+    assert app.call("PATCH", second, b"b" * 600).status == 403
+    assert app.call("PATCH", second, b"b" * 400).status == 202
+    assert app.call("POST", "/v2/team/c/blobs/uploads/").status == 403
+    assert app.call("DELETE", first).status == 204
+    assert blob(app, "team/c", b"c" * 600, session=True) == 201
+    digest = Descriptor.of(b"b" * 400, "x").digest
+    assert app.call("PUT", f"{second}?digest={digest}").status == 201
+    assert app.storage.totals.below("team") == {"blobs": 2, "bytes": 1000, "uploading": 0}
+
+
+def test_uploads_of_an_earlier_process_count(tmp_path: Path) -> None:
+    policy = DoorSection(quotas=(Quota("team", ByteSize(1000)),))
+    before = NodeApp(tmp_path, policy)
+    place = start(before, "team/a")
+    assert before.call("PATCH", place, b"a" * 600).status == 202
+    assert blob(before, "team/b", b"b" * 300, session=False) == 201
+    before.close()
+    app = NodeApp(tmp_path, policy)
+    app.node.uploads.recover()
+    assert app.storage.totals.below("team")["uploading"] == 600
+    assert blob(app, "team/b", b"c" * 200, session=False) == 403
+    assert app.call("DELETE", place).status == 204
+    assert blob(app, "team/b", b"c" * 200, session=False) == 201
+    app.close()
+
+
+def test_uploads_of_one_account_have_an_end(node: Callable[[DoorSection], NodeApp]) -> None:
+    app = node(DoorSection())
+    places = [start(app, "team/a") for _ in range(2000)]
+    refused = app.call("POST", "/v2/team/a/blobs/uploads/")
+    assert refused.status == 429 and "Retry-After" in refused.headers
+    assert app.call("DELETE", places[0]).status == 204
+    assert app.call("POST", "/v2/team/a/blobs/uploads/").status == 202
+
+
+def test_what_is_promised_at_once_does_not_fit_together(
+    node: Callable[[DoorSection], NodeApp],
+) -> None:
+    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    uploads, door = app.node.uploads, app.node.door
+
+    def check(came: int, whole: bool) -> None:
+        door.blob(ANYONE, "team/a", 0)
+
+    digest = Descriptor.of(b"a" * 600, "x").digest
+    waiting = uploads.put("team/a", digest, 600, check=check)
+    assert next(waiting) is READ
+    assert blob(app, "team/b", b"b" * 600, session=False) == 403
+    waiting.close()
+    assert blob(app, "team/b", b"b" * 600, session=False) == 201
+
+
+def test_a_project_inside_of_another_has_a_quota_of_its_own() -> None:
+    totals = Totals()
+    totals.add({("usage", "team/app", "bytes"): 600, ("usage", "team/in/app", "bytes"): 900})
+    rules = (Quota("team", ByteSize(1000)), Quota("*", ByteSize(5000)))
+    Quotas(totals, rules, lambda: ("team", "team/in")).admit("team/app", 400)
+    Quotas(totals, rules, lambda: ("team", "team/in")).admit("team/in/app", 4000)
+    with pytest.raises(Problem, match="project team/in: the limit is 5KB"):
+        Quotas(totals, rules, lambda: ("team", "team/in")).admit("team/in/app", 4101)
+    with pytest.raises(Problem, match=r"project team: .* 1500 bytes are used"):
+        Quotas(totals, rules).admit("team/app", 400)
+
+
+def test_a_quota_costs_the_same_for_many_repositories() -> None:
+    def cost(repositories: int) -> float:
+        totals = Totals()
+        for number in range(repositories):
+            totals.add({("usage", f"team/r{number}", "bytes"): 1})
+        quotas = Quotas(totals, (Quota("team", ByteSize(10**9)),))
+        began = time.perf_counter()
+        for _ in range(2000):
+            quotas.admit("team/r0", 1)
+        return time.perf_counter() - began
+
+    assert min(cost(20_000) for _ in range(3)) < 5 * min(cost(2) for _ in range(3))
 
 
 def test_mounting_counts_against_the_quota(node: Callable[[DoorSection], NodeApp]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from shipline.errors import UsageError
@@ -45,6 +46,7 @@ class Entrance:
     renew: Callable[[], Certificates] | None = None
     notices: tuple[str, ...] = ()
     watchers: list[Notice] = field(default_factory=list)  # told of logins and account changes
+    projects: Callable[[], Iterable[str]] = tuple  # their names, also of those that were removed
 
 
 @contextmanager
@@ -119,7 +121,12 @@ def _guarded(
         *harbor_routes(directory, notice, holdings),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
-    return Entrance(guard, routes, (audit,), certificates, renew, notices, watchers)
+
+    def projects() -> Iterator[str]:
+        view = directory.view()
+        return chain(view.projects, view.removed)
+
+    return Entrance(guard, routes, (audit,), certificates, renew, notices, watchers, projects)
 
 
 def _tell(watchers: list[Notice], event: Event) -> None:

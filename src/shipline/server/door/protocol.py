@@ -33,7 +33,7 @@ class Door(Protocol):
         """A manifest (by digest) or a tag is about to go."""
 
     def blob(self, identity: Identity, name: str, size: int) -> None:
-        """A blob is about to come in; `size` in bytes, 0 where the client does not say."""
+        """A blob is about to come in, or has: it, and `size` bytes more."""
 
     def explain(self, name: str, stored: Stored) -> tuple[bool, str] | None:
         """Whether a manifest may be pulled by digest, and why; None where no rule is about it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +44,12 @@ class RuleDoor:
         manifests: Manifests,
         metrics: Metrics,
         base: Path,
+        projects: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """Paths of keys are relative to `base`. Raises ConfigError for keys that cannot be read."""
+        """Paths of keys are relative to `base`; `projects` are the names of those of the accounts.
+
+        Raises ConfigError for keys that cannot be read.
+        """
         self._section = section
         self._storage = storage
         self._manifests = manifests
@@ -53,7 +57,7 @@ class RuleDoor:
         self._host = section.hostname or _NOWHERE
         self._trust = load_trust(_for_node(section), base)
         self._judge = self._fresh_judge()
-        self._quotas = Quotas(storage, section.quotas)
+        self._quotas = Quotas(storage.totals, section.quotas, projects)
         read = _read_rules(section, base)
         self._scans = Scans(read, storage.clock)
         trusted = [key for rule in self._trust.rules for key in rule.keys]

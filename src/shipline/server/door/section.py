@@ -39,7 +39,9 @@ class ImmutableRule:
 class Quota:
     """How much the repositories below a project may hold together."""
 
-    project: str = field(metadata={"doc": "The first part of repository names; * is each of them."})
+    project: str = field(
+        metadata={"doc": "A project: the first part of names, or more of it; * is each of them."}
+    )
     size: ByteSize | None = field(
         default=None, metadata={"doc": "Bytes of blobs and manifests, in each repository once."}
     )

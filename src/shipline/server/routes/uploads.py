@@ -30,22 +30,18 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
             return _created(name, Digest.parse(mount))
         if digest:
             target = Digest.parse(digest)
-            check = _room(node, request, name, 0)
+            check = _room(node, request, name)
             length = request.content_length
             yield from uploads.put(name, target, length, actor=actor, check=check)
             node.note(
                 request, "push", name, digest=digest, size=request.received, media_type=_BYTES
             )
             return _created(name, target)
-        node.door.blob(request.identity, name, 0)
+        node.door.blob(request.identity, name, 1)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         if algorithm not in _ALGORITHMS:
             raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
         return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
-
-    def room(request: Request, name: str, session: str) -> Check:
-        held = uploads.size(check_repository(name), session, actor=request.identity.actor)
-        return _room(node, request, name, held)
 
     def append(request: Request, name: str, session: str) -> Steps[Response]:
         with _placed(name, session):
@@ -55,7 +51,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
-                check=room(request, name, session),
+                check=_room(node, request, name),
             )
         return _open(202, name, session, size)
 
@@ -72,7 +68,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
                 request.header("Content-Range"),
                 request.content_length,
                 actor=request.identity.actor,
-                check=room(request, name, session),
+                check=_room(node, request, name),
             )
         size = node.storage.blob_size(name, target) or 0
         node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
@@ -99,20 +95,19 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _room(node: Node, request: Request, name: str, held: int) -> Check:
-    """A check whether there is room for the body beside the `held` bytes of its upload. A client
-    may say nothing about its length, and others bring theirs meanwhile: so this is asked again
+def _room(node: Node, request: Request, name: str) -> Check:
+    """A check whether there is room for what an upload has brought or promised. A client may say
+    nothing about its length, and others bring theirs meanwhile: so this is asked at first, again
     every now and then, and at the end.
     """
-    asked = 0
+    asked = -_LOOK
 
     def check(came: int, whole: bool) -> None:
         nonlocal asked
         if whole or came - asked >= _LOOK:
             asked = came
-            node.door.blob(request.identity, name, held + came)
+            node.door.blob(request.identity, name, 0)
 
-    node.door.blob(request.identity, name, held + (request.content_length or 0))
     return check
 
 
