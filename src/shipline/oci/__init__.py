@@ -12,6 +12,7 @@ from shipline.oci.manifest import (
     from_bytes,
     parse_manifest,
     to_bytes,
+    weight_of,
 )
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag
@@ -39,4 +40,5 @@ __all__ = [
     "media",
     "parse_manifest",
     "to_bytes",
+    "weight_of",
 ]

@@ -33,6 +33,7 @@ from shipline.server.reach import named_after
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
+_LOOK = 16  # referrers read at a time: each may bring 4 MiB of annotations
 _SHOWN = 100  # tags of one manifest in a listing
 
 Check = Callable[[], None]
@@ -209,7 +210,7 @@ class Manifests:
         """Descriptors of the manifests that name `subject`, by digest, those after `after`."""
         start: Key = _after(after)
         prefix = ("referrer", name, str(subject))
-        while page := self._storage.records.scan(prefix, after=start, limit=500):
+        while page := self._storage.records.scan(prefix, after=start, limit=_LOOK):
             for _, value in page:
                 yield json.loads(value)
             start = page[-1][0]

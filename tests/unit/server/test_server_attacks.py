@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from node_app import NodeApp, NodeRepository
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import ConfigError
 from shipline.globs import Glob
-from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.oci import Descriptor, Digest, Index, Manifest, media, parse_manifest
 from shipline.policy.trust import TrustSection
 from shipline.server.access import Administration, Directory
 from shipline.server.access.keys import Keys
@@ -21,6 +23,7 @@ from shipline.server.access.scope import Scope
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
 from shipline.server.door.section import DoorSection, ImmutableRule, Quota, VulnerabilityRule
+from shipline.server.routes.manifests import _Room
 from shipline.server.storage import Storage
 from shipline.units import ByteSize
 
@@ -78,6 +81,59 @@ def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
         assert app.call("DELETE", f"/v2/team/app/manifests/{document.digest}").status == 202
     for blob in blobs:
         assert app.call("DELETE", f"/v2/team/app/blobs/{blob.digest}").status == 202
+
+
+@pytest.mark.parametrize("part", [b"{}", b"[]", b"1", b'{"a":1}', b'""'])
+def test_a_manifest_of_many_small_parts_is_refused_unread(node: Open, part: bytes) -> None:
+    app = node(DoorSection())
+    head = b'{"schemaVersion":2,"manifests":[],"x":['
+    raw = head + b",".join([part] * ((4_000_000 - len(head)) // (len(part) + 1))) + b"]}"
+    tracemalloc.start()
+    refused = app.push("team/app", "v1", raw, media.OCI_INDEX)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.status == 400 and "objects and lists" in refused.message
+    assert peak < 8 << 20
+
+
+def test_manifests_that_are_read_at_once_take_bounded_memory() -> None:
+    room, inside, most = _Room(), 0, 0
+    lock, raw = threading.Lock(), b"{" * 100_000 + b"x" * 3_900_000  # 42 MB when read
+
+    def push(actor: str) -> None:
+        nonlocal inside, most
+        with room.for_document(raw, actor):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+    for actors, expected in ((["eve"] * 12, 2), ([f"eve{n}" for n in range(24)], 6)):
+        most = 0
+        threads = [threading.Thread(target=push, args=(actor,)) for actor in actors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 0 < most <= expected
+    with room.for_document(raw, "eve"), room.for_document(b"{}", "eve"):
+        assert room._taken["eve"] > 0
+    assert not room._taken
+
+
+def test_pages_over_long_indexes_are_quick(node: Open) -> None:
+    app = node(DoorSection())
+    _, _, image = published(app, "team/app", "v1")
+    for number in range(10):
+        notes = {"n": str(number)}
+        made = Index.make([image] * 10_000, annotations=notes)
+        assert app.push("team/app", f"long{number}", made.raw, made.media_type).status == 201
+    for path in ("/r/team/app", "/r/team/app:long0"):
+        began = time.perf_counter()
+        assert app.call("GET", path).status == 200
+        assert time.perf_counter() - began < 1.5
 
 
 def test_a_body_of_two_lengths_is_refused(node: Open) -> None:

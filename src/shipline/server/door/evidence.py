@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 from shipline.content import VerifiedReader
 from shipline.errors import NotFound
@@ -20,6 +21,7 @@ from shipline.server.storage import Storage
 from shipline.supply import PublicKey, proven_in
 
 _REFERRERS = 1000
+_ANNOTATIONS = 16 << 20  # characters in all of them
 _PARENTS = ("vouched", "needed")
 
 
@@ -68,8 +70,8 @@ class StoredEvidence:
             for one in marks
             if (value := records.get(("referrer", self._name, subject, one["in"]))) is not None
         ]
-        others = islice(self._manifests.referrers(self._name, target.digest, ""), _REFERRERS)
-        entries = {entry["digest"]: entry for entry in (*first, *others)}
+        others = self._manifests.referrers(self._name, target.digest, "")
+        entries = {entry["digest"]: entry for entry in (*first, *_few(others))}
         found = map(Descriptor.from_json, entries.values())
         return tuple(one for one in found if artifact_type in ("", one.artifact_type))
 
@@ -121,6 +123,16 @@ class StoredEvidence:
         for (tag,), _ in self._storage.records.scan(tags, limit=_REFERRERS):
             if subject := statement_subject(tag):
                 yield subject
+
+
+def _few(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first of them: not too many, and not too much."""
+    left = _ANNOTATIONS
+    for entry in islice(entries, _REFERRERS):
+        left -= sum(map(len, (entry.get("annotations") or {}).values()))
+        if left < 0:
+            return
+        yield entry
 
 
 def descriptor_of(stored: Stored) -> Descriptor:

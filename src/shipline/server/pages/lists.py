@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 from shipline.oci import Index, Manifest, parse_manifest
@@ -11,9 +12,10 @@ from shipline.server.entries import Usage
 from shipline.server.identity import Identity
 from shipline.server.manifests import Manifests, Tagged
 from shipline.server.node import Node
-from shipline.server.pages.views import attached_to, config_of, is_image, size_of
+from shipline.server.pages.views import CHILDREN, attached_to, config_of, is_image, size_of
 
 PAGE = 100  # rows
+_LARGE = 64 << 10  # bytes of a manifest that a list does not read
 _SCANNED = 20_000  # names looked at for one page
 N = TypeVar("N")
 R = TypeVar("R")
@@ -40,12 +42,14 @@ class RepositoryRow:
 
 @dataclass(frozen=True, slots=True)
 class TagRow:
-    """A tag and what is behind it; `size` in bytes, of all platforms together."""
+    """A tag and what is behind it; `size` in bytes, of all platforms together, None where that
+    would take long to find out.
+    """
 
     tagged: Tagged
     media_type: str
     platforms: tuple[str, ...]
-    size: int
+    size: int | None
     signatures: int
 
 
@@ -111,6 +115,8 @@ def _tag_row(node: Node, name: str, tagged: Tagged) -> TagRow:
     stored = node.manifests.get(name, tagged.digest)
     if stored is None:  # deleted between the two reads
         return TagRow(tagged, "", (), 0, 0)
+    if len(stored.raw) > _LARGE:
+        return TagRow(tagged, stored.media_type, (), None, 0)
     document = parse_manifest(stored.raw, stored.media_type)
     attached, _ = attached_to(node, name, stored.digest)
     return TagRow(
@@ -124,6 +130,7 @@ def _tag_row(node: Node, name: str, tagged: Tagged) -> TagRow:
 
 def _platforms(node: Node, name: str, document: Manifest | Index) -> tuple[str, ...]:
     if isinstance(document, Index):
-        return tuple(str(one.platform) for one in document.manifests if is_image(one))
+        images = filter(is_image, document.manifests)
+        return tuple(str(one.platform) for one in islice(images, CHILDREN))
     config = config_of(node, name, document)
     return (str(config.platform),) if config is not None else ()

@@ -25,6 +25,8 @@ from shipline.server.node import Node
 
 _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
+CHILDREN = 32  # of an index that are looked into
+_LISTED = 1000  # of an index that are shown
 _MOST = 100  # values of one member of the configuration
 _LONGEST = 2000  # characters of one label, annotation or step
 _DOCUMENT = 256 << 10  # characters of a manifest that are shown
@@ -47,7 +49,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """An image of an index; `size` in bytes with its layers, None where it is not here."""
+    """An image of an index; `size` in bytes with its layers, None where it is not here, or far down
+    a long list.
+    """
 
     descriptor: Descriptor
     platform: str
@@ -79,8 +83,9 @@ class ImageView:
     facts: tuple[Fact, ...]
     notes: tuple[tuple[str, str], ...]
     children: tuple[Child, ...]
+    more_children: int
     steps: tuple[Step, ...]
-    size: int
+    size: int | None
     signatures: tuple[Attachment, ...]
     attestations: tuple[Attachment, ...]
     others: tuple[Attachment, ...]
@@ -106,6 +111,7 @@ def image(node: Node, name: str, stored: Stored) -> ImageView:
         tuple(_facts(config)) if config is not None else (),
         tuple(_notes(document, config)),
         tuple(_children(node, name, document)),
+        max(0, len(document.manifests) - _LISTED) if isinstance(document, Index) else 0,
         tuple(_steps(document, config)),
         size_of(node, name, document),
         tuple(kinds["signature"]),
@@ -130,24 +136,29 @@ def _has_image_config(document: Manifest | Index) -> bool:
 
 
 def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Child]:
-    for entry in document.manifests if isinstance(document, Index) else ():
+    entries = document.manifests[:_LISTED] if isinstance(document, Index) else ()
+    for number, entry in enumerate(entries):
         platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
-        found = node.manifests.get(name, entry.digest)
+        found = node.manifests.get(name, entry.digest) if number < CHILDREN else None
         size = None
         if found is not None:
             size = size_of(node, name, parse_manifest(found.raw, found.media_type))
         yield Child(entry, platform, size)
 
 
-def size_of(node: Node, name: str, document: Manifest | Index) -> int:
-    """Bytes that a client downloads for everything below the document, itself not counted."""
+def size_of(node: Node, name: str, document: Manifest | Index) -> int | None:
+    """Bytes that a client downloads for everything below the document, itself not counted; None
+    for an index of many.
+    """
     if isinstance(document, Manifest):
         return document.config.size + sum(layer.size for layer in document.layers)
+    if len(document.manifests) > CHILDREN:
+        return None
     total = 0
     for entry in document.manifests:
         found = node.manifests.get(name, entry.digest)
         if found is not None and found.media_type in media.MANIFESTS:
-            total += size_of(node, name, parse_manifest(found.raw, found.media_type))
+            total += size_of(node, name, parse_manifest(found.raw, found.media_type)) or 0
     return total
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shipline.metadata import walk
 from shipline.oci import (
@@ -15,6 +18,7 @@ from shipline.oci import (
     check_tag,
     media,
     parse_manifest,
+    weight_of,
 )
 from shipline.server.cache import Stored
 from shipline.server.http import Headers, Request, Response, Route, Step, route
@@ -31,10 +35,14 @@ from shipline.server.routes.blobs import FOREVER, check_unneeded
 
 _REVALIDATE = ("Cache-Control", "no-cache")
 _TAGS = 100  # tags in one request
+_ROOM, _ROOM_EACH = 256 << 20, 96 << 20  # bytes
+_UNNOTICED = 1 << 20  # bytes
+_PER_BYTE, _PER_PART = 3, 300  # bytes that a byte, an object or a list take once it is read
+_PATIENCE_S = 10.0
 
 
 def manifest_routes(node: Node) -> tuple[Route, ...]:
-    manifests = node.manifests
+    manifests, room = node.manifests, _Room()
 
     def pull(request: Request, name: str, reference: str) -> Response:
         check_repository(name)
@@ -59,6 +67,12 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         target = _reference(reference)
         tags = _tags(request, target)
         raw = request.read(MANIFEST_LIMIT)
+        with room.for_document(raw, request.identity.actor):
+            return stored(request, name, target, tags, raw)
+
+    def stored(
+        request: Request, name: str, target: Digest | str, tags: tuple[str, ...], raw: bytes
+    ) -> Response:
         digest = _verified(raw, target)
         content = _content(raw, request.content_type)
 
@@ -110,6 +124,44 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
     path = "/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)"
     methods = {"GET": pull, "PUT": push, "DELETE": delete}
     return (route(path, need="repository", place=place, body=MANIFEST_LIMIT, **methods),)
+
+
+class _Room:
+    """What documents that are being read may take in memory, all together and for one account.
+    Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def for_document(self, raw: bytes, actor: str) -> Iterator[None]:
+        """Wait for room for a large one. Raises Problem 429 where there is none for long."""
+        size = len(raw) * _PER_BYTE + weight_of(raw) * _PER_PART
+        if size < _UNNOTICED:
+            yield
+            return
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._fits(actor, size), _PATIENCE_S):
+                raise Problem(
+                    429,
+                    "TOOMANYREQUESTS",
+                    "many large manifests come at once; try again later",
+                    headers=(("Retry-After", "5"),),
+                )
+            self._taken[actor] += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= Counter({actor: size})
+                self._changed.notify_all()
+
+    def _fits(self, actor: str, size: int) -> bool:
+        """One document always fits."""
+        own, every = self._taken[actor], self._taken.total()
+        return (not own or own + size <= _ROOM_EACH) and (not every or every + size <= _ROOM)
 
 
 def _check_conditions(node: Node, request: Request, name: str, target: Digest | str) -> None:
