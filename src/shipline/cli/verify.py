@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,10 @@ _OUTPUT = click.option(
 )
 @click.option(
     "--identity",
-    default="repository",
+    default="optional",
     show_default=True,
     metavar="RULE",
-    help="repository, exact, path, any, or a pattern of names.",
+    help="repository, exact, path, any, or a pattern of names; optional: this repository or none.",
 )
 @click.option(
     "--type", "kind", metavar="TYPE", help="Verify attestations of this type, not signatures."
@@ -145,7 +146,10 @@ def _show(place: Place, signatures: Sequence[Signature], output: str) -> None:
     if output == "json":
         click.echo(json.dumps([_as_cosign(place, one) for one in signatures]))
     else:
-        click.echo("\n".join([str(place), *map(_line, signatures)]))
+        lines = [str(place), *map(_line, signatures)]
+        if all(not one.identity for one in signatures):
+            lines.append(_NAMELESS)
+        click.echo("\n".join(lines))
 
 
 def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> None:
@@ -166,7 +170,8 @@ def _trust(policy: Path | None) -> Trust:
     from shipline.policy.trust import load_trust, read_containers_policy
 
     if policy is not None and policy.suffix == ".json":
-        return load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)
+        found = load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)
+        return replace(found, as_podman=True)
     config = load(policy, Path.cwd(), os.environ)
     section = config.trust
     if section is None or not section.rules or config.file is None:
@@ -214,7 +219,8 @@ def _line(one: Signature) -> str:
     shown = {key: value for key, value in one.annotations.items() if key not in _OURS}
     extra = "".join(f" {key}={value}" for key, value in sorted(shown.items()))
     when = f" at {_time(one.signed_at)}" if one.signed_at is not None else ""
-    return f"  signed by {one.key.name} as {one.identity or 'no name'}{when} ({one.form}){extra}"
+    name = f" as {one.identity}" if one.identity else ", naming no image"
+    return f"  signed by {one.key.name}{name}{when} ({one.form}){extra}"
 
 
 def _attested(one: Attestation) -> str:
@@ -226,6 +232,10 @@ def _envelope(one: Attestation) -> str:
     return one.envelope.to_bytes().decode()
 
 
+_NAMELESS = (
+    "  note: a signature without a name holds in every repository that the image is copied to; "
+    "--identity repository demands one"
+)
 _OURS = frozenset({"creator", "timestamp"})
 
 

@@ -10,10 +10,11 @@ from shipline.supply.claims import (
     Kind,
     Limits,
     Rejected,
+    Why,
     attachment_tag,
 )
 from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, from_base64, pae
-from shipline.supply.identity import SAME_PATH, SAME_REPOSITORY, Identity, ImagePattern
+from shipline.supply.identity import OPTIONAL, SAME_REPOSITORY, Identity, ImagePattern
 from shipline.supply.keyfile import Password, encrypted_pem, parse_private_key
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 from shipline.supply.keystore import (
@@ -41,6 +42,7 @@ from shipline.supply.verify import (
     reasons,
     verify,
     verify_attestations,
+    way_out,
 )
 
 __all__ = [
@@ -52,7 +54,7 @@ __all__ = [
     "FORMS",
     "IN_TOTO",
     "NAMES",
-    "SAME_PATH",
+    "OPTIONAL",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
     "STATEMENT",
@@ -81,6 +83,7 @@ __all__ = [
     "Statement",
     "Subject",
     "Verification",
+    "Why",
     "attachment_tag",
     "attest",
     "check_free",
@@ -104,5 +107,6 @@ __all__ = [
     "statement_about",
     "verify",
     "verify_attestations",
+    "way_out",
     "write_key_pair",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 from shipline.content import Fetcher, fetch_all
 from shipline.errors import ContentError, NotFound
@@ -80,6 +80,25 @@ class Claim:
         )
 
 
+class Why(Enum):
+    """Why something that is attached proves nothing, the most telling first."""
+
+    NAME = auto()
+    NO_NAME = auto()
+    ANNOTATION = auto()
+    DIGEST = auto()
+    KEY = auto()
+    UNUSABLE = auto()
+
+
+class Unproven(ContentError):
+    """A claim that was read and proves nothing about what is asked."""
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """Something attached that proves nothing, and why."""
@@ -87,6 +106,7 @@ class Rejected:
     place: Digest | None
     form: Form
     reason: str
+    why: Why = Why.UNUSABLE
 
     def __str__(self) -> str:
         return f"{self.form} {self.place or ''}: {self.reason}".replace(" :", ":")

@@ -7,7 +7,7 @@ could copy a signed image of another one there, with its signature.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
@@ -15,10 +15,13 @@ from shipline.errors import ConfigError, ShiplineError
 from shipline.globs import glob
 from shipline.oci import Reference
 
+_OPTIONAL = "optional"
+
 
 class _Rule(StrEnum):
     REPOSITORY = "repository"
     EXACT = "exact"
+    TAGGED = "tagged"
     PATH = "path"
     ANY = "any"
     PATTERN = "pattern"
@@ -58,23 +61,30 @@ class ImagePattern:
 class Identity:
     """Which identities are accepted for an image.
 
-    `repository` (the default): the same host and repository. `exact`: also the same tag, where the
-    image is asked for by tag. `path`: the same repository on any host, for mirrors and copies.
-    `any`: not checked. Anything else is an ImagePattern that the identity must match.
+    `optional`: the same host and repository where the signature carries a name; one without a name
+    (as cosign 3 makes them) counts too. `repository`: it must carry the same host and repository.
+    `exact`: also the same tag, and any where the image is asked for by digest. `tagged`: the same,
+    and no image counts that is asked for without a tag. `path`: the same repository on any host,
+    for mirrors and copies. `any`: not checked. Anything else is an ImagePattern that it must
+    match.
     """
 
     rule: _Rule
     pattern: ImagePattern | None = None
+    nameless: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ConfigError."""
+        if text == _OPTIONAL:
+            return cls(_Rule.REPOSITORY, nameless=True)
         if text in list(_Rule) and text != _Rule.PATTERN:
             return cls(_Rule(text))
         if not re.search("[/*]", text):
             raise ConfigError(
                 f"not a rule of identity: {text!r}",
-                hint="repository, exact, path, any, or a pattern such as registry.example/team/*",
+                hint=f"{_OPTIONAL}, repository, exact, tagged, path, any, "
+                "or a pattern such as registry.example/team/*",
             )
         return cls(_Rule.PATTERN, ImagePattern.parse(text))
 
@@ -82,6 +92,8 @@ class Identity:
         """Whether a signature that carries `identity` holds for the image `name`."""
         if self.rule is _Rule.ANY:
             return True
+        if not identity:
+            return self.nameless
         try:
             signed = Reference.parse(identity)
         except ShiplineError:
@@ -90,12 +102,24 @@ class Identity:
             return self.pattern.matches(signed)
         if self.rule is _Rule.PATH:
             return signed.repository == name.repository
-        same_tag = self.rule is not _Rule.EXACT or not name.tag or signed.tag == name.tag
+        match self.rule:
+            case _Rule.EXACT:
+                same_tag = signed.tag == name.tag if name.tag else bool(signed.tag or signed.digest)
+            case _Rule.TAGGED:
+                same_tag = bool(name.tag) and signed.tag == name.tag
+            case _:
+                same_tag = True
         return signed.name == name.name and same_tag
 
+    def on_any_host(self) -> Self:
+        """The same rule where nobody knows by which host an image is asked for."""
+        return replace(self, rule=_Rule.PATH) if self.rule is _Rule.REPOSITORY else self
+
     def __str__(self) -> str:
+        if self.nameless:
+            return _OPTIONAL if self.rule is _Rule.REPOSITORY else f"{_OPTIONAL} ({self.rule})"
         return str(self.pattern or self.rule)
 
 
 SAME_REPOSITORY = Identity(_Rule.REPOSITORY)
-SAME_PATH = Identity(_Rule.PATH)
+OPTIONAL = Identity(_Rule.REPOSITORY, nameless=True)

@@ -21,6 +21,8 @@ from shipline.supply.claims import (
     Kind,
     Limits,
     Rejected,
+    Unproven,
+    Why,
     claims_in,
     find_claims,
 )
@@ -112,11 +114,16 @@ def examine(
     def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Signature]:
         said, found, signed_at = _read(claim, target.digest)
         if not identity.accepts(said, name):
-            raise ContentError(
-                f"it is for {said or 'no name'!r:.200}, not for {name.name} (identity: {identity})"
-            )
+            if not said:
+                raise Unproven(
+                    Why.NO_NAME,
+                    f"it names no image, so it is not for {name.name} (identity: {identity})",
+                )
+            reason = f"it is for {said!r:.200}, not for {name.name} (identity: {identity})"
+            raise Unproven(Why.NAME, reason)
         if missing := [key for key, value in annotations.items() if found.get(key) != value]:
-            raise ContentError(f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}")
+            reason = f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}"
+            raise Unproven(Why.ANNOTATION, reason)
         return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
 
     found = find_claims(source, target, Kind.SIGNATURE, COSIGN_SIGN, limits)
@@ -142,11 +149,42 @@ def verify(
         return found
     have = f"{len(found.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
     more = "else " if found.keys else ""
+    sign = f"`shipline sign --key KEY {name.name}@{target.digest}`"
     raise SignatureRefused(
         f"{name.at(target.digest)}: {have} signed it",
         verdicts=reasons(found.rejected, f"nothing {more}that is a signature is attached to it"),
-        hint=f"sign it with `shipline sign --key KEY {name.name}@{target.digest}`",
+        hint=f"more keys must sign it: {sign}"
+        if found.keys
+        else way_out(found.rejected, sign, "give its public half with --key"),
     )
+
+
+def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
+    """What to do about what was rejected, by the most telling reason. `sign` is how to sign the
+    image, `trust` how to let another key count.
+    """
+    worst = min((one.why for one in rejected), key=lambda why: why.value, default=None)
+    match worst:
+        case Why.NAME:
+            return (
+                "it was signed under another name: let that name count (identity: path for a copy, "
+                f"a pattern, any), or sign it under this one: {sign}"
+            )
+        case Why.NO_NAME:
+            return (
+                "it was signed without a name: let that count (identity: optional), or sign it "
+                f"with one: {sign}"
+            )
+        case Why.ANNOTATION:
+            return f"it was signed with other annotations: demand those, or sign it anew: {sign}"
+        case Why.DIGEST:
+            return f"a signature of another image was attached to it: sign this one: {sign}"
+        case Why.KEY:
+            return f"it was signed with another key: {trust}, or sign it with yours: {sign}"
+        case Why.UNUSABLE:
+            return f"what is attached to it cannot be used; add what can: {sign}"
+        case None:
+            return f"sign it: {sign}"
 
 
 def examine_attestations(
@@ -164,7 +202,7 @@ def examine_attestations(
         if statement.predicate_type != predicate_type:
             return []
         if statement.subject_of(target.digest) is None:
-            raise ContentError("the statement is about another digest")
+            raise Unproven(Why.DIGEST, "the statement is about another digest")
         made_at = stated_time(statement.predicate)
         envelope = Envelope(claim.body, claim.signatures)
         return [
@@ -190,11 +228,13 @@ def verify_attestations(
     found = examine_attestations(source, target, keys, predicate_type, limits=limits)
     if found.proven:
         return found
-    kind = short_name(predicate_type)
+    attach = f"`shipline attest --key KEY --type {short_name(predicate_type)} --predicate FILE`"
     raise SignatureRefused(
         f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
         verdicts=reasons(found.rejected, "no attestation of this type is attached to it"),
-        hint=f"attach one with `shipline attest --key KEY --type {kind} --predicate FILE IMAGE`",
+        hint=way_out(found.rejected, f"{attach} {name.at(target.digest)}", "give it with --key")
+        if found.rejected
+        else f"attach one with {attach} {name.at(target.digest)}",
     )
 
 
@@ -250,10 +290,11 @@ def _sorted(
             continue
         try:
             if not (signers := claim.signers(keys)):
-                raise ContentError("none of the given keys made this signature")
+                raise Unproven(Why.KEY, "none of the given keys made this signature")
             proven += check(claim, signers)
         except ContentError as error:
-            rejected.append(Rejected(claim.place, claim.form, error.message))
+            why = error.why if isinstance(error, Unproven) else Why.UNUSABLE
+            rejected.append(Rejected(claim.place, claim.form, error.message, why))
     return tuple(proven), tuple(rejected)
 
 
@@ -262,14 +303,14 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
     if claim.media_type == SIMPLE_SIGNING:
         payload = SimplePayload.parse(claim.body)
         if payload.digest != digest:
-            raise ContentError(f"the payload is for {payload.digest}")
+            raise Unproven(Why.DIGEST, f"the payload is for {payload.digest}")
         return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
     statement = Statement.parse(claim.body)
     if statement.predicate_type != COSIGN_SIGN:
         raise ContentError(f"the statement is of type {statement.predicate_type!r:.200}")
     subject = statement.subject_of(digest)
     if subject is None:
-        raise ContentError("the statement is about another digest")
+        raise Unproven(Why.DIGEST, "the statement is about another digest")
     said = statement.predicate
     time = seconds(said.get("timestamp")) if isinstance(said, Mapping) else None
     return subject.name, subject.annotations, time

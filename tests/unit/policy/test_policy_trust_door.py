@@ -6,11 +6,22 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from attached import AMD, NAME, Repository, add_image, add_index, attach, payload_for, signed_layer
+from attached import (
+    AMD,
+    NAME,
+    Repository,
+    add_image,
+    add_index,
+    attach,
+    payload_for,
+    refer,
+    signed_layer,
+)
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import RegistryError
 from shipline.metadata import SqliteRecords, walk
@@ -28,10 +39,19 @@ from shipline.policy.trust import (
     statement_subject,
 )
 from shipline.supply import (
+    BUNDLE,
+    COSIGN_SIGN,
+    IN_TOTO,
     SIMPLE_SIGNING,
+    Bundle,
+    Envelope,
+    Form,
+    Identity,
     ImagePattern,
+    Statement,
     attest,
     generate_key,
+    pae,
     predicate_type,
     sign,
     statement_about,
@@ -99,6 +119,43 @@ def test_a_child_of_a_signed_index_is_accepted(store: Counted) -> None:
         assert not judge.verdict(store, NAME, child).accepted
         found = judge.verdict(store, NAME, child, lambda target: [index.descriptor])
         assert found.accepted
+
+
+@pytest.mark.parametrize(
+    ("forms", "recursive", "accepted"),
+    [
+        ((Form.TAG,), True, True),
+        ((Form.TAG,), False, False),
+        ((Form.BUNDLE,), True, False),
+    ],
+)
+def test_a_policy_of_podman_asks_for_the_signature_of_what_is_run(
+    forms: tuple[Form, ...], recursive: bool, accepted: bool, store: Counted
+) -> None:
+    index, judge = add_index(store), Judge(replace(trust(), as_podman=True), clock=clock)
+    sign(store, index.descriptor, NAME, [KEY], recursive=recursive, forms=forms, clock=clock)
+    found = judge.verdict(store, NAME, index.descriptor)
+    assert found.accepted is accepted
+    assert accepted or found.reason.startswith("linux/amd64 (sha256:")
+
+
+def test_one_platform_that_is_not_signed_is_refused_where_podman_may_run_it(store: Counted) -> None:
+    index, judge = add_index(store), Judge(replace(trust(), as_podman=True), clock=clock)
+    sign(store, index.manifests[0], NAME, [KEY], clock=clock)
+    assert judge.verdict(store, NAME, index.manifests[0]).accepted
+    assert "linux/arm64" in judge.verdict(store, NAME, index.descriptor).reason
+
+
+def test_a_signature_without_a_name_counts_where_none_is_demanded(store: Counted) -> None:
+    target = add_image(store)
+    statement = Statement.about(target, "", COSIGN_SIGN, {}).to_bytes()
+    signed = Envelope(statement, (KEY.sign(pae(IN_TOTO, statement)),))
+    refer(store, target, Bundle(signed).to_bytes(), BUNDLE)
+    found = Judge(trust(), clock=clock).verdict(store, NAME, target)
+    assert found.accepted and "without the name of an image (by ours)" in found.reason
+    demanded = trust(identity=Identity.parse("repository"))
+    refused = Judge(demanded, clock=clock).verdict(store, NAME, target)
+    assert not refused.accepted and "signed without a name" in refused.hint
 
 
 def test_an_index_that_does_not_list_the_image_does_not_help_it(store: Counted) -> None:

@@ -18,6 +18,7 @@ from shipline.supply import (
     Identity,
     Limits,
     SignatureRefused,
+    Why,
     examine,
     generate_key,
     pae,
@@ -94,8 +95,12 @@ def test_a_bundle_without_a_name_counts_only_where_names_do_not() -> None:
     nameless = bundle(subject=[{"digest": {"sha256": target.digest.hex}}])
     refer(store, target, nameless(target), BUNDLE)
     assert not examine(store, target, NAME, [KEY.public]).signatures
-    any_name = Identity.parse("any")
-    assert examine(store, target, NAME, [KEY.public], identity=any_name).signatures
+    for rule in ("any", "optional"):
+        found = examine(store, target, NAME, [KEY.public], identity=Identity.parse(rule))
+        assert found.signatures[0].identity == ""
+    for rule in ("repository", "exact", "tagged", "path", "registry.example/*"):
+        (said,) = examine(store, target, NAME, [KEY.public], identity=Identity.parse(rule)).rejected
+        assert "names no image" in said.reason and said.why is Why.NO_NAME
 
 
 def test_a_referrer_that_refers_to_another_image_proves_nothing() -> None:

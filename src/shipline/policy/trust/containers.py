@@ -16,7 +16,7 @@ from shipline.supply import Identity, ImagePattern, from_base64
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
 _IDENTITIES = {
     "matchRepoDigestOrExact": "exact",
-    "matchExact": "exact",
+    "matchExact": "tagged",
     "matchRepository": "repository",
 }
 

@@ -10,12 +10,27 @@ from typing import ClassVar
 
 from shipline.content import fetch_all
 from shipline.errors import ContentError, GateRefused
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, parse_manifest
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Index,
+    Reference,
+    media,
+    parse_manifest,
+)
 from shipline.policy.trust.cache import VerdictCache
 from shipline.policy.trust.exempt import Statements
 from shipline.policy.trust.rules import Rule, Trust
 from shipline.policy.trust.verdict import Findings, Verdict, judge
-from shipline.supply import Evidence, examine, examine_attestations
+from shipline.supply import (
+    Evidence,
+    Form,
+    Rejected,
+    Verification,
+    examine,
+    examine_attestations,
+)
 
 Parents = Callable[[Descriptor], Iterable[Descriptor]]
 """The indexes that may list an image; what they really list is looked up."""
@@ -69,6 +84,8 @@ class Judge:
             return Verdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
         if rule.said.action != "require":
             return Verdict(rule.said.action == "accept", rule.said.title, "the rule says so")
+        if self._trust.as_podman:
+            return self._each_platform(_Asked(rule, source, name, _no_parents, Form.TAG), target)
         found = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
         if not found.accepted and self._statements.has(source, target):
             return Verdict(True, rule.said.title, "it is a statement about an image itself")
@@ -94,6 +111,18 @@ class Judge:
     def forget(self, digest: Digest) -> None:
         """A statement about `digest` was deleted."""
         self._cache.forget(digest)
+
+    def _each_platform(self, asked: _Asked, target: Descriptor) -> Verdict:
+        """The verdict on what is run: each image of an index, whose own signature counts for none
+        of them. What is refused on one platform is refused.
+        """
+        now, found = self._clock(), None
+        for image in _images(asked.source, target):
+            found = judge(asked.rule, asked.findings(image), now)
+            if not found.accepted:
+                where = "" if image.digest == target.digest else f"{_shown(image)}: "
+                return replace(found, reason=f"{where}{found.reason}")
+        return found or Verdict(False, asked.rule.said.title, "the index lists no image")
 
     def _signed(self, asked: _Asked, target: Descriptor, depth: int) -> Verdict:
         """The verdict by signatures of `target`, or of an index that lists it."""
@@ -121,6 +150,7 @@ class _Asked:
     source: Evidence
     name: Reference
     parents: Parents
+    form: Form | None = None  # the only one that counts
 
     def findings(self, target: Descriptor) -> Findings:
         """What is proven; attestations only where there are signatures enough."""
@@ -133,6 +163,8 @@ class _Asked:
             identity=said.identity,
             annotations=said.annotations,
         )
+        if self.form is not None:
+            signatures = _only(signatures, self.form)
         if len(signatures.keys) < said.threshold:
             return Findings(signatures)
         attested = {
@@ -149,6 +181,32 @@ class _Asked:
 
 
 _NO_RULE = "add a rule for it to `trust.rules`, or set `trust.default: accept`"
+
+
+def _only(found: Verification, form: Form) -> Verification:
+    """Without signatures in forms that podman and skopeo do not read."""
+    left_out = (one for one in found.signatures if one.form is not form)
+    rejected = (
+        Rejected(one.place, one.form, f"podman and skopeo read no signature as a {one.form}")
+        for one in left_out
+    )
+    proven = tuple(one for one in found.signatures if one.form is form)
+    return replace(found, signatures=proven, rejected=(*found.rejected, *rejected))
+
+
+def _images(source: Evidence, target: Descriptor) -> Iterator[Descriptor]:
+    """The image, or those that an index has for platforms; its attestations are none."""
+    if target.media_type not in media.INDEXES:
+        yield target
+        return
+    index = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    for one in index.manifests if isinstance(index, Index) else ():
+        if one.platform is None or one.platform.os != "unknown":
+            yield from _images(source, one)
+
+
+def _shown(image: Descriptor) -> str:
+    return f"{image.platform} ({image.digest})" if image.platform else str(image.digest)
 
 
 def _lists(source: Evidence, parent: Descriptor, digest: Digest) -> bool:

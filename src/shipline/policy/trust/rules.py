@@ -31,11 +31,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it."""
+    """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it.
+
+    With `as_podman`, an image is what podman and skopeo make of it: that of one platform, by
+    signatures under tags alone.
+    """
 
     rules: tuple[Rule, ...]
     accepts_others: bool
     hash: str
+    as_podman: bool = False
 
     def rule_for(self, name: Reference) -> Rule | None:
         """The rule that decides about the image, None where `accepts_others` does."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shipline.errors import ConfigError
-from shipline.supply import SAME_REPOSITORY, Identity, ImagePattern
+from shipline.supply import OPTIONAL, Identity, ImagePattern
 from shipline.units import Duration
 
 
@@ -37,8 +37,11 @@ class TrustRule:
     )
     threshold: int = field(default=1, metadata={"doc": "How many different keys must have signed."})
     identity: Identity = field(
-        default=SAME_REPOSITORY,
-        metadata={"doc": "The name a signature must carry: repository, exact, path, any, pattern."},
+        default=OPTIONAL,
+        metadata={
+            "doc": "The name a signature must carry: repository, exact, path, any, a pattern; "
+            "optional: this repository's, or none at all."
+        },
     )
     max_age: Duration | None = field(
         default=None,

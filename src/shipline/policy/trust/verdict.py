@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shipline.policy.trust.rules import Rule
-from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name
+from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name, way_out
 
 _SKEW_S = 300  # how far a signer's clock may be ahead
 
@@ -49,7 +49,7 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
             f"{len(fresh)} of {rule.said.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
-            f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}",
+            _way_out(rule, found.signatures, signed=bool(fresh), stale=bool(stale)),
         )
     ends = [_kth_end(fresh.values(), rule.said.threshold)]
     for kind, max_age in rule.predicates.items():
@@ -63,7 +63,22 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
         ends.append(end)
     until = min((end for end in ends if end is not None), default=None)
     reason = f"signed by {_names(fresh)}"
+    if nameless := [key for key in fresh if _nameless(key, found.signatures)]:
+        reason += f", without the name of an image (by {_names(nameless)})"
     return Verdict(True, title, reason, tuple(key.id for key in fresh), until=until)
+
+
+def _way_out(rule: Rule, found: Verification, *, signed: bool, stale: bool) -> str:
+    sign = f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}"
+    if stale:
+        return sign
+    if signed:
+        return f"more keys must sign it: {sign}"
+    return way_out(found.rejected, sign, "add it to the keys of the rule")
+
+
+def _nameless(key: PublicKey, found: Verification) -> bool:
+    return not any(one.identity for one in found.signatures if one.key == key)
 
 
 def _fresh_keys(

@@ -29,7 +29,7 @@ from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
-from shipline.supply import DEFAULT_LIMITS, SAME_PATH, SAME_REPOSITORY
+from shipline.supply import DEFAULT_LIMITS
 
 _NOWHERE = "localhost"  # stands for the node where nobody says how clients call it
 
@@ -219,10 +219,7 @@ def _for_node(section: DoorSection) -> TrustSection | None:
     found = section.signatures
     if found is None or section.hostname:
         return found
-    rules = tuple(
-        replace(rule, identity=SAME_PATH) if rule.identity == SAME_REPOSITORY else rule
-        for rule in found.rules
-    )
+    rules = tuple(replace(rule, identity=rule.identity.on_any_host()) for rule in found.rules)
     return replace(found, rules=rules)
 
 
