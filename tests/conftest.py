@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from peers import Docker, Registry, docker_registry, dockerd, push_base_images
+from peers import Docker, Registry, docker_registry, dockerd, newest, push_base_images
 
 # Commands that tests run by name are those of this interpreter's environment; and how long one
 # example takes says nothing on a machine that does other things too.
@@ -67,7 +67,7 @@ def base_images(registry: Registry) -> Registry:
 
 @pytest.fixture(scope="session")
 def docker(peers_directory: Path, base_images: Registry) -> Iterator[Docker]:
-    """A Docker engine whose BuildKit finds the base images in `registry`."""
-    _need("dockerd", "docker", root=True)
-    with dockerd(peers_directory, base_images) as running:
+    """The newest Docker engine; its BuildKit finds the base images in `registry`."""
+    _need("apt-get", root=True)
+    with dockerd(peers_directory, base_images, programs=newest()) as running:
         yield running

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shipline.build.cache import Made, key_of
 from shipline.build.graph import CopyOp, MakeDirectoryOp
-from shipline.build.modes import parse_mode
+from shipline.build.modes import octal_mode, parse_mode
 from shipline.build.placing import Look, Placement
 from shipline.build.reachable import owned
 from shipline.build.selecting import Root, Selected, select
@@ -35,8 +35,9 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import find_owner, find_user, in_user_namespace, remove_tree
+from shipline.sandbox import find_owner, in_user_namespace, remove_tree
 
+_DIRECTORY = 0o755
 _HEAD = 512  # bytes that tell an archive
 
 
@@ -65,12 +66,16 @@ def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use
     key = quick_key(op, base, None)
     if made := _cached(key, shop, use):
         return made
-    owner = _user(op.user, base, shop)
+    if not base.layers and not op.user.partition(":")[0].isdecimal() and op.user:
+        raise UsageError(
+            f"WORKDIR cannot look up user {op.user!r}: there is no file to look in yet",
+            hint="write the numeric id, or WORKDIR behind the first COPY",
+        )
+    owner = _owner(op.user, "USER ", base, shop, use.step)
     placement = Placement(shop.snapshots.table(base), owner, shop.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
-    items = list(placement.items())
-    content = key_of("directories", [entry._replace(mtime_ns=0) for entry, _ in items])
-    return _once(content, (key,), shop, use, lambda: items)
+    content = key_of("directories", placement.timeless())
+    return _once(content, (key,), shop, use, lambda: list(placement.items()))
 
 
 def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use: Use) -> Made:
@@ -82,14 +87,20 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
             return made
     with ExitStack() as stack:
         below = LayeredToc([]) if op.link else shop.snapshots.table(base)
-        owner = _owner(op.chown, base, shop, use.step)
-        placement = Placement(below, owner or (0, 0), shop.clock.now_ns())
+        owner = _owner(op.chown, "--chown=", base, shop, use.step)
+        placement = Placement(below, owner, shop.clock.now_ns())
         selected: list[Selected] = []
         if source is not None:
-            selected = select(_root(source, shop, stack, use), op.sources, op.excludes)
+            root = _root(source, shop, stack, use)
+            selected = select(root, op.sources, op.excludes, parents=op.parents)
         look = Look(owner or _default_owner(source), parse_mode(op.chmod))
-        goals = [_goal(op, placement, one) for one in selected]
-        files = [placement.target_of(op.destination, name, contents=False) for name, _ in op.files]
+        if op.parents:
+            placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
+        goals = [_goal(op, placement, one, look) for one in selected]
+        files = [
+            placement.target_of(op.destination, name, contents=False, mode=_made_mode(op))
+            for name, _ in op.files
+        ]
         archives = any(goal.archive for goal in goals)
         if not archives:  # what is found below may have been made for a base that has room
             _require_room(goals, placement)
@@ -98,14 +109,14 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
             (op.files, op.chmod, owner),
             [(goal, str(goal.source.tree.digest(look.owner))) for goal in goals],
             files,
-            [entry._replace(mtime_ns=0) for entry, _ in placement.items()],
+            placement.timeless(),
             [placement.way_to(target) for target in (*(goal.target for goal in goals), *files)],
             base.diff_ids if archives else (),
         )
 
         def items() -> list[Item]:
             for goal in goals:
-                _place(goal, placement, look, shop, stack)
+                _place(goal, placement, look, owner, shop, stack)
             for target, (_, text) in zip(files, op.files, strict=True):
                 _place_text(target, text, placement, look, shop)
             return list(placement.items())
@@ -133,28 +144,39 @@ def _require_room(goals: Iterable[Goal], placement: Placement) -> None:
             placement.require_room(goal.target, goal.source.tree)
 
 
-def _goal(op: CopyOp, placement: Placement, source: Selected) -> Goal:
+def _goal(op: CopyOp, placement: Placement, source: Selected, look: Look) -> Goal:
     archive = _archive(source) if op.unpack == "archives" and not source.is_directory else ""
     destination = op.destination
     if op.parents:
-        parent = source.pivot if source.is_directory else posixpath.dirname(source.pivot)
-        destination = posixpath.join(destination, parent, "")
+        target = placement.target_of(destination, "", contents=True)
+        for entry in source.way:
+            placement.place_parent(look.of(entry, posixpath.join(target, entry.path)))
+        return Goal(source, posixpath.join(target, source.pivot).rstrip("/"), "")
     if archive:
         destination = posixpath.join(destination, "")
     contents = source.is_directory or bool(archive)
-    return Goal(source, placement.target_of(destination, source.name, contents=contents), archive)
+    mode = _DIRECTORY if archive else _made_mode(op)
+    target = placement.target_of(destination, source.name, contents=contents, mode=mode)
+    return Goal(source, target, archive)
+
+
+def _made_mode(op: CopyOp) -> int:
+    """The mode of directories that are made: an octal --chmod is theirs too, another is not."""
+    octal = octal_mode(op.chmod)
+    return _DIRECTORY if octal is None else octal
 
 
 def _place(
     goal: Goal,
     placement: Placement,
     look: Look,
+    owner: tuple[int, int] | None,
     shop: Workshop,
     stack: ExitStack,
 ) -> None:
     if goal.archive:
         tree = _unpacked(goal, shop, stack)
-        placement.place_archive(goal.target, tree.items())
+        placement.place_archive(goal.target, tree.items(), Look(owner))
     elif goal.source.is_directory:
         placement.place_tree(goal.target, goal.source.items(), look)
         if goal.source.mtime_ns is not None:
@@ -263,7 +285,10 @@ def _root(source: Result, shop: Workshop, stack: ExitStack, use: Use) -> Root:
     return Root(stack.enter_context(shop.snapshots.mounted(source)), use.origin)
 
 
-def _owner(text: str, base: Snapshot, shop: Workshop, step: Step) -> tuple[int, int] | None:
+def _owner(
+    text: str, written: str, base: Snapshot, shop: Workshop, step: Step
+) -> tuple[int, int] | None:
+    """The ids that `text` means in the image, None for no text; `written` is what stood before."""
     if not text:
         return None
     user, _, group = text.partition(":")
@@ -273,7 +298,7 @@ def _owner(text: str, base: Snapshot, shop: Workshop, step: Step) -> tuple[int, 
         try:
             return find_owner(root, text)
         except UsageError as error:  # BuildKit takes root for a name that it cannot find
-            step.warn(f"--chown={text}: {error.message}; root is taken instead", error.hint)
+            step.warn(f"{written}{text}: {error.message}; root is taken instead", error.hint)
             return find_owner(root, user) if group and _is_known(root, user) else (0, 0)
 
 
@@ -283,15 +308,6 @@ def _is_known(root: Path, user: str) -> bool:
     except UsageError:
         return False
     return True
-
-
-def _user(text: str, base: Snapshot, shop: Workshop) -> tuple[int, int]:
-    """The owner of what USER makes."""
-    if text in ("", "0", "root", "0:0"):
-        return 0, 0
-    with shop.snapshots.mounted(base) as root:
-        user = find_user(root, text)
-    return user.uid, user.gid
 
 
 def _default_owner(source: Result | None) -> tuple[int, int] | None:

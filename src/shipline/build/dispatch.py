@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +76,7 @@ def _run(state: Planned, step: df.Step, place: Place) -> Planned:
     op = RunOp(
         args=df.command_line(run, state.shell),
         env=tuple(f"{name}={value}" for name, value in step.scope.variables.items()),
-        cwd=state.workdir,
+        cwd=df.resolve_path("/", state.workdir),
         user=state.user,
         platform=str(place.platform),
         mounts=tuple(mounts),
@@ -125,6 +124,7 @@ def _run_mount(mount: df.Mount, state: Planned, input_: int) -> RunMount:
         uid=mount.uid,
         gid=mount.gid,
         size=mount.size,
+        owned=mount.owned,
     )
 
 
@@ -169,7 +169,7 @@ def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
         files=tuple((one.name, one.content) for one in copy.files),
         chown=copy.chown,
         chmod=copy.chmod,
-        link=copy.link,
+        link=copy.link and not copy.chmod,
         parents=parents,
         excludes=copy.excludes,
         unpack=unpack,
@@ -200,10 +200,11 @@ def _unpack(add: df.Add) -> str:
 def _workdir(state: Planned, step: df.Step, place: Place) -> Planned:
     workdir = step.instruction
     assert isinstance(workdir, df.Workdir)
-    path = df.resolve_path(state.workdir, workdir.path)
+    path = df.working_directory(state.workdir, workdir.path)
     text = _text(state, step)
+    makes_layer = df.makes_layer(workdir, workdir=state.workdir)
     state = state.with_run(WorkingDir=path)
-    if posixpath.normpath(path) == "/":
+    if not makes_layer:
         return state.noted(text)
     vertex = place.vertex(
         MakeDirectoryOp(path, state.user), [state.vertex], f"WORKDIR {workdir.path}", workdir.span

@@ -36,7 +36,9 @@ class ContextOp:
 
 @dataclass(frozen=True, slots=True)
 class RunMount:
-    """A mount of a RUN. `input` is the vertex input it shows, 0 for none."""
+    """A mount of a RUN. `input` is the vertex input it shows, 0 for none; `owned` tells whether
+    mode, uid or gid were given.
+    """
 
     type: str
     target: str
@@ -51,6 +53,7 @@ class RunMount:
     uid: int = 0
     gid: int = 0
     size: int = 0
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""What `--chmod` asks for: octal digits, or the symbolic notation of chmod(1)."""
+"""What `--chmod` asks for: octal digits, or the symbolic notation of chmod(1) as BuildKit reads it.
+
+BuildKit's notation is that of BSD: beside permissions a class can be given those of another
+(`g=u`), and `t` goes with every class but `o` alone.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +14,75 @@ from shipline.errors import UsageError
 Change = Callable[[int, bool], int]
 """From a mode, and whether it is a directory's, to the mode after the change."""
 
-_CLAUSE = re.compile(r"(?P<who>[ugoa]*)(?P<actions>(?:[+=-][rwxXst]*)+)\Z")
-_ACTION = re.compile(r"([+=-])([rwxXst]*)")
-_BITS = {"r": 0o444, "w": 0o222, "x": 0o111}
-_WHO = {"u": 0o4700, "g": 0o2070, "o": 0o1007}
+_CLAUSE = re.compile(r"([ugoa]*)((?:[+=-][rwxXstugo]*)+)")
+_ACTION = re.compile(r"([+=-])([rwxXstugo]*)")
+_RUN = re.compile(r"[rwxXst]+|[ugo]")
+_BITS = {"r": 0o444, "w": 0o222, "x": 0o111, "s": 0o6000, "t": 0o1000}
+_WHO = {"u": 0o4700, "g": 0o2070, "o": 0o007, "a": 0o6777}
+_SHIFT = {"u": 6, "g": 3, "o": 0}
+
+
+def octal_mode(text: str) -> int | None:
+    """The mode that `text` is, None where it is not made of octal digits."""
+    if not re.fullmatch("[0-7]+", text) or int(text, 8) > 0o7777:
+        return None
+    return int(text, 8)
 
 
 def parse_mode(text: str) -> Change | None:
     """The change that `text` describes, None for no text. Raises UsageError for anything else."""
     if not text:
         return None
-    if re.fullmatch("[0-7]{1,4}", text):
-        return lambda mode, is_directory: int(text, 8)
-    clauses = [_CLAUSE.match(clause) for clause in text.split(",")]
+    octal = octal_mode(text)
+    if octal is not None:
+        return lambda mode, is_directory: octal
+    clauses = [_CLAUSE.fullmatch(clause) for clause in text.split(",")]
     if not all(clauses):
         raise UsageError(
             f"not a mode: --chmod={text}", hint="use octal digits like 755, or u=rwX,go=rX"
         )
     steps = [
-        (clause["who"], sign, letters)
+        (clause[1], sign, run)
         for clause in clauses
         if clause is not None
-        for sign, letters in _ACTION.findall(clause["actions"])
+        for sign, letters in _ACTION.findall(clause[2])
+        for run in _RUN.findall(letters) or [""]
     ]
 
-    def change(mode: int, is_directory: bool) -> int:
-        for who, sign, letters in steps:
-            mode = _apply(mode, is_directory, who, sign, letters)
+    def change(old: int, is_directory: bool) -> int:
+        mode, executable = old, is_directory or bool(old & 0o111)
+        for who, sign, run in steps:
+            if run in _SHIFT:
+                mode = _copy(mode, who, sign, run)
+            else:
+                mode = _permit(mode, executable, who, sign, run)
         return mode
 
     return change
 
 
-def _apply(mode: int, is_directory: bool, who: str, sign: str, letters: str) -> int:
-    everyone = not who or "a" in who
-    reach = 0o7777 if everyone else sum(_WHO[one] for one in set(who))
-    bits = sum(_BITS.get(letter, 0) for letter in set(letters)) & reach
-    if "X" in letters and (is_directory or mode & 0o111):
-        bits |= 0o111 & reach
-    if "s" in letters:
-        bits |= 0o6000 & reach
-    if "t" in letters and (everyone or "o" in who):
-        bits |= 0o1000
+def _copy(mode: int, who: str, sign: str, source: str) -> int:
+    """Treat the permissions of the class `source` as those that were written."""
+    bits = mode >> _SHIFT[source] & 0o7
+    for one in _SHIFT:
+        if not who or "a" in who or one in who:
+            shift = _SHIFT[one]
+            if sign == "=":
+                mode &= ~(0o7 << shift)
+            mode = mode & ~(bits << shift) if sign == "-" else mode | bits << shift
+    return mode
+
+
+def _permit(mode: int, executable: bool, who: str, sign: str, letters: str) -> int:
+    reach = 0
+    for one in who or "a":
+        reach |= _WHO[one]
+    bits = 0
+    for letter in letters:
+        bits |= _BITS.get(letter, 0o111 if executable else 0)
+    if "t" in letters and set(who) != {"o"}:
+        reach = reach | 0o1000 if who else 0o1000
+    bits &= reach
     if sign == "+":
         return mode | bits
-    if sign == "-":
-        return mode & ~bits
-    kept = 0o7000 if is_directory and "s" not in letters else 0
-    return (mode & ~(reach & ~kept)) | bits
+    return mode & ~bits if sign == "-" else mode & ~reach | bits

@@ -17,6 +17,7 @@ from shipline.errors import UsageError
 from shipline.layer import Content, Entry, Item, LayeredToc, Tree, resolve
 
 _SECOND = 1_000_000_000  # nanoseconds
+_MODE = 0o755  # of directories that are made
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Look:
 class Placement:
     """A layer in the making on top of `below`."""
 
-    def __init__(self, below: LayeredToc, owner: tuple[int, int], now_ns: int) -> None:
+    def __init__(self, below: LayeredToc, owner: tuple[int, int] | None, now_ns: int) -> None:
+        """`owner` is that of directories that are made, None as mkdir(2) has it."""
         self._below = below
         self._owner = owner
         self._now_ns = now_ns
@@ -49,27 +51,38 @@ class Placement:
     def items(self) -> Iterator[Item]:
         """The entries of the layer, parents first: also parents that are there already.
 
-        Directories on the way to a new entry get a new time.
+        A directory in which a name is new or is another file gets a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
         for path in sorted(items, key=lambda path: path.replace("/", "\0")):
             yield items[path]
 
     def _parents(self) -> dict[str, Entry]:
-        """The directories below which something is placed and which are not placed themselves.
-
-        All get the new time: that of the base would make equal layers of two bases differ.
-        """
+        """The directories below which something is placed and which are not placed themselves."""
         found: dict[str, Entry] = {}
-        for item in self._items:
+        changed: set[str] = set()
+        for item, (entry, _) in self._items.items():
             path = posixpath.dirname(item)
+            if path not in changed and (entry.kind != "dir" or self._below.lookup(item) is None):
+                changed.add(path)
             while path and path not in self._items and path not in found:
-                entry = self._below.lookup(path)
-                if entry is None:
+                directory = self._below.lookup(path)
+                if directory is None:
                     break
-                found[path] = entry._replace(mtime_ns=self._now_ns)
+                found[path] = directory
                 path = posixpath.dirname(path)
-        return found
+        now_ns = self._now_ns
+        return {
+            path: entry._replace(mtime_ns=now_ns) if path in changed else entry
+            for path, entry in found.items()
+        }
+
+    def timeless(self) -> list[Entry]:
+        """What `items` gives now, without contents and without the time of this build."""
+        return [
+            entry._replace(mtime_ns=0) if entry.mtime_ns == self._now_ns else entry
+            for entry, _ in self.items()
+        ]
 
     def lookup(self, path: str) -> Entry | None:
         """What will be at `path`; the last component is not followed."""
@@ -85,51 +98,62 @@ class Placement:
         return resolve(path, self.lookup)
 
     def way_to(self, path: str) -> list[Entry]:
-        """What is below on the way to `path`, times aside: the layer repeats these directories."""
-        found = []
+        """What is below on the way to `path`: the layer repeats these directories.
+
+        The time of the last one does not count, since the layer changes it.
+        """
+        found: list[Entry] = []
         while path:
             entry = self._below.lookup(path)
             if entry is not None:
-                found.append(entry._replace(mtime_ns=0))
+                found.append(entry if found else entry._replace(mtime_ns=0))
             path = posixpath.dirname(path)
         return found
 
-    def make_directories(self, path: str) -> None:
+    def make_directories(self, path: str, mode: int = _MODE) -> None:
         """Make `path` a directory, with its parents. Raises UsageError over a file."""
         made = ""
         for part in path.split("/") if path else ():
             made = f"{made}/{part}" if made else part
             entry = self.lookup(made)
             if entry is None:
-                uid, gid = self._owner
-                directory = Entry(made, "dir", 0o755, uid, gid, mtime_ns=self._now_ns)
-                self._items[made] = (directory, None)
+                self._items[made] = (self._new_directory(made, mode), None)
             elif entry.kind != "dir":
                 raise UsageError(f"/{made} is not a directory")
+
+    def _new_directory(self, path: str, mode: int) -> Entry:
+        """As mkdir(2) makes it: below a setgid directory it is one too, of the same group."""
+        mode &= _MODE  # the rest is masked
+        uid, gid = self._owner or (0, 0)
+        parent = self.lookup(posixpath.dirname(path))
+        if parent is not None and parent.mode & 0o2000:
+            mode |= 0o2000
+            gid = gid if self._owner else parent.gid
+        return Entry(path, "dir", mode, uid, gid, mtime_ns=self._now_ns)
 
     def is_directory(self, path: str) -> bool:
         entry = self.lookup(path)
         return path == "" or (entry is not None and entry.kind == "dir")
 
-    def target_of(self, destination: str, name: str, *, contents: bool) -> str:
+    def target_of(self, destination: str, name: str, *, contents: bool, mode: int = _MODE) -> str:
         """Where a source called `name` goes; `contents`: a directory, whose contents are copied.
 
-        Makes the directories on the way.
+        Makes the directories on the way, with `mode`.
         """
         directory, last = posixpath.split(destination)
         if last in ("", "."):
             target = self.resolve(directory)
-            self.make_directories(target)
+            self.make_directories(target, mode)
         else:
             parent = self.resolve(directory)
-            self.make_directories(parent)
+            self.make_directories(parent, mode)
             target = f"{parent}/{last}" if parent else last
             entry = self.lookup(target)
             if entry is not None and entry.kind == "symlink":
                 target = self.resolve(target)
-                self.make_directories(posixpath.dirname(target))
+                self.make_directories(posixpath.dirname(target), mode)
         if contents:
-            self.make_directories(target)
+            self.make_directories(target, mode)
             return target
         if self.is_directory(target):
             return f"{target}/{name}" if target else name
@@ -174,7 +198,17 @@ class Placement:
         if path and entry is not None:
             self._items[path] = (entry._replace(mtime_ns=mtime_ns), None)
 
-    def place_archive(self, target: str, items: Iterable[Item]) -> None:
+    def place_parent(self, entry: Entry) -> None:
+        """Put a directory on the way to what `--parents` copies; one that is there keeps its owner.
+
+        Raises UsageError over a file.
+        """
+        there = self.lookup(entry.path)
+        if there is not None and there.kind == "dir":
+            entry = there._replace(mode=entry.mode)
+        self.place(entry._replace(mtime_ns=self._now_ns), None)
+
+    def place_archive(self, target: str, items: Iterable[Item], look: Look) -> None:
         """Put the content of an archive: links to directories are followed, the rest replaced."""
         prefix = f"{target}/" if target else ""
         for entry, content in items:
@@ -184,7 +218,7 @@ class Placement:
                 place = self.resolve(place)
             link = prefix + entry.link if entry.kind == "hardlink" else entry.link
             mtime_ns = max(0, entry.mtime_ns)
-            placed = entry._replace(path=place, link=link, mtime_ns=mtime_ns)
+            placed = look.of(entry._replace(link=link, mtime_ns=mtime_ns), place)
             if place:
                 self._items[place] = (placed, content)
 

@@ -248,8 +248,8 @@ def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
 
 @contextmanager
 def _cache_directory(mount: RunMount, inputs: Sequence[Result], shop: Workshop) -> Iterator[Path]:
-    """The directory behind `--mount=type=cache`, locked as `sharing` says."""
-    name = hashlib.sha256((mount.id or mount.target).encode()).hexdigest()
+    """What `--mount=type=cache` shows, locked as `sharing` says."""
+    name = hashlib.sha256(_cache_identity(mount, inputs).encode()).hexdigest()
     parent = shop.state / f"mounts{owners_suffix()}" / name
     parent.mkdir(parents=True, exist_ok=True)
     parent.parent.chmod(0o700)  # other users must not find setuid programs of images
@@ -258,7 +258,21 @@ def _cache_directory(mount: RunMount, inputs: Sequence[Result], shop: Workshop) 
         directory = parent / str(number)
         if not directory.exists():
             _prepare_cache(directory, mount, inputs, shop, stack)
-        yield directory
+        yield resolve_in_root(directory, mount.source) if mount.input else directory
+
+
+def _cache_identity(mount: RunMount, inputs: Sequence[Result]) -> str:
+    """What tells a cache from others: the id, and what it starts with where that was given."""
+    beginning: list[object] = []
+    if mount.input:
+        source = inputs[mount.input]
+        if isinstance(source, Snapshot):
+            beginning.append(source.diff_ids)
+        else:
+            beginning.append(str(_context_tree(source, "").digest((0, 0))))
+    elif mount.owned:
+        beginning.append((mount.uid, mount.gid, mount.mode))
+    return repr([mount.id or mount.target, *beginning]) if beginning else mount.id or mount.target
 
 
 def _claim(parent: Path, sharing: str, stack: ExitStack) -> int:
@@ -287,7 +301,7 @@ def _prepare_cache(
     building.mkdir()
     uid, gid, mode = mount.uid, mount.gid, mount.mode
     if mount.input:
-        source = _files(inputs[mount.input], mount.source, shop, stack)
+        source = _files(inputs[mount.input], "", shop, stack)
         unpack(scan(source).items(), building, whiteouts="keep")
         status = source.stat()
         uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from shipline import dockerfile as df
 from shipline.errors import SandboxError, UsageError
-from shipline.layer import Item, StatCache, Tree, scan
+from shipline.layer import Entry, Item, Prune, StatCache, Tree, scan
 from shipline.sandbox import resolve_in_root
 from shipline.tasks import Once
 
 _LISTED = 8  # names that a hint lists
-Prune = Callable[[str, bool], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ class Root:
 @dataclass(frozen=True, slots=True)
 class Selected:
     """One source: `written` is its path as the Dockerfile has it (wildcards replaced), `path`
-    the place it was found at, `pivot` what `--parents` keeps of it.
+    the place it was found at.
+
+    `pivot` is what `--parents` keeps of the path, `way` the directories on it, the source itself
+    included if it is one.
     """
 
     root: Path
@@ -44,6 +47,7 @@ class Selected:
     is_directory: bool
     tree: Tree
     pivot: str
+    way: tuple[Entry, ...]
     is_context: bool
 
     def items(self) -> Iterator[Item]:
@@ -67,14 +71,28 @@ class Selected:
         return posixpath.basename(self.written) or posixpath.basename(self.path)
 
 
-def select(root: Root, sources: tuple[str, ...], excludes: tuple[str, ...]) -> list[Selected]:
-    """What `sources` name, in order. Raises UsageError for one that names nothing."""
+def select(
+    root: Root, sources: tuple[str, ...], excludes: tuple[str, ...], *, parents: bool = False
+) -> list[Selected]:
+    """What `sources` name, in order; `parents` gives `**` and `/./` their meaning.
+
+    Raises UsageError for a source that names nothing, and for a wildcard in a directory that is
+    not there.
+    """
     found = []
     for source in sources:
-        matches = list(_matches(root, source))
+        base, parts = _split(source, parents=parents)
+        matches = list(_expand(root, base, parts))
         if not matches and not df.has_wildcards(source):
             raise _missing(root, source)
-        found += [_selected(root, written, pivot, excludes) for written, pivot in matches]
+        for path in matches:
+            pivot = path[len(base) :].lstrip("/")
+            if not parents:
+                found.append(_selected(root, path, pivot, excludes, None))
+            elif not pivot or not df.IgnoreRules.of(excludes).ignores(pivot):
+                found.append(_selected(root, path, pivot, excludes, base))
+        if not matches:
+            _require_directory(root, base, [] if parents else parts)
     return found
 
 
@@ -120,26 +138,59 @@ def _last_known(root: Root, path: str) -> tuple[str, str, list[str]]:
     return done, name, names
 
 
-def _selected(root: Root, written: str, pivot: str, excludes: tuple[str, ...]) -> Selected:
+def _require_directory(root: Root, base: str, parts: list[str]) -> None:
+    """Raise UsageError unless the directories before the first wildcard are there."""
+    for part in parts:
+        if df.has_wildcards(part):
+            break
+        base = _join(base, part)
+    if df.has_wildcards(base):
+        return
+    place = _find(root, base)
+    if place is None or not _visible(root, base):
+        raise _missing(root, base)
+    if root.is_context and not place.is_dir():
+        raise UsageError(f"{base!r} in {root.name} is a file: there is nothing to find in it")
+
+
+def _selected(
+    root: Root, written: str, pivot: str, excludes: tuple[str, ...], base: str | None
+) -> Selected:
+    """One source; `--exclude` counts from `base`, with None from the source itself."""
     place = resolve_in_root(root.path, written)
     path = os.path.relpath(place, root.path)
     path = "" if path == "." else path
     is_directory = place.is_dir()
-    base = path if is_directory else posixpath.dirname(path)
+    if base is None:
+        base = path if is_directory else posixpath.dirname(path)
+        way: tuple[Entry, ...] = ()
+    else:
+        way = tuple(_way(root.path / base, pivot if is_directory else posixpath.dirname(pivot)))
     tree = root.trees.get(
-        (path, excludes),
+        (path, excludes, base),
         lambda: scan(root.path, path, prune=_pruned(root.prune, excludes, base), cache=root.cache),
     )
-    return Selected(root.path, written, path, is_directory, tree, pivot, root.is_context)
+    return Selected(root.path, written, path, is_directory, tree, pivot, way, root.is_context)
 
 
-def _matches(root: Root, source: str) -> Iterator[tuple[str, str]]:
-    """Paths that exist, each with what stands behind the pivot `/./` of `--parents`."""
+def _way(root: Path, path: str) -> Iterator[Entry]:
+    """The directories from below `root` down to `path`."""
+    done = ""
+    for part in path.split("/") if path else ():
+        done = _join(done, part)
+        status = os.stat(resolve_in_root(root, done))
+        mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
+        yield Entry(done, "dir", mode, *owner, mtime_ns=status.st_mtime_ns)
+
+
+def _split(source: str, *, parents: bool) -> tuple[str, list[str]]:
+    """The directory that `--parents` counts from, the root without it, and the way from there."""
     head, pivot, tail = source.partition("/./")
-    prefix = _clean(head) if pivot else ""
-    pattern = f"{prefix}/{_clean(tail)}" if prefix else _clean(tail if pivot else source)
-    for path in _expand(root, "", pattern.split("/") if pattern else []):
-        yield path, path[len(prefix) :].lstrip("/")
+    if not parents or not pivot:
+        head, tail = "", source
+    base, pattern = _clean(head), _clean(tail)
+    parts = pattern.split("/") if pattern else []
+    return base, parts if parents else ["*" if part == "**" else part for part in parts]
 
 
 def _clean(path: str) -> str:
@@ -179,7 +230,12 @@ def _visible(root: Root, path: str) -> bool:
     place = _find(root, path)
     if place is None:
         return False
-    return root.prune is None or not path or not root.prune(path, place.is_dir())
+    if root.prune is None or not path:
+        return True
+    verdict = root.prune(path, place.is_dir())
+    if verdict is None:
+        return len(scan(root.path, path, prune=root.prune)) > 0
+    return not verdict
 
 
 def _names(root: Root, path: str) -> list[str]:
@@ -207,10 +263,10 @@ def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune 
         return prune
     rules = df.IgnoreRules.of(excludes)
 
-    def both(path: str, is_directory: bool) -> bool:
-        if prune is not None and prune(path, is_directory):
+    def both(path: str, is_directory: bool) -> bool | None:
+        if rules.ignores(path[len(base) :].lstrip("/")):
             return True
-        return rules.ignores(path[len(base) :].lstrip("/"))
+        return False if prune is None else prune(path, is_directory)
 
     return both
 
@@ -222,10 +278,12 @@ def included(rules: df.IgnoreRules) -> Prune | None:
 
     seen: dict[str, df.Match] = {"": df.UNMATCHED}
 
-    def prune(path: str, is_directory: bool) -> bool:
+    def prune(path: str, is_directory: bool) -> bool | None:
         match = rules.match(path, seen.get(posixpath.dirname(path)))
         if is_directory:
             seen[path] = match
-        return match.ignored and not (is_directory and rules.may_reinclude(path, match))
+        if match.ignored and is_directory and rules.may_reinclude(path, match):
+            return None
+        return match.ignored
 
     return prune

@@ -18,6 +18,7 @@ from shipline.layer import (
     Codec,
     Entry,
     Item,
+    Prune,
     StatCache,
     TocBuilder,
     Tree,
@@ -42,7 +43,7 @@ class Directory:
 
     name: str
     path: Path
-    prune: Callable[[str, bool], bool] | None
+    prune: Prune | None
     cache: StatCache | None
     trees: Once[Tree] = field(default_factory=Once)
     rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)

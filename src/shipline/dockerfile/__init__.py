@@ -17,6 +17,7 @@ from shipline.dockerfile.history import (
     makes_layer,
     resolve_path,
     script_of,
+    working_directory,
 )
 from shipline.dockerfile.ignore import UNMATCHED, IgnoreRules, Match, Pattern
 from shipline.dockerfile.instructions import (
@@ -156,4 +157,5 @@ __all__ = [
     "script_of",
     "split_wildcards",
     "stage_plan",
+    "working_directory",
 ]

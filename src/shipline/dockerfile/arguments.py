@@ -9,7 +9,7 @@ import json
 import re
 from typing import NoReturn
 
-from shipline.dockerfile.quoting import quote
+from shipline.dockerfile.quoting import SPACES, quote
 from shipline.errors import DockerfileError
 
 BLANKS = re.compile(r"[\t\v\f\r ]+")
@@ -17,9 +17,9 @@ BLANKS = re.compile(r"[\t\v\f\r ]+")
 
 def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
     """(keyword, flags, rest) of a logical line, the rest without surrounding space."""
-    keyword, _, rest = _cut_blank(line.strip())
+    keyword, _, rest = _cut_blank(line.strip(SPACES))
     flags, rest = split_flags(rest)
-    return keyword, flags, rest.strip()
+    return keyword, flags, rest.strip(SPACES)
 
 
 def _cut_blank(text: str) -> tuple[str, str, str]:
@@ -32,7 +32,7 @@ def split_flags(text: str) -> tuple[tuple[str, ...], str]:
     flags: list[str] = []
     position = 0
     while True:
-        while text[position : position + 1].isspace():
+        while position < len(text) and text[position] in SPACES:
             position += 1
         if not text.startswith("--", position):
             return tuple(flags), text[position:]
@@ -48,7 +48,7 @@ def _flag_word(text: str, position: int) -> tuple[str, int]:
     quote = ""
     while position < len(text):
         char = text[position]
-        if not quote and char.isspace():
+        if not quote and char in SPACES:
             break
         position += 1
         if char == quote:
@@ -68,7 +68,7 @@ def json_strings(text: str) -> tuple[str, ...] | None:
 
     Raises DockerfileError for an array that holds something else than strings.
     """
-    if not text.lstrip().startswith("["):
+    if not text.lstrip(SPACES).startswith("["):
         return None
     try:
         value = json.loads(text, parse_constant=_no_constant)
@@ -95,7 +95,7 @@ def quoted_words(text: str, escape: str) -> tuple[str, ...]:
     while position < len(text):
         char = text[position]
         position += 1
-        if not quote and char.isspace():
+        if not quote and char in SPACES:
             if word:
                 words.append("".join(word))
                 word = []

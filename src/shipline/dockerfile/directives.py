@@ -10,9 +10,10 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from shipline.dockerfile.quoting import SPACES
 from shipline.errors import DockerfileError, Span
 
-_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*")
+_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*", re.ASCII)
 _NAMES = frozenset({"syntax", "escape", "check"})
 _ESCAPES = ("\\", "`")
 
@@ -42,16 +43,19 @@ def read_directives(lines: list[str], file: str) -> tuple[Directives, int]:
     neither backslash nor backtick.
     """
     found: dict[str, tuple[str, Span]] = {}
-    count = int(bool(lines) and lines[0].startswith("#!"))
+    shebang = bool(lines) and lines[0].startswith("#!")
+    count = int(shebang)
     for number, line in enumerate(lines[count:], count + 1):
-        text = line.strip()
+        text = line.strip(SPACES)
         directive = parse_directive(text[1:]) if text.startswith("#") else None
         if directive is None:
             break
         name, value = directive
         span = Span(file, number, number, text=line.rstrip("\r\n"))
-        _check_directive(name, value, found, span)
-        found[name] = (value, span)
+        if not shebang:  # below one BuildKit looks for syntax and check only
+            _check_directive(name, value, found, span)
+        if not shebang or (name != "escape" and name not in found):
+            found[name] = (value, span)
         count = number
     values = {name: value for name, (value, _) in found.items()}
     spans = tuple((name, span) for name, (_, span) in found.items())

@@ -80,13 +80,18 @@ def resolve_path(workdir: str, path: str, *, keep_slash: bool = False) -> str:
     return clean + "/" if keep_slash and wanted and clean != "/" else clean
 
 
+def working_directory(workdir: str, path: str) -> str:
+    """What WORKDIR writes into the configuration: an absolute path stays as it is written."""
+    return path if path.startswith("/") else resolve_path(workdir, path)
+
+
 def makes_layer(instruction: ins.Instruction, *, workdir: str = "/") -> bool:
     """Whether the history entry of `instruction` stands for a layer.
 
     `workdir` is the working directory before it: a WORKDIR that leads to `/` makes nothing.
     """
     if isinstance(instruction, ins.Workdir):
-        return resolve_path(workdir, instruction.path) != "/"
+        return working_directory(workdir, instruction.path) != "/"
     return isinstance(instruction, ins.Run | ins.Transfer)
 
 
@@ -108,7 +113,7 @@ def history_text(
         case ins.Transfer():
             return _transfer(instruction)
         case ins.Workdir():
-            return f"WORKDIR {resolve_path(workdir, instruction.path)}"
+            return f"WORKDIR {working_directory(workdir, instruction.path)}"
         case ins.Cmd() | ins.Entrypoint():
             return f"{instruction.name} {quoted_list(command_line(instruction, shell))}"
         case ins.HealthCheck():
@@ -126,7 +131,7 @@ def _plain(instruction: ins.Instruction) -> str:
         case ins.Arg():
             return " ".join(_arg(arg.name, arg.default) for arg in instruction.args)
         case ins.Expose():
-            return f"map[{' '.join(f'{port}:{{}}' for port in sorted(instruction.ports))}]"
+            return bare_list(sorted(instruction.ports))
         case ins.Volume():
             return bare_list(instruction.paths)
         case ins.Shell():
@@ -167,22 +172,16 @@ def _transfer(instruction: ins.Transfer) -> str:
 
 
 def _health_check(instruction: ins.HealthCheck) -> str:
-    """Go's `%q` of a struct: durations as words, the number of retries as a character."""
-    durations = (
-        instruction.interval_ns,
-        instruction.timeout_ns,
-        instruction.start_period_ns,
-        instruction.start_interval_ns,
-    )
-    words = " ".join(f'"{format_duration(one)}"' for one in durations)
-    return f"HEALTHCHECK &{{{quoted_list(instruction.test)} {words} {_rune(instruction.retries)}}}"
-
-
-def _rune(number: int) -> str:
-    """Go's `%q` of an integer."""
-    special = {"'": r"\'", '"': '"'}
-    char = chr(number)
-    return f"'{special.get(char) or quote(char)[1:-1]}'"
+    """Go's `%+v` of a struct."""
+    durations = {
+        "Interval": instruction.interval_ns,
+        "Timeout": instruction.timeout_ns,
+        "StartPeriod": instruction.start_period_ns,
+        "StartInterval": instruction.start_interval_ns,
+    }
+    words = " ".join(f"{name}:{format_duration(one)}" for name, one in durations.items())
+    test = bare_list(instruction.test)
+    return f"HEALTHCHECK {{Test:{test} {words} Retries:{instruction.retries}}}"
 
 
 def bare_list(words: Iterable[str]) -> str:

@@ -212,10 +212,11 @@ class HealthCheck(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnBuild(Instruction):
-    """ONBUILD; `expression` goes into the image configuration, heredocs included."""
+    """ONBUILD; `expression` goes into the image configuration, heredocs included. It is read where
+    it is used: most of what can be wrong with it is no error before.
+    """
 
     expression: str
-    trigger: Instruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

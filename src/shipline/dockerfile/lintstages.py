@@ -37,19 +37,27 @@ def base_findings(
 ) -> Iterator[Finding]:
     """UndefinedArgInFrom, InvalidDefaultArgInFrom, and those of `FROM --platform`."""
     declared = {arg.name for line in dockerfile.global_args for arg in line.args}
-    defaults = open_scope(dockerfile, platforms)
+    defaults = _defaults(dockerfile, platforms)
     for stage in dockerfile.stages:
         base = scope.base_of(stage)
         for name in sorted(base.undefined - declared):
             message = f"FROM argument '{name}' is not declared{_meant(name, scope.variables)}"
             yield finding("UndefinedArgInFrom", message, stage.opening)
-        if not _IMAGE.fullmatch(_default_base(stage, defaults)):
+        if defaults and not _IMAGE.fullmatch(_default_base(stage, defaults)):
             message = (
                 f"Default value for ARG {stage.base} results in empty or invalid base image name"
             )
             yield finding("InvalidDefaultArgInFrom", message, stage.opening)
         if stage.platform:
             yield from _platform_findings(stage, scope)
+
+
+def _defaults(dockerfile: Dockerfile, platforms: PlatformArgs) -> GlobalScope | None:
+    """The global scope without build arguments; None where it needs some."""
+    try:
+        return open_scope(dockerfile, platforms)
+    except DockerfileError:
+        return None
 
 
 def _default_base(stage: Stage, defaults: GlobalScope) -> str:
@@ -136,7 +144,7 @@ class StageWalk:
     def _start(self, stage: Stage) -> _Place:
         name = self.scope.base_of(stage).name
         earlier = reversed(self.dockerfile.stages[: stage.index])
-        base = next((s for s in earlier if s.name == name.lower()), None)
+        base = next((s for s in earlier if s.name == name), None)
         if base is not None and base.index in self.ends:
             return self.ends[base.index]
         env = () if name == SCRATCH else self.image_env(name)

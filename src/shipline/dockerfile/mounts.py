@@ -68,7 +68,8 @@ class Mount:
     `target` is as given, so it may be relative to the working directory. It is empty for an ssh
     agent without a place of its own (/run/buildkit/ssh_agent.N) and for a secret that is only an
     environment variable `env`. `origin` is a stage, image or context; empty is the build context
-    for a bind, nothing for a cache. `size` is in bytes, 0 for no limit.
+    for a bind, nothing for a cache. `size` is in bytes, 0 for no limit. `owned` tells whether any
+    of mode, uid and gid was given: a cache that has them is another than one that has not.
     """
 
     type: MountType
@@ -84,6 +85,7 @@ class Mount:
     uid: int = 0
     gid: int = 0
     size: int = 0
+    owned: bool = False
 
 
 def parse_mount_flag(text: str) -> MountFlag:
@@ -171,6 +173,7 @@ def _cache(options: MountOptions) -> Mount:
         mode=mode,
         uid=uid,
         gid=gid,
+        owned=not _OWNED.isdisjoint(options.values),
     )
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from shipline.dockerfile.arguments import json_strings, split_instruction
 from shipline.dockerfile.directives import Directives, parse_directive, read_directives
+from shipline.dockerfile.quoting import SPACES
 from shipline.dockerfile.words import Mode, process_word
 from shipline.errors import DockerfileError, Span
 
-_HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)")
+_HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)")
 _HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
 
 
@@ -108,10 +109,10 @@ class _Reader:
         nodes: list[Node] = []
         comments: list[str] = []
         while self.position < len(self.lines):
-            line = self.lines[self.position].strip()
+            line = self.lines[self.position].strip(SPACES)
             if line.startswith("#"):
                 self.position += 1
-                comment = line[1:].strip()
+                comment = line[1:].strip(SPACES)
                 if comment:
                     comments.append(comment)
                 else:
@@ -120,36 +121,35 @@ class _Reader:
                 self.position += 1
                 comments = []
             else:
-                nodes.extend(self.instruction(tuple(comments)))
+                nodes.append(self.instruction(tuple(comments)))
                 comments = []
         return tuple(nodes)
 
-    def instruction(self, comments: tuple[str, ...]) -> list[Node]:
+    def instruction(self, comments: tuple[str, ...]) -> Node:
         start = self.position
         text = self.logical_line()
-        if not text.strip():
-            return []
         keyword, flags, rest = split_instruction(text)
-        node = Node(keyword, flags, rest, text.strip(), self.span(start), comments=comments)
+        node = Node(keyword, flags, rest, text.strip(SPACES), self.span(start), comments=comments)
         heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node))
-        return [replace(node, heredocs=heredocs, span=self.span(start))]
+        return replace(node, heredocs=heredocs, span=self.span(start))
 
     def logical_line(self) -> str:
         """The line at `position` with its continuations; comments inside are dropped."""
         start = self.position
-        line, more = self.cut_continuation(self.lines[start].rstrip("\r\n").lstrip())
+        line, more = self.cut_continuation(self.lines[start].rstrip("\r\n").lstrip(SPACES))
         self.position += 1
-        empty = 0
+        empty = False
         while more and self.position < len(self.lines):
             following = self.lines[self.position].rstrip("\r\n")
             self.position += 1
-            if not following.strip():
-                empty = empty or self.position
-            elif not following.lstrip().startswith("#"):
+            if not following.strip(SPACES):
+                empty = True
+            elif not following.lstrip(SPACES).startswith("#"):
                 following, more = self.cut_continuation(following)
                 line += following
         if empty:
-            self.warnings.append(ParseWarning("Empty continuation line", self.span(start)))
+            last = self.span(self.position - 1)  # as BuildKit has it
+            self.warnings.append(ParseWarning("Empty continuation line", last))
         return line
 
     def cut_continuation(self, line: str) -> tuple[str, bool]:
@@ -172,7 +172,7 @@ class _Reader:
     def span(self, start: int) -> Span:
         """From the line with index `start` to the last line that was read."""
         line = self.lines[start]
-        column = len(line) - len(line.lstrip()) + 1
+        column = len(line) - len(line.lstrip(SPACES)) + 1
         text = line.rstrip("\r\n")
         end = max(self.position, start + 1)
         return Span(self.file, start + 1, end, column, text, self.source)

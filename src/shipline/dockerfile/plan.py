@@ -6,10 +6,11 @@ Source: Dockerfile reference, "FROM", "COPY --from", "RUN --mount", "ONBUILD".
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
+from shipline.dockerfile.reading import parse_trigger
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.words import process_word
 from shipline.errors import DockerfileError
@@ -130,10 +131,12 @@ class _Walk:
             self.visit(self.dockerfile.stages[source.index])
 
     def base(self, stage: Stage) -> Source:
-        """Only stages before this one can be meant; another name is an image."""
+        """Only stages before this one can be meant, by their names in lower case; another name is
+        an image.
+        """
         name = self.base_name(stage)
         earlier = (s for s in reversed(self.dockerfile.stages[: stage.index]) if s.name)
-        found = next((s for s in earlier if s.name == name.lower()), None)
+        found = next((s for s in earlier if s.name == name), None)
         if found is not None:
             return StageSource(found.index)
         return self.outside(name)
@@ -145,8 +148,9 @@ class _Walk:
         if not isinstance(base, StageSource):
             return self.image_triggers(stage)
         own = self.dockerfile.stages[base.index].instructions
-        found = (item.trigger for item in own if isinstance(item, ins.OnBuild))
-        return tuple(replace(trigger, span=stage.span) for trigger in found)
+        found = (item.expression for item in own if isinstance(item, ins.OnBuild))
+        escape = self.dockerfile.escape
+        return tuple(parse_trigger(text, stage.span, escape=escape) for text in found)
 
     def sources_of(self, stage: Stage) -> Iterator[Source]:
         for instruction in (*self.triggers[stage.index], *stage.instructions):

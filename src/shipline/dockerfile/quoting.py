@@ -1,9 +1,14 @@
-"""Text in double quotes for messages and the image history.
+"""Characters as Go sees them: what a space is, and how text is quoted for people.
 
-Source: Go package strconv, Quote.
+Source: Go packages unicode, IsSpace, and strconv, Quote.
 """
 
 from __future__ import annotations
+
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+"""White space. Python's `str.isspace` also has the separators \\x1c to \\x1f."""
 
 _ESCAPES = {
     "\a": r"\a",

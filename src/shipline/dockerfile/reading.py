@@ -23,7 +23,7 @@ from shipline.dockerfile.flags import Flags, read_flags
 from shipline.dockerfile.healthcheck import read_health_check
 from shipline.dockerfile.mounts import parse_mount_flag
 from shipline.dockerfile.parser import Node, parse
-from shipline.dockerfile.quoting import quote
+from shipline.dockerfile.quoting import SPACES, quote
 from shipline.dockerfile.suggest import did_you_mean, nearest
 from shipline.errors import DockerfileError, Span
 
@@ -223,7 +223,7 @@ def _read_volume(node: Node, escape: str) -> ins.Volume:
     _no_flags(node)
     words = json_strings(node.rest)
     words = blank_separated(node.rest) if words is None else words
-    paths = tuple(path.strip() for path in _at_least_one(node, words))
+    paths = tuple(path.strip(SPACES) for path in _at_least_one(node, words))
     if "" in paths:
         raise DockerfileError("VOLUME specified can not be an empty string")
     return ins.Volume(paths=paths, **common(node))
@@ -233,12 +233,13 @@ def _read_on_build(node: Node, escape: str) -> ins.OnBuild:
     _no_flags(node)
     if not node.rest:
         raise DockerfileError("ONBUILD requires at least one argument")
-    keyword, flags, rest = split_instruction(node.rest)
+    keyword, _, rest = split_instruction(node.rest)
     _check_trigger(keyword)
+    if keyword.upper() in ("ENV", "LABEL"):
+        key_values(rest, keyword.upper(), escape)
     text = _ONBUILD_WORD.sub("", node.text, count=1)
-    inner = Node(keyword, flags, rest, text, node.span, node.heredocs)
     documents = "".join(f"\n{doc.content}{doc.name}" for doc in node.heredocs)
-    return ins.OnBuild(expression=text + documents, trigger=_read(inner, escape), **common(node))
+    return ins.OnBuild(expression=text + documents, **common(node))
 
 
 def _check_trigger(keyword: str) -> None:

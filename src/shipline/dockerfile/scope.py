@@ -220,20 +220,20 @@ class _Expander:
 def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> Step:
     """ARG: --build-arg beats the default, the default beats the global value.
 
-    A default sees the ARGs before it on the same line. The instruction keeps its defaults,
-    expanded: what was given instead is in the scope alone.
+    A default sees the ARGs before it on the same line; one that is beaten is not looked at.
     """
     args: list[ins.ArgDefault] = []
     undefined: frozenset[str] = frozenset()
     for arg in instruction.args:
-        default = None
-        if arg.default is not None:
+        value = global_scope.build_args.get(arg.name)
+        if value is None and arg.default is None:
+            value = global_scope.variables.get(arg.name)
+        elif value is None and arg.default is not None:
             words = _Expander(scope.variables, global_scope.escape)
-            default = words(arg.default)
+            value = words(arg.default)
             undefined |= _undeclared(words.undefined, scope)
-        inherited = global_scope.variables.get(arg.name) if default is None else default
-        scope = scope.with_arg(arg.name, global_scope.build_args.get(arg.name, inherited))
-        args.append(ins.ArgDefault(arg.name, default))
+        scope = scope.with_arg(arg.name, value)
+        args.append(ins.ArgDefault(arg.name, value))
     return Step(replace(instruction, args=tuple(args)), scope, undefined=undefined)
 
 

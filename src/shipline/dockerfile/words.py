@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shipline.dockerfile.quoting import quote
+from shipline.dockerfile.quoting import SPACES, quote
 from shipline.dockerfile.shellpattern import replace_matches, trim_prefix, trim_suffix
 from shipline.errors import DockerfileError
 
@@ -75,7 +75,7 @@ class _Words:
 
     def add(self, text: str) -> None:
         for char in text:
-            if not char.isspace():
+            if char not in SPACES:
                 self.add_raw(char)
             elif self.current:
                 self.done.append(self.current)
@@ -126,6 +126,9 @@ class _Lexer:
             elif char == self.mode.escape:
                 piece = self.escaped(raw_escapes)
                 words.add_raw(piece)
+            elif char == "<":
+                piece = self.redirection()
+                words.add_raw(piece)
             else:
                 piece = self.take()
                 words.add(piece)
@@ -133,6 +136,16 @@ class _Lexer:
         if stop:
             raise DockerfileError(f"unexpected end of statement while looking for matching {stop}")
         return "".join(result), words.finish()
+
+    def redirection(self) -> str:
+        """`<`, or `<<` with the spaces after it: one word with the name of a here-document."""
+        start = self.position
+        self.take()
+        if self.peek() == "<":
+            self.take()
+            while self.peek() and self.peek() in SPACES:
+                self.take()
+        return self.text[start : self.position]
 
     def escaped(self, raw_escapes: bool) -> str:
         escape, char = self.take(), self.take()
@@ -206,8 +219,8 @@ class _Lexer:
             operator += self.take()
         if not operator:
             raise _missing_brace()
-        if operator[-1] not in "+-?#%" or operator == ":":
-            raise DockerfileError(f"unsupported modifier ({operator}) in substitution")
+        if operator[0] != ":" and operator not in "+-?#%":
+            raise _unsupported(operator)
         return self.modified(name, operator)
 
     def modified(self, name: str, operator: str) -> str:
@@ -217,6 +230,8 @@ class _Lexer:
         value = self.lookup(name)
         if value is None and self.mode.keep_undefined:
             return f"${{{name}{operator}{word}}}"
+        if operator[0] == ":" and kind not in "+-?":
+            raise _unsupported(operator)
         missing = value is None or (operator[0] == ":" and value == "")
         if kind == "-":
             return word if missing else value or ""
@@ -278,6 +293,10 @@ class _Lexer:
         value = self.variables.get(name)
         (self.undefined if value is None else self.used).add(name)
         return value
+
+
+def _unsupported(operator: str) -> DockerfileError:
+    return DockerfileError(f"unsupported modifier ({operator}) in substitution")
 
 
 def _missing_brace() -> DockerfileError:

@@ -209,6 +209,7 @@ class _Writer:
             os.link(target, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
         finally:
             os.close(source)
+        self._dress_link(fd, name, entry)
 
     def _special(self, fd: int, name: str, entry: Entry, _: Content) -> None:
         device = os.makedev(entry.major, entry.minor)
@@ -223,6 +224,24 @@ class _Writer:
         self._remove(fd, name)
         os.mknod(name, _TYPES[entry.kind] | 0o600, device, dir_fd=fd)
         self._dress_name(fd, name, entry)
+
+    def _dress_link(self, fd: int, name: str, entry: Entry) -> None:
+        """Give a file what the header of a further name says, as containerd and Docker do.
+
+        An owner that is right stays untouched: chown(2) takes capabilities away.
+        """
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        file = os.open(name, _READ, dir_fd=fd)
+        try:
+            if self._owner and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+                os.fchown(file, entry.uid, entry.gid)
+            os.fchmod(file, entry.mode)
+            self._set_attributes(file, entry)
+            os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(file)
 
     def _dress_name(self, fd: int, name: str, entry: Entry) -> None:
         if self._owner:

@@ -17,8 +17,9 @@ from shipline.layer.status import KINDS, capability, entry_at, unreadable
 from shipline.oci import Digest
 from shipline.tasks import check, ordered_map
 
-Prune = Callable[[str, bool], bool]
-"""Given a path relative to the root, and whether it is a directory: whether to leave it out."""
+Prune = Callable[[str, bool], bool | None]
+"""Given a path relative to the root, and whether it is a directory: whether to leave it out; None
+for a directory that is there only if something in it is."""
 
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _PIECE = 1 << 20  # bytes
@@ -71,13 +72,21 @@ class _Scan:
             stats = [one for one in stats if one[1] & 0o170000 in KINDS]
             listed = len(stats)
             prefix = f"{path}/" if path else ""
+            emptied: set[str] = set()
             if (prune := self._prune) is not None:
-                stats = [one for one in stats if not prune(prefix + one[0], _is_dir(one))]
+                verdicts = [(one, prune(prefix + one[0], _is_dir(one))) for one in stats]
+                stats = [one for one, verdict in verdicts if not verdict]
+                emptied = {one[0] for one, verdict in verdicts if verdict is None}
             stats.sort()
-            self.directories[path] = (stats, len(stats) == listed)
+            self.directories[path] = (stats, False)
             for one in stats:
                 if one[1] & 0o170000 == stat.S_IFDIR:
                     self.enter(fd, one[0], prefix + one[0])
+            emptied = {name for name in emptied if not self.directories[prefix + name][0]}
+            for name in emptied:
+                del self.directories[prefix + name]
+            kept = [one for one in stats if one[0] not in emptied] if emptied else stats
+            self.directories[path] = (kept, len(kept) == listed)
         finally:
             os.close(fd)
 

@@ -22,12 +22,10 @@ _READ_LIMIT = 16 << 20  # bytes of a file read from an image
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A directory or empty file that did not exist before; mtimes of its parent in ns."""
+    """A directory or empty file that did not exist before."""
 
     path: Path
     is_directory: bool
-    before: int
-    after: int
 
 
 def resolve_in_root(root: Path, path: str) -> Path:
@@ -72,7 +70,10 @@ def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple
 
 
 def unmake(made: Iterable[Made]) -> None:
-    """Remove what `make_in_root` made and nobody filled; the parents keep their mtime."""
+    """Remove what `make_in_root` made and nobody filled; the parents keep the mtime they have now.
+
+    So has BuildKit it: a directory that was given a mount point is dated, if the layer has it.
+    """
     for one in reversed(list(made)):
         try:
             _unmake_one(one)
@@ -93,9 +94,7 @@ def _unmake_one(one: Made) -> None:
         os.unlink(one.path)
     else:
         return
-    # Nobody else changed the parent: as if nothing had been there. Else: as the step left it.
-    kept = one.before if mtime == one.after else mtime
-    os.utime(parent, ns=(os.stat(parent).st_atime_ns, kept), follow_symlinks=False)
+    os.utime(parent, ns=(os.stat(parent).st_atime_ns, mtime), follow_symlinks=False)
 
 
 def _place(top: int, path: str, links: int = _MOST_LINKS) -> Path:
@@ -132,14 +131,13 @@ def _ensured(top: int, path: str, directory: bool, made: list[Made], links: int)
 
 
 def _make(parent: int, name: str, directory: bool, made: list[Made]) -> Path:
-    before = os.fstat(parent).st_mtime_ns
     if directory:
         os.mkdir(name, 0o755, dir_fd=parent)
     else:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(name, flags, 0o644, dir_fd=parent))
     path = _host_path(parent) / name
-    made.append(Made(path, directory, before, os.fstat(parent).st_mtime_ns))
+    made.append(Made(path, directory))
     return path
 
 

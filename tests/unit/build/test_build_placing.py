@@ -91,12 +91,12 @@ def test_a_loop_of_links_is_refused() -> None:
         placement().target_of("/loop/x", "f", contents=False)
 
 
-def test_existing_parents_are_repeated_as_they_are_but_for_the_time() -> None:
+def test_existing_parents_are_repeated_and_the_last_has_a_new_time() -> None:
     made = placement()
     made.place_one(Entry("usr/bin/new", "file", size=1), b"x")
     found = {entry.path: entry for entry, _ in made.items()}
     assert list(found) == ["usr", "usr/bin", "usr/bin/new"]
-    assert found["usr"] == Entry("usr", "dir", 0o755, mtime_ns=NOW)
+    assert found["usr"] == Entry("usr", "dir", 0o755, mtime_ns=1)
     assert found["usr/bin"] == Entry("usr/bin", "dir", 0o700, 5, 6, mtime_ns=NOW)
 
 
@@ -147,7 +147,7 @@ def test_what_is_placed_is_seen_by_the_next_source() -> None:
 def test_a_file_over_a_directory_hides_what_was_in_it() -> None:
     made = placement()
     assert made.lookup("etc/host") is not None
-    made.place_archive("", [(Entry("etc", "file"), b"")])
+    made.place_archive("", [(Entry("etc", "file"), b"")], Look())
     assert made.lookup("etc/host") is None
 
 
@@ -160,6 +160,7 @@ def test_an_archive_replaces_what_it_meets_and_follows_links_to_directories() ->
             (Entry("bin/tool", "file", size=1), b"n"),
             (Entry("etc/host", "dir", 0o755, mtime_ns=-5), None),
         ],
+        Look(),
     )
     assert "usr/bin/tool" in paths(made)
     assert "bin" not in paths(made)

@@ -76,7 +76,7 @@ def config(instruction: str, **run: Any) -> dict[str, Any]:
         ('CMD ["run", "it"]', {}, {"Cmd": ["run", "it"], "ArgsEscaped": True}),
         ('ENTRYPOINT ["e"]', {"Cmd": ["old"]}, {"Entrypoint": ["e"]}),
         ("USER me:us", {}, {"User": "me:us"}),
-        ("WORKDIR /a/../b", {}, {"WorkingDir": "/b"}),
+        ("WORKDIR /a/../b/", {}, {"WorkingDir": "/a/../b/"}),
         ("WORKDIR c", {"WorkingDir": "/a"}, {"WorkingDir": "/a/c"}),
         ("LABEL a=1 b=2", {"Labels": {"a": "0"}}, {"Labels": {"a": "1", "b": "2"}}),
         ("EXPOSE 80 53/udp", {}, {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}),

@@ -62,10 +62,10 @@ def run(text: str) -> Run:
         ("ENV A=b C='d e'", "ENV A=b C=d e"),
         ("LABEL a.b=c", "LABEL a.b=c"),
         ("ARG A B=1 C=", "ARG A B=1 C="),
-        ("WORKDIR /a/../b/", "WORKDIR /b"),
+        ("WORKDIR /a/../b/", "WORKDIR /a/../b/"),
         ("WORKDIR c", "WORKDIR /w/c"),
         ("USER me", "USER me"),
-        ("EXPOSE 81-82 80/udp", "EXPOSE map[80/udp:{} 81/tcp:{} 82/tcp:{}]"),
+        ("EXPOSE 81-82 80/udp", "EXPOSE [80/udp 81/tcp 82/tcp]"),
         ("VOLUME /a /b", "VOLUME [/a /b]"),
         ("STOPSIGNAL SIGTERM", "STOPSIGNAL SIGTERM"),
         ('SHELL ["/bin/bash", "-c"]', "SHELL [/bin/bash -c]"),
@@ -75,7 +75,8 @@ def run(text: str) -> Run:
         ("MAINTAINER me <a@b>", "MAINTAINER me <a@b>"),
         (
             "HEALTHCHECK --interval=90s --retries=2 CMD a b",
-            'HEALTHCHECK &{["CMD-SHELL" "a b"] "1m30s" "0s" "0s" "0s" \'\\x02\'}',
+            "HEALTHCHECK {Test:[CMD-SHELL a b] Interval:1m30s Timeout:0s StartPeriod:0s "
+            "StartInterval:0s Retries:2}",
         ),
         ("ONBUILD RUN x", None),
     ],

@@ -41,7 +41,7 @@ BROKEN = [
     ("StageNameCasing", "FROM a AS Base\n", 1, "Stage name 'Base' should be lowercase"),
     ("FromAsCasing", "FROM a as b\n", 1, "'as' and 'FROM' keywords' casing do not match"),
     ("FromAsCasing", "from a AS b\nenv c=d\n", 1, "'AS' and 'from' keywords' casing do not match"),
-    ("NoEmptyContinuation", "FROM a\nRUN b \\\n\n c\n", 2, "Empty continuation line"),
+    ("NoEmptyContinuation", "FROM a\nRUN b \\\n\n c\n", 4, "Empty continuation line"),
     (
         "ConsistentInstructionCasing",
         "FROM a\nrun b\nUSER c\n",

@@ -50,7 +50,7 @@ def test_spans_cover_continuations_and_heredocs() -> None:
 
 def test_an_empty_continuation_line_warns_once() -> None:
     parsed = parse("FROM a\nRUN b \\\n\n\n  c\n")
-    assert [(w.message, w.span.line) for w in parsed.warnings] == [("Empty continuation line", 2)]
+    assert [(w.message, w.span.line) for w in parsed.warnings] == [("Empty continuation line", 5)]
     assert parsed.nodes[1].text == "RUN b   c"
 
 
@@ -65,7 +65,11 @@ def test_directives_are_read_at_the_top_only() -> None:
     assert parse("# hello\n# escape=`\nFROM x\n").directives.escape == "\\"
     assert parse("\n# escape=`\nFROM x\n").directives.escape == "\\"
     assert parse("# unknown=1\n# escape=`\nFROM x\n").directives.escape == "\\"
-    assert parse("#!/bin/x\n# escape=`\nFROM x\n").directives.escape == "`"
+
+
+def test_below_a_shebang_only_syntax_and_check_are_directives() -> None:
+    directives = parse("#!/bin/x\n# escape=`\n# check=error=true\n# syntax=a\nFROM x\n").directives
+    assert (directives.escape, directives.check, directives.syntax) == ("\\", "error=true", "a")
 
 
 @pytest.mark.parametrize(

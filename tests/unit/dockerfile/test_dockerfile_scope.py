@@ -194,6 +194,7 @@ def test_mount_options_are_expanded_and_have_aliases() -> None:
             mode=0o700,
             uid=1,
             gid=2,
+            owned=True,
         ),
     )
     assert not steps[2].mounts[0].read_only

@@ -1,12 +1,11 @@
 """What differs between two images, in classes of importance.
 
-tree      a path, its owner, mode, content, target, attributes, or the time of a file
+tree      a path, its owner, mode, time, content, target, attributes
 links     which names are one file
 config    the configuration that a container starts with
 layers    a file or a whiteout that one image's layer has and the other's has not
 history   who made which layer
 parents   a directory that a layer repeats without need; the tree is the same
-times     the time of a directory that the build itself touched
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from corpus.image import RECENT_S, Image, Node
 
 TREE, CONFIG, LAYERS, HISTORY = "tree", "config", "layers", "history"
 LINKS = "links"
-PARENTS, TIMES = "parents", "times"
-GRAVE, SLIGHT = (TREE, LINKS, CONFIG, LAYERS, HISTORY), (PARENTS, TIMES)
+PARENTS = "parents"
+GRAVE, SLIGHT = (TREE, LINKS, CONFIG, LAYERS, HISTORY), (PARENTS,)
 _CONFIG_TOP = ("architecture", "os", "variant", "author", "os.version", "os.features")
 _CONFIG_IGNORED = {"Image", "Hostname", "Domainname"}  # empty in BuildKit's images
 
@@ -74,8 +73,7 @@ def compare_trees(want: Mapping[str, Node], got: Mapping[str, Node]) -> Iterator
             continue
         for name in (item.name for item in fields(Node) if item.compare):
             if getattr(left, name) != getattr(right, name):
-                kind = TIMES if name == "mtime" and _touched(left, right) else TREE
-                yield kind, path, name, _shown(left, name), _shown(right, name)
+                yield TREE, path, name, _shown(left, name), _shown(right, name)
     left_groups, right_groups = _hard_links(want), _hard_links(got)
     for group in sorted(left_groups ^ right_groups):
         names = " ".join(group[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
@@ -84,11 +82,6 @@ def compare_trees(want: Mapping[str, Node], got: Mapping[str, Node]) -> Iterator
 
 def _hard_links(files: Mapping[str, Node]) -> set[tuple[str, ...]]:
     return {node.linked for node in files.values() if node.linked}
-
-
-def _touched(left: Node, right: Node) -> bool:
-    """True for a directory that one of the builds has changed, which dates it."""
-    return left.kind == right.kind == "dir" and None in (left.mtime, right.mtime)
 
 
 def _shown(node: Node, name: str) -> object:
