@@ -49,12 +49,7 @@ def command(settings: Settings, /, **given: Any) -> int:
 def _build(request: BuildRequest, mode: str) -> BuildResult:
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
-    sinks = open_sinks(
-        mode,
-        sys.stderr,
-        color=not os.environ.get("NO_COLOR"),
-        dumb=os.environ.get("TERM", "dumb") == "dumb",
-    )
+    sinks = open_sinks(mode, sys.stderr, os.environ)
     stream = Stream(*sinks)
     try:
         with stream, stream.step("build") as step:

@@ -242,12 +242,7 @@ def _sinks(mode: str) -> Sequence[Sink]:
 
     if mode == "auto" and os.environ.get("GITHUB_ACTIONS") == "true":
         return (GroupsSink(sys.stderr),)
-    return open_sinks(
-        mode,
-        sys.stderr,
-        color=not os.environ.get("NO_COLOR"),
-        dumb=os.environ.get("TERM", "dumb") == "dumb",
-    )
+    return open_sinks(mode, sys.stderr, os.environ)
 
 
 def _tell(failure: ShiplineError | Cancelled, run: Run, prepared: Prepared) -> int:

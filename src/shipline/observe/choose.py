@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TextIO
 
 from shipline.errors import UsageError
 from shipline.events import Sink
 from shipline.observe.jsonlines import JsonSink
 from shipline.observe.lines import LinesSink
-from shipline.observe.tty import TtySink
+from shipline.observe.tty import TtySink, reflowing
 
 
-def open_sinks(mode: str, stream: TextIO, *, color: bool, dumb: bool = False) -> tuple[Sink, ...]:
+def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[Sink, ...]:
     """The sinks of --progress: auto, tty, plain, rawjson, or quiet and none, which show nothing.
 
-    `auto` is tty on a terminal that can move its cursor, else plain. Raises UsageError for tty
-    without a terminal.
+    `auto` is tty on a terminal that can move its cursor, else plain; `environ` (TERM, NO_COLOR and
+    what terminals set) tells what it can. Raises UsageError for tty without a terminal.
     """
+    dumb = environ.get("TERM", "dumb") == "dumb"
     if mode in ("quiet", "none"):
         return ()
     if mode == "rawjson":
@@ -26,7 +28,8 @@ def open_sinks(mode: str, stream: TextIO, *, color: bool, dumb: bool = False) ->
             "--progress=tty: standard error is not a terminal", hint="take plain or auto"
         )
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
-        return (TtySink(stream, color=color),)
+        color = not environ.get("NO_COLOR")
+        return (TtySink(stream, color=color, reflows=reflowing(environ)),)
     return (LinesSink(stream),)
 
 

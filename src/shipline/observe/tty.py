@@ -1,7 +1,8 @@
 """Progress on a terminal: finished steps scroll away, running ones are redrawn below them.
 
 Events only change the board; one thread draws it, at most ten times a second, so that a thousand
-events cost one frame, and time passes on the screen while no event comes.
+events cost one frame, and time passes on the screen while no event comes. While the window changes
+its size nothing is drawn: each frame drawn then would leave its head behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TextIO
 
@@ -28,23 +29,43 @@ from shipline.observe.text import cells, clean
 from shipline.tasks import TaskGroup
 
 _INTERVAL_S = 0.1  # between two frames
+_SETTLED = 5  # frames for which the window must keep its size; tmux tells it every 250 ms
+_REFLOWING = (
+    *("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "KONSOLE_VERSION", "WT_SESSION"),
+    *("ALACRITTY_WINDOW_ID", "WEZTERM_PANE", "GHOSTTY_RESOURCES_DIR"),
+)
+_REFLOWING_PROGRAMS = {"Apple_Terminal", "iTerm.app", "vscode", "WezTerm", "ghostty", "tmux"}
+_REFLOWING_TERMS = ("tmux", "xterm-kitty", "alacritty", "foot", "xterm-ghostty", "wezterm")
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # for a window that shrinks just before a frame
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 class TtySink:
-    """Draws on a terminal until it is closed. Never raises: what cannot be drawn is not drawn."""
+    """Draws on a terminal until it is closed. Never raises: what cannot be drawn is not drawn.
+
+    `reflows` tells that the terminal breaks lines anew when its window gets narrower. Where that is
+    not known it is taken not to: a rest of a frame may stay then, but no finished step is erased.
+    """
 
     def __init__(
-        self, stream: TextIO, *, color: bool = True, clock: Callable[[], float] = time.time
+        self,
+        stream: TextIO,
+        *,
+        color: bool = True,
+        reflows: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._stream = stream
         self._color = color
+        self._reflows = reflows
         self._clock = clock
         self._lock = threading.Lock()
         self._board = Board()
         self._logs: dict[int, deque[str]] = {}
         self._ended: list[Vertex | Warned] = []
-        self._drawn: list[int] = []
+        self._drawn: list[str] = []
+        self._window = self._size()
+        self._waiting = 0
         self._started = clock()
         self._closing = threading.Event()
         self._threads: TaskGroup | None = None
@@ -93,16 +114,19 @@ class TtySink:
             self._closing.wait(_INTERVAL_S)
 
     def _draw(self, last: bool = False) -> None:
-        width, height = self._size()
+        if not self._settled() and not last:
+            return
+        width, height = self._window
         with self._lock:
             lasting = [line for one in self._ended for line in _lasting(one, width)]
             self._ended.clear()
             live = self._live(width, 0 if last else height)
-        parts = [_HIDE_CURSOR, _erase(self._drawn, width)]
-        parts += [line.painted(self._color) + "\n" for line in (*lasting, *live)]
+        parts = [_HIDE_CURSOR, _erase(self._drawn, width + 1 if self._reflows else 0)]
+        painted = [line.painted(self._color) + "\n" for line in (*lasting, *live)]
+        parts += painted if self._reflows else [_NO_WRAP, *painted, _WRAP]
         if last:
             parts.append(_SHOW_CURSOR)
-        self._drawn = [cells(line.text) for line in live if not last]
+        self._drawn = [line.text for line in live if not last]
         with suppress(OSError, ValueError):
             self._stream.write("".join(parts))
             self._stream.flush()
@@ -116,6 +140,14 @@ class TtySink:
             first,
             *live_lines(vertexes, self._logs, now, width=width, height=height - 2),
         ]
+
+    def _settled(self) -> bool:
+        """Whether the window has kept its size for a moment; takes over its size."""
+        before, self._window = self._window, self._size()
+        if before != self._window:
+            self._waiting = _SETTLED
+        self._waiting = max(self._waiting - 1, 0)
+        return self._waiting == 0
 
     def _size(self) -> tuple[int, int]:
         """Columns, one less than there are: a full line would wrap on some terminals; lines."""
@@ -132,7 +164,33 @@ def _lasting(one: Vertex | Warned, width: int) -> list[Line]:
     return [final_line(one, width)]
 
 
-def _erase(drawn: list[int], width: int) -> str:
-    """Go back over the lines of the last frame, which a narrower window has wrapped meanwhile."""
-    rows = sum(max(1, -(-length // (width + 1))) for length in drawn)
-    return f"\r\x1b[{rows}A\x1b[J" if rows else "\r\x1b[J"
+def _erase(drawn: list[str], columns: int) -> str:
+    """Go back over the lines of the last frame and clear them; `columns` of a terminal that has
+    broken them anew meanwhile, 0 for one that leaves each line a row.
+
+    The first cell is left to be written over: tmux keeps a screen that is cleared from its first
+    cell in its history, and each frame that fills the window would stay there.
+    """
+    rows = sum(_rows(text, columns) for text in drawn) if columns else len(drawn)
+    return f"\r\x1b[{rows}A\x1b[C\x1b[J\r" if rows else "\r"
+
+
+def _rows(text: str, columns: int) -> int:
+    """How many rows a line takes; a wide character is never broken."""
+    rows, used = 1, 0
+    for width in map(cells, text):
+        if used + width > columns:
+            rows, used = rows + 1, 0
+        used += width
+    return rows
+
+
+def reflowing(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal is one of those known to break lines anew."""
+    if environ.get("STY") and not environ.get("TMUX"):  # GNU screen cuts them off
+        return False
+    return (
+        any(environ.get(name) for name in _REFLOWING)
+        or environ.get("TERM_PROGRAM") in _REFLOWING_PROGRAMS
+        or environ.get("TERM", "").startswith(_REFLOWING_TERMS)
+    )

@@ -11,7 +11,7 @@ import termios
 import threading
 from typing import Self, TextIO
 
-_SEQUENCE = re.compile(r"\x1b\[(\?25[hl]|\d*A|J|[\d;]*m)")
+_SEQUENCE = re.compile(r"\x1b\[(\?25[hl]|\?7[hl]|\d*A|J|C|[\d;]*m)")
 
 
 class Screen:
@@ -41,6 +41,8 @@ class Screen:
         elif command.endswith("A"):
             top = max(0, len(self.rows) - self.height)
             self.row = max(top, self.row - int(command[:-1] or 1))
+        elif command == "C":
+            self.column = min(self.column + 1, self.width - 1)
         elif command == "J":
             self.rows[self.row] = self.rows[self.row][: self.column]
             del self.rows[self.row + 1 :]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 import time
 from collections import deque
+from pathlib import Path
 
+import pyte
+import pytest
 from events_for_tests import START, Script
 from terminal import Screen, Terminal
 
@@ -13,6 +20,7 @@ from shipline.observe import TtySink
 from shipline.observe.board import Board, Vertex
 from shipline.observe.frame import live_lines
 from shipline.observe.text import cells
+from shipline.observe.tty import reflowing
 
 
 def test_finished_steps_stay_once_each_and_in_order() -> None:
@@ -83,25 +91,124 @@ def test_at_most_ten_frames_a_second_whatever_comes() -> None:
     assert 3 <= frames <= elapsed * 10 + 3
 
 
-def test_a_narrower_window_leaves_no_rests_of_the_last_frame() -> None:
+def narrowed(*, reflows: bool) -> tuple[str, str]:
+    """What is written to a window of 60 columns, and after it has shrunk to 20."""
     with Terminal(width=60) as terminal:
-        sink = TtySink(terminal.stream, color=False)
+        sink = TtySink(terminal.stream, color=False, reflows=reflows)
         script = Script(sink)
         build = script.start(0, "build")
+        for number in range(3):
+            done = script.start(0, f"COPY {number} " + "y" * 60, build, kind="copy")
+            script.finish(0, done)
         run = script.start(0, "RUN " + "x" * 100, build, kind="run")
         time.sleep(0.25)
         before = terminal.received
-        terminal.resize(20, 12)
-        time.sleep(0.25)
+        for width in (50, 40, 30, 20):
+            terminal.resize(width, 12)
+            time.sleep(0.12)
+        time.sleep(0.9)
         script.finish(1, run)
         sink.close()
         terminal.screen()
-    reflowed = Screen(20, 12)
+    return before, terminal.received[len(before) :]
+
+
+def test_a_narrower_window_leaves_no_rests_where_lines_are_broken_anew() -> None:
+    before, after = narrowed(reflows=True)
+    reflowed = Screen(20, 40)
     for row in _rows(before, 60):
         reflowed.feed(row + "\r\n")
-    reflowed.feed(terminal.received[len(before) :])
+    reflowed.feed(after)
     assert sum("RUN" in line for line in reflowed.lines) == 1
     assert sum("Building" in line for line in reflowed.lines) == 1
+    assert sum("COPY" in line for line in reflowed.lines) == 3
+
+
+def test_a_narrower_window_erases_no_finished_step_where_lines_are_cut_off() -> None:
+    before, after = narrowed(reflows=False)
+    screen = pyte.Screen(60, 12)
+    stream = pyte.Stream(screen)
+    stream.feed(before.replace("\n", "\r\n").replace("\r\r", "\r"))
+    screen.resize(columns=20)
+    stream.feed(after.replace("\n", "\r\n").replace("\r\r", "\r"))
+    shown = [line.rstrip() for line in screen.display if line.strip()]
+    assert [line[:9] for line in shown] == [
+        *[" => COPY "] * 3,
+        " => RUN x",
+        "[+] Build",
+    ]
+
+
+def test_nothing_is_drawn_while_the_window_changes_its_size() -> None:
+    with Terminal(width=60) as terminal:
+        sink = TtySink(terminal.stream, color=False)
+        script = Script(sink)
+        script.start(0, "RUN make", script.start(0, "build"), kind="run")
+        time.sleep(0.25)
+        before = terminal.received.count("Building")
+        for width in range(59, 39, -1):
+            terminal.resize(width, 12)
+            time.sleep(0.05)
+        assert terminal.received.count("Building") <= before + 2
+        sink.close()
+
+
+WORK = """
+import os, sys, time
+from shipline.events import Stream
+from shipline.observe import open_sinks
+with Stream(*open_sinks("tty", sys.stderr, os.environ)) as stream, stream.step("build") as build:
+    for number in range(40):
+        with build.step(f"RUN step {number} " + "x" * 60, kind="run") as step:
+            step.output(b"output " * 20 + b"\\n")
+            time.sleep(0.1)
+print("the end")
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux")
+def test_in_tmux_a_window_that_is_dragged_keeps_every_step_and_few_heads(tmp_path: Path) -> None:
+    def tmux(*words: str) -> str:
+        command = ["tmux", "-S", str(tmp_path / "socket"), "-f", "/dev/null", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "work.py").write_text(WORK)
+    tmux("new-session", "-d", "-x", "100", "-y", "12", f"{sys.executable} {tmp_path}/work.py")
+    try:
+        time.sleep(1)
+        for width in (*range(98, 48, -2), *range(50, 90, 2)):
+            tmux("resize-window", "-x", str(width))
+            time.sleep(0.05)
+        for _ in range(200):
+            shown = tmux("capture-pane", "-p", "-J", "-S", "-")
+            if "the end" in shown:
+                break
+            time.sleep(0.1)
+    finally:
+        tmux("kill-server")
+    finished = [line for line in shown.splitlines() if re.search(r"RUN step .* \d\.\ds *$", line)]
+    for number in range(40):
+        assert any(f"step {number} " in line for line in finished), shown
+    assert shown.count("[+] Building") <= 8
+
+
+@pytest.mark.parametrize(
+    ("environ", "known"),
+    [
+        ({"TMUX": "/tmp/x", "TERM": "screen"}, True),
+        ({"VTE_VERSION": "7600", "TERM": "xterm-256color"}, True),
+        ({"TERM": "xterm-kitty"}, True),
+        ({"TERM_PROGRAM": "vscode"}, True),
+        ({"TERM": "xterm-256color"}, False),
+        ({"TERM": "linux"}, False),
+        ({"STY": "1.pts", "VTE_VERSION": "7600"}, False),
+    ],
+)
+def test_terminals_that_break_lines_anew_are_known_by_what_they_set(
+    environ: dict[str, str], known: bool
+) -> None:
+    assert reflowing(environ) is known
 
 
 def _rows(text: str, width: int) -> list[str]:
