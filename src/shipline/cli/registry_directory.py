@@ -1,38 +1,112 @@
-"""What the commands about accounts share: the directory they open, and how they print."""
+"""What the commands about accounts share: where they act, and how they print."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+
+from shipline.cli.registry_node import ask, node_option
+from shipline.errors import UsageError
 
 if TYPE_CHECKING:
     from shipline.server.access import Administration, Directory
     from shipline.server.journal import Event
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-def data_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
+
+class Accounts(Protocol):
+    """Accounts of a node, which runs or not."""
+
+    def do(self, operation: str, **said: Any) -> Any:
+        """Do one of `server.access.operations`; returns its result. Raises UsageError, or what a
+        node answers.
+        """
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        """`users`, `projects`, `robots` or `tokens`."""
+
+    def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
+        """Lines of the audit log, oldest first; 0 for as many as there are."""
+
+
+class _Here:
+    """In a directory, with the rights of whoever may write to it; a node that serves it takes
+    notice at once.
+    """
+
+    def __init__(self, data: Path, directory: Directory, administration: Administration) -> None:
+        self._data, self._directory, self._administration = data, directory, administration
+
+    def do(self, operation: str, **said: Any) -> Any:
+        from shipline.server.access import perform
+
+        return perform(self._administration, operation, said)
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        from shipline.server.access import accounts_json
+
+        found: list[dict[str, Any]] = accounts_json(self._directory)[kind]
+        return found
+
+    def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
+        from shipline.server.access import read_audit
+
+        return read_audit(self._data, last=last)
+
+
+class _There:
+    """At a running node, with the rights of who is logged in."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+
+    def do(self, operation: str, **said: Any) -> Any:
+        body = json.dumps(said).encode()
+        return json.loads(ask(self._node, "POST", f"/api/accounts/{operation}", body))["result"]
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(ask(self._node, "GET", "/api/accounts"))[kind]
+        return found
+
+    def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
+        query = f"?last={last}" if last else ""
+        return iter(json.loads(ask(self._node, "GET", f"/api/audit{query}")))
+
+
+def place_options(command: Command) -> Command:
+    """`--data` and `--node`, for `reached`."""
+    data = click.option(
         "--data",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        required=True,
         metavar="DIR",
         help="The node's data directory.",
-    )(command)
+    )
+    return data(node_option(command))
 
 
 @contextmanager
-def opened(data: Path) -> Iterator[tuple[Directory, Administration]]:
+def reached(data: Path | None, node: str | None) -> Iterator[Accounts]:
+    """The accounts that were meant. Raises UsageError unless one place is named."""
+    if (data is None) is (node is None):
+        raise UsageError("which node?", hint="say --data DIR, or --node HOST for one that runs")
+    if node is not None:
+        yield _There(node)
+        return
+    assert data is not None
     from shipline.server.access import Administration, Audit, Directory
 
     directory = Directory(data)
     try:
-        yield directory, Administration(directory, actor=local_actor(), notice=Audit(data).note)
+        by = Administration(directory, actor=local_actor(), notice=Audit(data).note)
+        yield _Here(data, directory, by)
     finally:
         directory.close()
 

@@ -41,12 +41,12 @@ def required_node_option(command: Command) -> Command:
     )(registry_options(command))
 
 
-def ask(node: str, method: str, path: str) -> str:
+def ask(node: str, method: str, path: str, body: bytes = b"") -> str:
     """What a node answers its operator. Raises AuthError, RegistryError; asks once."""
     from shipline.registry import Client, keychain_from, settings_from
 
     with Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client:
-        return client.ask(node, method, path).decode()
+        return client.ask(node, method, path, body).decode()
 
 
 def done_by(node: str, path: str, wish: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from guarded import ADMIN, Guarded, guarded
+from guarded import ADMIN, Guarded, basic, bearer, guarded
 
 RULES = """
 version: 1
@@ -31,7 +31,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def registry(
-    node: Guarded, place: Path, login: str, *words: str
+    node: Guarded, place: Path, login: str, *words: str, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """A command beside the node, logged in with `name:secret`."""
     auth = {"auth": base64.b64encode(login.encode()).decode()}
@@ -40,6 +40,7 @@ def registry(
         [sys.executable, "-m", "shipline", "registry", *words],
         env={**os.environ, "DOCKER_CONFIG": str(place), "REGISTRY_AUTH_FILE": ""},
         cwd=place,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=60,
@@ -80,6 +81,79 @@ def test_webhooks_are_listed_tried_and_sent_again(node: Guarded, tmp_path: Path)
     assert "0 events" in again.stderr
     unknown = registry(node, tmp_path, admin, "webhook", "test", "none", *on)
     assert unknown.returncode == 6 and "there is: dead" in unknown.stderr
+
+
+def test_accounts_of_a_node_are_managed_from_afar(node: Guarded, tmp_path: Path) -> None:
+    admin, on = f"{ADMIN}:{node.password}", ("--node", node.address)
+
+    def run(*words: str, login: str = admin, stdin: str = "") -> str:
+        done = registry(node, tmp_path, login, *words, *on, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("user", "add", "eve", "--password-stdin", stdin="password 1\n")
+    run("project", "add", "far", "--public")
+    run("project", "member", "far", "eve", "developer")
+    assert "far   public      eve (developer)" in run("project", "ls")
+    secret = run("robot", "add", "ci", "--project", "far", "--tag", "v*").strip()
+    assert secret.startswith("shp_") and "pull far tags v*  ok" in run("robot", "ls")
+    assert run("robot", "rotate", "robot$far+ci", "--overlap", "1h").strip() != secret
+    assert node.call("GET", "/v2/", None, basic("robot$far+ci", secret)).status == 200
+    run("robot", "set", "robot$far+ci", "--disable")
+    run("robot", "rm", "robot$far+ci")
+    run("user", "set", "eve", "--disable")
+    assert "disabled" in run("user", "ls")
+    run("user", "set", "eve", "--enable")
+    run("project", "set", "far", "--private")
+    run("project", "rm", "far")
+    run("token", "revoke", "eve")
+    assert run("token", "ls").startswith("ACCOUNT") and run("token", "rotate-key").strip()
+    assert "project far removed" in run("audit", "--last", "20")
+    (line,) = run("audit", "--last", "1", "--json").splitlines()
+    assert json.loads(line)["actor"] == ADMIN and json.loads(line)["address"] == "127.0.0.1"
+
+
+def test_users_change_their_own_password_and_nothing_else(node: Guarded, tmp_path: Path) -> None:
+    node.user("kim")
+    on, before = ("--node", node.address), "kim:pass of kim 1"
+    words = ("user", "passwd", "--password-stdin", *on)
+    done = registry(node, tmp_path, before, *words, stdin="another one\n")
+    assert done.returncode == 0, done.stderr
+    assert registry(node, tmp_path, before, *words, stdin="a third one\n").returncode == 7
+    now = "kim:another one"
+    for other in (
+        ("user", "passwd", ADMIN, "--password-stdin"),
+        ("user", "add", "mallory", "--password-stdin"),
+        ("user", "set", "kim", "--admin"),
+        ("user", "ls"),
+        ("project", "add", "mine"),
+        ("token", "rotate-key"),
+        ("audit",),
+    ):
+        refused = registry(node, tmp_path, now, *other, *on, stdin="password 9\n")
+        assert refused.returncode == 7 and "Traceback" not in refused.stderr, other
+    short = registry(node, tmp_path, now, *words, stdin="short\n")
+    assert short.returncode == 6 and "8 to 1024 characters" in short.stderr
+    robot = node.robot("passwd", "", "pull")
+    body, kind = b'{"password": "password 9"}', {"Content-Type": "application/json"}
+    path = "/api/accounts/set-password"
+    assert node.call("POST", path, body, {**robot, **kind}).status == 403
+    assert node.call("POST", path, body, kind).status == 401
+    token = node.token(node.admin, "registry:catalog:*")
+    assert node.call("POST", path, body, {**bearer(token), **kind}).status == 401
+
+
+def test_open_metrics_open_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "shipline.yaml").write_text("version: 1\nregistry: {access: {open-metrics: true}}")
+    with guarded(
+        tmp_path / "data", "--accounts", "--config", str(tmp_path / "shipline.yaml")
+    ) as open_one:
+        assert open_one.call("GET", "/metrics").status == 200
+        kind = {"Content-Type": "application/json"}
+        for path in ("/api/gc", "/api/retention", "/api/accounts/add-user"):
+            assert open_one.call("POST", path, b"{}", kind).status == 401
+        for path in ("/api/gc", "/api/accounts", "/api/audit", "/api/webhooks"):
+            assert open_one.call("GET", path).status == 401
 
 
 def test_nobody_else_is_obeyed(node: Guarded, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shipline.server.access.directory import Directory
 from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
 from shipline.server.access.holdings import Holdings
+from shipline.server.access.operations import accounts_json, perform
 from shipline.server.access.refresh import refresh_tokens
 from shipline.server.access.renewal import renewed, watch_certificates
 from shipline.server.access.section import AccessSection, TlsSection
@@ -44,8 +45,10 @@ __all__ = [
     "TlsSection",
     "User",
     "Wish",
+    "accounts_json",
     "check_entrance",
     "open_entrance",
+    "perform",
     "read_audit",
     "refresh_tokens",
     "renewed",

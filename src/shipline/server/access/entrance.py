@@ -23,6 +23,7 @@ from shipline.server.access.harbor import harbor_routes
 from shipline.server.access.holdings import Holdings
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins
+from shipline.server.access.operations import account_routes
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
 from shipline.server.http import Request, Route
@@ -116,9 +117,15 @@ def _guarded(
     logins = Logins(directory, notice)
     scheme = "http" if certificates is None else "https"
     guard = AccountGuard(directory, tokens, logins, section, _base_url(section, scheme))
+
+    def administration(request: Request) -> Administration:
+        actor, address = request.identity.actor, request.address
+        return Administration(directory, actor=actor, address=address, notice=notice)
+
     routes = (
         *token_routes(directory, keys, tokens, logins, section),
-        *harbor_routes(directory, notice, holdings),
+        *harbor_routes(directory, administration, holdings),
+        *account_routes(directory, administration, data),
     )
     notices = (*_first_steps(directory, section, notice), *_about(certificates))
 

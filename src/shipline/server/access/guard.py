@@ -117,7 +117,7 @@ class AccountGuard:
         if self._section.proxies:
             forwarded = request.header("X-Forwarded-For")
             request.address = origin(request.address, forwarded, self._section.proxies)
-        if need == "open" or (need == "operator" and self._section.open_metrics):
+        if need == "open" or (self._section.open_metrics and request.path == "/metrics"):
             return self._nobody()
         identity, access = self._identify(request, need, name)
         match need:

@@ -28,22 +28,12 @@ from shipline.server.access.harbor_robots import robot_routes
 from shipline.server.access.holdings import Holdings
 from shipline.server.access.rights import administers, sees
 from shipline.server.http import Request, Response, Route, route
-from shipline.server.journal import Event
-
-Notice = Callable[[Event], None]
 
 
-def harbor_routes(directory: Directory, notice: Notice, holdings: Holdings) -> tuple[Route, ...]:
+def harbor_routes(
+    directory: Directory, administration: Callable[[Request], Administration], holdings: Holdings
+) -> tuple[Route, ...]:
     """All routes below /api/v2.0."""
-
-    def administration(request: Request) -> Administration:
-        return Administration(
-            directory,
-            actor=request.identity.actor,
-            address=request.address,
-            notice=notice,
-        )
-
     return (
         *_node_routes(directory),
         *_project_routes(directory, administration, holdings),
