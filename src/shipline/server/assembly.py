@@ -25,7 +25,6 @@ from shipline.server.node import Node, tell
 from shipline.server.section import RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
-from shipline.server.warming import Warmer
 from shipline.tasks import TaskGroup
 
 
@@ -36,7 +35,6 @@ class Assembly:
     node: Node
     health: Health
     hooks: Webhooks
-    warmer: Warmer
     chores: tuple[Chore, ...]
     section: RegistrySection
 
@@ -58,12 +56,11 @@ class Assembly:
         hooks = Webhooks(
             storage.records, section.webhooks, environ=environ, sent=metrics.deliveries.add
         )
-        warmer = Warmer(storage.store.path, lambda: uploads.in_flight > 0)
         _add_gauges(metrics, storage, health, hooks)
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
         door = RuleDoor(section.policy, storage, manifests, metrics, base, entrance.projects)
-        listeners = (door, *entrance.listeners, hooks, warmer)
+        listeners = (door, *entrance.listeners, hooks)
         told, news = partial(_count_collection, metrics), partial(tell, listeners)
         gc = collection(storage, section.collection, told, news)
         retain = retention(storage, manifests, section.policy, door, news)
@@ -85,12 +82,11 @@ class Assembly:
             observers=(log_request,) if section.log.requests else (),
             quick_pulls=_pulls_are_quick(section),
         )
-        return cls(node, health, hooks, warmer, (gc, retain), section)
+        return cls(node, health, hooks, (gc, retain), section)
 
     def start(self, group: TaskGroup) -> None:
         """Start what goes on by itself: all of it ends with the scope of `group`."""
         storage, section, node = self.node.storage, self.section, self.node
-        group.start(self.warmer.run)
         self.hooks.start(group)
         told = partial(_count_collection, node.metrics)
         news = partial(tell, node.listeners)

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -45,7 +45,7 @@ from shipline.server.http import (
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
-_BATCH = 256 << 10  # bytes of a body that a handler gets at once, where they come that fast
+_BATCH = 1 << 20  # bytes of a body that a handler gets at once, where they come that fast
 _PIECE = 64 << 10  # bytes that wait in memory for one client to take them
 _TURN = 32 << 20  # bytes of a file that are sent before another request gets the thread
 _PAUSE_S = 0.05
@@ -185,10 +185,10 @@ class Conversation:
         self.busy: set[web.RequestHandler] = set()  # connections where one runs
 
     async def answer(self, asked: web.BaseRequest) -> web.StreamResponse:
-        """Raises ConnectionError once the client has left."""
+        """Whatever happens to the connection, it is a response for aiohttp."""
         transport = asked.transport
         if transport is None:
-            raise ConnectionResetError
+            return Sent(keep_alive=False)
         self.busy.add(asked.protocol)
         request = _request_of(asked, self._scheme)
         try:
@@ -196,6 +196,9 @@ class Conversation:
                 with self._pace.waiting(transport, request.address) as window:
                     return await self._exchange(asked, request, window)
             return await self._exchange(asked, request, None)
+        except ConnectionError as error:
+            _log.debug("the client has left: %s", error)
+            return Sent(keep_alive=False)
         finally:
             self.busy.discard(asked.protocol)
 
@@ -212,11 +215,11 @@ class Conversation:
     async def _respond(self, request: Request, body: _Body, held: _Held) -> _Done:
         """Give the application what it needs until it has a response."""
         steps, place = self._app(request), LOOP
-        result = _advance(steps, None)
+        result = _begin(steps)
         while not isinstance(result, _Done):
-            given: bytes | Problem = b""
+            given: deque[bytes] | Problem = _NOTHING
             if result is READ:
-                given = await self._next(request, body, held)
+                given = await self._read(request, body, held)
             elif result is PAUSE:
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -227,15 +230,15 @@ class Conversation:
                 result = await self._run(place, request, _advance, steps, given)
         return result
 
-    async def _next(self, request: Request, body: _Body, held: _Held) -> bytes | Problem:
-        """The next bytes of the body, or why there are none."""
+    async def _read(self, request: Request, body: _Body, held: _Held) -> deque[bytes] | Problem:
+        """The next pieces of the body, or why there are none."""
         try:
-            data = await body.read()
+            size = await body.fill()
             if not request.found.receives:
-                held.add(len(data))
+                held.add(size)
         except Problem as problem:
             return problem
-        return data
+        return body.pieces
 
     async def _run(
         self, place: Step, request: Request, work: Callable[..., T], *arguments: Any
@@ -252,7 +255,7 @@ class Conversation:
         unread = not asked.content.is_eof()
         endless = isinstance(response.body, Iterator) and request.version < (1, 1)
         ends = unread or endless or self.stopping
-        sent = Sent(asked.keep_alive and not ends)
+        sent = Sent(keep_alive=asked.keep_alive and not ends)
         head = _head(request, response, keep_alive=sent.keep_alive)
         body = response.body
         if window is None and isinstance(body, bytes) and len(body) <= _PIECE:
@@ -356,33 +359,38 @@ class _Body:
         self._window = window
         self._broken = False
         self._waits = request.headers.get("expect", "").lower() == "100-continue"
+        self.pieces: deque[bytes] = deque()
 
-    async def read(self) -> bytes:
-        """Bytes as they come, more at once where they come fast; b"" at the end. Raises
-        ClientGone.
+    async def fill(self) -> int:
+        """Have some `pieces`, as many as come fast, none at the end; returns the bytes that came.
+        Raises ClientGone.
         """
-        if self._window is None:
-            return b""
+        if self._window is None or self.pieces:
+            return 0
         if self._waits and self._asked.transport is not None:
             self._waits = False
             self._asked.transport.write(_CONTINUE)
         with self._window.opened():
-            data = await self._batch()
-        if not data and self._broken:
+            size = await self._batch()
+        if not size and self._broken:
             raise ClientGone
-        self._request.received += len(data)
-        return data
+        self._request.received += size
+        return size
 
-    async def _batch(self) -> bytes:
-        parts: list[bytes] = []
+    async def _batch(self) -> int:
+        """Piece by piece, since each copy costs more than hashing it."""
         size, content = 0, self._asked.content
+        whole = "transfer-encoding" not in self._request.headers
         try:
-            while not self._broken and size < _BATCH and (data := await content.readany()):
-                parts.append(data)
+            while not self._broken and size < _BATCH:
+                data = (await content.readchunk())[0] if whole else await content.readany()
+                if not data:
+                    break
+                self.pieces.append(data)
                 size += len(data)
         except Exception:  # whatever the server says of a body that broke off
             self._broken = True
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return size
 
 
 class _Out:
@@ -415,7 +423,7 @@ class _Out:
 class Sent(web.StreamResponse):
     """What aiohttp gets for a response that was sent already."""
 
-    def __init__(self, keep_alive: bool) -> None:
+    def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
         self._alive = keep_alive
 
@@ -430,14 +438,23 @@ class Sent(web.StreamResponse):
         return None
 
 
-def _advance(steps: Steps[Response], given: bytes | Problem | None) -> Step | _Done:
-    """The next thing that the application needs, or its response, the file of it open. None
-    begins.
-    """
+def _begin(steps: Steps[Response]) -> Step | _Done:
+    """The first thing that the application needs, or its response, the file of it open."""
+    try:
+        return next(steps)
+    except StopIteration as stop:
+        return _opened(stop.value)
+
+
+def _advance(steps: Steps[Response], given: deque[bytes] | Problem) -> Step | _Done:
+    """What comes after these pieces of the body, b"" where there are none, or after a problem."""
     try:
         if isinstance(given, Problem):
             return steps.throw(given)
-        return next(steps) if given is None else steps.send(given)
+        step = steps.send(given.popleft() if given else b"")
+        while step is READ and given:
+            step = steps.send(given.popleft())
+        return step
     except StopIteration as stop:
         return _opened(stop.value)
 
@@ -507,6 +524,7 @@ def _origin_form(target: str) -> str:
     return "/" + rest.partition("/")[2] if slashes else target
 
 
+_NOTHING: deque[bytes] = deque()
 _date = (0, "")
 
 

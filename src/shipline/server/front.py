@@ -6,6 +6,7 @@ One event loop on the main thread serves all connections; `exchange` is what hap
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import logging
 import re
@@ -38,7 +39,9 @@ _LINGER_S = (
 )
 _FILES = 65_536  # descriptors that the process asks for
 _LINE, _FIELD, _FIELDS = 32 << 10, 16 << 10, 100  # bytes of a request's line and header; headers
-_BUFFER = 128 << 10  # bytes of a body that wait for their handler
+_BUFFER = 256 << 10  # bytes of a body that wait for their handler
+_KEPT = 32 << 20  # bytes of free memory
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LAST_S = 5.0  # for handlers to end whose clients were cut off
 Address = tuple[Any, ...]
 _HINTS = {
@@ -104,6 +107,7 @@ def run(
     process. At SIGHUP, and when certificates change, new connections get the new ones.
     """
     _ask_for_descriptors()
+    _keep_memory()
     front = Front(app, listener, section, entrance)
     asyncio.run(front.serve(group, ready, stopping))
 
@@ -340,6 +344,16 @@ def _ask_for_descriptors() -> None:
     most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+def _keep_memory() -> None:
+    """Bodies pass through buffers of 256 KiB. Giving their memory back to the kernel each time, and
+    having it cleared again, costs as much as hashing what is in them (mallopt(3)).
+    """
+    with suppress(OSError, AttributeError):  # other C libraries do it their way
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def _notice_dead_peers(listener: socket.socket) -> None:

@@ -7,15 +7,16 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shipline.oci import Digest
 from shipline.server.http import READ, ClientGone, Steps
-from shipline.server.intake import Blocks, Intake
 from shipline.server.problems import out_of_order, size_invalid, upload_unknown
 
 _BLOCK = 1 << 20  # bytes
+_SYNC = 16 << 20  # bytes after which the disk begins to take them
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -48,7 +49,7 @@ class Session:
             self.fd = -1
 
     def append(
-        self, promised: int | None, blocks: Blocks, check: Callable[[int, bool], None]
+        self, promised: int | None, threads: Executor, check: Callable[[int, bool], None]
     ) -> Steps[int]:
         """Add what comes; returns the number of bytes. `check`: see `uploads.Check`.
 
@@ -57,7 +58,7 @@ class Session:
         """
         start, before = self.mark()
         seen = self._seen()
-        intake = Intake(self.fd, start, blocks)
+        writer = Writer(self.fd, start, threads)
         try:
             while block := (yield READ):
                 if self.cancelled:
@@ -65,25 +66,25 @@ class Session:
                 if promised is not None and self.size + len(block) > start + promised:
                     raise size_invalid(f"more than the promised {promised} bytes came")
                 check(self.size + len(block) - start, False)
-                intake.write(block)
+                writer.write(block)
                 seen.update(block)
                 self.size += len(block)
             check(self.size - start, True)
-            intake.finish()
+            writer.finish()
         except ClientGone:
-            self._finish(intake, start, before)
+            self._finish(writer, start, before)
             raise
         except BaseException:
-            intake.abandon()
+            writer.abandon()
             self.rewind(start, before)
             raise
         return self.size - start
 
-    def _finish(self, intake: Intake, start: int, before: hashlib._Hash) -> None:
+    def _finish(self, writer: Writer, start: int, before: hashlib._Hash) -> None:
         try:
-            intake.finish()
+            writer.finish()
         except BaseException:
-            intake.abandon()
+            writer.abandon()
             self.rewind(start, before)
             raise
 
@@ -117,6 +118,46 @@ class Session:
         for position in range(0, self.size, _BLOCK):
             state.update(os.pread(self.fd, min(_BLOCK, self.size - position), position))
         return state
+
+
+class Writer:
+    """Writes to a file from a position on, and has the disk take what is there meanwhile, so that
+    the last sync is short. Through the page cache: what was pushed is what will be pulled next.
+
+    End it with `finish`, or with `abandon`, also after a `finish` that failed.
+    """
+
+    def __init__(self, fd: int, position: int, threads: Executor) -> None:
+        self._fd = fd
+        self._position = self._synced = position
+        self._threads = threads
+        self._syncing: Future[None] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError where the disk refuses these bytes or earlier ones."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, self._position)
+            self._position += written
+            view = view[written:]
+        if self._position - self._synced >= _SYNC:
+            self._sync()
+
+    def finish(self) -> None:
+        """Raises OSError where the disk refused some bytes."""
+        if self._syncing is not None:
+            self._syncing.result()
+
+    def abandon(self) -> None:
+        """Stop writing; the file is left as it is."""
+        with suppress(OSError):  # the caller has a failure of its own
+            self.finish()
+
+    def _sync(self) -> None:
+        if self._syncing is None or self._syncing.done():
+            self.finish()
+            self._syncing = self._threads.submit(os.fdatasync, self._fd)
+            self._synced = self._position
 
 
 def promised_size(size: int, span: str | None, length: int | None) -> int | None:

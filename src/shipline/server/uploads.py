@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,6 @@ from shipline.oci import Digest
 from shipline.server.disk import sync_directory
 from shipline.server.entries import pack
 from shipline.server.http import PAUSE, ClientGone, Steps
-from shipline.server.intake import Blocks
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -36,6 +36,7 @@ from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
 _SESSIONS = 2000  # uploads of one account that have not ended
+_SYNCS = 4  # threads
 EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
 _PATIENCE_S = 10.0  # one request waits this long for another one of the same session
 
@@ -66,7 +67,7 @@ class Uploads:
         self._largest = largest
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
-        self._blocks = Blocks()
+        self._threads = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
         self._brought: dict[str, _Brought] = {}
         self._sessions: Counter[str] = Counter()  # by the account that began them
         self.in_flight = 0  # requests that bring bytes
@@ -208,8 +209,10 @@ class Uploads:
             self._account(identity, self._path(identity).stat().st_size)
 
     def close(self) -> None:
+        """No request may be under way any more."""
         with self._lock:
             self._open.clear()
+        self._threads.shutdown()
 
     def _path(self, identity: str) -> Path:
         return self._storage.incoming / identity
@@ -331,7 +334,7 @@ class Uploads:
         bounded = partial(self._check_size, session, session.size, promised or 0, check)
         try:
             bounded(promised or 0, False)
-            came = yield from session.append(promised, self._blocks, bounded)
+            came = yield from session.append(promised, self._threads, bounded)
         except ClientGone:
             session.keep()
             raise
