@@ -76,8 +76,12 @@ def assemble(
     return Image(config.platform, config, raw, descriptor, manifest, layers)
 
 
-def combine(images: Sequence[Image], edition: Edition = PLAIN) -> Assembled:
-    """An index over the images of all platforms, in the order asked for; one image stands alone."""
+def combine(
+    images: Sequence[Image], edition: Edition = PLAIN, *, indexed: bool = False
+) -> Assembled:
+    """An index over the images of all platforms, in the order asked for; one image stands alone,
+    unless it is to be `indexed`.
+    """
     described = [
         replace(
             image.manifest.descriptor,
@@ -85,7 +89,7 @@ def combine(images: Sequence[Image], edition: Edition = PLAIN) -> Assembled:
         )
         for image in images
     ]
-    if len(images) == 1:
+    if len(images) == 1 and not indexed:
         return Assembled(tuple(images), images[0].manifest, described[0])
     index = Index.make(
         (

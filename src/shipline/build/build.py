@@ -27,12 +27,12 @@ from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
 from shipline.build.publish import push_documents, push_tags
 from shipline.build.recoding import Recoder
-from shipline.build.refusals import check_request
+from shipline.build.refusals import check_request, check_surroundings, doubts
 from shipline.build.request import BuildRequest
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.stdin import open_stdin
-from shipline.build.targets import edition_of, editions_of, platforms_of, targets_of
+from shipline.build.targets import edition_of, editions_of, indexed, platforms_of, targets_of
 from shipline.build.trouble import system_errors
 from shipline.build.uploads import UPLOADS, Uploads
 from shipline.build.workshop import Workshop
@@ -76,6 +76,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     namespace that vanishes with them.
     """
     check_request(request)
+    check_surroundings(request, settings.environment)
     with system_errors(settings.home):
         with TaskGroup() as group:
             task = group.start(_build, request, settings, step)
@@ -93,6 +94,9 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         with step.step("load Dockerfile", kind="internal"):
             request, stdin = open_stdin(request, settings.stdin, scratch)
             dockerfile = configured(read_dockerfile(request, stdin), request)
+        for doubt in doubts(request, dockerfile.directives.syntax):
+            step.warn(*doubt)
+        wrapped = indexed(request)
         plans = _plan(request, dockerfile, images)
         _check(request, dockerfile, images, step, stack)
         shop = _workshop(request, settings, blobs, editions[0].codec, scratch, stack)
@@ -102,7 +106,8 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
             solver = _solver(plans, shop, images, step, uploads if targets else None)
             _solve(plans, solver, uploads)
         results = {
-            edition: _assemble(plans, edition, solver, recoder, shop.clock) for edition in editions
+            edition: _assemble(plans, edition, solver, recoder, shop.clock, wrapped=wrapped)
+            for edition in editions
         }
         push_documents(results, targets, step)
         for output in request.outputs:
@@ -232,6 +237,8 @@ def _assemble(
     solver: Solver,
     recoder: Recoder,
     clock: Clock,
+    *,
+    wrapped: bool,
 ) -> Assembled:
     def made(vertex: Vertex) -> Made:
         found = solver.result(vertex).made
@@ -245,7 +252,7 @@ def _assemble(
         layers = tuple(recoder.form(layer, by, edition) for layer, by in found)
         image = assemble(planned, layers, made, epoch=epoch, now=clock.now(), edition=edition)
         images.append(image)
-    return combine(images, edition)
+    return combine(images, edition, indexed=wrapped)
 
 
 def _clock(request: BuildRequest) -> Clock:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shipline import dockerfile as df
 from shipline.build.plan import MAIN_CONTEXT
+from shipline.build.refusals import check_frontend
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import included
 from shipline.build.workshop import Directory
@@ -26,6 +27,7 @@ def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfil
     name, content = _content(request, stdin)
     if len(content) > _LIMIT:
         raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
+    check_frontend(request, df.detect_syntax(content.decode(errors="replace")), name)
     return df.parse_dockerfile(content, file=name)
 
 

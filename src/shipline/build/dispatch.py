@@ -9,7 +9,7 @@ from typing import Any
 from shipline import dockerfile as df
 from shipline.build.graph import CopyOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.planned import Planned
-from shipline.build.request import RunOptions
+from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
 from shipline.oci import Platform
 
@@ -32,6 +32,7 @@ class Place:
     total: int
     fresh: bool
     proxies: tuple[str, ...] = ()
+    hostname: str = ""
     number: int = 1
     shown: str = ""
 
@@ -82,16 +83,22 @@ def _run(state: Planned, step: df.Step, place: Place) -> Planned:
         mounts=tuple(mounts),
         network=_network(run, place),
         insecure=_insecure(run, place),
-        hosts=tuple((host.name, host.address) for host in options.hosts),
+        hosts=tuple((host.name, _address(host)) for host in options.hosts),
         shm_size=options.shm_size,
         ulimits=tuple((one.name, one.soft, one.hard) for one in options.ulimits),
         script=(script.name, script.content) if script is not None else ("", ""),
+        hostname=place.hostname,
         proxies=place.proxies,
     )
     if run.devices:
         raise DockerfileError("RUN --device is not supported yet", span=run.span)
     vertex = place.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
     return state.noted(_text(state, step), vertex)
+
+
+def _address(host: Host) -> str:
+    """A step shares the network of this machine: what it reaches at its gateway is here."""
+    return "127.0.0.1" if host.address == "host-gateway" else host.address
 
 
 def _shown(run: df.Run) -> str:

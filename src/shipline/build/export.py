@@ -71,7 +71,7 @@ def _tar(output: Output, results: Results, stdout: BinaryIO | None) -> None:
 
 def _trees(output: Output, results: Results) -> Iterator[tuple[str, Snapshot]]:
     """Every image's files, below a directory of their own where there are several."""
-    split = output.enabled("platform-split", len(results.edition.images) > 1)
+    split = output.enabled("platform-split", isinstance(results.edition.root, Index))
     for image in results.edition.images:
         yield _directory_name(image.platform) if split else "", Snapshot(image.layers)
 

@@ -72,6 +72,7 @@ class RunOp:
     shm_size: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()
     script: tuple[str, str] = ("", "")
+    hostname: str = ""
     proxies: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 

@@ -90,6 +90,7 @@ class PlatformPlan:
             total=total,
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
+            hostname=self._request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
         )
         for instruction in instructions:
             if isinstance(instruction, LAYERED):

@@ -4,11 +4,13 @@ what cannot be done yet, one line each, deleted when the feature lands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISDIR
 
 from shipline.build.request import BuildRequest, Context, ContextKind, Output, Resources
-from shipline.errors import UsageError
+from shipline.errors import DockerfileError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,75 @@ GAPS = (
     Gap("--cgroup-parent", lambda r: bool(r.run.cgroup_parent)),
     Gap("--allow device", lambda r: any(w.startswith("device") for w in r.run.entitlements)),
 )
+
+
+_FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")
+_SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
+_POLICY = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+
+
+def check_surroundings(request: BuildRequest, environ: Mapping[str, str]) -> None:
+    """Raises UsageError for a secret whose file cannot be used, also where no step mounts it, and
+    for what the environment demands and cannot be had.
+    """
+    if environ.get(_POLICY):
+        raise UsageError(
+            f"{_POLICY} is set, and policies for sources are not supported yet",
+            hint="unset it to build without the policy",
+        )
+    for secret in request.secrets:
+        if secret.file is not None:
+            _check_secret(secret.id, secret.file)
+
+
+def _check_secret(name: str, file: Path) -> None:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise UsageError(
+            f"--secret id={name}: cannot read {file}: {error.strerror}",
+            hint="correct src=, or leave the secret out",
+        ) from None
+    if S_ISDIR(status.st_mode) or status.st_size > _SECRET_LIMIT:
+        why = "it is a directory" if S_ISDIR(status.st_mode) else "it has more than 500 KiB"
+        raise UsageError(f"--secret id={name}: {file}: {why}", hint="give the file with the secret")
+
+
+def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
+    """What to warn of the frontend that a Dockerfile, or BUILDKIT_SYNTAX, asks for; nothing for
+    Docker's own in any version and mirror, which is built in. Raises DockerfileError for a
+    frontend of another language.
+    """
+    wanted = request.build_args.get("BUILDKIT_SYNTAX") or syntax
+    name = wanted.partition("@")[0].removeprefix("docker-image://")
+    last = name.rpartition("/")[2].partition(":")[0]
+    path = f"/{name.rpartition('/')[0]}/{last}"
+    if not wanted or any(path.endswith(f"/{one}") for one in _FRONTENDS):
+        return ""
+    if last in ("dockerfile", "dockerfile-upstream"):
+        return f"the Dockerfile frontend that is built in is used instead of {wanted}"
+    raise DockerfileError(
+        f"{file} asks for the frontend {wanted}, which cannot be run here",
+        hint="if it is a Dockerfile all the same, build it with"
+        " --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1",
+    )
+
+
+def doubts(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
+    """What the person who asked may not have meant, with a hint."""
+    if frontend := check_frontend(request, syntax, ""):
+        yield frontend, ""
+    if not request.outputs:
+        yield (
+            "No output specified. Build result will only remain in the build cache. To push result"
+            " image into registry use --push or to load image into docker use --load",
+            "--output type=cacheonly says that this is meant",
+        )
+    if request.build_args.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"):
+        yield (
+            "BUILDKIT_INLINE_CACHE is not supported yet: the image will carry no cache",
+            "later builds on this machine find the results of this one by themselves",
+        )
 
 
 def check_request(request: BuildRequest) -> None:

@@ -24,6 +24,7 @@ from shipline.events import Step
 from shipline.layer import Tree, changeset, lower_directory, scan, unpack
 from shipline.oci import Platform
 from shipline.sandbox import (
+    HOSTNAME,
     BindMount,
     Overlay,
     SecretFile,
@@ -191,6 +192,7 @@ def _spec(
         shm_size=op.shm_size,
         ulimits=tuple(Ulimit(*one) for one in op.ulimits),
         insecure=op.insecure,
+        hostname=op.hostname or HOSTNAME,
     )
 
 

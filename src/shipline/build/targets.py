@@ -9,6 +9,7 @@ from shipline.build.images import Repositories
 from shipline.build.outputs import names_of
 from shipline.build.request import BuildRequest, Output
 from shipline.build.uploads import Target
+from shipline.build.values import parse_boolean
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
 
@@ -16,6 +17,22 @@ from shipline.oci import Platform, Reference
 def platforms_of(request: BuildRequest) -> tuple[Platform, ...]:
     """The platforms to build for, each once; that of this machine where none was asked for."""
     return tuple(dict.fromkeys(request.platforms or (Platform.local(),)))
+
+
+def indexed(request: BuildRequest) -> bool:
+    """Whether the result is an index; BUILDKIT_MULTI_PLATFORM asks for one of a single image.
+
+    Raises UsageError where it forbids one for several.
+    """
+    several = len(platforms_of(request)) > 1
+    text = request.build_args.get("BUILDKIT_MULTI_PLATFORM", "")
+    wanted = parse_boolean(text, "BUILDKIT_MULTI_PLATFORM") if text else several
+    if several and not wanted:
+        raise UsageError(
+            "BUILDKIT_MULTI_PLATFORM forbids an index, and several platforms are asked for",
+            hint="leave it out, or ask for one platform",
+        )
+    return wanted
 
 
 def edition_of(output: Output, request: BuildRequest) -> Edition:

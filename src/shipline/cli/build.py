@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.build import BuildRequest
+from shipline.build import BuildRequest, values
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, build_options
 from shipline.cli.failures import Settings
@@ -17,8 +17,8 @@ from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
 from shipline.cli.switches import SwitchCommand
 from shipline.errors import UsageError
-from shipline.events import Stream
-from shipline.observe import open_sinks
+from shipline.events import Event, Stream, Warned
+from shipline.observe import open_sinks, warning_json
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
@@ -42,15 +42,25 @@ def command(settings: Settings, /, **given: Any) -> int:
     _refuse_terminal(request)
     engine.enter()
     mode = "quiet" if given["quiet"] else given["progress"]
-    write_result(request, _build(request, mode), mode=mode)
+    warned: list[dict[str, Any]] = []
+    result = _build(request, mode, warned)
+    asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
+    shown = warned if asked and values.parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
+    write_result(request, result, warnings=shown, mode=mode)
     return 0
 
 
-def _build(request: BuildRequest, mode: str) -> BuildResult:
+def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> BuildResult:
+    """Warnings are added to `warned`, as buildx writes them."""
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
     sinks = open_sinks(mode, sys.stderr, os.environ)
-    stream = Stream(*sinks)
+
+    def note(event: Event) -> None:
+        if isinstance(event, Warned):
+            warned.append(warning_json(event))
+
+    stream = Stream(*sinks, note)
     try:
         with stream, stream.step("build") as step:
             return run_cancellable(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from shipline.build import values
 from shipline.errors import ConfigError, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -117,3 +119,31 @@ def _add(context: click.Context, name: str, separator: str, words: Sequence[str]
             os.environ[name] = before
 
     context.call_on_close(restore)
+
+
+def git_labels(environ: Mapping[str, str], context: Path, dockerfile: str | None) -> dict[str, str]:
+    """The labels that BUILDX_GIT_LABELS asks for: the commit, the Dockerfile in its repository,
+    and with `full` where the repository is from; `-dirty` with BUILDX_GIT_CHECK_DIRTY.
+
+    Nothing where the context is in no repository, as in buildx.
+    """
+    asked = environ.get("BUILDX_GIT_LABELS", "")
+    if asked != "full" and not (asked and values.parse_boolean(asked, "BUILDX_GIT_LABELS")):
+        return {}
+    from shipline.git import Git, GitError, read_repository
+
+    git = Git(context.absolute(), environ)
+    try:
+        commit, top = git.text("rev-parse", "HEAD"), Path(git.text("rev-parse", "--show-toplevel"))
+    except GitError:
+        return {}
+    check = environ.get("BUILDX_GIT_CHECK_DIRTY", "")
+    if check and values.parse_boolean(check, "BUILDX_GIT_CHECK_DIRTY"):
+        commit += "-dirty" if git.text("status", "--porcelain", "--untracked-files=no") else ""
+    found = {"org.opencontainers.image.revision": commit}
+    file = Path(dockerfile).absolute() if dockerfile else context.absolute() / "Dockerfile"
+    if file.resolve().is_relative_to(top):
+        found["com.docker.image.source.entrypoint"] = str(file.resolve().relative_to(top))
+    if asked == "full" and (url := read_repository(git).url):
+        found["org.opencontainers.image.source"] = re.sub(r"://[^/@]*@", "://", url)
+    return found

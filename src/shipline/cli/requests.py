@@ -17,7 +17,7 @@ from shipline.build import (
     values,
 )
 from shipline.build import flags as read
-from shipline.cli.environment import implied_build_args
+from shipline.cli.environment import git_labels, implied_build_args
 from shipline.errors import UsageError
 
 Given = Mapping[str, Any]
@@ -34,7 +34,7 @@ def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
         build_contexts=dict(map(read.parse_build_context, given["build_context"])),
         build_args=implied_build_args(environ)
         | values.parse_assignments(given["build_arg"], "--build-arg", environ),
-        labels=values.parse_assignments(given["label"], "--label"),
+        labels=_git_labels(given, environ) | values.parse_assignments(given["label"], "--label"),
         annotations=tuple(
             one for text in given["annotation"] for one in annotating.parse_annotation(text)
         ),
@@ -57,6 +57,11 @@ def build_request(given: Given, environ: Mapping[str, str]) -> BuildRequest:
     )
     check_request(request)
     return request
+
+
+def _git_labels(given: Given, environ: Mapping[str, str]) -> dict[str, str]:
+    context = Path(given["context"])
+    return git_labels(environ, context, given["file"]) if context.is_dir() else {}
 
 
 def _run(given: Given) -> RunOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 
 from shipline.build import BuildRequest
 from shipline.errors import UsageError
-from shipline.oci import Digest
+from shipline.oci import Digest, media
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 _FILES = {"local", "tar"}  # types of outputs that hold the files of an image, and no image
 
 
-def write_result(request: BuildRequest, result: BuildResult, *, mode: str) -> None:
+def write_result(
+    request: BuildRequest,
+    result: BuildResult,
+    *,
+    mode: str,
+    warnings: Sequence[object] | None = None,
+) -> None:
     """Write --iidfile and --metadata-file, and say what came out: the ID alone where the mode of
     --progress is quiet, else digest and names below what was shown.
     """
@@ -29,6 +35,8 @@ def write_result(request: BuildRequest, result: BuildResult, *, mode: str) -> No
         write_whole(request.iidfile, str(image_id(result)))
     if request.metadata_file is not None:
         facts = metadata(result, reference=f"native/native0/{secrets.token_hex(13)}")
+        if warnings is not None:
+            facts["buildx.build.warnings"] = warnings
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
     if mode in ("auto", "plain", "tty"):
         click.echo("".join(f"{line}\n" for line in _outcome(request, result)), err=True, nl=False)
@@ -57,7 +65,7 @@ def _loads(request: BuildRequest) -> bool:
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
     """The facts under the names that buildx gives them; `reference` names this run."""
     facts: dict[str, Any] = {"buildx.build.ref": reference}
-    if len(result.images) == 1:
+    if result.root.media_type not in media.INDEXES:
         facts["containerimage.config.digest"] = str(image_id(result))
     facts["containerimage.descriptor"] = result.root.to_json()
     facts["containerimage.digest"] = str(result.root.digest)
@@ -68,7 +76,7 @@ def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
 
 def image_id(result: BuildResult) -> Digest:
     """The digest of the configuration, which docker calls the ID; of the index for several."""
-    if len(result.images) == 1:
+    if result.root.media_type not in media.INDEXES:
         return result.images[0].config_descriptor.digest
     return result.root.digest
 

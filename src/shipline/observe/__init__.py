@@ -4,7 +4,7 @@ from shipline.observe.board import Activity, Board, Vertex
 from shipline.observe.box import boxed, excerpt, failure_box
 from shipline.observe.choose import can_encode, open_sinks
 from shipline.observe.groups import GroupsSink
-from shipline.observe.jsonlines import JsonSink, failure_line
+from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
 from shipline.observe.lines import LinesSink
 from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
@@ -24,4 +24,5 @@ __all__ = [
     "failure_box",
     "failure_line",
     "open_sinks",
+    "warning_json",
 ]

@@ -131,8 +131,12 @@ def _log(vertex: Vertex, event: Output) -> dict[str, Any]:
 
 
 def _warning(vertex: Vertex, event: Warned) -> dict[str, Any]:
+    return {"vertex": _digest(vertex), **warning_json(event)}
+
+
+def warning_json(event: Warned) -> dict[str, Any]:
+    """A warning with the fields of BuildKit's VertexWarning."""
     value: dict[str, Any] = {
-        "vertex": _digest(vertex),
         "level": 1,
         "short": _base64(event.message.encode(errors="backslashreplace")),
     }

@@ -15,11 +15,20 @@ from shipline.sandbox.rooted import read_in_root, resolve_in_root
 from shipline.sandbox.rootless import enter_user_namespace, owners_suffix, require_ids
 from shipline.sandbox.run import Sandbox, open_sandbox
 from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount, Ulimit
+from shipline.sandbox.spec import (
+    HOSTNAME,
+    BindMount,
+    SecretFile,
+    StepMount,
+    StepSpec,
+    TmpfsMount,
+    Ulimit,
+)
 from shipline.sandbox.users import User, find_owner, find_user, owner_of, user_of
 from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
 
 __all__ = [
+    "HOSTNAME",
     "Bind",
     "BindMount",
     "Erofs",

@@ -10,6 +10,8 @@ from shipline.sandbox.users import ROOT, User
 
 Network = Literal["host", "none"]
 
+HOSTNAME = "buildkitsandbox"
+
 
 @dataclass(frozen=True, slots=True)
 class BindMount:
@@ -68,7 +70,7 @@ class StepSpec:
     secret_env: tuple[str, ...] = field(default=(), repr=False)
     network: Network = "host"
     extra_hosts: tuple[tuple[str, str], ...] = ()
-    hostname: str = "buildkitsandbox"
+    hostname: str = HOSTNAME
     shm_size: int = 64 << 20
     ulimits: tuple[Ulimit, ...] = ()
     insecure: bool = False

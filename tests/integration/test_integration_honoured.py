@@ -1,0 +1,150 @@
+"""Nothing that is asked for is ignored without a word: it is done, warned about, or refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builds import Shipline, context
+from peers import Registry
+
+BUSYBOX = "FROM busybox\n"
+PLAIN = ("--progress", "plain")
+
+
+@pytest.fixture
+def shipline(tmp_path: Path) -> Shipline:
+    return Shipline(tmp_path / "home")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return context(tmp_path / "context", "FROM scratch\nCOPY file /\n", file="content")
+
+
+def test_a_build_without_output_says_what_to_add(shipline: Shipline, scratch: Path) -> None:
+    said = shipline.build(*PLAIN, scratch).ok().err
+    assert "No output specified" in said and "use --push" in said and "use --load" in said
+    assert "No output" not in shipline.build(*PLAIN, "-o", "type=cacheonly", scratch).ok().err
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        "docker/dockerfile:1",
+        "docker.io/docker/dockerfile:1.9-labs",
+        "mirror:5000/x/docker/dockerfile-upstream",
+    ],
+)
+def test_dockers_own_frontend_is_built_in(shipline: Shipline, scratch: Path, syntax: str) -> None:
+    (scratch / "Dockerfile").write_text(f"# syntax={syntax}\nFROM scratch\nCOPY file /\n")
+    assert "frontend" not in shipline.build(*PLAIN, scratch).ok().err
+
+
+def test_another_frontend_is_refused_before_its_file_is_read(
+    shipline: Shipline, scratch: Path
+) -> None:
+    (scratch / "Dockerfile").write_text("# syntax=example.com/buildpack:v1\nkind: other\n")
+    said = shipline.build(*PLAIN, scratch).failed(4)
+    assert "example.com/buildpack:v1" in said and "BUILDKIT_SYNTAX" in said
+    (scratch / "Dockerfile").write_text("# syntax=example.com/buildpack:v1\nFROM scratch\n")
+    as_ours = ("--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1")
+    shipline.build(*PLAIN, *as_ours, scratch).ok()
+    fork = ("--build-arg", "BUILDKIT_SYNTAX=example.com/dockerfile:1")
+    assert "built in is used" in shipline.build(*PLAIN, *fork, scratch).ok().err
+
+
+def test_a_source_policy_is_refused(shipline: Shipline, scratch: Path) -> None:
+    said = shipline.build(scratch, EXPERIMENTAL_BUILDKIT_SOURCE_POLICY="p.json").failed(2)
+    assert "SOURCE_POLICY" in said
+
+
+def test_a_secret_without_its_file_is_refused_though_nothing_mounts_it(
+    shipline: Shipline, scratch: Path, tmp_path: Path
+) -> None:
+    said = shipline.build("--secret", "id=a,src=/no/such", scratch).failed(2)
+    assert "id=a" in said and "/no/such" in said
+    assert "directory" in shipline.build("--secret", f"id=a,src={tmp_path}", scratch).failed(2)
+
+
+def test_one_platform_can_be_an_index(shipline: Shipline, scratch: Path, tmp_path: Path) -> None:
+    def media_type(*words: str) -> str:
+        facts = tmp_path / "facts"
+        archive = ("-o", f"type=oci,dest={tmp_path}/o.tar", "--metadata-file", str(facts))
+        shipline.build(*archive, *words, scratch).ok()
+        return str(json.loads(facts.read_text())["containerimage.descriptor"]["mediaType"])
+
+    assert "manifest" in media_type()
+    assert "index" in media_type("--build-arg", "BUILDKIT_MULTI_PLATFORM=1")
+    both = ("--platform", "linux/amd64,linux/arm64", "--build-arg", "BUILDKIT_MULTI_PLATFORM=0")
+    assert "forbids an index" in shipline.build(*both, scratch).failed(2)
+    split = ("-o", str(tmp_path / "out"), "--build-arg", "BUILDKIT_MULTI_PLATFORM=true")
+    shipline.build(*split, "--platform", "linux/amd64", scratch).ok()
+    assert (tmp_path / "out/linux_amd64/file").exists()
+
+
+def test_inline_caches_are_warned_about(shipline: Shipline, scratch: Path) -> None:
+    words = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
+    assert "will carry no cache" in shipline.build(*PLAIN, *words, scratch).ok().err
+
+
+def test_warnings_are_written_where_that_is_asked_for(
+    shipline: Shipline, scratch: Path, tmp_path: Path
+) -> None:
+    facts = tmp_path / "facts"
+    shipline.build("--metadata-file", facts, scratch, BUILDX_METADATA_WARNINGS="1").ok()
+    (warning,) = json.loads(facts.read_text())["buildx.build.warnings"]
+    assert b"No output specified" in base64.b64decode(warning["short"])
+    shipline.build("--metadata-file", facts, scratch).ok()
+    assert "buildx.build.warnings" not in json.loads(facts.read_text())
+
+
+def test_labels_from_git(shipline: Shipline, scratch: Path, tmp_path: Path) -> None:
+    def labels(git: str = "", dirty: str = "") -> dict[str, str]:
+        out = tmp_path / "layout"
+        words = ("-o", f"type=oci,dest={out},tar=false", scratch)
+        shipline.build(*words, BUILDX_GIT_LABELS=git, BUILDX_GIT_CHECK_DIRTY=dirty).ok()
+        blobs = [
+            json.loads(one.read_bytes())
+            for one in (out / "blobs/sha256").iterdir()
+            if one.read_bytes()[:1] == b"{"
+        ]
+        (config,) = [one for one in blobs if "rootfs" in one]
+        subprocess.run(("rm", "-r", out), check=True)
+        return dict(config["config"].get("Labels") or {})
+
+    assert labels("1") == {}  # no repository
+    url = "https://user:secret@example.com/a.git"
+    for words in (
+        ("init", "-q"),
+        ("add", "."),
+        ("-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "x"),
+        ("remote", "add", "origin", url),
+    ):
+        subprocess.run(("git", "-C", scratch, *words), check=True)
+    head = subprocess.check_output(("git", "-C", scratch, "rev-parse", "HEAD"), text=True).strip()
+    revision, entry = "org.opencontainers.image.revision", "com.docker.image.source.entrypoint"
+    assert labels("1") == {revision: head, entry: "Dockerfile"}
+    (scratch / "file").write_text("changed")
+    full = labels("full", "1")
+    assert full[revision] == f"{head}-dirty"
+    assert full["org.opencontainers.image.source"] == "https://example.com/a.git"
+    assert labels() == {}
+
+
+@pytest.mark.peers
+@pytest.mark.root
+def test_names_of_machines_in_run(base_images: Registry, tmp_path: Path) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    run = "RUN hostname && cat /etc/hosts && exit 9\n"
+    place = context(tmp_path / "context", BUSYBOX + run)
+    own = ("--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=builder.example")
+    gateway = ("--add-host", "host.docker.internal:host-gateway")
+    said = " ".join(shipline.build(*PLAIN, *own, *gateway, place).failed(5).split())
+    assert "127.0.0.1 localhost builder.example" in said
+    assert "127.0.0.1 host.docker.internal" in said
+    assert "buildkitsandbox" in shipline.build(*PLAIN, place).failed(5)
