@@ -46,6 +46,20 @@ def _latest(project: Project) -> str:
     return str(config["annotations"]["org.opencontainers.image.revision"])
 
 
+def test_plan_of_a_clone_without_tags_says_that_it_guesses(tmp_path: Path, registry: Node) -> None:
+    project = new_project(
+        tmp_path, registry, f"image: {{image}}-{tmp_path.name.replace('_', '-')}\n"
+    )
+    project.ship().ok()
+    project.commit("feat: two", app="2\n")
+    place = tmp_path / "tagless"
+    project.git("clone", "--quiet", "--no-tags", str(project.remote), str(place))
+    clone = replace(project, root=place)
+    planned = clone.ship("--plan").ok().out
+    assert "note: the version cannot be known: origin has v0.1.0" in planned
+    assert "v0.2.0" in clone.ship("--plan", "--fetch").ok().out
+
+
 def test_moving_tag_goes_forward_from_a_shallow_clone(tmp_path: Path, registry: Node) -> None:
     project, _ = _developed(tmp_path, registry)
     clone = _shallow(project, "develop", tmp_path / "shallow")

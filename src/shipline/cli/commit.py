@@ -19,6 +19,7 @@ from shipline.policy.tags import Event, TagsSection, event_from
 
 if TYPE_CHECKING:
     from shipline.config import Config
+    from shipline.policy.tags import Decision
 
 _PAYLOAD_LIMIT = 16 << 20  # bytes
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,8 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A repository, the policy for it, why it is looked at, and whether to fetch; `config` is None
-    where there is no file.
+    """A repository, the policy for it, why it is looked at, whether to fetch, and whether to `ask`
+    the remote at all; `config` is None where there is no file.
     """
 
     git: Git
@@ -35,8 +36,21 @@ class Asked:
     event: Event
     fetch: bool
     now: int
+    ask: bool = True
     image: str = ""
     config: Config | None = None
+
+
+def foreseen(asked: Asked) -> Decision:
+    """The decision for the commit, with a warning where it stands on this clone alone."""
+    from shipline.policy.tags import foresee
+
+    found = foresee(
+        asked.git, asked.section, asked.event, fetch=asked.fetch, ask=asked.ask, now=asked.now
+    )
+    if found.doubt:
+        click.echo(f"warning: {found.doubt}", err=True)
+    return found.decision
 
 
 def commit_options(command: F) -> F:
@@ -93,7 +107,8 @@ _OPTIONS = (
     click.option(
         "--fetch/--no-fetch",
         default=None,
-        help="Complete a shallow clone where versions need it; by default in CI only.",
+        help="Fetch what versions need: tags, a whole history; by default in CI only. --no-fetch "
+        "does not even ask the remote for its tags.",
     ),
 )
 
@@ -109,9 +124,10 @@ def _asked(directory: Path, path: Path | None, told: Event | None, fetch: bool |
         config = load(path, directory.absolute(), environ)
         section = config.tags or section
         image = str(config.pipeline.image or "")
+    ask = fetch is not False
     fetch = found.ci if fetch is None else fetch
     git = Git(directory, environ)
-    return Asked(git, section, event, fetch, _now(environ), image, config)
+    return Asked(git, section, event, fetch, _now(environ), ask, image, config)
 
 
 def _with(told: Event, found: Event) -> Event:

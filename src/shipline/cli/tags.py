@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from shipline.cli.commit import Asked, commit_options
+from shipline.cli.commit import Asked, commit_options, foreseen
 from shipline.cli.environment import registry_options
 from shipline.errors import UsageError
-from shipline.policy.tags import Decision, Placement, decide, place, snapshot, survey
+from shipline.policy.tags import Decision, Placement, place, snapshot
 
 
 @click.command("tags")
@@ -55,8 +55,7 @@ def command(
     from shipline.cli.tagoutputs import show
     from shipline.oci import Reference
 
-    situation = survey(asked.git, asked.section, asked.event, fetch=asked.fetch, now=asked.now)
-    decision = decide(asked.section, situation)
+    decision = foreseen(asked)
     wanted = enabled_images(images) if images else filter(None, [asked.image])
     named = [Reference.parse(one) for one in wanted]
     names = tuple(one.name for one in named)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from shipline import __version__
-from shipline.cli.commit import Asked, commit_options
+from shipline.cli.commit import Asked, commit_options, foreseen
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 
@@ -46,13 +46,12 @@ def command(
 
 
 def _decided(asked: Asked, why: bool, as_json: bool, reserving: bool) -> None:
-    from shipline.policy.tags import decide, reserve, survey
+    from shipline.policy.tags import reserve
 
     if reserving:
         decision = reserve(asked.git, asked.section, asked.event, fetch=True, now=asked.now)
     else:
-        situation = survey(asked.git, asked.section, asked.event, fetch=asked.fetch, now=asked.now)
-        decision = decide(asked.section, situation)
+        decision = foreseen(asked)
     if not decision.version:
         raise ConfigError(
             f"this commit has no version: {decision.version_reason}",

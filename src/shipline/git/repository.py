@@ -59,6 +59,12 @@ def _require_unborn(git: Git) -> None:
         )
 
 
+def remote_tags(git: Git, remote: str) -> frozenset[str]:
+    """The names of the tags that `remote` has. Raises GitError where it does not answer."""
+    lines = git.lines("ls-remote", "--quiet", "--tags", "--refs", remote)
+    return frozenset(line.partition("\trefs/tags/")[2] for line in lines if line)
+
+
 def tags(git: Git) -> dict[str, str]:
     """Every tag with the object it stands for, annotated tags peeled.
 

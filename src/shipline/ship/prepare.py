@@ -15,6 +15,7 @@ from shipline.policy.tags import (
     Event,
     TagConflict,
     decide,
+    foresee,
     ref_of,
     reusable,
     survey,
@@ -72,6 +73,8 @@ def prepare(
                 "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
             )
         decision, naming = _decided(project, world, source, allow_dirty, asking, fetch)
+        if not fetch and (doubt := _doubt(project, world)):
+            naming = replace(naming, notes=(*naming.notes, doubt))
     if problem := _build_problem(project, world, wanted, naming):
         if not asking:
             raise problem
@@ -166,6 +169,15 @@ def _decided(
 def _decide(project: Project, world: World, git: Git, fetch: bool) -> Decision:
     now = int(world.clock())
     return decide(project.tags, survey(git, project.tags, world.event, fetch=fetch, now=now))
+
+
+def _doubt(project: Project, world: World) -> str:
+    """Why a run, which fetches tags, may make another version than this clone tells."""
+    git, now = Git(project.root, world.environ), int(world.clock())
+    try:
+        return foresee(git, project.tags, world.event, now=now).doubt
+    except GitError as error:
+        return f"{error.message}: {error.hint}"
 
 
 def _remote(project: Project, git: Git, version: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,46 @@ def test_no_rule_is_an_error_with_its_own_status(work: Work) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert "no rule matches refs/heads/somewhere" in done.stderr
     assert "hint: rules are for push main" in done.stderr
+
+
+def without_tags(work: Work, place: Path) -> Work:
+    """A clone that has all commits of the remote and no tag."""
+    work.git("push", "-q", "origin", "main")
+    origin = work.git("remote", "get-url", "origin")
+    work.git("clone", "-q", "--no-tags", origin, str(place))
+    return replace(work, path=place)
+
+
+def test_a_clone_without_tags_says_what_it_lacks_and_fetches_where_told(
+    work: Work, tmp_path: Path
+) -> None:
+    clone = without_tags(work, tmp_path / "bare")
+    for command in ("tags", "version"):
+        done = shipline(clone, command)
+        assert (done.returncode, done.stdout) == (12, "")
+        assert "origin has v1.0.0, this clone has not" in done.stderr
+        assert "hint: git fetch --tags origin, or --fetch" in done.stderr
+    assert clone.git("tag") == ""
+    assert said(clone, "version", "--fetch") == "1.1.0\n"
+    assert said(clone, "version") == "1.1.0\n"
+
+
+def test_without_the_remote_a_version_is_a_guess_that_is_told_or_refused(
+    work: Work, tmp_path: Path
+) -> None:
+    clone = without_tags(work, tmp_path / "bare")
+    for one in (work, clone):
+        one.git("remote", "set-url", "origin", f"file://{tmp_path}/nowhere")
+    for arguments, why in (
+        (("version",), "origin does not tell"),
+        (("version", "--no-fetch"), "was not asked"),
+    ):
+        done = shipline(work, *arguments)
+        assert (done.returncode, done.stdout) == (0, "1.1.0\n") and why in done.stderr
+        alone = shipline(clone, *arguments)
+        assert alone.returncode == 12 and "no version tag is here" in alone.stderr
+    work.git("tag", "v1.1.0")
+    assert shipline(work, "version").stderr == "", "the version of a tagged commit is no guess"
 
 
 def test_two_runs_are_equal(work: Work) -> None:

@@ -17,7 +17,7 @@ from shipline.policy.tags.published import (
     require_free,
     reusable,
 )
-from shipline.policy.tags.reserving import reserve
+from shipline.policy.tags.reserving import foresee, reserve
 from shipline.policy.tags.section import Flavor, On, Rule, TagsSection
 from shipline.policy.tags.situation import History, Situation
 from shipline.policy.tags.snapshot import revision, snapshot
@@ -48,6 +48,7 @@ __all__ = [
     "choose_rule",
     "decide",
     "event_from",
+    "foresee",
     "last_version",
     "markdown",
     "place",

@@ -1,17 +1,91 @@
-"""A version that no other pipeline can have: decided, and reserved as a git tag of the remote."""
+"""A version that no other pipeline can have: foreseen, and reserved as a git tag of the remote."""
 
 from __future__ import annotations
 
-from shipline.git import Git, GitError, TagTaken, fetch_tags, read_repository, reserve_tag
+from dataclasses import dataclass
+
+from shipline.git import (
+    Git,
+    GitError,
+    TagTaken,
+    fetch_tags,
+    read_repository,
+    remote_tags,
+    reserve_tag,
+    tags,
+)
 from shipline.policy.tags.decide import decide
 from shipline.policy.tags.decision import Decision
 from shipline.policy.tags.event import Event
 from shipline.policy.tags.section import TagsSection
-from shipline.policy.tags.survey import survey
+from shipline.policy.tags.survey import survey, versions_among
 from shipline.tasks import sleep
 
 ATTEMPTS = 8
+_NAMED = 3  # tags in a message
 _PAUSE_S = 0.2  # grows with each attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A decision that nothing is reserved for; `doubt` says why it may be another in the end."""
+
+    decision: Decision
+    doubt: str = ""
+
+
+def foresee(
+    git: Git,
+    section: TagsSection,
+    event: Event,
+    *,
+    fetch: bool = False,
+    ask: bool = True,
+    now: int = 0,
+) -> Foreseen:
+    """What `reserve` would decide for HEAD. A version that follows from others is only as good as
+    the tags of this clone: with `ask` the remote is asked for its own, and those that are missing
+    are fetched where `fetch` allows it.
+
+    Raises GitError where the version cannot be known: tags are missing and are not fetched, or
+    there is none here and the remote does not tell; what `survey` and `decide` raise.
+    """
+    decision = decide(section, survey(git, section, event, fetch=fetch, now=now))
+    standing = decision.git_tag is not None and not decision.git_tag.new
+    remote = read_repository(git, remote=section.remote).remote
+    if not remote or not decision.version or decision.event.tag or standing:
+        return Foreseen(decision)
+    here = versions_among(tags(git), section.tag_prefix)
+    try:
+        there = versions_among(remote_tags(git, remote) if ask else (), section.tag_prefix)
+    except GitError as error:
+        return _in_doubt(decision, remote, bool(here), f"{remote} does not tell: {error.message}")
+    if not ask:
+        return _in_doubt(decision, remote, bool(here), f"{remote} was not asked")
+    if not (missing := [tag for tag in there if tag not in here]):
+        return Foreseen(decision)
+    if fetch:
+        fetch_tags(git, remote)
+        return Foreseen(decide(section, survey(git, section, event, fetch=fetch, now=now)))
+    raise GitError(
+        f"the version cannot be known: {remote} has {_listed(missing)}, this clone has not",
+        hint=f"git fetch --tags {remote}, or --fetch",
+    )
+
+
+def _in_doubt(decision: Decision, remote: str, some: bool, why: str) -> Foreseen:
+    if some:
+        return Foreseen(decision, f"{why}; versions that others made are not known here")
+    raise GitError(
+        f"the version cannot be known: no version tag is here, and {why}",
+        hint=f"git fetch --tags {remote}, where it can be reached",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """The first of many names, highest first."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def reserve(

@@ -182,6 +182,11 @@ def _with_later(situation: Situation, rule: Rule, section: TagsSection, git: Git
     return replace(situation, history=replace(history, later=later))
 
 
+def versions_among(tags: Iterable[str], prefix: str) -> list[str]:
+    """Those tags that are versions, the highest first."""
+    return [tag for _, tag in _ranked(tags, prefix)]
+
+
 def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
     """Version tags, the highest first."""
     found = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
