@@ -39,7 +39,6 @@ class World:
     origin: Path
     key: str
     public: Path
-    wheel: Path
 
     @property
     def secrets(self) -> dict[str, str]:
@@ -76,9 +75,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         push_base_images(registry, "node")
         key = work / "ci"
         shipline(work, "key", "generate", "-o", str(key), COSIGN_PASSWORD=PASSWORD)
-        wheel = _wheel(work)
-        origin = _repository(work, registry, wheel)
-        yield World(registry, origin, Path(f"{key}.key").read_text(), Path(f"{key}.pub"), wheel)
+        origin = _repository(work, registry, _program(work))
+        yield World(registry, origin, Path(f"{key}.key").read_text(), Path(f"{key}.pub"))
 
 
 def shipline(cwd: Path, *words: str, **environment: str) -> str:
@@ -98,28 +96,19 @@ def git(cwd: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _wheel(work: Path) -> Path:
-    """This program, built from a copy: a build leaves files behind."""
+def _program(work: Path) -> str:
+    """What pip is asked for: a commit of this program, as in a workflow that nobody configured."""
     copy = work / "program"
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
-    pip: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "-w",
-        work,
-        copy,
-    ]
-    subprocess.run(pip, check=True)
-    return next(work.glob("shipline-*.whl"))
+    git(copy, "init", "-q", "-b", "main")
+    git(copy, "add", ".")
+    git(copy, "commit", "-q", "-m", "feat: all")
+    return f"git+file://{copy}@{git(copy, 'rev-parse', 'HEAD')}"
 
 
-def _repository(work: Path, registry: Node, wheel: Path) -> Path:
+def _repository(work: Path, registry: Node, program: str) -> Path:
     """A server's repository with the example, whose image goes to `registry`."""
     source, origin = work / "source", work / "origin.git"
     ignored = shutil.ignore_patterns("node_modules", "reports", ".shipline")
@@ -127,7 +116,7 @@ def _repository(work: Path, registry: Node, wheel: Path) -> Path:
     file = source / "shipline.yaml"
     text = file.read_text().replace("registry.example", registry.address)
     text = text.replace("\nsteps:\n", SCAN)  # a report that the server shows: SARIF
-    file.write_text(f"{text}\nci:\n  install: {wheel}\n")
+    file.write_text(f"{text}\nci:\n  install: {program}\n")
     git(work, "init", "-q", "--bare", "-b", "main", str(origin))
     git(source, "init", "-q", "-b", "main")
     shipline(source, "ci", "github")

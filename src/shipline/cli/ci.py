@@ -12,7 +12,20 @@ import click
 from shipline.cli.config import FILE
 from shipline.cli.failures import Settings
 from shipline.cli.results import write_whole
-from shipline.deliver.ci import Pins, State, Workflow, buildx, freshness, github, gitlab, kind_of
+from shipline.cli.workflows import own_requirement
+from shipline.cli.workflows import workflow as read_workflow
+from shipline.deliver.ci import (
+    LEFT_OUT,
+    Pins,
+    State,
+    Workflow,
+    buildx,
+    freshness,
+    github,
+    gitlab,
+    kind_of,
+    left_out,
+)
 from shipline.errors import ConfigError, UsageError
 
 Writer = Callable[[Workflow, Path], str]
@@ -118,12 +131,26 @@ def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, fo
         return
     place = Path(output) if output else _top(root) / default
     _replace(place, text, force=force)
+    _warn(workflow, kind)
+
+
+def _warn(workflow: Workflow, kind: str) -> None:
+    """Say what will not work or is not there, before CI does."""
+    if kind.endswith("buildx"):
+        click.echo(LEFT_OUT, err=True)
+        for one in left_out(workflow):
+            click.echo(f"- {one}", err=True)
+    elif not workflow.section.install and not own_requirement():
+        click.echo(
+            f"warning: the jobs install {workflow.install}, which has to be in an index of theirs:"
+            " this shipline came from files that they cannot reach. Set ci.install in shipline.yaml"
+            " to what pip can: a URL of git with a commit, or a wheel.",
+            err=True,
+        )
 
 
 def _workflow(path: Path | None) -> tuple[Workflow, Path]:
-    from shipline.cli.workflows import workflow
-
-    found, root = workflow(path, Path.cwd())
+    found, root = read_workflow(path, Path.cwd())
     if _top(root) != root:
         raise UsageError(
             f"{os.path.relpath(root)} is not the top of the repository, where CI jobs begin",

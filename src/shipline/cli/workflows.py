@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from shipline import __version__
 from shipline.config import Config, load
 from shipline.deliver.ci import CiSection, Login, Signing, Unread, Workflow, with_variables
 from shipline.deliver.project import detect
 from shipline.errors import ConfigError
+from shipline.git import Git, GitError, read_repository, web_address
 from shipline.oci import Reference
 from shipline.ship import Build, Pipeline
 
@@ -46,7 +50,7 @@ def _workflow(config: Config, root: Path) -> Workflow:
     language = detect(root).language
     return Workflow(
         image=pipeline.image.name,
-        version=__version__,
+        shipline=own_requirement() or f"shipline=={__version__}",
         platforms=tuple(map(str, pipeline.build.platforms)) or ("linux/amd64",),
         tests=tuple(tests),
         reports=tuple(dict.fromkeys(path for one in tests.values() for path in one.report_paths)),
@@ -55,9 +59,57 @@ def _workflow(config: Config, root: Path) -> Workflow:
         variables=tuple(_variables(pipeline.build)),
         logins=tuple(_logins((pipeline.image, *pipeline.copies), section)),
         signing=_signing(pipeline, section, root),
+        without=tuple(_without(config)),
         toolchain=language.toolchain if language else None,
         section=section,
     )
+
+
+def own_requirement(read: Callable[[str], str | None] | None = None) -> str:
+    """What pip is asked for to install this very shipline elsewhere: the commit of the repository
+    that it came from, or its version where it came from an index. Empty where nobody else can
+    reach what it came from. `read` gives a file of the installation's metadata.
+
+    Source: PEP 610 (direct_url.json).
+    """
+    try:
+        text = (read or distribution("shipline").read_text)("direct_url.json")
+    except PackageNotFoundError:  # run from its source, and not installed
+        return ""
+    if text is None:
+        return f"shipline=={__version__}"
+    document = json.loads(text)
+    url, vcs = document.get("url", ""), document.get("vcs_info")
+    if vcs:
+        return _at(url, vcs.get("commit_id", ""))
+    checkout = Path(unquote(urlsplit(url).path))
+    return _pushed(checkout) if "dir_info" in document and (checkout / ".git").exists() else ""
+
+
+def _pushed(checkout: Path) -> str:
+    """The requirement for the commit that is out, where its remote has it."""
+    git = Git(checkout, os.environ)
+    try:
+        found = read_repository(git)
+        places = ("for-each-ref", f"--contains={found.head}", f"refs/remotes/{found.remote}/")
+        there = found.head and found.remote and any(git.lines(*places))
+    except GitError:
+        return ""
+    return _at(found.url, found.head) if there else ""
+
+
+def _at(url: str, commit: str) -> str:
+    address = web_address(url)
+    return f"git+{address}@{commit}" if address and commit else ""
+
+
+def _without(config: Config) -> Iterator[str]:
+    """What only `shipline ship` does, in words of shipline.yaml."""
+    yield "versions and tags by rules: the commit is the only tag"
+    if config.gates is not None:
+        yield f"gates: {', '.join(name for name, _, _ in config.gates.gates())}"
+    if config.pipeline.sign is not None:
+        yield "sign: nothing is signed"
 
 
 def _signing(pipeline: Pipeline, section: CiSection, root: Path) -> Signing | None:

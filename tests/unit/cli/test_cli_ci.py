@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from commits import with_remote
+from shipline import __version__
+from shipline.cli.workflows import own_requirement
+
 FILE = "image: registry.example/team/app\nsteps: {test: make test}\n"
 WORKFLOW = ".github/workflows/shipline.yml"
 
@@ -184,3 +188,53 @@ def test_the_action_says_what_cannot_be_done(tmp_path: Path) -> None:
         done = run(tmp_path, "ci", "action-build", **environment, **inputs)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("╭─ ")
+
+
+def requirement(document: dict[str, object] | None) -> str:
+    """That of an installation whose direct_url.json holds the document."""
+    return own_requirement(lambda name: None if document is None else json.dumps(document))
+
+
+def test_jobs_install_the_commit_that_this_shipline_came_from() -> None:
+    vcs = {"vcs": "git", "commit_id": "a" * 40}
+    wanted = f"git+https://git.example/team/shipline@{'a' * 40}"
+    for url in ("https://git.example/team/shipline.git", "ssh://git@git.example/team/shipline"):
+        assert requirement({"url": url, "vcs_info": vcs}) == wanted
+    assert requirement({"url": "file:///srv/shipline", "vcs_info": vcs}) == ""
+    assert requirement({"url": "file:///a.whl", "archive_info": {}}) == ""
+    assert requirement(None) == f"shipline=={__version__}"  # from an index
+
+
+def test_a_checkout_counts_where_its_remote_has_the_commit(tmp_path: Path) -> None:
+    work, _ = with_remote(tmp_path)
+    document: dict[str, object] = {"url": work.path.as_uri(), "dir_info": {"editable": True}}
+    assert requirement(document) == ""  # a remote on this machine
+    work.git("remote", "set-url", "origin", "git@git.example:team/shipline.git")
+    head = work.git("rev-parse", "HEAD")
+    work.git("update-ref", "refs/remotes/origin/main", head)
+    assert requirement(document) == f"git+https://git.example/team/shipline@{head}"
+    work.commit("feat: nobody else has it")
+    assert requirement(document) == ""
+
+
+def test_what_jobs_cannot_install_is_warned_about(project: Path) -> None:
+    """Tests run from a checkout; its commit may or may not be in a remote."""
+    said = run(project, "ci", "github").stderr
+    assert ("warning: the jobs install shipline==" in said) is (not own_requirement())
+    with (project / "shipline.yaml").open("a") as file:
+        file.write("ci: {install: ./shipline.whl}\n")
+    assert "warning" not in run(project, "ci", "github").stderr
+    assert "./shipline.whl" in (project / ".github/workflows/shipline.yml").read_text()
+
+
+def test_the_plain_workflow_tells_what_it_leaves_out(project: Path) -> None:
+    with (project / "shipline.yaml").open("a") as file:
+        file.write("gates: {coverage: {}}\nsign: {key: env://COSIGN_PRIVATE_KEY}\n")
+    said = run(project, "ci", "github", "--style", "buildx").stderr
+    text = (project / ".github/workflows/docker.yml").read_text()
+    for one in (
+        "gates: coverage",
+        "sign: nothing is signed",
+        "versions and tags by rules: the commit",
+    ):
+        assert one in said and f"# - {one}" in text

@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from workflows import ALL
+
+from shipline.deliver.ci import Pins, Workflow, buildx, github, gitlab
+from shipline.deliver.init import dockerfile
+from shipline.deliver.project import detect
 
 ROOT = Path(__file__).parents[3]
+PINS = Pins.load()
 LOCKS = sorted(ROOT.glob("examples/**/package-lock.json"))
 _RANGES = ("dependencies", "devDependencies", "optionalDependencies")
 _VERSION = re.compile(r"[~^<>=v ]*\d|npm:.+@[~^]?\d|\*\Z")  # `*` still takes the locked one
@@ -41,7 +47,58 @@ def test_a_name_that_moves_is_found() -> None:
     assert list(floating({"packages": {"node_modules/a": {}}})) == ["node_modules/a has no digest"]
 
 
+def bases(text: str) -> list[str]:
+    return re.findall(r"(?m)^FROM (?:--\S+ )*(\S+)", text)
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/**/Dockerfile")), ids=str)
 def test_bases_of_examples_have_a_version(path: Path) -> None:
-    bases = re.findall(r"(?m)^FROM (?:--\S+ )*(\S+)", path.read_text())
-    assert [one for one in bases if not re.search(r":\d", one)] == []
+    assert [one for one in bases(path.read_text()) if not re.search(r":\d", one)] == []
+
+
+INSTALLS = re.compile(r"(?:pip install|npm install --global|npx|uvx|pipx run) ([^&\n]+)")
+_FLAGS = re.compile(r"--(quiet|disable-pip-version-check|no-deps)\b")
+_OWN = re.compile(r"-r |-e |--group |\.$|\"\$SHIPLINE\"")  # the project, its lists, ci.install
+_PINNED = re.compile(r"[\w./-]+(==|@)\d")
+
+
+def unpinned(text: str) -> list[str]:
+    """What commands install without a version."""
+    wanted = [_FLAGS.sub("", words).strip() for words in INSTALLS.findall(text)]
+    return [words for words in wanted if not _OWN.match(words) and not _PINNED.match(words)]
+
+
+def test_an_install_without_a_version_is_found() -> None:
+    assert unpinned("RUN pip install --quiet uv\nnpm install --global pnpm@10 && x") == ["uv"]
+
+
+@pytest.mark.parametrize("workflow", ALL)
+def test_generated_jobs_install_versions_and_run_actions_by_commit(workflow: Workflow) -> None:
+    for text in (github(workflow, PINS), buildx(workflow, PINS), gitlab(workflow)):
+        assert unpinned(text) == []
+        assert all(re.search("@[0-9a-f]{40} # v", one) for one in re.findall("uses:.*", text))
+        assert all(re.search(r":\d", one) for one in re.findall(r"(?m)^ *image: (.+)$", text))
+
+
+NODE = {"package.json": '{"main": "a.js", "dependencies": {"x": "1"}}', "a.js": ""}
+PYTHON = {"pyproject.toml": "[project]\nname = 'a'\nscripts = {a = 'a:b'}\n[build-system]"}
+
+
+@pytest.mark.parametrize(
+    ("files", "lock"),
+    [
+        *((NODE, lock) for lock in ("pnpm-lock.yaml", "yarn.lock", "bun.lock")),
+        *((PYTHON, lock) for lock in ("uv.lock", "poetry.lock", "pdm.lock")),
+    ],
+)
+def test_what_init_writes_installs_managers_by_version(
+    files: dict[str, str], lock: str, tmp_path: Path
+) -> None:
+    for name, text in {**files, lock: ""}.items():
+        (tmp_path / name).write_text(text)
+    found = detect(tmp_path)
+    written = dockerfile(found)
+    assert found.language is not None and written is not None
+    for text in (written, "\n".join(found.language.toolchain.setup)):
+        assert INSTALLS.search(text) and unpinned(text) == []
+    assert bases(written) and all(re.search(r":\d", one) for one in bases(written))

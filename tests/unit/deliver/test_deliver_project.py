@@ -35,7 +35,7 @@ def package(**more: object) -> str:
     [
         ("package-lock.json", "npm", "npm ci"),
         ("pnpm-lock.yaml", "pnpm", "pnpm install --frozen-lockfile"),
-        ("yarn.lock", "yarn", "yarn install --immutable"),
+        ("yarn.lock", "yarn", "yarn install --frozen-lockfile"),
         ("bun.lock", "bun", "bun install --frozen-lockfile"),
     ],
 )
@@ -46,6 +46,31 @@ def test_the_lock_file_names_the_manager(
     assert found.manager == manager
     assert found.toolchain.setup[-1] == setup
     assert found.name == "shop"
+
+
+@pytest.mark.parametrize(
+    ("files", "setup"),
+    [
+        ({"pnpm-lock.yaml": ""}, ("npm install --global pnpm@", "pnpm install --frozen-lockfile")),
+        ({"pnpm-lock.yaml": "", "pin": "pnpm@9.1.0"}, ("corepack enable", "pnpm install --frozen")),
+        ({"yarn.lock": "__metadata:\n"}, ("corepack enable", "yarn install --immutable")),
+        (
+            {"yarn.lock": "# yarn lockfile v1\n"},
+            ("npm install --global yarn@1.", "yarn install --f"),
+        ),
+    ],
+)
+def test_managers_have_the_version_of_the_project_or_one_of_ours(
+    files: dict[str, str], setup: tuple[str, ...], tmp_path: Path
+) -> None:
+    more = {"packageManager": files["pin"]} if "pin" in files else {}
+    text = package(dependencies={"x": "1"}, main="a.js", **more)
+    found = detect(project(tmp_path, {"package.json": text, "a.js": "", **files}))
+    assert found.language is not None
+    lines = found.language.toolchain.setup
+    assert all(line.startswith(part) for line, part in zip(lines, setup, strict=True)), lines
+    docker = dockerfile(found)
+    assert docker is not None and f"{lines[0]} && {lines[1]}" in docker
 
 
 def test_without_a_lock_file_nothing_asks_for_one(tmp_path: Path) -> None:

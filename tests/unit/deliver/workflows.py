@@ -5,10 +5,10 @@ from __future__ import annotations
 from shipline.deliver.ci import CiSection, Login, Signing, Workflow
 from shipline.deliver.project import Toolchain
 
-SMALL = Workflow("registry.example/team/app", "1.2.3")
+SMALL = Workflow("registry.example/team/app", "shipline==1.2.3")
 FULL = Workflow(
     "ghcr.io/team/app",
-    "1.2.3",
+    "shipline==1.2.3",
     platforms=("linux/amd64", "linux/arm64", "linux/s390x"),
     tests=("lint", "test"),
     reports=("reports/junit.xml", "reports/*.sarif", "reports/lint.sarif", "odd name;rm.xml"),
@@ -25,14 +25,14 @@ FULL = Workflow(
 )
 KEYLESS = Workflow(
     "registry.example/team/app",
-    "1.2.3",
+    "shipline==1.2.3",
     logins=(Login("registry.example", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),),
     section=CiSection(login=("registry-login | shipline login x",), oidc_audience="registry"),
 )
 OTHERS = tuple(
     Workflow(
         "registry.gitlab.com/team/app",
-        "1.2.3",
+        "shipline==1.2.3",
         tests=("test",),
         logins=(Login("registry.gitlab.com", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),),
         toolchain=toolchain,

@@ -1,7 +1,7 @@
 """Generated CI: workflow files that call shipline, and the action that this repository is."""
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
-from shipline.deliver.ci.buildx import buildx
+from shipline.deliver.ci.buildx import LEFT_OUT, buildx, left_out
 from shipline.deliver.ci.github import github
 from shipline.deliver.ci.gitlab import gitlab
 from shipline.deliver.ci.header import Freshness, State, freshness, kind_of
@@ -11,6 +11,7 @@ from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow, with_
 
 __all__ = [
     "INPUTS",
+    "LEFT_OUT",
     "CiSection",
     "Freshness",
     "Invocation",
@@ -27,5 +28,6 @@ __all__ = [
     "gitlab",
     "invocation",
     "kind_of",
+    "left_out",
     "with_variables",
 ]

@@ -12,12 +12,24 @@ from shipline.deliver.ci.steps import checkout, secret
 from shipline.deliver.ci.workflow import Login, Workflow, with_variables
 
 Node = dict[Any, Any]
+_INPUTS = {
+    "--file": "file",
+    "--target": "target",
+    "--build-arg": "build-args",
+    "--label": "labels",
+    "--build-context": "build-contexts",
+}
+"""The inputs of docker/build-push-action for flags of the build."""
 
 
 def buildx(workflow: Workflow, pins: Pins) -> str:
-    """The text of a workflow that pushes each commit of the first branch, named after it."""
+    """The text of a workflow that pushes each commit of the first branch, named after it. What it
+    leaves out of shipline.yaml is told at its top.
+    """
     section = workflow.section
-    document = {
+    told = "".join(f"\n- {one}" for one in left_out(workflow))
+    document: Node = {
+        **({Comment(f"{LEFT_OUT}{told}\n"): None} if told else {}),
         "name": "docker",
         Comment(): None,
         "on": {"push": {"branches": Inline(section.branches[:1] or ("main",))}},
@@ -38,6 +50,26 @@ def buildx(workflow: Workflow, pins: Pins) -> str:
         },
     }
     return headed(render(document), "github --style buildx")
+
+
+LEFT_OUT = "Docker's own actions build and push. Left out of what shipline.yaml asks for:"
+
+
+def left_out(workflow: Workflow) -> tuple[str, ...]:
+    """What shipline.yaml asks for and this workflow does not do."""
+    flags = sorted({one for one in workflow.build if one.startswith("--")} - {*_INPUTS})
+    others = [login.host for login in workflow.logins[1:]]
+    found = (
+        ("steps: " + ", ".join(workflow.tests), workflow.tests),
+        *((one, True) for one in workflow.without),
+        ("copies to " + ", ".join(others), others),
+        ("build: " + ", ".join(flags), flags),
+        (
+            "releases of other branches and of git tags",
+            workflow.section.branches[1:] or workflow.section.tags,
+        ),
+    )
+    return tuple(text for text, there in found if there)
 
 
 def _permissions(workflow: Workflow) -> Node:
@@ -82,11 +114,10 @@ def _login(login: Login, pins: Pins) -> Node:
 
 def _options(flags: tuple[str, ...]) -> Node:
     """The flags of the build that are inputs of the action."""
-    inputs = {"--file": "file", "--target": "target", "--build-arg": "build-args"}
     found: dict[str, list[str]] = {}
     for flag, value in pairwise(flags):
-        if flag in inputs:
-            found.setdefault(inputs[flag], []).append(with_variables(value, _expression))
+        if flag in _INPUTS:
+            found.setdefault(_INPUTS[flag], []).append(with_variables(value, _expression))
     return {name: "\n".join(values) for name, values in found.items()}
 
 

@@ -90,7 +90,7 @@ def _install(*wanted: str) -> list[str]:
         "apt-get update -qq",
         f"apt-get install -y -qq --no-install-recommends {names} > /dev/null",
         scripts.install(place),
-        f'export PATH="{place}/bin:$PATH"',
+        f'export PATH="{place}/programs:$PATH"',
         "printf '/%s\\n' .shipline-venv .shipline-state >> .git/info/exclude",
     ]
 

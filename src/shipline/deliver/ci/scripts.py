@@ -6,10 +6,14 @@ from shipline.deliver.ci.workflow import Workflow, pattern, quoted
 
 
 def install(place: str) -> str:
-    """Install what `$SHIPLINE` names into a virtual environment in `place`."""
+    """Install what `$SHIPLINE` names into a virtual environment in `place`. Its programs alone are
+    in `place/programs`: on the PATH, `python` and `pip` stay those of the project.
+    """
     return (
         f'python3 -m venv "{place}"\n'
-        f'"{place}/bin/pip" install --quiet --disable-pip-version-check "$SHIPLINE"'
+        f'"{place}/bin/pip" install --quiet --disable-pip-version-check "$SHIPLINE"\n'
+        f'mkdir -p "{place}/programs"\n'
+        f'ln -sf ../bin/shipline ../bin/docker-credential-shipline "{place}/programs/"'
     )
 
 

@@ -24,7 +24,7 @@ class CiSection:
     )
     install: str = field(
         default="",
-        metadata={"doc": "What pip installs to get shipline; by default the version that writes."},
+        metadata={"doc": "What pip installs to get shipline; by default the commit that writes."},
     )
     setup: tuple[str, ...] = field(
         default=(),

@@ -25,7 +25,7 @@ def checkout(pins: Pins, *, history: bool = True) -> Node:
 def install() -> Node:
     """Make `shipline` a command of later steps."""
     place = "$RUNNER_TEMP/shipline"
-    path = f'echo "{place}/bin" >> "$GITHUB_PATH"'
+    path = f'echo "{place}/programs" >> "$GITHUB_PATH"'
     return {"name": "Install shipline", "run": f"{scripts.install(place)}\n{path}\n"}
 
 

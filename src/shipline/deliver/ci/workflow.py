@@ -57,14 +57,15 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """`image` is a repository without tag. `tests` are steps that need no image, `reports` the
-    files they write, as shell patterns. `build` are flags of `shipline build`, in which variables
-    may be unread, `variables` the secrets that the build reads; `context` ends the command.
-    `logins` begin with that of the image.
+    """`image` is a repository without tag, `shipline` what pip installs to get this program;
+    `without` is what shipline.yaml asks for and only shipline can do. `tests` are steps that need
+    no image, `reports` the files they write, as shell patterns. `build` are flags of `shipline
+    build`, in which variables may be unread, `variables` the secrets that the build reads;
+    `context` ends the command. `logins` begin with that of the image.
     """
 
     image: str
-    version: str
+    shipline: str
     platforms: tuple[str, ...] = ("linux/amd64",)
     tests: tuple[str, ...] = ()
     reports: tuple[str, ...] = ()
@@ -73,13 +74,14 @@ class Workflow:
     variables: tuple[str, ...] = ()
     logins: tuple[Login, ...] = ()
     signing: Signing | None = None
+    without: tuple[str, ...] = ()
     toolchain: Toolchain | None = None
     section: CiSection = field(default_factory=CiSection)
 
     @property
     def install(self) -> str:
         """What pip is asked for."""
-        return self.section.install or f"shipline=={self.version}"
+        return self.section.install or self.shipline
 
     @property
     def setup(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from shipline.deliver.project import Language, Project
-from shipline.deliver.project.node import BUN
 from shipline.deliver.project.python import MANAGERS
 
 _SYNTAX = "# syntax=docker/dockerfile:1\n\n"
@@ -70,12 +69,6 @@ _CACHES = {
     "yarn": "/root/.yarn",
     "bun": "/root/.bun/install/cache",
 }
-_INSTALL = {
-    "npm": "npm ci --no-audit --no-fund",
-    "pnpm": "corepack enable && pnpm install --frozen-lockfile",
-    "yarn": "corepack enable && yarn install --immutable",
-    "bun": f"npm install --global {BUN} && bun install --frozen-lockfile",
-}
 _RUNTIME = {"npm": " --omit=dev", "pnpm": " --prod", "yarn": "", "bun": " --production"}
 _PRUNE = {"npm": " && npm prune --omit=dev", "pnpm": " && pnpm prune --prod"}
 
@@ -105,9 +98,11 @@ WORKDIR /app
 def _installed(language: Language, flags: str) -> str:
     """The instructions that install the dependencies, before the source is there."""
     manager = language.manager
-    files, install = _FILES[manager], _INSTALL[manager]
-    if not language.locked:
-        files, install = "package.json", "npm install --no-audit --no-fund"
+    setup = language.toolchain.setup[-1:]  # what installs, behind what gets the manager
+    files, install = _FILES[manager], " && ".join((*filter(None, (language.getting,)), *setup))
+    if manager == "npm":
+        files = files if language.locked else "package.json"
+        install = f"npm {'ci' if language.locked else 'install'} --no-audit --no-fund"
     mount = f"--mount=type=cache,target={_CACHES[manager]}"
     return f"COPY {files} ./\nRUN {mount} {install}{flags} && mkdir -p node_modules"
 

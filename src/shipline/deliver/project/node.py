@@ -11,8 +11,6 @@ from typing import Any
 from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
 
 DEFAULT = "24"  # the release line with long-term support
-BUN = "bun@1.4.5"
-"""What npm installs for a lock file of bun."""
 
 _LOCKS = {
     "pnpm-lock.yaml": "pnpm",
@@ -22,13 +20,17 @@ _LOCKS = {
     "npm-shrinkwrap.json": "npm",
     "package-lock.json": "npm",
 }
-_SETUP = {
+_MANAGERS = {"pnpm": "pnpm@10.34.9", "yarn": "yarn@1.22.22", "bun": "bun@1.4.5"}
+"""What npm installs for each manager, where package.json names no version of it."""
+_SYNC = {
     "npm": ("npm ci",),
-    "pnpm": ("corepack enable", "pnpm install --frozen-lockfile"),
-    "yarn": ("corepack enable", "yarn install --immutable"),
-    "bun": (f"npm install --global {BUN}", "bun install --frozen-lockfile"),
+    "pnpm": ("pnpm install --frozen-lockfile",),
+    "yarn": ("yarn install --frozen-lockfile",),
+    "berry": ("yarn install --immutable",),
+    "bun": ("bun install --frozen-lockfile",),
 }
 _UNLOCKED = ("npm install --no-package-lock --no-audit --no-fund",)  # the tree stays the commit's
+_COREPACK = "corepack enable"
 _SITES = {
     r"\bvite build\b": "dist",
     r"\bastro build\b": "dist",
@@ -62,8 +64,11 @@ def node(root: Path) -> Language | None:
     build = _text(_table(package, "scripts").get("build"))
     start = _start(root, package, built=bool(build))
     made = [place for tool, place in _SITES.items() if re.search(tool, build)]
+    getting = _getting(package, manager, read(root / "yarn.lock"))
+    berry = manager == "yarn" and getting == _COREPACK
+    setup = (*filter(None, (getting,)), *_SYNC["berry" if berry else manager]) if manager else ()
     return Language(
-        Toolchain("node", version, file, _SETUP.get(manager, _UNLOCKED) if some else ()),
+        Toolchain("node", version, file, (setup or _UNLOCKED) if some else ()),
         manager or "npm",
         tuple(_checks(package, manager)),
         start,
@@ -72,7 +77,20 @@ def node(root: Path) -> Language | None:
         needs="workspaces" in package or any(needs[kind] for kind in _RUNTIME),
         build=f"{manager or 'npm'} run build" if build else "",
         site=made[0] if made and not start else "",
+        getting=getting,
     )
+
+
+def _getting(package: Mapping[str, Any], manager: str, yarn_lock: str) -> str:
+    """The command that gets the manager: the version that package.json names, else one of ours.
+    Of the new yarn (whose lock file has metadata) there is no other than the one that is named.
+    """
+    if manager not in _MANAGERS:
+        return ""
+    named = _text(package.get("packageManager")).partition("@")[0] == manager
+    if manager != "bun" and (named or "__metadata:" in yarn_lock):
+        return _COREPACK
+    return f"npm install --global {_MANAGERS[manager]}"
 
 
 def _package(root: Path) -> Mapping[str, Any] | None:

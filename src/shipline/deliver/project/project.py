@@ -45,7 +45,8 @@ class Language:
     `locked` tells that a file fixes the versions of dependencies, where the language has one;
     `build` is the command that makes the program, and `site` the directory of the static site that
     it makes; `installs` tells that the project is a package that is installed itself, and
-    `versioned` that git tells its version while it is built.
+    `versioned` that git tells its version while it is built; `getting` is the command that gets
+    the manager, where the toolchain does not bring it.
     """
 
     toolchain: Toolchain
@@ -59,6 +60,7 @@ class Language:
     site: str = ""
     installs: bool = False
     versioned: bool = False
+    getting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
