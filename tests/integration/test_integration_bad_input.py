@@ -127,6 +127,33 @@ def test_step_that_fails_for_one_platform_stops_the_others(refusal: Refusal) -> 
     assert "exit code: 7" in said
 
 
+@pytest.mark.parametrize(
+    ("run", "hint"),
+    [
+        ("apt-get update", "apt-get is not in the image: install it in a step before"),
+        ("true && nonsense --x", "nonsense is not in the image"),
+        ("['echo', 'hi']", "stand in double quotes"),
+    ],
+)
+def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint: str) -> None:
+    assert hint in refusal.dockerfile(5, f"FROM busybox\nRUN {run}\n")
+
+
+def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: Path) -> None:
+    place = context(tmp_path / "place", "FROM scratch\n")
+    (place / "Dockerfile").rename(place / "dockerfile")
+    assert f"did you mean -f {place}/dockerfile?" in refusal.of(2, place)
+    assert "did you mean" not in refusal.of(2, "-f", place / "something.else", place)
+
+
+def test_build_argument_that_no_arg_takes_is_told(shipline: Shipline, tmp_path: Path) -> None:
+    place = context(tmp_path / "place", "FROM scratch\nARG VERSION\nLABEL a=$VERSION\n")
+    words = ("--build-arg", "VERSOIN=1", "--build-arg", "http_proxy=x", "--build-arg", "TARGETOS=x")
+    said = shipline.build(*words, place).ok().err
+    assert "no ARG takes the build argument VERSOIN: did you mean VERSION?" in said
+    assert said.count("no ARG takes") == 1
+
+
 def test_command_that_does_not_exist(refusal: Refusal) -> None:
     said = refusal.dockerfile(5, 'FROM busybox\nRUN ["/nothing", "here"]\n')
     assert "Dockerfile:2" in said

@@ -21,7 +21,7 @@ from shipline.build.editions import Edition
 from shipline.build.export import Results, export
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
 from shipline.build.images import RegistryImages, Repositories
-from shipline.build.linting import configured, tell, warnings_of
+from shipline.build.linting import configured, tell, unused_arguments, warnings_of
 from shipline.build.outputs import names_of
 from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
@@ -130,6 +130,8 @@ def _check(
     """Have the build checks told when `stack` ends. Raises DockerfileError where they forbid it."""
     target = df.resolve_target(dockerfile, request.target)
     rules = main_rules(request)
+    for warning in unused_arguments(request, dockerfile):
+        step.warn(warning)
     found = warnings_of(request, dockerfile, rules, target=target, variables=images.variables)
     stack.callback(tell, found, step)
     df.enforce(found, df.check_options(dockerfile))

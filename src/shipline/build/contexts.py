@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 
 from shipline import dockerfile as df
@@ -47,9 +48,19 @@ def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
     except (OSError, SandboxError) as error:
         why = error.strerror if isinstance(error, OSError) else error.message
         raise UsageError(
-            f"cannot read the Dockerfile {name}: {why}",
-            hint="name it with -f, or run in the directory that has it",
+            f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(path)
         ) from None
+
+
+def _other_dockerfile(path: Path) -> str:
+    """What to do where there is no Dockerfile: what there is beside it may be meant."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        names = []
+    if meant := get_close_matches(path.name, names, 1, 0.7):
+        return f"did you mean -f {path.parent / meant[0]}?"
+    return "name it with -f, or run in the directory that has it"
 
 
 def _bounded(stdin: Reader) -> Iterator[bytes]:

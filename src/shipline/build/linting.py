@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from shipline import dockerfile as df
@@ -14,6 +15,8 @@ from shipline.oci import Platform
 Variables = Callable[[str, Platform], Iterable[str] | None]
 """The variables (`NAME=value`) of an image for a platform; None where they are not known."""
 
+_PREDEFINED = {*df.PROXY_NAMES, "SOURCE_DATE_EPOCH"}
+_OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
 _OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 
 
@@ -57,6 +60,20 @@ def warnings_of(
             )
         )
     return tuple(sorted(found, key=lambda one: one.span.line))
+
+
+def unused_arguments(request: BuildRequest, dockerfile: df.Dockerfile) -> Iterator[str]:
+    """What is wrong with build arguments that no ARG declares; those that BuildKit knows by itself
+    need none.
+    """
+    lines = (*dockerfile.global_args, *(one for s in dockerfile.stages for one in s.instructions))
+    declared = {arg.name for line in lines if isinstance(line, df.Arg) for arg in line.args}
+    known = declared | set(df.PlatformArgs("", "").variables())
+    for name in request.build_args:
+        if name not in known and name.upper() not in _PREDEFINED and not _OPTIONS_OF.match(name):
+            meant = df.nearest(name, declared)
+            question = f": did you mean {meant}?" if meant else ""
+            yield f"no ARG takes the build argument {name}{question}"
 
 
 def tell(warnings: Iterable[df.LintWarning], step: Step) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import stat
 from collections import deque
@@ -46,6 +48,7 @@ from shipline.tasks import sleep
 
 _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
+_NOT_FOUND = re.compile(r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$")
 
 
 def run_key(op: RunOp, inputs: Sequence[Result]) -> str:
@@ -127,23 +130,31 @@ def _execute(
             span=label.span,
             platform=op.platform,
             log=tail.lines(),
-            hint=_full_disk(tail.lines(), shop.state),
+            hint=_cure(op.args, tail.lines(), shop.state),
         )
 
 
 def _shortened(args: Sequence[str]) -> str:
     """The command for a message: of a long script its beginning."""
     text = " ".join(args)
-    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return json.dumps(text, ensure_ascii=False)
 
 
-def _full_disk(log: Sequence[str], home: Path) -> str:
-    """What to do where the command found no space; empty where it did not say so."""
+def _cure(args: Sequence[str], log: Sequence[str], home: Path) -> str:
+    """What to do about a command that failed; empty where its output does not tell."""
     if hint := full_hint(home):
         return hint
     if any("No space left on device" in line for line in log):
         return "a tmpfs of the step is full: /dev/shm, which --shm-size sets, or a mount of its own"
-    return ""
+    found = _NOT_FOUND.search(log[-1]) if log else None
+    if found is None:
+        return ""
+    if args and args[-1].startswith("["):
+        return (
+            'a shell ran this: the strings of a JSON array stand in double quotes, ["like", "this"]'
+        )
+    return f"{found[1]} is not in the image: install it in a step before, or choose another base"
 
 
 class _Tail:

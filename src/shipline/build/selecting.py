@@ -114,6 +114,8 @@ def _hint(root: Root, source: str, path: str) -> str:
     if root.is_context and source.startswith("/") and os.path.exists(source):
         return "paths are relative to the context, and not those of this machine"
     directory, name, names = _last_known(root, path)
+    if (link := root.path / directory / name).is_symlink():
+        return f"{_join(directory, name)} is a link to {os.readlink(link)}, which is not there"
     place = f"/{directory}" if not root.is_context else directory or "it"
     if same := [one for one in names if one.lower() == name.lower()]:
         return f"{_join(directory, same[0])} is there: letter case counts"

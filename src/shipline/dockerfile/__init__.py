@@ -59,7 +59,7 @@ from shipline.dockerfile.plan import (
     stage_plan,
 )
 from shipline.dockerfile.ports import exposed_ports
-from shipline.dockerfile.predefined import PlatformArgs, proxy_variables
+from shipline.dockerfile.predefined import PROXY_NAMES, PlatformArgs, proxy_variables
 from shipline.dockerfile.reading import parse_trigger
 from shipline.dockerfile.scope import (
     DEFAULT_PATH,
@@ -80,6 +80,7 @@ __all__ = [
     "DEFAULT_PATH",
     "DEFAULT_SHELL",
     "DESCRIPTIONS",
+    "PROXY_NAMES",
     "SCRATCH",
     "SCRIPT_DIRECTORY",
     "UNMATCHED",

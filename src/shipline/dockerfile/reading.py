@@ -98,8 +98,12 @@ def _read_from(node: Node, escape: str) -> ins.From:
     words = blank_separated(node.rest)
     flags = read_flags(node.flags, text=("platform",))
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
+        image = (
+            f"{words[0]}:{words[1]}" if len(words) == 2 and words[1].lower() != "as" else "image"
+        )
         raise DockerfileError(
-            "FROM requires either one or three arguments", hint="write FROM image AS name"
+            "FROM requires either one or three arguments",
+            hint=f"write FROM {image}, or FROM {image} AS name",
         )
     image, as_keyword, alias = words if len(words) == 3 else (words[0], "", "")
     if alias and not _STAGE_NAME.fullmatch(alias.lower()):

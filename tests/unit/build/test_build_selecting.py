@@ -64,6 +64,7 @@ def test_a_source_that_names_nothing_is_refused(root: Path) -> None:
         ("SRC/main.c", "src is there: letter case counts"),
         ("a.tx", "did you mean a.txt?"),
         ("src/sub/other.file", "src/sub has x.c, x.h"),
+        ("out", "out is a link to ../outside, which is not there"),
         ("../else", "nothing outside of the context can be copied"),
         ("/etc/passwd", "relative to the context, and not those of this machine"),
     ],
