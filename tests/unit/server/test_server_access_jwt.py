@@ -79,7 +79,6 @@ def test_what_was_signed_is_read_back() -> None:
         {"alg": "ES256", "kid": KID, "b64": False},
         {"alg": "ES256", "kid": KID, "typ": "JWE"},
     ],
-    ids=str,
 )
 def test_a_header_that_misleads_is_refused(header: dict[str, Any]) -> None:
     with pytest.raises(InvalidToken):
