@@ -148,3 +148,13 @@ def test_names_of_machines_in_run(base_images: Registry, tmp_path: Path) -> None
     assert "127.0.0.1 localhost builder.example" in said
     assert "127.0.0.1 host.docker.internal" in said
     assert "buildkitsandbox" in shipline.build(*PLAIN, place).failed(5)
+
+
+@pytest.mark.peers
+@pytest.mark.root
+def test_memory_of_run_is_limited(base_images: Registry, tmp_path: Path) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    run = "RUN x=$(head -c 100000000 /dev/zero | tr '\\0' a); echo ${#x}\n"
+    place = context(tmp_path / "context", BUSYBOX + run)
+    shipline.build(*PLAIN, "-m", "32m", place).failed(5)
+    assert "no effect" not in shipline.build(*PLAIN, "--resource", "memory=2g", place).ok().err

@@ -12,6 +12,7 @@ from shipline.build.planned import Planned
 from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
 from shipline.oci import Platform
+from shipline.sandbox import Limits
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 """The instructions that can make a layer: the steps that people see."""
@@ -89,11 +90,26 @@ def _run(state: Planned, step: df.Step, place: Place) -> Planned:
         script=(script.name, script.content) if script is not None else ("", ""),
         hostname=place.hostname,
         proxies=place.proxies,
+        limits=_limits(options),
     )
     if run.devices:
         raise DockerfileError("RUN --device is not supported yet", span=run.span)
     vertex = place.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
     return state.noted(_text(state, step), vertex)
+
+
+def _limits(options: RunOptions) -> Limits:
+    wanted = options.resources
+    return Limits(
+        wanted.memory,
+        wanted.memory_swap,
+        wanted.cpu_shares,
+        wanted.cpu_period,
+        wanted.cpu_quota,
+        wanted.cpuset_cpus,
+        wanted.cpuset_mems,
+        options.cgroup_parent,
+    )
 
 
 def _address(host: Host) -> str:

@@ -13,6 +13,7 @@ from typing import Self
 
 from shipline.errors import Span
 from shipline.oci import Digest
+from shipline.sandbox import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class RunMount:
 
 @dataclass(frozen=True, slots=True)
 class RunOp:
-    """A command in the root filesystem of input 0. Its result does not depend on `proxies`."""
+    """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
+    `limits`.
+    """
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -74,6 +77,7 @@ class RunOp:
     script: tuple[str, str] = ("", "")
     hostname: str = ""
     proxies: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    limits: Limits = field(default_factory=Limits, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 
-from shipline.build.request import BuildRequest, Context, ContextKind, Output, Resources
+from shipline.build.request import BuildRequest, Context, ContextKind, Output, RunOptions
 from shipline.errors import DockerfileError, UsageError
 
 
@@ -61,8 +61,6 @@ GAPS = (
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
     Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),
     Gap("--file with a URL", lambda r: "://" in (r.dockerfile or "")),
-    Gap("--resource", lambda r: r.run.resources != Resources()),
-    Gap("--cgroup-parent", lambda r: bool(r.run.cgroup_parent)),
     Gap("--allow device", lambda r: any(w.startswith("device") for w in r.run.entitlements)),
 )
 
@@ -136,6 +134,17 @@ def doubts(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
         )
 
 
+def _check_limits(run: RunOptions) -> None:
+    swap, memory = run.resources.memory_swap, run.resources.memory
+    if swap and (not memory or 0 < swap < memory):
+        raise UsageError(
+            "--memory-swap: it is the limit of memory and swap together, and needs one of memory",
+            hint="give --memory, and at least as much for --memory-swap",
+        )
+    if ".." in Path(run.cgroup_parent).parts:
+        raise UsageError(f"--cgroup-parent: {run.cgroup_parent!r} leads upwards")
+
+
 def check_request(request: BuildRequest) -> None:
     """Raises UsageError for the first thing in `request` that cannot be had."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
@@ -145,6 +154,7 @@ def check_request(request: BuildRequest) -> None:
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:
         raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
+    _check_limits(request.run)
     for gap in GAPS:
         if gap.needed(request):
             raise UsageError(f"{gap.flag} is not supported yet", hint=gap.hint)

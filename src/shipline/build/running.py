@@ -204,6 +204,7 @@ def _spec(
         ulimits=tuple(Ulimit(*one) for one in op.ulimits),
         insecure=op.insecure,
         hostname=op.hostname or HOSTNAME,
+        limits=op.limits,
     )
 
 

@@ -115,12 +115,5 @@ IGNORED = (
     "squash",
     "isolation",
     "security_opt",
-    "memory",
-    "memory_swap",
-    "cpu_shares",
-    "cpu_period",
-    "cpu_quota",
-    "cpuset_cpus",
-    "cpuset_mems",
 )
 """Flags of the old builder that are accepted with a warning, and change nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -76,8 +76,19 @@ def _run(given: Given) -> RunOptions:
         tuple(map(read.parse_ulimit, given["ulimit"])),
         read.parse_shm_size(given["shm_size"] or ""),
         given["cgroup_parent"] or "",
-        read.parse_resources(given["resource"]),
+        read.parse_resources((*_old_limits(given), *given["resource"])),
     )
+
+
+def _old_limits(given: Given) -> Iterator[str]:
+    """The flags of the old builder, as --resource has them."""
+    for name in (
+        *("memory", "memory_swap", "cpu_shares", "cpu_period", "cpu_quota"),
+        *("cpuset_cpus", "cpuset_mems"),
+    ):
+        if given[name]:
+            value = given[name].replace('"', "")
+            yield f'"{name.replace("_", "-")}={value}"'
 
 
 def _cache(given: Given) -> CacheOptions:

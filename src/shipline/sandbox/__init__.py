@@ -18,6 +18,7 @@ from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.spec import (
     HOSTNAME,
     BindMount,
+    Limits,
     SecretFile,
     StepMount,
     StepSpec,
@@ -32,6 +33,7 @@ __all__ = [
     "Bind",
     "BindMount",
     "Erofs",
+    "Limits",
     "Mount",
     "Overlay",
     "Runtime",

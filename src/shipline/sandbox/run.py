@@ -14,6 +14,7 @@ from pathlib import Path
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox.bundle import Layout, Placed, config, make_device_directory
 from shipline.sandbox.commands import NOT_EXECUTABLE, NOT_FOUND, missing_command
+from shipline.sandbox.limits import limited
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
 from shipline.sandbox.rooted import Made, make_in_root, unmake
 from shipline.sandbox.rootless import require_ids
@@ -75,7 +76,8 @@ class Sandbox:
                     groups = self.runtime.control_groups
                     layout = Layout(seen.target, devices.target, network_files, mounts, groups)
                     (step / "config.json").write_text(json.dumps(config(spec, layout)))
-                    status, failure = self.runtime.run(step, self._state, on_output)
+                    with limited(spec.limits, step, step.name) as join:
+                        status, failure = self.runtime.run(step, self._state, on_output, join)
             return _verdict(spec, self.runtime, failure, on_output) if failure else status
         finally:
             shutil.rmtree(step, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,16 @@ class Runtime:
     path: Path
     control_groups: bool = True
 
-    def run(self, bundle: Path, state: Path, on_output: OnOutput) -> tuple[int, str]:
-        """Run a bundle: the status of its command, and why it could not be started, or ""."""
+    def run(
+        self,
+        bundle: Path,
+        state: Path,
+        on_output: OnOutput,
+        join: Callable[[int], None] = lambda process: None,
+    ) -> tuple[int, str]:
+        """Run a bundle: the status of its command, and why it could not be started, or "". `join`
+        is told the process before anything of the bundle runs.
+        """
         log = bundle / "log"
         command = [
             *(str(self.path), *_OPTIONS[self.name], "--root", str(state)),
@@ -45,7 +54,7 @@ class Runtime:
             *("run", "--bundle", str(bundle), f"shipline-{os.getpid()}-{bundle.name}"),
         ]
         words = _FirstWords(on_output, _PREFIXES.get(self.name, ()))
-        status = supervise(command, words)
+        status = supervise(command, words, join)
         if status and words.complaint:
             return status, _entry(words.complaint.decode(errors="replace"))[1]
         words.release()

@@ -54,6 +54,23 @@ class Ulimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may use, 0 and empty for no limit: bytes of memory, and of memory with swap (-1:
+    as much swap as there is), weights and microseconds of processors, sets of them and of memory
+    nodes; `parent` is the control group that the step's is made in.
+    """
+
+    memory: int = 0
+    swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpus: str = ""
+    mems: str = ""
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """One command in a root file system.
 
@@ -73,5 +90,6 @@ class StepSpec:
     hostname: str = HOSTNAME
     shm_size: int = 64 << 20
     ulimits: tuple[Ulimit, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     insecure: bool = False
     no_new_privileges: bool = False

@@ -31,9 +31,14 @@ _HANDSHAKE = 'echo && read -r go && exec "$@" </dev/null'
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def supervise(command: Sequence[str], on_output: OnOutput) -> int:
+def supervise(
+    command: Sequence[str],
+    on_output: OnOutput,
+    join: Callable[[int], None] = lambda process: None,
+) -> int:
     """Run `command` with an empty environment and no input; its status, 128 + n after signal n.
 
+    `join(process)` is called before the command begins, with the process that it is going to be.
     `on_output(data, stream)` gets what it writes, stream 1 or 2, until the last byte. When this
     returns or raises, no process of the command is left. Raises Cancelled when interrupted,
     SandboxError when this machine cannot isolate it.
@@ -41,11 +46,11 @@ def supervise(command: Sequence[str], on_output: OnOutput) -> int:
     check()
     command = [*_prefix(), "step", *command]
     with TaskGroup() as group:  # the thread's children are in the new namespace for ever
-        task = group.start(_supervise, command, on_output)
+        task = group.start(_supervise, command, on_output, join)
     return task.result()
 
 
-def _supervise(command: Sequence[str], on_output: OnOutput) -> int:
+def _supervise(command: Sequence[str], on_output: OnOutput, join: Callable[[int], None]) -> int:
     try:
         kernel.unshare(kernel.CLONE_NEWPID)
     except OSError as error:
@@ -53,7 +58,7 @@ def _supervise(command: Sequence[str], on_output: OnOutput) -> int:
     family = _Family(command)
     try:
         with on_cancel(family.kill):
-            status = family.wait(on_output)
+            status = family.wait(on_output, join)
         check()
         return status if status >= 0 else 128 - status
     finally:
@@ -89,7 +94,7 @@ class _Family:
         self._open = True
         self._lock = threading.Lock()
 
-    def wait(self, on_output: OnOutput) -> int:
+    def wait(self, on_output: OnOutput, join: Callable[[int], None]) -> int:
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None and stdout is not None and stderr is not None
         if os.read(stdout.fileno(), 1) != b"\n":
@@ -99,6 +104,7 @@ class _Family:
                 f"cannot isolate a step: {words or 'no answer'}",
                 hint="run as root or in a user namespace; util-linux must be 2.33 or newer",
             )
+        join(self._process.pid)
         with suppress(BrokenPipeError):  # it was killed meanwhile
             stdin.write(b"\n")
         stdin.close()

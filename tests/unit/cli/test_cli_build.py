@@ -100,7 +100,9 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
         (("-o", "type=image,compatibility-version=20"), "compatibility-version"),
         (("-o", "type=local,dest=d,mode=delete"), "mode=delete"),
         (("--build-context", "n=https://h/a.git"), "git context"),
-        (("--resource", "memory=1g"), "--resource"),
+        (("--memory-swap", "1g"), "--memory-swap"),
+        (("-m", "2g", "--memory-swap", "1g"), "--memory-swap"),
+        (("--cgroup-parent", "../up"), "--cgroup-parent"),
     ],
 )
 def test_what_cannot_be_done_yet_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
@@ -134,3 +136,13 @@ def test_context_and_dockerfile_cannot_both_be_standard_input() -> None:
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(click.UsageError, match="--colour"):
         given("--colour", ".")
+
+
+def test_limits_of_the_old_builder_are_those_of_resource() -> None:
+    old = request("-m", "1g", "-c", "512", "--cpuset-cpus", "0,2", "--cpu-quota", "50000")
+    new = request(
+        *("--resource", "memory=1g,cpu-shares=512,cpu-quota=50000"),
+        *("--resource", '"cpuset-cpus=0,2"'),
+    )
+    assert old.run.resources == new.run.resources
+    assert old.run.resources.cpuset_cpus == "0,2"

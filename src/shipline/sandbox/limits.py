@@ -1,0 +1,169 @@
+"""Resource limits of steps: a control group of our own in each tree that has the controller.
+
+The trees are mounted anew in the build's mount namespace, where those of the host are read-only. A
+group is empty once its step has ended, and is removed then; what a killed build left is removed by
+the next one. Reference: Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipline.errors import SandboxError
+from shipline.sandbox import kernel
+from shipline.sandbox.spec import Limits
+
+_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+_NAME = "shipline"
+_INHERITED = ("cpuset.cpus", "cpuset.mems")  # of version 1: empty in a new group, and demanded
+_HINT = "limits need root and control groups that can be written; leave them out to build without"
+
+
+@contextmanager
+def limited(limits: Limits, directory: Path, number: str) -> Iterator[Callable[[int], None]]:
+    """What puts a process, and so all that it starts, under `limits`; `directory` is for mounts.
+
+    Raises SandboxError where this machine cannot set them.
+    """
+    with ExitStack() as undo:
+        try:
+            groups = [
+                undo.enter_context(_group(tree, limits, directory, number))
+                for tree in _trees(limits)
+            ]
+        except OSError as error:
+            raise SandboxError(f"cannot limit a step: {error}", hint=_HINT) from error
+
+        def join(process: int) -> None:
+            for group in groups:
+                _write(group / "cgroup.procs", str(process))
+
+        yield join
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A hierarchy, and what is written into a group of it; `kind` is that of mount(2)."""
+
+    kind: str
+    options: str
+    settings: Mapping[str, str]
+
+
+def _trees(limits: Limits) -> list[_Tree]:
+    """The hierarchies with what `limits` need; where it is a parent alone, all that count memory
+    and processors.
+    """
+    wanted = {name: table for name, table in _first_version(limits).items() if table}
+    if limits.parent and not wanted:
+        wanted = {"memory": {}, "cpu": {}}
+    trees, second = [], {}
+    for controller, settings in wanted.items():
+        if (options := _mounted_with(controller)) is not None:
+            trees.append(_Tree("cgroup", options, settings))
+        else:
+            second[controller] = settings
+    if second:
+        table = _second_version(limits)
+        settings = {name: value for one in second for name, value in table[one].items()}
+        trees.append(_Tree("cgroup2", ",".join(second), settings))
+    return trees
+
+
+def _first_version(limits: Limits) -> dict[str, dict[str, str]]:
+    memory = {"memory.limit_in_bytes": limits.memory, "memory.memsw.limit_in_bytes": limits.swap}
+    return {
+        "memory": _set(memory),
+        "cpu": _set(
+            {
+                "cpu.shares": limits.cpu_shares,
+                "cpu.cfs_period_us": limits.cpu_period,
+                "cpu.cfs_quota_us": limits.cpu_quota,
+            }
+        ),
+        "cpuset": _set({"cpuset.cpus": limits.cpus, "cpuset.mems": limits.mems}),
+    }
+
+
+def _second_version(limits: Limits) -> dict[str, dict[str, str]]:
+    swap = limits.swap - limits.memory if limits.swap > 0 else 0
+    weight = 1 + (limits.cpu_shares - 2) * 9999 // 262142  # as runtimes translate shares
+    quota = str(limits.cpu_quota) if limits.cpu_quota > 0 else "max"
+    period = limits.cpu_period or 100_000
+    return {
+        "memory": _set({"memory.max": limits.memory})
+        | ({"memory.swap.max": str(swap)} if limits.swap > 0 else {}),
+        "cpu": ({"cpu.weight": str(max(weight, 1))} if limits.cpu_shares else {})
+        | ({"cpu.max": f"{quota} {period}"} if limits.cpu_quota or limits.cpu_period else {}),
+        "cpuset": _set({"cpuset.cpus": limits.cpus, "cpuset.mems": limits.mems}),
+    }
+
+
+def _set(table: Mapping[str, int | str]) -> dict[str, str]:
+    return {name: str(value) for name, value in table.items() if value}
+
+
+def _mounted_with(controller: str) -> str | None:
+    """The controllers of the version 1 hierarchy that has this one, None where there is none."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        controllers = line.split(":")[1]
+        if controller in controllers.split(","):
+            return controllers
+    return None
+
+
+@contextmanager
+def _group(tree: _Tree, limits: Limits, directory: Path, number: str) -> Iterator[Path]:
+    place = directory / f"{tree.kind}-{tree.options.replace(',', '-')}"
+    place.mkdir()
+    second = tree.kind == "cgroup2"
+    kernel.mount(tree.kind, place, tree.kind, _FLAGS, "" if second else tree.options)
+    with ExitStack() as undo:
+        undo.callback(kernel.umount, place)
+        parent = place
+        for name in Path(limits.parent.lstrip("/")).parts:
+            parent = _made(parent, name, tree, undo)
+        _remove_stale(parent)
+        group = _made(parent, f"{_NAME}-{os.getpid()}-{number}", tree, undo)
+        for name, value in tree.settings.items():
+            _write(group / name, value)
+        yield group
+
+
+def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
+    """A group below `parent`; one that is new here goes when `undo` does."""
+    group = parent / name
+    if tree.kind == "cgroup2":
+        for controller in tree.options.split(","):
+            _write(parent / "cgroup.subtree_control", f"+{controller}")
+    with suppress(FileExistsError):
+        group.mkdir()
+        undo.callback(_remove, group)
+        for inherited in _INHERITED if tree.kind == "cgroup" else ():
+            if (group / inherited).exists():
+                _write(group / inherited, (parent / inherited).read_text())
+    return group
+
+
+def _remove(group: Path) -> None:
+    with suppress(OSError):  # others have begun to use it, or it is gone
+        group.rmdir()
+
+
+def _remove_stale(parent: Path) -> None:
+    for group in parent.glob(f"{_NAME}-*-*"):
+        if not Path(f"/proc/{group.name.split('-')[1]}").exists():
+            _remove(group)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise SandboxError(
+            f"cannot limit a step: {file.name} = {text.strip()}: {error.strerror}", hint=_HINT
+        ) from error
