@@ -146,6 +146,32 @@ def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: P
     assert "did you mean" not in refusal.of(2, "-f", place / "something.else", place)
 
 
+@pytest.mark.parametrize(
+    ("instruction", "status", "hint"),
+    [
+        ("RUN --mount=type=bind,source=A.txt,target=/x true", 4, "a.txt is there: letter case"),
+        ("RUN --mount=type=bind,from=busybox,source=/bim,target=/x true", 4, "did you mean bin?"),
+        ("RUN exit 137", 5, "SIGKILL"),
+        ("COPY a.txt /a\nRUN /a", 5, "--chmod=755"),
+    ],
+)
+def test_what_people_often_get_wrong_has_a_hint(
+    refusal: Refusal, instruction: str, status: int, hint: str
+) -> None:
+    said = refusal.dockerfile(status, f"FROM busybox\n{instruction}\n", a__txt="")
+    assert hint in said
+    assert "Dockerfile:" in said
+
+
+def test_words_of_the_command_line_have_hints(refusal: Refusal, tmp_path: Path) -> None:
+    place = context(tmp_path / "place", "FROM busybox\n")
+    assert "did you mean linux/amd64?" in refusal.of(8, "--platform", "amd64/linux", place)
+    assert "did you mean linux/arm64?" in refusal.of(8, "--platform", "linux/arm46", place)
+    assert "--build-context st: 'gone'" in refusal.of(2, "--build-context", "st=gone", place)
+    (place / "Dockerfile").write_bytes("FROM busybox\n".encode("utf-16"))
+    assert "save it as UTF-8" in refusal.of(2, place)
+
+
 def test_build_argument_that_no_arg_takes_is_told(shipline: Shipline, tmp_path: Path) -> None:
     place = context(tmp_path / "place", "FROM scratch\nARG VERSION\nLABEL a=$VERSION\n")
     words = ("--build-arg", "VERSOIN=1", "--build-arg", "http_proxy=x", "--build-arg", "TARGETOS=x")

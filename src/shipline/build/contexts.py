@@ -21,6 +21,7 @@ from shipline.layer import StatCache
 from shipline.sandbox import resolve_in_root
 
 _LIMIT = 16 << 20  # bytes of a Dockerfile
+_UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # how editors of Windows mark it
 
 
 def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfile:
@@ -28,6 +29,8 @@ def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfil
     name, content = _content(request, stdin)
     if len(content) > _LIMIT:
         raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
+    if content[:2] in _UTF_16:
+        raise UsageError(f"{name} is written in UTF-16", hint="save it as UTF-8")
     check_frontend(request, df.detect_syntax(content.decode(errors="replace")), name)
     return df.parse_dockerfile(content, file=name)
 
@@ -106,8 +109,13 @@ def _open(
         return Directory("context (it is empty)", empty, None, None)
     path = Path(context.location)
     if not path.is_dir():
+        if name != MAIN_CONTEXT:
+            raise UsageError(
+                f"--build-context {name}: {str(path)!r} is not a directory",
+                hint=f"write {name}=DIRECTORY, or {name}=docker-image://IMAGE",
+            )
         raise UsageError(
-            f"the {name} {str(path)!r} is not a directory",
+            f"the context {str(path)!r} is not a directory",
             hint="the last argument is the directory with the files to copy, often '.'",
         )
     rules = _rules(name, path, request)

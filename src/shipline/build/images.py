@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from shipline import dockerfile as df
 from shipline.build.blobs import Blobs
 from shipline.build.graph import ImageOp
 from shipline.build.plan import BaseImage
@@ -87,10 +88,7 @@ class RegistryImages:
             return parsed
         child = parsed.select(platform)
         if child is None:
-            raise NotFound(
-                f"{reference.familiar} is not available for {platform}",
-                hint=f"it offers {', '.join(sorted(map(str, parsed.platforms)))}",
-            )
+            raise _lacking(reference, platform, sorted(map(str, parsed.platforms)))
         parsed = parse_manifest(self._document(repository, child), child.media_type)
         if isinstance(parsed, Index):
             raise ContentError(f"{reference.familiar} is an index inside an index")
@@ -103,6 +101,16 @@ class RegistryImages:
         content = fetch_all(repository, target, MANIFEST_LIMIT)
         self._blobs.store.add(content, target.media_type)
         return content
+
+
+def _lacking(reference: Reference, platform: Platform, offered: list[str]) -> NotFound:
+    swapped = f"{platform.architecture}/{platform.os}"
+    meant = swapped if swapped in offered else df.nearest(str(platform), offered)
+    question = f"did you mean {meant}? " if meant else ""
+    return NotFound(
+        f"{reference.familiar} is not available for {platform}",
+        hint=f"{question}it offers {', '.join(offered)}",
+    )
 
 
 def _look_up(repository: Repository, reference: Reference, wanted: str) -> Descriptor:

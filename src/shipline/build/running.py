@@ -18,6 +18,7 @@ from shipline import dockerfile as df
 from shipline.build.cache import Made, key_of
 from shipline.build.copying import Use
 from shipline.build.graph import Label, RunMount, RunOp
+from shipline.build.selecting import Root, missing
 from shipline.build.snapshots import Snapshot
 from shipline.build.trouble import full_hint
 from shipline.build.workshop import Directory, Result, Workshop
@@ -48,6 +49,11 @@ from shipline.tasks import sleep
 
 _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
+_SIGNS = {
+    126: "what the step calls may not be executed: chmod +x it, or COPY it with --chmod=755",
+    137: "it was killed (SIGKILL): the machine, or the limit of --memory, had no memory left",
+    139: "it ended with a segmentation fault (SIGSEGV)",
+}
 _NOT_FOUND = re.compile(r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$")
 
 
@@ -107,6 +113,9 @@ def _content(op: RunOp, number: int, source: Result) -> object:
 
 def _context_tree(source: Directory, path: str) -> Tree:
     place = resolve_in_root(source.path, path)
+    if not os.path.lexists(place):
+        root = Root(source.path, f"the {source.name}", is_context=True, rules=source.rules)
+        raise missing(root, path)
     inside = os.path.relpath(place, source.path)
     return scan(
         source.path, "" if inside == "." else inside, prune=source.prune, cache=source.cache
@@ -130,7 +139,7 @@ def _execute(
             span=label.span,
             platform=op.platform,
             log=tail.lines(),
-            hint=_cure(op.args, tail.lines(), shop.state),
+            hint=_cure(op.args, tail.lines(), shop.state) or _SIGNS.get(status, ""),
         )
 
 
@@ -228,11 +237,9 @@ def _files(source: Result, path: str, shop: Workshop, stack: ExitStack) -> Path:
         root = stack.enter_context(shop.snapshots.mounted(source))
         found = resolve_in_root(root, path)
         if not os.path.lexists(found):
-            raise UsageError(f"--mount: {path!r} was not found in the stage or image")
+            raise missing(Root(root, "the stage or image"), path)
         return found
     found = resolve_in_root(source.path, path)
-    if not os.path.lexists(found):
-        raise UsageError(f"--mount: {path!r} was not found in the {source.name}")
     copy = shop.scratch / f"context-{os.urandom(6).hex()}"
     copy.mkdir()
     stack.callback(remove_tree, copy)

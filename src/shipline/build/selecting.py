@@ -84,7 +84,7 @@ def select(
         base, parts = _split(source, parents=parents)
         matches = list(_expand(root, base, parts))
         if not matches and not df.has_wildcards(source):
-            raise _missing(root, source)
+            raise missing(root, source)
         for path in matches:
             pivot = path[len(base) :].lstrip("/")
             if not parents:
@@ -96,7 +96,7 @@ def select(
     return found
 
 
-def _missing(root: Root, source: str) -> UsageError:
+def missing(root: Root, source: str) -> UsageError:
     """The error for a source that names nothing: why, and what was meant."""
     path = _clean(source.replace("/./", "/"))
     rule = root.rules.rule_of(path)
@@ -150,7 +150,7 @@ def _require_directory(root: Root, base: str, parts: list[str]) -> None:
         return
     place = _find(root, base)
     if place is None or not _visible(root, base):
-        raise _missing(root, base)
+        raise missing(root, base)
     if root.is_context and not place.is_dir():
         raise UsageError(f"{base!r} in {root.name} is a file: there is nothing to find in it")
 
