@@ -9,6 +9,7 @@
     ├── AuthError           7   credentials are missing, wrong or not sufficient
     ├── ContentError        8   bytes are missing or are not what their digest says
     │   ├── DigestMismatch
+    │   ├── DamagedContent      of our own: it was removed, the same work can be done again
     │   └── NotFound
     ├── GateRefused         9   a quality gate said no
     ├── SandboxError       10   this machine cannot run the step
@@ -181,6 +182,12 @@ class DigestMismatch(ContentError):
         self.expected = expected
         self.got = got
         self.where = where
+
+
+class DamagedContent(ContentError):
+    """A file of ours was not what it had to be, and is gone: the same work makes it again."""
+
+    code = "damaged-content"
 
 
 class NotFound(ContentError):

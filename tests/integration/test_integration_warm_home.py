@@ -41,7 +41,7 @@ def outcome(shipline: Shipline, source: Path, dockerfile: str) -> object:
         "-f", "-", "-o", f"type=tar,dest={out}", source, stdin=dockerfile.encode()
     )
     if done.status:
-        return [line for line in done.err.splitlines() if "cannot" in line]
+        return [line for line in done.err.splitlines() if line.startswith("│ cannot")]
     with tarfile.open(out) as archive:
         files = [one for one in archive if not one.name.startswith("proc")]
         return {

@@ -6,7 +6,7 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,19 +28,19 @@ from shipline.build.planned import Planned
 from shipline.build.publish import push_documents, push_tags
 from shipline.build.recoding import Recoder
 from shipline.build.refusals import check_request, check_surroundings, doubts
-from shipline.build.request import BuildRequest
+from shipline.build.request import BuildRequest, ContextKind
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.stdin import open_stdin
 from shipline.build.targets import edition_of, editions_of, indexed, platforms_of, targets_of
-from shipline.build.trouble import system_errors
+from shipline.build.trouble import Damage, system_errors
 from shipline.build.uploads import UPLOADS, Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
-from shipline.errors import UsageError
+from shipline.errors import DamagedContent, NotFound, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
-from shipline.metadata import SqliteRecords
+from shipline.metadata import DamagedRecords, SqliteRecords
 from shipline.oci import Descriptor, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import CPUS, Limiter, Once, TaskGroup
@@ -77,19 +77,41 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     """
     check_request(request)
     check_surroundings(request, settings.environment)
+    damage = Damage(step)
     with system_errors(settings.home):
-        with TaskGroup() as group:
-            task = group.start(_build, request, settings, step)
-        return task.result()
+        try:
+            return _on_threads(request, settings, step, damage, verified=False)
+        except (DamagedContent, DamagedRecords, NotFound):
+            if not damage.found or _is_piped(request):
+                raise
+        return _on_threads(request, settings, step, damage, verified=True)
 
 
-def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
+def _is_piped(request: BuildRequest) -> bool:
+    """Whether the build reads or writes a stream, which can be done only once."""
+    reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
+    return reads or any(output.destination == "-" for output in request.outputs)
+
+
+def _on_threads(
+    request: BuildRequest, settings: Settings, step: Step, damage: Damage, *, verified: bool
+) -> BuildResult:
+    """Build; with `verified`, all bytes that are found are looked at before they are used."""
+    store = LocalStore(settings.home / "content", damage, verified=verified)
+    with TaskGroup() as group:
+        task = group.start(_build, request, settings, step, store, damage)
+    return task.result()
+
+
+def _build(
+    request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
+) -> BuildResult:
     private_mounts()
     editions = editions_of(request)
     targets = targets_of(request, settings.repositories)
     with ExitStack() as stack:
         scratch = stack.enter_context(open_workspace(settings.home))
-        blobs = Blobs(LocalStore(settings.home / "content"), step)
+        blobs = Blobs(store, step)
         images = RegistryImages(settings.repositories, blobs, step)
         with step.step("load Dockerfile", kind="internal"):
             request, stdin = open_stdin(request, settings.stdin, scratch)
@@ -99,25 +121,38 @@ def _build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult
         wrapped = indexed(request)
         plans = _plan(request, dockerfile, images)
         _check(request, dockerfile, images, step, stack)
-        shop = _workshop(request, settings, blobs, editions[0].codec, scratch, stack)
+        shop = _workshop(request, settings, blobs, editions[0].codec, scratch, damage, stack)
         recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup(UPLOADS) as group:
             uploads = Uploads(group, targets, blobs, recoder, shop.codec, step)
             solver = _solver(plans, shop, images, step, uploads if targets else None)
             _solve(plans, solver, uploads)
-        results = {
-            edition: _assemble(plans, edition, solver, recoder, shop.clock, wrapped=wrapped)
-            for edition in editions
-        }
-        push_documents(results, targets, step)
-        for output in request.outputs:
-            result = results[edition_of(output, request)]
-            names = names_of(output, request)
-            made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
-            export(output, made, settings.stdout, step)
-        push_tags(results, targets, step)
+        with TaskGroup() as group:
+            group.start(shop.snapshots.sync)
+            results = {
+                edition: _assemble(plans, edition, solver, recoder, shop.clock, wrapped=wrapped)
+                for edition in editions
+            }
+            push_documents(results, targets, step)
+            _export(request, results, shop, blobs, settings, step)
+            push_tags(results, targets, step)
         first = results[editions[0]]
         return BuildResult(first.descriptor, first.images, request.tags)
+
+
+def _export(
+    request: BuildRequest,
+    results: Mapping[Edition, Assembled],
+    shop: Workshop,
+    blobs: Blobs,
+    settings: Settings,
+    step: Step,
+) -> None:
+    for output in request.outputs:
+        result = results[edition_of(output, request)]
+        names = names_of(output, request)
+        made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
+        export(output, made, settings.stdout, step)
 
 
 def _check(
@@ -155,12 +190,12 @@ def _workshop(
     blobs: Blobs,
     codec: Codec,
     scratch: Path,
+    damage: Damage,
     stack: ExitStack,
 ) -> Workshop:
     home = settings.home
     clock = _clock(request)
-    records = SqliteRecords(home / "cache.db")
-    stack.callback(records.close)
+    records = stack.enter_context(_records(home / "cache.db", damage))
     opened: Once[Sandbox] = Once()
 
     def sandbox() -> Sandbox:
@@ -168,7 +203,7 @@ def _workshop(
 
     return Workshop(
         store=blobs.store,
-        snapshots=Snapshots(home, scratch, blobs),
+        snapshots=Snapshots(home, scratch, blobs, damage),
         cache=Cache(records, blobs, clock.variant),
         codec=codec,
         clock=clock,
@@ -181,6 +216,24 @@ def _workshop(
         making=Once(),
         running=Limiter(max(4, 2 * CPUS)),
     )
+
+
+@contextmanager
+def _records(path: Path, damage: Damage) -> Iterator[SqliteRecords]:
+    """The records of the cache; those that turn out to be damaged are removed."""
+    try:
+        records = SqliteRecords(path)
+    except DamagedRecords:
+        SqliteRecords.remove(path)
+        damage(path)
+        records = SqliteRecords(path)
+    with closing(records):
+        try:
+            yield records
+        except DamagedRecords:
+            SqliteRecords.remove(path)
+            damage(path)
+            raise
 
 
 def _solver(

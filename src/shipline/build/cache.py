@@ -1,7 +1,7 @@
 """What earlier builds made: from the key of some work to the layer that came out of it.
 
 A key names everything that the work depends on, so a hit is as good as doing it again. Records
-speak of content; a hit whose content has gone is a miss.
+speak of content; a hit whose content has gone is a miss, and so is a damaged record.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from shipline.content import Exister
+from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest
+
+_KIND = b"made-1\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ class Cache:
         found = self._records.get((self._space, key))
         if found is None:
             return None
-        record = json.loads(found)
+        content = unseal(_KIND, found)
+        if content is None:
+            return None
+        record = json.loads(bytes(content))
         descriptor = Descriptor.from_json(record["layer"])
         if not self._content.exists(descriptor):
             return None
@@ -66,5 +71,5 @@ class Cache:
             "diff_id": str(made.layer.diff_id),
             "level": made.level,
         }
-        value = json.dumps(record).encode()
+        value = seal(_KIND, json.dumps(record).encode())
         self._records.write({(self._space, key): value for key in keys})

@@ -10,7 +10,7 @@ from shipline.build.blobs import Blobs
 from shipline.build.graph import ImageOp
 from shipline.build.plan import BaseImage
 from shipline.content import Repository, fetch_all
-from shipline.errors import ContentError, NotFound
+from shipline.errors import ContentError, DamagedContent, NotFound
 from shipline.events import Step
 from shipline.layer import Layer
 from shipline.oci import (
@@ -96,7 +96,7 @@ class RegistryImages:
 
     def _document(self, repository: Repository, target: Descriptor) -> bytes:
         """A small document, kept here so that it is asked for once."""
-        with suppress(NotFound):
+        with suppress(NotFound, DamagedContent):
             return fetch_all(self._blobs.store, target, MANIFEST_LIMIT)
         content = fetch_all(repository, target, MANIFEST_LIMIT)
         self._blobs.store.add(content, target.media_type)

@@ -3,22 +3,30 @@
 layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
 layers/<diff id>/layer.tar    or, for a big layer: its tar,
 layers/<diff id>/index.erofs  with an index that the kernel mounts
+layers/<diff id>/complete     what is there, and in which boot of the machine it was written
+layers/<diff id>/synced       it is on the disk
 toc/<diff id>                 its table of contents
+
+What is not known to be on the disk counts only until the machine starts again: the build goes on
+at once, and no power loss leaves cut files under a name that a step trusts.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import queue
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from shipline.build.blobs import Blobs
 from shipline.build.reachable import mountable
-from shipline.content import Reader, chunks
+from shipline.content import Reader, chunks, seal, unseal
 from shipline.errors import ContentError, DigestMismatch
 from shipline.events import Step
 from shipline.layer import (
@@ -41,10 +49,13 @@ from shipline.sandbox import (
     mounted,
     owners_suffix,
     remove_tree,
+    sync_file_system,
 )
 from shipline.tasks import Once, TaskGroup
 
 _LAYERS_AT_ONCE = 4
+_KIND = b"layer-1\n"
+_COMPLETE, _SYNCED = "complete", "synced"
 BIG = 64 << 20  # bytes of tar, from which an index is made instead of files
 
 
@@ -77,13 +88,17 @@ class Writable:
 class Snapshots:
     """Layers of a state directory as tables and as directories; several builds may share it."""
 
-    def __init__(self, state: Path, scratch: Path, blobs: Blobs) -> None:
+    def __init__(
+        self, state: Path, scratch: Path, blobs: Blobs, on_damage: Callable[[Path], object]
+    ) -> None:
         self._state = state
+        self._on_damage = on_damage
         self._files = state / f"layers{owners_suffix()}"
         self._scratch = scratch
         self._blobs = blobs
         self._tocs: Once[Toc] = Once()
         self._directories: Once[Path] = Once()
+        self._unsynced: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._files.mkdir(parents=True, exist_ok=True)
         self._files.chmod(0o700)  # other users must not find setuid programs of images
         (state / "toc").mkdir(parents=True, exist_ok=True)
@@ -142,7 +157,7 @@ class Snapshots:
         Nothing is kept where they are not exactly those of the layer's tar.
         """
         with self._locked(layer.diff_id):
-            if not self._layer(layer.diff_id).exists() and conform(upper, self._toc(layer)):
+            if not self._is_kept(layer) and conform(upper, self._toc(layer)):
                 with self._building(layer.diff_id) as building:
                     os.chown(upper, 0, 0)
                     os.chmod(upper, 0o755)
@@ -151,7 +166,7 @@ class Snapshots:
     def keep_tar(self, layer: Layer, tar: Path) -> None:
         """Keep the tar of a layer just made, so that a step can mount it without unpacking."""
         with self._locked(layer.diff_id):
-            if not self._layer(layer.diff_id).exists():
+            if not self._is_kept(layer):
                 with self._building(layer.diff_id) as building:
                     os.rename(tar, building / "layer.tar")
                     make_erofs_index(building / "layer.tar", building / "index.erofs")
@@ -170,7 +185,7 @@ class Snapshots:
         if path.exists():
             try:
                 return Toc.load(path.read_bytes())
-            except (ValueError, EOFError, TypeError, ContentError):
+            except ContentError:
                 path.unlink()
         builder = TocBuilder()
         with self._tar(layer) as tar:
@@ -201,17 +216,57 @@ class Snapshots:
     def _directory(self, layer: Layer) -> Path:
         return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))
 
+    def sync(self) -> None:
+        """Return when every layer that this build has unpacked or opened is on the disk."""
+        places = []
+        with suppress(queue.Empty):
+            while True:
+                places.append(self._unsynced.get_nowait())
+        if places:
+            sync_file_system(self._files)
+        for place in places:
+            with suppress(FileNotFoundError):  # found damaged, and removed
+                (place / _SYNCED).touch()
+
     def _open_directory(self, layer: Layer) -> Path:
-        place = self._layer(layer.diff_id)
-        with self._locked(layer.diff_id):
-            if not place.exists():
-                with self._building(layer.diff_id) as building:
-                    self._make(layer, building)
+        place = self._kept(layer)
         if (place / "fs").exists():
             return place / "fs"
         target = _directory(self._scratch / "erofs" / layer.diff_id.hex)
-        Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
+        try:
+            _mount_tar(place, target)
+        except OSError:
+            self._remove(place)
+            _mount_tar(self._kept(layer), target)
         return target
+
+    def _kept(self, layer: Layer) -> Path:
+        """Where the layer is, whole; made if it is not."""
+        with self._locked(layer.diff_id):
+            if not self._is_kept(layer):
+                with self._building(layer.diff_id) as building:
+                    self._make(layer, building)
+        return self._layer(layer.diff_id)
+
+    def _is_kept(self, layer: Layer) -> bool:
+        """Whether the layer is there, whole; what cannot be trusted is removed."""
+        place = self._layer(layer.diff_id)
+        if not place.exists():
+            return False
+        boot, parts = _complete(place)
+        if parts != _parts(place):
+            self._remove(place)
+            return False
+        if not (place / _SYNCED).exists():
+            if boot != _boot():
+                remove_tree(place)
+                return False
+            self._unsynced.put(place)
+        return True
+
+    def _remove(self, damaged: Path) -> None:
+        self._on_damage(damaged)
+        remove_tree(damaged)
 
     def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
@@ -240,7 +295,10 @@ class Snapshots:
         """
         building = _directory(self._scratch / f"layer-{os.urandom(6).hex()}")
         yield building
+        complete = json.dumps([_boot(), _parts(building)]).encode()
+        (building / _COMPLETE).write_bytes(seal(_KIND, complete))
         os.rename(building, self._layer(diff_id))
+        self._unsynced.put(self._layer(diff_id))
 
     @contextmanager
     def _locked(self, diff_id: Digest) -> Iterator[None]:
@@ -286,6 +344,36 @@ class _Checked:
                 where="the layer of a base image",
                 hint="its configuration and its layers do not belong together; build it again",
             )
+
+
+@cache
+def _boot() -> str:
+    """Names the time since this machine was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _parts(place: Path) -> dict[str, object]:
+    """What tells a layer that lost something at first sight."""
+    if (place / "fs").is_dir():
+        return {"fs": sorted(os.listdir(place / "fs"))}
+    files = (place / "layer.tar", place / "index.erofs")
+    return {file.name: file.stat().st_size for file in files if file.exists()}
+
+
+def _complete(place: Path) -> tuple[str, object]:
+    """The boot in which the layer was written, and its parts; empty where that is damaged."""
+    try:
+        found = unseal(_KIND, (place / _COMPLETE).read_bytes())
+    except OSError:
+        return "", None
+    if found is None:
+        return "", None
+    boot, parts = json.loads(bytes(found))
+    return boot, parts
+
+
+def _mount_tar(place: Path, target: Path) -> None:
+    Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
 
 
 def _directory(path: Path) -> Path:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
+from shipline.events import Step
 from shipline.units import shown_size
 
 _ROOM = 1 << 20  # bytes; a disk with less is full
@@ -33,6 +35,24 @@ def system_errors(home: Path) -> Iterator[None]:
         raise SandboxError(
             f"cannot use {where}: {_reason(error)}", hint=f"the state directory is {home}"
         ) from error
+
+
+class Damage:
+    """Files of the state directory that were not what they had to be; told once."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._lock = threading.Lock()
+        self.found = False
+
+    def __call__(self, path: Path) -> None:
+        with self._lock:
+            first, self.found = not self.found, True
+        if first:
+            self._step.warn(
+                f"{path} was damaged and has been removed",
+                "what was in it is made or fetched again; if this is seen again, look at the disk",
+            )
 
 
 @contextmanager

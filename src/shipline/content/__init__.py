@@ -18,7 +18,7 @@ from shipline.content.protocols import (
     Store,
     Tagger,
 )
-from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all
+from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all, seal, unseal
 from shipline.content.store import Follow, LocalIngest, LocalStore
 
 __all__ = [
@@ -44,5 +44,7 @@ __all__ = [
     "chunks",
     "copy_graph",
     "fetch_all",
+    "seal",
     "successors",
+    "unseal",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
@@ -72,6 +73,20 @@ class VerifiedReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def seal(kind: bytes, data: bytes) -> bytes:
+    """`data` as it is kept where no name tells its digest; `kind` says what it is."""
+    return kind + hashlib.sha256(data).digest() + data
+
+
+def unseal(kind: bytes, sealed: bytes) -> memoryview | None:
+    """What was sealed; None for damaged bytes, and for those of another kind."""
+    start = len(kind) + hashlib.sha256().digest_size
+    data = memoryview(sealed)[start:]
+    if sealed[:start] != kind + hashlib.sha256(data).digest():
+        return None
+    return data
 
 
 def chunks(reader: Reader, size: int = CHUNK) -> Iterator[bytes]:

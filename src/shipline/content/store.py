@@ -10,15 +10,15 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import CHUNK, VerifiedReader, chunks
-from shipline.errors import Cancelled, ContentError, DigestMismatch, NotFound
+from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
 
@@ -160,10 +160,24 @@ class Follow:
 
 
 class LocalStore:
-    """A directory of blobs; a Store, and the source from which registries are fed."""
+    """A directory of blobs; a Store, and the source from which registries are fed.
 
-    def __init__(self, root: Path) -> None:
+    With `on_damage`, files that are not what their name says are removed and told of, so that the
+    content can be made or fetched again: where a read fails, and where the size is wrong.
+    `verified` looks at all bytes of whatever is asked for, once.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        on_damage: Callable[[Path], object] | None = None,
+        *,
+        verified: bool = False,
+    ) -> None:
         self.root = root
+        self._on_damage = on_damage
+        self._verified = verified
+        self._intact: set[Digest] = set()
         for algorithm in ("sha256", "sha512"):
             (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
 
@@ -173,9 +187,17 @@ class LocalStore:
 
     def exists(self, target: Descriptor) -> bool:
         try:
-            return self.path(target.digest).stat().st_size == target.size
+            size = self.path(target.digest).stat().st_size
         except FileNotFoundError:
             return False
+        if size != target.size:
+            self._require_intact(target.digest)
+            return False
+        if self._verified and target.digest not in self._intact:
+            if not self._require_intact(target.digest):
+                return False
+            self._intact.add(target.digest)
+        return True
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
@@ -187,7 +209,30 @@ class LocalStore:
         except OSError as error:
             raise ContentError(f"cannot read {path}: {error.strerror}") from error
         with open(fd, "rb", buffering=0) as source:
-            yield VerifiedReader(source, target, str(path))
+            try:
+                yield VerifiedReader(source, target, str(path))
+            except Exception as error:
+                if self._require_intact(target.digest):
+                    raise
+                raise DamagedContent(
+                    f"{path} was damaged and has been removed", hint="do the same again"
+                ) from error
+
+    def _require_intact(self, digest: Digest) -> bool:
+        """Whether the file is what its name says; if not, and damage is told, it is removed."""
+        if self._on_damage is None:
+            return True
+        path = self.path(digest)
+        try:
+            with path.open("rb") as file:
+                if _holds(file, digest):
+                    return True
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not replaced meanwhile
+                    path.unlink()
+        except FileNotFoundError:
+            return False
+        self._on_damage(path)
+        return False
 
     @contextmanager
     def ingest(self) -> Iterator[LocalIngest]:
@@ -235,8 +280,22 @@ class LocalStore:
         try:  # open(2), O_TMPFILE: the nameless file is reached through its entry in /proc
             os.link(leftover or str(fd), place.name, src_dir_fd=open_files, dst_dir_fd=directory)
             os.fsync(directory)
-        except FileExistsError:
-            return
+        except FileExistsError:  # what was just verified takes the place of what may be damaged
+            name = f"../.ingest-{os.getpid()}-again-{os.urandom(6).hex()}"
+            os.link(leftover or str(fd), name, src_dir_fd=open_files, dst_dir_fd=directory)
+            os.rename(name, place.name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
         finally:
             os.close(open_files)
             os.close(directory)
+
+
+def _holds(file: BinaryIO, digest: Digest) -> bool:
+    """Whether the file is readable to its end and what `digest` names."""
+    seen = Hasher(digest.algorithm)
+    try:
+        while data := file.read(CHUNK):
+            seen.update(data)
+    except OSError:
+        return False
+    return seen.digest == digest

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shipline.content import seal, unseal
+
 Stat = tuple[str, int, int, int, int, int, int, int, int]
 """Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
 
-_MAGIC = b"shipline-stat-1\n"
+_KIND = b"shipline-stat-2\n"
 _TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
 _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
 
@@ -101,13 +103,13 @@ def _merged(
 
 def _load(file: Path) -> dict[str, _Record]:
     try:
-        stored = file.read_bytes()
-        if stored.startswith(_MAGIC):
-            found: dict[str, _Record] = marshal.loads(memoryview(stored)[len(_MAGIC) :])
-            return found
-    except (OSError, ValueError, EOFError, TypeError):
-        pass
-    return {}
+        stored = unseal(_KIND, file.read_bytes())
+    except OSError:
+        return {}
+    if stored is None:
+        return {}
+    found: dict[str, _Record] = marshal.loads(stored)
+    return found
 
 
 def _save(file: Path, directories: dict[str, _Record]) -> None:
@@ -115,7 +117,7 @@ def _save(file: Path, directories: dict[str, _Record]) -> None:
     new = file.with_name(f".{file.name}-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(_MAGIC + marshal.dumps(directories, 4))
+        new.write_bytes(seal(_KIND, marshal.dumps(directories, 4)))
         os.replace(new, file)
     except OSError:
         with suppress(OSError):

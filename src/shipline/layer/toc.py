@@ -6,6 +6,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from shipline.content import seal, unseal
 from shipline.errors import ContentError
 from shipline.layer import whiteout
 from shipline.layer.entry import Entry, Item, Kind, Xattrs
@@ -17,7 +18,7 @@ Row = tuple[Kind, int, int, int, int, int, str, int, int, Xattrs]
 Steps = list[tuple[str, str]]
 """A path from the root down: each directory on it, with the name in it that leads on."""
 
-_MAGIC = b"shipline-toc-1\n"
+_KIND = b"shipline-toc-2\n"
 
 
 _NOTHING: Mapping[str, Row | None] = {}
@@ -80,17 +81,15 @@ class Toc:
 
     def dump(self) -> bytes:
         """A form for `load`, on this machine."""
-        return _MAGIC + marshal.dumps((self.directories, self.whiteouts, self.opaque), 4)
+        return seal(_KIND, marshal.dumps((self.directories, self.whiteouts, self.opaque), 4))
 
     @classmethod
     def load(cls, dumped: bytes) -> Toc:
-        """What was dumped. Only for bytes that this program wrote. Raises ContentError."""
-        if not dumped.startswith(_MAGIC):
-            raise ContentError("not a table of contents, or one of another version")
-        try:
-            directories, whiteouts, opaque = marshal.loads(memoryview(dumped)[len(_MAGIC) :])
-        except (ValueError, EOFError, TypeError) as error:
-            raise ContentError(f"damaged table of contents: {error}") from error
+        """What was dumped. Raises ContentError for damaged bytes, or those of another version."""
+        data = unseal(_KIND, dumped)
+        if data is None:
+            raise ContentError("a damaged table of contents, or one of another version")
+        directories, whiteouts, opaque = marshal.loads(data)
         return cls(directories, whiteouts, opaque)
 
 

@@ -1,13 +1,14 @@
 """Small durable records, in byte order of their keys, behind one small protocol."""
 
 from shipline.metadata.drivers import DRIVERS, Driver, copy_records, open_records
-from shipline.metadata.protocols import NOTHING, Key, Records, encode, walk
+from shipline.metadata.protocols import NOTHING, DamagedRecords, Key, Records, encode, walk
 from shipline.metadata.rocksdb import RocksRecords
 from shipline.metadata.sqlite import SqliteRecords
 
 __all__ = [
     "DRIVERS",
     "NOTHING",
+    "DamagedRecords",
     "Driver",
     "Key",
     "Records",

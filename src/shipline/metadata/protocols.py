@@ -16,6 +16,10 @@ NOTHING: Mapping[Key, int] = {}
 _PAGE = 1000  # records
 
 
+class DamagedRecords(OSError):
+    """The store's own files are not what it wrote."""
+
+
 class Records(Protocol):
     """Safe to use from any thread. Every method raises OSError where the disk fails it."""
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from shipline.errors import ConfigError
 from shipline.metadata.group import Changes, Counters, GroupCommit
-from shipline.metadata.protocols import NOTHING, Key, bounds, decode, encode
+from shipline.metadata.protocols import NOTHING, DamagedRecords, Key, bounds, decode, encode
 
 _VERSION = 1
 _WAIT_S = 60.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LEVEL = {True: "FULL", False: "NORMAL"}
 
 
@@ -65,6 +66,12 @@ class SqliteRecords:
             {encode(key): delta for key, delta in add.items()},
             durable,
         )
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove the file and those beside it; who has it open goes on with what was removed."""
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         while self._idle:
@@ -144,7 +151,8 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise OSError(_errno(error, path), str(error), str(path)) from error
     except sqlite3.DatabaseError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
+        kind = DamagedRecords if error.sqlite_errorcode & 0xFF in _DAMAGED else OSError
+        raise kind(errno.EIO, str(error), str(path)) from error
 
 
 def _errno(error: sqlite3.OperationalError, path: Path) -> int:

@@ -8,7 +8,7 @@ from shipline.sandbox.emulation import (
     supported_platforms,
 )
 from shipline.sandbox.erofs import can_mount_files, make_erofs_index
-from shipline.sandbox.kernel import in_user_namespace
+from shipline.sandbox.kernel import in_user_namespace, sync_file_system
 from shipline.sandbox.mounts import Bind, Erofs, Mount, Overlay, Tmpfs, mounted, unmount
 from shipline.sandbox.namespaces import private_mounts
 from shipline.sandbox.rooted import read_in_root, resolve_in_root
@@ -68,6 +68,7 @@ __all__ = [
     "require_ids",
     "resolve_in_root",
     "supported_platforms",
+    "sync_file_system",
     "unmount",
     "user_of",
 ]

@@ -78,6 +78,15 @@ def unshare(flags: int) -> None:
     _checked(_libc().unshare(flags), "unshare")
 
 
+def sync_file_system(path: Path) -> None:
+    """Return when everything that was written to the file system of `path` is on its disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc().syncfs(fd), str(path))
+    finally:
+        os.close(fd)
+
+
 def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
     """Open `path` as if the directory `root` (a descriptor) were `/`, links and `..` included."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT)

@@ -11,6 +11,7 @@ from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, Made
 from shipline.build.clock import Clock
 from shipline.build.snapshots import Snapshots
+from shipline.build.trouble import Damage
 from shipline.build.workshop import Directory, Workshop
 from shipline.content import LocalStore, MemoryStore, Store
 from shipline.events import Step, silent
@@ -113,7 +114,7 @@ def open_shop(
         records = SqliteRecords(state / "cache.db")
         yield Workshop(
             store=blobs.store,
-            snapshots=Snapshots(state, scratch, blobs),
+            snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
             cache=Cache(records, blobs),
             codec=codec("gzip"),
             clock=Clock(1_000_000_000),

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer
 
+import shipline.build.snapshots as snapshots_module
 from shipline.build.blobs import Blobs
 from shipline.build.snapshots import Snapshot, Snapshots
+from shipline.build.trouble import Damage
 from shipline.content import LocalStore, MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
 from shipline.errors import ContentError, DigestMismatch, NotFound
@@ -55,7 +57,7 @@ def store(tmp_path: Path) -> Counted:
 def open_snapshots(tmp_path: Path, store: LocalStore, step: Step) -> Snapshots:
     scratch = tmp_path / f"scratch-{os.urandom(4).hex()}"
     scratch.mkdir()
-    return Snapshots(tmp_path, scratch, Blobs(store, step))
+    return Snapshots(tmp_path, scratch, Blobs(store, step), Damage(step))
 
 
 def test_threads_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
@@ -139,7 +141,7 @@ def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, stor
         blobs = Blobs(store, step)
         blobs.offer(layer.descriptor, remote, "h/base")
         (tmp_path / "scratch").mkdir()
-        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs)
+        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, Damage(step))
         assert not store.exists(layer.descriptor)
         with snapshots.mounted(Snapshot((layer,))) as root:
             assert (root / "a").read_text() == "content"
@@ -201,3 +203,47 @@ def test_files_that_are_not_those_of_the_tar_are_not_kept(
     snapshots.adopt(layer, upper)
     with snapshots.mounted(Snapshot((layer,))) as root:
         assert (root / "a").read_text() == "content"
+
+
+def files_of(snapshots: Snapshots, layer: Layer) -> list[str]:
+    with snapshots.mounted(Snapshot((layer,))) as root:
+        return sorted(os.listdir(root))
+
+
+def test_a_layer_that_is_not_known_to_be_on_the_disk_counts_in_the_boot_that_wrote_it(
+    tmp_path: Path, store: Counted, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(store, files(a="content"))
+
+    def look(boot: str, *, sync: bool = False) -> int:
+        monkeypatch.setattr(snapshots_module, "_boot", lambda: boot)
+        snapshots = open_snapshots(tmp_path, store, step)
+        assert files_of(snapshots, layer) == ["a"]
+        if sync:
+            snapshots.sync()
+        return store.reads
+
+    assert [look("one"), look("one")] == [1, 1]
+    assert look("two") == 2, "power was lost: unpacked again"
+    assert look("two", sync=True) == 2
+    assert look("three") == 2, "it was synced"
+
+
+def test_files_are_on_the_disk_before_the_layer_is_called_synced(
+    tmp_path: Path, store: Counted, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(store, files(a="content"))
+    snapshots = open_snapshots(tmp_path, store, step)
+    files_of(snapshots, layer)
+    synced = tmp_path / "layers" / layer.diff_id.hex / "synced"
+    seen = []
+
+    def record(path: Path) -> None:
+        seen.append((path, (synced.parent / "fs/a").read_text(), synced.exists()))
+
+    monkeypatch.setattr(snapshots_module, "sync_file_system", record)
+    snapshots.sync()
+    assert seen == [(tmp_path / "layers", "content", False)]
+    assert synced.exists()
+    snapshots.sync()
+    assert len(seen) == 1, "nothing is left to sync"

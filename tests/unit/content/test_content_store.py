@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shipline.content import Follow, LocalStore, MemoryStore, copy_graph
-from shipline.errors import Cancelled, DigestMismatch, NotFound
+from shipline.content import Follow, LocalStore, MemoryStore, copy_graph, fetch_all
+from shipline.errors import Cancelled, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Index, Manifest, media
 from shipline.tasks import TaskGroup
 
@@ -122,3 +123,56 @@ def test_copy_writes_children_before_parents() -> None:
     order = list(destination.blobs)
     assert set(order) == set(source.blobs)
     assert order[-2:] == [Digest.of(manifest.raw), Digest.of(index.raw)]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_what_fails_its_digest_is_removed_and_told_where_that_is_asked_for(tmp_path: Path) -> None:
+    told: list[Path] = []
+    target = LocalStore(tmp_path).add(b"content", "text/plain")
+    store = LocalStore(tmp_path, told.append)
+    _flip(store.path(target.digest))
+    with pytest.raises(DigestMismatch), LocalStore(tmp_path).fetch(target) as reader:
+        reader.read()
+    assert store.path(target.digest).exists(), "only told by those who asked for it"
+    with pytest.raises(DamagedContent), store.fetch(target) as reader:
+        reader.read()
+    assert told == [store.path(target.digest)]
+    assert not store.exists(target)
+
+
+def test_an_error_of_the_reader_is_not_taken_for_damage(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, lambda path: pytest.fail(f"{path} is whole"))
+    target = store.add(b"content", "text/plain")
+    with pytest.raises(KeyError), store.fetch(target):
+        raise KeyError
+    assert not store.exists(replace(target, size=3)), "a wrong size in a document harms nothing"
+    assert store.exists(target)
+
+
+def test_a_store_that_verifies_finds_damage_of_the_same_size(tmp_path: Path) -> None:
+    told: list[Path] = []
+    target = LocalStore(tmp_path).add(b"content", "text/plain")
+    _flip(LocalStore(tmp_path).path(target.digest))
+    assert LocalStore(tmp_path, told.append).exists(target)
+    store = LocalStore(tmp_path, told.append, verified=True)
+    assert not store.exists(target)
+    store.add(b"content", "text/plain")
+    assert store.exists(target)
+    assert len(told) == 1
+
+
+def test_what_is_committed_takes_the_place_of_a_damaged_file(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    target = store.add(b"content", "text/plain")
+    _flip(store.path(target.digest))
+    with store.ingest() as ingest:
+        ingest.write(b"content")
+        ingest.commit(target)
+    assert fetch_all(store, target, 100) == b"content"
+    assert [path.name for path in (tmp_path / "blobs").iterdir() if path.is_file()] == []
