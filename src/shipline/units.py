@@ -93,6 +93,11 @@ class Day:
         return self.date.isoformat()
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 file`, `2,000 files`; `many` is the plural where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def shown_size(number: int) -> str:
     """Bytes for people, in the largest unit of thousands: `12.3 MB`, `800 B`."""
     size = float(number)

@@ -13,6 +13,7 @@ from shipline.ship.commands import reproduction
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Kind, Plan, PlannedStep
 from shipline.ship.record import Run, State, StepRecord
 from shipline.ship.section import Pipeline
+from shipline.units import counted
 
 _COMMIT = 12  # digits
 _MARKS = {
@@ -153,7 +154,9 @@ def run_text(run: Run) -> str:
         f"run     {run.id}: {run.state.value}",
         f"image   {run.image or '(none)'}" + (f"@{run.digest}" if run.digest else ""),
         f"commit  {run.commit}{' (dirty)' if run.dirty else ''} {run.branch}".rstrip(),
-        f"began   {began}, resumed {run.resumed} times" if run.resumed else f"began   {began}",
+        f"began   {began}, resumed {counted(run.resumed, 'time')}"
+        if run.resumed
+        else f"began   {began}",
         "",
     ]
     width = max((len(one.name) for one in run.steps), default=0)

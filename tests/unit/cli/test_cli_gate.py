@@ -183,18 +183,29 @@ def test_a_report_that_is_older_than_the_commit_is_status_11(project: Path) -> N
     assert gate(project, "coverage", "--revision", "HEAD~1").returncode == 0
 
 
+def test_json_lists_every_finding(tmp_path: Path) -> None:
+    found = [{"ruleId": f"R{n}", "message": {"text": "bad"}} for n in range(500)]
+    log = {"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "a"}}, "results": found}]}
+    (tmp_path / "r.sarif").write_text(json.dumps(log))
+    told = json.loads(gate(tmp_path, "--analysis", "r.sarif", "--json").stdout)
+    (check,) = told["gates"][0]["checks"]
+    assert len(check["details"]) == 500
+    text = gate(tmp_path, "--analysis", "r.sarif").stdout
+    assert "500 findings, none is allowed" in text and "and 480 more: --format json" in text
+
+
 def test_a_merge_check_wants_the_whole_base(project: Path) -> None:
-    cover(project, 1)
     run(project, "git", "switch", "-q", "-c", "feature")
     (project / "b.py").write_text("y = 1\n")
     run(project, "git", "add", "b.py")
     run(project, "git", "commit", "-q", "-m", "more")
+    cover(project, 1)
     assert gate(project, "coverage", "--merge-check", "main").returncode == 0
     run(project, "git", "switch", "-q", "main")
     run(project, "git", "commit", "-q", "--allow-empty", "-m", "meanwhile")
     run(project, "git", "switch", "-q", "feature")
     done = gate(project, "coverage", "--merge-check", "main")
-    assert done.returncode == 11 and "main has 1 commits" in done.stdout
+    assert done.returncode == 11 and "main has 1 commit that is not" in done.stdout
     assert gate(project, "coverage", "--merge-check", "nowhere").returncode == 12
 
 

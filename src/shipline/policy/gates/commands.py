@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from shipline.policy.gates.context import Context
-from shipline.policy.gates.counting import SHOWN
 from shipline.policy.gates.processes import Ended, run_program
 from shipline.policy.gates.reports import ReportError
 from shipline.policy.gates.reports.fields import Fields
@@ -90,7 +89,7 @@ def _answer(ended: Ended) -> Check:
         raise ReportError(f"the program answered {outcome} and ended with status {ended.status}")
     if not value.text("reason"):
         raise ReportError("the verdict has no reason")
-    findings = value.children("findings")[:SHOWN]
+    findings = value.children("findings")
     return Check(
         "command",
         outcome,

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from shipline.policy.gates.reports import Finding, Vulnerability
 from shipline.policy.gates.verdict import Check, Number, Outcome, Place
 from shipline.policy.gates.waiving import Sorted, T
+from shipline.units import counted
 
-SHOWN = 200  # things that a check names; all are counted
+Noun = tuple[str, str]
+"""What is counted: one of it, and many."""
 
 
 def at_most(
-    name: str, found: Sorted[T], limit: int, *, what: str, hint: str = "", note: str = ""
+    name: str, found: Sorted[T], limit: int, *, what: Noun, hint: str = "", note: str = ""
 ) -> Check:
     """The check that at most `limit` are kept; WAIVED where only waivers make it so."""
     count = len(found.kept)
-    named = what.replace("findings", "finding").replace("abilities", "ability")
-    measured, reason = str(count), f"{count} {named if count == 1 else what}{note}"
+    measured, reason = str(count), f"{counted(count, *what)}{note}"
     outcome = Outcome.PASS
     if count > limit:
         outcome, reason = Outcome.FAIL, f"{reason}, {_most(limit)}"
@@ -25,9 +26,9 @@ def at_most(
         outcome = Outcome.WAIVED
     if found.waived:
         reason += f"; {len(found.waived)} waived"
-    details = [str(one) for one in found.kept[:SHOWN]]
-    details += [f"waived: {item}: {why}" for item, why in found.waived[:SHOWN]]
-    places = tuple(map(_place, found.kept[:SHOWN])) if outcome is Outcome.FAIL else ()
+    details = [str(one) for one in found.kept]
+    details += [f"waived: {item}: {why}" for item, why in found.waived]
+    places = tuple(map(_place, found.kept)) if outcome is Outcome.FAIL else ()
     hint = hint if outcome is Outcome.FAIL else ""
     return Check(name, outcome, reason, measured, f"<= {limit}", hint, tuple(details), places)
 
@@ -59,7 +60,9 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def _most(limit: int) -> str:
-    return "allowed are none" if limit == 0 else f"allowed are {limit}"
+    if limit <= 1:
+        return "one is allowed" if limit else "none is allowed"
+    return f"{limit:,} are allowed"
 
 
 def _place(item: Finding | Vulnerability) -> Place:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from shipline.git import Changes
 from shipline.policy.gates.context import Context
-from shipline.policy.gates.counting import SHOWN, listed, skipped, undecided
+from shipline.policy.gates.counting import listed, skipped, undecided
 from shipline.policy.gates.places import Places
 from shipline.policy.gates.reports import Coverage, FileCoverage, Ratio
 from shipline.policy.gates.section import CoverageGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome, Place
+from shipline.units import counted
 
+_SPANS = 20  # of lines that are named for a file
 _MORE_TESTS = "write tests for the lines that did not run"
 
 
@@ -37,7 +39,7 @@ def _checks(
     if not coverage.lines.total:
         yield undecided("lines", "the report has no line that could run", "run the tests with it")
         return
-    yield least("lines", coverage.lines, rules.min, "lines")
+    yield _with_files(least("lines", coverage.lines, rules.min, "lines"), coverage.files)
     if rules.branch_min is not None:
         if coverage.branches.total:
             yield least("branches", coverage.branches, rules.branch_min, "branches")
@@ -58,7 +60,8 @@ def least(name: str, ratio: Ratio, limit: float, what: str) -> Check:
     if percent >= limit:
         return Check(name, Outcome.PASS, reason, shown(percent), f">= {limit:g} %")
     missing = -(-ratio.total * limit // 100) - ratio.hit
-    reason = f"{reason}; {max(1, int(missing)):,} more are needed for {limit:g} %"
+    more = max(1, int(missing))
+    reason = f"{reason}; {more:,} more {'is' if more == 1 else 'are'} needed for {limit:g} %"
     return Check(name, Outcome.FAIL, reason, shown(percent), f">= {limit:g} %", _MORE_TESTS)
 
 
@@ -82,15 +85,35 @@ def _each_file(files: Mapping[str, FileCoverage], limit: float) -> Check:
     )
     if not low:
         return Check("files", Outcome.PASS, f"every file has {limit:g} %", limit=f">= {limit:g} %")
-    return Check(
+    reason = f"{counted(len(low), 'file has', 'files have')} less: "
+    check = Check(
         "files",
         Outcome.FAIL,
-        f"{len(low)} files have less: {listed(path for _, path in low)}",
+        reason + listed(path for _, path in low),
         shown(low[0][0]),
         f">= {limit:g} %",
         _MORE_TESTS,
-        tuple(f"{path}: {shown(percent)}" for percent, path in low[:SHOWN]),
     )
+    return _with_files(check, {path: files[path] for _, path in low})
+
+
+def _with_files(check: Check, files: Mapping[str, FileCoverage]) -> Check:
+    """A failure with the files where something did not run, most of it first."""
+    if check.outcome is not Outcome.FAIL:
+        return check
+    short = [(one.ratio.total - one.ratio.hit, path) for path, one in files.items()]
+    names = [path for missed, path in sorted(short, key=lambda one: (-one[0], one[1])) if missed]
+    places = [_place_of(path, files[path]) for path in names]
+    details = (f"{one.path}: {one.text}" for one in places)
+    return replace(check, details=tuple(details), places=tuple(places))
+
+
+def _place_of(path: str, one: FileCoverage) -> Place:
+    lines, percent = sorted(one.missed), shown(one.ratio.percent or 0.0)
+    if not lines:
+        return Place(path, 0, percent)
+    word = "line" if len(lines) == 1 else "lines"
+    return Place(path, lines[0], f"{percent}, {word} {_spans(lines)} did not run")
 
 
 @dataclass(slots=True)
@@ -144,8 +167,8 @@ def _patch(rules: CoverageGate, coverage: Coverage, changes: Changes | None, lim
     if not ratio.total:
         return skipped("changed lines", "the change has no line that could run")
     if ratio.total < rules.patch_floor:
-        reason = f"{ratio.total} changed lines are fewer than {rules.patch_floor}"
-        return skipped("changed lines", f"{reason}: not judged")
+        lines = counted(ratio.total, "changed line is", "changed lines are")
+        return skipped("changed lines", f"{lines} fewer than {rules.patch_floor}: not judged")
     return _with_details(least("changed lines", ratio, limit, "changed lines"), patch)
 
 
@@ -153,11 +176,11 @@ def _with_details(check: Check, patch: Patch) -> Check:
     missed = [(path, line) for path, lines in patch.missed.items() for line in sorted(lines)]
     details = [f"{path}: {_spans(sorted(lines))}" for path, lines in patch.missed.items() if lines]
     details += [f"{path}: not in the report" for path in patch.unknown]
-    places = [Place(path, line, "this changed line did not run") for path, line in missed[:SHOWN]]
+    places = [Place(path, line, "this changed line did not run") for path, line in missed]
     failed = check.outcome is Outcome.FAIL
     return Check(
         check.name, check.outcome, check.reason, check.measured, check.limit, check.hint,
-        tuple(details[:SHOWN]), tuple(places) if failed else (),
+        tuple(details), tuple(places) if failed else (),
     )  # fmt: skip
 
 
@@ -168,7 +191,8 @@ def _spans(lines: list[int]) -> str:
             spans[-1][1] = line
         else:
             spans.append([line, line])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans[:20])
+    more = ", ..." if len(spans) > _SPANS else ""
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans[:_SPANS]) + more
 
 
 def _drop(

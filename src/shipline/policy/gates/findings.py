@@ -29,15 +29,16 @@ def _checks(
 ) -> Iterator[Check]:
     context = waivers.context
     bad = [one for one in found if _counts(rules, one)]
-    what = "findings"
+    new = on = ""
     if rules.new_only:
-        bad, what = [one for one in bad if _new(one, context, gate)], "new findings"
+        bad, new = [one for one in bad if _new(one, context, gate)], "new "
     if rules.changed_lines_only:
         if context.changes is None:
             yield undecided("findings", "nothing to compare with", "name a base: --base main")
             return
-        bad, what = _on_changed_lines(bad, context), f"{what} on changed lines"
+        bad, on = _on_changed_lines(bad, context), " on changed lines"
     split = waivers.sort(gate, bad)
+    what = (f"{new}finding{on}", f"{new}findings{on}")
     yield at_most("findings", split, rules.max, what=what, hint=_HINT)
     yield from expired_checks(split.expired)
 

@@ -10,7 +10,7 @@ from shipline.policy.gates.counting import bound, skipped, undecided
 from shipline.policy.gates.facts import PULL_MERGE, REVISION, ImageFacts, ImageSubject
 from shipline.policy.gates.section import ImageGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome
-from shipline.units import shown_size
+from shipline.units import counted, shown_size
 
 
 def judge_image(rules: ImageGate, context: Context, gate: str) -> tuple[list[Check], Measurements]:
@@ -40,7 +40,7 @@ def _each(rules: ImageGate, facts: ImageFacts, context: Context, gate: str) -> I
     on = facts.platform
     if rules.max_size is not None:
         size = shown_size(facts.size)
-        reason = f"{on}: {size} compressed in {facts.layers} layers"
+        reason = f"{on}: {size} compressed in {counted(facts.layers, 'layer')}"
         good = facts.size <= rules.max_size.bytes
         yield _check(f"size {on}", good, reason, size, f"<= {rules.max_size}")
     if rules.max_growth is not None:
@@ -50,7 +50,7 @@ def _each(rules: ImageGate, facts: ImageFacts, context: Context, gate: str) -> I
         hint = "write USER with another one in the Dockerfile"
         yield _check(f"user {on}", not facts.root, reason, facts.user or "root", "not root", hint)
     if rules.max_layers is not None:
-        what = f"{on}: {facts.layers} layers"
+        what = f"{on}: {counted(facts.layers, 'layer')}"
         yield bound(f"layers {on}", facts.layers, rules.max_layers, what=what)
     if rules.bases:
         yield _base(rules, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shipline.git import Git, GitError, is_ancestor, resolve
 from shipline.policy.gates.verdict import Check, Outcome, Verdict
+from shipline.units import counted
 
 
 def merge_verdict(git: Git, base: str) -> Verdict:
@@ -19,7 +20,8 @@ def merge_verdict(git: Git, base: str) -> Verdict:
         check = Check("up to date", Outcome.PASS, f"it has all of {base}")
     else:
         behind = git.text("rev-list", "--count", f"HEAD..{tip}")
-        reason = f"{base} has {behind} commits that are not in this branch"
+        commits = counted(int(behind), "commit that is", "commits that are")
+        reason = f"{base} has {commits} not in this branch"
         hint = f"git merge {base}, and run the tests again"
         check = Check("up to date", Outcome.INCOMPLETE, reason, hint=hint)
     return Verdict("merge", "merge", (check,))

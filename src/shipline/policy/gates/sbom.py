@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from shipline.policy.gates.counting import SHOWN, listed
+from shipline.policy.gates.counting import Noun, listed
 from shipline.policy.gates.licenses import denied
 from shipline.policy.gates.reports import Component, Sbom
 from shipline.policy.gates.section import SbomGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome
+from shipline.units import counted
 
 
 def judge_sbom(rules: SbomGate, reports: list[Sbom]) -> tuple[list[Check], Measurements]:
@@ -21,7 +22,7 @@ def judge_sbom(rules: SbomGate, reports: list[Sbom]) -> tuple[list[Check], Measu
 
 def _checks(rules: SbomGate, components: list[Component]) -> Iterator[Check]:
     count, limit = len(components), f">= {rules.min_components}"
-    reason = f"{count:,} packages"
+    reason = counted(count, "package")
     if count < rules.min_components:
         outcome = Outcome.FAIL if count else Outcome.INCOMPLETE
         reason += f", at least {rules.min_components:,} were expected"
@@ -34,11 +35,19 @@ def _checks(rules: SbomGate, components: list[Component]) -> Iterator[Check]:
             for one in components
             if any(denied(text, rules.deny_licenses) for text in one.licenses)
         ]
-        yield _none(bad, "licences", "packages have a denied licence")
+        yield _none(bad, "licences", ("has a denied licence", "have a denied licence"))
     if rules.unknown_licenses == "deny":
-        yield _none([one for one in components if not one.licenses], "unknown", "have no licence")
+        yield _none(
+            [one for one in components if not one.licenses],
+            "unknown",
+            ("has no licence", "have no licence"),
+        )
     if rules.deny_packages:
-        yield _none([one for one in components if _named(one, rules)], "denied", "are not allowed")
+        yield _none(
+            [one for one in components if _named(one, rules)],
+            "denied",
+            ("is not allowed", "are not allowed"),
+        )
 
 
 def _named(one: Component, rules: SbomGate) -> bool:
@@ -46,9 +55,11 @@ def _named(one: Component, rules: SbomGate) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in rules.deny_packages)
 
 
-def _none(bad: list[Component], name: str, what: str) -> Check:
-    details = tuple(f"{one}: {' AND '.join(one.licenses) or 'no licence'}" for one in bad[:SHOWN])
-    reason = f"{len(bad)} {what}" + (f": {listed(map(str, bad))}" if bad else "")
+def _none(bad: list[Component], name: str, what: Noun) -> Check:
+    details = tuple(f"{one}: {' AND '.join(one.licenses) or 'no licence'}" for one in bad)
+    reason = f"{counted(len(bad), 'package')} {what[len(bad) != 1]}" + (
+        f": {listed(map(str, bad))}" if bad else ""
+    )
     outcome = Outcome.FAIL if bad else Outcome.PASS
     hint = "replace the packages" if bad else ""
     return Check(name, outcome, reason, str(len(bad)), "<= 0", hint, details)

@@ -14,6 +14,7 @@ from shipline.policy.gates.verdict import Check, Outcome, Source, Verdict, Verdi
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 VULNERABILITIES = "https://in-toto.io/attestation/vulns/v0.1"
 _RESULTS = {"pass": "PASSED", "fail": "FAILED", "undecided": "FAILED"}
+_STATED = 200  # findings of a check in a statement
 _KEPT = 100_000  # keys of findings in a summary
 
 
@@ -32,12 +33,15 @@ def predicates(verdicts: Verdicts) -> tuple[Predicate, ...]:
     Source: in-toto attestation framework, predicates test-result v0.1 and vulns v0.1.
     """
     scans = [report for one in verdicts for report in one.scans]
-    found = [Predicate(SUMMARY_TYPE, summary(verdicts)), Predicate(TEST_RESULT, _result(verdicts))]
+    told = summary(verdicts, most=_STATED)
+    found = [Predicate(SUMMARY_TYPE, told), Predicate(TEST_RESULT, _result(verdicts))]
     return (*found, *([_scan(scans, verdicts.at)] if scans else []))
 
 
-def summary(verdicts: Verdicts) -> dict[str, Any]:
-    """All that was judged, as JSON: what `shipline gate --json` prints."""
+def summary(verdicts: Verdicts, *, most: int | None = None) -> dict[str, Any]:
+    """All that was judged, as JSON: what `shipline gate --json` prints. `most` bounds what is named
+    for each check, for what must stay small.
+    """
     return {
         "outcome": verdicts.outcome,
         "exitCode": verdicts.exit_code,
@@ -45,18 +49,18 @@ def summary(verdicts: Verdicts) -> dict[str, Any]:
         "revision": verdicts.revision,
         "image": verdicts.image,
         "warnings": list(verdicts.warnings),
-        "gates": [_gate(one) for one in verdicts],
+        "gates": [_gate(one, most) for one in verdicts],
     }
 
 
-def _gate(verdict: Verdict) -> dict[str, Any]:
+def _gate(verdict: Verdict, most: int | None) -> dict[str, Any]:
     return {
         "gate": verdict.gate,
         "kind": verdict.kind,
         "outcome": verdict.outcome.value,
         "blocks": verdict.blocks,
         "reason": verdict.reason,
-        "checks": [_check(one) for one in verdict.checks],
+        "checks": [_check(one, most) for one in verdict.checks],
         "reports": [_source(one) for one in verdict.sources],
         "warnings": list(verdict.warnings),
         "measurements": {
@@ -66,7 +70,7 @@ def _gate(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _check(check: Check) -> dict[str, Any]:
+def _check(check: Check, most: int | None) -> dict[str, Any]:
     value = {
         "name": check.name,
         "outcome": check.outcome.value,
@@ -74,7 +78,7 @@ def _check(check: Check) -> dict[str, Any]:
         "measured": check.measured,
         "limit": check.limit,
         "hint": check.hint,
-        "details": list(check.details),
+        "details": list(check.details[:most]),
     }
     return {key: one for key, one in value.items() if one}
 

@@ -10,6 +10,7 @@ from shipline.policy.gates.counting import bound, skipped, undecided
 from shipline.policy.gates.reports import TestResults
 from shipline.policy.gates.section import TestsGate
 from shipline.policy.gates.verdict import Check, Measurements, Outcome
+from shipline.units import counted
 
 
 def judge_tests(
@@ -29,7 +30,7 @@ def _checks(rules: TestsGate, results: TestResults, context: Context, gate: str)
             "failures",
             failed,
             rules.max_failed,
-            what=f"{failed} of {results.total:,} tests failed",
+            what=f"{failed:,} of {counted(results.total, 'test')} failed",
             hint="mend the tests, or what they test",
         ),
         details=results.failed_names,
@@ -38,18 +39,22 @@ def _checks(rules: TestsGate, results: TestResults, context: Context, gate: str)
         what = "not one test ran" if results.total else "not one test was collected"
         yield undecided("tests", what, "see whether the runner finds them")
     elif ran < rules.min_tests:
-        reason = f"{ran:,} tests ran, {rules.min_tests:,} are needed"
+        needed = "is" if rules.min_tests == 1 else "are"
+        reason = f"{counted(ran, 'test')} ran, {rules.min_tests:,} {needed} needed"
         limit = f">= {rules.min_tests}"
         yield Check("tests", Outcome.FAIL, reason, str(ran), limit, "run all of them")
     else:
-        reason = f"{ran:,} tests ran"
+        reason = f"{counted(ran, 'test')} ran"
         yield Check("tests", Outcome.PASS, reason, str(ran), f">= {rules.min_tests}")
     if rules.max_skipped is not None:
         yield bound(
-            "skipped", results.skipped, rules.max_skipped, what=f"{results.skipped} were skipped"
+            "skipped",
+            results.skipped,
+            rules.max_skipped,
+            what=f"{counted(results.skipped, 'test was', 'tests were')} skipped",
         )
     if rules.max_flaky is not None:
-        what = f"{results.flaky} passed only after a failure"
+        what = f"{counted(results.flaky, 'test')} passed only after a failure"
         yield replace(
             bound("flaky", results.flaky, rules.max_flaky, what=what), details=results.flaky_names
         )
@@ -65,4 +70,4 @@ def _lost(results: TestResults, context: Context, gate: str, limit: int) -> Chec
     if before is None or "tests" not in before.numbers:
         return skipped("lost", "there is no promoted image to compare with yet")
     lost = max(0, int(before.numbers["tests"]) - results.total)
-    return bound("lost", lost, limit, what=f"{lost} tests fewer than before")
+    return bound("lost", lost, limit, what=f"{counted(lost, 'test')} fewer than before")

@@ -68,7 +68,8 @@ def _conditions(
     bad = waivers.sort(
         gate, [one for one in new if _counts(rules, one, waivers.context.now)], statements
     )
-    what = "new vulnerabilities" if rules.new_only else "vulnerabilities"
+    age = "new " if rules.new_only else ""
+    what = (f"{age}vulnerability", f"{age}vulnerabilities")
     most = rules.total_max
     if most is not None:
         yield at_most("vulnerabilities", bad, most, what=what, hint=_HINT, note=_worst(bad.kept))
@@ -78,7 +79,8 @@ def _conditions(
             tuple(one for one in bad.kept if one.severity in (severity, Severity.UNKNOWN)),
             tuple(pair for pair in bad.waived if pair[0].severity in (severity, Severity.UNKNOWN)),
         )
-        yield at_most(str(severity), some, limit, what=f"{severity} {what}", hint=_HINT)
+        named = (f"{severity} {what[0]}", f"{severity} {what[1]}")
+        yield at_most(str(severity), some, limit, what=named, hint=_HINT)
     yield from expired_checks(bad.expired)
 
 

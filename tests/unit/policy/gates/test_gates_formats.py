@@ -262,7 +262,7 @@ def test_pip_audit_that_skipped_packages_has_gaps() -> None:
     report = parsed(PIP_AUDIT)
     assert isinstance(report.content, Vulnerabilities)
     assert report.content.found[0].names == ("PYSEC-1", "CVE-2")
-    assert "1 packages were not audited (own): could not be audited" in report.gaps[0]
+    assert "1 package was not audited (own): could not be audited" in report.gaps[0]
     assert parsed(json.dumps(PIP_AUDIT["dependencies"]).encode()).content == report.content
 
 

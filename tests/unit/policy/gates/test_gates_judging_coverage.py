@@ -29,7 +29,7 @@ def test_the_message_tells_how_many_lines_are_missing_and_never_rounds_up() -> N
     verdict = verdict_of(RULES, cobertura(a=[1] * 7999 + [0] * 2001))
     assert verdict.outcome is Outcome.FAIL
     assert verdict.deciding.measured == "79.9 %"
-    assert verdict.reason == "7,999 of 10,000 lines ran; 1 more are needed for 80 %"
+    assert verdict.reason == "7,999 of 10,000 lines ran; 1 more is needed for 80 %"
 
 
 def test_no_line_that_could_run_is_doubt() -> None:
@@ -166,6 +166,31 @@ def junit(passed: int = 0, failed: int = 0, skipped: int = 0) -> bytes:
 )
 def test_tests_are_counted(rules: TestsGate, report: bytes, outcome: Outcome) -> None:
     assert verdict_of(rules, report).outcome is outcome
+
+
+def test_a_coverage_failure_names_files_and_lines() -> None:
+    report = cobertura(src_a=[1, 0, 0, 1, 0], src_b=[1, 1], src_c=[0])
+    (check,) = verdict_of(CoverageGate(min=90), report).checks
+    assert check.details == (
+        "src/a.py: 40.0 %, lines 2-3, 5 did not run",
+        "src/c.py: 0.0 %, line 1 did not run",
+    )
+    assert [(one.path, one.line) for one in check.places] == [("src/a.py", 2), ("src/c.py", 1)]
+    each = verdict_of(CoverageGate(min=0, file_min=50), report).checks[-1]
+    assert each.reason == "2 files have less: src/c.py, src/a.py"
+    assert each.details == check.details
+    assert verdict_of(CoverageGate(min=10), report).checks[0].details == ()
+
+
+def test_counts_are_told_in_the_number_that_they_have() -> None:
+    one = b'<testsuite><testcase name="a"/></testsuite>'
+    said = [check.reason for check in verdict_of(TestsGate(max_skipped=0, max_flaky=0), one).checks]
+    assert said == [
+        "0 of 1 test failed",
+        "1 test ran",
+        "0 tests were skipped",
+        "0 tests passed only after a failure",
+    ]
 
 
 def test_lost_tests_are_noticed() -> None:

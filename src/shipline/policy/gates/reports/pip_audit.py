@@ -8,6 +8,7 @@ from shipline.policy.gates.reports.fields import Fields
 from shipline.policy.gates.reports.json_stream import JsonReader
 from shipline.policy.gates.reports.report import Report, ReportError, Subject, Tool
 from shipline.policy.gates.reports.vulnerabilities import Vulnerabilities, Vulnerability
+from shipline.units import counted
 
 _SHOWN = 5  # skipped packages that are named
 
@@ -38,7 +39,8 @@ class _Audit:
         if not self.skipped:
             return ()
         names = ", ".join(self.skipped[:_SHOWN]) + (", ..." if len(self.skipped) > _SHOWN else "")
-        return (f"{len(self.skipped)} packages were not audited ({names}): {self.reason[:200]}",)
+        packages = counted(len(self.skipped), "package was", "packages were")
+        return (f"{packages} not audited ({names}): {self.reason[:200]}",)
 
 
 def parse(source: BinaryIO) -> Report:
