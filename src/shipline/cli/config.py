@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shipline.errors import ConfigError
+from shipline.units import counted
+
+if TYPE_CHECKING:
+    from shipline.config import Config
 
 FILE = click.option(
     "-f",
@@ -29,13 +35,35 @@ def group() -> None:
 @group.command("check")
 @FILE
 def check(path: Path | None) -> None:
-    """Tell everything that is wrong with the file; silent success is status 0."""
+    """Tell everything that is wrong with the file, and what it names and is not there."""
     from shipline.config import load
 
-    found = load(path, Path.cwd(), os.environ).file
-    if found is None:
+    config = load(path, Path.cwd(), os.environ)
+    if config.file is None:
         raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
-    click.echo(f"{os.path.relpath(found)}: no errors", err=True)
+    shown = os.path.relpath(config.file)
+    problems = [*_missing(config, config.file.parent)]
+    if problems:
+        count = counted(len(problems), "error")
+        error = ConfigError(f"{shown}: {count} in what it names")
+        for problem in problems:
+            error.add_note(problem)
+        raise error
+    click.echo(f"{shown}: no errors", err=True)
+
+
+def _missing(config: Config, root: Path) -> Iterator[str]:
+    from shipline.policy.tags import TagsSection
+    from shipline.policy.trust import load_trust
+    from shipline.ship import Project, missing_parts
+
+    assert config.file is not None
+    tags = config.tags or TagsSection()
+    yield from missing_parts(Project(root, config.file.name, config.pipeline, tags, config.gates))
+    try:
+        load_trust(config.trust, root)
+    except ConfigError as error:
+        yield f"trust.{error.message}"
 
 
 @group.command("show")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 @click.group("runs", invoke_without_command=True)
 @click.pass_context
 def group(context: click.Context) -> None:
-    """Look at what `shipline ship` did. RUN is an identifier, its beginning or end, or `latest`."""
+    """Look at what `shipline ship` did. RUN is an identifier, its beginning or end, or `latest`,
+    which is the newest of the project in this directory.
+    """
     if context.invoked_subcommand is None:
         context.invoke(listing)
 
@@ -46,7 +49,7 @@ def show(run: str, as_json: bool) -> None:
     from shipline.ship import run_text
 
     runs = _runs()
-    found = runs.read(runs.resolve(run))
+    found = runs.read(runs.resolve(run, _project()))
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else run_text(found))
 
 
@@ -56,7 +59,7 @@ def show(run: str, as_json: bool) -> None:
 def logs(run: str, steps: Sequence[str]) -> None:
     """Print what steps wrote, one after the other."""
     runs = _runs()
-    found = runs.read(runs.resolve(run))
+    found = runs.read(runs.resolve(run, _project()))
     names = [one.name for one in found.steps]
     for step in steps:
         if step not in names:
@@ -79,7 +82,7 @@ def remove(runs: Sequence[str], everything: bool) -> None:
     if not runs and not everything:
         raise UsageError("no run is named", hint="name some, or --all")
     kept = _runs()
-    chosen = kept.ids() if everything else [kept.resolve(one) for one in runs]
+    chosen = kept.ids() if everything else [kept.resolve(one, _project()) for one in runs]
     for run in chosen:
         if everything and kept.alive(run):
             continue
@@ -92,6 +95,14 @@ def _runs() -> Runs:
     from shipline.ship import Runs
 
     return Runs(state_directory())
+
+
+def _project() -> str:
+    """Where the project of this directory has its file; the directory itself where it has none."""
+    from shipline.config import find
+
+    found = find(Path.cwd())
+    return str(Path.cwd() if found is None else found.parent)
 
 
 def _line(run: Run) -> str:

@@ -233,8 +233,7 @@ def _resume(prepared: Prepared, world: World, options: Options) -> str | None:
 
     if options.resume is None:
         return None
-    text = "" if options.resume == "latest" else options.resume
-    return find_run(Runs(world.home), text, prepared.project.root)
+    return find_run(Runs(world.home), options.resume, prepared.project.root)
 
 
 def _sinks(mode: str) -> Sequence[Sink]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shipline.ship.feeds import fed_gates
     from shipline.ship.imaging import read_built
     from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan, Wanted
-    from shipline.ship.prepare import Prepared, prepare
+    from shipline.ship.prepare import Prepared, missing_parts, prepare
     from shipline.ship.project import Project, World
     from shipline.ship.record import Run, State, StepRecord
     from shipline.ship.render import (
@@ -50,6 +50,7 @@ __all__ = [
     "failure_sections",
     "fed_gates",
     "find_run",
+    "missing_parts",
     "outputs",
     "plan_text",
     "prepare",
@@ -68,6 +69,7 @@ _PLACES = {
     "Plan": "plan",
     "Wanted": "plan",
     "Prepared": "prepare",
+    "missing_parts": "prepare",
     "prepare": "prepare",
     "Project": "project",
     "World": "project",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.build import check_request
+from shipline.dockerfile import nearest
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
 from shipline.oci import Digest, Reference
@@ -25,7 +26,7 @@ from shipline.ship.imaging import Facts, build_request
 from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
 from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
 from shipline.ship.project import Project, World
-from shipline.ship.section import RESERVED
+from shipline.ship.section import RESERVED, Build
 from shipline.ship.source import Source, read_source
 
 _NAMED = frozenset(RESERVED) - {"gates"}
@@ -91,6 +92,59 @@ def prepare(
     return Prepared(project, source, plan, wanted, decision)
 
 
+_ARCHITECTURES = (
+    *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
+    *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
+)
+_SYSTEMS = ("darwin", "freebsd", "linux", "wasip1", "windows")
+"""What Go builds for, and so what container tools know."""
+
+
+def missing_parts(project: Project) -> Iterator[str]:
+    """What the file names and is not there, or cannot be: known without a build, a registry or a
+    commit. A step that runs before the build may still make what it needs.
+    """
+    pipeline, root = project.pipeline, project.root
+    for platform in pipeline.build.platforms:
+        for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
+            if word not in known:
+                close = nearest(word, known)
+                meant = f" (did you mean {close}?)" if close else ""
+                yield f"build.platforms: {platform}: {word!r} is not known{meant}"
+    if pipeline.image is not None and not pipeline.build.needs:
+        yield from _missing_context(pipeline.build, root)
+    key = pipeline.sign.key if pipeline.sign else ""
+    if key and "://" not in key and not (root / key).is_file():
+        yield f"sign.key: there is no file {key}"
+    for name, step in pipeline.commands.items():
+        if not step.needs and not (root / step.working_directory).is_dir():
+            yield f"steps.{name}.working-directory: there is no directory {step.working_directory}"
+    for file in project.gates.waiver_files if project.gates else ():
+        if not (root / file).is_file():
+            yield f"gates.waiver-files: there is no file {file}"
+
+
+def dockerfile_of(build: Build) -> Path:
+    """The Dockerfile, relative to the project."""
+    return Path(build.file) if build.file else Path(build.context, "Dockerfile")
+
+
+def _missing_context(build: Build, root: Path) -> Iterator[str]:
+    if "://" not in build.context:
+        if not (root / build.context).is_dir():
+            yield f"build.context: there is no directory {build.context}"
+        elif not (root / dockerfile_of(build)).is_file():
+            yield f"build.file: there is no Dockerfile at {dockerfile_of(build)}"
+    for name, place in build.contexts.items():
+        if "://" not in place and not (root / place).is_dir():
+            yield f"build.contexts.{name}: there is no directory {place}"
+    for secret in build.secrets:
+        fields = dict(part.partition("=")[::2] for part in secret.split(","))
+        source = fields.get("src") or fields.get("source") or ""
+        if source and not (root / source).is_file():
+            yield f"build.secrets: there is no file {source}"
+
+
 def _build_problem(
     project: Project, world: World, wanted: Wanted, naming: Naming
 ) -> ConfigError | None:
@@ -106,7 +160,7 @@ def _build_problem(
         return ConfigError(f"{project.file}: build: {error.message}", hint=error.hint)
     if build.needs or "://" in build.context:  # the Dockerfile may come from there
         return None
-    place = Path(build.file) if build.file else Path(build.context, "Dockerfile")
+    place = dockerfile_of(build)
     if (project.root / place).exists():
         return None
     return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)

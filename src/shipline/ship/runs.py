@@ -54,14 +54,15 @@ class Runs:
             raise UsageError(f"{run!r} is not a run", hint="`shipline runs` lists them")
         return self.root / run
 
-    def resolve(self, text: str) -> str:
-        """The run that `text` is, or the beginning or end of; `latest` is the newest.
+    def resolve(self, text: str, root: str) -> str:
+        """The run that `text` is, or the beginning or end of; `latest` is the newest of the project
+        at `root`.
 
         Raises UsageError for none, and for several.
         """
+        if text == "latest":
+            return self.latest(root).id
         found = self.ids()
-        if text == "latest" and found:
-            return found[0]
         matching = [one for one in found if one.startswith(text) or one.endswith(text)]
         if len(matching) == 1:
             return matching[0]
@@ -159,9 +160,7 @@ class Runs:
         for run in self.all():
             if run.root == root:
                 return run
-        raise UsageError(
-            "no run of this project is kept", hint="run `shipline ship` without --resume"
-        )
+        raise UsageError(f"no run of {root} is kept", hint="`shipline runs` lists those of all")
 
 
 class Recorder:

@@ -78,8 +78,8 @@ def ended(run: Run, state: State, at: float, error: str = "", code: int = 0) -> 
 
 
 def find_run(runs: Runs, text: str, root: Path) -> str:
-    """The run to resume: `text`, or the latest of the project where it is empty."""
-    return runs.resolve(text) if text else runs.latest(str(root)).id
+    """The run to resume; `latest` is that of the project."""
+    return runs.resolve(text, str(root))
 
 
 def _resumed(runs: Runs, run: str, prepared: Prepared) -> Run:

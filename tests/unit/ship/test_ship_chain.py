@@ -189,11 +189,14 @@ def test_only_the_newest_runs_of_a_project_are_kept(tmp_path: Path) -> None:
     runs.prune(2, "/r")
     assert runs.ids() == [names[5], names[4], names[0]]
     assert runs.latest("/r").id == names[5]
-    assert runs.resolve("20260101-000000") == names[0]
+    assert (runs.resolve("latest", "/r"), runs.resolve("latest", "/other")) == (names[5], names[0])
+    with pytest.raises(UsageError, match="no run of /p is kept"):
+        runs.resolve("latest", "/p")
+    assert runs.resolve("20260101-000000", "/p") == names[0]
     with pytest.raises(UsageError):
-        runs.resolve("20260101")
+        runs.resolve("20260101", "/p")
     with pytest.raises(UsageError):
-        runs.resolve("2027")
+        runs.resolve("2027", "/p")
 
 
 @pytest.mark.parametrize("name", ["../x", "", "20260101-000000-abcdef/..", "x"])
