@@ -119,6 +119,9 @@ def _tell(project: Project, written: list[str]) -> None:
         )
     if project.ci:
         click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
+    if not project.dockerfiles and "Dockerfile" not in written:
+        why = "" if dockerfile(project) else ": nothing here tells what starts the program"
+        click.echo(f"there is no Dockerfile{why}; write one before you ship", err=True)
     names = " ".join(written)
     commit = f"git add {names} && git commit -m 'build: ship with shipline'"
     ci = "" if project.ci else ", then `shipline ci github`"

@@ -141,6 +141,8 @@ def test_a_dockerfile_is_added_to_a_project_that_has_a_configuration(tmp_path: P
     (tmp_path / "index.js").write_text("")
     assert run(tmp_path, "init", "--no-dockerfile").returncode == 0
     assert not (tmp_path / "Dockerfile").exists()
+    (tmp_path / "shipline.yaml").unlink()
+    assert "there is no Dockerfile; write one" in run(tmp_path, "init", "--no-dockerfile").stderr
     written = (tmp_path / "shipline.yaml").read_text()
     assert run(tmp_path, "init").returncode == 2
     done = run(tmp_path, "init", "--dockerfile")
@@ -153,6 +155,7 @@ def test_init_has_no_dockerfile_for_a_language_it_does_not_know(tmp_path: Path) 
     done = run(tmp_path, "init", "--dockerfile")
     assert done.returncode == 2
     assert not (tmp_path / "shipline.yaml").exists()
+    assert "nothing here tells what starts the program" in run(tmp_path, "init").stderr
 
 
 def test_the_action_builds_and_hands_its_outputs_on(tmp_path: Path) -> None:

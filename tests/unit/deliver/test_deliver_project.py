@@ -214,8 +214,17 @@ def test_the_setup_has_what_developers_need(
         ({"requirements.txt": "flask", "app.py": ""}, ("python", "app.py")),
         ({"setup.py": "", "src/shop/__main__.py": ""}, ("python", "-m", "shop")),
         ({"requirements.txt": "", "lib.py": ""}, ()),
+        ({"pyproject.toml": "[project]\ndependencies = ['uvicorn[standard]>=0.30']",
+          "src/shop/main.py": "app = FastAPI()"},
+         ("uvicorn", "shop.main:app", "--host", "0.0.0.0", "--port", "8080")),
+        ({"requirements.txt": "flask\ngunicorn\n", "shop/__init__.py": "web: Flask = Flask(1)\n"},
+         ("gunicorn", "--bind", "0.0.0.0:8080", "shop:web")),
+        ({"requirements.txt": "flask\n", "app.py": "app = Flask(__name__)\n"},
+         ("flask", "--app", "app:app", "run", "--host", "0.0.0.0", "--port", "8080")),
+        ({"requirements.txt": "django\ngunicorn\n", "manage.py": "", "shop/wsgi.py": ""},
+         ("gunicorn", "--bind", "0.0.0.0:8080", "shop.wsgi")),
     ],
-)
+)  # fmt: skip
 def test_what_starts_a_program_of_python(
     files: dict[str, str], start: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ _REQUIREMENTS = (
     *("requirements/dev.txt", "requirements/test.txt"),
 )
 _PLACES = ("main.py", "app.py", "server.py", "wsgi.py", "run.py")
+_APPLICATION = re.compile(r"(?m)^(\w+)(?:: *\w+)? *= *(FastAPI|Starlette|Litestar|Quart|Flask)\(")
 _VERSIONED = re.compile(r"setuptools[-_]scm|hatch-vcs")
 
 
@@ -174,9 +175,32 @@ def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
     """How the program is started; nothing for what has none."""
     if scripts := _scripts(project):
         return (scripts[0],)
+    if served := _served(root, project):
+        return served
     if found := next((one for one in _PLACES if (root / one).is_file()), ""):
         return ("python", found)
     if (root / "manage.py").is_file():
         return ("python", "manage.py", "runserver", "0.0.0.0:8080")
     modules = sorted((*root.glob("src/*/__main__.py"), *root.glob("*/__main__.py")))
     return ("python", "-m", modules[0].parent.name) if modules else ()
+
+
+def _served(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
+    """The server of a web application that only defines itself; nothing where there is none."""
+    needs = {name for name in ("uvicorn", "gunicorn", "flask") if _mentions(root, project, name)}
+    bind = ("--bind", "0.0.0.0:8080")
+    for path in sorted((*root.glob("*.py"), *root.glob("*/*.py"), *root.glob("src/*/*.py"))):
+        inside = path.relative_to(root / "src" if (root / "src") in path.parents else root)
+        module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+        if path.name == "wsgi.py" and len(inside.parts) > 1 and "gunicorn" in needs:
+            return ("gunicorn", *bind, module)
+        if not (found := _APPLICATION.search(read(path))):
+            continue
+        if found[2] != "Flask" and "uvicorn" in needs:
+            return ("uvicorn", f"{module}:{found[1]}", "--host", "0.0.0.0", "--port", "8080")
+        if found[2] == "Flask" and "gunicorn" in needs:
+            return ("gunicorn", *bind, f"{module}:{found[1]}")
+        if found[2] == "Flask" and "app.run(" not in read(path):
+            named = f"{module}:{found[1]}"
+            return ("flask", "--app", named, "run", "--host", "0.0.0.0", "--port", "8080")
+    return ()
