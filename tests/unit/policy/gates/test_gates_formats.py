@@ -191,6 +191,35 @@ def test_eslint_that_looked_at_no_file_is_an_error() -> None:
         parsed([{"filePath": "a.js", "messages": [{"severity": 7, "message": "?"}]}])
 
 
+def test_junit_believes_the_whole_that_claims_more_failures_than_its_suites() -> None:
+    suite = '<testsuite name="s"><testcase name="a"/></testsuite>'
+    found = parsed(f'<testsuites failures="2" errors="1">{suite}</testsuites>'.encode()).content
+    assert isinstance(found, TestResults)
+    assert (found.passed, found.failed, found.errors) == (1, 2, 1)
+
+
+def test_npm_audit_that_counts_more_than_it_lists_is_an_error() -> None:
+    metadata = {"vulnerabilities": {"total": 3}, "dependencies": {"total": 12}}
+    with pytest.raises(ReportError, match="counts more vulnerable packages"):
+        parsed({**NPM, "metadata": metadata})
+
+
+def test_sarif_that_keeps_results_elsewhere_is_a_gap() -> None:
+    run = {"tool": {"driver": {"name": "a"}}, "results": []}
+    reference = {"externalPropertyFileReferences": {"results": [{"location": {"uri": "r.json"}}]}}
+    for document in (
+        {"version": "2.1.0", "runs": [{**run, **reference}]},
+        {"version": "2.1.0", "runs": [run], "inlineExternalProperties": [{"results": [{}]}]},
+    ):
+        assert "outside" in parsed(document).gaps[0]
+
+
+def test_grype_tells_what_its_own_rules_left_out() -> None:
+    assert parsed({**GRYPE, "ignoredMatches": [{}]}).warnings == (
+        "1 match left out by Grype's own rules",
+    )
+
+
 def test_sarif_resolves_levels_severities_and_suppressions() -> None:
     report = parsed(SARIF)
     assert isinstance(report.content, Findings)

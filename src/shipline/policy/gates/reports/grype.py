@@ -9,6 +9,7 @@ from shipline.policy.gates.reports.json_stream import JsonReader
 from shipline.policy.gates.reports.report import Report, ReportError, Subject, Tool, moment
 from shipline.policy.gates.reports.severity import Severity
 from shipline.policy.gates.reports.vulnerabilities import Vulnerabilities, Vulnerability
+from shipline.units import counted
 
 
 def parse(source: BinaryIO) -> Report:
@@ -16,8 +17,11 @@ def parse(source: BinaryIO) -> Report:
     reader = JsonReader(source)
     head: dict[str, object] = {}
     found: list[Vulnerability] = []
+    ignored = 0
     for key in reader.members():
-        if key == "matches":
+        if key == "ignoredMatches" and reader.kind() == "[":
+            ignored = sum(1 for _ in reader.elements())
+        elif key == "matches":
             for _ in reader.elements():
                 found.append(_match(Fields(reader.value(), "a match")))
             head[key] = True
@@ -36,6 +40,9 @@ def parse(source: BinaryIO) -> Report:
         _subject(value.child("source")),
         moment(descriptor.text("timestamp")),
         Tool("grype", descriptor.text("version"), moment(built)),
+        warnings=(f"{counted(ignored, 'match', 'matches')} left out by Grype's own rules",)
+        if ignored
+        else (),
     )
 
 

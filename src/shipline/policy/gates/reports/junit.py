@@ -23,6 +23,7 @@ class _Count:
     errors: int = 0
     skipped: int = 0
     todo: int = 0  # failed ones in suites, whose claims have them
+    all_todo: int = 0  # also those outside of a suite
     flaky: int = 0
     duration_s: float = 0.0
     failed_names: list[str] = field(default_factory=list)
@@ -34,20 +35,25 @@ def parse(source: BinaryIO) -> Report:
     some tools report what went wrong outside of a test only there.
     """
     count = _Count()
-    claimed_failures = claimed_errors = depth = 0
+    claimed_failures = claimed_errors = all_failures = all_errors = depth = 0
     created: datetime | None = None
     events = read_xml(source, roots=_SUITES)
     for event in events:
         if event.name in _SUITES:
             if isinstance(event, Start):
-                if event.name == "testsuite" and depth == 0:
-                    claimed_failures += whole(event.attributes.get("failures") or "0", "failures")
-                    claimed_errors += whole(event.attributes.get("errors") or "0", "errors")
+                failures = whole(event.attributes.get("failures") or "0", "failures")
+                errors = whole(event.attributes.get("errors") or "0", "errors")
+                if event.name == "testsuites":
+                    all_failures, all_errors = failures, errors
+                elif depth == 0:
+                    claimed_failures += failures
+                    claimed_errors += errors
                 created = created or zoned_moment(event.attributes.get("timestamp", ""))
             depth += _deeper(event)
         elif isinstance(event, Start) and event.name == "testcase":
             _case(event, events, count, in_suite=depth > 0)
-    claimed_failures -= count.todo
+    claimed_failures = max(claimed_failures - count.todo, all_failures - count.all_todo)
+    claimed_errors = max(claimed_errors, all_errors)
     results = TestResults(
         count.passed,
         max(count.failed, claimed_failures - count.errors),
@@ -83,6 +89,7 @@ def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite
     if "todo" in seen:
         count.skipped += 1
         count.todo += in_suite and "failure" in seen
+        count.all_todo += "failure" in seen
     elif seen & {"failure", "error"}:
         if "error" in seen and "failure" not in seen:
             count.errors += 1

@@ -30,7 +30,10 @@ def parse(source: BinaryIO) -> Report:
         raise ReportError(_refusal(value))
     if packages is None:
         raise ReportError("not a report of npm audit: it has no vulnerabilities")
-    dependencies = value.having("metadata").child("metadata").child("dependencies")
+    metadata = value.having("metadata").child("metadata")
+    if metadata.child("vulnerabilities").count("total") > len(packages):
+        raise ReportError("it counts more vulnerable packages than it lists")
+    dependencies = metadata.child("dependencies")
     total = dependencies.count("total") if "total" in dependencies else None
     content = Vulnerabilities(tuple(_found(packages)), total)
     return Report("npm-audit", content, Subject("source"), tool=Tool("npm audit"))

@@ -15,6 +15,7 @@ from shipline.policy.gates.reports.json_stream import JsonReader
 from shipline.policy.gates.reports.report import Report, ReportError, Subject, Tool, moment
 from shipline.policy.gates.reports.severity import Severity
 
+_OUTSIDE = "results are kept outside of its runs, where nobody reads them (section 3.15.2)"
 _MESSAGE = 500  # characters that are kept
 _HEAVY = frozenset(
     {"codeFlows", "graphs", "stacks", "relatedLocations", "fixes", "attachments", "threadFlows"}
@@ -48,10 +49,12 @@ def parse(source: BinaryIO) -> Report:
     """
     reader = JsonReader(source)
     runs: list[_Run] = []
-    version, seen = "", False
+    version, seen, outside = "", False, False
     for key in reader.members():
         if key == "version":
             version = str(reader.value())
+        elif key == "inlineExternalProperties":
+            outside = True
         elif key == "runs":
             seen = True
             for _ in reader.elements():
@@ -62,6 +65,7 @@ def parse(source: BinaryIO) -> Report:
     if version != "2.1.0":
         raise ReportError(f"SARIF version {version[:20]!r} is not 2.1.0")
     gaps = [gap for run in runs for gap in run.gaps]
+    gaps += [_OUTSIDE] if outside else []
     return Report(
         "sarif",
         Findings(tuple(one for run in runs for one in _resolved(run))),
@@ -81,6 +85,9 @@ def _run(reader: JsonReader) -> _Run:
             run.produced = True
             for _ in reader.elements():
                 _result(reader, run)
+        elif key == "externalPropertyFileReferences":
+            if "results" in Fields(reader.value(), key):
+                run.gaps.append(_OUTSIDE)
         elif key == "invocations" and reader.kind() == "[":
             for _ in reader.elements():
                 _invocation(reader, run)
