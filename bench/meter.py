@@ -91,7 +91,16 @@ def cpu_s(pid: int) -> float:
 
 def peak_bytes(pid: int) -> int:
     """Resident memory at its highest, since it was reset (proc(5), clear_refs) or ever."""
+    return _status(pid, "VmHWM")
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory now."""
+    return _status(pid, "VmRSS")
+
+
+def _status(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return 0

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,12 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from bench.load import Blob, connected, parallel  # noqa: E402
-from bench.meter import cpu_s, peak_bytes  # noqa: E402
+from bench.meter import cpu_s, peak_bytes, resident_bytes  # noqa: E402
+from crowds import latencies, percentile, slow_clients  # noqa: E402
 from nodes import node  # noqa: E402
 from peers import docker_registry  # noqa: E402
 from spec_client import MANIFEST, Target  # noqa: E402
 
 MIB = 1 << 20
+READERS, SENDERS = 1000, 300
 REPOSITORY = "bench/image"
 _WRK = ["wrk", "--threads", "1", "--connections", "16"]
 
@@ -105,10 +108,49 @@ def pulls(party: Party, source: Path, size: int, number: int, connections: int) 
 
 
 def first_pull(party: Party, source: Path, size: int) -> Figure:
-    """Of a blob that was pushed a second ago."""
+    """Of a blob that was just pushed."""
     blob = _pushed(party, source, size)
-    time.sleep(1)
     return _timed(party, size, lambda: _pull(party, blob))
+
+
+def push_and_pull(party: Party, source: Path, size: int) -> Figure:
+    """A blob on its way through a registry: the time of both."""
+    blob = Blob.make(source, size)
+
+    def through() -> float:
+        start = time.monotonic()
+        with connected(party.address) as link:
+            link.push(blob, REPOSITORY)
+            link.pull(f"/v2/{REPOSITORY}/blobs/{blob.digest}")
+        return time.monotonic() - start
+
+    return _timed(party, size, through)
+
+
+def crowd(party: Party, source: Path, health: str) -> dict[str, float]:
+    """What a crowd of slow clients makes of the others: the slowest of a hundred answers in
+    milliseconds, and bytes of memory.
+    """
+    target = Target(party.url, REPOSITORY)
+    assert target.push(target.image("crowd"), "crowd").status == 201
+    path = f"/v2/{REPOSITORY}/blobs/{_pushed(party, source, 64 * MIB).digest}"
+    with slow_clients(party.address, readers=READERS, senders=SENDERS, path=path):
+        time.sleep(5)
+        found = {
+            "health_p99_ms": percentile(latencies(party.address, health, 10), 0.99) * 1000,
+            "manifest_p99_ms": percentile(
+                latencies(party.address, f"/v2/{REPOSITORY}/manifests/crowd", 10), 0.99
+            )
+            * 1000,
+            "memory_bytes": resident_bytes(party.process),
+        }
+    print(
+        f"{READERS} slow readers, {SENDERS} slow senders, {party.name}: health p99 "
+        f"{found['health_p99_ms']:.1f} ms, manifest p99 {found['manifest_p99_ms']:.1f} ms, "
+        f"{found['memory_bytes'] / MIB:,.0f} MiB",
+        flush=True,
+    )
+    return found
 
 
 def _pushed(party: Party, source: Path, size: int) -> Blob:
@@ -159,6 +201,9 @@ def workloads(source: Path, seconds: int) -> list[Workload]:
             "pull 256 MiB, 4 at once", "MiB", lambda party: pulls(party, source, 256 * MIB, 8, 4)
         ),
         Workload("first pull, 256 MiB", "MiB", lambda party: first_pull(party, source, 256 * MIB)),
+        Workload(
+            "push and first pull", "MiB", lambda party: push_and_pull(party, source, 256 * MIB)
+        ),
     ]
 
 
@@ -225,6 +270,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of the names of the workloads")
     parser.add_argument("--work", type=Path, help="a directory on the disk to measure")
     options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 16_384), most))
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
         source = work / "noise"
@@ -247,9 +294,14 @@ def _run(work: Path, source: Path, options: argparse.Namespace) -> dict[str, obj
             if options.only in workload.name
         ]
         peaks = {} if options.only else {party.name: memory(party, source) for party in both}
+        crowds = {
+            party.name: crowd(party, source, "/healthz" if party.name == "shipline" else "/v2/")
+            for party in both
+            if options.only in "crowd"
+        }
     for party_name, peak in peaks.items():
         print(f"memory while 1 GiB blobs stream, {party_name}: {peak / MIB:,.0f} MiB")
-    return {"rounds": options.rounds, "rows": rows, "peak_bytes": peaks}
+    return {"rounds": options.rounds, "rows": rows, "peak_bytes": peaks, "crowd": crowds}
 
 
 if __name__ == "__main__":
