@@ -122,6 +122,19 @@ def test_a_reader_that_stops_is_cut_off(tmp_path: Path) -> None:
             assert received < LARGE
 
 
+def test_a_reader_that_stops_does_not_hold_the_node(tmp_path: Path) -> None:
+    with served(tmp_path, "drain-timeout: 1s") as running:
+        target = Target(running.url, "team/app")
+        digest = target.push_blob(os.urandom(LARGE))
+        with connect(running.address, 0, buffer=4096) as connection:
+            head = f"GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n"
+            connection.sendall(head.encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 6
+
+
 def test_one_address_gets_so_many_connections(tmp_path: Path) -> None:
     with served(tmp_path, "limits: {address-connections: 5}") as running, ExitStack() as stack:
         mine = [stack.enter_context(connect(running.address, 0)) for _ in range(5)]

@@ -130,13 +130,20 @@ class Pace:
             for window in tuple(self._windows):
                 if window.stalled(time.monotonic(), self._window_s, self._least):
                     _log.warning("cut off a stalled client", extra={"address": window.address})
-                    window.cut()
+                    cut(window.transport)
+
+
+def cut(transport: asyncio.BaseTransport) -> None:
+    """End both directions of a connection: who waits for its socket, or a copy of it, is woken."""
+    with suppress(OSError):  # the client was faster
+        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class _Window:
     """What one connection moved since a moment."""
 
     def __init__(self, transport: asyncio.BaseTransport, address: str) -> None:
+        self.transport = transport
         self._socket: socket.socket = transport.get_extra_info("socket")
         self.address = address
         self.open = False
@@ -149,11 +156,6 @@ class _Window:
         if not self.open or moved - self._before >= least:
             self._since, self._before = now, moved
         return now - self._since >= window_s
-
-    def cut(self) -> None:
-        """Both directions end: whoever waits for the socket is woken."""
-        with suppress(OSError):  # the client was faster
-            self._socket.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shipline.errors import UsageError
 from shipline.server.access import Certificates, Entrance, renewed, watch_certificates
 from shipline.server.app import Application
-from shipline.server.exchange import Conversation, Pace, near
+from shipline.server.exchange import Conversation, Pace, cut, near
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
 
@@ -130,6 +130,7 @@ class Front:
         scheme = "http" if entrance.certificates is None else "https"
         self._conversation = Conversation(app, self._pace, scheme=scheme)
         self._taking: asyncio.Server | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._context = _context_of(entrance.certificates)
 
     async def serve(
@@ -152,8 +153,6 @@ class Front:
             ready()
             await stop.wait()
             stopping()
-            self._unlisten()
-            self._listener.close()
             await self._drain()
         pace.cancel()
         self._conversation.pools.close()
@@ -163,13 +162,15 @@ class Front:
         off. Uploads can go on later.
         """
         self._conversation.stopping = True
+        self._unlisten()
+        self._listener.close()
         for connection in self._http.connections:
             if connection not in self._conversation.busy:
                 connection.close()
         if not await self._idle(self._section.drain_timeout.seconds):
             for connection in self._http.connections:
                 if connection.transport is not None:
-                    connection.transport.abort()
+                    cut(connection.transport)
             await self._idle(_LAST_S)
         await self._http.shutdown(0.1)
 
@@ -192,6 +193,7 @@ class Front:
             ssl=self._context,
             ssl_handshake_timeout=handshake_s if self._context else None,
         )
+        self._opening = None
 
     def _unlisten(self) -> None:
         taking, self._taking = self._taking, None
@@ -202,8 +204,8 @@ class Front:
         """Who comes while there are too many waits in the kernel's queue."""
         if crowded:
             self._unlisten()
-        elif self._taking is None and self._listener.fileno() >= 0:
-            asyncio.get_running_loop().create_task(self._listen())
+        elif self._taking is None and not self._opening and not self._conversation.stopping:
+            self._opening = asyncio.get_running_loop().create_task(self._listen())
 
     async def _reload(self) -> None:
         """Certificates that cannot be read change nothing."""
