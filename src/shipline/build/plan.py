@@ -12,9 +12,9 @@ from typing import Protocol
 
 from shipline import dockerfile as df
 from shipline.build.dispatch import LAYERED, Place, dispatch, environment
-from shipline.build.graph import ContextOp, ImageOp, Label, ScratchOp, Vertex
-from shipline.build.planned import Planned
-from shipline.build.request import BuildRequest, ContextKind
+from shipline.build.graph import ContextOp, CopyOp, ImageOp, Label, ScratchOp, Vertex
+from shipline.build.planned import Note, Planned
+from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.errors import DockerfileError, ShiplineError, Span
 from shipline.layer import Layer
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
@@ -37,6 +37,28 @@ class BaseImages(Protocol):
         """Look an image up by the name people write. Raises NotFound, RegistryError, AuthError."""
 
 
+class _NamedContexts:
+    """The contexts of --build-context, found by any spelling of an image's name."""
+
+    def __init__(self, contexts: Mapping[str, Context]) -> None:
+        self._contexts = {_familiar(name): (name, one) for name, one in contexts.items()}
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _familiar(name) in self._contexts
+
+    def find(self, name: str) -> tuple[str, Context | None]:
+        """The context and the name that it was given under; None for the main one."""
+        return self._contexts.get(_familiar(name), (name, None))
+
+
+def _familiar(name: str) -> str:
+    """`name` as people write it, without the tag `latest`."""
+    try:
+        return Reference.parse(name).familiar.removesuffix(":latest")
+    except (InvalidReference, InvalidDigest):
+        return name
+
+
 class PlatformPlan:
     """The plan of a Dockerfile for one target platform."""
 
@@ -51,6 +73,7 @@ class PlatformPlan:
         self._dockerfile = dockerfile
         self._platform = platform
         self._images = images
+        self._contexts = _NamedContexts(request.build_contexts)
         self._done: dict[int, Planned] = {}
         self._globals = df.open_scope(
             dockerfile,
@@ -62,7 +85,7 @@ class PlatformPlan:
             dockerfile,
             df.resolve_target(dockerfile, request.target),
             lambda stage: self._globals.base_of(stage).name,
-            contexts=request.build_contexts,
+            contexts=self._contexts,
             image_triggers=self._triggers,
         )
 
@@ -110,10 +133,21 @@ class PlatformPlan:
             return self._done[base.index]
         label = Label("", stage.name, f"1/{total}", str(platform), stage.span)
         vertex, image = self._outside(base, platform, label)
+        if stage.index in self._stages.replaced and vertex.op == ScratchOp():
+            image = ImageConfig(platform)
+        notes: tuple[Note, ...] = ()
+        if isinstance(vertex.op, ContextOp):
+            copy = CopyOp((".",), "/")
+            vertex = Vertex(
+                copy, (Vertex(ScratchOp(), label=Label("scratch")), vertex), vertex.label
+            )
+            notes = (Note(f"FROM {base.name}", vertex),)
+            if stage.index not in self._stages.replaced:
+                image = image.set(WorkingDir="/")
         scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
         image = replace(image, platform=self._platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
-        return Planned(vertex, image, scope, shell=shell)
+        return Planned(vertex, image, scope, notes, shell=shell)
 
     def _source(self, name: str, span: Span, platform: Platform) -> Vertex:
         """What `--from=name` means; the main context for an empty name."""
@@ -135,12 +169,12 @@ class PlatformPlan:
         assert span is not None
         name = source.name
         if isinstance(source, df.ContextSource):
-            context = self._request.build_contexts.get(name)
+            key, context = self._contexts.find(name)
             if context is None or context.kind != ContextKind.IMAGE:
-                vertex = Vertex(ContextOp(name), label=Label(f"load {name}", span=span))
+                vertex = Vertex(ContextOp(key), label=Label(f"load {name}", span=span))
                 return vertex, ImageConfig(platform)
             name = context.location
-        elif name == df.SCRATCH:
+        if name == df.SCRATCH:
             image = ImageConfig(platform).set(WorkingDir="/")
             return Vertex(ScratchOp(), label=Label("scratch")), image
         base = self._image(name, platform, span)
@@ -168,6 +202,8 @@ class PlatformPlan:
         for later in others:
             if here and later.name == name.lower() and later.index > here.index:
                 return f"the stage {name} is on line {later.span.line}: move it before this one"
+            if here and later.name == name.lower():
+                return f"FROM finds a stage by its name in lower case: write FROM {later.name}"
         meant = df.nearest(name, [one.name for one in others])
         return f"did you mean the stage {meant}? No stage is called {name}" if meant else ""
 
@@ -192,7 +228,10 @@ class PlatformPlan:
     def _triggers(self, stage: df.Stage) -> tuple[df.Instruction, ...]:
         """The ONBUILD instructions of the image that `stage` is made from."""
         name = self._globals.base_of(stage).name
-        if name == df.SCRATCH or name in self._request.build_contexts:
+        context = self._contexts.find(name)[1]
+        if context is not None:
+            name = context.location if context.kind == ContextKind.IMAGE else df.SCRATCH
+        if name == df.SCRATCH:
             return ()
         image = self._image(name, self._platform_of(stage), stage.span).config
         texts = image.run.get("OnBuild") or ()

@@ -48,7 +48,7 @@ class StagePlan:
 
     `bases` holds the source of each stage's FROM by its index; `triggers` the ONBUILD
     instructions that came with it and run before the stage's own; `sources` those of the names
-    that `COPY --from` and `RUN --mount=from` use.
+    that `COPY --from` and `RUN --mount=from` use; `replaced` the stages whose name is a context's.
     """
 
     target: Stage
@@ -56,9 +56,12 @@ class StagePlan:
     bases: dict[int, Source] = field(default_factory=dict)
     triggers: dict[int, tuple[ins.Instruction, ...]] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    replaced: frozenset[int] = frozenset()
 
     def instructions(self, stage: Stage) -> tuple[ins.Instruction, ...]:
-        """What to run on the base of `stage`, triggers first."""
+        """What to run on the base of `stage`, triggers first; nothing where it is replaced."""
+        if stage.index in self.replaced:
+            return ()
         return (*self.triggers.get(stage.index, ()), *stage.instructions)
 
     def source(self, name: str) -> Source:
@@ -98,7 +101,8 @@ def stage_plan(
     walk = _Walk(dockerfile, base_name, contexts, image_triggers)
     walk.visit(target)
     stages = tuple(stage for stage in dockerfile.stages if stage.index in walk.needed)
-    return StagePlan(target, stages, walk.bases, walk.triggers, walk.sources)
+    replaced = frozenset(walk.replaced)
+    return StagePlan(target, stages, walk.bases, walk.triggers, walk.sources, replaced)
 
 
 @dataclass(slots=True)
@@ -110,6 +114,7 @@ class _Walk:
     contexts: Container[str]
     image_triggers: Callable[[Stage], tuple[ins.Instruction, ...]]
     needed: set[int] = field(default_factory=set)
+    replaced: set[int] = field(default_factory=set)
     bases: dict[int, Source] = field(default_factory=dict)
     triggers: dict[int, tuple[ins.Instruction, ...]] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -120,6 +125,7 @@ class _Walk:
         self.needed.add(stage.index)
         if stage.name and stage.name in self.contexts:
             self.bases[stage.index] = ContextSource(stage.name)
+            self.replaced.add(stage.index)
             return
         base = self.bases[stage.index] = self.base(stage)
         self.triggers[stage.index] = self.triggers_of(stage, base)

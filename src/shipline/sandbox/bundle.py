@@ -215,6 +215,6 @@ def make_device_directory(path: Path) -> None:
         os.mkdir(path / name)
     for name, target in (
         *(("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")),
-        *(("stderr", "/proc/self/fd/2"), ("core", "/proc/kcore"), ("ptmx", "pts/ptmx")),
+        *(("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")),
     ):
         os.symlink(target, path / name)

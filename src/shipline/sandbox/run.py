@@ -22,7 +22,7 @@ from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount
 from shipline.sandbox.supervise import OnOutput
 
-_DEVICES_SIZE = 64 << 10  # bytes that a step may write under /dev
+_DEVICES_SIZE = 64 << 20  # bytes that a step may write under /dev, as Docker has it
 _NETWORK_FILE = ("bind", "ro", "nosuid", "nodev", "noexec")
 _LOCALHOST = "127.0.0.1\tlocalhost {host}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _NO_RESOLVER = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"  # what Docker takes without a host file
