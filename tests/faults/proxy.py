@@ -183,6 +183,8 @@ class FaultProxy:
             self._pass_response(_Stream(server), client, fault)
 
     def _note(self, head: _Head) -> Fault | None:
+        if head.first.count(" ") != 2:
+            raise EOFError  # the beginning of a TLS handshake, to see whether we speak it
         method, target, _ = head.first.split(" ")
         with self._lock:
             self.requests.append(
