@@ -149,7 +149,7 @@ def test_one_address_gets_so_many_connections(tmp_path: Path) -> None:
 def test_who_comes_to_a_full_node_waits(tmp_path: Path) -> None:
     limits = "limits: {connections: 3, header-timeout: 2s}"
     with served(tmp_path, limits) as running, ExitStack() as stack:
-        crowd = [stack.enter_context(connect(running.address, number)) for number in range(8)]
+        crowd = [stack.enter_context(connect(running.address, number)) for number in range(60)]
         for connection in crowd:
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         for connection in crowd:

@@ -42,6 +42,7 @@ _LINE, _FIELD, _FIELDS = 32 << 10, 16 << 10, 100  # bytes of a request's line an
 _BUFFER = 256 << 10  # bytes of a body that wait for their handler
 _KEPT = 32 << 20  # bytes of free memory
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_SETTLE_S = 0.05
 _LAST_S = 5.0  # for handlers to end whose clients were cut off
 Address = tuple[Any, ...]
 _HINTS = {
@@ -196,9 +197,15 @@ class Front:
         self._opening = None
 
     def _unlisten(self) -> None:
+        """Take no more connections. Those that were accepted this moment still need the server that
+        is closed then.
+        """
         taking, self._taking = self._taking, None
         if taking is not None:
-            taking.close()
+            loop = asyncio.get_running_loop()
+            for listener in taking.sockets:
+                loop.remove_reader(listener)
+            loop.call_later(_SETTLE_S, taking.close)
 
     def _crowded(self, crowded: bool) -> None:
         """Who comes while there are too many waits in the kernel's queue."""
