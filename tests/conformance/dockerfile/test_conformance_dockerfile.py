@@ -5,10 +5,12 @@ Both builders run ahead of the tests on a few threads; see `compare.py` for work
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,10 @@ from corpus import (
     load_all,
     verdict,
 )
+from corpus.difference import compare
 
 from peers import Docker, Registry
-from shipline.tasks import Limiter, Once, TaskGroup
+from shipline.tasks import Limiter, Once, TaskGroup, ordered_map
 
 pytestmark = pytest.mark.peers
 CASES = load_all()
@@ -39,7 +42,7 @@ Builds = Callable[[Case], Pair]
 
 
 @pytest.fixture(scope="session")
-def own(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Builder | None:
+def own(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Shipline | None:
     """Our builder, or None as long as the command does not exist."""
     command = [sys.executable, "-m", "shipline", "build", "--help"]
     if subprocess.run(command, capture_output=True).returncode:
@@ -49,7 +52,7 @@ def own(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Builder
 
 @pytest.fixture(scope="session")
 def builds(
-    request: pytest.FixtureRequest, docker: Docker, registry: Registry, own: Builder | None
+    request: pytest.FixtureRequest, docker: Docker, registry: Registry, own: Shipline | None
 ) -> Iterator[Builds]:
     """The outcomes of a case: the peer's, where it can be asked, and ours."""
     peer, limit, once = BuildKit(docker, registry), Limiter(AT_ONCE), Once[Pair]()
@@ -88,6 +91,43 @@ def test_history_and_layers_are_those_of_buildkit(name: str, builds: Builds) -> 
     case = CASES[name]
     problems = verdict(case, *builds(case), kinds=(HISTORY, LAYERS))
     assert not problems, "\n".join(["", *problems])
+
+
+def test_a_warm_home_changes_nothing(builds: Builds, own: Shipline | None) -> None:
+    """Built again, twice and in other orders, with what all other cases have left in the cache."""
+    assert own is not None
+    cases = list(CASES.values())
+    cold = {case.name: builds(case)[1] for case in cases}
+    first = _built(list(reversed(cases)), replace(own, warm=True))
+    built = [case for case in cases if first[case.name].ok]
+    second = _built(sorted(built, key=_shuffled), replace(own, warm=True))
+    problems = [f"{name}: {one}" for name in cold for one in _changes(cold[name], first[name])]
+    for name, outcome in second.items():
+        digests, again = _configs(first[name]), _configs(outcome)
+        if digests != again:
+            problems.append(f"{name}: another image each time: {digests} {again}")
+    assert not problems, "\n".join(["", *problems])
+
+
+def _built(cases: list[Case], builder: Builder) -> dict[str, Outcome]:
+    outcomes = ordered_map(builder.build, cases, workers=AT_ONCE, ahead=0)
+    return {case.name: outcome for case, outcome in zip(cases, outcomes, strict=True)}
+
+
+def _shuffled(case: Case) -> str:
+    return hashlib.sha256(case.name.encode()).hexdigest()
+
+
+def _changes(cold: Outcome | None, warm: Outcome) -> list[str]:
+    assert cold is not None
+    if cold.ok != warm.ok:
+        return [f"{'succeeded' if warm.ok else 'failed'} over a warm home\n{warm.output}"]
+    return [str(one) for one in compare(cold.images, warm.images)]
+
+
+def _configs(outcome: Outcome) -> dict[str, object]:
+    """What the configurations' digests stand for: with all times, and the layers' digests."""
+    return {platform: image.config for platform, image in outcome.images.items()}
 
 
 def test_corpus_covers_every_instruction() -> None:

@@ -79,10 +79,13 @@ class BuildKit:
 
 @dataclass(frozen=True)
 class Shipline:
-    """`shipline build` with `registry` as mirror of Docker Hub and its state in `home`."""
+    """`shipline build` with `registry` as mirror of Docker Hub and its state in `home`, of which
+    only a `warm` one takes cached results.
+    """
 
     registry: Registry
     home: Path
+    warm: bool = False
 
     def build(self, case: Case) -> Outcome:
         environment = {
@@ -91,7 +94,8 @@ class Shipline:
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
         }
         reference = f"{self.registry.address}/shipline/{case.name}"
-        command = [sys.executable, "-m", "shipline", "build", "--no-cache", "--push"]
+        command = [sys.executable, "-m", "shipline", "build", "--push"]
+        command += [] if self.warm else ["--no-cache"]
         with TemporaryDirectory(prefix="corpus-") as temporary:
             flags = _prepare(case, Path(temporary))
             start = time.monotonic()
