@@ -6,16 +6,24 @@ speak of content; a hit whose content has gone is a miss, and so is a damaged re
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest
+from shipline.tasks import sleep
 
 _KIND = b"made-1\n"
+_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,27 @@ def key_of(*parts: object) -> str:
     """A name for work that depends on `parts`: values whose repr says all there is to say."""
     text = "\0".join(map(repr, parts))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@contextmanager
+def alone(state: Path, key: str) -> Iterator[None]:
+    """Hold the work that `key_of` named: no other thread or process does, until this one ends it
+    or dies. Interruptible while it waits.
+
+    No two wait for each other as long as whoever holds one asks only for work inside of it.
+    """
+    fd = os.open(state / "work.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    one_byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(key[:15], 16), 1, 0)
+    try:
+        while True:
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2): of this descriptor
+                break
+            except BlockingIOError:
+                sleep(_AGAIN_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 class Cache:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipline.build.cache import Made, key_of
+from shipline.build.cache import Made, alone, key_of
 from shipline.build.graph import CopyOp, MakeDirectoryOp
 from shipline.build.modes import octal_mode, parse_mode
 from shipline.build.placing import Look, Placement
@@ -259,11 +259,20 @@ def _once(
         if made := _cached(content, shop, use):
             shop.cache.put(made, *quick)
             return made, True
+        if use.fresh:
+            return make_new(), False
+        with alone(shop.state, content):
+            if made := _cached(content, shop, use):  # another process made it meanwhile
+                shop.cache.put(made, *quick)
+                return made, True
+            return make_new(), False
+
+    def make_new() -> Made:
         found = items()
         mountable = use.mountable and worth_mounting(entry for entry, _ in found)
         made = shop.make_layer(found, follower=use.follower, mountable=mountable)
         shop.cache.put(made, content, *quick)
-        return made, False
+        return made
 
     made, was_there = shop.making.get((content, use.fresh), make)
     if was_there:

@@ -34,6 +34,7 @@ class Place:
     fresh: bool
     proxies: tuple[str, ...] = ()
     hostname: str = ""
+    cache_namespace: str = ""
     number: int = 1
     shown: str = ""
 
@@ -73,7 +74,8 @@ def _run(state: Planned, step: df.Step, place: Place) -> Planned:
         source = _mount_source(mount, place, run.span)
         if source is not None and source not in inputs[1:]:
             inputs.append(source)
-        mounts.append(_run_mount(mount, state, inputs.index(source, 1) if source else 0))
+        number = inputs.index(source, 1) if source else 0
+        mounts.append(_run_mount(mount, state, number, place.cache_namespace))
     script = df.script_of(run)
     op = RunOp(
         args=df.command_line(run, state.shell),
@@ -129,16 +131,19 @@ def _mount_source(mount: df.Mount, place: Place, span: Span) -> Vertex | None:
     return None
 
 
-def _run_mount(mount: df.Mount, state: Planned, input_: int) -> RunMount:
+def _run_mount(mount: df.Mount, state: Planned, input_: int, namespace: str) -> RunMount:
     if mount.type == "ssh":
         raise DockerfileError("RUN --mount=type=ssh is not supported yet", span=None)
     target = mount.target
+    identity = mount.id
+    if namespace and mount.type == "cache":
+        identity = f"{namespace}/{mount.id or target}"
     return RunMount(
         type=str(mount.type),
         target=df.resolve_path(state.workdir, target) if target else "",
         source=mount.source,
         input=input_,
-        id=mount.id,
+        id=identity,
         env=mount.env or "",
         read_only=mount.read_only,
         required=mount.required,

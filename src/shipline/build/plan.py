@@ -114,6 +114,7 @@ class PlatformPlan:
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
             hostname=self._request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
+            cache_namespace=self._request.build_args.get("BUILDKIT_CACHE_MOUNT_NS", ""),
         )
         for instruction in instructions:
             if isinstance(instruction, LAYERED):

@@ -10,12 +10,13 @@ import re
 import shutil
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.cache import Made, key_of
+from shipline.build.cache import Made, alone, key_of
 from shipline.build.copying import Use
 from shipline.build.graph import Label, RunMount, RunOp
 from shipline.build.selecting import Root, missing
@@ -47,6 +48,7 @@ from shipline.sandbox import (
 )
 from shipline.tasks import sleep
 
+_RENEWED = "renewed"  # in a cache: what begins the names of its directories
 _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
 _SIGNS = {
@@ -72,7 +74,7 @@ def run(
     with ExitStack() as stack:
         place = stack.enter_context(shop.snapshots.writable(base))
         _make_mount_points(place.root)
-        spec = _spec(op, inputs, place.root, shop, stack)
+        spec = _spec(op, inputs, place.root, shop, stack, fresh=use.fresh)
         _execute(spec, place.root, shop, use.step, op, label)
         root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, root)
@@ -184,15 +186,22 @@ class _Tail:
 
 
 def _spec(
-    op: RunOp, inputs: Sequence[Result], root: Path, shop: Workshop, stack: ExitStack
+    op: RunOp,
+    inputs: Sequence[Result],
+    root: Path,
+    shop: Workshop,
+    stack: ExitStack,
+    *,
+    fresh: bool,
 ) -> StepSpec:
+    caches = _cache_directories(op, inputs, shop, stack, fresh=fresh)
     mounts: list[StepMount] = []
     secret_env: list[str] = []
     for mount in op.mounts:
         if mount.type == "secret":
             _add_secret(mount, shop, mounts, secret_env)
         else:
-            mounts.append(_mount(mount, inputs, shop, stack))
+            mounts.append(_mount(mount, inputs, caches, shop, stack))
     name, content = op.script
     if name:
         script = shop.scratch / f"script-{os.urandom(6).hex()}"
@@ -218,12 +227,17 @@ def _spec(
 
 
 def _mount(
-    mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
+    mount: RunMount,
+    inputs: Sequence[Result],
+    caches: Mapping[str, Path],
+    shop: Workshop,
+    stack: ExitStack,
 ) -> StepMount:
     if mount.type == "tmpfs":
         return TmpfsMount(mount.target, mount.size)
     if mount.type == "cache":
-        source = stack.enter_context(_cache_directory(mount, inputs, shop))
+        directory = caches[_cache_name(mount, inputs)]
+        source = resolve_in_root(directory, mount.source) if mount.input else directory
         return BindMount(source, mount.target, mount.read_only)
     source = _files(inputs[mount.input], mount.source, shop, stack)
     if not mount.read_only:
@@ -267,19 +281,42 @@ def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
         remove_tree(place)
 
 
-@contextmanager
-def _cache_directory(mount: RunMount, inputs: Sequence[Result], shop: Workshop) -> Iterator[Path]:
-    """What `--mount=type=cache` shows, locked as `sharing` says."""
-    name = hashlib.sha256(_cache_identity(mount, inputs).encode()).hexdigest()
-    parent = shop.state / f"mounts{owners_suffix()}" / name
-    parent.mkdir(parents=True, exist_ok=True)
-    parent.parent.chmod(0o700)  # other users must not find setuid programs of images
-    with ExitStack() as stack:
-        number = _claim(parent, mount.sharing, stack)
-        directory = parent / str(number)
-        if not directory.exists():
-            _prepare_cache(directory, mount, inputs, shop, stack)
-        yield resolve_in_root(directory, mount.source) if mount.input else directory
+def _cache_directories(
+    op: RunOp, inputs: Sequence[Result], shop: Workshop, stack: ExitStack, *, fresh: bool
+) -> dict[str, Path]:
+    """What the caches of a step are in, by their names, locked as `sharing` says.
+
+    Taken in the order of their names, so that no two steps wait for each other; two mounts of one
+    cache share it.
+    """
+    mounts = {_cache_name(one, inputs): one for one in op.mounts[::-1] if one.type == "cache"}
+    found = {}
+    for name in sorted(mounts):
+        parent = shop.state / f"mounts{owners_suffix()}" / name
+        parent.mkdir(parents=True, exist_ok=True)
+        parent.parent.chmod(0o700)  # other users must not find setuid programs of images
+        if fresh:
+            shop.emptied.get(name, partial(_empty_cache, parent, shop))
+        found[name] = _claim(parent, mounts[name].sharing, stack)
+        with alone(shop.state, key_of("cache mount", name, found[name].name)):
+            if not found[name].exists():
+                _prepare_cache(found[name], mounts[name], inputs, shop, stack)
+    return found
+
+
+def _empty_cache(parent: Path, shop: Workshop) -> None:
+    """Have the cache begin anew; steps that use the old one now keep it until they end."""
+    new = shop.scratch / f"renewed-{os.urandom(6).hex()}"
+    new.write_text(f"{os.urandom(6).hex()}-")
+    os.replace(new, parent / _RENEWED)
+    for directory in [one for one in parent.iterdir() if one.is_dir()]:
+        with open(f"{directory}.lock", "ab") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(directory, shop.scratch / f"cache-{os.urandom(6).hex()}")
+
+
+def _cache_name(mount: RunMount, inputs: Sequence[Result]) -> str:
+    return hashlib.sha256(_cache_identity(mount, inputs).encode()).hexdigest()
 
 
 def _cache_identity(mount: RunMount, inputs: Sequence[Result]) -> str:
@@ -296,17 +333,20 @@ def _cache_identity(mount: RunMount, inputs: Sequence[Result]) -> str:
     return repr([mount.id or mount.target, *beginning]) if beginning else mount.id or mount.target
 
 
-def _claim(parent: Path, sharing: str, stack: ExitStack) -> int:
-    """The number of a cache directory that may be used now."""
+def _claim(parent: Path, sharing: str, stack: ExitStack) -> Path:
+    """A cache directory that may be used now; it may still have to be made."""
     number = 0
+    renewed = parent / _RENEWED
+    prefix = renewed.read_text() if renewed.exists() else ""
     while True:
-        fd = os.open(parent / f"{number}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        directory = parent / f"{prefix}{number}"
+        fd = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, fd)
         try:
             fcntl.flock(
                 fd, (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
             )
-            return number
+            return directory
         except BlockingIOError:
             if sharing == "private":
                 number += 1
@@ -328,10 +368,7 @@ def _prepare_cache(
         uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
     os.chown(building, uid, gid)
     os.chmod(building, mode)
-    try:
-        os.rename(building, directory)
-    except OSError:
-        remove_tree(building)  # another step was faster
+    os.rename(building, directory)
 
 
 def _add_secret(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shipline.build import copying, running
-from shipline.build.cache import Made
+from shipline.build.cache import Made, alone
 from shipline.build.copying import Use
 from shipline.build.graph import (
     ContextOp,
@@ -107,10 +107,16 @@ class Solver:
     def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> Made:
         """The layer of a step, which people see from when it really begins."""
         key = _key(vertex.op, base, inputs)
-        made = self._shop.cache.get(key) if key and not vertex.fresh else None
-        if made is None:
-            self._prepare(vertex, inputs)
+        shared = bool(key) and not vertex.fresh
+        made = self._shop.cache.get(key) if shared else None
         with ExitStack() as stack:
+            if made is None and shared and isinstance(vertex.op, RunOp):
+                stack.enter_context(
+                    alone(self._shop.state, key)
+                )  # first: who has `running` never waits
+                made = self._shop.cache.get(key)
+            if made is None:
+                self._prepare(vertex, inputs)
             if made is None and isinstance(vertex.op, RunOp):
                 stack.enter_context(self._shop.running)
             step = stack.enter_context(self._step.step(vertex.label.name, **_attributes(vertex)))

@@ -78,6 +78,7 @@ class Workshop:
     sandbox: Callable[[], Sandbox]
     making: Once[tuple[Made, bool]]
     running: Limiter
+    emptied: Once[None] = field(default_factory=Once)
 
     def make_layer(
         self, items: Iterable[Item], *, follower: Follower | None, mountable: bool
