@@ -18,7 +18,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -46,7 +46,8 @@ from shipline.server.http import (
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
-_BATCH = 1 << 20  # bytes of a body that a handler gets at once, where they come that fast
+_LEAST = 256 << 10  # bytes of a body that a handler waits for
+_AHEAD, _ALL_AHEAD = 2 << 20, 64 << 20  # bytes that are read ahead of a handler, of all of them
 _PIECE = 64 << 10  # bytes that wait in memory for one client to take them
 _TURN = 32 << 20  # bytes of a file that are sent before another request gets the thread
 _FAST = 256 << 10  # bytes that a client takes at once who is fast
@@ -211,10 +212,12 @@ class Conversation:
         self, asked: web.BaseRequest, request: Request, window: _Window | None
     ) -> web.StreamResponse:
         held = _Held(self._held, near(request.address))
+        body = _Body(asked, request, window, max(_LEAST, min(_AHEAD, _ALL_AHEAD // len(self.busy))))
         try:
-            done = await self._respond(request, _Body(asked, request, window), held)
+            done = await self._respond(request, body, held)
         finally:
             held.release()
+            await body.close()
         return await self._send(asked, request, done, window)
 
     async def _respond(self, request: Request, body: _Body, held: _Held) -> _Done:
@@ -222,28 +225,28 @@ class Conversation:
         steps, place = self._app(request), LOOP
         result = _begin(steps)
         while not isinstance(result, _Done):
-            given: deque[bytes] | Problem = _NOTHING
+            problem = None
             if result is READ:
-                given = await self._read(request, body, held)
+                problem = await self._fill(request, body, held)
             elif result is PAUSE:
                 await asyncio.sleep(_PAUSE_S)
             else:
                 place = result
             if place is LOOP:
-                result = _advance(steps, given)
+                result = _advance(steps, result, body, problem)
             else:
-                result = await self._run(place, request, _advance, steps, given)
+                result = await self._run(place, request, _advance, steps, result, body, problem)
         return result
 
-    async def _read(self, request: Request, body: _Body, held: _Held) -> deque[bytes] | Problem:
-        """The next pieces of the body, or why there are none."""
+    async def _fill(self, request: Request, body: _Body, held: _Held) -> Problem | None:
+        """Have the next bytes of the body, or a reason why there are none."""
         try:
-            size = await body.fill()
+            more = await body.fill()
             if not request.found.receives:
-                held.add(size)
+                held.add(more)
         except Problem as problem:
             return problem
-        return body.pieces
+        return None
 
     async def _run(
         self, place: Step, request: Request, work: Callable[..., T], *arguments: Any
@@ -356,46 +359,86 @@ class _Held:
 
 
 class _Body:
-    """The body of a request as it comes."""
+    """The body of a request as it comes: read ahead in the event loop, so that the thread of the
+    handler finds the next bytes when it has done with the last ones.
+    """
 
-    def __init__(self, asked: web.BaseRequest, request: Request, window: _Window | None) -> None:
+    def __init__(
+        self, asked: web.BaseRequest, request: Request, window: _Window | None, most: int
+    ) -> None:
+        """At most about `most` bytes are ahead."""
         self._asked = asked
         self._request = request
         self._window = window
-        self._broken = False
+        self._most = most
         self._waits = request.headers.get("expect", "").lower() == "100-continue"
-        self.pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
+        self._came = self._taken = self._told = 0  # bytes; `_taken` is the handler's
+        self._reading: asyncio.Task[None] | None = None
+        self._ended = window is None
+        self._broken = False
 
     async def fill(self) -> int:
-        """Have some `pieces`, as many as come fast, none at the end; returns the bytes that came.
-        Raises ClientGone.
+        """Wait for bytes that `take` returns, or for the end; returns how many more have come since
+        the last time. Raises ClientGone.
         """
-        if self._window is None or self.pieces:
-            return 0
-        if self._waits and self._asked.transport is not None:
-            self._waits = False
-            self._asked.transport.write(_CONTINUE)
-        with self._window.opened():
-            size = await self._batch()
-        if not size and self._broken:
+        if self._reading is None and not self._ended:
+            self._loop = asyncio.get_running_loop()
+            self._changed, self._room = asyncio.Event(), asyncio.Event()
+            self._reading = self._loop.create_task(self._read())
+        while self._came - self._taken < min(_LEAST, self._most) and not self._ended:
+            self._room.set()
+            self._changed.clear()
+            await self._changed.wait()
+        if self._broken and not self._pieces:
             raise ClientGone
-        self._request.received += size
-        return size
+        more, self._told = self._came - self._told, self._came
+        self._request.received = self._came
+        return more
 
-    async def _batch(self) -> int:
+    def take(self) -> bytes:
+        """The next bytes, b"" where none are here; called by one thread at a time."""
+        if not self._pieces:
+            return b""
+        data = self._pieces.popleft()
+        before = self._came - self._taken
+        self._taken += len(data)
+        if before >= self._most > before - len(data):
+            self._loop.call_soon_threadsafe(self._room.set)
+        return data
+
+    @property
+    def here(self) -> bool:
+        """Whether `take` returns bytes."""
+        return bool(self._pieces)
+
+    async def close(self) -> None:
+        """Read no further."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    async def _read(self) -> None:
         """Piece by piece, since each copy costs more than hashing it."""
-        size, content = 0, self._asked.content
-        whole = "transfer-encoding" not in self._request.headers
+        content, whole = self._asked.content, "transfer-encoding" not in self._request.headers
+        if self._waits and self._asked.transport is not None:
+            self._asked.transport.write(_CONTINUE)
         try:
-            while not self._broken and size < _BATCH:
-                data = (await content.readchunk())[0] if whole else await content.readany()
+            while True:
+                with self._window.opened() if self._window else nullcontext():
+                    data = (await content.readchunk())[0] if whole else await content.readany()
                 if not data:
                     break
-                self.pieces.append(data)
-                size += len(data)
+                self._pieces.append(data)
+                self._came += len(data)
+                self._changed.set()
+                self._room.clear()
+                if self._came - self._taken >= self._most:
+                    await self._room.wait()
         except Exception:  # whatever the server says of a body that broke off
             self._broken = True
-        return size
+        self._ended = True
+        self._changed.set()
 
 
 class _Out:
@@ -451,14 +494,16 @@ def _begin(steps: Steps[Response]) -> Step | _Done:
         return _opened(stop.value)
 
 
-def _advance(steps: Steps[Response], given: deque[bytes] | Problem) -> Step | _Done:
-    """What comes after these pieces of the body, b"" where there are none, or after a problem."""
+def _advance(
+    steps: Steps[Response], step: Step, body: _Body, problem: Problem | None
+) -> Step | _Done:
+    """What the application needs after `step`; as long as that is what has come, it gets it."""
     try:
-        if isinstance(given, Problem):
-            return steps.throw(given)
-        step = steps.send(given.popleft() if given else b"")
-        while step is READ and given:
-            step = steps.send(given.popleft())
+        if problem is not None:
+            return steps.throw(problem)
+        step = steps.send(body.take() if step is READ else b"")
+        while step is READ and body.here:
+            step = steps.send(body.take())
         return step
     except StopIteration as stop:
         return _opened(stop.value)
@@ -536,7 +581,6 @@ def _origin_form(target: str) -> str:
     return "/" + rest.partition("/")[2] if slashes else target
 
 
-_NOTHING: deque[bytes] = deque()
 _date = (0, "")
 
 
