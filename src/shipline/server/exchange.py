@@ -18,7 +18,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -194,40 +194,40 @@ class Conversation:
         """Whatever happens to the connection, it is a response for aiohttp."""
         transport = asked.transport
         if transport is None:
-            return Sent(keep_alive=False)
+            return _LAST
         self.busy.add(asked.protocol)
         request = _request_of(asked, self._scheme)
         try:
-            if request.has_body or transport.get_write_buffer_size():
+            if asked.body_exists or transport.get_write_buffer_size():
                 with self._pace.waiting(transport, request.address) as window:
                     return await self._exchange(asked, request, window)
-            return await self._exchange(asked, request, None)
+            done = await self._respond(request, None)
+            return await self._send(asked, request, done, None)
         except ConnectionError as error:
             _log.debug("the client has left: %s", error)
-            return Sent(keep_alive=False)
+            return _LAST
         finally:
             self.busy.discard(asked.protocol)
 
     async def _exchange(
-        self, asked: web.BaseRequest, request: Request, window: _Window | None
+        self, asked: web.BaseRequest, request: Request, window: _Window
     ) -> web.StreamResponse:
-        held = _Held(self._held, near(request.address))
-        body = _Body(asked, request, window, max(_LEAST, min(_AHEAD, _ALL_AHEAD // len(self.busy))))
+        most = max(_LEAST, min(_AHEAD, _ALL_AHEAD // len(self.busy)))
+        body = _Body(asked, request, window, most, _Held(self._held, near(request.address)))
         try:
-            done = await self._respond(request, body, held)
+            done = await self._respond(request, body)
         finally:
-            held.release()
             await body.close()
         return await self._send(asked, request, done, window)
 
-    async def _respond(self, request: Request, body: _Body, held: _Held) -> _Done:
+    async def _respond(self, request: Request, body: _Body | None) -> _Done:
         """Give the application what it needs until it has a response."""
         steps, place = self._app(request), LOOP
         result = _begin(steps)
         while not isinstance(result, _Done):
             problem = None
             if result is READ:
-                problem = await self._fill(request, body, held)
+                problem = None if body is None else await body.fill()
             elif result is PAUSE:
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -237,16 +237,6 @@ class Conversation:
             else:
                 result = await self._run(place, request, _advance, steps, result, body, problem)
         return result
-
-    async def _fill(self, request: Request, body: _Body, held: _Held) -> Problem | None:
-        """Have the next bytes of the body, or a reason why there are none."""
-        try:
-            more = await body.fill()
-            if not request.found.receives:
-                held.add(more)
-        except Problem as problem:
-            return problem
-        return None
 
     async def _run(
         self, place: Step, request: Request, work: Callable[..., T], *arguments: Any
@@ -263,7 +253,7 @@ class Conversation:
         unread = not asked.content.is_eof()
         endless = isinstance(response.body, Iterator) and request.version < (1, 1)
         ends = unread or endless or self.stopping
-        sent = Sent(keep_alive=asked.keep_alive and not ends)
+        sent = _NEXT if asked.keep_alive and not ends else _LAST
         head = _head(request, response, keep_alive=sent.keep_alive)
         body = response.body
         if window is None and isinstance(body, bytes) and len(body) <= _PIECE:
@@ -334,21 +324,21 @@ class _Done:
 
 
 class _Held:
-    """Bytes of one small body that wait for its end. Raises Problem 429 where an address, or all
-    together, would have too many.
-    """
+    """Bytes of one small body that wait for its end."""
 
     def __init__(self, all_of: defaultdict[str, int], address: str) -> None:
         self._all, self._address, self._size = all_of, address, 0
 
-    def add(self, size: int) -> None:
+    def add(self, size: int) -> Problem | None:
+        """A problem where the address, or all together, would have too many."""
         for key, most in ((self._address, _HELD["address"]), ("", _HELD["all"])):
             if self._all[key] + size > most and self._size + size > _PIECE:
                 headers = (("Retry-After", "1"),)
-                raise Problem(429, "TOOMANYREQUESTS", "too much at once", headers=headers)
+                return Problem(429, "TOOMANYREQUESTS", "too much at once", headers=headers)
         self._size += size
         self._all[self._address] += size
         self._all[""] += size
+        return None
 
     def release(self) -> None:
         if self._size:
@@ -364,25 +354,29 @@ class _Body:
     """
 
     def __init__(
-        self, asked: web.BaseRequest, request: Request, window: _Window | None, most: int
+        self,
+        asked: web.BaseRequest,
+        request: Request,
+        window: _Window,
+        most: int,
+        held: _Held,
     ) -> None:
         """At most about `most` bytes are ahead."""
         self._asked = asked
         self._request = request
         self._window = window
         self._most = most
+        self._held = held
         self._waits = request.headers.get("expect", "").lower() == "100-continue"
         self._pieces: deque[bytes] = deque()
         self._came = self._taken = self._told = 0  # bytes; `_taken` is the handler's
         self._reading: asyncio.Task[None] | None = None
-        self._ended = window is None
+        self._ended = False
         self._broken = False
 
-    async def fill(self) -> int:
-        """Wait for bytes that `take` returns, or for the end; returns how many more have come since
-        the last time. Raises ClientGone.
-        """
-        if self._reading is None and not self._ended:
+    async def fill(self) -> Problem | None:
+        """Wait for bytes that `take` returns, or for the end; returns why no more will come."""
+        if self._reading is None:
             self._loop = asyncio.get_running_loop()
             self._changed, self._room = asyncio.Event(), asyncio.Event()
             self._reading = self._loop.create_task(self._read())
@@ -391,10 +385,10 @@ class _Body:
             self._changed.clear()
             await self._changed.wait()
         if self._broken and not self._pieces:
-            raise ClientGone
+            return ClientGone()
         more, self._told = self._came - self._told, self._came
         self._request.received = self._came
-        return more
+        return None if self._request.found.receives else self._held.add(more)
 
     def take(self) -> bytes:
         """The next bytes, b"" where none are here; called by one thread at a time."""
@@ -413,7 +407,8 @@ class _Body:
         return bool(self._pieces)
 
     async def close(self) -> None:
-        """Read no further."""
+        """Read no further, and hold nothing."""
+        self._held.release()
         if self._reading is not None and not self._reading.done():
             self._reading.cancel()
             await asyncio.wait([self._reading])
@@ -425,7 +420,7 @@ class _Body:
             self._asked.transport.write(_CONTINUE)
         try:
             while True:
-                with self._window.opened() if self._window else nullcontext():
+                with self._window.opened():
                     data = (await content.readchunk())[0] if whole else await content.readany()
                 if not data:
                     break
@@ -486,6 +481,9 @@ class Sent(web.StreamResponse):
         return None
 
 
+_NEXT, _LAST = Sent(keep_alive=True), Sent(keep_alive=False)
+
+
 def _begin(steps: Steps[Response]) -> Step | _Done:
     """The first thing that the application needs, or its response, the file of it open."""
     try:
@@ -495,14 +493,14 @@ def _begin(steps: Steps[Response]) -> Step | _Done:
 
 
 def _advance(
-    steps: Steps[Response], step: Step, body: _Body, problem: Problem | None
+    steps: Steps[Response], step: Step, body: _Body | None, problem: Problem | None
 ) -> Step | _Done:
     """What the application needs after `step`; as long as that is what has come, it gets it."""
     try:
         if problem is not None:
             return steps.throw(problem)
-        step = steps.send(body.take() if step is READ else b"")
-        while step is READ and body.here:
+        step = steps.send(body.take() if step is READ and body is not None else b"")
+        while step is READ and body is not None and body.here:
             step = steps.send(body.take())
         return step
     except StopIteration as stop:
