@@ -30,7 +30,7 @@ from shipline.content import LocalStore, MemoryStore, Reader, chunks, copy_graph
 from shipline.errors import DigestMismatch, RegistryError
 from shipline.oci import Descriptor, Reference
 from shipline.registry import Client, RemoteRepository
-from shipline.registry.wire import READ_S
+from shipline.registry.transport import READ_S
 
 needs_docker = pytest.mark.skipif(REGISTRY is None, reason="docker-registry is not installed")
 SIZE = 3_000_000

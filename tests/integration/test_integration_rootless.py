@@ -22,8 +22,7 @@ from peers import Account, Registry, docker_registry
 from roots import busybox_root
 from shipline.oci import Platform
 from shipline.sandbox import register
-from shipline.sandbox.emulation import handlers
-from shipline.sandbox.programs import exit_program
+from shipline.sandbox.emulation import exit_program, handlers
 from users import User, ordinary_user
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]

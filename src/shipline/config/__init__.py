@@ -1,11 +1,10 @@
 """shipline.yaml: found, read with places, decoded into the sections that each feature owns."""
 
-from shipline.config.encode import encode
+from shipline.config.document import InvalidConfig, Mark, Problem
 from shipline.config.load import NAMES, find, load, loads
-from shipline.config.problems import InvalidConfig, Mark, Problem
-from shipline.config.reference import reference
-from shipline.config.schema import file_schema
+from shipline.config.schema import file_schema, reference
 from shipline.config.sections import Config
+from shipline.config.shape import encode
 
 __all__ = [
     "NAMES",

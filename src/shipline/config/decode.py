@@ -6,13 +6,22 @@ wrong beside it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
-from shipline.config.document import Document, Kind, Listing, Node, Scalar, Table
-from shipline.config.interpolate import interpolate
-from shipline.config.problems import InvalidConfig, Mark, Problem
+from shipline.config.document import (
+    Document,
+    InvalidConfig,
+    Kind,
+    Listing,
+    Mark,
+    Node,
+    Problem,
+    Scalar,
+    Table,
+)
 from shipline.config.shape import (
     Choice,
     Either,
@@ -25,6 +34,45 @@ from shipline.config.shape import (
     inlined_in,
 )
 from shipline.errors import ShiplineError
+
+_FORM = re.compile(
+    r"\$(?:(?P<dollar>\$)"
+    r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<how>:[-?])(?P<word>[^}]*))?\}"
+    r"|(?P<wrong>\{))"
+)
+_SECRET = re.compile(r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|KEY)(?:_|$)", re.I)
+
+
+def interpolate(text: str, environ: Mapping[str, str]) -> str:
+    """`text` with its variables replaced. Raises ValueError for one that is not set, or a secret.
+
+    A `$` before anything else stays as it is.
+    """
+
+    def replace(found: re.Match[str]) -> str:
+        if found["dollar"]:
+            return "$"
+        if found["wrong"]:
+            raise ValueError("${ begins a variable: write ${NAME}, or $${ for the text itself")
+        return _value(found["name"], found["how"] or "", found["word"] or "", environ)
+
+    return _FORM.sub(replace, text)
+
+
+def _value(name: str, how: str, word: str, environ: Mapping[str, str]) -> str:
+    if _SECRET.search(name):
+        raise ValueError(
+            f"${{{name}}} looks like a secret, and this value is shown in logs: "
+            "let the step that needs it read the environment"
+        )
+    value = environ.get(name)
+    if value or (value is not None and not how):
+        return value
+    if how == ":-":
+        return word
+    state = "empty" if value == "" else "not set"
+    raise ValueError(f"${{{name}}}: " + (word or f"the variable is {state}"))
+
 
 T = TypeVar("T")
 Key = tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A YAML file as a tree of nodes that know their place.
+"""A YAML file as a tree of nodes that know their place, and the problems found at them.
 
 The tree is built from parser events without recursion, so that neither depth nor aliases can
 exhaust anything. Scalars keep their text: `1.20` is still that where a text is wanted. Their kind
@@ -8,11 +8,48 @@ is that of the core schema of YAML 1.2.2, section 10.3.2: `yes` and `on` are tex
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shipline.config.problems import InvalidConfig, Mark, Problem
+from shipline.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """A place in a file; both count from 1."""
+
+    line: int = 1
+    column: int = 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong: where, with which key (dotted, empty for the file), and why."""
+
+    file: str
+    mark: Mark
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.mark.line}:{self.mark.column}"
+        return ": ".join(filter(None, (place, self.key, self.message)))
+
+
+class InvalidConfig(ConfigError):
+    """A configuration file with at least one problem; `problems` are in the order of the file."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        first = self.problems[0]
+        if len(self.problems) == 1:
+            super().__init__(str(first))
+            return
+        super().__init__(f"{first.file} has {len(self.problems)} errors")
+        for problem in self.problems:
+            self.add_note(str(problem))
+
 
 LIMIT = 512 << 10  # bytes of a file
 _DEEPEST = 32  # collections inside each other

@@ -1,7 +1,6 @@
 """Bytes addressed by digest: what can be done with them, and where they can be."""
 
-from shipline.content.copy import copy_graph
-from shipline.content.graph import successors
+from shipline.content.graph import copy_graph, successors
 from shipline.content.layout import OciLayout
 from shipline.content.memory import MemoryStore
 from shipline.content.protocols import (

@@ -1,8 +1,6 @@
 """The commit graph, refs and remotes of a repository, read through the git program."""
 
 from shipline.git.changes import Changes, changed_lines
-from shipline.git.deepen import ShallowClone, complete_history, fetch_tags, shallow_clone
-from shipline.git.failures import GitError, GitMissing, NoRepository, Unreachable
 from shipline.git.history import (
     Commit,
     abbreviate,
@@ -15,16 +13,20 @@ from shipline.git.history import (
 )
 from shipline.git.repository import (
     Repository,
+    ShallowClone,
     branches_containing,
+    complete_history,
     default_branch,
+    fetch_tags,
     read_repository,
     remote_tags,
     resolve,
+    shallow_clone,
     tags,
     web_address,
 )
 from shipline.git.reserve import Reserved, TagTaken, reserve_tag
-from shipline.git.run import Done, Git
+from shipline.git.run import Done, Git, GitError, GitMissing, NoRepository, Unreachable
 
 __all__ = [
     "Changes",

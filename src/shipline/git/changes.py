@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from shipline.git.failures import GitError
 from shipline.git.history import merge_base
 from shipline.git.repository import resolve
-from shipline.git.run import Git
+from shipline.git.run import Git, GitError
 
 _DIFF = (
     "diff", "--unified=0", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules",

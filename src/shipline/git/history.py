@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shipline.git.failures import GitError
-from shipline.git.run import Git
+from shipline.git.run import Git, GitError
 
 _FIELDS = "%H%n%P%n%ct%n%cn <%ce>%n%an%n%B"
 _LOG = ("log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8")

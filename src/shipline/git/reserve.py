@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import enum
 
-from shipline.git.failures import GitError
 from shipline.git.history import Commit
-from shipline.git.run import Done, Git
+from shipline.git.run import Done, Git, GitError
 
 
 class Reserved(enum.Enum):

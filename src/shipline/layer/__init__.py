@@ -1,6 +1,6 @@
 """File trees, tar archives and compressed layers, and the ways between them."""
 
-from shipline.layer.apply import Whiteouts, unpack
+from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
 from shipline.layer.changeset import Lower, changeset, conform, lower_directory
 from shipline.layer.codec import Codec, Compression, codec
 from shipline.layer.decompress import Archive, decompress, sniff
@@ -12,17 +12,15 @@ from shipline.layer.entry import (
     Kind,
     OpenDirectory,
     Source,
+    SymlinkLoop,
     Xattrs,
+    resolve,
 )
-from shipline.layer.layered import LayeredToc
-from shipline.layer.paths import SymlinkLoop, resolve
-from shipline.layer.places import UnsafeEntry
-from shipline.layer.statcache import StatCache
 from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
-from shipline.layer.toc import Toc, TocBuilder
-from shipline.layer.tree import Prune, Tree, scan
+from shipline.layer.toc import LayeredToc, Toc, TocBuilder
+from shipline.layer.tree import Prune, StatCache, Tree, scan
 
 __all__ = [
     "CAPABILITY",

@@ -2,19 +2,110 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 from shipline.content import Reader
 from shipline.errors import ContentError
-from shipline.layer import whiteout
-from shipline.layer.entry import CAPABILITY, Content, Entry, Item, OpenDirectory, Source
-from shipline.layer.places import Places, UnsafeEntry, check_path
+from shipline.layer.entry import (
+    CAPABILITY,
+    OPAQUE,
+    OVERLAY,
+    PREFIX,
+    RESERVED,
+    Content,
+    Entry,
+    Item,
+    OpenDirectory,
+    Source,
+    attribute,
+    entry_at,
+    resolve,
+)
 from shipline.tasks import check
+
+_MOST = 64  # open directories
+_DEEPEST = 256  # directories in each other
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class UnsafeEntry(ContentError):
+    """An entry of an archive points out of the tree that it is unpacked to."""
+
+    code = "unsafe-entry"
+
+
+class Places:
+    """Opens directories below `root` by their paths, each step alone and without links.
+
+    A link on the way is followed as chroot(2) would, so it cannot lead out. What is missing is
+    made, mode 0755; what is no directory is replaced by one.
+    """
+
+    def __init__(self, root: OpenDirectory, made: Callable[[str], object]) -> None:
+        self._root = root
+        self._made = made
+        self._open: dict[str, int] = {}
+
+    def directory(self, path: str) -> int:
+        """A descriptor of the directory `path`, good until the next call."""
+        fd = self._open.get(path)
+        if fd is not None:
+            return fd
+        if not path:
+            return self._root.fd
+        if len(self._open) >= _MOST:
+            self.forget()
+        self._open[path] = fd = self._descend(path)
+        return fd
+
+    def forget(self, *, keep: int = -1) -> None:
+        """Close all but `keep`; to be called when a directory was removed."""
+        for path, fd in list(self._open.items()):
+            if fd != keep:
+                os.close(fd)
+                del self._open[path]
+
+    def _descend(self, path: str) -> int:
+        parent, _, name = path.rpartition("/")
+        above = self.directory(parent)
+        try:
+            return os.open(name, _OPEN, dir_fd=above)
+        except FileNotFoundError:
+            os.mkdir(name, 0o755, dir_fd=above)
+            self._made(path)
+            return os.open(name, _OPEN, dir_fd=above)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+        if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            place = resolve(path, self._lookup)
+            if place != path:
+                return os.dup(self.directory(place))
+        os.unlink(name, dir_fd=above)
+        os.mkdir(name, 0o755, dir_fd=above)
+        self._made(path)
+        return os.open(name, _OPEN, dir_fd=above)
+
+    def _lookup(self, path: str) -> Entry | None:
+        return entry_at(self._root, path)
+
+
+def check_path(path: str) -> None:
+    """Raises UnsafeEntry unless `path` is relative, goes down only, and not absurdly far."""
+    if path.count("/") > _DEEPEST:
+        raise UnsafeEntry(f"the archive has an entry too deep to unpack: {path!r:.200}")
+    if path.startswith("/") or not path or (".." in path and ".." in path.split("/")):
+        raise UnsafeEntry(
+            f"the archive has an entry outside of its root: {path!r:.200}",
+            hint="it was made to overwrite other files; do not trust where it came from",
+        )
+
 
 Whiteouts = Literal["apply", "overlay", "keep"]
 
@@ -88,7 +179,7 @@ class _Writer:
         owner: bool,
     ) -> None:
         self._whiteouts = whiteouts
-        self._opaque = whiteout.attribute("opaque", userxattr=userxattr)
+        self._opaque = attribute("opaque", userxattr=userxattr)
         self._devices = devices
         self._owner = owner
         self._made: set[str] = set()
@@ -117,7 +208,7 @@ class _Writer:
         if self._whiteouts != "keep":
             if parent not in self._made:
                 self._touch(parent)
-            if name.startswith(whiteout.PREFIX):
+            if name.startswith(PREFIX):
                 self._whiteout(fd, parent, name)
                 return
             self._made.add(path)
@@ -155,7 +246,7 @@ class _Writer:
 
     def _set_attributes(self, fd: int, entry: Entry) -> None:
         for name, value in entry.xattrs:
-            if name.startswith(whiteout.OVERLAY):
+            if name.startswith(OVERLAY):
                 continue  # an image must not forge what overlayfs tells itself
             try:
                 os.setxattr(fd, name, value)
@@ -263,14 +354,14 @@ class _Writer:
             os.unlink(name, dir_fd=fd)
 
     def _whiteout(self, fd: int, parent: str, name: str) -> None:
-        hidden = name.removeprefix(whiteout.PREFIX)
+        hidden = name.removeprefix(PREFIX)
         path = f"{parent}/{hidden}" if parent else hidden
-        if name == whiteout.OPAQUE:
+        if name == OPAQUE:
             if self._whiteouts == "overlay":
                 self._make_opaque(parent)
             else:
                 self._empty(fd, parent)
-        elif name.startswith(whiteout.RESERVED):
+        elif name.startswith(RESERVED):
             return
         elif hidden in ("", ".", ".."):
             raise UnsafeEntry(f"the archive hides no name: {parent}/{name}")

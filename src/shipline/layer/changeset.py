@@ -16,9 +16,19 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shipline.errors import ContentError
-from shipline.layer import whiteout
-from shipline.layer.entry import CAPABILITY, Entry, Item, OpenDirectory, Source, Xattrs
-from shipline.layer.status import KINDS, entry_at, unreadable
+from shipline.layer.entry import (
+    CAPABILITY,
+    KINDS,
+    OVERLAY,
+    PREFIX,
+    Entry,
+    Item,
+    OpenDirectory,
+    Source,
+    Xattrs,
+    entry_at,
+    unreadable,
+)
 from shipline.layer.toc import Row, Toc
 from shipline.tasks import check
 
@@ -156,7 +166,7 @@ class _Walk:
 
     def _whiteout(self, directory: str, name: str) -> Iterator[Item]:
         yield from self._parents(directory)
-        path = f"{directory}/{whiteout.PREFIX}{name}" if directory else whiteout.PREFIX + name
+        path = f"{directory}/{PREFIX}{name}" if directory else PREFIX + name
         yield Entry(path, "file", 0), b""
 
     def _find(self, path: str) -> _Found:
@@ -183,7 +193,7 @@ class _Walk:
         return {
             name.removeprefix(prefix): os.getxattr(place, name, follow_symlinks=False)
             for name in os.listxattr(place, follow_symlinks=not path)
-            for prefix in whiteout.OVERLAY
+            for prefix in OVERLAY
             if name.startswith(prefix)
         }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from shipline.content import Reader
 from shipline.errors import ContentError
 from shipline.layer.entry import Content, Entry, Item, Source
-from shipline.layer.header import BLOCK, encode
+from shipline.layer.tar_header import BLOCK, encode
 
 PIECE = 1 << 20  # bytes; a multiple of BLOCK
 _BLANK = bytes(PIECE)

@@ -1,16 +1,14 @@
-"""Toc: the table of contents of one layer, without its contents."""
+"""Toc: the table of contents of one layer, and of layers on top of each other."""
 
 from __future__ import annotations
 
 import marshal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shipline.content import seal, unseal
 from shipline.errors import ContentError
-from shipline.layer import whiteout
-from shipline.layer.entry import Entry, Item, Kind, Xattrs
-from shipline.layer.paths import resolve
+from shipline.layer.entry import OPAQUE, PREFIX, RESERVED, Entry, Item, Kind, Xattrs, resolve
 
 Row = tuple[Kind, int, int, int, int, int, str, int, int, Xattrs]
 """An Entry without its path."""
@@ -113,7 +111,7 @@ class TocBuilder:
     def add(self, entry: Entry) -> None:
         """Enter a name; a later entry of the same name replaces the earlier."""
         directory, _, name = entry[0].rpartition("/")
-        if name.startswith(whiteout.PREFIX):
+        if name.startswith(PREFIX):
             self._hide(directory, name)
             return
         rows = self._toc.directories.get(directory)
@@ -127,14 +125,14 @@ class TocBuilder:
         rows[name] = row
 
     def _hide(self, directory: str, name: str) -> None:
-        if name.startswith(whiteout.RESERVED) and name != whiteout.OPAQUE:
+        if name.startswith(RESERVED) and name != OPAQUE:
             return
         self._directory(directory)
-        if name == whiteout.OPAQUE:
+        if name == OPAQUE:
             self._toc.opaque.add(directory)
         else:
             names = self._toc.whiteouts.setdefault(directory, set())
-            names.add(name.removeprefix(whiteout.PREFIX))
+            names.add(name.removeprefix(PREFIX))
 
     def _directory(self, path: str) -> dict[str, Row | None]:
         """The rows of a directory that had none; what implies its parents implies it."""
@@ -160,3 +158,66 @@ def steps(path: str) -> Steps:
         found.append((directory, name))
         path = directory
     return found[::-1]
+
+
+class LayeredToc:
+    """A view on the tables of layers, the lowest first; a lookup asks the top first.
+
+    Paths are relative and normal, as those of Entry; the root is the empty path.
+    """
+
+    def __init__(self, tocs: Sequence[Toc]) -> None:
+        self.tocs = tuple(tocs)
+
+    def with_layer(self, toc: Toc) -> LayeredToc:
+        """The view with one more layer on top."""
+        return LayeredToc((*self.tocs, toc))
+
+    def lookup(self, path: str) -> Entry | None:
+        """What is at `path`, following no link at all; None for nothing."""
+        if not path:
+            return Entry("", "dir", 0o755)
+        implied = False
+        way = steps(path)
+        for toc in reversed(self.tocs):
+            row, there, hides = toc.find(way)
+            if row is not None:
+                if implied and row[0] != "dir":
+                    break
+                return Entry(path, *row)
+            implied = implied or there
+            if hides:
+                break
+        return Entry(path, "dir", 0o755) if implied else None
+
+    def children(self, path: str) -> list[str]:
+        """The names in the directory `path`, sorted; nothing if it is not a directory."""
+        found: set[str] = set()
+        hidden: set[str] = set()
+        way = steps(path)
+        for toc in reversed(self.tocs):
+            row, _, hides = toc.find(way)
+            if row is not None and row[0] != "dir":
+                break
+            found.update(toc.rows(path).keys() - hidden)
+            hidden |= toc.whiteouts.get(path, set())
+            if hides or path in toc.opaque:
+                break
+        return sorted(found)
+
+    def walk(self, path: str = "") -> Iterator[Entry]:
+        """Everything below `path`, sorted in each directory, parents before their content."""
+        for name in self.children(path):
+            entry = self.lookup(f"{path}/{name}" if path else name)
+            if entry is not None:
+                yield entry
+                if entry.kind == "dir":
+                    yield from self.walk(entry.path)
+
+    def resolve(self, path: str, *, follow_last: bool = True) -> str:
+        """The canonical form of `path` as `resolve` makes it. Raises SymlinkLoop."""
+        return resolve(path, self.lookup, follow_last=follow_last)
+
+    def open(self, path: str) -> int | None:
+        """None: a table has no contents (see changeset.Lower)."""
+        return None

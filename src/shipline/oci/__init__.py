@@ -1,7 +1,6 @@
 """The OCI specifications as values: no I/O, nothing half-filled."""
 
 from shipline.oci import media
-from shipline.oci.combine import Part, combine
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor
 from shipline.oci.digest import Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
@@ -9,6 +8,8 @@ from shipline.oci.manifest import (
     MANIFEST_LIMIT,
     Index,
     Manifest,
+    Part,
+    combine,
     from_bytes,
     parse_manifest,
     to_bytes,

@@ -2,15 +2,13 @@
 
 from shipline.registry.client import Client
 from shipline.registry.credentials import Credentials, Keychain, NoKeychain, StaticKeychain
-from shipline.registry.hosts import HostSettings, parse_mirrors, settings_from
+from shipline.registry.hosts import HostSettings, Proxies, parse_mirrors, settings_from
 from shipline.registry.ingest import RemoteIngest
-from shipline.registry.keychain import ConfigKeychain, keychain_from
+from shipline.registry.keychain import NAME as VAULT_NAME
+from shipline.registry.keychain import ConfigKeychain, keychain_from, vault_from
+from shipline.registry.keychain import forget as forget_in_vault
 from shipline.registry.login import Store, forget_login, keeper, logins, save_login, vault_file
-from shipline.registry.proxies import Proxies
 from shipline.registry.repository import RemoteRepository
-from shipline.registry.vault import NAME as VAULT_NAME
-from shipline.registry.vault import forget as forget_in_vault
-from shipline.registry.vault import vault_from
 
 __all__ = [
     "VAULT_NAME",

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from shipline.errors import RegistryError
 from shipline.oci import Digest
-from shipline.registry.hosts import Endpoint
+from shipline.registry.auth import Scope
+from shipline.registry.hosts import Endpoint, Quirks, quirks_of
 from shipline.registry.http import Caller, Gate
 from shipline.registry.origin import Url
-from shipline.registry.quirks import Quirks, quirks_of
 from shipline.registry.request import Payload, Request
-from shipline.registry.scopes import Scope
 
 if TYPE_CHECKING:
-    from shipline.registry.wire import Answer, Exchange
+    from shipline.registry.transport import Answer, Exchange
 
 READ = frozenset({"pull"})
 WRITE = frozenset({"pull", "push"})

@@ -13,7 +13,7 @@ from shipline.registry.channel import Channel
 from shipline.registry.http import pause
 
 if TYPE_CHECKING:
-    from shipline.registry.wire import Answer
+    from shipline.registry.transport import Answer
 
 _SKIP = 1 << 20  # bytes
 

@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING
 
 from shipline import __version__
 from shipline.errors import RegistryError, ShiplineError
-from shipline.registry.auth import Token
-from shipline.registry.authority import Authority
+from shipline.registry.auth import Authority, Scopes, Token
 from shipline.registry.credentials import Keychain
 from shipline.registry.failures import RETRIED, Refused, Reply, failure
 from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.origin import Origin, Url
 from shipline.registry.reach import Reach, reach_of_lead, reach_of_realm
 from shipline.registry.request import Request
-from shipline.registry.scopes import Scopes
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.wire import Answer, Exchange, Wire
+    from shipline.registry.transport import Answer, Exchange, Wire
 
 TRIES = 5
 _REDIRECTS = 5
@@ -143,7 +141,7 @@ class Gate:
     def _wire(self) -> Wire:
         with self._lock:
             if self._wire_ is None:
-                from shipline.registry.wire import Wire
+                from shipline.registry.transport import Wire
 
                 self._wire_ = Wire(self.settings)
             return self._wire_

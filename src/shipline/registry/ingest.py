@@ -24,7 +24,7 @@ from shipline.registry.upload import (
 )
 
 if TYPE_CHECKING:
-    from shipline.registry.wire import Exchange
+    from shipline.registry.transport import Exchange
 
 _SMALL = 1 << 20  # bytes; up to here nothing is sent before the commit
 _REMEMBERED = 16 << 20  # bytes; more than sockets and proxies hold on their way

@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError, UsageError
-from shipline.registry import vault
-from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
-from shipline.registry.helpers import clear_helper, tell_helper
+from shipline.registry.credentials import (
+    HUB_KEY,
+    Credentials,
+    clear_helper,
+    normal_host,
+    tell_helper,
+)
 from shipline.registry.keychain import (
+    NAME,
     VAULT,
+    forget,
     helpers_of,
     load_document,
     login_file,
     names_host,
+    vault_from,
+    write_private,
 )
 
 
@@ -44,29 +52,29 @@ def save_login(
     file = login_file(environment)
     document = load_document(file)
     helper = next(helpers_of(document, normal_host(host)), "") if store is Store.AUTO else ""
-    if helper and helper != vault.NAME:
+    if helper and helper != NAME:
         tell_helper(helper, _key(host), credentials, environment)
         _clear_entries(document, host)
         document.setdefault("auths", {})[_key(host)] = {}
-        vault.write_private(file, document)
+        write_private(file, document)
         return f"the credential helper {helper!r}"
     if store is Store.PLAIN:
         _clear(document, host)
         document.setdefault("auths", {})[_key(host)] = _plain(credentials)
-        vault.write_private(file, document)
+        write_private(file, document)
         return f"{file}, in plain text"
     place = vault_file(environment)
-    vault.vault_from(environment, place).put(_key(host), credentials)
+    vault_from(environment, place).put(_key(host), credentials)
     _clear(document, host)
-    document.setdefault("credHelpers", {})[_bare(host)] = vault.NAME
-    vault.write_private(file, document)
+    document.setdefault("credHelpers", {})[_bare(host)] = NAME
+    write_private(file, document)
     return f"{place}, encrypted"
 
 
 def keeper(host: str, environment: Mapping[str, str]) -> str:
     """The name of the helper that keeps the logins of `host`; that of the vault where none does."""
     document = load_document(login_file(environment))
-    return next(helpers_of(document, normal_host(host)), vault.NAME)
+    return next(helpers_of(document, normal_host(host)), NAME)
 
 
 def forget_login(host: str, environment: Mapping[str, str]) -> bool:
@@ -76,14 +84,14 @@ def forget_login(host: str, environment: Mapping[str, str]) -> bool:
     before = json.dumps(document)
     known = False
     for helper in helpers_of(document, normal_host(host)):
-        if helper == vault.NAME:
-            known |= vault.forget(vault_file(environment), _key(host))
+        if helper == NAME:
+            known |= forget(vault_file(environment), _key(host))
         else:
             clear_helper(helper, _key(host), environment)
     _clear(document, host)
     if json.dumps(document) == before:
         return known
-    vault.write_private(file, document)
+    write_private(file, document)
     return True
 
 
@@ -103,7 +111,7 @@ def _clear(document: dict[str, Any], host: str) -> None:
     _clear_entries(document, host)
     helpers = _table(document, "credHelpers")
     for key in [key for key in helpers if normal_host(key) == normal_host(host)]:
-        if helpers[key] == vault.NAME:
+        if helpers[key] == NAME:
             del helpers[key]
     if "credHelpers" in document and not helpers:
         del document["credHelpers"]

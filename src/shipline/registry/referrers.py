@@ -11,9 +11,8 @@ from dataclasses import replace
 from shipline.errors import ContentError, NotFound, RegistryError
 from shipline.oci import Descriptor, Digest, Index, Manifest, media, parse_manifest
 from shipline.registry.channel import WRITE, Channel
-from shipline.registry.documents import fetch_document
+from shipline.registry.documents import PAGE_LIMIT, fetch_document, next_link
 from shipline.registry.origin import Url
-from shipline.registry.pages import PAGE_LIMIT, next_link
 from shipline.tasks import sleep
 
 _PAGES = 100

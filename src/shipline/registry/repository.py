@@ -26,10 +26,9 @@ from shipline.oci import (
     media,
 )
 from shipline.registry.channel import READ, WRITE, Channel
-from shipline.registry.documents import ACCEPT, Documents, fetch_document
+from shipline.registry.documents import ACCEPT, Documents, fetch_document, pages
 from shipline.registry.download import Download, blaming_mirrors
 from shipline.registry.ingest import RemoteIngest
-from shipline.registry.pages import pages
 from shipline.registry.referrers import note_referrer, referrers, repair_referrer
 from shipline.registry.upload import Session, cancel, push_blob
 

@@ -1,12 +1,17 @@
-"""Requests as values."""
+"""Requests as values, and bodies that tell how much of them was sent."""
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
+from shipline.content import CHUNK, Advance, Fetcher, LocalStore
+from shipline.errors import NotFound
+from shipline.oci import Descriptor
 from shipline.registry.origin import Url
 
 
@@ -61,3 +66,69 @@ class Request:
         if keep_body or self.method == "HEAD":
             return replace(self, url=url, headers=headers)
         return replace(self, method="GET", url=url, headers=headers, body=b"")
+
+
+class Meter:
+    """Turns positions into progress; bytes that are sent again do not count again."""
+
+    def __init__(self, advance: Advance | None) -> None:
+        self._advance = advance
+        self._high = 0
+
+    def at(self, position: int) -> None:
+        if position > self._high:
+            if self._advance is not None:
+                self._advance(position - self._high)
+            self._high = position
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The bytes of a blob from `start` up to `end`; a `request.Payload`."""
+
+    source: Fetcher
+    target: Descriptor
+    start: int
+    end: int
+    meter: Meter
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def send(self, sink: Sink) -> None:
+        """Write the part. Raises NotFound if the source has lost the blob."""
+        path = _file(self.source, self.target)
+        if path is not None:
+            _send_file(path, self, sink)
+        else:
+            _send_read(self, sink, self.meter.at)
+
+
+def _file(source: Fetcher, target: Descriptor) -> Path | None:
+    """The file that holds the blob. The registry checks its digest, so we need not read it."""
+    return source.path(target.digest) if isinstance(source, LocalStore) else None
+
+
+def _send_file(path: Path, part: Part, sink: Sink) -> None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != part.target.size:
+                raise NotFound(f"{path} has not the size it should have")
+            sink.write_file(file, part.start, part.end, part.meter.at)
+    except FileNotFoundError:
+        raise NotFound(f"{part.target.digest} is not in its store") from None
+
+
+def _send_read(part: Part, sink: Sink, at: Callable[[int], None]) -> None:
+    position = 0
+    with part.source.fetch(part.target) as reader:
+        while position < part.end:
+            data = reader.read(CHUNK)
+            if not data:
+                return
+            begin, position = position, position + len(data)
+            if position > part.start:
+                lower, upper = max(0, part.start - begin), min(len(data), part.end - begin)
+                sink.write(data if upper - lower == len(data) else memoryview(data)[lower:upper])
+                at(min(position, part.end))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from shipline.content import Advance, Fetcher
 from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor
-from shipline.registry.bodies import Meter, Part
 from shipline.registry.channel import WRITE, Channel
 from shipline.registry.http import pause
 from shipline.registry.origin import Url
+from shipline.registry.request import Meter, Part
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 _LOST = frozenset({404, 416})  # the session is gone, or stands elsewhere

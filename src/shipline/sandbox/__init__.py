@@ -1,21 +1,6 @@
 """Everything that runs one build step in a root file system."""
 
-from shipline.sandbox.emulation import (
-    can_execute,
-    emulators,
-    register,
-    require_execution,
-    supported_platforms,
-)
-from shipline.sandbox.erofs import can_mount_files, make_erofs_index
-from shipline.sandbox.kernel import in_user_namespace, sync_file_system
-from shipline.sandbox.mounts import Bind, Erofs, Mount, Overlay, Tmpfs, mounted, unmount
-from shipline.sandbox.namespaces import private_mounts
-from shipline.sandbox.rooted import read_in_root, resolve_in_root
-from shipline.sandbox.rootless import enter_user_namespace, owners_suffix, require_ids
-from shipline.sandbox.run import Sandbox, open_sandbox
-from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.spec import (
+from shipline.sandbox.bundle import (
     HOSTNAME,
     BindMount,
     Limits,
@@ -25,6 +10,34 @@ from shipline.sandbox.spec import (
     TmpfsMount,
     Ulimit,
 )
+from shipline.sandbox.emulation import (
+    can_execute,
+    emulators,
+    register,
+    require_execution,
+    supported_platforms,
+)
+from shipline.sandbox.kernel import in_user_namespace, sync_file_system
+from shipline.sandbox.mounts import (
+    Bind,
+    Erofs,
+    Mount,
+    Overlay,
+    Tmpfs,
+    can_mount_files,
+    make_erofs_index,
+    mounted,
+    unmount,
+)
+from shipline.sandbox.rooted import read_in_root, resolve_in_root
+from shipline.sandbox.rootless import (
+    enter_user_namespace,
+    owners_suffix,
+    private_mounts,
+    require_ids,
+)
+from shipline.sandbox.run import Sandbox, open_sandbox
+from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.users import User, find_owner, find_user, owner_of, user_of
 from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
 

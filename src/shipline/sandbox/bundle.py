@@ -5,17 +5,106 @@ Reference: opencontainers/runtime-spec config.md and config-linux.md; the values
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shipline.errors import SandboxError, UsageError
-from shipline.sandbox import kernel, seccomp
-from shipline.sandbox.spec import StepSpec, Ulimit
+from shipline.sandbox import kernel
+from shipline.sandbox.users import ROOT, User
+
+Network = Literal["host", "none"]
+
+HOSTNAME = "buildkitsandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A directory, file or socket of the host, seen at `target`."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TmpfsMount:
+    """An empty directory in memory; `size` in bytes, 0 for the kernel's default."""
+
+    target: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file that exists only while the step runs, and only in memory."""
+
+    target: str
+    content: bytes = field(repr=False)
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+StepMount = BindMount | TmpfsMount | SecretFile
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """A resource limit by its short name (`nofile`), -1 for no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may use, 0 and empty for no limit: bytes of memory, and of memory with swap (-1:
+    as much swap as there is), weights and microseconds of processors, sets of them and of memory
+    nodes; `parent` is the control group that the step's is made in.
+    """
+
+    memory: int = 0
+    swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpus: str = ""
+    mems: str = ""
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One command in a root file system.
+
+    `env` entries are `NAME=value`; PATH and HOME are added where they are missing. `secret_env`
+    is the same for values that may not be shown. Relative mount targets start at `cwd`. `mounts`
+    are made in order, a later one may lie inside an earlier one.
+    """
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: User = ROOT
+    mounts: tuple[StepMount, ...] = ()
+    secret_env: tuple[str, ...] = field(default=(), repr=False)
+    network: Network = "host"
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    hostname: str = HOSTNAME
+    shm_size: int = 64 << 20
+    ulimits: tuple[Ulimit, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    insecure: bool = False
+    no_new_privileges: bool = False
+
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CAPABILITIES = tuple(
@@ -183,7 +272,7 @@ def _linux(spec: StepSpec, layout: Layout, capabilities: frozenset[str]) -> dict
     if spec.insecure:
         return linux
     linux["maskedPaths"], linux["readonlyPaths"] = list(_MASKED), list(_READ_ONLY)
-    if (rules := seccomp.profile(capabilities)) is not None:
+    if (rules := profile(capabilities)) is not None:
         linux["seccomp"] = rules
     return linux
 
@@ -218,3 +307,60 @@ def make_device_directory(path: Path) -> None:
         *(("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")),
     ):
         os.symlink(target, path / name)
+
+
+PROFILES = (Path("/etc/containers/json"), Path("/usr/share/containers/json"))
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "x86", "armv7l": "arm"}
+_KEPT = ("names", "action", "errnoRet")
+
+
+@cache
+def profile(capabilities: frozenset[str]) -> dict[str, Any] | None:
+    """`linux.seccomp` of the runtime specification for a process with these capabilities."""
+    if not Path("/proc/sys/kernel/seccomp/actions_avail").exists():
+        return None
+    for path in PROFILES:
+        try:
+            return converted(json.loads(path.read_bytes()), os.uname().machine, capabilities)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def converted(
+    document: dict[str, Any], machine: str, capabilities: frozenset[str]
+) -> dict[str, Any]:
+    """The runtime's form of a containers-common profile."""
+    architecture = _ARCHITECTURES.get(machine, machine)
+    result: dict[str, Any] = {"defaultAction": document["defaultAction"]}
+    if "defaultErrnoRet" in document:
+        result["defaultErrnoRet"] = document["defaultErrnoRet"]
+    native = f"SCMP_ARCH_{architecture.upper()}".replace("AMD64", "X86_64").replace(
+        "ARM64", "AARCH64"
+    )
+    for entry in document.get("archMap", []):
+        if entry["architecture"] == native:
+            result["architectures"] = [native, *(entry.get("subArchitectures") or [])]
+    rules = [
+        _rule(rule) for rule in document["syscalls"] if _fits(rule, architecture, capabilities)
+    ]
+    result["syscalls"] = rules
+    return result
+
+
+def _fits(rule: dict[str, Any], architecture: str, capabilities: frozenset[str]) -> bool:
+    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
+    if architecture in excludes.get("arches", ()):
+        return False
+    if any(name in capabilities for name in excludes.get("caps", ())):
+        return False
+    if includes.get("arches") and architecture not in includes["arches"]:
+        return False
+    return all(name in capabilities for name in includes.get("caps", ()))
+
+
+def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {key: rule[key] for key in _KEPT if key in rule}
+    if rule.get("args"):
+        kept["args"] = rule["args"]
+    return kept

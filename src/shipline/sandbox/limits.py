@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
-from shipline.sandbox.spec import Limits
+from shipline.sandbox.bundle import Limits
 
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _NAME = "shipline"

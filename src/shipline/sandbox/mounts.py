@@ -1,4 +1,5 @@
-"""Mounts as values: they describe themselves, and are attached and undone in order.
+"""Mounts as values: they describe themselves, and are attached and undone in order; EROFS images
+of layers among them.
 
     with mounted(Overlay(merged, (top, bottom), upper, work), Tmpfs(merged / "tmp")):
         ...
@@ -10,14 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
+import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from shipline.errors import SandboxError
 from shipline.sandbox import kernel
 from shipline.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 from shipline.tasks import TaskGroup
@@ -228,3 +234,47 @@ def _overlay_by_links(overlay: Overlay) -> None:
 def _base36(number: int) -> str:
     digits = "0123456789abcdefghijklmnopqrstuvwxyz"
     return (_base36(number // 36) if number >= 36 else "") + digits[number % 36]
+
+
+def make_erofs_index(tar: Path, index: Path) -> None:
+    """Write the index of an uncompressed tar to `index`; `Erofs(index, target, device=tar)`.
+
+    Whiteouts of an image layer (`.wh.`) become those of overlayfs. Raises SandboxError.
+    """
+    program = shutil.which("mkfs.erofs")
+    if program is None:
+        raise SandboxError("no mkfs.erofs on the PATH", hint="install the package erofs-utils")
+    command = [program, "--quiet", "--tar=i", "--aufs", str(index), str(tar)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, errors="replace"
+    )
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise SandboxError(f"cannot index {tar}: {words[-1] if words else done.returncode}")
+
+
+@cache
+def can_mount_files() -> bool:
+    """Whether this machine mounts a tar by its index; found out once, by doing it."""
+    if kernel.CAP_SYS_ADMIN not in kernel.capabilities() or shutil.which("mkfs.erofs") is None:
+        return False
+    try:
+        with TaskGroup() as group:
+            return group.start(_try).result()
+    except SandboxError:
+        return False
+
+
+def _try() -> bool:
+    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
+    kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
+    with tempfile.TemporaryDirectory() as name:
+        tar, index, target = (Path(name, part) for part in ("tar", "index", "target"))
+        with tarfile.open(tar, "w") as file:
+            entry = tarfile.TarInfo("file")
+            entry.size = 4
+            file.addfile(entry, io.BytesIO(b"here"))
+        target.mkdir()
+        make_erofs_index(tar, index)
+        with mounted(Erofs(index, target, device=tar)):
+            return (target / "file").read_bytes() == b"here"

@@ -1,4 +1,5 @@
-"""An ordinary user as root of a user namespace, which mounts and the owners of files need.
+"""An ordinary user as root of a user namespace, which mounts and the owners of files need, and
+the mount namespace of a build.
 
 `enter_user_namespace` moves this very process: arguments, open files and the environment stay as
 they are, and nothing is executed anew. The user is id 0 in there; the ids from 1 up are those that
@@ -8,6 +9,7 @@ user_namespaces(7), newuidmap(1), subuid(5).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pwd
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
+from shipline.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
 Range = tuple[int, int]
 """The first id and how many."""
@@ -206,3 +209,41 @@ def _exit_with(function: Callable[[], int]) -> None:
         status = error.errno or status
     finally:
         os._exit(status)
+
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def private_mounts() -> None:
+    """Move the calling thread into a mount namespace of its own; raises SandboxError.
+
+    Does nothing for a process that may not mount: what needs a mount fails when it comes to it.
+
+    Private rather than slave propagation: a mount that the host makes meanwhile could cover a
+    directory of a running build. Control groups become read-only, so that no runtime leaves
+    groups behind when it is killed, and the unified half of a hybrid tree is covered (crun
+    refuses hybrid trees).
+    """
+    if kernel.CAP_SYS_ADMIN not in kernel.capabilities():
+        return
+    try:
+        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
+        kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
+        _quieten_control_groups()
+    except OSError as error:
+        raise kernel.lacking("cannot make a private mount namespace", error) from error
+
+
+def _quieten_control_groups() -> None:
+    mounts = [line.split() for line in Path("/proc/thread-self/mounts").read_text().splitlines()]
+    trees = {Path(target): kind for _, target, kind, *_ in mounts if kind in ("cgroup", "cgroup2")}
+    unified = _CGROUPS / "unified"
+    if "cgroup" in trees.values() and trees.pop(unified, "") == "cgroup2":
+        kernel.mount("none", unified, "tmpfs", MS_RDONLY)  # in a user namespace it cannot go
+    for tree in trees:
+        try:
+            flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+            kernel.mount("none", tree, "", flags)
+        except OSError as error:  # hidden under another mount, or locked by an outer container
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.ENOENT):
+                raise

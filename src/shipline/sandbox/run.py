@@ -7,20 +7,68 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipline.errors import SandboxError, UsageError
-from shipline.sandbox.bundle import Layout, Placed, config, make_device_directory
-from shipline.sandbox.commands import NOT_EXECUTABLE, NOT_FOUND, missing_command
+from shipline.sandbox.bundle import (
+    BindMount,
+    Layout,
+    Placed,
+    SecretFile,
+    StepMount,
+    StepSpec,
+    TmpfsMount,
+    config,
+    environment,
+    make_device_directory,
+)
 from shipline.sandbox.limits import limited
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
-from shipline.sandbox.rooted import Made, make_in_root, unmake
+from shipline.sandbox.rooted import Made, make_in_root, resolve_in_root, unmake
 from shipline.sandbox.rootless import require_ids
 from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.spec import BindMount, SecretFile, StepMount, StepSpec, TmpfsMount
 from shipline.sandbox.supervise import OnOutput
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell tells them: sh(1)
+
+
+def missing_command(spec: StepSpec, root: Path) -> tuple[int, str] | None:
+    """The status and message for a command that cannot be executed, None when it may be."""
+    name = spec.args[0]
+    mounts = [os.path.join("/", spec.cwd, mount.target) for mount in spec.mounts]
+    status, reason = NOT_FOUND, "executable file not found in $PATH"
+    if "/" in name:
+        reason = f"stat {name}: no such file or directory"
+    for candidate in _candidates(name, spec):
+        if any(candidate.startswith(os.path.normpath(mount)) for mount in mounts):
+            return None
+        mode = _mode(root, candidate)
+        if stat.S_ISREG(mode) and mode & 0o111:
+            return None
+        if mode and "/" in name:
+            is_directory = "is a directory: " if stat.S_ISDIR(mode) else ""
+            status, reason = NOT_EXECUTABLE, f"{is_directory}permission denied"
+    return status, f'exec: "{name}": {reason}'
+
+
+def _candidates(name: str, spec: StepSpec) -> Iterator[str]:
+    if "/" in name:
+        yield os.path.join("/", spec.cwd, name)
+        return
+    path = next(entry for entry in environment(spec) if entry.startswith("PATH="))
+    for directory in path.removeprefix("PATH=").split(":"):
+        yield os.path.join("/", spec.cwd, directory, name)
+
+
+def _mode(root: Path, path: str) -> int:
+    try:
+        return os.lstat(resolve_in_root(root, path)).st_mode
+    except (OSError, SandboxError):
+        return 0
+
 
 _DEVICES_SIZE = 64 << 20  # bytes that a step may write under /dev, as Docker has it
 _NETWORK_FILE = ("bind", "ro", "nosuid", "nodev", "noexec")

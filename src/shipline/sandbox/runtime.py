@@ -14,9 +14,8 @@ from pathlib import Path
 
 from shipline.errors import SandboxError
 from shipline.oci import Platform
-from shipline.sandbox.bundle import Layout, config, make_device_directory
-from shipline.sandbox.programs import exit_program
-from shipline.sandbox.spec import StepSpec
+from shipline.sandbox.bundle import Layout, StepSpec, config, make_device_directory
+from shipline.sandbox.emulation import exit_program
 from shipline.sandbox.supervise import OnOutput, supervise
 from shipline.tasks import Once
 

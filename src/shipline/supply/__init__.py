@@ -2,7 +2,6 @@
 
 from shipline.supply.attach import FORMS
 from shipline.supply.attest import STATEMENT_LIMIT, attest, statement_about
-from shipline.supply.bundle import BUNDLE, Bundle
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
@@ -13,26 +12,48 @@ from shipline.supply.claims import (
     Why,
     attachment_tag,
 )
-from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, from_base64, pae
-from shipline.supply.identity import OPTIONAL, SAME_REPOSITORY, Identity, ImagePattern
-from shipline.supply.keyfile import Password, encrypted_pem, parse_private_key
-from shipline.supply.keys import PrivateKey, PublicKey, generate_key
-from shipline.supply.keystore import (
+from shipline.supply.envelopes import (
+    BUNDLE,
+    ENVELOPE,
+    IN_TOTO,
+    SIMPLE_SIGNING,
+    Bundle,
+    Envelope,
+    SimplePayload,
+    from_base64,
+    pae,
+)
+from shipline.supply.keyfile import (
     KeyFiles,
+    Password,
     check_free,
+    encrypted_pem,
+    parse_private_key,
     read_pem,
     read_private_key,
     read_public_key,
     write_key_pair,
 )
-from shipline.supply.predicates import COSIGN_SIGN, NAMES, predicate_type, short_name, stated_time
+from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 from shipline.supply.protocols import Attachable, Evidence, Referring
 from shipline.supply.sign import Signed, sign, signable
-from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
-from shipline.supply.statement import STATEMENT, Statement, Subject
+from shipline.supply.statement import (
+    COSIGN_SIGN,
+    NAMES,
+    STATEMENT,
+    Statement,
+    Subject,
+    predicate_type,
+    short_name,
+    stated_time,
+)
 from shipline.supply.verify import (
+    OPTIONAL,
+    SAME_REPOSITORY,
     Attestation,
     Attestations,
+    Identity,
+    ImagePattern,
     Signature,
     SignatureRefused,
     Verification,

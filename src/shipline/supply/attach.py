@@ -20,7 +20,6 @@ from shipline.oci import (
     parse_manifest,
     to_bytes,
 )
-from shipline.supply.bundle import BUNDLE, Bundle
 from shipline.supply.claims import (
     DEFAULT_LIMITS,
     PREDICATE_ANNOTATION,
@@ -28,6 +27,7 @@ from shipline.supply.claims import (
     Kind,
     attachment_tag,
 )
+from shipline.supply.envelopes import BUNDLE, Bundle
 from shipline.supply.protocols import Attachable
 from shipline.tasks import sleep
 

@@ -11,7 +11,7 @@ from shipline.errors import NotFound, RegistryError, UsageError
 from shipline.oci import Descriptor, Reference
 from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers, attach_settled
 from shipline.supply.claims import LAYER_PREDICATE, SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
-from shipline.supply.dsse import ENVELOPE
+from shipline.supply.envelopes import ENVELOPE
 from shipline.supply.keys import PrivateKey
 from shipline.supply.protocols import Attachable, at_the_source
 from shipline.supply.sign import Signed, sign_statement

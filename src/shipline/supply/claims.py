@@ -14,11 +14,18 @@ from enum import Enum, StrEnum, auto
 from shipline.content import Fetcher, fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Manifest, media, parse_manifest
-from shipline.supply.bundle import BUNDLE, Bundle
-from shipline.supply.dsse import ENVELOPE, IN_TOTO, Envelope, from_base64
+from shipline.supply.envelopes import (
+    BUNDLE,
+    ENVELOPE,
+    IN_TOTO,
+    PAYLOAD_LIMIT,
+    SIMPLE_SIGNING,
+    Bundle,
+    Envelope,
+    from_base64,
+)
 from shipline.supply.keys import PublicKey
 from shipline.supply.protocols import Evidence
-from shipline.supply.simplesigning import PAYLOAD_LIMIT, SIMPLE_SIGNING
 
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"

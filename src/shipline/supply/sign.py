@@ -14,14 +14,11 @@ from shipline.content import successors
 from shipline.errors import UsageError
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
 from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers, attach_settled
-from shipline.supply.bundle import Bundle
 from shipline.supply.claims import SIGNATURE_ANNOTATION, Form, Kind, attachment_tag
-from shipline.supply.dsse import IN_TOTO, Envelope, pae
+from shipline.supply.envelopes import IN_TOTO, SIMPLE_SIGNING, Bundle, Envelope, SimplePayload, pae
 from shipline.supply.keys import PrivateKey, PublicKey
-from shipline.supply.predicates import COSIGN_SIGN
 from shipline.supply.protocols import Attachable, at_the_source
-from shipline.supply.simplesigning import SIMPLE_SIGNING, SimplePayload
-from shipline.supply.statement import Statement
+from shipline.supply.statement import COSIGN_SIGN, Statement
 from shipline.supply.verify import examine
 
 _RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives them types of their own

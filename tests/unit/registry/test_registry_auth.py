@@ -12,14 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.errors import AuthError, RegistryError
-from shipline.registry.auth import Token, parse_challenges, token_dance
-from shipline.registry.authority import Authority
+from shipline.registry.auth import (
+    Authority,
+    Scope,
+    Scopes,
+    Token,
+    covers,
+    parse_challenges,
+    token_dance,
+    union,
+)
 from shipline.registry.credentials import Credentials, StaticKeychain
 from shipline.registry.failures import Reply
 from shipline.registry.hosts import HostSettings
 from shipline.registry.origin import Url
 from shipline.registry.request import Request
-from shipline.registry.scopes import Scope, Scopes, covers, union
 
 REALM = Url.parse("https://auth.example.com/token?x=1")
 PULL = (Scope.repository("a/b", "pull"),)

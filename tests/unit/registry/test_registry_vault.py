@@ -10,7 +10,7 @@ import pytest
 
 from shipline.errors import AuthError, ConfigError
 from shipline.registry.credentials import Credentials
-from shipline.registry.vault import Vault, forget, vault_from
+from shipline.registry.keychain import Vault, forget, vault_from
 
 ALICE = Credentials("alice", "s3cret: with ünicode")
 

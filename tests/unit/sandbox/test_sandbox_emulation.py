@@ -15,8 +15,14 @@ from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.errors import SandboxError
 from shipline.oci import Platform
 from shipline.sandbox import can_execute, register, require_execution, supported_platforms
-from shipline.sandbox.emulation import Handler, handler_for, handlers
-from shipline.sandbox.programs import MACHINES, exit_program, machine_name
+from shipline.sandbox.emulation import (
+    MACHINES,
+    Handler,
+    exit_program,
+    handler_for,
+    handlers,
+    machine_name,
+)
 
 ARM64, AMD64 = Platform("linux", "arm64"), Platform("linux", "amd64")
 FOREIGN = ARM64 if Platform.local() != ARM64 else AMD64

@@ -12,7 +12,7 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import StepSpec, Ulimit, find_user
-from shipline.sandbox.seccomp import PROFILES
+from shipline.sandbox.bundle import PROFILES
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)

@@ -16,9 +16,8 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, in_build, overlay, run_in, runtime_named
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import Sandbox, StepSpec, open_sandbox, open_workspace
-from shipline.sandbox.bundle import CAPABILITIES, Layout, config, environment
+from shipline.sandbox.bundle import CAPABILITIES, Layout, config, converted, environment
 from shipline.sandbox.runtime import search_runtime
-from shipline.sandbox.seccomp import converted
 from shipline.tasks import TaskGroup
 
 LAYOUT = Layout(Path("/root-of-step"), Path("/dev-of-step"), (), ())
