@@ -56,7 +56,7 @@ class Shipline:
             **kept,
             "SHIPLINE_HOME": str(self.home),
             "SHIPLINE_MIRRORS": f"docker.io=http://{self.mirror}" if self.mirror else "",
-            "DOCKER_CONFIG": "/nonexistent",
+            "DOCKER_CONFIG": str(self.home / "docker"),
             **self.environment,
         }
 

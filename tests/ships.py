@@ -43,7 +43,7 @@ class Project:
 
     def environ(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_CI)}
-        own = {"SHIPLINE_HOME": str(self.home), "DOCKER_CONFIG": "/nonexistent"}
+        own = {"SHIPLINE_HOME": str(self.home), "DOCKER_CONFIG": str(self.home / "docker")}
         return {**kept, **_AUTHOR, **own, **self.environment}
 
     def git(self, *words: str) -> str:

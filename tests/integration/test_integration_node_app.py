@@ -59,7 +59,7 @@ class World:
             **kept,
             **{f"GIT_{who}_{k}": v for who in ("AUTHOR", "COMMITTER") for k, v in identity.items()},
             "SHIPLINE_MIRRORS": mirror,
-            "DOCKER_CONFIG": "/nonexistent",
+            "DOCKER_CONFIG": str(self.origin.parent / "docker"),
         }
 
 
