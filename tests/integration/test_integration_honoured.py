@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builds import Shipline, context
-from peers import Registry
+from peers import Docker, Registry
 
 BUSYBOX = "FROM busybox\n"
 PLAIN = ("--progress", "plain")
@@ -158,3 +158,42 @@ def test_memory_of_run_is_limited(base_images: Registry, tmp_path: Path) -> None
     place = context(tmp_path / "context", BUSYBOX + run)
     shipline.build(*PLAIN, "-m", "32m", place).failed(5)
     assert "no effect" not in shipline.build(*PLAIN, "--resource", "memory=2g", place).ok().err
+
+
+@pytest.mark.peers
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("FROM busybox\nCOPY $FOO /x\nENV A=$PATH \\\n B=$BAR\n", None),
+        ("FROM nosuch:1\nMAINTAINER me\nCOPY file /\n", [1]),
+        ("FROM nosuch:1 AS a\nFROM busybox\nCOPY file /\n", [1]),
+        ("FROM busybox\nMAINTAINER me\nCOPY --chmod=u=7 file /\n", [3]),
+        ("FROM busybox\nADD --checksum=sha256:00 file \\\n /\n", [2, 3]),
+        ("FROM busybox\nCOPY nofile /\n", None),
+        ("FROM busybox\nRNU x\n", [2]),
+    ],
+)
+def test_a_check_finds_what_buildx_finds(
+    tmp_path: Path,
+    docker: Docker,
+    base_images: Registry,
+    text: str,
+    lines: list[int] | None,
+) -> None:
+    place = context(tmp_path / "context", text, file="content")
+    words = ("--call=check,format=json", "-q", place)
+    ours = Shipline(tmp_path / "home", base_images.address).build(*words)
+    theirs = subprocess.run(
+        ("docker", "buildx", "build", *words), env=docker.environment, capture_output=True
+    )
+    assert ours.status == theirs.returncode
+    found, wanted = json.loads(ours.out), json.loads(theirs.stdout)
+    warnings = [
+        [(one["ruleName"], one["detail"], one["location"]) for one in document["warnings"] or ()]
+        for document in (found, wanted)
+    ]
+    assert warnings[0] == warnings[1]
+    location = lines and {"ranges": [{"start": {"line": n}, "end": {"line": n}} for n in lines]}
+    for document in (found, wanted):
+        assert document.get("buildError", {}).get("location") == location

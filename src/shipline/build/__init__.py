@@ -30,7 +30,7 @@ from shipline.build.request import (
 )
 
 if TYPE_CHECKING:
-    from shipline.build.build import BuildResult, Settings, build
+    from shipline.build.build import BuildResult, CheckResult, Settings, build, check
 
 __all__ = [
     "Annotation",
@@ -40,6 +40,7 @@ __all__ = [
     "CacheBackend",
     "CacheOptions",
     "Call",
+    "CheckResult",
     "Context",
     "ContextKind",
     "Host",
@@ -53,6 +54,7 @@ __all__ = [
     "Ulimit",
     "annotating",
     "build",
+    "check",
     "check_request",
     "flags",
     "outputs",
@@ -60,7 +62,7 @@ __all__ = [
 ]
 
 
-_ENGINE = ("BuildResult", "Settings", "build")
+_ENGINE = ("BuildResult", "CheckResult", "Settings", "build", "check")
 
 
 def __getattr__(name: str) -> Any:

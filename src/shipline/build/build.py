@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from shipline import dockerfile as df
@@ -27,7 +28,7 @@ from shipline.build.plan import PlatformPlan
 from shipline.build.planned import Planned
 from shipline.build.publish import push_documents, push_tags
 from shipline.build.recoding import Recoder
-from shipline.build.refusals import check_request, check_surroundings, doubts
+from shipline.build.refusals import check_frontend, check_request, check_surroundings, doubts
 from shipline.build.request import BuildRequest, ContextKind
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
@@ -37,7 +38,7 @@ from shipline.build.trouble import Damage, system_errors
 from shipline.build.uploads import UPLOADS, Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
-from shipline.errors import DamagedContent, NotFound, UsageError
+from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.metadata import DamagedRecords, SqliteRecords
@@ -55,6 +56,14 @@ class Settings:
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What the build checks found, and what would stop the build before it does any work."""
+
+    warnings: tuple[df.LintWarning, ...] = ()
+    failure: ShiplineError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,47 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         return _on_threads(request, settings, step, damage, verified=True)
 
 
+def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
+    """Plan the target, or without one all stages, and do nothing of it; base images are looked up.
+
+    Raises UsageError where there is no Dockerfile or no such target, and what `build` raises where
+    this machine refuses.
+    """
+    with system_errors(settings.home), TemporaryDirectory() as scratch:
+        images = RegistryImages(
+            settings.repositories, Blobs(LocalStore(settings.home / "content"), step), step
+        )
+        try:
+            request, dockerfile = _load(request, settings, Path(scratch), step)
+        except DockerfileError as error:
+            return CheckResult(failure=error)
+        if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
+            step.warn(frontend)
+        return _checked(request, dockerfile, images)
+
+
+def _checked(
+    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
+) -> CheckResult:
+    target = df.resolve_target(dockerfile, request.target) if request.target else None
+    failure: ShiplineError | None = None
+    try:
+        _plan(request, dockerfile, images, all_stages=target is None)
+    except ShiplineError as error:
+        failure = error
+    try:
+        found = warnings_of(
+            request, dockerfile, main_rules(request), target=target, variables=images.variables
+        )
+    except DockerfileError as error:
+        return CheckResult(failure=failure or error)
+    try:
+        df.enforce(found, df.check_options(dockerfile))
+    except DockerfileError as error:
+        failure = failure or error
+    return CheckResult(found, failure)
+
+
 def _is_piped(request: BuildRequest) -> bool:
     """Whether the build reads or writes a stream, which can be done only once."""
     reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
@@ -113,14 +163,12 @@ def _build(
         scratch = stack.enter_context(open_workspace(settings.home))
         blobs = Blobs(store, step)
         images = RegistryImages(settings.repositories, blobs, step)
-        with step.step("load Dockerfile", kind="internal"):
-            request, stdin = open_stdin(request, settings.stdin, scratch)
-            dockerfile = configured(read_dockerfile(request, stdin), request)
+        request, dockerfile = _load(request, settings, scratch, step)
         for doubt in doubts(request, dockerfile.directives.syntax):
             step.warn(*doubt)
         wrapped = indexed(request)
         plans = _plan(request, dockerfile, images)
-        _check(request, dockerfile, images, step, stack)
+        _tell_warnings(request, dockerfile, images, step, stack)
         shop = _workshop(request, settings, blobs, editions[0].codec, scratch, damage, stack)
         recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup(UPLOADS) as group:
@@ -155,7 +203,15 @@ def _export(
         export(output, made, settings.stdout, step)
 
 
-def _check(
+def _load(
+    request: BuildRequest, settings: Settings, scratch: Path, step: Step
+) -> tuple[BuildRequest, df.Dockerfile]:
+    with step.step("load Dockerfile", kind="internal"):
+        request, stdin = open_stdin(request, settings.stdin, scratch)
+        return request, configured(read_dockerfile(request, stdin), request)
+
+
+def _tell_warnings(
     request: BuildRequest,
     dockerfile: df.Dockerfile,
     images: RegistryImages,
@@ -173,12 +229,18 @@ def _check(
 
 
 def _plan(
-    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: RegistryImages,
+    *,
+    all_stages: bool = False,
 ) -> list[tuple[Platform, Planned]]:
     platforms = platforms_of(request)
     with TaskGroup() as group:
         tasks = [
-            group.start(PlatformPlan(request, dockerfile, platform, images).result)
+            group.start(
+                PlatformPlan(request, dockerfile, platform, images, all_stages=all_stages).result
+            )
             for platform in platforms
         ]
     return [(one, task.result()) for one, task in zip(platforms, tasks, strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from shipline import dockerfile as df
 from shipline.build.graph import CopyOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
+from shipline.build.modes import parse_mode
 from shipline.build.planned import Planned
 from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
@@ -191,6 +192,11 @@ def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
             if copy.origin
             else place.source("", copy.span, place.platform)
         )
+    try:
+        parse_mode(copy.chmod)
+    except DockerfileError as error:
+        error.span = copy.span
+        raise
     op = CopyOp(
         sources=copy.sources,
         destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),

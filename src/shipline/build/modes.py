@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from shipline.errors import UsageError
+from shipline.errors import DockerfileError
 
 Change = Callable[[int, bool], int]
 """From a mode, and whether it is a directory's, to the mode after the change."""
@@ -30,7 +30,10 @@ def octal_mode(text: str) -> int | None:
 
 
 def parse_mode(text: str) -> Change | None:
-    """The change that `text` describes, None for no text. Raises UsageError for anything else."""
+    """The change that `text` describes, None for no text.
+
+    Raises DockerfileError for anything else.
+    """
     if not text:
         return None
     octal = octal_mode(text)
@@ -38,7 +41,7 @@ def parse_mode(text: str) -> Change | None:
         return lambda mode, is_directory: octal
     clauses = [_CLAUSE.fullmatch(clause) for clause in text.split(",")]
     if not all(clauses):
-        raise UsageError(
+        raise DockerfileError(
             f"not a mode: --chmod={text}", hint="use octal digits like 755, or u=rwX,go=rX"
         )
     steps = [

@@ -60,7 +60,9 @@ def _familiar(name: str) -> str:
 
 
 class PlatformPlan:
-    """The plan of a Dockerfile for one target platform."""
+    """The plan of a Dockerfile for one target platform; with `all_stages` also of those that the
+    target does not need.
+    """
 
     def __init__(
         self,
@@ -68,6 +70,8 @@ class PlatformPlan:
         dockerfile: df.Dockerfile,
         platform: Platform,
         images: BaseImages,
+        *,
+        all_stages: bool = False,
     ) -> None:
         self._request = request
         self._dockerfile = dockerfile
@@ -87,6 +91,7 @@ class PlatformPlan:
             lambda stage: self._globals.base_of(stage).name,
             contexts=self._contexts,
             image_triggers=self._triggers,
+            all_stages=all_stages,
         )
 
     def result(self) -> Planned:

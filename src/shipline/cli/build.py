@@ -35,13 +35,13 @@ def command(settings: Settings, /, **given: Any) -> int:
     settings.json_lines = given["progress"] == "rawjson" and not given["quiet"]
     _refuse_flags(given)
     request = build_request(given, os.environ)
+    mode = "quiet" if given["quiet"] else given["progress"]
     if request.call.method == "check":
         from shipline.cli.checks import check  # loads all of the Dockerfile language
 
-        return check(request)
+        return check(request, open_sinks(mode, sys.stderr, os.environ), settings)
     _refuse_terminal(request)
     engine.enter()
-    mode = "quiet" if given["quiet"] else given["progress"]
     warned: list[dict[str, Any]] = []
     result = _build(request, mode, warned)
     asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from shipline.build import BuildRequest
@@ -12,7 +13,7 @@ from shipline.errors import SandboxError
 from shipline.events import Step
 
 if TYPE_CHECKING:
-    from shipline.build import BuildResult
+    from shipline.build import BuildResult, CheckResult, Settings
 
 
 def enter() -> None:
@@ -29,12 +30,27 @@ def enter() -> None:
 
 def start(request: BuildRequest, step: Step) -> BuildResult:
     """Build, with the registries, the state directory and the streams of this process."""
+    from shipline.build import build
+
+    with _settings(request) as settings:
+        return build(request, settings, step)
+
+
+def check(request: BuildRequest, step: Step) -> CheckResult:
+    """What the build checks find, with the same registries and state directory."""
+    from shipline.build import check
+
+    with _settings(request) as settings:
+        return check(request, settings, step)
+
+
+@contextmanager
+def _settings(request: BuildRequest) -> Iterator[Settings]:
     from shipline.api import open_client, state_directory
-    from shipline.build import Settings, build
+    from shipline.build import Settings
 
     insecure = any(output.enabled("registry.insecure") for output in request.outputs)
     with open_client(*({name.host for name in request.tags} if insecure else ())) as client:
-        settings = Settings(
+        yield Settings(
             state_directory(), client.repository, os.environ, sys.stdin.buffer, sys.stdout.buffer
         )
-        return build(request, settings, step)

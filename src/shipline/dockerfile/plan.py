@@ -88,8 +88,9 @@ def stage_plan(
     *,
     contexts: Container[str] = (),
     image_triggers: Callable[[Stage], tuple[ins.Instruction, ...]] = lambda stage: (),
+    all_stages: bool = False,
 ) -> StagePlan:
-    """The stages needed for `target`.
+    """The stages needed for `target`, or with `all_stages` those of the file.
 
     `base_name` gives the name in a stage's FROM after expansion. `contexts` are the named
     contexts, which replace stages and images of their name. `image_triggers` gives the ONBUILD
@@ -99,7 +100,8 @@ def stage_plan(
     has, and a variable in `--from`.
     """
     walk = _Walk(dockerfile, base_name, contexts, image_triggers)
-    walk.visit(target)
+    for stage in dockerfile.stages if all_stages else (target,):
+        walk.visit(stage)
     stages = tuple(stage for stage in dockerfile.stages if stage.index in walk.needed)
     replaced = frozenset(walk.replaced)
     return StagePlan(target, stages, walk.bases, walk.triggers, walk.sources, replaced)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipline.build.modes import parse_mode
-from shipline.errors import UsageError
+from shipline.errors import DockerfileError
 
 _WHO = st.sampled_from(["", "u", "g", "o", "a", "ug", "go", "ugo"])
 _LETTERS = st.sampled_from(["", "r", "w", "x", "rw", "rwx", "u", "g", "o"])
@@ -61,5 +61,5 @@ def test_octal_modes_replace() -> None:
 
 @pytest.mark.parametrize("text", ["8", "77777", "u", "z+x", "u+q", "rwx", "u=rw,"])
 def test_other_text_is_no_mode(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(DockerfileError):
         parse_mode(text)

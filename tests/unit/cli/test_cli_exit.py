@@ -201,9 +201,9 @@ def test_the_second_signal_exits_at_once(tmp_path: Path) -> None:
 
 
 def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> None:
-    file = tmp_path / "Dockerfile"
+    file, home = tmp_path / "Dockerfile", str(tmp_path / "home")
     file.write_text("FROM scratch\nMAINTAINER me\n")
-    done = run("build", "--check", str(tmp_path))
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=home)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "Check complete, 1 warning has been found!",
@@ -216,20 +216,61 @@ def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> 
         "    1 | FROM scratch",
         ">>> 2 | MAINTAINER me",
     ]
-    found = run("build", "--call", "check,format=json,ignorestatus", str(tmp_path))
+    found = run(
+        "build", "--call", "check,format=json,ignorestatus", str(tmp_path), SHIPLINE_HOME=home
+    )
     assert found.returncode == 0
     assert json.loads(found.stdout)["warnings"][0]["ruleName"] == "MaintainerDeprecated"
     file.write_text("FROM scratch\nCOPY $FOO/x /x\nCMD echo\n")
-    done = run("build", "--check", str(tmp_path))
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=home)
     assert "UndefinedVar - " in done.stdout
     assert "/json-args-recommended/" in done.stdout
     file.write_text("FROM scratch\nCOPY a /a\n")
-    done = run("build", "--check", str(tmp_path))
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=home)
     assert (done.returncode, done.stdout) == (0, "Check complete, no warnings found.\n")
 
 
-def test_a_wrong_dockerfile_is_4_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nRUM ls\n")
-    done = run("build", "--check", str(tmp_path))
-    assert done.returncode == 4
-    assert ">>> 2 | RUM ls" in done.stderr
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("FROM scratch\nRUM ls\n", 2, "unknown instruction: RUM"),
+        ("FROM scratch\nCOPY --chmod=u=7 a /\n", 2, "not a mode"),
+        ("FROM scratch\nADD --checksum=sha256:00 a /\n", 2, "--checksum"),
+        ("FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch\nCOPY a /\n", 2, "not a mode"),
+        ("FROM scratch\nCOPY --from=3 a /\n", 2, "invalid stage index 3"),
+        ("# check=error=true\nFROM scratch\nMAINTAINER me\n", 3, "lint violation found"),
+    ],
+)
+def test_a_check_of_what_cannot_be_built_is_1_and_a_build_error_in_json(
+    tmp_path: Path, text: str, line: int, message: str
+) -> None:
+    (tmp_path / "Dockerfile").write_text(text)
+    home = str(tmp_path / "home")
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=home)
+    assert (done.returncode, "no warnings" in done.stdout) == (1, False)
+    assert message in done.stderr and f">>> {line} | {text.splitlines()[line - 1]}" in done.stderr
+    call = "--call=check,format=json,ignorestatus"
+    done = run("build", call, str(tmp_path), SHIPLINE_HOME=home)
+    error = json.loads(done.stdout)["buildError"]
+    assert (done.returncode, message in error["message"]) == (1, True)
+    assert error["location"] == {"ranges": [{"start": {"line": line}, "end": {"line": line}}]}
+
+
+def test_a_check_with_a_target_leaves_out_stages_that_it_does_not_need(tmp_path: Path) -> None:
+    text = "FROM scratch AS a\nCOPY --chmod=x a /\nFROM scratch AS b\nCOPY a /\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    words = ("build", "--check", "--target", "b", str(tmp_path))
+    assert run(*words, SHIPLINE_HOME=str(tmp_path / "home")).returncode == 0
+
+
+def test_a_check_tells_that_the_frontend_is_another(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("# syntax=example.com/dockerfile:1\nFROM scratch\n")
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
+    assert "the Dockerfile frontend that is built in is used" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "Check complete, no warnings found.\n")
+
+
+def test_a_check_of_no_dockerfile_is_a_usage_error(tmp_path: Path) -> None:
+    done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot read the Dockerfile" in done.stderr
