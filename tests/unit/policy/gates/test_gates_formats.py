@@ -168,6 +168,23 @@ def test_junit_believes_a_suite_that_claims_more_failures() -> None:
     assert (found.passed, found.failed, found.errors) == (1, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("inside", "failed", "errors"),
+    [
+        ('<error message="setup"/><testcase name="a"/>', 0, 1),
+        ('<testcase name="a"/><testsuite><failure/></testsuite>', 1, 0),
+        ('<testcase name="a"/><testcase name="b" status="failed"/>', 1, 0),
+        ('<testcase name="a"/><testcase name="b" status="run" result="Error"/>', 1, 0),
+    ],
+)
+def test_junit_believes_a_failure_that_no_element_of_a_case_tells(
+    inside: str, failed: int, errors: int
+) -> None:
+    found = parsed(f"<testsuite>{inside}</testsuite>".encode()).content
+    assert isinstance(found, TestResults)
+    assert (found.passed, found.failed, found.errors) == (1, failed, errors)
+
+
 def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     content = parsed(ESLINT).content
     assert isinstance(content, Findings)
@@ -240,6 +257,18 @@ def test_sarif_without_results_or_success_is_a_gap() -> None:
     failed = {"executionSuccessful": False, "toolExecutionNotifications": [note]}
     document = {"version": "2.1.0", "runs": [{**run, "results": [], "invocations": [failed]}]}
     assert "disk full" in parsed(document).gaps[0]
+
+
+@pytest.mark.parametrize("kind", ["toolExecutionNotifications", "toolConfigurationNotifications"])
+def test_sarif_whose_tool_notes_an_error_of_its_own_is_a_gap(kind: str) -> None:
+    def gaps(level: str) -> tuple[str, ...]:
+        note = {"level": level, "message": {"text": "a.py was not analysed"}}
+        run = {"tool": {"driver": {"name": "lint"}}, "results": []}
+        invocation = {"executionSuccessful": True, kind: [note]}
+        return parsed({"version": "2.1.0", "runs": [{**run, "invocations": [invocation]}]}).gaps
+
+    assert gaps("error") == ("the tool says that it met an error: a.py was not analysed",)
+    assert gaps("warning") == ()
 
 
 def test_trivy_knows_image_platform_target_and_end_of_life() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,8 @@ from shipline.policy.gates.reports.xml_stream import End, Start, read_xml
 
 _FLAKY = {"flakyFailure", "flakyError"}
 _SUITES = ("testsuites", "testsuite")
+_BROKEN = ("failure", "error")
+_FAILED = {"failed", "failure", "fail", "error", "broken"}  # status or result of a case
 
 
 @dataclass(slots=True)
@@ -28,11 +31,12 @@ class _Count:
     duration_s: float = 0.0
     failed_names: list[str] = field(default_factory=list)
     flaky_names: list[str] = field(default_factory=list)
+    outside: Counter[str] = field(default_factory=Counter)  # failures and errors of no case
 
 
 def parse(source: BinaryIO) -> Report:
-    """Suites may be nested. A suite that claims more failures than its cases show is believed:
-    some tools report what went wrong outside of a test only there.
+    """Suites may be nested. A suite that claims more failures than its cases show, or has some of
+    its own, is believed: some tools report what went wrong outside of a test only there.
     """
     count = _Count()
     claimed_failures = claimed_errors = all_failures = all_errors = depth = 0
@@ -52,12 +56,14 @@ def parse(source: BinaryIO) -> Report:
             depth += _deeper(event)
         elif isinstance(event, Start) and event.name == "testcase":
             _case(event, events, count, in_suite=depth > 0)
+        elif isinstance(event, Start) and event.name in _BROKEN:
+            count.outside[event.name] += 1
     claimed_failures = max(claimed_failures - count.todo, all_failures - count.all_todo)
     claimed_errors = max(claimed_errors, all_errors)
     results = TestResults(
         count.passed,
-        max(count.failed, claimed_failures - count.errors),
-        max(count.errors, claimed_errors - count.failed),
+        max(count.failed + count.outside["failure"], claimed_failures - count.errors),
+        max(count.errors + count.outside["error"], claimed_errors - count.failed),
         count.skipped,
         count.flaky,
         count.duration_s,
@@ -83,6 +89,9 @@ def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite
             todo = event.name == "skipped" and event.attributes.get("type") == "todo"
             seen.add("todo" if todo else event.name)
     attributes = case.attributes
+    told = {(attributes.get(key) or "").lower() for key in ("status", "result")}
+    if told & _FAILED and not seen & {"failure", "error", "skipped", "todo"}:
+        seen.add("failure")
     count.duration_s += decimal(attributes.get("time") or "0", "time")
     words = dict.fromkeys((attributes.get("classname"), attributes.get("name")))
     name = ".".join(filter(None, words))[:300]

@@ -134,16 +134,21 @@ def _rules(reader: JsonReader, run: _Run, *, indexed: bool = True) -> None:
 
 
 def _invocation(reader: JsonReader, run: _Run) -> None:
+    """An error that a tool notes about itself made its results incorrect or incomplete, whatever it
+    says of its success (SARIF 2.1.0, 3.58.6).
+    """
     value = Fields(reader.value(), "an invocation")
     run.created = run.created or moment(value.text("endTimeUtc") or value.text("startTimeUtc"))
-    if value.raw("executionSuccessful") is False:
-        notes = [
-            note.child("message").text("text")
-            for note in value.children("toolExecutionNotifications")
-            if note.text("level") == "error"
-        ]
+    notes = [
+        note.child("message").text("text")
+        for kind in ("toolExecutionNotifications", "toolConfigurationNotifications")
+        for note in value.children(kind)
+        if note.text("level") == "error"
+    ]
+    if value.raw("executionSuccessful") is False or notes:
+        what = "did not succeed" if value.raw("executionSuccessful") is False else "met an error"
         reason = next(filter(None, notes), "") or value.text("exitCodeDescription")
-        run.gaps.append("the tool says that it did not succeed" + (f": {reason}" if reason else ""))
+        run.gaps.append(f"the tool says that it {what}" + (f": {reason}" if reason else ""))
 
 
 def _result(reader: JsonReader, run: _Run) -> None:
