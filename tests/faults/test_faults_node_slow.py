@@ -70,11 +70,15 @@ def drip(connection: socket.socket, head: str) -> tuple[bytes, float]:
     answer, began = b"", time.monotonic()
     connection.settimeout(0.1)
     while time.monotonic() - began < 20:
-        with suppress(TimeoutError):
+        try:
             data = connection.recv(4096)
             if not data:
                 break
             answer += data
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            break
         try:
             connection.send(b"x" * 100)
         except OSError:
@@ -133,6 +137,26 @@ def test_a_reader_that_stops_does_not_hold_the_node(tmp_path: Path) -> None:
             began = time.monotonic()
             assert running.stop() == 0
             assert time.monotonic() - began < 6
+
+
+def test_bodies_of_one_address_hold_so_much_memory(running: Node) -> None:
+    body = b" " * ((4 << 20) - 1)
+    head = f"PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: {4 << 20}\r\n\r\n"
+    with ExitStack() as stack:
+        mine = [stack.enter_context(connect(running.address, 0)) for _ in range(20)]
+        for connection in mine:
+            with suppress(OSError):  # refused before all of it was sent
+                connection.sendall(head.encode() + body)
+        answers = []
+        for connection in mine:
+            connection.settimeout(0.5)
+            with suppress(TimeoutError, ConnectionError):
+                answers.append(connection.recv(4096))
+        assert 10 <= sum(answer.startswith(b"HTTP/1.1 429 ") for answer in answers) < 20
+        assert (
+            Target(running.url, "b").push(Target(running.url, "b").image("x"), "v1").status == 201
+        )
+        assert memory(running.process.pid) < MOST
 
 
 def test_one_address_gets_so_many_connections(tmp_path: Path) -> None:

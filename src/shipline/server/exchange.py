@@ -1,9 +1,7 @@
 """One request and its response over a connection of the HTTP server (aiohttp).
 
 The application says step by step what it needs (`http.Step`); here it gets it. All waits for a
-client are here, and each has a limit: a client that must send or take bytes and moves fewer than
-`rate` a second over a window is cut off. The kernel counts what a connection moves (tcp(7),
-TCP_INFO), so that buffers on the way count for nobody.
+client are here, each in a `limits.Window`.
 """
 
 from __future__ import annotations
@@ -13,29 +11,24 @@ import logging
 import os
 import select
 import socket
-import struct
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from shipline.server.access.proxies import neighbourhood
 from shipline.server.app import Application
 from shipline.server.http import (
-    CPU,
     DISK,
     LOOP,
     PAUSE,
     READ,
-    RESERVED,
     ClientGone,
     File,
     Request,
@@ -43,6 +36,7 @@ from shipline.server.http import (
     Step,
     Steps,
 )
+from shipline.server.limits import Held, Pace, Pools, Window, near
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
@@ -53,129 +47,9 @@ _TURN = 32 << 20  # bytes of a file that are sent before another request gets th
 _FAST = 256 << 10  # bytes that a client takes at once who is fast
 _MOMENT_MS = 5
 _PAUSE_S = 0.05
-_HELD = {"address": 32 << 20, "all": 128 << 20}  # bytes of small bodies in memory
-_THREADS = {DISK: 16, CPU: 2, RESERVED: 1}
-_SHARE = {DISK: 12, CPU: 1, RESERVED: 1}  # threads that requests of one address get at once
-_TCP_INFO_BYTES = 136
-_MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
-_MOVED_AT = 120
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 T = TypeVar("T")
-near = lru_cache(4096)(neighbourhood)
-
-
-class Pools:
-    """Threads for what the event loop must not do. Requests of one address (a network of IPv6)
-    get a share of them, and wait for each other beyond it.
-    """
-
-    def __init__(self) -> None:
-        self._threads = {
-            place: ThreadPoolExecutor(number, thread_name_prefix=place.value)
-            for place, number in _THREADS.items()
-        }
-        self._turns: dict[tuple[Step, str], _Turns] = {}
-
-    async def run(self, place: Step, address: str, work: Callable[..., T], *arguments: Any) -> T:
-        """What `work` returns or raises."""
-        loop, threads = asyncio.get_running_loop(), self._threads[place]
-        async with self._turn(place, near(address)):
-            return await loop.run_in_executor(threads, work, *arguments)
-
-    def close(self) -> None:
-        """Wait until all threads have ended."""
-        for threads in self._threads.values():
-            threads.shutdown(cancel_futures=True)
-
-    @asynccontextmanager
-    async def _turn(self, place: Step, address: str) -> AsyncIterator[None]:
-        key = (place, address)
-        turns = self._turns.get(key)
-        if turns is None:
-            turns = self._turns[key] = _Turns(_SHARE[place])
-        turns.users += 1
-        try:
-            async with turns.semaphore:
-                yield
-        finally:
-            turns.users -= 1
-            if not turns.users:
-                del self._turns[key]
-
-
-class _Turns:
-    def __init__(self, number: int) -> None:
-        self.semaphore = asyncio.Semaphore(number)
-        self.users = 0
-
-
-class Pace:
-    """Cuts off clients that are waited for and move too few bytes."""
-
-    def __init__(self, window_s: float, rate: int) -> None:
-        self._window_s = window_s
-        self._least = rate * window_s
-        self._windows: set[_Window] = set()
-
-    @contextmanager
-    def waiting(self, transport: asyncio.BaseTransport, address: str) -> Iterator[_Window]:
-        """Inside, the client is waited for while the window is `open`."""
-        window = _Window(transport, address)
-        self._windows.add(window)
-        try:
-            yield window
-        finally:
-            self._windows.discard(window)
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(self._window_s / 4)
-            for window in tuple(self._windows):
-                if window.stalled(time.monotonic(), self._window_s, self._least):
-                    _log.warning("cut off a stalled client", extra={"address": window.address})
-                    cut(window.transport)
-
-
-def cut(transport: asyncio.BaseTransport) -> None:
-    """End both directions of a connection: who waits for its socket, or a copy of it, is woken."""
-    with suppress(OSError):  # the client was faster
-        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-class _Window:
-    """What one connection moved since a moment."""
-
-    def __init__(self, transport: asyncio.BaseTransport, address: str) -> None:
-        self.transport = transport
-        self._socket: socket.socket = transport.get_extra_info("socket")
-        self.address = address
-        self.open = False
-        self._since = time.monotonic()
-        self._before = self._moved()
-
-    def stalled(self, now: float, window_s: float, least: float) -> bool:
-        """Whether too little has come through since the window began."""
-        moved = self._moved()
-        if not self.open or moved - self._before >= least:
-            self._since, self._before = now, moved
-        return now - self._since >= window_s
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        self.open = True
-        try:
-            yield
-        finally:
-            self.open = False
-
-    def _moved(self) -> int:
-        try:
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return 0  # it is closed
-        acked, received = _MOVED.unpack_from(info, _MOVED_AT)
-        return int(acked + received)
 
 
 class Conversation:
@@ -210,10 +84,10 @@ class Conversation:
             self.busy.discard(asked.protocol)
 
     async def _exchange(
-        self, asked: web.BaseRequest, request: Request, window: _Window
+        self, asked: web.BaseRequest, request: Request, window: Window
     ) -> web.StreamResponse:
         most = max(_LEAST, min(_AHEAD, _ALL_AHEAD // len(self.busy)))
-        body = _Body(asked, request, window, most, _Held(self._held, near(request.address)))
+        body = _Body(asked, request, window, most, Held(self._held, near(request.address)))
         try:
             done = await self._respond(request, body)
         finally:
@@ -244,7 +118,7 @@ class Conversation:
         return await self.pools.run(place, request.address, work, *arguments)
 
     async def _send(
-        self, asked: web.BaseRequest, request: Request, done: _Done, window: _Window | None
+        self, asked: web.BaseRequest, request: Request, done: _Done, window: Window | None
     ) -> web.StreamResponse:
         transport, response = asked.transport, done.response
         if transport is None or transport.is_closing():
@@ -323,31 +197,6 @@ class _Done:
             os.close(fd)
 
 
-class _Held:
-    """Bytes of one small body that wait for its end."""
-
-    def __init__(self, all_of: defaultdict[str, int], address: str) -> None:
-        self._all, self._address, self._size = all_of, address, 0
-
-    def add(self, size: int) -> Problem | None:
-        """A problem where the address, or all together, would have too many."""
-        for key, most in ((self._address, _HELD["address"]), ("", _HELD["all"])):
-            if self._all[key] + size > most and self._size + size > _PIECE:
-                headers = (("Retry-After", "1"),)
-                return Problem(429, "TOOMANYREQUESTS", "too much at once", headers=headers)
-        self._size += size
-        self._all[self._address] += size
-        self._all[""] += size
-        return None
-
-    def release(self) -> None:
-        if self._size:
-            self._all[""] -= self._size
-            self._all[self._address] -= self._size
-            if not self._all[self._address]:
-                del self._all[self._address]
-
-
 class _Body:
     """The body of a request as it comes: read ahead in the event loop, so that the thread of the
     handler finds the next bytes when it has done with the last ones.
@@ -357,9 +206,9 @@ class _Body:
         self,
         asked: web.BaseRequest,
         request: Request,
-        window: _Window,
+        window: Window,
         most: int,
-        held: _Held,
+        held: Held,
     ) -> None:
         """At most about `most` bytes are ahead."""
         self._asked = asked

@@ -26,7 +26,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shipline.errors import UsageError
 from shipline.server.access import Certificates, Entrance, renewed, watch_certificates
 from shipline.server.app import Application
-from shipline.server.exchange import Conversation, Pace, cut, near
+from shipline.server.exchange import Conversation
+from shipline.server.limits import Pace, cut, near
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
 
@@ -187,14 +188,16 @@ class Front:
 
     async def _listen(self) -> None:
         handshake_s = self._section.limits.header_timeout.seconds
-        self._taking = await asyncio.get_running_loop().create_server(
-            self._http,
-            sock=self._listener.dup(),
-            backlog=_BACKLOG,
-            ssl=self._context,
-            ssl_handshake_timeout=handshake_s if self._context else None,
-        )
-        self._opening = None
+        try:
+            self._taking = await asyncio.get_running_loop().create_server(
+                self._http,
+                sock=self._listener.dup(),
+                backlog=_BACKLOG,
+                ssl=self._context,
+                ssl_handshake_timeout=handshake_s if self._context else None,
+            )
+        finally:
+            self._opening = None
 
     def _unlisten(self) -> None:
         """Take no more connections. Those that were accepted this moment still need the server that

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from shipline.server.app import Application
-from shipline.server.exchange import Conversation, Pace, Pools
+from shipline.server.exchange import Conversation
 from shipline.server.http import (
     DISK,
     LOOP,
@@ -26,6 +26,7 @@ from shipline.server.http import (
     Steps,
     route,
 )
+from shipline.server.limits import Pace, Pools
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
