@@ -225,6 +225,21 @@ def test_same_epoch_is_the_same_digest_from_two_fresh_homes(
     assert found["created"] == "2023-11-14T22:13:20Z"
 
 
+def test_the_epoch_of_a_dockerfile_dates_the_image(base_images: Registry, tmp_path: Path) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    name = f"{base_images.address}/flags/default-epoch:1"
+    place = context(tmp_path / "context", "ARG SOURCE_DATE_EPOCH=1700000000\nFROM busybox\n")
+    for words, created in (
+        ((), "2023-11-14T22:13:20Z"),
+        (("--build-arg", "SOURCE_DATE_EPOCH=1600000000"), "2020-09-13T12:26:40Z"),
+    ):
+        shipline.build("--push", "-t", name, *words, place).ok()
+        manifest = document(base_images, "flags/default-epoch", "1")
+        assert config(base_images, "flags/default-epoch", manifest)["created"] == created
+    said = shipline.build("--build-arg", "SOURCE_DATE_EPOCH=context", place).ok().err
+    assert "SOURCE_DATE_EPOCH is not set: the context" in said
+
+
 def test_rewritten_timestamps_are_not_after_the_epoch(shipline: Shipline, tmp_path: Path) -> None:
     file = tmp_path / "out.tar"
     place = context(tmp_path / "context", EPOCH, file__txt="content\n")

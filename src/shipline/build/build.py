@@ -16,7 +16,7 @@ from shipline import dockerfile as df
 from shipline.build.assemble import Assembled, Image, assemble, combine
 from shipline.build.blobs import Blobs
 from shipline.build.cache import Cache, Made
-from shipline.build.clock import Clock, rfc3339
+from shipline.build.clock import EPOCH, EPOCH_HINT, Clock, epoch_of, rfc3339, with_seconds
 from shipline.build.contexts import main_rules, open_contexts, read_dockerfile
 from shipline.build.editions import Edition
 from shipline.build.export import Results, export
@@ -38,7 +38,7 @@ from shipline.build.trouble import Damage, system_errors
 from shipline.build.uploads import UPLOADS, Uploads
 from shipline.build.workshop import Workshop
 from shipline.content import LocalStore
-from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError, UsageError
+from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.metadata import DamagedRecords, SqliteRecords
@@ -169,7 +169,9 @@ def _build(
         wrapped = indexed(request)
         plans = _plan(request, dockerfile, images)
         _tell_warnings(request, dockerfile, images, step, stack)
-        shop = _workshop(request, settings, blobs, editions[0].codec, scratch, damage, stack)
+        shop = _workshop(
+            request, dockerfile, settings, blobs, editions[0].codec, scratch, damage, stack
+        )
         recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup(UPLOADS) as group:
             uploads = Uploads(group, targets, blobs, recoder, shop.codec, step)
@@ -208,7 +210,14 @@ def _load(
 ) -> tuple[BuildRequest, df.Dockerfile]:
     with step.step("load Dockerfile", kind="internal"):
         request, stdin = open_stdin(request, settings.stdin, scratch)
-        return request, configured(read_dockerfile(request, stdin), request)
+        written = configured(read_dockerfile(request, stdin), request)
+        resolved = with_seconds(request, written)
+    if epoch_of(request, written) and not epoch_of(*resolved):
+        step.warn(
+            f"{EPOCH} is not set: the context that it names has no time of its own",
+            EPOCH_HINT,
+        )
+    return resolved
 
 
 def _tell_warnings(
@@ -248,6 +257,7 @@ def _plan(
 
 def _workshop(
     request: BuildRequest,
+    dockerfile: df.Dockerfile,
     settings: Settings,
     blobs: Blobs,
     codec: Codec,
@@ -256,7 +266,7 @@ def _workshop(
     stack: ExitStack,
 ) -> Workshop:
     home = settings.home
-    clock = _clock(request)
+    clock = _clock(request, dockerfile)
     records = stack.enter_context(_records(home / "cache.db", damage))
     opened: Once[Sandbox] = Once()
 
@@ -372,13 +382,9 @@ def _assemble(
     return combine(images, edition, indexed=wrapped)
 
 
-def _clock(request: BuildRequest) -> Clock:
-    text = request.build_args.get("SOURCE_DATE_EPOCH", "")
+def _clock(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
+    text = epoch_of(request, dockerfile)
     if not text:
         return Clock()
-    if not text.lstrip("-").isdigit():
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH is not a number: {text!r}", hint="give it in seconds since 1970"
-        )
     clamp = any(output.enabled("rewrite-timestamp") for output in request.outputs)
     return Clock(int(text), clamp)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from shipline import dockerfile as df
+from shipline.build.request import BuildRequest
+from shipline.build.targets import platforms_of
+from shipline.errors import DockerfileError, UsageError
+from shipline.oci import Platform
+
+EPOCH = "SOURCE_DATE_EPOCH"
+EPOCH_HINT = f"give seconds since 1970: {EPOCH}=$(git log -1 --format=%ct)"
+_YEAR_9999 = 253370764800  # seconds since 1970
 _SECOND = 1_000_000_000  # nanoseconds
 
 
@@ -42,3 +52,57 @@ def rfc3339(time_ns: int) -> str:
     seconds, fraction = divmod(time_ns, _SECOND)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def epoch_of(request: BuildRequest, dockerfile: df.Dockerfile) -> str:
+    """SOURCE_DATE_EPOCH of the build argument, or else of an ARG before the first FROM; empty where
+    it is not set. Raises DockerfileError for a default of a global ARG that does not expand.
+    """
+    if EPOCH in request.build_args:
+        return request.build_args[EPOCH]
+    arguments = df.PlatformArgs(str(platforms_of(request)[0]), str(Platform.local()))
+    return df.open_scope(dockerfile, arguments, build_args=request.build_args).variables.get(
+        EPOCH, ""
+    )
+
+
+def with_seconds(
+    request: BuildRequest, dockerfile: df.Dockerfile
+) -> tuple[BuildRequest, df.Dockerfile]:
+    """Both with a number of seconds, or nothing, for what else SOURCE_DATE_EPOCH may be: `context`,
+    or the name of a context or stage. Raises UsageError, DockerfileError for what has no time.
+    """
+    written = epoch_of(request, dockerfile)
+    seconds = _seconds(written, request, dockerfile)
+    if seconds == written:
+        return request, dockerfile
+    if EPOCH in request.build_args:
+        return replace(request, build_args={**request.build_args, EPOCH: seconds}), dockerfile
+    lines = tuple(_with_default(line, seconds) for line in dockerfile.global_args)
+    return request, replace(dockerfile, global_args=lines)
+
+
+def _with_default(line: df.Arg, seconds: str) -> df.Arg:
+    args = (replace(one, default=seconds) if one.name == EPOCH else one for one in line.args)
+    return replace(line, args=tuple(args))
+
+
+def _seconds(text: str, request: BuildRequest, dockerfile: df.Dockerfile) -> str:
+    if not text:
+        return text
+    if re.fullmatch(r"-?[0-9]+", text):
+        if abs(int(text)) >= _YEAR_9999:
+            raise UsageError(f"{EPOCH} is no time: {text}", hint=EPOCH_HINT)
+        return text
+    if text == "context":
+        return "" if request.context.newest is None else str(request.context.newest)
+    if text in request.build_contexts:  # a directory or an image: neither has a time of its own
+        return ""
+    if stage := dockerfile.find(text):
+        raise DockerfileError(
+            f"{EPOCH}={text}: the time of a stage is that of its ADD of a URL, which is not"
+            " supported yet",
+            span=stage.span,
+            hint=EPOCH_HINT,
+        )
+    raise UsageError(f"{EPOCH} is no number, no context and no stage: {text!r}", hint=EPOCH_HINT)

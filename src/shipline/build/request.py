@@ -28,11 +28,13 @@ class ContextKind(StrEnum):
 class Context:
     """Files to build from. `location` is a path, a URL or an image, without the scheme of kinds
     IMAGE and LAYOUT. For STDIN it is where an archive was unpacked, empty before that and where
-    only the Dockerfile comes that way.
+    only the Dockerfile comes that way; `newest` is the latest time of the archive's files, in
+    seconds since 1970.
     """
 
     kind: ContextKind
     location: str
+    newest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.content import Reader
 from shipline.errors import UsageError
-from shipline.layer import decompress, read_tar, sniff, unpack
+from shipline.layer import Item, decompress, read_tar, sniff, unpack
 
 _HEAD = 512  # bytes that tell an archive
+_SECOND = 1_000_000_000  # nanoseconds
 
 
 def open_stdin(
@@ -36,8 +38,19 @@ def open_stdin(
         return request, joined
     place = scratch / "context"
     place.mkdir()
-    unpack(read_tar(decompress(joined, compression)), place, whiteouts="keep", owner=False)
-    return replace(request, context=Context(ContextKind.STDIN, str(place))), None
+    times: list[int] = []
+    items = _noting(read_tar(decompress(joined, compression)), times)
+    unpack(items, place, whiteouts="keep", owner=False)
+    newest = max(times) // _SECOND if times else None
+    return replace(request, context=Context(ContextKind.STDIN, str(place), newest)), None
+
+
+def _noting(items: Iterable[Item], times: list[int]) -> Iterator[Item]:
+    """`items`; the time of each file is added to `times`."""
+    for entry, content in items:
+        if entry.kind == "file":
+            times.append(entry.mtime_ns)
+        yield entry, content
 
 
 def _head(stdin: Reader) -> bytes:

@@ -53,6 +53,17 @@ def test_an_archive_is_unpacked(tmp_path: Path, compress: Callable[[bytes], byte
     assert main_rules(request).ignores("a")
 
 
+def test_the_time_of_an_archive_is_that_of_its_newest_file(tmp_path: Path) -> None:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, kind, mtime in (("a", "0", 5), ("b", "0", 7), ("c", "0", 6), ("d", "5", 9)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mtime = kind.encode(), mtime
+            tar.addfile(entry)
+    sent = io.BytesIO(target.getvalue())
+    assert open_stdin(STDIN, sent, tmp_path)[0].context.newest == 7
+
+
 def test_file_names_a_file_of_the_archive(tmp_path: Path) -> None:
     request = BuildRequest(Context(ContextKind.STDIN, ""), dockerfile="Other")
     opened, rest = open_stdin(request, io.BytesIO(archive(Other="FROM scratch AS x\n")), tmp_path)

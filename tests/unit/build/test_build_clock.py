@@ -1,0 +1,63 @@
+"""SOURCE_DATE_EPOCH: seconds, or the name of what has a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shipline import dockerfile as df
+from shipline.build import BuildRequest, Context, ContextKind
+from shipline.build.clock import EPOCH, epoch_of, with_seconds
+from shipline.errors import DockerfileError, ShiplineError, UsageError
+
+LOCAL = BuildRequest(Context(ContextKind.LOCAL, "."))
+ARCHIVE = BuildRequest(Context(ContextKind.STDIN, "/unpacked", newest=7))
+PLAIN = "FROM scratch\n"
+
+
+def resolved(text: str, request: BuildRequest = LOCAL, **arguments: str) -> str:
+    file = df.parse_dockerfile(text.encode(), file="Dockerfile")
+    return epoch_of(*with_seconds(replace(request, build_args=arguments), file))
+
+
+def test_the_build_argument_beats_the_default_of_the_dockerfile() -> None:
+    assert resolved(PLAIN) == ""
+    assert resolved(f"ARG {EPOCH}=5\n{PLAIN}") == "5"
+    assert resolved(f"ARG T=6\nARG {EPOCH}=$T\n{PLAIN}") == "6"
+    assert resolved(f"ARG {EPOCH}=5\n{PLAIN}", SOURCE_DATE_EPOCH="-8") == "-8"
+    assert resolved(f"ARG {EPOCH}=5\n{PLAIN}", SOURCE_DATE_EPOCH="") == ""
+
+
+def test_context_is_the_newest_file_of_an_archive_and_nothing_for_a_directory() -> None:
+    for words in ({"SOURCE_DATE_EPOCH": "context"}, {}):
+        text = PLAIN if words else f"ARG {EPOCH}=context\n{PLAIN}"
+        assert resolved(text, ARCHIVE, **words) == "7"
+        assert resolved(text, LOCAL, **words) == ""
+
+
+def test_a_stage_sees_the_seconds() -> None:
+    text = f"ARG {EPOCH}=context\n{PLAIN}ARG {EPOCH}\n"
+    _, file = with_seconds(ARCHIVE, df.parse_dockerfile(text.encode(), file="Dockerfile"))
+    scope = df.open_scope(file, df.PlatformArgs("linux/amd64", "linux/amd64"))
+    step = df.apply(file.stages[0].instructions[0], df.Scope(), scope)
+    assert step.scope.variables[EPOCH] == "7"
+
+
+def test_a_named_context_has_no_time() -> None:
+    named = replace(LOCAL, build_contexts={"src": Context(ContextKind.LOCAL, ".")})
+    assert resolved(PLAIN, named, SOURCE_DATE_EPOCH="src") == ""
+
+
+def test_a_stage_is_refused_with_its_line() -> None:
+    text = f"ARG {EPOCH}=src\nFROM scratch AS src\nADD https://h/f.tar /\n{PLAIN}"
+    with pytest.raises(DockerfileError, match="not supported yet") as caught:
+        resolved(text)
+    assert str(caught.value.span) == "Dockerfile:2"
+
+
+@pytest.mark.parametrize("value", ["soon", "1.5", "--5", "1 2", "253402300800"])
+def test_what_is_no_time_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=EPOCH) as caught:
+        resolved(PLAIN, SOURCE_DATE_EPOCH=value)
+    assert isinstance(caught.value, ShiplineError) and "git log" in caught.value.hint
