@@ -133,6 +133,8 @@ class Snapshots:
     def mounted(self, snapshot: Snapshot) -> Iterator[Path]:
         """The files of the snapshot as a read-only directory."""
         lowers = self._lowers(snapshot)
+        if len(lowers) == 1 and any(self._toc(layer).whiteouts for layer in snapshot.layers):
+            lowers.append(self._nothing())  # so that they hide, and do not show as devices
         if len(lowers) == 1:
             yield lowers[0]
             return
@@ -210,8 +212,11 @@ class Snapshots:
         """Directories to stack, top first."""
         found = [self._directory(layer) for layer in reversed(snapshot.layers)]
         if not found:
-            return [_root_directory(self._scratch / "empty")]
+            return [self._nothing()]
         return list(dict.fromkeys(found))  # a layer below itself shows nothing; overlayfs refuses
+
+    def _nothing(self) -> Path:
+        return _root_directory(self._scratch / "empty")
 
     def _directory(self, layer: Layer) -> Path:
         return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))

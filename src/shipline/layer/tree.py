@@ -157,8 +157,9 @@ def scan(
 ) -> Tree:
     """What is at `path` below the directory `root`: a directory and all in it, or one other file.
 
-    Symbolic links are not followed, sockets are left out, and so is what `prune` says; a pruned
-    directory is not entered. Raises ContentError for what is absent or cannot be read.
+    Symbolic links are not followed. Left out are sockets, whiteouts of overlayfs that have nothing
+    to hide, and what `prune` says; a pruned directory is not entered. Raises ContentError for what
+    is absent or cannot be read.
     """
     opened = OpenDirectory(root)
     began_ns = time.time_ns()
@@ -186,11 +187,7 @@ class _Scan:
         check()
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
-            with os.scandir(fd) as found:
-                stats = [
-                    (entry.name, *_status(entry.stat(follow_symlinks=False))) for entry in found
-                ]
-            stats = [one for one in stats if one[1] & 0o170000 in KINDS]
+            stats = _listed(fd)
             listed = len(stats)
             prefix = f"{path}/" if path else ""
             emptied: set[str] = set()
@@ -210,6 +207,36 @@ class _Scan:
             self.directories[path] = (kept, len(kept) == listed)
         finally:
             os.close(fd)
+
+
+def _listed(directory: int) -> list[Stat]:
+    """What is in a directory. A whiteout in a lower directory of overlayfs shows as a device 0/0;
+    where only one layer has the directory, its mount lists the name, and has nothing there.
+    """
+    try:
+        with os.scandir(directory) as found:
+            stats = [(one.name, *_status(one.stat(follow_symlinks=False))) for one in found]
+    except FileNotFoundError:
+        with os.scandir(directory) as found:
+            shown = [one for one in found if not _hides(one)]
+        stats = [(one.name, *_status(one.stat(follow_symlinks=False))) for one in shown]
+    return [one for one in stats if one[1] & 0o170000 in KINDS and not _is_whiteout(directory, one)]
+
+
+def _hides(one: os.DirEntry[str]) -> bool:
+    if one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False) or one.is_symlink():
+        return False
+    try:
+        one.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _is_whiteout(directory: int, one: Stat) -> bool:
+    if one[1] & 0o170000 != stat.S_IFCHR:
+        return False
+    return os.stat(one[0], dir_fd=directory, follow_symlinks=False).st_rdev == 0
 
 
 def _is_dir(one: Stat) -> bool:

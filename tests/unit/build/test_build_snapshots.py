@@ -19,7 +19,7 @@ from shipline.content import LocalStore, MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
 from shipline.errors import ContentError, DigestMismatch, NotFound
 from shipline.events import Event, Started, Step, Stream, silent
-from shipline.layer import Entry, Item, Layer
+from shipline.layer import Entry, Item, Layer, scan
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import TaskGroup
 
@@ -126,6 +126,19 @@ def test_upper_layers_hide_lower_ones_in_the_table(
     upper = make_layer(store, [(Entry(".wh.a", "file", uid=ME[0], gid=ME[1]), b"")])
     table = open_snapshots(tmp_path, store, step).table(Snapshot((lower, upper)))
     assert [entry.path for entry in table.walk()] == ["b"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted")
+@pytest.mark.parametrize("below", [False, True])
+def test_whiteouts_that_hide_nothing_are_not_there(
+    tmp_path: Path, store: Counted, step: Step, below: bool
+) -> None:
+    names = ("d/c", ".wh.a", "d/.wh.b")
+    layer = make_layer(store, [(Entry(name, "file"), b"") for name in names])
+    under = (make_layer(store, files(z="1")),) if below else ()
+    with open_snapshots(tmp_path, store, step).mounted(Snapshot((*under, layer))) as root:
+        assert [one.path for one in scan(root).entries()] == ["d", "d/c", *["z"] * below]
+        assert not os.path.lexists(root / "a") and not os.path.lexists(root / "d/b")
 
 
 def test_nothing_is_an_empty_directory(tmp_path: Path, store: Counted, step: Step) -> None:
