@@ -200,7 +200,7 @@ class GateRefused(ShiplineError):
     """A quality gate refused the release; `verdicts` are the reasons, one line each."""
 
     code = "gate"
-    title = "refused by a gate"
+    title = "refused by policy"
     exit_code = 9
 
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:

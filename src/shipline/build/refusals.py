@@ -46,10 +46,11 @@ def _contexts(request: BuildRequest) -> list[Context]:
     return [request.context, *request.build_contexts.values()]
 
 
+_CACHE = "leave it out: later builds on this machine find the results of earlier ones"
 GAPS = (
     Gap("--ssh", lambda r: bool(r.ssh)),
-    Gap("--cache-from", lambda r: bool(r.cache.sources)),
-    Gap("--cache-to", lambda r: bool(r.cache.targets)),
+    Gap("--cache-from", lambda r: bool(r.cache.sources), _CACHE),
+    Gap("--cache-to", lambda r: bool(r.cache.targets), _CACHE),
     Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
     Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
@@ -125,7 +126,7 @@ def doubts(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
         yield (
             "No output specified. Build result will only remain in the build cache. To push result"
             " image into registry use --push or to load image into docker use --load",
-            "--output type=cacheonly says that this is meant",
+            "use --output type=cacheonly to build without this warning",
         )
     if request.build_args.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"):
         yield (

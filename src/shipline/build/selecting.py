@@ -116,7 +116,7 @@ def _hint(root: Root, source: str, path: str) -> str:
     directory, name, names = _last_known(root, path)
     if (link := root.path / directory / name).is_symlink():
         return f"{_join(directory, name)} is a link to {os.readlink(link)}, which is not there"
-    place = f"/{directory}" if not root.is_context else directory or "it"
+    place = f"/{directory}" if not root.is_context else directory or "the context"
     if same := [one for one in names if one.lower() == name.lower()]:
         return f"{_join(directory, same[0])} is there: letter case counts"
     if meant := get_close_matches(name, names, 1):

@@ -23,7 +23,7 @@ from shipline.policy.tags import markdown, read_release
     metavar="PATH",
     help="Write to a file instead.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also what users do not notice.")
+@click.option("--all", "everything", is_flag=True, help="Include changes that users do not notice.")
 @click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
 def command(
     asked: Asked, since: str, until: str, output: Path | None, everything: bool, as_json: bool

@@ -48,9 +48,9 @@ _WRITERS: dict[str, tuple[str, Writer]] = {
 }
 """Where each kind of file is kept, and who writes it."""
 
-_OUTPUT = click.option("-o", "--output", metavar="PATH", help="Another place for the file.")
+_OUTPUT = click.option("-o", "--output", metavar="PATH", help="Write to this path instead.")
 _STDOUT = click.option("--stdout", is_flag=True, help="Print the file, and write nothing.")
-_FORCE = click.option("--force", is_flag=True, help="Replace a file that a person wrote.")
+_FORCE = click.option("--force", is_flag=True, help="Replace a file that was written by hand.")
 
 
 @click.group("ci")
@@ -99,13 +99,15 @@ def check(path: Path | None, files: tuple[str, ...]) -> None:
         if found.state is not State.FRESH:
             stale.append(os.path.relpath(place))
             click.echo(found.diff, nl=False)
+        else:
+            click.echo(f"{os.path.relpath(place)}: up to date", err=True)
     if stale:
         raise ConfigError(f"out of date: {', '.join(stale)}", hint="run `shipline ci update`")
 
 
 @group.command("update")
 @FILE
-@click.option("--force", is_flag=True, help="Also where a person has changed a generated file.")
+@click.option("--force", is_flag=True, help="Also files that were edited by hand.")
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
     """Write the generated files again: with this configuration, and today's pins of actions."""
@@ -142,9 +144,9 @@ def _warn(workflow: Workflow, kind: str) -> None:
             click.echo(f"- {one}", err=True)
     elif not workflow.section.install and not own_requirement():
         click.echo(
-            f"warning: the jobs install {workflow.install}, which has to be in an index of theirs:"
-            " this shipline came from files that they cannot reach. Set ci.install in shipline.yaml"
-            " to what pip can: a URL of git with a commit, or a wheel.",
+            f"warning: the jobs install {workflow.install} from their package index, because this"
+            " shipline was installed from files that they cannot reach. If the index does not have"
+            " it, set ci.install in shipline.yaml: a git URL with a commit, or a wheel.",
             err=True,
         )
 

@@ -81,7 +81,7 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         default=".",
         metavar="DIRECTORY",
-        help="Look at the repository there.",
+        help="The directory to work in.",
     ),
     click.option(
         "-f",
@@ -95,13 +95,13 @@ _OPTIONS = (
         "--ref",
         default="",
         metavar="REF",
-        help="The branch, tag or pull request; by default what CI tells, or the branch.",
+        help="The branch, tag or pull request; by default what CI reports, or the branch.",
     ),
     click.option(
         "--event",
         default="",
         metavar="KIND",
-        help="push, tag, pull-request or schedule; by default what CI tells.",
+        help="push, tag, pull-request or schedule; by default what CI reports.",
     ),
     click.option("--pr", default="", metavar="NUMBER", help="The number of the pull request."),
     click.option(

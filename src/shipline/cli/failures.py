@@ -91,7 +91,7 @@ def _usage_error(failure: click.ClickException) -> UsageError:
     error = UsageError(failure.format_message(), hint=getattr(failure, "hint", ""))
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
-        error.hint = f"`{context.command_path} --help` lists what there is"
+        error.hint = f"`{context.command_path} --help` lists the options"
         error.add_note(" ".join(context.get_usage().split()))
     return error
 

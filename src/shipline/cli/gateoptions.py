@@ -125,19 +125,26 @@ def _many(name: str, help: str, metavar: str = "REPORT") -> Callable[[F], F]:
 
 _OPTIONS = (
     click.option(
-        "-C", "directory", type=_PATH, default=".", metavar="DIRECTORY", help="Work there."
+        "-C",
+        "directory",
+        type=_PATH,
+        default=".",
+        metavar="DIRECTORY",
+        help="The directory to work in.",
     ),
     click.option("-f", "--file", "path", type=_PATH, metavar="PATH", help="The configuration."),
     _many("--report", "A report of any kind: PATH, FORMAT:PATH or GATE=PATH.", "[FORMAT:]PATH"),
     _many("--coverage", "Coverage: coverage.py, Cobertura, JaCoCo, Clover, lcov, Istanbul, Go."),
-    click.option("--coverage-min", type=_PERCENT, help="Least percentage of lines (80)."),
-    click.option("--branch-min", type=_PERCENT, help="Least percentage of branches."),
-    click.option("--patch-min", type=_PERCENT, help="Least percentage of changed lines."),
+    click.option("--coverage-min", type=_PERCENT, help="Minimum line coverage, in percent (80)."),
+    click.option("--branch-min", type=_PERCENT, help="Minimum branch coverage, in percent."),
+    click.option(
+        "--patch-min", type=_PERCENT, help="Minimum coverage of changed lines, in percent."
+    ),
     click.option("--patch-floor", type=_COUNT, help="Smaller changes are not judged (20 lines)."),
-    click.option("--max-drop", type=float, help="Most points below the baseline."),
+    click.option("--max-drop", type=float, help="Maximum drop below the baseline, in points."),
     _many("--tests", "Test results: JUnit."),
-    click.option("--min-tests", type=_COUNT, help="Least number of tests (1)."),
-    click.option("--max-skipped", type=_COUNT, help="Most skipped tests."),
+    click.option("--min-tests", type=_COUNT, help="Minimum number of tests (1)."),
+    click.option("--max-skipped", type=_COUNT, help="Maximum number of skipped tests."),
     _many("--analysis", "Static analysis: SARIF, or ESLint's JSON."),
     click.option("--level", type=click.Choice(["error", "warning", "note", "none"])),
     _many("--secrets", "Secrets: SARIF; a finding of any level counts."),
@@ -148,8 +155,8 @@ _OPTIONS = (
         metavar="SEVERITY",
         help="The lowest severity that counts.",
     ),
-    click.option("--max-vulnerabilities", type=_COUNT, help="Most of them (0)."),
-    click.option("--only-fixed", is_flag=True, help="Count those that have a fix."),
+    click.option("--max-vulnerabilities", type=_COUNT, help="Vulnerabilities to tolerate (0)."),
+    click.option("--only-fixed", is_flag=True, help="Count only those that have a fix."),
     click.option(
         "--max-database-age",
         type=Duration.parse,
@@ -158,20 +165,23 @@ _OPTIONS = (
     ),
     _many("--vex", "OpenVEX: vulnerabilities that do not matter.", "FILE"),
     _many("--sbom", "CycloneDX or SPDX."),
-    click.option("--min-components", type=_COUNT, help="Least number of packages (1)."),
+    click.option("--min-components", type=_COUNT, help="Minimum number of packages (1)."),
     _many("--deny-license", "A licence that may not be needed, as a glob.", "LICENCE"),
     click.option("--image", default="", metavar="NAME@DIGEST", help="The image that is judged."),
     click.option(
         "--max-size",
         type=ByteSize.parse,
         metavar="SIZE",
-        help="Most compressed bytes of the image: 200MB.",
+        help="Maximum compressed size: 200MB.",
     ),
-    click.option("--max-layers", type=_COUNT, help="Most layers of the image."),
+    click.option("--max-layers", type=_COUNT, help="Maximum number of layers."),
     click.option("--non-root", is_flag=True, help="The user of the image must not be root."),
-    click.option("--new-only", is_flag=True, help="Count what the baseline does not have."),
+    click.option("--new-only", is_flag=True, help="Count only what the baseline does not have."),
     click.option(
-        "--changed-lines-only", "changed_lines", is_flag=True, help="Count findings there."
+        "--changed-lines-only",
+        "changed_lines",
+        is_flag=True,
+        help="Count only findings on changed lines.",
     ),
     click.option(
         "--max-age",
@@ -180,30 +190,49 @@ _OPTIONS = (
         help="The oldest report that counts: 24h.",
     ),
     click.option(
-        "--on-incomplete", type=click.Choice(["fail", "warn"]), help="Where none can tell."
+        "--on-incomplete",
+        type=click.Choice(["fail", "warn"]),
+        help="What to do where a gate cannot tell.",
     ),
     click.option("--revision", default="", metavar="SHA", help="The commit that is judged (HEAD)."),
     click.option("--base", default="", metavar="REF", help="Changed lines are those since REF."),
     click.option("--merge-check", default="", metavar="REF", help="Judge a merge into REF."),
-    click.option("--baseline", type=_PATH, metavar="FILE", help="A summary to compare with."),
-    click.option("--baseline-image", default="", metavar="NAME", help="The image that has it."),
     click.option(
-        "--baseline-key", "baseline_keys", multiple=True, metavar="KEY", help="Who signed."
+        "--baseline",
+        type=_PATH,
+        metavar="FILE",
+        help="A summary of an earlier run to compare with.",
     ),
-    click.option("--waivers", type=_PATH, multiple=True, metavar="FILE", help="Exceptions."),
+    click.option(
+        "--baseline-image", default="", metavar="NAME", help="The image that carries the baseline."
+    ),
+    click.option(
+        "--baseline-key",
+        "baseline_keys",
+        multiple=True,
+        metavar="KEY",
+        help="The public key of whoever signed it.",
+    ),
+    click.option("--waivers", type=_PATH, multiple=True, metavar="FILE", help="A file of waivers."),
     click.option(
         "--environment", default="", metavar="NAME", help="For waivers and gates that name one."
     ),
     click.option("--now", callback=_moment, metavar="TIME", help="Judge as if it were TIME."),
     click.option("--json", "as_json", is_flag=True, help="The same as --format json."),
     click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
-    click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the format there."),
+    click.option(
+        "-o",
+        "--output",
+        type=_PATH,
+        metavar="FILE",
+        help="Write the formatted output to this file.",
+    ),
     click.option("--summary", metavar="FILE", help="Append a summary in Markdown."),
     click.option("--early", is_flag=True, help="Only the gates that are marked early."),
     click.option("--hook", type=click.Choice(HOOKS), hidden=True),
     click.option("--run/--no-run", default=True, help="Run the commands that write reports."),
     click.option("--attest", is_flag=True, help="Attach the verdicts to the image."),
-    click.option("--key", "keys", multiple=True, metavar="KEY", help="To sign them with."),
+    click.option("--key", "keys", multiple=True, metavar="KEY", help="The key to sign them with."),
     password_option,
     image_option,
 )

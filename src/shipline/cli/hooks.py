@@ -21,7 +21,7 @@ _DIRECTORY = click.option(
     type=click.Path(path_type=Path),
     default=".",
     metavar="DIRECTORY",
-    help="The repository there.",
+    help="The directory to work in.",
 )
 
 

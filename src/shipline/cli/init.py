@@ -21,13 +21,13 @@ from shipline.oci import Platform, Reference
     default=".",
     metavar="[DIRECTORY]",
 )
-@click.option("--image", metavar="NAME", help="Where the image goes; else guessed from git.")
+@click.option("--image", metavar="NAME", help="The image to push to; by default guessed from git.")
 @click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="A platform.")
 @click.option(
     "--dockerfile/--no-dockerfile",
     "docker",
     default=None,
-    help="Also a Dockerfile where none is; by default for what is known.",
+    help="Write a Dockerfile if there is none; by default for known languages.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
 def command(
@@ -76,9 +76,9 @@ def _files(
             project = replace(project, dockerfiles=("Dockerfile",))
         elif docker:
             raise UsageError(
-                "--dockerfile: nothing here tells what starts the program: no start script or main"
-                " of package.json, no script of pyproject.toml, no main.py or package main, and no"
-                " index.html",
+                "--dockerfile: nothing here says how the program is started: no start script or"
+                " main of package.json, no script of pyproject.toml, no main.py or package main,"
+                " and no index.html",
                 hint="write a Dockerfile; `shipline init` then takes it as it is",
             )
     if (docker or "Dockerfile" in files) and not project.has_dockerignore:
@@ -120,7 +120,7 @@ def _tell(project: Project, written: list[str]) -> None:
     if project.ci:
         click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
     if not project.dockerfiles and "Dockerfile" not in written:
-        why = "" if dockerfile(project) else ": nothing here tells what starts the program"
+        why = "" if dockerfile(project) else ": nothing here says how the program is started"
         click.echo(f"there is no Dockerfile{why}; write one before you ship", err=True)
     names = " ".join(written)
     commit = f"git add {names} && git commit -m 'build: ship with shipline'"

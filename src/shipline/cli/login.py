@@ -19,7 +19,7 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
 @click.option("-u", "--username", metavar="NAME", help="The user, or a robot account.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option(
-    "-p", "--password", hidden=True, help="Refused: command lines are seen by every process."
+    "-p", "--password", hidden=True, help="Refused: every process can read command lines."
 )
 @click.option(
     "--store",

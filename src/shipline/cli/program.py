@@ -61,8 +61,8 @@ POINTERS = {
     "cp": _COPY,
     "manifest": _COPY,
     "inspect": "`shipline imagetools inspect NAME` looks at an image",
-    "lint": "`shipline build --check .` tells what the Dockerfile checks find",
-    "check": "`shipline build --check .` tells what the Dockerfile checks find",
+    "lint": "`shipline build --check .` shows what the Dockerfile checks find",
+    "check": "`shipline build --check .` shows what the Dockerfile checks find",
     "serve": "`shipline registry serve` runs a registry node",
     "release": "`shipline ship` runs the whole chain, `shipline ship --plan` shows it",
     "run": "`shipline build --load -t NAME .` gives the image to the engine here:"

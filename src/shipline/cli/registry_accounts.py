@@ -132,7 +132,7 @@ def remove_project(name: str, data: Path | None, node: str | None) -> None:
 @project.command("member")
 @click.argument("name")
 @click.argument("member")
-@click.argument("role", type=click.Choice([*_ROLES, "none"]))
+@click.argument("role", metavar="ROLE", type=click.Choice([*_ROLES, "none"]))
 @place_options
 def set_member(name: str, member: str, role: Any, data: Path | None, node: str | None) -> None:
     """Give user MEMBER a role in project NAME, or none."""

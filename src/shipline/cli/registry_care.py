@@ -58,7 +58,7 @@ def _directory(function: Callable[..., None]) -> Callable[..., None]:
     "--grace",
     callback=_span,
     metavar="TIME",
-    help="Leave what was pushed within this time; default 1h, or what the node is told to.",
+    help="Leave what was pushed within this time; default 1h, or what the node is configured with.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def gc(
@@ -155,7 +155,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
             summary = repair_directory(
                 storage, quick=quick, told=lambda fault: _show(fault, as_json), advance=advance
             )
-    _conclude(summary, as_json, "would be mended" if dry_run else "mended")
+    _conclude(summary, as_json, "would be repaired" if dry_run else "repaired")
 
 
 @click.command("convert")

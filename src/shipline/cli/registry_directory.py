@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from shipline.cli.registry_node import ask, node_option
-from shipline.errors import UsageError
+from shipline.errors import RegistryError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.access import Administration, Directory
@@ -26,8 +26,8 @@ class Accounts(Protocol):
     """Accounts of a node, which runs or not."""
 
     def do(self, operation: str, **said: Any) -> Any:
-        """Do one of `server.access.operations`; returns its result. Raises UsageError, or what a
-        node answers.
+        """Do one of `server.access.operations`; returns its result. Raises UsageError for what
+        cannot be done, AuthError or RegistryError where a node is not reached or forbids it.
         """
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
@@ -70,7 +70,11 @@ class _There:
 
     def do(self, operation: str, **said: Any) -> Any:
         body = json.dumps(said).encode()
-        return json.loads(ask(self._node, "POST", f"/api/accounts/{operation}", body))["result"]
+        try:
+            raw = ask(self._node, "POST", f"/api/accounts/{operation}", body)
+        except RegistryError as error:
+            raise _as_in_a_directory(error) from None
+        return json.loads(raw)["result"]
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(ask(self._node, "GET", "/api/accounts"))[kind]
@@ -79,6 +83,14 @@ class _There:
     def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
         query = f"?last={last}" if last else ""
         return iter(json.loads(ask(self._node, "GET", f"/api/audit{query}")))
+
+
+def _as_in_a_directory(error: RegistryError) -> ShiplineError:
+    """The error of the same operation in a directory, where the node's answer is about names."""
+    if error.status not in (400, 404, 409) or not error.diagnostics:
+        return error
+    _, _, reason = error.message.partition(f"{error.diagnostics[0]}: ")
+    return UsageError(f"{error.host}: {reason}") if reason else error
 
 
 def place_options(command: Command) -> Command:
@@ -96,7 +108,9 @@ def place_options(command: Command) -> Command:
 def reached(data: Path | None, node: str | None) -> Iterator[Accounts]:
     """The accounts that were meant. Raises UsageError unless one place is named."""
     if (data is None) is (node is None):
-        raise UsageError("which node?", hint="say --data DIR, or --node HOST for one that runs")
+        raise UsageError(
+            "no node is named", hint="give --data DIR, or --node HOST for a running one"
+        )
     if node is not None:
         yield _There(node)
         return

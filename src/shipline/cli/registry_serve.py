@@ -26,19 +26,27 @@ _LISTEN = "127.0.0.1:5000"
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
 @click.option("--data", metavar="DIR", help="The directory of the node.")
-@click.option("--insecure-open", is_flag=True, help="Let other machines in: everyone may push.")
+@click.option(
+    "--insecure-open",
+    is_flag=True,
+    help="Listen beyond loopback without accounts: anyone may push.",
+)
 @click.option("--insecure-http", is_flag=True, help="Accounts without TLS, behind a proxy.")
 @click.option("--accounts", is_flag=True, help="Demand accounts on a loopback address too.")
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
 @click.option("--tls-client-ca", metavar="FILE", help="Demand client certificates.")
-@click.option("--hostname", metavar="NAME", multiple=True, help="Name of the made certificate.")
+@click.option(
+    "--hostname", metavar="NAME", multiple=True, help="A host name for the generated certificate."
+)
 @click.option("--public-url", metavar="URL", help="How clients reach the node.")
 @click.option("--public-project", metavar="NAME", multiple=True, help="Everyone may pull from it.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Lines, or JSON lines.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="Plain text, or a JSON object a line."
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-requests", is_flag=True, help="Write a line for every request.")
-@click.option("--drain-timeout", metavar="TIME", help="Time for running requests at the end.")
+@click.option("--drain-timeout", metavar="TIME", help="How long requests may run on at shutdown.")
 def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **options: Any) -> None:
     """Serve the images below a directory until interrupted.
 

@@ -37,6 +37,8 @@ def listing(as_json: bool = False, count: int = 20) -> None:
     if as_json:
         click.echo(json.dumps([run.to_json() for run in found], indent=2))
         return
+    if not found:
+        click.echo("no runs yet: `shipline ship` makes one", err=True)
     for run in found:
         click.echo(_line(run))
 
@@ -63,7 +65,9 @@ def logs(run: str, steps: Sequence[str]) -> None:
     names = [one.name for one in found.steps]
     for step in steps:
         if step not in names:
-            raise UsageError(f"{found.id} has no step {step!r}", hint=f"it has {', '.join(names)}")
+            raise UsageError(
+                f"{found.id} has no step {step!r}", hint=f"its steps: {', '.join(names)}"
+            )
     sys.stdout.flush()
     for step in steps or names:
         path = runs.log(found.id, step)

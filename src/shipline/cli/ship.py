@@ -49,7 +49,7 @@ class Options:
 
 @click.command("ship")
 @commit_options
-@click.option("--plan", "show", is_flag=True, help="Show every step, and do nothing.")
+@click.option("--plan", "show", is_flag=True, help="Show every step; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the record, as JSON.")
 @click.option("--only", multiple=True, metavar="STEP,..", help="Run these steps and no others.")
 @click.option("--skip", multiple=True, metavar="STEP,..", help="Leave these steps out.")
@@ -58,7 +58,7 @@ class Options:
     is_flag=False,
     flag_value="latest",
     metavar="[RUN]",
-    help="Go on with a broken run, the latest of this project if none is named.",
+    help="Continue a run that did not finish; by default the latest of this project.",
 )
 @click.option(
     "--built",
@@ -68,20 +68,32 @@ class Options:
     help="Metadata of an image built elsewhere; all are merged, in place of the build.",
 )
 @click.option(
-    "--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Build only for these."
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH",
+    help="Build only for these platforms.",
 )
 @click.option(
     "--metadata-file",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Write facts about the image here, for --built.",
+    help="Write facts about the image to this file, for --built.",
 )
 @click.option("--allow-dirty", is_flag=True, help="Ship uncommitted changes, without a version.")
-@click.option("-k", "--keep-going", is_flag=True, help="Go on with what a failure does not touch.")
+@click.option(
+    "-k",
+    "--keep-going",
+    is_flag=True,
+    help="Continue with steps that do not depend on a failed one.",
+)
 @password_option
 @registry_options
 @click.option(
-    "--summary", type=click.Path(path_type=Path), metavar="PATH", help="Append a summary here."
+    "--summary",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Append a summary in Markdown to this file.",
 )
 @click.option(
     "--progress",

@@ -24,7 +24,12 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
 @click.option(
-    "-a", "--annotation", "annotations", multiple=True, metavar="K=V", help="What to sign as well."
+    "-a",
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="K=V",
+    help="An annotation to sign along.",
 )
 @click.option(
     "-r",
@@ -37,7 +42,7 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
     "--sign-container-identity",
     "identity",
     metavar="NAME",
-    help="The name to sign, where it is not that of IMAGE.",
+    help="The name to sign, if not that of IMAGE.",
 )
 @click.option(
     "--form",
@@ -46,7 +51,7 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
     show_default=True,
     help="The tag sha256-*.sig, or a sigstore bundle that refers to the image.",
 )
-@click.option("--again", is_flag=True, help="Sign also where this signature is there already.")
+@click.option("--again", is_flag=True, help="Sign even if this signature exists already.")
 @image_option
 def command(
     images: Sequence[str],

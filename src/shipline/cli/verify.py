@@ -36,7 +36,10 @@ _OUTPUT = click.option(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_KEYS
 @click.option(
-    "--threshold", type=click.IntRange(1), default=1, help="So many keys must have signed."
+    "--threshold",
+    type=click.IntRange(1),
+    default=1,
+    help="How many different keys must have signed.",
 )
 @click.option(
     "-a",
@@ -44,7 +47,7 @@ _OUTPUT = click.option(
     "annotations",
     multiple=True,
     metavar="K=V",
-    help="What a signature must carry.",
+    help="An annotation that a signature must carry.",
 )
 @click.option(
     "--identity",

@@ -54,7 +54,7 @@ def _require_unborn(git: Git) -> None:
     if sha := named.output.decode().strip():
         raise GitError(
             f"the repository is damaged or incomplete: the commit {sha[:12]} of HEAD is unreadable",
-            hint="git fsck tells more; a fresh clone repairs it",
+            hint="git fsck says more; a fresh clone repairs it",
         )
 
 

@@ -93,7 +93,7 @@ def _other_tag(found: re.Match[str], directory: Path) -> GitError:
 def _corrupt(found: re.Match[str], directory: Path) -> GitError:
     return GitError(
         f"the repository is damaged or incomplete: {found.group(0).strip()}",
-        hint="git fsck tells more; a fresh clone repairs it",
+        hint="git fsck says more; a fresh clone repairs it",
     )
 
 

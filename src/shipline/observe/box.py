@@ -98,7 +98,7 @@ def _details(error: ShiplineError) -> Iterator[str]:
     if isinstance(error, GateRefused | GateUndecided):
         yield from (f"  - {verdict}" for verdict in error.verdicts)
     if isinstance(error, RegistryError):
-        yield from (f"  {diagnostic}" for diagnostic in error.diagnostics)
+        yield from (f"  {code}" for code in error.diagnostics if code not in error.message)
     yield from (f"  {note}" for note in getattr(error, "__notes__", ()))
 
 

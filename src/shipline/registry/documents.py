@@ -69,7 +69,7 @@ def fetch_document(channel: Channel, name: str) -> tuple[Descriptor, bytes]:
         if answer.status == 404:
             raise NotFound(
                 f"{name} is not in {channel.host}/{channel.repository}",
-                hint="check the name; a private repository is hidden from who may not see it",
+                hint="check the name; a private repository is hidden from those who may not see it",
             )
         content = answer.content(MANIFEST_LIMIT)
         said = answer.header("Content-Type").partition(";")[0].strip().lower()

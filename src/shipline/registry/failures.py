@@ -25,7 +25,7 @@ _LONGEST = 300  # characters of a message that are shown
 _HINTS = {
     401: "log in with `shipline login {host}`, or check that the password or token still holds",
     403: "where no rule is named, the account lacks the right: ask for it, or log in as another",
-    404: "check the spelling of the name; a private repository is hidden from who may not see it",
+    404: "check the name; a private repository is hidden from those who may not see it",
     407: "the proxy before it wants a login: http://user:password@host:port in HTTP_PROXY",
     405: "the registry has this function switched off",
     413: "the registry, or a proxy before it, limits the size of a request",

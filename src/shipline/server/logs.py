@@ -22,7 +22,7 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    """How the node tells what it does."""
+    """How the node logs."""
 
     format: Literal["text", "json"] = field(
         default="text", metadata={"doc": "lines for people, or one JSON object a line"}

@@ -84,7 +84,7 @@ class RegistrySection:
         default=None, metadata={"doc": "the store of the records of a new data directory"}
     )
     webhooks: tuple[WebhookSection, ...] = field(
-        default=(), metadata={"doc": "who is told what happens"}
+        default=(), metadata={"doc": "receivers of the node's events"}
     )
 
     def __post_init__(self) -> None:

@@ -115,7 +115,7 @@ def missing_parts(project: Project) -> Iterator[str]:
         yield from _missing_context(pipeline.build, root)
     key = pipeline.sign.key if pipeline.sign else ""
     if key and "://" not in key and not (root / key).is_file():
-        yield f"sign.key: there is no file {key}"
+        yield f"sign.key: there is no file {key}; `shipline key generate` makes a key"
     for name, step in pipeline.commands.items():
         if not step.needs and not (root / step.working_directory).is_dir():
             yield f"steps.{name}.working-directory: there is no directory {step.working_directory}"

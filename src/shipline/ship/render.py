@@ -65,8 +65,9 @@ def failure_sections(
     yield [f"{failed.name}: {error.message}" if failed else error.message]
     if isinstance(error, (GateRefused, GateUndecided)) and error.verdicts:
         yield [f"- {verdict}" for verdict in error.verdicts]
-    if isinstance(error, RegistryError) and error.diagnostics:
-        yield list(error.diagnostics)
+    codes = error.diagnostics if isinstance(error, RegistryError) else ()
+    if more := [code for code in codes if code not in error.message]:
+        yield more
     if notes := getattr(error, "__notes__", ()):
         yield list(notes)
     if isinstance(error, StepFailed):

@@ -160,7 +160,9 @@ class Runs:
         for run in self.all():
             if run.root == root:
                 return run
-        raise UsageError(f"no run of {root} is kept", hint="`shipline runs` lists those of all")
+        raise UsageError(
+            f"no run of {root} is kept", hint="`shipline runs` lists those of all projects"
+        )
 
 
 class Recorder:

@@ -39,7 +39,9 @@ def project(tmp_path: Path) -> Path:
 def test_a_file_is_fresh_until_the_configuration_changes(project: Path) -> None:
     assert run(project, "ci", "github").returncode == 0
     assert run(project, "ci", "gitlab").returncode == 0
-    assert run(project, "ci", "check").returncode == 0
+    fresh = run(project, "ci", "check")
+    assert (fresh.returncode, fresh.stdout) == (0, "")
+    assert f"{WORKFLOW}: up to date" in fresh.stderr
     (project / "shipline.yaml").write_text(FILE + "ci: {timeout-minutes: 7}\n")
     stale = run(project, "ci", "check")
     assert stale.returncode == 3
@@ -155,7 +157,7 @@ def test_init_has_no_dockerfile_for_a_language_it_does_not_know(tmp_path: Path) 
     done = run(tmp_path, "init", "--dockerfile")
     assert done.returncode == 2
     assert not (tmp_path / "shipline.yaml").exists()
-    assert "nothing here tells what starts the program" in run(tmp_path, "init").stderr
+    assert "nothing here says how the program is started" in run(tmp_path, "init").stderr
 
 
 def test_the_action_builds_and_hands_its_outputs_on(tmp_path: Path) -> None:

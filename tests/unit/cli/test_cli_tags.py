@@ -41,7 +41,7 @@ def work(tmp_path: Path) -> Work:
 def test_a_person_sees_each_tag_with_its_reason(work: Work) -> None:
     head = work.git("rev-parse", "HEAD")[:12]
     assert said(work, "tags") == (
-        f"{head} on main (the branch that is out), rule 1\n"
+        f"{head} on main (the checked-out branch), rule 1\n"
         "version 1.1.0, to be made as git tag v1.1.0\n"
         f"  v1.1.0  fixed  1 commit since v1.0.0; {head} “feat: two” asks for a minor version\n"
     )

@@ -99,7 +99,7 @@ def test_the_middle_of_a_long_instruction_is_left_out() -> None:
     [
         (UsageError("no", hint="do"), "usage error"),
         (RegistryError("no", host="r", diagnostics=("DENIED",)), "registry error"),
-        (GateRefused("no", verdicts=("coverage: 3 %",)), "refused by a gate"),
+        (GateRefused("no", verdicts=("coverage: 3 %",)), "refused by policy"),
     ],
 )
 def test_every_family_has_the_same_layout(error: ShiplineError, title: str) -> None:

@@ -87,7 +87,7 @@ def _build(project: Project, platforms: tuple[str, ...]) -> dict[object, object]
 def _remarks(project: Project, file: str) -> Iterator[str]:
     yield "All platforms are built at once and published under one name."
     if not file:
-        yield "TODO: there is no Dockerfile yet, and nothing here tells what starts the program."
+        yield "TODO: there is no Dockerfile yet, and nothing here says how the program is started."
     for other in project.dockerfiles[1:]:
         yield f"{other} is another image: give it a shipline.yaml of its own."
     if project.parts:

@@ -12,7 +12,7 @@ from shipline.policy.gates.section import FindingsGate
 from shipline.policy.gates.verdict import Check, Measurements
 from shipline.policy.gates.waiving import Waivers, expired_checks
 
-_HINT = "mend them, or write a waiver with an owner, a reason and an end date"
+_HINT = "fix them, or write a waiver with an owner, a reason and an end date"
 
 
 def judge_findings(

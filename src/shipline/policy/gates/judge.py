@@ -125,4 +125,4 @@ def _statements(vex: Sequence[Evidence]) -> list[VexStatement]:
 
 def _unusable(one: Evidence) -> Check:
     reason = one.problem or f"{one.path} is not an OpenVEX document"
-    return Check("vex", Outcome.ERROR, reason, hint=one.hint or "mend the file, or leave it out")
+    return Check("vex", Outcome.ERROR, reason, hint=one.hint or "fix the file, or leave it out")

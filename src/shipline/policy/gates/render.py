@@ -142,7 +142,7 @@ def _behind(verdict: Verdict) -> Iterator[str]:
         if len(check.details) > _SHOWN:
             yield f"  and {len(check.details) - _SHOWN} more: --format json shows all"
         if check.hint:
-            yield f"  to mend it: {check.hint}"
+            yield f"  to fix it: {check.hint}"
 
 
 def _warnings(verdicts: Verdicts) -> list[str]:

@@ -57,7 +57,9 @@ class CoverageGate(ReportGate):
     """How much of the code the tests run, in percent."""
 
     min: float = field(default=80.0, metadata=_doc("Least percentage of lines that ran."))
-    branch_min: float | None = field(default=None, metadata=_doc("Least percentage of branches."))
+    branch_min: float | None = field(
+        default=None, metadata=_doc("Minimum branch coverage, in percent.")
+    )
     file_min: float | None = field(default=None, metadata=_doc("Least percentage of each file."))
     patch_min: float | None = field(default=None, metadata=_doc("Least percentage of new lines."))
     patch_floor: int = field(default=20, metadata=_doc("Smaller changes are not judged (lines)."))
@@ -85,7 +87,7 @@ class TestsGate(ReportGate):
 
     min_tests: int = field(default=1, metadata=_doc("Least number of tests that ran."))
     max_failed: int = field(default=0, metadata=_doc("Most failures and errors."))
-    max_skipped: int | None = field(default=None, metadata=_doc("Most skipped tests."))
+    max_skipped: int | None = field(default=None, metadata=_doc("Maximum number of skipped tests."))
     max_flaky: int | None = field(
         default=None, metadata=_doc("Most tests that passed only after a failure.")
     )
@@ -301,7 +303,9 @@ class GatesSection:
     commands: Mapping[str, CommandGate] = field(
         default_factory=dict, metadata=_doc("Programs that judge, by name.")
     )
-    waivers: tuple[Waiver, ...] = field(default=(), metadata=_doc("Exceptions."))
+    waivers: tuple[Waiver, ...] = field(
+        default=(), metadata=_doc("Waivers, each with an owner and an end date.")
+    )
     waiver_files: tuple[str, ...] = field(
         default=(), metadata=_doc("YAML or JSON files with a list of exceptions.")
     )

@@ -31,7 +31,7 @@ def _checks(rules: TestsGate, results: TestResults, context: Context, gate: str)
             failed,
             rules.max_failed,
             what=f"{failed:,} of {counted(results.total, 'test')} failed",
-            hint="mend the tests, or what they test",
+            hint="fix the tests, or the code under test",
         ),
         details=results.failed_names,
     )

@@ -119,7 +119,7 @@ def _over(waiver: Waiver) -> Check:
         "waiver",
         Outcome.FAIL,
         f"the waiver {waiver} ended on {waiver.until}",
-        hint=f"mend it, or ask {waiver.owner} for a new end date in a commit",
+        hint=f"fix it, or ask {waiver.owner} for a new end date in a commit",
     )
 
 

@@ -246,7 +246,7 @@ def _edge(entry: Entry, case: Case) -> Parts:
     event = case.situation.event
     wanted = text_of(entry.branch, expressions(case)) or event.default_branch
     if not wanted:
-        raise NotHere("nobody tells which the default branch is")
+        raise NotHere("the default branch is not known")
     if event.branch != wanted:
         raise NotHere(f"the branch is not {wanted}")
     return (Piece("edge"),), True, _event_reason(case), False

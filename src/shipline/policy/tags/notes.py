@@ -43,9 +43,7 @@ def read_release(
 def _existing(git: Git, revision: str) -> str:
     if sha := repositories.resolve(git, revision):
         return sha
-    raise GitError(
-        f"there is no commit {revision!r}", hint="git log and git tag show what there is"
-    )
+    raise GitError(f"there is no commit {revision!r}", hint="see git log and git tag")
 
 
 def _title(clone: Clone, section: TagsSection, target: Commit) -> str:

@@ -89,7 +89,7 @@ def _place(
     if not tag.mutable:
         return Placement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
     if not there.revision:
-        return Placement(tag.name, "move", f"{whose}, so nothing tells that it is newer")
+        return Placement(tag.name, "move", f"{whose}, so nothing shows that it is newer")
     if is_ancestor(there.revision, commit):
         return Placement(tag.name, "move", f"{whose}, which is older")
     newer = is_ancestor(commit, there.revision)

@@ -160,7 +160,8 @@ class TagsSection:
         default="", metadata={"doc": "The remote that has the versions; origin, or the only one."}
     )
     default_branch: str = field(
-        default="", metadata={"doc": "The default branch, where nobody tells it."}
+        default="",
+        metadata={"doc": "The default branch, where neither CI nor the remote names it."},
     )
     unique_names: bool = field(
         default=True,

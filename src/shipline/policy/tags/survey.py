@@ -84,7 +84,7 @@ def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
     if event.ref or event.kind == "pull-request":
         return event
     if repository.branch:
-        return replace(event, ref=ref_of(repository.branch), source="the branch that is out")
+        return replace(event, ref=ref_of(repository.branch), source="the checked-out branch")
     return replace(event, ref=_detached(clone), source="the only branch with the commit")
 
 

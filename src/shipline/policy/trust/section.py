@@ -48,7 +48,9 @@ class TrustRule:
         metadata={"doc": "How old a signature may be; one that states no time is too old."},
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict, hash=False, metadata={"doc": "What a signature must carry."}
+        default_factory=dict,
+        hash=False,
+        metadata={"doc": "An annotation that a signature must carry."},
     )
     predicates: tuple[str | PredicateRule, ...] = field(
         default=(),

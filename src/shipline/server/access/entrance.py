@@ -92,7 +92,7 @@ def check_entrance(section: AccessSection, host: str, *, insecure_open: bool) ->
 
 
 def _open_entrance(data: Path, section: AccessSection, *, loopback: bool) -> Entrance:
-    where = "this machine" if loopback else "every machine that reaches it"
+    where = "anyone on this machine" if loopback else "anyone who reaches it"
     notice = f"open: {where} may pull, push and delete without an account"
     renew = partial(open_certificates, data, section.tls, "") if section.tls.cert else None
     certificates = renew() if renew else None
@@ -170,7 +170,7 @@ def _first_steps(directory: Directory, section: AccessSection, notice: Notice) -
 
 def _about(certificates: Certificates | None) -> list[str]:
     if certificates is None:
-        return ["plain HTTP: passwords and tokens can be read on the way"]
+        return ["plain HTTP: passwords and tokens can be read in transit"]
     lines = [f"certificate: SHA-256 {certificates.fingerprint}"]
     if certificates.ca is not None:
         place = "/etc/docker/certs.d/HOST:PORT/ca.crt"

@@ -27,7 +27,7 @@ class WebhookSection:
     name: str = field(metadata={"doc": "what logs and metrics call it: a-z, 0-9 and -"})
     url: str = field(metadata={"doc": "where requests go, https:// or http://"})
     events: tuple[Told, ...] = field(
-        default=("push", "delete", "untag"), metadata={"doc": "what is told"}
+        default=("push", "delete", "untag"), metadata={"doc": "events that are sent"}
     )
     blobs: bool = field(
         default=False, metadata={"doc": "tell of pushed blobs too, not only of manifests"}

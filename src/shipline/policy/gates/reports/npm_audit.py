@@ -43,7 +43,7 @@ def _refusal(value: Fields) -> str:
     error = value.child("error") if isinstance(value.raw("error"), dict) else Fields({}, "error")
     told = (error.text("summary"), value.text("message"), error.text("code"))
     if "error" in value or any(told):
-        reason = next(filter(None, told), "npm does not tell why")
+        reason = next(filter(None, told), "npm does not say why")
         return f"npm audit failed: {reason[:200]}"
     return "not a report of npm audit version 2"
 
