@@ -130,7 +130,8 @@ def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
     names = sorted([*written, "app.js", "package.json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert run(tmp_path, "config", "check").returncode == 0
-    assert run(tmp_path, "build", "--check", ".").returncode == 0
+    base = "node:24-slim=docker-image://scratch"
+    assert run(tmp_path, "build", "--check", "--build-context", base, ".").returncode == 0
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     again = run(tmp_path, "init", "--dockerfile")
     assert again.returncode == 2

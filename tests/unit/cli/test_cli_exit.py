@@ -56,6 +56,12 @@ def test_a_build_ends_with_the_digest_and_the_names_that_were_given(
     assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
 
 
+def test_a_list_of_no_runs_says_so_beside_its_output(tmp_path: Path) -> None:
+    done = run("runs", SHIPLINE_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "no runs yet: `shipline ship` makes one\n"
+
+
 def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
     done = run("build", "--target", "fail", str(tmp_path))
     assert done.returncode == 5
