@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_a_damaged_blob_is_pushed_whole(
     done = shipline.build("--push", "-t", name, source).ok()
     assert len(warnings(done)) == 1, done.err
     assert tags(base_images, "damaged/pushed") == ["one"]
+
+
+@pytest.mark.parametrize("tar", ["true", "false"])
+def test_a_damaged_blob_is_exported_whole(
+    shipline: Shipline, source: Path, tmp_path: Path, tar: str
+) -> None:
+    build(shipline, source).ok()
+    for blob in (shipline.home / "content/blobs/sha256").iterdir():
+        flip(blob)
+    place = tmp_path / "layout"
+    done = shipline.build("-o", f"type=oci,dest={place},tar={tar}", source).ok()
+    assert len(warnings(done)) == 1, done.err
+    if tar == "true":
+        shutil.unpack_archive(place, tmp_path / "unpacked", "tar")
+        place = tmp_path / "unpacked"
+    for blob in (place / "blobs/sha256").iterdir():
+        assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
 @pytest.mark.parametrize("harm", [flip, truncate, empty])

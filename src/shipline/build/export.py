@@ -18,7 +18,7 @@ from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.build.trouble import output_errors
 from shipline.errors import UsageError
 from shipline.events import Step
-from shipline.layer import Entry, Item, OpenDirectory, Source, scan, unpack, write_tar
+from shipline.layer import Entry, Item, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.tasks import on_cancel
 
@@ -106,7 +106,9 @@ def _image_archive(output: Output, results: Results, stdout: BinaryIO | None) ->
 
 
 def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item]:
-    """The files of an image layout (image-layout.md); `docker` adds its own manifest.json."""
+    """The files of an image layout (image-layout.md); `docker` adds its own manifest.json. Layers
+    are verified while they are read.
+    """
     documents = {
         descriptor.digest.hex: raw
         for image in results.edition.images
@@ -121,7 +123,6 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
         results.blobs.ensure(layer)
-    store = OpenDirectory(results.blobs.store.root / "blobs" / "sha256")
     yield _folder("blobs", results)
     yield _folder("blobs/sha256", results)
     for name in sorted({*documents, *layers}):
@@ -130,7 +131,7 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
         else:
             entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size,
                           mtime_ns=results.mtime_ns)  # fmt: skip
-            yield entry, Source(store, name)
+            yield entry, stack.enter_context(results.blobs.fetch(layers[name]))
     yield _file("index.json", _index(results), results)
     if output.type == "docker":
         yield _file("manifest.json", _docker_manifest(results), results)

@@ -137,7 +137,7 @@ def unpack(
 
     Raises UnsafeEntry for a path or hard link out of the directory, ContentError beyond
     `max_entries` or `max_bytes`, for device nodes where `devices` is false, for content that is
-    cut off, and for what the file system refuses. What was written before remains.
+    cut off, and for what the file system refuses. Whole files that were written before remain.
     """
     writer = _Writer(OpenDirectory(directory), whiteouts, userxattr, devices, owner)
     left_entries, left_bytes = max_entries, max_bytes
@@ -264,6 +264,9 @@ class _Writer:
             if entry[5] and _copy(content, new, entry[5]) != entry[5]:
                 raise ContentError(f"{entry.path}: its content is not {entry.size} bytes long")
             self._dress(new, entry)
+        except BaseException:
+            os.unlink(name, dir_fd=fd)
+            raise
         finally:
             os.close(new)
 
