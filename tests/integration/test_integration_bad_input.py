@@ -247,7 +247,8 @@ def test_output_that_cannot_be_written(refusal: Refusal, tmp_path: Path) -> None
 def test_home_that_cannot_be_written(base_images: Registry, tmp_path: Path) -> None:
     place = context(tmp_path / "context", "FROM scratch\nCOPY a.txt /\n", a__txt="")
     for home in (Path("/proc/nothing"), place / "a.txt", place / "a.txt" / "below"):
-        said = Shipline(home).build(place).failed(10)
+        nobody = {"DOCKER_CONFIG": str(tmp_path)}
+        said = Shipline(home, environment=nobody).build(place).failed(10)
         assert str(home) in said
 
 

@@ -222,6 +222,8 @@ def _error(origin: Origin, error: Exception) -> RegistryError:
         text, hint, retriable = "it speaks TLS, and was asked in plain http", tls_hint(host), False
     elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
         text = "the connection was closed in the middle"
+        if origin.scheme == "http" and isinstance(error, http.client.RemoteDisconnected):
+            hint += f"; if it speaks TLS, {tls_hint(host)}"
     elif isinstance(error, ValueError) and not isinstance(error, OSError):
         text, hint, retriable = f"cannot make the request: {error}", "", False
     elif isinstance(error, OSError):

@@ -70,7 +70,7 @@ def test_open_to_others_must_be_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="open to everyone"):
         check_entrance(section, EVERYWHERE, insecure_open=False)
     with open_entrance(tmp_path, EVERYWHERE, AccessSection(), insecure_open=True) as entrance:
-        assert "every machine" in entrance.notices[0]
+        assert "anyone who reaches it" in entrance.notices[0]
 
 
 def test_accounts_over_plain_http_must_be_said(tmp_path: Path) -> None:
