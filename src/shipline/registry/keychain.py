@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import AuthError, ConfigError
-from shipline.registry.credentials import HUB_KEY, Credentials, ask_helper, normal_host
+from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
+from shipline.registry.helpers import ask_helper
 
 VAULT = "shipline-credentials.json"  # the name of the vault, beside the file that points to it
 _LIMIT = 4 << 20  # bytes of a configuration file

@@ -16,10 +16,9 @@ from shipline.errors import ConfigError, UsageError
 from shipline.registry.credentials import (
     HUB_KEY,
     Credentials,
-    clear_helper,
     normal_host,
-    tell_helper,
 )
+from shipline.registry.helpers import clear_helper, tell_helper
 from shipline.registry.keychain import (
     NAME,
     VAULT,

@@ -25,10 +25,10 @@ import urllib3.util
 from urllib3.connection import ProxyConfig
 
 from shipline.errors import RegistryError
-from shipline.registry.failures import translated
 from shipline.registry.hosts import HostSettings
 from shipline.registry.origin import Origin, Url
 from shipline.registry.reach import Reach
+from shipline.registry.troubles import translated
 from shipline.tasks import on_cancel
 
 CONNECT_S = 10.0
