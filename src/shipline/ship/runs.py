@@ -21,12 +21,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from shipline.errors import NotFound, ShiplineError, UsageError
 from shipline.ship.record import Run, State
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
+_SECOND = len("20261126-112100")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -89,9 +92,12 @@ class Runs:
 
     def all(self) -> Iterator[Run]:
         """Every readable record, the newest first."""
-        for run in self.ids():
-            with suppress(ShiplineError):
-                yield self.read(run)
+        for _, same_second in groupby(self.ids(), key=lambda run: run[:_SECOND]):
+            found = []
+            for run in same_second:
+                with suppress(ShiplineError):
+                    found.append(self.read(run))
+            yield from sorted(found, key=attrgetter("started"), reverse=True)
 
     def alive(self, run: str) -> bool:
         """Whether a process works on it now."""

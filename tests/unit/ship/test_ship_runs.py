@@ -14,9 +14,9 @@ from shipline.ship.runs import Runs
 ROOT = "/project"
 
 
-def make(runs: Runs, number: int, state: State = State.FAILED) -> str:
+def make(runs: Runs, number: int, end: str = "abcdef", started: float = 1.0) -> str:
     """A run that ended; a higher number is a newer one."""
-    run = f"20260101-0000{number:02}-abcdef"
+    run = f"20260101-0000{number:02}-{end}"
     with runs.hold(run) as recorder:
         recorder.begin(
             Run(
@@ -28,9 +28,9 @@ def make(runs: Runs, number: int, state: State = State.FAILED) -> str:
                 tree="t" * 40,
                 branch="main",
                 dirty=False,
-                started=1.0,
+                started=started,
                 steps=(),
-                state=state,
+                state=State.FAILED,
             )
         )
     return run
@@ -73,3 +73,12 @@ def test_whoever_waits_for_a_run_that_is_removed_learns_it(tmp_path: Path) -> No
         patch.setattr(os, "open", opened)
         with pytest.raises(UsageError, match="was removed"), runs.hold(run):
             pass
+
+
+def test_the_latest_of_one_second_is_the_one_that_started_last(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    made = [
+        make(runs, 1, end, at) for end, at in (("aaaaaa", 1.2), ("cccccc", 1.1), ("bbbbbb", 1.3))
+    ]
+    assert runs.latest(ROOT).id == made[2]
+    assert [run.id for run in runs.all()] == [made[2], made[0], made[1]]
