@@ -16,7 +16,14 @@ from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, in_build, overlay, run_in, runtime_named
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import Sandbox, StepSpec, open_sandbox, open_workspace
-from shipline.sandbox.bundle import CAPABILITIES, Layout, config, converted, environment
+from shipline.sandbox.bundle import (
+    CAPABILITIES,
+    PROFILES,
+    Layout,
+    config,
+    converted,
+    environment,
+)
 from shipline.sandbox.runtime import search_runtime
 from shipline.tasks import TaskGroup
 
@@ -58,6 +65,16 @@ def test_only_rules_that_apply_reach_the_runtime(
     assert (result["architectures"] == expected) is (machine == "x86_64")
     for rule in result["syscalls"]:
         assert rule.keys() <= {"names", "action", "errnoRet", "args"}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_profile_of_system_calls_is_part_of_the_package(machine: str) -> None:
+    assert {path.name for path in PROFILES} == {"seccomp.json"}
+    profile = converted(json.loads(PROFILES[-1].read_bytes()), machine, frozenset(CAPABILITIES))
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+    allowed = [one["names"] for one in profile["syscalls"] if one["action"] == "SCMP_ACT_ALLOW"]
+    names = {name for names in allowed for name in names}
+    assert "execve" in names and names.isdisjoint({"kexec_load", "init_module"})
 
 
 def test_the_capabilities_are_dockers_fourteen() -> None:
