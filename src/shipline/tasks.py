@@ -157,11 +157,14 @@ class Task(Generic[T]):
         self._outcome: tuple[T] | BaseException | None = None
 
     def result(self) -> T:
-        """Wait for the value; raises what the thread raised, or Cancelled when interrupted."""
-        with on_cancel(self._wake), self._condition:
-            while self._outcome is None:
-                check()
-                self._condition.wait()
+        """The value, or what the thread raised, as soon as it is there; raises Cancelled when
+        interrupted before.
+        """
+        if self._outcome is None:
+            with on_cancel(self._wake), self._condition:
+                while self._outcome is None:
+                    check()
+                    self._condition.wait()
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome[0]
@@ -416,18 +419,33 @@ class Once(Generic[T]):
         self._tasks: dict[object, Task[T]] = {}
 
     def get(self, key: object, compute: Callable[[], T]) -> T:
-        """The value of `compute()`; its exception is raised to every caller of that key."""
-        with self._lock:
-            task = self._tasks.get(key)
-            mine = task is None
-            if task is None:
-                task = self._tasks[key] = Task()
-        if mine:
+        """The value of `compute()`; its exception is raised to every caller of that key.
+
+        Where the caller that computes is interrupted, another one that waits computes in its place.
+        """
+        while True:
+            with self._lock:
+                task = self._tasks.get(key)
+                mine = task is None
+                if task is None:
+                    task = self._tasks[key] = Task()
+            if mine:
+                self._compute(key, task, compute)
+                return task.result()
             try:
-                task.settle((compute(),))
-            except BaseException as failure:  # waiting callers need it as much as this one
-                task.settle(failure)
-        return task.result()
+                return task.result()
+            except Cancelled:
+                check()
+
+    def _compute(self, key: object, task: Task[T], compute: Callable[[], T]) -> None:
+        try:
+            outcome: tuple[T] | BaseException = (compute(),)
+        except BaseException as failure:  # waiting callers need it as much as this one
+            outcome = failure
+        if isinstance(outcome, Cancelled):
+            with self._lock:
+                del self._tasks[key]
+        task.settle(outcome)
 
 
 def ordered_map(

@@ -17,6 +17,7 @@ from shipline.tasks import (
     check,
     on_cancel,
     ordered_map,
+    scope,
     sleep,
     visit_graph,
 )
@@ -87,6 +88,44 @@ def test_once_computes_once_for_all() -> None:
         tasks = [group.start(once.get, "key", compute) for _ in range(8)]
     assert [task.result() for task in tasks] == [7] * 8
     assert len(calls) == 1
+
+
+def test_a_failure_wins_over_a_cancellation_that_comes_before_it_is_raised() -> None:
+    once: Once[None] = Once()
+
+    def give_up_and_fail() -> None:
+        scope().cancel()  # as when a sibling gives up because of what is about to be raised here
+        fail()
+
+    with pytest.raises(ValueError, match="first"), TaskGroup() as group:
+        group.start(once.get, "key", give_up_and_fail)
+
+
+def test_what_is_there_is_given_to_those_who_are_interrupted_too() -> None:
+    failed: Task[None] = Task()
+    failed.settle(ValueError("first"))
+    with pytest.raises(ValueError, match="first"), TaskGroup() as group:
+        group.scope.cancel()
+        failed.result()
+
+
+def test_an_interrupted_caller_does_not_interrupt_others_that_want_the_same() -> None:
+    once: Once[int] = Once()
+    begun = threading.Event()
+
+    def interrupted() -> int:
+        begun.set()
+        wait_long()
+        return 1
+
+    with TaskGroup() as others:
+        with pytest.raises(Cancelled), TaskGroup() as group:
+            group.start(once.get, "key", interrupted)
+            assert begun.wait(60)
+            waiting = others.start(once.get, "key", lambda: 2)
+            group.scope.cancel()
+        assert waiting.result() == 2
+    assert once.get("key", lambda: 3) == 2
 
 
 def test_limiter_bounds_what_runs_at_once() -> None:

@@ -13,11 +13,11 @@ from shipline.build.cache import Made
 from shipline.build.editions import PLAIN, Edition
 from shipline.build.recoding import Recoder
 from shipline.content import Follow, LocalIngest, Repository
-from shipline.errors import DigestMismatch, RegistryError
+from shipline.errors import Cancelled, DigestMismatch, RegistryError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.oci import Descriptor, Digest
-from shipline.tasks import Once, TaskGroup
+from shipline.tasks import Once, TaskGroup, check
 
 UPLOADS = 16  # at once, to all targets
 _WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is complete
@@ -83,11 +83,14 @@ class Uploads:
 
     def _follow(self, target: Target, follow: Follow) -> None:
         with follow:
-            if follow.growing(_WORTH_STREAMING) and self._stream(target, follow):
-                layer = follow.wait()
-                self._once.get((str(target), layer.digest), lambda: None)
-            else:
-                self._send(target, follow.wait())
+            try:
+                if follow.growing(_WORTH_STREAMING) and self._stream(target, follow):
+                    layer = follow.wait()
+                    self._once.get((str(target), layer.digest), lambda: None)
+                else:
+                    self._send(target, follow.wait())
+            except Cancelled:
+                check()  # else the layer was given up: whoever writes it raises why
 
     def _stream(self, target: Target, follow: Follow) -> bool:
         """Whether the registry took the layer this way; if not, there is another."""

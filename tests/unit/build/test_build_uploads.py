@@ -18,12 +18,12 @@ from shipline.build.uploads import Target, Uploads
 from shipline.content import Fetcher, LocalStore, MemoryStore
 from shipline.content.memory import MemoryIngest
 from shipline.content.protocols import Advance
-from shipline.errors import AuthError, RegistryError
+from shipline.errors import AuthError, ContentError, RegistryError
 from shipline.events import Step, silent
 from shipline.layer import Layer, codec
 from shipline.metadata import SqliteRecords
 from shipline.oci import Descriptor, Digest, media
-from shipline.tasks import TaskGroup
+from shipline.tasks import TaskGroup, check
 
 PART = 3 << 20  # bytes; two of them are worth streaming
 
@@ -157,6 +157,20 @@ def test_a_layer_that_was_given_up_leaves_nothing(
             ingest.write(bytes(2 * PART))
             raise ZeroDivisionError
     assert not remote.blobs
+
+
+@pytest.mark.parametrize("size", [10, 2 * PART])
+def test_a_layer_that_was_given_up_does_not_interrupt_who_says_why(
+    blobs: Blobs, recoder: Recoder, step: Step, size: int
+) -> None:
+    with pytest.raises(ContentError, match="full"), TaskGroup() as group:
+        uploads = Uploads(group, [target(Remote())], blobs, recoder, codec("gzip"), step)
+        with blobs.store.ingest() as ingest:
+            uploads.follow(ingest)
+            ingest.write(bytes(size))
+        group.join()
+        check()
+        raise ContentError("the disk is full")
 
 
 def test_equal_layers_are_sent_once_to_each_target(
