@@ -90,10 +90,23 @@ def test_semver(tag: str, pattern: str, tags: list[str]) -> None:
         ("1.2.3rc2", "{{major}}.{{minor}}", ["1.2.3rc2"]),
         ("1.2.3rc2", "{{raw}}", ["1.2.3rc2"]),
         ("1.2.3.dev1", "{{version}}", ["1.2.3.dev1"]),
+        ("v1.2.3RC2", "{{version}}", ["1.2.3rc2"]),
+        ("1.0-alpha_1", "{{version}}", ["1.0a1"]),
+        ("1.0.post1", "{{major}}", ["1.0.post1"]),
+        ("1.0-1", "{{version}}", ["1.0.post1"]),
+        ("1", "{{major}}.{{minor}}.{{patch}}", ["1.0.0", "latest"]),
+        ("1.0+Ubuntu-007", "{{version}}", ["1.0-ubuntu.7", "latest"]),
+        ("2!1.0", "{{version}}", ["2-1.0", "latest"]),
     ],
 )
 def test_pep440(tag: str, pattern: str, tags: list[str]) -> None:
     assert [*decided(f"refs/tags/{tag}", f"type=pep440,pattern={pattern}").names] == tags
+
+
+@pytest.mark.parametrize("tag", ["1.0-nightly", "1..0", "9" * 5000])
+def test_a_tag_that_pep_440_does_not_allow_gives_none(tag: str) -> None:
+    with pytest.raises(NoRuleMatches, match="is not a version of PEP 440"):
+        decided(f"refs/tags/{tag}", "type=pep440,pattern={{version}}")
 
 
 @pytest.mark.parametrize(

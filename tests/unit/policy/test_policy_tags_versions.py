@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from shipline.git import Commit
 from shipline.policy.tags.commits import Levels, read_change
-from shipline.policy.tags.pep440 import Pep440
 from shipline.policy.tags.versions import Level, Version, version_of
 
 words = st.one_of(
@@ -62,23 +61,6 @@ def test_a_tag_is_a_version_only_behind_its_own_prefix() -> None:
     assert version_of("v1.2.3", "api/v") is None
     assert version_of("vnext", "v") is None
     assert version_of("v" + "9" * 5000 + ".0.0", "v") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "normal", "final"),
-    [
-        ("1.2.3", "1.2.3", True),
-        ("v1.2.3RC2", "1.2.3rc2", False),
-        ("1.0-alpha_1", "1.0a1", False),
-        ("1.0.post1", "1.0.post1", False),
-        ("1.0-1", "1.0.post1", False),
-        ("2!1.0.dev3", "2!1.0.dev3", False),
-        ("1.0+Ubuntu-1", "1.0+ubuntu.1", True),
-    ],
-)
-def test_pep_440_versions_have_a_normal_form(text: str, normal: str, final: bool) -> None:
-    found = Pep440.parse(text)
-    assert (found.text, found.final) == (normal, final)
 
 
 @pytest.mark.parametrize(

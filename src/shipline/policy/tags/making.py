@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from packaging.version import Version as PythonVersion
+
 from shipline.errors import ConfigError
 from shipline.policy.tags import names, template
 from shipline.policy.tags.dates import render_date
 from shipline.policy.tags.entry import Entry, regular_expression, search_pattern
 from shipline.policy.tags.handlebars import Call, expressions_of, render, text_of
-from shipline.policy.tags.pep440 import Pep440
 from shipline.policy.tags.pieces import Piece, fit
 from shipline.policy.tags.section import Rule, TagsSection
 from shipline.policy.tags.situation import Situation
@@ -175,17 +176,18 @@ def _bare(text: str, prefix: str) -> str:
 def _pep440(entry: Entry, case: Case) -> Parts:
     raw, reason = _version_text(entry, case)
     try:
-        version = Pep440.parse(raw)
+        version = PythonVersion(raw)
     except ValueError:
         raise NotHere(f"{raw} is not a version of PEP 440") from None
     values = {
         "raw": Piece(raw, ref=True),
-        "version": Piece(version.text, ref=True),
-        "major": Piece(str(version.part(0))),
-        "minor": Piece(str(version.part(1))),
-        "patch": Piece(str(version.part(2))),
+        "version": Piece(str(version), ref=True),
+        "major": Piece(str(version.major)),
+        "minor": Piece(str(version.minor)),
+        "patch": Piece(str(version.micro)),
     }
-    return _of_version(entry, case, values, reason, final=version.final)
+    final = not (version.is_prerelease or version.is_postrelease)
+    return _of_version(entry, case, values, reason, final=final)
 
 
 def _of_version(
