@@ -7,7 +7,6 @@ speak of content; a hit whose content has gone is a miss, and so is a damaged re
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import struct
@@ -38,15 +37,9 @@ class Made:
     level: int | None = None
 
 
-def key_of(*parts: object) -> str:
-    """A name for work that depends on `parts`: values whose repr says all there is to say."""
-    text = "\0".join(map(repr, parts))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 @contextmanager
 def alone(state: Path, key: str) -> Iterator[None]:
-    """Hold the work that `key_of` named: no other thread or process does, until this one ends it
+    """Hold the work that `key` names: no other thread or process does, until this one ends it
     or dies. Interruptible while it waits.
 
     No two wait for each other as long as whoever holds one asks only for work inside of it.

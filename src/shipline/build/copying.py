@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipline.build.cache import Made, alone, key_of
-from shipline.build.graph import CopyOp, MakeDirectoryOp
+from shipline.build.cache import Made, alone
+from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
 from shipline.build.modes import octal_mode, parse_mode
 from shipline.build.placing import Look, Placement
 from shipline.build.reachable import owned
@@ -55,10 +55,11 @@ class Use:
 def quick_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Result | None) -> str:
     """The key that needs no bytes; empty for files of a context."""
     if isinstance(op, MakeDirectoryOp):
-        return key_of("directory", op, base.diff_ids)
+        return key_of("directory layer/1", op=op.key(), base=base.diff_ids)
     if isinstance(source, Directory):
         return ""
-    return key_of("copy", op, base.diff_ids, source and source.diff_ids)
+    layers = source and source.diff_ids
+    return key_of("copy layer/1", op=op.key(), base=base.diff_ids, source=layers)
 
 
 def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use) -> Made:
@@ -74,7 +75,7 @@ def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use
     owner = _owner(op.user, "USER ", base, shop, use.step)
     placement = Placement(shop.snapshots.table(base), owner, shop.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
-    content = key_of("directories", placement.timeless())
+    content = key_of("directories/1", entries=placement.key())
     return _once(content, (key,), shop, use, lambda: list(placement.items()))
 
 
@@ -105,13 +106,15 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
         if not archives:  # what is found below may have been made for a base that has room
             _require_room(goals, placement)
         content = key_of(
-            "files",
-            (op.files, op.chmod, owner),
-            [(goal, str(goal.source.tree.digest(look.owner))) for goal in goals],
-            files,
-            placement.timeless(),
-            [placement.way_to(target) for target in (*(goal.target for goal in goals), *files)],
-            base.diff_ids if archives else (),
+            "files/1",
+            texts=op.files,
+            chmod=op.chmod,
+            owner=owner,
+            sources=[goal.key(look.owner) for goal in goals],
+            files=files,
+            placed=placement.key(),
+            ways=[placement.way_key(path) for path in (*(one.target for one in goals), *files)],
+            base=base.diff_ids if archives else (),
         )
 
         def items() -> list[Item]:
@@ -132,9 +135,15 @@ class Goal:
     target: str
     archive: str
 
-    def __repr__(self) -> str:
-        source = self.source
-        return repr((self.target, source.is_directory, source.is_context, self.archive))
+    def key(self, owner: tuple[int, int] | None) -> dict[str, object]:
+        """What is copied and where, for a cache key; `owner` None keeps the owners of files."""
+        return {
+            "target": self.target,
+            "archive": self.archive,
+            "directory": self.source.is_directory,
+            "context": self.source.is_context,
+            "tree": str(self.source.tree.digest(owner)),
+        }
 
 
 def _require_room(goals: Iterable[Goal], placement: Placement) -> None:

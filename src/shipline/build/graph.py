@@ -1,36 +1,76 @@
 """The build graph: vertices of operations, equal where their work is equal (BuildKit's LLB).
 
-An operation is a frozen value that says all that its result depends on. A vertex adds its inputs;
-its digest names the work, so that two platforms that ask for the same get the same vertex.
+An operation is a frozen value with everything that its result depends on; `key` is a digest of its
+named fields, never of a `repr`. A vertex adds its inputs; its digest names the work, so that two
+platforms that ask for the same get the same vertex.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import ClassVar, Self
 
 from shipline.errors import Span
 from shipline.oci import Digest
 from shipline.sandbox import Limits
 
 
+def key_of(kind: str, **parts: object) -> str:
+    """A name for work: SHA-256 of `kind`, which ends in a version, and named parts, as JSON.
+
+    The version changes when the same parts come to mean other work. Raises TypeError for a part
+    that is no JSON value.
+    """
+    text = json.dumps([kind, parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
-class ScratchOp:
+class _Operation:
+    """A key covers every field that is compared, so that a new one cannot be forgotten."""
+
+    KIND: ClassVar[str]
+
+    def key(self) -> str:
+        """Equal where the operation does the same to the same inputs."""
+        return key_of(self.KIND, **_compared(self))
+
+
+def _compared(value: object) -> dict[str, object]:
+    assert is_dataclass(value)
+    return {one.name: _json(getattr(value, one.name)) for one in fields(value) if one.compare}
+
+
+def _json(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_json(one) for one in value]
+    return _compared(value) if is_dataclass(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchOp(_Operation):
     """Nothing."""
 
+    KIND = "scratch/1"
+
 
 @dataclass(frozen=True, slots=True)
-class ImageOp:
+class ImageOp(_Operation):
     """An image as it is: the manifest of one platform."""
+
+    KIND = "image/1"
 
     manifest: Digest
 
 
 @dataclass(frozen=True, slots=True)
-class ContextOp:
+class ContextOp(_Operation):
     """A directory of this machine: the build context, or one of `--build-context`."""
+
+    KIND = "context/1"
 
     name: str
 
@@ -58,10 +98,12 @@ class RunMount:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOp:
+class RunOp(_Operation):
     """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
     `limits`.
     """
+
+    KIND = "run/1"
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -76,13 +118,15 @@ class RunOp:
     ulimits: tuple[tuple[str, int, int], ...] = ()
     script: tuple[str, str] = ("", "")
     hostname: str = ""
-    proxies: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    limits: Limits = field(default_factory=Limits, repr=False, compare=False)
+    proxies: tuple[str, ...] = field(default=(), compare=False)
+    limits: Limits = field(default_factory=Limits, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class CopyOp:
+class CopyOp(_Operation):
     """Files of input 1, or `files` given inline, placed on top of input 0."""
+
+    KIND = "copy/1"
 
     sources: tuple[str, ...]
     destination: str
@@ -96,8 +140,10 @@ class CopyOp:
 
 
 @dataclass(frozen=True, slots=True)
-class MakeDirectoryOp:
+class MakeDirectoryOp(_Operation):
     """A directory, with its parents, on top of input 0; new ones belong to `user`."""
+
+    KIND = "directory/1"
 
     path: str
     user: str = ""
@@ -129,9 +175,8 @@ class Vertex:
     digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        work = (repr(self.op), *(one.digest for one in self.inputs))
-        name = hashlib.sha256("\0".join(work).encode("utf-8", "surrogateescape")).hexdigest()
-        object.__setattr__(self, "digest", name)
+        inputs = [one.digest for one in self.inputs]
+        object.__setattr__(self, "digest", key_of("vertex/1", op=self.op.key(), inputs=inputs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vertex) and other.digest == self.digest

@@ -38,6 +38,11 @@ class Look:
         return Entry(path, kind, mode, uid, gid, size, whole_ns, link, major, minor, xattrs)
 
 
+def entry_key(entry: Entry) -> dict[str, object]:
+    """The fields of an entry for a cache key."""
+    return entry._asdict() | {"xattrs": [[name, value.hex()] for name, value in entry.xattrs]}
+
+
 class Placement:
     """A layer in the making on top of `below`."""
 
@@ -77,10 +82,10 @@ class Placement:
             for path, entry in found.items()
         }
 
-    def timeless(self) -> list[Entry]:
-        """What `items` gives now, without contents and without the time of this build."""
+    def key(self) -> list[object]:
+        """What `items` gives now, for a cache key: no contents, and not the time of this build."""
         return [
-            entry._replace(mtime_ns=0) if entry.mtime_ns == self._now_ns else entry
+            entry_key(entry._replace(mtime_ns=0) if entry.mtime_ns == self._now_ns else entry)
             for entry, _ in self.items()
         ]
 
@@ -97,16 +102,16 @@ class Placement:
         """`path` without leading slash, links followed inside the root, the last one too."""
         return resolve(path, self.lookup)
 
-    def way_to(self, path: str) -> list[Entry]:
-        """What is below on the way to `path`: the layer repeats these directories.
+    def way_key(self, path: str) -> list[object]:
+        """What is below on the way to `path`, for a cache key: the layer repeats these directories.
 
         The time of the last one does not count, since the layer changes it.
         """
-        found: list[Entry] = []
+        found: list[object] = []
         while path:
             entry = self._below.lookup(path)
             if entry is not None:
-                found.append(entry if found else entry._replace(mtime_ns=0))
+                found.append(entry_key(entry if found else entry._replace(mtime_ns=0)))
             path = posixpath.dirname(path)
         return found
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made, key_of
+from shipline.build.cache import Cache, Made
 from shipline.build.editions import Edition
+from shipline.build.graph import key_of
 from shipline.content import chunks
 from shipline.errors import DigestMismatch
 from shipline.events import Step
@@ -30,7 +31,13 @@ class Recoder:
         codec = edition.codec_for(layer, made)
         if codec is None:
             return layer
-        key = key_of("recoded", str(layer.diff_id), codec)
+        key = key_of(
+            "recoded/1",
+            diff_id=str(layer.diff_id),
+            compression=codec.name,
+            level=codec.level,
+            docker=codec.docker,
+        )
         return self._once.get(key, lambda: self._recoded(key, layer, codec))
 
     def _recoded(self, key: str, layer: Layer, codec: Codec) -> Layer:

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.cache import Made, alone, key_of
+from shipline.build.cache import Made, alone
 from shipline.build.copying import Use
-from shipline.build.graph import Label, RunMount, RunOp
+from shipline.build.graph import Label, RunMount, RunOp, key_of
 from shipline.build.selecting import Root, missing
 from shipline.build.snapshots import Snapshot
 from shipline.build.trouble import full_hint
@@ -61,7 +61,8 @@ _NOT_FOUND = re.compile(r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not fo
 
 def run_key(op: RunOp, inputs: Sequence[Result]) -> str:
     """What the layer of a command is found by."""
-    return key_of("run", op, [_content(op, number, one) for number, one in enumerate(inputs)])
+    contents = [_content(op, number, one) for number, one in enumerate(inputs)]
+    return key_of("run layer/1", op=op.key(), inputs=contents)
 
 
 def run(
@@ -105,12 +106,16 @@ def ensure_platform(platform: Platform, step: Step) -> None:
     require_execution(platform)
 
 
-def _content(op: RunOp, number: int, source: Result) -> object:
-    """What a cache key says of an input."""
+def _content(op: RunOp, number: int, source: Result) -> dict[str, object]:
+    """The part of a cache key for an input."""
     if isinstance(source, Snapshot):
-        return source.diff_ids
-    paths = sorted({one.source for one in op.mounts if one.input == number})
-    return [str(_context_tree(source, path).digest((0, 0))) for path in paths]
+        return {"layers": source.diff_ids}
+    paths = {one.source for one in op.mounts if one.input == number}
+    return {"files": {path: _context_digest(source, path) for path in paths}}
+
+
+def _context_digest(source: Directory, path: str) -> str:
+    return str(_context_tree(source, path).digest((0, 0)))
 
 
 def _context_tree(source: Directory, path: str) -> Tree:
@@ -298,7 +303,7 @@ def _cache_directories(
         if fresh:
             shop.emptied.get(name, partial(_empty_cache, parent, shop))
         found[name] = _claim(parent, mounts[name].sharing, stack)
-        with alone(shop.state, key_of("cache mount", name, found[name].name)):
+        with alone(shop.state, key_of("cache directory/1", name=name, number=found[name].name)):
             if not found[name].exists():
                 _prepare_cache(found[name], mounts[name], inputs, shop, stack)
     return found
@@ -316,21 +321,17 @@ def _empty_cache(parent: Path, shop: Workshop) -> None:
 
 
 def _cache_name(mount: RunMount, inputs: Sequence[Result]) -> str:
-    return hashlib.sha256(_cache_identity(mount, inputs).encode()).hexdigest()
-
-
-def _cache_identity(mount: RunMount, inputs: Sequence[Result]) -> str:
-    """What tells a cache from others: the id, and what it starts with where that was given."""
-    beginning: list[object] = []
+    """The directory of a cache: by its id, and by what it starts with where that was given."""
+    identity = mount.id or mount.target
     if mount.input:
         source = inputs[mount.input]
         if isinstance(source, Snapshot):
-            beginning.append(source.diff_ids)
-        else:
-            beginning.append(str(_context_tree(source, "").digest((0, 0))))
-    elif mount.owned:
-        beginning.append((mount.uid, mount.gid, mount.mode))
-    return repr([mount.id or mount.target, *beginning]) if beginning else mount.id or mount.target
+            return key_of("cache mount/1", id=identity, layers=source.diff_ids)
+        return key_of("cache mount/1", id=identity, files=_context_digest(source, ""))
+    if mount.owned:
+        owner, mode = [mount.uid, mount.gid], mount.mode
+        return key_of("cache mount/1", id=identity, owner=owner, mode=mode)
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _claim(parent: Path, sharing: str, stack: ExitStack) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from layers_for_tests import items_of, make_layer
 
 from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made, key_of
+from shipline.build.cache import Cache, Made
 from shipline.build.editions import PLAIN, Edition
 from shipline.build.recoding import Recoder
 from shipline.content import LocalStore, MemoryStore, fetch_all
@@ -63,19 +63,6 @@ def test_layers_made_in_another_way_are_kept_apart(records: SqliteRecords) -> No
     store = MemoryStore()
     Cache(records, store).put(Made(layer_in(store), ""), "key")
     assert Cache(records, store, "until 7").get("key") is None
-
-
-def test_a_key_tells_its_parts_apart() -> None:
-    keys = {
-        key_of("a", "b"),
-        key_of("ab"),
-        key_of("b", "a"),
-        key_of(("a", "b")),
-        key_of("a", None),
-        key_of("a", "\udcff"),
-    }
-    assert len(keys) == 6
-    assert key_of("a", 1) == key_of("a", 1)
 
 
 def test_a_layer_is_compressed_anew_once_and_found_again(
