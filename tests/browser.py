@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from selenium import webdriver
+from selenium.common import WebDriverException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 from peers import PeerFailed
 
@@ -23,6 +25,7 @@ _QUIET = (
     "--disable-sync",
     "--window-size=1200,900",
 )
+_LONGEST_S = 60
 
 
 @contextmanager
@@ -37,8 +40,27 @@ def browser() -> Iterator[webdriver.Chrome]:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         opened = webdriver.Chrome(options=options, service=Service(driver))
-        opened.implicitly_wait(5)
+        opened.implicitly_wait(_LONGEST_S)
         try:
             yield opened
         finally:
             opened.quit()
+
+
+@contextmanager
+def navigation(page: webdriver.Chrome) -> Iterator[None]:
+    """What is done in the block leads to another document, which is there whole at its end.
+
+    A click or a key returns before the browser has begun to leave: what is read just then is
+    still the old document.
+    """
+    page.execute_script("window.left = false")
+    yield
+    arrived = "return window.left === undefined && document.readyState === 'complete'"
+    until(page, lambda: bool(page.execute_script(arrived)))
+
+
+def until(page: webdriver.Chrome, condition: Callable[[], bool]) -> None:
+    """Wait for `condition`; scripts that a navigation ends are run again."""
+    waiting = WebDriverWait(page, _LONGEST_S, ignored_exceptions=(WebDriverException,))
+    waiting.until(lambda _: condition())

@@ -10,7 +10,7 @@ import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from browser import browser
+from browser import browser, navigation, until
 from nodes import Node, node
 
 pytestmark = [pytest.mark.peers]
@@ -101,14 +101,17 @@ def test_the_keyboard_leads_from_the_front_to_a_layer(page: Chrome, served: Node
     press(page, Keys.TAB)
     assert page.switch_to.active_element.text == "Skip to content"
     focus(page, "team/app")
-    press(page, Keys.ENTER)
+    with navigation(page):
+        press(page, Keys.ENTER)
     assert "linux/amd64, linux/arm64" in body(page)
     focus(page, "v1.2.3")
-    press(page, Keys.ENTER)
+    with navigation(page):
+        press(page, Keys.ENTER)
     assert f"docker pull {served.address}/team/app:v1.2.3" in body(page)
     rows = page.find_elements(By.CSS_SELECTOR, "table a.digest")
     focus(page, rows[0].text)
-    press(page, Keys.ENTER)
+    with navigation(page):
+        press(page, Keys.ENTER)
     assert "COPY hello /hello" in body(page)
     assert "MODE=fast" in body(page) and "team" in body(page) and "linux/amd64" in body(page)
     assert complaints(page) == []
@@ -117,7 +120,9 @@ def test_the_keyboard_leads_from_the_front_to_a_layer(page: Chrome, served: Node
 def test_a_slash_begins_a_search(page: Chrome, served: Node) -> None:
     page.get(served.url)
     page.find_element(By.TAG_NAME, "body").send_keys("/")
-    press(page, "not", Keys.ENTER)
+    press(page, "not")
+    with navigation(page):
+        press(page, Keys.ENTER)
     assert "docs/note" in body(page) and "team/app" not in body(page)
     assert page.find_element(By.ID, "q").get_attribute("value") == "not"
 
@@ -130,10 +135,9 @@ def test_commands_can_be_copied(page: Chrome, served: Node) -> None:
     page.get(f"{served.url}/r/team/app:v1.2.3")
     button = page.find_element(By.CSS_SELECTOR, "button.copy")
     button.send_keys(Keys.ENTER)
-    copied = page.execute_async_script(
-        "navigator.clipboard.readText().then(arguments[0], arguments[0])"
-    )
-    assert copied == f"docker pull {served.address}/team/app:v1.2.3"
+    copied = "navigator.clipboard.readText().then(arguments[0], arguments[0])"
+    command = f"docker pull {served.address}/team/app:v1.2.3"
+    until(page, lambda: page.execute_async_script(copied) == command)
 
 
 def test_what_is_attached_is_listed(page: Chrome, served: Node) -> None:
@@ -146,7 +150,8 @@ def test_a_page_that_is_not_there_says_so(page: Chrome, served: Node) -> None:
     page.get(f"{served.url}/r/nothing/here")
     assert page.find_element(By.TAG_NAME, "h1").text == "Not found"
     focus(page, "All repositories")
-    press(page, Keys.ENTER)
+    with navigation(page):
+        press(page, Keys.ENTER)
     assert "team/app" in body(page)
 
 

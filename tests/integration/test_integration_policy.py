@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
-from browser import browser
+from browser import browser, navigation
 from guarded import basic
 from layouts import write_layout
 from nodes import Node
@@ -182,15 +182,19 @@ def test_the_page_asks_for_the_same_rights(world: World) -> None:
     with browser() as page:
         page.get(world.node.url)
         assert "private/app" not in page.page_source
-        page.find_element(By.LINK_TEXT, "Log in").click()
-        page.switch_to.active_element.send_keys("admin", Keys.TAB)
-        page.switch_to.active_element.send_keys("wrong", Keys.ENTER)
+        with navigation(page):
+            page.find_element(By.LINK_TEXT, "Log in").click()
+        page.find_element(By.CSS_SELECTOR, "input:focus").send_keys("admin", Keys.TAB)
+        with navigation(page):
+            page.switch_to.active_element.send_keys("wrong", Keys.ENTER)
         assert page.find_element(By.CSS_SELECTOR, "[role=alert]").text
-        page.find_element(By.ID, "password").send_keys(world.password, Keys.ENTER)
+        with navigation(page):
+            page.find_element(By.ID, "password").send_keys(world.password, Keys.ENTER)
         assert "private/app" in page.page_source
         page.get(f"{world.node.url}/r/private/app:1")
         assert "docker pull" in page.page_source and "by admin" in page.page_source
-        page.find_element(By.XPATH, "//button[text()='Log out']").click()
+        with navigation(page):
+            page.find_element(By.XPATH, "//button[text()='Log out']").click()
         page.find_element(By.LINK_TEXT, "Log in")
         page.get(f"{world.node.url}/r/private/app:1")
         assert page.find_element(By.TAG_NAME, "h1").text == "Not found"
