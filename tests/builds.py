@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 PLATFORMS = "linux/amd64,linux/arm64"
 
 
@@ -131,7 +131,7 @@ def processes(home: Path, word: str = "") -> list[str]:
 def get(registry: Addressed, path: str) -> tuple[int, bytes]:
     """A document of the registry, as a client that speaks OCI gets it."""
     accept = ",".join(f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest"))
-    connection = http.client.HTTPConnection(registry.address, timeout=10)
+    connection = http.client.HTTPConnection(registry.address, timeout=60)
     try:
         connection.request("GET", path, headers={"Accept": accept})
         answer = connection.getresponse()

@@ -20,7 +20,7 @@ from spec_client import OCTETS, Answer, Target, sha256
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 ADMIN = "admin"
-_START_S = 30.0
+_START_S = 120.0
 
 
 def basic(name: str, secret: str) -> dict[str, str]:

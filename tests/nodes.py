@@ -21,7 +21,7 @@ serve_registry(
     **eval(sys.argv[3]),
 )
 """
-_START_S = 30.0
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Node:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end; returns its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @contextmanager

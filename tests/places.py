@@ -60,7 +60,7 @@ class Place:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
 

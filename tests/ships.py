@@ -14,7 +14,7 @@ from typing import Any
 from builds import Done
 from nodes import Node
 
-TIMEOUT_S = 90
+TIMEOUT_S = 300
 PLATFORMS = "[linux/amd64, linux/arm64]"
 _AUTHOR = {
     "GIT_CONFIG_GLOBAL": "/dev/null",

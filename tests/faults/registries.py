@@ -56,7 +56,7 @@ def docker_registry(root: Path, **sections: dict[str, Any]) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def free_port() -> int:
@@ -65,7 +65,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int, seconds: float = 10) -> None:
+def wait_for(port: int, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

@@ -95,7 +95,7 @@ class Pusher:
 def checked(data: Path) -> None:
     """`shipline registry check` finds nothing."""
     command = [sys.executable, "-m", "shipline", "registry", "check", str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

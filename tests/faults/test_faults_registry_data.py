@@ -81,7 +81,7 @@ def killed_at_work(data: Path, seconds: float) -> list[tuple[str, str]]:
     """What pushes acknowledged, beside deletions and collections, until kill -9."""
     with subprocess.Popen([sys.executable, "-c", _WORK, data], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], 30)
+        ready, _, _ = select.select([process.stdout], [], [], 120)
         assert ready
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
@@ -202,7 +202,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
             for number in range(100_000):
                 manifests.put("repo", image.descriptor.digest, image, (f"t{number}",))
                 fill(uploads.put("repo", Digest.of(b"%d" % number), None), [b"%d" % number])
-        deadline = time.time() + 30
+        deadline = time.time() + 120
         while time.time() < deadline:
             try:
                 report = collect(storage, Collection(every=None, grace=Duration(0)))

@@ -271,7 +271,7 @@ def test_a_token_that_ends_in_the_middle_of_a_push_is_renewed(
             time.sleep(4.2)
             ingest.write(content[2_000_000:])
             ingest.commit(layer)
-        assert len(tokens.asked) == 2
+        assert 2 <= len(tokens.asked) <= 4  # another one where the rest takes as long
         assert at(client, port).exists(layer)
 
 

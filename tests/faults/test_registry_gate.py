@@ -25,6 +25,7 @@ from shipline.content import LocalStore, MemoryStore, copy_graph, fetch_all
 from shipline.errors import AuthError, Cancelled, DigestMismatch, NotFound, RegistryError
 from shipline.oci import Descriptor, Manifest, Reference, media
 from shipline.registry import Client, Credentials, HostSettings, Proxies, StaticKeychain
+from shipline.registry.transport import READ_S
 from shipline.tasks import TaskGroup
 
 MANIFEST = Manifest.make(Descriptor.of(b"{}", media.OCI_EMPTY), [])
@@ -70,7 +71,7 @@ def test_the_registry_says_how_long_to_wait() -> None:
     with serving(answer) as served, Client() as client:
         begin = time.monotonic()
         client.repository(name(served)).resolve("v1")
-        assert 1.0 <= time.monotonic() - begin < 2.0
+        assert 1.0 <= time.monotonic() - begin < 10
 
 
 def test_nobody_waits_for_hours() -> None:
@@ -94,7 +95,7 @@ def test_turns_are_kept_and_small_requests_pass_blobs() -> None:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        gate.wait(5)
+        gate.wait(60)
         with lock:
             now[0] -= 1
         return 200, {}, asked.path[-1:].encode()
@@ -184,7 +185,7 @@ def test_an_interrupted_request_ends_at_once(what: str) -> None:
         if asked.method == "POST":
             return 202, {"Location": "/v2/team/app/blobs/uploads/1"}, b""
         reached.set()
-        stop.wait(20)
+        stop.wait(120)
         return 200, {}, b""
 
     def work() -> None:
@@ -204,10 +205,10 @@ def test_an_interrupted_request_ends_at_once(what: str) -> None:
         begin = time.monotonic()
         with pytest.raises(ZeroDivisionError), TaskGroup() as group:
             task = group.start(work)
-            reached.wait(5)
+            assert reached.wait(60)
             time.sleep(0.2)
             raise ZeroDivisionError
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < READ_S / 2
         with pytest.raises(Cancelled):
             task.result()
         stop.set()
@@ -226,7 +227,7 @@ def test_a_stalled_body_can_be_interrupted(spec: tuple[Spec, Served]) -> None:
             group.start(copy_graph, repository, MemoryStore(), target)
             time.sleep(0.3)
             raise ZeroDivisionError
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < READ_S / 2
 
 
 def mirrored(served: Served, *mirrors: int) -> Client:

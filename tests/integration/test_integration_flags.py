@@ -171,7 +171,7 @@ FROM busybox AS {name}
 RUN --mount=type=cache,target=/cache,sharing={sharing} touch /cache/{name}; {wait}; \
     ls /cache > /seen; {then}
 """
-MEET = "for i in $(seq 200); do test -e /cache/a -a -e /cache/b && break; sleep 0.05; done"
+MEET = "for i in $(seq 1200); do test -e /cache/a -a -e /cache/b && break; sleep 0.05; done"
 
 
 @pytest.mark.parametrize("sharing", ["shared", "locked", "private"])

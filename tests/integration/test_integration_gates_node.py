@@ -48,7 +48,7 @@ test('suite', async (t) => {
 def run(directory: Path, *command: str) -> str:
     environ = {key: value for key, value in os.environ.items() if key != "NODE_TEST_CONTEXT"}
     done = subprocess.run(
-        command, cwd=directory, env=environ, capture_output=True, text=True, timeout=60
+        command, cwd=directory, env=environ, capture_output=True, text=True, timeout=300
     )
     return done.stdout
 

@@ -58,7 +58,7 @@ class User:
             env=self.environ | more,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
     def login(

@@ -66,7 +66,7 @@ class World:
             input=self.password,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def copy_in(self, name: str, *, who: str = "admin") -> subprocess.CompletedProcess[str]:

@@ -65,7 +65,7 @@ def _is_ready(port: int) -> bool:
 def ask(port: int, question: str) -> list[dict[str, Any]]:
     """The samples that an expression has now; waits until there are some."""
     query = urllib.parse.urlencode({"query": question})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}") as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]

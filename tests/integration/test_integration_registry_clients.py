@@ -57,7 +57,7 @@ class Clients:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         self.outputs.append(done.stdout)
         return done

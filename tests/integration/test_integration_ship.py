@@ -147,7 +147,7 @@ def test_two_commits_at_once_get_two_versions(project: Project, tmp_path: Path) 
     project.commit("fix: one", app="two\n")
     second.git("commit", "--quiet", "--allow-empty", "-m", "fix: another")
     running = [one.start("ship", "--progress", "plain") for one in (project, second)]
-    ends = [process.communicate(timeout=90) for process in running]
+    ends = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0], [err.decode() for _, err in ends]
     assert sorted(tags(project.node, _repository(project))) == ["v0.1.0", "v0.1.1", "v0.1.2"]
 

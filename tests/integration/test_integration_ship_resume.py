@@ -25,12 +25,12 @@ steps:
     needs: [build]
     run: |
       echo once >> ../counted-slow
-      if [ -e ../wait ]; then echo waiting; sleep 60.125; fi
+      if [ -e ../wait ]; then echo waiting; sleep 600.125; fi
   late: {needs: [slow], run: test ! -e ../break}
 gates: {coverage: {min: 80}}
 """
 REPOSITORY = "team/app"
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_killed_run_goes_on_where_it_was(project: Project) -> None:
     assert record["state"] == "interrupted"
     assert states["slow"] == "interrupted"
     assert {states[name] for name in ("first", "test", "build")} == {"passed"}
-    until(lambda: not processes(project.home, "60.125"), "the step outlived the run")
+    until(lambda: not processes(project.home, "600.125"), "the step outlived the run")
     assert tags(project.node, REPOSITORY) == []
 
     done = project.ship("--resume").ok()
@@ -82,7 +82,7 @@ def test_killed_run_goes_on_where_it_was(project: Project) -> None:
 
 def test_interrupted_run_cleans_up_and_goes_on(project: Project) -> None:
     assert interrupted(project, signal.SIGTERM) == 130
-    assert processes(project.home, "60.125") == []
+    assert processes(project.home, "600.125") == []
     assert project.states()["slow"] == "cancelled"
     project.ship("--resume").ok()
     assert (counted(project, "test"), counted(project, "slow")) == (1, 2)

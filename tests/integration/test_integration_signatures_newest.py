@@ -42,7 +42,7 @@ class Peers:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def image(self) -> tuple[Reference, Index]:
