@@ -16,11 +16,10 @@ from shipline.server.door.retention import retain_forever
 from shipline.server.door.rules import RuleDoor
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks, hook_routes
-from shipline.server.instruments import Readings
 from shipline.server.journal import Event
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
-from shipline.server.metrics import Metrics
+from shipline.server.metrics import Metrics, Readings
 from shipline.server.node import Node, tell
 from shipline.server.section import RegistrySection
 from shipline.server.storage import Storage
@@ -53,9 +52,8 @@ class Assembly:
         """
         health = Health(storage, section.limits.disk_floor.bytes)
         metrics = Metrics(lambda: uploads.in_flight)
-        hooks = Webhooks(
-            storage.records, section.webhooks, environ=environ, sent=metrics.deliveries.add
-        )
+        sent = partial(_count_delivery, metrics)
+        hooks = Webhooks(storage.records, section.webhooks, environ=environ, sent=sent)
         _add_gauges(metrics, storage, health, hooks)
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
@@ -107,13 +105,17 @@ def _pulls_are_quick(section: RegistrySection) -> bool:
 
 
 def _count_collection(metrics: Metrics, report: Report) -> None:
-    metrics.gc_runs.add("ok")
-    metrics.gc_freed.add(by=report.bytes)
+    metrics.gc_runs.labels("ok").inc()
+    metrics.gc_freed.inc(report.bytes)
+
+
+def _count_delivery(metrics: Metrics, target: str, result: str) -> None:
+    metrics.deliveries.labels(target, result).inc()
 
 
 def _count_login(metrics: Metrics, event: Event) -> None:
     if event.kind == "login":
-        metrics.logins.add(event.message.partition(":")[0])
+        metrics.logins.labels(event.message.partition(":")[0]).inc()
 
 
 def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webhooks) -> None:

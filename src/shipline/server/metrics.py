@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import time
-from collections.abc import Callable
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
+from typing import Self
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Info,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
 
 from shipline import __version__
 from shipline.server.http import Request, Response
-from shipline.server.instruments import Counter, Gauge, Instrument, Readings, render
-from shipline.server.tally import Requests
 
+Labels = tuple[str, ...]
+Readings = float | Mapping[Labels, float]
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _PREFIX = "shipline_registry_"
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics:
-    """The instruments of one node; the attributes are what its parts feed.
+    """The metrics of one node; the attributes are what its parts count on.
 
     `verdicts`: signatures that were judged, by allowed, refused or undecided. `refusals`: requests
     that a rule refused, by the name of the rule. `logins`: by ok, refused or limited. `gc_runs`: by
@@ -26,10 +47,11 @@ class Metrics:
     """
 
     def __init__(self, uploads: Callable[[], int] = lambda: 0) -> None:
-        """`uploads` tells how many requests bring blobs right now."""
-        self._instruments: list[Instrument] = []
-        self._requests = Requests(_PREFIX)
-        self._instruments.append(self._requests)
+        """`uploads` returns how many requests bring blobs right now."""
+        disable_created_metrics()  # a second series for each counter, which nothing here reads
+        self._registry = CollectorRegistry()
+        self._requests = _Requests()
+        self._registry.register(self._requests)
         self.verdicts = self.counter("signature_verdicts_total", "Images judged.", "verdict")
         self.refusals = self.counter("policy_refusals_total", "Requests refused.", "rule")
         self.logins = self.counter("logins_total", "Attempts to log in.", "result")
@@ -39,55 +61,115 @@ class Metrics:
             "webhook_deliveries_total", "Webhook requests made.", "target", "result"
         )
         self.gauge("uploads_in_flight", "Requests that bring blobs now.", lambda: float(uploads()))
-        self._add_process()
+        ProcessCollector(registry=self._registry)
+        Info(_PREFIX + "build", "The running version.", registry=self._registry).info(
+            {"version": __version__, "python": platform.python_version()}
+        )
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A new counter; `shipline_registry_` is put before its name."""
-        found = Counter(_PREFIX + name, text, labels)
-        self._instruments.append(found)
-        return found
+        return Counter(_PREFIX + name, text, labels, registry=self._registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], Readings], *labels: str) -> None:
-        """A new gauge that calls `read` when it is scraped; be quick, and never raise."""
-        self._instruments.append(Gauge(_PREFIX + name, text, labels, read))
+        """A new gauge that calls `read` at each scrape, which must be quick and never raise. It
+        returns a number, or a number for each combination of label values.
+        """
+        self._registry.register(_Gauge(_PREFIX + name, text, labels, read))
 
     def answered(self, request: Request, response: Response, seconds: float) -> None:
-        """One request was answered after so many seconds."""
+        """Count one request, which was answered after so many seconds."""
         method = request.method if request.method in _METHODS else "other"
         sent = 0 if method == "HEAD" else response.size
         self._requests.add(request.kind, method, response.status, seconds, request.received, sent)
 
-    def render(self) -> str:
+    def render(self) -> bytes:
         """The answer to a scrape, text format 0.0.4."""
-        return render(self._instruments)
-
-    def _add_process(self) -> None:
-        """What Prometheus calls the standard process metrics."""
-        started = time.time()
-        info: Readings = {(__version__, platform.python_version()): 1.0}
-        own: list[tuple[str, str, Callable[[], Readings]]] = [
-            ("process_cpu_seconds_total", "User and system time.", _cpu_s),
-            ("process_resident_memory_bytes", "Memory in use.", lambda: _statm(1)),
-            ("process_virtual_memory_bytes", "Memory mapped.", lambda: _statm(0)),
-            ("process_open_fds", "Open files.", lambda: float(len(os.listdir("/proc/self/fd")))),
-            ("process_max_fds", "Limit of open files.", _fd_limit),
-            ("process_start_time_seconds", "Start, in Unix time.", lambda: started),
-        ]
-        self._instruments += [Gauge(name, text, (), read) for name, text, read in own]
-        self.gauge("build_info", "The running version.", lambda: info, "version", "python")
+        return generate_latest(self._registry)
 
 
-def _cpu_s() -> float:
-    used = os.times()
-    return used.user + used.system
+@dataclass(slots=True)
+class _Sums:
+    """Of the requests with one route, method and status, or with one route."""
+
+    seconds: float = 0.0
+    received: int = 0
+    sent: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS_S) + 1))
+
+    def __iadd__(self, other: _Sums) -> Self:
+        self.seconds += other.seconds
+        self.received += other.received
+        self.sent += other.sent
+        self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
+        return self
 
 
-def _statm(field: int) -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return float(int(file.read().split()[field]) * _PAGE)
+class _Requests(Collector):
+    """Requests by route, method and status, with their durations and bytes.
+
+    Every request is counted here: one entry under one lock, from which a scrape derives the
+    series. Four metrics of prometheus_client take three times as long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: defaultdict[tuple[str, str, int], _Sums] = defaultdict(_Sums)
+
+    def add(
+        self, route: str, method: str, status: int, seconds: float, received: int, sent: int
+    ) -> None:
+        """One request was answered; bytes of the bodies."""
+        bucket = bisect_left(_BUCKETS_S, seconds)
+        with self._lock:
+            sums = self._sums[route, method, status]
+            sums.seconds += seconds
+            sums.received += received
+            sums.sent += sent
+            sums.buckets[bucket] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily(
+            _PREFIX + "requests", "Answers.", labels=("route", "method", "status")
+        )
+        routes: defaultdict[str, _Sums] = defaultdict(_Sums)
+        with self._lock:
+            for (route, method, status), sums in sorted(self._sums.items(), key=itemgetter(0)):
+                answers.add_metric((route, method, str(status)), sum(sums.buckets))
+                routes[route] += sums
+        yield answers
+        yield _durations(routes)
+        received = sum(sums.received for sums in routes.values())
+        sent = sum(sums.sent for sums in routes.values())
+        yield _total("received_bytes", "Bytes of request bodies read.", received)
+        yield _total("sent_bytes", "Bytes of answers begun.", sent)
 
 
-def _fd_limit() -> float:
-    import resource
+def _durations(routes: Mapping[str, _Sums]) -> Metric:
+    family = HistogramMetricFamily(
+        _PREFIX + "request_duration_seconds",
+        "From a request's head to the start of its answer.",
+        labels=("route",),
+    )
+    bounds = (*map(str, _BUCKETS_S), "+Inf")
+    for route, sums in routes.items():
+        buckets = list(zip(bounds, accumulate(sums.buckets), strict=True))
+        family.add_metric((route,), buckets, sums.seconds)
+    return family
 
-    return float(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+def _total(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(_PREFIX + name, text, value=value)
+
+
+class _Gauge(Collector):
+    """A gauge whose label values, too, are known only at the time of the scrape."""
+
+    def __init__(self, name: str, text: str, labels: Labels, read: Callable[[], Readings]) -> None:
+        self._name, self._text, self._labels, self._read = name, text, labels, read
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._read()
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, value in found.items() if isinstance(found, Mapping) else [((), found)]:
+            family.add_metric(labels, value)
+        yield family

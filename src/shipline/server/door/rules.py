@@ -73,9 +73,9 @@ class RuleDoor:
         if self._trust.rules:
             verdict = self._verdict(name, reference, stored)
             if not verdict.accepted:
-                self._metrics.verdicts.add("refused")
+                self._metrics.verdicts.labels("refused").inc()
                 raise self._refused("signature", f"{name}@{stored.digest} {_why(verdict)}")
-            self._metrics.verdicts.add("allowed")
+            self._metrics.verdicts.labels("allowed").inc()
         if reason := self._scanned(name, stored):
             raise self._refused("vulnerability", f"{name}@{stored.digest}: {reason}")
 
@@ -169,7 +169,7 @@ class RuleDoor:
         try:
             return self._judge.verdict(source, image, descriptor_of(stored), source.parents)
         except ContentError as error:
-            self._metrics.verdicts.add("undecided")
+            self._metrics.verdicts.labels("undecided").inc()
             raise self._refused("signature", f"{name}@{stored.digest}: {error.message}") from None
 
     def _scanned(self, name: str, stored: Stored) -> str:
@@ -195,7 +195,7 @@ class RuleDoor:
         return any(rule.covers(name, tag) for rule in self._section.immutable)
 
     def _refused(self, rule: str, message: str) -> Problem:
-        self._metrics.refusals.add(rule)
+        self._metrics.refusals.labels(rule).inc()
         return Problem(403, "DENIED", message, detail={"rule": rule})
 
     @contextmanager
@@ -203,7 +203,7 @@ class RuleDoor:
         try:
             yield
         except Problem:
-            self._metrics.refusals.add(rule)
+            self._metrics.refusals.labels(rule).inc()
             raise
 
 

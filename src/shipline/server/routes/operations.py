@@ -16,7 +16,7 @@ def operation_routes(node: Node) -> tuple[Route, ...]:
 
     def show(request: Request) -> Response:
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Response.of(200, [("Content-Type", kind)], node.metrics.render().encode())
+        return Response.of(200, [("Content-Type", kind)], node.metrics.render())
 
     return (
         route("/v2/?", need="base", place=Step.LOOP, GET=base),
