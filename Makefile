@@ -8,6 +8,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+UNIT := tests/unit tests/test_floors.py tests/test_public_names.py
 
 .PHONY: demo test check bench bench-metadata bench-registry packages clean
 
@@ -24,7 +25,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit tests/test_floors.py tests/test_public_names.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(UNIT)
 
 bench: packages $(VENV)/.installed
 	$(BIN)/python -m bench.build $(BENCH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -95,6 +96,10 @@ def _crash(step: Step) -> None:
     raise ZeroDivisionError("a bug")
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str] | None = None) -> int:
     engine.start = start
-    sys.exit(main())
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

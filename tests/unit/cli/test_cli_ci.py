@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from commits import with_remote
 from shipline import __version__
 from shipline.cli.workflows import own_requirement
@@ -19,14 +19,7 @@ WORKFLOW = ".github/workflows/shipline.yml"
 
 
 def run(cwd: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "shipline", *words],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_shipline(*words, cwd=cwd, environ=os.environ | environment)
 
 
 @pytest.fixture

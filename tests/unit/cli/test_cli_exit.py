@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import fake_engine
 import pytest
 
+from commands import run_shipline
 from shipline.oci import Digest
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_engine.py")))
@@ -19,14 +21,7 @@ PLAIN = {**os.environ, "NO_COLOR": "1", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*PROGRAM, *arguments],
-        env={**PLAIN, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_shipline(*arguments, environ={**PLAIN, **environ}, program=fake_engine.run)
 
 
 def test_success_is_zero_and_progress_goes_to_standard_error(tmp_path: Path) -> None:
@@ -72,7 +67,9 @@ def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:
 
 
 def test_the_box_is_ascii_where_nothing_else_can_be_written(tmp_path: Path) -> None:
-    done = run("build", "--target", "fail", str(tmp_path), PYTHONIOENCODING="ascii")
+    command = [*PROGRAM, "build", "--target", "fail", str(tmp_path)]
+    environ = {**PLAIN, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.stderr.isascii()
     assert "+- step failed on linux/arm64 -" in done.stderr
 

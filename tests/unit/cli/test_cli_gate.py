@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
+
 BIN = Path(sys.executable).parent
 COVERED = b'<coverage line-rate="1"><class filename="a.py"><lines>%s</lines></class></coverage>'
 ENVIRON = {
@@ -38,7 +40,7 @@ def run(directory: Path, *arguments: str, **environ: str) -> subprocess.Complete
 
 
 def gate(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    found = run(directory, str(BIN / "shipline"), "gate", *arguments, **environ)
+    found = run_shipline("gate", *arguments, cwd=directory, environ={**ENVIRON, **environ})
     assert "Traceback" not in found.stderr
     return found
 
@@ -210,7 +212,7 @@ def test_a_merge_check_wants_the_whole_base(project: Path) -> None:
 
 
 def hooks(directory: Path, *arguments: str) -> str:
-    done = run(directory, str(BIN / "shipline"), "hooks", *arguments)
+    done = run_shipline("hooks", *arguments, cwd=directory, environ=ENVIRON)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from shipline.cli.imagetools import _result
 from shipline.cli.inspection import Inspection, describe, look_up
 from shipline.cli.template import render
@@ -116,12 +117,6 @@ def registry(tmp_path: Path) -> Iterator[str]:
         node.wait(timeout=20)
 
 
-def shipline(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "shipline", *arguments], capture_output=True, timeout=60, check=False
-    )
-
-
 def test_images_are_combined_and_read_back_over_the_network(
     registry: str, store: MemoryStore
 ) -> None:
@@ -134,13 +129,13 @@ def test_images_are_combined_and_read_back_over_the_network(
             copy_graph(store, repository, target)
             repository.tag(target, store, tag)
     name, sources = f"{registry}/team/all:1", (f"{registry}/amd64:amd64", f"{registry}/arm64:arm64")
-    dry = shipline("imagetools", "create", "--dry-run", "-t", name, *sources)
-    assert shipline("imagetools", "inspect", name).returncode == 8
-    first = shipline("imagetools", "create", "-t", name, sources[0])
+    dry = run_shipline("imagetools", "create", "--dry-run", "-t", name, *sources)
+    assert run_shipline("imagetools", "inspect", name).returncode == 8
+    first = run_shipline("imagetools", "create", "-t", name, sources[0])
     assert first.returncode == 0, first.stderr
-    added = shipline("imagetools", "create", "--append", "-t", name, sources[1])
+    added = run_shipline("imagetools", "create", "--append", "-t", name, sources[1])
     assert added.returncode == 0, added.stderr
-    raw = shipline("imagetools", "inspect", "--raw", name).stdout
-    assert raw + b"\n" == dry.stdout
-    seen = shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
-    assert seen.decode().strip() == str(Descriptor.of(raw, media.OCI_INDEX).digest)
+    raw = run_shipline("imagetools", "inspect", "--raw", name).stdout
+    assert raw + "\n" == dry.stdout
+    seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
+    assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)

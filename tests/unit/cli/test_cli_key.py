@@ -10,19 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
+
 KEYS = ("SHIPLINE_KEY_PASSWORD", "COSIGN_PASSWORD")
 
 
 def shipline(*words: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in KEYS}
-    return subprocess.run(
-        [sys.executable, "-m", "shipline", *map(str, words)],
-        cwd=cwd,
-        env={**clean, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    return run_shipline(*words, cwd=cwd, environ={**clean, **environ})
 
 
 @pytest.fixture

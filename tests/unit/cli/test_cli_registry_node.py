@@ -6,12 +6,12 @@ import base64
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from guarded import ADMIN, Guarded, basic, bearer, guarded
 
 RULES = """
@@ -36,15 +36,8 @@ def registry(
     """A command beside the node, logged in with `name:secret`."""
     auth = {"auth": base64.b64encode(login.encode()).decode()}
     (place / "config.json").write_text(json.dumps({"auths": {node.address: auth}}))
-    return subprocess.run(
-        [sys.executable, "-m", "shipline", "registry", *words],
-        env={**os.environ, "DOCKER_CONFIG": str(place), "REGISTRY_AUTH_FILE": ""},
-        cwd=place,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environ = {**os.environ, "DOCKER_CONFIG": str(place), "REGISTRY_AUTH_FILE": ""}
+    return run_shipline("registry", *words, cwd=place, environ=environ, stdin=stdin)
 
 
 def test_a_node_collects_for_its_administrator(node: Guarded, tmp_path: Path) -> None:

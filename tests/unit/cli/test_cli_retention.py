@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from node_app import fill
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
 from shipline.server import Storage
@@ -43,8 +43,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def retention(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shipline", "registry", "retention", *words]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=60)
+    return run_shipline("registry", "retention", *words, cwd=place)
 
 
 def tags(place: Path) -> list[str]:

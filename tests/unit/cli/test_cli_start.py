@@ -8,6 +8,7 @@ import sys
 import click
 import pytest
 
+from commands import run_shipline
 from shipline.cli.lazy import Entry
 from shipline.cli.program import COMMANDS, POINTERS
 
@@ -37,9 +38,7 @@ ENTRIES = [entry for entries in COMMANDS.values() for entry in entries]
 
 
 def usage_error(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "shipline", *arguments], capture_output=True, text=True, timeout=60
-    )
+    done = run_shipline(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage error" in done.stderr.splitlines()[0]
     return done.stderr

@@ -5,24 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from commits import Work, with_remote
 
 
 def shipline(work: Work, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "shipline", *arguments],
-        cwd=work.path,
-        env={**work.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_shipline(*arguments, cwd=work.path, environ={**work.environ, **environ})
 
 
 def said(work: Work, *arguments: str, **environ: str) -> str:
