@@ -15,11 +15,13 @@ NAMES = {
     "Index",
     "Manifest",
     "Output",
+    "OutputFormat",
     "build",
     "copy",
     "enter_user_namespace",
     "inspect",
     "open_client",
+    "parse_request",
     "push",
     "state_directory",
 }

@@ -3,9 +3,8 @@
     from shipline import api
 
     api.copy("docker.io/library/alpine:3.23", "registry.example/alpine:3.23")
-    context = api.Context(api.ContextKind.LOCAL, "examples/hello")
-    archive = api.Output("oci", {"dest": "hello.tar"})
-    result = api.build(api.BuildRequest(context, outputs=(archive,)))
+    request = api.parse_request("examples/hello", os.environ, output=["type=oci,dest=hello.tar"])
+    result = api.build(request)
 
 Every function raises the exceptions of `shipline.errors` and nothing else.
 """
@@ -17,7 +16,16 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from shipline.build import BuildRequest, BuildResult, Context, ContextKind, Output, Settings
+from shipline.build import (
+    BuildRequest,
+    BuildResult,
+    Context,
+    ContextKind,
+    Output,
+    OutputFormat,
+    Settings,
+    parse_request,
+)
 from shipline.build import build as _build
 from shipline.content import OciLayout, Repository, copy_graph, fetch_all
 from shipline.events import Step, silent
@@ -34,11 +42,13 @@ __all__ = [
     "Index",
     "Manifest",
     "Output",
+    "OutputFormat",
     "build",
     "copy",
     "enter_user_namespace",
     "inspect",
     "open_client",
+    "parse_request",
     "push",
     "state_directory",
 ]

@@ -279,7 +279,7 @@ if sys.argv[2] == "late":
 api.enter_user_namespace()
 context = api.Context(api.ContextKind.LOCAL, sys.argv[1])
 for _ in range(2):
-    result = api.build(api.BuildRequest(context, outputs=(api.Output("oci", {"dest": "image"}),)))
+    result = api.build(api.BuildRequest(context, outputs=(api.Output("oci", "image"),)))
 print(result.root.digest)
 """
 

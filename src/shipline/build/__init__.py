@@ -1,15 +1,21 @@
 """The build engine: from a request to images.
 
-The request is cheap to import, for the command line; the engine is loaded when it is first named.
+The request and its flags are cheap to import, for the command line; the engine is loaded when it is
+first named.
 """
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shipline.build import annotating, flags, outputs, values
-from shipline.build.refusals import check_request
+from shipline.build.flags import (
+    parse_annotation,
+    parse_boolean,
+    parse_platforms,
+    parse_request,
+    parse_tags,
+)
 from shipline.build.request import (
     Annotation,
     Attestation,
@@ -22,15 +28,17 @@ from shipline.build.request import (
     Host,
     Level,
     Output,
+    OutputFormat,
     Resources,
     RunOptions,
     Secret,
     Ssh,
     Ulimit,
 )
+from shipline.build.validation import check_request
 
 if TYPE_CHECKING:
-    from shipline.build.build import BuildResult, CheckResult, Settings, build, check
+    from shipline.build.engine import BuildResult, CheckResult, Settings, build, check
 
 __all__ = [
     "Annotation",
@@ -46,29 +54,25 @@ __all__ = [
     "Host",
     "Level",
     "Output",
+    "OutputFormat",
     "Resources",
     "RunOptions",
     "Secret",
     "Settings",
     "Ssh",
     "Ulimit",
-    "annotating",
     "build",
     "check",
     "check_request",
-    "flags",
-    "outputs",
-    "values",
+    "parse_annotation",
+    "parse_boolean",
+    "parse_platforms",
+    "parse_request",
+    "parse_tags",
 ]
 
 
-_ENGINE = ("BuildResult", "CheckResult", "Settings", "build", "check")
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _ENGINE:
-        raise AttributeError(name)
-    engine = importlib.import_module("shipline.build.build")
-    # importing a module binds its name in the package: here the function must win over it
-    globals().update({one: getattr(engine, one) for one in _ENGINE})
-    return globals()[name]
+    if name in ("BuildResult", "CheckResult", "Settings", "build", "check"):
+        return getattr(import_module("shipline.build.engine"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

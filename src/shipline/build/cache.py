@@ -10,14 +10,14 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
-from shipline.metadata import Records
+from shipline.metadata import DamagedRecords, Records, SqliteRecords
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import sleep
 
@@ -26,7 +26,7 @@ _AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class LayerResult:
     """What a step made: its layer, which may be empty, and when (RFC 3339).
 
     `level` is that of the layer's compression, None where it is not known.
@@ -58,6 +58,24 @@ def alone(state: Path, key: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Records]:
+    """The records of the cache; a damaged file is removed, before it is used or after the block."""
+    try:
+        records = SqliteRecords(path)
+    except DamagedRecords:
+        SqliteRecords.remove(path)
+        on_damage(path)
+        records = SqliteRecords(path)
+    with closing(records):
+        try:
+            yield records
+        except DamagedRecords:
+            SqliteRecords.remove(path)
+            on_damage(path)
+            raise
+
+
 class Cache:
     """Results by key, durable and shared by all builds of this state directory.
 
@@ -69,7 +87,7 @@ class Cache:
         self._content = content
         self._space = f"made {variant}".rstrip()
 
-    def get(self, key: str) -> Made | None:
+    def get(self, key: str) -> LayerResult | None:
         found = self._records.get((self._space, key))
         if found is None:
             return None
@@ -81,9 +99,9 @@ class Cache:
         if not self._content.exists(descriptor):
             return None
         layer = Layer(descriptor, Digest.parse(record["diff_id"]))
-        return Made(layer, record["created"], record.get("level"))
+        return LayerResult(layer, record["created"], record.get("level"))
 
-    def put(self, made: Made, *keys: str) -> None:
+    def put(self, made: LayerResult, *keys: str) -> None:
         """Remember `made` under every key, all or none."""
         if not keys:
             return

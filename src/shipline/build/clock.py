@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
-from shipline.build.targets import platforms_of
 from shipline.errors import DockerfileError, UsageError
 from shipline.oci import Platform
 
@@ -60,10 +59,18 @@ def epoch_of(request: BuildRequest, dockerfile: df.Dockerfile) -> str:
     """
     if EPOCH in request.build_args:
         return request.build_args[EPOCH]
-    arguments = df.PlatformArgs(str(platforms_of(request)[0]), str(Platform.local()))
+    arguments = df.PlatformArgs(str(request.target_platforms[0]), str(Platform.local()))
     return df.open_scope(dockerfile, arguments, build_args=request.build_args).variables.get(
         EPOCH, ""
     )
+
+
+def clock_of(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
+    """The clock of a build, after `with_seconds`."""
+    text = epoch_of(request, dockerfile)
+    if not text:
+        return Clock()
+    return Clock(int(text), any(output.rewrite_timestamp for output in request.outputs))
 
 
 def with_seconds(

@@ -1,27 +1,116 @@
-"""The build's inputs on this machine: the Dockerfile, its context and the ignore rules."""
+"""The build's inputs on this machine: the Dockerfile, its contexts and the ignore rules.
+
+Standard input may be the context, as a tar archive, compressed or not, or the Dockerfile alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.plan import MAIN_CONTEXT
-from shipline.build.refusals import check_frontend
+from shipline.build.checks import configured
+from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
+from shipline.build.graph import MAIN_CONTEXT
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import included
-from shipline.build.workshop import Directory
+from shipline.build.validation import check_frontend
+from shipline.build.workshop import ContextDirectory
 from shipline.content import Reader
 from shipline.errors import SandboxError, UsageError
-from shipline.layer import StatCache
+from shipline.events import Step
+from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
 from shipline.sandbox import resolve_in_root
 
 _LIMIT = 16 << 20  # bytes of a Dockerfile
+_HEAD = 512  # bytes that tell an archive
+_SECOND = 1_000_000_000  # nanoseconds
 _UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # how editors of Windows mark it
+
+
+def load_dockerfile(
+    request: BuildRequest, stdin: Reader | None, scratch: Path, step: Step
+) -> tuple[BuildRequest, df.Dockerfile]:
+    """The parsed Dockerfile, and the request with its context unpacked below `scratch` where it
+    came on `stdin`; SOURCE_DATE_EPOCH is a number of seconds in both. Raises UsageError,
+    DockerfileError, ContentError.
+    """
+    with step.step("load Dockerfile", kind="internal"):
+        request, rest = open_stdin(request, stdin, scratch)
+        written = configured(read_dockerfile(request, rest), request)
+        resolved = with_seconds(request, written)
+    if epoch_of(request, written) and not epoch_of(*resolved):
+        step.warn(
+            f"{EPOCH} is not set: the context that it names has no time of its own", EPOCH_HINT
+        )
+    return resolved
+
+
+def open_stdin(
+    request: BuildRequest, stdin: Reader | None, scratch: Path
+) -> tuple[BuildRequest, Reader | None]:
+    """The request, its context unpacked below `scratch` where it is an archive on `stdin`, and
+    what is then left to read. Raises UsageError for nothing, ContentError for a damaged archive.
+    """
+    if request.context.kind is not ContextKind.STDIN:
+        return request, stdin
+    if stdin is None:
+        raise UsageError("the context was to come from standard input, which is closed")
+    joined = _Joined(_head(stdin), stdin)
+    if not joined.head:
+        raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
+    compression = sniff(joined.head)
+    if compression is None:
+        if request.dockerfile is not None:
+            raise UsageError(
+                "standard input is no tar archive, so --file has nothing to be found in",
+                hint="send the Dockerfile without --file, or an archive with the file in it",
+            )
+        return request, joined
+    place = scratch / "context"
+    place.mkdir()
+    times: list[int] = []
+    items = _noting(read_tar(decompress(joined, compression)), times)
+    unpack(items, place, whiteouts="keep", owner=False)
+    newest = max(times) // _SECOND if times else None
+    return replace(request, context=Context(ContextKind.STDIN, str(place), newest)), None
+
+
+def _noting(items: Iterable[Item], times: list[int]) -> Iterator[Item]:
+    """`items`; the time of each file is added to `times`."""
+    for entry, content in items:
+        if entry.kind == "file":
+            times.append(entry.mtime_ns)
+        yield entry, content
+
+
+def _head(stdin: Reader) -> bytes:
+    head = b""
+    while len(head) < _HEAD and (data := stdin.read(_HEAD - len(head))):
+        head += data
+    return head
+
+
+class _Joined:
+    """What was read to look at it, and then the rest."""
+
+    def __init__(self, head: bytes, rest: Reader) -> None:
+        self.head = head
+        self._waiting = head
+        self._rest = rest
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(1 << 20), b""))
+        if not self._waiting:
+            return self._rest.read(size)
+        data, self._waiting = self._waiting[:size], self._waiting[size:]
+        return data
 
 
 def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfile:
@@ -75,7 +164,7 @@ def _bounded(stdin: Reader) -> Iterator[bytes]:
 
 def open_contexts(
     request: BuildRequest, state: Path, scratch: Path, stack: ExitStack
-) -> dict[str, Directory]:
+) -> dict[str, ContextDirectory]:
     """The local directories by name. Raises UsageError for one that is not there."""
     contexts = {MAIN_CONTEXT: _open(MAIN_CONTEXT, request.context, request, state, scratch, stack)}
     for name, context in request.build_contexts.items():
@@ -102,11 +191,11 @@ def _open(
     state: Path,
     scratch: Path,
     stack: ExitStack,
-) -> Directory:
+) -> ContextDirectory:
     if context.kind == ContextKind.STDIN and not context.location:
         empty = scratch / "no-context"
         empty.mkdir(exist_ok=True)
-        return Directory("context (it is empty)", empty, None, None)
+        return ContextDirectory("context (it is empty)", empty, None, None)
     path = Path(context.location)
     if not path.is_dir():
         if name != MAIN_CONTEXT:
@@ -122,7 +211,7 @@ def _open(
     lasting = context.kind != ContextKind.STDIN
     cache = _stat_cache(state, path, stack) if lasting else None
     label = "context" if name == MAIN_CONTEXT else f"context {name}"
-    return Directory(label, path.resolve(), included(rules), cache, rules=rules)
+    return ContextDirectory(label, path.resolve(), included(rules), cache, rules=rules)
 
 
 def main_rules(request: BuildRequest) -> df.IgnoreRules:

@@ -14,14 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipline.build.cache import Made, alone
+from shipline.build.cache import LayerResult, alone
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
-from shipline.build.modes import octal_mode, parse_mode
-from shipline.build.placing import Look, Placement
-from shipline.build.reachable import owned
+from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
 from shipline.build.selecting import Root, Selected, select
-from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import Directory, Follower, Result, Workshop, worth_mounting
+from shipline.build.snapshots import Snapshot, owned
+from shipline.build.workshop import ContextDirectory, Follower, Result, Worker, worth_mounting
 from shipline.errors import ContentError, UsageError
 from shipline.events import Step
 from shipline.layer import (
@@ -42,7 +40,7 @@ _HEAD = 512  # bytes that tell an archive
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class StepOptions:
     """What becomes of a step's layer; `origin` is how messages call what it copies from."""
 
     follower: Follower | None
@@ -56,13 +54,15 @@ def quick_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Result | Non
     """The key that needs no bytes; empty for files of a context."""
     if isinstance(op, MakeDirectoryOp):
         return key_of("directory layer/1", op=op.key(), base=base.diff_ids)
-    if isinstance(source, Directory):
+    if isinstance(source, ContextDirectory):
         return ""
     layers = source and source.diff_ids
     return key_of("copy layer/1", op=op.key(), base=base.diff_ids, source=layers)
 
 
-def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use) -> Made:
+def make_directory(
+    op: MakeDirectoryOp, base: Snapshot, shop: Worker, use: StepOptions
+) -> LayerResult:
     """WORKDIR: the directory and its parents, as far as they are missing."""
     key = quick_key(op, base, None)
     if made := _cached(key, shop, use):
@@ -79,7 +79,9 @@ def make_directory(op: MakeDirectoryOp, base: Snapshot, shop: Workshop, use: Use
     return _once(content, (key,), shop, use, lambda: list(placement.items()))
 
 
-def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use: Use) -> Made:
+def copy(
+    op: CopyOp, base: Snapshot, source: Result | None, shop: Worker, use: StepOptions
+) -> LayerResult:
     """COPY and ADD."""
     quick: tuple[str, ...] = ()
     if key := quick_key(op, base, source):
@@ -94,7 +96,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
         if source is not None:
             root = _root(source, shop, stack, use)
             selected = select(root, op.sources, op.excludes, parents=op.parents)
-        look = Look(owner or _default_owner(source), parse_mode(op.chmod))
+        look = CopyAttributes(owner or _default_owner(source), parse_mode(op.chmod))
         if op.parents:
             placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
         goals = [_goal(op, placement, one, look) for one in selected]
@@ -128,7 +130,7 @@ def copy(op: CopyOp, base: Snapshot, source: Result | None, shop: Workshop, use:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class CopyTarget:
     """One source and where it goes; `archive` is how it is compressed if it is to be unpacked."""
 
     source: Selected
@@ -146,27 +148,27 @@ class Goal:
         }
 
 
-def _require_room(goals: Iterable[Goal], placement: Placement) -> None:
+def _require_room(goals: Iterable[CopyTarget], placement: Placement) -> None:
     """Raise UsageError where a directory and a file would meet, before a cached layer is taken."""
     for goal in goals:
         if goal.source.is_directory:
             placement.require_room(goal.target, goal.source.tree)
 
 
-def _goal(op: CopyOp, placement: Placement, source: Selected, look: Look) -> Goal:
+def _goal(op: CopyOp, placement: Placement, source: Selected, look: CopyAttributes) -> CopyTarget:
     archive = _archive(source) if op.unpack == "archives" and not source.is_directory else ""
     destination = op.destination
     if op.parents:
         target = placement.target_of(destination, "", contents=True)
         for entry in source.way:
             placement.place_parent(look.of(entry, posixpath.join(target, entry.path)))
-        return Goal(source, posixpath.join(target, source.pivot).rstrip("/"), "")
+        return CopyTarget(source, posixpath.join(target, source.pivot).rstrip("/"), "")
     if archive:
         destination = posixpath.join(destination, "")
     contents = source.is_directory or bool(archive)
     mode = _DIRECTORY if archive else _made_mode(op)
     target = placement.target_of(destination, source.name, contents=contents, mode=mode)
-    return Goal(source, target, archive)
+    return CopyTarget(source, target, archive)
 
 
 def _made_mode(op: CopyOp) -> int:
@@ -176,16 +178,16 @@ def _made_mode(op: CopyOp) -> int:
 
 
 def _place(
-    goal: Goal,
+    goal: CopyTarget,
     placement: Placement,
-    look: Look,
+    look: CopyAttributes,
     owner: tuple[int, int] | None,
-    shop: Workshop,
+    shop: Worker,
     stack: ExitStack,
 ) -> None:
     if goal.archive:
         tree = _unpacked(goal, shop, stack)
-        placement.place_archive(goal.target, tree.items(), Look(owner))
+        placement.place_archive(goal.target, tree.items(), CopyAttributes(owner))
     elif goal.source.is_directory:
         placement.place_tree(goal.target, goal.source.items(), look)
         if goal.source.mtime_ns is not None:
@@ -195,7 +197,9 @@ def _place(
             placement.place_one(look.of(entry, goal.target), content)
 
 
-def _place_text(target: str, text: str, placement: Placement, look: Look, shop: Workshop) -> None:
+def _place_text(
+    target: str, text: str, placement: Placement, look: CopyAttributes, shop: Worker
+) -> None:
     content = text.encode("utf-8", "surrogateescape")
     entry = Entry(target, "file", 0o644, 0, 0, len(content), shop.clock.now_ns())
     placement.place_one(look.of(entry, target), content)
@@ -218,7 +222,7 @@ def _archive(source: Selected) -> str:
     return compression
 
 
-def _unpacked(goal: Goal, shop: Workshop, stack: ExitStack) -> Tree:
+def _unpacked(goal: CopyTarget, shop: Worker, stack: ExitStack) -> Tree:
     place = shop.scratch / f"archive-{os.urandom(6).hex()}"
     place.mkdir()
     stack.callback(remove_tree, place)
@@ -248,7 +252,7 @@ def _contained(items: Iterable[Item]) -> Iterator[Item]:
         yield entry, content
 
 
-def _cached(key: str, shop: Workshop, use: Use) -> Made | None:
+def _cached(key: str, shop: Worker, use: StepOptions) -> LayerResult | None:
     made = None if use.fresh else shop.cache.get(key)
     if made is not None:
         use.step.cached()
@@ -258,13 +262,13 @@ def _cached(key: str, shop: Workshop, use: Use) -> Made | None:
 def _once(
     content: str,
     quick: tuple[str, ...],
-    shop: Workshop,
-    use: Use,
+    shop: Worker,
+    use: StepOptions,
     items: Callable[[], list[Item]],
-) -> Made:
+) -> LayerResult:
     """The layer for `content`: from the cache, from a step that is making it now, or made."""
 
-    def make() -> tuple[Made, bool]:
+    def make() -> tuple[LayerResult, bool]:
         if made := _cached(content, shop, use):
             shop.cache.put(made, *quick)
             return made, True
@@ -276,7 +280,7 @@ def _once(
                 return made, True
             return make_new(), False
 
-    def make_new() -> Made:
+    def make_new() -> LayerResult:
         found = items()
         mountable = use.mountable and worth_mounting(entry for entry, _ in found)
         made = shop.make_layer(found, follower=use.follower, mountable=mountable)
@@ -289,8 +293,8 @@ def _once(
     return made
 
 
-def _root(source: Result, shop: Workshop, stack: ExitStack, use: Use) -> Root:
-    if isinstance(source, Directory):
+def _root(source: Result, shop: Worker, stack: ExitStack, use: StepOptions) -> Root:
+    if isinstance(source, ContextDirectory):
         return Root(
             source.path,
             f"the {source.name}",
@@ -304,7 +308,7 @@ def _root(source: Result, shop: Workshop, stack: ExitStack, use: Use) -> Root:
 
 
 def _owner(
-    text: str, written: str, base: Snapshot, shop: Workshop, step: Step
+    text: str, written: str, base: Snapshot, shop: Worker, step: Step
 ) -> tuple[int, int] | None:
     """The ids that `text` means in the image, None for no text; `written` is what stood before."""
     if not text:

@@ -1,4 +1,4 @@
-"""Values of the flags of `docker buildx build`, as text, to the types of a BuildRequest.
+"""The flags of `docker buildx build`, as text, to a BuildRequest.
 
 Pure functions; what depends on the environment or on the disk takes it as an argument. All raise
 UsageError that names the flag. Notation: buildx, docs/reference/buildx_build.md.
@@ -6,43 +6,144 @@ UsageError that names the flag. Notation: buildx, docs/reference/buildx_build.md
 
 from __future__ import annotations
 
+import csv
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from shipline.build.request import (
     SHM_SIZE,
+    Annotation,
     Attestation,
+    BuildRequest,
     CacheBackend,
+    CacheOptions,
     Call,
     Context,
     ContextKind,
     Host,
+    Level,
+    Network,
+    Output,
+    OutputFormat,
+    OutputType,
     Resources,
+    RunOptions,
     Secret,
     Ssh,
     Ulimit,
 )
-from shipline.build.values import (
-    parse_attributes,
-    parse_boolean,
-    parse_integer,
-    parse_size,
-    split_csv,
-)
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
+
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+
+
+def parse_request(
+    context: str,
+    environ: Mapping[str, str],
+    *,
+    file: str | None = None,
+    target: str | None = None,
+    build_context: Iterable[str] = (),
+    build_arg: Iterable[str] = (),
+    label: Iterable[str] = (),
+    annotation: Iterable[str] = (),
+    platform: Iterable[str] = (),
+    pull: bool = False,
+    secret: Iterable[str] = (),
+    ssh: Iterable[str] = (),
+    network: str = "default",
+    add_host: Iterable[str] = (),
+    allow: Iterable[str] = (),
+    ulimit: Iterable[str] = (),
+    shm_size: str | None = None,
+    cgroup_parent: str | None = None,
+    resource: Iterable[str] = (),
+    memory: str | None = None,
+    memory_swap: str | None = None,
+    cpu_shares: str | None = None,
+    cpu_period: str | None = None,
+    cpu_quota: str | None = None,
+    cpuset_cpus: str | None = None,
+    cpuset_mems: str | None = None,
+    no_cache: bool = False,
+    no_cache_filter: Iterable[str] = (),
+    cache_from: Iterable[str] = (),
+    cache_to: Iterable[str] = (),
+    tag: Iterable[str] = (),
+    output: Iterable[str] = (),
+    push: bool = False,
+    load: bool = False,
+    attest: Iterable[str] = (),
+    provenance: str | None = None,
+    sbom: str | None = None,
+    call: str = "build",
+    iidfile: str | None = None,
+    metadata_file: str | None = None,
+) -> BuildRequest:
+    """The request that the flags of the same names describe; flags that may be given several times
+    are iterables.
+
+    `environ` has the values of bare names of --build-arg, and DOCKER_DEFAULT_PLATFORM. A request
+    that can be read may still ask for what cannot be had: see `check_request`.
+    """
+    outputs = parse_outputs(output, push=push, load=load)
+    limits = {
+        "memory": memory,
+        "memory-swap": memory_swap,
+        "cpu-shares": cpu_shares,
+        "cpu-period": cpu_period,
+        "cpu-quota": cpu_quota,
+        "cpuset-cpus": cpuset_cpus,
+        "cpuset-mems": cpuset_mems,
+    }
+    return BuildRequest(
+        context=parse_context(context, os.path.isdir),
+        dockerfile=file,
+        target=target,
+        build_contexts=dict(map(parse_build_context, build_context)),
+        build_args=parse_assignments(build_arg, "--build-arg", environ),
+        labels=parse_assignments(label, "--label"),
+        annotations=_each(parse_annotation, annotation),
+        platforms=parse_platforms([*platform] or [environ.get("DOCKER_DEFAULT_PLATFORM", "")]),
+        pull=pull,
+        secrets=tuple(parse_secret(text, environ) for text in secret),
+        ssh=tuple(map(parse_ssh, ssh)),
+        run=RunOptions(
+            network=_network(network),
+            hosts=tuple(map(parse_host, _each(split_csv, add_host))),
+            entitlements=parse_entitlements(allow),
+            ulimits=tuple(map(parse_ulimit, ulimit)),
+            shm_size=parse_size(shm_size or "0", "--shm-size") or SHM_SIZE,
+            cgroup_parent=cgroup_parent or "",
+            resources=parse_resources(resource, limits),
+        ),
+        cache=CacheOptions(
+            disabled=no_cache,
+            disabled_stages=_each(split_csv, no_cache_filter),
+            sources=_each(lambda text: parse_cache(text, "--cache-from"), cache_from),
+            targets=_each(lambda text: parse_cache(text, "--cache-to"), cache_to),
+        ),
+        tags=_unique(*parse_tags(tag), *(name for one in outputs for name in one.names)),
+        outputs=outputs,
+        attestations=parse_attestations(attest, provenance=provenance, sbom=sbom),
+        call=parse_call(call),
+        iidfile=Path(iidfile) if iidfile else None,
+        metadata_file=Path(metadata_file) if metadata_file else None,
+    )
+
 
 _GIT = re.compile(
     r"(?:git://|ssh://|github\.com/|git@[^/:]+:|https?://[^#?]+\.git(?:[#?]|\Z))", re.IGNORECASE
 )
-_ULIMITS = frozenset(
-    {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"}
-    | {"rss", "rtprio", "rttime", "sigpending", "stack"}
-)
-_METHODS = ("build", "check", "outline", "targets", "subrequests.describe")
-_ENTITLEMENTS = ("network.host", "security.insecure", "device")
 
 
 def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
@@ -82,17 +183,47 @@ def _remote(text: str) -> Context | None:
 
 def parse_platforms(texts: Iterable[str]) -> tuple[Platform, ...]:
     """Comma lists of platforms, each platform once, in their order."""
-    words = (word for text in texts for word in split_csv(text) if word.strip())
-    return tuple(dict.fromkeys(map(Platform.parse, words)))
+    return _unique(*(Platform.parse(word) for word in _each(split_csv, texts) if word.strip()))
 
 
-def parse_tags(texts: Iterable[str]) -> tuple[Reference, ...]:
+def parse_tags(texts: Iterable[str], flag: str = "--tag") -> tuple[Reference, ...]:
     """Names to give, `latest` where no tag is said."""
     names = [Reference.parse(text) for text in texts]
     for name in names:
         if name.digest is not None:
-            raise UsageError(f"--tag: {name} has a digest; a build cannot choose its digest")
-    return tuple(dict.fromkeys(name.or_latest for name in names))
+            raise UsageError(f"{flag}: {name} has a digest; a build cannot choose its digest")
+    return _unique(*(name.or_latest for name in names))
+
+
+_ANNOTATION_PLACE = re.compile(r"([a-z-]+)(?:\[([A-Za-z0-9_/.-]+)\])?\Z")
+_ANNOTATION_ATTRIBUTE = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([a-z0-9_/.-]+)\])?\.(\S+)\Z")
+
+
+def parse_annotation(text: str) -> tuple[Annotation, ...]:
+    """`[type[platform],type...:]key=value`, the type being `manifest` where none is said."""
+    name, equals, value = text.partition("=")
+    levels, colon, key = name.partition(":")
+    if not colon:
+        levels, key = "manifest", name
+    if not equals or not key:
+        raise UsageError(f"--annotation: {text!r} is not key=value")
+    found = []
+    for place in levels.split(","):
+        match = _ANNOTATION_PLACE.match(place)
+        level, platform = (match[1], match[2]) if match else (place, None)
+        found.append(_annotation("--annotation", level, platform, key, value))
+    return tuple(found)
+
+
+def _annotation(flag: str, level: str, platform: str | None, key: str, value: str) -> Annotation:
+    if level not in list(Level):
+        raise UsageError(
+            f"{flag}: {level!r} is not a place for an annotation",
+            hint=f"it is one of {', '.join(Level)}",
+        )
+    if platform and Level(level).of_index:
+        raise UsageError(f"{flag}: an index is for all platforms, not for {platform}")
+    return Annotation(Level(level), key, value, Platform.parse(platform) if platform else None)
 
 
 def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
@@ -138,6 +269,20 @@ def parse_cache(text: str, flag: str) -> tuple[CacheBackend, ...]:
     return (CacheBackend(kind, fields),)
 
 
+_NETWORKS = ("default", "none", "host")
+_ENTITLEMENTS = ("network.host", "security.insecure", "device")
+_ULIMITS = frozenset(
+    {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"}
+    | {"rss", "rtprio", "rttime", "sigpending", "stack"}
+)
+
+
+def _network(text: str) -> Network:
+    if text not in _NETWORKS:
+        raise UsageError(f"--network: {text!r} is not one of {', '.join(_NETWORKS)}")
+    return cast(Network, text)
+
+
 def parse_host(text: str) -> Host:
     """`host:ip` or `host=ip`; an IPv6 address may stand in brackets."""
     name, separator, address = text.partition("=" if "=" in text else ":")
@@ -152,6 +297,15 @@ def parse_host(text: str) -> Host:
     return Host(name, address)
 
 
+def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
+    """network.host, security.insecure, device[=name]; comma lists of them."""
+    words = frozenset(_each(split_csv, texts))
+    for word in words:
+        if word.partition("=")[0] not in _ENTITLEMENTS:
+            raise UsageError(f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}")
+    return words
+
+
 def parse_ulimit(text: str) -> Ulimit:
     """`name=soft[:hard]`; the hard limit is the soft one where it is not said."""
     name, equals, limits = text.partition("=")
@@ -164,35 +318,32 @@ def parse_ulimit(text: str) -> Ulimit:
     return limit
 
 
-def parse_shm_size(text: str) -> int:
-    """Bytes; nothing and 0 are the default."""
-    return parse_size(text, "--shm-size") or SHM_SIZE if text else SHM_SIZE
-
-
-def parse_resources(texts: Iterable[str]) -> Resources:
-    """`key=value` lists; a later value replaces an earlier one."""
-    fields = {key: value for one in texts for key, value in _resource(one).items()}
-    memory, swap = fields.pop("memory", ""), fields.pop("memory-swap", "")
-    cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
-    numbers = {
-        key: parse_integer(fields.pop(key, "0"), f"--resource {key}")
+def parse_resources(
+    texts: Iterable[str], older: Mapping[str, str | None] | None = None
+) -> Resources:
+    """`key=value` lists; a later value replaces an earlier one, and one of the flags that docker
+    had before --resource.
+    """
+    fields = {key: value for key, value in (older or {}).items() if value}
+    for text in texts:
+        fields |= parse_attributes(text, "--resource")
+    memory, swap = fields.pop("memory", "0"), fields.pop("memory-swap", "0")
+    shares, period, quota = (
+        parse_integer(fields.pop(key, "0"), f"--resource {key}")
         for key in ("cpu-shares", "cpu-period", "cpu-quota")
-    }
+    )
+    cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
     if fields:
         raise UsageError(f"--resource: there is no {', '.join(fields)}")
     return Resources(
-        parse_size(memory, "--resource memory") if memory else 0,
-        -1 if swap == "-1" else parse_size(swap or "0", "--resource memory-swap"),
-        numbers["cpu-shares"],
-        numbers["cpu-period"],
-        numbers["cpu-quota"],
-        cpus,
-        mems,
+        memory=parse_size(memory or "0", "--resource memory"),
+        memory_swap=-1 if swap == "-1" else parse_size(swap or "0", "--resource memory-swap"),
+        cpu_shares=shares,
+        cpu_period=period,
+        cpu_quota=quota,
+        cpuset_cpus=cpus,
+        cpuset_mems=mems,
     )
-
-
-def _resource(text: str) -> dict[str, str]:
-    return parse_attributes(text, "--resource")
 
 
 def parse_attestations(
@@ -203,8 +354,7 @@ def parse_attestations(
     for kind, text in (("provenance", provenance), ("sbom", sbom)):
         if text is not None:
             found.append(_short_attestation(kind, text))
-    kinds = [one.type for one in found]
-    if len(set(kinds)) != len(kinds):
+    if len({one.type for one in found}) != len(found):
         raise UsageError("--attest: the same type of attestation is asked for twice")
     return tuple(found)
 
@@ -225,6 +375,9 @@ def _short_attestation(kind: str, text: str) -> Attestation:
     return Attestation(kind, disabled=not parse_boolean(text, f"--{kind}"))
 
 
+_METHODS = ("build", "check", "outline", "targets", "subrequests.describe")
+
+
 def parse_call(text: str) -> Call:
     """`method[,format=json|text][,ignorestatus]`."""
     method, *options = split_csv(text)
@@ -236,10 +389,215 @@ def parse_call(text: str) -> Call:
     return Call(method, "format=json" in options, any("ignorestatus" in one for one in options))
 
 
-def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
-    """network.host, security.insecure, device[=name]; comma lists of them."""
-    words = [word for text in texts for word in split_csv(text)]
-    for word in words:
-        if word.partition("=")[0] not in _ENTITLEMENTS:
-            raise UsageError(f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}")
-    return frozenset(words)
+_PUSH = frozenset({"push", "push-by-digest", "registry.insecure"})
+_IMAGE = frozenset(
+    {"name", "oci-mediatypes", "oci-artifact", "compression", "compression-level"}
+    | {"force-compression", "rewrite-timestamp", "unpack", "store", "dangling-name-prefix"}
+    | {"name-canonical", "attestation-inline", "prefer-nondist-layers", "compatibility-version"}
+)
+_TREE = frozenset({"dest", "platform-split", "attestation-prefix"})
+_ATTRIBUTES: dict[OutputType, frozenset[str]] = {
+    "image": _IMAGE | _PUSH,
+    "oci": _IMAGE | {"dest", "tar"},
+    "docker": _IMAGE | {"dest", "tar", "context"},
+    "local": _TREE | {"mode"},
+    "tar": _TREE,
+    "cacheonly": frozenset(),
+}
+_BOOLEANS = _PUSH | {
+    *("oci-mediatypes", "oci-artifact", "unpack", "store", "name-canonical"),
+    *("force-compression", "rewrite-timestamp", "attestation-inline", "prefer-nondist-layers"),
+    *("tar", "platform-split"),
+}
+_NOT_YET = {
+    "compatibility-version": "",
+    "prefer-nondist-layers": "",
+    "mode=delete": "",
+    "context": "set DOCKER_HOST or DOCKER_CONTEXT",
+}
+
+
+def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Output, ...]:
+    """All outputs of a build. --push turns the image outputs into pushing ones, or adds one;
+    --load adds the engine of this machine unless it is there already.
+    """
+    outputs = [parse_output(text) for text in texts]
+    if push:
+        outputs = [replace(one, push=True) if one.type == "image" else one for one in outputs]
+        if not any(output.push for output in outputs):
+            outputs.append(Output("image", push=True))
+    if load and not any(output.loads for output in outputs):
+        outputs.append(Output("docker"))
+    if sum(output.destination == "-" for output in outputs) > 1:
+        raise UsageError("--output: only one output can go to standard output")
+    return tuple(outputs)
+
+
+def parse_output(text: str) -> Output:
+    """`type=T,key=value,...`; a path alone is type=local, `-` alone is type=tar to standard
+    output, type=registry is type=image,push=true.
+    """
+    if split_csv(text) == (text,) and not text.startswith("type="):
+        return Output("tar" if text == "-" else "local", text)
+    fields = parse_attributes(text, "--output")
+    kind = fields.pop("type", "")
+    if kind == "registry":
+        kind, fields = "image", {"push": "true", **fields}
+    if kind not in _ATTRIBUTES:
+        raise UsageError(
+            f"--output: {kind!r} in {text!r} is not a type of output",
+            hint=f"it is one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
+        )
+    _check_attributes(kind, fields)
+    on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
+    _refuse_missing(fields, on)
+    destination = fields.get("dest", "")
+    if kind in ("local", "tar", "oci") and not destination:
+        raise UsageError(f"--output: type={kind} needs dest=")
+    return Output(
+        kind,
+        destination,
+        names=parse_tags(filter(None, split_csv(fields.get("name", ""))), "--output name"),
+        format=_output_format(fields, on),
+        push=on.get("push", False),
+        push_by_digest=on.get("push-by-digest", False),
+        insecure=on.get("registry.insecure", False),
+        archive=on.get("tar", True),
+        split=on.get("platform-split"),
+        rewrite_timestamp=on.get("rewrite-timestamp", False),
+    )
+
+
+def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
+    known = _ATTRIBUTES[kind]
+    annotated = "compression" in known
+    for key in keys:
+        if key not in known and not (annotated and key.startswith("annotation")):
+            raise UsageError(
+                f"--output: type={kind} has no attribute {key!r}",
+                hint=f"it has {', '.join(sorted(known)) or 'none'}"
+                + (", annotation.KEY" if annotated else ""),
+            )
+
+
+def _refuse_missing(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
+    """Refuse what cannot be done yet."""
+    for wanted, hint in _NOT_YET.items():
+        key, _, value = wanted.partition("=")
+        if on.get(key, key in fields and fields[key] == (value or fields[key])):
+            raise UsageError(f"--output {wanted} is not supported yet", hint=hint)
+
+
+def _output_format(fields: Mapping[str, str], on: Mapping[str, bool]) -> OutputFormat:
+    level = fields.get("compression-level")
+    force = on.get("force-compression", False)
+    name = fields.get("compression") or ("gzip" if force or level is not None else "")
+    found = OutputFormat(
+        name,  # type: ignore[arg-type]  # codec refuses unknown ones,
+        None if level is None else parse_integer(level, "--output compression-level"),
+        force,
+        docker=not on.get("oci-mediatypes", True),
+        annotations=_attribute_annotations(fields),
+    )
+    if name:
+        from shipline.layer import codec  # takes as long to import as all else that flags need
+
+        codec(name, found.level, docker=found.docker)
+    return found
+
+
+def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, ...]:
+    """`annotation[-type][[platform]].key=value`"""
+    found = []
+    for name, value in attributes.items():
+        if name.startswith("annotation"):
+            match = _ANNOTATION_ATTRIBUTE.match(name)
+            if match is None:
+                raise UsageError(f"--output: {name!r} is not annotation[-TYPE][[PLATFORM]].KEY")
+            level, platform, key = match.groups()
+            found.append(_annotation("--output", level or "manifest", platform, key, value))
+    return tuple(found)
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
+
+
+def split_csv(text: str) -> tuple[str, ...]:
+    """The fields of one CSV record (RFC 4180): a quoted field may hold commas and line ends.
+
+    No text has no fields.
+    """
+    try:
+        rows = [row for row in csv.reader([text], strict=True) if row]
+    except csv.Error as error:
+        raise UsageError(f"not comma-separated fields: {text!r} ({error})") from None
+    if len(rows) > 1:
+        raise UsageError(f"not one line of comma-separated fields: {text!r}")
+    return tuple(field for row in rows for field in row)
+
+
+def parse_attributes(text: str, flag: str) -> dict[str, str]:
+    """`key=value,key=value` with keys in lower case."""
+    found: dict[str, str] = {}
+    for part in split_csv(text):
+        key, equals, value = part.partition("=")
+        key = key.strip().lower()
+        if not equals or not key:
+            raise UsageError(f"{flag}: {part!r} in {text!r} is not key=value")
+        if key in found:
+            raise UsageError(f"{flag}: {key} is given twice in {text!r}")
+        found[key] = value
+    return found
+
+
+def parse_boolean(text: str, name: str) -> bool:
+    """What Go's strconv.ParseBool reads; errors name `name`."""
+    if text not in _TRUE | _FALSE:
+        raise UsageError(f"{name}: {text!r} is neither true nor false")
+    return text in _TRUE
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Bytes: a number with an optional binary unit, `64m` is 64 MiB."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise UsageError(f"{flag}: not a size: {text!r}", hint="write it like 64m or 2g")
+    number, unit = match.groups()
+    return int(float(number) * 1024 ** " kmgtp".index(unit.lower() or " "))
+
+
+def parse_integer(text: str, flag: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{flag}: not a whole number: {text!r}") from None
+
+
+def parse_assignments(
+    texts: Iterable[str], flag: str, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """`K=V` each. A bare `K` takes its value from `environ`, and is left out where that has none;
+    without an `environ` its value is empty.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key:
+            raise UsageError(f"{flag}: {text!r} has no name before '='")
+        if equals:
+            found[key] = value
+        elif environ is None:
+            found[key] = ""
+        elif key in environ:
+            found[key] = environ[key]
+    return found
+
+
+def _each(parse: Callable[[str], Iterable[T]], texts: Iterable[str]) -> tuple[T, ...]:
+    return tuple(one for text in texts for one in parse(text))
+
+
+def _unique(*found: T) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(found))

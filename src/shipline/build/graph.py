@@ -28,6 +28,10 @@ def key_of(kind: str, **parts: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+MAIN_CONTEXT = "context"
+"""The name of the build context among those of --build-context."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Operation:
     """A key covers every field that is compared, so that a new one cannot be forgotten."""

@@ -7,29 +7,24 @@ changes files adds a vertex, the others edit the configuration alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from shipline import dockerfile as df
-from shipline.build.dispatch import LAYERED, Place, dispatch, environment
-from shipline.build.graph import ContextOp, CopyOp, ImageOp, Label, ScratchOp, Vertex
-from shipline.build.planned import Note, Planned
+from shipline.build.base_images import BaseImage
+from shipline.build.graph import MAIN_CONTEXT, ContextOp, CopyOp, Label, ScratchOp, Vertex
 from shipline.build.request import BuildRequest, Context, ContextKind
+from shipline.build.stages import (
+    LAYERED,
+    DispatchOptions,
+    HistoryNote,
+    StageState,
+    dispatch,
+    environment,
+)
 from shipline.errors import DockerfileError, ShiplineError, Span
-from shipline.layer import Layer
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
-
-MAIN_CONTEXT = "context"
-
-
-@dataclass(frozen=True, slots=True)
-class BaseImage:
-    """An image to build on, for one platform; its layers are not here yet."""
-
-    reference: Reference
-    manifest: ImageOp
-    config: ImageConfig
-    layers: tuple[Layer, ...]
+from shipline.tasks import TaskGroup
 
 
 class BaseImages(Protocol):
@@ -59,10 +54,28 @@ def _familiar(name: str) -> str:
         return name
 
 
-class PlatformPlan:
-    """The plan of a Dockerfile for one target platform; with `all_stages` also of those that the
-    target does not need.
+def plan_platforms(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: BaseImages,
+    *,
+    all_stages: bool = False,
+) -> list[StageState]:
+    """The target stage for each platform of the request, in their order; with `all_stages` also
+    stages that the target does not need are planned, and thereby checked.
     """
+    with TaskGroup() as group:
+        tasks = [
+            group.start(
+                PlatformPlan(request, dockerfile, platform, images, all_stages=all_stages).result
+            )
+            for platform in request.target_platforms
+        ]
+    return [task.result() for task in tasks]
+
+
+class PlatformPlan:
+    """The plan of a Dockerfile for one target platform."""
 
     def __init__(
         self,
@@ -78,7 +91,7 @@ class PlatformPlan:
         self._platform = platform
         self._images = images
         self._contexts = _NamedContexts(request.build_contexts)
-        self._done: dict[int, Planned] = {}
+        self._done: dict[int, StageState] = {}
         self._globals = df.open_scope(
             dockerfile,
             df.PlatformArgs(str(platform), str(Platform.local())),
@@ -94,7 +107,7 @@ class PlatformPlan:
             all_stages=all_stages,
         )
 
-    def result(self) -> Planned:
+    def result(self) -> StageState:
         """The target stage, planned after every stage that it needs."""
         for stage in self._stages.stages:
             self._done[stage.index] = self._plan_stage(stage)
@@ -102,14 +115,14 @@ class PlatformPlan:
         labels = {**(planned.image.run.get("Labels") or {}), **self._request.labels}
         return planned.with_run(Labels=labels)
 
-    def _plan_stage(self, stage: df.Stage) -> Planned:
+    def _plan_stage(self, stage: df.Stage) -> StageState:
         platform = self._platform_of(stage)
         instructions = self._stages.instructions(stage)
         total = 1 + sum(isinstance(one, LAYERED) for one in instructions)
         state = self._base(stage, platform, total).with_run(OnBuild=None)
         cache = self._request.cache
         proxies = df.proxy_variables(self._request.build_args)
-        place = Place(
+        place = DispatchOptions(
             stage=stage.name,
             platform=platform,
             options=self._request.run,
@@ -133,7 +146,7 @@ class PlatformPlan:
         written = self._globals.base_of(stage).platform
         return Platform.parse(written) if written else self._platform
 
-    def _base(self, stage: df.Stage, platform: Platform, total: int) -> Planned:
+    def _base(self, stage: df.Stage, platform: Platform, total: int) -> StageState:
         base = self._stages.bases[stage.index]
         if isinstance(base, df.StageSource):
             return self._done[base.index]
@@ -141,19 +154,19 @@ class PlatformPlan:
         vertex, image = self._outside(base, platform, label)
         if stage.index in self._stages.replaced and vertex.op == ScratchOp():
             image = ImageConfig(platform)
-        notes: tuple[Note, ...] = ()
+        notes: tuple[HistoryNote, ...] = ()
         if isinstance(vertex.op, ContextOp):
             copy = CopyOp((".",), "/")
             vertex = Vertex(
                 copy, (Vertex(ScratchOp(), label=Label("scratch")), vertex), vertex.label
             )
-            notes = (Note(f"FROM {base.name}", vertex),)
+            notes = (HistoryNote(f"FROM {base.name}", vertex),)
             if stage.index not in self._stages.replaced:
                 image = image.set(WorkingDir="/")
         scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
         image = replace(image, platform=self._platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
-        return Planned(vertex, image, scope, notes, shell=shell)
+        return StageState(vertex, image, scope, notes, shell=shell)
 
     def _source(self, name: str, span: Span, platform: Platform) -> Vertex:
         """What `--from=name` means; the main context for an empty name."""

@@ -1,30 +1,200 @@
-"""Names, last: documents go up by digest, children first; tags when all of them are there."""
+"""The way to registries: layers from the moment that their first bytes exist, tags last.
+
+Nothing has a name until everything is there: layers, then configurations, manifests and the index
+by digest, children first, and then the tags.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from shipline.build.assemble import Assembled
-from shipline.build.editions import Edition
-from shipline.build.uploads import Target
-from shipline.content import MemoryStore
+from shipline.build.assembly import PLAIN, Assembled, Recoder, format_of, suits
+from shipline.build.base_images import Blobs, Repositories
+from shipline.build.cache import LayerResult
+from shipline.build.request import BuildRequest, Output, OutputFormat
+from shipline.content import Follow, LocalIngest, MemoryStore, Repository
+from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
-from shipline.oci import Descriptor
-from shipline.tasks import TaskGroup
+from shipline.layer import Codec, Layer
+from shipline.oci import Descriptor, Digest, Reference
+from shipline.tasks import Once, TaskGroup, check
 
-Editions = Mapping[Edition, Assembled]
+UPLOADS = 16  # at once, to all targets
+_WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is complete
 _AT_ONCE = 8  # requests of one kind
 
 
-def push_documents(editions: Editions, targets: Iterable[Target], step: Step) -> None:
+@dataclass(frozen=True, slots=True)
+class PushTarget:
+    """A repository to push one format to, and the tags that the result gets there."""
+
+    host: str
+    name: str
+    repository: Repository
+    format: OutputFormat = PLAIN
+    tags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.name}"
+
+
+def targets_of(request: BuildRequest, repositories: Repositories) -> tuple[PushTarget, ...]:
+    """Where to push: for each output, its repositories with their tags.
+
+    Raises UsageError where a name is missing, or stands where none can be given.
+    """
+    found: list[PushTarget] = []
+    for output in request.outputs:
+        if not output.push:
+            continue
+        groups: dict[str, list[Reference]] = {}
+        for name in request.names_of(output):
+            groups.setdefault(name.name, []).append(name)
+        if not groups:
+            raise UsageError("a tag is needed when pushing", hint="name the image with -t")
+        for first, *others in groups.values():
+            tags = _tags(output, [first, *others])
+            wanted = format_of(output, request)
+            found.append(
+                PushTarget(first.host, first.repository, repositories(first), wanted, tags)
+            )
+    _refuse_clashes(found)
+    return tuple(found)
+
+
+def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
+    """The tags that an output gives; none where it pushes by digest."""
+    tags = tuple(name.tag or "latest" for name in names)
+    if not output.push_by_digest:
+        return tags
+    for tag in tags:
+        if tag != "latest":
+            raise UsageError(
+                f"push-by-digest gives no names, but the tag {tag!r} was asked for",
+                hint="name the repository alone, without a tag",
+            )
+    return ()
+
+
+def _refuse_clashes(targets: Iterable[PushTarget]) -> None:
+    seen: dict[str, OutputFormat] = {}
+    for target in targets:
+        for tag in target.tags:
+            name = f"{target}:{tag}"
+            if seen.setdefault(name, target.format) != target.format:
+                raise UsageError(f"two outputs give the name {name} to different images")
+
+
+class Uploads:
+    """Sends layers to every target; leaving `group` means that all of them have arrived.
+
+    New layers are made with `codec`; targets that it suits get their bytes while they are made.
+    """
+
+    def __init__(
+        self,
+        group: TaskGroup,
+        targets: Iterable[PushTarget],
+        blobs: Blobs,
+        recoder: Recoder,
+        codec: Codec,
+        step: Step,
+    ) -> None:
+        self._group = group
+        self._blobs = blobs
+        self._recoder = recoder
+        self._step = step
+        self._once: Once[None] = Once()
+        self._followed: set[Digest] = set()
+        everyone = tuple(targets)
+        self._following = [one for one in everyone if suits(one.format, codec.name, codec.level)]
+        self._others = [one for one in everyone if one not in self._following]
+
+    def follow(self, ingest: LocalIngest) -> None:
+        """Upload a layer while it is being made; `made` tells what it became."""
+        for target in self._following:
+            self._group.start(self._follow, target, ingest.follow())
+
+    def made(self, layer: Descriptor) -> None:
+        """A layer that was followed is complete."""
+        self._followed.add(layer.digest)
+
+    def send(self, layer: Layer, made: LayerResult | None) -> None:
+        """Upload a layer that exists, here or in the registry of a base image (`made` None)."""
+        followed = layer.descriptor.digest in self._followed
+        for target in self._others if followed else (*self._following, *self._others):
+            self._group.start(self._convert, target, layer, made)
+
+    def _convert(self, target: PushTarget, layer: Layer, made: LayerResult | None) -> None:
+        self._send(target, self._recoder.recode(layer, made, target.format).descriptor)
+
+    def _follow(self, target: PushTarget, follow: Follow) -> None:
+        with follow:
+            try:
+                if follow.growing(_WORTH_STREAMING) and self._stream(target, follow):
+                    layer = follow.wait()
+                    self._once.get((str(target), layer.digest), lambda: None)
+                else:
+                    self._send(target, follow.wait())
+            except Cancelled:
+                check()  # else the layer was given up: whoever writes it raises why
+
+    def _stream(self, target: PushTarget, follow: Follow) -> bool:
+        """Whether the registry took the layer this way; if not, there is another."""
+        name = f"upload to {target}"
+        try:
+            with (
+                self._step.step(name, kind="upload", host=target.host) as step,
+                target.repository.ingest() as upload,
+            ):
+                moved = 0
+                for data in follow:
+                    upload.write(data)
+                    moved += len(data)
+                    step.progress(moved, follow.total)
+                upload.commit(follow.wait())
+                step.progress(moved, moved)
+                step.note(size=moved)
+        except (RegistryError, DigestMismatch):
+            return False
+        return True
+
+    def _send(self, target: PushTarget, layer: Descriptor) -> None:
+        self._once.get((str(target), layer.digest), lambda: self._deliver(target, layer))
+
+    def _deliver(self, target: PushTarget, layer: Descriptor) -> None:
+        if target.repository.exists(layer):
+            return
+        origin = self._blobs.origin(layer.digest)
+        if origin is not None and target.repository.mount(layer, origin):
+            return
+        name = f"upload {layer.digest.short} to {target}"
+        with self._step.step(name, kind="upload", host=target.host, size=layer.size) as step:
+            moved = 0
+
+            def advance(count: int) -> None:
+                nonlocal moved
+                moved += count
+                step.progress(moved, layer.size)
+
+            target.repository.push(layer, self._blobs, advance)
+
+
+Results = Mapping[OutputFormat, Assembled]
+
+
+def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
     """Put configurations, manifests and the index under their digests. No name exists yet."""
 
-    def push(target: Target) -> None:
-        result = editions[target.edition]
-        source = _documents(result)
+    def push(target: PushTarget) -> None:
+        result = results[target.format]
+        images = result.images
+        documents = [raw for image in images for raw in (image.config_bytes, image.manifest.raw)]
+        source = MemoryStore(*documents, result.root.raw)
         with step.step(f"push manifests to {target}", kind="push", host=target.host):
-            _together(target, [image.config_descriptor for image in result.images], source)
-            _together(target, [image.manifest.descriptor for image in result.images], source)
+            _push_all(target, [image.config_descriptor for image in images], source)
+            _push_all(target, [image.manifest.descriptor for image in images], source)
             target.repository.push(result.root.descriptor, source)
 
     with TaskGroup() as group:
@@ -32,11 +202,17 @@ def push_documents(editions: Editions, targets: Iterable[Target], step: Step) ->
             group.start(push, target)
 
 
-def push_tags(editions: Editions, targets: Iterable[Target], step: Step) -> None:
+def _push_all(target: PushTarget, nodes: Iterable[Descriptor], source: MemoryStore) -> None:
+    with TaskGroup(_AT_ONCE) as group:
+        for node in {node.digest: node for node in nodes}.values():
+            group.start(target.repository.push, node, source)
+
+
+def push_tags(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
     """Give the result its names. A registry that refuses one leaves the others in place."""
 
-    def tag(target: Target, name: str) -> None:
-        root = editions[target.edition].root
+    def tag(target: PushTarget, name: str) -> None:
+        root = results[target.format].root
         with step.step(f"tag {target}:{name}", kind="tag", host=target.host):
             target.repository.tag(root.descriptor, MemoryStore(root.raw), name)
 
@@ -44,16 +220,3 @@ def push_tags(editions: Editions, targets: Iterable[Target], step: Step) -> None
         for target in targets:
             for name in target.tags:
                 group.start(tag, target, name)
-
-
-def _documents(result: Assembled) -> MemoryStore:
-    """The small documents of a result."""
-    images = result.images
-    raw = [document for image in images for document in (image.config_bytes, image.manifest.raw)]
-    return MemoryStore(*raw, result.root.raw)
-
-
-def _together(target: Target, nodes: Iterable[Descriptor], source: MemoryStore) -> None:
-    with TaskGroup(_AT_ONCE) as group:
-        for node in {node.digest: node for node in nodes}.values():
-            group.start(target.repository.push, node, source)

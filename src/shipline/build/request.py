@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shipline.oci import Platform, Reference
 
+if TYPE_CHECKING:
+    from shipline.layer import Compression
+
 SHM_SIZE = 64 << 20  # bytes of /dev/shm unless asked otherwise
+Network = Literal["default", "none", "host"]
+OutputType = Literal["image", "local", "tar", "oci", "docker", "cacheonly"]
 
 
 class ContextKind(StrEnum):
@@ -37,37 +42,6 @@ class Context:
     newest: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Where the result goes: `type` is image, local, tar, oci, docker or cacheonly.
-
-    `registry` is image with push=true. Attributes are those of BuildKit's exporters: dest, name,
-    push, push-by-digest, compression, compression-level, oci-mediatypes, rewrite-timestamp, ...
-    """
-
-    type: str
-    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-    @property
-    def destination(self) -> str:
-        """The path to write to; `-` is standard output, empty where there is none."""
-        return self.attributes.get("dest", "")
-
-    @property
-    def pushes(self) -> bool:
-        return self.type == "image" and self.enabled("push")
-
-    @property
-    def loads(self) -> bool:
-        """Whether the result goes into the engine of this machine, not into a file."""
-        return self.type == "docker" and not self.destination
-
-    def enabled(self, name: str, default: bool = False) -> bool:
-        """A boolean attribute; `parse_output` has checked that it is one."""
-        value = self.attributes.get(name)
-        return default if value is None else value == "true"
-
-
 class Level(StrEnum):
     """Which part of the image an annotation is written to (BuildKit, docs/annotations.md)."""
 
@@ -75,6 +49,10 @@ class Level(StrEnum):
     INDEX = "index"
     MANIFEST_DESCRIPTOR = "manifest-descriptor"
     INDEX_DESCRIPTOR = "index-descriptor"
+
+    @property
+    def of_index(self) -> bool:
+        return self in (Level.INDEX, Level.INDEX_DESCRIPTOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +63,47 @@ class Annotation:
     key: str
     value: str
     platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """How an image is written. No `compression`: layers as they are; `level` None: any level, or
+    the usual one for new layers.
+
+    `force`: layers of base images too; `docker`: the media types of Docker's manifest format.
+    """
+
+    compression: Compression | Literal[""] = ""
+    level: int | None = None
+    force: bool = False
+    docker: bool = False
+    annotations: tuple[Annotation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the result goes, and how it is written there (the exporters of BuildKit).
+
+    `image` is pushed or kept here, `docker` without a `destination` is loaded into the engine of
+    this machine; `destination` is the path to write to, `-` for standard output. `names` are the
+    output's own, besides the tags of the request.
+    """
+
+    type: OutputType
+    destination: str = ""
+    names: tuple[Reference, ...] = ()
+    format: OutputFormat = OutputFormat()
+    push: bool = False
+    push_by_digest: bool = False
+    insecure: bool = False  # plain HTTP to the registries of its names
+    archive: bool = True  # one tar file instead of a directory
+    split: bool | None = None  # a directory for each platform; None: where there are several
+    rewrite_timestamp: bool = False
+
+    @property
+    def loads(self) -> bool:
+        """Whether the result goes into the engine of this machine, not into a file."""
+        return self.type == "docker" and not self.destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +177,7 @@ class Resources:
 class RunOptions:
     """What surrounds every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
 
-    network: Literal["default", "none", "host"] = "default"
+    network: Network = "default"
     hosts: tuple[Host, ...] = ()
     entitlements: frozenset[str] = frozenset()
     ulimits: tuple[Ulimit, ...] = ()
@@ -217,8 +236,19 @@ class BuildRequest:
 
     @property
     def push(self) -> bool:
-        return any(output.pushes for output in self.outputs)
+        return any(output.push for output in self.outputs)
 
     @property
     def load(self) -> bool:
         return any(output.loads for output in self.outputs)
+
+    @property
+    def target_platforms(self) -> tuple[Platform, ...]:
+        """The platforms to build for, each once; that of this machine where none was asked for."""
+        return tuple(dict.fromkeys(self.platforms or (Platform.local(),)))
+
+    def names_of(self, output: Output) -> tuple[Reference, ...]:
+        """The names that `output` gives: its own, and the tags that are no other output's."""
+        others = {name for one in self.outputs for name in one.names}
+        tags = (tag for tag in self.tags if tag not in others)
+        return tuple(dict.fromkeys([*output.names, *tags]))

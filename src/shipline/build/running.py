@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.cache import Made, alone
-from shipline.build.copying import Use
+from shipline.build.cache import LayerResult, alone
+from shipline.build.copying import StepOptions
+from shipline.build.faults import full_hint
 from shipline.build.graph import Label, RunMount, RunOp, key_of
 from shipline.build.selecting import Root, missing
 from shipline.build.snapshots import Snapshot
-from shipline.build.trouble import full_hint
-from shipline.build.workshop import Directory, Result, Workshop
+from shipline.build.workshop import ContextDirectory, Result, Worker
 from shipline.errors import StepFailed, UsageError
 from shipline.events import Step
 from shipline.layer import Tree, changeset, lower_directory, scan, unpack
@@ -66,8 +66,8 @@ def run_key(op: RunOp, inputs: Sequence[Result]) -> str:
 
 
 def run(
-    op: RunOp, inputs: Sequence[Result], key: str, shop: Workshop, use: Use, label: Label
-) -> Made:
+    op: RunOp, inputs: Sequence[Result], key: str, shop: Worker, use: StepOptions, label: Label
+) -> LayerResult:
     """The layer that the command makes on top of input 0, kept as `key`. Raises StepFailed."""
     base = inputs[0]
     assert isinstance(base, Snapshot)
@@ -114,11 +114,11 @@ def _content(op: RunOp, number: int, source: Result) -> dict[str, object]:
     return {"files": {path: _context_digest(source, path) for path in paths}}
 
 
-def _context_digest(source: Directory, path: str) -> str:
+def _context_digest(source: ContextDirectory, path: str) -> str:
     return str(_context_tree(source, path).digest((0, 0)))
 
 
-def _context_tree(source: Directory, path: str) -> Tree:
+def _context_tree(source: ContextDirectory, path: str) -> Tree:
     place = resolve_in_root(source.path, path)
     if not os.path.lexists(place):
         root = Root(source.path, f"the {source.name}", is_context=True, rules=source.rules)
@@ -129,9 +129,7 @@ def _context_tree(source: Directory, path: str) -> Tree:
     )
 
 
-def _execute(
-    spec: StepSpec, root: Path, shop: Workshop, step: Step, op: RunOp, label: Label
-) -> None:
+def _execute(spec: StepSpec, root: Path, shop: Worker, step: Step, op: RunOp, label: Label) -> None:
     tail = _Tail()
 
     def listen(data: bytes, stream: int) -> None:
@@ -194,7 +192,7 @@ def _spec(
     op: RunOp,
     inputs: Sequence[Result],
     root: Path,
-    shop: Workshop,
+    shop: Worker,
     stack: ExitStack,
     *,
     fresh: bool,
@@ -235,7 +233,7 @@ def _mount(
     mount: RunMount,
     inputs: Sequence[Result],
     caches: Mapping[str, Path],
-    shop: Workshop,
+    shop: Worker,
     stack: ExitStack,
 ) -> StepMount:
     if mount.type == "tmpfs":
@@ -250,7 +248,7 @@ def _mount(
     return BindMount(source, mount.target, mount.read_only)
 
 
-def _files(source: Result, path: str, shop: Workshop, stack: ExitStack) -> Path:
+def _files(source: Result, path: str, shop: Worker, stack: ExitStack) -> Path:
     """The host path of `path` in a snapshot, or of a context as the build sees it."""
     if isinstance(source, Snapshot):
         root = stack.enter_context(shop.snapshots.mounted(source))
@@ -269,7 +267,7 @@ def _files(source: Result, path: str, shop: Workshop, stack: ExitStack) -> Path:
 
 
 @contextmanager
-def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
+def _throwaway(source: Path, shop: Worker) -> Iterator[Path]:
     """`source`, writable; what is written is thrown away."""
     place = shop.scratch / f"throwaway-{os.urandom(6).hex()}"
     root, upper, work = place / "root", place / "upper", place / "work"
@@ -287,7 +285,7 @@ def _throwaway(source: Path, shop: Workshop) -> Iterator[Path]:
 
 
 def _cache_directories(
-    op: RunOp, inputs: Sequence[Result], shop: Workshop, stack: ExitStack, *, fresh: bool
+    op: RunOp, inputs: Sequence[Result], shop: Worker, stack: ExitStack, *, fresh: bool
 ) -> dict[str, Path]:
     """What the caches of a step are in, by their names, locked as `sharing` says.
 
@@ -309,7 +307,7 @@ def _cache_directories(
     return found
 
 
-def _empty_cache(parent: Path, shop: Workshop) -> None:
+def _empty_cache(parent: Path, shop: Worker) -> None:
     """Have the cache begin anew; steps that use the old one now keep it until they end."""
     new = shop.scratch / f"renewed-{os.urandom(6).hex()}"
     new.write_text(f"{os.urandom(6).hex()}-")
@@ -356,7 +354,7 @@ def _claim(parent: Path, sharing: str, stack: ExitStack) -> Path:
 
 
 def _prepare_cache(
-    directory: Path, mount: RunMount, inputs: Sequence[Result], shop: Workshop, stack: ExitStack
+    directory: Path, mount: RunMount, inputs: Sequence[Result], shop: Worker, stack: ExitStack
 ) -> None:
     require_ids(uids=(mount.uid,), gids=(mount.gid,))
     building = shop.scratch / f"cache-{os.urandom(6).hex()}"
@@ -373,7 +371,7 @@ def _prepare_cache(
 
 
 def _add_secret(
-    mount: RunMount, shop: Workshop, mounts: list[StepMount], secret_env: list[str]
+    mount: RunMount, shop: Worker, mounts: list[StepMount], secret_env: list[str]
 ) -> None:
     content = _secret(shop, mount)
     if content is None:
@@ -384,7 +382,7 @@ def _add_secret(
         mounts.append(SecretFile(mount.target, content, mount.mode, mount.uid, mount.gid))
 
 
-def _secret(shop: Workshop, mount: RunMount) -> bytes | None:
+def _secret(shop: Worker, mount: RunMount) -> bytes | None:
     """The secret's value, None where it was not given and is not required."""
     secret = shop.secrets.get(mount.id)
     hint = f"give it with --secret id={mount.id},src=FILE or --secret id={mount.id},env=NAME"

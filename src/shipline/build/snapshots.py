@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from shipline.build.blobs import Blobs
-from shipline.build.reachable import mountable
+from shipline.build.base_images import Blobs
 from shipline.content import Reader, chunks, seal, unseal
 from shipline.errors import ContentError, DigestMismatch
 from shipline.events import Step
 from shipline.layer import (
+    Item,
     Layer,
     LayeredToc,
     Toc,
@@ -49,6 +49,7 @@ from shipline.sandbox import (
     mounted,
     owners_suffix,
     remove_tree,
+    require_ids,
     sync_file_system,
 )
 from shipline.tasks import Once, TaskGroup
@@ -349,6 +350,27 @@ class _Checked:
                 where="the layer of a base image",
                 hint="its configuration and its layers do not belong together; build it again",
             )
+
+
+def owned(items: Iterable[Item]) -> Iterator[Item]:
+    """The items. Raises SandboxError for an owner that this process cannot give to a file."""
+    known: set[tuple[int, int]] = set()
+    for item in items:
+        owner = (item[0].uid, item[0].gid)
+        if owner not in known:
+            require_ids(uids=owner[:1], gids=owner[1:])
+            known.add(owner)
+        yield item
+
+
+def mountable(items: Iterable[Item]) -> Iterable[Item]:
+    """The items of a layer for a directory to mount: device nodes stay out in a user namespace.
+
+    Nobody could open them in a step anyway. Raises SandboxError as `owned` does.
+    """
+    if not in_user_namespace():
+        return owned(items)
+    return owned(item for item in items if item[0].kind not in ("char", "block"))
 
 
 @cache

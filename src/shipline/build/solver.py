@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from shipline.build import copying, running
-from shipline.build.cache import Made, alone
-from shipline.build.copying import Use
+from shipline.build.base_images import BaseImage
+from shipline.build.cache import LayerResult, alone
+from shipline.build.copying import StepOptions
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
@@ -22,9 +23,8 @@ from shipline.build.graph import (
     Vertex,
     walk,
 )
-from shipline.build.plan import BaseImage
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import Follower, Result, Workshop
+from shipline.build.workshop import Follower, Result, Worker
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.tasks import CPUS, Once, Task, TaskGroup, visit_graph
@@ -39,11 +39,11 @@ _KINDS: dict[type[Op], str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class VertexResult:
     """What a vertex came to; `made` is the step's own part, None where it has none."""
 
     result: Result
-    made: Made | None = None
+    made: LayerResult | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -56,7 +56,7 @@ class Solver:
 
     def __init__(
         self,
-        shop: Workshop,
+        shop: Worker,
         images: dict[ImageOp, BaseImage],
         step: Step,
         *,
@@ -70,7 +70,7 @@ class Solver:
         self._publish = publish
         self._mountable = mountable
         self._follower = follower
-        self._tasks: dict[Vertex, Task[Solved]] = {}
+        self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
 
     def start(self, group: TaskGroup, *roots: Vertex) -> None:
@@ -79,7 +79,7 @@ class Solver:
             self._tasks.setdefault(vertex, Task())
         group.start(visit_graph, roots, lambda vertex: vertex.inputs, self._solve, at_once=_AT_ONCE)
 
-    def result(self, vertex: Vertex) -> Solved:
+    def result(self, vertex: Vertex) -> VertexResult:
         """The result of a vertex that was started, when it is there; equal ones share it."""
         return self._tasks[vertex].result()
 
@@ -87,14 +87,14 @@ class Solver:
         inputs = [self.result(one).result for one in vertex.inputs]
         self._tasks[vertex].settle((self._run(vertex, inputs),))
 
-    def _run(self, vertex: Vertex, inputs: Sequence[Result]) -> Solved:
+    def _run(self, vertex: Vertex, inputs: Sequence[Result]) -> VertexResult:
         match vertex.op:
             case ScratchOp():
-                return Solved(Snapshot())
+                return VertexResult(Snapshot())
             case ImageOp():
-                return Solved(Snapshot(self._images[vertex.op].layers))
+                return VertexResult(Snapshot(self._images[vertex.op].layers))
             case ContextOp(name):
-                return Solved(self._shop.contexts[name])
+                return VertexResult(self._shop.contexts[name])
         base = inputs[0]
         if not isinstance(base, Snapshot):
             raise DockerfileError(
@@ -102,9 +102,9 @@ class Solver:
             )
         with _located(vertex.label):
             made = self._step_of(vertex, base, inputs)
-        return Solved(base.plus(made.layer), made)
+        return VertexResult(base.plus(made.layer), made)
 
-    def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> Made:
+    def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> LayerResult:
         """The layer of a step, which people see from when it really begins."""
         key = _key(vertex.op, base, inputs)
         shared = bool(key) and not vertex.fresh
@@ -157,10 +157,10 @@ class Solver:
 
     def _make(
         self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], key: str, step: Step
-    ) -> Made:
+    ) -> LayerResult:
         follower = self._follower if vertex in self._publish else None
         label = vertex.label
-        use = Use(follower, vertex in self._mountable, vertex.fresh, step, label.origin)
+        use = StepOptions(follower, vertex in self._mountable, vertex.fresh, step, label.origin)
         match vertex.op:
             case MakeDirectoryOp():
                 return copying.make_directory(vertex.op, base, self._shop, use)

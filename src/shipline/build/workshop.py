@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shipline import dockerfile as df
-from shipline.build.cache import Cache, Made
+from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
 from shipline.build.request import Secret
 from shipline.build.snapshots import Snapshot, Snapshots
@@ -35,7 +35,7 @@ _WORTH_KEEPING = 16 << 20  # bytes of files, from which the tar of a layer is ke
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class ContextDirectory:
     """A directory of this machine to build from; `prune` tells what `rules` leave out of it.
 
     `trees` holds what was scanned: all platforms of a build look at the same files once.
@@ -49,7 +49,7 @@ class Directory:
     rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)
 
 
-Result = Snapshot | Directory
+Result = Snapshot | ContextDirectory
 """What a vertex comes to."""
 
 
@@ -62,7 +62,7 @@ class Follower(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class Worker:
     """Shared by all steps of a build; every part may be used from any thread."""
 
     store: LocalStore
@@ -72,17 +72,17 @@ class Workshop:
     clock: Clock
     scratch: Path
     state: Path
-    contexts: Mapping[str, Directory]
+    contexts: Mapping[str, ContextDirectory]
     secrets: Mapping[str, Secret]
     environment: Mapping[str, str]
     sandbox: Callable[[], Sandbox]
-    making: Once[tuple[Made, bool]]
+    making: Once[tuple[LayerResult, bool]]
     running: Limiter
     emptied: Once[None] = field(default_factory=Once)
 
     def make_layer(
         self, items: Iterable[Item], *, follower: Follower | None, mountable: bool
-    ) -> Made:
+    ) -> LayerResult:
         """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
 
         `follower` gets the bytes while they are made; `mountable` says that a later step will
@@ -105,7 +105,7 @@ class Workshop:
         self.snapshots.save_toc(layer.diff_id, toc.toc())
         if mountable:
             self.snapshots.keep_tar(layer, path)
-        return Made(layer, created, self.codec.level)
+        return LayerResult(layer, created, self.codec.level)
 
     def _settle(self, item: Item) -> Item:
         """An item as layers have it: whole seconds, and of the attributes only capabilities."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.build import BuildRequest, values
+from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
 from shipline.cli import engine
-from shipline.cli.build_options import IGNORED, build_options
+from shipline.cli.build_options import IGNORED, NOT_YET, build_options
+from shipline.cli.environment import git_labels, implied_build_args
 from shipline.cli.failures import Settings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.requests import build_request
 from shipline.cli.results import write_result
 from shipline.cli.switches import SwitchCommand
 from shipline.errors import UsageError
@@ -23,19 +25,25 @@ from shipline.observe import open_sinks, warning_json
 if TYPE_CHECKING:
     from shipline.build import BuildResult
 
-_NOT_YET = ("policy", "invoke", "on")  # flags without a place in BuildRequest
-
 
 @click.command("build", cls=SwitchCommand)
 @build_options
 @click.argument("context", metavar="PATH | URL | -")
 @click.pass_obj
-def command(settings: Settings, /, **given: Any) -> int:
+def command(
+    settings: Settings,
+    /,
+    context: str,
+    progress: str,
+    quiet: bool,
+    builder: str | None,
+    **given: Any,
+) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
-    settings.json_lines = given["progress"] == "rawjson" and not given["quiet"]
-    _refuse_flags(given)
-    request = build_request(given, os.environ)
-    mode = "quiet" if given["quiet"] else given["progress"]
+    settings.json_lines = progress == "rawjson" and not quiet
+    _refuse_builder(builder)
+    request = request_of(context, given, os.environ)
+    mode = "quiet" if quiet else progress
     if request.call.method == "check":
         from shipline.cli.checks import check  # loads all of the Dockerfile language
 
@@ -45,9 +53,33 @@ def command(settings: Settings, /, **given: Any) -> int:
     warned: list[dict[str, Any]] = []
     result = _build(request, mode, warned)
     asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
-    shown = warned if asked and values.parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
+    shown = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
     write_result(request, result, warnings=shown, mode=mode)
     return 0
+
+
+def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> BuildRequest:
+    """The request that flags and environment make together.
+
+    Raises UsageError for a value that cannot be read, and for what cannot be had.
+    """
+    flags = dict(given)
+    for name in NOT_YET:
+        if flags.pop(name):
+            raise UsageError(f"--{name} is not supported yet")
+    for name in IGNORED:
+        if flags.pop(name):
+            click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)
+    older = flags.pop("print_")
+    flags["call"] = "check" if flags.pop("check") else older or flags["call"]
+    request = parse_request(context, environ, **flags)
+    request = replace(
+        request,
+        build_args=implied_build_args(environ) | {**request.build_args},
+        labels=git_labels(environ, context, request.dockerfile) | {**request.labels},
+    )
+    check_request(request)
+    return request
 
 
 def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> BuildResult:
@@ -72,18 +104,12 @@ def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> Bu
             click.echo(f"warning: the progress display failed: {failure!r}", err=True)
 
 
-def _refuse_flags(given: dict[str, Any]) -> None:
-    for name in _NOT_YET:
-        if given[name]:
-            raise UsageError(f"--{name} is not supported yet")
-    if given["builder"] not in (None, "", "default"):
+def _refuse_builder(name: str | None) -> None:
+    if name not in (None, "", "default"):
         raise UsageError(
-            f"--builder: there is no builder {given['builder']!r}",
+            f"--builder: there is no builder {name!r}",
             hint="builds run in this process; leave --builder and BUILDX_BUILDER out",
         )
-    for name in IGNORED:
-        if given[name]:
-            click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)
 
 
 def _refuse_terminal(request: BuildRequest) -> None:

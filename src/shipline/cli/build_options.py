@@ -1,6 +1,6 @@
 """The flags of `shipline build`: those of `docker buildx build`, hidden and old ones included.
 
-Only names and help are here; values are read by shipline.build.flags.
+Only names and help are here; `shipline.build.parse_request` reads the values.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ _SHOWN = (
 _OLD = (
     _old("--compress", is_flag=True),
     _old("--squash", is_flag=True),
-    _old("--rm", is_flag=True),
-    _old("--force-rm", is_flag=True),
+    _old("--rm", is_flag=True, expose_value=False),  # there are no containers to remove
+    _old("--force-rm", is_flag=True, expose_value=False),
     _old("--isolation"),
     _old("--security-opt", multiple=True),
     _old("--print", "print_"),
@@ -110,6 +110,9 @@ _OLD = (
     _old("--invoke"),
     _old("--on"),
 )
+NOT_YET = ("policy", "invoke", "on")
+"""Flags without a place in a BuildRequest."""
+
 IGNORED = (
     "compress",
     "squash",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from shipline.build import flags
+from shipline.build import parse_platforms
 from shipline.errors import SandboxError
 
 
@@ -37,7 +37,7 @@ def bootstrap(platforms: Sequence[str]) -> None:
             "only root can register emulators on this machine",
             hint="run it as root; builds of an ordinary user register their own, unseen by others",
         )
-    undo = [register(one) for one in flags.parse_platforms(platforms) or emulators()]
+    undo = [register(one) for one in parse_platforms(platforms) or emulators()]
     for platform in supported_platforms():
         click.echo(str(platform))
     for command in filter(None, undo):

@@ -49,7 +49,7 @@ def _settings(request: BuildRequest) -> Iterator[Settings]:
     from shipline.api import open_client, state_directory
     from shipline.build import Settings
 
-    insecure = any(output.enabled("registry.insecure") for output in request.outputs)
+    insecure = any(output.insecure for output in request.outputs)
     with open_client(*({name.host for name in request.tags} if insecure else ())) as client:
         yield Settings(
             state_directory(), client.repository, os.environ, sys.stdin.buffer, sys.stdout.buffer

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shipline.build import values
+from shipline.build import parse_boolean
 from shipline.errors import ConfigError, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -121,27 +121,30 @@ def _add(context: click.Context, name: str, separator: str, words: Sequence[str]
     context.call_on_close(restore)
 
 
-def git_labels(environ: Mapping[str, str], context: Path, dockerfile: str | None) -> dict[str, str]:
+def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
     """The labels that BUILDX_GIT_LABELS asks for: the commit, the Dockerfile in its repository,
     and with `full` where the repository is from; `-dirty` with BUILDX_GIT_CHECK_DIRTY.
 
     Nothing where the context is in no repository, as in buildx.
     """
     asked = environ.get("BUILDX_GIT_LABELS", "")
-    if asked != "full" and not (asked and values.parse_boolean(asked, "BUILDX_GIT_LABELS")):
+    if asked != "full" and not (asked and parse_boolean(asked, "BUILDX_GIT_LABELS")):
         return {}
     from shipline.git import Git, GitError, read_repository
 
-    git = Git(context.absolute(), environ)
+    if not os.path.isdir(context):
+        return {}
+    place = Path(context).absolute()
+    git = Git(place, environ)
     try:
         commit, top = git.text("rev-parse", "HEAD"), Path(git.text("rev-parse", "--show-toplevel"))
     except GitError:
         return {}
     check = environ.get("BUILDX_GIT_CHECK_DIRTY", "")
-    if check and values.parse_boolean(check, "BUILDX_GIT_CHECK_DIRTY"):
+    if check and parse_boolean(check, "BUILDX_GIT_CHECK_DIRTY"):
         commit += "-dirty" if git.text("status", "--porcelain", "--untracked-files=no") else ""
     found = {"org.opencontainers.image.revision": commit}
-    file = Path(dockerfile).absolute() if dockerfile else context.absolute() / "Dockerfile"
+    file = Path(dockerfile).absolute() if dockerfile else place / "Dockerfile"
     if file.resolve().is_relative_to(top):
         found["com.docker.image.source.entrypoint"] = str(file.resolve().relative_to(top))
     if asked == "full" and (url := read_repository(git).url):

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import click
 
-from shipline.build import Annotation, Level, annotating, flags
+from shipline.build import Annotation, Level, parse_annotation, parse_tags
 from shipline.cli.environment import registry_options
 from shipline.cli.inspection import Inspection, describe, look_up
 from shipline.cli.template import render
@@ -62,7 +62,7 @@ def create(
     prefer_index: bool,
 ) -> None:
     """Give the images SOURCE... a new name, side by side under one index."""
-    targets = flags.parse_tags(tags)
+    targets = parse_tags(tags)
     names = [Reference.parse(source) for source in sources]
     wanted = _annotations(annotations)
     if not targets and (append or not dry_run):
@@ -111,7 +111,7 @@ def _existing(remotes: Remotes, targets: Iterable[Reference]) -> Iterable[Inspec
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
-    wanted = [one for text in texts for one in annotating.parse_annotation(text)]
+    wanted = [one for text in texts for one in parse_annotation(text)]
     for one in wanted:
         if one.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(

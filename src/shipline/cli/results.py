@@ -49,17 +49,13 @@ def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
     kinds = {output.type for output in request.outputs}
     digest = result.root.digest
     if not kinds or kinds - _FILES:
-        verb = "pushed" if request.push else "loaded" if _loads(request) else "built"
+        verb = "pushed" if request.push else "loaded" if request.load else "built"
         yield from (f"{verb} {name}@{digest}" for name in result.names or ())
         if not result.names:
             yield f"{verb} {digest}"
     for output in request.outputs:
         if output.destination not in ("", "-"):
             yield f"wrote {output.destination}"
-
-
-def _loads(request: BuildRequest) -> bool:
-    return any(output.loads for output in request.outputs)
 
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
 
 
 def _project(asked: Asked, options: Options) -> Project:
-    from shipline.build import flags
+    from shipline.build import parse_platforms
     from shipline.policy.tags import TagsSection
     from shipline.ship import Project
 
@@ -158,7 +158,7 @@ def _project(asked: Asked, options: Options) -> Project:
         raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
     pipeline = config.pipeline
     if options.platforms:
-        platforms = flags.parse_platforms(options.platforms)
+        platforms = parse_platforms(options.platforms)
         pipeline = replace(pipeline, build=replace(pipeline.build, platforms=platforms))
     tags = config.tags or TagsSection()
     return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from shipline.build import values
+from shipline.build import parse_boolean
 
 
 class SwitchCommand(click.Command):
@@ -31,7 +31,7 @@ def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if not equals or name not in names:
             plain.append(word)
-        elif values.parse_boolean(value, name):
+        elif parse_boolean(value, name):
             plain.append(name)
         else:
             plain = [one for one in plain if one != name]

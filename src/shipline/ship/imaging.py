@@ -6,19 +6,18 @@ Whichever it is, it is in the registry under its digest and has no tag.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shipline.build import (
     Annotation,
     BuildRequest,
-    CacheOptions,
     Level,
     Output,
-    flags,
+    OutputFormat,
+    parse_request,
 )
 from shipline.content import MemoryStore, Repository, fetch_all
 from shipline.errors import ContentError, UsageError
@@ -76,26 +75,25 @@ def build_request(
     push: bool,
 ) -> BuildRequest:
     """What `shipline build` would be asked for. Raises UsageError for values it does not know."""
-    return BuildRequest(
-        context=flags.parse_context(_placed(build.context, root), os.path.isdir),
-        dockerfile=None if build.file is None else str(root / build.file),
+    request = parse_request(
+        _placed(build.context, root),
+        environ,
+        file=None if build.file is None else str(root / build.file),
         target=build.target,
-        build_contexts=dict(
-            flags.parse_build_context(f"{name}={_placed(where, root)}")
-            for name, where in build.contexts.items()
-        ),
-        build_args=dict(build.args),
+        build_context=[f"{name}={_placed(at, root)}" for name, at in build.contexts.items()],
+        pull=build.pull,
+        secret=build.secrets,
+        ssh=build.ssh,
+        no_cache=build.no_cache,
+        cache_from=build.cache_from,
+        cache_to=build.cache_to,
+    )
+    return replace(
+        request,
+        build_args=build.args,
         labels={**facts.labels, **build.labels},
         annotations=tuple(_annotations(facts.annotations, len(set(build.platforms)) > 1)),
         platforms=build.platforms,
-        pull=build.pull,
-        secrets=tuple(flags.parse_secret(text, environ) for text in build.secrets),
-        ssh=tuple(map(flags.parse_ssh, build.ssh)),
-        cache=CacheOptions(
-            build.no_cache,
-            sources=tuple(c for t in build.cache_from for c in flags.parse_cache(t, "cache-from")),
-            targets=tuple(c for t in build.cache_to for c in flags.parse_cache(t, "cache-to")),
-        ),
         tags=(image.or_latest,) if push else (),
         outputs=(_output(build, push=push),),
     )
@@ -108,10 +106,8 @@ def _placed(where: str, root: Path) -> str:
 def _output(build: Build, *, push: bool) -> Output:
     if not push:
         return Output("cacheonly")
-    attributes = {"push": "true", "push-by-digest": "true"}
-    if build.compression:
-        attributes["compression"] = build.compression
-    return Output("image", attributes)
+    format = OutputFormat(build.compression or "")
+    return Output("image", format=format, push=True, push_by_digest=True)
 
 
 def _annotations(values: Mapping[str, str], several: bool) -> Iterator[Annotation]:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made
+from shipline.build.base_images import Blobs
+from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
+from shipline.build.faults import Damage
 from shipline.build.snapshots import Snapshots
-from shipline.build.trouble import Damage
-from shipline.build.workshop import Directory, Workshop
+from shipline.build.workshop import ContextDirectory, Worker
 from shipline.content import LocalStore, MemoryStore, Store
 from shipline.events import Step, silent
 from shipline.layer import (
@@ -100,8 +100,8 @@ def store_index(store: MemoryStore, *manifests: tuple[Descriptor, Platform]) -> 
 
 @contextmanager
 def open_shop(
-    state: Path, *, step: Step | None = None, **contexts: Directory
-) -> Iterator[Workshop]:
+    state: Path, *, step: Step | None = None, **contexts: ContextDirectory
+) -> Iterator[Worker]:
     """Everything that steps need but a sandbox."""
 
     def no_sandbox() -> Sandbox:
@@ -112,7 +112,7 @@ def open_shop(
     with silent() as quiet:
         blobs = Blobs(LocalStore(state / "content"), step or quiet)
         records = SqliteRecords(state / "cache.db")
-        yield Workshop(
+        yield Worker(
             store=blobs.store,
             snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
             cache=Cache(records, blobs),
@@ -124,7 +124,7 @@ def open_shop(
             secrets={},
             environment={},
             sandbox=no_sandbox,
-            making=Once[tuple[Made, bool]](),
+            making=Once[tuple[LayerResult, bool]](),
             running=Limiter(4),
         )
         records.close()

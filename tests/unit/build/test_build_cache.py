@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer
 
-from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made
-from shipline.build.editions import PLAIN, Edition
-from shipline.build.recoding import Recoder
+from shipline.build.assembly import PLAIN, Recoder
+from shipline.build.base_images import Blobs
+from shipline.build.cache import Cache, LayerResult
+from shipline.build.request import OutputFormat
 from shipline.content import LocalStore, MemoryStore, fetch_all
 from shipline.errors import DigestMismatch
 from shipline.events import Event, Started, Stream, silent
@@ -33,7 +33,7 @@ def layer_in(store: LocalStore | MemoryStore, compression: str = "gzip") -> Laye
 
 def test_what_was_put_is_got_under_every_key(records: SqliteRecords) -> None:
     store = MemoryStore()
-    made = Made(layer_in(store), "2026-01-01T00:00:00Z", 6)
+    made = LayerResult(layer_in(store), "2026-01-01T00:00:00Z", 6)
     cache = Cache(records, store)
     cache.put(made, "one", "two")
     assert cache.get("one") == cache.get("two") == made
@@ -43,7 +43,7 @@ def test_what_was_put_is_got_under_every_key(records: SqliteRecords) -> None:
 def test_a_hit_whose_content_has_gone_is_a_miss(records: SqliteRecords) -> None:
     store = MemoryStore()
     cache = Cache(records, store)
-    made = Made(layer_in(store), "")
+    made = LayerResult(layer_in(store), "")
     cache.put(made, "key")
     del store.blobs[made.layer.descriptor.digest]
     assert cache.get("key") is None
@@ -52,7 +52,7 @@ def test_a_hit_whose_content_has_gone_is_a_miss(records: SqliteRecords) -> None:
 def test_a_file_of_another_size_is_gone_too(records: SqliteRecords, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "content")
     cache = Cache(records, store)
-    made = Made(layer_in(store), "")
+    made = LayerResult(layer_in(store), "")
     cache.put(made, "key")
     store.path(made.layer.descriptor.digest).chmod(0o644)
     store.path(made.layer.descriptor.digest).write_bytes(b"cut")
@@ -61,7 +61,7 @@ def test_a_file_of_another_size_is_gone_too(records: SqliteRecords, tmp_path: Pa
 
 def test_layers_made_in_another_way_are_kept_apart(records: SqliteRecords) -> None:
     store = MemoryStore()
-    Cache(records, store).put(Made(layer_in(store), ""), "key")
+    Cache(records, store).put(LayerResult(layer_in(store), ""), "key")
     assert Cache(records, store, "until 7").get("key") is None
 
 
@@ -73,11 +73,11 @@ def test_a_layer_is_compressed_anew_once_and_found_again(
     with Stream(seen.append) as stream, stream.step("build") as step:
         blobs = Blobs(store, step)
         layer = layer_in(store)
-        made = Made(layer, "", 1)
-        edition = Edition("zstd")
-        form = Recoder(blobs, Cache(records, blobs), step).form(layer, made, edition)
-        again = Recoder(blobs, Cache(records, blobs), step).form(layer, made, edition)
-        assert Recoder(blobs, Cache(records, blobs), step).form(layer, made, PLAIN) is layer
+        made = LayerResult(layer, "", 1)
+        format = OutputFormat("zstd")
+        form = Recoder(blobs, Cache(records, blobs), step).recode(layer, made, format)
+        again = Recoder(blobs, Cache(records, blobs), step).recode(layer, made, format)
+        assert Recoder(blobs, Cache(records, blobs), step).recode(layer, made, PLAIN) is layer
     assert again == form
     assert form.diff_id == layer.diff_id
     assert form.descriptor.media_type == media.OCI_LAYER_ZSTD
@@ -96,7 +96,7 @@ def test_a_forced_base_layer_is_read_from_its_registry_without_being_kept(
         blobs = Blobs(store, step)
         blobs.offer(layer.descriptor, remote, "h/base")
         recoder = Recoder(blobs, Cache(records, blobs), step)
-        form = recoder.form(layer, None, Edition("uncompressed", force=True))
+        form = recoder.recode(layer, None, OutputFormat("uncompressed", force=True))
     assert Digest.of(fetch_all(store, form.descriptor, 1 << 20)) == layer.diff_id
     assert not store.exists(layer.descriptor)
 
@@ -107,4 +107,4 @@ def test_a_layer_that_is_not_its_diff_id_is_refused(records: SqliteRecords, tmp_
     with silent() as step, pytest.raises(DigestMismatch):
         blobs = Blobs(store, step)
         recoder = Recoder(blobs, Cache(records, blobs), step)
-        recoder.form(wrong, None, Edition("zstd", force=True))
+        recoder.recode(wrong, None, OutputFormat("zstd", force=True))

@@ -14,47 +14,47 @@ from random import Random
 import pytest
 from layers_for_tests import make_layer, open_shop
 
-from shipline.build.cache import Made
-from shipline.build.copying import Use, copy, make_directory
+from shipline.build.cache import LayerResult
+from shipline.build.copying import StepOptions, copy, make_directory
 from shipline.build.graph import CopyOp, MakeDirectoryOp
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import Directory, Workshop
+from shipline.build.workshop import ContextDirectory, Worker
 from shipline.errors import ContentError, UsageError
 from shipline.events import silent
 from shipline.layer import Entry, Item
 
 
 @contextmanager
-def use() -> Iterator[Use]:
+def use() -> Iterator[StepOptions]:
     with silent() as step:
-        yield Use(None, False, False, step)
+        yield StepOptions(None, False, False, step)
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Directory:
+def context(tmp_path: Path) -> ContextDirectory:
     place = tmp_path / "context"
     place.mkdir()
     (place / "a").write_text("content")
-    return Directory("context", place, None, None)
+    return ContextDirectory("context", place, None, None)
 
 
-def base_with(shop: Workshop, *entries: Entry) -> Snapshot:
+def base_with(shop: Worker, *entries: Entry) -> Snapshot:
     return Snapshot((make_layer(shop.store, [(entry, None) for entry in entries]),))
 
 
-def copied(op: CopyOp, base: Snapshot, source: Directory, shop: Workshop) -> Made:
+def copied(op: CopyOp, base: Snapshot, source: ContextDirectory, shop: Worker) -> LayerResult:
     with use() as how:
         return copy(op, base, source, shop, how)
 
 
-def test_equal_files_on_two_bases_are_one_layer(tmp_path: Path, context: Directory) -> None:
+def test_equal_files_on_two_bases_are_one_layer(tmp_path: Path, context: ContextDirectory) -> None:
     with open_shop(tmp_path / "home") as shop:
         bases = [base_with(shop, Entry("bin", "dir", 0o755), Entry(n, "fifo")) for n in "xy"]
         layers = [copied(CopyOp(("a",), "/new/"), base, context, shop).layer for base in bases]
     assert layers[0] == layers[1]
 
 
-def test_a_layer_keeps_the_modes_of_its_own_base(tmp_path: Path, context: Directory) -> None:
+def test_a_layer_keeps_the_modes_of_its_own_base(tmp_path: Path, context: ContextDirectory) -> None:
     with open_shop(tmp_path / "home") as shop:
         for mode in (0o755, 0o700):
             base = base_with(shop, Entry("etc", "dir", mode))
@@ -64,7 +64,7 @@ def test_a_layer_keeps_the_modes_of_its_own_base(tmp_path: Path, context: Direct
             assert etc is not None and oct(etc.mode) == oct(mode)
 
 
-def test_times_do_not_matter_and_contents_do(tmp_path: Path, context: Directory) -> None:
+def test_times_do_not_matter_and_contents_do(tmp_path: Path, context: ContextDirectory) -> None:
     op = CopyOp(("a",), "/")
     file = context.path / "a"
     layers = []
@@ -72,7 +72,7 @@ def test_times_do_not_matter_and_contents_do(tmp_path: Path, context: Directory)
         for text, time_ns in (("content", 10**18), ("content", 2 * 10**18), ("changed", 10**18)):
             file.write_text(text)
             os.utime(file, ns=(time_ns, time_ns))
-            fresh_look = Directory("context", context.path, None, None)
+            fresh_look = ContextDirectory("context", context.path, None, None)
             layers.append(copied(op, Snapshot(), fresh_look, shop).layer)
     assert layers[0] == layers[1] != layers[2]
 
@@ -87,7 +87,9 @@ def test_a_directory_that_exists_makes_an_empty_layer(tmp_path: Path) -> None:
     assert found is not None and found.mode == 0o700
 
 
-def test_archive_through_a_link_out_of_it_is_refused(tmp_path: Path, context: Directory) -> None:
+def test_archive_through_a_link_out_of_it_is_refused(
+    tmp_path: Path, context: ContextDirectory
+) -> None:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         link = tarfile.TarInfo("up")
@@ -125,7 +127,7 @@ OPERATIONS = {
 }
 
 
-def sources(place: Path) -> Directory:
+def sources(place: Path) -> ContextDirectory:
     (place / "rootfs/lib/foo").mkdir(parents=True)
     (place / "rootfs/lib/foo/f").write_text("content")
     (place / "other").mkdir()
@@ -133,10 +135,12 @@ def sources(place: Path) -> Directory:
     (place / "a").write_text("content")
     with tarfile.open(place / "rootfs.tar", "w") as tar:
         tar.add(place / "rootfs", ".")
-    return Directory("context", place, None, None)
+    return ContextDirectory("context", place, None, None)
 
 
-def outcome(op: CopyOp, base: tuple[Entry, ...], source: Directory | None, shop: Workshop) -> str:
+def outcome(
+    op: CopyOp, base: tuple[Entry, ...], source: ContextDirectory | None, shop: Worker
+) -> str:
     """What the instruction says or makes, from a context or, where that is None, from an image."""
     root = base_with(shop, *base)
     try:

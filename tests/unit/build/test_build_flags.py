@@ -19,14 +19,12 @@ from shipline.build import (
     Host,
     Level,
     Output,
+    OutputFormat,
     Resources,
     Secret,
     Ssh,
     Ulimit,
-    annotating,
     flags,
-    outputs,
-    values,
 )
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
@@ -39,7 +37,7 @@ def nowhere(path: str) -> bool:
 @given(st.lists(st.text(alphabet='ab,"= \n', min_size=1), min_size=1))
 def test_quoted_fields_are_read_back(fields: list[str]) -> None:
     line = ",".join('"' + field.replace('"', '""') + '"' for field in fields)
-    assert values.split_csv(line) == tuple(fields)
+    assert flags.split_csv(line) == tuple(fields)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def test_quoted_fields_are_read_back(fields: list[str]) -> None:
     ],
 )
 def test_sizes_have_binary_units(text: str, size: int) -> None:
-    assert values.parse_size(text, "--shm-size") == size
+    assert flags.parse_size(text, "--shm-size") == size
 
 
 @pytest.mark.parametrize(
@@ -94,9 +92,9 @@ def test_tags_get_latest_and_stand_once() -> None:
 
 
 def test_bare_names_take_the_environment_or_vanish() -> None:
-    found = values.parse_assignments(["A=1", "B", "C", "D="], "--build-arg", {"B": "2"})
+    found = flags.parse_assignments(["A=1", "B", "C", "D="], "--build-arg", {"B": "2"})
     assert found == {"A": "1", "B": "2", "D": ""}
-    assert values.parse_assignments(["k", "l=a=b"], "--label") == {"k": "", "l": "a=b"}
+    assert flags.parse_assignments(["k", "l=a=b"], "--label") == {"k": "", "l": "a=b"}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +131,8 @@ def test_caches() -> None:
 
 def test_annotations_name_their_places() -> None:
     arm = Platform("linux", "arm64")
-    assert annotating.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
-    assert annotating.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
+    assert flags.parse_annotation("k=v=w") == (Annotation(Level.MANIFEST, "k", "v=w"),)
+    assert flags.parse_annotation("index,manifest-descriptor[linux/arm64]:k=v") == (
         Annotation(Level.INDEX, "k", "v"),
         Annotation(Level.MANIFEST_DESCRIPTOR, "k", "v", arm),
     )
@@ -174,22 +172,24 @@ def test_calls() -> None:
 
 
 def test_outputs_in_their_short_forms() -> None:
-    read = outputs.parse_output
-    assert read("out dir") == Output("local", {"dest": "out dir"})
-    assert read("-") == Output("tar", {"dest": "-"})
-    assert read("type=registry,name=a/b") == Output("image", {"name": "a/b", "push": "true"})
-    assert read('type=image,"name=a,b",push=T').attributes == {"name": "a,b", "push": "true"}
+    read = flags.parse_output
+    assert read("out dir") == Output("local", "out dir")
+    assert read("-") == Output("tar", "-")
+    name, other = Reference.parse("a/b:latest"), Reference.parse("c:1")
+    assert read("type=registry,name=a/b") == Output("image", names=(name,), push=True)
+    assert read('type=image,"name=a/b,c:1",push=T').names == (name, other)
+    assert not read("type=registry,name=a/b,push=false").push
 
 
 def test_push_turns_image_outputs_into_pushing_ones() -> None:
-    assert outputs.parse_outputs([], push=True, load=False) == (Output("image", {"push": "true"}),)
-    found = outputs.parse_outputs(["type=image,compression=zstd", "o"], push=True, load=False)
-    assert found[0] == Output("image", {"compression": "zstd", "push": "true"})
-    assert [one.pushes for one in found] == [True, False]
+    assert flags.parse_outputs([], push=True, load=False) == (Output("image", push=True),)
+    found = flags.parse_outputs(["type=image,compression=zstd", "o"], push=True, load=False)
+    assert found[0] == Output("image", format=OutputFormat("zstd"), push=True)
+    assert [one.push for one in found] == [True, False]
 
 
 def test_load_is_a_docker_output_without_a_file() -> None:
-    found = outputs.parse_outputs(["type=docker,dest=f"], push=False, load=True)
+    found = flags.parse_outputs(["type=docker,dest=f"], push=False, load=True)
     assert [one.loads for one in found] == [False, True]
 
 
@@ -203,8 +203,8 @@ Read = Callable[[], object]
         ("--secret", lambda: flags.parse_secret("type=vault,id=a", {})),
         ("--ssh", lambda: flags.parse_ssh("=x")),
         ("--cache-to", lambda: flags.parse_cache("ref=a/b", "--cache-to")),
-        ("--annotation", lambda: annotating.parse_annotation("layer:k=v")),
-        ("--annotation", lambda: annotating.parse_annotation("k")),
+        ("--annotation", lambda: flags.parse_annotation("layer:k=v")),
+        ("--annotation", lambda: flags.parse_annotation("k")),
         ("--add-host", lambda: flags.parse_host("a:nowhere")),
         ("--add-host", lambda: flags.parse_host("a")),
         ("--ulimit", lambda: flags.parse_ulimit("files=1")),
@@ -215,17 +215,17 @@ Read = Callable[[], object]
         ("--provenance", lambda: flags.parse_attestations([], provenance="perhaps")),
         ("--call", lambda: flags.parse_call("guess")),
         ("--allow", lambda: flags.parse_entitlements(["everything"])),
-        ("--output", lambda: outputs.parse_output("type=zip,dest=a")),
-        ("--output", lambda: outputs.parse_output("type=oci")),
-        ("--output", lambda: outputs.parse_output("type=image,push=maybe")),
+        ("--output", lambda: flags.parse_output("type=zip,dest=a")),
+        ("--output", lambda: flags.parse_output("type=oci")),
+        ("--output", lambda: flags.parse_output("type=image,push=maybe")),
         (
             "--output",
-            lambda: outputs.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False),
+            lambda: flags.parse_outputs(["-", "type=oci,dest=-"], push=False, load=False),
         ),
         ("--tag", lambda: flags.parse_tags(["a/b@sha256:" + "0" * 64])),
         ("--build-context", lambda: flags.parse_build_context("name")),
-        ("--shm-size", lambda: flags.parse_shm_size("64x")),
-        ("--build-arg", lambda: values.parse_assignments(["=v"], "--build-arg", {})),
+        ("--shm-size", lambda: flags.parse_request(".", {}, shm_size="64x")),
+        ("--build-arg", lambda: flags.parse_assignments(["=v"], "--build-arg", {})),
         ("context", lambda: flags.parse_context("missing", nowhere)),
     ],
 )

@@ -27,7 +27,7 @@ from shipline.build.graph import (
 from shipline.build.placing import Placement, entry_key
 from shipline.build.running import run_key
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import Directory
+from shipline.build.workshop import ContextDirectory
 from shipline.layer import Entry, Layer
 from shipline.oci import Digest
 from shipline.sandbox import Limits
@@ -164,7 +164,7 @@ def test_files_of_a_context_are_part_of_the_key_of_a_run(tmp_path: Path) -> None
     op = replace(RUN, mounts=(RunMount("bind", "/m", input=1),))
     for text in ("one", "two", "one"):
         (tmp_path / "a").write_text(text)
-        keys.append(run_key(op, [Snapshot(), Directory("context", tmp_path, None, None)]))
+        keys.append(run_key(op, [Snapshot(), ContextDirectory("context", tmp_path, None, None)]))
     assert keys[0] == keys[2] != keys[1]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.build.modes import parse_mode
+from shipline.build.placing import parse_mode
 from shipline.errors import DockerfileError
 
 _WHO = st.sampled_from(["", "u", "g", "o", "a", "ug", "go", "ugo"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from layers_for_tests import table_of
 
-from shipline.build.modes import parse_mode
-from shipline.build.placing import Look, Placement
+from shipline.build.placing import CopyAttributes, Placement, parse_mode
 from shipline.errors import UsageError
 from shipline.layer import Entry, LayeredToc
 
@@ -113,7 +112,7 @@ def test_kinds_may_not_change_between_file_and_directory() -> None:
 def test_an_existing_directory_takes_the_look_of_one_that_is_part_of_the_source() -> None:
     made = placement()
     source = [(Entry("bin", "dir", 0o711, 1, 1, mtime_ns=3_000_000_000), None)]
-    made.place_tree("usr", iter(source), Look((0, 0)))
+    made.place_tree("usr", iter(source), CopyAttributes((0, 0)))
     assert made.lookup("usr/bin") == Entry("usr/bin", "dir", 0o711, 0, 0, mtime_ns=3_000_000_000)
     assert made.lookup("usr/bin/tool") is not None
 
@@ -121,18 +120,20 @@ def test_an_existing_directory_takes_the_look_of_one_that_is_part_of_the_source(
 def test_hard_links_keep_to_their_tree() -> None:
     made = placement()
     source = [(Entry("a", "file", size=1), b"x"), (Entry("b", "hardlink", link="a"), None)]
-    made.place_tree("new/place", iter(source), Look())
+    made.place_tree("new/place", iter(source), CopyAttributes())
     found = made.lookup("new/place/b")
     assert found is not None
     assert found.link == "new/place/a"
 
 
 def test_a_look_changes_owner_and_mode_but_never_a_links_mode() -> None:
-    look = Look((1, 2), parse_mode("640"))
+    look = CopyAttributes((1, 2), parse_mode("640"))
     file = look.of(Entry("x", "file", 0o755, 9, 9, mtime_ns=1_700_000_000), "y")
     assert file == Entry("y", "file", 0o640, 1, 2, mtime_ns=1_000_000_000)
     assert look.of(Entry("l", "symlink", 0o777, link="x"), "l").mode == 0o777
-    assert Look().of(Entry("x", "file", 0o755, 9, 9), "x") == Entry("x", "file", 0o755, 9, 9)
+    assert CopyAttributes().of(Entry("x", "file", 0o755, 9, 9), "x") == Entry(
+        "x", "file", 0o755, 9, 9
+    )
 
 
 def test_what_is_placed_is_seen_by_the_next_source() -> None:
@@ -147,7 +148,7 @@ def test_what_is_placed_is_seen_by_the_next_source() -> None:
 def test_a_file_over_a_directory_hides_what_was_in_it() -> None:
     made = placement()
     assert made.lookup("etc/host") is not None
-    made.place_archive("", [(Entry("etc", "file"), b"")], Look())
+    made.place_archive("", [(Entry("etc", "file"), b"")], CopyAttributes())
     assert made.lookup("etc/host") is None
 
 
@@ -160,7 +161,7 @@ def test_an_archive_replaces_what_it_meets_and_follows_links_to_directories() ->
             (Entry("bin/tool", "file", size=1), b"n"),
             (Entry("etc/host", "dir", 0o755, mtime_ns=-5), None),
         ],
-        Look(),
+        CopyAttributes(),
     )
     assert "usr/bin/tool" in paths(made)
     assert "bin" not in paths(made)

@@ -11,6 +11,7 @@ from layers_for_tests import AMD64, ARM64
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, CacheOptions, Context, ContextKind
+from shipline.build.base_images import BaseImage
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
@@ -20,8 +21,8 @@ from shipline.build.graph import (
     ScratchOp,
     walk,
 )
-from shipline.build.plan import BaseImage, PlatformPlan
-from shipline.build.planned import Planned
+from shipline.build.plan import PlatformPlan
+from shipline.build.stages import StageState
 from shipline.errors import DockerfileError, NotFound, ShiplineError
 from shipline.oci import Digest, History, ImageConfig, Platform, Reference
 
@@ -58,7 +59,7 @@ def plan(
     request: BuildRequest = REQUEST,
     images: Images | None = None,
     platform: Platform = AMD64,
-) -> Planned:
+) -> StageState:
     dockerfile = df.parse_dockerfile(text.encode(), file="Dockerfile")
     return PlatformPlan(request, dockerfile, platform, images or Images(base={})).result()
 

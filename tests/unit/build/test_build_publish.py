@@ -8,13 +8,12 @@ import pytest
 from layers_for_tests import AMD64, ARM64
 
 from shipline import dockerfile as df
-from shipline.build.assemble import Assembled, Image, assemble, combine
-from shipline.build.cache import Made
-from shipline.build.editions import PLAIN, Edition
+from shipline.build.assembly import PLAIN, Assembled, Image, assemble, combine
+from shipline.build.cache import LayerResult
 from shipline.build.graph import ScratchOp, Vertex
-from shipline.build.planned import Planned
-from shipline.build.publish import push_documents, push_tags
-from shipline.build.uploads import Target
+from shipline.build.publish import PushTarget, push_documents, push_tags
+from shipline.build.request import OutputFormat
+from shipline.build.stages import StageState
 from shipline.content import Fetcher, MemoryStore
 from shipline.content.protocols import Advance
 from shipline.errors import RegistryError
@@ -50,22 +49,22 @@ class Registry(MemoryStore):
         self.tags[tag] = target
 
 
-def image(platform: Platform, edition: Edition = PLAIN) -> Image:
-    def made(vertex: Vertex) -> Made:
+def image(platform: Platform, format: OutputFormat = PLAIN) -> Image:
+    def made(vertex: Vertex) -> LayerResult:
         raise AssertionError(vertex)
 
-    planned = Planned(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
-    return assemble(planned, (), made, epoch="", now="now", edition=edition)
+    planned = StageState(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
+    return assemble(planned, (), made, epoch="", now="now", format=format)
 
 
-def both(edition: Edition = PLAIN) -> Assembled:
-    return combine([image(AMD64, edition), image(ARM64, edition)], edition)
+def both(format: OutputFormat = PLAIN) -> Assembled:
+    return combine([image(AMD64, format), image(ARM64, format)], format)
 
 
 def test_documents_go_children_first_and_tags_last() -> None:
     log: list[str] = []
     registry = Registry(log)
-    targets = [Target("h", "a", registry, tags=("1", "latest"))]
+    targets = [PushTarget("h", "a", registry, tags=("1", "latest"))]
     with silent() as step:
         push_documents({PLAIN: both()}, targets, step)
         assert registry.tags == {}
@@ -80,27 +79,27 @@ def test_a_single_image_is_named_itself() -> None:
     registry = Registry(log)
     alone = combine([image(AMD64)])
     with silent() as step:
-        push_documents({PLAIN: alone}, [Target("h", "a", registry, tags=("1",))], step)
-        push_tags({PLAIN: alone}, [Target("h", "a", registry, tags=("1",))], step)
+        push_documents({PLAIN: alone}, [PushTarget("h", "a", registry, tags=("1",))], step)
+        push_tags({PLAIN: alone}, [PushTarget("h", "a", registry, tags=("1",))], step)
     assert set(log) == {"config", "manifest", "tag 1"}
     assert registry.tags["1"].digest == alone.images[0].manifest.descriptor.digest
 
 
-def test_each_target_gets_its_edition() -> None:
-    docker = Edition(docker=True)
-    editions = {PLAIN: both(), docker: both(docker)}
+def test_each_target_gets_its_format() -> None:
+    docker = OutputFormat(docker=True)
+    results = {PLAIN: both(), docker: both(docker)}
     one, two = Registry([]), Registry([])
-    targets = [Target("h", "a", one, PLAIN, ("1",)), Target("h", "b", two, docker, ("1",))]
+    targets = [PushTarget("h", "a", one, PLAIN, ("1",)), PushTarget("h", "b", two, docker, ("1",))]
     with silent() as step:
-        push_documents(editions, targets, step)
-        push_tags(editions, targets, step)
+        push_documents(results, targets, step)
+        push_tags(results, targets, step)
     assert one.tags["1"].media_type == media.OCI_INDEX
     assert two.tags["1"].media_type == media.DOCKER_INDEX
 
 
 def test_by_digest_nothing_gets_a_name() -> None:
     registry = Registry([])
-    targets = [Target("h", "a", registry)]
+    targets = [PushTarget("h", "a", registry)]
     with silent() as step:
         push_documents({PLAIN: both()}, targets, step)
         push_tags({PLAIN: both()}, targets, step)
@@ -110,7 +109,7 @@ def test_by_digest_nothing_gets_a_name() -> None:
 
 def test_a_refused_tag_is_an_error() -> None:
     registry = Registry([], refused="1")
-    targets = [Target("h", "a", registry, tags=("1",))]
+    targets = [PushTarget("h", "a", registry, tags=("1",))]
     with silent() as step:
         push_documents({PLAIN: both()}, targets, step)
         with pytest.raises(RegistryError, match="refused"):

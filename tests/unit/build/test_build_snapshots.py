@@ -12,9 +12,9 @@ import pytest
 from layers_for_tests import items_of, make_layer
 
 import shipline.build.snapshots as snapshots_module
-from shipline.build.blobs import Blobs
+from shipline.build.base_images import Blobs
+from shipline.build.faults import Damage
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.build.trouble import Damage
 from shipline.content import LocalStore, MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
 from shipline.errors import ContentError, DigestMismatch, NotFound

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer, open_shop
 
+from shipline.build.base_images import BaseImage
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
@@ -20,9 +21,8 @@ from shipline.build.graph import (
     ScratchOp,
     Vertex,
 )
-from shipline.build.plan import BaseImage
 from shipline.build.solver import Solver
-from shipline.build.workshop import Directory, Workshop
+from shipline.build.workshop import ContextDirectory, Worker
 from shipline.content import MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
 from shipline.errors import DockerfileError, Span
@@ -34,10 +34,10 @@ SCRATCH = Vertex(ScratchOp())
 SPAN = Span("Dockerfile", 3, 3, text="COPY a /")
 
 
-def directory(place: Path, prune: object = None) -> Directory:
+def directory(place: Path, prune: object = None) -> ContextDirectory:
     place.mkdir(parents=True, exist_ok=True)
     (place / "a").write_text("content")
-    return Directory("context", place, prune, None)  # type: ignore[arg-type]
+    return ContextDirectory("context", place, prune, None)  # type: ignore[arg-type]
 
 
 def written(
@@ -53,11 +53,13 @@ def copied(context: str) -> Vertex:
     return Vertex(CopyOp(("a",), "/"), inputs, Label(context, span=SPAN))
 
 
-def solver(shop: Workshop, step: Step) -> Solver:
+def solver(shop: Worker, step: Step) -> Solver:
     return Solver(shop, {}, step, publish=frozenset(), mountable=frozenset(), follower=None)
 
 
-def solve(state: Path, *roots: Vertex, **contexts: Directory) -> tuple[list[Event], list[str]]:
+def solve(
+    state: Path, *roots: Vertex, **contexts: ContextDirectory
+) -> tuple[list[Event], list[str]]:
     """All events, and the diff IDs of the top layers."""
     seen: list[Event] = []
     with (
@@ -148,9 +150,9 @@ def test_a_changed_file_is_a_miss_and_an_older_one_a_hit(tmp_path: Path) -> None
     assert cached(again) == [True]
 
 
-def directory_as_is(place: Directory) -> Directory:
+def directory_as_is(place: ContextDirectory) -> ContextDirectory:
     """The same directory, looked at anew."""
-    return Directory(place.name, place.path, place.prune, place.cache)
+    return ContextDirectory(place.name, place.path, place.prune, place.cache)
 
 
 def test_fresh_work_is_done_again(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 import zstandard
 
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.contexts import main_rules, read_dockerfile
-from shipline.build.stdin import open_stdin
+from shipline.build.contexts import main_rules, open_stdin, read_dockerfile
 from shipline.errors import ContentError, UsageError
 
 STDIN = BuildRequest(Context(ContextKind.STDIN, ""))

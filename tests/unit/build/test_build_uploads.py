@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer
 
-from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made
-from shipline.build.editions import PLAIN, Edition
-from shipline.build.recoding import Recoder
-from shipline.build.uploads import Target, Uploads
+from shipline.build.assembly import PLAIN, Recoder
+from shipline.build.base_images import Blobs
+from shipline.build.cache import Cache, LayerResult
+from shipline.build.publish import PushTarget, Uploads
+from shipline.build.request import OutputFormat
 from shipline.content import Fetcher, LocalStore, MemoryStore
 from shipline.content.memory import MemoryIngest
 from shipline.content.protocols import Advance
@@ -90,8 +90,8 @@ def recoder(tmp_path: Path, blobs: Blobs, step: Step) -> Iterator[Recoder]:
     records.close()
 
 
-def target(remote: MemoryStore, name: str = "a", edition: Edition = PLAIN) -> Target:
-    return Target("h", name, remote, edition)
+def target(remote: MemoryStore, name: str = "a", format: OutputFormat = PLAIN) -> PushTarget:
+    return PushTarget("h", name, remote, format)
 
 
 def layer_in(blobs: Blobs, text: str = "content") -> Layer:
@@ -114,7 +114,7 @@ def test_bytes_arrive_before_the_layer_is_complete(
             layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
             ingest.commit(layer)
         uploads.made(layer)
-        uploads.send(Layer(layer, Digest.of(b"")), Made(Layer(layer, Digest.of(b"")), "", 1))
+        uploads.send(Layer(layer, Digest.of(b"")), LayerResult(Layer(layer, Digest.of(b"")), "", 1))
     assert remote.asked == ["stream"]
     assert remote.blobs[layer.digest] == bytes(2 * PART) + b"end"
 
@@ -215,10 +215,10 @@ def test_each_target_gets_its_own_form_and_only_those_that_take_it_follow(
     gzip, zstd = Remote(), Remote()
     layer = layer_in(blobs)
     with TaskGroup() as group:
-        targets = [target(gzip), target(zstd, "b", Edition("zstd"))]
+        targets = [target(gzip), target(zstd, "b", OutputFormat("zstd"))]
         uploads = Uploads(group, targets, blobs, recoder, codec("gzip"), step)
         uploads.made(layer.descriptor)
-        uploads.send(layer, Made(layer, "", 1))
+        uploads.send(layer, LayerResult(layer, "", 1))
     assert gzip.asked == []
     assert zstd.asked == ["push"]
     (sent,) = zstd.blobs.values()

@@ -10,9 +10,8 @@ import click
 import pytest
 
 from shipline.build import BuildRequest, Output, RunOptions, Secret
-from shipline.cli.build import command
+from shipline.cli.build import command, request_of
 from shipline.cli.environment import implied_build_args
-from shipline.cli.requests import build_request
 from shipline.cli.switches import plain_switches
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Platform, Reference
@@ -23,16 +22,18 @@ def given(*arguments: str) -> dict[str, Any]:
 
 
 def request(*arguments: str, environ: Mapping[str, str] | None = None) -> BuildRequest:
-    return build_request(
-        given(*arguments, "."), {"DOCKER_CONFIG": "/nonexistent", **(environ or {})}
-    )
+    found = given(*arguments, *([] if "-" in arguments[-1:] else ["."]))
+    for name in ("progress", "quiet", "builder"):
+        del found[name]
+    context = found.pop("context")
+    return request_of(context, found, {"DOCKER_CONFIG": "/nonexistent", **(environ or {})})
 
 
 def test_the_command_of_the_article() -> None:
     found = request("--platform", "linux/amd64,linux/arm64", "--push", "--tag", "h:5000/a:1")
     assert found.platforms == (Platform("linux", "amd64"), Platform("linux", "arm64"))
     assert found.tags == (Reference.parse("h:5000/a:1"),)
-    assert found.outputs == (Output("image", {"push": "true"}),)
+    assert found.outputs == (Output("image", push=True),)
     assert found.push
 
 
@@ -130,7 +131,7 @@ def test_contradictions_are_refused(arguments: tuple[str, ...], named: str) -> N
 
 def test_context_and_dockerfile_cannot_both_be_standard_input() -> None:
     with pytest.raises(UsageError, match="standard input"):
-        build_request(given("-f", "-", "-"), {"DOCKER_CONFIG": "/nonexistent"})
+        request("-f", "-", "-")
 
 
 def test_an_unknown_flag_is_refused() -> None:

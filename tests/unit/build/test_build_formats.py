@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shipline.build import Annotation, BuildRequest, Context, ContextKind, Level, outputs
-from shipline.build.annotating import attribute_annotations, check_annotations
-from shipline.build.cache import Made
-from shipline.build.editions import PLAIN, Edition
-from shipline.build.outputs import names_of
-from shipline.build.targets import editions_of, targets_of
+from shipline.build import Annotation, BuildRequest, Context, ContextKind, Level, OutputFormat
+from shipline.build.assembly import PLAIN, annotations_at, codec_for, format_of, formats_of
+from shipline.build.cache import LayerResult
+from shipline.build.flags import parse_output, parse_outputs
+from shipline.build.publish import targets_of
 from shipline.content import MemoryStore
 from shipline.errors import UsageError
 from shipline.layer import Layer, codec
@@ -25,50 +24,56 @@ def layer(media_type: str = media.OCI_LAYER_GZIP) -> Layer:
 def request(*texts: str, tags: str = "", platforms: tuple[Platform, ...] = ()) -> BuildRequest:
     return BuildRequest(
         Context(ContextKind.LOCAL, "."),
-        outputs=outputs.parse_outputs(texts, push=False, load=False),
+        outputs=parse_outputs(texts, push=False, load=False),
         tags=tuple(map(Reference.parse, tags.split())),
         platforms=platforms,
     )
 
 
-def edition(text: str) -> Edition:
-    return Edition.of(outputs.parse_output(text))
+def wanted(text: str) -> OutputFormat:
+    found = request(text)
+    formats_of(found)  # refuses those that cannot be
+    return format_of(found.outputs[0], found)
 
 
 def test_without_a_wish_every_layer_is_right() -> None:
-    wish = edition("type=image")
+    wish = wanted("type=image")
     assert wish == PLAIN
     for kind in (media.OCI_LAYER, media.OCI_LAYER_GZIP, media.OCI_LAYER_ZSTD):
-        assert wish.codec_for(layer(kind), Made(layer(kind), "", 9)) is None
-        assert wish.codec_for(layer(kind), None) is None
+        assert codec_for(wish, layer(kind), LayerResult(layer(kind), "", 9)) is None
+        assert codec_for(wish, layer(kind), None) is None
 
 
 def test_a_layer_of_other_compression_or_level_is_made_anew() -> None:
-    made = Made(layer(), "", 1)
-    assert edition("type=image,compression=gzip").codec_for(layer(), made) is None
-    assert edition("type=image,compression-level=1").codec_for(layer(), made) is None
-    assert edition("type=image,compression-level=6").codec_for(layer(), made) == codec("gzip", 6)
-    assert edition("type=image,compression=zstd").codec_for(layer(), made) == codec("zstd")
-    unknown = Made(layer(), "")
-    assert edition("type=image,compression-level=1").codec_for(layer(), unknown) == codec("gzip", 1)
+    made = LayerResult(layer(), "", 1)
+    assert codec_for(wanted("type=image,compression=gzip"), layer(), made) is None
+    assert codec_for(wanted("type=image,compression-level=1"), layer(), made) is None
+    assert codec_for(wanted("type=image,compression-level=6"), layer(), made) == codec("gzip", 6)
+    assert codec_for(wanted("type=image,compression=zstd"), layer(), made) == codec("zstd")
+    unknown = LayerResult(layer(), "")
+    assert codec_for(wanted("type=image,compression-level=1"), layer(), unknown) == codec("gzip", 1)
 
 
 def test_base_layers_are_left_alone_unless_forced() -> None:
-    assert edition("type=image,compression=zstd").codec_for(layer(), None) is None
-    forced = edition("type=image,compression=zstd,force-compression=true")
-    assert forced.codec_for(layer(), None) == codec("zstd")
-    assert forced.codec_for(layer(media.OCI_LAYER_ZSTD), None) is None
+    assert codec_for(wanted("type=image,compression=zstd"), layer(), None) is None
+    forced = wanted("type=image,compression=zstd,force-compression=true")
+    assert codec_for(forced, layer(), None) == codec("zstd")
+    assert codec_for(forced, layer(media.OCI_LAYER_ZSTD), None) is None
 
 
 def test_docker_has_no_zstd() -> None:
-    wish = edition("type=image,oci-mediatypes=false")
+    wish = wanted("type=image,oci-mediatypes=false")
     zstd = layer(media.OCI_LAYER_ZSTD)
-    assert wish.codec_for(zstd, None) == wish.codec_for(zstd, Made(zstd, "", 3)) == codec("gzip")
-    assert wish.codec_for(layer(), None) is None
+    assert (
+        codec_for(wish, zstd, None)
+        == codec_for(wish, zstd, LayerResult(zstd, "", 3))
+        == codec("gzip")
+    )
+    assert codec_for(wish, layer(), None) is None
     with pytest.raises(UsageError, match="zstd"):
-        edition("type=image,oci-mediatypes=false,compression=zstd")
+        wanted("type=image,oci-mediatypes=false,compression=zstd")
     with pytest.raises(UsageError, match="annotations"):
-        edition("type=image,oci-mediatypes=false,annotation.a=b")
+        wanted("type=image,oci-mediatypes=false,annotation.a=b")
 
 
 @pytest.mark.parametrize(
@@ -76,16 +81,16 @@ def test_docker_has_no_zstd() -> None:
 )
 def test_unknown_compression_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        edition(f"type=image,{text}")
+        wanted(f"type=image,{text}")
 
 
 def test_an_unknown_attribute_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="'colour'") as caught:
-        outputs.parse_output("type=oci,dest=f,colour=red")
+        parse_output("type=oci,dest=f,colour=red")
     assert "compression-level" in caught.value.hint
     for text in ("type=local,dest=d,compression=gzip", "type=oci,dest=f,push=true"):
         with pytest.raises(UsageError, match="has no attribute"):
-            outputs.parse_output(text)
+            parse_output(text)
 
 
 def test_documented_attributes_are_taken() -> None:
@@ -97,52 +102,53 @@ def test_documented_attributes_are_taken() -> None:
         "type=local,dest=d,platform-split=false",
         "type=tar,dest=f",
     ):
-        outputs.parse_output(text)
+        parse_output(text)
 
 
 def test_annotations_of_an_output() -> None:
-    found = attribute_annotations(
-        {"annotation.a": "1", "annotation-manifest-descriptor[linux/arm64].b.c": "2", "name": "x"}
-    )
-    assert found == (
+    text = "annotation.a=1,annotation-manifest-descriptor[linux/arm64].b.c=2"
+    assert parse_output(f"type=image,{text}").format.annotations == (
         Annotation(Level.MANIFEST, "a", "1"),
         Annotation(Level.MANIFEST_DESCRIPTOR, "b.c", "2", ARM64),
     )
     for name in ("annotation", "annotation-layer.a", "annotation-index[linux/arm64].a"):
         with pytest.raises(UsageError, match=r"annotation|place|index"):
-            attribute_annotations({name: "1"})
+            parse_output(f"type=image,{name}=1")
 
 
 def test_an_annotation_for_a_platform_wins_over_the_general_one() -> None:
-    wish = Edition(
+    wish = OutputFormat(
         annotations=(
             Annotation(Level.MANIFEST, "k", "own", ARM64),
             Annotation(Level.MANIFEST, "k", "all"),
             Annotation(Level.INDEX, "i", "index"),
         )
     )
-    assert wish.annotated(Level.MANIFEST, ARM64) == {"k": "own"}
-    assert wish.annotated(Level.MANIFEST, AMD64) == {"k": "all"}
-    assert wish.annotated(Level.INDEX) == {"i": "index"}
+    assert annotations_at(wish.annotations, Level.MANIFEST, ARM64) == {"k": "own"}
+    assert annotations_at(wish.annotations, Level.MANIFEST, AMD64) == {"k": "all"}
+    assert annotations_at(wish.annotations, Level.INDEX) == {"i": "index"}
 
 
 def test_an_annotation_without_a_place_is_refused() -> None:
-    index = [Annotation(Level.INDEX, "k", "v")]
-    check_annotations(index, [AMD64, ARM64])
+    index, arm = (
+        "type=oci,dest=f,annotation-index.k=v",
+        "type=oci,dest=f,annotation[linux/arm64].k=v",
+    )
+    formats_of(request(index, platforms=(AMD64, ARM64)))
     with pytest.raises(UsageError, match="one platform"):
-        check_annotations(index, [AMD64])
+        formats_of(request(index, platforms=(AMD64,)))
     with pytest.raises(UsageError, match="linux/arm64"):
-        check_annotations([Annotation(Level.MANIFEST, "k", "v", ARM64)], [AMD64])
+        formats_of(request(arm, platforms=(AMD64,)))
 
 
-def test_the_first_edition_is_one_that_is_pushed() -> None:
-    found = editions_of(
+def test_the_first_format_is_one_that_is_pushed() -> None:
+    found = formats_of(
         request("type=oci,dest=f,compression=zstd", "type=registry,compression-level=9", tags="h/a")
     )
     assert [one.compression for one in found] == ["gzip", "zstd"]
-    assert editions_of(request("out")) == (PLAIN,)
-    assert editions_of(request()) == (PLAIN,)
-    files = editions_of(request("out", "type=oci,dest=f,compression=zstd"))
+    assert formats_of(request("out")) == (PLAIN,)
+    assert formats_of(request()) == (PLAIN,)
+    files = formats_of(request("out", "type=oci,dest=f,compression=zstd"))
     assert [one.compression for one in files] == ["zstd", ""]
 
 
@@ -150,8 +156,8 @@ def test_an_output_has_its_names_and_the_tags_that_are_nobody_elses() -> None:
     wish = request(
         "type=registry,name=host:1/own:1", "type=oci,dest=f", tags="host:1/a:1 host:1/own:1"
     )
-    assert [str(one) for one in names_of(wish.outputs[0], wish)] == ["host:1/own:1", "host:1/a:1"]
-    assert [str(one) for one in names_of(wish.outputs[1], wish)] == ["host:1/a:1"]
+    assert [str(one) for one in wish.names_of(wish.outputs[0])] == ["host:1/own:1", "host:1/a:1"]
+    assert [str(one) for one in wish.names_of(wish.outputs[1])] == ["host:1/a:1"]
 
 
 def test_a_repository_gets_all_its_tags_at_once_and_none_by_digest() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.linting import configured, tell, warnings_of
+from shipline.build.checks import configured, tell, warnings_of
 from shipline.errors import DockerfileError
 from shipline.events import Event, Started, Stream, Warned
 from shipline.oci import Platform

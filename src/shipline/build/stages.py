@@ -1,4 +1,4 @@
-"""What each instruction does to the stage that it stands in."""
+"""A stage while its instructions are read, and what each instruction does to it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from shipline import dockerfile as df
 from shipline.build.graph import CopyOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
-from shipline.build.modes import parse_mode
-from shipline.build.planned import Planned
+from shipline.build.placing import parse_mode
 from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
-from shipline.oci import Platform
+from shipline.oci import ImageConfig, Platform
 from shipline.sandbox import Limits
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
@@ -20,7 +19,45 @@ LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HistoryNote:
+    """One line of history to come; `vertex` is what made its layer, None where none was made."""
+
+    text: str
+    vertex: Vertex | None = None
+    comment: str = df.COMMENT
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """A stage so far. `image` holds the history of the base alone, `notes` what came after."""
+
+    vertex: Vertex
+    image: ImageConfig
+    scope: df.Scope
+    notes: tuple[HistoryNote, ...] = ()
+    shell: tuple[str, ...] = df.DEFAULT_SHELL
+    cmd_set: bool = False
+
+    @property
+    def workdir(self) -> str:
+        return str(self.image.run.get("WorkingDir") or "/")
+
+    @property
+    def user(self) -> str:
+        return str(self.image.run.get("User") or "")
+
+    def with_run(self, **values: Any) -> StageState:
+        return replace(self, image=self.image.set(**values))
+
+    def noted(self, text: str | None, vertex: Vertex | None = None) -> StageState:
+        if text is None:
+            return self
+        state = self if vertex is None else replace(self, vertex=vertex)
+        return replace(state, notes=(*self.notes, HistoryNote(text, vertex)))
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchOptions:
     """What surrounds an instruction. `source` finds what a name after `--from=` means, the main
     context for an empty one; `described` is how messages call it; `fresh` forbids cached results;
     `number` counts steps from 1; `shown` is how the platform is shown.
@@ -48,7 +85,7 @@ class Place:
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
-def dispatch(state: Planned, step: df.Step, place: Place) -> Planned:
+def dispatch(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     """The stage after the instruction. Raises DockerfileError for what cannot be done."""
     handler = _HANDLERS.get(type(step.instruction))
     if handler is None:
@@ -62,11 +99,11 @@ def environment(scope: df.Scope) -> list[str]:
     return [f"{name}={value}" for name, value in scope.env]
 
 
-def _text(state: Planned, step: df.Step) -> str | None:
+def _text(state: StageState, step: df.Step) -> str | None:
     return df.history_text(step.instruction, step.scope, shell=state.shell, workdir=state.workdir)
 
 
-def _run(state: Planned, step: df.Step, place: Place) -> Planned:
+def _run(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     run = step.instruction
     assert isinstance(run, df.Run)
     options = place.options
@@ -124,7 +161,7 @@ def _shown(run: df.Run) -> str:
     return run.source.partition(" ")[2].strip() or " ".join(run.command.words)
 
 
-def _mount_source(mount: df.Mount, place: Place, span: Span) -> Vertex | None:
+def _mount_source(mount: df.Mount, place: DispatchOptions, span: Span) -> Vertex | None:
     if mount.origin:
         return place.source(mount.origin, span, place.platform)
     if mount.type == "bind":
@@ -132,7 +169,7 @@ def _mount_source(mount: df.Mount, place: Place, span: Span) -> Vertex | None:
     return None
 
 
-def _run_mount(mount: df.Mount, state: Planned, input_: int, namespace: str) -> RunMount:
+def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) -> RunMount:
     if mount.type == "ssh":
         raise DockerfileError("RUN --mount=type=ssh is not supported yet", span=None)
     target = mount.target
@@ -157,7 +194,7 @@ def _run_mount(mount: df.Mount, state: Planned, input_: int, namespace: str) -> 
     )
 
 
-def _network(run: df.Run, place: Place) -> str:
+def _network(run: df.Run, place: DispatchOptions) -> str:
     wanted = run.network if run.network not in ("", "default") else place.options.network
     if run.network == "host" and "network.host" not in place.options.entitlements:
         raise DockerfileError(
@@ -168,7 +205,7 @@ def _network(run: df.Run, place: Place) -> str:
     return "none" if wanted == "none" else "host"
 
 
-def _insecure(run: df.Run, place: Place) -> bool:
+def _insecure(run: df.Run, place: DispatchOptions) -> bool:
     if run.security != "insecure":
         return False
     if "security.insecure" not in place.options.entitlements:
@@ -180,7 +217,7 @@ def _insecure(run: df.Run, place: Place) -> bool:
     return True
 
 
-def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
+def _copy(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
     if isinstance(copy, df.Add):
@@ -214,7 +251,7 @@ def _copy(state: Planned, step: df.Step, place: Place) -> Planned:
     return state.noted(_text(state, step), vertex)
 
 
-def _add_source(add: df.Add, place: Place) -> Vertex:
+def _add_source(add: df.Add, place: DispatchOptions) -> Vertex:
     for source in add.sources:
         if "://" in source or source.startswith("git@"):
             raise DockerfileError(
@@ -231,7 +268,7 @@ def _unpack(add: df.Add) -> str:
     return "never" if add.unpack is False else "archives"
 
 
-def _workdir(state: Planned, step: df.Step, place: Place) -> Planned:
+def _workdir(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     workdir = step.instruction
     assert isinstance(workdir, df.Workdir)
     path = df.working_directory(state.workdir, workdir.path)
@@ -246,34 +283,34 @@ def _workdir(state: Planned, step: df.Step, place: Place) -> Planned:
     return state.noted(text, vertex)
 
 
-def _env(state: Planned, step: df.Step, place: Place) -> Planned:
+def _env(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     return state.with_run(Env=environment(step.scope)).noted(_text(state, step))
 
 
-def _noted(state: Planned, step: df.Step, place: Place) -> Planned:
+def _noted(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     return state.noted(_text(state, step))
 
 
-def _label(state: Planned, step: df.Step, place: Place) -> Planned:
+def _label(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Label)
     labels = dict(state.image.run.get("Labels") or {})
     labels |= {pair.key: pair.value for pair in step.instruction.pairs}
     return state.with_run(Labels=labels).noted(_text(state, step))
 
 
-def _user(state: Planned, step: df.Step, place: Place) -> Planned:
+def _user(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.User)
     return state.with_run(User=step.instruction.user).noted(_text(state, step))
 
 
-def _cmd(state: Planned, step: df.Step, place: Place) -> Planned:
+def _cmd(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Cmd)
     words = list(df.command_line(step.instruction, state.shell))
     state = state.with_run(Cmd=words, ArgsEscaped=True)
     return replace(state, cmd_set=True).noted(_text(state, step))
 
 
-def _entrypoint(state: Planned, step: df.Step, place: Place) -> Planned:
+def _entrypoint(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Entrypoint)
     words = list(df.command_line(step.instruction, state.shell))
     state = state.with_run(Entrypoint=words)
@@ -282,34 +319,34 @@ def _entrypoint(state: Planned, step: df.Step, place: Place) -> Planned:
     return state.noted(_text(state, step))
 
 
-def _shell(state: Planned, step: df.Step, place: Place) -> Planned:
+def _shell(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Shell)
     words = step.instruction.shell
     state = replace(state.with_run(Shell=list(words)), shell=words)
     return state.noted(_text(state, step))
 
 
-def _expose(state: Planned, step: df.Step, place: Place) -> Planned:
+def _expose(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Expose)
     return _keys(state, "ExposedPorts", step.instruction.ports).noted(_text(state, step))
 
 
-def _volume(state: Planned, step: df.Step, place: Place) -> Planned:
+def _volume(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Volume)
     return _keys(state, "Volumes", step.instruction.paths).noted(_text(state, step))
 
 
-def _keys(state: Planned, key: str, names: Iterable[str]) -> Planned:
+def _keys(state: StageState, key: str, names: Iterable[str]) -> StageState:
     found: Mapping[str, Any] = state.image.run.get(key) or {}
     return state.with_run(**{key: {**found, **{name: {} for name in names}}})
 
 
-def _stop_signal(state: Planned, step: df.Step, place: Place) -> Planned:
+def _stop_signal(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.StopSignal)
     return state.with_run(StopSignal=step.instruction.signal).noted(_text(state, step))
 
 
-def _health_check(state: Planned, step: df.Step, place: Place) -> Planned:
+def _health_check(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     check = step.instruction
     assert isinstance(check, df.HealthCheck)
     values = {
@@ -324,19 +361,19 @@ def _health_check(state: Planned, step: df.Step, place: Place) -> Planned:
     return state.with_run(Healthcheck=kept).noted(_text(state, step))
 
 
-def _on_build(state: Planned, step: df.Step, place: Place) -> Planned:
+def _on_build(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.OnBuild)
     found = state.image.run.get("OnBuild") or ()
     return state.with_run(OnBuild=[*found, step.instruction.expression]).noted(_text(state, step))
 
 
-def _maintainer(state: Planned, step: df.Step, place: Place) -> Planned:
+def _maintainer(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Maintainer)
     image = replace(state.image, author=step.instruction.author)
     return replace(state, image=image).noted(_text(state, step))
 
 
-_Handler = Callable[[Planned, df.Step, Place], Planned]
+_Handler = Callable[[StageState, df.Step, DispatchOptions], StageState]
 _HANDLERS: dict[type[df.Instruction], _Handler] = {
     df.Run: _run,
     df.Copy: _copy,

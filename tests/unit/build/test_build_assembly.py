@@ -9,11 +9,11 @@ from layers_for_tests import AMD64, ARM64, items_of, make_layer
 
 from shipline import dockerfile as df
 from shipline.build import Annotation, Level
-from shipline.build.assemble import Image, assemble, combine
-from shipline.build.cache import Made
-from shipline.build.editions import PLAIN, Edition
+from shipline.build.assembly import PLAIN, Image, assemble, combine
+from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, ScratchOp, Vertex
-from shipline.build.planned import Note, Planned
+from shipline.build.request import OutputFormat
+from shipline.build.stages import HistoryNote, StageState
 from shipline.content import MemoryStore
 from shipline.layer import Layer
 from shipline.oci import History, ImageConfig, Index, Manifest, Platform, media
@@ -26,27 +26,35 @@ SECOND = Vertex(CopyOp(("two",), "/"), (FIRST,))
 TIMES: Mapping[Vertex, str] = {FIRST: "t1", SECOND: "t2"}
 
 
-def planned(*notes: Note, base: ImageConfig | None = None, platform: Platform = AMD64) -> Planned:
+def planned(
+    *notes: HistoryNote, base: ImageConfig | None = None, platform: Platform = AMD64
+) -> StageState:
     image = base or ImageConfig(platform)
-    return Planned(SECOND, image, df.Scope.of_image(()), notes)
+    return StageState(SECOND, image, df.Scope.of_image(()), notes)
 
 
 def image(
-    *notes: Note,
+    *notes: HistoryNote,
     epoch: str = "",
     base: ImageConfig | None = None,
-    edition: Edition = PLAIN,
+    format: OutputFormat = PLAIN,
     platform: Platform = AMD64,
     layers: tuple[Layer, ...] = (ONE, TWO),
 ) -> Image:
-    def made(vertex: Vertex) -> Made:
-        return Made({FIRST: ONE, SECOND: TWO}[vertex], TIMES[vertex])
+    def made(vertex: Vertex) -> LayerResult:
+        return LayerResult({FIRST: ONE, SECOND: TWO}[vertex], TIMES[vertex])
 
     plan = planned(*notes, base=base, platform=platform)
-    return assemble(plan, layers, made, epoch=epoch, now="now", edition=edition)
+    return assemble(plan, layers, made, epoch=epoch, now="now", format=format)
 
 
-NOTES = (Note("ENV"), Note("COPY one", FIRST), Note("CMD"), Note("COPY two", SECOND), Note("USER"))
+NOTES = (
+    HistoryNote("ENV"),
+    HistoryNote("COPY one", FIRST),
+    HistoryNote("CMD"),
+    HistoryNote("COPY two", SECOND),
+    HistoryNote("USER"),
+)
 
 
 def test_an_entry_without_a_layer_takes_the_time_of_the_layer_before_it() -> None:
@@ -65,7 +73,7 @@ def test_the_history_of_the_base_comes_first_and_is_left_alone() -> None:
 
 def test_without_a_layer_the_time_is_that_of_the_base_and_never_the_clocks() -> None:
     base = ImageConfig(AMD64, history=(History("t0", "base"),), created="t0")
-    found = image(Note("LABEL"), base=base, layers=()).config
+    found = image(HistoryNote("LABEL"), base=base, layers=()).config
     assert found.history[-1].created == "t0"
     assert found.created == "t0"
     assert image(layers=()).config.created == "now"
@@ -88,10 +96,10 @@ def test_the_configuration_and_the_manifest_tell_the_same_layers() -> None:
     assert ImageConfig.parse(found.config_bytes).to_bytes() == found.config_bytes
 
 
-def test_a_docker_edition_speaks_docker_throughout() -> None:
-    docker = Edition(docker=True)
-    one = image(*NOTES, edition=docker)
-    two = image(*NOTES, edition=docker, platform=ARM64)
+def test_a_docker_format_speaks_docker_throughout() -> None:
+    docker = OutputFormat(docker=True)
+    one = image(*NOTES, format=docker)
+    two = image(*NOTES, format=docker, platform=ARM64)
     root = combine([one, two], docker).root
     types = {one.config_descriptor.media_type, root.media_type, one.manifest.media_type}
     types |= {layer.media_type for layer in one.manifest.layers}
@@ -103,7 +111,7 @@ def test_a_docker_edition_speaks_docker_throughout() -> None:
     }
 
 
-def test_base_layers_in_docker_types_become_oci_in_an_oci_edition() -> None:
+def test_base_layers_in_docker_types_become_oci_in_the_oci_format() -> None:
     store = MemoryStore()
     docker = Layer(
         type(ONE.descriptor)(media.DOCKER_LAYER_GZIP, ONE.descriptor.digest, ONE.descriptor.size),
@@ -125,7 +133,7 @@ def test_one_image_stands_alone_and_several_are_an_index_in_order() -> None:
 
 
 def test_annotations_stand_at_their_level_and_nowhere_else() -> None:
-    edition = Edition(
+    format = OutputFormat(
         annotations=(
             Annotation(Level.MANIFEST, "m", "1", ARM64),
             Annotation(Level.MANIFEST_DESCRIPTOR, "md", "2"),
@@ -133,12 +141,12 @@ def test_annotations_stand_at_their_level_and_nowhere_else() -> None:
             Annotation(Level.INDEX_DESCRIPTOR, "id", "4"),
         )
     )
-    images = [image(*NOTES, edition=edition, platform=one) for one in (AMD64, ARM64)]
-    found = combine(images, edition)
+    images = [image(*NOTES, format=format, platform=one) for one in (AMD64, ARM64)]
+    found = combine(images, format)
     assert [json.loads(one.manifest.raw).get("annotations") for one in images] == [None, {"m": "1"}]
     index = json.loads(found.root.raw)
     assert index["annotations"] == {"i": "3"}
     assert [one["annotations"] for one in index["manifests"]] == [{"md": "2"}] * 2
     assert found.descriptor.annotations == {"id": "4"}
     assert found.descriptor.plain == found.root.descriptor
-    assert combine(images[:1], edition).descriptor.annotations == {"md": "2"}
+    assert combine(images[:1], format).descriptor.annotations == {"md": "2"}

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shipline.build.assemble import Assembled
-from shipline.build.blobs import Blobs
+from shipline.build.assembly import Assembled
+from shipline.build.base_images import Blobs
+from shipline.build.faults import output_errors
 from shipline.build.request import Output
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.build.trouble import output_errors
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.layer import Entry, Item, scan, unpack, write_tar
@@ -30,7 +30,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 class Results:
     """What there is to export."""
 
-    edition: Assembled
+    assembled: Assembled
     names: Sequence[Reference]
     blobs: Blobs
     snapshots: Snapshots
@@ -71,8 +71,9 @@ def _tar(output: Output, results: Results, stdout: BinaryIO | None) -> None:
 
 def _trees(output: Output, results: Results) -> Iterator[tuple[str, Snapshot]]:
     """Every image's files, below a directory of their own where there are several."""
-    split = output.enabled("platform-split", isinstance(results.edition.root, Index))
-    for image in results.edition.images:
+    several = isinstance(results.assembled.root, Index)
+    split = several if output.split is None else output.split
+    for image in results.assembled.images:
         yield _directory_name(image.platform) if split else "", Snapshot(image.layers)
 
 
@@ -93,7 +94,7 @@ def _image_archive(output: Output, results: Results, stdout: BinaryIO | None) ->
     """An OCI image layout, as a tar archive or, with tar=false, as a directory."""
     with ExitStack() as stack:
         items = list(_layout(output, results, stack))
-        if not output.enabled("tar", True):
+        if not output.archive:
             place = Path(output.destination)
             place.mkdir(parents=True, exist_ok=True)
             unpack(items, place, whiteouts="keep", owner=False)
@@ -111,15 +112,15 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
     """
     documents = {
         descriptor.digest.hex: raw
-        for image in results.edition.images
+        for image in results.assembled.images
         for descriptor, raw in (
             (image.config_descriptor, image.config_bytes),
             (image.manifest.descriptor, image.manifest.raw),
         )
     }
-    root = results.edition.root
+    root = results.assembled.root
     documents[root.descriptor.digest.hex] = root.raw
-    layers = {layer.descriptor.digest.hex: layer.descriptor for image in results.edition.images
+    layers = {layer.descriptor.digest.hex: layer.descriptor for image in results.assembled.images
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
         results.blobs.ensure(layer)
@@ -139,7 +140,7 @@ def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item
 
 
 def _index(results: Results) -> bytes:
-    root = results.edition.descriptor
+    root = results.assembled.descriptor
     named = [_described(root, name) for name in results.names] or [root]
     return Index.make(named).raw
 
@@ -152,7 +153,7 @@ def _described(target: Descriptor, name: Reference) -> Descriptor:
 
 def _docker_manifest(results: Results) -> bytes:
     """What `docker load` reads; it knows one platform."""
-    image = results.edition.images[0]
+    image = results.assembled.images[0]
     document = {
         "Config": f"blobs/sha256/{image.config_descriptor.digest.hex}",
         "RepoTags": [name.tagged(name.tag or "latest").familiar for name in results.names],

@@ -6,43 +6,51 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from shipline import dockerfile as df
-from shipline.build.assemble import Assembled, Image, assemble, combine
-from shipline.build.blobs import Blobs
-from shipline.build.cache import Cache, Made
-from shipline.build.clock import EPOCH, EPOCH_HINT, Clock, epoch_of, rfc3339, with_seconds
-from shipline.build.contexts import main_rules, open_contexts, read_dockerfile
-from shipline.build.editions import Edition
-from shipline.build.export import Results, export
+from shipline.build.assembly import (
+    Assembled,
+    Image,
+    Recoder,
+    assemble,
+    codec_of,
+    combine,
+    format_of,
+    formats_of,
+    wants_index,
+)
+from shipline.build.base_images import Blobs, RegistryImages, Repositories
+from shipline.build.cache import Cache, LayerResult, open_records
+from shipline.build.checks import tell, unused_arguments, warnings_of
+from shipline.build.clock import Clock, clock_of, rfc3339
+from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
+from shipline.build.exporters import Results, export
+from shipline.build.faults import Damage, system_errors
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
-from shipline.build.images import RegistryImages, Repositories
-from shipline.build.linting import configured, tell, unused_arguments, warnings_of
-from shipline.build.outputs import names_of
-from shipline.build.plan import PlatformPlan
-from shipline.build.planned import Planned
-from shipline.build.publish import push_documents, push_tags
-from shipline.build.recoding import Recoder
-from shipline.build.refusals import check_frontend, check_request, check_surroundings, doubts
-from shipline.build.request import BuildRequest, ContextKind
+from shipline.build.plan import plan_platforms
+from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, targets_of
+from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
-from shipline.build.stdin import open_stdin
-from shipline.build.targets import edition_of, editions_of, indexed, platforms_of, targets_of
-from shipline.build.trouble import Damage, system_errors
-from shipline.build.uploads import UPLOADS, Uploads
-from shipline.build.workshop import Workshop
+from shipline.build.stages import StageState
+from shipline.build.validation import (
+    check_environment,
+    check_frontend,
+    check_request,
+    request_warnings,
+)
+from shipline.build.workshop import Worker
 from shipline.content import LocalStore
 from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
-from shipline.metadata import DamagedRecords, SqliteRecords
-from shipline.oci import Descriptor, Platform, Reference
+from shipline.metadata import DamagedRecords
+from shipline.oci import Descriptor, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import CPUS, Limiter, Once, TaskGroup
 
@@ -85,7 +93,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     namespace that vanishes with them.
     """
     check_request(request)
-    check_surroundings(request, settings.environment)
+    check_environment(request, settings.environment)
     damage = Damage(step)
     with system_errors(settings.home):
         try:
@@ -107,7 +115,7 @@ def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
             settings.repositories, Blobs(LocalStore(settings.home / "content"), step), step
         )
         try:
-            request, dockerfile = _load(request, settings, Path(scratch), step)
+            request, dockerfile = load_dockerfile(request, settings.stdin, Path(scratch), step)
         except DockerfileError as error:
             return CheckResult(failure=error)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
@@ -121,7 +129,7 @@ def _checked(
     target = df.resolve_target(dockerfile, request.target) if request.target else None
     failure: ShiplineError | None = None
     try:
-        _plan(request, dockerfile, images, all_stages=target is None)
+        plan_platforms(request, dockerfile, images, all_stages=target is None)
     except ShiplineError as error:
         failure = error
     try:
@@ -157,67 +165,51 @@ def _build(
     request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
 ) -> BuildResult:
     private_mounts()
-    editions = editions_of(request)
+    formats = formats_of(request)
+    codec = codec_of(formats[0])
     targets = targets_of(request, settings.repositories)
     with ExitStack() as stack:
         scratch = stack.enter_context(open_workspace(settings.home))
         blobs = Blobs(store, step)
         images = RegistryImages(settings.repositories, blobs, step)
-        request, dockerfile = _load(request, settings, scratch, step)
-        for doubt in doubts(request, dockerfile.directives.syntax):
-            step.warn(*doubt)
-        wrapped = indexed(request)
-        plans = _plan(request, dockerfile, images)
+        request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step)
+        for warning in request_warnings(request, dockerfile.directives.syntax):
+            step.warn(*warning)
+        indexed = wants_index(request)
+        stages = plan_platforms(request, dockerfile, images)
         _tell_warnings(request, dockerfile, images, step, stack)
-        shop = _workshop(
-            request, dockerfile, settings, blobs, editions[0].codec, scratch, damage, stack
-        )
+        shop = _workshop(request, dockerfile, settings, blobs, codec, scratch, damage, stack)
         recoder = Recoder(blobs, shop.cache, step)
         with TaskGroup(UPLOADS) as group:
-            uploads = Uploads(group, targets, blobs, recoder, shop.codec, step)
-            solver = _solver(plans, shop, images, step, uploads if targets else None)
-            _solve(plans, solver, uploads)
+            uploads = Uploads(group, targets, blobs, recoder, codec, step)
+            solver = _solver(stages, shop, images, step, uploads if targets else None)
+            _solve(stages, solver, uploads)
         with TaskGroup() as group:
             group.start(shop.snapshots.sync)
             results = {
-                edition: _assemble(plans, edition, solver, recoder, shop.clock, wrapped=wrapped)
-                for edition in editions
+                one: _assemble(stages, one, solver, recoder, shop.clock, indexed=indexed)
+                for one in formats
             }
             push_documents(results, targets, step)
             _export(request, results, shop, blobs, settings, step)
             push_tags(results, targets, step)
-        first = results[editions[0]]
+        first = results[formats[0]]
         return BuildResult(first.descriptor, first.images, request.tags)
 
 
 def _export(
     request: BuildRequest,
-    results: Mapping[Edition, Assembled],
-    shop: Workshop,
+    results: Mapping[OutputFormat, Assembled],
+    shop: Worker,
     blobs: Blobs,
     settings: Settings,
     step: Step,
 ) -> None:
     for output in request.outputs:
-        result = results[edition_of(output, request)]
-        names = names_of(output, request)
+        result = results[format_of(output, request)]
+        names = request.names_of(output)
         made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
         export(output, made, settings.stdout, step)
-
-
-def _load(
-    request: BuildRequest, settings: Settings, scratch: Path, step: Step
-) -> tuple[BuildRequest, df.Dockerfile]:
-    with step.step("load Dockerfile", kind="internal"):
-        request, stdin = open_stdin(request, settings.stdin, scratch)
-        written = configured(read_dockerfile(request, stdin), request)
-        resolved = with_seconds(request, written)
-    if epoch_of(request, written) and not epoch_of(*resolved):
-        step.warn(
-            f"{EPOCH} is not set: the context that it names has no time of its own",
-            EPOCH_HINT,
-        )
-    return resolved
 
 
 def _tell_warnings(
@@ -237,24 +229,6 @@ def _tell_warnings(
     df.enforce(found, df.check_options(dockerfile))
 
 
-def _plan(
-    request: BuildRequest,
-    dockerfile: df.Dockerfile,
-    images: RegistryImages,
-    *,
-    all_stages: bool = False,
-) -> list[tuple[Platform, Planned]]:
-    platforms = platforms_of(request)
-    with TaskGroup() as group:
-        tasks = [
-            group.start(
-                PlatformPlan(request, dockerfile, platform, images, all_stages=all_stages).result
-            )
-            for platform in platforms
-        ]
-    return [(one, task.result()) for one, task in zip(platforms, tasks, strict=True)]
-
-
 def _workshop(
     request: BuildRequest,
     dockerfile: df.Dockerfile,
@@ -264,16 +238,16 @@ def _workshop(
     scratch: Path,
     damage: Damage,
     stack: ExitStack,
-) -> Workshop:
+) -> Worker:
     home = settings.home
-    clock = _clock(request, dockerfile)
-    records = stack.enter_context(_records(home / "cache.db", damage))
+    clock = clock_of(request, dockerfile)
+    records = stack.enter_context(open_records(home / "cache.db", damage))
     opened: Once[Sandbox] = Once()
 
     def sandbox() -> Sandbox:
         return opened.get("sandbox", lambda: stack.enter_context(open_sandbox(scratch)))
 
-    return Workshop(
+    return Worker(
         store=blobs.store,
         snapshots=Snapshots(home, scratch, blobs, damage),
         cache=Cache(records, blobs, clock.variant),
@@ -290,32 +264,14 @@ def _workshop(
     )
 
 
-@contextmanager
-def _records(path: Path, damage: Damage) -> Iterator[SqliteRecords]:
-    """The records of the cache; those that turn out to be damaged are removed."""
-    try:
-        records = SqliteRecords(path)
-    except DamagedRecords:
-        SqliteRecords.remove(path)
-        damage(path)
-        records = SqliteRecords(path)
-    with closing(records):
-        try:
-            yield records
-        except DamagedRecords:
-            SqliteRecords.remove(path)
-            damage(path)
-            raise
-
-
 def _solver(
-    plans: Sequence[tuple[Platform, Planned]],
-    shop: Workshop,
+    stages: Sequence[StageState],
+    shop: Worker,
     images: RegistryImages,
     step: Step,
     follower: Uploads | None,
 ) -> Solver:
-    roots = [planned.vertex for _, planned in plans]
+    roots = [one.vertex for one in stages]
     publish = frozenset(vertex for root in roots for vertex in root.chain())
     mountable: set[Vertex] = set()
     for vertex in walk(*roots):
@@ -333,21 +289,21 @@ def _solver(
     )
 
 
-def _solve(plans: Sequence[tuple[Platform, Planned]], solver: Solver, uploads: Uploads) -> None:
+def _solve(stages: Sequence[StageState], solver: Solver, uploads: Uploads) -> None:
     """Make every platform's files; each layer is handed to `uploads` as soon as it is known."""
 
     def send(root: Vertex) -> None:
         for layer, made in _layers(root, solver):
             uploads.send(layer, made)
 
-    roots = [planned.vertex for _, planned in plans]
+    roots = [one.vertex for one in stages]
     with TaskGroup() as group:
         solver.start(group, *roots)
         for root in roots:
             group.start(send, root)
 
 
-def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, Made | None]]:
+def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, LayerResult | None]]:
     """The layers of a result, bottom first, with what made them here; waits for each."""
     known = 0
     for vertex in reversed([*root.chain()]):
@@ -359,32 +315,24 @@ def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, Made | None]]
 
 
 def _assemble(
-    plans: Sequence[tuple[Platform, Planned]],
-    edition: Edition,
+    stages: Sequence[StageState],
+    format: OutputFormat,
     solver: Solver,
     recoder: Recoder,
     clock: Clock,
     *,
-    wrapped: bool,
+    indexed: bool,
 ) -> Assembled:
-    def made(vertex: Vertex) -> Made:
+    def made(vertex: Vertex) -> LayerResult:
         found = solver.result(vertex).made
         assert found is not None
         return found
 
     epoch = rfc3339(clock.now_ns()) if clock.epoch is not None else ""
     images = []
-    for _, planned in plans:
-        found = list(_layers(planned.vertex, solver))
-        layers = tuple(recoder.form(layer, by, edition) for layer, by in found)
-        image = assemble(planned, layers, made, epoch=epoch, now=clock.now(), edition=edition)
+    for stage in stages:
+        found = list(_layers(stage.vertex, solver))
+        layers = tuple(recoder.recode(layer, by, format) for layer, by in found)
+        image = assemble(stage, layers, made, epoch=epoch, now=clock.now(), format=format)
         images.append(image)
-    return combine(images, edition, indexed=wrapped)
-
-
-def _clock(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
-    text = epoch_of(request, dockerfile)
-    if not text:
-        return Clock()
-    clamp = any(output.enabled("rewrite-timestamp") for output in request.outputs)
-    return Clock(int(text), clamp)
+    return combine(images, format, indexed=indexed)

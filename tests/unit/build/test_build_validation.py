@@ -21,7 +21,7 @@ CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
             api.BuildRequest(CONTEXT, cache=CacheOptions(targets=(CacheBackend("s3"),))),
             "--cache-to",
         ),
-        (api.BuildRequest(CONTEXT, outputs=(api.Output("image", {"push": "true"}),)), "--push"),
+        (api.BuildRequest(CONTEXT, outputs=(api.Output("image", push=True),)), "--push"),
     ],
 )
 def test_the_api_refuses_what_the_command_line_refuses(

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
-from shipline.build.targets import platforms_of
 from shipline.events import Step
 from shipline.oci import Platform
 
@@ -42,7 +41,7 @@ def warnings_of(
     built at all.
     """
     found: dict[df.LintWarning, None] = {}
-    for platform in platforms_of(request):
+    for platform in request.target_platforms:
 
         def known(name: str, platform: Platform = platform) -> tuple[str, ...] | None:
             env = variables(name, platform)

@@ -1,5 +1,5 @@
-"""What a request may ask for and cannot have, whoever made it: wishes that exclude each other, and
-what cannot be done yet, one line each, deleted when the feature lands.
+"""What a request may ask for and cannot have, whoever made it: options that exclude each other,
+and what cannot be done yet, one line each, deleted when the feature lands.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 
-from shipline.build.request import BuildRequest, Context, ContextKind, Output, RunOptions
+from shipline.build.request import BuildRequest, Context, ContextKind, RunOptions
 from shipline.errors import DockerfileError, UsageError
 
 
@@ -24,18 +24,6 @@ class Gap:
 
 def _asks(kind: str) -> Callable[[BuildRequest], bool]:
     return lambda r: any(one.type == kind and not one.disabled for one in r.attestations)
-
-
-def _sets(name: str, value: bool) -> Callable[[BuildRequest], bool]:
-    return lambda r: any(one.enabled(name, not value) is value for one in r.outputs)
-
-
-def _has(name: str) -> Callable[[BuildRequest], bool]:
-    return lambda r: any(name in one.attributes for one in r.outputs)
-
-
-def _mode(output: Output) -> str:
-    return output.attributes.get("mode", "copy")
 
 
 def _reads(kind: ContextKind) -> Callable[[BuildRequest], bool]:
@@ -54,10 +42,6 @@ GAPS = (
     Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
     Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
-    Gap("--output compatibility-version", _has("compatibility-version")),
-    Gap("--output prefer-nondist-layers", _sets("prefer-nondist-layers", True)),
-    Gap("--output mode=delete", lambda r: any(_mode(one) == "delete" for one in r.outputs)),
-    Gap("--output context", _has("context"), "set DOCKER_HOST or DOCKER_CONTEXT"),
     Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
     Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),
@@ -71,7 +55,7 @@ _SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
 _POLICY = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 
 
-def check_surroundings(request: BuildRequest, environ: Mapping[str, str]) -> None:
+def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None:
     """Raises UsageError for a secret whose file cannot be used, also where no step mounts it, and
     for what the environment demands and cannot be had.
     """
@@ -118,8 +102,8 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
     )
 
 
-def doubts(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
-    """What the person who asked may not have meant, with a hint."""
+def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
+    """What was perhaps not meant, each with a hint."""
     if frontend := check_frontend(request, syntax, ""):
         yield frontend, ""
     if not request.outputs:
