@@ -34,6 +34,11 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
     assert own <= {"shipline.cli", "shipline.errors"}
 
 
+def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:
+    loaded = set(python("import sys, shipline.policy.gates; print(*sys.modules)").split())
+    assert not loaded & {"license_expression", "packageurl"}
+
+
 ENTRIES = [entry for entries in COMMANDS.values() for entry in entries]
 
 

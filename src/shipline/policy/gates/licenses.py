@@ -3,76 +3,89 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
 
-_TOKEN = re.compile(r"\(|\)|[^\s()]+")
-_DEEP = 50
-_LONG = 10_000  # characters
+if TYPE_CHECKING:
+    from license_expression import Licensing
+
+_LONG = 10_000  # characters of an expression
 
 
+@lru_cache(1024)
 def denied(expression: str, patterns: tuple[str, ...]) -> bool:
     """Whether every way to meet `expression` needs a licence that a pattern names.
 
     `MIT OR GPL-3.0-only` can be met without the GPL, `MIT AND GPL-3.0-only` cannot. What is no
-    expression is denied where one of its words is.
+    expression is denied where one of its words is. Identifiers that SPDX has replaced, such as
+    GPL-3.0, are denied by their old and by their new names.
     """
-
-    def bad(word: str) -> bool:
-        names = (word.lower(), word.lower().removesuffix("+"))
-        return any(fnmatchcase(name, one.lower()) for name in names for one in patterns)
-
-    tokens = _TOKEN.findall(expression[:_LONG])
+    globs = [one.lower() for one in patterns]
+    tree = _parsed(expression)
     try:
-        return _Expression(tokens, bad).whole()
-    except (IndexError, ValueError):
-        return bad(expression) or any(map(bad, tokens))
+        return _is_bad(expression, globs) if tree is None else _needs(tree, globs)
+    except RecursionError:  # hundreds of parentheses
+        return _is_bad(expression, globs)
 
 
-class _Expression:
-    """Raises IndexError or ValueError for what is no expression."""
+def _parsed(expression: str) -> Any:
+    """What license-expression makes of the text; None where it is no expression."""
+    from license_expression import ExpressionError
 
-    def __init__(self, tokens: list[str], bad: Callable[[str], bool]) -> None:
-        self._tokens = tokens
-        self._bad = bad
-        self._depth = 0
+    if len(expression) > _LONG:
+        return None
+    try:
+        return _licensing().parse(expression)
+    except (ExpressionError, IndexError, AssertionError):  # "()" and "(OR x": the parser's own bugs
+        return None
 
-    def whole(self) -> bool:
-        found = self._either()
-        if self._tokens:
-            raise ValueError("something follows")
-        return found
 
-    def _either(self) -> bool:
-        found = self._both()
-        while self._next("OR"):
-            found = self._both() and found
-        return found
+def _needs(tree: Any, globs: list[str]) -> bool:
+    """Whether an expression of license-expression needs a denied licence."""
+    from license_expression import LicenseWithExceptionSymbol
 
-    def _both(self) -> bool:
-        found = self._one()
-        while self._next("AND"):
-            found = self._one() or found
-        return found
+    if isinstance(tree, _licensing().OR):
+        return all(_needs(one, globs) for one in tree.args)
+    if isinstance(tree, _licensing().AND):
+        return any(_needs(one, globs) for one in tree.args)
+    if isinstance(tree, LicenseWithExceptionSymbol):
+        return _is_bad(tree.license_symbol.key, globs) or _matches(tree.render(), globs)
+    return _is_bad(tree.key, globs)
 
-    def _one(self) -> bool:
-        token = self._tokens.pop(0)
-        if token == "(":
-            self._depth += 1
-            if self._depth > _DEEP:
-                raise ValueError("too deep")
-            found = self._either()
-            if self._tokens.pop(0) != ")":
-                raise ValueError("no end")
-            return found
-        if token == ")" or token.upper() in ("AND", "OR", "WITH"):
-            raise ValueError("no licence")
-        if self._next("WITH"):
-            return self._bad(f"{token} WITH {self._tokens.pop(0)}") or self._bad(token)
-        return self._bad(token)
 
-    def _next(self, word: str) -> bool:
-        if self._tokens and self._tokens[0].upper() == word:
-            self._tokens.pop(0)
-            return True
-        return False
+def _is_bad(text: str, globs: list[str]) -> bool:
+    """Whether a pattern names the text, one of its words, or what SPDX calls one of them today."""
+    return any(_matches(name, globs) for name in _names(text))
+
+
+def _names(text: str) -> Iterator[str]:
+    yield text
+    for word in re.findall(r"[^\s()]+", text):
+        yield from (word, word.removesuffix("+"), _replaced().get(word.lower(), word))
+
+
+def _matches(name: str, globs: list[str]) -> bool:
+    return any(fnmatchcase(name.lower(), glob) for glob in globs)
+
+
+@cache
+def _licensing() -> Licensing:
+    """A parser that takes any name for a licence: reports have more than SPDX lists."""
+    from license_expression import Licensing
+
+    return Licensing()
+
+
+@cache
+def _replaced() -> Mapping[str, str]:
+    """Old identifiers of SPDX in lower case, and those that took their place."""
+    from license_expression import get_license_index
+
+    return {
+        old.lower(): one["spdx_license_key"]
+        for one in get_license_index()
+        for old in one.get("other_spdx_license_keys", ())
+        if one.get("spdx_license_key") and not old.startswith("LicenseRef-")
+    }

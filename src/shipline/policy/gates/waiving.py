@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from shipline.globs import Glob, glob
@@ -179,15 +180,22 @@ def _is_about(statement: VexStatement, item: Vulnerability, context: Context) ->
 
 
 def _same_package(pattern: str, purl: str) -> bool:
-    """A package URL without version is about all versions; qualifiers do not count."""
-    if not purl or not pattern.startswith("pkg:"):
-        return False
-    wanted, has = _plain(pattern), _plain(purl)
-    return has == wanted or ("@" not in wanted.rpartition("/")[2] and has.startswith(f"{wanted}@"))
+    """A package URL without version is about all versions; qualifiers and subpaths do not count."""
+    wanted, has = _package(pattern), _package(purl)
+    return wanted is not None and has is not None and has[: len(wanted)] == wanted
 
 
-def _plain(purl: str) -> str:
-    return purl.partition("#")[0].partition("?")[0].replace("%40", "@")
+@lru_cache(4096)
+def _package(purl: str) -> tuple[str | None, ...] | None:
+    """Type, namespace, name and, where it has one, version; None for what is no package URL."""
+    from packageurl import PackageURL
+
+    try:
+        found = PackageURL.from_string(purl)
+    except ValueError:
+        return None
+    package = (found.type, found.namespace, found.name)
+    return (*package, found.version) if found.version else package
 
 
 def _is_image(product: str, context: Context) -> bool:

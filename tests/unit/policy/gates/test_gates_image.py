@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from gate_samples import CYCLONEDX, SPDX
+from hypothesis import given
+from hypothesis import strategies as st
 from judging import CONTEXT, baseline_after, checks, verdict_of
 
 from shipline.content import MemoryStore
@@ -166,10 +168,48 @@ def test_growth_is_measured_against_the_baseline() -> None:
         ("GPL-3.0 (see file)", True),
         ("((((", False),
         ("MIT", False),
+        ("mit or gpl-3.0-only", False),
+        ("MIT OR MIT AND GPL-2.0", False),
+        ("MIT AND", False),
+        ("GPL-2.0 AND", True),
+        ("()", False),
+        ("(OR GPL-2.0", True),
+        ("GPL-2.0/MIT", True),
+        ("the licence GPL-2.0", True),
+        ("LicenseRef-GPL-2.0", False),
+        ("", False),
+        ("(" * 3000 + "GPL-2.0" + ")" * 3000, True),
+        ("(MIT OR " * 1000 + "X" + ")" * 1000, False),
+        ("MIT OR " * 10_000 + "GPL-2.0", True),
     ],
 )
 def test_a_licence_that_can_be_avoided_is_not_denied(expression: str, expected: bool) -> None:
     assert denied(expression, ("GPL-*",)) is expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "pattern", "expected"),
+    [
+        ("GPL-3.0", "GPL-3.0-only", True),
+        ("GPL-3.0+", "GPL-3.0-or-later", True),
+        ("gpl-3.0+ WITH GCC-exception-3.1", "*-or-later", True),
+        ("GPL-3.0 OR MIT", "GPL-3.0-only", False),
+        ("GPL-3.0+", "GPL-3.0", True),
+        ("GPL-3.0+", "GPL-3.0-only", False),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", "* WITH Classpath-*", True),
+        ("MIT", "LicenseRef-MIT-Bootstrap", False),
+    ],
+)
+def test_a_licence_is_denied_by_its_old_and_its_new_name(
+    expression: str, pattern: str, expected: bool
+) -> None:
+    assert denied(expression, (pattern,)) is expected
+
+
+@given(st.lists(st.sampled_from(["MIT", "OR", "AND", "WITH", *"()+/éx", "GPL-2.0"]), max_size=9))
+def test_whatever_the_text_there_is_a_verdict(words: list[str]) -> None:
+    assert denied(" ".join(words), ("GPL-*",)) in (True, False)
+    assert denied("".join(words), ("GPL-*",)) in (True, False)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,35 @@ def test_vex_takes_away_what_it_is_about(statement: dict[str, Any], outcome: str
     assert verdict_of(VulnerabilitiesGate(), GRYPE, vex=[said]).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("product", "purl", "same"),
+    [
+        ("pkg:npm/%40acme/a", "pkg:npm/@acme/a@1", True),
+        ("pkg:npm/@acme/a@1", "pkg:npm/%40acme/a@1", True),
+        ("pkg:npm/%40acme/a@1", "pkg:npm/%40acme/a@2", False),
+        ("pkg:npm/a", "pkg:npm/%40acme/a@1", False),
+        ("pkg:deb/debian/curl@1%3A7.88", "pkg:deb/debian/curl@1:7.88?arch=amd64", True),
+        ("pkg:deb/debian/curl?arch=arm64", "pkg:deb/debian/curl@1?arch=amd64", True),
+        ("pkg:deb/ubuntu/curl", "pkg:deb/debian/curl@1", False),
+        ("pkg:PyPI/Ruamel_Yaml", "pkg:pypi/ruamel-yaml@1", True),
+        ("pkg:golang/example.com/a#b", "pkg:golang/example.com/a@v1", True),
+        ("pkg:npm/a@1", "pkg:npm/a", False),
+        ("npm/a", "npm/a", False),
+        ("pkg:npm", "pkg:npm", False),
+        ("", "", False),
+    ],
+)
+def test_vex_names_packages_in_any_spelling_of_a_package_url(
+    product: str, purl: str, same: bool
+) -> None:
+    (match,) = GRYPE["matches"]
+    report = {**GRYPE, "matches": [{**match, "artifact": {**match["artifact"], "purl": purl}}]}
+    statement = {**OPENVEX["statements"][0], "products": [{"@id": product}]}
+    said = {**OPENVEX, "statements": [statement]}
+    judged = verdict_of(VulnerabilitiesGate(), report, vex=[said])
+    assert judged.outcome == ("waived" if same else "fail")
+
+
 def test_the_latest_vex_statement_decides() -> None:
     first = OPENVEX["statements"][0]
     later = {**first, "status": "affected", "timestamp": "2026-01-01T11:00:00Z"}
