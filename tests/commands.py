@@ -1,6 +1,6 @@
-"""`shipline` as a process of its own that begins with its modules loaded, in a tenth of the time.
+"""Processes of their own that begin with the modules of shipline loaded, in a tenth of the time.
 
-A server without threads, one for each process that runs tests, forks for each command. How the
+A server without threads, one for each process that runs tests, forks for each of them. How the
 program begins (what it imports, how it reads its locale) is seen with a fresh interpreter only.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -29,51 +30,85 @@ _FORKS.set_forkserver_preload(
 )
 
 
+class Forked:
+    """A process that calls `function(*arguments)` and ends with the status that it returns.
+
+    Has what tests need of subprocess.Popen. Input is read from a file, output appended to files.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., int | None],
+        *arguments: object,
+        cwd: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        stdin: Path = Path(os.devnull),
+        stdout: Path = Path(os.devnull),
+        stderr: Path = Path(os.devnull),
+    ) -> None:
+        environ = dict(os.environ if environ is None else environ)
+        words = (cwd or Path.cwd(), environ, (stdin, stdout, stderr), function, arguments)
+        self._process = _FORKS.Process(target=_call, args=words, daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired(str(self._process), timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 def run_shipline(
     *words: str | Path,
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
     stdin: str = "",
-    program: Callable[[Sequence[str]], int] = main,
+    program: Callable[[list[str]], int] = main,
     timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line `words` in `cwd` with `environ`, each that of this process if not given.
 
     Raises subprocess.TimeoutExpired.
     """
+    arguments = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as place:
-        files = [os.path.join(place, name) for name in ("in", "out", "err")]
-        Path(files[0]).write_text(stdin)
-        arguments = [str(word) for word in words]
-        process = _FORKS.Process(
-            target=_command,
-            args=(
-                program,
-                arguments,
-                cwd or Path.cwd(),
-                dict(os.environ if environ is None else environ),
-                files,
-            ),
+        source, out, err = (Path(place, name) for name in ("in", "out", "err"))
+        source.write_text(stdin)
+        command = Forked(
+            program, arguments, cwd=cwd, environ=environ, stdin=source, stdout=out, stderr=err
         )
-        process.start()
-        process.join(timeout_s)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(arguments, timeout_s)
-        out, err = (Path(file).read_bytes().decode() for file in files[1:])
-        return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+        try:
+            status = command.wait(timeout_s)
+        finally:
+            command.kill()
+        outputs = (file.read_bytes().decode() for file in (out, err))
+        return subprocess.CompletedProcess(arguments, status, *outputs)
 
 
-def _command(
-    program: Callable[[Sequence[str]], int],
-    words: Sequence[str],
+def _call(
     cwd: Path,
     environ: Mapping[str, str],
-    files: Sequence[str],
+    files: tuple[Path, Path, Path],
+    function: Callable[..., int | None],
+    arguments: tuple[object, ...],
 ) -> None:
     for number, file in enumerate(files):
-        opened = os.open(file, os.O_RDWR | os.O_CREAT)
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout = _text(0, "r"), _text(1, "w")
@@ -81,7 +116,7 @@ def _command(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
-    sys.exit(program(words))
+    sys.exit(function(*arguments))
 
 
 def _text(number: int, mode: str, errors: str = "strict") -> IO[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from commands import Forked
+from shipline.cli import main
 from shipline.server.access import Access, Administration, Directory, Permission, Wish
 from spec_client import OCTETS, Answer, Target, sha256
 
@@ -40,7 +40,7 @@ class Guarded:
     data: Path
     log: Path
     password: str
-    process: subprocess.Popen[bytes]
+    process: Forked
     secrets: list[str] = field(default_factory=list)
 
     @property
@@ -138,14 +138,9 @@ class Guarded:
 def guarded(data: Path, *options: str, listen: str = "127.0.0.1:0") -> Iterator[Guarded]:
     """Serve `data` with accounts until the block ends."""
     log = data.with_name(data.name + ".log")
-    command = [sys.executable, "-m", "shipline", "registry", "serve", "--listen", listen]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [*command, "--data", str(data), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-        )
+    log.write_bytes(b"")
+    words = ["registry", "serve", "--listen", listen, "--data", str(data), *options]
+    process = Forked(main, words, stdout=log, stderr=log)
     try:
         text = _started(log, process)
         found = re.search(r"password: (\S+)", text)
@@ -157,7 +152,7 @@ def guarded(data: Path, *options: str, listen: str = "127.0.0.1:0") -> Iterator[
         process.wait()
 
 
-def _started(log: Path, process: subprocess.Popen[bytes]) -> str:
+def _started(log: Path, process: Forked) -> str:
     """What the node printed until it serves."""
     end = time.monotonic() + _START_S
     while time.monotonic() < end and process.poll() is None:

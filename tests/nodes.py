@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import select
+import logging
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-_SERVE = """
-import logging, sys
-from pathlib import Path
+from commands import Forked
 from shipline.server import serve_registry
-logging.basicConfig()
-serve_registry(
-    sys.argv[1], Path(sys.argv[2]), ready=lambda url: print(url, flush=True),
-    **eval(sys.argv[3]),
-)
-"""
+
 _START_S = 120.0
 
 
@@ -31,7 +24,7 @@ class Node:
     url: str
     data: Path
     log: Path
-    process: subprocess.Popen[bytes]
+    process: Forked
 
     @property
     def address(self) -> str:
@@ -52,22 +45,25 @@ class Node:
 @contextmanager
 def node(data: Path, *, listen: str = "127.0.0.1:0", **options: object) -> Iterator[Node]:
     """Serve `data` until the block ends; log beside it."""
-    log = data.with_name(data.name + ".log")
-    with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, listen, str(data), repr(options)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-    assert process.stdout is not None
+    told, log = data.with_name(data.name + ".url"), data.with_name(data.name + ".log")
+    told.write_bytes(b"")
+    process = Forked(_serve, listen, data, options, stdout=told, stderr=log)
     try:
-        ready, _, _ = select.select([process.stdout], [], [], _START_S)
-        url = process.stdout.readline().decode().strip() if ready else ""
-        assert url, f"the node did not start:\n{log.read_text()}"
-        yield Node(url, data, log, process)
+        yield Node(_started(told, log, process), data, log, process)
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
-        process.stdout.close()
+
+
+def _serve(listen: str, data: Path, options: dict[str, Any]) -> None:
+    logging.basicConfig()
+    serve_registry(listen, data, ready=lambda url: print(url, flush=True), **options)
+
+
+def _started(told: Path, log: Path, process: Forked) -> str:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end and process.poll() is None:
+        if (url := told.read_text()).endswith("\n"):
+            return url.strip()
+        time.sleep(0.005)
+    raise AssertionError(f"the node did not start:\n{log.read_text()}")

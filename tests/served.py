@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from commands import Forked
 from nodes import Node
+from shipline.cli import main
 
 _START_S = 120.0
 
@@ -24,24 +24,19 @@ def served(root: Path, section: str = "", **environ: str) -> Iterator[Node]:
     text = textwrap.indent(textwrap.dedent(section), "  ")
     (root / "shipline.yaml").write_text(f"version: 1\nregistry:\n{data}{text}\n")
     log = root / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "shipline", "registry", "serve"],
-            cwd=root,
-            env={**os.environ, **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-        )
+    log.write_bytes(b"")
+    words = ["registry", "serve"]
+    process = Forked(
+        main, words, cwd=root, environ={**os.environ, **environ}, stdout=log, stderr=log
+    )
     try:
         yield Node(_url(log, process), root / "data", log, process)
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
 
 
-def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
+def _url(log: Path, process: Forked) -> str:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         told = re.findall(
