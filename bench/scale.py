@@ -21,11 +21,9 @@ from pathlib import Path
 
 from shipline.metadata import DRIVERS
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.check import Summary, check
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
-from shipline.server.derive import counted
-from shipline.server.entries import Changes, blob_entries, manifest_entries, tag_entries
+from shipline.server.entries import Changes, blob_entries, counted, manifest_entries, tag_entries
+from shipline.server.fsck import Summary, check
+from shipline.server.gc import Collection, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.units import Duration

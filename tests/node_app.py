@@ -13,9 +13,9 @@ from urllib.parse import unquote
 from shipline.content import Advance, Fetcher, MemoryStore, fetch_all
 from shipline.oci import Descriptor, media, parse_manifest
 from shipline.server import Application, Storage, make_app
-from shipline.server.door.evidence import StoredEvidence
-from shipline.server.door.rules import RuleDoor
-from shipline.server.door.section import DoorSection
+from shipline.server.admission.evidence import StoredEvidence
+from shipline.server.admission.rules import RuleDoor
+from shipline.server.admission.section import DoorSection
 from shipline.server.http import READ, ClientGone, File, Request, Response, Steps
 from shipline.server.node import Node
 

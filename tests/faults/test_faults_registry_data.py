@@ -19,9 +19,8 @@ import pytest
 from node_app import fill
 from nodes import Node, node
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.check import Summary, check, opened
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
+from shipline.server.fsck import Summary, check, opened
+from shipline.server.gc import Collection, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -35,8 +34,8 @@ import random, sys, threading, time
 from contextlib import suppress
 from pathlib import Path
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
+from shipline.server.gc import collect
+from shipline.server.gc import Collection
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from nodes import node
+from shipline.gates import SUMMARY_TYPE, parse_report
+from shipline.gates.coverage import patch_of
+from shipline.gates.reports import Coverage, Findings, Report, Sbom, TestResults
 from shipline.git import Git, changed_lines
 from shipline.oci import Reference
-from shipline.policy.gates import SUMMARY_TYPE, parse_report
-from shipline.policy.gates.coverage import patch_of
-from shipline.policy.gates.reports import Coverage, Findings, Report, Sbom, TestResults
 from toolboxes import toolbox
 
 _TOOLS = (

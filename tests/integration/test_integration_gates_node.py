@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shipline.policy.gates import parse_report
-from shipline.policy.gates.reports import Coverage, ReportError, TestResults
+from shipline.gates import parse_report
+from shipline.gates.reports import Coverage, ReportError, TestResults
 
 pytestmark = [
     pytest.mark.peers,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commits import Work
-from shipline.policy.tags import Event, TagsSection, decide, survey
+from shipline.tags import Event, TagsSection, decide, survey
 
 _PACKAGES = ("git-cliff==2.14.2", "python-semantic-release==10.7.0")
 _MESSAGES = (

@@ -9,7 +9,7 @@ import click
 
 from shipline.cli.commit import Asked, commit_options
 from shipline.cli.results import write_whole
-from shipline.policy.tags import markdown, read_release
+from shipline.tags import markdown, read_release
 
 
 @click.command("changelog")

@@ -15,11 +15,11 @@ import click
 
 from shipline.errors import ConfigError, UsageError
 from shipline.git import Git
-from shipline.policy.tags import Event, TagsSection, event_from
+from shipline.tags import Event, TagsSection, event_from
 
 if TYPE_CHECKING:
     from shipline.config import Config
-    from shipline.policy.tags import Decision
+    from shipline.tags import Decision
 
 _PAYLOAD_LIMIT = 16 << 20  # bytes
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ class Asked:
 
 def foreseen(asked: Asked) -> Decision:
     """The decision for the commit, with a warning where it stands on this clone alone."""
-    from shipline.policy.tags import foresee
+    from shipline.tags import foresee
 
     found = foresee(
         asked.git, asked.section, asked.event, fetch=asked.fetch, ask=asked.ask, now=asked.now

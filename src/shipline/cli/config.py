@@ -53,9 +53,9 @@ def check(path: Path | None) -> None:
 
 
 def _missing(config: Config, root: Path) -> Iterator[str]:
-    from shipline.policy.tags import TagsSection
-    from shipline.policy.trust import load_trust
     from shipline.ship import Project, missing_parts
+    from shipline.tags import TagsSection
+    from shipline.trust import load_trust
 
     assert config.file is not None
     tags = config.tags or TagsSection()

@@ -13,8 +13,8 @@ import click
 
 from shipline.cli.signing import image_option, password_option
 from shipline.errors import UsageError
-from shipline.policy.gates import FORMATS, HOOKS, GatesSection, Severity
-from shipline.policy.gates.asking import Asked
+from shipline.gates import FORMATS, HOOKS, GatesSection, Severity
+from shipline.gates.asking import Asked
 from shipline.units import ByteSize, Duration
 
 F = TypeVar("F", bound=Callable[..., Any])

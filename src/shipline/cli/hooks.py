@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from shipline.gates import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.git import Git
-from shipline.policy.gates import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 
 _Command = Callable[..., Any]
 _DIRECTORY = click.option(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import click
 
-from shipline.cli.registry_accounts import project, user
-from shipline.cli.registry_care import check, convert, gc, repair
-from shipline.cli.registry_retention import retention
-from shipline.cli.registry_robots import audit, robot, token
+from shipline.cli.registry_accounts import audit, project, robot, token, user
+from shipline.cli.registry_care import check, convert, gc, repair, retention, webhook
 from shipline.cli.registry_serve import serve
-from shipline.cli.registry_webhook import webhook
 
 
 @click.group("registry")

@@ -1,4 +1,5 @@
-"""`shipline registry user` and `project`: people, and what they may use.
+"""`shipline registry user`, `project`, `robot`, `token` and `audit`: people and programs, and what
+they may do.
 
 These commands, and those of robots, act on the data directory itself or on a running node.
 """
@@ -6,7 +7,9 @@ These commands, and those of robots, act on the data directory itself or on a ru
 from __future__ import annotations
 
 import getpass
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,165 @@ def _password(from_stdin: bool) -> str:
     if getpass.getpass("Again: ") != first:
         raise UsageError("the two passwords differ")
     return first
+
+
+_ACTIONS = ("pull", "push", "create", "update", "delete")
+
+
+@click.group("robot")
+def robot() -> None:
+    """Accounts for programs."""
+
+
+@robot.command("add")
+@click.argument("name")
+@click.option("--project", "home", default="", metavar="NAME", help="Its project; none: system.")
+@click.option(
+    "--allow",
+    type=click.Choice(_ACTIONS),
+    multiple=True,
+    default=("pull",),
+    show_default=True,
+    help="push may overwrite tags, create may not.",
+)
+@click.option("--repository", multiple=True, metavar="PATTERN", help="Only these repositories.")
+@click.option("--tag", multiple=True, metavar="PATTERN", help="Only these tags.")
+@click.option("--network", multiple=True, metavar="CIDR", help="Only from these networks.")
+@click.option("--days", type=int, default=-1, metavar="N", help="Ends after N days; -1: never.")
+@click.option("--description", default="", metavar="TEXT")
+@place_options
+def add_robot(name: str, home: str, data: Path | None, node: str | None, **wanted: Any) -> None:
+    """Add a robot; prints its secret, once."""
+    with reached(data, node) as accounts:
+        made = accounts.do(
+            "add-robot",
+            name=name,
+            project=home,
+            permissions=[_permission(home, wanted)],
+            description=wanted["description"],
+            duration=wanted["days"],
+            networks=list(wanted["network"]),
+        )
+    click.echo(f"robot {made['login']} added; its secret is shown only now", err=True)
+    click.echo(made["secret"])
+
+
+@robot.command("rotate")
+@click.argument("login")
+@click.option("--overlap", default="0s", metavar="TIME", help="The old secret stays valid so long.")
+@place_options
+def rotate_robot(login: str, overlap: str, data: Path | None, node: str | None) -> None:
+    """Give a robot a new secret; prints it, once."""
+    with reached(data, node) as accounts:
+        made = accounts.do("rotate-robot", login=login, overlap=round(_seconds(overlap)))
+    click.echo(made["secret"])
+
+
+@robot.command("set")
+@click.argument("login")
+@click.option("--disable/--enable", required=True, help="May not come in, or may again.")
+@place_options
+def set_robot(login: str, disable: bool, data: Path | None, node: str | None) -> None:
+    """Disable a robot, or enable it."""
+    with reached(data, node) as accounts:
+        accounts.do("set-robot", login=login, disabled=disable)
+
+
+@robot.command("rm")
+@click.argument("login")
+@place_options
+def remove_robot(login: str, data: Path | None, node: str | None) -> None:
+    """Remove a robot."""
+    with reached(data, node) as accounts:
+        accounts.do("remove-robot", login=login)
+
+
+@robot.command("ls")
+@place_options
+def list_robots(data: Path | None, node: str | None) -> None:
+    """List robots."""
+    with reached(data, node) as accounts:
+        rows = [
+            (one["name"], one["may"], one["state"], when(one["expires"]), when(one["used"]))
+            for one in accounts.listed("robots")
+        ]
+    table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)
+
+
+@click.group("token")
+def token() -> None:
+    """Refresh tokens, and the keys that sign."""
+
+
+@token.command("ls")
+@place_options
+def list_tokens(data: Path | None, node: str | None) -> None:
+    """List refresh tokens, without their secrets."""
+    with reached(data, node) as accounts:
+        rows = [
+            (one["account"], one["client"], when(one["created"]), when(one["expires"]))
+            for one in accounts.listed("tokens")
+        ]
+    table(("ACCOUNT", "CLIENT", "CREATED", "EXPIRES"), rows)
+
+
+@token.command("revoke")
+@click.argument("account")
+@place_options
+def revoke(account: str, data: Path | None, node: str | None) -> None:
+    """End all refresh tokens of an account."""
+    with reached(data, node) as accounts:
+        number = accounts.do("revoke", account=account)
+    click.echo(f"{number} refresh tokens revoked", err=True)
+
+
+@token.command("rotate-key")
+@click.option("--now", is_flag=True, help="End what the old one signed at once: it was stolen.")
+@place_options
+def rotate_key(now: bool, data: Path | None, node: str | None) -> None:
+    """Sign with a new key from now on; what the old one signed ends within an hour."""
+    with reached(data, node) as accounts:
+        click.echo(accounts.do("rotate-key", now=now))
+
+
+@click.command("audit")
+@click.option("--last", type=click.IntRange(1), metavar="N", help="Only the last N lines.")
+@click.option("--json", "as_json", is_flag=True, help="Lines of JSON, as they are kept.")
+@place_options
+def audit(last: int | None, as_json: bool, data: Path | None, node: str | None) -> None:
+    """Print who did what, when and from where."""
+    with reached(data, node) as accounts:
+        for line in accounts.audit(last or 0):
+            click.echo(json.dumps(line) if as_json else _sentence(line))
+
+
+def _permission(home: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "project",
+        "namespace": home or "*",
+        "access": [{"resource": "repository", "action": one} for one in wanted["allow"]],
+        "repositories": list(wanted["repository"]),
+        "tags": list(wanted["tag"]),
+    }
+
+
+def _seconds(text: str) -> float:
+    from shipline.units import Duration
+
+    if text in ("0", "0s"):
+        return 0.0
+    try:
+        return Duration.parse(text).seconds
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _sentence(line: Mapping[str, Any]) -> str:
+    what = line.get("repository", "")
+    if line.get("tags"):
+        what += ":" + ",".join(line["tags"])
+    if line.get("digest"):
+        what += f"@{line['digest']}"
+    who = f"{line.get('actor') or '-'} {line.get('address') or '-'}"
+    parts = (line["at"], line["kind"], who, what, line.get("message", ""))
+    return "  ".join(part for part in parts if part)

@@ -1,28 +1,39 @@
-"""`shipline registry gc`, `check`, `repair` and `convert`: care for a data directory."""
+"""`shipline registry gc`, `check`, `repair`, `convert`, `retention` and `webhook`: care for a data
+directory.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.cli.registry_directory import local_actor, tell_audit
-from shipline.cli.registry_node import done_by, node_option
+from shipline.cli.registry_directory import (
+    ask,
+    done_by,
+    local_actor,
+    node_option,
+    required_node_option,
+    table,
+    tell_audit,
+)
 from shipline.errors import ContentError, UsageError
 from shipline.units import shown_size
 
 if TYPE_CHECKING:
-    from shipline.server.check import Summary
-    from shipline.server.collection import Report
-    from shipline.server.findings import Finding
+    from shipline.server.admission.retention import Decision
+    from shipline.server.fsck import Finding, Summary
+    from shipline.server.gc import Report
     from shipline.units import Duration
+
 
 _EVERY_S = 0.2  # between two lines of progress
 
@@ -70,7 +81,7 @@ def gc(
     as_json: bool,
 ) -> None:
     """Free what nothing needs, now. A node does this by itself from time to time."""
-    from shipline.server.collection import Report
+    from shipline.server.gc import Report
 
     if (data is None) == (node is None):
         raise UsageError("free what?", hint="say either --data DIR or --node HOST")
@@ -93,9 +104,8 @@ def gc(
 
 
 def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> Report:
-    from shipline.server.check import opened
-    from shipline.server.collect import collect
-    from shipline.server.collection import Collection
+    from shipline.server.fsck import opened
+    from shipline.server.gc import Collection, collect
     from shipline.server.uploads import Uploads
 
     options = Collection(every=None, untagged=untagged)
@@ -115,8 +125,8 @@ def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
 def check(data: Path, quick: bool, as_json: bool) -> None:
     """Verify every file, record and index of DIR; the exit status is 8 if something is wrong."""
-    from shipline.server.check import Summary, opened
-    from shipline.server.check import check as check_directory
+    from shipline.server.fsck import Summary, opened
+    from shipline.server.fsck import check as check_directory
 
     summary = Summary()
     with _disk(data), opened(data) as storage, _progress() as advance:
@@ -140,8 +150,8 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
     """Mend DIR: damaged files go to DIR/quarantine, records without their bytes go, indexes are
     made again. What is lost is named; pushing it again brings it back.
     """
-    from shipline.server.check import Summary, check, opened
-    from shipline.server.repair import repair as repair_directory
+    from shipline.server.fsck import Summary, check, opened
+    from shipline.server.recovery import repair as repair_directory
 
     if recover:
         _recover(data, dry_run)
@@ -163,7 +173,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
 @click.option("--metadata", type=click.Choice(["sqlite", "rocksdb"]), required=True)
 def convert(data: Path, metadata: str) -> None:
     """Move the metadata of DIR to another store."""
-    from shipline.server.convert import convert as convert_directory
+    from shipline.server.recovery import convert as convert_directory
 
     with _disk(data):
         number = convert_directory(data, metadata)
@@ -172,7 +182,7 @@ def convert(data: Path, metadata: str) -> None:
 
 def _recover(data: Path, dry_run: bool) -> None:
     from shipline.errors import UsageError
-    from shipline.server.recover import UNNAMED, recover
+    from shipline.server.recovery import UNNAMED, recover
 
     if dry_run:
         raise UsageError("--recover has no dry run", hint="copy the directory and try it there")
@@ -228,3 +238,108 @@ def _progress() -> Iterator[Callable[[int], None]]:
         yield advance
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@click.command("retention")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The directory.")
+@node_option
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def retention(
+    config: Path | None, data: Path | None, node: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Remove the tags that no rule of registry.policy.retention keeps.
+
+    The directory must not be served meanwhile; --node has a node do it by its own rules.
+    """
+    if node is None:
+        done = [one.to_json() for one in _retained(config, data, dry_run)]
+    elif config or data:
+        raise UsageError("a node has its own rules and directory", hint="leave out --node")
+    else:
+        done = done_by(node, "/api/retention", {"dry_run": dry_run})
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+        return
+    for one in done:
+        click.echo(_line(one, dry_run))
+    gone = sum(not one["kept"] for one in done)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {gone} of {len(done)} tags", err=True)
+
+
+def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Decision]:
+    from shipline.config import load
+    from shipline.server import Storage
+    from shipline.server.admission.retention import retain
+    from shipline.server.admission.rules import RuleDoor
+    from shipline.server.manifests import Manifests
+    from shipline.server.metrics import Metrics
+
+    loaded = load(config, Path.cwd(), os.environ)
+    section, base = loaded.registry, loaded.file.parent if loaded.file else Path.cwd()
+    if section is None or not section.policy.retention:
+        raise UsageError(
+            "there are no rules of retention", hint="write them to registry.policy.retention"
+        )
+    place = data or (base / section.data if section.data else None)
+    if place is None:
+        raise UsageError("which directory?", hint="say --data DIR, or registry.data")
+    if not (place / "blobs").is_dir():
+        raise UsageError(f"{place} is not the directory of a node")
+    with closing(Storage(place)) as storage:
+        manifests = Manifests(storage)
+        door = RuleDoor(section.policy, storage, manifests, Metrics(), base)
+        rules, actor, tell = section.policy.retention, local_actor(), tell_audit(place)
+        return retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
+
+
+def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
+    verb = "keep" if decision["kept"] else "would remove" if dry_run else "removed"
+    return f"{verb:12}  {decision['repository']}:{decision['tag']}  {decision['reason']}"
+
+
+@click.group("webhook")
+def webhook() -> None:
+    """Receivers of a running node's events."""
+
+
+@webhook.command("ls")
+@required_node_option
+@click.option("--json", "as_json", is_flag=True, help="Print what the node says, with events.")
+def list_webhooks(node: str, as_json: bool) -> None:
+    """List receivers: how many events wait, and how many were given up."""
+    raw = ask(node, "GET", "/api/webhooks")
+    if as_json:
+        click.echo(raw)
+        return
+    found: list[dict[str, Any]] = json.loads(raw)
+    rows = [
+        (
+            one["name"],
+            str(one["waiting"]),
+            str(one["given_up"]),
+            one["url"],
+            one["events"][0]["reason"] if one["events"] else "",
+        )
+        for one in found
+    ]
+    table(("NAME", "WAITING", "GIVEN UP", "URL", "REASON"), rows)
+
+
+@webhook.command("test")
+@click.argument("name")
+@required_node_option
+def ping(name: str, node: str) -> None:
+    """Have the node send a ping to receiver NAME, and say how that went."""
+    ask(node, "POST", f"/api/webhooks/{name}/test")
+    click.echo(f"{name} has taken the ping", err=True)
+
+
+@webhook.command("redeliver")
+@click.argument("name")
+@required_node_option
+def redeliver(name: str, node: str) -> None:
+    """Have the node send once more what receiver NAME did not take."""
+    number = json.loads(ask(node, "POST", f"/api/webhooks/{name}/redeliver"))["events"]
+    click.echo(f"{number} events wait for {name} again", err=True)

@@ -150,8 +150,8 @@ def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
 
 def _project(asked: Asked, options: Options) -> Project:
     from shipline.build import parse_platforms
-    from shipline.policy.tags import TagsSection
     from shipline.ship import Project
+    from shipline.tags import TagsSection
 
     config = asked.config
     if config is None or config.file is None:

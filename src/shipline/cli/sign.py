@@ -1,20 +1,31 @@
-"""`shipline sign`: sign images in registries."""
+"""`shipline sign` and `shipline attest`: sign images in registries, and attach signed statements to
+them.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shipline.cli.signing import (
+    Place,
     annotations_of,
     image_option,
     open_images,
     password_option,
     private_keys,
 )
+from shipline.errors import UsageError
 from shipline.oci import Reference
+
+if TYPE_CHECKING:
+    from shipline.supply import Statement
+
 
 FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
 
@@ -90,3 +101,93 @@ def command(
                 what = "signed" if one.attached else "was signed already"
                 click.echo(f"{place.reference.name}@{one.target.digest} {what}", err=True)
             click.echo(str(place))
+
+
+_LIMIT = 64 << 20  # bytes of a file; what can be attached is less
+
+
+@click.command("attest")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
+@password_option
+@click.option("--predicate", metavar="FILE", help="The predicate, JSON; - is standard input.")
+@click.option(
+    "--type",
+    "kind",
+    default="custom",
+    show_default=True,
+    metavar="TYPE",
+    help="slsaprovenance1, spdx, cyclonedx, vuln, openvex, test-result, vsa, custom, or a URI.",
+)
+@click.option("--statement", metavar="FILE", help="A whole in-toto statement instead.")
+@click.option(
+    "--replace", is_flag=True, help="Take away what the key attested of this type before."
+)
+@click.option("--form", type=click.Choice(list(FORMS)), default="both", show_default=True)
+@image_option
+def attest_command(
+    images: Sequence[str],
+    keys: Sequence[str],
+    password_file: Path | None,
+    predicate: str | None,
+    kind: str,
+    statement: str | None,
+    replace: bool,
+    form: str,
+    allow_http_registry: bool,
+) -> None:
+    """Attach a statement about IMAGE..., signed with KEY.
+
+    Attaching the same statement again changes nothing.
+    """
+    from shipline.supply import Form, attest
+
+    if (predicate is None) == (statement is None):
+        raise UsageError("give either --predicate FILE or --statement FILE")
+    content = _read(predicate or statement or "")
+    signers = private_keys(keys, password_file)
+    with open_images(images, plain=allow_http_registry) as places:
+        said = [_statement(place, content, kind, whole=statement is not None) for place in places]
+        for place, one in zip(places, said, strict=True):
+            done = attest(
+                place.repository,
+                place.target,
+                one,
+                signers,
+                forms=[Form(name) for name in FORMS[form]],
+                replace=replace,
+            )
+            what = "attested" if done.attached else "was attested already"
+            click.echo(f"{place} {what}: {one.predicate_type}", err=True)
+            click.echo(str(place))
+
+
+def _statement(place: Place, content: bytes, kind: str, *, whole: bool) -> Statement:
+    from shipline.supply import Statement, predicate_type, statement_about
+
+    if whole:
+        return Statement.parse(content)
+    uri = predicate_type(kind)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        if kind != "custom":
+            raise UsageError(f"--predicate: a predicate of type {kind} must be JSON") from None
+        value = content.decode(errors="replace")
+    if not isinstance(value, dict) and kind != "custom":
+        raise UsageError(f"--predicate: a predicate of type {kind} must be a JSON object")
+    return statement_about(place.target, place.reference, uri, value)
+
+
+def _read(path: str) -> bytes:
+    try:
+        if path == "-":
+            content = sys.stdin.buffer.read(_LIMIT + 1)
+        else:
+            with open(path, "rb") as file:
+                content = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > _LIMIT:
+        raise UsageError(f"{path} is larger than {_LIMIT >> 20} MiB, too large to be attached")
+    return content

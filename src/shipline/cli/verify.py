@@ -16,8 +16,8 @@ from shipline.cli.signing import Place, annotations_of, image_option, open_image
 from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from shipline.policy.trust import Trust, Verdict
     from shipline.supply import Attestation, Signature
+    from shipline.trust import Trust, Verdict
 
 _KEYS = click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="A public key, or env://NAME."
@@ -156,7 +156,7 @@ def _show(place: Place, signatures: Sequence[Signature], output: str) -> None:
 
 
 def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> None:
-    from shipline.policy.trust import Judge
+    from shipline.trust import Judge
 
     judge = Judge(trust)
     with open_images(images, plain=plain) as places:
@@ -170,7 +170,7 @@ def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> Non
 
 def _trust(policy: Path | None) -> Trust:
     from shipline.config import load
-    from shipline.policy.trust import load_trust, read_containers_policy
+    from shipline.trust import load_trust, read_containers_policy
 
     if policy is not None and policy.suffix == ".json":
         found = load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)

@@ -46,7 +46,7 @@ def command(
 
 
 def _decided(asked: Asked, why: bool, as_json: bool, reserving: bool) -> None:
-    from shipline.policy.tags import reserve
+    from shipline.tags import reserve
 
     if reserving:
         decision = reserve(asked.git, asked.section, asked.event, fetch=True, now=asked.now)

@@ -1,9 +1,8 @@
 """shipline.yaml: found, read with places, decoded into the sections that each feature owns."""
 
 from shipline.config.document import InvalidConfig, Mark, Problem
-from shipline.config.load import NAMES, find, load, loads
-from shipline.config.schema import file_schema, reference
-from shipline.config.sections import Config
+from shipline.config.json_schema import file_schema, reference
+from shipline.config.loading import NAMES, Config, find, load, loads
 from shipline.config.shape import encode
 
 __all__ = [

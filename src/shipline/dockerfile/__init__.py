@@ -5,8 +5,16 @@ a target needs, then walk each stage with `apply`, which expands one instruction
 scope for the next.
 """
 
-from shipline.dockerfile.checks import DESCRIPTIONS, CheckOptions, rule_url
-from shipline.dockerfile.directives import Directives, detect_syntax
+from shipline.dockerfile.checks import (
+    DESCRIPTIONS,
+    CheckOptions,
+    LintWarning,
+    check_options,
+    enforce,
+    lint,
+    lint_base_platform,
+    rule_url,
+)
 from shipline.dockerfile.history import (
     COMMENT,
     DEFAULT_SHELL,
@@ -19,7 +27,15 @@ from shipline.dockerfile.history import (
     script_of,
     working_directory,
 )
-from shipline.dockerfile.ignore import UNMATCHED, IgnoreRules, Match, Pattern
+from shipline.dockerfile.ignore import (
+    UNMATCHED,
+    IgnoreRules,
+    Match,
+    Pattern,
+    Wildcard,
+    has_wildcards,
+    split_wildcards,
+)
 from shipline.dockerfile.instructions import (
     Add,
     Arg,
@@ -46,9 +62,8 @@ from shipline.dockerfile.instructions import (
     Volume,
     Workdir,
 )
-from shipline.dockerfile.lint import LintWarning, check_options, enforce, lint, lint_base_platform
 from shipline.dockerfile.mounts import Mount, MountFlag, MountType, Sharing, resolve_mount
-from shipline.dockerfile.parser import ParseWarning
+from shipline.dockerfile.parser import Directives, ParseWarning, detect_syntax
 from shipline.dockerfile.plan import (
     SCRATCH,
     ContextSource,
@@ -58,21 +73,22 @@ from shipline.dockerfile.plan import (
     StageSource,
     stage_plan,
 )
-from shipline.dockerfile.ports import exposed_ports
-from shipline.dockerfile.predefined import PROXY_NAMES, PlatformArgs, proxy_variables
 from shipline.dockerfile.reading import parse_trigger
 from shipline.dockerfile.scope import (
     DEFAULT_PATH,
+    PROXY_NAMES,
     Base,
     GlobalScope,
+    PlatformArgs,
     Scope,
     Step,
     apply,
     open_scope,
+    proxy_variables,
 )
 from shipline.dockerfile.stages import Dockerfile, Stage, parse_dockerfile, resolve_target
-from shipline.dockerfile.suggest import nearest
-from shipline.dockerfile.wildcards import Wildcard, has_wildcards, split_wildcards
+from shipline.dockerfile.text import nearest
+from shipline.dockerfile.values import exposed_ports
 from shipline.dockerfile.words import Expansion, process_word
 
 __all__ = [

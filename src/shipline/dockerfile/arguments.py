@@ -9,7 +9,7 @@ import json
 import re
 from typing import NoReturn
 
-from shipline.dockerfile.quoting import SPACES, quote
+from shipline.dockerfile.text import SPACES, quote
 from shipline.errors import DockerfileError
 
 BLANKS = re.compile(r"[\t\v\f\r ]+")

@@ -10,10 +10,10 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from shipline.dockerfile import instructions as ins
-from shipline.dockerfile.durations import format_duration
 from shipline.dockerfile.parser import chomp, parse_heredoc
-from shipline.dockerfile.quoting import quote
 from shipline.dockerfile.scope import Scope
+from shipline.dockerfile.text import quote
+from shipline.dockerfile.values import format_duration
 from shipline.errors import DockerfileError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")

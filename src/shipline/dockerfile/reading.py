@@ -17,14 +17,19 @@ from shipline.dockerfile.arguments import (
     quoted_words,
     split_instruction,
 )
-from shipline.dockerfile.copying import read_add, read_copy
-from shipline.dockerfile.fields import common, located, read_command
-from shipline.dockerfile.flags import Flags, read_flags
-from shipline.dockerfile.healthcheck import read_health_check
+from shipline.dockerfile.fields import (
+    Flags,
+    common,
+    located,
+    read_add,
+    read_command,
+    read_copy,
+    read_flags,
+    read_health_check,
+)
 from shipline.dockerfile.mounts import parse_mount_flag
 from shipline.dockerfile.parser import Node, parse
-from shipline.dockerfile.quoting import SPACES, quote
-from shipline.dockerfile.suggest import did_you_mean, nearest
+from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")

@@ -1,4 +1,7 @@
-"""The variables that the words of a Dockerfile can see, and what each instruction does to them.
+"""The variables that the words of a Dockerfile can see, the predefined ones included, and what each
+instruction does to them.
+
+Source: Dockerfile reference, "Automatic platform ARGs in the global scope", "Predefined ARGs".
 
 Source: Dockerfile reference, "ARG", "ENV", "Predefined ARGs", "Automatic platform ARGs". As in
 BuildKit the later of ENV and ARG wins within the build, and a stage made from another stage
@@ -13,13 +16,55 @@ from dataclasses import dataclass, field, replace
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
 from shipline.dockerfile.mounts import Mount, resolve_mount
-from shipline.dockerfile.ports import exposed_ports
-from shipline.dockerfile.predefined import PlatformArgs
-from shipline.dockerfile.signals import checked_signal
 from shipline.dockerfile.stages import Dockerfile, Stage
-from shipline.dockerfile.suggest import did_you_mean
+from shipline.dockerfile.text import did_you_mean
+from shipline.dockerfile.values import checked_signal, exposed_ports
 from shipline.dockerfile.words import BACKSLASH, Expansion, Mode, process_word
 from shipline.errors import DockerfileError
+
+PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformArgs:
+    """The platforms of a build as `os/arch[/variant]`: what it makes, where it runs."""
+
+    target: str
+    build: str
+
+    def variables(self, stage: str = "") -> dict[str, str]:
+        """The platform ARGs; `stage` is the name of the target stage, if it has one."""
+        return {
+            **_platform_variables("BUILD", self.build),
+            **_platform_variables("TARGET", self.target),
+            "TARGETSTAGE": stage or "default",
+        }
+
+
+def _platform_variables(prefix: str, platform: str) -> dict[str, str]:
+    system, _, rest = platform.partition("/")
+    architecture, _, variant = rest.partition("/")
+    return {
+        f"{prefix}PLATFORM": platform,
+        f"{prefix}OS": system.partition("(")[0],
+        f"{prefix}OSVERSION": system.partition("(")[2].removesuffix(")"),
+        f"{prefix}ARCH": architecture,
+        f"{prefix}VARIANT": variant,
+    }
+
+
+def proxy_variables(build_args: Mapping[str, str]) -> dict[str, str]:
+    """The proxy settings among `build_args`, each name in both letter cases.
+
+    They belong in the environment of a command even undeclared, and never in a cache key.
+    """
+    given = {name.upper(): value for name, value in build_args.items()}
+    result = {}
+    for name in PROXY_NAMES:
+        if name in given:
+            result[name] = result[name.lower()] = given[name]
+    return result
+
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOT_IN_ENVIRONMENT = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})

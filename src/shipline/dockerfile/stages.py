@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shipline.dockerfile import instructions as ins
-from shipline.dockerfile.directives import Directives
-from shipline.dockerfile.parser import ParseWarning, parse
+from shipline.dockerfile.parser import Directives, ParseWarning, parse
 from shipline.dockerfile.reading import read_instruction
-from shipline.dockerfile.suggest import did_you_mean
+from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError, Span
 
 

@@ -1,9 +1,9 @@
 """File trees, tar archives and compressed layers, and the ways between them."""
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
-from shipline.layer.changeset import Lower, changeset, conform, lower_directory
-from shipline.layer.codec import Codec, Compression, codec
-from shipline.layer.decompress import Archive, decompress, sniff
+from shipline.layer.changesets import Lower, changeset, conform, lower_directory
+from shipline.layer.codecs import Codec, Compression, codec
+from shipline.layer.decompression import Archive, decompress, sniff
 from shipline.layer.entry import (
     CAPABILITY,
     Content,

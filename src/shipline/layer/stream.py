@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from shipline.content import Ingest
-from shipline.layer.codec import BLOCK, Codec, cut
+from shipline.layer.codecs import BLOCK, Codec, cut
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import Limiter, TaskGroup
 

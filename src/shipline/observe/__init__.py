@@ -3,9 +3,8 @@
 from shipline.observe.board import Activity, Board, Vertex
 from shipline.observe.box import boxed, excerpt, failure_box
 from shipline.observe.choose import can_encode, open_sinks
-from shipline.observe.groups import GroupsSink
 from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
-from shipline.observe.lines import LinesSink
+from shipline.observe.lines import GroupsSink, LinesSink
 from shipline.observe.text import clean
 from shipline.observe.tty import TtySink
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Self
 
 from shipline.server.access import Entrance
-from shipline.server.chores import Chore, chore_routes, collection, retention
-from shipline.server.collect import collect_forever
-from shipline.server.collection import Report
-from shipline.server.door.retention import retain_forever
-from shipline.server.door.rules import RuleDoor
+from shipline.server.admission.retention import retain_forever
+from shipline.server.admission.rules import RuleDoor
+from shipline.server.gc import Report, collect_forever
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks, hook_routes
+from shipline.server.jobs import Chore, chore_routes, collection, retention
 from shipline.server.journal import Event
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests

@@ -1,4 +1,5 @@
-"""Requests and responses as values, and a routing table; knows no registry and no server.
+"""Requests and responses as values, who asks, ranges and conditions (RFC 9110), and a routing
+table; knows no registry and no server.
 
 A handler is a function of a request. One that needs more than what is in memory is a generator: it
 yields what it needs (a `Step`), gets the next bytes of the body for READ, and returns the response.
@@ -17,8 +18,58 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
-from shipline.server.identity import NOBODY, Identity
 from shipline.server.problems import Problem
+
+Action = Literal["pull", "push", "update", "delete"]
+"""`push` brings content and names that are new, `update` moves a tag that is there."""
+
+Kind = Literal["anonymous", "user", "robot"]
+May = Callable[[Action, str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An account for the length of one request, limited to what its credentials allow.
+
+    `name` is the login name, empty for nobody; `operator` may see and do everything that concerns
+    the node as a whole.
+    """
+
+    name: str
+    kind: Kind
+    rights: May
+    operator: bool = False
+    account: May | None = None  # rights of the account, where these credentials have less
+    stamp: str = field(default="", repr=False)  # another one once the account's secrets changed
+
+    def may(self, action: Action, repository: str, tag: str = "") -> bool:
+        """Whether the action is allowed; with `tag`, for that name of a manifest."""
+        return self.rights(action, repository, tag)
+
+    def could(self, action: Action, repository: str) -> bool:
+        """Whether the account is allowed to, whatever these credentials are limited to."""
+        return (self.account or self.rights)(action, repository, "")
+
+    @property
+    def actor(self) -> str:
+        """The name for records: what did this."""
+        return self.name or "anonymous"
+
+
+def _everything(action: Action, repository: str, tag: str) -> bool:
+    return True
+
+
+def _nothing(action: Action, repository: str, tag: str) -> bool:
+    return False
+
+
+ANYONE = Identity("", "anonymous", _everything, operator=True)
+"""Everybody, at a node without accounts."""
+
+NOBODY = Identity("", "anonymous", _nothing)
+"""A request that nobody has looked at yet: it may do nothing."""
+
 
 SMALL_BODY = 1 << 20  # bytes of a request's body where its route says nothing else
 Headers = list[tuple[str, str]]
@@ -267,3 +318,55 @@ def find(table: tuple[Route, ...], request: Request) -> Found:
             )
         return Found(entry, handler, match.groupdict())
     raise Problem(404, "UNSUPPORTED", "there is nothing at this path")
+
+
+_RANGE = re.compile(r"bytes=(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.IGNORECASE)
+_LONGEST = 100  # characters of a Range header that we read
+
+
+class NotSatisfiable(Exception):
+    """No byte of the content lies in the range."""
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first and last byte that are asked for, clamped to `size`; None means all.
+
+    A header that asks for several ranges or makes no sense is ignored (RFC 9110, 14.2). Raises
+    NotSatisfiable where the range begins behind the end, of the content or its own.
+    """
+    if not header or len(header) > _LONGEST:
+        return None
+    match = _RANGE.match(header.replace(" ", ""))
+    if match is None:
+        return None
+    if match[3]:
+        length = min(int(match[3]), size)
+        if length == 0:
+            raise NotSatisfiable
+        return size - length, size - 1
+    first, last = int(match[1]), int(match[2]) if match[2] else size - 1
+    if first >= size or last < first:
+        raise NotSatisfiable
+    return first, min(last, size - 1)
+
+
+def may_change(if_match: str | None, if_none_match: str | None, etag: str) -> bool:
+    """Whether the client wants what has `etag` now to change; empty is what is not there (RFC 9110,
+    13.1.1 and 13.1.2).
+    """
+    if if_match is not None:
+        wanted = {one.strip() for one in if_match.split(",")}
+        if not etag or not wanted & {"*", etag}:
+            return False
+    return not etag or not unchanged(if_none_match, etag)
+
+
+def unchanged(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison).
+
+    A digest without quotes is taken too: docker-registry takes it, and clients send it.
+    """
+    if if_none_match is None:
+        return False
+    known = {one.strip().removeprefix("W/").strip('"') for one in if_none_match.split(",")}
+    return etag.strip('"') in known or "*" in known

@@ -1,6 +1,15 @@
-"""The mark of a data directory: the version of its layout, and the store of its records.
+"""The files of a data directory beside blobs and records: the layout's version, the names in it,
+some room kept free.
 
-    DIR/layout.json     {"layout": 2, "metadata": "sqlite"}
+DIR/catalogue.jsonl     {"repository": NAME, "digest": DIGEST, "mediaType": TYPE, "tags": [TAG]}
+
+One line for each manifest. Written after each collection, so it may be an hour old; only `recover`
+reads it.
+
+Removing records writes to the store of the records. `DIR/reserve` is a file without content that
+holds the room for that.
+
+DIR/layout.json     {"layout": 2, "metadata": "sqlite"}
 
 Layout 1 had no mark, no `needed` and no `usage` records; opening it makes it a 2.
 """
@@ -8,13 +17,105 @@ Layout 1 had no mark, no `needed` and no `usage` records; opening it makes it a 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.errors import ConfigError, ContentError
-from shipline.metadata import DRIVERS
-from shipline.server.disk import sync_directory
+from shipline.metadata import DRIVERS, Records, walk
+
+
+def seal(fd: int) -> None:
+    """Make a file read-only and its bytes durable."""
+    os.fchmod(fd, 0o444)
+    os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_NAME = "catalogue.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A manifest of a repository, and what it is called there."""
+
+    repository: str
+    digest: str
+    media_type: str
+    tags: tuple[str, ...]
+
+
+def write_catalogue(root: Path, records: Records) -> None:
+    """Durable on return; a reader sees the old file or the new one."""
+    draft = root / f"{_NAME}.new"
+    with draft.open("w") as file:
+        for (name,), _ in walk(records, ("repository",)):
+            for (digest,), value in walk(records, ("manifest", name)):
+                tags = [tag for (tag,), _ in walk(records, ("tagged", name, digest))]
+                kind = json.loads(value)["mediaType"]
+                line = {"repository": name, "digest": digest, "mediaType": kind, "tags": tags}
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(root / _NAME)
+    sync_directory(root)
+
+
+def read_catalogue(root: Path) -> Iterator[Entry]:
+    """What was written last; nothing where nothing was, and no line that cannot be read."""
+    try:
+        file = (root / _NAME).open()
+    except FileNotFoundError:
+        return
+    with file:
+        for text in file:
+            try:
+                line = json.loads(text)
+                yield Entry(
+                    line["repository"], line["digest"], line["mediaType"], tuple(line["tags"])
+                )
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+_log = logging.getLogger(__name__)
+_ROOM = 16 << 20  # bytes
+_SHARE = 16  # of the disk at most the 16th part
+
+
+class Reserve:
+    def __init__(self, root: Path) -> None:
+        self._path = root / "reserve"
+
+    def hold(self) -> None:
+        """Take the room where it is to be had; elsewhere say so in the log."""
+        try:
+            disk = os.statvfs(self._path.parent)
+            room = min(_ROOM, disk.f_blocks * disk.f_frsize // _SHARE)
+            if self._path.exists() and self._path.stat().st_blocks * 512 >= room:
+                return
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, room)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _log.warning("no room in reserve for collections: %s", error)
+
+    def release(self) -> None:
+        """Let go of the room."""
+        self._path.unlink(missing_ok=True)
+
 
 VERSION = 2
 _PLACES = {"sqlite": "metadata.db", "rocksdb": "metadata.rocksdb"}

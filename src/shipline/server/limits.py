@@ -1,4 +1,5 @@
-"""What requests may use up of the node: threads, time, memory; shared out by address.
+"""What requests may use up of the node: threads, time, memory, shared out by the address they
+really come from.
 
 A client that must send or take bytes and moves fewer than `rate` a second over a window is cut off.
 The kernel counts what a connection moves (tcp(7), TCP_INFO), so that buffers on the way count for
@@ -8,6 +9,7 @@ nobody.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import struct
@@ -16,12 +18,55 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from shipline.server.access.proxies import neighbourhood
+from shipline.net import read_address
 from shipline.server.http import CPU, DISK, RESERVED, Step
 from shipline.server.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A block of addresses in CIDR notation, or one address."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError."""
+        ipaddress.ip_network(text)
+        return cls(text)
+
+    def holds(self, address: str) -> bool:
+        """False for what is no address; IPv4 in IPv6 form is IPv4."""
+        found = read_address(address)
+        return found is not None and found in ipaddress.ip_network(self.text)
+
+
+def origin(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
+    """The address of the client: the peer's, or where that is a trusted proxy the last one in
+    X-Forwarded-For that no trusted proxy has written about itself.
+    """
+    address = peer
+    for text in reversed((forwarded or "").split(",")):
+        if not any(network.holds(address) for network in trusted):
+            return address
+        found = read_address(text)
+        if found is None:
+            return address
+        address = str(found)
+    return address
+
+
+def neighbourhood(address: str) -> str:
+    """What one client can choose its address from: an IPv6 network of 64 bits."""
+    found = read_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return address
+
 
 _log = logging.getLogger(__name__)
 _THREADS = {DISK: 16, CPU: 2, RESERVED: 1}

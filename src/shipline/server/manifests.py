@@ -14,8 +14,6 @@ from typing import Any
 from shipline.metadata import Key, walk
 from shipline.oci import Digest, Index, Manifest
 from shipline.server.cache import Stored
-from shipline.server.derive import read_manifest
-from shipline.server.disk import seal, sync_directory
 from shipline.server.entries import (
     Changes,
     Counts,
@@ -26,8 +24,10 @@ from shipline.server.entries import (
     no_manifest_entries,
     no_tag_entries,
     pack,
+    read_manifest,
     tag_entries,
 )
+from shipline.server.layout import seal, sync_directory
 from shipline.server.problems import Problem, manifest_invalid
 from shipline.server.reach import named_after
 from shipline.server.storage import Storage

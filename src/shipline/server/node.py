@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from shipline.server.access import Guard, OpenGuard
-from shipline.server.door import Door, NoDoor
+from shipline.server.admission import Door, NoDoor
 from shipline.server.http import Request, Response, Route
 from shipline.server.journal import Event, EventKind, Listener
 from shipline.server.manifests import Manifests

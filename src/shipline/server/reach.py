@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from shipline.metadata import walk
 from shipline.oci import Digest, Index, media
-from shipline.server.derive import read_manifest
+from shipline.server.entries import read_manifest
 from shipline.server.storage import Storage
 
 _AFTER_AN_IMAGE = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\..+)?\Z")

@@ -7,8 +7,8 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access import AccessSection
-from shipline.server.collection import Collection
-from shipline.server.door.section import DoorSection
+from shipline.server.admission.section import DoorSection
+from shipline.server.gc import Collection
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
 from shipline.units import ByteSize, Duration

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from shipline.errors import Cancelled
 from shipline.server.access import Entrance, Holdings, check_entrance, open_entrance
+from shipline.server.admission.rules import size_limit
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
-from shipline.server.door.quotas import size_limit
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads

@@ -37,8 +37,6 @@ from shipline.errors import ContentError, UsageError
 from shipline.metadata import NOTHING, Key, Records, open_records, walk
 from shipline.oci import Digest
 from shipline.server.cache import Cache, Sizes, Totals
-from shipline.server.derive import derive
-from shipline.server.disk import seal, sync_directory
 from shipline.server.entries import (
     COUNTED,
     Changes,
@@ -46,12 +44,19 @@ from shipline.server.entries import (
     Usage,
     blob_entries,
     counts,
+    derive,
     no_blob_entries,
 )
-from shipline.server.layout import VERSION, Layout, wanted_layout, write_layout
-from shipline.server.locks import SharedLock, Stripes
-from shipline.server.reserve import Reserve
-from shipline.server.touches import Touches
+from shipline.server.layout import (
+    VERSION,
+    Layout,
+    Reserve,
+    seal,
+    sync_directory,
+    wanted_layout,
+    write_layout,
+)
+from shipline.server.locks import SharedLock, Stripes, Touches
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

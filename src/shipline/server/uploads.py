@@ -22,9 +22,9 @@ from pathlib import Path
 
 from shipline.metadata import walk
 from shipline.oci import Digest
-from shipline.server.disk import sync_directory
 from shipline.server.entries import pack
 from shipline.server.http import PAUSE, ClientGone, Steps
+from shipline.server.layout import sync_directory
 from shipline.server.problems import (
     Problem,
     digest_invalid,

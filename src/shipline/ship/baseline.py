@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 
 from shipline.errors import NotFound
+from shipline.gates import SUMMARY_TYPE, Baseline
 from shipline.git import Git, read_repository, tags
 from shipline.oci import Descriptor
-from shipline.policy.gates import SUMMARY_TYPE, Baseline
-from shipline.policy.tags import Clone, Decision, TagsSection, last_version
 from shipline.ship.names import Remote
 from shipline.supply import PublicKey, examine_attestations
+from shipline.tags import Clone, Decision, TagsSection, last_version
 
 
 def find_baseline(

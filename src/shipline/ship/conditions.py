@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shipline.globs import glob
-from shipline.policy.tags import Event
 from shipline.ship.section import When, listed
+from shipline.tags import Event
 
 
 def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from shipline.ship.scanners import scanner
 from shipline.ship.section import Pipeline, Step, listed
 
 if TYPE_CHECKING:
-    from shipline.policy.gates import GatesSection
+    from shipline.gates import GatesSection
 
 
 _FINDINGS = ("analysis", "secrets", "vulnerabilities")
@@ -28,7 +28,7 @@ def fed_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection 
     fed = [*_named(pipeline)]
     if not fed:
         return section
-    from shipline.policy.gates import REPORT_GATES, GatesSection
+    from shipline.gates import REPORT_GATES, GatesSection
 
     section = section or GatesSection()
     names = {name for name, _, _ in section.gates()}
@@ -63,8 +63,8 @@ def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
     """What reports find fault with: findings, vulnerabilities, failed tests; one line each. Files
     that are no report say nothing.
     """
-    from shipline.policy.gates.evidence import read
-    from shipline.policy.gates.reports import Findings, TestResults, Vulnerabilities
+    from shipline.gates.evidence import read
+    from shipline.gates.reports import Findings, TestResults, Vulnerabilities
 
     found: list[str] = []
     for path in paths:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.events import Step as Span
-from shipline.git import Changes, Git, GitError, changed_lines
-from shipline.oci import Descriptor
-from shipline.policy.gates import (
+from shipline.gates import (
     Context,
     Workplace,
     image_facts,
@@ -17,6 +15,8 @@ from shipline.policy.gates import (
     render,
     run_gates,
 )
+from shipline.git import Changes, Git, GitError, changed_lines
+from shipline.oci import Descriptor
 from shipline.ship.baseline import find_baseline
 from shipline.ship.chain import Outcome
 from shipline.ship.feeds import reports_of, without_image

@@ -16,7 +16,10 @@ from shipline.oci import (
     Digest,
     Reference,
 )
-from shipline.policy.tags import (
+from shipline.ship.plan import Naming
+from shipline.ship.source import Source
+from shipline.supply import Attachable
+from shipline.tags import (
     PULL_MERGE,
     REVISION,
     Decision,
@@ -27,9 +30,6 @@ from shipline.policy.tags import (
     require_free,
     snapshot,
 )
-from shipline.ship.plan import Naming
-from shipline.ship.source import Source
-from shipline.supply import Attachable
 
 _SHORT = 12  # digits of a commit or tree in a tag
 

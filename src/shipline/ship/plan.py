@@ -12,11 +12,11 @@ from typing import Any
 
 from shipline.errors import UsageError
 from shipline.oci import Digest
-from shipline.policy.tags import Event
 from shipline.ship.conditions import unmet
 from shipline.ship.scanners import scan_shown
 from shipline.ship.section import RESERVED, Pipeline, Step
 from shipline.ship.source import Source
+from shipline.tags import Event
 
 
 class Kind(StrEnum):

@@ -11,7 +11,14 @@ from shipline.dockerfile import nearest
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
 from shipline.oci import Digest, Reference
-from shipline.policy.tags import (
+from shipline.ship.feeds import fed_gates
+from shipline.ship.imaging import Facts, build_request
+from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
+from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
+from shipline.ship.project import Project, World
+from shipline.ship.section import RESERVED, Build
+from shipline.ship.source import Source, read_source
+from shipline.tags import (
     Decision,
     Event,
     TagConflict,
@@ -21,13 +28,6 @@ from shipline.policy.tags import (
     reusable,
     survey,
 )
-from shipline.ship.feeds import fed_gates
-from shipline.ship.imaging import Facts, build_request
-from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
-from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
-from shipline.ship.project import Project, World
-from shipline.ship.section import RESERVED, Build
-from shipline.ship.source import Source, read_source
 
 _NAMED = frozenset(RESERVED) - {"gates"}
 _DOCKERFILE_HINT = (

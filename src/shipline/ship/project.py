@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from shipline.build import BuildRequest
 from shipline.events import Step
 from shipline.oci import Descriptor, Reference
-from shipline.policy.tags import Event, TagsSection
 from shipline.ship.names import Remote
 from shipline.ship.section import Pipeline
 from shipline.supply import PrivateKey
+from shipline.tags import Event, TagsSection
 
 if TYPE_CHECKING:
-    from shipline.policy.gates import GatesSection
+    from shipline.gates import GatesSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.git import Git, GitError, fetch_tags, read_repository
 from shipline.oci import Descriptor, Reference
-from shipline.policy.tags import Decision, reserve
 from shipline.ship.chain import Outcome
 from shipline.ship.commands import Commands, Pushed
 from shipline.ship.copying import copy_with_evidence
@@ -33,6 +32,7 @@ from shipline.ship.provenance import PREDICATE, provenance
 from shipline.ship.record import DONE
 from shipline.ship.runs import Recorder
 from shipline.supply import PrivateKey, Statement, attest, sign
+from shipline.tags import Decision, reserve
 from shipline.tasks import TaskGroup
 
 

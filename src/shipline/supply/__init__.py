@@ -1,13 +1,15 @@
 """Statements about images: signatures and attestations, made and verified."""
 
 from shipline.supply.attach import FORMS
-from shipline.supply.attest import STATEMENT_LIMIT, attest, statement_about
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
+    Attachable,
+    Evidence,
     Form,
     Kind,
     Limits,
+    Referring,
     Rejected,
     Why,
     attachment_tag,
@@ -35,8 +37,7 @@ from shipline.supply.keyfile import (
     write_key_pair,
 )
 from shipline.supply.keys import PrivateKey, PublicKey, generate_key
-from shipline.supply.protocols import Attachable, Evidence, Referring
-from shipline.supply.sign import Signed, sign, signable
+from shipline.supply.signing import STATEMENT_LIMIT, Signed, attest, sign, signable, statement_about
 from shipline.supply.statement import (
     COSIGN_SIGN,
     NAMES,
@@ -47,7 +48,7 @@ from shipline.supply.statement import (
     short_name,
     stated_time,
 )
-from shipline.supply.verify import (
+from shipline.supply.verification import (
     OPTIONAL,
     SAME_REPOSITORY,
     Attestation,

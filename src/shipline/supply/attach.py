@@ -23,12 +23,12 @@ from shipline.oci import (
 from shipline.supply.claims import (
     DEFAULT_LIMITS,
     PREDICATE_ANNOTATION,
+    Attachable,
     Form,
     Kind,
     attachment_tag,
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
-from shipline.supply.protocols import Attachable
 from shipline.tasks import sleep
 
 FORMS = (Form.TAG, Form.BUNDLE)

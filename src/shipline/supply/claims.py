@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from typing import Protocol, runtime_checkable
 
-from shipline.content import Fetcher, fetch_all
+from shipline.content import Fetcher, Repository, Resolver, fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Manifest, media, parse_manifest
 from shipline.supply.envelopes import (
@@ -25,7 +26,31 @@ from shipline.supply.envelopes import (
     from_base64,
 )
 from shipline.supply.keys import PublicKey
-from shipline.supply.protocols import Evidence
+
+
+class Referring(Protocol):
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Manifests whose subject is `target`, of one artifact type if it is given."""
+
+
+class Evidence(Fetcher, Resolver, Referring, Protocol):
+    """A place to read statements from; registries and the storage of a node are such places."""
+
+
+class Attachable(Repository, Referring, Protocol):
+    """A place to attach statements to images."""
+
+
+@runtime_checkable
+class _Mirrored(Protocol):
+    @property
+    def unmirrored(self) -> Attachable: ...
+
+
+def at_the_source(repository: Attachable) -> Attachable:
+    """The repository without mirrors: what a stale one says would be written back as the truth."""
+    return repository.unmirrored if isinstance(repository, _Mirrored) else repository
+
 
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"

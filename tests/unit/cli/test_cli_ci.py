@@ -12,7 +12,7 @@ import pytest
 from commands import run_shipline
 from commits import with_remote
 from shipline import __version__
-from shipline.cli.workflows import own_requirement
+from shipline.cli.ci import own_requirement
 
 FILE = "image: registry.example/team/app\nsteps: {test: make test}\n"
 WORKFLOW = ".github/workflows/shipline.yml"

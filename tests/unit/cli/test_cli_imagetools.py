@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import run_shipline
-from shipline.cli.imagetools import _result
-from shipline.cli.inspection import Inspection, describe, look_up
+from shipline.cli.imagetools import Inspection, _result, describe, look_up
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import NotFound

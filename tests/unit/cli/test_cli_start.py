@@ -9,8 +9,7 @@ import click
 import pytest
 
 from commands import run_shipline
-from shipline.cli.lazy import Entry
-from shipline.cli.program import COMMANDS, POINTERS
+from shipline.cli.program import COMMANDS, POINTERS, Entry
 
 _HEAVY = {
     *("urllib3", "cryptography", "aiohttp", "zstandard", "packaging", "prometheus_client"),
@@ -35,7 +34,7 @@ def test_the_program_starts_without_what_it_does_not_need(arguments: list[str]) 
 
 
 def test_gates_load_what_knows_licences_only_for_a_rule_about_them() -> None:
-    loaded = set(python("import sys, shipline.policy.gates; print(*sys.modules)").split())
+    loaded = set(python("import sys, shipline.gates; print(*sys.modules)").split())
     assert not loaded & {"license_expression", "packageurl"}
 
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.config import InvalidConfig, encode
-from shipline.config.decode import decode
+from shipline.config.decoding import decode
 from shipline.config.document import read_document
-from shipline.config.schema import schema
+from shipline.config.json_schema import schema
 from shipline.errors import ConfigError
 from shipline.units import Duration
 

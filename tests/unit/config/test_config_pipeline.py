@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shipline.config import InvalidConfig, loads
-from shipline.policy.gates import CoverageGate, GatesSection, TestsGate
+from shipline.gates import CoverageGate, GatesSection, TestsGate
 from shipline.ship import fed_gates
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipline.deliver.ci import Invocation, invocation
-from shipline.deliver.ci.action import variable
-from shipline.deliver.ci.lists import by_comma, by_line
+from shipline.deliver.ci.action import by_comma, by_line, variable
 from shipline.errors import UsageError
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from shipline.deliver.ci import CiSection, Pins, State, freshness, kind_of
-from shipline.deliver.ci.document import Comment, Inline, Noted, render
-from shipline.deliver.ci.header import headed
+from shipline.deliver.ci.document import Comment, Inline, Noted, headed, render
 from shipline.errors import ConfigError
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=20)

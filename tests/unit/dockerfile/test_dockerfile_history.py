@@ -23,7 +23,7 @@ from shipline.dockerfile import (
     resolve_path,
     script_of,
 )
-from shipline.dockerfile.quoting import quote
+from shipline.dockerfile.text import quote
 
 
 def history(content: str, *, workdir: str = "/") -> list[str | None]:

@@ -35,7 +35,7 @@ from shipline.dockerfile import (
     parse_dockerfile,
     parse_trigger,
 )
-from shipline.dockerfile.durations import format_duration, parse_duration
+from shipline.dockerfile.values import format_duration, parse_duration
 from shipline.errors import DockerfileError, Span
 
 

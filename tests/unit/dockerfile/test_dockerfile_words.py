@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.dockerfile import process_word
-from shipline.dockerfile.quoting import quote
+from shipline.dockerfile.text import quote
 from shipline.dockerfile.words import Mode
 from shipline.errors import DockerfileError
 

@@ -18,9 +18,8 @@ from terminal import Screen, Terminal
 from shipline.events import Started
 from shipline.observe import TtySink
 from shipline.observe.board import Board, Vertex
-from shipline.observe.frame import live_lines
 from shipline.observe.text import cells
-from shipline.observe.tty import reflowing
+from shipline.observe.tty import live_lines, reflowing
 
 
 def test_finished_steps_stay_once_each_and_in_order() -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from node_app import fill
 from shipline.oci import Descriptor, Digest, Index, Manifest
-from shipline.server.collect import collect
-from shipline.server.collection import Collection, Report
+from shipline.server.gc import Collection, Report, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads

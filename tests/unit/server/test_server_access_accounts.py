@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.server.access.accounts import Access, Permission
+from shipline.server.access.accounts import Access, Permission, Wish
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, read_audit
-from shipline.server.access.directory import Directory
-from shipline.server.access.login import Logins, Throttle
-from shipline.server.access.refresh import issue_refresh, refresh_tokens, subject_of
-from shipline.server.access.rights import allowed
-from shipline.server.access.secret import (
+from shipline.server.access.login import (
+    Logins,
+    Throttle,
     generate_secret,
     hash_password,
     same_password,
 )
-from shipline.server.access.wishes import Wish
+from shipline.server.access.rights import allowed
+from shipline.server.access.store import Directory
+from shipline.server.access.tokens import issue_refresh, refresh_tokens, subject_of
 from shipline.server.journal import Event
 from shipline.server.problems import Problem
 

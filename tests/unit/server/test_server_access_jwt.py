@@ -14,10 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shipline.server.access.directory import Directory
-from shipline.server.access.jwt import InvalidToken, encode, public_jwk, sign, verify
-from shipline.server.access.keys import Keys, rotate
+from shipline.server.access.keys import InvalidToken, Keys, encode, public_jwk, rotate, sign, verify
 from shipline.server.access.section import AccessSection
+from shipline.server.access.store import Directory
 from shipline.server.access.tokens import Tokens
 
 NOW = 1_700_000_000.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipline.server.access.proxies import Network, neighbourhood, origin
+from shipline.server.limits import Network, neighbourhood, origin
 
 TRUSTED = (Network("10.0.0.0/8"), Network("2001:db8::/32"))
 addresses = st.ip_addresses(v=4).map(str)

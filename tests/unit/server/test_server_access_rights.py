@@ -19,16 +19,15 @@ from shipline.server.access.accounts import (
     Project,
     Robot,
     User,
+    Wish,
     check_project_name,
     check_user_name,
 )
 from shipline.server.access.administration import Administration
-from shipline.server.access.directory import Directory, View
-from shipline.server.access.rights import allowed
-from shipline.server.access.scope import Scope, parse_scopes
+from shipline.server.access.rights import Scope, allowed, parse_scopes
+from shipline.server.access.store import Directory, View
 from shipline.server.access.tokens import limited
-from shipline.server.access.wishes import Wish
-from shipline.server.identity import Action
+from shipline.server.http import Action
 
 ACTIONS = get_args(Action)
 NAMES = ("a", "a/b", "a/bc", "ab/c", "b/c", "a/b/c")

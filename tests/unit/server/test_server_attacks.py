@@ -16,15 +16,15 @@ from shipline.content import MemoryStore, copy_graph
 from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Digest, Index, Manifest, media, parse_manifest
-from shipline.policy.trust import TrustSection
 from shipline.server.access import Administration, Directory
 from shipline.server.access.keys import Keys
-from shipline.server.access.scope import Scope
+from shipline.server.access.rights import Scope
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
-from shipline.server.door.section import DoorSection, ImmutableRule, Quota, VulnerabilityRule
+from shipline.server.admission.section import DoorSection, ImmutableRule, Quota, VulnerabilityRule
 from shipline.server.routes.manifests import _Room
 from shipline.server.storage import Storage
+from shipline.trust import TrustSection
 from shipline.units import ByteSize
 
 PULL = frozenset({"pull"})

@@ -14,10 +14,8 @@ from directories import Directory
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.metadata import open_records, walk
 from shipline.oci import Digest
-from shipline.server.check import Summary, check, opened
-from shipline.server.convert import convert
-from shipline.server.recover import UNNAMED, recover
-from shipline.server.repair import repair
+from shipline.server.fsck import Summary, check, opened
+from shipline.server.recovery import UNNAMED, convert, recover, repair
 from shipline.server.storage import Storage
 
 A, B, C = b"a" * 5000, b"b" * 6000, b"c" * 7000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from served import served
-from shipline.server.chores import Chore, Wish
+from shipline.server.jobs import Chore, Wish
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, sleep
 from spec_client import OCTETS, Answer, Target, sha256

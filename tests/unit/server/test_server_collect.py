@@ -13,8 +13,7 @@ from directories import Directory
 
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
+from shipline.server.gc import Collection, collect
 from shipline.server.journal import Event
 from shipline.server.problems import Problem
 from shipline.units import Duration

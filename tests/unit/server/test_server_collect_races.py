@@ -17,9 +17,8 @@ import pytest
 from directories import CONFIG, LAYER, Directory
 
 from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
-from shipline.server.check import Summary, check
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
+from shipline.server.fsck import Summary, check
+from shipline.server.gc import Collection, collect
 from shipline.server.problems import Problem
 from shipline.server.routes.blobs import check_unneeded
 from shipline.units import Duration

@@ -12,12 +12,11 @@ from node_app import NodeApp
 from shipline.content import MemoryStore
 from shipline.globs import Glob
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
+from shipline.server.admission.retention import decide, retain
+from shipline.server.admission.rules import Quotas
+from shipline.server.admission.section import DoorSection, ImmutableRule, Quota, RetentionRule
 from shipline.server.cache import Totals
-from shipline.server.door.quotas import Quotas
-from shipline.server.door.retention import decide, retain
-from shipline.server.door.section import DoorSection, ImmutableRule, Quota, RetentionRule
-from shipline.server.http import READ
-from shipline.server.identity import ANYONE
+from shipline.server.http import ANYONE, READ
 from shipline.server.journal import Event
 from shipline.server.manifests import Tagged
 from shipline.server.problems import Problem

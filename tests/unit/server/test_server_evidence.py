@@ -20,12 +20,11 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
-from shipline.policy.trust import TrustRule, TrustSection
 from shipline.server.access import OpenGuard
-from shipline.server.door.section import DoorSection
-from shipline.server.http import Need, Request
-from shipline.server.identity import Action, Identity
+from shipline.server.admission.section import DoorSection
+from shipline.server.http import Action, Identity, Need, Request
 from shipline.supply import BUNDLE, Form, ImagePattern, generate_key, sign
+from shipline.trust import TrustRule, TrustSection
 
 KEY, OTHER = generate_key("release"), generate_key("stranger")
 NAME = Reference("registry.example", "team/app", "v1")

@@ -19,9 +19,9 @@ from served import served
 from shipline.errors import Cancelled, ConfigError
 from shipline.metadata import SqliteRecords
 from shipline.server.hooks import Queue, Webhooks, WebhookSection
-from shipline.server.hooks.envelope import body_of
 from shipline.server.hooks.outbound import Target as Place
 from shipline.server.hooks.outbound import Undelivered, post
+from shipline.server.hooks.sender import body_of
 from shipline.server.journal import Event
 from shipline.tasks import TaskGroup
 from shipline.units import Duration

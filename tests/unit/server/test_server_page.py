@@ -13,8 +13,7 @@ from attached import NAME, Repository, add_index
 from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
-from shipline.server.http import Step
-from shipline.server.identity import Action, Identity
+from shipline.server.http import Action, Identity, Step
 from shipline.server.pages.rendering import size
 from shipline.server.problems import Problem
 from shipline.supply import Statement, attest, generate_key, sign

@@ -40,12 +40,11 @@ from attached import Repository, add_index
 from node_app import NodeApp, NodeRepository
 from shipline.content import copy_graph
 from shipline.oci import Index, Reference, media
-from shipline.policy.trust import TrustRule, TrustSection
-from shipline.server.check import Summary, check
-from shipline.server.collect import collect
-from shipline.server.collection import Collection
-from shipline.server.door.section import DoorSection
+from shipline.server.admission.section import DoorSection
+from shipline.server.fsck import Summary, check
+from shipline.server.gc import Collection, collect
 from shipline.supply import ImagePattern, generate_key, sign
+from shipline.trust import TrustRule, TrustSection
 from shipline.units import Duration
 from spec_client import LAYER, descriptor, sha256
 

@@ -12,12 +12,12 @@ import pytest
 from attached import Repository, add_image, add_index
 from node_app import NodeApp, NodeRepository
 from shipline.content import copy_graph
+from shipline.gates.scans import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Index, Reference
-from shipline.policy.scans import COSIGN_VULN, IN_TOTO_VULNS
-from shipline.policy.trust import TrustRule, TrustSection
-from shipline.server.door.section import Allowed, DoorSection, VulnerabilityRule
+from shipline.server.admission.section import Allowed, DoorSection, VulnerabilityRule
 from shipline.supply import Form, ImagePattern, PrivateKey, Statement, attest, generate_key, sign
+from shipline.trust import TrustRule, TrustSection
 from shipline.units import Day, Duration
 
 KEY, SECOND, OTHER = generate_key("release"), generate_key("security"), generate_key("stranger")

@@ -12,8 +12,8 @@ from directories import CONFIG, Directory
 from node_app import fill
 from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.check import Summary, check
 from shipline.server.entries import Usage
+from shipline.server.fsck import Summary, check
 from shipline.server.problems import Problem
 
 A, B = b"a" * 5000, b"b" * 6000

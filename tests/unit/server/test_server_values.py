@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shipline.oci import Digest
 from shipline.server.cache import Cache, Stored
-from shipline.server.ranges import NotSatisfiable, byte_range, may_change, unchanged
+from shipline.server.http import NotSatisfiable, byte_range, may_change, unchanged
 
 _NUMBERS = st.integers(0, 3000)
 

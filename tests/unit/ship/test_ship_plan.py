@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Digest
-from shipline.policy.tags import Event
 from shipline.ship.plan import Kind, Naming, Plan, Wanted, make_plan
 from shipline.ship.section import Pipeline, Step
 from shipline.ship.source import Source
+from shipline.tags import Event
 
 SOURCE = Source(Path("/project"), "c" * 40, "7" * 40, 0, "main")
 MAIN = Event.of("main")

@@ -14,8 +14,6 @@ from shipline.events import Stream
 from shipline.git import Commit
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Digest, Reference
-from shipline.policy.tags import Event, Situation, TagsSection, decide
-from shipline.policy.tags.labels import built_from
 from shipline.ship.imaging import facts_of, read_built
 from shipline.ship.names import dirty_decision
 from shipline.ship.plan import Kind
@@ -25,6 +23,8 @@ from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.scanners import scan_command, scan_variables
 from shipline.ship.section import Build, Pipeline, Step
 from shipline.ship.source import Source
+from shipline.tags import Event, Situation, TagsSection, decide
+from shipline.tags.labels import built_from
 
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")

@@ -2,11 +2,11 @@
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
 from shipline.deliver.ci.buildx import LEFT_OUT, buildx, left_out
+from shipline.deliver.ci.document import Freshness, State, freshness, kind_of
 from shipline.deliver.ci.github import github
 from shipline.deliver.ci.gitlab import gitlab
-from shipline.deliver.ci.header import Freshness, State, freshness, kind_of
-from shipline.deliver.ci.pins import Pin, Pins
 from shipline.deliver.ci.section import CiSection
+from shipline.deliver.ci.steps import Pin, Pins
 from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow, with_variables
 
 __all__ = [

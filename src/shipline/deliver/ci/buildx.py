@@ -5,10 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from shipline.deliver.ci.document import Comment, Inline, Noted, render
-from shipline.deliver.ci.header import headed
-from shipline.deliver.ci.pins import Pins
-from shipline.deliver.ci.steps import checkout, secret
+from shipline.deliver.ci.document import Comment, Inline, Noted, headed, render
+from shipline.deliver.ci.steps import Pins, checkout, secret
 from shipline.deliver.ci.workflow import Login, Workflow, with_variables
 
 Node = dict[Any, Any]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shipline.deliver.ci import scripts, steps
-from shipline.deliver.ci.document import Comment, Inline, Noted, render
-from shipline.deliver.ci.header import headed
-from shipline.deliver.ci.pins import Pins
+from shipline.deliver.ci.document import Comment, Inline, Noted, headed, render
+from shipline.deliver.ci.steps import Pins
 from shipline.deliver.ci.workflow import Workflow, native_runner, slug
 
 Node = dict[Any, Any]

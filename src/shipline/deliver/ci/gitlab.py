@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shipline.deliver.ci import scripts
-from shipline.deliver.ci.document import Comment, Inline, render
-from shipline.deliver.ci.header import headed
+from shipline.deliver.ci.document import Comment, Inline, headed, render
 from shipline.deliver.ci.workflow import STATE, Login, Workflow, packages, slug
 from shipline.deliver.project import Toolchain
 from shipline.errors import ConfigError

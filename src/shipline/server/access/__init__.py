@@ -9,19 +9,17 @@ from shipline.server.access.accounts import (
     Robot,
     Role,
     User,
+    Wish,
 )
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, Sampler, read_audit
-from shipline.server.access.certificates import Certificates
-from shipline.server.access.directory import Directory
-from shipline.server.access.entrance import Entrance, check_entrance, open_entrance
+from shipline.server.access.certificates import Certificates, renewed, watch_certificates
+from shipline.server.access.control import Entrance, check_entrance, open_entrance
 from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
-from shipline.server.access.holdings import Holdings
-from shipline.server.access.operations import accounts_json, perform
-from shipline.server.access.refresh import refresh_tokens
-from shipline.server.access.renewal import renewed, watch_certificates
+from shipline.server.access.operations import Holdings, accounts_json, perform
 from shipline.server.access.section import AccessSection, TlsSection
-from shipline.server.access.wishes import Wish
+from shipline.server.access.store import Directory
+from shipline.server.access.tokens import refresh_tokens
 
 __all__ = [
     "ROLES",

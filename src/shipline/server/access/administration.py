@@ -18,20 +18,21 @@ from shipline.server.access.accounts import (
     Role,
     Secret,
     User,
+    Wish,
     check_project_name,
     check_user_name,
+    check_wish,
     pack_account,
 )
-from shipline.server.access.directory import Changes, Directory, View
 from shipline.server.access.keys import rotate
-from shipline.server.access.refresh import revoke_refresh
-from shipline.server.access.secret import (
+from shipline.server.access.login import (
     check_password,
     digest_secret,
     generate_secret,
     hash_password,
 )
-from shipline.server.access.wishes import Wish, check_wish
+from shipline.server.access.store import Changes, Directory, View
+from shipline.server.access.tokens import revoke_refresh
 from shipline.server.journal import Event
 
 _DAY_S = 86400.0

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shipline.server.access.proxies import neighbourhood
 from shipline.server.journal import Event
+from shipline.server.limits import neighbourhood
 
 _TEXT = 1000  # characters of one member, which a client may have chosen
 _REFUSED_TEXT = 250  # of a refusal

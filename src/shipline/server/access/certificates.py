@@ -1,4 +1,5 @@
-"""The node's certificate: given, or made at first start together with the CA that signs it.
+"""The node's certificate: given, or made at first start together with the CA that signs it; renewed
+without a restart.
 
 DIR/tls/ca.crt        the CA that clients install; made once, ten years
 DIR/tls/ca.key        its key, readable by the owner alone
@@ -9,21 +10,25 @@ DIR/tls/server.key    its key
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipline.errors import ConfigError
+from shipline.errors import Cancelled, ConfigError, ShiplineError
 from shipline.server.access.section import TlsSection
-from shipline.server.disk import sync_directory
+from shipline.server.layout import sync_directory
+from shipline.tasks import sleep
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate, CertificateBuilder, GeneralName, KeyUsage, Name
+
 
 _CA_LIFE = timedelta(days=3650)
 _LIFE = timedelta(days=397)  # what browsers accept at most
@@ -276,3 +281,54 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         os.fsync(fd)
     draft.replace(path)
     sync_directory(path.parent)
+
+
+_log = logging.getLogger(__name__)
+_EVERY_S = 60.0
+Renew = Callable[[], Certificates]
+
+
+def watch_certificates(
+    certificates: Certificates,
+    renew: Renew,
+    reload: Callable[[], None],
+    *,
+    every_s: float = _EVERY_S,
+) -> None:
+    """Call `reload` whenever the files changed, until cancelled. `renew` makes those that are ours
+    anew before they end, and raises ShiplineError for a pair that does not fit: then what is in use
+    stays.
+    """
+    seen = _stamps(certificates)
+    try:
+        while True:
+            sleep(every_s)
+            if renewed(renew) and _stamps(certificates) != seen:
+                seen = _stamps(certificates)
+                reload()
+    except Cancelled:
+        return
+
+
+def renewed(renew: Renew | None) -> bool:
+    """Whether the files can be used as they are now."""
+    if renew is None:
+        return True
+    try:
+        renew()
+    except (ShiplineError, OSError) as error:
+        _log.error("the certificate stays as it is: %s", error)
+        return False
+    return True
+
+
+def _stamps(certificates: Certificates) -> list[tuple[int, int, int]]:
+    return [_stamp(path) for path in (certificates.cert, certificates.key)]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -8,14 +8,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from shipline.server.access.accounts import Account, User
-from shipline.server.access.directory import Directory
 from shipline.server.access.guard import read_basic
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins, check_alive
-from shipline.server.access.refresh import issue_refresh, subject_of
-from shipline.server.access.scope import Scope, parse_scopes
+from shipline.server.access.rights import Scope, parse_scopes
 from shipline.server.access.section import AccessSection
-from shipline.server.access.tokens import Granted, Tokens
+from shipline.server.access.store import Directory
+from shipline.server.access.tokens import Granted, Tokens, issue_refresh, subject_of
 from shipline.server.http import Request, Response, Route, Step, route
 from shipline.server.problems import Problem
 

@@ -9,15 +9,14 @@ from typing import NoReturn, Protocol
 
 from shipline.net import is_loopback
 from shipline.server.access.accounts import Account, User
-from shipline.server.access.directory import Directory
-from shipline.server.access.jwt import InvalidToken
+from shipline.server.access.keys import InvalidToken
 from shipline.server.access.login import Logins, check_alive
-from shipline.server.access.proxies import origin
-from shipline.server.access.scope import is_repository
+from shipline.server.access.rights import is_repository
 from shipline.server.access.section import AccessSection
+from shipline.server.access.store import Directory
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
-from shipline.server.http import Need, Request, Step
-from shipline.server.identity import ANYONE, Action, Identity
+from shipline.server.http import ANYONE, Action, Identity, Need, Request, Step
+from shipline.server.limits import origin
 from shipline.server.problems import Problem
 
 _ACTIONS: dict[str, Action] = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}

@@ -10,7 +10,12 @@ from typing import Any
 from shipline import __version__
 from shipline.server.access.accounts import Account, Project, User
 from shipline.server.access.administration import Administration
-from shipline.server.access.directory import Directory, View
+from shipline.server.access.harbor_accounts import (
+    managed_project,
+    member_routes,
+    one_project,
+    robot_routes,
+)
 from shipline.server.access.harbor_json import (
     BASE,
     account_of,
@@ -22,11 +27,9 @@ from shipline.server.access.harbor_json import (
     refusal,
     take,
 )
-from shipline.server.access.harbor_members import member_routes
-from shipline.server.access.harbor_projects import managed_project, one_project
-from shipline.server.access.harbor_robots import robot_routes
-from shipline.server.access.holdings import Holdings
+from shipline.server.access.operations import Holdings
 from shipline.server.access.rights import administers, sees
+from shipline.server.access.store import Directory, View
 from shipline.server.http import Request, Response, Route, route
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from shipline.errors import ShiplineError, UsageError
 from shipline.server.access.accounts import Access, Account, Permission, Project, Robot
 from shipline.server.access.administration import Taken, Unknown
-from shipline.server.access.directory import Directory
+from shipline.server.access.store import Directory
 from shipline.server.http import Handler, Headers, Request, Response
 from shipline.server.problems import Problem
 

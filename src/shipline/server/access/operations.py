@@ -1,4 +1,6 @@
-"""What can be done with accounts, by name and with JSON: the command line does it in a directory,
+"""What can be done with accounts, by name and with JSON: the command line does it in a directory or
+at a running node.
+
 and `/api/accounts` of a running node for its administrators.
 
 Users change their own password; everything else, and the audit log, is for administrators.
@@ -6,15 +8,16 @@ Users change their own password; everything else, and the audit log, is for admi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shipline.errors import UsageError
-from shipline.server.access.accounts import Permission, Robot, User
+from shipline.server.access.accounts import Permission, Project, Robot, User, Wish
 from shipline.server.access.administration import Administration, Unknown
 from shipline.server.access.audit import read_audit
-from shipline.server.access.directory import Directory
 from shipline.server.access.harbor_json import (
     account_of,
     answer,
@@ -26,9 +29,38 @@ from shipline.server.access.harbor_json import (
     take,
     texts,
 )
-from shipline.server.access.refresh import refresh_tokens
-from shipline.server.access.wishes import Wish
+from shipline.server.access.store import Directory, View
+from shipline.server.access.tokens import refresh_tokens
+from shipline.server.entries import Usage
 from shipline.server.http import Request, Response, Route, Step, route
+
+
+def _nothing() -> Iterable[tuple[str, Usage]]:
+    return ()
+
+
+def _unlimited(project: str) -> int | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """`usages` yields every repository; `limit` is the most bytes that a project may hold, None
+    for no limit.
+    """
+
+    usages: Callable[[], Iterable[tuple[str, Usage]]] = _nothing
+    limit: Callable[[str], int | None] = _unlimited
+
+    def repositories(self, view: View) -> Counter[str]:
+        """The number of repositories by the name of their project."""
+        found = (view.project(name) for name, _ in self.usages())
+        return Counter(project.name for project in found if project is not None)
+
+    def bytes_of(self, view: View, project: Project) -> int:
+        """A blob in two repositories counts twice."""
+        return sum(usage.bytes for name, usage in self.usages() if view.project(name) == project)
+
 
 _LINES = 1000  # of the audit log in one answer, where nothing else is said
 _MOST_LINES = 100_000

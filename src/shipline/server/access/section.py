@@ -7,7 +7,7 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access.accounts import Prefix
-from shipline.server.access.proxies import Network
+from shipline.server.limits import Network
 from shipline.units import ByteSize, Duration
 
 SHORTEST_S, LONGEST_S = 60, 3600  # life of a token

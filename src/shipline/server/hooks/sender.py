@@ -1,25 +1,127 @@
-"""Telling receivers: in order, at least once, with patience that grows and ends."""
+"""Webhooks delivered: bodies as receivers expect them, in order, at least once, with back-off; and
+what operators ask about them.
+
+docker: `application/vnd.docker.distribution.events.v1+json`, as docker-registry sends it.
+cloudevents: CloudEvents 1.0 in structured JSON mode. harbor: the default payload of Harbor.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from shipline.errors import Cancelled
 from shipline.metadata import Records
 from shipline.server.access import Sampler
-from shipline.server.hooks.envelope import body_of
 from shipline.server.hooks.outbound import Target, Undelivered, post
 from shipline.server.hooks.queue import Queue, Waiting
 from shipline.server.hooks.section import WebhookSection
+from shipline.server.http import Request, Response, Route, route
 from shipline.server.journal import Event
+from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, check, on_cancel
+
+_HARBOR = {
+    "push": "PUSH_ARTIFACT",
+    "pull": "PULL_ARTIFACT",
+    "quota": "QUOTA_EXCEED",
+    "ping": "PING",
+}
+
+
+def body_of(style: str, identity: str, event: Event) -> tuple[str, bytes]:
+    """Media type and content. The same event always gives the same bytes."""
+    media_type, make = _STYLES[style]
+    return media_type, json.dumps(make(identity, event), separators=(",", ":")).encode()
+
+
+def _docker(identity: str, event: Event) -> dict[str, Any]:
+    """One entry for each tag: the format has room for one."""
+    tags = event.tags or ("",)
+    return {"events": [_docker_entry(identity, event, tag) for tag in tags]}
+
+
+def _docker_entry(identity: str, event: Event, tag: str) -> dict[str, Any]:
+    target: dict[str, Any] = {
+        "mediaType": event.media_type,
+        "size": event.size,
+        "length": event.size,
+        "digest": event.digest,
+        "repository": event.repository,
+        "tag": tag,
+    }
+    return {
+        "id": f"{identity}-{tag}" if tag else identity,
+        "timestamp": _time(event),
+        "action": "delete" if event.kind == "untag" else event.kind,
+        "target": {key: value for key, value in target.items() if value},
+        "request": {"id": identity, "addr": event.address},
+        "actor": {"name": event.actor},
+        "source": {},
+    }
+
+
+def _cloudevent(identity: str, event: Event) -> dict[str, Any]:
+    data = {
+        "repository": event.repository,
+        "digest": event.digest,
+        "tags": list(event.tags),
+        "mediaType": event.media_type,
+        "size": event.size,
+        "actor": event.actor,
+        "address": event.address,
+        "message": event.message,
+    }
+    return {
+        "specversion": "1.0",
+        "id": identity,
+        "source": "/shipline/registry",
+        "type": f"shipline.registry.{event.kind}",
+        "subject": event.repository,
+        "time": _time(event),
+        "datacontenttype": "application/json",
+        "data": {key: value for key, value in data.items() if value},
+    }
+
+
+def _harbor(identity: str, event: Event) -> dict[str, Any]:
+    namespace, _, name = event.repository.partition("/")
+    resources = [{"digest": event.digest, "tag": tag} for tag in event.tags or ("",)]
+    return {
+        "type": _HARBOR.get(event.kind, "DELETE_ARTIFACT"),
+        "occur_at": int(event.at),
+        "operator": event.actor,
+        "event_data": {
+            "resources": [{k: v for k, v in each.items() if v} for each in resources],
+            "repository": {
+                "namespace": namespace,
+                "name": name or namespace,
+                "repo_full_name": event.repository,
+            },
+        },
+    }
+
+
+def _time(event: Event) -> str:
+    at = datetime.fromtimestamp(event.at, UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_STYLES: Mapping[str, tuple[str, Callable[[str, Event], dict[str, Any]]]] = {
+    "docker": ("application/vnd.docker.distribution.events.v1+json", _docker),
+    "cloudevents": ("application/cloudevents+json", _cloudevent),
+    "harbor": ("application/json", _harbor),
+}
+
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 600.0
@@ -174,3 +276,52 @@ def _wait(event: threading.Event, seconds: float | None) -> None:
     with on_cancel(event.set):
         event.wait(seconds)
     check()
+
+
+_SHOWN = 100  # given up events of one receiver
+_JSON = [("Content-Type", "application/json")]
+
+
+def hook_routes(hooks: Webhooks) -> tuple[Route, ...]:
+    """/api/webhooks, and /api/webhooks/NAME/redeliver and /test."""
+
+    def show(request: Request) -> Response:
+        found = [_described(hooks, name) for name in hooks.receivers]
+        return Response.of(200, _JSON, json.dumps(found).encode())
+
+    def redeliver(request: Request, name: str) -> Response:
+        check_known(name)
+        return Response.of(200, _JSON, json.dumps({"events": hooks.redeliver(name)}).encode())
+
+    def ping(request: Request, name: str) -> Response:
+        check_known(name)
+        try:
+            hooks.ping(name)
+        except Undelivered as failure:
+            raise Problem(502, "UNKNOWN", f"{name}: {failure.message}") from None
+        return Response.of(200, _JSON, json.dumps({"delivered": True}).encode())
+
+    def check_known(name: str) -> None:
+        if name not in hooks.receivers:
+            known = ", ".join(hooks.receivers) or "none"
+            raise Problem(404, "UNSUPPORTED", f"there is no webhook {name}; there is: {known}")
+
+    return (
+        route("/api/webhooks", need="operator", GET=show),
+        route("/api/webhooks/(?P<name>[a-z0-9-]+)/redeliver", need="operator", POST=redeliver),
+        route("/api/webhooks/(?P<name>[a-z0-9-]+)/test", need="operator", POST=ping),
+    )
+
+
+def _described(hooks: Webhooks, name: str) -> dict[str, Any]:
+    dead = hooks.queue.dead(name)
+    return {
+        "name": name,
+        "url": hooks.receivers[name],
+        "waiting": hooks.queue.depth(name),
+        "given_up": len(dead),
+        "events": [
+            {"id": waiting.identity, "reason": reason, **asdict(waiting.event)}
+            for waiting, reason in dead[:_SHOWN]
+        ],
+    }

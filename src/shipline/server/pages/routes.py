@@ -7,10 +7,9 @@ from urllib.parse import parse_qs, quote, unquote
 
 from shipline import __version__
 from shipline.oci import Digest, check_repository, check_tag
-from shipline.server.http import Handler, Request, Response, Route, Step, route
-from shipline.server.identity import Identity
+from shipline.server.http import Handler, Identity, Request, Response, Route, Step, route
 from shipline.server.node import Node
-from shipline.server.pages import lists, views
+from shipline.server.pages import views
 from shipline.server.pages.rendering import SAFE, asset, page
 from shipline.server.pages.sessions import COOKIE, LIFETIME_S, Sessions, cookie
 from shipline.server.problems import Problem, problem_of
@@ -94,7 +93,7 @@ class Site:
 
     def front(self, request: Request) -> Response:
         search, after = _query(request)
-        found = lists.repositories(self._node, self._identity(request), after, search)
+        found = views.repositories(self._node, self._identity(request), after, search)
         return page(
             "repositories.html",
             found=found,
@@ -105,7 +104,7 @@ class Site:
     def repository(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         search, after = _query(request)
-        found = lists.tags(self._node, name, after, search)
+        found = views.tags(self._node, name, after, search)
         return page(
             "repository.html",
             name=name,
@@ -118,12 +117,12 @@ class Site:
     def manifests(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         _, after = _query(request)
-        rows = self._node.manifests.listing(name, after, lists.PAGE + 1)
+        rows = self._node.manifests.listing(name, after, views.PAGE + 1)
         return page(
             "manifests.html",
             name=name,
-            rows=rows[: lists.PAGE],
-            more=str(rows[lists.PAGE - 1].digest) if len(rows) > lists.PAGE else "",
+            rows=rows[: views.PAGE],
+            more=str(rows[views.PAGE - 1].digest) if len(rows) > views.PAGE else "",
             visitor=self._visitor(request),
         )
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shipline.server.identity import Identity
+from shipline.server.http import Identity
 
 COOKIE = "shipline_session"
 LIFETIME_S = 12 * 3600.0

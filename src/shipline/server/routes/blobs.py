@@ -5,10 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 from shipline.oci import Digest, check_repository
-from shipline.server.http import File, Headers, Request, Response, Route, route
+from shipline.server.http import (
+    File,
+    Headers,
+    NotSatisfiable,
+    Request,
+    Response,
+    Route,
+    byte_range,
+    route,
+    unchanged,
+)
 from shipline.server.node import Node
 from shipline.server.problems import Problem, blob_unknown
-from shipline.server.ranges import NotSatisfiable, byte_range, unchanged
 from shipline.server.reach import needed
 from shipline.server.storage import Storage
 

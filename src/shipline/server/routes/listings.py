@@ -8,8 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
-from shipline.server.http import Headers, Request, Response, Route, route
-from shipline.server.identity import Identity
+from shipline.server.http import Headers, Identity, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, name_unknown
 

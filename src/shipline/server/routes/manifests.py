@@ -21,8 +21,18 @@ from shipline.oci import (
     weight_of,
 )
 from shipline.server.cache import Stored
-from shipline.server.http import Headers, Request, Response, Route, Step, route
-from shipline.server.identity import Action, Identity
+from shipline.server.http import (
+    Action,
+    Headers,
+    Identity,
+    Request,
+    Response,
+    Route,
+    Step,
+    may_change,
+    route,
+    unchanged,
+)
 from shipline.server.node import Node
 from shipline.server.problems import (
     Problem,
@@ -30,7 +40,6 @@ from shipline.server.problems import (
     manifest_invalid,
     manifest_unknown,
 )
-from shipline.server.ranges import may_change, unchanged
 from shipline.server.routes.blobs import FOREVER, check_unneeded
 
 _REVALIDATE = ("Cache-Control", "no-cache")

@@ -1,0 +1,399 @@
+"""The rules of the build checks: those that need the text alone, and those that follow variables
+through a stage.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from shipline.dockerfile import instructions as ins
+from shipline.dockerfile.fields import located
+from shipline.dockerfile.ignore import IgnoreRules
+from shipline.dockerfile.plan import SCRATCH
+from shipline.dockerfile.scope import GlobalScope, PlatformArgs, Scope, apply, open_scope
+from shipline.dockerfile.stages import Dockerfile, Stage
+from shipline.dockerfile.text import nearest
+from shipline.dockerfile.values import PortSpec
+from shipline.dockerfile.words import process_word
+from shipline.errors import DockerfileError, Span
+
+_RESERVED = ("context", SCRATCH)
+_SECRET = re.compile(
+    "(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile("(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule; `comments` stand above the instruction and may ask to skip it."""
+
+    rule: str
+    message: str
+    span: Span
+    comments: tuple[str, ...] = ()
+
+
+def finding(rule: str, message: str, instruction: ins.Instruction) -> Finding:
+    return Finding(rule, message, instruction.span, instruction.comments)
+
+
+def all_instructions(dockerfile: Dockerfile) -> Iterator[ins.Instruction]:
+    """Every instruction of the file in order, FROM included."""
+    yield from dockerfile.global_args
+    for stage in dockerfile.stages:
+        yield stage.opening
+        yield from stage.instructions
+
+
+def no_empty_continuation(dockerfile: Dockerfile) -> Iterator[Finding]:
+    for warning in dockerfile.warnings:
+        yield Finding("NoEmptyContinuation", warning.message, warning.span)
+
+
+def stage_name_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+    for stage in dockerfile.stages:
+        alias = stage.opening.alias
+        if alias != alias.lower():
+            message = f"Stage name '{alias}' should be lowercase"
+            yield finding("StageNameCasing", message, stage.opening)
+
+
+def from_as_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+    for opening in (stage.opening for stage in dockerfile.stages):
+        word, keyword = opening.as_keyword, opening.keyword
+        matches = {keyword.lower(): word.lower(), keyword.upper(): word.upper()}
+        if word and word != matches.get(keyword, word):
+            message = f"'{word}' and '{keyword}' keywords' casing do not match"
+            yield finding("FromAsCasing", message, opening)
+
+
+def consistent_instruction_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+    """The letter case that most instructions have is the right one; a draw is for upper case."""
+    instructions = [i for i in all_instructions(dockerfile) if i not in dockerfile.global_args]
+    lower = sum(i.keyword == i.keyword.lower() for i in instructions)
+    upper = sum(i.keyword == i.keyword.upper() for i in instructions)
+    casing, change = ("lowercase", str.lower) if lower > upper else ("uppercase", str.upper)
+    for instruction in instructions:
+        if instruction.keyword != change(instruction.keyword):
+            message = (
+                f"Command '{instruction.keyword}' should match the case of the command majority "
+                f"({casing})"
+            )
+            yield finding("ConsistentInstructionCasing", message, instruction)
+
+
+def stage_names(dockerfile: Dockerfile) -> Iterator[Finding]:
+    """DuplicateStageName, ReservedStageName"""
+    seen: set[str] = set()
+    for stage in dockerfile.stages:
+        if stage.name in _RESERVED:
+            message = f'Stage name should not use the same name as reserved stage "{stage.name}"'
+            yield finding("ReservedStageName", message, stage.opening)
+        if stage.name and stage.name in seen:
+            message = f'Duplicate stage name "{stage.name}", stage names should be unique'
+            yield finding("DuplicateStageName", message, stage.opening)
+        seen.add(stage.name)
+
+
+def maintainer_deprecated(dockerfile: Dockerfile) -> Iterator[Finding]:
+    message = "Maintainer instruction is deprecated in favor of using label"
+    for instruction in all_instructions(dockerfile):
+        if isinstance(instruction, ins.Maintainer):
+            yield finding("MaintainerDeprecated", message, instruction)
+
+
+def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[Finding]:
+    for instruction in all_instructions(dockerfile):
+        if isinstance(instruction, ins.Env | ins.Label):
+            word = instruction.keyword
+            message = (
+                f'"{word} key=value" should be used instead of legacy "{word} key value" format'
+            )
+            for _ in filter(lambda pair: pair.legacy, instruction.pairs):
+                yield finding("LegacyKeyValueFormat", message, instruction)
+
+
+def secrets_used_in_arg_or_env(dockerfile: Dockerfile) -> Iterator[Finding]:
+    """Names of stages' ARGs and ENVs that sound like a secret: the image would show its value."""
+    for stage in dockerfile.stages:
+        for instruction in stage.instructions:
+            for name in _names(instruction):
+                if _SECRET.search(name) and not _HARMLESS.search(name):
+                    message = (
+                        "Do not use ARG or ENV instructions for sensitive data "
+                        f'({instruction.name} "{name}")'
+                    )
+                    yield finding("SecretsUsedInArgOrEnv", message, instruction)
+
+
+def _names(instruction: ins.Instruction) -> tuple[str, ...]:
+    if isinstance(instruction, ins.Env):
+        return tuple(pair.key for pair in instruction.pairs)
+    if isinstance(instruction, ins.Arg):
+        return tuple(arg.name for arg in instruction.args)
+    return ()
+
+
+def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[Finding]:
+    """Of CMD, ENTRYPOINT and HEALTHCHECK only the last counts: the others are blamed."""
+    for stage in dockerfile.stages:
+        last: dict[str, ins.Instruction] = {}
+        for instruction in stage.instructions:
+            if not isinstance(instruction, ins.Cmd | ins.Entrypoint | ins.HealthCheck):
+                continue
+            if instruction.name in last:
+                message = (
+                    f"Multiple {instruction.name} instructions should not be used in the same "
+                    "stage because only the last one will be used"
+                )
+                yield finding("MultipleInstructionsDisallowed", message, last[instruction.name])
+            last[instruction.name] = instruction
+
+
+def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[Finding]:
+    """A comment right above an ARG or a named FROM describes it: `# name what it is`."""
+    for instruction in all_instructions(dockerfile):
+        if isinstance(instruction, ins.From) and instruction.alias:
+            names: tuple[str, ...] = (instruction.alias.lower(),)
+        elif isinstance(instruction, ins.Arg):
+            names = _names(instruction)
+        else:
+            continue
+        if instruction.comments and instruction.comments[-1].split(" ")[0] not in names:
+            example = names[0] if len(names) == 1 else "<arg_key>"
+            message = (
+                f"Comment for {instruction.name} should follow the format: "
+                f"`# {example} <description>`"
+            )
+            yield finding("InvalidDefinitionDescription", message, instruction)
+
+
+def port_findings(instruction: ins.Instruction, word: str) -> Iterator[Finding]:
+    """ExposeProtoCasing, ExposeInvalidFormat of one expanded word of an EXPOSE."""
+    spec = PortSpec.parse(word)
+    if spec.protocol != spec.protocol.lower():
+        message = f"Defined protocol '{word}' in EXPOSE instruction should be lowercase"
+        yield finding("ExposeProtoCasing", message, instruction)
+    if spec.address or spec.host:
+        message = (
+            "EXPOSE instruction should not define an IP address or host-port mapping, "
+            f"found '{word}'"
+        )
+        yield finding("ExposeInvalidFormat", message, instruction)
+
+
+FILE_RULES: tuple[Callable[[Dockerfile], Iterator[Finding]], ...] = (
+    no_empty_continuation,
+    stage_name_casing,
+    from_as_casing,
+    consistent_instruction_casing,
+    stage_names,
+    maintainer_deprecated,
+    legacy_key_value_format,
+    secrets_used_in_arg_or_env,
+    multiple_instructions_disallowed,
+    invalid_definition_description,
+)
+
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_IMAGE = re.compile(
+    rf"(?:{_HOST}/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][\w+.-]*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd", "wasi")
+_EVERYTHING = ("*", "**", "**/*")
+
+ImageEnv = Callable[[str], Iterable[str] | None]
+
+
+def base_findings(
+    dockerfile: Dockerfile, scope: GlobalScope, platforms: PlatformArgs
+) -> Iterator[Finding]:
+    """UndefinedArgInFrom, InvalidDefaultArgInFrom, and those of `FROM --platform`."""
+    declared = {arg.name for line in dockerfile.global_args for arg in line.args}
+    defaults = _defaults(dockerfile, platforms)
+    for stage in dockerfile.stages:
+        base = scope.base_of(stage)
+        for name in sorted(base.undefined - declared):
+            message = f"FROM argument '{name}' is not declared{_meant(name, scope.variables)}"
+            yield finding("UndefinedArgInFrom", message, stage.opening)
+        if defaults and not _IMAGE.fullmatch(_default_base(stage, defaults)):
+            message = (
+                f"Default value for ARG {stage.base} results in empty or invalid base image name"
+            )
+            yield finding("InvalidDefaultArgInFrom", message, stage.opening)
+        if stage.platform:
+            yield from _platform_findings(stage, scope)
+
+
+def _defaults(dockerfile: Dockerfile, platforms: PlatformArgs) -> GlobalScope | None:
+    """The global scope without build arguments; None where it needs some."""
+    try:
+        return open_scope(dockerfile, platforms)
+    except DockerfileError:
+        return None
+
+
+def _default_base(stage: Stage, defaults: GlobalScope) -> str:
+    try:
+        return defaults.base_of(replace(stage, opening=replace(stage.opening, platform=""))).name
+    except DockerfileError:
+        return ""
+
+
+def _platform_findings(stage: Stage, scope: GlobalScope) -> Iterator[Finding]:
+    with located(stage.span):
+        expansion = process_word(stage.platform, scope.variables, escape=scope.escape)
+    target = scope.variables["TARGETPLATFORM"]
+    if expansion.used == {"TARGETPLATFORM"} and expansion.text == target:
+        message = (
+            f"Setting platform to predefined {stage.platform} in FROM is redundant as this is the "
+            "default behavior"
+        )
+        yield finding("RedundantTargetPlatform", message, stage.opening)
+    if not expansion.used | expansion.undefined and not _named_after(stage, expansion.text):
+        message = f'FROM --platform flag should not use constant value "{expansion.text}"'
+        yield finding("FromPlatformFlagConstDisallowed", message, stage.opening)
+
+
+def _named_after(stage: Stage, platform: str) -> bool:
+    """Whether the stage's name says that it is for this platform."""
+    parts = platform.lower().split("/")
+    if len(parts) == 1:
+        parts = [*parts, "amd64"] if parts[0] in _SYSTEMS else ["linux", *parts]
+    return any(part in stage.name for part in parts[:2])
+
+
+def _meant(name: str, variables: Iterable[str], mark: str = "") -> str:
+    found = nearest(name, variables)
+    return f" (did you mean {mark}{found}?)" if found else ""
+
+
+def base_platform_finding(stage: Stage, expected: str, actual: str) -> Finding | None:
+    """InvalidBaseImagePlatform, once the base image of a stage is known; both as `os/arch`."""
+    if expected.split("/")[:2] == actual.split("/")[:2]:
+        return None
+    message = (
+        f'Base image {stage.base} was pulled with platform "{actual}", expected "{expected}" for '
+        "current build"
+    )
+    return finding("InvalidBaseImagePlatform", message, stage.opening)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a stage hands on: `known` is false below an image whose variables are not known."""
+
+    scope: Scope
+    known: bool
+    shell: bool = False
+    workdir: bool = False
+
+
+@dataclass(slots=True)
+class StageWalk:
+    """Walks stages in order, each from where its base ended.
+
+    `image_env` gives the variables of a base image as `NAME=value`, None when they are not known:
+    then nothing is said of undefined variables.
+    """
+
+    dockerfile: Dockerfile
+    scope: GlobalScope
+    ignore: IgnoreRules
+    image_env: ImageEnv
+    ends: dict[int, _Place] = field(default_factory=dict)
+
+    def findings(self, stage: Stage) -> Iterator[Finding]:
+        """Those of one stage; the stages before it must have been walked."""
+        place = self._start(stage)
+        for instruction in stage.instructions:
+            yield from self._workdir(instruction, place)
+            yield from _json_args(instruction, place)
+            yield from self._copies(instruction)
+            place, found = self._step(instruction, place)
+            yield from found
+        self.ends[stage.index] = place
+
+    def _start(self, stage: Stage) -> _Place:
+        name = self.scope.base_of(stage).name
+        earlier = reversed(self.dockerfile.stages[: stage.index])
+        base = next((s for s in earlier if s.name == name), None)
+        if base is not None and base.index in self.ends:
+            return self.ends[base.index]
+        env = () if name == SCRATCH else self.image_env(name)
+        return _Place(Scope.of_image(env or ()), known=env is not None)
+
+    def _step(self, instruction: ins.Instruction, place: _Place) -> tuple[_Place, list[Finding]]:
+        """The place after `instruction`, and UndefinedVar and the rules for ports."""
+        found: list[Finding] = []
+        step = apply(instruction, place.scope, self.scope)
+        if place.known:
+            for name in sorted(step.undefined):
+                message = (
+                    f"Usage of undefined variable '${name}'"
+                    f"{_meant(name, place.scope.variables, '$')}"
+                )
+                found.append(finding("UndefinedVar", message, instruction))
+        if isinstance(instruction, ins.Expose):
+            for port in instruction.ports:
+                words = process_word(port, place.scope.variables, escape=self.scope.escape).words
+                found += (item for word in words for item in port_findings(instruction, word))
+        return replace(
+            place,
+            scope=step.scope,
+            shell=place.shell or isinstance(instruction, ins.Shell),
+            workdir=place.workdir or isinstance(instruction, ins.Workdir),
+        ), found
+
+    def _workdir(self, instruction: ins.Instruction, place: _Place) -> Iterator[Finding]:
+        if not isinstance(instruction, ins.Workdir) or place.workdir:
+            return
+        step = apply(instruction, place.scope, self.scope).instruction
+        if isinstance(step, ins.Workdir) and not step.path.startswith("/"):
+            message = (
+                f'Relative workdir "{step.path}" can have unexpected results if the base image '
+                "changes"
+            )
+            yield finding("WorkdirRelativePath", message, instruction)
+
+    def _copies(self, instruction: ins.Instruction) -> Iterator[Finding]:
+        """CopyIgnoredFile; rules with exceptions are too subtle to judge a source by its name."""
+        if not isinstance(instruction, ins.Transfer):
+            return
+        if isinstance(instruction, ins.Copy) and instruction.origin:
+            return
+        if any(pattern.negated for pattern in self.ignore.patterns):
+            return
+        for source in instruction.sources:
+            path = posixpath.normpath(source).lstrip("/") or "."
+            if "://" not in source and self._ignored(path):
+                message = (
+                    f"Attempting to {instruction.name.capitalize()} file "
+                    f'"{posixpath.normpath(source)}" that is excluded by .dockerignore'
+                )
+                yield finding("CopyIgnoredFile", message, instruction)
+
+    def _ignored(self, path: str) -> bool:
+        if path == ".":
+            return any(pattern.text in _EVERYTHING for pattern in self.ignore.patterns)
+        return self.ignore.ignores(path)
+
+
+def _json_args(instruction: ins.Instruction, place: _Place) -> Iterator[Finding]:
+    if not isinstance(instruction, ins.Cmd | ins.Entrypoint) or place.shell:
+        return
+    if instruction.command.shell_form:
+        message = (
+            f"JSON arguments recommended for {instruction.keyword} to prevent unintended behavior "
+            "related to OS signals"
+        )
+        yield finding("JSONArgsRecommended", message, instruction)

@@ -1,0 +1,170 @@
+"""Values with a syntax of their own: Go durations, the ports of EXPOSE, the signals of STOPSIGNAL.
+
+Source: Go package time, ParseDuration and Duration.String.
+
+Source: Dockerfile reference, "EXPOSE"; the `ip:host:container` form is read for compatibility and
+only its container part counts.
+
+Source: signal(7); Dockerfile reference, "STOPSIGNAL".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shipline.dockerfile.text import did_you_mean
+from shipline.errors import DockerfileError
+
+_UNITS_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_WHOLE = re.compile(rf"[+-]?({_PART.pattern})+")
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds. Raises ValueError for a text that is not a duration."""
+    if text.lstrip("+-") == "0" and len(text) <= 2:
+        return 0
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f'invalid duration "{text}"')
+    parts = [_scaled(number, _UNITS_NS[unit]) for number, unit in _PART.findall(text)]
+    return -sum(parts) if text.startswith("-") else sum(parts)
+
+
+def _scaled(number: str, unit: int) -> int:
+    whole, _, fraction = number.partition(".")
+    below = int(fraction or "0") * unit // int("1" + "0" * len(fraction))
+    return int(whole or "0") * unit + below
+
+
+def format_duration(nanoseconds: int) -> str:
+    """The shortest text with the largest units: `1h0m5s`, `1.5s`, `20ms`, `0s`."""
+    if nanoseconds == 0:
+        return "0s"
+    sign, rest = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
+    if rest < 1_000_000_000:
+        unit = next(unit for unit in ("ms", "µs", "ns") if rest >= _UNITS_NS[unit])
+        return f"{sign}{_decimal(rest, _UNITS_NS[unit])}{unit}"
+    minutes, below = divmod(rest, _UNITS_NS["m"])
+    seconds = f"{_decimal(below, _UNITS_NS['s'])}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{sign}{hours}h{minutes}m{seconds}"
+    return f"{sign}{minutes}m{seconds}" if minutes else f"{sign}{seconds}"
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, below = divmod(value, unit)
+    fraction = str(below).rjust(len(str(unit)) - 1, "0").rstrip("0") if unit > 1 else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_LAST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """One word of EXPOSE taken apart, as written; `protocol` is empty where it is not given."""
+
+    address: str
+    host: str
+    container: str
+    protocol: str
+
+    @classmethod
+    def parse(cls, text: str) -> PortSpec:
+        left, _, container = text.rpartition(":")
+        address, _, host = left.rpartition(":")
+        port, _, protocol = container.partition("/")
+        return cls(address, host, port, protocol)
+
+
+def exposed_ports(words: Iterable[str]) -> tuple[str, ...]:
+    """Each port as `80/tcp`, ranges written out, in the order given, repeats kept.
+
+    Raises DockerfileError for a port that is not a number up to 65535, a range that runs
+    backwards, an unknown protocol.
+    """
+    return tuple(port for word in words for port in _ports(word))
+
+
+def _ports(text: str) -> list[str]:
+    spec = PortSpec.parse(text)
+    protocol = spec.protocol.lower() or "tcp"
+    if not spec.container:
+        raise DockerfileError(f'invalid port: "{text}": no port specified', hint="write 80/tcp")
+    if protocol not in _PROTOCOLS:
+        raise DockerfileError(
+            f'invalid port: "{text}": invalid proto: {spec.protocol}',
+            hint=f"use one of {', '.join(_PROTOCOLS)}",
+        )
+    _check_address(spec.address)
+    ports = _range(spec.container, "containerPort")
+    if spec.host and len(ports) not in (1, len(_range(spec.host, "hostPort"))):
+        raise DockerfileError(
+            f"invalid ranges specified for container and host Ports: {spec.container} and "
+            f"{spec.host}",
+            hint="EXPOSE names container ports only; drop the host part",
+        )
+    return [f"{port}/{protocol}" for port in ports]
+
+
+def _check_address(address: str) -> None:
+    if not address:
+        return
+    import ipaddress  # rare, and slow to load
+
+    try:
+        ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise DockerfileError(
+            f"invalid IP address: {address}", hint="EXPOSE names container ports only"
+        ) from None
+
+
+def _range(text: str, what: str) -> range:
+    first, dash, last = text.partition("-")
+    bounds = [first, last] if dash else [first, first]
+    if not all(bound.isascii() and bound.isdigit() for bound in bounds):
+        raise DockerfileError(f"invalid {what}: {text}", hint="write a port or a range 80-90")
+    start, end = (int(bound) for bound in bounds)
+    if end < start or end > _LAST_PORT:
+        raise DockerfileError(f"invalid {what}: {text}", hint=f"ports run from 0 to {_LAST_PORT}")
+    return range(start, end + 1)
+
+
+NAMES = tuple(
+    f"SIG{name}"
+    for name in (
+        *("ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT"),
+        *("KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM"),
+        *("TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU"),
+        *("XFSZ", "RTMIN", "RTMAX"),
+        *(f"RTMIN+{number}" for number in range(1, 16)),
+        *(f"RTMAX-{number}" for number in range(1, 15)),
+    )
+)
+
+
+def checked_signal(text: str) -> str:
+    """`text` where it is a positive number or a name, with or without SIG, letter case ignored.
+
+    Raises DockerfileError otherwise.
+    """
+    name = "SIG" + text.upper().removeprefix("SIG")
+    if (re.fullmatch("[0-9]+", text) and int(text) > 0) or name in NAMES:
+        return text
+    raise DockerfileError(
+        f"invalid signal: {text}{did_you_mean(name, NAMES)}", hint="write STOPSIGNAL SIGTERM"
+    )

@@ -1,0 +1,75 @@
+"""Quality gates: reports of other tools, and facts of the image, judged before a name is given."""
+
+from shipline.gates.context import (
+    SUMMARY_TYPE,
+    Baseline,
+    Context,
+    ImageFacts,
+    ImageSubject,
+    image_facts,
+)
+from shipline.gates.evidence import Evidence, gather
+from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
+from shipline.gates.judging import judge
+from shipline.gates.rendering import FORMATS, render
+from shipline.gates.reports import ReportError, Severity, parse_report
+from shipline.gates.run import Workplace, merge_verdict, run_gates
+from shipline.gates.section import (
+    REPORT_GATES,
+    CommandGate,
+    CoverageGate,
+    FindingsGate,
+    GatesSection,
+    ImageGate,
+    SbomGate,
+    SecretsGate,
+    TestsGate,
+    VulnerabilitiesGate,
+)
+from shipline.gates.statements import Predicate, predicates, summary
+from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
+from shipline.gates.waivers import Waiver, Waivers
+
+__all__ = [
+    "FORMATS",
+    "HOOKS",
+    "REPORT_GATES",
+    "SUMMARY_TYPE",
+    "Baseline",
+    "Check",
+    "CommandGate",
+    "Context",
+    "CoverageGate",
+    "Evidence",
+    "FindingsGate",
+    "GatesSection",
+    "Hook",
+    "ImageFacts",
+    "ImageGate",
+    "ImageSubject",
+    "Outcome",
+    "Predicate",
+    "ReportError",
+    "SbomGate",
+    "SecretsGate",
+    "Severity",
+    "TestsGate",
+    "Verdict",
+    "Verdicts",
+    "VulnerabilitiesGate",
+    "Waiver",
+    "Waivers",
+    "Workplace",
+    "gather",
+    "hook_states",
+    "image_facts",
+    "install_hooks",
+    "judge",
+    "merge_verdict",
+    "parse_report",
+    "predicates",
+    "render",
+    "run_gates",
+    "summary",
+    "uninstall_hooks",
+]

@@ -1,0 +1,206 @@
+"""What a judgement may know beside the reports: the image's facts, the repository's paths, the
+clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+from shipline.content import Fetcher, fetch_all
+from shipline.errors import ConfigError, ContentError
+from shipline.gates.verdict import Measurements
+from shipline.git import Changes
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Platform, parse_manifest
+
+_CONFIG_LIMIT = 8 << 20  # bytes
+_ATTESTATION = "vnd.docker.reference.type"
+_BASE = "org.opencontainers.image.base.name"
+REVISION = "org.opencontainers.image.revision"
+PULL_MERGE = "org.shipline.pull-request.merge"
+"""What was built, where the revision is the head of a pull request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One platform of an image. `size` is that of its compressed layers and configuration, in
+    bytes; `user` as the configuration has it; `base` is the name of the base image where an
+    annotation or a label tells it.
+    """
+
+    platform: str
+    digest: str
+    config: str
+    size: int
+    layers: int
+    user: str = ""
+    base: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> bool:
+        """Whether processes start as root."""
+        return self.user.partition(":")[0].strip() in ("", "root", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSubject:
+    """The image that is judged, whether or not it has a tag: an index or a single manifest."""
+
+    digest: str
+    platforms: tuple[ImageFacts, ...]
+
+
+def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
+    """What `target` is, by platform; attestations inside an index are not platforms.
+
+    Raises NotFound, DigestMismatch, or ContentError for documents that are no image.
+    """
+    document = _document(source, target)
+    if isinstance(document, Manifest):
+        return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
+    found = []
+    for child in document.manifests:
+        if _ATTESTATION in child.annotations:
+            continue
+        manifest = _document(source, child)
+        if isinstance(manifest, Index):
+            raise ContentError(f"{child.digest} is an index inside an index")
+        found.append(_facts(source, child, manifest, document.annotations))
+    return ImageSubject(str(target.digest), tuple(found))
+
+
+def _document(source: Fetcher, target: Descriptor) -> Manifest | Index:
+    return parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+
+
+def _facts(
+    source: Fetcher, target: Descriptor, manifest: Manifest, outer: Mapping[str, str]
+) -> ImageFacts:
+    document = _config(source, manifest.config)
+    config = document.get("config") or {}
+    labels = config.get("Labels") or {}
+    ports = config.get("ExposedPorts") or {}
+    if not isinstance(labels, dict) or not isinstance(ports, dict):
+        raise ContentError(f"{manifest.config.digest} is not an image configuration")
+    told = {**outer, **labels, **manifest.annotations}
+    platform = target.platform or Platform.from_json(document)
+    return ImageFacts(
+        str(platform),
+        str(target.digest),
+        str(manifest.config.digest),
+        manifest.config.size + sum(layer.size for layer in manifest.layers),
+        len(manifest.layers),
+        str(config.get("User") or ""),
+        str(told.get(_BASE, "")),
+        {str(key): str(value) for key, value in labels.items()},
+        tuple(sorted(map(str, ports))),
+    )
+
+
+def _config(source: Fetcher, target: Descriptor) -> dict[str, dict[str, object]]:
+    try:
+        document = json.loads(fetch_all(source, target, _CONFIG_LIMIT))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
+        raise ContentError(f"{target.digest} is not an image configuration")
+    return document
+
+
+class Places:
+    """Reports name files from the top of the repository, from a source directory inside it, from
+    the root of another machine, or by package: what they have in common is how they end.
+    """
+
+    def __init__(self, changes: Changes, roots: Iterable[str] = ()) -> None:
+        self._files = changes.files | changes.lines.keys()
+        self._roots = tuple(root.replace("\\", "/").strip("/") for root in roots)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in self._files:
+            self._by_name[path.rpartition("/")[2]].append(path)
+
+    def find(self, path: str) -> tuple[str, ...]:
+        """The files it can mean: one, none, or several that it does not tell apart."""
+        plain = path.replace("\\", "/").removeprefix("./")
+        if plain in self._files:
+            return (plain,)
+        for root in self._roots:
+            joined = f"{root}/{plain}".removeprefix("./")
+            if found := self._ending(joined):
+                return found
+        return self._ending(plain.lstrip("/"), shorter=True)
+
+    def _ending(self, path: str, *, shorter: bool = False) -> tuple[str, ...]:
+        """Files that `path` ends with; the longest one means it best. With `shorter` also those
+        that end with `path`.
+        """
+        same_name = self._by_name.get(path.rpartition("/")[2], ())
+        inside = [one for one in same_name if path == one or path.endswith(f"/{one}")]
+        if inside:
+            return (max(inside, key=len),)
+        if not shorter:
+            return ()
+        return tuple(sorted(one for one in same_name if one.endswith(f"/{path}")))
+
+
+SUMMARY_TYPE = "urn:shipline:predicate:gates:v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What was measured for the last promoted image, by gate."""
+
+    gates: Mapping[str, Measurements]
+    revision: str = ""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """From a summary as `shipline gate --json` prints it, bare or in an in-toto statement.
+
+        Raises ConfigError.
+        """
+        try:
+            document = json.loads(raw)
+            predicate = document.get("predicate", document)
+            gates = {one["gate"]: _measurements(one) for one in predicate["gates"]}
+            return cls(gates, str(predicate.get("revision", "")))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ConfigError(
+                "the baseline is not a gate summary",
+                hint="write one with `shipline gate --json > baseline.json`",
+            ) from None
+
+
+def _measurements(gate: Mapping[str, Any]) -> Measurements:
+    found = gate["measurements"]
+    numbers = {str(key): float(value) for key, value in found["numbers"].items()}
+    keys = found["keys"]
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("keys")
+    return Measurements(numbers, frozenset(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`now` decides on age and waivers; `built_at` is when what is judged was made: older reports
+    are about something else. `repository` and `environment` are what waivers may be limited to.
+    """
+
+    now: datetime
+    revision: str = ""
+    image: ImageSubject | None = None
+    repository: str = ""
+    environment: str = ""
+    changes: Changes | None = None
+    baseline: Baseline | None = None
+    built_at: datetime | None = None
+
+    def before(self, gate: str) -> Measurements | None:
+        """What the baseline has for the gate."""
+        return self.baseline.gates.get(gate) if self.baseline else None

@@ -1,0 +1,48 @@
+"""Reports of other tools, read into values."""
+
+from shipline.gates.reports.coverage import Coverage, FileCoverage, LineSet, Ratio
+from shipline.gates.reports.parse import FORMATS, formats_of, parse_report
+from shipline.gates.reports.report import (
+    Component,
+    Content,
+    Finding,
+    Findings,
+    Level,
+    Report,
+    ReportError,
+    Sbom,
+    Severity,
+    Subject,
+    TestResults,
+    Tool,
+    Vex,
+    VexStatement,
+    Vulnerabilities,
+    Vulnerability,
+)
+
+__all__ = [
+    "FORMATS",
+    "Component",
+    "Content",
+    "Coverage",
+    "FileCoverage",
+    "Finding",
+    "Findings",
+    "Level",
+    "LineSet",
+    "Ratio",
+    "Report",
+    "ReportError",
+    "Sbom",
+    "Severity",
+    "Subject",
+    "TestResults",
+    "Tool",
+    "Vex",
+    "VexStatement",
+    "Vulnerabilities",
+    "Vulnerability",
+    "formats_of",
+    "parse_report",
+]

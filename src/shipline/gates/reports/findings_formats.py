@@ -1,0 +1,314 @@
+"""Reports of static analysis and secret scanners: SARIF 2.1.0 and `eslint --format json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from shipline.gates.reports.fields import Fields
+from shipline.gates.reports.json_stream import JsonReader
+from shipline.gates.reports.report import (
+    Finding,
+    Findings,
+    Level,
+    Report,
+    ReportError,
+    Severity,
+    Subject,
+    Tool,
+    moment,
+)
+
+_OUTSIDE = "results are kept outside of its runs, where nobody reads them (section 3.15.2)"
+_MESSAGE = 500  # characters that are kept
+_HEAVY = frozenset(
+    {"codeFlows", "graphs", "stacks", "relatedLocations", "fixes", "attachments", "threadFlows"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    level: Level = Level.WARNING
+    severity: Severity = Severity.UNKNOWN
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run while it is read: rules may come behind the results that name them."""
+
+    tool: Tool = field(default_factory=Tool)
+    rules: dict[str, _Rule] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    results: list[tuple[Finding, int, bool]] = field(default_factory=list)
+    produced: bool = False
+    gaps: list[str] = field(default_factory=list)
+    revision: str = ""
+    created: datetime | None = None
+
+
+def parse_sarif(source: BinaryIO) -> Report:
+    """A run without `results`, or one whose tool says that it did not succeed, is a gap.
+
+    Source: SARIF 2.1.0 sections 3.14.23 (no results: nothing was computed), 3.20.14, 3.27.
+    """
+    reader = JsonReader(source)
+    runs: list[_Run] = []
+    version, seen, outside = "", False, False
+    for key in reader.members():
+        if key == "version":
+            version = str(reader.value())
+        elif key == "inlineExternalProperties":
+            outside = True
+        elif key == "runs":
+            seen = True
+            for _ in reader.elements():
+                runs.append(_run(reader))
+    reader.finish()
+    if not seen:
+        raise ReportError("not a SARIF log: it has no runs")
+    if version != "2.1.0":
+        raise ReportError(f"SARIF version {version[:20]!r} is not 2.1.0")
+    gaps = [gap for run in runs for gap in run.gaps]
+    gaps += [_OUTSIDE] if outside else []
+    return Report(
+        "sarif",
+        Findings(tuple(one for run in runs for one in _resolved(run))),
+        Subject(revision=next((run.revision for run in runs if run.revision), "")),
+        max((run.created for run in runs if run.created), default=None),
+        runs[0].tool if runs else Tool(),
+        tuple(gaps if runs else ["the report has no run: no tool looked at anything"]),
+    )
+
+
+def _run(reader: JsonReader) -> _Run:
+    run = _Run()
+    for key in reader.members():
+        if key == "tool":
+            _tool(reader, run)
+        elif key == "results" and reader.kind() != "n":  # null: none could be computed
+            run.produced = True
+            for _ in reader.elements():
+                _result(reader, run)
+        elif key == "externalPropertyFileReferences":
+            if "results" in Fields(reader.value(), key):
+                run.gaps.append(_OUTSIDE)
+        elif key == "invocations" and reader.kind() == "[":
+            for _ in reader.elements():
+                _invocation(reader, run)
+        elif key == "versionControlProvenance":
+            for one in Fields({key: reader.value()}, "run").children(key):
+                run.revision = run.revision or one.text("revisionId")
+    if not run.tool.name:
+        raise ReportError("a run does not name its tool")
+    if not run.produced:
+        run.gaps.append(f"{run.tool.name} produced no results at all")
+    return run
+
+
+def _tool(reader: JsonReader, run: _Run) -> None:
+    for key in reader.members():
+        if key == "driver":
+            name = version = ""
+            for member in reader.members():
+                if member == "name":
+                    name = str(reader.value())
+                elif member in ("semanticVersion", "version"):
+                    version = version or str(reader.value())
+                elif member == "rules":
+                    _rules(reader, run)
+            run.tool = Tool(name[:100], version[:50])
+        elif key == "extensions" and reader.kind() == "[":
+            for _ in reader.elements():
+                for member in reader.members():
+                    if member == "rules":
+                        _rules(reader, run, indexed=False)
+
+
+def _rules(reader: JsonReader, run: _Run, *, indexed: bool = True) -> None:
+    if reader.kind() != "[":
+        return
+    for _ in reader.elements():
+        rule = Fields(reader.value(), "a rule")
+        level = rule.child("defaultConfiguration").text("level")
+        run.rules[rule.text("id")] = _Rule(
+            _level(level) if level else Level.WARNING, _severity(rule.child("properties"))
+        )
+        if indexed:
+            run.order.append(rule.text("id"))
+
+
+def _invocation(reader: JsonReader, run: _Run) -> None:
+    """An error that a tool notes about itself made its results incorrect or incomplete, whatever it
+    says of its success (SARIF 2.1.0, 3.58.6).
+    """
+    value = Fields(reader.value(), "an invocation")
+    run.created = run.created or moment(value.text("endTimeUtc") or value.text("startTimeUtc"))
+    notes = [
+        note.child("message").text("text")
+        for kind in ("toolExecutionNotifications", "toolConfigurationNotifications")
+        for note in value.children(kind)
+        if note.text("level") == "error"
+    ]
+    if value.raw("executionSuccessful") is False or notes:
+        what = "did not succeed" if value.raw("executionSuccessful") is False else "met an error"
+        reason = next(filter(None, notes), "") or value.text("exitCodeDescription")
+        run.gaps.append(f"the tool says that it {what}" + (f": {reason}" if reason else ""))
+
+
+def _result(reader: JsonReader, run: _Run) -> None:
+    parts: dict[str, object] = {}
+    for key in reader.members():
+        if key not in _HEAVY:
+            parts[key] = reader.value()
+    value = Fields(parts, "a result").having("message")
+    rule = value.child("rule")
+    index = value.raw("ruleIndex") if "ruleIndex" in value else rule.raw("index")
+    place = _place(value)
+    message = value.child("message")
+    finding = Finding(
+        value.text("ruleId") or rule.text("id"),
+        _level(value.text("level")) if "level" in value else Level.WARNING,
+        (message.text("text") or message.text("markdown") or message.text("id"))[:_MESSAGE],
+        *place,
+        _severity(value.child("properties")),
+        state=value.text("baselineState"),
+        suppressed=_suppressed(value),
+    )
+    finding = replace(finding, fingerprint=_fingerprint(value, finding))
+    if value.text("kind") in ("", "fail"):
+        run.results.append((finding, index if isinstance(index, int) else -1, "level" in value))
+    elif value.text("kind") in ("open", "review"):
+        finding = replace(finding, level=Level.NOTE)
+        run.results.append((finding, index if isinstance(index, int) else -1, True))
+
+
+def _resolved(run: _Run) -> list[Finding]:
+    return [_with_rule(run, *one) for one in run.results]
+
+
+def _with_rule(run: _Run, finding: Finding, index: int, has_level: bool) -> Finding:
+    name = finding.rule
+    if name not in run.rules and 0 <= index < len(run.order):
+        name = run.order[index]
+    if name not in run.rules:
+        name = name.rpartition("/")[0]  # a ruleId may end in parts that the rule does not have
+    rule = run.rules.get(name, _Rule())
+    return replace(
+        finding,
+        rule=finding.rule or name,
+        level=finding.level if has_level else rule.level,
+        severity=finding.severity or rule.severity,
+        tool=run.tool.name,
+    )
+
+
+def _place(value: Fields) -> tuple[str, int]:
+    for location in value.children("locations"):
+        physical = location.child("physicalLocation")
+        path = _path(physical.child("artifactLocation").text("uri"))
+        return path, physical.child("region").count("startLine")
+    return "", 0
+
+
+def _path(uri: str) -> str:
+    return unquote(uri.removeprefix("file://")).removeprefix("./")
+
+
+def _level(text: str) -> Level:
+    try:
+        return Level[text.upper()]
+    except KeyError:
+        raise ReportError(f"not a level: {text[:40]!r}") from None
+
+
+def _severity(properties: Fields) -> Severity:
+    found = properties.raw("security-severity")
+    try:
+        return (
+            Severity.scored(float(found)) if isinstance(found, str | int | float) else Severity(0)
+        )
+    except (ValueError, OverflowError):
+        return Severity.UNKNOWN
+
+
+def _suppressed(value: Fields) -> bool:
+    found = value.children("suppressions")
+    return bool(found) and all(one.text("status") in ("", "accepted") for one in found)
+
+
+def _fingerprint(value: Fields, finding: Finding) -> str:
+    """The tool's own, else one of what stays the same while lines move."""
+    for key in ("fingerprints", "partialFingerprints"):
+        own = value.child(key)
+        if parts := _texts(own):
+            return _short(*(f"{k}={v}" for k, v in parts.items()))
+    region = value.children("locations")[0:1]
+    snippet = (
+        region[0].child("physicalLocation").child("region").child("snippet").text("text")
+        if region
+        else ""
+    )
+    return _short(finding.message, snippet.strip())
+
+
+def _texts(value: Fields) -> Mapping[str, str]:
+    return {key: value.text(key) for key in sorted(value) if key in value}
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
+
+
+_LEVELS = {1: Level.WARNING, 2: Level.ERROR}
+_KEPT = ("filePath", "messages", "suppressedMessages")
+
+
+def parse_eslint(source: BinaryIO) -> Report:
+    """A list of files with their messages. Raises ReportError for a list without files: nothing was
+    linted, or another tool wrote it.
+
+    Source: ESLint, "Formatters Reference" (json) and "Node.js API" (LintResult, LintMessage).
+    """
+    reader = JsonReader(source)
+    found: list[Finding] = []
+    files = 0
+    for _ in reader.elements():
+        files += 1
+        found += _file(reader)
+    reader.finish()
+    if not files:
+        raise ReportError("a list without files: eslint looked at none")
+    return Report("eslint", Findings(tuple(found)), Subject("source"), tool=Tool("eslint"))
+
+
+def _file(reader: JsonReader) -> list[Finding]:
+    parts = {key: reader.value() for key in reader.members() if key in _KEPT}
+    result = Fields(parts, "a file").having("messages")
+    path = result.name("filePath")
+    return [
+        *(_finding(path, one) for one in result.children("messages")),
+        *(_finding(path, one, suppressed=True) for one in result.children("suppressedMessages")),
+    ]
+
+
+def _finding(path: str, message: Fields, *, suppressed: bool = False) -> Finding:
+    severity = message.count("severity")
+    if severity not in _LEVELS:
+        raise ReportError(f"not a severity of eslint: {severity}")
+    text = message.text("message")
+    rule = message.text("ruleId") or "fatal"  # what could not be parsed broke no rule
+    fingerprint = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]
+    return Finding(
+        rule,
+        _LEVELS[severity],
+        text[:_MESSAGE],
+        path,
+        message.count("line"),
+        fingerprint=fingerprint,
+        suppressed=suppressed,
+        tool="eslint",
+    )

@@ -1,0 +1,283 @@
+"""From bytes to a report: its format is recognised by content, and what may go wrong becomes a
+ReportError here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import BinaryIO, NamedTuple
+
+from shipline.errors import UsageError
+from shipline.gates.reports.coverage import Coverage
+from shipline.gates.reports.json_stream import JsonReader
+from shipline.gates.reports.report import (
+    Content,
+    Findings,
+    Report,
+    ReportError,
+    Sbom,
+    TestResults,
+    Vex,
+    Vulnerabilities,
+)
+from shipline.gates.reports.streams import Start, read_xml
+
+_HEAD = 4096  # bytes
+_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_KEYS = {
+    "runs": "sarif",
+    "SchemaVersion": "trivy",
+    "ArtifactName": "trivy",
+    "Results": "trivy",
+    "matches": "grype",
+    "results": "osv",
+    "auditReportVersion": "npm-audit",
+    "dependencies": "pip-audit",
+    "bomFormat": "cyclonedx",
+    "spdxVersion": "spdx",
+    "@graph": "spdx3",
+    "statements": "openvex",
+    "files": "coverage.py",
+    "totals": "coverage.py",
+    "total": "istanbul-summary",
+}
+
+
+class Foreign(NamedTuple):
+    """A tool whose own JSON is no format that is read: what it has, and how to get what is."""
+
+    what: str
+    keys: frozenset[str]
+    hint: str
+
+
+_SARIF = "have the tool write SARIF, which the gates of findings read"
+
+
+def _json_of(tool: str, keys: str, hint: str) -> Foreign:
+    return Foreign(f"the JSON of {tool}", frozenset(keys.split()), hint)
+
+
+_OBJECTS = (
+    _json_of(
+        "Bandit",
+        "generated_at metrics results",
+        "pip install 'bandit[sarif]', then: bandit -r . -f sarif -o bandit.sarif",
+    ),
+    _json_of("Semgrep", "paths errors results", "semgrep scan --sarif --output semgrep.sarif"),
+    _json_of(
+        "detect-secrets",
+        "plugins_used filters_used",
+        "it writes no SARIF: take gitleaks, or judge its report with a program of your own",
+    ),
+    _json_of("Checkov", "check_type results", "checkov -d . --output sarif"),
+    _json_of("gosec", "Issues Stats", "gosec -fmt sarif -out gosec.sarif ./..."),
+    _json_of(
+        "golangci-lint", "Issues Report", "golangci-lint run --output.sarif.path golangci.sarif"
+    ),
+    _json_of("ShellCheck", "comments", _SARIF),
+    _json_of("npm 6", "advisories metadata", "npm 7 or newer writes version 2: npm audit --json"),
+    _json_of("npm ls", "name version dependencies", "npm audit --json"),
+    _json_of("OWASP Dependency-Check", "reportSchema scanInfo", "dependency-check --format SARIF"),
+    _json_of("cargo audit", "database lockfile", "osv-scanner scan --format json Cargo.lock"),
+    _json_of("Safety", "report_meta scanned_packages", "pip-audit --format json"),
+    _json_of("Snyk", "vulnerabilities dependencyCount", "snyk test --sarif-file-output=snyk.sarif"),
+    _json_of("Jest", "numTotalTests testResults", "let it write JUnit, with jest-junit"),
+)
+_ELEMENTS = (
+    _json_of(
+        "gitleaks",
+        "RuleID Secret",
+        "gitleaks detect --report-format sarif --report-path gitleaks.sarif",
+    ),
+    _json_of("ShellCheck", "file code endLine", _SARIF),
+    _json_of("Hadolint", "file code level", "hadolint --format sarif Dockerfile"),
+    _json_of(
+        "Ruff",
+        "filename location noqa_row",
+        "ruff check --output-format sarif --output-file ruff.sarif",
+    ),
+    _json_of("Pylint", "message-id symbol path", _SARIF),
+    _json_of("Checkov", "check_type results", "checkov -d . --output sarif"),
+)
+_EMPTY = Foreign(
+    "an empty list, which gitleaks, Hadolint and others write for no findings",
+    frozenset(),
+    _SARIF,
+)
+
+
+def foreign(source: BinaryIO) -> Foreign | None:
+    """The tool that wrote this JSON, where it is one that is known. Raises ReportError for what is
+    no whole JSON.
+    """
+    reader = JsonReader(source)
+    if reader.kind() == "{":
+        return _written_by(frozenset(reader.members()), _OBJECTS)
+    if reader.kind() != "[":
+        return None
+    for _ in reader.elements():
+        keys = frozenset(reader.members()) if reader.kind() == "{" else frozenset[str]()
+        return _written_by(keys, _ELEMENTS)
+    return _EMPTY
+
+
+def _written_by(keys: frozenset[str], tools: tuple[Foreign, ...]) -> Foreign | None:
+    return next((one for one in tools if one.keys <= keys), None)
+
+
+def detect(source: BinaryIO) -> str:
+    """The name of the only format that it can have; `source` is left at its start. Whether it has
+    it is for the parser to say. Raises ReportError where it is none that is known.
+    """
+    head = source.read(_HEAD)
+    source.seek(0)
+    plain = head.lstrip(b"".join(_BOMS) + b"\x00 \t\r\n")
+    if plain.startswith(b"<"):
+        found = _xml(source)
+    elif plain[:1] in (b"{", b"["):
+        found = _json(source)
+    elif plain.startswith(b"mode: "):
+        found = "go"
+    else:
+        found = "lcov" if plain.startswith((b"TN:", b"SF:", b"#")) else ""
+    source.seek(0)
+    if not found:
+        raise ReportError("it has none of the formats that are read")
+    return found
+
+
+def _xml(source: BinaryIO) -> str:
+    root = next(read_xml(source), None)
+    attributes = root.attributes if isinstance(root, Start) else {}
+    match root.name if root else "":
+        case "coverage" if {"clover", "generated"} & attributes.keys():
+            return "clover"
+        case "coverage":
+            return "cobertura"
+        case "report":
+            return "jacoco"
+        case "testsuites" | "testsuite":
+            return "junit"
+    return ""
+
+
+def _json(source: BinaryIO) -> str:
+    """The first key that only one format has; reads no further."""
+    reader = JsonReader(source)
+    if reader.kind() == "[":
+        return _list(reader)
+    failed = ""
+    for key in reader.members():
+        if key in _KEYS and not (key == "total" and reader.kind() != "{"):
+            return _KEYS[key]
+        if key in ("error", "message"):
+            failed = "npm-audit"
+        elif reader.kind() == "{" and _is_final(reader):
+            return "istanbul"
+    return failed
+
+
+def _list(reader: JsonReader) -> str:
+    """By the first key of the first element."""
+    for _ in reader.elements():
+        if reader.kind() == "{" and next(reader.members(), "") == "filePath":
+            return "eslint"
+        break
+    return "pip-audit"
+
+
+def _is_final(reader: JsonReader) -> bool:
+    found = False
+    for key in reader.members():
+        found = found or key in ("statementMap", "data")
+    return found
+
+
+_PARSERS: Mapping[type[Content], Mapping[str, str]] = {
+    Coverage: {
+        "coverage.py": "coverage_formats:parse_coveragepy",
+        "cobertura": "coverage_formats:parse_cobertura",
+        "jacoco": "coverage_formats:parse_jacoco",
+        "clover": "coverage_formats:parse_clover",
+        "lcov": "coverage_formats:parse_lcov",
+        "istanbul": "coverage_formats:parse_final",
+        "istanbul-summary": "coverage_formats:parse_summary",
+        "go": "coverage_formats:parse_gocover",
+    },
+    TestResults: {"junit": "junit:parse"},
+    Findings: {"sarif": "findings_formats:parse_sarif", "eslint": "findings_formats:parse_eslint"},
+    Vulnerabilities: {
+        "trivy": "scanner_formats:parse_trivy",
+        "grype": "scanner_formats:parse_grype",
+        "osv": "scanner_formats:parse_osv",
+        "npm-audit": "scanner_formats:parse_npm_audit",
+        "pip-audit": "scanner_formats:parse_pip_audit",
+    },
+    Sbom: {
+        "cyclonedx": "sbom_formats:parse_cyclonedx",
+        "spdx": "sbom_formats:parse_spdx",
+        "spdx3": "sbom_formats:parse_linked",
+    },
+    Vex: {"openvex": "sbom_formats:parse_openvex"},
+}
+_PLACES = {name: place for some in _PARSERS.values() for name, place in some.items()}
+FORMATS = tuple(_PLACES)
+_BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
+
+
+def formats_of(content: type[Content]) -> tuple[str, ...]:
+    """The formats of reports that hold such content."""
+    return tuple(_PARSERS[content])
+
+
+def parse_report(source: BinaryIO, format: str = "") -> Report:
+    """The report in `source`, a file that can be read again from its start.
+
+    `format` is one of FORMATS, or empty to tell it by the content. Raises ReportError for bytes
+    that are not a whole report of that format, whatever they are, with a hint where they are known
+    as something else; UsageError for an unknown name.
+    """
+    if format and format not in _PLACES:
+        raise UsageError(f"unknown report format: {format!r}", hint=f"one of {', '.join(FORMATS)}")
+    try:
+        return _parsed(source, format)
+    except ReportError as error:
+        if error.hint:
+            raise
+        tool = _foreign(source)
+        if tool is None:
+            hint = f"formats that are read: {', '.join(FORMATS)}"
+            raise ReportError(error.message, hint=hint) from None
+        raise ReportError(f"this is {tool.what}: {error.message}", hint=tool.hint) from None
+
+
+def _parsed(source: BinaryIO, format: str) -> Report:
+    try:
+        if not source.read(_HEAD).strip(_BLANK):
+            raise ReportError("the report is empty", hint="run the tool that writes it again")
+        source.seek(0)
+        return _parser(format or detect(source))(source)
+    except UnicodeDecodeError as error:
+        raise ReportError(f"not valid {error.encoding} text: {error.reason}") from None
+    except (RecursionError, MemoryError):
+        raise ReportError("nested too deeply") from None
+    except (ValueError, OverflowError, OSError) as error:
+        raise ReportError(f"cannot be read: {error}") from None
+
+
+def _foreign(source: BinaryIO) -> Foreign | None:
+    try:
+        source.seek(0)
+        return foreign(source)
+    except (ReportError, ValueError, RecursionError, MemoryError, OSError):
+        return None
+
+
+def _parser(name: str) -> Callable[[BinaryIO], Report]:
+    module, _, attribute = _PLACES[name].partition(":")
+    found: Callable[[BinaryIO], Report] = getattr(
+        import_module(f"shipline.gates.reports.{module}"), attribute
+    )
+    return found

@@ -1,1 +1,0 @@
-"""Rules that a release must meet: names, quality, trust."""

@@ -1,0 +1,318 @@
+"""Projects, members and robot accounts as Harbor's API has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shipline.server.access.accounts import Project, Robot, Role, Wish
+from shipline.server.access.administration import Administration, Taken, Unknown
+from shipline.server.access.harbor_json import (
+    BASE,
+    account_of,
+    answer,
+    harbor,
+    page,
+    permissions_of,
+    read_body,
+    refusal,
+    robot_json,
+    take,
+    texts,
+    time_text,
+)
+from shipline.server.access.rights import administers, sees
+from shipline.server.access.store import Directory, View
+from shipline.server.http import Request, Response, Route, route
+
+
+def one_project(text: str, projects: list[Project]) -> Project:
+    """By name or number. Raises Unknown, also for one that may not be seen."""
+    number = int(text) if text.isdecimal() and len(text) < 10 else None
+    for project in projects:
+        if project.name == text or project.id == number:
+            return project
+    raise Unknown(f"there is no project {text}")
+
+
+def managed_project(directory: Directory, request: Request, text: str) -> Project:
+    """A project that the client administers. Raises Problem 403 for another that it sees."""
+    view, account = directory.view(), account_of(directory, request)
+    found = one_project(text, [one for one in view.projects.values() if sees(view, account, one)])
+    if not administers(view, account, found.name):
+        raise refusal(403, f"{account.login} does not administer {found.name}")
+    return found
+
+
+_ROLES: dict[int, Role] = {
+    1: "admin",
+    2: "developer",
+    3: "guest",
+    4: "maintainer",
+    5: "limited-guest",
+}
+_NAMES: dict[Role, str] = {
+    "admin": "projectAdmin",
+    "developer": "developer",
+    "guest": "guest",
+    "maintainer": "maintainer",
+    "limited-guest": "limitedGuest",
+}
+
+
+def member_routes(
+    directory: Directory, administration: Callable[[Request], Administration]
+) -> tuple[Route, ...]:
+    """A member's number is the user's."""
+
+    def listing(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        view = directory.view()
+        members = sorted(name for name in found.members if name in view.users)
+        path = f"/projects/{found.id}/members"
+        return page(request, path, members, lambda name: _member(view, found, name))
+
+    def add(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        body = read_body(request)
+        name = take(take(body, "member_user", dict, {}), "username", str, "")
+        if name in found.members:
+            raise Taken(f"{name} is a member of {found.name} already")
+        administration(request).set_member(found.name, name, _role(body))
+        number = directory.view().users[name].id
+        return answer({}, 201, [("Location", f"{BASE}/projects/{found.id}/members/{number}")])
+
+    def show(request: Request, project: str, member: str) -> Response:
+        found = managed_project(directory, request, project)
+        view = directory.view()
+        return answer(_member(view, found, _name(view, found, member)))
+
+    def change(request: Request, project: str, member: str) -> Response:
+        found = managed_project(directory, request, project)
+        name = _name(directory.view(), found, member)
+        administration(request).set_member(found.name, name, _role(read_body(request)))
+        return answer({})
+
+    def remove(request: Request, project: str, member: str) -> Response:
+        found = managed_project(directory, request, project)
+        name = _name(directory.view(), found, member)
+        administration(request).set_member(found.name, name, None)
+        return answer({})
+
+    every = f"{BASE}/projects/(?P<project>[^/]+)/members"
+    one = every + "/(?P<member>[0-9]{1,9})"
+    return (
+        route(every, need="own", GET=harbor(listing), POST=harbor(add)),
+        route(one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+    )
+
+
+def _role(body: dict[str, Any]) -> Role:
+    role = _ROLES.get(take(body, "role_id", int, 0))
+    if role is None:
+        raise refusal(400, f"role_id is one of {', '.join(map(str, _ROLES))}")
+    return role
+
+
+def _name(view: View, project: Project, member: str) -> str:
+    for name in project.members:
+        if name in view.users and view.users[name].id == int(member):
+            return name
+    raise Unknown(f"there is no member {member} in {project.name}")
+
+
+def _member(view: View, project: Project, name: str) -> dict[str, Any]:
+    role, number = project.members[name], view.users[name].id
+    return {
+        "id": number,
+        "project_id": project.id,
+        "entity_id": number,
+        "entity_name": name,
+        "entity_type": "u",
+        "role_id": next(key for key, value in _ROLES.items() if value == role),
+        "role_name": _NAMES[role],
+    }
+
+
+_LONGEST_OVERLAP_S = 90 * 86_400
+
+
+def robot_routes(
+    directory: Directory, administration: Callable[[Request], Administration]
+) -> tuple[Route, ...]:
+    def listing(request: Request) -> Response:
+        """Robots of the system, or with q=Level=project,ProjectID=N those of a project."""
+        wanted = _filters(request)
+        project = ""
+        if wanted.get("level") == "project" or "projectid" in wanted:
+            project = managed_project(directory, request, wanted.get("projectid", "")).name
+        else:
+            _check_system(directory, request)
+        return _page_of(directory, request, "/robots", project, wanted.get("name", ""))
+
+    def listing_below(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        path = f"/projects/{project}/robots"
+        return _page_of(directory, request, path, found.name, _filters(request).get("name", ""))
+
+    def create(request: Request) -> Response:
+        account_of(directory, request)
+        body = read_body(request)
+        return _created(directory, request, administration(request), body, _project_of(body))
+
+    def create_below(request: Request, project: str) -> Response:
+        found = managed_project(directory, request, project)
+        body = _first_version(read_body(request), found.name)
+        return _created(directory, request, administration(request), body, found.name)
+
+    def show(request: Request, robot: str, project: str = "") -> Response:
+        return answer(robot_json(_robot(directory, request, robot, project)))
+
+    def change(request: Request, robot: str, project: str = "") -> Response:
+        """Harbor's clients send the whole robot; its name and level must be as they are."""
+        found = _robot(directory, request, robot, project)
+        body = read_body(request)
+        if take(body, "name", str, found.login) not in (found.login, found.name):
+            raise refusal(400, "the name of a robot cannot be changed")
+        level = "project" if found.project else "system"
+        if take(body, "level", str, level) != level:
+            raise refusal(400, f"the level of a robot cannot be changed: it is {level}")
+        administration(request).set_robot(found.id, _changed(found, body))
+        return answer({})
+
+    def refresh(request: Request, robot: str) -> Response:
+        """`overlap` is ours: seconds that the secret before stays valid."""
+        found = _robot(directory, request, robot, "")
+        body = read_body(request)
+        _check_secret(body)
+        overlap = take(body, "overlap", int, 0)
+        if not 0 <= overlap <= _LONGEST_OVERLAP_S:
+            raise refusal(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
+        secret = administration(request).rotate_robot(found.id, overlap_s=overlap)
+        return answer({"secret": secret})
+
+    def remove(request: Request, robot: str, project: str = "") -> Response:
+        administration(request).remove_robot(_robot(directory, request, robot, project).id)
+        return answer({})
+
+    one = "/robots/(?P<robot>[0-9]{1,9})"
+    below = f"{BASE}/projects/(?P<project>[^/]+)"
+    return (
+        route(f"{BASE}/robots", need="own", GET=harbor(listing), POST=harbor(create)),
+        route(
+            BASE + one,
+            need="own",
+            GET=harbor(show),
+            PUT=harbor(change),
+            PATCH=harbor(refresh),
+            DELETE=harbor(remove),
+        ),
+        route(f"{below}/robots", need="own", GET=harbor(listing_below), POST=harbor(create_below)),
+        route(below + one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+    )
+
+
+def _check_system(directory: Directory, request: Request) -> None:
+    if not administers(directory.view(), account_of(directory, request), ""):
+        raise refusal(403, "only an administrator may manage robots of the system")
+
+
+def _page_of(
+    directory: Directory, request: Request, path: str, project: str, name: str
+) -> Response:
+    robots = sorted(directory.view().robots.values(), key=lambda robot: robot.id)
+    found = [robot for robot in robots if robot.project == project and name in robot.login]
+    return page(request, path, found, robot_json)
+
+
+def _filters(request: Request) -> dict[str, str]:
+    """Harbor's `q`: pairs like Level=project,ProjectID=1,name=~part."""
+    pairs = (part.partition("=") for part in (request.parameter("q") or "").split(","))
+    return {key.strip().lower(): value.strip().lstrip("~") for key, _, value in pairs if key}
+
+
+def _project_of(body: dict[str, Any]) -> str:
+    """The project of a robot that is to be made, empty for one of the system."""
+    level = take(body, "level", str, "")
+    if level == "system":
+        return ""
+    spaces = {entry.namespace for entry in permissions_of(body)}
+    if level != "project" or len(spaces) != 1:
+        raise refusal(400, "level is system, or project with permissions in that one project")
+    return spaces.pop()
+
+
+def _created(
+    directory: Directory,
+    request: Request,
+    administration: Administration,
+    body: dict[str, Any],
+    project: str,
+) -> Response:
+    _check_secret(body)
+    if project:
+        project = managed_project(directory, request, project).name
+    else:
+        _check_system(directory, request)
+    wish = Wish(
+        take(body, "name", str, ""),
+        project,
+        permissions_of(body),
+        take(body, "description", str, "")[:1000],
+        take(body, "disable", bool, False),
+        take(body, "duration", int, -1),
+        texts(body, "networks"),
+    )
+    robot, secret = administration.add_robot(wish)
+    document = {
+        "id": robot.id,
+        "name": robot.login,
+        "secret": secret,
+        "creation_time": time_text(robot.created),
+        "expires_at": int(robot.expires) or -1,
+    }
+    return answer(document, 201, [("Location", f"{BASE}/robots/{robot.id}")])
+
+
+def _check_secret(body: dict[str, Any]) -> None:
+    """What a person chose can be guessed from the plain hash that is kept."""
+    if take(body, "secret", str, ""):
+        raise refusal(400, "the secret of a robot is made here: leave it out, and read the answer")
+
+
+def _changed(robot: Robot, body: dict[str, Any]) -> Wish:
+    """What is not said stays; that way a first-version client can only disable."""
+    return Wish(
+        robot.name,
+        robot.project,
+        permissions_of(body) if "permissions" in body else robot.permissions,
+        take(body, "description", str, robot.description)[:1000],
+        take(body, "disable", bool, robot.disabled),
+        take(body, "duration", int, robot.duration),
+        texts(body, "networks") if "networks" in body else robot.networks,
+    )
+
+
+def _first_version(body: dict[str, Any], project: str) -> dict[str, Any]:
+    """The first version's body has `access` without permissions, with paths as resources."""
+    if "permissions" in body:
+        return body
+    access = []
+    for entry in take(body, "access", list, []):
+        resource = take(entry, "resource", str, "") if isinstance(entry, dict) else ""
+        access.append({**dict(entry), "resource": resource.rpartition("/")[2]})
+    return {
+        **body,
+        "permissions": [{"kind": "project", "namespace": project, "access": access}],
+    }
+
+
+def _robot(directory: Directory, request: Request, number: str, project: str) -> Robot:
+    """A robot that the client may manage. Raises Unknown for another, as if it were not there."""
+    account, view = account_of(directory, request), directory.view()
+    found = view.robots.get(int(number))
+    if found is None or not administers(view, account, found.project):
+        raise Unknown(f"there is no robot {number}")
+    if project and managed_project(directory, request, project).name != found.project:
+        raise Unknown(f"there is no robot {number} in {project}")
+    return found

@@ -1,0 +1,140 @@
+"""A repository of this node as a place to read statements from: no request is made for them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from shipline.content import VerifiedReader
+from shipline.errors import NotFound
+from shipline.oci import Descriptor, Digest, Index, media, parse_manifest
+from shipline.server.cache import Stored
+from shipline.server.entries import Changes, pack
+from shipline.server.manifests import Manifests
+from shipline.server.storage import Storage
+from shipline.supply import PublicKey, proven_in
+from shipline.trust import statement_subject
+
+_REFERRERS = 1000
+_ANNOTATIONS = 16 << 20  # characters in all of them
+_PARENTS = ("vouched", "needed")
+
+
+class StoredEvidence:
+    """An `Evidence` over the repository `name`."""
+
+    def __init__(self, storage: Storage, manifests: Manifests, name: str) -> None:
+        self._storage = storage
+        self._manifests = manifests
+        self._name = name
+
+    @contextmanager
+    def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
+        if target.media_type in media.NAMED:
+            stored = self._manifests.get(self._name, target.digest)
+            if stored is None:
+                raise NotFound(f"{self._name} has no manifest {target.digest}")
+            yield VerifiedReader(io.BytesIO(stored.raw), target, self._name)
+            return
+        blob = self._storage.open_blob(self._name, target.digest)
+        if blob is None:
+            raise NotFound(f"{self._name} has no blob {target.digest}")
+        with os.fdopen(blob.fd, "rb") as file:
+            yield VerifiedReader(file, target, self._name)
+
+    def resolve(self, reference: str) -> Descriptor:
+        found = self.find(Digest.parse(reference) if ":" in reference else reference)
+        if found is None:
+            raise NotFound(f"{self._name} has nothing under {reference}")
+        return found
+
+    def find(self, reference: Digest | str) -> Descriptor | None:
+        """As `resolve`, None where there is nothing."""
+        stored = self._manifests.get(self._name, reference)
+        return None if stored is None else descriptor_of(stored)
+
+    def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Those that `mark_proven` has marked come first, the newest of them before others: no
+        number of other referrers keeps anybody from seeing them.
+        """
+        subject, records = str(target.digest), self._storage.records
+        marked = records.scan(("proven", self._name, subject), limit=_REFERRERS)
+        marks = sorted((json.loads(value) for _, value in marked), key=lambda one: -one["at"])
+        first = [
+            json.loads(value)
+            for one in marks
+            if (value := records.get(("referrer", self._name, subject, one["in"]))) is not None
+        ]
+        others = self._manifests.referrers(self._name, target.digest, "")
+        entries = {entry["digest"]: entry for entry in (*first, *_few(others))}
+        found = map(Descriptor.from_json, entries.values())
+        return tuple(one for one in found if artifact_type in ("", one.artifact_type))
+
+    def parents(self, target: Descriptor) -> Iterator[Descriptor]:
+        """The indexes of this repository that list a manifest, those about which something is
+        proven first.
+        """
+        child, records = str(target.digest), self._storage.records
+        pages = (records.scan((kind, self._name, child), limit=_REFERRERS) for kind in _PARENTS)
+        for parent in dict.fromkeys(key[0] for page in pages for key, _ in page):
+            stored = self._manifests.get(self._name, Digest.parse(parent))
+            if stored is not None and stored.media_type in media.INDEXES:
+                yield descriptor_of(stored)
+
+    def mark_proven(self, digest: Digest, keys: Sequence[PublicKey]) -> None:
+        """Mark what `keys` have stated in a manifest that has arrived, under what it is about. A
+        mark says where to look first and proves nothing; there is one for each statement.
+        """
+        stored = self._manifests.get(self._name, digest)
+        if stored is None:
+            return
+        changes: Changes = {}
+        for subject in self._subjects(stored):
+            for statement in proven_in(self, descriptor_of(stored), subject, keys):
+                changes |= self._marks(statement, subject, digest)
+        if changes:
+            self._storage.commit(changes)
+
+    def _marks(self, statement: Digest, subject: Digest, place: Digest) -> Changes:
+        key = ("proven", self._name, str(subject), str(statement))
+        known = self._storage.records.get(key)
+        if known is not None and self._manifests.listed(
+            self._name, Digest.parse(json.loads(known)["in"])
+        ):
+            return {}
+        index = self._manifests.get(self._name, subject)
+        parsed = None if index is None else parse_manifest(index.raw, index.media_type)
+        children = parsed.manifests if isinstance(parsed, Index) else ()
+        vouched = (("vouched", self._name, str(one.digest), str(subject)) for one in children)
+        at = self._storage.clock()
+        return {key: pack(at=at, **{"in": str(place)}), **dict.fromkeys(vouched, b"")}
+
+    def _subjects(self, stored: Stored) -> Iterator[Digest]:
+        """What a manifest is attached to: by its own word, and by its tags."""
+        parsed = parse_manifest(stored.raw, stored.media_type)
+        if parsed.subject is not None:
+            yield parsed.subject.digest
+        tags = ("tagged", self._name, str(stored.digest))
+        for (tag,), _ in self._storage.records.scan(tags, limit=_REFERRERS):
+            if subject := statement_subject(tag):
+                yield subject
+
+
+def _few(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first of them: not too many, and not too much."""
+    left = _ANNOTATIONS
+    for entry in islice(entries, _REFERRERS):
+        left -= sum(map(len, (entry.get("annotations") or {}).values()))
+        if left < 0:
+            return
+        yield entry
+
+
+def descriptor_of(stored: Stored) -> Descriptor:
+    """What names a manifest that was read."""
+    return Descriptor(stored.media_type, stored.digest, len(stored.raw))

@@ -1,0 +1,163 @@
+"""Images go out only with a signed scan result that is good enough."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shipline.content import fetch_all
+from shipline.errors import ContentError
+from shipline.gates.reports import Severity, Vulnerability
+from shipline.gates.scans import SCAN_TYPES, Scan, read_scan
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
+from shipline.server.admission.evidence import StoredEvidence
+from shipline.server.admission.section import VulnerabilityRule, any_of
+from shipline.supply import Attestation, Kind, PublicKey, attachment_tag, examine_attestations
+from shipline.trust import Statements
+
+_KEPT = 10_000  # verdicts
+_SHOWN = 5  # vulnerabilities in a message
+_NONE = "no scan result is attached to it: shipline attest --type vuln --predicate REPORT"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRule:
+    """A rule with its keys."""
+
+    said: VulnerabilityRule
+    keys: tuple[PublicKey, ...]
+
+
+class Scans:
+    """Verdicts of the rules. What is kept is kept under everything that is attached to the image,
+    so that a new scan counts at once.
+    """
+
+    def __init__(self, rules: Sequence[ReadRule], clock: Callable[[], float]) -> None:
+        self._rules = tuple(rules)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[tuple[object, ...], tuple[Scan | None, str]] = {}
+        self._statements = Statements()
+
+    def covers(self, name: str) -> bool:
+        return any(any_of(rule.said.repositories, name) for rule in self._rules)
+
+    def refusal(self, source: StoredEvidence, name: str, target: Descriptor) -> str:
+        """Why the image may not be pulled, with the way to change that; empty where it may."""
+        if self._statements.has(source, target):
+            return ""
+        for rule in self._rules:
+            if any_of(rule.said.repositories, name):
+                reason = self._judge(rule, source, target)
+                if reason:
+                    return reason
+        return ""
+
+    def _judge(self, rule: ReadRule, source: StoredEvidence, target: Descriptor) -> str:
+        """By the newest scan of the image and that of each index which lists it: none may be bad,
+        and the newest of them must be new enough. An index without one: by those of its images.
+        """
+        found = [self._scan(rule, source, one) for one in (target, *source.parents(target))]
+        scans = [scan for scan, _ in found if scan is not None]
+        if scans:
+            return self._bad(rule.said, scans)
+        images, own = _images(source, target), found[0][1]
+        if not images or own != _NONE:
+            return own
+        for image in images:
+            scan, problem = self._scan(rule, source, image)
+            reason = problem if scan is None else self._bad(rule.said, [scan])
+            if reason:
+                return f"{image.platform}: {reason}"
+        return ""
+
+    def _scan(
+        self, rule: ReadRule, source: StoredEvidence, target: Descriptor
+    ) -> tuple[Scan | None, str]:
+        """The newest scan that one of the keys signed, or why there is none."""
+        key = (rule, target.digest, *_attached(source, target))
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            known = _newest(source, target, rule.keys)
+            with self._lock:
+                while len(self._known) >= _KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = known
+        return known
+
+    def _bad(self, rule: VulnerabilityRule, scans: Sequence[Scan]) -> str:
+        """The strictest of them counts: a clean scan of an index does not take back what another
+        one has found in its image.
+        """
+        now = self._clock()
+        if rule.max_age is not None:
+            finished = max((one.finished for one in scans if one.finished), default=None)
+            if finished is None:
+                return "its scan result does not say when the scan ended"
+            if now - finished > rule.max_age.seconds:
+                return f"its last scan is older than {rule.max_age}; scan it again"
+        today = datetime.fromtimestamp(now, UTC)
+        allowed = {one.id for one in rule.allow if not one.until.over(today)}
+        least = Severity.parse(rule.refuse)
+        bad = [
+            one
+            for one in dict.fromkeys(one for scan in scans for one in scan.found)
+            if (one.severity >= least or one.severity is Severity.UNKNOWN)
+            and (one.fixed or not rule.fixable_only)
+            and not allowed.intersection(one.names)
+        ]
+        return _listed(bad, rule.refuse) if bad else ""
+
+
+def _listed(bad: Sequence[Vulnerability], least: str) -> str:
+    worst = sorted(bad, key=lambda one: (-one.severity, one.id))
+    names = ", ".join(f"{one.id} ({one.severity})" for one in worst[:_SHOWN])
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return (
+        f"{len(bad)} vulnerabilities of severity {least} or above: {names}{more}; update the image "
+        "and attach a new scan, or accept them under registry.policy.vulnerabilities.allow"
+    )
+
+
+def _newest(
+    source: StoredEvidence, target: Descriptor, keys: tuple[PublicKey, ...]
+) -> tuple[Scan | None, str]:
+    proven: list[Attestation] = []
+    rejected = 0
+    for kind in SCAN_TYPES:
+        found = examine_attestations(source, target, keys, kind)
+        proven += found.proven
+        rejected += len(found.rejected)
+    problem = (
+        f"{rejected} scan results are attached, but none that a trusted key signed"
+        if rejected
+        else _NONE
+    )
+    scans: list[Scan] = []
+    for one in proven:
+        try:
+            scans.append(read_scan(one.statement.predicate_type, one.statement.predicate))
+        except ContentError as error:
+            problem = f"its scan result cannot be used: {error.message}"
+    if not scans:
+        return None, problem
+    return max(scans, key=lambda scan: scan.finished or 0.0), ""
+
+
+def _attached(source: StoredEvidence, target: Descriptor) -> Iterator[Digest]:
+    """Everything that is attached to an image now, by digest."""
+    yield from (one.digest for one in source.referrers(target))
+    found = source.find(attachment_tag(target.digest, Kind.ATTESTATION))
+    if found is not None:
+        yield found.digest
+
+
+def _images(source: StoredEvidence, target: Descriptor) -> Sequence[Descriptor]:
+    parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
+    if not isinstance(parsed, Index):
+        return ()
+    return [one for one in parsed.manifests if one.platform and one.platform.os != "unknown"]

@@ -1,5 +1,0 @@
-"""Rules about what may come in, stay and go out."""
-
-from shipline.server.door.protocol import Door, NoDoor
-
-__all__ = ["Door", "NoDoor"]

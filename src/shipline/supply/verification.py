@@ -1,0 +1,427 @@
+"""Which keys signed an image, and for which name: a proof for each signature, a reason for each
+that is none.
+
+Stricter than cosign in what it accepts: the type of the payload, its fields, the media type of the
+layer and the identity must be right, and everything is bounded. Bytes are parsed after the
+signature over them was checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, ClassVar, Self, TypeVar
+
+from shipline.content import Fetcher
+from shipline.errors import ConfigError, ContentError, GateRefused, ShiplineError
+from shipline.globs import glob
+from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, Reference
+from shipline.supply.claims import (
+    DEFAULT_LIMITS,
+    Claim,
+    Evidence,
+    Form,
+    Kind,
+    Limits,
+    Rejected,
+    Unproven,
+    Why,
+    claims_in,
+    find_claims,
+)
+from shipline.supply.envelopes import SIMPLE_SIGNING, Envelope, SimplePayload
+from shipline.supply.keys import PublicKey
+from shipline.supply.statement import COSIGN_SIGN, Statement, seconds, short_name, stated_time
+
+_OPTIONAL = "optional"
+
+
+class _Rule(StrEnum):
+    REPOSITORY = "repository"
+    EXACT = "exact"
+    TAGGED = "tagged"
+    PATH = "path"
+    ANY = "any"
+    PATTERN = "pattern"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePattern:
+    """A glob of `host/repository`: `*` is any part of one component, `**` also crosses `/`.
+
+    Without a host (`team/*`) it holds for every host.
+    """
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ConfigError for characters that no name can have."""
+        if not re.fullmatch(r"[a-zA-Z0-9._/*?:-]+", text) or "//" in text:
+            raise ConfigError(
+                f"not a pattern of images: {text!r}",
+                hint="such as registry.example/team/*, **/app or **",
+            )
+        return cls(text)
+
+    def matches(self, reference: Reference) -> bool:
+        """Whether `reference` is such an image; tag and digest play no part."""
+        first, slash, _ = self.text.partition("/")
+        has_host = bool(slash) and (first.strip("*") == "" or re.search(r"[.:]|^localhost$", first))
+        name = reference.name if has_host else reference.repository
+        return glob(self.text).fullmatch(name) is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which identities are accepted for an image.
+
+    `optional`: the same host and repository where the signature carries a name; one without a name
+    (as cosign 3 makes them) counts too. `repository`: it must carry the same host and repository.
+    `exact`: also the same tag, and any where the image is asked for by digest. `tagged`: the same,
+    and no image counts that is asked for without a tag. `path`: the same repository on any host,
+    for mirrors and copies. `any`: not checked. Anything else is an ImagePattern that it must
+    match.
+    """
+
+    rule: _Rule
+    pattern: ImagePattern | None = None
+    nameless: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ConfigError."""
+        if text == _OPTIONAL:
+            return cls(_Rule.REPOSITORY, nameless=True)
+        if text in list(_Rule) and text != _Rule.PATTERN:
+            return cls(_Rule(text))
+        if not re.search("[/*]", text):
+            raise ConfigError(
+                f"not a rule of identity: {text!r}",
+                hint=f"{_OPTIONAL}, repository, exact, tagged, path, any, "
+                "or a pattern such as registry.example/team/*",
+            )
+        return cls(_Rule.PATTERN, ImagePattern.parse(text))
+
+    def accepts(self, identity: str, name: Reference) -> bool:
+        """Whether a signature that carries `identity` holds for the image `name`."""
+        if self.rule is _Rule.ANY:
+            return True
+        if not identity:
+            return self.nameless
+        try:
+            signed = Reference.parse(identity)
+        except ShiplineError:
+            return False
+        if self.pattern is not None:
+            return self.pattern.matches(signed)
+        if self.rule is _Rule.PATH:
+            return signed.repository == name.repository
+        match self.rule:
+            case _Rule.EXACT:
+                same_tag = signed.tag == name.tag if name.tag else bool(signed.tag or signed.digest)
+            case _Rule.TAGGED:
+                same_tag = bool(name.tag) and signed.tag == name.tag
+            case _:
+                same_tag = True
+        return signed.name == name.name and same_tag
+
+    def on_any_host(self) -> Self:
+        """The same rule where nobody knows by which host an image is asked for."""
+        return replace(self, rule=_Rule.PATH) if self.rule is _Rule.REPOSITORY else self
+
+    def __str__(self) -> str:
+        if self.nameless:
+            return _OPTIONAL if self.rule is _Rule.REPOSITORY else f"{_OPTIONAL} ({self.rule})"
+        return str(self.pattern or self.rule)
+
+
+SAME_REPOSITORY = Identity(_Rule.REPOSITORY)
+OPTIONAL = Identity(_Rule.REPOSITORY, nameless=True)
+
+
+_REASONS = 20  # lines of an error
+
+
+class SignatureRefused(GateRefused):
+    """The signatures that were asked for are not there; `verdicts` are the reasons."""
+
+    code: ClassVar[str] = "signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Proven: `key` signed the digest, as `identity`, with these annotations.
+
+    `signed_at` is the time that the signer stated, in seconds since 1970; None where the signature
+    holds none.
+    """
+
+    key: PublicKey
+    form: Form
+    identity: str
+    annotations: Mapping[str, Any] = field(hash=False)
+    signed_at: float | None
+    place: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """Proven: `key` signed the statement, which is about the digest; `envelope` has its bytes."""
+
+    key: PublicKey
+    form: Form
+    statement: Statement
+    envelope: Envelope
+    made_at: float | None
+    place: Digest
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All that was found out about the signatures of `target`."""
+
+    target: Descriptor
+    signatures: tuple[Signature, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def keys(self) -> tuple[PublicKey, ...]:
+        """The distinct keys that signed, in the order in which they were found."""
+        return tuple(dict.fromkeys(one.key for one in self.signatures))
+
+
+@dataclass(frozen=True, slots=True)
+class Attestations:
+    """All that was found out about attestations of one type on `target`."""
+
+    target: Descriptor
+    predicate_type: str
+    proven: tuple[Attestation, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def examine(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    *,
+    identity: Identity = SAME_REPOSITORY,
+    annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verification:
+    """Check every signature of `target`, which is asked for as `name`, against `keys`.
+
+    Raises RegistryError or AuthError where the place cannot be asked.
+    """
+
+    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Signature]:
+        said, found, signed_at = _read(claim, target.digest)
+        if not identity.accepts(said, name):
+            if not said:
+                raise Unproven(
+                    Why.NO_NAME,
+                    f"it names no image, so it is not for {name.name} (identity: {identity})",
+                )
+            reason = f"it is for {said!r:.200}, not for {name.name} (identity: {identity})"
+            raise Unproven(Why.NAME, reason)
+        if missing := [key for key, value in annotations.items() if found.get(key) != value]:
+            reason = f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}"
+            raise Unproven(Why.ANNOTATION, reason)
+        return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
+
+    found = find_claims(source, target, Kind.SIGNATURE, COSIGN_SIGN, limits)
+    return Verification(target, *_sorted(found, keys, check))
+
+
+def verify(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    *,
+    identity: Identity = SAME_REPOSITORY,
+    annotations: Mapping[str, str] = NO_ANNOTATIONS,
+    threshold: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verification:
+    """The proof that at least `threshold` of `keys` signed `target`. Raises SignatureRefused."""
+    found = examine(
+        source, target, name, keys, identity=identity, annotations=annotations, limits=limits
+    )
+    if len(found.keys) >= max(threshold, 1):
+        return found
+    have = f"{len(found.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
+    more = "else " if found.keys else ""
+    sign = f"`shipline sign --key KEY {name.name}@{target.digest}`"
+    raise SignatureRefused(
+        f"{name.at(target.digest)}: {have} signed it",
+        verdicts=reasons(found.rejected, f"nothing {more}that is a signature is attached to it"),
+        hint=f"more keys must sign it: {sign}"
+        if found.keys
+        else way_out(found.rejected, sign, "give its public half with --key"),
+    )
+
+
+def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
+    """What to do about what was rejected, by the most telling reason. `sign` is how to sign the
+    image, `trust` how to let another key count.
+    """
+    worst = min((one.why for one in rejected), key=lambda why: why.value, default=None)
+    match worst:
+        case Why.NAME:
+            return (
+                "it was signed under another name: let that name count (identity: path for a copy, "
+                f"a pattern, any), or sign it under this one: {sign}"
+            )
+        case Why.NO_NAME:
+            return (
+                "it was signed without a name: let that count (identity: optional), or sign it "
+                f"with one: {sign}"
+            )
+        case Why.ANNOTATION:
+            return f"it was signed with other annotations: demand those, or sign it anew: {sign}"
+        case Why.DIGEST:
+            return f"a signature of another image was attached to it: sign this one: {sign}"
+        case Why.KEY:
+            return f"it was signed with another key: {trust}, or sign it with yours: {sign}"
+        case Why.UNUSABLE:
+            return f"what is attached to it cannot be used; add what can: {sign}"
+        case None:
+            return f"sign it: {sign}"
+
+
+def examine_attestations(
+    source: Evidence,
+    target: Descriptor,
+    keys: Sequence[PublicKey],
+    predicate_type: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Attestations:
+    """Check every attestation of this type on `target` against `keys`; others are left out."""
+
+    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Attestation]:
+        statement = Statement.parse(claim.body)
+        if statement.predicate_type != predicate_type:
+            return []
+        if statement.subject_of(target.digest) is None:
+            raise Unproven(Why.DIGEST, "the statement is about another digest")
+        made_at = stated_time(statement.predicate)
+        envelope = Envelope(claim.body, claim.signatures)
+        return [
+            Attestation(key, claim.form, statement, envelope, made_at, claim.place, claim.manifest)
+            for key in signers
+        ]
+
+    found = find_claims(source, target, Kind.ATTESTATION, predicate_type, limits)
+    proven, rejected = _sorted(found, keys, check)
+    return Attestations(target, predicate_type, proven, rejected)
+
+
+def verify_attestations(
+    source: Evidence,
+    target: Descriptor,
+    name: Reference,
+    keys: Sequence[PublicKey],
+    predicate_type: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Attestations:
+    """At least one attestation of this type by one of `keys`. Raises SignatureRefused."""
+    found = examine_attestations(source, target, keys, predicate_type, limits=limits)
+    if found.proven:
+        return found
+    attach = f"`shipline attest --key KEY --type {short_name(predicate_type)} --predicate FILE`"
+    raise SignatureRefused(
+        f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
+        verdicts=reasons(found.rejected, "no attestation of this type is attached to it"),
+        hint=way_out(found.rejected, f"{attach} {name.at(target.digest)}", "give it with --key")
+        if found.rejected
+        else f"attach one with {attach} {name.at(target.digest)}",
+    )
+
+
+def proven_in(
+    source: Fetcher, target: Descriptor, subject: Digest, keys: Sequence[PublicKey]
+) -> set[Digest]:
+    """The statements about `subject` in the manifest `target` that one of `keys` has signed, by
+    their own digests: however they are wrapped, only a key makes more of them.
+    """
+    return {
+        Digest.of(claim.body)
+        for claim in claims_in(source, target)
+        if claim.signers(keys) and _is_about(claim, subject)
+    }
+
+
+def _is_about(claim: Claim, subject: Digest) -> bool:
+    try:
+        if claim.media_type == SIMPLE_SIGNING:
+            return SimplePayload.parse(claim.body).digest == subject
+        return Statement.parse(claim.body).subject_of(subject) is not None
+    except ContentError:
+        return False
+
+
+def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:
+    """The reasons as lines, equal ones together; `nothing` where there are none."""
+    found: dict[str, list[Rejected]] = {}
+    for one in rejected:
+        found.setdefault(one.reason, []).append(one)
+    lines = tuple(
+        str(alike[0]) if len(alike) == 1 else f"{len(alike)} times: {reason}"
+        for reason, alike in found.items()
+    )
+    more = (f"and {len(lines) - _REASONS} more",) if len(lines) > _REASONS else ()
+    return (*lines[:_REASONS], *more) or (nothing,)
+
+
+_Proof = TypeVar("_Proof", Signature, Attestation)
+
+
+def _sorted(
+    found: Iterable[Claim | Rejected],
+    keys: Sequence[PublicKey],
+    check: Callable[[Claim, tuple[PublicKey, ...]], list[_Proof]],
+) -> tuple[tuple[_Proof, ...], tuple[Rejected, ...]]:
+    """What `check` proves of the claims that one of `keys` signed, and all the rest."""
+    proven: list[_Proof] = []
+    rejected: list[Rejected] = []
+    for claim in found:
+        if isinstance(claim, Rejected):
+            rejected.append(claim)
+            continue
+        try:
+            if not (signers := claim.signers(keys)):
+                raise Unproven(Why.KEY, "none of the given keys made this signature")
+            proven += check(claim, signers)
+        except ContentError as error:
+            why = error.why if isinstance(error, Unproven) else Why.UNUSABLE
+            rejected.append(Rejected(claim.place, claim.form, error.message, why))
+    return tuple(proven), tuple(rejected)
+
+
+def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float | None]:
+    """Identity, annotations and time of a signature. Raises ContentError for another image's."""
+    if claim.media_type == SIMPLE_SIGNING:
+        payload = SimplePayload.parse(claim.body)
+        if payload.digest != digest:
+            raise Unproven(Why.DIGEST, f"the payload is for {payload.digest}")
+        return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
+    statement = Statement.parse(claim.body)
+    if statement.predicate_type != COSIGN_SIGN:
+        raise ContentError(f"the statement is of type {statement.predicate_type!r:.200}")
+    subject = statement.subject_of(digest)
+    if subject is None:
+        raise Unproven(Why.DIGEST, "the statement is about another digest")
+    said = statement.predicate
+    time = seconds(said.get("timestamp")) if isinstance(said, Mapping) else None
+    return subject.name, subject.annotations, time

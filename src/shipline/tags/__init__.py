@@ -1,0 +1,70 @@
+"""Which version a commit has and what its image is called: decided from facts, with reasons."""
+
+from shipline.tags.changelog import Release, markdown, read_release
+from shipline.tags.decision import (
+    Decision,
+    GitTag,
+    NoRuleMatches,
+    Skipped,
+    Tag,
+    choose_rule,
+    decide,
+)
+from shipline.tags.entry import Entry
+from shipline.tags.event import Event, event_from, ref_of
+from shipline.tags.facts import Clone, last_version, survey
+from shipline.tags.labels import PULL_MERGE, REVISION
+from shipline.tags.proposal import Proposal, propose
+from shipline.tags.published import (
+    Existing,
+    Placement,
+    TagConflict,
+    place,
+    require_free,
+    reusable,
+    revision,
+    snapshot,
+)
+from shipline.tags.reserving import foresee, reserve
+from shipline.tags.section import Flavor, On, Rule, TagsSection
+from shipline.tags.situation import History, Situation
+
+__all__ = [
+    "PULL_MERGE",
+    "REVISION",
+    "Clone",
+    "Decision",
+    "Entry",
+    "Event",
+    "Existing",
+    "Flavor",
+    "GitTag",
+    "History",
+    "NoRuleMatches",
+    "On",
+    "Placement",
+    "Proposal",
+    "Release",
+    "Rule",
+    "Situation",
+    "Skipped",
+    "Tag",
+    "TagConflict",
+    "TagsSection",
+    "choose_rule",
+    "decide",
+    "event_from",
+    "foresee",
+    "last_version",
+    "markdown",
+    "place",
+    "propose",
+    "read_release",
+    "ref_of",
+    "require_free",
+    "reserve",
+    "reusable",
+    "revision",
+    "snapshot",
+    "survey",
+]

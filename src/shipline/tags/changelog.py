@@ -1,0 +1,215 @@
+"""What changed between two versions, out of conventional commits, as Markdown and as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shipline import git as repositories
+from shipline.git import Commit, Git, GitError
+from shipline.tags.commits import Change, read_changes
+from shipline.tags.event import Event
+from shipline.tags.facts import Clone, completed, last_version, survey
+from shipline.tags.proposal import propose, tag_of_commit
+from shipline.tags.section import TagsSection
+from shipline.tags.situation import Situation
+from shipline.tags.templates import render_date
+
+_GROUPS = {
+    "feat": "Features",
+    "fix": "Fixes",
+    "perf": "Performance",
+    "revert": "Reverts",
+    "docs": "Documentation",
+    "refactor": "Refactoring",
+    "test": "Tests",
+    "build": "Build",
+    "ci": "Continuous integration",
+    "style": "Style",
+    "chore": "Chores",
+}
+_TOLD = ("feat", "fix", "perf", "revert")
+_OTHER = "Other changes"
+_ISSUE = re.compile(r"(?<![\w&/#\[])#(\d+)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a version brought. `since` and `until` are its ends as git names them, `since` empty
+    for the first one; `date` is in seconds since 1970. `changes` are newest first.
+    """
+
+    title: str
+    date: int
+    since: str
+    until: str
+    changes: tuple[Change, ...]
+
+    @classmethod
+    def of(
+        cls, title: str, date: int, since: str, until: str, commits: Sequence[Commit]
+    ) -> Release:
+        """A release of commits; what was taken back, and merges that only say that they merge, are
+        left out.
+        """
+        changes = read_changes(commits)
+        told = tuple(one for one in changes if one.type or one.breaking or not _is_merge(one))
+        return cls(title, date, since, until, told)
+
+    @property
+    def breaking(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.breaking)
+
+    def groups(self, *, everything: bool = False) -> tuple[tuple[str, tuple[Change, ...]], ...]:
+        """The changes under their headings; those that users do not notice only on demand."""
+        wanted = _GROUPS if everything else _TOLD
+        found = [
+            (_GROUPS[kind], tuple(one for one in self.changes if one.type == kind))
+            for kind in wanted
+        ]
+        if everything:
+            rest = tuple(one for one in self.changes if one.type not in _GROUPS)
+            found.append((_OTHER, rest))
+        return tuple((heading, changes) for heading, changes in found if changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """All changes, whatever their kind."""
+        return {
+            "version": self.title,
+            "date": render_date(self.date, "YYYY-MM-DD"),
+            "from": self.since,
+            "to": self.until,
+            "changes": [
+                {
+                    "commit": change.commit.sha,
+                    "type": change.type,
+                    "scope": change.scope,
+                    "description": change.description,
+                    "breaking": change.breaking,
+                    "author": change.commit.author,
+                }
+                for change in self.changes
+            ],
+        }
+
+
+def markdown(release: Release, *, url: str = "", everything: bool = False) -> str:
+    """The release for people, what breaks first; with links where the repository's `url` is
+    known. Text of commits cannot become HTML.
+    """
+    links = _Links(url)
+    heading = _escaped(release.title)
+    if url and release.since:
+        heading = f"[{heading}]({links.between(release.since, release.until)})"
+    lines = [f"## {heading} ({render_date(release.date, 'YYYY-MM-DD')})"]
+    if release.breaking:
+        lines += ["", "### Breaking changes", ""]
+        lines += [_line(one, one.breaking, links) for one in release.breaking]
+    for name, changes in release.groups(everything=everything):
+        lines += ["", f"### {name}", ""]
+        lines += [_line(one, one.description, links) for one in changes]
+    if len(lines) == 1:
+        lines += ["", "No changes that users notice."]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Where a hosting service shows things; the forms of GitHub, Gitea, GitLab and Bitbucket."""
+
+    url: str
+
+    def commit(self, sha: str) -> str:
+        short = sha[:7]
+        if not self.url:
+            return short
+        page = {"gitlab": "-/commit", "bitbucket": "commits"}.get(self._service, "commit")
+        return f"[{short}]({self.url}/{page}/{sha})"
+
+    def between(self, since: str, until: str) -> str:
+        if self._service == "bitbucket":
+            return f"{self.url}/branches/compare/{until}%0D{since}"
+        page = "-/compare" if self._service == "gitlab" else "compare"
+        return f"{self.url}/{page}/{since}...{until}"
+
+    def issues(self, text: str) -> str:
+        if not self.url:
+            return text
+        page = "-/issues" if self._service == "gitlab" else "issues"
+        return _ISSUE.sub(rf"[#\1]({self.url}/{page}/\1)", text)
+
+    @property
+    def _service(self) -> str:
+        host = self.url.partition("://")[2].partition("/")[0]
+        return next((name for name in ("gitlab", "bitbucket") if name in host), "github")
+
+
+def _line(change: Change, text: str, links: _Links) -> str:
+    scope = f"**{_escaped(change.scope)}:** " if change.scope else ""
+    return f"- {scope}{links.issues(_escaped(text))} ({links.commit(change.commit.sha)})"
+
+
+def _escaped(text: str) -> str:
+    """Without HTML, except in `code`, which shows it anyway."""
+    parts = text.split("`")
+    balanced = len(parts) % 2 == 1
+    return "`".join(
+        part if balanced and number % 2 else part.replace("&", "&amp;").replace("<", "&lt;")
+        for number, part in enumerate(parts)
+    )
+
+
+def _is_merge(change: Change) -> bool:
+    return len(change.commit.parents) > 1
+
+
+_UNRELEASED = "Unreleased"
+
+
+def read_release(
+    git: Git, section: TagsSection, *, since: str = "", until: str = "", fetch: bool = False
+) -> tuple[Release, str]:
+    """What changed after `since`, by default the version before, up to `until`, by default HEAD;
+    and the address of the repository on the web, empty where nobody knows it.
+
+    Raises GitError for a revision that is not there.
+    """
+    repository = repositories.read_repository(git, remote=section.remote)
+    if not repository.head:
+        raise GitError("the repository has no commit yet", hint="commit something first")
+    clone = Clone(git, repository, repositories.tags(git), fetch)
+    if repository.shallow:
+        clone = completed(clone, section)
+    target = repositories.read_commit(git, _existing(git, until) if until else repository.head)
+    title = _title(clone, section, target)
+    since = since or _version_before(clone, section, target)
+    start = [_existing(git, since)] if since else []
+    commits = repositories.log(git, target.sha, since=start, paths=section.paths)
+    end = title if title in clone.tags else (until or target.sha[:12])
+    release = Release.of(title, target.time, since, end, commits)
+    return release, repositories.web_address(repository.url)
+
+
+def _existing(git: Git, revision: str) -> str:
+    if sha := repositories.resolve(git, revision):
+        return sha
+    raise GitError(f"there is no commit {revision!r}", hint="see git log and git tag")
+
+
+def _title(clone: Clone, section: TagsSection, target: Commit) -> str:
+    """The version tag on the commit; for HEAD the one it would get."""
+    section = section.releasing()
+    (rule,) = section.rules
+    if tag := tag_of_commit(rule, section, Situation(Event(), target, clone.tags)):
+        return tag
+    if target.sha != clone.repository.head:
+        return _UNRELEASED
+    situation = survey(clone.git, section, Event(ref="HEAD"), fetch=clone.fetch)
+    return propose(rule, section, situation).git_tag or _UNRELEASED
+
+
+def _version_before(clone: Clone, section: TagsSection, target: Commit) -> str:
+    older = {tag: sha for tag, sha in clone.tags.items() if sha != target.sha}
+    return last_version(replace(clone, tags=older), section, target.sha)

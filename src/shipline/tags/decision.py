@@ -1,0 +1,268 @@
+"""What is decided for a commit: its tags, version and labels, and why; a pure function of the
+policy and of the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shipline.errors import ConfigError
+from shipline.tags.entry import Entry
+from shipline.tags.event import Event
+from shipline.tags.labels import completed, usual
+from shipline.tags.making import Case, Made, NotHere, expressions, make
+from shipline.tags.proposal import Proposal, propose
+from shipline.tags.section import Rule, TagsSection, match
+from shipline.tags.situation import Situation
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag that the image gets. `mutable` ones may move to a later image, the others never."""
+
+    name: str
+    mutable: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A tag of the rule that the image does not get; `entry` is how the rule writes it."""
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GitTag:
+    """The git tag of the version; where it is `new` it has to be reserved before publishing."""
+
+    name: str
+    commit: str
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Equal for equal situations. `version` is without prefix, empty where there is none.
+
+    `commit` is what is built, `named_commit` what tags are named by. `rule` counts from 1.
+    `called` is what label and output `version` say: the version, or the first tag.
+    """
+
+    event: Event
+    commit: str
+    named_commit: str
+    rule: int
+    version: str
+    version_reason: str
+    tags: tuple[Tag, ...]
+    skipped: tuple[Skipped, ...]
+    git_tag: GitTag | None
+    push: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    called: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags, as text, the most telling first."""
+        return tuple(tag.name for tag in self.tags)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, in a fixed order."""
+        event, git_tag = self.event, self.git_tag
+        return {
+            "version": self.version,
+            "versionReason": self.version_reason,
+            "tags": [
+                {"name": tag.name, "mutable": tag.mutable, "reason": tag.reason}
+                for tag in self.tags
+            ],
+            "skipped": [{"entry": one.entry, "reason": one.reason} for one in self.skipped],
+            "push": self.push,
+            "gitTag": {"name": git_tag.name, "commit": git_tag.commit, "new": git_tag.new}
+            if git_tag
+            else None,
+            "commit": self.commit,
+            "namedCommit": self.named_commit,
+            "rule": self.rule,
+            "event": {
+                "kind": event.kind,
+                "ref": event.ref,
+                "number": event.number,
+                "base": event.base,
+                "source": event.source,
+            },
+            "labels": dict(self.labels),
+            "annotations": dict(self.annotations),
+            "notes": [*self.notes],
+        }
+
+
+class NoRuleMatches(ConfigError):
+    """The policy says nothing about the event, so the image gets no name at all."""
+
+    code = "tags-no-rule"
+
+
+def choose_rule(section: TagsSection, event: Event) -> tuple[int, Rule, str]:
+    """The first rule for the event: its number, the rule, what the pattern's wildcard stands for.
+
+    Raises NoRuleMatches.
+    """
+    pulled = event.kind == "pull-request"
+    name = event.base if pulled else event.tag or event.branch
+    for number, rule in enumerate(section.chosen_rules, 1):
+        if rule.on is None:
+            return number, rule, ""
+        found = match(rule.on.patterns(event.kind), name) if name or pulled else None
+        if found:
+            return number, rule, "" if pulled else found.name
+    raise NoRuleMatches(
+        f"no rule matches {_told(event)}",
+        hint=f"rules are for {_rules(section)}; add one for it to tags.rules of shipline.yaml",
+    )
+
+
+def decide(section: TagsSection, situation: Situation) -> Decision:
+    """The tags and the version of the commit, each with its reason.
+
+    Raises NoRuleMatches where no rule is for the event or none of a general rule's entries gives a
+    tag, ConfigError where a rule cannot be followed.
+    """
+    number, rule, name = choose_rule(section, situation.event)
+    proposal = Proposal(None, "the rule asks for no version")
+    if rule.wants_version or (situation.event.tag and rule.version != "none"):
+        proposal = propose(rule, section, situation)
+    case = Case(rule, section, situation, name, proposal.version, proposal.reason)
+    made, skipped = _make_all(case)
+    if not made and rule.on is None and not rule.wants_version:
+        raise _nothing(situation.event, skipped)
+    made = _with_latest(made, case)
+    tags, held = _held_back(_distinct(made), situation)
+    version = str(proposal.version or "")
+    called = _called(made, version, rule)
+    known, values = usual(situation, called), expressions(case)
+    return Decision(
+        event=situation.event,
+        commit=situation.commit.sha,
+        named_commit=situation.named_commit,
+        rule=number,
+        version=version,
+        version_reason=proposal.reason,
+        tags=tags,
+        skipped=(*skipped, *held),
+        git_tag=_git_tag(rule, proposal, situation),
+        push=rule.push and bool(tags),
+        labels=completed(known, section.labels, values, called),
+        annotations=completed(known, section.annotations, values, called),
+        notes=_notes(situation, tags, section),
+        called=called,
+    )
+
+
+def _make_all(case: Case) -> tuple[list[Made], tuple[Skipped, ...]]:
+    made, skipped = [], []
+    for entry in sorted(case.rule.entries, key=_rank):
+        try:
+            made.append(make(entry, case))
+        except NotHere as why:
+            skipped.append(Skipped(str(entry), str(why)))
+    return made, tuple(skipped)
+
+
+def _rank(entry: Entry) -> int:
+    return -entry.rank
+
+
+def _called(made: list[Made], version: str, rule: Rule) -> str:
+    """What label and output `version` say: the version that was decided, else the first tag. Where
+    entries of docker/metadata-action speak for themselves it is the first tag, as it is there.
+    """
+    first = made[0] if made else None
+    upstream = first is not None and first.latest is not None and rule.version is None
+    return first.name if first is not None and (upstream or not version) else version
+
+
+def _with_latest(made: list[Made], case: Case) -> list[Made]:
+    """With `latest` where the flavor wants it: `auto` leaves it to the first entry, alone."""
+    flavor = case.section.flavor
+    first = next((one for one in made if one.latest is not None), None)
+    along = first if first is not None and first.latest else None
+    wanted = flavor.latest == "true" or (flavor.latest == "auto" and along is not None)
+    if not wanted or not made:
+        return made
+    prefix = flavor.prefix if flavor.prefix_latest else ""
+    suffix = flavor.suffix if flavor.suffix_latest else ""
+    why = f"goes along with {along.name}" if along else "flavor.latest is true"
+    return [*made, Made(f"{prefix}latest{suffix}", True, why)]
+
+
+def _distinct(made: Iterable[Made]) -> tuple[Tag, ...]:
+    found: dict[str, Tag] = {}
+    for one in made:
+        found.setdefault(one.name, Tag(one.name, one.mutable, one.reason))
+    return tuple(found.values())
+
+
+def _held_back(
+    tags: tuple[Tag, ...], situation: Situation
+) -> tuple[tuple[Tag, ...], tuple[Skipped, ...]]:
+    """Without the tags that move, where the branch has moved on: they are the newer commit's."""
+    if not situation.tip:
+        return tags, ()
+    where = situation.event.branch
+    why = f"superseded: {where} has moved on to {situation.tip[:12]}"
+    held = tuple(Skipped(tag.name, why) for tag in tags if tag.mutable)
+    return tuple(tag for tag in tags if not tag.mutable), held
+
+
+def _git_tag(rule: Rule, proposal: Proposal, situation: Situation) -> GitTag | None:
+    if not proposal.git_tag or (proposal.new and not rule.makes_git_tag):
+        return None
+    return GitTag(proposal.git_tag, situation.commit.sha, proposal.new)
+
+
+def _notes(situation: Situation, tags: tuple[Tag, ...], section: TagsSection) -> tuple[str, ...]:
+    notes = []
+    event = situation.event
+    if event.sha and event.sha != situation.commit.sha:
+        notes.append(
+            f"{event.source} runs for {event.sha[:12]}, but {situation.commit.sha[:12]} is here"
+        )
+    usual_latest = not section.rules and any(tag.name == "latest" for tag in tags)
+    if usual_latest:
+        notes.append(
+            "latest follows the branch develop; many images have it on the last version instead:"
+            " tags.rules of shipline.yaml changes that"
+        )
+    return tuple(notes)
+
+
+def _nothing(event: Event, skipped: Iterable[Skipped]) -> NoRuleMatches:
+    error = NoRuleMatches(f"no entry of the rule gives a tag for {_told(event)}")
+    for one in skipped:
+        error.add_note(f"{one.entry}: {one.reason}")
+    return error
+
+
+def _told(event: Event) -> str:
+    if event.kind == "pull-request":
+        return f"pull request {event.number}" + (f" into {event.base}" if event.base else "")
+    return f"a schedule on {event.ref}" if event.kind == "schedule" else event.ref
+
+
+def _rules(section: TagsSection) -> str:
+    kinds = ("push", "tag", "pull-request", "schedule")
+    found = [
+        f"{kind} {pattern}"
+        for rule in section.chosen_rules
+        if rule.on is not None
+        for kind in kinds
+        for pattern in rule.on.patterns(kind)
+    ]
+    return ", ".join(found)

@@ -1,0 +1,311 @@
+"""Why a pipeline runs: the event, read from what each CI system puts into a job's environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+from shipline.errors import UsageError
+
+Kind = Literal["push", "tag", "pull-request", "schedule"]
+KINDS: tuple[Kind, ...] = ("push", "tag", "pull-request", "schedule")
+_HEADS, _TAGS = "refs/heads/", "refs/tags/"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened, and to which ref. Fields that nobody told are empty.
+
+    `sha` is the commit that the pipeline was started for, `head` that of a pull request's branch,
+    `base` the branch it goes into, `source` who told it ("GitHub Actions", "--ref", ...).
+    """
+
+    kind: Kind = "push"
+    ref: str = ""
+    sha: str = ""
+    number: str = ""
+    head: str = ""
+    head_branch: str = ""
+    base: str = ""
+    default_branch: str = ""
+    source: str = ""
+    ci: bool = False
+    title: str = ""
+    description: str = ""
+    url: str = ""
+    licenses: str = ""
+
+    @property
+    def branch(self) -> str:
+        """The branch that was pushed; empty on other refs."""
+        return self.ref.removeprefix(_HEADS) if self.ref.startswith(_HEADS) else ""
+
+    @property
+    def tag(self) -> str:
+        """The git tag that was pushed; empty on other refs."""
+        return self.ref.removeprefix(_TAGS) if self.ref.startswith(_TAGS) else ""
+
+    @classmethod
+    def of(cls, ref: str, kind: str = "", number: str = "") -> Self:
+        """The event that the options of a command line name; `ref` may leave out `refs/heads/`.
+
+        Raises UsageError for words that are no event, or a pull request without a number.
+        """
+        if kind and kind not in KINDS:
+            raise UsageError(f"not an event: {kind}", hint=f"one of {', '.join(KINDS)}")
+        found = ref_of(ref, tag=kind == "tag") if ref else ""
+        number = number or pull_number(found)
+        meant = next((one for one in KINDS if one == kind), _kind(found, number))
+        if meant == "pull-request" and not number:
+            raise UsageError(
+                "a pull request needs its number", hint="--ref refs/pull/NUMBER/merge, or --pr"
+            )
+        return cls(meant, found, number=number, source="the command line")
+
+
+def ref_of(name: str, *, tag: bool = False) -> str:
+    """A full ref name for what people and CI systems write."""
+    return name if name.startswith("refs/") else (_TAGS if tag else _HEADS) + name
+
+
+def pull_number(ref: str) -> str:
+    """The number in `refs/pull/N/merge` and `refs/merge-requests/N/head`, else empty."""
+    parts = ref.split("/")
+    wanted = len(parts) > 2 and parts[0] == "refs" and parts[1] in {"pull", "merge-requests"}
+    return parts[2] if wanted and parts[2].isdecimal() else ""
+
+
+def _kind(ref: str, number: str) -> Kind:
+    if number:
+        return "pull-request"
+    return "tag" if ref.startswith(_TAGS) else "push"
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """The names of a system's variables; the first that is set counts."""
+
+    name: str
+    marker: str
+    sha: tuple[str, ...]
+    branch: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    ref: tuple[str, ...] = ()
+    number: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    head_branch: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
+    default_branch: tuple[str, ...] = ()
+    url: tuple[str, ...] = ()
+    schedule: tuple[str, str] = ("", "")
+
+
+_SYSTEMS = (
+    _System(
+        "GitLab CI",
+        "GITLAB_CI",
+        sha=("CI_COMMIT_SHA",),
+        branch=("CI_COMMIT_BRANCH",),
+        tag=("CI_COMMIT_TAG",),
+        ref=("CI_MERGE_REQUEST_REF_PATH",),
+        number=("CI_MERGE_REQUEST_IID",),
+        head=("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", "CI_COMMIT_SHA"),
+        head_branch=("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",),
+        base=("CI_MERGE_REQUEST_TARGET_BRANCH_NAME",),
+        default_branch=("CI_DEFAULT_BRANCH",),
+        url=("CI_PROJECT_URL",),
+        schedule=("CI_PIPELINE_SOURCE", "schedule"),
+    ),
+    _System(
+        "Azure Pipelines",
+        "TF_BUILD",
+        sha=("BUILD_SOURCEVERSION",),
+        ref=("BUILD_SOURCEBRANCH",),
+        number=("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID"),
+        head=("SYSTEM_PULLREQUEST_SOURCECOMMITID",),
+        head_branch=("SYSTEM_PULLREQUEST_SOURCEBRANCH",),
+        base=("SYSTEM_PULLREQUEST_TARGETBRANCH",),
+        schedule=("BUILD_REASON", "Schedule"),
+    ),
+    _System(
+        "Jenkins",
+        "JENKINS_URL",
+        sha=("GIT_COMMIT",),
+        branch=("BRANCH_NAME", "GIT_LOCAL_BRANCH", "GIT_BRANCH"),  # the others: a single branch
+        tag=("TAG_NAME",),
+        number=("CHANGE_ID",),
+        head_branch=("CHANGE_BRANCH",),
+        base=("CHANGE_TARGET",),
+    ),
+    _System(
+        "Bitbucket Pipelines",
+        "BITBUCKET_BUILD_NUMBER",
+        sha=("BITBUCKET_COMMIT",),
+        branch=("BITBUCKET_BRANCH",),
+        tag=("BITBUCKET_TAG",),
+        number=("BITBUCKET_PR_ID",),
+        head=("BITBUCKET_COMMIT",),
+        head_branch=("BITBUCKET_BRANCH",),
+        base=("BITBUCKET_PR_DESTINATION_BRANCH",),
+        url=("BITBUCKET_GIT_HTTP_ORIGIN",),
+    ),
+    _System(
+        "CircleCI",
+        "CIRCLECI",
+        sha=("CIRCLE_SHA1",),
+        branch=("CIRCLE_BRANCH",),
+        tag=("CIRCLE_TAG",),
+        number=("CIRCLE_PR_NUMBER",),
+        head=("CIRCLE_SHA1",),
+        head_branch=("CIRCLE_BRANCH",),
+    ),
+    _System(
+        "Woodpecker CI",
+        "CI_WORKFLOW_NAME",
+        sha=("CI_COMMIT_SHA",),
+        branch=("CI_COMMIT_BRANCH",),
+        tag=("CI_COMMIT_TAG",),
+        number=("CI_COMMIT_PULL_REQUEST",),
+        head=("CI_COMMIT_SHA",),
+        head_branch=("CI_COMMIT_SOURCE_BRANCH",),
+        base=("CI_COMMIT_TARGET_BRANCH",),
+        default_branch=("CI_REPO_DEFAULT_BRANCH",),
+        schedule=("CI_PIPELINE_EVENT", "cron"),
+    ),
+    _System(
+        "Buildkite",
+        "BUILDKITE",
+        sha=("BUILDKITE_COMMIT",),
+        branch=("BUILDKITE_BRANCH",),
+        tag=("BUILDKITE_TAG",),
+        head=("BUILDKITE_COMMIT",),
+        head_branch=("BUILDKITE_BRANCH",),
+        base=("BUILDKITE_PULL_REQUEST_BASE_BRANCH",),
+        default_branch=("BUILDKITE_PIPELINE_DEFAULT_BRANCH",),
+        schedule=("BUILDKITE_SOURCE", "schedule"),
+    ),
+)
+_NO = {"", "false"}
+_QUEUE = re.compile(r"gh-readonly-queue/(?P<base>.+)/pr-(?P<number>\d+)-[0-9a-f]{40,64}")
+
+
+def event_from(environ: Mapping[str, str], payload: Mapping[str, Any] | None = None) -> Event:
+    """The event of the CI system that `environ` belongs to; without one an Event without a ref.
+
+    `payload` is the document in the file GITHUB_EVENT_PATH.
+    """
+    if environ.get("GITHUB_ACTIONS", "") not in _NO:
+        return _github(environ, payload or {})
+    for system in _SYSTEMS:
+        if environ.get(system.marker, "") not in _NO:
+            return _read(system, environ)
+    return Event()
+
+
+def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
+    ref, name = environ.get("GITHUB_REF", ""), environ.get("GITHUB_EVENT_NAME", "")
+    pull, repository = _part(payload, "pull_request"), _part(payload, "repository")
+    number = pull_number(ref)
+    if name in {"pull_request", "pull_request_target"} or number:
+        number = number or _text(pull, "number") or _text(payload, "number")
+    kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
+    if number:
+        kind, ref = "pull-request", ref if pull_number(ref) else f"refs/pull/{number}/head"
+    elif name == "schedule":
+        kind = "schedule"
+    event = Event(
+        kind,
+        ref,
+        sha=environ.get("GITHUB_SHA", ""),
+        number=number,
+        head=_text(_part(pull, "head"), "sha"),
+        head_branch=environ.get("GITHUB_HEAD_REF", ""),
+        base=environ.get("GITHUB_BASE_REF") or _branch(_text(payload, "base_ref")),
+        default_branch=_text(repository, "default_branch") or _default(name, ref),
+        source="GitHub Actions",
+        ci=True,
+        title=_text(repository, "name"),
+        description=_text(repository, "description"),
+        url=_text(repository, "html_url") or _github_url(environ),
+        licenses=_text(_part(repository, "license"), "spdx_id"),
+    )
+    return _queued(event, payload) if name == "merge_group" else event
+
+
+def _default(name: str, ref: str) -> str:
+    """The branch of events that only ever happen on the default branch.
+
+    Source: GitHub Docs, "Events that trigger workflows" (GITHUB_REF of each).
+    """
+    always = name == "schedule" or name.startswith(("discussion", "issues"))
+    return _branch(ref) if always and ref.startswith("refs/heads/") else ""
+
+
+def _queued(event: Event, payload: Mapping[str, Any]) -> Event:
+    """A pull request in the merge queue: what is built is the commit that the base would become."""
+    found = _QUEUE.fullmatch(event.branch)
+    if not found:
+        return event
+    base = _branch(_text(_part(payload, "merge_group"), "base_ref")) or found["base"]
+    number = found["number"]
+    return replace(event, kind="pull-request", number=number, head=event.sha, base=base)
+
+
+def _github_url(environ: Mapping[str, str]) -> str:
+    server, name = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
+    return f"{server}/{name}" if server and name else ""
+
+
+def _read(system: _System, environ: Mapping[str, str]) -> Event:
+    def first(names: tuple[str, ...]) -> str:
+        return next((value for name in names if (value := environ.get(name, "")) not in _NO), "")
+
+    ref = first(system.ref)
+    tag, number = first(system.tag), first(system.number)
+    branch = _local(first(system.branch), environ)
+    number = number or pull_number(ref)
+    if not ref and (tag or branch):
+        ref = ref_of(tag or branch, tag=bool(tag))
+    kind: Kind = "tag" if ref.startswith("refs/tags/") else "push"
+    variable, value = system.schedule
+    if number:
+        kind, ref = "pull-request", ref if pull_number(ref) else f"refs/pull/{number}/merge"
+    elif variable and environ.get(variable) == value:
+        kind = "schedule"
+    return Event(
+        kind,
+        ref,
+        sha=first(system.sha),
+        number=number,
+        head=first(system.head) if number else "",
+        head_branch=_branch(first(system.head_branch)) if number else "",
+        base=_branch(first(system.base)) if number else "",
+        default_branch=first(system.default_branch),
+        source=system.name,
+        ci=True,
+        url=first(system.url),
+    )
+
+
+def _local(name: str, environ: Mapping[str, str]) -> str:
+    """The branch without its remote, as Jenkins has it in GIT_BRANCH; empty for no branch."""
+    if name != environ.get("GIT_BRANCH") or "JENKINS_URL" not in environ:
+        return name
+    name = name.removeprefix("refs/remotes/").removeprefix("origin/")
+    return "" if name == "detached" else name
+
+
+def _branch(ref: str) -> str:
+    return ref.removeprefix("refs/heads/")
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    found = document.get(key)
+    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""

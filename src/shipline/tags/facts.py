@@ -1,0 +1,206 @@
+"""What a decision needs to know of a repository, read through git and no more than that.
+
+Nothing is written, except that a shallow clone is completed where that is allowed and needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shipline import git as repositories
+from shipline.errors import UsageError
+from shipline.git import Git, GitError, Repository
+from shipline.tags.decision import choose_rule
+from shipline.tags.event import Event, ref_of
+from shipline.tags.proposal import propose, tag_of_commit
+from shipline.tags.section import Rule, TagsSection
+from shipline.tags.situation import History, Situation
+from shipline.tags.versions import Version, version_of
+
+_CHUNKS = (1, 8)  # tags tried at once, the highest first, before all of them are
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A repository with its tags; `fetch` allows to complete the history of a shallow one."""
+
+    git: Git
+    repository: Repository
+    tags: Mapping[str, str]
+    fetch: bool = False
+
+
+def survey(
+    git: Git, section: TagsSection, event: Event, *, fetch: bool = False, now: int = 0
+) -> Situation:
+    """The situation of HEAD; an event without a ref gets that of the branch that HEAD is on.
+
+    Raises GitError where the repository cannot tell, NoRuleMatches before history is read.
+    """
+    repository = repositories.read_repository(git, remote=section.remote)
+    if not repository.head:
+        raise GitError("the repository has no commit yet", hint="commit something first")
+    clone = Clone(git, repository, repositories.tags(git), fetch)
+    commit = repositories.read_commit(git, repository.head)
+    event = _with_head(_with_ref(event, clone, section), clone)
+    _require_tagged(event, clone)
+    _, rule, _ = choose_rule(section, event)
+    named = event.head if event.kind == "pull-request" else commit.sha
+    situation = Situation(
+        event,
+        commit,
+        clone.tags,
+        unique=len(repositories.abbreviate(git, named, 7)),
+        tip=_tip(event, clone),
+        url=repository.url,
+        now=now,
+    )
+    if event.tag or not rule.wants_version:
+        return situation
+    if tag_of_commit(rule, section, situation):
+        return replace(situation, history=History())
+    return _with_history(situation, rule, section, clone)
+
+
+def last_version(clone: Clone, section: TagsSection, commit: str) -> str:
+    """The git tag of the highest full version in the history of `commit`, empty without one."""
+    return _last(clone, _ranked(clone.tags, section.tag_prefix), commit)
+
+
+def _last(clone: Clone, ranked: Iterable[tuple[Version, str]], commit: str) -> str:
+    return _highest_merged(clone, [tag for one, tag in ranked if not one.prerelease], commit)
+
+
+def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
+    """The event with a ref and the default branch."""
+    repository = clone.repository
+    default = section.default_branch or event.default_branch
+    default = default or repositories.default_branch(clone.git, repository.remote)
+    event = replace(event, default_branch=default)
+    if event.branch in clone.tags and not _is_branch(event.branch, clone):
+        return replace(event, kind="tag", ref=ref_of(event.branch, tag=True))
+    if event.ref or event.kind == "pull-request":
+        return event
+    if repository.branch:
+        return replace(event, ref=ref_of(repository.branch), source="the checked-out branch")
+    return replace(event, ref=_detached(clone), source="the only branch with the commit")
+
+
+def _require_tagged(event: Event, clone: Clone) -> None:
+    """Raises GitError where a git tag was pushed that names another commit than the one here."""
+    head = clone.repository.head
+    there = clone.tags.get(event.tag, head)
+    if event.tag and there != head:
+        raise GitError(
+            f"the git tag {event.tag} is that of {there[:12]}, but {head[:12]} is here",
+            hint=f"git checkout {event.tag}, or --ref BRANCH for what is here",
+        )
+
+
+def _is_branch(name: str, clone: Clone) -> bool:
+    places = ("refs/heads", f"refs/remotes/{clone.repository.remote}")
+    return any(repositories.resolve(clone.git, f"{place}/{name}") for place in places)
+
+
+def _detached(clone: Clone) -> str:
+    """The only branch that has HEAD."""
+    repository = clone.repository
+    found = repositories.branches_containing(clone.git, repository.head, repository.remote)
+    if len(found) == 1:
+        return ref_of(found[0])
+    names = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    told = f"several branches have it: {names}" if found else "no branch has it"
+    raise UsageError(
+        f"HEAD is detached at {repository.head[:12]}, and {told}",
+        hint="name the branch or tag with --ref, such as --ref main or --ref refs/tags/v1.2.3",
+    )
+
+
+def _with_head(event: Event, clone: Clone) -> Event:
+    """A pull request with the head of its branch: the second parent where HEAD is its merge."""
+    if event.kind != "pull-request" or event.head:
+        return event
+    head = clone.repository.head
+    parents = repositories.parents(clone.git, head)
+    is_merge = len(parents) == 2 and (event.ref.endswith("/merge") or not event.ref)
+    return replace(event, head=parents[1] if is_merge else head)
+
+
+def _tip(event: Event, clone: Clone) -> str:
+    """Where the remote branch is, if it has gone on past HEAD."""
+    repository = clone.repository
+    if event.kind != "push" or not event.branch or not repository.remote:
+        return ""
+    tip = repositories.resolve(clone.git, f"refs/remotes/{repository.remote}/{event.branch}")
+    moved_on = tip not in {"", repository.head}
+    if moved_on and repositories.is_ancestor(clone.git, repository.head, tip):
+        return tip
+    return ""
+
+
+def _with_history(
+    situation: Situation, rule: Rule, section: TagsSection, clone: Clone
+) -> Situation:
+    if clone.repository.shallow:
+        clone = completed(clone, section)
+        situation = replace(situation, tags=clone.tags)
+        if tag_of_commit(rule, section, situation):
+            return replace(situation, history=History())
+    head = situation.commit.sha
+    ranked = _ranked(clone.tags, section.tag_prefix)
+    last = _last(clone, ranked, head)
+    above = itertools.takewhile(lambda one: one[1] != last, ranked)
+    pending = _highest_merged(clone, [tag for version, tag in above if version.prerelease], head)
+    commits = (
+        repositories.log(clone.git, head, since=[clone.tags[last]], paths=section.paths)
+        if last
+        else ()
+    )
+    situation = replace(situation, history=History(last, pending, commits))
+    return _with_later(situation, rule, section, clone.git)
+
+
+def completed(clone: Clone, section: TagsSection) -> Clone:
+    """The shallow clone with its whole history, if it may be fetched. Raises ShallowClone."""
+    if not clone.fetch:
+        remote = clone.repository.remote
+        raise repositories.shallow_clone(remote, "nothing is fetched here unless --fetch says so")
+    remote = clone.repository.remote
+    repositories.complete_history(clone.git, remote, trees=bool(section.paths))
+    return replace(clone, tags=repositories.tags(clone.git))
+
+
+def _with_later(situation: Situation, rule: Rule, section: TagsSection, git: Git) -> Situation:
+    """With the tags among those in the way whose commits come after this one."""
+    head, history = situation.commit.sha, situation.history or History()
+    clashes = propose(rule, section, situation).clashes
+    later = frozenset(
+        tag for tag in clashes if repositories.is_ancestor(git, head, situation.tags[tag])
+    )
+    return replace(situation, history=replace(history, later=later))
+
+
+def versions_among(tags: Iterable[str], prefix: str) -> list[str]:
+    """Those tags that are versions, the highest first."""
+    return [tag for _, tag in _ranked(tags, prefix)]
+
+
+def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
+    """Version tags, the highest first."""
+    found = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
+    return sorted(found, key=lambda one: (one[0], not one[0].build, one[1]), reverse=True)
+
+
+def _highest_merged(clone: Clone, tags: Sequence[str], commit: str) -> str:
+    """The first of the tags that is in the history of `commit`; few are asked at once."""
+    start = 0
+    for size in (*_CHUNKS, len(tags)):
+        chunk = tags[start : start + size]
+        found = repositories.merged(clone.git, [f"refs/tags/{tag}" for tag in chunk], commit)
+        for tag in chunk:
+            if f"refs/tags/{tag}" in found:
+                return tag
+        start += size
+    return ""

@@ -1,0 +1,131 @@
+"""The version of a commit, with the reason: its own tag, or the next one after the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shipline.tags.commits import Change, Levels, read_changes
+from shipline.tags.section import Rule, TagsSection
+from shipline.tags.situation import History, Situation
+from shipline.tags.versions import Level, Version, version_of
+
+_SHOWN = 12  # digits of a commit in a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The version, or None with the reason why there is none.
+
+    `git_tag` is the tag that stands for it, `new` whether it still has to be made. `clashes` are
+    the tags that the version would have had, if they were not those of other commits.
+    """
+
+    version: Version | None
+    reason: str
+    git_tag: str = ""
+    new: bool = False
+    level: Level = Level.NONE
+    clashes: tuple[str, ...] = ()
+
+
+def propose(rule: Rule, section: TagsSection, situation: Situation) -> Proposal:
+    """The version that `rule` gives the commit."""
+    prefix = section.tag_prefix
+    if tag := situation.event.tag:
+        version = version_of(tag, prefix)
+        said = "was pushed" if version else f"is no version after the prefix {prefix!r}"
+        return Proposal(version, f"the git tag {tag} {said}", tag)
+    if tag := tag_of_commit(rule, section, situation):
+        return Proposal(version_of(tag, prefix), f"the commit has the git tag {tag}", tag)
+    history = situation.history or History()
+    following = _following(rule, section, history)
+    if following.version is None:
+        return following
+    return _free(following, rule, section, situation, history)
+
+
+def tag_of_commit(rule: Rule, section: TagsSection, situation: Situation) -> str:
+    """The highest version tag on the commit that counts for the rule; empty without one."""
+    found = [
+        (version, not version.build, tag)
+        for tag, commit in situation.tags.items()
+        if commit == situation.commit.sha
+        and (version := version_of(tag, section.tag_prefix)) is not None
+        and (not version.prerelease or version.prerelease[0] == rule.prerelease)
+    ]
+    return max(found)[-1] if found else ""
+
+
+def _following(rule: Rule, section: TagsSection, history: History) -> Proposal:
+    """The version that the commits since the last one ask for."""
+    last = version_of(history.last, section.tag_prefix)
+    pending = version_of(history.pending, section.tag_prefix)
+    if last is None:
+        version = max(Version.parse(section.initial), pending.base if pending else Version(0, 0, 0))
+        return Proposal(version, "there is no version yet, so it is the first one")
+    if not history.commits:
+        where = f"touches {', '.join(section.paths)} " if section.paths else "was made "
+        return Proposal(None, f"no commit {where}since {history.last}")
+    level, reason = _level(rule, section, history)
+    if level is Level.NONE:
+        return Proposal(None, reason)
+    if level is Level.MAJOR and last.major == 0 and not section.major_on_zero:
+        level, reason = Level.MINOR, f"{reason} (a minor one before 1.0.0)"
+    version = last.base.bumped(level)
+    if pending is not None and pending.base > version:
+        version, reason = pending.base, f"{history.pending} announces it"
+    return Proposal(version, reason, level=level)
+
+
+def _level(rule: Rule, section: TagsSection, history: History) -> tuple[Level, str]:
+    level, change = highest(read_changes(history.commits), section.levels)
+    number = len(history.commits)
+    count = f"{number} commit{'s' * (number != 1)} since {history.last}"
+    if change is not None and level is not Level.NONE:
+        told = f"{change.commit.sha[:_SHOWN]} “{_short(change.line)}”"
+        return level, f"{count}; {told} asks for a {level.name.lower()} version"
+    if (rule.none_releasable or section.none_releasable) == "none":
+        return level, f"{count}; none of them asks for a version"
+    return Level.PATCH, f"{count}; none of them asks for a version, so it is a patch"
+
+
+def highest(changes: list[Change], levels: Levels) -> tuple[Level, Change | None]:
+    """The level of the change that asks for most, and the oldest such change."""
+    change = max(reversed(changes), key=levels.of, default=None)
+    return (levels.of(change) if change else Level.NONE), change
+
+
+def _free(
+    found: Proposal, rule: Rule, section: TagsSection, situation: Situation, history: History
+) -> Proposal:
+    """The first version from the proposed one on that no other commit has."""
+    version, reason, clashes = found.version, found.reason, list[str]()
+    if rule.prerelease and version is not None:
+        version = Version(version.major, version.minor, version.patch, (rule.prerelease, "1"))
+    while (tag := f"{section.tag_prefix}{version}") in situation.tags:
+        clashes.append(tag)
+        holder = situation.tags[tag][:_SHOWN]
+        if tag in history.later:
+            said = f"{tag} was given to {holder}, which contains this commit"
+            return Proposal(None, said, clashes=tuple(clashes))
+        if not _is_earlier(version, rule):
+            reason += f"; {tag} is that of {holder}"
+        version = _next(version)
+    return Proposal(version, reason, tag, True, found.level, tuple(clashes))
+
+
+def _is_earlier(version: Version | None, rule: Rule) -> bool:
+    """Whether counting on from this version is the usual course, and needs no words."""
+    return bool(rule.prerelease and version and version.prerelease)
+
+
+def _next(version: Version | None) -> Version:
+    assert version is not None
+    if version.prerelease:
+        word, number = version.prerelease
+        return Version(version.major, version.minor, version.patch, (word, str(int(number) + 1)))
+    return version.bumped(Level.PATCH)
+
+
+def _short(subject: str) -> str:
+    return subject if len(subject) <= 60 else subject[:59] + "…"

@@ -1,0 +1,141 @@
+"""Tags against what the registry has: never overwritten, never rebuilt, never moved back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shipline.content import Repository, fetch_all
+from shipline.errors import GateRefused, NotFound
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Manifest, parse_manifest
+from shipline.tags.decision import Decision, Tag
+from shipline.tags.labels import built_from
+
+Action = Literal["create", "reuse", "move", "keep", "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """An image under a tag: its digest, and the commit its annotation or label names, or none."""
+
+    digest: Digest
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What to do about a tag.
+
+    `create`: it is free. `reuse`: it has this commit's image, `digest`, which is taken as it is.
+    `move`: it has an older image. `keep`: it has a newer one and stays. `conflict`: it must not
+    move, and another commit has it.
+    """
+
+    tag: str
+    action: Action
+    reason: str
+    digest: Digest | None = None
+
+
+def place(
+    decision: Decision,
+    snapshot: Mapping[str, Existing],
+    is_ancestor: Callable[[str, str], bool],
+) -> tuple[Placement, ...]:
+    """What to do about each tag of the decision.
+
+    `snapshot` is what the registry has under these tags; `is_ancestor(old, new)` tells whether one
+    commit is in the history of another, False for commits that nobody knows.
+    """
+    return tuple(
+        _place(tag, decision.commit, snapshot.get(tag.name), is_ancestor) for tag in decision.tags
+    )
+
+
+def reusable(placements: Iterable[Placement]) -> Digest | None:
+    """The image that this commit already has under a tag of its own: it must not be built again.
+
+    A tag that moves does not count where another tag names an image. Raises TagConflict.
+    """
+    found = [*placements]
+    require_free(found)
+    return next((one.digest for one in found if one.action == "reuse"), None)
+
+
+class TagConflict(GateRefused):
+    """A tag that never moves is another commit's; `verdicts` name both."""
+
+    code = "tag-conflict"
+
+
+def require_free(placements: Iterable[Placement]) -> None:
+    """Raises TagConflict where a tag is another commit's."""
+    lost = [one for one in placements if one.action == "conflict"]
+    if lost:
+        raise TagConflict(
+            f"the tag {lost[0].tag} is another image's and must not move",
+            verdicts=tuple(f"{one.tag}: {one.reason}" for one in lost),
+            hint="release another commit, or delete the tag in the registry if it is wrong",
+        )
+
+
+def _place(
+    tag: Tag, commit: str, there: Existing | None, is_ancestor: Callable[[str, str], bool]
+) -> Placement:
+    if there is None:
+        return Placement(tag.name, "create", "the registry does not have it")
+    whose = f"it is {there.digest} of {there.revision[:12] or 'an unknown commit'}"
+    if there.revision == commit:
+        return Placement(tag.name, "reuse", f"{whose}, this one", there.digest)
+    if not tag.mutable:
+        return Placement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
+    if not there.revision:
+        return Placement(tag.name, "move", f"{whose}, so nothing shows that it is newer")
+    if is_ancestor(there.revision, commit):
+        return Placement(tag.name, "move", f"{whose}, which is older")
+    newer = is_ancestor(commit, there.revision)
+    why = "newer: superseded" if newer else "not in the history of this commit"
+    return Placement(tag.name, "keep", f"{whose}, which is {why}", there.digest)
+
+
+_CONFIG_LIMIT = 8 << 20  # bytes
+
+
+def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, Existing]:
+    """What is there under each of the tags; tags that are free are left out.
+
+    Raises RegistryError, AuthError, ContentError.
+    """
+    found = {}
+    for tag in tags:
+        try:
+            target = repository.resolve(tag)
+            found[tag] = Existing(target.digest, revision(repository, target))
+        except NotFound:
+            continue
+    return found
+
+
+def revision(repository: Repository, target: Descriptor) -> str:
+    """The commit that an image says it was made of, in its annotations or else its labels.
+
+    Of an index without the annotation the first image tells. Empty where nothing tells.
+    """
+    raw = fetch_all(repository, target, MANIFEST_LIMIT)
+    document = parse_manifest(raw, target.media_type)
+    if told := built_from(document.annotations):
+        return told
+    if isinstance(document, Index):
+        images = [one for one in document.manifests if one.platform is not None]
+        return revision(repository, images[0]) if images else ""
+    return _label(repository, document)
+
+
+def _label(repository: Repository, manifest: Manifest) -> str:
+    try:
+        config = json.loads(fetch_all(repository, manifest.config, _CONFIG_LIMIT))
+        return built_from((config.get("config") or {}).get("Labels", {}))
+    except (ValueError, AttributeError):
+        return ""  # an artifact, or an image whose configuration has other things to complain of

@@ -1,0 +1,248 @@
+"""The `tags` section of shipline.yaml: which tags an image gets, for which refs, and what makes a
+version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from shipline.errors import ConfigError
+from shipline.globs import glob
+from shipline.tags.commits import Levels
+from shipline.tags.entry import Entry
+from shipline.tags.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """`name` is what stands where the pattern's first wildcard begins; whole without one."""
+
+    pattern: str
+    name: str
+
+
+def match(patterns: Sequence[str], ref: str) -> Match | None:
+    """The last pattern that matches decides; one with `!` in front excludes.
+
+    `*` and `?` stand for anything but `/`, `**` for anything, `[abc]` for one of them.
+    """
+    found = None
+    for pattern in patterns:
+        if glob(pattern.removeprefix("!")).fullmatch(ref):
+            found = None if pattern.startswith("!") else Match(pattern, ref[_fixed(pattern) :])
+    return found
+
+
+def check_pattern(pattern: str) -> str:
+    """The pattern. Raises ValueError where it cannot match anything."""
+    if not pattern.removeprefix("!"):
+        raise ValueError("a pattern must not be empty")
+    glob(pattern.removeprefix("!"))
+    return pattern
+
+
+def _fixed(pattern: str) -> int:
+    """How many characters the pattern gives before its first wildcard; 0 without any."""
+    wild = re.search(r"[*?\[]", pattern)
+    return wild.start() if wild else 0
+
+
+Patterns = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """The events a rule is for: patterns of names such as `main`, `feature/**`, `!feature/x`."""
+
+    push: Patterns = field(default=(), metadata={"doc": "Branches that were pushed."})
+    tag: Patterns = field(default=(), metadata={"doc": "Git tags that were pushed."})
+    pull_request: Patterns = field(
+        default=(), metadata={"doc": "Branches that a pull request goes into."}
+    )
+    schedule: Patterns = field(default=(), metadata={"doc": "Branches that a schedule runs on."})
+
+    def __post_init__(self) -> None:
+        if not any((self.push, self.tag, self.pull_request, self.schedule)):
+            raise ConfigError("a rule's `on` needs push, tag, pull-request or schedule")
+        for kind in ("push", "tag", "pull-request", "schedule"):
+            for pattern in self.patterns(kind):
+                check_pattern(pattern)
+
+    def patterns(self, kind: str) -> tuple[str, ...]:
+        """The patterns for a kind of event."""
+        found: Patterns = getattr(self, kind.replace("-", "_"))
+        return (found,) if isinstance(found, str) else found
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What images are called on some events; without `on` the rule is for all of them."""
+
+    tags: tuple[str | Entry, ...] = field(
+        metadata={"doc": "Templates such as v{version}, or entries of docker/metadata-action."}
+    )
+    on: On | None = field(
+        default=None, metadata={"doc": "The events; all of them where it is left out."}
+    )
+    version: Literal["conventional", "none"] | None = field(
+        default=None, metadata={"doc": "conventional: from the commits since the last version."}
+    )
+    prerelease: str = field(
+        default="", metadata={"doc": "Make versions such as 1.3.0-beta.1, with this word."}
+    )
+    immutable: bool | None = field(
+        default=None,
+        metadata={
+            "doc": "Whether the tags may never move; by default those with a commit or version."
+        },
+    )
+    git_tag: bool | None = field(
+        default=None,
+        metadata={
+            "doc": "Whether to make a git tag for a new version; by default a conventional one."
+        },
+    )
+    push: bool = field(default=True, metadata={"doc": "Whether the image is pushed at all."})
+    none_releasable: Literal["patch", "none"] | None = field(
+        default=None, metadata={"doc": "When no commit asks for a version: a patch, or none."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.tags:
+            raise ConfigError("tags: a rule needs at least one")
+        try:
+            self.entries  # noqa: B018  raises what is wrong with them
+        except ConfigError as error:
+            raise ConfigError(f"tags: {error}", hint=error.hint) from None
+        if self.prerelease:
+            _check_word(self.prerelease)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The tags of the rule, parsed."""
+        return tuple(Entry.read(tag) if isinstance(tag, str) else tag for tag in self.tags)
+
+    @property
+    def wants_version(self) -> bool:
+        """Whether a version has to be decided."""
+        needed = any(entry.needs_version for entry in self.entries)
+        return self.version == "conventional" or (needed and self.version is None)
+
+    @property
+    def makes_git_tag(self) -> bool:
+        return self.version == "conventional" if self.git_tag is None else self.git_tag
+
+
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """What holds for all entries of docker/metadata-action's kind."""
+
+    latest: Literal["auto", "true", "false"] = field(
+        default="auto", metadata={"doc": "Whether to add the tag latest."}
+    )
+    prefix: str = field(
+        default="", metadata={"doc": "Text in front of each tag that has no prefix of its own."}
+    )
+    suffix: str = field(
+        default="", metadata={"doc": "Text behind each tag that has no suffix of its own."}
+    )
+    prefix_latest: bool = field(
+        default=False, metadata={"doc": "Whether latest gets the prefix too."}
+    )
+    suffix_latest: bool = field(
+        default=False, metadata={"doc": "Whether latest gets the suffix too."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TagsSection:
+    """How images are named. All of it has defaults; `rules` are tried from the top."""
+
+    rules: tuple[Rule, ...] = field(
+        default=(), metadata={"doc": "The first rule for the event decides."}
+    )
+    tag_prefix: str = field(
+        default="v", metadata={"doc": "What git tags of versions begin with: v, or api/v."}
+    )
+    paths: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Only commits that touch these files count: services/api/**, !**/*.md."},
+    )
+    initial: str = field(default="0.1.0", metadata={"doc": "The version when there is none yet."})
+    none_releasable: Literal["patch", "none"] = field(
+        default="patch", metadata={"doc": "When no commit asks for a version: a patch, or none."}
+    )
+    major_on_zero: bool = field(
+        default=True, metadata={"doc": "Whether a breaking change of 0.y.z makes 1.0.0."}
+    )
+    minor_types: tuple[str, ...] = field(
+        default=("feat",), metadata={"doc": "Types of commits that ask for a minor."}
+    )
+    patch_types: tuple[str, ...] = field(
+        default=("fix", "perf", "revert"),
+        metadata={"doc": "Types of commits that ask for a patch."},
+    )
+    flavor: Flavor = field(
+        default=Flavor(), metadata={"doc": "Settings for entries of docker/metadata-action's kind."}
+    )
+    labels: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "More labels, or other values for usual ones."}
+    )
+    annotations: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "More annotations, or other values for usual ones."}
+    )
+    remote: str = field(
+        default="", metadata={"doc": "The remote that has the versions; origin, or the only one."}
+    )
+    default_branch: str = field(
+        default="",
+        metadata={"doc": "The default branch, where neither CI nor the remote names it."},
+    )
+    unique_names: bool = field(
+        default=True,
+        metadata={"doc": "Whether names that no tag can hold get a mark, so that no two meet."},
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            first = Version.parse(self.initial)
+        except ValueError as error:
+            raise ConfigError(f"initial: {error}") from None
+        if first.prerelease or first.build:
+            raise ConfigError("initial: major.minor.patch and no more")
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(frozenset(self.minor_types), frozenset(self.patch_types))
+
+    def releasing(self) -> TagsSection:
+        """The same policy with one rule, which makes a version on every event."""
+        return replace(self, rules=(Rule(("v{version}",), version="conventional"),))
+
+    @property
+    def chosen_rules(self) -> tuple[Rule, ...]:
+        """The rules of the file, or the usual ones."""
+        return self.rules or usual_rules(self.tag_prefix)
+
+
+def usual_rules(tag_prefix: str) -> tuple[Rule, ...]:
+    """main gets versions, develop `latest`, branches and pull requests names of their own."""
+    return (
+        Rule(("v{major}.{minor}.{patch}",), On(push="main"), version="conventional"),
+        Rule(("dev-{sha}", "latest"), On(push="develop")),
+        Rule(("feature-{name}-{sha}",), On(push="feature/**")),
+        Rule(("{tag}",), On(tag=f"{tag_prefix}*")),
+        Rule(("pr-{number}-{sha}",), On(pull_request="**"), push=False),
+    )
+
+
+def _check_word(word: str) -> None:
+    try:
+        found = Version.parse(f"1.0.0-{word}.1").prerelease
+    except ValueError:
+        found = ()
+    if len(found) != 2 or found[0].isdecimal():
+        raise ConfigError(f"prerelease: {word!r} is not one word such as beta")

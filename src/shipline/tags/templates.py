@@ -1,0 +1,300 @@
+"""Templates of tags: ours and docker/metadata-action's, with dates, and the rules that keep a
+rendered tag legal and unambiguous.
+
+Each tag belongs to one name, which gets it without more: `feature-login` to `feature/login`, any
+other one to the name that is spelt like it. All other names are cleaned and end in the beginning of
+the SHA-256 of the whole name, and so does a legal one that looks like that: thus two never become
+one, and none depends on which other refs there are just now.
+
+A field is filled in with its value. Two braces belong to the other syntax (`handlebars`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+from shipline.errors import ConfigError
+
+_MONTHS = "January February March April May June July August September October November December"
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+_TOKENS: dict[str, Callable[[datetime], str]] = {
+    "YYYY": lambda at: f"{at.year:04}",
+    "YY": lambda at: f"{at.year % 100:02}",
+    "Q": lambda at: str((at.month + 2) // 3),
+    "MMMM": lambda at: _MONTHS.split()[at.month - 1],
+    "MMM": lambda at: _MONTHS.split()[at.month - 1][:3],
+    "MM": lambda at: f"{at.month:02}",
+    "M": lambda at: str(at.month),
+    "DDDD": lambda at: f"{at.timetuple().tm_yday:03}",
+    "DDD": lambda at: str(at.timetuple().tm_yday),
+    "DD": lambda at: f"{at.day:02}",
+    "D": lambda at: str(at.day),
+    "dddd": lambda at: _DAYS.split()[at.weekday()],
+    "ddd": lambda at: _DAYS.split()[at.weekday()][:3],
+    "dd": lambda at: _DAYS.split()[at.weekday()][:2],
+    "d": lambda at: str(at.isoweekday() % 7),
+    "E": lambda at: str(at.isoweekday()),
+    "GGGG": lambda at: f"{at.isocalendar().year:04}",
+    "WW": lambda at: f"{at.isocalendar().week:02}",
+    "W": lambda at: str(at.isocalendar().week),
+    "HH": lambda at: f"{at.hour:02}",
+    "H": lambda at: str(at.hour),
+    "hh": lambda at: f"{(at.hour + 11) % 12 + 1:02}",
+    "h": lambda at: str((at.hour + 11) % 12 + 1),
+    "A": lambda at: "PM" if at.hour > 11 else "AM",
+    "a": lambda at: "pm" if at.hour > 11 else "am",
+    "mm": lambda at: f"{at.minute:02}",
+    "m": lambda at: str(at.minute),
+    "ss": lambda at: f"{at.second:02}",
+    "s": lambda at: str(at.second),
+    "SSS": lambda at: f"{at.microsecond // 1000:03}",
+    "ZZ": lambda at: f"{at:%z}",
+    "Z": lambda at: f"{at:%z}"[:3] + ":" + f"{at:%z}"[3:],
+    "X": lambda at: str(int(at.timestamp())),
+    "x": lambda at: str(int(at.timestamp() * 1000)),
+}
+_PATTERN = re.compile(
+    r"\[(?P<literal>[^\]]*)\]|(?P<token>"
+    + "|".join(sorted(_TOKENS, key=lambda token: (-len(token), token)))
+    + ")"
+)
+_ISO = "YYYY-MM-DDTHH:mm:ssZ"
+
+
+def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
+    """The moment `seconds` after 1970 in the words of `pattern`; UTC where no `zone` is named.
+
+    Raises ValueError for a zone that is not known.
+    """
+    at = datetime.fromtimestamp(seconds, _zone(zone) if zone else UTC)
+    return _PATTERN.sub(
+        lambda found: _TOKENS[found["token"]](at) if found["token"] else found["literal"],
+        pattern or _ISO,
+    )
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # slow to import, and seldom asked for
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name!r}") from error
+
+
+LONGEST = 128  # characters of a tag
+_MARK = 8  # hexadecimal digits
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]+")
+_MARKED = re.compile(rf"(?:.*-)?(?=\d*[a-f])[0-9a-f]{{{_MARK}}}\Z", re.DOTALL)
+_VERSION = re.compile(r"v?\d+(?:\.\d+){0,2}(?:[-+.].*)?\Z")
+_DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix|releases?)-(?=.)")
+_RESERVED = {"latest", "edge", "nightly"}
+
+
+def clean(name: str, *, room: int = LONGEST, unique: bool = True) -> str:
+    """`name` as (part of) a tag of at most `room` characters.
+
+    Without `unique` only what must change is changed, so that `a/b` and `a-b` become the same.
+    """
+    cleaned = _ILLEGAL.sub("-", name).lstrip(".-")
+    own = not unique or (_owner(cleaned) == name and not _MARKED.match(cleaned))
+    if cleaned and own and len(cleaned) <= room:
+        return cleaned
+    kept = cleaned[: max(0, room - _MARK - 1)].rstrip(".-")
+    return f"{kept}-{mark(name)}" if kept else mark(name)
+
+
+def _owner(tag: str) -> str:
+    """The name that gets `tag` itself; nearly nobody uses both `feature/a` and `feature-a`."""
+    return _DIRECTORY.sub(r"\1/", tag)
+
+
+def spelt(text: str) -> str:
+    """Text that somebody wrote into a template, with `-` for what no tag can hold."""
+    return _ILLEGAL.sub("-", text)
+
+
+def mark(name: str) -> str:
+    """Eight digits that tell names apart, a letter among them: a date is no mark."""
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    letter = re.search("[a-f]", digest)
+    start = max(0, letter.start() + 1 - _MARK) if letter else 0
+    return digest[start : start + _MARK]
+
+
+def shortest(name: str) -> int:
+    """How much room `clean` needs to tell `name` from others."""
+    return min(len(name), _MARK)
+
+
+def is_reserved(tag: str) -> bool:
+    """Whether people expect something else under this tag than a branch: a version, `latest`."""
+    return tag in _RESERVED or bool(_VERSION.match(tag))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`ref` marks text that comes from a ref name: it may hold anything, and may be shortened."""
+
+    text: str
+    ref: bool = False
+
+
+def fit(pieces: Sequence[Piece], *, unique: bool = True) -> str:
+    """The legal tag for the pieces: text from refs is cleaned and cut to fit, the rest is whole.
+
+    Raises ConfigError where the rest alone is too long, or is nothing.
+    """
+    fixed = sum(len(spelt(piece.text)) for piece in pieces if not piece.ref)
+    refs = [piece for piece in pieces if piece.ref]
+    room = (LONGEST - fixed) // max(1, len(refs))
+    if room < max((shortest(piece.text) for piece in refs), default=0):
+        raise _too_long(pieces)
+    text = "".join(
+        clean(piece.text, room=room, unique=unique) if piece.ref else spelt(piece.text)
+        for piece in pieces
+    )
+    if len(text) > LONGEST:
+        raise _too_long(pieces)
+    if text[:1] in {"", ".", "-"}:
+        raise ConfigError(f"{text!r} is not a tag: it must begin with a letter, digit or '_'")
+    return text
+
+
+def _too_long(pieces: Sequence[Piece]) -> ConfigError:
+    text = "".join(piece.text for piece in pieces)
+    return ConfigError(
+        f"the tag {text[:60]!r}... has {len(text)} characters, at most {LONGEST} are allowed",
+        hint="shorten the text around the placeholders in the rule's tags",
+    )
+
+
+VERSION_FIELDS = frozenset({"version", "major", "minor", "patch", "prerelease"})
+FIELDS = VERSION_FIELDS | {"branch", "name", "tag", "sha", "commit", "number", "date"}
+SHA_WIDTH = 12  # digits, more where they are ambiguous
+_NARROWEST = 7
+_FIELD = re.compile(r"\{(?P<name>[A-Za-z_-]*)(?::(?P<width>\d+))?\}")
+_LITERAL = re.compile(r"[A-Za-z0-9._-]*\Z")
+
+
+def fields_of(template: str) -> frozenset[str]:
+    """The names of the fields in the template."""
+    return frozenset(found["name"] for found in _FIELD.finditer(template))
+
+
+def check_template(template: str) -> None:
+    """Raises ConfigError for a field that is not known, or text that no tag can hold."""
+    for found in _FIELD.finditer(template):
+        name, width = found["name"], found["width"]
+        if name not in FIELDS:
+            raise ConfigError(f"{template}: there is no field {{{name}}}{_meant(name)}")
+        if width and (name not in {"sha", "commit"} or not _NARROWEST <= int(width) <= 40):
+            raise ConfigError(f"{template}: only {{sha:7}} to {{sha:40}} have a width")
+    literal = _FIELD.sub("", template)
+    if not _LITERAL.match(literal):
+        raise ConfigError(
+            f"{template}: a tag holds letters, digits, '_', '.' and '-' beside its fields"
+        )
+    if not template or template[0] in ".-":
+        raise ConfigError(f"{template!r}: a tag begins with a letter, a digit or '_'")
+
+
+def fill(template: str, values: Mapping[str, Piece], sha: str, unique: int) -> tuple[Piece, ...]:
+    """The template with its fields filled in; `sha` is cut to the width that is asked for, and
+    never below `unique` digits. Raises ConfigError for a field that has no value here.
+    """
+    pieces, end = [], 0
+    for found in _FIELD.finditer(template):
+        pieces.append(Piece(template[end : found.start()]))
+        end = found.end()
+        if found["name"] in {"sha", "commit"}:
+            pieces.append(Piece(sha[: max(int(found["width"] or SHA_WIDTH), unique)]))
+        elif (value := values.get(found["name"])) is not None:
+            pieces.append(value)
+        else:
+            raise ConfigError(f"{template}: {{{found['name']}}} has no value on this event")
+    pieces.append(Piece(template[end:]))
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def is_fixed(template: str) -> bool:
+    """Whether the tag can never mean another commit: it has the commit, or a whole version."""
+    fields = fields_of(template)
+    return bool(fields & {"sha", "commit", "version", "tag"}) or {"major", "minor", "patch"} <= (
+        fields
+    )
+
+
+def hides_prerelease(template: str) -> bool:
+    """Whether the tag of a prerelease would pass for one of the release."""
+    fields, telling = fields_of(template), {"version", "prerelease", "tag", "sha", "commit"}
+    return bool(fields & VERSION_FIELDS) and not fields & telling
+
+
+def _meant(name: str) -> str:
+    from difflib import get_close_matches  # only where something is wrong
+
+    found = get_close_matches(name, sorted(FIELDS), 1)
+    return f" (did you mean {{{found[0]}}}?)" if found else ""
+
+
+Call = Callable[[tuple[str, ...], Mapping[str, str]], Piece]
+_EXPRESSION = re.compile(r"\{\{\{?(?P<inner>[^{}]*)\}?\}\}")
+_WORD = re.compile(
+    r"""\s*(?:(?P<key>\w+)\s*=\s*)?(?:'(?P<single>[^']*)'|"(?P<double>[^"]*)"|(?P<plain>[^\s'"=]+))"""
+)
+
+
+def render(template: str, values: Mapping[str, Piece | Call]) -> tuple[Piece, ...]:
+    """The pieces of the template with its expressions evaluated.
+
+    Raises ConfigError for an expression that is not known, naming those that are.
+    """
+    pieces, end = [], 0
+    for found in _EXPRESSION.finditer(template):
+        pieces.append(Piece(template[end : found.start()]))
+        pieces.append(_evaluate(found["inner"], values, template))
+        end = found.end()
+    if "{{" in template[end:]:
+        raise ConfigError(f"{template}: '{{{{' without '}}}}'")
+    pieces.append(Piece(template[end:]))
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def text_of(template: str, values: Mapping[str, Piece | Call]) -> str:
+    """The rendered template as plain text, for what is no tag."""
+    return "".join(piece.text for piece in render(template, values))
+
+
+def expressions_of(template: str) -> frozenset[str]:
+    """The names of the expressions in the template."""
+    return frozenset(
+        found["inner"].split()[0] for found in _EXPRESSION.finditer(template) if found["inner"]
+    )
+
+
+def _evaluate(inner: str, values: Mapping[str, Piece | Call], template: str) -> Piece:
+    words = [*_WORD.finditer(inner)]
+    if "".join(word.group() for word in words).strip() != inner.strip() or not words:
+        raise ConfigError(f"{template}: {{{{{inner}}}}} is not an expression")
+    name = words[0]["plain"] or ""
+    value = values.get(name)
+    if value is None:
+        known = ", ".join(sorted(values))
+        raise ConfigError(f"{template}: there is no expression {name!r} here", hint=known)
+    if isinstance(value, Piece):
+        return value
+    arguments = tuple(_text(word) for word in words[1:] if not word["key"])
+    named = {word["key"]: _text(word) for word in words[1:] if word["key"]}
+    try:
+        return value(arguments, named)
+    except ValueError as error:
+        raise ConfigError(f"{template}: {error}") from error
+
+
+def _text(word: re.Match[str]) -> str:
+    return next(word[group] for group in ("single", "double", "plain") if word[group] is not None)

@@ -1,0 +1,134 @@
+"""The policy.json of podman and skopeo, as rules (containers-policy.json(5)).
+
+What these rules cannot say exactly is an error: a policy is never taken for a weaker one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from shipline.errors import ConfigError, ContentError
+from shipline.oci import from_bytes
+from shipline.supply import Identity, ImagePattern, from_base64
+from shipline.trust.rules import TrustRule, TrustSection
+
+_KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
+_IDENTITIES = {
+    "matchRepoDigestOrExact": "exact",
+    "matchExact": "tagged",
+    "matchRepository": "repository",
+}
+
+
+def read_containers_policy(content: bytes) -> TrustSection:
+    """The rules for registries (`transports.docker` and `default`), the narrowest scope first.
+
+    Raises ConfigError for what is no such file, and for requirements other than `reject`,
+    `insecureAcceptAnything` and `sigstoreSigned` with keys.
+    """
+    try:
+        document = from_bytes(content)
+    except ContentError as error:
+        raise ConfigError(f"the policy is {error.message}") from None
+    scopes = _table(
+        _table(document.get("transports", {}), "transports").get("docker", {}), "docker"
+    )
+    everything = scopes.get("", document.get("default"))
+    if everything is None:
+        raise ConfigError("the policy has no default, which policy.json must have")
+    rules = [
+        _rule(_patterns(scope), said, f"docker {scope}")
+        for scope, said in sorted(scopes.items(), key=lambda one: _width(one[0]))
+        if scope
+    ]
+    return TrustSection((*rules, _rule(("**",), everything, "default")))
+
+
+def _width(scope: str) -> tuple[bool, int]:
+    """Narrow scopes are long ones; those with a wildcard come after all others."""
+    return scope.startswith("*."), -len(scope)
+
+
+def _patterns(scope: str) -> tuple[str, ...]:
+    host, _, path = scope.partition("/")
+    if "@" in scope or ":" in path:
+        raise ConfigError(
+            f"docker {scope}: a rule for one tag or digest cannot be followed",
+            hint="name the repository instead",
+        )
+    if not path and not any(mark in host for mark in ".:") and host != "localhost":
+        raise ConfigError(f"docker {scope}: not a registry")
+    return (scope, f"{scope}/**") if path else (f"{scope}/**",)
+
+
+def _rule(patterns: tuple[str, ...], said: Any, place: str) -> TrustRule:
+    images = tuple(map(ImagePattern.parse, patterns))
+    if not isinstance(said, list) or not said or not all(isinstance(one, dict) for one in said):
+        raise ConfigError(f"{place}: must be a list of requirements")
+    kinds = {one.get("type") if isinstance(one.get("type"), str) else "" for one in said}
+    if "reject" in kinds:
+        return TrustRule(images, "reject")
+    if kinds == {"insecureAcceptAnything"}:
+        return TrustRule(images, "accept")
+    demands = [one for one in said if one.get("type") != "insecureAcceptAnything"]
+    if kinds - {"sigstoreSigned", "insecureAcceptAnything"}:
+        _cannot(place, f"the requirement {sorted(kinds - {'sigstoreSigned'})[0]!r}")
+    return _signed(images, demands, place)
+
+
+def _signed(images: tuple[ImagePattern, ...], said: list[dict[str, Any]], place: str) -> TrustRule:
+    """Several requirements must all hold: each has one key then, and all of them must sign."""
+    keys = [_keys(one, place) for one in said]
+    identities = {_identity(one.get("signedIdentity"), place) for one in said}
+    if len(said) > 1 and (any(len(one) != 1 for one in keys) or len(identities) > 1):
+        _cannot(place, "several requirements with choices in them")
+    flat = tuple(dict.fromkeys(key for one in keys for key in one))
+    threshold = len(flat) if len(said) > 1 else 1
+    identity = Identity.parse(identities.pop())
+    return TrustRule(images, "require", flat, threshold=threshold, identity=identity)
+
+
+def _keys(said: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Paths and PEM of one requirement."""
+    if unknown := sorted(said.keys() - {"type", "signedIdentity", *_KEYS}):
+        _cannot(place, unknown[0])
+    given = [name for name in _KEYS if name in said]
+    if len(given) != 1:
+        raise ConfigError(f"{place}: sigstoreSigned needs exactly one of {', '.join(_KEYS)}")
+    value = said[given[0]]
+    texts = value if given[0].endswith("s") else [value]
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+        raise ConfigError(f"{place}: {given[0]} is not text")
+    return tuple(map(_pem, texts)) if "Data" in given[0] else tuple(texts)
+
+
+def _pem(text: str) -> str:
+    try:
+        return from_base64(text).decode("ascii")
+    except (ContentError, UnicodeDecodeError):
+        raise ConfigError("keyData is not a PEM file in base64") from None
+
+
+def _identity(said: Any, place: str) -> str:
+    if said is None:
+        return "exact"
+    kind = _table(said, place).get("type")
+    if kind == "exactRepository" and isinstance(said.get("dockerRepository"), str):
+        return str(said["dockerRepository"])
+    if not isinstance(kind, str) or kind not in _IDENTITIES:
+        _cannot(place, f"the signedIdentity {kind!r}")
+    return _IDENTITIES[kind]
+
+
+def _table(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: must be a JSON object")
+    return value
+
+
+def _cannot(place: str, what: str) -> NoReturn:
+    raise ConfigError(
+        f"{place}: {what} cannot be followed",
+        hint="write the rules in the section `trust` of a shipline.yaml",
+    )

@@ -1,0 +1,209 @@
+"""The section `trust` of shipline.yaml, and its rules with their keys read, ready to judge by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shipline.errors import ConfigError, UsageError
+from shipline.oci import Reference
+from shipline.supply import (
+    OPTIONAL,
+    Identity,
+    ImagePattern,
+    PublicKey,
+    predicate_type,
+    read_public_key,
+)
+from shipline.units import Duration
+
+
+@dataclass(frozen=True, slots=True)
+class PredicateRule:
+    """An attestation that must be there."""
+
+    type: str = field(metadata={"doc": "spdx, cyclonedx, vuln, test-result, ... or a URI."})
+    max_age: Duration | None = field(
+        default=None, metadata={"doc": "How old the statement may be, by the time it states."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRule:
+    """What holds for the images that match; the first rule that matches an image decides."""
+
+    images: tuple[ImagePattern, ...] = field(
+        metadata={"doc": "Patterns of host/repository: * is a part of a component, ** crosses /."}
+    )
+    action: Literal["require", "accept", "reject"] = field(
+        default="require", metadata={"doc": "require signatures, accept without, or reject always."}
+    )
+    keys: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Names from trust.keys, paths, or PEM. Empty: all of trust.keys."},
+    )
+    threshold: int = field(default=1, metadata={"doc": "How many different keys must have signed."})
+    identity: Identity = field(
+        default=OPTIONAL,
+        metadata={
+            "doc": "The name a signature must carry: repository, exact, path, any, a pattern; "
+            "optional: this repository's, or none at all."
+        },
+    )
+    max_age: Duration | None = field(
+        default=None,
+        metadata={"doc": "How old a signature may be; one that states no time is too old."},
+    )
+    annotations: Mapping[str, str] = field(
+        default_factory=dict,
+        hash=False,
+        metadata={"doc": "An annotation that a signature must carry."},
+    )
+    predicates: tuple[str | PredicateRule, ...] = field(
+        default=(),
+        metadata={"doc": "Types of attestations that must be there, signed by one of the keys."},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ConfigError("images: name at least one pattern")
+        if self.threshold < 1:
+            raise ConfigError("threshold: at least one key must have signed")
+        if self.action != "require" and (self.keys or self.predicates):
+            raise ConfigError(f"action: {self.action} does not look at keys or predicates")
+
+    @property
+    def title(self) -> str:
+        """How messages name the rule."""
+        return f"{self.action} {', '.join(map(str, self.images))}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSection:
+    """Rules in order. Without rules every image is accepted."""
+
+    rules: tuple[TrustRule, ...] = field(
+        default=(), metadata={"doc": "The first rule that matches an image decides."}
+    )
+    keys: Mapping[str, str] = field(
+        default_factory=dict,
+        hash=False,
+        metadata={"doc": "Public keys by name: a path, or PEM in place."},
+    )
+    default: Literal["accept", "reject"] = field(
+        default="reject", metadata={"doc": "For images that no rule matches."}
+    )
+
+
+_PEM = "-----BEGIN "
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the section with its keys; `predicates` maps URIs to the age in seconds."""
+
+    said: TrustRule
+    keys: tuple[PublicKey, ...]
+    predicates: Mapping[str, float | None] = field(hash=False)
+
+    def matches(self, name: Reference) -> bool:
+        return any(pattern.matches(name) for pattern in self.said.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it.
+
+    With `as_podman`, an image is what podman and skopeo make of it: that of one platform, by
+    signatures under tags alone.
+    """
+
+    rules: tuple[Rule, ...]
+    accepts_others: bool
+    hash: str
+    as_podman: bool = False
+
+    def rule_for(self, name: Reference) -> Rule | None:
+        """The rule that decides about the image, None where `accepts_others` does."""
+        return next((rule for rule in self.rules if rule.matches(name)), None)
+
+
+NO_TRUST = Trust((), True, "none")
+"""Every image is accepted."""
+
+
+def load_trust(section: TrustSection | None, base: Path) -> Trust:
+    """Read the keys; paths are relative to `base`. Raises ConfigError, with the place in front."""
+    if section is None or not section.rules:
+        return NO_TRUST
+    named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
+    rules = tuple(_rule(one, number, named, base) for number, one in enumerate(section.rules))
+    return Trust(rules, section.default == "accept", _hash(section, rules))
+
+
+def trusted_keys(
+    texts: Iterable[str], named: Mapping[str, str], base: Path, place: str
+) -> tuple[PublicKey, ...]:
+    """Keys by a name of `named`, as a path relative to `base`, or as PEM. Raises ConfigError."""
+    return tuple(_key(named.get(text, text), text, base, place) for text in texts)
+
+
+def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> Rule:
+    if said.action != "require":
+        return Rule(said, (), {})
+    place = f"rules[{number}]"
+    found = [
+        named[text] if text in named else _key(text, text, base, f"{place}.keys")
+        for text in said.keys
+    ]
+    keys = tuple(dict.fromkeys(found or named.values()))
+    if not keys:
+        raise ConfigError(f"{place}.keys: signatures are required, but there is no key")
+    if said.threshold > len(keys):
+        raise ConfigError(
+            f"{place}.threshold: {said.threshold} keys must sign, but there are {len(keys)}"
+        )
+    return Rule(said, keys, dict(_predicate(one, place) for one in said.predicates))
+
+
+def _predicate(said: str | PredicateRule, place: str) -> tuple[str, float | None]:
+    """The URI of a required type, and how old it may be in seconds."""
+    asked = PredicateRule(said) if isinstance(said, str) else said
+    try:
+        return predicate_type(asked.type), asked.max_age.seconds if asked.max_age else None
+    except UsageError as error:
+        raise ConfigError(f"{place}.predicates: {error.message}", hint=error.hint) from error
+
+
+def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
+    try:
+        if _PEM in text:
+            name = "key" if _PEM in name else name
+            return PublicKey.parse(text.encode(), name)
+        found = read_public_key(base / text)
+        return PublicKey(name, found.der)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def _hash(section: TrustSection, rules: tuple[Rule, ...]) -> str:
+    parts: list[Any] = [section.default]
+    for rule in rules:
+        said = rule.said
+        parts.append(
+            {
+                "images": [str(one) for one in said.images],
+                "action": said.action,
+                "keys": [key.id for key in rule.keys],
+                "threshold": said.threshold,
+                "identity": str(said.identity),
+                "max-age": said.max_age and said.max_age.seconds,
+                "annotations": dict(said.annotations),
+                "predicates": dict(rule.predicates),
+            }
+        )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

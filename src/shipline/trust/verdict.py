@@ -1,0 +1,251 @@
+"""Judging: a rule and what was proven make a verdict; accepted ones are remembered for a day at
+most.
+
+Refusals are not kept, so that a signature counts as soon as it is there. A tag is never part of a
+key: what it names may have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from shipline.metadata import Key, Records, walk
+from shipline.oci import Digest
+from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name, way_out
+from shipline.trust.rules import Rule
+
+_SKEW_S = 300  # how far a signer's clock may be ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was proven about an image: signatures, and attestations by type."""
+
+    signatures: Verification
+    attestations: Mapping[str, Attestations] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reason` is one line; `details` are lines that say why, `hint` how to satisfy the rule.
+
+    `keys` are the ids of the keys that count; `until` is when an accepted image becomes too old, in
+    seconds since 1970.
+    """
+
+    accepted: bool
+    rule: str
+    reason: str
+    keys: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    hint: str = ""
+    until: float | None = None
+
+
+def judge(rule: Rule, found: Findings, now: float) -> Verdict:
+    """Whether what was found satisfies a rule that requires signatures."""
+    title = rule.said.title
+    fresh, stale = _fresh_keys(rule, found.signatures, now)
+    if len(fresh) < rule.said.threshold:
+        nothing = f"no {'other ' if fresh else ''}signature is attached to it"
+        details = reasons(found.signatures.rejected, nothing)
+        return Verdict(
+            False,
+            title,
+            f"{len(fresh)} of {rule.said.threshold} required keys signed it",
+            tuple(key.id for key in fresh),
+            (*stale, *(details if not stale else ())),
+            _way_out(rule, found.signatures, signed=bool(fresh), stale=bool(stale)),
+        )
+    ends = [_kth_end(fresh.values(), rule.said.threshold)]
+    for kind, max_age in rule.predicates.items():
+        end, problem = _attested(found.attestations.get(kind), max_age, now)
+        if problem:
+            keys = tuple(key.id for key in fresh)
+            hint = f"`shipline attest --type {short_name(kind)} ...` with {_names(rule.keys)}"
+            return Verdict(
+                False, title, f"{short_name(kind)}: {problem[0]}", keys, problem[1:], hint
+            )
+        ends.append(end)
+    until = min((end for end in ends if end is not None), default=None)
+    reason = f"signed by {_names(fresh)}"
+    if nameless := [key for key in fresh if _nameless(key, found.signatures)]:
+        reason += f", without the name of an image (by {_names(nameless)})"
+    return Verdict(True, title, reason, tuple(key.id for key in fresh), until=until)
+
+
+def _way_out(rule: Rule, found: Verification, *, signed: bool, stale: bool) -> str:
+    sign = f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}"
+    if stale:
+        return sign
+    if signed:
+        return f"more keys must sign it: {sign}"
+    return way_out(found.rejected, sign, "add it to the keys of the rule")
+
+
+def _nameless(key: PublicKey, found: Verification) -> bool:
+    return not any(one.identity for one in found.signatures if one.key == key)
+
+
+def _fresh_keys(
+    rule: Rule, found: Verification, now: float
+) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
+    """The keys whose signatures count, with the time when they cease to; and why others do not."""
+    max_age = rule.said.max_age
+    fresh: dict[PublicKey, float | None] = {}
+    stale: list[str] = []
+    for one in found.signatures:
+        if max_age is None:
+            fresh[one.key] = None
+        elif problem := _too_old(one.signed_at, max_age.seconds, now):
+            stale.append(f"{one.form} signature by {one.key.name}: {problem}")
+        else:
+            end = (one.signed_at or 0) + max_age.seconds
+            fresh[one.key] = max(fresh.get(one.key) or 0, end)
+    return fresh, tuple(stale)
+
+
+def _attested(
+    found: Attestations | None, max_age: float | None, now: float
+) -> tuple[float | None, tuple[str, ...]]:
+    """When the newest attestation ceases to count, or the lines that say why none does."""
+    if found is None or not found.proven:
+        rejected = () if found is None else found.rejected
+        return None, ("no trusted key attested it", *reasons(rejected, "nothing is attached"))
+    if max_age is None:
+        return None, ()
+    times = [one.made_at for one in found.proven]
+    good = [time for time in times if time is not None and not _too_old(time, max_age, now)]
+    if good:
+        return max(good) + max_age, ()
+    newest = max((time for time in times if time is not None), default=None)
+    return None, (_too_old(newest, max_age, now),)
+
+
+def _too_old(time: float | None, max_age: float, now: float) -> str:
+    """Why a statement of that time does not count; nothing where it does."""
+    if time is None:
+        return "it does not state its time"
+    if time > now + _SKEW_S:
+        return "it is from the future"
+    if now - time > max_age:
+        return f"it is {_days(now - time)} old, more than {_days(max_age)}"
+    return ""
+
+
+def _kth_end(ends: Iterable[float | None], threshold: int) -> float | None:
+    """When fewer than `threshold` are left; None where that never happens."""
+    known = sorted((end for end in ends if end is not None), reverse=True)
+    return known[threshold - 1] if len(known) >= threshold else None
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.1f} days" if seconds >= 172800 else f"{seconds / 3600:.1f} hours"
+
+
+def _choice(rule: Rule) -> str:
+    names, needed = _names(rule.keys), rule.said.threshold
+    return names if len(rule.keys) == needed else f"{needed} of the keys {names}"
+
+
+def _names(keys: Iterable[PublicKey]) -> str:
+    return ", ".join(key.name for key in keys)
+
+
+_KEPT_S = 86400
+_ROOM = "trust"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An accepted verdict; `via` is the index through which it was accepted, if it was."""
+
+    verdict: Verdict
+    until: float
+    via: str = ""
+
+
+class VerdictCache:
+    """At most `capacity` verdicts in memory, twice as many in `records`. Safe from any thread."""
+
+    def __init__(self, records: Records | None = None, capacity: int = 10_000) -> None:
+        self._records = records
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._written = 0
+
+    def get(self, policy: str, digest: Digest, name: str, now: float) -> Verdict | None:
+        key = (policy, str(digest), name)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+        if kept is None and self._records is not None:
+            kept = _read(self._records.get((_ROOM, *key)))
+        return kept.verdict if kept is not None and now < kept.until else None
+
+    def put(
+        self, policy: str, digest: Digest, name: str, verdict: Verdict, now: float, via: str = ""
+    ) -> None:
+        """Keep an accepted verdict; it ends with what it rests on."""
+        until = min(now + _KEPT_S, verdict.until if verdict.until is not None else now + _KEPT_S)
+        key, kept = (policy, str(digest), name), Kept(verdict, until, via)
+        with self._lock:
+            self._kept[key] = kept
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+            prune = self._written % self._capacity == 0
+            self._written += 1
+        if self._records is not None:
+            if prune:
+                self._prune(policy, now)
+            self._records.write({(_ROOM, *key): _written(kept)})
+
+    def forget(self, digest: Digest) -> None:
+        """Something that was attached to `digest` is gone: ask again, also for its children."""
+        text = str(digest)
+        with self._lock:
+            lost = {text}
+            while found := [k for k, one in self._kept.items() if lost & {k[1], one.via}]:
+                for key in found:
+                    lost.add(key[1])
+                    del self._kept[key]
+        if self._records is not None:
+            gone = [
+                key
+                for key, value in walk(self._records, (_ROOM,))
+                if key[1] == text or ((kept := _read(value)) and kept.via == text)
+            ]
+            self._records.write({(_ROOM, *key): None for key in gone})
+
+    def _prune(self, policy: str, now: float) -> None:
+        """Delete what has ended, what another policy said, and what is too much."""
+        assert self._records is not None
+        room = self._capacity - 1
+        gone: list[Key] = []
+        for key, value in walk(self._records, (_ROOM,)):
+            kept = _read(value)
+            if key[0] == policy and kept is not None and now < kept.until and room:
+                room -= 1
+            else:
+                gone.append((_ROOM, *key))
+        self._records.write(dict.fromkeys(gone))
+
+
+def _written(kept: Kept) -> bytes:
+    verdict = kept.verdict
+    fields = [verdict.rule, verdict.reason, verdict.keys, verdict.until, kept.until, kept.via]
+    return json.dumps(fields).encode()
+
+
+def _read(value: bytes | None) -> Kept | None:
+    if value is None:
+        return None
+    rule, reason, keys, until, end, via = json.loads(value)
+    return Kept(Verdict(True, rule, reason, tuple(keys), until=until), end, via)

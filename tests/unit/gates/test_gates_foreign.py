@@ -1,0 +1,110 @@
+"""A document of another tool is never a report: not the one that its keys remind of, not any."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import Any
+
+import pytest
+from foreign_samples import CLEAN, GITLEAKS, NOTHING, TOOLS
+from gate_samples import ALL, GRYPE, NPM, OSV, parsed
+from judging import NOW, verdict_of
+
+from shipline.gates import Evidence, Outcome, VulnerabilitiesGate
+from shipline.gates.evidence import read
+from shipline.gates.reports import (
+    FORMATS,
+    ReportError,
+    Severity,
+    Vulnerabilities,
+    parse_report,
+)
+
+READERS = ("", *FORMATS)
+
+
+def refusal(document: Any, format: str = "") -> ReportError:
+    with pytest.raises(ReportError) as caught:
+        parse_report(BytesIO(json.dumps(document).encode()), format)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("reader", FORMATS)
+def test_a_report_is_read_by_the_reader_of_its_format_alone(name: str, reader: str) -> None:
+    if name == reader:
+        assert parse_report(BytesIO(ALL[name]), reader).content == parsed(ALL[name]).content
+        return
+    with pytest.raises(ReportError):
+        parse_report(BytesIO(ALL[name]), reader)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("reader", READERS)
+def test_the_json_of_another_tool_is_told_with_the_way_to_what_is_read(
+    tool: str, reader: str
+) -> None:
+    document, way = TOOLS[tool]
+    error = refusal(document, reader)
+    assert f"the JSON of {tool}" in error.message and way in error.hint
+
+
+@pytest.mark.parametrize("tool", CLEAN)
+@pytest.mark.parametrize("reader", READERS)
+def test_another_tool_that_found_nothing_is_refused_too(tool: str, reader: str) -> None:
+    assert f"the JSON of {tool}" in refusal(CLEAN[tool], reader).message
+
+
+@pytest.mark.parametrize("document", NOTHING, ids=json.dumps)
+@pytest.mark.parametrize("reader", READERS)
+def test_what_lacks_a_part_of_its_format_is_no_report(document: Any, reader: str) -> None:
+    assert refusal(document, reader).hint
+
+
+def test_an_empty_list_names_the_tools_that_write_it() -> None:
+    error = refusal([])
+    assert "gitleaks" in error.message and "SARIF" in error.hint
+
+
+def test_no_known_tool_gets_the_list_of_formats() -> None:
+    hint = refusal({"x": 1}).hint
+    assert all(name in hint for name in FORMATS)
+
+
+def test_a_leak_report_is_no_proof_of_no_vulnerabilities(tmp_path: Any) -> None:
+    path = tmp_path / "leaks.json"
+    path.write_text(json.dumps(GITLEAKS))
+    found = read(path, "leaks.json")
+    assert isinstance(found, Evidence)
+    verdict = verdict_of(VulnerabilitiesGate(allow_empty=True), found)
+    assert verdict.outcome is Outcome.ERROR and "gitleaks" in verdict.reason
+    assert "--report-format sarif" in verdict.deciding.hint
+
+
+def test_osv_scanner_that_found_nothing_is_known_by_its_settings() -> None:
+    settings = {"licenses": {"summary": False, "allowlist": None}}
+    assert parsed({"results": [], "experimental_config": settings}).content == Vulnerabilities(())
+    package = {**OSV["results"][0]["packages"][0], "vulnerabilities": [{"summary": "no id"}]}
+    refusal({"results": [{**OSV["results"][0], "packages": [package]}]})
+
+
+def test_grype_is_known_by_its_descriptor() -> None:
+    assert parsed({**GRYPE, "matches": []}).content == Vulnerabilities(())
+    refusal({**GRYPE, "descriptor": {"name": "other"}})
+    refusal({**GRYPE, "matches": [{"vulnerability": {"id": ""}, "artifact": {"name": "a"}}]})
+
+
+def test_a_package_of_npm_that_leads_to_no_advisory_stands_for_itself() -> None:
+    """`via` may name what is not in the report, or go in a circle: neither is a clean package."""
+    for via in (["gone"], ["tool"], []):
+        tool = {"name": "tool", "severity": "high", "via": via, "fixAvailable": False}
+        found = parsed({**NPM, "vulnerabilities": {"tool": tool}}).content
+        assert isinstance(found, Vulnerabilities)
+        assert [(one.id, one.severity) for one in found.found] == [("npm:tool", Severity.HIGH)]
+
+
+def test_a_report_of_another_kind_is_told_what_the_gate_reads() -> None:
+    verdict = verdict_of(VulnerabilitiesGate(), Evidence("a.sarif", parsed(ALL["sarif"]), made=NOW))
+    assert verdict.outcome is Outcome.ERROR
+    assert "another kind (sarif)" in verdict.reason and "pip-audit" in verdict.deciding.hint
