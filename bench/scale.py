@@ -22,8 +22,8 @@ from pathlib import Path
 from shipline.metadata import DRIVERS
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.entries import Changes, blob_entries, counted, manifest_entries, tag_entries
-from shipline.server.fsck import Summary, check
-from shipline.server.gc import Collection, collect
+from shipline.server.fsck import CheckSummary, check
+from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.units import Duration
@@ -56,7 +56,7 @@ def main() -> None:
 def _run(storage: Storage, blobs: int, tags: int) -> None:
     with _timed(f"filled with {blobs:,} blobs and {tags:,} tags"):
         _fill(storage, blobs, tags)
-    manifests, grace = Manifests(storage), Collection(every=None, grace=Duration(3_600_000))
+    manifests, grace = Manifests(storage), GcOptions(every=None, grace=Duration(3_600_000))
     times = list(_pages(manifests))
     print(
         f"tag list, {len(times)} pages of {_PAGE}: p50 {times[len(times) // 2]:.2f} ms, "
@@ -69,7 +69,7 @@ def _run(storage: Storage, blobs: int, tags: int) -> None:
             report = collect(storage, grace)
         print(json.dumps(report.to_json()))
     for quick in (True, False):
-        summary = Summary()
+        summary = CheckSummary()
         with _timed("quick check" if quick else "whole check"):
             faults = sum(1 for _ in check(storage, summary, quick=quick))
         print(f"{summary.files:,} files, {faults} faults")

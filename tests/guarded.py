@@ -15,7 +15,13 @@ from urllib.parse import quote
 
 from commands import Forked
 from shipline.cli import main
-from shipline.server.access import Access, Administration, Directory, Permission, Wish
+from shipline.server.access import (
+    AccountStore,
+    Administration,
+    Permission,
+    RobotAccess,
+    RobotOptions,
+)
 from spec_client import OCTETS, Answer, Target, sha256
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -71,7 +77,7 @@ class Guarded:
     @contextmanager
     def accounts(self) -> Iterator[Administration]:
         """The accounts as the command line changes them, beside the running node."""
-        directory = Directory(self.data)
+        directory = AccountStore(self.data)
         try:
             yield Administration(directory, actor="test")
         finally:
@@ -87,11 +93,13 @@ class Guarded:
         self, name: str, project: str, *actions: str, **limits: tuple[str, ...]
     ) -> tuple[str, str]:
         """A new robot's login name and secret."""
-        access = tuple(Access("repository", action) for action in actions)
+        access = tuple(RobotAccess("repository", action) for action in actions)
         networks = limits.pop("networks", ())
         permission = Permission(project or "*", access, **limits)  # type: ignore[arg-type]
         with self.accounts() as accounts:
-            made, secret = accounts.add_robot(Wish(name, project, (permission,), networks=networks))
+            made, secret = accounts.add_robot(
+                RobotOptions(name, project, (permission,), networks=networks)
+            )
         self.secrets.append(secret)
         return made.login, secret
 

@@ -14,8 +14,8 @@ from shipline.content import Advance, Fetcher, MemoryStore, fetch_all
 from shipline.oci import Descriptor, media, parse_manifest
 from shipline.server import Application, Storage, make_app
 from shipline.server.admission.evidence import StoredEvidence
-from shipline.server.admission.rules import RuleDoor
-from shipline.server.admission.section import DoorSection
+from shipline.server.admission.rules import AdmissionRules
+from shipline.server.admission.section import AdmissionSection
 from shipline.server.http import READ, ClientGone, File, Request, Response, Steps
 from shipline.server.node import Node
 
@@ -44,7 +44,7 @@ class Reply:
 class NodeApp:
     """A node over a directory, with rules; `now` is its clock."""
 
-    def __init__(self, data: Path, policy: DoorSection | None = None, **parts: Any) -> None:
+    def __init__(self, data: Path, policy: AdmissionSection | None = None, **parts: Any) -> None:
         self.now = 1_800_000_000.0
         self.storage = Storage(data, clock=lambda: self.now)
         self.node = Node.over(self.storage, **parts)
@@ -52,9 +52,9 @@ class NodeApp:
             self.node = self._with_rules(policy, data, parts)
         self.app = make_app(self.node)
 
-    def _with_rules(self, policy: DoorSection, data: Path, parts: dict[str, Any]) -> Node:
+    def _with_rules(self, policy: AdmissionSection, data: Path, parts: dict[str, Any]) -> Node:
         node = self.node
-        door = RuleDoor(policy, self.storage, node.manifests, node.metrics, data)
+        door = AdmissionRules(policy, self.storage, node.manifests, node.metrics, data)
         listeners = (door, *node.listeners)
         return Node.over(self.storage, **parts, door=door, listeners=listeners)
 

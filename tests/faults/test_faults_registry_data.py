@@ -19,8 +19,8 @@ import pytest
 from node_app import fill
 from nodes import Node, node
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.fsck import Summary, check, opened
-from shipline.server.gc import Collection, collect
+from shipline.server.fsck import CheckSummary, check, opened
+from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -97,7 +97,7 @@ def test_kill_leaves_a_directory_without_fault(tmp_path: Path) -> None:
     for _ in range(_ROUNDS):
         pushed += killed_at_work(tmp_path, chance.uniform(0.1, 0.9))
         with opened(tmp_path) as storage:
-            assert [str(finding) for finding in check(storage, Summary())] == []
+            assert [str(finding) for finding in check(storage, CheckSummary())] == []
             for name, digest in pushed:
                 assert Manifests(storage).get(name, Digest.parse(digest)) is not None
     assert len(pushed) > _ROUNDS
@@ -204,7 +204,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         deadline = time.time() + 120
         while time.time() < deadline:
             try:
-                report = collect(storage, Collection(every=None, grace=Duration(0)))
+                report = collect(storage, GcOptions(every=None, grace=Duration(0)))
                 break
             except OSError:
                 time.sleep(0.5)
@@ -213,7 +213,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         assert report.bytes > 0
         fill(uploads.put("repo", Digest.of(b"new"), 3), [b"new"])
         assert manifests.get("repo", "v1") is not None
-        assert [str(finding) for finding in check(storage, Summary())] == []
+        assert [str(finding) for finding in check(storage, CheckSummary())] == []
         storage.close()
 
 

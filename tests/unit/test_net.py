@@ -8,7 +8,7 @@ import pytest
 
 from shipline.net import is_link_local, is_loopback, is_public, read_address
 from shipline.registry.reach import Reach
-from shipline.server.hooks.outbound import Target, Undelivered, post
+from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
 
 PRIVATE = (
     *("10.0.0.1", "127.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "169.254.1.1", "0.0.0.0"),
@@ -32,8 +32,8 @@ def test_what_is_not_public_is_so_for_registries_and_webhooks(
     assert not Reach.PUBLIC.allows(address)
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
-    with pytest.raises(Undelivered, match="not a public address"):
-        post(Target.parse("https://receiver.example/"), b"{}", {}, 1.0)
+    with pytest.raises(DeliveryFailed, match="not a public address"):
+        post(DeliveryTarget.parse("https://receiver.example/"), b"{}", {}, 1.0)
 
 
 @pytest.mark.parametrize("address", PUBLIC)

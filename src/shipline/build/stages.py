@@ -85,7 +85,7 @@ class DispatchOptions:
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
-def dispatch(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def dispatch(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     """The stage after the instruction. Raises DockerfileError for what cannot be done."""
     handler = _HANDLERS.get(type(step.instruction))
     if handler is None:
@@ -99,11 +99,11 @@ def environment(scope: df.Scope) -> list[str]:
     return [f"{name}={value}" for name, value in scope.env]
 
 
-def _text(state: StageState, step: df.Step) -> str | None:
+def _text(state: StageState, step: df.ScopedInstruction) -> str | None:
     return df.history_text(step.instruction, step.scope, shell=state.shell, workdir=state.workdir)
 
 
-def _run(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _run(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     run = step.instruction
     assert isinstance(run, df.Run)
     options = place.options
@@ -217,7 +217,7 @@ def _insecure(run: df.Run, place: DispatchOptions) -> bool:
     return True
 
 
-def _copy(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
     if isinstance(copy, df.Add):
@@ -268,7 +268,7 @@ def _unpack(add: df.Add) -> str:
     return "never" if add.unpack is False else "archives"
 
 
-def _workdir(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _workdir(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     workdir = step.instruction
     assert isinstance(workdir, df.Workdir)
     path = df.working_directory(state.workdir, workdir.path)
@@ -283,34 +283,36 @@ def _workdir(state: StageState, step: df.Step, place: DispatchOptions) -> StageS
     return state.noted(text, vertex)
 
 
-def _env(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _env(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     return state.with_run(Env=environment(step.scope)).noted(_text(state, step))
 
 
-def _noted(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _noted(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     return state.noted(_text(state, step))
 
 
-def _label(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _label(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Label)
     labels = dict(state.image.run.get("Labels") or {})
     labels |= {pair.key: pair.value for pair in step.instruction.pairs}
     return state.with_run(Labels=labels).noted(_text(state, step))
 
 
-def _user(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _user(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.User)
     return state.with_run(User=step.instruction.user).noted(_text(state, step))
 
 
-def _cmd(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _cmd(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Cmd)
     words = list(df.command_line(step.instruction, state.shell))
     state = state.with_run(Cmd=words, ArgsEscaped=True)
     return replace(state, cmd_set=True).noted(_text(state, step))
 
 
-def _entrypoint(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _entrypoint(
+    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+) -> StageState:
     assert isinstance(step.instruction, df.Entrypoint)
     words = list(df.command_line(step.instruction, state.shell))
     state = state.with_run(Entrypoint=words)
@@ -319,19 +321,19 @@ def _entrypoint(state: StageState, step: df.Step, place: DispatchOptions) -> Sta
     return state.noted(_text(state, step))
 
 
-def _shell(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _shell(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Shell)
     words = step.instruction.shell
     state = replace(state.with_run(Shell=list(words)), shell=words)
     return state.noted(_text(state, step))
 
 
-def _expose(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _expose(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Expose)
     return _keys(state, "ExposedPorts", step.instruction.ports).noted(_text(state, step))
 
 
-def _volume(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _volume(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Volume)
     return _keys(state, "Volumes", step.instruction.paths).noted(_text(state, step))
 
@@ -341,12 +343,16 @@ def _keys(state: StageState, key: str, names: Iterable[str]) -> StageState:
     return state.with_run(**{key: {**found, **{name: {} for name in names}}})
 
 
-def _stop_signal(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _stop_signal(
+    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+) -> StageState:
     assert isinstance(step.instruction, df.StopSignal)
     return state.with_run(StopSignal=step.instruction.signal).noted(_text(state, step))
 
 
-def _health_check(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _health_check(
+    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+) -> StageState:
     check = step.instruction
     assert isinstance(check, df.HealthCheck)
     values = {
@@ -361,19 +367,21 @@ def _health_check(state: StageState, step: df.Step, place: DispatchOptions) -> S
     return state.with_run(Healthcheck=kept).noted(_text(state, step))
 
 
-def _on_build(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _on_build(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.OnBuild)
     found = state.image.run.get("OnBuild") or ()
     return state.with_run(OnBuild=[*found, step.instruction.expression]).noted(_text(state, step))
 
 
-def _maintainer(state: StageState, step: df.Step, place: DispatchOptions) -> StageState:
+def _maintainer(
+    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+) -> StageState:
     assert isinstance(step.instruction, df.Maintainer)
     image = replace(state.image, author=step.instruction.author)
     return replace(state, image=image).noted(_text(state, step))
 
 
-_Handler = Callable[[StageState, df.Step, DispatchOptions], StageState]
+_Handler = Callable[[StageState, df.ScopedInstruction, DispatchOptions], StageState]
 _HANDLERS: dict[type[df.Instruction], _Handler] = {
     df.Run: _run,
     df.Copy: _copy,

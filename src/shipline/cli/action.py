@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from shipline.cli.build import command
-from shipline.cli.failures import Settings
+from shipline.cli.failures import ProgramSettings
 from shipline.deliver.ci import Invocation, invocation
 from shipline.errors import StepFailed
 
 
-def run_action(settings: Settings, environ: Mapping[str, str]) -> None:
+def run_action(settings: ProgramSettings, environ: Mapping[str, str]) -> None:
     """Build what the inputs ask for; write imageid, digest and metadata where the runner says.
 
     Secrets lie in files that only this user reads, until the build has ended.

@@ -14,7 +14,7 @@ from shipline.build import BuildRequest, check_request, parse_boolean, parse_req
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, build_options
 from shipline.cli.environment import git_labels, implied_build_args
-from shipline.cli.failures import Settings
+from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.results import write_result
 from shipline.cli.switches import SwitchCommand
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("context", metavar="PATH | URL | -")
 @click.pass_obj
 def command(
-    settings: Settings,
+    settings: ProgramSettings,
     /,
     context: str,
     progress: str,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from shipline.cli.commit import Asked, commit_options
+from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.results import write_whole
 from shipline.tags import markdown, read_release
 
@@ -26,7 +26,7 @@ from shipline.tags import markdown, read_release
 @click.option("--all", "everything", is_flag=True, help="Include changes that users do not notice.")
 @click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
 def command(
-    asked: Asked, since: str, until: str, output: Path | None, everything: bool, as_json: bool
+    asked: CommitQuery, since: str, until: str, output: Path | None, everything: bool, as_json: bool
 ) -> None:
     """Print what changed since the last version, as Markdown."""
     release, url = read_release(

@@ -10,14 +10,14 @@ import click
 
 from shipline.build import BuildRequest, CheckResult
 from shipline.cli import engine
-from shipline.cli.failures import Settings, report
+from shipline.cli.failures import ProgramSettings, report
 from shipline.cli.interrupts import run_cancellable
 from shipline.dockerfile import DESCRIPTIONS, LintWarning, rule_url
 from shipline.errors import ShiplineError, Span
 from shipline.events import Sink, Stream
 
 
-def check(request: BuildRequest, sinks: Iterable[Sink], settings: Settings) -> int:
+def check(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSettings) -> int:
     """Print what is found for any platform: 1 for warnings, unless those are to be ignored, and for
     a build that would fail before its first step.
 

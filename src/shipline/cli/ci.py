@@ -15,16 +15,16 @@ import click
 
 from shipline import __version__
 from shipline.cli.config import FILE
-from shipline.cli.failures import Settings
+from shipline.cli.failures import ProgramSettings
 from shipline.cli.results import write_whole
 from shipline.config import Config, load
 from shipline.deliver.ci import (
     LEFT_OUT,
     CiSection,
+    FileState,
     Login,
     Pins,
     Signing,
-    State,
     Unread,
     Workflow,
     buildx,
@@ -257,7 +257,7 @@ def check(path: Path | None, files: tuple[str, ...]) -> None:
     stale = []
     for place, wanted in _generated(path, files):
         found = freshness(_text(place), wanted, os.path.relpath(place))
-        if found.state is not State.FRESH:
+        if found.state is not FileState.FRESH:
             stale.append(os.path.relpath(place))
             click.echo(found.diff, nl=False)
         else:
@@ -278,7 +278,7 @@ def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
 
 @group.command("action-build", hidden=True)
 @click.pass_obj
-def action_build(settings: Settings) -> None:
+def action_build(settings: ProgramSettings) -> None:
     """What the action of this repository runs: `shipline build` from the inputs of a step."""
     from shipline.cli.action import run_action
 
@@ -343,11 +343,11 @@ def _generated(path: Path | None, files: tuple[str, ...]) -> list[tuple[Path, st
 def _replace(place: Path, text: str, *, force: bool) -> None:
     shown = os.path.relpath(place)
     state = freshness(_text(place), text, shown).state
-    if state is State.FRESH:
+    if state is FileState.FRESH:
         click.echo(f"{shown} is up to date", err=True)
         return
-    if state in (State.FOREIGN, State.EDITED) and not force:
-        whose = "was written" if state is State.FOREIGN else "has been changed"
+    if state in (FileState.FOREIGN, FileState.EDITED) and not force:
+        whose = "was written" if state is FileState.FOREIGN else "has been changed"
         raise UsageError(f"{shown} {whose} by a person", hint="--force replaces it")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, text)

@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CommitQuery:
     """A repository, the policy for it, why it is looked at, whether to fetch, and whether to `ask`
     the remote at all; `config` is None where there is no file.
     """
@@ -41,7 +41,7 @@ class Asked:
     config: Config | None = None
 
 
-def foreseen(asked: Asked) -> Decision:
+def foreseen(asked: CommitQuery) -> Decision:
     """The decision for the commit, with a warning where it stands on this clone alone."""
     from shipline.tags import foresee
 
@@ -113,7 +113,9 @@ _OPTIONS = (
 )
 
 
-def _asked(directory: Path, path: Path | None, told: Event | None, fetch: bool | None) -> Asked:
+def _asked(
+    directory: Path, path: Path | None, told: Event | None, fetch: bool | None
+) -> CommitQuery:
     from shipline.config import find, load
 
     environ = os.environ
@@ -127,7 +129,7 @@ def _asked(directory: Path, path: Path | None, told: Event | None, fetch: bool |
     ask = fetch is not False
     fetch = found.ci if fetch is None else fetch
     git = Git(directory, environ)
-    return Asked(git, section, event, fetch, _now(environ), ask, image, config)
+    return CommitQuery(git, section, event, fetch, _now(environ), ask, image, config)
 
 
 def _with(told: Event, found: Event) -> Event:

@@ -17,14 +17,14 @@ _WIDEST = 100  # columns of a message
 
 
 @dataclass(slots=True)
-class Settings:
+class ProgramSettings:
     """What holds for every command; `json_lines`: standard error is JSON, also when it fails."""
 
     debug: bool = False
     json_lines: bool = False
 
 
-def report(failure: BaseException, settings: Settings) -> int:
+def report(failure: BaseException, settings: ProgramSettings) -> int:
     """Tell a person what happened; the exit status of the program."""
     if isinstance(failure, click.exceptions.Exit):
         return failure.exit_code
@@ -38,7 +38,7 @@ def report(failure: BaseException, settings: Settings) -> int:
         return _silence()
 
 
-def _tell(failure: BaseException, settings: Settings) -> int:
+def _tell(failure: BaseException, settings: ProgramSettings) -> int:
     if settings.json_lines:
         return _tell_program(failure)
     if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):

@@ -13,33 +13,33 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.cli.gateoptions import Flags, gate_options
+from shipline.cli.gateoptions import GateFlags, gate_options
 from shipline.errors import ConfigError, GateUndecided, UsageError
 from shipline.gates import (
     SUMMARY_TYPE,
     Baseline,
-    Context,
+    GateContext,
+    GateEnvironment,
     GatesSection,
     ImageSubject,
     Verdict,
     Verdicts,
-    Workplace,
     image_facts,
     merge_verdict,
     render,
     run_gates,
 )
 from shipline.gates.asking import unclear_verdict
-from shipline.git import Changes, Git, GitError, changed_lines, resolve
+from shipline.git import ChangedLines, Git, GitError, changed_lines, resolve
 
 if TYPE_CHECKING:
-    from shipline.cli.signing import Place
+    from shipline.cli.signing import ImageAddress
 
 
 _BASELINE_LIMIT = 64 << 20  # bytes
 
 
-def revision_of(git: Git, flags: Flags) -> str:
+def revision_of(git: Git, flags: GateFlags) -> str:
     """The commit that reports must be about: the one named, else HEAD, else none."""
     if flags.hook == "pre-commit":
         return ""  # the commit is still to be made
@@ -50,7 +50,7 @@ def revision_of(git: Git, flags: Flags) -> str:
         return named
 
 
-def changes_of(git: Git, flags: Flags) -> Changes | None:
+def changes_of(git: Git, flags: GateFlags) -> ChangedLines | None:
     """The changed lines: since the base that is named, of a hook those that it lets in."""
     if flags.hook == "pre-commit":
         return changed_lines(git, "HEAD", staged=True) if resolve(git, "HEAD") else None
@@ -60,7 +60,7 @@ def changes_of(git: Git, flags: Flags) -> Changes | None:
     return changed_lines(git, base, flags.revision or "HEAD") if base else None
 
 
-def newest_change(git: Git, flags: Flags, changes: Changes | None) -> datetime | None:
+def newest_change(git: Git, flags: GateFlags, changes: ChangedLines | None) -> datetime | None:
     """When what is judged came to be: the commit, in a hook the last of the files that it lets in.
     Older reports did not see it. None where there is no commit.
     """
@@ -84,7 +84,7 @@ def _committed(git: Git, name: str) -> datetime | None:
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
-def baseline_of(flags: Flags) -> Baseline | None:
+def baseline_of(flags: GateFlags) -> Baseline | None:
     """From a file, or from the signed statement that is attached to an image.
 
     Raises GateUndecided where no trusted key signed one.
@@ -149,7 +149,7 @@ _OF_THE_HOOK = frozenset((  # git rev-parse --local-env-vars
 @click.command("gate")
 @click.argument("names", nargs=-1, metavar="[GATE...]")
 @gate_options
-def command(names: Sequence[str], flags: Flags) -> int:
+def command(names: Sequence[str], flags: GateFlags) -> int:
     """Judge reports and an image by the quality gates; all of them, or GATE...
 
     The gates stand in shipline.yaml, or come from options alone:
@@ -177,7 +177,7 @@ def command(names: Sequence[str], flags: Flags) -> int:
         verdicts = run_gates(
             section,
             context,
-            Workplace(root, _environment(), produce=flags.run),
+            GateEnvironment(root, _environment(), produce=flags.run),
             names=names,
             early=early,
             reports=reports,
@@ -192,7 +192,7 @@ def command(names: Sequence[str], flags: Flags) -> int:
     return verdicts.exit_code
 
 
-def _section(flags: Flags) -> tuple[Path, GatesSection]:
+def _section(flags: GateFlags) -> tuple[Path, GatesSection]:
     """Where report paths begin, and the gates of the project, if it has any."""
     from shipline.config import load
 
@@ -209,12 +209,12 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in _OF_THE_HOOK}
 
 
-def _context(flags: Flags, git: Git, place: Place | None) -> Context:
+def _context(flags: GateFlags, git: Git, place: ImageAddress | None) -> GateContext:
     changes = changes_of(git, flags)
     subject: ImageSubject | None = None
     if place is not None:
         subject = image_facts(place.repository, place.target)
-    return Context(
+    return GateContext(
         flags.now or datetime.now(UTC),
         revision_of(git, flags),
         subject,
@@ -227,7 +227,7 @@ def _context(flags: Flags, git: Git, place: Place | None) -> Context:
 
 
 @contextmanager
-def _image(flags: Flags) -> Iterator[Place | None]:
+def _image(flags: GateFlags) -> Iterator[ImageAddress | None]:
     if not flags.image:
         if flags.attest:
             raise UsageError("--attest: there is no image", hint="name it with --image")
@@ -239,11 +239,11 @@ def _image(flags: Flags) -> Iterator[Place | None]:
         yield places[0]
 
 
-def _before(flags: Flags, git: Git) -> tuple[Verdict, ...]:
+def _before(flags: GateFlags, git: Git) -> tuple[Verdict, ...]:
     return (merge_verdict(git, flags.merge_check),) if flags.merge_check else ()
 
 
-def _show(verdicts: Verdicts, flags: Flags) -> None:
+def _show(verdicts: Verdicts, flags: GateFlags) -> None:
     text = render(verdicts, flags.form)
     if flags.form == "github":
         click.echo(render(verdicts, "text"), err=True)
@@ -258,7 +258,7 @@ def _show(verdicts: Verdicts, flags: Flags) -> None:
             file.write(render(verdicts, "markdown") + "\n")
 
 
-def _attest(verdicts: Verdicts, flags: Flags, place: Place) -> None:
+def _attest(verdicts: Verdicts, flags: GateFlags, place: ImageAddress) -> None:
     """Attach what was judged to the digest, whatever the outcome: a refusal is a fact too."""
     from shipline.cli.signing import private_keys
     from shipline.gates import predicates

@@ -14,7 +14,7 @@ import click
 from shipline.cli.signing import image_option, password_option
 from shipline.errors import UsageError
 from shipline.gates import FORMATS, HOOKS, GatesSection, Severity
-from shipline.gates.asking import Asked
+from shipline.gates.asking import GateOptions
 from shipline.units import ByteSize, Duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +41,7 @@ _RULES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class GateFlags:
     """What the command line says; `rules` holds single rules by the name of their option."""
 
     directory: Path
@@ -85,9 +85,9 @@ class Flags:
             on_incomplete=self.on_incomplete or section.on_incomplete,
         )
 
-    def asked(self, root: Path, section: GatesSection) -> Asked:
+    def asked(self, root: Path, section: GatesSection) -> GateOptions:
         """Gates and reports that are named here."""
-        asked = Asked()
+        asked = GateOptions()
         for kind, paths in self.of_kind.items():
             for path in paths:
                 asked.add_report(kind, path)
@@ -247,7 +247,7 @@ def gate_options(command: F) -> F:
         of_kind = {kind: found.pop(kind) for kind in _REPORTS}
         found["form"] = "json" if as_json else found["form"]
         reports = found.pop("report")
-        flags = Flags(rules=rules, of_kind=of_kind, reports=reports, **found)
+        flags = GateFlags(rules=rules, of_kind=of_kind, reports=reports, **found)
         return command(names=names, flags=flags)
 
     for option in reversed(_OPTIONS):

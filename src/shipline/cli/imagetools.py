@@ -144,7 +144,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
         raise UsageError("--raw and --format exclude each other")
     reference = Reference.parse(name)
     with ExitStack() as stack:
-        found = look_up(Remotes(stack)(reference), reference)
+        found = look_up(OpenRepositories(stack)(reference), reference)
         if raw:
             sys.stdout.buffer.write(found.document.raw)
             return
@@ -180,7 +180,7 @@ def create(
     if not names:
         raise UsageError("there is no source to make an image of")
     with ExitStack() as stack:
-        remotes = Remotes(stack)
+        remotes = OpenRepositories(stack)
         found = [*(_existing(remotes, targets) if append else ())]
         found += [look_up(remotes(name), name) for name in names]
         raw, target = _result(found, wanted, prefer_index)
@@ -196,7 +196,7 @@ def create(
             click.echo(f"{name}@{target.digest}", err=True)
 
 
-class Remotes:
+class OpenRepositories:
     """Repositories by name, opened once; all are closed with the stack."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -212,7 +212,7 @@ class Remotes:
         return self._opened[reference.name]
 
 
-def _existing(remotes: Remotes, targets: Iterable[Reference]) -> Iterable[Inspection]:
+def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterable[Inspection]:
     for name in targets:
         try:
             yield look_up(remotes(name), name)

@@ -43,8 +43,8 @@ def login(
     from shipline.registry import (
         Client,
         Credentials,
+        LoginStore,
         StaticKeychain,
-        Store,
         save_login,
         settings_from,
     )
@@ -60,7 +60,7 @@ def login(
     settings = settings_from(os.environ)
     with Client(settings, StaticKeychain({host: credentials}), tries=2) as client:
         client.check(host)
-    place = save_login(host, credentials, environment, Store(store))
+    place = save_login(host, credentials, environment, LoginStore(store))
     click.echo(f"logged in to {host}; the credentials are kept in {place}", err=True)
 
 

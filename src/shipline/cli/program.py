@@ -13,11 +13,11 @@ from typing import Any
 import click
 
 from shipline import __version__
-from shipline.cli.failures import Settings, report
+from shipline.cli.failures import ProgramSettings, report
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LazyCommand:
     """A command by name: `place` is `module:attribute`, `help` its line in the list."""
 
     name: str
@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
     def __init__(
         self,
         *args: Any,
-        sections: Mapping[str, Sequence[Entry]],
+        sections: Mapping[str, Sequence[LazyCommand]],
         pointers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,38 +88,52 @@ class LazyGroup(click.Group):
 
 COMMANDS = {
     "Build": (
-        Entry("build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)),
-        Entry("imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."),
-        Entry("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
-        Entry("login", "shipline.cli.login:login", "Keep credentials for a registry."),
-        Entry("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
+        LazyCommand(
+            "build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)
+        ),
+        LazyCommand(
+            "imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."
+        ),
+        LazyCommand("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
+        LazyCommand("login", "shipline.cli.login:login", "Keep credentials for a registry."),
+        LazyCommand("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
     ),
     "Release": (
-        Entry("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
-        Entry("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
-        Entry("ship", "shipline.cli.ship:command", "Run the chain that shipline.yaml declares."),
-        Entry("runs", "shipline.cli.runs:group", "Look at what `shipline ship` did."),
-        Entry("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
-        Entry("hooks", "shipline.cli.hooks:group", "Run early gates before commits and pushes."),
+        LazyCommand("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
+        LazyCommand("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
+        LazyCommand(
+            "ship", "shipline.cli.ship:command", "Run the chain that shipline.yaml declares."
+        ),
+        LazyCommand("runs", "shipline.cli.runs:group", "Look at what `shipline ship` did."),
+        LazyCommand("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
+        LazyCommand(
+            "hooks", "shipline.cli.hooks:group", "Run early gates before commits and pushes."
+        ),
     ),
     "Parts of a release, one at a time": (
-        Entry("version", "shipline.cli.version:command", "Print the version of this commit."),
-        Entry("tags", "shipline.cli.tags:command", "Print the tags of this commit, and why."),
-        Entry("changelog", "shipline.cli.changelog:command", "Print what changed since a version."),
-        Entry("gate", "shipline.cli.gate:command", "Judge reports and images by quality gates."),
-        Entry("key", "shipline.cli.key:group", "Make and look at keys for signatures."),
-        Entry("sign", "shipline.cli.sign:command", "Sign images."),
-        Entry("attest", "shipline.cli.sign:attest_command", "Attach signed statements to images."),
-        Entry("verify", "shipline.cli.verify:command", "Verify who signed images."),
-        Entry(
+        LazyCommand("version", "shipline.cli.version:command", "Print the version of this commit."),
+        LazyCommand("tags", "shipline.cli.tags:command", "Print the tags of this commit, and why."),
+        LazyCommand(
+            "changelog", "shipline.cli.changelog:command", "Print what changed since a version."
+        ),
+        LazyCommand(
+            "gate", "shipline.cli.gate:command", "Judge reports and images by quality gates."
+        ),
+        LazyCommand("key", "shipline.cli.key:group", "Make and look at keys for signatures."),
+        LazyCommand("sign", "shipline.cli.sign:command", "Sign images."),
+        LazyCommand(
+            "attest", "shipline.cli.sign:attest_command", "Attach signed statements to images."
+        ),
+        LazyCommand("verify", "shipline.cli.verify:command", "Verify who signed images."),
+        LazyCommand(
             "verify-attestation",
             "shipline.cli.verify:attestation",
             "Verify signed statements about images.",
         ),
     ),
-    "Serve": (Entry("registry", "shipline.cli.registry:group", "Run a registry node."),),
+    "Serve": (LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),),
     "Shell": (
-        Entry("completion", "shipline.cli.completion:command", "Print a completion script."),
+        LazyCommand("completion", "shipline.cli.completion:command", "Print a completion script."),
     ),
 }
 
@@ -157,7 +171,7 @@ POINTERS = {
 @click.option("-D", "--debug", is_flag=True, help="Show where an error comes from.")
 @click.version_option(__version__, message="shipline %(version)s")
 @click.pass_obj
-def program(settings: Settings, debug: bool) -> None:
+def program(settings: ProgramSettings, debug: bool) -> None:
     """From a git commit to a signed, multi-architecture container image in every region."""
     settings.debug = debug
 
@@ -169,7 +183,7 @@ def run(arguments: list[str]) -> int:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(100_000, 20, 20)  # a build makes many small values, and they live long
-    settings = Settings()
+    settings = ProgramSettings()
     try:
         status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
         sys.stdout.flush()

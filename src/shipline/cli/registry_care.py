@@ -29,9 +29,9 @@ from shipline.errors import ContentError, UsageError
 from shipline.units import shown_size
 
 if TYPE_CHECKING:
-    from shipline.server.admission.retention import Decision
-    from shipline.server.fsck import Finding, Summary
-    from shipline.server.gc import Report
+    from shipline.server.admission.retention import RetentionDecision
+    from shipline.server.fsck import CheckSummary, Inconsistency
+    from shipline.server.gc import GcReport
     from shipline.units import Duration
 
 
@@ -81,7 +81,7 @@ def gc(
     as_json: bool,
 ) -> None:
     """Free what nothing needs, now. A node does this by itself from time to time."""
-    from shipline.server.gc import Report
+    from shipline.server.gc import GcReport
 
     if (data is None) == (node is None):
         raise UsageError("free what?", hint="say either --data DIR or --node HOST")
@@ -91,7 +91,7 @@ def gc(
         span = None if grace is None else str(grace) or "0"
         wish = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
         wanted = {name: value for name, value in wish.items() if value is not None}
-        report = Report(**done_by(str(node), "/api/gc", wanted))
+        report = GcReport(**done_by(str(node), "/api/gc", wanted))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -103,12 +103,12 @@ def gc(
     )
 
 
-def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> Report:
+def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> GcReport:
     from shipline.server.fsck import opened
-    from shipline.server.gc import Collection, collect
+    from shipline.server.gc import GcOptions, collect
     from shipline.server.uploads import Uploads
 
-    options = Collection(every=None, untagged=untagged)
+    options = GcOptions(every=None, untagged=untagged)
     if grace is not None:
         options = replace(options, grace=grace)
     with _disk(data), opened(data) as storage:
@@ -125,10 +125,10 @@ def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
 def check(data: Path, quick: bool, as_json: bool) -> None:
     """Verify every file, record and index of DIR; the exit status is 8 if something is wrong."""
-    from shipline.server.fsck import Summary, opened
+    from shipline.server.fsck import CheckSummary, opened
     from shipline.server.fsck import check as check_directory
 
-    summary = Summary()
+    summary = CheckSummary()
     with _disk(data), opened(data) as storage, _progress() as advance:
         for finding in check_directory(storage, summary, quick=quick, advance=advance):
             _show(finding, as_json)
@@ -150,7 +150,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
     """Mend DIR: damaged files go to DIR/quarantine, records without their bytes go, indexes are
     made again. What is lost is named; pushing it again brings it back.
     """
-    from shipline.server.fsck import Summary, check, opened
+    from shipline.server.fsck import CheckSummary, check, opened
     from shipline.server.recovery import repair as repair_directory
 
     if recover:
@@ -158,7 +158,7 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
         return
     with _disk(data), opened(data) as storage, _progress() as advance:
         if dry_run:
-            summary = Summary()
+            summary = CheckSummary()
             for finding in check(storage, summary, quick=quick, advance=advance):
                 _show(finding, as_json)
         else:
@@ -191,14 +191,14 @@ def _recover(data: Path, dry_run: bool) -> None:
     click.echo(f"recovered {found.named} manifests by name, and {found.unnamed} in {UNNAMED}")
 
 
-def _show(finding: Finding, as_json: bool) -> None:
+def _show(finding: Inconsistency, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(finding.to_json()))
     else:
         click.echo(f"{finding.kind}: {finding.subject}: {finding.message}")
 
 
-def _conclude(summary: Summary, as_json: bool, verb: str = "found") -> None:
+def _conclude(summary: CheckSummary, as_json: bool, verb: str = "found") -> None:
     if as_json:
         facts = {"files": summary.files, "bytes": summary.bytes, "faults": dict(summary.kinds)}
         click.echo(json.dumps({"summary": facts | {"repositories": summary.repositories}}))
@@ -268,11 +268,11 @@ def retention(
     click.echo(f"{'would remove' if dry_run else 'removed'} {gone} of {len(done)} tags", err=True)
 
 
-def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Decision]:
+def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[RetentionDecision]:
     from shipline.config import load
     from shipline.server import Storage
     from shipline.server.admission.retention import retain
-    from shipline.server.admission.rules import RuleDoor
+    from shipline.server.admission.rules import AdmissionRules
     from shipline.server.manifests import Manifests
     from shipline.server.metrics import Metrics
 
@@ -289,7 +289,7 @@ def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Dec
         raise UsageError(f"{place} is not the directory of a node")
     with closing(Storage(place)) as storage:
         manifests = Manifests(storage)
-        door = RuleDoor(section.policy, storage, manifests, Metrics(), base)
+        door = AdmissionRules(section.policy, storage, manifests, Metrics(), base)
         rules, actor, tell = section.policy.retention, local_actor(), tell_audit(place)
         return retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
 

@@ -19,8 +19,8 @@ from shipline.cli.environment import host_of, registry_options
 from shipline.errors import RegistryError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
-    from shipline.server.access import Administration, Directory
-    from shipline.server.journal import Event
+    from shipline.server.access import AccountStore, Administration
+    from shipline.server.journal import NodeEvent
 
 
 _LOOK_S = (0.05, 2.0)  # between two looks, at first and at most
@@ -100,7 +100,7 @@ class _Here:
     notice at once.
     """
 
-    def __init__(self, data: Path, directory: Directory, administration: Administration) -> None:
+    def __init__(self, data: Path, directory: AccountStore, administration: Administration) -> None:
         self._data, self._directory, self._administration = data, directory, administration
 
     def do(self, operation: str, **said: Any) -> Any:
@@ -173,9 +173,9 @@ def reached(data: Path | None, node: str | None) -> Iterator[Accounts]:
         yield _There(node)
         return
     assert data is not None
-    from shipline.server.access import Administration, Audit, Directory
+    from shipline.server.access import AccountStore, Administration, Audit
 
-    directory = Directory(data)
+    directory = AccountStore(data)
     try:
         by = Administration(directory, actor=local_actor(), notice=Audit(data).note)
         yield _Here(data, directory, by)
@@ -188,7 +188,7 @@ def local_actor() -> str:
     return f"{getpass.getuser()} (local)"
 
 
-def tell_audit(data: Path) -> Callable[[Event], object]:
+def tell_audit(data: Path) -> Callable[[NodeEvent], object]:
     """Writes events to the audit log of a directory, if it has one: a node without accounts does
     not.
     """

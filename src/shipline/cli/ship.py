@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.build_options import MODES
-from shipline.cli.commit import Asked, commit_options
+from shipline.cli.commit import CommitQuery, commit_options
 from shipline.cli.environment import registry_options
-from shipline.cli.failures import INTERRUPTED, Settings, message_width
+from shipline.cli.failures import INTERRUPTED, ProgramSettings, message_width
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.signing import password_option
 from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
@@ -104,7 +104,9 @@ class Options:
     help="How progress is shown.",
 )
 @click.pass_obj
-def command(settings: Settings, /, asked: Asked, show: bool, as_json: bool, **given: object) -> int:
+def command(
+    settings: ProgramSettings, /, asked: CommitQuery, show: bool, as_json: bool, **given: object
+) -> int:
     """Lint, test, build, scan, judge, sign, name and copy: what shipline.yaml declares."""
     from shipline.ship import plan_text, prepare
 
@@ -140,7 +142,7 @@ _WORDS = ("only", "skip", "platforms")
 
 
 @contextmanager
-def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
+def _opened(asked: CommitQuery, options: Options) -> Iterator[tuple[Project, World]]:
     """The project of the file, and the registries."""
     from shipline.api import open_client
 
@@ -148,7 +150,7 @@ def _opened(asked: Asked, options: Options) -> Iterator[tuple[Project, World]]:
         yield _project(asked, options), _world(asked, client, options)
 
 
-def _project(asked: Asked, options: Options) -> Project:
+def _project(asked: CommitQuery, options: Options) -> Project:
     from shipline.build import parse_platforms
     from shipline.ship import Project
     from shipline.tags import TagsSection
@@ -164,7 +166,7 @@ def _project(asked: Asked, options: Options) -> Project:
     return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
 
-def _world(asked: Asked, client: Client, options: Options) -> World:
+def _world(asked: CommitQuery, client: Client, options: Options) -> World:
     from shipline.api import state_directory
     from shipline.cli.signing import private_keys
     from shipline.ship import World
@@ -194,7 +196,7 @@ def _wanted(project: Project, options: Options) -> Wanted:
 
 
 def _ship(
-    prepared: Prepared, world: World, options: Options, settings: Settings, *, as_json: bool
+    prepared: Prepared, world: World, options: Options, settings: ProgramSettings, *, as_json: bool
 ) -> int:
     from shipline.cli.shipbuild import builder
     from shipline.ship import Runs, StepLogs, ship

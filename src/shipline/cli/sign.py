@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipline.cli.signing import (
-    Place,
+    ImageAddress,
     annotations_of,
     image_option,
     open_images,
@@ -162,7 +162,7 @@ def attest_command(
             click.echo(str(place))
 
 
-def _statement(place: Place, content: bytes, kind: str, *, whole: bool) -> Statement:
+def _statement(place: ImageAddress, content: bytes, kind: str, *, whole: bool) -> Statement:
     from shipline.supply import Statement, predicate_type, statement_about
 
     if whole:

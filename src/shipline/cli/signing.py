@@ -45,7 +45,7 @@ def password_option(command: _Command) -> _Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ImageAddress:
     """An image in a registry: what was asked for, and what it is."""
 
     repository: RemoteRepository
@@ -57,7 +57,7 @@ class Place:
 
 
 @contextmanager
-def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[Place]]:
+def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddress]]:
     """The images, resolved to digests. Raises NotFound for one that is not there."""
     from shipline.api import open_client
 
@@ -68,7 +68,7 @@ def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[Place]]:
         for one in references:
             repository = client.repository(one)
             target = repository.resolve(str(one.digest or one.tag))
-            places.append(Place(repository, one, target))
+            places.append(ImageAddress(repository, one, target))
         yield places
 
 

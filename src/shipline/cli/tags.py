@@ -15,13 +15,13 @@ from typing import Any
 
 import click
 
-from shipline.cli.commit import Asked, commit_options, foreseen
+from shipline.cli.commit import CommitQuery, commit_options, foreseen
 from shipline.cli.environment import registry_options
 from shipline.cli.template import render
 from shipline.errors import UsageError
-from shipline.tags import Decision, Placement, place, snapshot
+from shipline.tags import Decision, TagPlacement, place, snapshot
 
-Placements = Mapping[str, Sequence[Placement]]
+Placements = Mapping[str, Sequence[TagPlacement]]
 _TARGET = "docker-metadata-action"
 
 
@@ -195,7 +195,7 @@ def _output(name: str, value: str) -> str:
 @click.option("--registry", is_flag=True, help="Compare with what the registry has.")
 @registry_options
 def command(
-    asked: Asked,
+    asked: CommitQuery,
     images: Sequence[str],
     as_json: bool,
     form: str,
@@ -240,13 +240,13 @@ def _names_of(line: str) -> list[str]:
     return [name.lower()] if enable == "true" else []
 
 
-def compare(asked: Asked, decision: Decision, image: str) -> tuple[Placement, ...]:
+def compare(asked: CommitQuery, decision: Decision, image: str) -> tuple[TagPlacement, ...]:
     """What to do about each tag in the registry that has `image`."""
-    from shipline.cli.imagetools import Remotes
+    from shipline.cli.imagetools import OpenRepositories
     from shipline.git import is_ancestor
     from shipline.oci import Reference
 
     with ExitStack() as stack:
-        repository = Remotes(stack)(Reference.parse(image))
+        repository = OpenRepositories(stack)(Reference.parse(image))
         found = snapshot(repository, decision.names)
     return place(decision, found, lambda old, new: is_ancestor(asked.git, old, new))

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.cli.signing import Place, annotations_of, image_option, open_images, public_keys
+from shipline.cli.signing import (
+    ImageAddress,
+    annotations_of,
+    image_option,
+    open_images,
+    public_keys,
+)
 from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from shipline.supply import Attestation, Signature
-    from shipline.trust import Trust, Verdict
+    from shipline.trust import ResolvedPolicy, TrustVerdict
 
 _KEYS = click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="A public key, or env://NAME."
@@ -145,7 +151,7 @@ def _verify_attestations(
                 click.echo("\n".join([str(place), *lines]))
 
 
-def _show(place: Place, signatures: Sequence[Signature], output: str) -> None:
+def _show(place: ImageAddress, signatures: Sequence[Signature], output: str) -> None:
     if output == "json":
         click.echo(json.dumps([_as_cosign(place, one) for one in signatures]))
     else:
@@ -155,10 +161,10 @@ def _show(place: Place, signatures: Sequence[Signature], output: str) -> None:
         click.echo("\n".join(lines))
 
 
-def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> None:
-    from shipline.trust import Judge
+def _judge(images: Sequence[str], trust: ResolvedPolicy, output: str, plain: bool) -> None:
+    from shipline.trust import TrustPolicy
 
-    judge = Judge(trust)
+    judge = TrustPolicy(trust)
     with open_images(images, plain=plain) as places:
         for place in places:
             verdict = judge.demand(place.repository, place.reference, place.target)
@@ -168,7 +174,7 @@ def _judge(images: Sequence[str], trust: Trust, output: str, plain: bool) -> Non
                 click.echo(f"{place}\n  {verdict.reason} (rule: {verdict.rule})")
 
 
-def _trust(policy: Path | None) -> Trust:
+def _trust(policy: Path | None) -> ResolvedPolicy:
     from shipline.config import load
     from shipline.trust import load_trust, read_containers_policy
 
@@ -193,7 +199,7 @@ def _content(path: Path) -> bytes:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _verdict(place: Place, verdict: Verdict) -> dict[str, Any]:
+def _verdict(place: ImageAddress, verdict: TrustVerdict) -> dict[str, Any]:
     return {
         "image": str(place),
         "accepted": verdict.accepted,
@@ -203,7 +209,7 @@ def _verdict(place: Place, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _as_cosign(place: Place, one: Signature) -> dict[str, Any]:
+def _as_cosign(place: ImageAddress, one: Signature) -> dict[str, Any]:
     """A signature with the fields that `cosign verify` prints, and more."""
     return {
         "critical": {

@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from shipline import __version__
-from shipline.cli.commit import Asked, commit_options, foreseen
+from shipline.cli.commit import CommitQuery, commit_options, foreseen
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 
@@ -26,7 +26,7 @@ _PARTS = ("aiohttp", "click", "cryptography", "deflate", "isal", "urllib3", "zst
 )
 @click.option("--parts", is_flag=True, help="The versions of shipline and of its parts.")
 def command(
-    asked: Asked, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
+    asked: CommitQuery, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
 ) -> None:
     """Print the version that this commit has, or gets.
 
@@ -45,7 +45,7 @@ def command(
     _decided(_anywhere(asked) if following else asked, why, as_json, reserving)
 
 
-def _decided(asked: Asked, why: bool, as_json: bool, reserving: bool) -> None:
+def _decided(asked: CommitQuery, why: bool, as_json: bool, reserving: bool) -> None:
     from shipline.tags import reserve
 
     if reserving:
@@ -69,7 +69,7 @@ def _decided(asked: Asked, why: bool, as_json: bool, reserving: bool) -> None:
         click.echo(decision.version_reason)
 
 
-def _anywhere(asked: Asked) -> Asked:
+def _anywhere(asked: CommitQuery) -> CommitQuery:
     """As if the commit was pushed to a branch that makes versions."""
     event = replace(asked.event, kind="push", ref="HEAD")
     return replace(asked, section=asked.section.releasing(), event=event)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 from shipline.config.document import (
+    ConfigProblem,
     Document,
     InvalidConfig,
     Kind,
     Listing,
     Mark,
     Node,
-    Problem,
     Scalar,
     Table,
 )
@@ -112,10 +112,10 @@ class _Decoder:
 
     file: str
     environ: Mapping[str, str]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
 
     def wrong(self, mark: Mark, key: Key, message: str) -> Any:
-        self.problems.append(Problem(self.file, mark, ".".join(key), message))
+        self.problems.append(ConfigProblem(self.file, mark, ".".join(key), message))
         return _BROKEN
 
     def value(self, node: Node, shape: Shape, key: Key, expand: bool = False) -> Any:

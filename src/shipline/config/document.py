@@ -24,7 +24,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong: where, with which key (dotted, empty for the file), and why."""
 
     file: str
@@ -40,7 +40,7 @@ class Problem:
 class InvalidConfig(ConfigError):
     """A configuration file with at least one problem; `problems` are in the order of the file."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(sorted(set(problems)))
         first = self.problems[0]
         if len(self.problems) == 1:
@@ -112,7 +112,7 @@ class Document:
 
     file: str
     root: Node
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ConfigProblem, ...] = ()
 
 
 def read_document(content: bytes, file: str) -> Document:
@@ -151,7 +151,7 @@ def _mark(mark: Any) -> Mark:
 
 
 def _invalid(file: str, mark: Mark, message: str) -> InvalidConfig:
-    return InvalidConfig([Problem(file, mark, "", message)])
+    return InvalidConfig([ConfigProblem(file, mark, "", message)])
 
 
 @dataclass(slots=True)
@@ -169,7 +169,7 @@ class _Builder:
 
     def __init__(self, file: str) -> None:
         self.root: Node | None = None
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         self._file = file
         self._open: list[_Open] = []
         self._anchors: dict[str, Node] = {}
@@ -239,7 +239,7 @@ class _Builder:
                 self._problem(one.mark, "<< takes a mapping, or a list of them")
 
     def _problem(self, mark: Mark, message: str) -> None:
-        self.problems.append(Problem(self._file, mark, "", message))
+        self.problems.append(ConfigProblem(self._file, mark, "", message))
 
 
 def _weight(node: Node) -> int:

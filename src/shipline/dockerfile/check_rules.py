@@ -29,7 +29,7 @@ _HARMLESS = re.compile("(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RuleFinding:
     """A broken rule; `comments` stand above the instruction and may ask to skip it."""
 
     rule: str
@@ -38,8 +38,8 @@ class Finding:
     comments: tuple[str, ...] = ()
 
 
-def finding(rule: str, message: str, instruction: ins.Instruction) -> Finding:
-    return Finding(rule, message, instruction.span, instruction.comments)
+def finding(rule: str, message: str, instruction: ins.Instruction) -> RuleFinding:
+    return RuleFinding(rule, message, instruction.span, instruction.comments)
 
 
 def all_instructions(dockerfile: Dockerfile) -> Iterator[ins.Instruction]:
@@ -50,12 +50,12 @@ def all_instructions(dockerfile: Dockerfile) -> Iterator[ins.Instruction]:
         yield from stage.instructions
 
 
-def no_empty_continuation(dockerfile: Dockerfile) -> Iterator[Finding]:
+def no_empty_continuation(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     for warning in dockerfile.warnings:
-        yield Finding("NoEmptyContinuation", warning.message, warning.span)
+        yield RuleFinding("NoEmptyContinuation", warning.message, warning.span)
 
 
-def stage_name_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+def stage_name_casing(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     for stage in dockerfile.stages:
         alias = stage.opening.alias
         if alias != alias.lower():
@@ -63,7 +63,7 @@ def stage_name_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
             yield finding("StageNameCasing", message, stage.opening)
 
 
-def from_as_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+def from_as_casing(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     for opening in (stage.opening for stage in dockerfile.stages):
         word, keyword = opening.as_keyword, opening.keyword
         matches = {keyword.lower(): word.lower(), keyword.upper(): word.upper()}
@@ -72,7 +72,7 @@ def from_as_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
             yield finding("FromAsCasing", message, opening)
 
 
-def consistent_instruction_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
+def consistent_instruction_casing(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     """The letter case that most instructions have is the right one; a draw is for upper case."""
     instructions = [i for i in all_instructions(dockerfile) if i not in dockerfile.global_args]
     lower = sum(i.keyword == i.keyword.lower() for i in instructions)
@@ -87,7 +87,7 @@ def consistent_instruction_casing(dockerfile: Dockerfile) -> Iterator[Finding]:
             yield finding("ConsistentInstructionCasing", message, instruction)
 
 
-def stage_names(dockerfile: Dockerfile) -> Iterator[Finding]:
+def stage_names(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     """DuplicateStageName, ReservedStageName"""
     seen: set[str] = set()
     for stage in dockerfile.stages:
@@ -100,14 +100,14 @@ def stage_names(dockerfile: Dockerfile) -> Iterator[Finding]:
         seen.add(stage.name)
 
 
-def maintainer_deprecated(dockerfile: Dockerfile) -> Iterator[Finding]:
+def maintainer_deprecated(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     message = "Maintainer instruction is deprecated in favor of using label"
     for instruction in all_instructions(dockerfile):
         if isinstance(instruction, ins.Maintainer):
             yield finding("MaintainerDeprecated", message, instruction)
 
 
-def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[Finding]:
+def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     for instruction in all_instructions(dockerfile):
         if isinstance(instruction, ins.Env | ins.Label):
             word = instruction.keyword
@@ -118,7 +118,7 @@ def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[Finding]:
                 yield finding("LegacyKeyValueFormat", message, instruction)
 
 
-def secrets_used_in_arg_or_env(dockerfile: Dockerfile) -> Iterator[Finding]:
+def secrets_used_in_arg_or_env(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     """Names of stages' ARGs and ENVs that sound like a secret: the image would show its value."""
     for stage in dockerfile.stages:
         for instruction in stage.instructions:
@@ -139,7 +139,7 @@ def _names(instruction: ins.Instruction) -> tuple[str, ...]:
     return ()
 
 
-def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[Finding]:
+def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     """Of CMD, ENTRYPOINT and HEALTHCHECK only the last counts: the others are blamed."""
     for stage in dockerfile.stages:
         last: dict[str, ins.Instruction] = {}
@@ -155,7 +155,7 @@ def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[Finding
             last[instruction.name] = instruction
 
 
-def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[Finding]:
+def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
     """A comment right above an ARG or a named FROM describes it: `# name what it is`."""
     for instruction in all_instructions(dockerfile):
         if isinstance(instruction, ins.From) and instruction.alias:
@@ -173,7 +173,7 @@ def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[Finding]:
             yield finding("InvalidDefinitionDescription", message, instruction)
 
 
-def port_findings(instruction: ins.Instruction, word: str) -> Iterator[Finding]:
+def port_findings(instruction: ins.Instruction, word: str) -> Iterator[RuleFinding]:
     """ExposeProtoCasing, ExposeInvalidFormat of one expanded word of an EXPOSE."""
     spec = PortSpec.parse(word)
     if spec.protocol != spec.protocol.lower():
@@ -187,7 +187,7 @@ def port_findings(instruction: ins.Instruction, word: str) -> Iterator[Finding]:
         yield finding("ExposeInvalidFormat", message, instruction)
 
 
-FILE_RULES: tuple[Callable[[Dockerfile], Iterator[Finding]], ...] = (
+FILE_RULES: tuple[Callable[[Dockerfile], Iterator[RuleFinding]], ...] = (
     no_empty_continuation,
     stage_name_casing,
     from_as_casing,
@@ -216,7 +216,7 @@ ImageEnv = Callable[[str], Iterable[str] | None]
 
 def base_findings(
     dockerfile: Dockerfile, scope: GlobalScope, platforms: PlatformArgs
-) -> Iterator[Finding]:
+) -> Iterator[RuleFinding]:
     """UndefinedArgInFrom, InvalidDefaultArgInFrom, and those of `FROM --platform`."""
     declared = {arg.name for line in dockerfile.global_args for arg in line.args}
     defaults = _defaults(dockerfile, platforms)
@@ -249,7 +249,7 @@ def _default_base(stage: Stage, defaults: GlobalScope) -> str:
         return ""
 
 
-def _platform_findings(stage: Stage, scope: GlobalScope) -> Iterator[Finding]:
+def _platform_findings(stage: Stage, scope: GlobalScope) -> Iterator[RuleFinding]:
     with located(stage.span):
         expansion = process_word(stage.platform, scope.variables, escape=scope.escape)
     target = scope.variables["TARGETPLATFORM"]
@@ -277,7 +277,7 @@ def _meant(name: str, variables: Iterable[str], mark: str = "") -> str:
     return f" (did you mean {mark}{found}?)" if found else ""
 
 
-def base_platform_finding(stage: Stage, expected: str, actual: str) -> Finding | None:
+def base_platform_finding(stage: Stage, expected: str, actual: str) -> RuleFinding | None:
     """InvalidBaseImagePlatform, once the base image of a stage is known; both as `os/arch`."""
     if expected.split("/")[:2] == actual.split("/")[:2]:
         return None
@@ -289,7 +289,7 @@ def base_platform_finding(stage: Stage, expected: str, actual: str) -> Finding |
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _StageEnd:
     """What a stage hands on: `known` is false below an image whose variables are not known."""
 
     scope: Scope
@@ -310,9 +310,9 @@ class StageWalk:
     scope: GlobalScope
     ignore: IgnoreRules
     image_env: ImageEnv
-    ends: dict[int, _Place] = field(default_factory=dict)
+    ends: dict[int, _StageEnd] = field(default_factory=dict)
 
-    def findings(self, stage: Stage) -> Iterator[Finding]:
+    def findings(self, stage: Stage) -> Iterator[RuleFinding]:
         """Those of one stage; the stages before it must have been walked."""
         place = self._start(stage)
         for instruction in stage.instructions:
@@ -323,18 +323,20 @@ class StageWalk:
             yield from found
         self.ends[stage.index] = place
 
-    def _start(self, stage: Stage) -> _Place:
+    def _start(self, stage: Stage) -> _StageEnd:
         name = self.scope.base_of(stage).name
         earlier = reversed(self.dockerfile.stages[: stage.index])
         base = next((s for s in earlier if s.name == name), None)
         if base is not None and base.index in self.ends:
             return self.ends[base.index]
         env = () if name == SCRATCH else self.image_env(name)
-        return _Place(Scope.of_image(env or ()), known=env is not None)
+        return _StageEnd(Scope.of_image(env or ()), known=env is not None)
 
-    def _step(self, instruction: ins.Instruction, place: _Place) -> tuple[_Place, list[Finding]]:
+    def _step(
+        self, instruction: ins.Instruction, place: _StageEnd
+    ) -> tuple[_StageEnd, list[RuleFinding]]:
         """The place after `instruction`, and UndefinedVar and the rules for ports."""
-        found: list[Finding] = []
+        found: list[RuleFinding] = []
         step = apply(instruction, place.scope, self.scope)
         if place.known:
             for name in sorted(step.undefined):
@@ -354,7 +356,7 @@ class StageWalk:
             workdir=place.workdir or isinstance(instruction, ins.Workdir),
         ), found
 
-    def _workdir(self, instruction: ins.Instruction, place: _Place) -> Iterator[Finding]:
+    def _workdir(self, instruction: ins.Instruction, place: _StageEnd) -> Iterator[RuleFinding]:
         if not isinstance(instruction, ins.Workdir) or place.workdir:
             return
         step = apply(instruction, place.scope, self.scope).instruction
@@ -365,7 +367,7 @@ class StageWalk:
             )
             yield finding("WorkdirRelativePath", message, instruction)
 
-    def _copies(self, instruction: ins.Instruction) -> Iterator[Finding]:
+    def _copies(self, instruction: ins.Instruction) -> Iterator[RuleFinding]:
         """CopyIgnoredFile; rules with exceptions are too subtle to judge a source by its name."""
         if not isinstance(instruction, ins.Transfer):
             return
@@ -388,7 +390,7 @@ class StageWalk:
         return self.ignore.ignores(path)
 
 
-def _json_args(instruction: ins.Instruction, place: _Place) -> Iterator[Finding]:
+def _json_args(instruction: ins.Instruction, place: _StageEnd) -> Iterator[RuleFinding]:
     if not isinstance(instruction, ins.Cmd | ins.Entrypoint) or place.shell:
         return
     if instruction.command.shell_form:

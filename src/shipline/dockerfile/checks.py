@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from shipline.dockerfile.check_rules import (
     FILE_RULES,
-    Finding,
     ImageEnv,
+    RuleFinding,
     StageWalk,
     base_findings,
     base_platform_finding,
@@ -156,7 +156,7 @@ def lint(
     stage = target or dockerfile.stages[-1]
     scope = open_scope(dockerfile, platforms, build_args=build_args, target=stage.name)
     plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name)
-    findings: list[Finding] = []
+    findings: list[RuleFinding] = []
     for rule in FILE_RULES:
         findings += rule(dockerfile)
     findings += base_findings(dockerfile, scope, platforms)
@@ -200,7 +200,7 @@ def enforce(warnings: Iterable[LintWarning], options: CheckOptions) -> None:
     )
 
 
-def _wanted(findings: Iterable[Finding], options: CheckOptions) -> tuple[LintWarning, ...]:
+def _wanted(findings: Iterable[RuleFinding], options: CheckOptions) -> tuple[LintWarning, ...]:
     kept = {
         LintWarning(finding.rule, finding.message, finding.span): None
         for finding in findings
@@ -209,7 +209,7 @@ def _wanted(findings: Iterable[Finding], options: CheckOptions) -> tuple[LintWar
     return tuple(sorted(kept, key=lambda warning: warning.span.line))
 
 
-def _local(options: CheckOptions, finding: Finding) -> CheckOptions:
+def _local(options: CheckOptions, finding: RuleFinding) -> CheckOptions:
     text = check_comments(finding.comments)
     if not text:
         return options

@@ -55,7 +55,7 @@ def read_command(text: str) -> Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class InstructionFlags:
     """The values of the flags by name, in order; no name means the flag was not given."""
 
     values: dict[str, tuple[str, ...]]
@@ -79,7 +79,7 @@ def read_flags(
     text: tuple[str, ...] = (),
     repeated: tuple[str, ...] = (),
     switches: tuple[str, ...] = (),
-) -> Flags:
+) -> InstructionFlags:
     """The flags `words` (`--name=value`) as one of three kinds.
 
     Raises DockerfileError for an unknown flag, one given twice that is not `repeated`, a missing
@@ -102,7 +102,7 @@ def read_flags(
         elif not equals:
             raise DockerfileError(f"missing a value on flag: {name}", hint=f"write --{name}=...")
         values[name] = (*values.get(name, ()), value)
-    return Flags(values)
+    return InstructionFlags(values)
 
 
 def _switch(name: str, given: bool, value: str) -> str:
@@ -220,7 +220,7 @@ def read_health_check(node: Node, escape: str) -> HealthCheck:
     )
 
 
-def _interval(flags: Flags, name: str) -> int:
+def _interval(flags: InstructionFlags, name: str) -> int:
     text = flags.text(name)
     if not text:
         return 0

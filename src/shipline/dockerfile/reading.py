@@ -18,7 +18,7 @@ from shipline.dockerfile.arguments import (
     split_instruction,
 )
 from shipline.dockerfile.fields import (
-    Flags,
+    InstructionFlags,
     common,
     located,
     read_add,
@@ -143,7 +143,7 @@ def _read_run(node: Node, escape: str) -> ins.Run:
     )
 
 
-def _one_of(flags: Flags, name: str, known: tuple[str, ...], message: str) -> str:
+def _one_of(flags: InstructionFlags, name: str, known: tuple[str, ...], message: str) -> str:
     value = flags.text(name, known[0])
     if value not in known:
         raise DockerfileError(

@@ -203,7 +203,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScopedInstruction:
     """An instruction after expansion, the scope after it, and the mounts of a RUN.
 
     `undefined` are variables that are neither in scope nor declared.
@@ -215,7 +215,9 @@ class Step:
     undefined: frozenset[str] = frozenset()
 
 
-def apply(instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope) -> Step:
+def apply(
+    instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope
+) -> ScopedInstruction:
     """What `instruction` means in `scope`.
 
     Raises DockerfileError with the place for a text that does not expand and a mount or port
@@ -231,7 +233,7 @@ def apply(instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope)
         expanded = _expand(instruction, words)
         if isinstance(expanded, ins.Env):
             scope = scope.with_env((pair.key, pair.value) for pair in expanded.pairs)
-    return Step(expanded, scope, mounts, _undeclared(words.undefined, scope))
+    return ScopedInstruction(expanded, scope, mounts, _undeclared(words.undefined, scope))
 
 
 def _undeclared(undefined: Iterable[str], scope: Scope) -> frozenset[str]:
@@ -262,7 +264,7 @@ class _Expander:
         return expansion
 
 
-def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> Step:
+def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> ScopedInstruction:
     """ARG: --build-arg beats the default, the default beats the global value.
 
     A default sees the ARGs before it on the same line; one that is beaten is not looked at.
@@ -279,7 +281,7 @@ def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> S
             undefined |= _undeclared(words.undefined, scope)
         scope = scope.with_arg(arg.name, value)
         args.append(ins.ArgDefault(arg.name, value))
-    return Step(replace(instruction, args=tuple(args)), scope, undefined=undefined)
+    return ScopedInstruction(replace(instruction, args=tuple(args)), scope, undefined=undefined)
 
 
 def _expand(instruction: ins.Instruction, words: _Expander) -> ins.Instruction:

@@ -3,17 +3,17 @@
 from shipline.gates.context import (
     SUMMARY_TYPE,
     Baseline,
-    Context,
+    GateContext,
     ImageFacts,
     ImageSubject,
     image_facts,
 )
-from shipline.gates.evidence import Evidence, gather
+from shipline.gates.evidence import ReportFile, gather
 from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.gates.judging import judge
 from shipline.gates.rendering import FORMATS, render
 from shipline.gates.reports import ReportError, Severity, parse_report
-from shipline.gates.run import Workplace, merge_verdict, run_gates
+from shipline.gates.run import GateEnvironment, merge_verdict, run_gates
 from shipline.gates.section import (
     REPORT_GATES,
     CommandGate,
@@ -38,10 +38,10 @@ __all__ = [
     "Baseline",
     "Check",
     "CommandGate",
-    "Context",
     "CoverageGate",
-    "Evidence",
     "FindingsGate",
+    "GateContext",
+    "GateEnvironment",
     "GatesSection",
     "Hook",
     "ImageFacts",
@@ -50,6 +50,7 @@ __all__ = [
     "Outcome",
     "Predicate",
     "ReportError",
+    "ReportFile",
     "SbomGate",
     "SecretsGate",
     "Severity",
@@ -59,7 +60,6 @@ __all__ = [
     "VulnerabilitiesGate",
     "Waiver",
     "Waivers",
-    "Workplace",
     "gather",
     "hook_states",
     "image_facts",

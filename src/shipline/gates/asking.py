@@ -41,7 +41,7 @@ _KIND_OF = {format: kind for content, kind in _KINDS.items() for format in forma
 
 
 @dataclass(slots=True)
-class Asked:
+class GateOptions:
     """What is asked for, by kind of gate: report files, and rules other than the section's."""
 
     reports: dict[str, list[str]] = field(default_factory=dict)

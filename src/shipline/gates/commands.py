@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipline.gates.context import Context
+from shipline.gates.context import GateContext
 from shipline.gates.reports import ReportError
 from shipline.gates.reports.fields import Fields
 from shipline.gates.section import CommandGate
-from shipline.gates.verdict import Check, Measurements, Outcome, Place
+from shipline.gates.verdict import Check, Location, Measurements, Outcome
 from shipline.processes import ProcessGroup
 from shipline.tasks import check, on_cancel
 
@@ -27,7 +27,7 @@ _TAIL = 2000  # characters of its errors that are kept
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ProcessResult:
     """How a program ended: `status` is None where it could not start or was stopped, and
     `problem` says why.
     """
@@ -45,14 +45,14 @@ def run_program(
     environ: Mapping[str, str],
     timeout_s: float,
     stdin: bytes = b"",
-) -> Ended:
+) -> ProcessResult:
     """Run `command` in `root`; a text is given to the shell. Its whole process group is killed at
     the end, at the time limit, and when the calling thread is cancelled (then raises Cancelled).
     """
     check()
     arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
     if not arguments:
-        return Ended(None, problem="the command is empty")
+        return ProcessResult(None, problem="the command is empty")
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
         source.write(stdin)
         source.seek(0)
@@ -69,7 +69,7 @@ def run_program(
                 )
             except OSError as error:
                 problem = f"cannot run {arguments[0]}: {error.strerror}"
-                return Ended(None, problem=problem)
+                return ProcessResult(None, problem=problem)
             problem = _wait(process, timeout_s)
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL))
             tail = errors.read().decode(errors="replace")
@@ -78,7 +78,9 @@ def run_program(
     check()
     if len(data) > _OUTPUT_LIMIT:
         problem = problem or f"it wrote more than {_OUTPUT_LIMIT >> 20} MiB"
-    return Ended(None if problem else process.returncode, data[:_OUTPUT_LIMIT], tail, problem)
+    return ProcessResult(
+        None if problem else process.returncode, data[:_OUTPUT_LIMIT], tail, problem
+    )
 
 
 def shown_command(command: str | tuple[str, ...]) -> str:
@@ -101,7 +103,7 @@ _TELLS = (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE, Outcome
 
 
 def judge_command(
-    rules: CommandGate, gate: str, context: Context, *, root: Path, environ: Mapping[str, str]
+    rules: CommandGate, gate: str, context: GateContext, *, root: Path, environ: Mapping[str, str]
 ) -> tuple[list[Check], Measurements]:
     """The program's own verdict; `error` where it gives none, or ends badly after a good one."""
     question = json.dumps(question_of(gate, context)).encode()
@@ -122,7 +124,7 @@ def judge_command(
         )
 
 
-def question_of(gate: str, context: Context) -> dict[str, Any]:
+def question_of(gate: str, context: GateContext) -> dict[str, Any]:
     """What the program is told, version 1 of the protocol."""
     image = context.image
     return {
@@ -152,7 +154,7 @@ def question_of(gate: str, context: Context) -> dict[str, Any]:
     }
 
 
-def _answer(ended: Ended) -> Check:
+def _answer(ended: ProcessResult) -> Check:
     if ended.problem:
         raise ReportError(ended.problem)
     told = f"ended with status {ended.status}" if ended.status else "said nothing"
@@ -181,7 +183,7 @@ def _answer(ended: Ended) -> Check:
         value.text("hint"),
         tuple(one.text("message") for one in findings),
         tuple(
-            Place(one.text("path"), one.count("line"), one.text("message"))
+            Location(one.text("path"), one.count("line"), one.text("message"))
             for one in findings
             if one.text("path")
         ),

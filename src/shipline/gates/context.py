@@ -14,7 +14,7 @@ from typing import Any, Self
 from shipline.content import Fetcher, fetch_all
 from shipline.errors import ConfigError, ContentError
 from shipline.gates.verdict import Measurements
-from shipline.git import Changes
+from shipline.git import ChangedLines
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Platform, parse_manifest
 
 _CONFIG_LIMIT = 8 << 20  # bytes
@@ -113,12 +113,12 @@ def _config(source: Fetcher, target: Descriptor) -> dict[str, dict[str, object]]
     return document
 
 
-class Places:
+class RepositoryPaths:
     """Reports name files from the top of the repository, from a source directory inside it, from
     the root of another machine, or by package: what they have in common is how they end.
     """
 
-    def __init__(self, changes: Changes, roots: Iterable[str] = ()) -> None:
+    def __init__(self, changes: ChangedLines, roots: Iterable[str] = ()) -> None:
         self._files = changes.files | changes.lines.keys()
         self._roots = tuple(root.replace("\\", "/").strip("/") for root in roots)
         self._by_name: dict[str, list[str]] = defaultdict(list)
@@ -187,7 +187,7 @@ def _measurements(gate: Mapping[str, Any]) -> Measurements:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class GateContext:
     """`now` decides on age and waivers; `built_at` is when what is judged was made: older reports
     are about something else. `repository` and `environment` are what waivers may be limited to.
     """
@@ -197,7 +197,7 @@ class Context:
     image: ImageSubject | None = None
     repository: str = ""
     environment: str = ""
-    changes: Changes | None = None
+    changes: ChangedLines | None = None
     baseline: Baseline | None = None
     built_at: datetime | None = None
 

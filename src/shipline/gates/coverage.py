@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
-from shipline.gates.context import Context, Places
+from shipline.gates.context import GateContext, RepositoryPaths
 from shipline.gates.reports import Coverage, FileCoverage, Ratio
 from shipline.gates.section import CoverageGate
 from shipline.gates.thresholds import listed, skipped, undecided
-from shipline.gates.verdict import Check, Measurements, Outcome, Place
-from shipline.git import Changes
+from shipline.gates.verdict import Check, Location, Measurements, Outcome
+from shipline.git import ChangedLines
 from shipline.units import counted
 
 _SPANS = 20  # of lines that are named for a file
@@ -19,7 +19,7 @@ _MORE_TESTS = "write tests for the lines that did not run"
 
 
 def judge_coverage(
-    rules: CoverageGate, reports: list[Coverage], context: Context, gate: str
+    rules: CoverageGate, reports: list[Coverage], context: GateContext, gate: str
 ) -> tuple[list[Check], Measurements]:
     """Checks for one or more reports taken together: a line ran if it ran in one of them."""
     merged = reduce(Coverage.__or__, reports)
@@ -33,7 +33,7 @@ def judge_coverage(
 
 
 def _checks(
-    rules: CoverageGate, coverage: Coverage, context: Context, gate: str
+    rules: CoverageGate, coverage: Coverage, context: GateContext, gate: str
 ) -> Iterator[Check]:
     if not coverage.lines.total:
         yield undecided("lines", "the report has no line that could run", "run the tests with it")
@@ -107,12 +107,12 @@ def _with_files(check: Check, files: Mapping[str, FileCoverage]) -> Check:
     return replace(check, details=tuple(details), places=tuple(places))
 
 
-def _place_of(path: str, one: FileCoverage) -> Place:
+def _place_of(path: str, one: FileCoverage) -> Location:
     lines, percent = sorted(one.missed), shown(one.ratio.percent or 0.0)
     if not lines:
-        return Place(path, 0, percent)
+        return Location(path, 0, percent)
     word = "line" if len(lines) == 1 else "lines"
-    return Place(path, lines[0], f"{percent}, {word} {_spans(lines)} did not run")
+    return Location(path, lines[0], f"{percent}, {word} {_spans(lines)} did not run")
 
 
 @dataclass(slots=True)
@@ -130,9 +130,9 @@ class Patch:
         return Ratio(hit, hit + sum(map(len, self.missed.values())))
 
 
-def patch_of(coverage: Coverage, changes: Changes) -> Patch:
+def patch_of(coverage: Coverage, changes: ChangedLines) -> Patch:
     """The changed lines in the light of a report."""
-    patch, places, seen = Patch(), Places(changes, coverage.roots), set[str]()
+    patch, places, seen = Patch(), RepositoryPaths(changes, coverage.roots), set[str]()
     for path, one in coverage.files.items():
         found = places.find(path)
         changed = [name for name in found if name in changes.lines]
@@ -153,7 +153,9 @@ def patch_of(coverage: Coverage, changes: Changes) -> Patch:
     return patch
 
 
-def _patch(rules: CoverageGate, coverage: Coverage, changes: Changes | None, limit: float) -> Check:
+def _patch(
+    rules: CoverageGate, coverage: Coverage, changes: ChangedLines | None, limit: float
+) -> Check:
     if changes is None:
         return undecided("changed lines", "nothing to compare with", "name a base: --base main")
     if not any(len(one.covered) + len(one.missed) for one in coverage.files.values()):
@@ -175,7 +177,7 @@ def _with_details(check: Check, patch: Patch) -> Check:
     missed = [(path, line) for path, lines in patch.missed.items() for line in sorted(lines)]
     details = [f"{path}: {_spans(sorted(lines))}" for path, lines in patch.missed.items() if lines]
     details += [f"{path}: not in the report" for path in patch.unknown]
-    places = [Place(path, line, "this changed line did not run") for path, line in missed]
+    places = [Location(path, line, "this changed line did not run") for path, line in missed]
     failed = check.outcome is Outcome.FAIL
     return Check(
         check.name, check.outcome, check.reason, check.measured, check.limit, check.hint,
@@ -195,7 +197,7 @@ def _spans(lines: list[int]) -> str:
 
 
 def _drop(
-    rules: CoverageGate, coverage: Coverage, context: Context, gate: str, limit: float
+    rules: CoverageGate, coverage: Coverage, context: GateContext, gate: str, limit: float
 ) -> Check:
     """Deleting covered code lowers the percentage though no line is worse than before."""
     before = context.before(gate)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from shipline.gates.reports import Coverage, Findings, Report, ReportError, parse_report
 from shipline.gates.section import split_format
-from shipline.gates.verdict import Source
+from shipline.gates.verdict import JudgedReport
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class ReportFile:
     """One report file: a `report`, or what is wrong with it and how to mend that. `missing` tells
     that there is none.
 
@@ -32,14 +32,14 @@ class Evidence:
     digest: str = ""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> JudgedReport:
         if self.report is None:
-            return Source(self.path, digest=self.digest)
+            return JudgedReport(self.path, digest=self.digest)
         report = self.report
-        return Source(self.path, report.format, self.digest, report.tool, self.made)
+        return JudgedReport(self.path, report.format, self.digest, report.tool, self.made)
 
 
-def gather(names: Iterable[str], root: Path) -> tuple[Evidence, ...]:
+def gather(names: Iterable[str], root: Path) -> tuple[ReportFile, ...]:
     """The reports behind `FORMAT:PATH` or PATH, globs expanded, relative to `root`."""
     return tuple(one for name in names for one in _expand(name, root))
 
@@ -50,11 +50,11 @@ def files(names: Iterable[str], root: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _expand(name: str, root: Path) -> Iterator[Evidence]:
+def _expand(name: str, root: Path) -> Iterator[ReportFile]:
     format, pattern = split_format(name)
     paths = _paths(pattern, root)
     if not paths:
-        yield Evidence(pattern, problem=f"no file matches {pattern}", missing=True)
+        yield ReportFile(pattern, problem=f"no file matches {pattern}", missing=True)
     for path in paths:
         yield _inside(read(root / path, path, format), root)
 
@@ -67,7 +67,7 @@ def _paths(pattern: str, root: Path) -> list[str]:
     return [path for path in found if (root / path).is_file()]
 
 
-def _inside(one: Evidence, root: Path) -> Evidence:
+def _inside(one: ReportFile, root: Path) -> ReportFile:
     """With names of files as they are from `root`: some tools write them from the top of the
     machine, where no rule and no later run on another machine would know them.
     """
@@ -85,12 +85,12 @@ def _inside(one: Evidence, root: Path) -> Evidence:
     return replace(one, report=replace(report, content=content))
 
 
-def read(file: Path, path: str, format: str = "") -> Evidence:
+def read(file: Path, path: str, format: str = "") -> ReportFile:
     """The report in `file`; a file that is no report is told in `problem`, never raised."""
     try:
         if not file.is_file():
             kind = "is no file" if file.exists() else "does not exist"
-            return Evidence(path, problem=f"{path} {kind}", missing=not file.exists())
+            return ReportFile(path, problem=f"{path} {kind}", missing=not file.exists())
         with open(file, "rb") as stream:
             modified = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -98,7 +98,7 @@ def read(file: Path, path: str, format: str = "") -> Evidence:
             try:
                 report = parse_report(stream, format)
             except ReportError as error:
-                return Evidence(
+                return ReportFile(
                     path,
                     problem=f"{path}: {error.message}",
                     hint=error.hint,
@@ -106,5 +106,5 @@ def read(file: Path, path: str, format: str = "") -> Evidence:
                     digest=f"sha256:{digest}",
                 )
     except OSError as error:
-        return Evidence(path, problem=f"{path} cannot be read: {error.strerror}")
-    return Evidence(path, report, made=report.created or modified, digest=f"sha256:{digest}")
+        return ReportFile(path, problem=f"{path} cannot be read: {error.strerror}")
+    return ReportFile(path, report, made=report.created or modified, digest=f"sha256:{digest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shipline.gates.context import Context, Places
+from shipline.gates.context import GateContext, RepositoryPaths
 from shipline.gates.reports import Finding, Findings, Level
 from shipline.gates.section import FindingsGate
 from shipline.gates.thresholds import at_most, undecided
@@ -50,7 +50,7 @@ def _counts(rules: FindingsGate, one: Finding) -> bool:
     return rules.severity is not None and one.severity >= rules.severity
 
 
-def _new(one: Finding, context: Context, gate: str) -> bool:
+def _new(one: Finding, context: GateContext, gate: str) -> bool:
     """By the baseline if there is one, else by the tool's own comparison, else it is new."""
     before = context.before(gate)
     if before is not None:
@@ -58,10 +58,10 @@ def _new(one: Finding, context: Context, gate: str) -> bool:
     return one.state not in ("unchanged", "updated")
 
 
-def _on_changed_lines(found: list[Finding], context: Context) -> list[Finding]:
+def _on_changed_lines(found: list[Finding], context: GateContext) -> list[Finding]:
     """Findings without a place, or with one that is not clear, are kept."""
     assert context.changes is not None
-    changes, places = context.changes, Places(context.changes)
+    changes, places = context.changes, RepositoryPaths(context.changes)
     kept = []
     for one in found:
         files = places.find(one.path) if one.path else ()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from shipline.gates.context import PULL_MERGE, REVISION, Context, ImageFacts, ImageSubject
+from shipline.gates.context import PULL_MERGE, REVISION, GateContext, ImageFacts, ImageSubject
 from shipline.gates.section import ImageGate
 from shipline.gates.thresholds import bound, skipped, undecided
 from shipline.gates.verdict import Check, Measurements, Outcome
 from shipline.units import counted, shown_size
 
 
-def judge_image(rules: ImageGate, context: Context, gate: str) -> tuple[list[Check], Measurements]:
+def judge_image(
+    rules: ImageGate, context: GateContext, gate: str
+) -> tuple[list[Check], Measurements]:
     """Checks for the image of `context`; without one, and for one without platforms, doubt."""
     image = context.image
     if image is None:
@@ -35,7 +37,7 @@ def _platforms(rules: ImageGate, image: ImageSubject) -> Iterator[Check]:
     yield _check("platforms", not missing, reason, limit=", ".join(rules.platforms))
 
 
-def _each(rules: ImageGate, facts: ImageFacts, context: Context, gate: str) -> Iterator[Check]:
+def _each(rules: ImageGate, facts: ImageFacts, context: GateContext, gate: str) -> Iterator[Check]:
     on = facts.platform
     if rules.max_size is not None:
         size = shown_size(facts.size)
@@ -60,7 +62,7 @@ def _each(rules: ImageGate, facts: ImageFacts, context: Context, gate: str) -> I
         yield _revision(facts, context.revision)
 
 
-def _growth(facts: ImageFacts, context: Context, gate: str, limit: float) -> Check:
+def _growth(facts: ImageFacts, context: GateContext, gate: str, limit: float) -> Check:
     before = context.before(gate)
     old = before.numbers.get(f"size {facts.platform}", 0) if before else 0
     name = f"growth {facts.platform}"

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from shipline.gates.context import Context, ImageFacts, ImageSubject
+from shipline.gates.context import GateContext, ImageFacts, ImageSubject
 from shipline.gates.coverage import judge_coverage
-from shipline.gates.evidence import Evidence
+from shipline.gates.evidence import ReportFile
 from shipline.gates.findings import judge_findings
 from shipline.gates.reports import (
     Content,
@@ -45,7 +45,7 @@ _ENOUGH = 7  # hex digits of an abbreviated commit
 
 
 def standing(
-    rules: ReportGate, kind: type[Content], evidence: Sequence[Evidence], context: Context
+    rules: ReportGate, kind: type[Content], evidence: Sequence[ReportFile], context: GateContext
 ) -> Iterator[Check]:
     """A check for each reason why the reports prove nothing; none where they do.
 
@@ -66,7 +66,7 @@ def standing(
         yield from map(_doubt, _about_image(rules, evidence, context.image))
 
 
-def _unread(one: Evidence) -> Check:
+def _unread(one: ReportFile) -> Check:
     if one.missing:
         return _doubt(one.problem, "write the report before the gate runs, or correct the path")
     hint = one.hint or "run the tool that writes it again"
@@ -78,7 +78,9 @@ def _doubt(reason: str, hint: str = "") -> Check:
     return Check("report", Outcome.INCOMPLETE, reason, hint=hint)
 
 
-def _doubts(rules: ReportGate, one: Evidence, report: Report, context: Context) -> Iterator[str]:
+def _doubts(
+    rules: ReportGate, one: ReportFile, report: Report, context: GateContext
+) -> Iterator[str]:
     yield from (f"{one.path}: {gap}" for gap in report.gaps)
     revision = report.subject.revision
     if revision and context.revision and not _same(revision, context.revision):
@@ -87,7 +89,7 @@ def _doubts(rules: ReportGate, one: Evidence, report: Report, context: Context) 
 
 
 def _stale(
-    path: str, made: datetime | None, limit: Duration | None, context: Context
+    path: str, made: datetime | None, limit: Duration | None, context: GateContext
 ) -> Iterator[str]:
     if made is None:
         return
@@ -106,7 +108,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _about_image(
-    rules: VulnerabilitiesGate | SbomGate, evidence: Iterable[Evidence], image: ImageSubject
+    rules: VulnerabilitiesGate | SbomGate, evidence: Iterable[ReportFile], image: ImageSubject
 ) -> Iterator[str]:
     """Reports about other images, platforms that no report is about."""
     if rules.about == "source":
@@ -164,10 +166,10 @@ def judge(
     gate: str,
     kind: str,
     rules: ReportGate,
-    evidence: Sequence[Evidence],
+    evidence: Sequence[ReportFile],
     waivers: Waivers,
     *,
-    vex: Sequence[Evidence] = (),
+    vex: Sequence[ReportFile] = (),
     advisory: bool = False,
 ) -> Verdict:
     """The verdict of one gate on the reports that were found for it; pure but for the count of used
@@ -197,8 +199,8 @@ def judge(
 
 def _conditions(
     rules: ReportGate,
-    usable: Sequence[Evidence],
-    vex: Sequence[Evidence],
+    usable: Sequence[ReportFile],
+    vex: Sequence[ReportFile],
     waivers: Waivers,
     gate: str,
 ) -> Judged:
@@ -221,16 +223,16 @@ def _conditions(
             return [undecided("gate", "no rule for this kind of gate")], Measurements()
 
 
-def _scans(usable: Sequence[Evidence]) -> tuple[Report, ...]:
+def _scans(usable: Sequence[ReportFile]) -> tuple[Report, ...]:
     reports = [one.report for one in usable if one.report and one.report.subject.kind == "image"]
     return tuple(one for one in reports if isinstance(one.content, Vulnerabilities))
 
 
-def _is_vex(one: Evidence) -> bool:
+def _is_vex(one: ReportFile) -> bool:
     return one.report is not None and isinstance(one.report.content, Vex)
 
 
-def _statements(vex: Sequence[Evidence]) -> list[VexStatement]:
+def _statements(vex: Sequence[ReportFile]) -> list[VexStatement]:
     return [
         statement
         for one in vex
@@ -239,6 +241,6 @@ def _statements(vex: Sequence[Evidence]) -> list[VexStatement]:
     ]
 
 
-def _unusable(one: Evidence) -> Check:
+def _unusable(one: ReportFile) -> Check:
     reason = one.problem or f"{one.path} is not an OpenVEX document"
     return Check("vex", Outcome.ERROR, reason, hint=one.hint or "fix the file, or leave it out")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shipline.errors import UsageError
 from shipline.gates.commands import judge_command, run_program, shown_command
-from shipline.gates.context import Context
+from shipline.gates.context import GateContext
 from shipline.gates.evidence import files, gather
 from shipline.gates.image import judge_image
 from shipline.gates.judging import advisory, judge
@@ -47,7 +47,7 @@ _NO_REPORTS: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class GateEnvironment:
     """Where gates work: report paths are relative to `root`; programs inherit `environ`.
 
     With `produce`, the commands that write reports are run first.
@@ -60,8 +60,8 @@ class Workplace:
 
 def run_gates(
     section: GatesSection,
-    context: Context,
-    place: Workplace,
+    context: GateContext,
+    place: GateEnvironment,
     *,
     names: Collection[str] = (),
     early: bool = False,
@@ -112,7 +112,7 @@ def _run(
     section: GatesSection,
     gate: tuple[str, str, Gate],
     waivers: Waivers,
-    place: Workplace,
+    place: GateEnvironment,
     reports: Sequence[str] | None,
 ) -> Verdict:
     name, kind, rules = gate
@@ -135,7 +135,12 @@ def _run(
 
 
 def _from_reports(
-    name: str, kind: str, rules: ReportGate, waivers: Waivers, place: Workplace, warn_only: bool
+    name: str,
+    kind: str,
+    rules: ReportGate,
+    waivers: Waivers,
+    place: GateEnvironment,
+    warn_only: bool,
 ) -> Verdict:
     trouble = _produce(rules, place) if rules.run and place.produce else None
     vex = rules.vex if isinstance(rules, VulnerabilitiesGate) else ()
@@ -152,7 +157,7 @@ def _from_reports(
     return replace(verdict, checks=(trouble, *verdict.checks)) if trouble else verdict
 
 
-def _produce(rules: ReportGate, place: Workplace) -> Check | None:
+def _produce(rules: ReportGate, place: GateEnvironment) -> Check | None:
     """Write the reports anew. Old ones are taken away first: tools that crash write none, and a
     status of theirs tells a crash from findings in every tool another way.
     """
@@ -168,7 +173,7 @@ def _produce(rules: ReportGate, place: Workplace) -> Check | None:
     return Check("run", Outcome.ERROR, reason, details=details)
 
 
-def _image_name(context: Context) -> str:
+def _image_name(context: GateContext) -> str:
     if context.image is None:
         return ""
     return "@".join(filter(None, (context.repository, context.image.digest)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from shipline.gates.context import SUMMARY_TYPE
 from shipline.gates.reports import Report, Vulnerabilities, Vulnerability
-from shipline.gates.verdict import Check, Outcome, Source, Verdict, Verdicts
+from shipline.gates.verdict import Check, JudgedReport, Outcome, Verdict, Verdicts
 
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 VULNERABILITIES = "https://in-toto.io/attestation/vulns/v0.1"
@@ -83,7 +83,7 @@ def _check(check: Check, most: int | None) -> dict[str, Any]:
     return {key: one for key, one in value.items() if one}
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _source(source: JudgedReport) -> dict[str, Any]:
     value = {
         "path": source.path,
         "format": source.format,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shipline.gates.context import Context
+from shipline.gates.context import GateContext
 from shipline.gates.reports import TestResults
 from shipline.gates.section import TestsGate
 from shipline.gates.thresholds import bound, skipped, undecided
@@ -14,7 +14,7 @@ from shipline.units import counted
 
 
 def judge_tests(
-    rules: TestsGate, reports: list[TestResults], context: Context, gate: str
+    rules: TestsGate, reports: list[TestResults], context: GateContext, gate: str
 ) -> tuple[list[Check], Measurements]:
     """Checks for one or more reports taken together."""
     results = sum(reports, TestResults())
@@ -22,7 +22,9 @@ def judge_tests(
     return [*_checks(rules, results, context, gate)], Measurements(numbers)
 
 
-def _checks(rules: TestsGate, results: TestResults, context: Context, gate: str) -> Iterator[Check]:
+def _checks(
+    rules: TestsGate, results: TestResults, context: GateContext, gate: str
+) -> Iterator[Check]:
     failed = results.failed + results.errors
     ran = results.total - results.skipped
     yield replace(
@@ -65,7 +67,7 @@ def _checks(rules: TestsGate, results: TestResults, context: Context, gate: str)
         yield _lost(results, context, gate, rules.max_lost)
 
 
-def _lost(results: TestResults, context: Context, gate: str, limit: int) -> Check:
+def _lost(results: TestResults, context: GateContext, gate: str, limit: int) -> Check:
     before = context.before(gate)
     if before is None or "tests" not in before.numbers:
         return skipped("lost", "there is no promoted image to compare with yet")

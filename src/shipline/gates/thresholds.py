@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from shipline.gates.reports import Finding, Vulnerability
-from shipline.gates.verdict import Check, Number, Outcome, Place
-from shipline.gates.waivers import Sorted, T
+from shipline.gates.verdict import Check, Location, Number, Outcome
+from shipline.gates.waivers import T, WaivedFindings
 from shipline.units import counted
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))  # seconds
@@ -28,7 +28,7 @@ Noun = tuple[str, str]
 
 
 def at_most(
-    name: str, found: Sorted[T], limit: int, *, what: Noun, hint: str = "", note: str = ""
+    name: str, found: WaivedFindings[T], limit: int, *, what: Noun, hint: str = "", note: str = ""
 ) -> Check:
     """The check that at most `limit` are kept; WAIVED where only waivers make it so."""
     count = len(found.kept)
@@ -79,6 +79,6 @@ def _most(limit: int) -> str:
     return f"{limit:,} are allowed"
 
 
-def _place(item: Finding | Vulnerability) -> Place:
+def _place(item: Finding | Vulnerability) -> Location:
     line = item.line if isinstance(item, Finding) else 0
-    return Place(item.path, line, str(item) if isinstance(item, Vulnerability) else item.message)
+    return Location(item.path, line, str(item) if isinstance(item, Vulnerability) else item.message)

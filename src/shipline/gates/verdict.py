@@ -43,7 +43,7 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where something was found, for annotations: `line` 0 is the whole file."""
 
     path: str
@@ -62,11 +62,11 @@ class Check:
     limit: str = ""
     hint: str = ""
     details: tuple[str, ...] = ()
-    places: tuple[Place, ...] = ()
+    places: tuple[Location, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class JudgedReport:
     """A report that a verdict stands on: `digest` is that of the file."""
 
     path: str
@@ -94,7 +94,7 @@ class Verdict:
     gate: str
     kind: str
     checks: tuple[Check, ...]
-    sources: tuple[Source, ...] = ()
+    sources: tuple[JudgedReport, ...] = ()
     measurements: Measurements = field(default_factory=Measurements)
     warnings: tuple[str, ...] = ()
     advisory: bool = False

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from shipline.gates.context import Context
-from shipline.gates.evidence import Evidence
+from shipline.gates.context import GateContext
+from shipline.gates.evidence import ReportFile
 from shipline.gates.reports import Severity, VexStatement, Vulnerabilities, Vulnerability
 from shipline.gates.section import VulnerabilitiesGate
 from shipline.gates.thresholds import at_most, shown_age, undecided
 from shipline.gates.verdict import Check, Measurements
-from shipline.gates.waivers import Sorted, Waivers, expired_checks
+from shipline.gates.waivers import WaivedFindings, Waivers, expired_checks
 from shipline.units import Duration
 
 _DATABASE_AGE = Duration(5 * 86_400_000)  # what Grype itself refuses
@@ -21,7 +21,7 @@ _HINT = "update the packages, or write a waiver with an owner, a reason and an e
 
 def judge_vulnerabilities(
     rules: VulnerabilitiesGate,
-    reports: Sequence[Evidence],
+    reports: Sequence[ReportFile],
     statements: Sequence[VexStatement],
     waivers: Waivers,
     gate: str,
@@ -41,7 +41,7 @@ def judge_vulnerabilities(
     return checks, measured
 
 
-def _all(reports: Sequence[Evidence]) -> Iterator[Vulnerability]:
+def _all(reports: Sequence[ReportFile]) -> Iterator[Vulnerability]:
     for one in reports:
         if one.report is not None and isinstance(one.report.content, Vulnerabilities):
             yield from one.report.content.found
@@ -74,7 +74,7 @@ def _conditions(
         yield at_most("vulnerabilities", bad, most, what=what, hint=_HINT, note=_worst(bad.kept))
     for name, limit in rules.max_by_severity.items():
         severity = Severity.parse(name)
-        some = Sorted(
+        some = WaivedFindings(
             tuple(one for one in bad.kept if one.severity in (severity, Severity.UNKNOWN)),
             tuple(pair for pair in bad.waived if pair[0].severity in (severity, Severity.UNKNOWN)),
         )
@@ -115,7 +115,7 @@ def _worst(found: Sequence[Vulnerability]) -> str:
 
 
 def _database(
-    rules: VulnerabilitiesGate, reports: Sequence[Evidence], context: Context
+    rules: VulnerabilitiesGate, reports: Sequence[ReportFile], context: GateContext
 ) -> Iterator[Check]:
     limit = rules.max_database_age or _DATABASE_AGE
     for one in reports:
@@ -132,7 +132,7 @@ def _database(
             yield undecided("database", reason, hint)
 
 
-def _looked(rules: VulnerabilitiesGate, reports: Sequence[Evidence]) -> Iterator[Check]:
+def _looked(rules: VulnerabilitiesGate, reports: Sequence[ReportFile]) -> Iterator[Check]:
     for one in reports:
         content = one.report.content if one.report else None
         nothing = isinstance(content, Vulnerabilities) and content.looked_at == 0

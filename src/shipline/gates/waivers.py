@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from shipline.errors import ConfigError
-from shipline.gates.context import Context
+from shipline.gates.context import GateContext
 from shipline.gates.reports import Finding, VexStatement, Vulnerability
 from shipline.gates.verdict import Check, Outcome, Verdict
 from shipline.globs import Glob, glob
@@ -133,7 +133,7 @@ T = TypeVar("T", Finding, Vulnerability)
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted(Generic[T]):
+class WaivedFindings(Generic[T]):
     """`kept` count, `waived` do not; `expired` are those of `kept` that a waiver covered once."""
 
     kept: tuple[T, ...]
@@ -146,12 +146,12 @@ class Waivers:
     """The waivers of a section; keeps count of those that were needed while gates are judged."""
 
     waivers: Sequence[Waiver]
-    context: Context
+    context: GateContext
     used: set[int] = field(default_factory=set)
 
     def sort(
         self, gate: str, items: Iterable[T], statements: Sequence[VexStatement] = ()
-    ) -> Sorted[T]:
+    ) -> WaivedFindings[T]:
         """Tell apart what counts and what is waived."""
         kept: list[T] = []
         waived: list[tuple[T, str]] = []
@@ -167,7 +167,7 @@ class Waivers:
             kept.append(item)
             if waiver is not None:
                 expired.append((item, waiver))
-        return Sorted(tuple(kept), tuple(waived), tuple(expired))
+        return WaivedFindings(tuple(kept), tuple(waived), tuple(expired))
 
     def waive(self, verdict: Verdict) -> Verdict:
         """The verdict, with what a waiver of the whole gate takes away."""
@@ -270,7 +270,7 @@ def _matches(waiver: Waiver, item: Finding | Vulnerability) -> bool:
     return all(not pattern or (text and fnmatchcase(text, pattern)) for pattern, text in pairs)
 
 
-def excused(item: Vulnerability, statements: Iterable[VexStatement], context: Context) -> str:
+def excused(item: Vulnerability, statements: Iterable[VexStatement], context: GateContext) -> str:
     """Why VEX says that it does not matter, empty where it does: the latest statement decides."""
     about = [one for one in statements if _is_about(one, item, context)]
     if not about:
@@ -281,7 +281,7 @@ def excused(item: Vulnerability, statements: Iterable[VexStatement], context: Co
     return f"{latest.status.replace('_', ' ')}: {latest.justification}".removesuffix(": ")
 
 
-def _is_about(statement: VexStatement, item: Vulnerability, context: Context) -> bool:
+def _is_about(statement: VexStatement, item: Vulnerability, context: GateContext) -> bool:
     if not {statement.vulnerability, *statement.aliases} & set(item.names):
         return False
     if any(_same_package(product, item.purl) for product in statement.products):
@@ -310,7 +310,7 @@ def _package(purl: str) -> tuple[str | None, ...] | None:
     return (*package, found.version) if found.version else package
 
 
-def _is_image(product: str, context: Context) -> bool:
+def _is_image(product: str, context: GateContext) -> bool:
     if context.image is None:
         return False
     digests = {context.image.digest} | {one.digest for one in context.image.platforms}

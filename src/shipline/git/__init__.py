@@ -1,6 +1,6 @@
 """The commit graph, refs and remotes of a repository, read through the git program."""
 
-from shipline.git.changes import Changes, changed_lines
+from shipline.git.changes import ChangedLines, changed_lines
 from shipline.git.history import (
     Commit,
     abbreviate,
@@ -26,15 +26,15 @@ from shipline.git.repository import (
     web_address,
 )
 from shipline.git.reserve import Reserved, TagTaken, reserve_tag
-from shipline.git.run import Done, Git, GitError, GitMissing, NoRepository, Unreachable
+from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
 
 __all__ = [
-    "Changes",
+    "ChangedLines",
     "Commit",
-    "Done",
     "Git",
     "GitError",
     "GitMissing",
+    "GitResult",
     "NoRepository",
     "Repository",
     "Reserved",

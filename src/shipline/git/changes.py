@@ -21,7 +21,7 @@ _ESCAPED = dict(zip(b'abfnrtv"\\', b'\a\b\f\n\r\t\v"\\', strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class ChangedLines:
     """`lines` has the new or altered lines of each changed file by its path from the top of the
     repository; `files` are all paths of the repository. What was only deleted has no lines.
     """
@@ -36,7 +36,7 @@ class Changes:
         return any(line in span for span in spans) if line else bool(spans)
 
 
-def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) -> Changes:
+def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) -> ChangedLines:
     """What `head` adds to the point where it left `base`, as a merge request shows it.
 
     Without `head` it is the working tree that is compared, with `staged` the index. Untracked
@@ -60,7 +60,7 @@ def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) 
     listing = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", head) if head else _INDEX
     files = git.run(*listing).output.decode(errors="surrogateescape").split("\0")
     lines = {path: tuple(spans) for path, spans in _parse(output).items()}
-    return Changes(lines, frozenset(filter(None, files)), start)
+    return ChangedLines(lines, frozenset(filter(None, files)), start)
 
 
 _INDEX = ("ls-files", "-z", "--full-name", ":/")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from shipline.git.history import Commit
-from shipline.git.run import Done, Git, GitError
+from shipline.git.run import Git, GitError, GitResult
 
 
 class Reserved(enum.Enum):
@@ -74,7 +74,7 @@ def _tag(name: str, commit: Commit, message: str) -> bytes:
     return ("\n".join(lines).rstrip() + "\n").encode(errors="surrogateescape")
 
 
-def _reason(done: Done) -> str:
+def _reason(done: GitResult) -> str:
     """What the remote said, else what git made of it."""
     lines = [line.strip() for line in done.errors.splitlines()]
     told = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]

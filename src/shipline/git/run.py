@@ -122,7 +122,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class GitResult:
     """How a run of git ended: `status` is its exit status, `output` and `errors` what it wrote."""
 
     status: int
@@ -137,7 +137,9 @@ class Git:
     directory: Path
     environ: Mapping[str, str]
 
-    def run(self, *arguments: str, stdin: bytes = b"", allowed: tuple[int, ...] = (0,)) -> Done:
+    def run(
+        self, *arguments: str, stdin: bytes = b"", allowed: tuple[int, ...] = (0,)
+    ) -> GitResult:
         """Run `git ARGUMENTS` to its end; it is killed when the calling thread is cancelled.
 
         Raises GitMissing where there is no git, GitError for a status that is not `allowed`.
@@ -149,7 +151,7 @@ class Git:
         text = errors.decode(errors="replace").strip()
         if process.returncode not in allowed:
             raise explain(arguments, text, self.directory)
-        return Done(process.returncode, output, text)
+        return GitResult(process.returncode, output, text)
 
     def text(self, *arguments: str) -> str:
         """What git prints, without the last line end; names in any encoding survive a round trip.

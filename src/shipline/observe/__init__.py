@@ -1,6 +1,6 @@
 """Readers of the event stream: what a person or a program sees while work runs."""
 
-from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.box import boxed, excerpt, failure_box
 from shipline.observe.choose import can_encode, open_sinks
 from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
@@ -15,7 +15,7 @@ __all__ = [
     "JsonSink",
     "LinesSink",
     "TtySink",
-    "Vertex",
+    "VertexState",
     "boxed",
     "can_encode",
     "clean",

@@ -49,7 +49,7 @@ class Activity:
 
 
 @dataclass(slots=True)
-class Vertex(Activity):
+class VertexState(Activity):
     """A step as people see it: `number` counts from 1, `name` is `[platform stage 2/3] text`."""
 
     number: int = 0
@@ -82,10 +82,10 @@ class Board:
     """All vertexes, by span."""
 
     def __init__(self) -> None:
-        self.vertexes: dict[int, Vertex] = {}
+        self.vertexes: dict[int, VertexState] = {}
         self._owner: dict[int, int] = {}
 
-    def vertex(self, span: int) -> Vertex | None:
+    def vertex(self, span: int) -> VertexState | None:
         """The vertex that is the span, or that the span is a transfer of."""
         return self.vertexes.get(self._owner.get(span, span))
 
@@ -93,7 +93,7 @@ class Board:
         owner = self.vertex(span)
         return None if owner is None else owner.transfers.get(span, owner)
 
-    def start(self, event: Started) -> Vertex | None:
+    def start(self, event: Started) -> VertexState | None:
         """The new vertex; None for a transfer and for the operation as a whole."""
         kind = str(event.attributes.get("kind", ""))
         total = int(event.attributes.get("size", 0))
@@ -105,7 +105,7 @@ class Board:
         if event.parent == 0 and not kind:
             return None
         number = len(self.vertexes) + 1
-        made = Vertex(label(event), event.at, total=total, number=number, span=event.span)
+        made = VertexState(label(event), event.at, total=total, number=number, span=event.span)
         self.vertexes[event.span] = made
         return made
 
@@ -123,7 +123,7 @@ class Board:
         found = self.activity(event.span)
         if found is not None:
             found.finished, found.error = event.at, event.error
-        if isinstance(found, Vertex):
+        if isinstance(found, VertexState):
             found.cached = event.cached
         return found
 

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from shipline.errors import ShiplineError, StepFailed
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
-from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean
 
 
@@ -57,7 +57,7 @@ class JsonSink:
             return {"warnings": [_warning(vertex, event)]}
         return self._change(vertex, event)
 
-    def _change(self, vertex: Vertex, event: Progress | Finished) -> dict[str, Any]:
+    def _change(self, vertex: VertexState, event: Progress | Finished) -> dict[str, Any]:
         board = self._board
         found = board.finish(event) if isinstance(event, Finished) else board.progress(event)
         if isinstance(event, Finished) and found is vertex:
@@ -86,12 +86,12 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
     return json.dumps({"error": value}, separators=(",", ":"))
 
 
-def _digest(vertex: Vertex) -> str:
+def _digest(vertex: VertexState) -> str:
     name = f"{vertex.span} {vertex.started} {vertex.name}"
     return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
 
 
-def _vertex(vertex: Vertex) -> dict[str, Any]:
+def _vertex(vertex: VertexState) -> dict[str, Any]:
     value: dict[str, Any] = {
         "digest": _digest(vertex),
         "name": vertex.name,
@@ -106,7 +106,7 @@ def _vertex(vertex: Vertex) -> dict[str, Any]:
     return value
 
 
-def _progress(vertex: Vertex, activity: Activity, at: float) -> dict[str, Any]:
+def _progress(vertex: VertexState, activity: Activity, at: float) -> dict[str, Any]:
     value: dict[str, Any] = {
         "id": activity.name,
         "vertex": _digest(vertex),
@@ -121,7 +121,7 @@ def _progress(vertex: Vertex, activity: Activity, at: float) -> dict[str, Any]:
     return value
 
 
-def _log(vertex: Vertex, event: Output) -> dict[str, Any]:
+def _log(vertex: VertexState, event: Output) -> dict[str, Any]:
     return {
         "vertex": _digest(vertex),
         "stream": event.stream,
@@ -130,7 +130,7 @@ def _log(vertex: Vertex, event: Output) -> dict[str, Any]:
     }
 
 
-def _warning(vertex: Vertex, event: Warned) -> dict[str, Any]:
+def _warning(vertex: VertexState, event: Warned) -> dict[str, Any]:
     return {"vertex": _digest(vertex), **warning_json(event)}
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
-from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean, moved_text, seconds_text
 
 _INTERVAL_S = 2.0  # between two lines about the same transfer
@@ -49,14 +49,14 @@ class LinesSink:
             return self._progress(vertex, event)
         return self._finished(vertex, event)
 
-    def _progress(self, vertex: Vertex, event: Progress) -> list[str]:
+    def _progress(self, vertex: VertexState, event: Progress) -> list[str]:
         found = self._board.progress(event)
         if found is None or event.at - self._told.get(event.span, found.started) < _INTERVAL_S:
             return []
         self._told[event.span] = event.at
         return [_moved(vertex, found, event.at)]
 
-    def _finished(self, vertex: Vertex, event: Finished) -> list[str]:
+    def _finished(self, vertex: VertexState, event: Finished) -> list[str]:
         found = self._board.finish(event)
         self._told.pop(event.span, None)
         if found is not vertex and found is not None:
@@ -67,7 +67,7 @@ class LinesSink:
         return [*rest, f"#{vertex.number} {verdict(vertex)}", ""]
 
 
-def verdict(vertex: Vertex) -> str:
+def verdict(vertex: VertexState) -> str:
     """How a vertex ended."""
     if vertex.cancelled:
         return "CANCELED"
@@ -80,13 +80,13 @@ def _outcome(transfer: Activity) -> str:
     return f"failed: {clean(transfer.error)}" if transfer.error else "done"
 
 
-def _moved(vertex: Vertex, activity: Activity, now: float) -> str:
+def _moved(vertex: VertexState, activity: Activity, now: float) -> str:
     name = "" if activity is vertex else f"{activity.name} "
     moved = f"{moved_text(activity.current, activity.total)} " if activity.current else ""
     return f"#{vertex.number} {name}{moved}{seconds_text(activity.elapsed(now))}"
 
 
-def _log(vertex: Vertex, at: float, line: bytes) -> str:
+def _log(vertex: VertexState, at: float, line: bytes) -> str:
     return f"#{vertex.number} {max(at - vertex.started, 0.0):.3f} {clean(line)}".rstrip()
 
 
@@ -131,7 +131,7 @@ class GroupsSink(LinesSink):
             return self._group(vertex)
         return []
 
-    def _group(self, vertex: Vertex) -> list[str]:
+    def _group(self, vertex: VertexState) -> list[str]:
         title = f"#{vertex.number} {vertex.name} {verdict(vertex)}"
         log = self._kept.pop(vertex.span)
         lines = [f"::group::{_data(title)}", *log, "::endgroup::"] if log else [title]

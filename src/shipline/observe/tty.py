@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
-from shipline.observe.board import Activity, Board, Vertex
+from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import cells, clean, clip, moved_text, seconds_text, size_text
 from shipline.tasks import TaskGroup
 
@@ -26,7 +26,7 @@ _RED, _YELLOW, _CYAN, _FAINT, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ScreenLine:
     """One line on the screen; `color` is the sequence that precedes it."""
 
     text: str
@@ -36,7 +36,7 @@ class Line:
         return f"{self.color}{self.text}{_PLAIN}" if color and self.color else self.text
 
 
-def final_line(vertex: Vertex, width: int) -> Line:
+def final_line(vertex: VertexState, width: int) -> ScreenLine:
     """What stays of a step that ended."""
     time = seconds_text(vertex.elapsed(vertex.started))
     if vertex.cancelled:
@@ -46,26 +46,26 @@ def final_line(vertex: Vertex, width: int) -> Line:
     return _row(f" => {'CACHED ' if vertex.cached else ''}{vertex.name}", time, width, _CYAN)
 
 
-def warning_lines(message: str, hint: str, width: int) -> list[Line]:
+def warning_lines(message: str, hint: str, width: int) -> list[ScreenLine]:
     texts = [f" => WARN: {message}", *([f" => => {hint}"] if hint else [])]
-    return [Line(clip(text, width), _YELLOW) for text in texts]
+    return [ScreenLine(clip(text, width), _YELLOW) for text in texts]
 
 
-def summary(vertexes: Sequence[Vertex], elapsed_s: float, width: int) -> Line:
+def summary(vertexes: Sequence[VertexState], elapsed_s: float, width: int) -> ScreenLine:
     """The first line of the view."""
     done = sum(not vertex.running for vertex in vertexes)
     text = f"[+] Building {seconds_text(elapsed_s)} ({done}/{len(vertexes)})"
-    return Line(clip(text, width))
+    return ScreenLine(clip(text, width))
 
 
 def live_lines(
-    vertexes: Sequence[Vertex],
+    vertexes: Sequence[VertexState],
     logs: Mapping[int, deque[str]],
     now: float,
     *,
     width: int,
     height: int,
-) -> list[Line]:
+) -> list[ScreenLine]:
     """The running steps in at most `height` lines.
 
     Steps come first: where the space is short, their output goes, then transfers, and then the
@@ -79,12 +79,12 @@ def live_lines(
     shown = max(height - 1, 0)
     lines = [line for block in blocks[:shown] for line in block]
     more = len(running) - shown
-    return [*lines, Line(clip(f" => .. and {more} more", width), _FAINT)][:height]
+    return [*lines, ScreenLine(clip(f" => .. and {more} more", width), _FAINT)][:height]
 
 
 def _block(
-    vertex: Vertex, log: Sequence[str], now: float, width: int, logged: int, moved: int
-) -> list[Line]:
+    vertex: VertexState, log: Sequence[str], now: float, width: int, logged: int, moved: int
+) -> list[ScreenLine]:
     first = f" => {vertex.name}"
     if vertex.current or vertex.total:
         first += f" {_moved(vertex, now)}"
@@ -94,12 +94,14 @@ def _block(
         text = f" => => {transfer.name} {_moved(transfer, now)}"
         lines.append(_row(text, seconds_text(transfer.elapsed(now)), width))
     if moved and len(transfers) > moved:
-        lines.append(Line(clip(f" => => .. and {len(transfers) - moved} more", width), _FAINT))
+        lines.append(
+            ScreenLine(clip(f" => => .. and {len(transfers) - moved} more", width), _FAINT)
+        )
     tail = list(log)[-logged:] if logged else []
-    return lines + [Line(clip(f" => => # {text}", width), _FAINT) for text in tail]
+    return lines + [ScreenLine(clip(f" => => # {text}", width), _FAINT) for text in tail]
 
 
-def _moving(vertex: Vertex) -> list[Activity]:
+def _moving(vertex: VertexState) -> list[Activity]:
     """Transfers may go on after their step."""
     return [one for one in vertex.transfers.values() if one.running]
 
@@ -110,13 +112,13 @@ def _moved(activity: Activity, now: float) -> str:
     return f"{moved_text(activity.current, activity.total)} {size_text(activity.speed(now))}/s"
 
 
-def _row(text: str, time: str, width: int, color: str = "") -> Line:
+def _row(text: str, time: str, width: int, color: str = "") -> ScreenLine:
     """`text` from the left and `time` at the right edge."""
     room = width - len(time) - 1
     if room < len(" => ") + 1:
-        return Line(clip(text, width), color)
+        return ScreenLine(clip(text, width), color)
     shown = clip(text, room)
-    return Line(f"{shown}{' ' * (room - cells(shown))} {time}", color)
+    return ScreenLine(f"{shown}{' ' * (room - cells(shown))} {time}", color)
 
 
 _INTERVAL_S = 0.1  # between two frames
@@ -153,7 +155,7 @@ class TtySink:
         self._lock = threading.Lock()
         self._board = Board()
         self._logs: dict[int, deque[str]] = {}
-        self._ended: list[Vertex | Warned] = []
+        self._ended: list[VertexState | Warned] = []
         self._drawn: list[str] = []
         self._window = self._size()
         self._waiting = 0
@@ -195,7 +197,7 @@ class TtySink:
 
     def _finish(self, event: Finished) -> None:
         found = self._board.finish(event)
-        if isinstance(found, Vertex):
+        if isinstance(found, VertexState):
             self._ended.append(found)
             self._logs.pop(found.span, None)
 
@@ -222,7 +224,7 @@ class TtySink:
             self._stream.write("".join(parts))
             self._stream.flush()
 
-    def _live(self, width: int, height: int) -> list[Line]:
+    def _live(self, width: int, height: int) -> list[ScreenLine]:
         now, vertexes = self._clock(), list(self._board.vertexes.values())
         first = summary(vertexes, now - self._started, width)
         if height < 2:
@@ -249,7 +251,7 @@ class TtySink:
         return 79, 24
 
 
-def _lasting(one: Vertex | Warned, width: int) -> list[Line]:
+def _lasting(one: VertexState | Warned, width: int) -> list[ScreenLine]:
     if isinstance(one, Warned):
         return warning_lines(clean(one.message), clean(one.hint), width)
     return [final_line(one, width)]

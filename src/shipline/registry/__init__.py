@@ -7,7 +7,7 @@ from shipline.registry.ingest import RemoteIngest
 from shipline.registry.keychain import NAME as VAULT_NAME
 from shipline.registry.keychain import ConfigKeychain, keychain_from, vault_from
 from shipline.registry.keychain import forget as forget_in_vault
-from shipline.registry.login import Store, forget_login, keeper, logins, save_login, vault_file
+from shipline.registry.login import LoginStore, forget_login, keeper, logins, save_login, vault_file
 from shipline.registry.repository import RemoteRepository
 
 __all__ = [
@@ -17,12 +17,12 @@ __all__ = [
     "Credentials",
     "HostSettings",
     "Keychain",
+    "LoginStore",
     "NoKeychain",
     "Proxies",
     "RemoteIngest",
     "RemoteRepository",
     "StaticKeychain",
-    "Store",
     "forget_in_vault",
     "forget_login",
     "keeper",

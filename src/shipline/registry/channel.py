@@ -9,12 +9,12 @@ from shipline.errors import RegistryError
 from shipline.oci import Digest
 from shipline.registry.auth import Scope
 from shipline.registry.hosts import Endpoint, Quirks, quirks_of
-from shipline.registry.http import Caller, Gate
+from shipline.registry.http import Caller, HttpClient
 from shipline.registry.origin import Url
 from shipline.registry.request import Payload, Request
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Answer, Exchange
+    from shipline.registry.transport import OpenRequest, Response
 
 READ = frozenset({"pull"})
 WRITE = frozenset({"pull", "push"})
@@ -23,7 +23,7 @@ WRITE = frozenset({"pull", "push"})
 class Channel:
     """Least privilege: a call names the actions it needs, `READ` or `WRITE`."""
 
-    def __init__(self, gate: Gate, endpoint: Endpoint, repository: str) -> None:
+    def __init__(self, gate: HttpClient, endpoint: Endpoint, repository: str) -> None:
         self.gate = gate
         self.endpoint = endpoint
         self.repository = endpoint.prefix + repository
@@ -60,7 +60,7 @@ class Channel:
         lane: str = "small",
         tries: int = 0,
         redirects: int = 5,
-    ) -> Answer:
+    ) -> Response:
         """See `Gate.call`; `also` is another repository that must be readable."""
         return self.gate.call(
             Request(method, url, headers or {}, body),
@@ -72,11 +72,11 @@ class Channel:
             redirects=redirects,
         )
 
-    def open(self, method: str, url: Url, headers: Mapping[str, str]) -> Exchange:
+    def open(self, method: str, url: Url, headers: Mapping[str, str]) -> OpenRequest:
         """Start a request whose body has no known length, and is written by the caller."""
         return self.gate.open(Request(method, url, headers), self._caller(WRITE), length=None)
 
-    def location(self, answer: Answer, otherwise: Url | None = None) -> Url:
+    def location(self, answer: Response, otherwise: Url | None = None) -> Url:
         """Where the server says to go on. Raises RegistryError if it says nothing usable."""
         text = answer.header("Location")
         if not text and otherwise is not None:

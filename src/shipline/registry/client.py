@@ -12,7 +12,7 @@ from shipline.oci import Reference
 from shipline.registry.channel import Channel
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import HostSettings
-from shipline.registry.http import TRIES, Caller, Gate
+from shipline.registry.http import TRIES, Caller, HttpClient
 from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.request import Request
@@ -38,7 +38,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings or HostSettings()
-        self._gate = Gate(
+        self._gate = HttpClient(
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )
 

@@ -13,7 +13,7 @@ from shipline.registry.channel import Channel
 from shipline.registry.http import pause
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Answer
+    from shipline.registry.transport import Response
 
 _SKIP = 1 << 20  # bytes
 
@@ -32,7 +32,7 @@ class Download:
         self._failures = 0
         self._mirrors: list[ShiplineError] = []
         self._ranges = True
-        self._answer: Answer | None = None
+        self._answer: Response | None = None
 
     @property
     def channel(self) -> Channel:
@@ -71,7 +71,7 @@ class Download:
     def close(self) -> None:
         self._drop()
 
-    def _request(self) -> Answer:
+    def _request(self) -> Response:
         """The answer, standing at the position."""
         start = self._position if self._ranges else 0
         answer = self.channel.call(
@@ -88,7 +88,7 @@ class Download:
             answer.close()
             raise
 
-    def _placed(self, answer: Answer, start: int) -> Answer:
+    def _placed(self, answer: Response, start: int) -> Response:
         if answer.status == 404:
             raise _missing(self.channel, self._target)
         if answer.status == 206 and _first(answer.header("Content-Range")) == start:

@@ -104,7 +104,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TlsTrust:
     """Files of PEM: additional authorities, and the certificate that this side shows."""
 
     authorities: tuple[Path, ...] = ()
@@ -148,15 +148,15 @@ class HostSettings:
         """Where content of the registry may be read, in order; the registry itself is last."""
         return (*map(_mirror, self.mirrors.get(host, ())), self.endpoint(host))
 
-    def trust(self, origin: Origin) -> Trust:
+    def trust(self, origin: Origin) -> TlsTrust:
         """What to believe at `origin`, and who to be there."""
         place = self.certificates / origin.authority
         if not place.is_dir():
-            return Trust(self.ca)
+            return TlsTrust(self.ca)
         found = sorted(place.iterdir())
         keys = {path.stem: path for path in found if path.suffix == ".key"}
         certificate = next((p for p in found if p.suffix == ".cert" and p.stem in keys), None)
-        return Trust(
+        return TlsTrust(
             (*self.ca, *(path for path in found if path.suffix == ".crt")),
             certificate,
             keys[certificate.stem] if certificate else None,

@@ -27,7 +27,7 @@ from shipline.registry.request import Request
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Answer, Exchange, Wire
+    from shipline.registry.transport import OpenRequest, Response, Transport
 
 TRIES = 5
 _REDIRECTS = 5
@@ -36,7 +36,7 @@ _PATIENCE_S = 60.0  # a longer Retry-After is for a person to decide
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
-class Lanes:
+class HostLimits:
     """How many requests run at once at one host; JSON does not wait behind blobs.
 
     Reading and writing blobs are counted apart, so that copying within a host cannot wait for
@@ -58,7 +58,7 @@ class Caller:
     scopes: Scopes
 
 
-class Gate:
+class HttpClient:
     """Sends requests. Safe to use from any thread; `close` ends the kept connections."""
 
     def __init__(
@@ -76,8 +76,8 @@ class Gate:
         self._at_once = at_once
         self._clock = clock
         self._lock = threading.Lock()
-        self._wire_: Wire | None = None
-        self._lanes: dict[str, Lanes] = {}
+        self._wire_: Transport | None = None
+        self._lanes: dict[str, HostLimits] = {}
         self._authorities: dict[Endpoint, Authority] = {}
 
     def authority(self, endpoint: Endpoint) -> Authority:
@@ -88,9 +88,9 @@ class Gate:
                 self._authorities[endpoint] = found
             return found
 
-    def lanes(self, origin: Origin) -> Lanes:
+    def lanes(self, origin: Origin) -> HostLimits:
         with self._lock:
-            return self._lanes.setdefault(origin.authority, Lanes(self._at_once))
+            return self._lanes.setdefault(origin.authority, HostLimits(self._at_once))
 
     def call(
         self,
@@ -102,7 +102,7 @@ class Gate:
         lane: str = "small",
         tries: int = 0,
         redirects: int = _REDIRECTS,
-    ) -> Answer:
+    ) -> Response:
         """Send until the status is one of `expect`; close the answer when done with it.
 
         Tries again, after a pause, what may succeed later. Raises AuthError, RegistryError.
@@ -119,7 +119,7 @@ class Gate:
                 pause(attempt, error)
         raise AssertionError  # count() has no end
 
-    def open(self, request: Request, caller: Caller, *, length: int | None) -> Exchange:
+    def open(self, request: Request, caller: Caller, *, length: int | None) -> OpenRequest:
         """Send a head with the token it needs; the body is the caller's, and not counted.
 
         Its pace is its producer's, so waiting for a turn could wait for ever.
@@ -138,15 +138,15 @@ class Gate:
             self._wire_.close()
 
     @property
-    def _wire(self) -> Wire:
+    def _wire(self) -> Transport:
         with self._lock:
             if self._wire_ is None:
-                from shipline.registry.transport import Wire
+                from shipline.registry.transport import Transport
 
-                self._wire_ = Wire(self.settings)
+                self._wire_ = Transport(self.settings)
             return self._wire_
 
-    def _once(self, request: Request, caller: Caller | None, lane: str, redirects: int) -> Answer:
+    def _once(self, request: Request, caller: Caller | None, lane: str, redirects: int) -> Response:
         """One attempt: with a token if the registry is known to want one, again after a 401."""
         tried = self._authorization(request, caller)
         answer = self._follow(request.bearing(tried), caller, lane, redirects)
@@ -163,7 +163,7 @@ class Gate:
         ask = partial(self._converse, caller.endpoint)
         return authority.authorization(caller.repository, caller.scopes, ask)
 
-    def _learn(self, answer: Answer, caller: Caller, tried: str) -> bool:
+    def _learn(self, answer: Response, caller: Caller, tried: str) -> bool:
         endpoint = caller.endpoint
         if answer.url.origin != endpoint.origin:
             return False
@@ -198,7 +198,7 @@ class Gate:
             finally:
                 reply.close()
 
-    def _patiently(self, request: Request, reach: Reach) -> Answer:
+    def _patiently(self, request: Request, reach: Reach) -> Response:
         for attempt in itertools.count(1):
             try:
                 answer = self._follow(request, None, "small", 0, reach)
@@ -226,7 +226,7 @@ class Gate:
         lane: str,
         redirects: int,
         reach: Reach | None = None,
-    ) -> Answer:
+    ) -> Response:
         first = caller.endpoint.origin if caller else request.url.origin
         for _ in range(redirects + 1):
             far = reach or self._reach(request.url, first)
@@ -239,7 +239,7 @@ class Gate:
         host = first.authority
         raise RegistryError(f"{host}: more than {redirects} redirects", host=host)
 
-    def _exchange(self, request: Request, lane: str, reach: Reach) -> Answer:
+    def _exchange(self, request: Request, lane: str, reach: Reach) -> Response:
         limiter: Limiter = getattr(self.lanes(request.url.origin), lane)
         limiter.__enter__()
         try:
@@ -282,7 +282,7 @@ def pause(attempt: int, error: ShiplineError) -> None:
     sleep(wait if asked is None else asked + wait / 4)
 
 
-def _talk(exchange: Exchange, request: Request) -> Answer:
+def _talk(exchange: OpenRequest, request: Request) -> Response:
     """Send the body; a server may answer and stop reading before its end."""
     try:
         if isinstance(request.body, bytes):

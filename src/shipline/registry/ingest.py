@@ -14,7 +14,7 @@ from shipline.registry.failures import failure
 from shipline.registry.http import pause
 from shipline.registry.upload import (
     OCTETS,
-    Session,
+    UploadState,
     cancel,
     finish,
     is_there,
@@ -24,7 +24,7 @@ from shipline.registry.upload import (
 )
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Exchange
+    from shipline.registry.transport import OpenRequest
 
 _SMALL = 1 << 20  # bytes; up to here nothing is sent before the commit
 _REMEMBERED = 16 << 20  # bytes; more than sockets and proxies hold on their way
@@ -65,8 +65,8 @@ class RemoteIngest:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._tail = _Tail()
-        self._session: Session | None = None
-        self._exchange: Exchange | None = None
+        self._session: UploadState | None = None
+        self._exchange: OpenRequest | None = None
         self._done = False
         self._failures = 0
         self._seen = Hasher()
@@ -157,7 +157,7 @@ class RemoteIngest:
             raise failure(answer, "streaming an upload")
         assert self._session is not None
         url = self._channel.location(answer, self._session.url)
-        self._session = Session(url, self._tail.end, self._session.least)
+        self._session = UploadState(url, self._tail.end, self._session.least)
         answer.close()
 
     def _recover(self, error: RegistryError | AuthError) -> None:

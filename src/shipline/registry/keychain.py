@@ -180,7 +180,7 @@ _SALT, _NONCE = 16, 12  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
+class CredentialStore:
     """The file `path`, opened with `passphrase`. Nothing is read or written before it is asked."""
 
     path: Path
@@ -260,7 +260,7 @@ def forget(path: Path, server: str) -> bool:
     return True
 
 
-def vault_from(environment: Mapping[str, str], path: Path) -> Vault:
+def vault_from(environment: Mapping[str, str], path: Path) -> CredentialStore:
     """The vault, with the passphrase of SHIPLINE_PASSPHRASE or SHIPLINE_PASSPHRASE_FILE.
 
     Raises AuthError where neither is set.
@@ -277,7 +277,7 @@ def vault_from(environment: Mapping[str, str], path: Path) -> Vault:
             host="",
             hint="set SHIPLINE_PASSPHRASE, or SHIPLINE_PASSPHRASE_FILE to a file that holds it",
         )
-    return Vault(path, passphrase)
+    return CredentialStore(path, passphrase)
 
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:

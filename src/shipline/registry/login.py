@@ -32,7 +32,7 @@ from shipline.registry.keychain import (
 )
 
 
-class Store(StrEnum):
+class LoginStore(StrEnum):
     """Where a login is kept. AUTO: the helper that config.json names, else the vault."""
 
     AUTO = "auto"
@@ -41,7 +41,10 @@ class Store(StrEnum):
 
 
 def save_login(
-    host: str, credentials: Credentials, environment: Mapping[str, str], store: Store = Store.AUTO
+    host: str,
+    credentials: Credentials,
+    environment: Mapping[str, str],
+    store: LoginStore = LoginStore.AUTO,
 ) -> str:
     """Keep the credentials for `host`; returns where they are, for a person.
 
@@ -50,14 +53,14 @@ def save_login(
     """
     file = login_file(environment)
     document = load_document(file)
-    helper = next(helpers_of(document, normal_host(host)), "") if store is Store.AUTO else ""
+    helper = next(helpers_of(document, normal_host(host)), "") if store is LoginStore.AUTO else ""
     if helper and helper != NAME:
         tell_helper(helper, _key(host), credentials, environment)
         _clear_entries(document, host)
         document.setdefault("auths", {})[_key(host)] = {}
         write_private(file, document)
         return f"the credential helper {helper!r}"
-    if store is Store.PLAIN:
+    if store is LoginStore.PLAIN:
         _clear(document, host)
         document.setdefault("auths", {})[_key(host)] = _plain(credentials)
         write_private(file, document)

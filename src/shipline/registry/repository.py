@@ -30,7 +30,7 @@ from shipline.registry.documents import ACCEPT, Documents, fetch_document, pages
 from shipline.registry.download import Download, blaming_mirrors
 from shipline.registry.ingest import RemoteIngest
 from shipline.registry.referrers import note_referrer, referrers, repair_referrer
-from shipline.registry.upload import Session, cancel, push_blob
+from shipline.registry.upload import UploadState, cancel, push_blob
 
 _ABSENT = frozenset({404, 403})  # JFrog says 403 for what is not there
 
@@ -135,7 +135,7 @@ class RemoteRepository:
             return False
         try:
             if answer.status == 202:  # an upload was opened instead
-                cancel(self._home, Session(self._home.location(answer)))
+                cancel(self._home, UploadState(self._home.location(answer)))
             return answer.status == 201
         finally:
             answer.close()

@@ -83,7 +83,7 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlobRange:
     """The bytes of a blob from `start` up to `end`; a `request.Payload`."""
 
     source: Fetcher
@@ -110,7 +110,7 @@ def _file(source: Fetcher, target: Descriptor) -> Path | None:
     return source.path(target.digest) if isinstance(source, LocalStore) else None
 
 
-def _send_file(path: Path, part: Part, sink: Sink) -> None:
+def _send_file(path: Path, part: BlobRange, sink: Sink) -> None:
     try:
         with path.open("rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != part.target.size:
@@ -120,7 +120,7 @@ def _send_file(path: Path, part: Part, sink: Sink) -> None:
         raise NotFound(f"{part.target.digest} is not in its store") from None
 
 
-def _send_read(part: Part, sink: Sink, at: Callable[[int], None]) -> None:
+def _send_read(part: BlobRange, sink: Sink, at: Callable[[int], None]) -> None:
     position = 0
     with part.source.fetch(part.target) as reader:
         while position < part.end:

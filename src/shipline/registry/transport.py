@@ -87,11 +87,11 @@ class Interruptible(urllib3.connection.HTTPConnection):
             self._lifeline = None
 
 
-class Plain(Interruptible):
+class PlainConnection(Interruptible):
     """Without TLS."""
 
 
-class Secure(Interruptible, urllib3.connection.HTTPSConnection):
+class TlsConnection(Interruptible, urllib3.connection.HTTPSConnection):
     """With TLS."""
 
 
@@ -115,10 +115,10 @@ _BLOCK = 1 << 20  # bytes per read where sendfile(2) cannot be used
 _DRAINED = 64 << 10  # bytes of an unread body that are read to save the connection
 
 
-class Exchange:
+class OpenRequest:
     """A request whose head is sent: write the body, then take the answer, once."""
 
-    def __init__(self, wire: Wire, key: _Key, connection: Interruptible, url: Url) -> None:
+    def __init__(self, wire: Transport, key: _Key, connection: Interruptible, url: Url) -> None:
         self._wire = wire
         self._key = key
         self._connection = connection
@@ -173,7 +173,7 @@ class Exchange:
             offset += sent
             at(offset)
 
-    def answer(self) -> Answer:
+    def answer(self) -> Response:
         """End the body and wait for the answer. The exchange is over with its answer's close."""
         with self._watched():
             if self._chunked:
@@ -183,16 +183,16 @@ class Exchange:
                         b"\r\n0\r\n\r\n" if self._framed else b"0\r\n\r\n"
                     )
             response = self._connection.answer()
-        return Answer(self, response)
+        return Response(self, response)
 
-    def early(self) -> Answer | None:
+    def early(self) -> Response | None:
         """The answer of a server that stopped reading, if it left one."""
         try:
             with self._watched():
                 response = self._connection.answer()
         except RegistryError:
             return None
-        return Answer(self, response)
+        return Response(self, response)
 
     def on_close(self, release: Callable[[], None]) -> None:
         """Call `release` once, when the exchange is over."""
@@ -213,10 +213,10 @@ class Exchange:
             yield
 
 
-class Answer:
+class Response:
     """Status, headers, and a body to be read; a `failures.Reply`."""
 
-    def __init__(self, exchange: Exchange, response: http.client.HTTPResponse) -> None:
+    def __init__(self, exchange: OpenRequest, response: http.client.HTTPResponse) -> None:
         self._exchange = exchange
         self._response = response
         self._open = True
@@ -267,7 +267,7 @@ class Answer:
 _Key = tuple[Origin, Reach]
 
 
-class Wire:
+class Transport:
     """Connections to many origins, kept while they are of use. Safe to use from any thread."""
 
     def __init__(self, settings: HostSettings) -> None:
@@ -286,11 +286,11 @@ class Wire:
         *,
         length: int | None = 0,
         reach: Reach = Reach.ANYWHERE,
-    ) -> Exchange:
+    ) -> OpenRequest:
         """Send a head that announces `length` bytes of body, None for unknown."""
         key = (url.origin, reach)
         connection = self._take(key)
-        exchange = Exchange(self, key, connection, url)
+        exchange = OpenRequest(self, key, connection, url)
         forwarded = url.origin.scheme == "http" and self._settings.proxies.of(url.origin)
         try:
             exchange._begin(method, str(url) if forwarded else url.target, headers, length)
@@ -352,11 +352,11 @@ class Wire:
     def _direct(self, origin: Origin, reach: Reach) -> Interruptible:
         connection: Interruptible
         if origin.scheme == "https":
-            connection = Secure(
+            connection = TlsConnection(
                 origin.host, origin.port, timeout=CONNECT_S, ssl_context=self._context(origin)
             )
         else:
-            connection = Plain(origin.host, origin.port, timeout=CONNECT_S)
+            connection = PlainConnection(origin.host, origin.port, timeout=CONNECT_S)
         connection.reach = reach
         return connection
 
@@ -374,7 +374,7 @@ class Wire:
             connection.login = login
             return connection
         context = self._context(origin)
-        tunnel = Secure(
+        tunnel = TlsConnection(
             host,
             port,
             timeout=CONNECT_S,

@@ -16,7 +16,7 @@ from shipline.oci import Descriptor
 from shipline.registry.channel import WRITE, Channel
 from shipline.registry.http import pause
 from shipline.registry.origin import Url
-from shipline.registry.request import Meter, Part
+from shipline.registry.request import BlobRange, Meter
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 _LOST = frozenset({404, 416})  # the session is gone, or stands elsewhere
@@ -25,7 +25,7 @@ _PIECE = 16 << 20  # bytes per numbered chunk, where there must be any
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class UploadState:
     """An upload in progress: where it goes on, how many bytes are there, the smallest chunk."""
 
     url: Url
@@ -33,7 +33,7 @@ class Session:
     least: int = 0
 
 
-def open_session(channel: Channel, target: Descriptor | None = None) -> Session:
+def open_session(channel: Channel, target: Descriptor | None = None) -> UploadState:
     """POST: a new session."""
     url = channel.url("blobs", "uploads", "")
     if target is not None and target.digest.algorithm != "sha256":
@@ -41,7 +41,7 @@ def open_session(channel: Channel, target: Descriptor | None = None) -> Session:
     answer = channel.call("POST", url, expect={202}, doing="starting an upload", actions=WRITE)
     try:
         least = answer.header("OCI-Chunk-Min-Length")
-        return Session(
+        return UploadState(
             channel.location(answer), least=int(least) if re.fullmatch("[0-9]{1,12}", least) else 0
         )
     finally:
@@ -53,7 +53,7 @@ def push_blob(
     target: Descriptor,
     source: Fetcher,
     advance: Advance | None = None,
-    session: Session | None = None,
+    session: UploadState | None = None,
 ) -> None:
     """Upload `target`. When this returns, the registry has it, verified by itself.
 
@@ -72,7 +72,7 @@ class _Upload:
         target: Descriptor,
         source: Fetcher,
         meter: Meter,
-        session: Session | None,
+        session: UploadState | None,
     ) -> None:
         self._channel = channel
         self._target = target
@@ -126,11 +126,11 @@ class _Upload:
             start = end
         finish(self._channel, self._session, self._target)
 
-    def _part(self, start: int, end: int) -> Part:
-        return Part(self._source, self._target, start, end, self._meter)
+    def _part(self, start: int, end: int) -> BlobRange:
+        return BlobRange(self._source, self._target, start, end, self._meter)
 
 
-def resume(channel: Channel, session: Session) -> Session | None:
+def resume(channel: Channel, session: UploadState) -> UploadState | None:
     """GET: where the registry stands; None if the session is lost."""
     if not channel.quirks.resumes:
         return None
@@ -152,14 +152,14 @@ def resume(channel: Channel, session: Session) -> Session | None:
     try:
         if answer.status != 204:
             return None
-        return Session(
+        return UploadState(
             channel.location(answer, session.url), _received(answer.header("Range")), session.least
         )
     finally:
         answer.close()
 
 
-def cancel(channel: Channel, session: Session) -> None:
+def cancel(channel: Channel, session: UploadState) -> None:
     """DELETE: give the session up. The registry forgets it some day anyhow."""
     with suppress(RegistryError, AuthError):
         channel.call(
@@ -174,11 +174,11 @@ def cancel(channel: Channel, session: Session) -> None:
 
 
 def finish(
-    channel: Channel, session: Session, target: Descriptor, body: Part | bytes = b""
+    channel: Channel, session: UploadState, target: Descriptor, body: BlobRange | bytes = b""
 ) -> None:
     """PUT: the last bytes, or all or none of them, and the digest. Raises DigestMismatch."""
     headers = dict(OCTETS)
-    if isinstance(body, Part) and body.start:
+    if isinstance(body, BlobRange) and body.start:
         headers["Content-Range"] = f"{body.start}-{body.end - 1}"
     try:
         channel.call(
@@ -203,7 +203,7 @@ def finish(
         raise
 
 
-def patch(channel: Channel, session: Session, part: Part) -> Session:
+def patch(channel: Channel, session: UploadState, part: BlobRange) -> UploadState:
     """PATCH: one numbered chunk. The session afterwards."""
     answer = channel.call(
         "PATCH",
@@ -217,7 +217,7 @@ def patch(channel: Channel, session: Session, part: Part) -> Session:
         tries=1,
     )
     try:
-        return Session(channel.location(answer, session.url), part.end, session.least)
+        return UploadState(channel.location(answer, session.url), part.end, session.least)
     finally:
         answer.close()
 

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from shipline.server.access import Entrance
+from shipline.server.access import AccessControl
 from shipline.server.admission.retention import retain_forever
-from shipline.server.admission.rules import RuleDoor
-from shipline.server.gc import Report, collect_forever
+from shipline.server.admission.rules import AdmissionRules
+from shipline.server.gc import GcReport, collect_forever
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks, hook_routes
-from shipline.server.jobs import Chore, chore_routes, collection, retention
-from shipline.server.journal import Event
+from shipline.server.jobs import Job, chore_routes, collection, retention
+from shipline.server.journal import NodeEvent
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
@@ -33,7 +33,7 @@ class Assembly:
     node: Node
     health: Health
     hooks: Webhooks
-    chores: tuple[Chore, ...]
+    chores: tuple[Job, ...]
     section: RegistrySection
 
     @classmethod
@@ -41,7 +41,7 @@ class Assembly:
         cls,
         storage: Storage,
         uploads: Uploads,
-        entrance: Entrance,
+        entrance: AccessControl,
         section: RegistrySection,
         environ: Mapping[str, str],
         base: Path,
@@ -56,7 +56,7 @@ class Assembly:
         _add_gauges(metrics, storage, health, hooks)
         entrance.watchers.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
-        door = RuleDoor(section.policy, storage, manifests, metrics, base, entrance.projects)
+        door = AdmissionRules(section.policy, storage, manifests, metrics, base, entrance.projects)
         listeners = (door, *entrance.listeners, hooks)
         told, news = partial(_count_collection, metrics), partial(tell, listeners)
         gc = collection(storage, section.collection, told, news)
@@ -103,7 +103,7 @@ def _pulls_are_quick(section: RegistrySection) -> bool:
     )
 
 
-def _count_collection(metrics: Metrics, report: Report) -> None:
+def _count_collection(metrics: Metrics, report: GcReport) -> None:
     metrics.gc_runs.labels("ok").inc()
     metrics.gc_freed.inc(report.bytes)
 
@@ -112,7 +112,7 @@ def _count_delivery(metrics: Metrics, target: str, result: str) -> None:
     metrics.deliveries.labels(target, result).inc()
 
 
-def _count_login(metrics: Metrics, event: Event) -> None:
+def _count_login(metrics: Metrics, event: NodeEvent) -> None:
     if event.kind == "login":
         metrics.logins.labels(event.message.partition(":")[0]).inc()
 

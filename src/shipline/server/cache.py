@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredManifest:
     """A manifest as it was pushed."""
 
     digest: Digest
@@ -83,7 +83,7 @@ class Remembered(Generic[Value]):
             self._size -= self._cost(entry)
 
 
-class Cache(Remembered[Stored]):
+class ReadCache(Remembered[StoredManifest]):
     """Manifests, at most `budget` bytes of them."""
 
     def __init__(self, budget: int = _BUDGET) -> None:

@@ -1,7 +1,7 @@
 """One request and its response over a connection of the HTTP server (aiohttp).
 
 The application says step by step what it needs (`http.Step`); here it gets it. All waits for a
-client are here, each in a `limits.Window`.
+client are here, each in a `limits.RateWindow`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shipline.server.http import (
     Step,
     Steps,
 )
-from shipline.server.limits import Held, Pace, Pools, Window, near
+from shipline.server.limits import BufferedBytes, MinimumRate, RateWindow, ThreadPools, near
 from shipline.server.problems import Problem, problem_of
 
 _log = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ T = TypeVar("T")
 class Conversation:
     """What all exchanges of a server share. `answer` is aiohttp's handler of a request."""
 
-    def __init__(self, app: Application, pace: Pace, *, scheme: str) -> None:
+    def __init__(self, app: Application, pace: MinimumRate, *, scheme: str) -> None:
         self._app = app
         self._pace = pace
         self._scheme = scheme
         self._held: defaultdict[str, int] = defaultdict(int)
-        self.pools = Pools()
+        self.pools = ThreadPools()
         self.stopping = False  # connections end with the exchange that runs
         self.busy: set[web.RequestHandler] = set()  # connections where one runs
 
@@ -81,10 +81,10 @@ class Conversation:
             self.busy.discard(asked.protocol)
 
     async def _exchange(
-        self, asked: web.BaseRequest, request: Request, window: Window
+        self, asked: web.BaseRequest, request: Request, window: RateWindow
     ) -> web.StreamResponse:
         most = max(_LEAST, min(_AHEAD, _ALL_AHEAD // len(self.busy)))
-        body = _Body(asked, request, window, most, Held(self._held, near(request.address)))
+        body = _Body(asked, request, window, most, BufferedBytes(self._held, near(request.address)))
         try:
             done = await self._respond(request, body)
         finally:
@@ -115,7 +115,7 @@ class Conversation:
         return await self.pools.run(place, request.address, work, *arguments)
 
     async def _send(
-        self, asked: web.BaseRequest, request: Request, done: _Done, window: Window | None
+        self, asked: web.BaseRequest, request: Request, done: _Done, window: RateWindow | None
     ) -> web.StreamResponse:
         transport, response = asked.transport, done.response
         if transport is None or transport.is_closing():
@@ -203,9 +203,9 @@ class _Body:
         self,
         asked: web.BaseRequest,
         request: Request,
-        window: Window,
+        window: RateWindow,
         most: int,
-        held: Held,
+        held: BufferedBytes,
     ) -> None:
         """At most about `most` bytes are ahead."""
         self._asked = asked

@@ -24,10 +24,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shipline.errors import UsageError
-from shipline.server.access import Certificates, Entrance, renewed, watch_certificates
+from shipline.server.access import AccessControl, Certificates, renewed, watch_certificates
 from shipline.server.app import Application
 from shipline.server.exchange import Conversation
-from shipline.server.limits import Pace, cut, near
+from shipline.server.limits import MinimumRate, cut, near
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
 
@@ -98,7 +98,7 @@ def run(
     app: Application,
     listener: socket.socket,
     section: RegistrySection,
-    entrance: Entrance,
+    entrance: AccessControl,
     group: TaskGroup,
     *,
     ready: Callable[[], None],
@@ -122,13 +122,13 @@ class Front:
         app: Application,
         listener: socket.socket,
         section: RegistrySection,
-        entrance: Entrance,
+        entrance: AccessControl,
     ) -> None:
         self._listener = listener
         self._section = section
         self._entrance = entrance
         limits = section.limits
-        self._pace = Pace(limits.body_timeout.seconds, limits.body_rate.bytes)
+        self._pace = MinimumRate(limits.body_timeout.seconds, limits.body_rate.bytes)
         scheme = "http" if entrance.certificates is None else "https"
         self._conversation = Conversation(app, self._pace, scheme=scheme)
         self._taking: asyncio.Server | None = None

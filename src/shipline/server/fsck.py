@@ -47,7 +47,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Inconsistency:
     """One fault. Mending it is making `changes` and moving the file to quarantine."""
 
     kind: Kind
@@ -60,7 +60,7 @@ class Finding:
         return {"kind": self.kind, "subject": self.subject, "message": self.message}
 
 
-Findings = Iterable[Finding]
+Findings = Iterable[Inconsistency]
 
 
 _KINDS = ("blob", "manifest", "tag", "repository", "tagged", "referrer", "needed", "usage")
@@ -86,7 +86,7 @@ def holder_findings(records: Records) -> Findings:
     """Holders that hold nothing: their files would never be collected."""
     for (digest, name, kind), _ in walk(records, ("holder",)):
         if records.get((kind, name, digest)) is None:
-            yield Finding(
+            yield Inconsistency(
                 "wrong-index",
                 f"{name}@{digest}",
                 f"is held as a {kind} that the repository does not have",
@@ -98,7 +98,7 @@ def _stored(records: Records, store: LocalStore, name: str) -> Findings:
     held = any(records.scan((kind, name), limit=1) for kind in ("blob", "manifest", "tag"))
     if held and records.get(("repository", name)) is None:
         missing: Changes = {("repository", name): b""}
-        yield Finding("wrong-index", name, "is not in the list of repositories", missing)
+        yield Inconsistency("wrong-index", name, "is not in the list of repositories", missing)
     for (digest,), value in walk(records, ("blob", name)):
         yield from _blob(records, store, name, digest, value)
     for (digest,), value in walk(records, ("manifest", name)):
@@ -111,12 +111,14 @@ def _blob(records: Records, store: LocalStore, name: str, digest: str, value: by
     subject, gone = f"{name}@{digest}", no_blob_entries(name, digest)
     record = _decoded(value, size=int, at=float)
     if record is None or (parsed := _digest(digest)) is None:
-        yield Finding("broken-record", subject, "the record of this blob cannot be read", gone)
+        yield Inconsistency(
+            "broken-record", subject, "the record of this blob cannot be read", gone
+        )
         return
     size = _size(store, parsed)
     if size != record["size"]:
         there = "is not there" if size is None else f"has {size} bytes, not {record['size']}"
-        yield Finding("missing-blob", subject, f"the file of this blob {there}", gone)
+        yield Inconsistency("missing-blob", subject, f"the file of this blob {there}", gone)
 
 
 def _manifest(
@@ -126,14 +128,20 @@ def _manifest(
     record = _decoded(value, mediaType=str, size=int, at=float)
     gone = no_manifest_entries(name, digest, "" if record is None else record.get("subject", ""))
     if record is None or (parsed := _digest(digest)) is None:
-        yield Finding("broken-record", subject, "the record of this manifest cannot be read", gone)
+        yield Inconsistency(
+            "broken-record", subject, "the record of this manifest cannot be read", gone
+        )
         return
     content = read_manifest(store, parsed, record["mediaType"])
     if content is None:
-        yield Finding("missing-manifest", subject, "its file is gone or is not a manifest", gone)
+        yield Inconsistency(
+            "missing-manifest", subject, "its file is gone or is not a manifest", gone
+        )
         return
     if missing := _missing(records, name, content):
-        yield Finding("incomplete-manifest", subject, f"needs {missing}, which is not here", gone)
+        yield Inconsistency(
+            "incomplete-manifest", subject, f"needs {missing}, which is not here", gone
+        )
 
 
 def _missing(records: Records, name: str, content: Manifest | Index) -> str | None:
@@ -152,10 +160,10 @@ def _tag(records: Records, name: str, tag: str, value: bytes) -> Findings:
     if digest:
         gone = no_tag_entries(name, tag, digest)
     if not digest:
-        yield Finding("broken-record", f"{name}:{tag}", "the record cannot be read", gone)
+        yield Inconsistency("broken-record", f"{name}:{tag}", "the record cannot be read", gone)
     elif records.get(("manifest", name, digest)) is None:
         message = f"points to {digest}, which is not here"
-        yield Finding("dangling-tag", f"{name}:{tag}", message, gone)
+        yield Inconsistency("dangling-tag", f"{name}:{tag}", message, gone)
 
 
 def _derived(records: Records, store: LocalStore, name: str) -> Findings:
@@ -164,12 +172,12 @@ def _derived(records: Records, store: LocalStore, name: str) -> Findings:
         expected.add(hash(key))
         if records.get(key) != value:
             message = f"lacks the index entry {' '.join((key[0], *key[2:]))}"
-            yield Finding("wrong-index", name, message, {key: value})
+            yield Inconsistency("wrong-index", name, message, {key: value})
     for kind in ("tagged", "referrer", "needed"):
         for rest, _ in walk(records, (kind, name)):
             if hash((kind, name, *rest)) not in expected:
                 message = f"has an index entry too much: {' '.join((kind, *rest))}"
-                yield Finding("wrong-index", name, message, {(kind, name, *rest): None})
+                yield Inconsistency("wrong-index", name, message, {(kind, name, *rest): None})
     yield from _counts(records, name)
 
 
@@ -180,7 +188,9 @@ def _counts(records: Records, name: str) -> Findings:
         if right.get(what, b"0") != kept.get(what, b"0"):
             message = f"counts {kept.get(what, b'0').decode()} {what}, "
             message += f"has {right.get(what, b'0').decode()}"
-            yield Finding("wrong-count", name, message, {("usage", name, what): right.get(what)})
+            yield Inconsistency(
+                "wrong-count", name, message, {("usage", name, what): right.get(what)}
+            )
 
 
 def _distinct(records: Records, kind: str) -> Iterator[str]:
@@ -225,7 +235,7 @@ Advance = Callable[[int], object]
 
 
 @dataclass(slots=True)
-class Summary:
+class CheckSummary:
     """What a check looked at and found; `kinds` counts findings by their kind."""
 
     files: int = 0
@@ -256,7 +266,7 @@ def opened(root: Path) -> Iterator[Storage]:
 
 def check(
     storage: Storage,
-    summary: Summary,
+    summary: CheckSummary,
     *,
     quick: bool = False,
     advance: Advance = lambda size: None,
@@ -270,7 +280,7 @@ def check(
         yield finding
 
 
-def _every(storage: Storage, summary: Summary, quick: bool, advance: Advance) -> Findings:
+def _every(storage: Storage, summary: CheckSummary, quick: bool, advance: Advance) -> Findings:
     for algorithm in ("sha256", "sha512"):
         yield from _files(storage.root / "blobs" / algorithm, summary, quick, advance)
     yield from _strangers(storage.root / "blobs")
@@ -281,7 +291,7 @@ def _every(storage: Storage, summary: Summary, quick: bool, advance: Advance) ->
     yield from _uploads(storage)
 
 
-def _files(directory: Path, summary: Summary, quick: bool, advance: Advance) -> Findings:
+def _files(directory: Path, summary: CheckSummary, quick: bool, advance: Advance) -> Findings:
     with os.scandir(directory) as entries:
         looks = ordered_map(
             lambda path: _look(path, quick),
@@ -297,15 +307,15 @@ def _files(directory: Path, summary: Summary, quick: bool, advance: Advance) -> 
                 yield finding
 
 
-def _look(path: Path, quick: bool) -> tuple[int, Finding | None]:
+def _look(path: Path, quick: bool) -> tuple[int, Inconsistency | None]:
     name = f"{path.parent.name}:{path.name}"
     try:
         digest = Digest.parse(name)
     except InvalidDigest:
         message = "is not named by a digest"
-        return 0, Finding("foreign-file", str(path), message, quarantine=path)
+        return 0, Inconsistency("foreign-file", str(path), message, quarantine=path)
     if path.is_symlink() or not path.is_file():
-        return 0, Finding("foreign-file", str(path), "is not a plain file", quarantine=path)
+        return 0, Inconsistency("foreign-file", str(path), "is not a plain file", quarantine=path)
     size = path.stat().st_size
     if quick:
         return size, None
@@ -313,7 +323,7 @@ def _look(path: Path, quick: bool) -> tuple[int, Finding | None]:
     if seen == digest:
         return size, None
     message = f"the file has digest {seen}"
-    return size, Finding("damaged-file", name, message, quarantine=path)
+    return size, Inconsistency("damaged-file", name, message, quarantine=path)
 
 
 def _hashed(path: Path, algorithm: str) -> Digest:
@@ -331,7 +341,9 @@ def _hashed(path: Path, algorithm: str) -> Digest:
 def _strangers(blobs: Path) -> Findings:
     for entry in blobs.iterdir():
         if entry.name not in ("sha256", "sha512"):
-            yield Finding("foreign-file", str(entry), "does not belong here", quarantine=entry)
+            yield Inconsistency(
+                "foreign-file", str(entry), "does not belong here", quarantine=entry
+            )
 
 
 def _uploads(storage: Storage) -> Findings:
@@ -339,4 +351,4 @@ def _uploads(storage: Storage) -> Findings:
     for path in storage.incoming.iterdir():
         if not _OURS.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             message = "does not belong here"
-            yield Finding("foreign-file", str(path), message, quarantine=path)
+            yield Inconsistency("foreign-file", str(path), message, quarantine=path)

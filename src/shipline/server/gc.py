@@ -24,7 +24,7 @@ from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
-from shipline.server.journal import Event, Tell
+from shipline.server.journal import NodeEvent, Tell
 from shipline.server.layout import write_catalogue
 from shipline.server.manifests import Manifests
 from shipline.server.reach import (
@@ -41,7 +41,7 @@ from shipline.units import Duration
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class GcOptions:
     """What is collected, and when."""
 
     every: Duration | None = field(
@@ -59,7 +59,7 @@ class Collection:
 
 
 @dataclass(slots=True)
-class Report:
+class GcReport:
     """What was collected, or would be; `bytes` are those of the files."""
 
     dry_run: bool = False
@@ -83,13 +83,13 @@ _HOLDERS = 1000  # of one file that a dry run looks at
 T = TypeVar("T")
 
 
-class Sweep:
+class GcRun:
     """One collection. In a dry run `_gone` stands for what would have been removed."""
 
     def __init__(
         self,
         storage: Storage,
-        options: Collection,
+        options: GcOptions,
         dry_run: bool,
         share: float,
         actor: str,
@@ -102,13 +102,13 @@ class Sweep:
         self._untagged = options.untagged
         self._dry_run = dry_run
         self._actor, self._tell = actor, tell
-        self._news: list[Event] = []  # to be told once the lock is free
+        self._news: list[NodeEvent] = []  # to be told once the lock is free
         self._rest = 1.0 / share - 1.0
         self._gone: set[int] = set()  # hashes of what a dry run has taken
         self._graves = (storage.incoming / f"gone-{number}" for number in count())
-        self.report = Report(dry_run)
+        self.report = GcReport(dry_run)
 
-    def run(self) -> Report:
+    def run(self) -> GcReport:
         begun = time.monotonic()
         try:
             for (name,), _ in walk(self._storage.records, ("repository",)):
@@ -168,7 +168,7 @@ class Sweep:
                 self._tell(event)
 
     def _went(self, kind: Literal["delete", "untag"], name: str, **facts: Any) -> None:
-        self._news.append(Event(kind, name, actor=self._actor, message=COLLECTED, **facts))
+        self._news.append(NodeEvent(kind, name, actor=self._actor, message=COLLECTED, **facts))
 
     def _remove_manifest(self, name: str, digest: str) -> bool:
         """Inside `exclusive`; False where something still needs it."""
@@ -370,13 +370,13 @@ COLLECTION = "collection"  # who does what nobody has asked for
 
 def collect(
     storage: Storage,
-    options: Collection | None = None,
+    options: GcOptions | None = None,
     *,
     dry_run: bool = False,
     share: float = 1.0,
     actor: str = COLLECTION,
     tell: Tell = lambda event: None,
-) -> Report:
+) -> GcReport:
     """Collect once; returns what went. `share` is the part of the time that it works. `tell` gets
     an event for each manifest and tag that went, and one for the whole.
 
@@ -385,14 +385,16 @@ def collect(
     """
     if not storage.collecting.acquire(blocking=False):
         raise UsageError("a collection is running already", hint="wait until it has ended")
-    options = options or Collection()
+    options = options or GcOptions()
     try:
         report = storage.making_room(
-            lambda: Sweep(storage, options, dry_run, share, actor, tell).run()
+            lambda: GcRun(storage, options, dry_run, share, actor, tell).run()
         )
         if not dry_run:
             tell(
-                Event("collect", actor=actor, message=f"collection: {json.dumps(report.to_json())}")
+                NodeEvent(
+                    "collect", actor=actor, message=f"collection: {json.dumps(report.to_json())}"
+                )
             )
         return report
     finally:
@@ -402,10 +404,10 @@ def collect(
 
 def collect_forever(
     storage: Storage,
-    options: Collection,
+    options: GcOptions,
     *,
     share: float = 0.25,
-    told: Callable[[Report], object] = lambda report: None,
+    told: Callable[[GcReport], object] = lambda report: None,
     tell: Tell = lambda event: None,
 ) -> None:
     """Collect every now and then until the scope is cancelled; `told` gets each report, `tell` the

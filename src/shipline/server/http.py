@@ -28,7 +28,7 @@ May = Callable[[Action, str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Principal:
     """An account for the length of one request, limited to what its credentials allow.
 
     `name` is the login name, empty for nobody; `operator` may see and do everything that concerns
@@ -64,10 +64,10 @@ def _nothing(action: Action, repository: str, tag: str) -> bool:
     return False
 
 
-ANYONE = Identity("", "anonymous", _everything, operator=True)
+ANYONE = Principal("", "anonymous", _everything, operator=True)
 """Everybody, at a node without accounts."""
 
-NOBODY = Identity("", "anonymous", _nothing)
+NOBODY = Principal("", "anonymous", _nothing)
 """A request that nobody has looked at yet: it may do nothing."""
 
 
@@ -120,10 +120,10 @@ class Request:
     version: tuple[int, int] = (1, 1)
     content: bytes = b""  # the body, where its route takes a small one
     received: int = 0  # bytes of the body that have come
-    identity: Identity = NOBODY  # until a guard has admitted it
+    identity: Principal = NOBODY  # until a guard has admitted it
     kind: str = "other"  # of its route, once there is one
     repository: str = ""  # as the path says, unchecked
-    found: Found = field(init=False, repr=False, compare=False)  # once there is a route
+    found: RouteMatch = field(init=False, repr=False, compare=False)  # once there is a route
     _id: str = ""
 
     @property
@@ -264,7 +264,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RouteMatch:
     """The handler of a request, its arguments, and what the request must be allowed."""
 
     route: Route
@@ -300,7 +300,7 @@ def route(
     return Route(re.compile(pattern), need, handlers, kind, where, body)
 
 
-def find(table: tuple[Route, ...], request: Request) -> Found:
+def find(table: tuple[Route, ...], request: Request) -> RouteMatch:
     """The first route whose path fits. Raises Problem 404 or 405."""
     for entry in table:
         match = entry.pattern.fullmatch(request.path)
@@ -316,7 +316,7 @@ def find(table: tuple[Route, ...], request: Request) -> Found:
                 f"{request.method} is not possible here",
                 headers=(("Allow", allowed),),
             )
-        return Found(entry, handler, match.groupdict())
+        return RouteMatch(entry, handler, match.groupdict())
     raise Problem(404, "UNSUPPORTED", "there is nothing at this path")
 
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shipline.errors import Cancelled
-from shipline.server.admission.protocol import Door
+from shipline.server.admission.protocol import Admission
 from shipline.server.admission.retention import retain
-from shipline.server.admission.section import DoorSection
-from shipline.server.gc import Collection, collect
+from shipline.server.admission.section import AdmissionSection
+from shipline.server.gc import GcOptions, collect
 from shipline.server.http import Request, Response, Route, route
 from shipline.server.journal import Tell
 from shipline.server.manifests import Manifests
@@ -32,7 +32,7 @@ Work = Callable[[Wish, str], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class JobState:
     """A chore as it was begun last; times in Unix seconds, 0 for never, `error` empty for none."""
 
     running: bool = False
@@ -42,7 +42,7 @@ class State:
     error: str = ""
 
 
-class Chore:
+class Job:
     """One piece of work, on a thread of its own, once at a time."""
 
     def __init__(self, work: Work, clock: Callable[[], float] = time.time) -> None:
@@ -50,24 +50,24 @@ class Chore:
         self._clock = clock
         self._lock = threading.Lock()
         self._group: TaskGroup | None = None
-        self._state = State()
+        self._state = JobState()
 
     @property
-    def state(self) -> State:
+    def state(self) -> JobState:
         return self._state
 
     def start(self, group: TaskGroup) -> None:
         """From now on it may begin; what runs ends with the group's scope."""
         self._group = group
 
-    def begin(self, wish: Wish, actor: str) -> State:
+    def begin(self, wish: Wish, actor: str) -> JobState:
         """Raises Problem 409 while it runs, 503 before the node has started."""
         with self._lock:
             if self._state.running:
                 raise Problem(409, "DENIED", "it is running already; wait until it has ended")
             if self._group is None or self._group.scope.cancelled:
                 raise Problem(503, "UNKNOWN", "the node is not ready for this, or is stopping")
-            self._state = State(running=True, began=self._clock())
+            self._state = JobState(running=True, began=self._clock())
             self._group.start(self._run, wish, actor)
             return self._state
 
@@ -83,8 +83,8 @@ class Chore:
 
 
 def collection(
-    storage: Storage, options: Collection, told: Callable[[Any], None], tell: Tell
-) -> Chore:
+    storage: Storage, options: GcOptions, told: Callable[[Any], None], tell: Tell
+) -> Job:
     """Collects as `options` say, where a wish says nothing else."""
 
     def work(wish: Wish, actor: str) -> dict[str, object]:
@@ -97,12 +97,12 @@ def collection(
             told(report)
         return report.to_json()
 
-    return Chore(work, storage.clock)
+    return Job(work, storage.clock)
 
 
 def retention(
-    storage: Storage, manifests: Manifests, section: DoorSection, door: Door, tell: Tell
-) -> Chore:
+    storage: Storage, manifests: Manifests, section: AdmissionSection, door: Admission, tell: Tell
+) -> Job:
     """Removes the tags that no rule keeps."""
 
     def work(wish: Wish, actor: str) -> list[dict[str, Any]]:
@@ -111,10 +111,10 @@ def retention(
         done = retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
         return [one.to_json() for one in done]
 
-    return Chore(work, storage.clock)
+    return Job(work, storage.clock)
 
 
-def chore_routes(path: str, chore: Chore, *wishes: str) -> tuple[Route, ...]:
+def chore_routes(path: str, chore: Job, *wishes: str) -> tuple[Route, ...]:
     """POST begins it (202), with an object of `wishes`; GET tells how it went."""
 
     def show(request: Request) -> Response:
@@ -153,7 +153,7 @@ def _span(text: str) -> Duration:
         raise _bad(f"grace: {error}") from None
 
 
-def _answer(status: int, state: State) -> Response:
+def _answer(status: int, state: JobState) -> Response:
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     return Response.of(status, headers, json.dumps(asdict(state)).encode())
 

@@ -24,7 +24,7 @@ EventKind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class NodeEvent:
     """One thing that is done, or was refused; `at` in seconds of Unix time, `size` in bytes.
 
     `push`: a manifest or blob arrived, with its `tags`. `pull`: a manifest went out. `refused`,
@@ -45,12 +45,12 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-Tell = Callable[[Event], object]
+Tell = Callable[[NodeEvent], object]
 """Lets those who listen know."""
 
 
 class Listener(Protocol):
-    def note(self, event: Event) -> None:
+    def note(self, event: NodeEvent) -> None:
         """Take notice. Called by the thread of the request, after the change is on the disk: be
         quick; an exception is logged and the request goes on.
         """

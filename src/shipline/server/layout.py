@@ -46,7 +46,7 @@ _NAME = "catalogue.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A manifest of a repository, and what it is called there."""
 
     repository: str
@@ -71,7 +71,7 @@ def write_catalogue(root: Path, records: Records) -> None:
     sync_directory(root)
 
 
-def read_catalogue(root: Path) -> Iterator[Entry]:
+def read_catalogue(root: Path) -> Iterator[CatalogueEntry]:
     """What was written last; nothing where nothing was, and no line that cannot be read."""
     try:
         file = (root / _NAME).open()
@@ -81,7 +81,7 @@ def read_catalogue(root: Path) -> Iterator[Entry]:
         for text in file:
             try:
                 line = json.loads(text)
-                yield Entry(
+                yield CatalogueEntry(
                     line["repository"], line["digest"], line["mediaType"], tuple(line["tags"])
                 )
             except (ValueError, KeyError, TypeError):
@@ -93,7 +93,7 @@ _ROOM = 16 << 20  # bytes
 _SHARE = 16  # of the disk at most the 16th part
 
 
-class Reserve:
+class ReservedSpace:
     def __init__(self, root: Path) -> None:
         self._path = root / "reserve"
 
@@ -122,7 +122,7 @@ _PLACES = {"sqlite": "metadata.db", "rocksdb": "metadata.rocksdb"}
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DataLayout:
     """`version` 0 is a directory that holds nothing yet."""
 
     version: int
@@ -133,14 +133,14 @@ class Layout:
         return root / _PLACES[self.metadata]
 
 
-def read_layout(root: Path) -> Layout:
+def read_layout(root: Path) -> DataLayout:
     """Raises ConfigError for a directory of a newer version, ContentError for a broken mark."""
     mark = root / "layout.json"
     try:
         document = json.loads(mark.read_bytes())
-        found = Layout(int(document["layout"]), str(document["metadata"]))
+        found = DataLayout(int(document["layout"]), str(document["metadata"]))
     except FileNotFoundError:
-        return Layout(1 if (root / _PLACES["sqlite"]).exists() else 0, "sqlite")
+        return DataLayout(1 if (root / _PLACES["sqlite"]).exists() else 0, "sqlite")
     except (ValueError, KeyError, TypeError):
         raise ContentError(
             f"{mark} cannot be read", hint="shipline registry repair writes it again"
@@ -154,7 +154,7 @@ def read_layout(root: Path) -> Layout:
     return found
 
 
-def write_layout(root: Path, layout: Layout) -> None:
+def write_layout(root: Path, layout: DataLayout) -> None:
     """Durable on return; a reader sees the old mark or the new one."""
     draft = root / "layout.json.new"
     with draft.open("w") as file:
@@ -166,7 +166,7 @@ def write_layout(root: Path, layout: Layout) -> None:
     sync_directory(root)
 
 
-def wanted_layout(root: Path, metadata: str | None) -> Layout:
+def wanted_layout(root: Path, metadata: str | None) -> DataLayout:
     """The layout of the directory, or of the one that is to be made with records in `metadata`.
 
     Raises ConfigError for a directory whose records are elsewhere than `metadata` says, and
@@ -176,7 +176,7 @@ def wanted_layout(root: Path, metadata: str | None) -> Layout:
     if found.version == 0:
         if _holds_content(root):
             raise _lost(root)
-        return Layout(0, metadata or "sqlite")
+        return DataLayout(0, metadata or "sqlite")
     if metadata is not None and metadata != found.metadata:
         raise ConfigError(
             f"{root} keeps its metadata in {found.metadata}, not in {metadata}",

@@ -80,7 +80,7 @@ T = TypeVar("T")
 near = lru_cache(4096)(neighbourhood)
 
 
-class Pools:
+class ThreadPools:
     """Threads for what the event loop must not do. Requests of one address (a network of IPv6)
     get a share of them, and wait for each other beyond it.
     """
@@ -125,18 +125,18 @@ class _Turns:
         self.users = 0
 
 
-class Pace:
+class MinimumRate:
     """Cuts off clients that are waited for and move too few bytes."""
 
     def __init__(self, window_s: float, rate: int) -> None:
         self._window_s = window_s
         self._least = rate * window_s
-        self._windows: set[Window] = set()
+        self._windows: set[RateWindow] = set()
 
     @contextmanager
-    def waiting(self, transport: asyncio.BaseTransport, address: str) -> Iterator[Window]:
+    def waiting(self, transport: asyncio.BaseTransport, address: str) -> Iterator[RateWindow]:
         """Inside, the client is waited for while the window is `open`."""
-        window = Window(transport, address)
+        window = RateWindow(transport, address)
         self._windows.add(window)
         try:
             yield window
@@ -158,7 +158,7 @@ def cut(transport: asyncio.BaseTransport) -> None:
         transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
-class Window:
+class RateWindow:
     """What one connection moved since a moment."""
 
     def __init__(self, transport: asyncio.BaseTransport, address: str) -> None:
@@ -193,7 +193,7 @@ class Window:
         return int(acked + received)
 
 
-class Held:
+class BufferedBytes:
     """Bytes of one small body that wait for its end."""
 
     def __init__(self, all_of: defaultdict[str, int], address: str) -> None:

@@ -18,7 +18,7 @@ from itertools import islice
 _LIMIT = 200_000  # touches; about 20 MB
 
 
-class Touches:
+class RecentPromises:
     def __init__(self, clock: Callable[[], float], limit: int = _LIMIT) -> None:
         self._clock = clock
         self._limit = limit
@@ -104,7 +104,7 @@ class SharedLock:
                 self._condition.notify_all()
 
 
-class Stripes:
+class StripedLocks:
     """A lock for every key, made of a fixed number of locks."""
 
     def __init__(self, number: int = 256) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from shipline.metadata import Key, walk
 from shipline.oci import Digest, Index, Manifest
-from shipline.server.cache import Stored
+from shipline.server.cache import StoredManifest
 from shipline.server.entries import (
     Changes,
     Counts,
@@ -76,7 +76,7 @@ class Manifests:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def get(self, name: str, reference: Digest | str) -> Stored | None:
+    def get(self, name: str, reference: Digest | str) -> StoredManifest | None:
         """The manifest behind a digest or a tag, None where there is none, or none whose file is
         what its digest says: pushing that again mends it.
         """
@@ -215,10 +215,10 @@ class Manifests:
                 yield json.loads(value)
             start = page[-1][0]
 
-    def _find(self, name: str, reference: Digest | str) -> Stored | None:
+    def _find(self, name: str, reference: Digest | str) -> StoredManifest | None:
         return self._storage.cache.get(name, reference, lambda: self._load(name, reference))
 
-    def _load(self, name: str, reference: Digest | str) -> Stored | None:
+    def _load(self, name: str, reference: Digest | str) -> StoredManifest | None:
         records = self._storage.records
         digest = reference if isinstance(reference, Digest) else self.target(name, reference)
         record = None if digest is None else records.get(("manifest", name, str(digest)))
@@ -231,7 +231,7 @@ class Manifests:
         if Digest.of(raw, digest.algorithm) != digest:
             _log.error("%s of %s: its file is gone or damaged", digest, name)
             return None
-        return Stored(digest, json.loads(record)["mediaType"], raw)
+        return StoredManifest(digest, json.loads(record)["mediaType"], raw)
 
     def _listed(self, name: str, digest: str, value: bytes) -> Listed:
         record = json.loads(value)

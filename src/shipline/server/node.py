@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shipline.server.access import Guard, OpenGuard
-from shipline.server.admission import Door, NoDoor
+from shipline.server.access import Authenticator, OpenAuthenticator
+from shipline.server.admission import Admission, AdmitAll
 from shipline.server.http import Request, Response, Route
-from shipline.server.journal import Event, EventKind, Listener
+from shipline.server.journal import EventKind, Listener, NodeEvent
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.storage import Storage
@@ -29,8 +29,8 @@ class Node:
     uploads: Uploads
     manifests: Manifests
     metrics: Metrics
-    guard: Guard
-    door: Door
+    guard: Authenticator
+    door: Admission
     listeners: tuple[Listener, ...] = ()
     observers: tuple[Observer, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -43,8 +43,8 @@ class Node:
         defaults: dict[str, Any] = {
             "manifests": Manifests(storage),
             "metrics": Metrics(lambda: uploads.in_flight),
-            "guard": OpenGuard(),
-            "door": NoDoor(),
+            "guard": OpenAuthenticator(),
+            "door": AdmitAll(),
         }
         return cls(storage=storage, uploads=uploads, **(defaults | parts))
 
@@ -53,10 +53,10 @@ class Node:
         if not self.listeners:
             return
         actor, address = request.identity.actor, request.address
-        tell(self.listeners, Event(kind, repository, actor=actor, address=address, **facts))
+        tell(self.listeners, NodeEvent(kind, repository, actor=actor, address=address, **facts))
 
 
-def tell(listeners: Iterable[Listener], event: Event) -> None:
+def tell(listeners: Iterable[Listener], event: NodeEvent) -> None:
     """What listens never changes what was done: its failures are logged."""
     for listener in listeners:
         try:

@@ -41,10 +41,10 @@ from shipline.server.entries import (
     read_manifest,
     tag_entries,
 )
-from shipline.server.fsck import Advance, Finding, Summary, check, opened
+from shipline.server.fsck import Advance, CheckSummary, Inconsistency, check, opened
 from shipline.server.layout import (
     VERSION,
-    Layout,
+    DataLayout,
     read_catalogue,
     read_layout,
     sync_directory,
@@ -61,9 +61,9 @@ def repair(
     storage: Storage,
     *,
     quick: bool = False,
-    told: Callable[[Finding], object] = lambda finding: None,
+    told: Callable[[Inconsistency], object] = lambda finding: None,
     advance: Advance = lambda size: None,
-) -> Summary:
+) -> CheckSummary:
     """Mend everything; `told` gets each fault once it is mended. Returns what was mended.
 
     Files are hashed once, unless `quick`. Raises ContentError if faults are left.
@@ -81,9 +81,9 @@ def repair(
 
 
 def _mend(
-    storage: Storage, quick: bool, told: Callable[[Finding], object], advance: Advance
-) -> Summary:
-    summary = Summary()
+    storage: Storage, quick: bool, told: Callable[[Inconsistency], object], advance: Advance
+) -> CheckSummary:
+    summary = CheckSummary()
     faults = iter(check(storage, summary, quick=quick, advance=advance))
     while batch := list(islice(faults, _BATCH)):
         changes: Changes = {}
@@ -160,9 +160,9 @@ def _begin_anew(root: Path) -> None:
     fd = claim(root)
     try:
         try:
-            layout = Layout(VERSION, read_layout(root).metadata)
+            layout = DataLayout(VERSION, read_layout(root).metadata)
         except ContentError:
-            layout = Layout(VERSION, "sqlite")
+            layout = DataLayout(VERSION, "sqlite")
         place = layout.records(root)
         for path in root.glob(f"{place.name}*"):
             set_aside(root, path)
@@ -219,7 +219,7 @@ def convert(root: Path, metadata: str) -> int:
     it has that store already.
     """
     with opened(root) as storage:
-        before, after = read_layout(root), Layout(VERSION, metadata)
+        before, after = read_layout(root), DataLayout(VERSION, metadata)
         if before.metadata == metadata:
             raise ConfigError(f"{root} keeps its metadata in {metadata} already")
         _delete(after.records(root))

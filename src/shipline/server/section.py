@@ -7,8 +7,8 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.server.access import AccessSection
-from shipline.server.admission.section import DoorSection
-from shipline.server.gc import Collection
+from shipline.server.admission.section import AdmissionSection
+from shipline.server.gc import GcOptions
 from shipline.server.hooks import WebhookSection
 from shipline.server.logs import LogSection
 from shipline.units import ByteSize, Duration
@@ -74,11 +74,11 @@ class RegistrySection:
         default=_MINUTE,
         metadata={"doc": "time that running requests have to end when the node stops"},
     )
-    policy: DoorSection = field(
-        default_factory=DoorSection, metadata={"doc": "what may come in, stay and go out"}
+    policy: AdmissionSection = field(
+        default_factory=AdmissionSection, metadata={"doc": "what may come in, stay and go out"}
     )
-    collection: Collection = field(
-        default_factory=Collection, metadata={"doc": "what is collected, and when"}
+    collection: GcOptions = field(
+        default_factory=GcOptions, metadata={"doc": "what is collected, and when"}
     )
     metadata: Literal["sqlite", "rocksdb"] | None = field(
         default=None, metadata={"doc": "the store of the records of a new data directory"}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from shipline.errors import Cancelled
-from shipline.server.access import Entrance, Holdings, check_entrance, open_entrance
+from shipline.server.access import AccessControl, ProjectUsage, check_entrance, open_entrance
 from shipline.server.admission.rules import size_limit
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
@@ -65,7 +65,7 @@ def serve_registry(
                 section.access,
                 insecure_open=insecure_open,
                 insecure_http=insecure_http,
-                holdings=Holdings(storage.usages, partial(size_limit, section.policy.quotas)),
+                holdings=ProjectUsage(storage.usages, partial(size_limit, section.policy.quotas)),
             )
         )
         assembly = Assembly.of(storage, uploads, entrance, section, environ or {}, base)
@@ -79,7 +79,7 @@ def _serve(
     assembly: Assembly,
     listener: socket.socket,
     section: RegistrySection,
-    entrance: Entrance,
+    entrance: AccessControl,
     ready: Callable[[], None],
 ) -> None:
     """Run everything that has a thread, until the server in front has ended."""
@@ -104,7 +104,7 @@ def _serve(
             group.scope.cancel()
 
 
-def _doubts(section: RegistrySection, entrance: Entrance) -> Iterator[str]:
+def _doubts(section: RegistrySection, entrance: AccessControl) -> Iterator[str]:
     """What the person who starts the node may not have meant."""
     if section.policy.signatures and not entrance.guard.accounts:
         yield (

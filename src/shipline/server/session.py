@@ -20,7 +20,7 @@ _SYNC = 16 << 20  # bytes after which the disk begins to take them
 _CHUNK_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
-class Session:
+class UploadSession:
     """One unfinished upload. Between requests it holds no descriptor; its methods are called by one
     request at a time, inside `opened`.
     """
@@ -58,7 +58,7 @@ class Session:
         """
         start, before = self.mark()
         seen = self._seen()
-        writer = Writer(self.fd, start, threads)
+        writer = UploadWriter(self.fd, start, threads)
         try:
             while block := (yield READ):
                 if self.cancelled:
@@ -80,7 +80,7 @@ class Session:
             raise
         return self.size - start
 
-    def _finish(self, writer: Writer, start: int, before: hashlib._Hash) -> None:
+    def _finish(self, writer: UploadWriter, start: int, before: hashlib._Hash) -> None:
         try:
             writer.finish()
         except BaseException:
@@ -120,7 +120,7 @@ class Session:
         return state
 
 
-class Writer:
+class UploadWriter:
     """Writes to a file from a position on, and has the disk take what is there meanwhile, so that
     the last sync is short. Through the page cache: what was pushed is what will be pulled next.
 

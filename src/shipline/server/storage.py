@@ -36,7 +36,7 @@ from shipline.content import LocalStore
 from shipline.errors import ContentError, UsageError
 from shipline.metadata import NOTHING, Key, Records, open_records, walk
 from shipline.oci import Digest
-from shipline.server.cache import Cache, Sizes, Totals
+from shipline.server.cache import ReadCache, Sizes, Totals
 from shipline.server.entries import (
     COUNTED,
     Changes,
@@ -49,14 +49,14 @@ from shipline.server.entries import (
 )
 from shipline.server.layout import (
     VERSION,
-    Layout,
-    Reserve,
+    DataLayout,
+    ReservedSpace,
     seal,
     sync_directory,
     wanted_layout,
     write_layout,
 )
-from shipline.server.locks import SharedLock, Stripes, Touches
+from shipline.server.locks import RecentPromises, SharedLock, StripedLocks
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Storage:
             self.records = _opened(root, layout)
             if layout.version < VERSION:
                 derive(self.records, self.store)
-                write_layout(root, Layout(VERSION, layout.metadata))
+                write_layout(root, DataLayout(VERSION, layout.metadata))
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -113,15 +113,15 @@ class Storage:
         self.shared = lock.shared
         self.exclusive = lock.exclusive
         self._lock = lock
-        self.stripes = Stripes()
-        self.touches = Touches(clock)
+        self.stripes = StripedLocks()
+        self.touches = RecentPromises(clock)
         self.collecting = threading.Lock()  # held by the collection that runs
-        self.cache = Cache()
+        self.cache = ReadCache()
         self._sizes = Sizes()
         self.totals = Totals()
         for (name, what), value in walk(self.records, ("usage",)):
             self.totals.add({("usage", name, what): int(value)})
-        self.reserve = Reserve(root)
+        self.reserve = ReservedSpace(root)
         self.reserve.hold()
 
     def close(self) -> None:
@@ -320,7 +320,7 @@ class Storage:
                 yield name
 
 
-def _check_owned(root: Path, layout: Layout) -> None:
+def _check_owned(root: Path, layout: DataLayout) -> None:
     """Another user's files would only be met by the first push. Raises UsageError."""
     places = (*(root / "blobs").iterdir(), root / "uploads", layout.records(root))
     for place in places:
@@ -331,7 +331,7 @@ def _check_owned(root: Path, layout: Layout) -> None:
             )
 
 
-def _opened(root: Path, layout: Layout) -> Records:
+def _opened(root: Path, layout: DataLayout) -> Records:
     try:
         records = open_records(layout.records(root), layout.metadata)
     except OSError as error:

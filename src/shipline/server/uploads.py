@@ -31,7 +31,7 @@ from shipline.server.problems import (
     out_of_order,
     upload_unknown,
 )
-from shipline.server.session import Session, promised_size
+from shipline.server.session import UploadSession, promised_size
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Uploads:
         self._storage = storage
         self._largest = largest
         self._lock = threading.Lock()
-        self._open: dict[str, Session] = {}
+        self._open: dict[str, UploadSession] = {}
         self._threads = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
         self._brought: dict[str, _Brought] = {}
         self._sessions: Counter[str] = Counter()  # by the account that began them
@@ -158,7 +158,7 @@ class Uploads:
         self._begin(identity, name, actor)
         try:
             self._create(identity)
-            session = Session(self._path(identity), identity, digest.algorithm)
+            session = UploadSession(self._path(identity), identity, digest.algorithm)
             with session.opened(), self._counted():
                 yield from self._append(session, None, length, check)
                 seen = session.digest(digest.algorithm)
@@ -250,7 +250,7 @@ class Uploads:
                 self._storage.totals.upload(brought.name, -brought.size)
                 self._sessions -= Counter([brought.actor])
 
-    def _find(self, name: str, identity: str, actor: str) -> Session:
+    def _find(self, name: str, identity: str, actor: str) -> UploadSession:
         value = self._storage.records.get(("upload", identity))
         record = {} if value is None else json.loads(value)
         if record.get("repository") != name or record.get("by", actor) != actor:
@@ -261,9 +261,9 @@ class Uploads:
                 session = self._open[identity] = self._reopen(identity, record["algorithm"])
         return session
 
-    def _reopen(self, identity: str, algorithm: str) -> Session:
+    def _reopen(self, identity: str, algorithm: str) -> UploadSession:
         try:
-            return Session(self._path(identity), identity, algorithm)
+            return UploadSession(self._path(identity), identity, algorithm)
         except FileNotFoundError:
             raise upload_unknown(identity) from None
 
@@ -276,13 +276,13 @@ class Uploads:
         self._path(identity).unlink(missing_ok=True)
         self._settle(identity)
 
-    def _forget(self, session: Session) -> None:
+    def _forget(self, session: UploadSession) -> None:
         with self._lock:
             self._open.pop(session.identity, None)
         session.cancelled = True
         self._settle(session.identity)
 
-    def _root(self, session: Session) -> None:
+    def _root(self, session: UploadSession) -> None:
         """From the first byte that was taken, a session must survive the machine."""
         if session.rooted:
             return
@@ -291,7 +291,9 @@ class Uploads:
         self._storage.records.write({key: self._storage.records.get(key)})
         session.rooted = True
 
-    def _held(self, name: str, identity: str, actor: str) -> Steps[AbstractContextManager[Session]]:
+    def _held(
+        self, name: str, identity: str, actor: str
+    ) -> Steps[AbstractContextManager[UploadSession]]:
         """The session, open; waits a little while another request is at it."""
         session = self._find(name, identity, actor)
         deadline = time.monotonic() + _PATIENCE_S
@@ -307,7 +309,7 @@ class Uploads:
         return self._using(session)
 
     @contextmanager
-    def _using(self, session: Session) -> Iterator[Session]:
+    def _using(self, session: UploadSession) -> Iterator[UploadSession]:
         """A session whose lock is held."""
         try:
             if session.cancelled:
@@ -328,7 +330,7 @@ class Uploads:
                 self.in_flight -= 1
 
     def _append(
-        self, session: Session, span: str | None, length: int | None, check: Check
+        self, session: UploadSession, span: str | None, length: int | None, check: Check
     ) -> Steps[None]:
         promised, mark = promised_size(session.size, span, length), session.mark()
         bounded = partial(self._check_size, session, session.size, promised or 0, check)
@@ -346,7 +348,13 @@ class Uploads:
             raise out_of_order(session.size, f"{came} bytes came instead of {promised}")
 
     def _check_size(
-        self, session: Session, before: int, promised: int, check: Check, came: int, whole: bool
+        self,
+        session: UploadSession,
+        before: int,
+        promised: int,
+        check: Check,
+        came: int,
+        whole: bool,
     ) -> None:
         if self._largest is not None and before + came > self._largest:
             raise Problem(
@@ -355,7 +363,7 @@ class Uploads:
         self._account(session.identity, before + max(came, promised))
         check(came, whole)
 
-    def _commit(self, session: Session, name: str, digest: Digest, actor: str) -> None:
+    def _commit(self, session: UploadSession, name: str, digest: Digest, actor: str) -> None:
         if session.cancelled:
             raise upload_unknown(session.identity)
         try:

@@ -15,7 +15,7 @@ from shipline.git import Git, read_repository, tags
 from shipline.oci import Descriptor
 from shipline.ship.names import Remote
 from shipline.supply import PublicKey, examine_attestations
-from shipline.tags import Clone, Decision, TagsSection, last_version
+from shipline.tags import Decision, RepositoryClone, TagsSection, last_version
 
 
 def find_baseline(
@@ -44,7 +44,7 @@ def find_baseline(
 def _names(decision: Decision, section: TagsSection, git: Git) -> Iterator[str]:
     """The tags under which the image before this one may be."""
     yield from (tag.name for tag in decision.tags if tag.mutable)
-    clone = Clone(git, read_repository(git, remote=section.remote), tags(git))
+    clone = RepositoryClone(git, read_repository(git, remote=section.remote), tags(git))
     parents = git.text("log", "-1", "--format=%P", decision.commit).split()
     if parents and (last := last_version(clone, section, parents[0])):
         yield last.replace("/", "-")

@@ -7,15 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.events import Step as Span
-from shipline.gates import (
-    Context,
-    Workplace,
-    image_facts,
-    predicates,
-    render,
-    run_gates,
-)
-from shipline.git import Changes, Git, GitError, changed_lines
+from shipline.gates import GateContext, GateEnvironment, image_facts, predicates, render, run_gates
+from shipline.git import ChangedLines, Git, GitError, changed_lines
 from shipline.oci import Descriptor
 from shipline.ship.baseline import find_baseline
 from shipline.ship.chain import Outcome
@@ -50,7 +43,7 @@ def judge_reports(
     verdicts = run_gates(
         section,
         _context(prepared, run, repository, world, keys),
-        Workplace(project.root, world.environ),
+        GateEnvironment(project.root, world.environ),
         names=names,
         reports=reports_of(section, project.pipeline, run),
     )
@@ -69,9 +62,9 @@ def _context(
     repository: Remote | None,
     world: World,
     keys: Sequence[PublicKey],
-) -> Context:
+) -> GateContext:
     git = Git(prepared.project.root, world.environ)
-    context = Context(
+    context = GateContext(
         now=datetime.fromtimestamp(world.clock(), UTC),
         revision=prepared.source.commit,
         changes=_changes(prepared, world, git),
@@ -95,7 +88,7 @@ def _target(run: Run) -> Descriptor:
     return Descriptor.from_json(build.results["descriptor"])
 
 
-def _changes(prepared: Prepared, world: World, git: Git) -> Changes | None:
+def _changes(prepared: Prepared, world: World, git: Git) -> ChangedLines | None:
     """The lines that a pull request changes."""
     base = world.event.base
     if not base:

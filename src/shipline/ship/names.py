@@ -24,8 +24,8 @@ from shipline.tags import (
     REVISION,
     Decision,
     GitTag,
-    Placement,
     Tag,
+    TagPlacement,
     place,
     require_free,
     snapshot,
@@ -41,7 +41,7 @@ class Remote(Attachable, Protocol):
     """A repository of a registry: content, names, referrers."""
 
 
-def placements(repository: Remote, decision: Decision, older: Order) -> tuple[Placement, ...]:
+def placements(repository: Remote, decision: Decision, older: Order) -> tuple[TagPlacement, ...]:
     """What to do about each tag of the decision in one repository. Raises TagConflict."""
     there = snapshot(repository, decision.names)
     found = place(decision, there, older)

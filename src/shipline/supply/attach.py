@@ -24,8 +24,8 @@ from shipline.supply.claims import (
     DEFAULT_LIMITS,
     PREDICATE_ANNOTATION,
     Attachable,
+    ClaimKind,
     Form,
-    Kind,
     attachment_tag,
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
@@ -41,7 +41,7 @@ _PAUSE_S = (0.1, 0.6)  # between tries, where others attach to the same image
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AttachmentLayer:
     """A layer to attach under a tag."""
 
     content: bytes
@@ -61,8 +61,8 @@ class Piece:
 def attach_layers(
     repository: Attachable,
     target: Descriptor,
-    kind: Kind,
-    pieces: Iterable[Piece],
+    kind: ClaimKind,
+    pieces: Iterable[AttachmentLayer],
     *,
     drop: Callable[[Descriptor], bool] = lambda layer: False,
 ) -> Descriptor:
@@ -117,7 +117,7 @@ def attach_bundle(
 def attach_settled(
     repository: Attachable,
     target: Descriptor,
-    kind: Kind,
+    kind: ClaimKind,
     attach: Callable[[], Sequence[Descriptor]],
 ) -> tuple[Descriptor, ...]:
     """Call `attach`, which attaches what is missing, until nobody writes over that: all of it.
@@ -135,7 +135,7 @@ def attach_settled(
 
 
 def _is_settled(
-    repository: Attachable, target: Descriptor, kind: Kind, attached: Sequence[Descriptor]
+    repository: Attachable, target: Descriptor, kind: ClaimKind, attached: Sequence[Descriptor]
 ) -> bool:
     """Whether nobody has written since where `attached` was written: to the tag, or to the list of
     referrers, which is a tag too where a registry has no other.
@@ -169,7 +169,7 @@ def _current(repository: Attachable, tag: str) -> Manifest | None:
 
 
 def _extended(
-    before: Manifest | None, pieces: Iterable[Piece], drop: Callable[[Descriptor], bool]
+    before: Manifest | None, pieces: Iterable[AttachmentLayer], drop: Callable[[Descriptor], bool]
 ) -> Manifest:
     kept = () if before is None else tuple(one for one in before.layers if not drop(one))
     layers = (*kept, *(one.descriptor for one in pieces))

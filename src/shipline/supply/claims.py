@@ -68,18 +68,18 @@ class Form(StrEnum):
     BUNDLE = "bundle"
 
 
-class Kind(StrEnum):
+class ClaimKind(StrEnum):
     """What is looked for; the value ends the tag under which it may be."""
 
     SIGNATURE = "sig"
     ATTESTATION = "att"
 
 
-_LAYERS = {Kind.SIGNATURE: SIMPLE_SIGNING, Kind.ATTESTATION: ENVELOPE}
+_LAYERS = {ClaimKind.SIGNATURE: SIMPLE_SIGNING, ClaimKind.ATTESTATION: ENVELOPE}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EvidenceLimits:
     """More than this is not read, and what is not read does not count."""
 
     statements: int = 256  # in one manifest, or as referrers
@@ -87,7 +87,7 @@ class Limits:
     total: int = 64 << 20  # bytes of all that is read for one image
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = EvidenceLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Claim:
         )
 
 
-class Why(Enum):
+class RejectReason(Enum):
     """Why something that is attached proves nothing, the most telling first."""
 
     NAME = auto()
@@ -126,7 +126,7 @@ class Why(Enum):
 class Unproven(ContentError):
     """A claim that was read and proves nothing about what is asked."""
 
-    def __init__(self, why: Why, message: str) -> None:
+    def __init__(self, why: RejectReason, message: str) -> None:
         super().__init__(message)
         self.why = why
 
@@ -138,13 +138,13 @@ class Rejected:
     place: Digest | None
     form: Form
     reason: str
-    why: Why = Why.UNUSABLE
+    why: RejectReason = RejectReason.UNUSABLE
 
     def __str__(self) -> str:
         return f"{self.form} {self.place or ''}: {self.reason}".replace(" :", ":")
 
 
-def attachment_tag(digest: Digest, kind: Kind) -> str:
+def attachment_tag(digest: Digest, kind: ClaimKind) -> str:
     """The tag under which statements about `digest` are; nothing where it would be too long."""
     tag = f"{digest.algorithm}-{digest.hex}.{kind}"
     return tag if len(tag) <= _TAG_LIMIT else ""
@@ -153,9 +153,9 @@ def attachment_tag(digest: Digest, kind: Kind) -> str:
 def find_claims(
     source: Evidence,
     target: Descriptor,
-    kind: Kind,
+    kind: ClaimKind,
     predicate_type: str = "",
-    limits: Limits = DEFAULT_LIMITS,
+    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Iterator[Claim | Rejected]:
     """All claims about `target`, each once; `predicate_type` leaves out other types.
 
@@ -186,7 +186,11 @@ _Place = tuple[Form, Digest, Manifest | str]
 
 
 def _manifests(
-    source: Evidence, target: Descriptor, kind: Kind, predicate_type: str, limits: Limits
+    source: Evidence,
+    target: Descriptor,
+    kind: ClaimKind,
+    predicate_type: str,
+    limits: EvidenceLimits,
 ) -> Iterator[_Place]:
     """The manifests that may hold claims; instead of one that cannot be used the reason."""
     if tag := attachment_tag(target.digest, kind):
@@ -211,7 +215,7 @@ def _manifests(
             if found.subject is None or found.subject.digest != target.digest:
                 found = "it refers to another image"
             elif found.artifact_type != BUNDLE:
-                if found.config.media_type != COSIGN_ARTIFACT or kind is not Kind.SIGNATURE:
+                if found.config.media_type != COSIGN_ARTIFACT or kind is not ClaimKind.SIGNATURE:
                     continue
                 form = Form.REFERRER
             elif not _may_be(found, predicate_type):
@@ -223,7 +227,7 @@ def _manifests(
 
 
 def claims_in(
-    source: Fetcher, target: Descriptor, limits: Limits = DEFAULT_LIMITS
+    source: Fetcher, target: Descriptor, limits: EvidenceLimits = DEFAULT_LIMITS
 ) -> Iterator[Claim]:
     """All claims of the manifest `target`, of either kind."""
     form, place, manifest = _opened(source, target, Form.TAG, limits)
@@ -233,7 +237,7 @@ def claims_in(
         if left < 0:
             return
         form = Form.BUNDLE if layer.media_type == BUNDLE else Form.TAG
-        kind = Kind.SIGNATURE if layer.media_type == SIMPLE_SIGNING else Kind.ATTESTATION
+        kind = ClaimKind.SIGNATURE if layer.media_type == SIMPLE_SIGNING else ClaimKind.ATTESTATION
         claim = _claim(source, layer, form, place, kind, limits)
         if isinstance(claim, Claim):
             yield claim
@@ -244,7 +248,7 @@ def _may_be(one: Descriptor | Manifest, predicate_type: str) -> bool:
     return not said or not predicate_type or said == predicate_type
 
 
-def _opened(source: Fetcher, found: Descriptor, form: Form, limits: Limits) -> _Place:
+def _opened(source: Fetcher, found: Descriptor, form: Form, limits: EvidenceLimits) -> _Place:
     try:
         raw = fetch_all(source, found, MANIFEST_LIMIT)
         manifest = parse_manifest(raw, found.media_type)
@@ -260,7 +264,12 @@ def _opened(source: Fetcher, found: Descriptor, form: Form, limits: Limits) -> _
 
 
 def _claim(
-    source: Fetcher, layer: Descriptor, form: Form, manifest: Digest, kind: Kind, limits: Limits
+    source: Fetcher,
+    layer: Descriptor,
+    form: Form,
+    manifest: Digest,
+    kind: ClaimKind,
+    limits: EvidenceLimits,
 ) -> Claim | Rejected:
     expected = BUNDLE if form is Form.BUNDLE else _LAYERS[kind]
     try:

@@ -16,13 +16,19 @@ from shipline import __version__
 from shipline.content import successors
 from shipline.errors import NotFound, RegistryError, UsageError
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
-from shipline.supply.attach import FORMS, Piece, attach_bundle, attach_layers, attach_settled
+from shipline.supply.attach import (
+    FORMS,
+    AttachmentLayer,
+    attach_bundle,
+    attach_layers,
+    attach_settled,
+)
 from shipline.supply.claims import (
     LAYER_PREDICATE,
     SIGNATURE_ANNOTATION,
     Attachable,
+    ClaimKind,
     Form,
-    Kind,
     at_the_source,
     attachment_tag,
 )
@@ -118,7 +124,7 @@ class _Signing:
             done = {claim for claim, count in found.items() if count > before.get(claim, 0)}
             return self._attach(unique, forms, done)
 
-        kind = Kind.SIGNATURE
+        kind = ClaimKind.SIGNATURE
         return Signed(self.target, attach_settled(self.repository, self.target, kind, attach))
 
     def _attach(
@@ -129,9 +135,15 @@ class _Signing:
     ) -> list[Descriptor]:
         attached: list[Descriptor] = []
         missing = [one for key, one in signers.items() if (key, Form.TAG) not in done]
-        if Form.TAG in forms and missing and attachment_tag(self.target.digest, Kind.SIGNATURE):
+        if (
+            Form.TAG in forms
+            and missing
+            and attachment_tag(self.target.digest, ClaimKind.SIGNATURE)
+        ):
             pieces = [self._piece(one) for one in missing]
-            attached.append(attach_layers(self.repository, self.target, Kind.SIGNATURE, pieces))
+            attached.append(
+                attach_layers(self.repository, self.target, ClaimKind.SIGNATURE, pieces)
+            )
         if Form.BUNDLE in forms:
             missing = [one for key, one in signers.items() if (key, Form.BUNDLE) not in done]
             attached += map(self._bundle, missing)
@@ -146,11 +158,11 @@ class _Signing:
             if one.identity == self.identity and _added(one.annotations) == dict(self.annotations)
         )
 
-    def _piece(self, signer: PrivateKey) -> Piece:
+    def _piece(self, signer: PrivateKey) -> AttachmentLayer:
         optional = {**self.annotations, **self._made()}
         content = SimplePayload(self.identity, self.target.digest, optional).to_bytes()
         signature = base64.b64encode(signer.sign(content)).decode()
-        return Piece(content, SIMPLE_SIGNING, {SIGNATURE_ANNOTATION: signature})
+        return AttachmentLayer(content, SIMPLE_SIGNING, {SIGNATURE_ANNOTATION: signature})
 
     def _bundle(self, signer: PrivateKey) -> Descriptor:
         statement = Statement.about(
@@ -208,7 +220,7 @@ def attest(
         same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
         old = [one for one in proven if replace and one.envelope.payload != content]
         attached: list[Descriptor] = []
-        if Form.TAG in forms and attachment_tag(target.digest, Kind.ATTESTATION):
+        if Form.TAG in forms and attachment_tag(target.digest, ClaimKind.ATTESTATION):
             missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
             pieces = [_piece(kind, content, one) for one in missing]
             attached += _under_tag(repository, target, pieces, old)
@@ -219,7 +231,7 @@ def attest(
         _delete_bundles(repository, old)
         return attached
 
-    return Signed(target, attach_settled(repository, target, Kind.ATTESTATION, attach))
+    return Signed(target, attach_settled(repository, target, ClaimKind.ATTESTATION, attach))
 
 
 def _checked(statement: Statement, target: Descriptor) -> bytes:
@@ -232,7 +244,10 @@ def _checked(statement: Statement, target: Descriptor) -> bytes:
 
 
 def _under_tag(
-    repository: Attachable, target: Descriptor, pieces: list[Piece], old: Sequence[Attestation]
+    repository: Attachable,
+    target: Descriptor,
+    pieces: list[AttachmentLayer],
+    old: Sequence[Attestation],
 ) -> list[Descriptor]:
     outdated = {one.place for one in old if one.form is Form.TAG}
     if not pieces and not outdated:
@@ -241,17 +256,17 @@ def _under_tag(
         attach_layers(
             repository,
             target,
-            Kind.ATTESTATION,
+            ClaimKind.ATTESTATION,
             pieces,
             drop=lambda layer: layer.digest in outdated,
         )
     ]
 
 
-def _piece(kind: str, content: bytes, signer: PrivateKey) -> Piece:
+def _piece(kind: str, content: bytes, signer: PrivateKey) -> AttachmentLayer:
     envelope = sign_statement(content, signer).envelope.to_bytes()
     annotations = {SIGNATURE_ANNOTATION: "", LAYER_PREDICATE: kind}
-    return Piece(envelope, ENVELOPE, annotations)
+    return AttachmentLayer(envelope, ENVELOPE, annotations)
 
 
 def _delete_bundles(repository: Attachable, old: Sequence[Attestation]) -> None:

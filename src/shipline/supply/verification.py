@@ -21,13 +21,13 @@ from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, Reference
 from shipline.supply.claims import (
     DEFAULT_LIMITS,
     Claim,
+    ClaimKind,
     Evidence,
+    EvidenceLimits,
     Form,
-    Kind,
-    Limits,
     Rejected,
+    RejectReason,
     Unproven,
-    Why,
     claims_in,
     find_claims,
 )
@@ -215,7 +215,7 @@ def examine(
     *,
     identity: Identity = SAME_REPOSITORY,
     annotations: Mapping[str, str] = NO_ANNOTATIONS,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
     """Check every signature of `target`, which is asked for as `name`, against `keys`.
 
@@ -227,17 +227,17 @@ def examine(
         if not identity.accepts(said, name):
             if not said:
                 raise Unproven(
-                    Why.NO_NAME,
+                    RejectReason.NO_NAME,
                     f"it names no image, so it is not for {name.name} (identity: {identity})",
                 )
             reason = f"it is for {said!r:.200}, not for {name.name} (identity: {identity})"
-            raise Unproven(Why.NAME, reason)
+            raise Unproven(RejectReason.NAME, reason)
         if missing := [key for key, value in annotations.items() if found.get(key) != value]:
             reason = f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}"
-            raise Unproven(Why.ANNOTATION, reason)
+            raise Unproven(RejectReason.ANNOTATION, reason)
         return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
 
-    found = find_claims(source, target, Kind.SIGNATURE, COSIGN_SIGN, limits)
+    found = find_claims(source, target, ClaimKind.SIGNATURE, COSIGN_SIGN, limits)
     return Verification(target, *_sorted(found, keys, check))
 
 
@@ -250,7 +250,7 @@ def verify(
     identity: Identity = SAME_REPOSITORY,
     annotations: Mapping[str, str] = NO_ANNOTATIONS,
     threshold: int = 1,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
     """The proof that at least `threshold` of `keys` signed `target`. Raises SignatureRefused."""
     found = examine(
@@ -276,23 +276,23 @@ def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
     """
     worst = min((one.why for one in rejected), key=lambda why: why.value, default=None)
     match worst:
-        case Why.NAME:
+        case RejectReason.NAME:
             return (
                 "it was signed under another name: let that name count (identity: path for a copy, "
                 f"a pattern, any), or sign it under this one: {sign}"
             )
-        case Why.NO_NAME:
+        case RejectReason.NO_NAME:
             return (
                 "it was signed without a name: let that count (identity: optional), or sign it "
                 f"with one: {sign}"
             )
-        case Why.ANNOTATION:
+        case RejectReason.ANNOTATION:
             return f"it was signed with other annotations: demand those, or sign it anew: {sign}"
-        case Why.DIGEST:
+        case RejectReason.DIGEST:
             return f"a signature of another image was attached to it: sign this one: {sign}"
-        case Why.KEY:
+        case RejectReason.KEY:
             return f"it was signed with another key: {trust}, or sign it with yours: {sign}"
-        case Why.UNUSABLE:
+        case RejectReason.UNUSABLE:
             return f"what is attached to it cannot be used; add what can: {sign}"
         case None:
             return f"sign it: {sign}"
@@ -304,7 +304,7 @@ def examine_attestations(
     keys: Sequence[PublicKey],
     predicate_type: str,
     *,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
     """Check every attestation of this type on `target` against `keys`; others are left out."""
 
@@ -313,7 +313,7 @@ def examine_attestations(
         if statement.predicate_type != predicate_type:
             return []
         if statement.subject_of(target.digest) is None:
-            raise Unproven(Why.DIGEST, "the statement is about another digest")
+            raise Unproven(RejectReason.DIGEST, "the statement is about another digest")
         made_at = stated_time(statement.predicate)
         envelope = Envelope(claim.body, claim.signatures)
         return [
@@ -321,7 +321,7 @@ def examine_attestations(
             for key in signers
         ]
 
-    found = find_claims(source, target, Kind.ATTESTATION, predicate_type, limits)
+    found = find_claims(source, target, ClaimKind.ATTESTATION, predicate_type, limits)
     proven, rejected = _sorted(found, keys, check)
     return Attestations(target, predicate_type, proven, rejected)
 
@@ -333,7 +333,7 @@ def verify_attestations(
     keys: Sequence[PublicKey],
     predicate_type: str,
     *,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
     """At least one attestation of this type by one of `keys`. Raises SignatureRefused."""
     found = examine_attestations(source, target, keys, predicate_type, limits=limits)
@@ -401,10 +401,10 @@ def _sorted(
             continue
         try:
             if not (signers := claim.signers(keys)):
-                raise Unproven(Why.KEY, "none of the given keys made this signature")
+                raise Unproven(RejectReason.KEY, "none of the given keys made this signature")
             proven += check(claim, signers)
         except ContentError as error:
-            why = error.why if isinstance(error, Unproven) else Why.UNUSABLE
+            why = error.why if isinstance(error, Unproven) else RejectReason.UNUSABLE
             rejected.append(Rejected(claim.place, claim.form, error.message, why))
     return tuple(proven), tuple(rejected)
 
@@ -414,14 +414,14 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
     if claim.media_type == SIMPLE_SIGNING:
         payload = SimplePayload.parse(claim.body)
         if payload.digest != digest:
-            raise Unproven(Why.DIGEST, f"the payload is for {payload.digest}")
+            raise Unproven(RejectReason.DIGEST, f"the payload is for {payload.digest}")
         return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
     statement = Statement.parse(claim.body)
     if statement.predicate_type != COSIGN_SIGN:
         raise ContentError(f"the statement is of type {statement.predicate_type!r:.200}")
     subject = statement.subject_of(digest)
     if subject is None:
-        raise Unproven(Why.DIGEST, "the statement is about another digest")
+        raise Unproven(RejectReason.DIGEST, "the statement is about another digest")
     said = statement.predicate
     time = seconds(said.get("timestamp")) if isinstance(said, Mapping) else None
     return subject.name, subject.annotations, time

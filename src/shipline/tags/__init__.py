@@ -10,15 +10,15 @@ from shipline.tags.decision import (
     choose_rule,
     decide,
 )
-from shipline.tags.entry import Entry
+from shipline.tags.entry import TagEntry
 from shipline.tags.event import Event, event_from, ref_of
-from shipline.tags.facts import Clone, last_version, survey
+from shipline.tags.facts import RepositoryClone, last_version, survey
 from shipline.tags.labels import PULL_MERGE, REVISION
 from shipline.tags.proposal import Proposal, propose
 from shipline.tags.published import (
-    Existing,
-    Placement,
+    PublishedImage,
     TagConflict,
+    TagPlacement,
     place,
     require_free,
     reusable,
@@ -26,30 +26,30 @@ from shipline.tags.published import (
     snapshot,
 )
 from shipline.tags.reserving import foresee, reserve
-from shipline.tags.section import Flavor, On, Rule, TagsSection
-from shipline.tags.situation import History, Situation
+from shipline.tags.section import Flavor, RuleEvents, TagRule, TagsSection
+from shipline.tags.situation import CommitHistory, Situation
 
 __all__ = [
     "PULL_MERGE",
     "REVISION",
-    "Clone",
+    "CommitHistory",
     "Decision",
-    "Entry",
     "Event",
-    "Existing",
     "Flavor",
     "GitTag",
-    "History",
     "NoRuleMatches",
-    "On",
-    "Placement",
     "Proposal",
+    "PublishedImage",
     "Release",
-    "Rule",
+    "RepositoryClone",
+    "RuleEvents",
     "Situation",
     "Skipped",
     "Tag",
     "TagConflict",
+    "TagEntry",
+    "TagPlacement",
+    "TagRule",
     "TagsSection",
     "choose_rule",
     "decide",

@@ -11,7 +11,7 @@ from shipline import git as repositories
 from shipline.git import Commit, Git, GitError
 from shipline.tags.commits import Change, read_changes
 from shipline.tags.event import Event
-from shipline.tags.facts import Clone, completed, last_version, survey
+from shipline.tags.facts import RepositoryClone, completed, last_version, survey
 from shipline.tags.proposal import propose, tag_of_commit
 from shipline.tags.section import TagsSection
 from shipline.tags.situation import Situation
@@ -179,7 +179,7 @@ def read_release(
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
         raise GitError("the repository has no commit yet", hint="commit something first")
-    clone = Clone(git, repository, repositories.tags(git), fetch)
+    clone = RepositoryClone(git, repository, repositories.tags(git), fetch)
     if repository.shallow:
         clone = completed(clone, section)
     target = repositories.read_commit(git, _existing(git, until) if until else repository.head)
@@ -198,7 +198,7 @@ def _existing(git: Git, revision: str) -> str:
     raise GitError(f"there is no commit {revision!r}", hint="see git log and git tag")
 
 
-def _title(clone: Clone, section: TagsSection, target: Commit) -> str:
+def _title(clone: RepositoryClone, section: TagsSection, target: Commit) -> str:
     """The version tag on the commit; for HEAD the one it would get."""
     section = section.releasing()
     (rule,) = section.rules
@@ -210,6 +210,6 @@ def _title(clone: Clone, section: TagsSection, target: Commit) -> str:
     return propose(rule, section, situation).git_tag or _UNRELEASED
 
 
-def _version_before(clone: Clone, section: TagsSection, target: Commit) -> str:
+def _version_before(clone: RepositoryClone, section: TagsSection, target: Commit) -> str:
     older = {tag: sha for tag, sha in clone.tags.items() if sha != target.sha}
     return last_version(replace(clone, tags=older), section, target.sha)

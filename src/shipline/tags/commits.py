@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from shipline.git import Commit
-from shipline.tags.versions import Level
+from shipline.tags.versions import Bump
 
 _HEADER = re.compile(
     r"(?P<type>[A-Za-z][\w-]*)(?:\((?P<scope>[^()\r\n]*)\))?(?P<breaking>!)?:[ \t]+(?P<text>\S.*)"
@@ -55,12 +55,12 @@ class Levels:
     minor: Collection[str] = ("feat",)
     patch: Collection[str] = ("fix", "perf", "revert")
 
-    def of(self, change: Change) -> Level:
+    def of(self, change: Change) -> Bump:
         if change.breaking:
-            return Level.MAJOR
+            return Bump.MAJOR
         if change.type in self.minor:
-            return Level.MINOR
-        return Level.PATCH if change.type in self.patch else Level.NONE
+            return Bump.MINOR
+        return Bump.PATCH if change.type in self.patch else Bump.NONE
 
 
 def read_changes(commits: Sequence[Commit]) -> list[Change]:

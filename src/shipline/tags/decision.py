@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shipline.errors import ConfigError
-from shipline.tags.entry import Entry
+from shipline.tags.entry import TagEntry
 from shipline.tags.event import Event
 from shipline.tags.labels import completed, usual
-from shipline.tags.making import Case, Made, NotHere, expressions, make
+from shipline.tags.making import CandidateTag, NotApplicable, RuleMatch, expressions, make
 from shipline.tags.proposal import Proposal, propose
-from shipline.tags.section import Rule, TagsSection, match
+from shipline.tags.section import TagRule, TagsSection, match
 from shipline.tags.situation import Situation
 
 
@@ -109,7 +109,7 @@ class NoRuleMatches(ConfigError):
     code = "tags-no-rule"
 
 
-def choose_rule(section: TagsSection, event: Event) -> tuple[int, Rule, str]:
+def choose_rule(section: TagsSection, event: Event) -> tuple[int, TagRule, str]:
     """The first rule for the event: its number, the rule, what the pattern's wildcard stands for.
 
     Raises NoRuleMatches.
@@ -138,7 +138,7 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
     proposal = Proposal(None, "the rule asks for no version")
     if rule.wants_version or (situation.event.tag and rule.version != "none"):
         proposal = propose(rule, section, situation)
-    case = Case(rule, section, situation, name, proposal.version, proposal.reason)
+    case = RuleMatch(rule, section, situation, name, proposal.version, proposal.reason)
     made, skipped = _make_all(case)
     if not made and rule.on is None and not rule.wants_version:
         raise _nothing(situation.event, skipped)
@@ -165,21 +165,21 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
     )
 
 
-def _make_all(case: Case) -> tuple[list[Made], tuple[Skipped, ...]]:
+def _make_all(case: RuleMatch) -> tuple[list[CandidateTag], tuple[Skipped, ...]]:
     made, skipped = [], []
     for entry in sorted(case.rule.entries, key=_rank):
         try:
             made.append(make(entry, case))
-        except NotHere as why:
+        except NotApplicable as why:
             skipped.append(Skipped(str(entry), str(why)))
     return made, tuple(skipped)
 
 
-def _rank(entry: Entry) -> int:
+def _rank(entry: TagEntry) -> int:
     return -entry.rank
 
 
-def _called(made: list[Made], version: str, rule: Rule) -> str:
+def _called(made: list[CandidateTag], version: str, rule: TagRule) -> str:
     """What label and output `version` say: the version that was decided, else the first tag. Where
     entries of docker/metadata-action speak for themselves it is the first tag, as it is there.
     """
@@ -188,7 +188,7 @@ def _called(made: list[Made], version: str, rule: Rule) -> str:
     return first.name if first is not None and (upstream or not version) else version
 
 
-def _with_latest(made: list[Made], case: Case) -> list[Made]:
+def _with_latest(made: list[CandidateTag], case: RuleMatch) -> list[CandidateTag]:
     """With `latest` where the flavor wants it: `auto` leaves it to the first entry, alone."""
     flavor = case.section.flavor
     first = next((one for one in made if one.latest is not None), None)
@@ -199,10 +199,10 @@ def _with_latest(made: list[Made], case: Case) -> list[Made]:
     prefix = flavor.prefix if flavor.prefix_latest else ""
     suffix = flavor.suffix if flavor.suffix_latest else ""
     why = f"goes along with {along.name}" if along else "flavor.latest is true"
-    return [*made, Made(f"{prefix}latest{suffix}", True, why)]
+    return [*made, CandidateTag(f"{prefix}latest{suffix}", True, why)]
 
 
-def _distinct(made: Iterable[Made]) -> tuple[Tag, ...]:
+def _distinct(made: Iterable[CandidateTag]) -> tuple[Tag, ...]:
     found: dict[str, Tag] = {}
     for one in made:
         found.setdefault(one.name, Tag(one.name, one.mutable, one.reason))
@@ -221,7 +221,7 @@ def _held_back(
     return tuple(tag for tag in tags if not tag.mutable), held
 
 
-def _git_tag(rule: Rule, proposal: Proposal, situation: Situation) -> GitTag | None:
+def _git_tag(rule: TagRule, proposal: Proposal, situation: Situation) -> GitTag | None:
     if not proposal.git_tag or (proposal.new and not rule.makes_git_tag):
         return None
     return GitTag(proposal.git_tag, situation.commit.sha, proposal.new)

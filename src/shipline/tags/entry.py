@@ -31,7 +31,7 @@ _PREFIXES = {"sha": "sha-", "ref/pr": "pr-"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TagEntry:
     """A tag to make. Keys that the type does not use must be left out."""
 
     template: str = field(
@@ -108,7 +108,7 @@ class Entry:
 
 
 def _set(found: dict[str, Any], key: str, value: str, text: str) -> None:
-    known = {one.name for one in fields(Entry)} - {"template"}
+    known = {one.name for one in fields(TagEntry)} - {"template"}
     if key not in known:
         raise ConfigError(f"{text}: there is no key {key!r}", hint=", ".join(sorted(known)))
     if key in {"priority", "group"}:
@@ -121,7 +121,7 @@ def _set(found: dict[str, Any], key: str, value: str, text: str) -> None:
         found[key] = value
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: TagEntry) -> None:
     """Raises ConfigError for an entry that cannot make a tag."""
     if entry.type not in _TYPES:
         known = ", ".join(_TYPES)
@@ -144,7 +144,7 @@ def _check(entry: Entry) -> None:
         raise ConfigError("format: short or long")
 
 
-def _check_match(entry: Entry) -> None:
+def _check_match(entry: TagEntry) -> None:
     if entry.type not in {"semver", "pep440"}:
         raise ConfigError(f"match: type={entry.type} has none; type=match has a pattern")
     if not regular_expression(entry.match, key="match").groups:

@@ -15,15 +15,15 @@ from shipline.git import Git, GitError, Repository
 from shipline.tags.decision import choose_rule
 from shipline.tags.event import Event, ref_of
 from shipline.tags.proposal import propose, tag_of_commit
-from shipline.tags.section import Rule, TagsSection
-from shipline.tags.situation import History, Situation
+from shipline.tags.section import TagRule, TagsSection
+from shipline.tags.situation import CommitHistory, Situation
 from shipline.tags.versions import Version, version_of
 
 _CHUNKS = (1, 8)  # tags tried at once, the highest first, before all of them are
 
 
 @dataclass(frozen=True, slots=True)
-class Clone:
+class RepositoryClone:
     """A repository with its tags; `fetch` allows to complete the history of a shallow one."""
 
     git: Git
@@ -42,7 +42,7 @@ def survey(
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
         raise GitError("the repository has no commit yet", hint="commit something first")
-    clone = Clone(git, repository, repositories.tags(git), fetch)
+    clone = RepositoryClone(git, repository, repositories.tags(git), fetch)
     commit = repositories.read_commit(git, repository.head)
     event = _with_head(_with_ref(event, clone, section), clone)
     _require_tagged(event, clone)
@@ -60,20 +60,20 @@ def survey(
     if event.tag or not rule.wants_version:
         return situation
     if tag_of_commit(rule, section, situation):
-        return replace(situation, history=History())
+        return replace(situation, history=CommitHistory())
     return _with_history(situation, rule, section, clone)
 
 
-def last_version(clone: Clone, section: TagsSection, commit: str) -> str:
+def last_version(clone: RepositoryClone, section: TagsSection, commit: str) -> str:
     """The git tag of the highest full version in the history of `commit`, empty without one."""
     return _last(clone, _ranked(clone.tags, section.tag_prefix), commit)
 
 
-def _last(clone: Clone, ranked: Iterable[tuple[Version, str]], commit: str) -> str:
+def _last(clone: RepositoryClone, ranked: Iterable[tuple[Version, str]], commit: str) -> str:
     return _highest_merged(clone, [tag for one, tag in ranked if not one.prerelease], commit)
 
 
-def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
+def _with_ref(event: Event, clone: RepositoryClone, section: TagsSection) -> Event:
     """The event with a ref and the default branch."""
     repository = clone.repository
     default = section.default_branch or event.default_branch
@@ -88,7 +88,7 @@ def _with_ref(event: Event, clone: Clone, section: TagsSection) -> Event:
     return replace(event, ref=_detached(clone), source="the only branch with the commit")
 
 
-def _require_tagged(event: Event, clone: Clone) -> None:
+def _require_tagged(event: Event, clone: RepositoryClone) -> None:
     """Raises GitError where a git tag was pushed that names another commit than the one here."""
     head = clone.repository.head
     there = clone.tags.get(event.tag, head)
@@ -99,12 +99,12 @@ def _require_tagged(event: Event, clone: Clone) -> None:
         )
 
 
-def _is_branch(name: str, clone: Clone) -> bool:
+def _is_branch(name: str, clone: RepositoryClone) -> bool:
     places = ("refs/heads", f"refs/remotes/{clone.repository.remote}")
     return any(repositories.resolve(clone.git, f"{place}/{name}") for place in places)
 
 
-def _detached(clone: Clone) -> str:
+def _detached(clone: RepositoryClone) -> str:
     """The only branch that has HEAD."""
     repository = clone.repository
     found = repositories.branches_containing(clone.git, repository.head, repository.remote)
@@ -118,7 +118,7 @@ def _detached(clone: Clone) -> str:
     )
 
 
-def _with_head(event: Event, clone: Clone) -> Event:
+def _with_head(event: Event, clone: RepositoryClone) -> Event:
     """A pull request with the head of its branch: the second parent where HEAD is its merge."""
     if event.kind != "pull-request" or event.head:
         return event
@@ -128,7 +128,7 @@ def _with_head(event: Event, clone: Clone) -> Event:
     return replace(event, head=parents[1] if is_merge else head)
 
 
-def _tip(event: Event, clone: Clone) -> str:
+def _tip(event: Event, clone: RepositoryClone) -> str:
     """Where the remote branch is, if it has gone on past HEAD."""
     repository = clone.repository
     if event.kind != "push" or not event.branch or not repository.remote:
@@ -141,13 +141,13 @@ def _tip(event: Event, clone: Clone) -> str:
 
 
 def _with_history(
-    situation: Situation, rule: Rule, section: TagsSection, clone: Clone
+    situation: Situation, rule: TagRule, section: TagsSection, clone: RepositoryClone
 ) -> Situation:
     if clone.repository.shallow:
         clone = completed(clone, section)
         situation = replace(situation, tags=clone.tags)
         if tag_of_commit(rule, section, situation):
-            return replace(situation, history=History())
+            return replace(situation, history=CommitHistory())
     head = situation.commit.sha
     ranked = _ranked(clone.tags, section.tag_prefix)
     last = _last(clone, ranked, head)
@@ -158,11 +158,11 @@ def _with_history(
         if last
         else ()
     )
-    situation = replace(situation, history=History(last, pending, commits))
+    situation = replace(situation, history=CommitHistory(last, pending, commits))
     return _with_later(situation, rule, section, clone.git)
 
 
-def completed(clone: Clone, section: TagsSection) -> Clone:
+def completed(clone: RepositoryClone, section: TagsSection) -> RepositoryClone:
     """The shallow clone with its whole history, if it may be fetched. Raises ShallowClone."""
     if not clone.fetch:
         remote = clone.repository.remote
@@ -172,9 +172,9 @@ def completed(clone: Clone, section: TagsSection) -> Clone:
     return replace(clone, tags=repositories.tags(clone.git))
 
 
-def _with_later(situation: Situation, rule: Rule, section: TagsSection, git: Git) -> Situation:
+def _with_later(situation: Situation, rule: TagRule, section: TagsSection, git: Git) -> Situation:
     """With the tags among those in the way whose commits come after this one."""
-    head, history = situation.commit.sha, situation.history or History()
+    head, history = situation.commit.sha, situation.history or CommitHistory()
     clashes = propose(rule, section, situation).clashes
     later = frozenset(
         tag for tag in clashes if repositories.is_ancestor(git, head, situation.tags[tag])
@@ -193,7 +193,7 @@ def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
     return sorted(found, key=lambda one: (one[0], not one[0].build, one[1]), reverse=True)
 
 
-def _highest_merged(clone: Clone, tags: Sequence[str], commit: str) -> str:
+def _highest_merged(clone: RepositoryClone, tags: Sequence[str], commit: str) -> str:
     """The first of the tags that is in the history of `commit`; few are asked at once."""
     start = 0
     for size in (*_CHUNKS, len(tags)):

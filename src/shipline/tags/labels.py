@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from shipline.git import web_address
 from shipline.tags.situation import Situation
-from shipline.tags.templates import Call, Piece, render_date, text_of
+from shipline.tags.templates import Call, TemplatePiece, render_date, text_of
 
 _OCI = "org.opencontainers.image"
 REVISION = f"{_OCI}.revision"
@@ -42,13 +42,13 @@ def usual(situation: Situation, version: str) -> dict[str, str]:
 def completed(
     usual: Mapping[str, str],
     own: Mapping[str, str],
-    expressions: Mapping[str, Piece | Call],
+    expressions: Mapping[str, TemplatePiece | Call],
     version: str,
 ) -> dict[str, str]:
     """The usual ones with those of the file over them; an empty value takes one away.
 
     Raises ConfigError for an expression that is not known.
     """
-    values = {**expressions, "version": Piece(version)}
+    values = {**expressions, "version": TemplatePiece(version)}
     filled = {key: text_of(value, values) for key, value in own.items()}
     return {key: value for key, value in sorted({**usual, **filled}.items()) if value}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shipline.tags.commits import Change, Levels, read_changes
-from shipline.tags.section import Rule, TagsSection
-from shipline.tags.situation import History, Situation
-from shipline.tags.versions import Level, Version, version_of
+from shipline.tags.section import TagRule, TagsSection
+from shipline.tags.situation import CommitHistory, Situation
+from shipline.tags.versions import Bump, Version, version_of
 
 _SHOWN = 12  # digits of a commit in a reason
 
@@ -24,11 +24,11 @@ class Proposal:
     reason: str
     git_tag: str = ""
     new: bool = False
-    level: Level = Level.NONE
+    level: Bump = Bump.NONE
     clashes: tuple[str, ...] = ()
 
 
-def propose(rule: Rule, section: TagsSection, situation: Situation) -> Proposal:
+def propose(rule: TagRule, section: TagsSection, situation: Situation) -> Proposal:
     """The version that `rule` gives the commit."""
     prefix = section.tag_prefix
     if tag := situation.event.tag:
@@ -37,14 +37,14 @@ def propose(rule: Rule, section: TagsSection, situation: Situation) -> Proposal:
         return Proposal(version, f"the git tag {tag} {said}", tag)
     if tag := tag_of_commit(rule, section, situation):
         return Proposal(version_of(tag, prefix), f"the commit has the git tag {tag}", tag)
-    history = situation.history or History()
+    history = situation.history or CommitHistory()
     following = _following(rule, section, history)
     if following.version is None:
         return following
     return _free(following, rule, section, situation, history)
 
 
-def tag_of_commit(rule: Rule, section: TagsSection, situation: Situation) -> str:
+def tag_of_commit(rule: TagRule, section: TagsSection, situation: Situation) -> str:
     """The highest version tag on the commit that counts for the rule; empty without one."""
     found = [
         (version, not version.build, tag)
@@ -56,7 +56,7 @@ def tag_of_commit(rule: Rule, section: TagsSection, situation: Situation) -> str
     return max(found)[-1] if found else ""
 
 
-def _following(rule: Rule, section: TagsSection, history: History) -> Proposal:
+def _following(rule: TagRule, section: TagsSection, history: CommitHistory) -> Proposal:
     """The version that the commits since the last one ask for."""
     last = version_of(history.last, section.tag_prefix)
     pending = version_of(history.pending, section.tag_prefix)
@@ -67,36 +67,40 @@ def _following(rule: Rule, section: TagsSection, history: History) -> Proposal:
         where = f"touches {', '.join(section.paths)} " if section.paths else "was made "
         return Proposal(None, f"no commit {where}since {history.last}")
     level, reason = _level(rule, section, history)
-    if level is Level.NONE:
+    if level is Bump.NONE:
         return Proposal(None, reason)
-    if level is Level.MAJOR and last.major == 0 and not section.major_on_zero:
-        level, reason = Level.MINOR, f"{reason} (a minor one before 1.0.0)"
+    if level is Bump.MAJOR and last.major == 0 and not section.major_on_zero:
+        level, reason = Bump.MINOR, f"{reason} (a minor one before 1.0.0)"
     version = last.base.bumped(level)
     if pending is not None and pending.base > version:
         version, reason = pending.base, f"{history.pending} announces it"
     return Proposal(version, reason, level=level)
 
 
-def _level(rule: Rule, section: TagsSection, history: History) -> tuple[Level, str]:
+def _level(rule: TagRule, section: TagsSection, history: CommitHistory) -> tuple[Bump, str]:
     level, change = highest(read_changes(history.commits), section.levels)
     number = len(history.commits)
     count = f"{number} commit{'s' * (number != 1)} since {history.last}"
-    if change is not None and level is not Level.NONE:
+    if change is not None and level is not Bump.NONE:
         told = f"{change.commit.sha[:_SHOWN]} “{_short(change.line)}”"
         return level, f"{count}; {told} asks for a {level.name.lower()} version"
     if (rule.none_releasable or section.none_releasable) == "none":
         return level, f"{count}; none of them asks for a version"
-    return Level.PATCH, f"{count}; none of them asks for a version, so it is a patch"
+    return Bump.PATCH, f"{count}; none of them asks for a version, so it is a patch"
 
 
-def highest(changes: list[Change], levels: Levels) -> tuple[Level, Change | None]:
+def highest(changes: list[Change], levels: Levels) -> tuple[Bump, Change | None]:
     """The level of the change that asks for most, and the oldest such change."""
     change = max(reversed(changes), key=levels.of, default=None)
-    return (levels.of(change) if change else Level.NONE), change
+    return (levels.of(change) if change else Bump.NONE), change
 
 
 def _free(
-    found: Proposal, rule: Rule, section: TagsSection, situation: Situation, history: History
+    found: Proposal,
+    rule: TagRule,
+    section: TagsSection,
+    situation: Situation,
+    history: CommitHistory,
 ) -> Proposal:
     """The first version from the proposed one on that no other commit has."""
     version, reason, clashes = found.version, found.reason, list[str]()
@@ -114,7 +118,7 @@ def _free(
     return Proposal(version, reason, tag, True, found.level, tuple(clashes))
 
 
-def _is_earlier(version: Version | None, rule: Rule) -> bool:
+def _is_earlier(version: Version | None, rule: TagRule) -> bool:
     """Whether counting on from this version is the usual course, and needs no words."""
     return bool(rule.prerelease and version and version.prerelease)
 
@@ -124,7 +128,7 @@ def _next(version: Version | None) -> Version:
     if version.prerelease:
         word, number = version.prerelease
         return Version(version.major, version.minor, version.patch, (word, str(int(number) + 1)))
-    return version.bumped(Level.PATCH)
+    return version.bumped(Bump.PATCH)
 
 
 def _short(subject: str) -> str:

@@ -17,7 +17,7 @@ Action = Literal["create", "reuse", "move", "keep", "conflict"]
 
 
 @dataclass(frozen=True, slots=True)
-class Existing:
+class PublishedImage:
     """An image under a tag: its digest, and the commit its annotation or label names, or none."""
 
     digest: Digest
@@ -25,7 +25,7 @@ class Existing:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class TagPlacement:
     """What to do about a tag.
 
     `create`: it is free. `reuse`: it has this commit's image, `digest`, which is taken as it is.
@@ -41,9 +41,9 @@ class Placement:
 
 def place(
     decision: Decision,
-    snapshot: Mapping[str, Existing],
+    snapshot: Mapping[str, PublishedImage],
     is_ancestor: Callable[[str, str], bool],
-) -> tuple[Placement, ...]:
+) -> tuple[TagPlacement, ...]:
     """What to do about each tag of the decision.
 
     `snapshot` is what the registry has under these tags; `is_ancestor(old, new)` tells whether one
@@ -54,7 +54,7 @@ def place(
     )
 
 
-def reusable(placements: Iterable[Placement]) -> Digest | None:
+def reusable(placements: Iterable[TagPlacement]) -> Digest | None:
     """The image that this commit already has under a tag of its own: it must not be built again.
 
     A tag that moves does not count where another tag names an image. Raises TagConflict.
@@ -70,7 +70,7 @@ class TagConflict(GateRefused):
     code = "tag-conflict"
 
 
-def require_free(placements: Iterable[Placement]) -> None:
+def require_free(placements: Iterable[TagPlacement]) -> None:
     """Raises TagConflict where a tag is another commit's."""
     lost = [one for one in placements if one.action == "conflict"]
     if lost:
@@ -82,28 +82,28 @@ def require_free(placements: Iterable[Placement]) -> None:
 
 
 def _place(
-    tag: Tag, commit: str, there: Existing | None, is_ancestor: Callable[[str, str], bool]
-) -> Placement:
+    tag: Tag, commit: str, there: PublishedImage | None, is_ancestor: Callable[[str, str], bool]
+) -> TagPlacement:
     if there is None:
-        return Placement(tag.name, "create", "the registry does not have it")
+        return TagPlacement(tag.name, "create", "the registry does not have it")
     whose = f"it is {there.digest} of {there.revision[:12] or 'an unknown commit'}"
     if there.revision == commit:
-        return Placement(tag.name, "reuse", f"{whose}, this one", there.digest)
+        return TagPlacement(tag.name, "reuse", f"{whose}, this one", there.digest)
     if not tag.mutable:
-        return Placement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
+        return TagPlacement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
     if not there.revision:
-        return Placement(tag.name, "move", f"{whose}, so nothing shows that it is newer")
+        return TagPlacement(tag.name, "move", f"{whose}, so nothing shows that it is newer")
     if is_ancestor(there.revision, commit):
-        return Placement(tag.name, "move", f"{whose}, which is older")
+        return TagPlacement(tag.name, "move", f"{whose}, which is older")
     newer = is_ancestor(commit, there.revision)
     why = "newer: superseded" if newer else "not in the history of this commit"
-    return Placement(tag.name, "keep", f"{whose}, which is {why}", there.digest)
+    return TagPlacement(tag.name, "keep", f"{whose}, which is {why}", there.digest)
 
 
 _CONFIG_LIMIT = 8 << 20  # bytes
 
 
-def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, Existing]:
+def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, PublishedImage]:
     """What is there under each of the tags; tags that are free are left out.
 
     Raises RegistryError, AuthError, ContentError.
@@ -112,7 +112,7 @@ def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, Existing]
     for tag in tags:
         try:
             target = repository.resolve(tag)
-            found[tag] = Existing(target.digest, revision(repository, target))
+            found[tag] = PublishedImage(target.digest, revision(repository, target))
         except NotFound:
             continue
     return found

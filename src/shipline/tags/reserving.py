@@ -26,7 +26,7 @@ _PAUSE_S = 0.2  # grows with each attempt
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class ExpectedDecision:
     """A decision that nothing is reserved for; `doubt` says why it may be another in the end."""
 
     decision: Decision
@@ -41,7 +41,7 @@ def foresee(
     fetch: bool = False,
     ask: bool = True,
     now: int = 0,
-) -> Foreseen:
+) -> ExpectedDecision:
     """What `reserve` would decide for HEAD. A version that follows from others is only as good as
     the tags of this clone: with `ask` the remote is asked for its own, and those that are missing
     are fetched where `fetch` allows it.
@@ -53,7 +53,7 @@ def foresee(
     standing = decision.git_tag is not None and not decision.git_tag.new
     remote = read_repository(git, remote=section.remote).remote
     if not remote or not decision.version or decision.event.tag or standing:
-        return Foreseen(decision)
+        return ExpectedDecision(decision)
     here = versions_among(tags(git), section.tag_prefix)
     try:
         there = versions_among(remote_tags(git, remote) if ask else (), section.tag_prefix)
@@ -62,19 +62,19 @@ def foresee(
     if not ask:
         return _in_doubt(decision, remote, bool(here), f"{remote} was not asked")
     if not (missing := [tag for tag in there if tag not in here]):
-        return Foreseen(decision)
+        return ExpectedDecision(decision)
     if fetch:
         fetch_tags(git, remote)
-        return Foreseen(decide(section, survey(git, section, event, fetch=fetch, now=now)))
+        return ExpectedDecision(decide(section, survey(git, section, event, fetch=fetch, now=now)))
     raise GitError(
         f"the version cannot be known: {remote} has {_listed(missing)}, this clone has not",
         hint=f"git fetch --tags {remote}, or --fetch",
     )
 
 
-def _in_doubt(decision: Decision, remote: str, some: bool, why: str) -> Foreseen:
+def _in_doubt(decision: Decision, remote: str, some: bool, why: str) -> ExpectedDecision:
     if some:
-        return Foreseen(decision, f"{why}; versions that others made are not known here")
+        return ExpectedDecision(decision, f"{why}; versions that others made are not known here")
     raise GitError(
         f"the version cannot be known: no version tag is here, and {why}",
         hint=f"git fetch --tags {remote}, where it can be reached",

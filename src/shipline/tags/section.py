@@ -12,19 +12,19 @@ from typing import Literal
 from shipline.errors import ConfigError
 from shipline.globs import glob
 from shipline.tags.commits import Levels
-from shipline.tags.entry import Entry
+from shipline.tags.entry import TagEntry
 from shipline.tags.versions import Version
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class PatternMatch:
     """`name` is what stands where the pattern's first wildcard begins; whole without one."""
 
     pattern: str
     name: str
 
 
-def match(patterns: Sequence[str], ref: str) -> Match | None:
+def match(patterns: Sequence[str], ref: str) -> PatternMatch | None:
     """The last pattern that matches decides; one with `!` in front excludes.
 
     `*` and `?` stand for anything but `/`, `**` for anything, `[abc]` for one of them.
@@ -32,7 +32,9 @@ def match(patterns: Sequence[str], ref: str) -> Match | None:
     found = None
     for pattern in patterns:
         if glob(pattern.removeprefix("!")).fullmatch(ref):
-            found = None if pattern.startswith("!") else Match(pattern, ref[_fixed(pattern) :])
+            found = (
+                None if pattern.startswith("!") else PatternMatch(pattern, ref[_fixed(pattern) :])
+            )
     return found
 
 
@@ -54,7 +56,7 @@ Patterns = str | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class On:
+class RuleEvents:
     """The events a rule is for: patterns of names such as `main`, `feature/**`, `!feature/x`."""
 
     push: Patterns = field(default=(), metadata={"doc": "Branches that were pushed."})
@@ -78,13 +80,13 @@ class On:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class TagRule:
     """What images are called on some events; without `on` the rule is for all of them."""
 
-    tags: tuple[str | Entry, ...] = field(
+    tags: tuple[str | TagEntry, ...] = field(
         metadata={"doc": "Templates such as v{version}, or entries of docker/metadata-action."}
     )
-    on: On | None = field(
+    on: RuleEvents | None = field(
         default=None, metadata={"doc": "The events; all of them where it is left out."}
     )
     version: Literal["conventional", "none"] | None = field(
@@ -121,9 +123,9 @@ class Rule:
             _check_word(self.prerelease)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[TagEntry, ...]:
         """The tags of the rule, parsed."""
-        return tuple(Entry.read(tag) if isinstance(tag, str) else tag for tag in self.tags)
+        return tuple(TagEntry.read(tag) if isinstance(tag, str) else tag for tag in self.tags)
 
     @property
     def wants_version(self) -> bool:
@@ -161,7 +163,7 @@ class Flavor:
 class TagsSection:
     """How images are named. All of it has defaults; `rules` are tried from the top."""
 
-    rules: tuple[Rule, ...] = field(
+    rules: tuple[TagRule, ...] = field(
         default=(), metadata={"doc": "The first rule for the event decides."}
     )
     tag_prefix: str = field(
@@ -220,22 +222,22 @@ class TagsSection:
 
     def releasing(self) -> TagsSection:
         """The same policy with one rule, which makes a version on every event."""
-        return replace(self, rules=(Rule(("v{version}",), version="conventional"),))
+        return replace(self, rules=(TagRule(("v{version}",), version="conventional"),))
 
     @property
-    def chosen_rules(self) -> tuple[Rule, ...]:
+    def chosen_rules(self) -> tuple[TagRule, ...]:
         """The rules of the file, or the usual ones."""
         return self.rules or usual_rules(self.tag_prefix)
 
 
-def usual_rules(tag_prefix: str) -> tuple[Rule, ...]:
+def usual_rules(tag_prefix: str) -> tuple[TagRule, ...]:
     """main gets versions, develop `latest`, branches and pull requests names of their own."""
     return (
-        Rule(("v{major}.{minor}.{patch}",), On(push="main"), version="conventional"),
-        Rule(("dev-{sha}", "latest"), On(push="develop")),
-        Rule(("feature-{name}-{sha}",), On(push="feature/**")),
-        Rule(("{tag}",), On(tag=f"{tag_prefix}*")),
-        Rule(("pr-{number}-{sha}",), On(pull_request="**"), push=False),
+        TagRule(("v{major}.{minor}.{patch}",), RuleEvents(push="main"), version="conventional"),
+        TagRule(("dev-{sha}", "latest"), RuleEvents(push="develop")),
+        TagRule(("feature-{name}-{sha}",), RuleEvents(push="feature/**")),
+        TagRule(("{tag}",), RuleEvents(tag=f"{tag_prefix}*")),
+        TagRule(("pr-{number}-{sha}",), RuleEvents(pull_request="**"), push=False),
     )
 
 

@@ -10,7 +10,7 @@ from shipline.tags.event import Event
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class CommitHistory:
     """The commits since the last version. `last` is its git tag, empty where there is none.
 
     `pending` is the highest prerelease tag in the history that is above `last`. `later` holds the
@@ -36,7 +36,7 @@ class Situation:
     event: Event
     commit: Commit
     tags: Mapping[str, str] = field(default_factory=dict)
-    history: History | None = None
+    history: CommitHistory | None = None
     unique: int = 7
     tip: str = ""
     url: str = ""

@@ -137,14 +137,14 @@ def is_reserved(tag: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TemplatePiece:
     """`ref` marks text that comes from a ref name: it may hold anything, and may be shortened."""
 
     text: str
     ref: bool = False
 
 
-def fit(pieces: Sequence[Piece], *, unique: bool = True) -> str:
+def fit(pieces: Sequence[TemplatePiece], *, unique: bool = True) -> str:
     """The legal tag for the pieces: text from refs is cleaned and cut to fit, the rest is whole.
 
     Raises ConfigError where the rest alone is too long, or is nothing.
@@ -165,7 +165,7 @@ def fit(pieces: Sequence[Piece], *, unique: bool = True) -> str:
     return text
 
 
-def _too_long(pieces: Sequence[Piece]) -> ConfigError:
+def _too_long(pieces: Sequence[TemplatePiece]) -> ConfigError:
     text = "".join(piece.text for piece in pieces)
     return ConfigError(
         f"the tag {text[:60]!r}... has {len(text)} characters, at most {LONGEST} are allowed",
@@ -203,21 +203,23 @@ def check_template(template: str) -> None:
         raise ConfigError(f"{template!r}: a tag begins with a letter, a digit or '_'")
 
 
-def fill(template: str, values: Mapping[str, Piece], sha: str, unique: int) -> tuple[Piece, ...]:
+def fill(
+    template: str, values: Mapping[str, TemplatePiece], sha: str, unique: int
+) -> tuple[TemplatePiece, ...]:
     """The template with its fields filled in; `sha` is cut to the width that is asked for, and
     never below `unique` digits. Raises ConfigError for a field that has no value here.
     """
     pieces, end = [], 0
     for found in _FIELD.finditer(template):
-        pieces.append(Piece(template[end : found.start()]))
+        pieces.append(TemplatePiece(template[end : found.start()]))
         end = found.end()
         if found["name"] in {"sha", "commit"}:
-            pieces.append(Piece(sha[: max(int(found["width"] or SHA_WIDTH), unique)]))
+            pieces.append(TemplatePiece(sha[: max(int(found["width"] or SHA_WIDTH), unique)]))
         elif (value := values.get(found["name"])) is not None:
             pieces.append(value)
         else:
             raise ConfigError(f"{template}: {{{found['name']}}} has no value on this event")
-    pieces.append(Piece(template[end:]))
+    pieces.append(TemplatePiece(template[end:]))
     return tuple(piece for piece in pieces if piece.text)
 
 
@@ -242,30 +244,30 @@ def _meant(name: str) -> str:
     return f" (did you mean {{{found[0]}}}?)" if found else ""
 
 
-Call = Callable[[tuple[str, ...], Mapping[str, str]], Piece]
+Call = Callable[[tuple[str, ...], Mapping[str, str]], TemplatePiece]
 _EXPRESSION = re.compile(r"\{\{\{?(?P<inner>[^{}]*)\}?\}\}")
 _WORD = re.compile(
     r"""\s*(?:(?P<key>\w+)\s*=\s*)?(?:'(?P<single>[^']*)'|"(?P<double>[^"]*)"|(?P<plain>[^\s'"=]+))"""
 )
 
 
-def render(template: str, values: Mapping[str, Piece | Call]) -> tuple[Piece, ...]:
+def render(template: str, values: Mapping[str, TemplatePiece | Call]) -> tuple[TemplatePiece, ...]:
     """The pieces of the template with its expressions evaluated.
 
     Raises ConfigError for an expression that is not known, naming those that are.
     """
     pieces, end = [], 0
     for found in _EXPRESSION.finditer(template):
-        pieces.append(Piece(template[end : found.start()]))
+        pieces.append(TemplatePiece(template[end : found.start()]))
         pieces.append(_evaluate(found["inner"], values, template))
         end = found.end()
     if "{{" in template[end:]:
         raise ConfigError(f"{template}: '{{{{' without '}}}}'")
-    pieces.append(Piece(template[end:]))
+    pieces.append(TemplatePiece(template[end:]))
     return tuple(piece for piece in pieces if piece.text)
 
 
-def text_of(template: str, values: Mapping[str, Piece | Call]) -> str:
+def text_of(template: str, values: Mapping[str, TemplatePiece | Call]) -> str:
     """The rendered template as plain text, for what is no tag."""
     return "".join(piece.text for piece in render(template, values))
 
@@ -277,7 +279,9 @@ def expressions_of(template: str) -> frozenset[str]:
     )
 
 
-def _evaluate(inner: str, values: Mapping[str, Piece | Call], template: str) -> Piece:
+def _evaluate(
+    inner: str, values: Mapping[str, TemplatePiece | Call], template: str
+) -> TemplatePiece:
     words = [*_WORD.finditer(inner)]
     if "".join(word.group() for word in words).strip() != inner.strip() or not words:
         raise ConfigError(f"{template}: {{{{{inner}}}}} is not an expression")
@@ -286,7 +290,7 @@ def _evaluate(inner: str, values: Mapping[str, Piece | Call], template: str) -> 
     if value is None:
         known = ", ".join(sorted(values))
         raise ConfigError(f"{template}: there is no expression {name!r} here", hint=known)
-    if isinstance(value, Piece):
+    if isinstance(value, TemplatePiece):
         return value
     arguments = tuple(_text(word) for word in words[1:] if not word["key"])
     named = {word["key"]: _text(word) for word in words[1:] if word["key"]}

@@ -18,7 +18,7 @@ _SEMVER = re.compile(
 _LONGEST = 256  # characters, as node-semver has it
 
 
-class Level(enum.IntEnum):
+class Bump(enum.IntEnum):
     """How much a change asks of those who use the software."""
 
     NONE = 0
@@ -58,13 +58,13 @@ class Version:
         """Without prerelease and build metadata."""
         return replace(self, prerelease=(), build=())
 
-    def bumped(self, level: Level) -> Self:
+    def bumped(self, level: Bump) -> Self:
         """The next release after this one for a change of `level`."""
-        if level is Level.MAJOR:
+        if level is Bump.MAJOR:
             return type(self)(self.major + 1, 0, 0)
-        if level is Level.MINOR:
+        if level is Bump.MINOR:
             return type(self)(self.major, self.minor + 1, 0)
-        return type(self)(self.major, self.minor, self.patch + (level is Level.PATCH))
+        return type(self)(self.major, self.minor, self.patch + (level is Bump.PATCH))
 
     def __lt__(self, other: Version) -> bool:
         return self._rank() < other._rank()

@@ -1,33 +1,33 @@
 """Which images are trusted: rules about signatures, and verdicts on images."""
 
 from shipline.trust.containers import read_containers_policy
-from shipline.trust.exempt import Statements, is_statement, statement_subject
-from shipline.trust.policy import Judge, Parents, TrustRefused
+from shipline.trust.exempt import StatementCheck, is_statement, statement_subject
+from shipline.trust.policy import Parents, TrustPolicy, TrustRefused
 from shipline.trust.rules import (
     NO_TRUST,
     PredicateRule,
-    Rule,
-    Trust,
+    ResolvedPolicy,
+    ResolvedRule,
     TrustRule,
     TrustSection,
     load_trust,
     trusted_keys,
 )
-from shipline.trust.verdict import Findings, Verdict, VerdictCache, judge
+from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
 
 __all__ = [
     "NO_TRUST",
-    "Findings",
-    "Judge",
     "Parents",
     "PredicateRule",
-    "Rule",
-    "Statements",
-    "Trust",
+    "Proofs",
+    "ResolvedPolicy",
+    "ResolvedRule",
+    "StatementCheck",
+    "TrustPolicy",
     "TrustRefused",
     "TrustRule",
     "TrustSection",
-    "Verdict",
+    "TrustVerdict",
     "VerdictCache",
     "is_statement",
     "judge",

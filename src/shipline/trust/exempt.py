@@ -63,7 +63,7 @@ _REMEMBERED = 10_000  # statements
 _TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64,128})(?:\.(?:sig|att|sbom))?")
 
 
-class Statements:
+class StatementCheck:
     """Answers `is_statement`, and reads what is one only once. Safe to use from any thread."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ from shipline.content import fetch_all
 from shipline.errors import ContentError, GateRefused
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, media, parse_manifest
 from shipline.supply import Evidence, Form, Rejected, Verification, examine, examine_attestations
-from shipline.trust.exempt import Statements
-from shipline.trust.rules import Rule, Trust
-from shipline.trust.verdict import Findings, Verdict, VerdictCache, judge
+from shipline.trust.exempt import StatementCheck
+from shipline.trust.rules import ResolvedPolicy, ResolvedRule
+from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
 
 Parents = Callable[[Descriptor], Iterable[Descriptor]]
 """The indexes that may list an image; what they really list is looked up."""
@@ -33,12 +33,12 @@ def _no_parents(target: Descriptor) -> Iterable[Descriptor]:
     return ()
 
 
-class Judge:
+class TrustPolicy:
     """Verdicts of one policy. Safe to use from any thread."""
 
     def __init__(
         self,
-        trust: Trust,
+        trust: ResolvedPolicy,
         cache: VerdictCache | None = None,
         *,
         clock: Callable[[], float] = time.time,
@@ -46,7 +46,7 @@ class Judge:
         self._trust = trust
         self._cache = cache or VerdictCache()
         self._clock = clock
-        self._statements = Statements()
+        self._statements = StatementCheck()
 
     def verdict(
         self,
@@ -54,7 +54,7 @@ class Judge:
         name: Reference,
         target: Descriptor,
         parents: Parents = _no_parents,
-    ) -> Verdict:
+    ) -> TrustVerdict:
         """Whether `target` may be used as `name` (host and repository; a tag counts where the rule
         says `identity: exact`, so hand it in only where the image was asked for by that tag).
 
@@ -65,14 +65,14 @@ class Judge:
         if rule is None:
             accepted = self._trust.accepts_others
             reason = "no rule is about it" if self._trust.rules else "there is no trust policy"
-            return Verdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
+            return TrustVerdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
         if rule.said.action != "require":
-            return Verdict(rule.said.action == "accept", rule.said.title, "the rule says so")
+            return TrustVerdict(rule.said.action == "accept", rule.said.title, "the rule says so")
         if self._trust.as_podman:
             return self._each_platform(_Asked(rule, source, name, _no_parents, Form.TAG), target)
         found = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
         if not found.accepted and self._statements.has(source, target):
-            return Verdict(True, rule.said.title, "it is a statement about an image itself")
+            return TrustVerdict(True, rule.said.title, "it is a statement about an image itself")
         return found
 
     def demand(
@@ -81,7 +81,7 @@ class Judge:
         name: Reference,
         target: Descriptor,
         parents: Parents = _no_parents,
-    ) -> Verdict:
+    ) -> TrustVerdict:
         """The same, but raises TrustRefused instead of a refusal."""
         found = self.verdict(source, name, target, parents)
         if found.accepted:
@@ -96,7 +96,7 @@ class Judge:
         """A statement about `digest` was deleted."""
         self._cache.forget(digest)
 
-    def _each_platform(self, asked: _Asked, target: Descriptor) -> Verdict:
+    def _each_platform(self, asked: _Asked, target: Descriptor) -> TrustVerdict:
         """The verdict on what is run: each image of an index, whose own signature counts for none
         of them. What is refused on one platform is refused.
         """
@@ -106,9 +106,9 @@ class Judge:
             if not found.accepted:
                 where = "" if image.digest == target.digest else f"{_shown(image)}: "
                 return replace(found, reason=f"{where}{found.reason}")
-        return found or Verdict(False, asked.rule.said.title, "the index lists no image")
+        return found or TrustVerdict(False, asked.rule.said.title, "the index lists no image")
 
-    def _signed(self, asked: _Asked, target: Descriptor, depth: int) -> Verdict:
+    def _signed(self, asked: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
         """The verdict by signatures of `target`, or of an index that lists it."""
         now, policy, where = self._clock(), self._trust.hash, str(asked.name.at(None))
         if kept := self._cache.get(policy, target.digest, where, now):
@@ -130,13 +130,13 @@ class Judge:
 class _Asked:
     """One question, with where to look for the answer."""
 
-    rule: Rule
+    rule: ResolvedRule
     source: Evidence
     name: Reference
     parents: Parents
     form: Form | None = None  # the only one that counts
 
-    def findings(self, target: Descriptor) -> Findings:
+    def findings(self, target: Descriptor) -> Proofs:
         """What is proven; attestations only where there are signatures enough."""
         said, keys = self.rule.said, self.rule.keys
         signatures = examine(
@@ -150,12 +150,12 @@ class _Asked:
         if self.form is not None:
             signatures = _only(signatures, self.form)
         if len(signatures.keys) < said.threshold:
-            return Findings(signatures)
+            return Proofs(signatures)
         attested = {
             kind: examine_attestations(self.source, target, keys, kind)
             for kind in self.rule.predicates
         }
-        return Findings(signatures, attested)
+        return Proofs(signatures, attested)
 
     def listing(self, target: Descriptor) -> Iterator[Descriptor]:
         """The indexes that really list `target`."""

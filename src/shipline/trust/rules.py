@@ -103,7 +103,7 @@ _PEM = "-----BEGIN "
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ResolvedRule:
     """A rule of the section with its keys; `predicates` maps URIs to the age in seconds."""
 
     said: TrustRule
@@ -115,34 +115,34 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class ResolvedPolicy:
     """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it.
 
     With `as_podman`, an image is what podman and skopeo make of it: that of one platform, by
     signatures under tags alone.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[ResolvedRule, ...]
     accepts_others: bool
     hash: str
     as_podman: bool = False
 
-    def rule_for(self, name: Reference) -> Rule | None:
+    def rule_for(self, name: Reference) -> ResolvedRule | None:
         """The rule that decides about the image, None where `accepts_others` does."""
         return next((rule for rule in self.rules if rule.matches(name)), None)
 
 
-NO_TRUST = Trust((), True, "none")
+NO_TRUST = ResolvedPolicy((), True, "none")
 """Every image is accepted."""
 
 
-def load_trust(section: TrustSection | None, base: Path) -> Trust:
+def load_trust(section: TrustSection | None, base: Path) -> ResolvedPolicy:
     """Read the keys; paths are relative to `base`. Raises ConfigError, with the place in front."""
     if section is None or not section.rules:
         return NO_TRUST
     named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
     rules = tuple(_rule(one, number, named, base) for number, one in enumerate(section.rules))
-    return Trust(rules, section.default == "accept", _hash(section, rules))
+    return ResolvedPolicy(rules, section.default == "accept", _hash(section, rules))
 
 
 def trusted_keys(
@@ -152,9 +152,9 @@ def trusted_keys(
     return tuple(_key(named.get(text, text), text, base, place) for text in texts)
 
 
-def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> Rule:
+def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> ResolvedRule:
     if said.action != "require":
-        return Rule(said, (), {})
+        return ResolvedRule(said, (), {})
     place = f"rules[{number}]"
     found = [
         named[text] if text in named else _key(text, text, base, f"{place}.keys")
@@ -167,7 +167,7 @@ def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Pa
         raise ConfigError(
             f"{place}.threshold: {said.threshold} keys must sign, but there are {len(keys)}"
         )
-    return Rule(said, keys, dict(_predicate(one, place) for one in said.predicates))
+    return ResolvedRule(said, keys, dict(_predicate(one, place) for one in said.predicates))
 
 
 def _predicate(said: str | PredicateRule, place: str) -> tuple[str, float | None]:
@@ -190,7 +190,7 @@ def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
 
 
-def _hash(section: TrustSection, rules: tuple[Rule, ...]) -> str:
+def _hash(section: TrustSection, rules: tuple[ResolvedRule, ...]) -> str:
     parts: list[Any] = [section.default]
     for rule in rules:
         said = rule.said

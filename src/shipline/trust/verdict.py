@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from shipline.metadata import Key, Records, walk
 from shipline.oci import Digest
 from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name, way_out
-from shipline.trust.rules import Rule
+from shipline.trust.rules import ResolvedRule
 
 _SKEW_S = 300  # how far a signer's clock may be ahead
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Proofs:
     """What was proven about an image: signatures, and attestations by type."""
 
     signatures: Verification
@@ -30,7 +30,7 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrustVerdict:
     """`reason` is one line; `details` are lines that say why, `hint` how to satisfy the rule.
 
     `keys` are the ids of the keys that count; `until` is when an accepted image becomes too old, in
@@ -46,14 +46,14 @@ class Verdict:
     until: float | None = None
 
 
-def judge(rule: Rule, found: Findings, now: float) -> Verdict:
+def judge(rule: ResolvedRule, found: Proofs, now: float) -> TrustVerdict:
     """Whether what was found satisfies a rule that requires signatures."""
     title = rule.said.title
     fresh, stale = _fresh_keys(rule, found.signatures, now)
     if len(fresh) < rule.said.threshold:
         nothing = f"no {'other ' if fresh else ''}signature is attached to it"
         details = reasons(found.signatures.rejected, nothing)
-        return Verdict(
+        return TrustVerdict(
             False,
             title,
             f"{len(fresh)} of {rule.said.threshold} required keys signed it",
@@ -67,7 +67,7 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
         if problem:
             keys = tuple(key.id for key in fresh)
             hint = f"`shipline attest --type {short_name(kind)} ...` with {_names(rule.keys)}"
-            return Verdict(
+            return TrustVerdict(
                 False, title, f"{short_name(kind)}: {problem[0]}", keys, problem[1:], hint
             )
         ends.append(end)
@@ -75,10 +75,10 @@ def judge(rule: Rule, found: Findings, now: float) -> Verdict:
     reason = f"signed by {_names(fresh)}"
     if nameless := [key for key in fresh if _nameless(key, found.signatures)]:
         reason += f", without the name of an image (by {_names(nameless)})"
-    return Verdict(True, title, reason, tuple(key.id for key in fresh), until=until)
+    return TrustVerdict(True, title, reason, tuple(key.id for key in fresh), until=until)
 
 
-def _way_out(rule: Rule, found: Verification, *, signed: bool, stale: bool) -> str:
+def _way_out(rule: ResolvedRule, found: Verification, *, signed: bool, stale: bool) -> str:
     sign = f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}"
     if stale:
         return sign
@@ -92,7 +92,7 @@ def _nameless(key: PublicKey, found: Verification) -> bool:
 
 
 def _fresh_keys(
-    rule: Rule, found: Verification, now: float
+    rule: ResolvedRule, found: Verification, now: float
 ) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
     """The keys whose signatures count, with the time when they cease to; and why others do not."""
     max_age = rule.said.max_age
@@ -147,7 +147,7 @@ def _days(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days" if seconds >= 172800 else f"{seconds / 3600:.1f} hours"
 
 
-def _choice(rule: Rule) -> str:
+def _choice(rule: ResolvedRule) -> str:
     names, needed = _names(rule.keys), rule.said.threshold
     return names if len(rule.keys) == needed else f"{needed} of the keys {names}"
 
@@ -161,10 +161,10 @@ _ROOM = "trust"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedVerdict:
     """An accepted verdict; `via` is the index through which it was accepted, if it was."""
 
-    verdict: Verdict
+    verdict: TrustVerdict
     until: float
     via: str = ""
 
@@ -176,10 +176,10 @@ class VerdictCache:
         self._records = records
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._kept: OrderedDict[Key, CachedVerdict] = OrderedDict()
         self._written = 0
 
-    def get(self, policy: str, digest: Digest, name: str, now: float) -> Verdict | None:
+    def get(self, policy: str, digest: Digest, name: str, now: float) -> TrustVerdict | None:
         key = (policy, str(digest), name)
         with self._lock:
             kept = self._kept.get(key)
@@ -190,11 +190,17 @@ class VerdictCache:
         return kept.verdict if kept is not None and now < kept.until else None
 
     def put(
-        self, policy: str, digest: Digest, name: str, verdict: Verdict, now: float, via: str = ""
+        self,
+        policy: str,
+        digest: Digest,
+        name: str,
+        verdict: TrustVerdict,
+        now: float,
+        via: str = "",
     ) -> None:
         """Keep an accepted verdict; it ends with what it rests on."""
         until = min(now + _KEPT_S, verdict.until if verdict.until is not None else now + _KEPT_S)
-        key, kept = (policy, str(digest), name), Kept(verdict, until, via)
+        key, kept = (policy, str(digest), name), CachedVerdict(verdict, until, via)
         with self._lock:
             self._kept[key] = kept
             self._kept.move_to_end(key)
@@ -238,14 +244,14 @@ class VerdictCache:
         self._records.write(dict.fromkeys(gone))
 
 
-def _written(kept: Kept) -> bytes:
+def _written(kept: CachedVerdict) -> bytes:
     verdict = kept.verdict
     fields = [verdict.rule, verdict.reason, verdict.keys, verdict.until, kept.until, kept.via]
     return json.dumps(fields).encode()
 
 
-def _read(value: bytes | None) -> Kept | None:
+def _read(value: bytes | None) -> CachedVerdict | None:
     if value is None:
         return None
     rule, reason, keys, until, end, via = json.loads(value)
-    return Kept(Verdict(True, rule, reason, tuple(keys), until=until), end, via)
+    return CachedVerdict(TrustVerdict(True, rule, reason, tuple(keys), until=until), end, via)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from shipline.cli.registry import group
 from shipline.errors import UsageError
-from shipline.server.access import Directory
+from shipline.server.access import AccountStore
 
 ROBOT = "robot$team+ci"
 
@@ -58,7 +58,7 @@ def test_a_robots_secret_is_the_only_output_and_comes_once(data: Path) -> None:
     listed = run(data, "robot", "ls")
     assert f"{ROBOT}  pull,create team tags v*  ok" in listed
     assert first not in listed and second not in listed
-    directory = Directory(data)
+    directory = AccountStore(data)
     assert len(directory.view().logins[ROBOT].secrets) == 2
     directory.close()
     run(data, "robot", "set", ROBOT, "--disable")

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from commands import run_shipline
-from shipline.cli.program import COMMANDS, POINTERS, Entry
+from shipline.cli.program import COMMANDS, POINTERS, LazyCommand
 
 _HEAVY = {
     *("urllib3", "cryptography", "aiohttp", "zstandard", "packaging", "prometheus_client"),
@@ -78,7 +78,7 @@ def test_commands_of_other_programs_are_answered_with_ours(name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_command_in_the_list_can_be_loaded(entry: Entry) -> None:
+def test_every_command_in_the_list_can_be_loaded(entry: LazyCommand) -> None:
     loaded = entry.load()
     assert isinstance(loaded, click.Command)
     assert loaded.help

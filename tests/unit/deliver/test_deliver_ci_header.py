@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from shipline.deliver.ci import CiSection, Pins, State, freshness, kind_of
+from shipline.deliver.ci import CiSection, FileState, Pins, freshness, kind_of
 from shipline.deliver.ci.document import Comment, Inline, Noted, headed, render
 from shipline.errors import ConfigError
 
@@ -57,11 +57,11 @@ def test_comments_stand_where_people_put_them() -> None:
 
 def test_the_state_of_a_file_tells_who_changed_it() -> None:
     old, new = headed("a: 1\n", "gitlab"), headed("a: 2\n", "gitlab")
-    assert freshness(new, new, "f").state is State.FRESH
-    assert freshness(None, new, "f").state is State.MISSING
-    assert freshness(old, new, "f").state is State.STALE
-    assert freshness(old + "b: 3\n", new, "f").state is State.EDITED
-    assert freshness("a: 2\n", new, "f").state is State.FOREIGN
+    assert freshness(new, new, "f").state is FileState.FRESH
+    assert freshness(None, new, "f").state is FileState.MISSING
+    assert freshness(old, new, "f").state is FileState.STALE
+    assert freshness(old + "b: 3\n", new, "f").state is FileState.EDITED
+    assert freshness("a: 2\n", new, "f").state is FileState.FOREIGN
     assert "-a: 1\n+a: 2\n" in freshness(old, new, "f").diff
     assert kind_of(headed("", "github --style buildx")) == "github --style buildx"
     assert kind_of("name: ours\n") is None

@@ -16,8 +16,8 @@ from shipline.dockerfile import (
     MountType,
     PlatformArgs,
     Scope,
+    ScopedInstruction,
     Sharing,
-    Step,
     Volume,
     Workdir,
     apply,
@@ -31,7 +31,7 @@ HIDDEN = "BUILDKIT_SBOM_SCAN_STAGE"
 ARM = PlatformArgs("linux/arm/v7", "linux/amd64")
 
 
-def walk(content: str, build_args: dict[str, str] | None = None) -> list[Step]:
+def walk(content: str, build_args: dict[str, str] | None = None) -> list[ScopedInstruction]:
     """The steps of the only stage, on an empty image."""
     dockerfile = parse_dockerfile(content)
     globals_ = open_scope(dockerfile, ARM, build_args=build_args)

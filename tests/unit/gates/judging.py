@@ -9,38 +9,38 @@ from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
-from shipline.gates import Baseline, Context, Evidence, Verdict, Waiver, Waivers, judge
+from shipline.gates import Baseline, GateContext, ReportFile, Verdict, Waiver, Waivers, judge
 from shipline.gates.reports import Report, parse_report
 from shipline.gates.section import ReportGate
 from shipline.gates.statements import summary
 from shipline.gates.verdict import Verdicts
-from shipline.git import Changes
+from shipline.git import ChangedLines
 from shipline.units import Day
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-CONTEXT = Context(NOW)
+CONTEXT = GateContext(NOW)
 
 
-def evidence(document: bytes | dict[str, Any] | Report, **more: Any) -> Evidence:
+def evidence(document: bytes | dict[str, Any] | Report, **more: Any) -> ReportFile:
     """A report file, written an hour ago where it does not tell itself."""
     if isinstance(document, dict):
         document = json.dumps(document).encode()
     if isinstance(document, bytes):
         document = parse_report(BytesIO(document))
     made = document.created or datetime(2026, 1, 1, 11, tzinfo=UTC)
-    return replace(Evidence("report", document, made=made), **more)
+    return replace(ReportFile("report", document, made=made), **more)
 
 
 def verdict_of(
     rules: ReportGate,
-    *documents: bytes | dict[str, Any] | Report | Evidence,
-    context: Context = CONTEXT,
+    *documents: bytes | dict[str, Any] | Report | ReportFile,
+    context: GateContext = CONTEXT,
     waivers: Sequence[Waiver] = (),
     vex: Sequence[dict[str, Any]] = (),
     gate: str = "gate",
 ) -> Verdict:
     """The verdict on these reports."""
-    found = [one if isinstance(one, Evidence) else evidence(one) for one in documents]
+    found = [one if isinstance(one, ReportFile) else evidence(one) for one in documents]
     return judge(
         gate, "kind", rules, found, Waivers(waivers, context), vex=[evidence(one) for one in vex]
     )
@@ -57,9 +57,9 @@ def baseline_after(verdict: Verdict) -> Baseline:
     return Baseline.parse(json.dumps(summary(Verdicts((verdict,), NOW))).encode())
 
 
-def changed(*lines: int, path: str = "app/a.py", files: Sequence[str] = ()) -> Changes:
+def changed(*lines: int, path: str = "app/a.py", files: Sequence[str] = ()) -> ChangedLines:
     """A change of these lines of one file."""
-    return Changes(
+    return ChangedLines(
         {path: tuple(range(line, line + 1) for line in lines)}, frozenset({path, *files})
     )
 

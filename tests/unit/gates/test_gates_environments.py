@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shipline.gates import Context, GatesSection, TestsGate, Workplace, run_gates
+from shipline.gates import GateContext, GateEnvironment, GatesSection, TestsGate, run_gates
 from shipline.globs import Glob
 
 from judging import NOW  # isort: skip
@@ -23,12 +23,12 @@ def test_a_gate_blocks_only_in_its_environments(
     tmp_path: Path, environment: str, code: int
 ) -> None:
     (tmp_path / "junit.xml").write_text(FAILED)
-    context = Context(NOW, environment=environment)
+    context = GateContext(NOW, environment=environment)
     for section in (
         GatesSection(tests=TestsGate(reports="junit.xml"), blocks_in=BLOCKS_IN),
         GatesSection(tests=TestsGate(reports="junit.xml", blocks_in=BLOCKS_IN)),
     ):
-        found = run_gates(section, context, Workplace(tmp_path))
+        found = run_gates(section, context, GateEnvironment(tmp_path))
         (verdict,) = found
         assert found.exit_code == code
         assert (verdict.outcome == "waived") == (code == 0)
@@ -37,7 +37,7 @@ def test_a_gate_blocks_only_in_its_environments(
 
 def test_doubt_is_let_through_with_its_reason_too(tmp_path: Path) -> None:
     section = GatesSection(tests=TestsGate(reports="junit.xml"), blocks_in=BLOCKS_IN)
-    found = run_gates(section, Context(NOW, environment="dev"), Workplace(tmp_path))
+    found = run_gates(section, GateContext(NOW, environment="dev"), GateEnvironment(tmp_path))
     (verdict,) = found
     assert (found.exit_code, verdict.outcome) == (0, "waived")
     assert "it does not block in dev" in verdict.reason

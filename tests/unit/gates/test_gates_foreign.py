@@ -11,7 +11,7 @@ from foreign_samples import CLEAN, GITLEAKS, NOTHING, TOOLS
 from gate_samples import ALL, GRYPE, NPM, OSV, parsed
 from judging import NOW, verdict_of
 
-from shipline.gates import Evidence, Outcome, VulnerabilitiesGate
+from shipline.gates import Outcome, ReportFile, VulnerabilitiesGate
 from shipline.gates.evidence import read
 from shipline.gates.reports import (
     FORMATS,
@@ -76,7 +76,7 @@ def test_a_leak_report_is_no_proof_of_no_vulnerabilities(tmp_path: Any) -> None:
     path = tmp_path / "leaks.json"
     path.write_text(json.dumps(GITLEAKS))
     found = read(path, "leaks.json")
-    assert isinstance(found, Evidence)
+    assert isinstance(found, ReportFile)
     verdict = verdict_of(VulnerabilitiesGate(allow_empty=True), found)
     assert verdict.outcome is Outcome.ERROR and "gitleaks" in verdict.reason
     assert "--report-format sarif" in verdict.deciding.hint
@@ -105,6 +105,8 @@ def test_a_package_of_npm_that_leads_to_no_advisory_stands_for_itself() -> None:
 
 
 def test_a_report_of_another_kind_is_told_what_the_gate_reads() -> None:
-    verdict = verdict_of(VulnerabilitiesGate(), Evidence("a.sarif", parsed(ALL["sarif"]), made=NOW))
+    verdict = verdict_of(
+        VulnerabilitiesGate(), ReportFile("a.sarif", parsed(ALL["sarif"]), made=NOW)
+    )
     assert verdict.outcome is Outcome.ERROR
     assert "another kind (sarif)" in verdict.reason and "pip-audit" in verdict.deciding.hint

@@ -19,13 +19,13 @@ from shipline.content import MemoryStore
 from shipline.errors import ContentError, NotFound
 from shipline.gates import (
     CommandGate,
-    Context,
+    GateContext,
+    GateEnvironment,
     GatesSection,
     ImageGate,
     Outcome,
     SbomGate,
     Verdict,
-    Workplace,
     image_facts,
     run_gates,
 )
@@ -60,12 +60,12 @@ def manifest(shelf: Shelf, architecture: str, **config: Any) -> Descriptor:
     return replace(made.descriptor, platform=Platform("linux", architecture))
 
 
-def judged(rules: ImageGate, context: Context) -> Verdict:
-    (verdict,) = run_gates(GatesSection(image=rules), context, Workplace(Path()))
+def judged(rules: ImageGate, context: GateContext) -> Verdict:
+    (verdict,) = run_gates(GatesSection(image=rules), context, GateEnvironment(Path()))
     return verdict
 
 
-def context_of(**config: Any) -> Context:
+def context_of(**config: Any) -> GateContext:
     shelf = Shelf()
     return replace(CONTEXT, image=image_facts(shelf, manifest(shelf, "amd64", **config)))
 
@@ -235,7 +235,7 @@ def program(tmp_path: Path, script: str, timeout: str = "20s") -> Verdict:
     """The verdict of a shell script."""
     rules = CommandGate(run=script, timeout=Duration.parse(timeout))
     section = GatesSection(commands={"own": rules})
-    (verdict,) = run_gates(section, context_of(), Workplace(tmp_path, os.environ))
+    (verdict,) = run_gates(section, context_of(), GateEnvironment(tmp_path, os.environ))
     return verdict
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from judging import CONTEXT, baseline_after, changed, checks, cobertura, evidence, verdict_of
 
 from shipline.gates import CoverageGate, Outcome, TestsGate
-from shipline.gates.context import Places
-from shipline.git import Changes
+from shipline.gates.context import RepositoryPaths
+from shipline.git import ChangedLines
 from shipline.globs import Glob
 
 RULES = CoverageGate()
@@ -110,7 +110,7 @@ def test_a_path_that_could_be_two_changed_files_is_doubt() -> None:
 def test_paths_of_reports_find_their_files(
     path: str, roots: tuple[str, ...], files: tuple[str, ...], found: tuple[str, ...] | None
 ) -> None:
-    places = Places(Changes({}, frozenset(files)), roots)
+    places = RepositoryPaths(ChangedLines({}, frozenset(files)), roots)
     assert places.find(path) == (files if found is None else found)
 
 

@@ -14,8 +14,8 @@ from judging import CONTEXT, baseline_after, changed, checks, evidence, verdict_
 
 from shipline.errors import ConfigError
 from shipline.gates import (
-    Context,
     FindingsGate,
+    GateContext,
     Outcome,
     SecretsGate,
     Severity,
@@ -286,7 +286,7 @@ def test_more_findings_never_mend_a_failure(
 ) -> None:
     rules = FindingsGate(max=limit, new_only=known)
     waivers: list[Waiver] = [waiver(id=one) for one in dict.fromkeys(waived)]
-    context: Context = CONTEXT
+    context: GateContext = CONTEXT
     if known:
         context = replace(CONTEXT, baseline=baseline_after(verdict_of(rules, sarif(result("A")))))
     few = verdict_of(rules, sarif(*map(result, first)), context=context, waivers=waivers)

@@ -14,20 +14,20 @@ from judging import CONTEXT, NOW, cobertura, evidence, verdict_of
 
 from shipline.errors import GateRefused, GateUndecided, UsageError
 from shipline.gates import (
-    Context,
     CoverageGate,
-    Evidence,
     FindingsGate,
+    GateContext,
+    GateEnvironment,
     GatesSection,
     ImageFacts,
     ImageSubject,
     Outcome,
+    ReportFile,
     SbomGate,
     TestsGate,
     Verdict,
     Verdicts,
     VulnerabilitiesGate,
-    Workplace,
     gather,
     run_gates,
 )
@@ -37,7 +37,7 @@ OTHER = "sha256:" + "9" * 64
 CLEAN: dict[str, Any] = {**TRIVY, "Results": [{"Target": "a", "Class": "os-pkgs"}]}
 
 
-def image(*platforms: str, index: str = DIGEST) -> Context:
+def image(*platforms: str, index: str = DIGEST) -> GateContext:
     """A context whose image has these platforms; the digest of one alone is that of the image."""
     facts = tuple(
         ImageFacts(name, index if len(platforms) == 1 else f"sha256:{place:064}", OTHER, 1, 1)
@@ -123,7 +123,7 @@ def test_a_report_of_the_sources_is_not_one_of_the_image_where_that_is_asked_for
 
 def test_doubt_warns_only_where_that_is_written(tmp_path: Path) -> None:
     section = GatesSection(coverage=CoverageGate(reports="no.xml"))
-    place = Workplace(tmp_path)
+    place = GateEnvironment(tmp_path)
     assert run_gates(section, CONTEXT, place).exit_code == 11
     section = replace(section, coverage=CoverageGate(reports="no.xml", on_incomplete="warn"))
     verdicts = run_gates(section, CONTEXT, place)
@@ -161,11 +161,11 @@ def test_commands_write_reports_anew_and_old_ones_are_no_proof(tmp_path: Path) -
     (tmp_path / "c.xml").write_bytes(cobertura(a=[1]))
     rules = CoverageGate(reports="c.xml", run="exit 0")
     now = replace(CONTEXT, now=datetime.now(UTC))
-    verdicts = run_gates(GatesSection(coverage=rules), now, Workplace(tmp_path, os.environ))
+    verdicts = run_gates(GatesSection(coverage=rules), now, GateEnvironment(tmp_path, os.environ))
     assert verdicts.exit_code == 11 and not (tmp_path / "c.xml").exists()
     (tmp_path / "good").write_bytes(cobertura(a=[1]))
     rules = CoverageGate(reports="c.xml", run=("cp", "good", "c.xml"))
-    verdicts = run_gates(GatesSection(coverage=rules), now, Workplace(tmp_path, os.environ))
+    verdicts = run_gates(GatesSection(coverage=rules), now, GateEnvironment(tmp_path, os.environ))
     assert verdicts.exit_code == 0
 
 
@@ -175,17 +175,17 @@ def test_a_report_of_the_day_before_yesterday_is_no_pass_unless_that_is_said(
     (tmp_path / "c.xml").write_bytes(cobertura(a=[1]))
     rules, later = CoverageGate(reports="c.xml"), datetime.now(UTC) + timedelta(days=2)
     section, context = GatesSection(coverage=rules), replace(CONTEXT, now=later)
-    found = run_gates(section, context, Workplace(tmp_path))
+    found = run_gates(section, context, GateEnvironment(tmp_path))
     assert found.exit_code == 11
     assert "old, more than max-age 1d" in next(iter(found)).reason
     section = replace(section, max_age=Duration.parse("3d"))
-    assert run_gates(section, context, Workplace(tmp_path)).exit_code == 0
+    assert run_gates(section, context, GateEnvironment(tmp_path)).exit_code == 0
 
 
 def test_an_unknown_gate_is_named() -> None:
     section = GatesSection(coverage=CoverageGate())
     with pytest.raises(UsageError, match="coverag'"):
-        run_gates(section, CONTEXT, Workplace(Path()), names=["coverag"])
+        run_gates(section, CONTEXT, GateEnvironment(Path()), names=["coverag"])
 
 
 def verdicts(*outcomes: str) -> Verdicts:
@@ -226,4 +226,4 @@ def test_a_failure_outweighs_doubt_and_doubt_outweighs_success(
 
 def test_missing_evidence_is_never_raised(tmp_path: Path) -> None:
     (one,) = gather(["a\0b"], tmp_path)
-    assert isinstance(one, Evidence) and one.report is None
+    assert isinstance(one, ReportFile) and one.report is None

@@ -17,7 +17,7 @@ from terminal import Screen, Terminal
 
 from shipline.events import Started
 from shipline.observe import TtySink
-from shipline.observe.board import Board, Vertex
+from shipline.observe.board import Board, VertexState
 from shipline.observe.text import cells
 from shipline.observe.tty import live_lines, reflowing
 
@@ -236,7 +236,7 @@ def test_no_color_means_no_color() -> None:
     assert "m" not in terminal.received.replace("[+] Building", "")
 
 
-def running(count: int) -> list[Vertex]:
+def running(count: int) -> list[VertexState]:
     board = Board()
     for span in range(1, count + 1):
         board.start(Started(span, START, f"RUN {span} 世界" * 9, attributes={"kind": "run"}))

@@ -10,17 +10,17 @@ import pytest
 
 from shipline.errors import AuthError, ConfigError
 from shipline.registry.credentials import Credentials
-from shipline.registry.keychain import Vault, forget, vault_from
+from shipline.registry.keychain import CredentialStore, forget, vault_from
 
 ALICE = Credentials("alice", "s3cret: with ünicode")
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(tmp_path / "inner" / "vault.json", "correct horse")
+def vault(tmp_path: Path) -> CredentialStore:
+    return CredentialStore(tmp_path / "inner" / "vault.json", "correct horse")
 
 
-def test_what_was_put_comes_back(vault: Vault) -> None:
+def test_what_was_put_comes_back(vault: CredentialStore) -> None:
     vault.put("a.example", ALICE)
     vault.put("b.example:5000", Credentials(identity_token="refresh"))
     assert vault.get("a.example") == ALICE
@@ -29,7 +29,7 @@ def test_what_was_put_comes_back(vault: Vault) -> None:
     assert vault.users() == {"a.example": "alice", "b.example:5000": ""}
 
 
-def test_the_file_shows_neither_user_nor_secret_and_is_private(vault: Vault) -> None:
+def test_the_file_shows_neither_user_nor_secret_and_is_private(vault: CredentialStore) -> None:
     vault.put("a.example", ALICE)
     content = vault.path.read_text()
     assert "alice" not in content and "s3cret" not in content
@@ -38,10 +38,10 @@ def test_the_file_shows_neither_user_nor_secret_and_is_private(vault: Vault) -> 
     assert "correct horse" not in repr(vault)
 
 
-def test_another_passphrase_neither_reads_nor_adds(vault: Vault) -> None:
+def test_another_passphrase_neither_reads_nor_adds(vault: CredentialStore) -> None:
     vault.put("a.example", ALICE)
     before = vault.path.read_bytes()
-    other = Vault(vault.path, "wrong horse")
+    other = CredentialStore(vault.path, "wrong horse")
     with pytest.raises(AuthError, match="does not open"):
         other.get("a.example")
     with pytest.raises(AuthError, match="does not open"):
@@ -49,7 +49,7 @@ def test_another_passphrase_neither_reads_nor_adds(vault: Vault) -> None:
     assert vault.path.read_bytes() == before
 
 
-def test_an_entry_moved_to_another_server_does_not_open(vault: Vault) -> None:
+def test_an_entry_moved_to_another_server_does_not_open(vault: CredentialStore) -> None:
     vault.put("a.example", ALICE)
     document = json.loads(vault.path.read_text())
     document["entries"]["evil.example"] = document["entries"].pop("a.example")
@@ -58,7 +58,7 @@ def test_an_entry_moved_to_another_server_does_not_open(vault: Vault) -> None:
         vault.get("evil.example")
 
 
-def test_forgetting_needs_no_passphrase(vault: Vault) -> None:
+def test_forgetting_needs_no_passphrase(vault: CredentialStore) -> None:
     vault.put("a.example", ALICE)
     vault.put("b.example", ALICE)
     assert forget(vault.path, "a.example")
@@ -71,7 +71,7 @@ def test_forgetting_needs_no_passphrase(vault: Vault) -> None:
     "content",
     ["", "nonsense", "[]", "{}", '{"version": 2, "salt": "", "entries": {}}', '{"version": 1}'],
 )
-def test_a_damaged_file_is_named_and_left_alone(vault: Vault, content: str) -> None:
+def test_a_damaged_file_is_named_and_left_alone(vault: CredentialStore, content: str) -> None:
     vault.path.parent.mkdir()
     vault.path.write_text(content)
     with pytest.raises(ConfigError, match=r"vault\.json"):
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named_and_left_alone(vault: Vault, content: str) -> N
 @pytest.mark.parametrize(
     "entry", [{}, {"nonce": "!", "sealed": ""}, {"nonce": 3, "sealed": 4}, None]
 )
-def test_a_damaged_entry_is_an_error_of_the_file(vault: Vault, entry: object) -> None:
+def test_a_damaged_entry_is_an_error_of_the_file(vault: CredentialStore, entry: object) -> None:
     vault.put("a.example", ALICE)
     document = json.loads(vault.path.read_text())
     document["entries"]["a.example"] = entry

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from node_app import fill
 from shipline.oci import Descriptor, Digest, Index, Manifest
-from shipline.server.gc import Collection, Report, collect
+from shipline.server.gc import GcOptions, GcReport, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -77,8 +77,8 @@ class Directory:
         self.manifests.put(name, digest, raw, tags)
         return Descriptor(raw.media_type, digest, len(raw.raw))
 
-    def collect(self, *, untagged: bool = False, dry_run: bool = False) -> Report:
-        options = Collection(every=None, untagged=untagged)
+    def collect(self, *, untagged: bool = False, dry_run: bool = False) -> GcReport:
+        options = GcOptions(every=None, untagged=untagged)
         report = collect(self.storage, options, dry_run=dry_run)
         report.seconds = 0.0
         return report

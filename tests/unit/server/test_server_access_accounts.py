@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.server.access.accounts import Access, Permission, Wish
+from shipline.server.access.accounts import Permission, RobotAccess, RobotOptions
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, read_audit
 from shipline.server.access.login import (
@@ -24,13 +24,13 @@ from shipline.server.access.login import (
     same_password,
 )
 from shipline.server.access.rights import allowed
-from shipline.server.access.store import Directory
+from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import issue_refresh, refresh_tokens, subject_of
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 from shipline.server.problems import Problem
 
 HERE = "192.0.2.7"
-PULL = (Permission("*", (Access("repository", "pull"),)),)
+PULL = (Permission("*", (RobotAccess("repository", "pull"),)),)
 _ADD = """
 import sys
 from pathlib import Path
@@ -56,22 +56,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, clock: Clock) -> Directory:
-    return Directory(tmp_path, clock=clock)
+def directory(tmp_path: Path, clock: Clock) -> AccountStore:
+    return AccountStore(tmp_path, clock=clock)
 
 
 @pytest.fixture
-def events() -> list[Event]:
+def events() -> list[NodeEvent]:
     return []
 
 
 @pytest.fixture
-def accounts(directory: Directory, events: list[Event]) -> Administration:
+def accounts(directory: AccountStore, events: list[NodeEvent]) -> Administration:
     return Administration(directory, actor="test", notice=events.append)
 
 
 @pytest.fixture
-def logins(directory: Directory, events: list[Event]) -> Logins:
+def logins(directory: AccountStore, events: list[NodeEvent]) -> Logins:
     return Logins(directory, events.append)
 
 
@@ -92,7 +92,7 @@ def test_every_secret_is_another_one() -> None:
     assert len({generate_secret() for _ in range(100)}) == 100
 
 
-def test_another_process_is_noticed_at_once(directory: Directory, tmp_path: Path) -> None:
+def test_another_process_is_noticed_at_once(directory: AccountStore, tmp_path: Path) -> None:
     for number in range(5):
         names = [f"p{number}", f"q{number}"]
         subprocess.run([sys.executable, "-c", _ADD, str(tmp_path), *names], check=True)
@@ -103,7 +103,7 @@ def test_another_process_is_noticed_at_once(directory: Directory, tmp_path: Path
 
 
 def test_changes_of_two_processes_do_not_lose_each_other(
-    directory: Directory, accounts: Administration, tmp_path: Path
+    directory: AccountStore, accounts: Administration, tmp_path: Path
 ) -> None:
     names = [f"theirs{number}" for number in range(20)]
     other = subprocess.Popen([sys.executable, "-c", _ADD, str(tmp_path), *names])
@@ -148,9 +148,9 @@ def test_a_password_works_until_it_is_changed(accounts: Administration, logins: 
     assert refused(logins, "bob", "password 2") == 401
 
 
-def test_another_secret_is_another_stamp(accounts: Administration, directory: Directory) -> None:
+def test_another_secret_is_another_stamp(accounts: Administration, directory: AccountStore) -> None:
     accounts.add_user("bob", "password 1")
-    robot, _ = accounts.add_robot(Wish("ci", permissions=PULL))
+    robot, _ = accounts.add_robot(RobotOptions("ci", permissions=PULL))
     names = ("bob", robot.login)
 
     def stamps() -> list[str]:
@@ -176,7 +176,7 @@ def test_a_right_password_is_hashed_once(accounts: Administration, logins: Login
 def test_two_secrets_are_valid_while_they_overlap(
     accounts: Administration, logins: Logins, clock: Clock
 ) -> None:
-    robot, old = accounts.add_robot(Wish("ci", permissions=PULL))
+    robot, old = accounts.add_robot(RobotOptions("ci", permissions=PULL))
     new = accounts.rotate_robot(robot.id, overlap_s=60)
     for secret in (old, new):
         assert logins.check(robot.login, secret, HERE).login == robot.login
@@ -190,7 +190,9 @@ def test_two_secrets_are_valid_while_they_overlap(
 def test_a_robot_ends_is_disabled_and_comes_from_its_network(
     accounts: Administration, logins: Logins, clock: Clock
 ) -> None:
-    wish = Wish("ci", permissions=PULL, duration=1, networks=("192.0.2.0/24", "2001:db8::/32"))
+    wish = RobotOptions(
+        "ci", permissions=PULL, duration=1, networks=("192.0.2.0/24", "2001:db8::/32")
+    )
     robot, secret = accounts.add_robot(wish)
     for address in (HERE, "2001:db8::1", "::ffff:192.0.2.9"):
         assert logins.check(robot.login, secret, address)
@@ -198,9 +200,9 @@ def test_a_robot_ends_is_disabled_and_comes_from_its_network(
         assert refused(logins, robot.login, secret, address) == 401
     clock.now += 86_401
     assert refused(logins, robot.login, secret, "192.0.2.8") == 401
-    accounts.set_robot(robot.id, Wish("ci", permissions=PULL, duration=3))
+    accounts.set_robot(robot.id, RobotOptions("ci", permissions=PULL, duration=3))
     assert logins.check(robot.login, secret, "203.0.113.5")
-    accounts.set_robot(robot.id, Wish("ci", permissions=PULL, disabled=True))
+    accounts.set_robot(robot.id, RobotOptions("ci", permissions=PULL, disabled=True))
     assert refused(logins, robot.login, secret, "203.0.113.6") == 401
 
 
@@ -226,7 +228,7 @@ def test_one_address_cannot_try_every_account(logins: Logins, accounts: Administ
 
 
 def test_guesses_side_by_side_are_counted_each(
-    accounts: Administration, logins: Logins, events: list[Event]
+    accounts: Administration, logins: Logins, events: list[NodeEvent]
 ) -> None:
     accounts.add_user("bob", "password 1")
     threads = [
@@ -242,7 +244,7 @@ def test_guesses_side_by_side_are_counted_each(
 
 
 def test_a_refresh_token_has_one_subject_and_one_audience(
-    accounts: Administration, directory: Directory, clock: Clock
+    accounts: Administration, directory: AccountStore, clock: Clock
 ) -> None:
     bob = accounts.add_user("bob", "password 1")
     token = issue_refresh(directory, bob, "us", "docker", 3600)
@@ -256,7 +258,7 @@ def test_a_refresh_token_has_one_subject_and_one_audience(
 
 @pytest.mark.parametrize("change", ["password", "disable", "remove", "revoke"])
 def test_refresh_tokens_end_with_what_they_stand_for(
-    accounts: Administration, directory: Directory, change: str
+    accounts: Administration, directory: AccountStore, change: str
 ) -> None:
     bob = accounts.add_user("bob", "password 1")
     token = issue_refresh(directory, bob, "us", "docker", 3600)
@@ -274,7 +276,7 @@ def test_refresh_tokens_end_with_what_they_stand_for(
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_refresh_token_that_is_issued_too_late_is_good_for_nothing(
-    accounts: Administration, directory: Directory, again: bool
+    accounts: Administration, directory: AccountStore, again: bool
 ) -> None:
     """The password was right a moment ago; then it was changed, or the account made anew."""
     bob = accounts.add_user("bob", "password 1")
@@ -287,7 +289,7 @@ def test_a_refresh_token_that_is_issued_too_late_is_good_for_nothing(
 
 
 def test_refresh_tokens_of_one_account_are_bounded(
-    accounts: Administration, directory: Directory, clock: Clock
+    accounts: Administration, directory: AccountStore, clock: Clock
 ) -> None:
     bob = accounts.add_user("bob", "password 1")
     tokens = []
@@ -302,8 +304,8 @@ def test_refresh_tokens_of_one_account_are_bounded(
 def test_a_removed_project_takes_its_robots_along(accounts: Administration) -> None:
     accounts.add_project("p")
     mine = (Permission("p", PULL[0].access),)
-    accounts.add_robot(Wish("ci", "p", mine))
-    accounts.add_robot(Wish("ci", "", PULL))
+    accounts.add_robot(RobotOptions("ci", "p", mine))
+    accounts.add_robot(RobotOptions("ci", "", PULL))
     accounts.remove_project("p")
     assert [robot.login for robot in accounts.view.robots.values()] == ["robot$ci"]
 
@@ -311,7 +313,7 @@ def test_a_removed_project_takes_its_robots_along(accounts: Administration) -> N
 def test_the_audit_log_is_bounded_and_in_order(tmp_path: Path) -> None:
     audit = Audit(tmp_path, size=4096, files=3)
     for number in range(200):
-        audit.note(Event("push", "repo", message=str(number), address=HERE, actor="bob"))
+        audit.note(NodeEvent("push", "repo", message=str(number), address=HERE, actor="bob"))
     files = list((tmp_path / "access").glob("audit.jsonl*"))
     assert len(files) <= 3 and sum(file.stat().st_size for file in files) < 3 * 5000
     numbers = [int(line["message"]) for line in read_audit(tmp_path)]
@@ -338,15 +340,17 @@ def test_what_was_private_stays_private_without_its_project(accounts: Administra
 
 def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Path) -> None:
     audit = Audit(tmp_path, size=16 << 10, files=3)
-    audit.note(Event("account", actor="admin", message="user eve added", at=1000.0))
+    audit.note(NodeEvent("account", actor="admin", message="user eve added", at=1000.0))
     for number in range(30_000):
         at = 1000 + number / 300  # 100 s
         path = f"POST /v2/{number}/" + "x" * 3000
-        audit.note(Event("refused", actor="anonymous", address=HERE, message=path, at=at))
-        audit.note(Event("login", actor=f"a{number}", address=HERE, message="refused: x", at=at))
+        audit.note(NodeEvent("refused", actor="anonymous", address=HERE, message=path, at=at))
+        audit.note(
+            NodeEvent("login", actor=f"a{number}", address=HERE, message="refused: x", at=at)
+        )
         place = f"192.0.2.{number % 200}"
-        audit.note(Event("refused", actor="bob", address=place, message=path, at=at))
-    audit.note(Event("push", "team/app", actor="bob", at=1200.0))
+        audit.note(NodeEvent("refused", actor="bob", address=place, message=path, at=at))
+    audit.note(NodeEvent("push", "team/app", actor="bob", at=1200.0))
     lines = list(read_audit(tmp_path))
     assert lines[0]["message"] == "user eve added" and lines[-1]["kind"] == "push"
     assert len(lines) < 60
@@ -358,17 +362,19 @@ def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Pat
 
 def test_the_audit_log_survives_what_clients_write(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
-    audit.note(Event("login", actor='a"\n{"kind":"push"}\x1b[31m' + "x" * 5000, message="refused"))
-    audit.note(Event("pull", "repo"))
+    audit.note(
+        NodeEvent("login", actor='a"\n{"kind":"push"}\x1b[31m' + "x" * 5000, message="refused")
+    )
+    audit.note(NodeEvent("pull", "repo"))
     lines = (tmp_path / "access" / "audit.jsonl").read_bytes().splitlines()
     assert len(lines) == 1 and len(lines[0]) < 1500 and b"\x1b" not in lines[0]
 
 
 def test_account_changes_are_told_without_secrets(
-    accounts: Administration, events: list[Event]
+    accounts: Administration, events: list[NodeEvent]
 ) -> None:
     accounts.add_user("bob", "password 1")
-    robot, secret = accounts.add_robot(Wish("ci", permissions=PULL))
+    robot, secret = accounts.add_robot(RobotOptions("ci", permissions=PULL))
     new = accounts.rotate_robot(robot.id)
     told = " ".join(event.message for event in events)
     assert len(events) == 3
@@ -380,7 +386,7 @@ def test_time_does_not_tell_which_robots_exist(
     accounts: Administration, logins: Logins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kind of an account is in its name: it decides how long a wrong secret takes."""
-    robot, _ = accounts.add_robot(Wish("ci", permissions=PULL))
+    robot, _ = accounts.add_robot(RobotOptions("ci", permissions=PULL))
     accounts.add_user("bob", "password 1")
     hashed: list[str] = []
 
@@ -396,7 +402,7 @@ def test_time_does_not_tell_which_robots_exist(
 
 
 def test_who_tries_on_does_not_fill_the_audit_log(
-    accounts: Administration, logins: Logins, events: list[Event], clock: Clock
+    accounts: Administration, logins: Logins, events: list[NodeEvent], clock: Clock
 ) -> None:
     accounts.add_user("bob", "password 1")
     for number in range(50):

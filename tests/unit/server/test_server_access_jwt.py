@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from shipline.server.access.keys import InvalidToken, Keys, encode, public_jwk, rotate, sign, verify
 from shipline.server.access.section import AccessSection
-from shipline.server.access.store import Directory
+from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import Tokens
 
 NOW = 1_700_000_000.0
@@ -168,7 +168,7 @@ def test_a_token_has_one_spelling() -> None:
 
 def test_a_rotated_key_verifies_what_it_signed_and_then_goes(tmp_path: Path) -> None:
     now = [NOW]
-    directory = Directory(tmp_path, clock=lambda: now[0])
+    directory = AccountStore(tmp_path, clock=lambda: now[0])
     keys = Keys(directory)
     old = keys.sign(CLAIMS)
     rotate(directory)
@@ -185,7 +185,7 @@ def test_a_rotated_key_verifies_what_it_signed_and_then_goes(tmp_path: Path) -> 
     directory.close()
 
 
-def _stolen(directory: Directory) -> tuple[str, ec.EllipticCurvePrivateKey]:
+def _stolen(directory: AccountStore) -> tuple[str, ec.EllipticCurvePrivateKey]:
     """The key that signs now, as a backup of the accounts has it."""
     ((kid, record),) = directory.view().keys.items()
     key = serialization.load_pem_private_key(json.loads(record)["pem"].encode(), None)
@@ -193,7 +193,7 @@ def _stolen(directory: Directory) -> tuple[str, ec.EllipticCurvePrivateKey]:
     return kid, key
 
 
-def _claims(directory: Directory, life_s: float) -> dict[str, Any]:
+def _claims(directory: AccountStore, life_s: float) -> dict[str, Any]:
     now, service = directory.clock(), AccessSection().service
     access = [{"type": "repository", "name": "team/app", "actions": ["pull"]}]
     times = {"iat": now, "nbf": now, "exp": now + life_s}
@@ -202,7 +202,7 @@ def _claims(directory: Directory, life_s: float) -> dict[str, Any]:
 
 def test_a_stolen_key_signs_nothing_an_hour_after_the_rotation(tmp_path: Path) -> None:
     now = [NOW]
-    directory = Directory(tmp_path, clock=lambda: now[0])
+    directory = AccountStore(tmp_path, clock=lambda: now[0])
     keys = Keys(directory)
     tokens = Tokens(directory, keys, AccessSection())
     kid, key = _stolen(directory)
@@ -218,7 +218,7 @@ def test_a_stolen_key_signs_nothing_an_hour_after_the_rotation(tmp_path: Path) -
 
 
 def test_a_key_ends_at_once_when_that_is_said(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = AccountStore(tmp_path)
     tokens = Tokens(directory, Keys(directory), AccessSection())
     kid, key = _stolen(directory)
     seen, fresh = (sign(_claims(directory, life), key, kid) for life in (300, 600))
@@ -231,7 +231,7 @@ def test_a_key_ends_at_once_when_that_is_said(tmp_path: Path) -> None:
 
 
 def test_of_a_retired_key_nothing_is_kept_that_signs(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = AccountStore(tmp_path)
     Keys(directory)
     kid, _ = _stolen(directory)
     rotate(directory)
@@ -241,7 +241,7 @@ def test_of_a_retired_key_nothing_is_kept_that_signs(tmp_path: Path) -> None:
 
 
 def test_private_keys_leave_no_door_open(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = AccountStore(tmp_path)
     keys = Keys(directory)
     for file in (tmp_path / "access").iterdir():
         assert file.stat().st_mode & 0o077 == 0, file

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from shipline.errors import UsageError
 from shipline.server.access.accounts import (
     ROLE_ACTIONS,
-    Access,
     Permission,
-    Prefix,
     Project,
     Robot,
+    RobotAccess,
+    RobotOptions,
+    RobotPrefix,
     User,
-    Wish,
     check_project_name,
     check_user_name,
 )
 from shipline.server.access.administration import Administration
-from shipline.server.access.rights import Scope, allowed, parse_scopes
-from shipline.server.access.store import Directory, View
+from shipline.server.access.rights import TokenScope, allowed, parse_scopes
+from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.access.tokens import limited
 from shipline.server.http import Action
 
@@ -38,7 +38,7 @@ patterns = st.lists(st.sampled_from(("a/*", "a/b", "**", "b/*")), max_size=2).ma
 permissions = st.builds(
     Permission,
     st.sampled_from(("*", "a", "b", "a/b")),
-    st.lists(st.builds(Access, st.just("repository"), words), max_size=3).map(tuple),
+    st.lists(st.builds(RobotAccess, st.just("repository"), words), max_size=3).map(tuple),
     repositories=patterns,
     tags=st.sampled_from(((), ("v*",), ("latest",))),
 )
@@ -51,7 +51,7 @@ robots = st.builds(
     st.lists(permissions, min_size=1, max_size=3).map(tuple),
     st.just(()),
 )
-VIEW = View(
+VIEW = AccountsView(
     projects={
         "a": Project("a", members={"dev": "developer", "boss": "admin", "guest": "guest"}),
         "b": Project("b", public=True),
@@ -117,7 +117,7 @@ def test_members_and_administrators() -> None:
 
 
 def test_patterns_of_tags_hold_for_names_alone() -> None:
-    access = (Access("repository", "push"),)
+    access = (RobotAccess("repository", "push"),)
     robot = Robot(1, "r", "robot$r", "a", (Permission("a", access, tags=("v*",)),), ())
     assert allowed(VIEW, robot, "push", "a/x")
     assert allowed(VIEW, robot, "push", "a/x", "v1")
@@ -128,8 +128,8 @@ def test_patterns_of_tags_hold_for_names_alone() -> None:
     st.sampled_from(("repository", "registry", "repository(plugin)")), st.text("ab/:-", min_size=1)
 )
 def test_a_scope_splits_at_the_first_and_the_last_colon(kind: str, name: str) -> None:
-    scope = Scope.parse(f"{kind}:{name}:pull,push")
-    assert scope == Scope(kind.partition("(")[0], name, frozenset({"pull", "push"}))
+    scope = TokenScope.parse(f"{kind}:{name}:pull,push")
+    assert scope == TokenScope(kind.partition("(")[0], name, frozenset({"pull", "push"}))
 
 
 def test_scopes_repeat_and_join() -> None:
@@ -155,20 +155,20 @@ def test_names_of_projects_are_checked(name: str) -> None:
 @pytest.mark.parametrize(
     "wish",
     [
-        Wish("", permissions=(Permission("*", ()),)),
-        Wish("a", permissions=()),
-        Wish("a", permissions=(Permission("*", ()),), duration=0),
-        Wish("a", permissions=(Permission("*", ()),), duration=-2),
-        Wish("a", permissions=(Permission("*", ()),), networks=("10.0.0.1/8",)),
-        Wish("a", permissions=(Permission("*", ()),), networks=("everywhere",)),
-        Wish("a", permissions=(Permission("*", (), repositories=("",)),)),
-        Wish("a", "p", permissions=(Permission("*", ()),)),
-        Wish("a", "p", permissions=(Permission("q", ()),)),
+        RobotOptions("", permissions=(Permission("*", ()),)),
+        RobotOptions("a", permissions=()),
+        RobotOptions("a", permissions=(Permission("*", ()),), duration=0),
+        RobotOptions("a", permissions=(Permission("*", ()),), duration=-2),
+        RobotOptions("a", permissions=(Permission("*", ()),), networks=("10.0.0.1/8",)),
+        RobotOptions("a", permissions=(Permission("*", ()),), networks=("everywhere",)),
+        RobotOptions("a", permissions=(Permission("*", (), repositories=("",)),)),
+        RobotOptions("a", "p", permissions=(Permission("*", ()),)),
+        RobotOptions("a", "p", permissions=(Permission("q", ()),)),
     ],
     ids=str,
 )
-def test_wishes_that_cannot_be_are_refused(tmp_path: Path, wish: Wish) -> None:
-    directory = Directory(tmp_path)
+def test_wishes_that_cannot_be_are_refused(tmp_path: Path, wish: RobotOptions) -> None:
+    directory = AccountStore(tmp_path)
     administration = Administration(directory, actor="test")
     administration.add_project("p")
     with pytest.raises(UsageError):
@@ -178,8 +178,8 @@ def test_wishes_that_cannot_be_are_refused(tmp_path: Path, wish: Wish) -> None:
 
 
 def test_prefixes_of_robots() -> None:
-    assert Prefix().login("p", "ci") == "robot$p+ci"
-    assert Prefix.parse("bot+").login("", "ci") == "bot+ci"
+    assert RobotPrefix().login("p", "ci") == "robot$p+ci"
+    assert RobotPrefix.parse("bot+").login("", "ci") == "bot+ci"
     for text in ("", "robot", "R$", "$" * 40, "a b$"):
         with pytest.raises(UsageError):
-            Prefix.parse(text)
+            RobotPrefix.parse(text)

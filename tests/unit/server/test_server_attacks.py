@@ -16,26 +16,31 @@ from shipline.content import MemoryStore, copy_graph
 from shipline.errors import ConfigError
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Digest, Index, Manifest, media, parse_manifest
-from shipline.server.access import Administration, Directory
+from shipline.server.access import AccountStore, Administration
 from shipline.server.access.keys import Keys
-from shipline.server.access.rights import Scope
+from shipline.server.access.rights import TokenScope
 from shipline.server.access.section import AccessSection
 from shipline.server.access.tokens import Tokens
-from shipline.server.admission.section import DoorSection, ImmutableRule, Quota, VulnerabilityRule
+from shipline.server.admission.section import (
+    AdmissionSection,
+    ImmutableRule,
+    Quota,
+    VulnerabilityRule,
+)
 from shipline.server.routes.manifests import _Room
 from shipline.server.storage import Storage
 from shipline.trust import TrustSection
 from shipline.units import ByteSize
 
 PULL = frozenset({"pull"})
-Open = Callable[[DoorSection], NodeApp]
+Open = Callable[[AdmissionSection], NodeApp]
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Open]:
     opened: list[NodeApp] = []
 
-    def open_node(policy: DoorSection) -> NodeApp:
+    def open_node(policy: AdmissionSection) -> NodeApp:
         opened.append(NodeApp(tmp_path, policy))
         return opened[-1]
 
@@ -64,7 +69,7 @@ def blobs_of(store: NodeRepository, image: Descriptor) -> list[Descriptor]:
 
 def test_nothing_below_a_tag_can_be_deleted_before_it(node: Open) -> None:
     """Else who may not move an immutable tag could empty it."""
-    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
+    app = node(AdmissionSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
     store, index, image = published(app, "team/app", "v1")
     paths = [f"blobs/{blob.digest}" for blob in blobs_of(store, image)]
     for path, user in (*((path, image) for path in paths), (f"manifests/{image.digest}", index)):
@@ -74,7 +79,7 @@ def test_nothing_below_a_tag_can_be_deleted_before_it(node: Open) -> None:
 
 
 def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     store, index, image = published(app, "team/app", "v1")
     blobs = blobs_of(store, image)
     for document in (index, image):
@@ -85,7 +90,7 @@ def test_what_nothing_needs_any_more_can_be_deleted(node: Open) -> None:
 
 @pytest.mark.parametrize("part", [b"{}", b"[]", b"1", b'{"a":1}', b'""'])
 def test_a_manifest_of_many_small_parts_is_refused_unread(node: Open, part: bytes) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     head = b'{"schemaVersion":2,"manifests":[],"x":['
     raw = head + b",".join([part] * ((4_000_000 - len(head)) // (len(part) + 1))) + b"]}"
     tracemalloc.start()
@@ -124,7 +129,7 @@ def test_manifests_that_are_read_at_once_take_bounded_memory() -> None:
 
 
 def test_pages_over_long_indexes_are_quick(node: Open) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     _, _, image = published(app, "team/app", "v1")
     for number in range(10):
         notes = {"n": str(number)}
@@ -137,13 +142,13 @@ def test_pages_over_long_indexes_are_quick(node: Open) -> None:
 
 
 def test_a_body_of_two_lengths_is_refused(node: Open) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     both = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
     assert app.call("POST", "/v2/team/app/blobs/uploads/", b"12345", both).status == 400
 
 
 def test_what_no_tag_can_be_is_not_there(node: Open) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     for reference in (".INVALID", "-x", "a" * 129, "%20"):
         for method in ("GET", "HEAD"):
             assert app.call(method, f"/v2/team/app/manifests/{reference}").status == 404
@@ -151,7 +156,7 @@ def test_what_no_tag_can_be_is_not_there(node: Open) -> None:
 
 @pytest.mark.parametrize("session", [False, True])
 def test_a_body_that_hides_its_length_fits_into_no_full_project(node: Open, session: bool) -> None:
-    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
     chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
     content = b"x" * 3000
     place = "/v2/team/app/blobs/uploads/"
@@ -187,7 +192,7 @@ EVIL, OWN = "https://evil.example", "http://node.example"
 def test_a_page_of_another_site_changes_nothing(
     node: Open, headers: dict[str, str], status: int
 ) -> None:
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     client = "192.0.2.1"
     assert app.call("POST", "/v2/a/blobs/uploads/", b"", headers, client).status == status
     assert app.call("GET", "/v2/", b"", headers, client).status == 200
@@ -201,32 +206,34 @@ def test_a_name_that_was_made_to_lead_here_changes_nothing(
     node: Open, host: str, status: int
 ) -> None:
     """DNS rebinding: for the browser the open node belongs to the page, and Origin equals Host."""
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     headers = {"Host": host, "Origin": f"http://{host}"}
     assert app.call("POST", "/v2/a/blobs/uploads/", b"", headers).status == status
     assert app.call("POST", "/v2/a/blobs/uploads/", b"", {"Host": host}).status == 202
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Directory]:
-    opened = Directory(tmp_path / "new")
+def directory(tmp_path: Path) -> Iterator[AccountStore]:
+    opened = AccountStore(tmp_path / "new")
     yield opened
     opened.close()
 
 
-def test_tokens_of_many_scopes_fill_no_memory(directory: Directory) -> None:
+def test_tokens_of_many_scopes_fill_no_memory(directory: AccountStore) -> None:
     """Below a public project there are as many names as somebody can think of."""
     Administration(directory, actor="test").add_project("open", public=True)
     tokens = Tokens(directory, Keys(directory), AccessSection())
-    few, many = ([Scope("repository", f"open/{n}", PULL) for n in range(top)] for top in (3, 50))
-    for wanted in (few, many, [Scope("repository", "open/" + "x" * 9000, PULL)]):
+    few, many = (
+        [TokenScope("repository", f"open/{n}", PULL) for n in range(top)] for top in (3, 50)
+    )
+    for wanted in (few, many, [TokenScope("repository", "open/" + "x" * 9000, PULL)]):
         identity, _ = tokens.identify(tokens.issue(None, wanted).text, "192.0.2.1")
         assert identity.kind == "anonymous"
     assert len(tokens._seen) == 2 and not identity.may("pull", "open/" + "x" * 9000)
 
 
 def test_a_new_data_directory_is_closed_to_other_users(
-    tmp_path: Path, directory: Directory
+    tmp_path: Path, directory: AccountStore
 ) -> None:
     Storage(tmp_path / "other").close()
     for data in (directory.root.parent, tmp_path / "other"):
@@ -234,7 +241,7 @@ def test_a_new_data_directory_is_closed_to_other_users(
 
 
 def test_an_immutable_tag_does_not_move_when_its_manifest_is_damaged(node: Open) -> None:
-    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
+    app = node(AdmissionSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),)))
     _, index, image = published(app, "team/app", "v1")
     file = app.storage.store.path(index.digest)
     raw, other = file.read_bytes(), Index.make([image, image])
@@ -250,7 +257,9 @@ def test_an_immutable_tag_does_not_move_when_its_manifest_is_damaged(node: Open)
 @pytest.mark.parametrize("immutable", [False, True])
 def test_of_pushes_at_once_one_has_an_immutable_tag(node: Open, immutable: bool) -> None:
     """Between a look at the tag and the push of it nobody else gets in."""
-    app = node(DoorSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),) if immutable else ()))
+    app = node(
+        AdmissionSection(immutable=(ImmutableRule(tags=(Glob("v*"),)),) if immutable else ())
+    )
     _, _, image = published(app, "team/app", "other")
     statuses: dict[str, int] = {}
 
@@ -273,15 +282,15 @@ def test_of_pushes_at_once_one_has_an_immutable_tag(node: Open, immutable: bool)
 @pytest.mark.parametrize("keys", [{}, {"release": "release.pub"}])
 def test_a_policy_without_rules_is_not_taken_for_a_strict_one(keys: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="without rules"):
-        DoorSection(signatures=TrustSection(keys=keys, default="reject"))
+        AdmissionSection(signatures=TrustSection(keys=keys, default="reject"))
     rule = VulnerabilityRule(keys=("release",))
     named = TrustSection(keys={"release": "release.pub"})
-    assert DoorSection(signatures=named, vulnerabilities=(rule,)).signatures == named
+    assert AdmissionSection(signatures=named, vulnerabilities=(rule,)).signatures == named
 
 
 def test_asking_for_what_is_not_there_keeps_nothing_from_the_collector(node: Open) -> None:
     """Else who may read could fill the memory of touches: what is forgotten counts as touched."""
-    app = node(DoorSection())
+    app = node(AdmissionSection())
     published(app, "team/app", "v1")
     before = dict(app.storage.touches._times)
     for number in range(20):

@@ -14,7 +14,7 @@ from directories import Directory
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.metadata import open_records, walk
 from shipline.oci import Digest
-from shipline.server.fsck import Summary, check, opened
+from shipline.server.fsck import CheckSummary, check, opened
 from shipline.server.recovery import UNNAMED, convert, recover, repair
 from shipline.server.storage import Storage
 
@@ -35,7 +35,7 @@ def node(tmp_path: Path) -> Iterator[Directory]:
 
 
 def faults(storage: Storage, *, quick: bool = False) -> set[str]:
-    summary = Summary()
+    summary = CheckSummary()
     found = {finding.kind for finding in check(storage, summary, quick=quick)}
     assert summary.clean is not bool(found)
     assert set(summary.kinds) == found

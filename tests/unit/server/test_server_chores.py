@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from served import served
-from shipline.server.jobs import Chore, Wish
+from shipline.server.jobs import Job, Wish
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, sleep
 from spec_client import OCTETS, Answer, Target, sha256
@@ -103,7 +103,7 @@ def test_a_chore_runs_once_at_a_time_and_ends_with_the_node() -> None:
         inside.set()
         sleep(60)
 
-    chore = Chore(work)
+    chore = Job(work)
     with pytest.raises(Problem, match="not ready"):
         chore.begin({}, "me")
     with TaskGroup() as group:
@@ -122,7 +122,7 @@ def test_a_chore_that_fails_stops_nothing_and_may_begin_again() -> None:
             raise RuntimeError("no luck")
         return "done"
 
-    chore = Chore(work)
+    chore = Job(work)
     with TaskGroup() as group:
         chore.start(group)
         chore.begin({"dry_run": True}, "me")

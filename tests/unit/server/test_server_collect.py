@@ -13,8 +13,8 @@ from directories import Directory
 
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest
-from shipline.server.gc import Collection, collect
-from shipline.server.journal import Event
+from shipline.server.gc import GcOptions, collect
+from shipline.server.journal import NodeEvent
 from shipline.server.problems import Problem
 from shipline.units import Duration
 
@@ -124,8 +124,8 @@ def test_signatures_and_referrers_go_with_their_image(node: Directory) -> None:
     ]
     node.later()
     node.manifests.delete("repo", image.digest)
-    told: list[Event] = []
-    report = collect(node.storage, Collection(every=None), tell=told.append)
+    told: list[NodeEvent] = []
+    report = collect(node.storage, GcOptions(every=None), tell=told.append)
     assert report.manifests == 4 and told.pop().kind == "collect"
     assert {one.digest for one in told} == {str(one.digest) for one in gone}
     assert {(one.kind, one.actor) for one in told} == {("delete", "collection")}
@@ -204,7 +204,7 @@ def test_pushes_never_miss_what_a_collection_took(tmp_path: Path) -> None:
                 node.manifests.delete(name, image.digest)
 
     def sweep() -> None:
-        options = Collection(every=None, grace=Duration(int(grace * 1000)), untagged=True)
+        options = GcOptions(every=None, grace=Duration(int(grace * 1000)), untagged=True)
         while not stop.is_set():
             collect(node.storage, options)
 

@@ -17,8 +17,8 @@ import pytest
 from directories import CONFIG, LAYER, Directory
 
 from shipline.oci import Descriptor, Digest, Index, Manifest, parse_manifest
-from shipline.server.fsck import Summary, check
-from shipline.server.gc import Collection, collect
+from shipline.server.fsck import CheckSummary, check
+from shipline.server.gc import GcOptions, collect
 from shipline.server.problems import Problem
 from shipline.server.routes.blobs import check_unneeded
 from shipline.units import Duration
@@ -188,15 +188,15 @@ def test_nothing_acknowledged_disappears(tmp_path: Path) -> None:
         thread.start()
     removed = 0
     while any(thread.is_alive() for thread in threads):
-        report = collect(node.storage, Collection(every=None, grace=grace, untagged=True))
+        report = collect(node.storage, GcOptions(every=None, grace=grace, untagged=True))
         removed += report.manifests + report.blobs
         time.sleep(0.01)
     for thread in threads:
         thread.join()
     time.sleep(grace.seconds)
-    collect(node.storage, Collection(every=None, grace=grace, untagged=True))
+    collect(node.storage, GcOptions(every=None, grace=grace, untagged=True))
     assert [fault for client in clients for fault in client.faults] == []
     assert [one for client in clients for one in lost(node, client)] == []
     assert removed > 20 and all(client.done > 20 for client in clients)
-    assert list(check(node.storage, Summary())) == []
+    assert list(check(node.storage, CheckSummary())) == []
     node.close()

@@ -14,10 +14,10 @@ from shipline.globs import Glob
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
 from shipline.server.admission.retention import decide, retain
 from shipline.server.admission.rules import Quotas
-from shipline.server.admission.section import DoorSection, ImmutableRule, Quota, RetentionRule
+from shipline.server.admission.section import AdmissionSection, ImmutableRule, Quota, RetentionRule
 from shipline.server.cache import Totals
 from shipline.server.http import ANYONE, READ
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 from shipline.server.manifests import Tagged
 from shipline.server.problems import Problem
 from shipline.units import ByteSize, Duration
@@ -27,10 +27,10 @@ V = (Glob("v*"),)
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Callable[[DoorSection], NodeApp]]:
+def node(tmp_path: Path) -> Iterator[Callable[[AdmissionSection], NodeApp]]:
     opened: list[NodeApp] = []
 
-    def open_node(policy: DoorSection) -> NodeApp:
+    def open_node(policy: AdmissionSection) -> NodeApp:
         opened.append(NodeApp(tmp_path / str(len(opened)), policy))
         return opened[-1]
 
@@ -52,9 +52,11 @@ def push(node: NodeApp, name: str, reference: str, env: str) -> int:
     return node.push(name, reference, made.raw, made.media_type).status
 
 
-def test_an_immutable_tag_neither_moves_nor_goes(node: Callable[[DoorSection], NodeApp]) -> None:
+def test_an_immutable_tag_neither_moves_nor_goes(
+    node: Callable[[AdmissionSection], NodeApp],
+) -> None:
     rule = ImmutableRule(V, (Glob("team/*"),), unless=(Glob("v0*"),))
-    app = node(DoorSection(immutable=(rule,)))
+    app = node(AdmissionSection(immutable=(rule,)))
     first = image(app, "team/app", "A=1")
     assert push(app, "team/app", "v1", "A=1") == 201
     assert push(app, "team/app", "v1", "A=1") == 201, "the same content again is no move"
@@ -71,9 +73,11 @@ def test_an_immutable_tag_neither_moves_nor_goes(node: Callable[[DoorSection], N
     assert app.pull("team/app", "v1").status == 200
 
 
-def test_other_tags_and_repositories_are_as_before(node: Callable[[DoorSection], NodeApp]) -> None:
+def test_other_tags_and_repositories_are_as_before(
+    node: Callable[[AdmissionSection], NodeApp],
+) -> None:
     rule = ImmutableRule(V, (Glob("team/*"),), unless=(Glob("v0*"),))
-    app = node(DoorSection(immutable=(rule,)))
+    app = node(AdmissionSection(immutable=(rule,)))
     for name, tag in (("team/app", "latest"), ("team/app", "v0.1"), ("other/app", "v1")):
         assert push(app, name, tag, "A=1") == 201
         assert push(app, name, tag, "A=2") == 201
@@ -93,9 +97,9 @@ def blob(app: NodeApp, name: str, content: bytes, *, session: bool) -> int:
 
 @pytest.mark.parametrize("session", [False, True])
 def test_a_full_project_takes_nothing_more(
-    node: Callable[[DoorSection], NodeApp], session: bool
+    node: Callable[[AdmissionSection], NodeApp], session: bool
 ) -> None:
-    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
     assert blob(app, "team/a", b"a" * 600, session=session) == 201
     assert blob(app, "team/b", b"b" * 600, session=session) == 403, "both repositories count"
     assert blob(app, "team/b", b"b" * 300, session=session) == 201
@@ -111,9 +115,9 @@ def start(app: NodeApp, name: str) -> str:
 
 
 def test_uploads_that_have_not_ended_fill_a_project(
-    node: Callable[[DoorSection], NodeApp],
+    node: Callable[[AdmissionSection], NodeApp],
 ) -> None:
-    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
     first, second = start(app, "team/a"), start(app, "team/b")
     assert app.call("PATCH", first, b"a" * 600).status == 202
     assert app.call("PATCH", second, b"b" * 600).status == 403
@@ -127,7 +131,7 @@ def test_uploads_that_have_not_ended_fill_a_project(
 
 
 def test_uploads_of_an_earlier_process_count(tmp_path: Path) -> None:
-    policy = DoorSection(quotas=(Quota("team", ByteSize(1000)),))
+    policy = AdmissionSection(quotas=(Quota("team", ByteSize(1000)),))
     before = NodeApp(tmp_path, policy)
     place = start(before, "team/a")
     assert before.call("PATCH", place, b"a" * 600).status == 202
@@ -142,8 +146,8 @@ def test_uploads_of_an_earlier_process_count(tmp_path: Path) -> None:
     app.close()
 
 
-def test_uploads_of_one_account_have_an_end(node: Callable[[DoorSection], NodeApp]) -> None:
-    app = node(DoorSection())
+def test_uploads_of_one_account_have_an_end(node: Callable[[AdmissionSection], NodeApp]) -> None:
+    app = node(AdmissionSection())
     places = [start(app, "team/a") for _ in range(2000)]
     refused = app.call("POST", "/v2/team/a/blobs/uploads/")
     assert refused.status == 429 and "Retry-After" in refused.headers
@@ -152,9 +156,9 @@ def test_uploads_of_one_account_have_an_end(node: Callable[[DoorSection], NodeAp
 
 
 def test_what_is_promised_at_once_does_not_fit_together(
-    node: Callable[[DoorSection], NodeApp],
+    node: Callable[[AdmissionSection], NodeApp],
 ) -> None:
-    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+    app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
     uploads, door = app.node.uploads, app.node.door
 
     def check(came: int, whole: bool) -> None:
@@ -194,8 +198,8 @@ def test_a_quota_costs_the_same_for_many_repositories() -> None:
     assert min(cost(20_000) for _ in range(3)) < 5 * min(cost(2) for _ in range(3))
 
 
-def test_mounting_counts_against_the_quota(node: Callable[[DoorSection], NodeApp]) -> None:
-    app = node(DoorSection(quotas=(Quota("team", ByteSize(1000)),)))
+def test_mounting_counts_against_the_quota(node: Callable[[AdmissionSection], NodeApp]) -> None:
+    app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
     assert blob(app, "other/a", b"a" * 2000, session=False) == 201
     digest = Descriptor.of(b"a" * 2000, "x").digest
     path = f"/v2/team/a/blobs/uploads/?mount={digest}&from=other/a"
@@ -204,8 +208,8 @@ def test_mounting_counts_against_the_quota(node: Callable[[DoorSection], NodeApp
     assert "team" in refused.message and "1KB" in refused.message
 
 
-def test_tags_have_a_quota_of_their_own(node: Callable[[DoorSection], NodeApp]) -> None:
-    app = node(DoorSection(quotas=(Quota("*", tags=2),)))
+def test_tags_have_a_quota_of_their_own(node: Callable[[AdmissionSection], NodeApp]) -> None:
+    app = node(AdmissionSection(quotas=(Quota("*", tags=2),)))
     assert [push(app, "team/app", tag, "A=1") for tag in ("a", "b", "c")] == [201, 201, 403]
     assert push(app, "team/app", "a", "A=2") == 201, "moving a tag makes none"
     assert push(app, "other/app", "c", "A=1") == 201, "each project has its own"
@@ -242,17 +246,17 @@ def test_tags_of_signatures_have_no_time_of_their_own() -> None:
 
 
 def test_retention_removes_what_it_said_and_nothing_immutable(
-    node: Callable[[DoorSection], NodeApp],
+    node: Callable[[AdmissionSection], NodeApp],
 ) -> None:
     rules = (RetentionRule(latest=1),)
-    app = node(DoorSection(immutable=(ImmutableRule(V),), retention=rules))
+    app = node(AdmissionSection(immutable=(ImmutableRule(V),), retention=rules))
     for tag in ("a", "v1", "b", "c"):
         assert push(app, "team/app", tag, f"T={tag}") == 201
         app.now += DAY
     storage, manifests, door = app.storage, app.node.manifests, app.node.door
     dry = retain(storage, manifests, rules, door=door, dry_run=True)
     assert manifests.tags("team/app", "", 10) == ["a", "b", "c", "v1"]
-    told: list[Event] = []
+    told: list[NodeEvent] = []
     done = retain(storage, manifests, rules, door=door, tell=told.append)
     gone = [(one.repository, (one.tag,)) for one in done if not one.kept]
     assert [(one.repository, one.tags) for one in told if one.kind == "untag"] == gone

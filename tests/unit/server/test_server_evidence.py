@@ -20,9 +20,9 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
-from shipline.server.access import OpenGuard
-from shipline.server.admission.section import DoorSection
-from shipline.server.http import Action, Identity, Need, Request
+from shipline.server.access import OpenAuthenticator
+from shipline.server.admission.section import AdmissionSection
+from shipline.server.http import Action, Need, Principal, Request
 from shipline.supply import BUNDLE, Form, ImagePattern, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 
@@ -30,23 +30,23 @@ KEY, OTHER = generate_key("release"), generate_key("stranger")
 NAME = Reference("registry.example", "team/app", "v1")
 
 
-class Roles(OpenGuard):
+class Roles(OpenAuthenticator):
     """Who a request says it is: admin may all, nobody only pull, others everything but delete."""
 
-    def admit(self, request: Request, need: Need, name: str) -> Identity:
+    def admit(self, request: Request, need: Need, name: str) -> Principal:
         who = request.header("X-Who") or ""
 
         def may(action: Action, repository: str, tag: str) -> bool:
             return who == "admin" or action == "pull" or (bool(who) and action != "delete")
 
-        return Identity(who, "user" if who else "anonymous", may)
+        return Principal(who, "user" if who else "anonymous", may)
 
 
 class World(NodeApp):
     def __init__(self, data: Path) -> None:
         rule = TrustRule(images=(ImagePattern.parse("team/*"),))
         trust = TrustSection((rule,), {"release": KEY.public.pem.decode()}, default="accept")
-        super().__init__(data, DoorSection(signatures=trust), guard=Roles())
+        super().__init__(data, AdmissionSection(signatures=trust), guard=Roles())
         source, self.store = Repository(), self.repository("team/app")
         self.index = add_index(source)
         copy_graph(source, self.store, self.index.descriptor)

@@ -20,13 +20,13 @@ from shipline.server.http import (
     READ,
     ClientGone,
     File,
-    Found,
     Request,
     Response,
+    RouteMatch,
     Steps,
     route,
 )
-from shipline.server.limits import Pace, Pools
+from shipline.server.limits import MinimumRate, ThreadPools
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -35,7 +35,7 @@ def serving(app: Application, talk: Callable[[int], Coroutine[Any, Any, bytes]])
     """What `talk` returns, which gets the port of a server of `app`."""
 
     async def main() -> bytes:
-        conversation = Conversation(app, Pace(30, 1), scheme="http")
+        conversation = Conversation(app, MinimumRate(30, 1), scheme="http")
         server = web.Server(conversation.answer, access_log=None, lingering_time=0.5)
         listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         try:
@@ -76,7 +76,7 @@ def receiving(work: Callable[[Request], Steps[Response]]) -> Application:
     """An application that takes bodies of any size."""
 
     def app(request: Request) -> Steps[Response]:
-        request.found = Found(route("/", need="open", PUT=work), work, {})
+        request.found = RouteMatch(route("/", need="open", PUT=work), work, {})
         return (yield from work(request))
 
     return app
@@ -193,7 +193,7 @@ def test_a_body_that_breaks_off_is_told_from_its_end() -> None:
 
 def test_no_address_gets_all_threads() -> None:
     async def main() -> float:
-        pools = Pools()
+        pools = ThreadPools()
         crowd = [
             asyncio.create_task(pools.run(DISK, "192.0.2.1", time.sleep, 0.3)) for _ in range(64)
         ]
@@ -210,7 +210,7 @@ def test_no_address_gets_all_threads() -> None:
 
 def test_a_network_of_version_6_is_one_address() -> None:
     async def main() -> int:
-        pools, running, most = Pools(), [0], 0
+        pools, running, most = ThreadPools(), [0], 0
 
         def work() -> None:
             running[0] += 1

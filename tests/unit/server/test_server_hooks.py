@@ -19,10 +19,10 @@ from served import served
 from shipline.errors import Cancelled, ConfigError
 from shipline.metadata import SqliteRecords
 from shipline.server.hooks import Queue, Webhooks, WebhookSection
-from shipline.server.hooks.outbound import Target as Place
-from shipline.server.hooks.outbound import Undelivered, post
+from shipline.server.hooks.outbound import DeliveryFailed, post
+from shipline.server.hooks.outbound import DeliveryTarget as Place
 from shipline.server.hooks.sender import body_of
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 from shipline.tasks import TaskGroup
 from shipline.units import Duration
 from spec_client import Target
@@ -104,8 +104,10 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def push(number: int) -> Event:
-    return Event("push", "team/app", digest=f"sha256:{number}", tags=(f"v{number}",), actor="ann")
+def push(number: int) -> NodeEvent:
+    return NodeEvent(
+        "push", "team/app", digest=f"sha256:{number}", tags=(f"v{number}",), actor="ann"
+    )
 
 
 def test_pushes_of_a_real_node_are_told(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_queue_survives_the_process(records: SqliteRecords) -> None:
 
 
 def test_event_is_given_up_after_its_term_and_can_be_sent_again(records: SqliteRecords) -> None:
-    old = Event("push", "team/app", digest="sha256:1", at=1.0)
+    old = NodeEvent("push", "team/app", digest="sha256:1", at=1.0)
     with receiver(lambda number: (500 if number == 1 else 200, {})) as (url, received):
         section = WebhookSection("a", url, allow=LOOPBACK, keep=Duration(1000))
         with sending(records, section) as hooks:
@@ -209,8 +211,8 @@ def test_one_dead_receiver_does_not_hold_up_another(records: SqliteRecords) -> N
 def test_receiver_hears_only_what_it_asked_for() -> None:
     section = WebhookSection("a", "https://example.com/", events=("push",))
     assert section.wants(push(1))
-    assert not section.wants(Event("pull", "team/app"))
-    assert not section.wants(Event("push", "a", media_type="application/octet-stream"))
+    assert not section.wants(NodeEvent("pull", "team/app"))
+    assert not section.wants(NodeEvent("push", "a", media_type="application/octet-stream"))
 
 
 @pytest.mark.parametrize(
@@ -239,14 +241,14 @@ def test_receiver_hears_only_what_it_asked_for() -> None:
     ],
 )
 def test_row_26_places_inside_are_refused(host: str) -> None:
-    with pytest.raises(Undelivered, match="not a public address"):
+    with pytest.raises(DeliveryFailed, match="not a public address"):
         post(Place.parse(f"http://{host}:9/"), b"{}", {}, 1)
 
 
 def test_row_26_redirects_are_judged_too() -> None:
     answers = {"Location": "http://169.254.169.254/latest/meta-data"}
     with receiver(lambda number: (307, answers)) as (url, received):
-        with pytest.raises(Undelivered, match=r"169\.254\.169\.254.*not a public"):
+        with pytest.raises(DeliveryFailed, match=r"169\.254\.169\.254.*not a public"):
             post(Place.parse(url, LOOPBACK), b"{}", {}, 1)
         assert len(received.requests) == 1
 
@@ -254,7 +256,7 @@ def test_row_26_redirects_are_judged_too() -> None:
 def test_redirects_end() -> None:
     with (
         receiver(lambda number: (308, {"Location": "/again"})) as (url, _),
-        pytest.raises(Undelivered, match="redirects on and on"),
+        pytest.raises(DeliveryFailed, match="redirects on and on"),
     ):
         post(Place.parse(url, LOOPBACK), b"{}", {}, 1)
 
@@ -309,7 +311,7 @@ def test_stopping_wakes_a_delivery_that_waits(speaks: bool) -> None:
     """Also in the body of an answer that ends with its connection, whose socket is let go of."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = Place.parse(f"http://127.0.0.1:{server.getsockname()[1]}/", LOOPBACK)
-        with pytest.raises((Cancelled, Undelivered)), TaskGroup() as group:
+        with pytest.raises((Cancelled, DeliveryFailed)), TaskGroup() as group:
             task = group.start(post, place, b"{}", {}, 3600.0)
             with server.accept()[0] as silent:
                 silent.recv(1)

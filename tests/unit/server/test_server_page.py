@@ -13,7 +13,7 @@ from attached import NAME, Repository, add_index
 from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
-from shipline.server.http import Action, Identity, Step
+from shipline.server.http import Action, Principal, Step
 from shipline.server.pages.rendering import size
 from shipline.server.problems import Problem
 from shipline.supply import Statement, attest, generate_key, sign
@@ -158,29 +158,29 @@ class Accounts:
     def place(self, request: object) -> Step:
         return Step.LOOP
 
-    def admit(self, request: object, need: object, name: str) -> Identity:
-        return Identity("", "anonymous", lambda action, repository, tag: repository == "open")
+    def admit(self, request: object, need: object, name: str) -> Principal:
+        return Principal("", "anonymous", lambda action, repository, tag: repository == "open")
 
     def reconsider(self, request: object, need: object, problem: Problem) -> Problem:
         return problem
 
-    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+    def sign_in(self, name: str, secret: str, address: str) -> Principal:
         if (name, secret) != ("alice", "right"):
             raise Problem(401, "UNAUTHORIZED", "wrong name or password")
         return self.alice
 
-    def identity_of(self, name: str, address: str) -> Identity | None:
+    def identity_of(self, name: str, address: str) -> Principal | None:
         return None if self.gone else self.alice
 
     def is_secure(self, request: object) -> bool:
         return False
 
     @property
-    def alice(self) -> Identity:
+    def alice(self) -> Principal:
         def may(action: Action, repository: str, tag: str) -> bool:
             return action == "pull" and (repository == "open" or repository.startswith("team/"))
 
-        return Identity("alice", "user", may, stamp=self.stamp)
+        return Principal("alice", "user", may, stamp=self.stamp)
 
 
 @pytest.fixture

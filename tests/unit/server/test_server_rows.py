@@ -40,15 +40,15 @@ from attached import Repository, add_index
 from node_app import NodeApp, NodeRepository
 from shipline.content import copy_graph
 from shipline.oci import Index, Reference, media
-from shipline.server.admission.section import DoorSection
-from shipline.server.fsck import Summary, check
-from shipline.server.gc import Collection, collect
+from shipline.server.admission.section import AdmissionSection
+from shipline.server.fsck import CheckSummary, check
+from shipline.server.gc import GcOptions, collect
 from shipline.supply import ImagePattern, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 from shipline.units import Duration
 from spec_client import LAYER, descriptor, sha256
 
-EVERYTHING = Collection(every=None, grace=Duration(0), untagged=True)
+EVERYTHING = GcOptions(every=None, grace=Duration(0), untagged=True)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def sound(app: NodeApp) -> bool:
     app.now += 10
     app.storage.touches.trust()
     collect(app.storage, EVERYTHING)
-    return [str(finding) for finding in check(app.storage, Summary())] == []
+    return [str(finding) for finding in check(app.storage, CheckSummary())] == []
 
 
 @pytest.mark.parametrize("value", [None, True, 5, 1.5, "x", [], {}, [1], [None], {"a": 1}])
@@ -138,7 +138,7 @@ def test_row_28_a_verdict_is_about_a_digest_and_never_about_a_tag(tmp_path: Path
     (tmp_path / "release.pub").write_bytes(key.public.pem)
     rule = TrustRule(images=(ImagePattern.parse("team/*"),))
     trust = TrustSection((rule,), {"release": "release.pub"}, default="accept")
-    app = NodeApp(tmp_path, DoorSection(signatures=trust))
+    app = NodeApp(tmp_path, AdmissionSection(signatures=trust))
     try:
         goal, signed = published(app, "signed")
         name = Reference("registry.example", "team/app", "v1")

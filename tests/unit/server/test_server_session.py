@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.server.session import Writer
+from shipline.server.session import UploadWriter
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)
@@ -39,7 +39,7 @@ def test_file_holds_what_was_written(
     fd = os.open(path, os.O_RDWR)
     end = start + sum(cuts)
     source = (_NOISE * 3)[:end]
-    writer = Writer(fd, start, _THREADS)
+    writer = UploadWriter(fd, start, _THREADS)
     position = start
     for size in cuts:
         writer.write(source[position : position + size])
@@ -52,7 +52,7 @@ def test_file_holds_what_was_written(
 @pytest.mark.parametrize("blocks_written", [0, 1, 4])
 def test_refusal_of_the_disk_reaches_the_writer(tmp_path: Path, blocks_written: int) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    writer = Writer(fd, 0, _THREADS)
+    writer = UploadWriter(fd, 0, _THREADS)
     with _longest_file(blocks_written * BLOCK + 8192), pytest.raises(OSError) as refused:
         for _ in range(6):
             writer.write(_NOISE[:BLOCK])
@@ -65,7 +65,7 @@ def test_refusal_of_the_disk_reaches_the_writer(tmp_path: Path, blocks_written: 
 def test_nothing_is_written_after_the_writer_was_abandoned(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     for _ in range(20):
-        writer = Writer(fd, 0, _THREADS)
+        writer = UploadWriter(fd, 0, _THREADS)
         for _ in range(20):
             writer.write(_NOISE[:BLOCK])
         writer.abandon()

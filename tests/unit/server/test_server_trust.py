@@ -15,7 +15,7 @@ from shipline.content import copy_graph
 from shipline.gates.scans import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Index, Reference
-from shipline.server.admission.section import Allowed, DoorSection, VulnerabilityRule
+from shipline.server.admission.section import AdmissionSection, Allowed, VulnerabilityRule
 from shipline.supply import Form, ImagePattern, PrivateKey, Statement, attest, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 from shipline.units import Day, Duration
@@ -23,7 +23,7 @@ from shipline.units import Day, Duration
 KEY, SECOND, OTHER = generate_key("release"), generate_key("security"), generate_key("stranger")
 NAME = Reference("registry.example", "team/app", "v1")
 NOW = 1_800_000_000.0
-Open = Callable[[DoorSection], NodeApp]
+Open = Callable[[AdmissionSection], NodeApp]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def node(tmp_path: Path) -> Iterator[Open]:
         (tmp_path / f"{key.public.name}.pub").write_bytes(key.public.pem)
     opened: list[NodeApp] = []
 
-    def open_node(policy: DoorSection) -> NodeApp:
+    def open_node(policy: AdmissionSection) -> NodeApp:
         opened.append(NodeApp(tmp_path, policy))
         return opened[-1]
 
@@ -41,10 +41,10 @@ def node(tmp_path: Path) -> Iterator[Open]:
         one.close()
 
 
-def trusting(**rule: Any) -> DoorSection:
+def trusting(**rule: Any) -> AdmissionSection:
     keys = {"release": "release.pub", "security": "security.pub"}
     required = TrustRule(images=(ImagePattern.parse("team/*"),), **rule)
-    return DoorSection(signatures=TrustSection((required,), keys, default="accept"))
+    return AdmissionSection(signatures=TrustSection((required,), keys, default="accept"))
 
 
 def published(app: NodeApp) -> tuple[NodeRepository, Index]:
@@ -129,8 +129,8 @@ def test_other_repositories_are_not_asked(node: Open) -> None:
     assert app.pull("free/app", target.digest).status == 200
 
 
-def scanning(**rule: Any) -> DoorSection:
-    return DoorSection(vulnerabilities=(VulnerabilityRule(("release.pub",), **rule),))
+def scanning(**rule: Any) -> AdmissionSection:
+    return AdmissionSection(vulnerabilities=(VulnerabilityRule(("release.pub",), **rule),))
 
 
 def trivy(*found: tuple[str, str, str]) -> dict[str, Any]:

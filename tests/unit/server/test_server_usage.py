@@ -13,7 +13,7 @@ from node_app import fill
 from shipline.metadata import walk
 from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.entries import Usage
-from shipline.server.fsck import Summary, check
+from shipline.server.fsck import CheckSummary, check
 from shipline.server.problems import Problem
 
 A, B = b"a" * 5000, b"b" * 6000
@@ -140,5 +140,5 @@ def test_pushes_and_deletions_at_once_leave_no_fault(node: Directory) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    kinds = {finding.kind for finding in check(node.storage, Summary())}
+    kinds = {finding.kind for finding in check(node.storage, CheckSummary())}
     assert kinds <= {"incomplete-manifest"}  # a blob may be deleted under its image

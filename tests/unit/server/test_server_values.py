@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.oci import Digest
-from shipline.server.cache import Cache, Stored
+from shipline.server.cache import ReadCache, StoredManifest
 from shipline.server.http import NotSatisfiable, byte_range, may_change, unchanged
 
 _NUMBERS = st.integers(0, 3000)
@@ -90,27 +90,27 @@ def test_conditions_on_a_change(
     assert may_change(if_match, if_none_match, etag) is may
 
 
-def stored(raw: bytes) -> Stored:
-    return Stored(Digest.of(raw), "application/json", raw)
+def stored(raw: bytes) -> StoredManifest:
+    return StoredManifest(Digest.of(raw), "application/json", raw)
 
 
 def test_cache_loads_once() -> None:
-    cache = Cache()
+    cache = ReadCache()
     assert cache.get("repo", "v1", lambda: stored(b"one")) == stored(b"one")
     assert cache.get("repo", "v1", lambda: None) == stored(b"one")
 
 
 def test_cache_forgets_what_was_written() -> None:
-    cache = Cache()
+    cache = ReadCache()
     cache.get("repo", "v1", lambda: stored(b"one"))
     cache.forget([("tag", "repo", "v1")])
     assert cache.get("repo", "v1", lambda: stored(b"two")) == stored(b"two")
 
 
 def test_cache_does_not_keep_what_was_read_while_something_was_written() -> None:
-    cache = Cache()
+    cache = ReadCache()
 
-    def overtaken() -> Stored:
+    def overtaken() -> StoredManifest:
         cache.forget([("tag", "repo", "v1")])
         return stored(b"old")
 
@@ -119,7 +119,7 @@ def test_cache_does_not_keep_what_was_read_while_something_was_written() -> None
 
 
 def test_cache_stays_within_its_budget() -> None:
-    cache = Cache(budget=100_000)
+    cache = ReadCache(budget=100_000)
     for number in range(1000):
         cache.get("repo", str(number), lambda: stored(b"x" * 1000))
     assert cache._size <= 100_000
@@ -127,6 +127,6 @@ def test_cache_stays_within_its_budget() -> None:
 
 
 def test_cache_does_not_remember_absence() -> None:
-    cache = Cache()
+    cache = ReadCache()
     assert cache.get("repo", "v1", lambda: None) is None
     assert cache.get("repo", "v1", lambda: stored(b"now")) is not None

@@ -15,10 +15,10 @@ from shipline.supply import (
     BUNDLE,
     Bundle,
     Envelope,
+    EvidenceLimits,
     Identity,
-    Limits,
+    RejectReason,
     SignatureRefused,
-    Why,
     examine,
     generate_key,
     pae,
@@ -100,7 +100,7 @@ def test_a_bundle_without_a_name_counts_only_where_names_do_not() -> None:
         assert found.signatures[0].identity == ""
     for rule in ("repository", "exact", "tagged", "path", "registry.example/*"):
         (said,) = examine(store, target, NAME, [KEY.public], identity=Identity.parse(rule)).rejected
-        assert "names no image" in said.reason and said.why is Why.NO_NAME
+        assert "names no image" in said.reason and said.why is RejectReason.NO_NAME
 
 
 def test_a_referrer_that_refers_to_another_image_proves_nothing() -> None:
@@ -138,7 +138,7 @@ def test_of_too_many_referrers_the_first_are_read() -> None:
     for number in range(5):
         content = Bundle(envelope(statement(target)), hint=str(number)).to_bytes()
         refer(store, target, content, BUNDLE)
-    found = examine(store, target, NAME, [KEY.public], limits=Limits(statements=4))
+    found = examine(store, target, NAME, [KEY.public], limits=EvidenceLimits(statements=4))
     assert found.signatures and "more than the 4" in found.rejected[-1].reason
 
 
@@ -150,7 +150,7 @@ def test_too_many_bytes_are_not_read() -> None:
         for n in range(5)
     ]
     attach(store, target, parts)
-    found = examine(store, target, NAME, [KEY.public], limits=Limits(total=3000))
+    found = examine(store, target, NAME, [KEY.public], limits=EvidenceLimits(total=3000))
     assert len(found.signatures) == 2 and "too much" in found.rejected[0].reason
 
 

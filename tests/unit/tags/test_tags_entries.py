@@ -9,14 +9,14 @@ import pytest
 from shipline.errors import ConfigError
 from shipline.git import Commit
 from shipline.tags import (
+    CommitHistory,
     Decision,
-    Entry,
     Event,
     Flavor,
-    History,
     NoRuleMatches,
-    Rule,
     Situation,
+    TagEntry,
+    TagRule,
     TagsSection,
     decide,
 )
@@ -35,7 +35,7 @@ def decided(ref: str, *entries: str, kind: str = "", **section: object) -> Decis
         head=SHA if number else "",
         base="release/1" if number else "",
     )
-    policy = TagsSection(rules=(Rule(entries),), unique_names=False)
+    policy = TagsSection(rules=(TagRule(entries),), unique_names=False)
     situation = Situation(event, HEAD, now=NOW, url="https://github.com/octocat/hello.git")
     return decide(replace(policy, **section), situation)  # type: ignore[arg-type]
 
@@ -188,9 +188,9 @@ def test_entries_that_give_nothing_are_told_and_all_of_them_are_an_error() -> No
 
 
 def test_semver_takes_the_version_that_commits_ask_for() -> None:
-    rule = Rule(("type=semver,pattern={{major}}.{{minor}}",), version="conventional")
+    rule = TagRule(("type=semver,pattern={{major}}.{{minor}}",), version="conventional")
     commits = (Commit("a" * 40, message="feat: a"),)
-    situation = Situation(Event.of("main"), HEAD, {}, History("v1.2.0", commits=commits))
+    situation = Situation(Event.of("main"), HEAD, {}, CommitHistory("v1.2.0", commits=commits))
     found = decide(TagsSection(rules=(rule,)), situation)
     assert found.names == ("1.3", "latest")
     assert found.git_tag is not None
@@ -235,7 +235,7 @@ def test_labels_of_the_file_come_over_the_usual_ones() -> None:
 )
 def test_an_entry_that_is_wrong_is_refused_when_it_is_read(entry: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Entry.read(entry)
+        TagEntry.read(entry)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shipline.errors import ConfigError
 from shipline.git import Commit
 from shipline.oci.reference import check_tag
-from shipline.tags import Event, On, Rule, Situation, TagsSection, decide
-from shipline.tags.templates import LONGEST, Piece, clean, fit, mark
+from shipline.tags import Event, RuleEvents, Situation, TagRule, TagsSection, decide
+from shipline.tags.templates import LONGEST, TemplatePiece, clean, fit, mark
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 likely = st.builds(
@@ -24,7 +24,7 @@ names = st.one_of(likely, st.text(min_size=1, max_size=300))
 
 
 def tag_of(name: str, template: str, section: TagsSection | None = None) -> str:
-    section = section or TagsSection(rules=(Rule((template,), On(push="**")),))
+    section = section or TagsSection(rules=(TagRule((template,), RuleEvents(push="**")),))
     event = Event(ref=f"refs/heads/{name}")
     (tag,) = decide(section, Situation(event, Commit(SHA))).names
     return tag
@@ -57,7 +57,7 @@ def test_two_refs_never_share_a_tag(refs: set[str]) -> None:
 
 @given(st.sets(names, min_size=2, max_size=8))
 def test_entries_of_metadata_action_keep_refs_apart_too(refs: set[str]) -> None:
-    rule = Rule(("type=ref,event=branch,prefix=b-,suffix=-z",))
+    rule = TagRule(("type=ref,event=branch,prefix=b-,suffix=-z",))
     section = TagsSection(rules=(rule,))
     assert distinct(tag_of(ref, "", section) for ref in refs)
 
@@ -68,7 +68,7 @@ def test_a_name_that_is_legal_stays_as_it_is(name: str) -> None:
 
 
 def _feature() -> TagsSection:
-    return TagsSection(rules=(Rule(("feature-{name}",), On(push="feature/**")),))
+    return TagsSection(rules=(TagRule(("feature-{name}",), RuleEvents(push="feature/**")),))
 
 
 def test_what_changes_gets_a_mark() -> None:
@@ -105,9 +105,9 @@ def test_the_commit_is_whole_in_the_longest_tag() -> None:
 
 def test_text_without_room_for_the_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="at most 128"):
-        fit((Piece("x" * 125), Piece("branch/name", ref=True)))
+        fit((TemplatePiece("x" * 125), TemplatePiece("branch/name", ref=True)))
     with pytest.raises(ConfigError, match="must begin"):
-        fit((Piece("-x"),))
+        fit((TemplatePiece("-x"),))
 
 
 @pytest.mark.parametrize("name", ["latest", "v1.2.3", "1.2", "v7", "edge", "1.2.3-rc.1"])

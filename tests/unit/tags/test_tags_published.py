@@ -11,7 +11,7 @@ from shipline.oci import Descriptor, Digest
 from shipline.tags import (
     Decision,
     Event,
-    Existing,
+    PublishedImage,
     Tag,
     TagConflict,
     place,
@@ -54,14 +54,14 @@ FIXED, MOVES = Tag("v1.0.0", False, ""), Tag("latest", True, "")
     ],
 )
 def test_a_tag_in_the_registry(tag: Tag, revision: str | None, action: str) -> None:
-    there = {} if revision is None else {tag.name: Existing(ONE, revision)}
+    there = {} if revision is None else {tag.name: PublishedImage(ONE, revision)}
     (found,) = place(decision(tag), there, is_ancestor)
     assert found.action == action
     assert (str(ONE) in found.reason) == (revision is not None)
 
 
 def test_the_image_of_this_commit_is_taken_again() -> None:
-    there = {"v1.0.0": Existing(ONE, MINE), "latest": Existing(TWO, OLD)}
+    there = {"v1.0.0": PublishedImage(ONE, MINE), "latest": PublishedImage(TWO, OLD)}
     found = place(decision(FIXED, MOVES), there, is_ancestor)
     assert [one.action for one in found] == ["reuse", "move"]
     assert reusable(found) == ONE
@@ -69,7 +69,7 @@ def test_the_image_of_this_commit_is_taken_again() -> None:
 
 
 def test_a_conflict_names_both_and_stops_everything() -> None:
-    found = place(decision(FIXED), {"v1.0.0": Existing(ONE, OLD)}, is_ancestor)
+    found = place(decision(FIXED), {"v1.0.0": PublishedImage(ONE, OLD)}, is_ancestor)
     with pytest.raises(TagConflict) as raised:
         reusable(found)
     assert str(ONE) in raised.value.verdicts[0]
@@ -123,7 +123,7 @@ def test_the_commit_of_an_image_is_in_its_annotations_or_labels(
 ) -> None:
     store = MemoryStore()
     store.tags["x"] = image(store, config, **annotations)
-    assert snapshot(store, ["x", "free"]) == {"x": Existing(store.tags["x"].digest, revision)}
+    assert snapshot(store, ["x", "free"]) == {"x": PublishedImage(store.tags["x"].digest, revision)}
 
 
 @pytest.mark.parametrize("annotated", [True, False])

@@ -10,13 +10,13 @@ import pytest
 from shipline.errors import ConfigError
 from shipline.git import Commit
 from shipline.tags import (
+    CommitHistory,
     Decision,
     Event,
-    History,
     NoRuleMatches,
-    On,
-    Rule,
+    RuleEvents,
     Situation,
+    TagRule,
     TagsSection,
     decide,
 )
@@ -31,16 +31,16 @@ def on(ref: str, kind: str = "", number: str = "") -> Event:
     return replace(Event.of(ref, kind, number), head=OTHER if number else "")
 
 
-def since(last: str, *messages: str, later: frozenset[str] = frozenset()) -> History:
+def since(last: str, *messages: str, later: frozenset[str] = frozenset()) -> CommitHistory:
     commits = tuple(
         Commit(f"{number:040x}", message=message) for number, message in enumerate(messages, 1)
     )
-    return History(last, commits=commits, later=later)
+    return CommitHistory(last, commits=commits, later=later)
 
 
 def decided(
     event: Event,
-    history: History | None = None,
+    history: CommitHistory | None = None,
     section: TagsSection | None = None,
     tags: dict[str, str] | None = None,
     tip: str = "",
@@ -73,8 +73,8 @@ def test_nothing_releasable_can_mean_no_version() -> None:
 
 
 def test_the_first_version_is_the_initial_one() -> None:
-    assert decided(on("main"), History()).names == ("v0.1.0",)
-    assert decided(on("main"), History(), TagsSection(initial="1.0.0")).names == ("v1.0.0",)
+    assert decided(on("main"), CommitHistory()).names == ("v0.1.0",)
+    assert decided(on("main"), CommitHistory(), TagsSection(initial="1.0.0")).names == ("v1.0.0",)
 
 
 @pytest.mark.parametrize(("on_zero", "tag"), [(True, "v1.0.0"), (False, "v0.5.0")])
@@ -120,7 +120,9 @@ def test_no_rule_is_an_error_and_never_latest(ref: str) -> None:
 
 
 def test_a_commit_that_has_a_version_keeps_it() -> None:
-    found = decided(on("main"), History(), tags={"v1.2.3": SHA, "v1.1.0": SHA, "v2.0.0-rc.1": SHA})
+    found = decided(
+        on("main"), CommitHistory(), tags={"v1.2.3": SHA, "v1.1.0": SHA, "v2.0.0-rc.1": SHA}
+    )
     assert found.names == ("v1.2.3",)
     assert found.git_tag is not None
     assert not found.git_tag.new
@@ -147,7 +149,9 @@ def test_moving_tags_stay_where_the_branch_went_on() -> None:
 
 
 def test_prereleases_count_on_and_end_in_their_version() -> None:
-    rule = Rule(("v{version}",), On(push="next"), version="conventional", prerelease="beta")
+    rule = TagRule(
+        ("v{version}",), RuleEvents(push="next"), version="conventional", prerelease="beta"
+    )
     section = TagsSection(rules=(rule,))
     history = since("v1.2.0", "feat: a")
     assert decided(on("next"), history, section).names == ("v1.3.0-beta.1",)
@@ -159,17 +163,17 @@ def test_prereleases_count_on_and_end_in_their_version() -> None:
 
 def test_a_prerelease_never_takes_the_name_of_a_release() -> None:
     templates = ("v{version}", "v{major}.{minor}.{patch}", "v{major}.{minor}", "v{major}-{sha}")
-    section = TagsSection(rules=(Rule(templates, On(tag="v*")),))
+    section = TagsSection(rules=(TagRule(templates, RuleEvents(tag="v*")),))
     found = decided(on("refs/tags/v2.0.0-rc.1"), section=section)
     assert found.names == ("v2.0.0-rc.1", "v2-0123456789ab")
     assert {one.entry for one in found.skipped} == set(templates[1:3])
     assert "is a prerelease" in found.skipped[0].reason
-    section = TagsSection(rules=(Rule(("{tag}", "latest", "next"), On(tag="v*")),))
+    section = TagsSection(rules=(TagRule(("{tag}", "latest", "next"), RuleEvents(tag="v*")),))
     assert decided(on("refs/tags/v2.0.0-rc.1"), section=section).names == ("v2.0.0-rc.1", "next")
     assert "latest" in decided(on("refs/tags/v2.0.0"), section=section).names
     patterns = ("{{major}}.{{minor}}.{{patch}}", "{{major}}", "v{{version}}", "{{raw}}")
     entries = tuple(f"type=semver,pattern={one}" for one in patterns)
-    section = TagsSection(rules=(Rule(entries, On(tag="v*")),))
+    section = TagsSection(rules=(TagRule(entries, RuleEvents(tag="v*")),))
     assert decided(on("refs/tags/v2.0.0-rc.1"), section=section).names == (
         "2.0.0-rc.1",
         "v2.0.0-rc.1",
@@ -227,10 +231,10 @@ def test_patterns(patterns: tuple[str, ...], ref: str, name: str | None) -> None
 )
 def test_a_template_that_cannot_be_a_tag_is_refused_when_it_is_read(template: str) -> None:
     with pytest.raises(ConfigError, match="tags: "):
-        Rule((template,), On(push="main"))
+        TagRule((template,), RuleEvents(push="main"))
 
 
 def test_a_field_without_value_here_is_an_error() -> None:
-    section = TagsSection(rules=(Rule(("pr-{number}",), On(push="main")),))
+    section = TagsSection(rules=(TagRule(("pr-{number}",), RuleEvents(push="main")),))
     with pytest.raises(ConfigError, match=r"\{number\} has no value on this event"):
         decided(on("main"), section=section)

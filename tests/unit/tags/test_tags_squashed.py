@@ -10,14 +10,14 @@ from shipline.git import Commit
 from shipline.tags.changelog import Release, markdown
 from shipline.tags.commits import Levels, read_changes, standing
 from shipline.tags.proposal import highest
-from shipline.tags.versions import Level
+from shipline.tags.versions import Bump
 
 
 def commit(number: int, message: str, *, parents: int = 1) -> Commit:
     return Commit(f"{number:040x}", tuple(f"{one:040x}" for one in range(parents)), message=message)
 
 
-def level(*messages: str) -> Level:
+def level(*messages: str) -> Bump:
     """Of the messages, newest first."""
     commits = [commit(len(messages) - place, text) for place, text in enumerate(messages)]
     return highest(read_changes(commits), Levels())[0]
@@ -30,23 +30,23 @@ def revert(number: int, subject: str, word: str = "Revert") -> str:
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ("Search (#7)\n\n* feat: search\n\n* fix: typo\n", Level.MINOR),
-        ("Search (!7)\r\n\r\n* wip\r\n* fix(a): typo\r\n", Level.PATCH),
-        ("docs: say more (#7)\n\n- feat(api)!: gone\n- docs: words", Level.MAJOR),
-        ("Search (#7)\n\n* words\n\nBREAKING CHANGE: gone", Level.MAJOR),
-        ("Update left-pad\n\nBumps left-pad.\n\n* feat!: of another project", Level.NONE),
-        ("Squashed commit of the following:\n\ncommit 0\n\n    feat: a\n", Level.MINOR),
-        ("Search\n\n*feat: no list\n", Level.NONE),
-        ("Search\n\nfeat: no list\n", Level.NONE),
+        ("Search (#7)\n\n* feat: search\n\n* fix: typo\n", Bump.MINOR),
+        ("Search (!7)\r\n\r\n* wip\r\n* fix(a): typo\r\n", Bump.PATCH),
+        ("docs: say more (#7)\n\n- feat(api)!: gone\n- docs: words", Bump.MAJOR),
+        ("Search (#7)\n\n* words\n\nBREAKING CHANGE: gone", Bump.MAJOR),
+        ("Update left-pad\n\nBumps left-pad.\n\n* feat!: of another project", Bump.NONE),
+        ("Squashed commit of the following:\n\ncommit 0\n\n    feat: a\n", Bump.MINOR),
+        ("Search\n\n*feat: no list\n", Bump.NONE),
+        ("Search\n\nfeat: no list\n", Bump.NONE),
     ],
 )
-def test_a_squash_counts_for_the_commits_that_its_body_lists(message: str, expected: Level) -> None:
+def test_a_squash_counts_for_the_commits_that_its_body_lists(message: str, expected: Bump) -> None:
     assert level(message) is expected
 
 
 def test_a_merge_counts_for_nothing_that_its_commits_say_themselves() -> None:
     merge = commit(3, "Merge branch 'x'\n\n* feat: search", parents=2)
-    assert highest(read_changes([merge]), Levels())[0] is Level.NONE
+    assert highest(read_changes([merge]), Levels())[0] is Bump.NONE
 
 
 def test_the_changelog_has_each_line_of_a_squash_once() -> None:
@@ -59,17 +59,17 @@ def test_the_changelog_has_each_line_of_a_squash_once() -> None:
 @pytest.mark.parametrize(
     ("messages", "expected"),
     [
-        ((revert(1, "feat: a"), "feat: a"), Level.NONE),
-        ((revert(1, "feat: a"), "fix: b", "feat: a"), Level.PATCH),
-        ((revert(2, "fix: b"), "fix: b", "feat: a"), Level.MINOR),
-        ((revert(2, "feat: a"), "feat: a", "fix: b"), Level.PATCH),
-        ((revert(2, "x", "Reapply"), revert(1, "feat: a"), "feat: a"), Level.MINOR),
-        ((revert(900, "feat: a"),), Level.PATCH),  # what was released before
-        (('Revert "feat: a" (#8)\n\nReverts owner/name#7',), Level.PATCH),
-        (("revert: a\n\nThis reverts commit 0000001.", "feat: a"), Level.MINOR),
+        ((revert(1, "feat: a"), "feat: a"), Bump.NONE),
+        ((revert(1, "feat: a"), "fix: b", "feat: a"), Bump.PATCH),
+        ((revert(2, "fix: b"), "fix: b", "feat: a"), Bump.MINOR),
+        ((revert(2, "feat: a"), "feat: a", "fix: b"), Bump.PATCH),
+        ((revert(2, "x", "Reapply"), revert(1, "feat: a"), "feat: a"), Bump.MINOR),
+        ((revert(900, "feat: a"),), Bump.PATCH),  # what was released before
+        (('Revert "feat: a" (#8)\n\nReverts owner/name#7',), Bump.PATCH),
+        (("revert: a\n\nThis reverts commit 0000001.", "feat: a"), Bump.MINOR),
     ],
 )
-def test_a_revert_takes_back_what_it_names(messages: tuple[str, ...], expected: Level) -> None:
+def test_a_revert_takes_back_what_it_names(messages: tuple[str, ...], expected: Bump) -> None:
     assert level(*messages) is expected
 
 

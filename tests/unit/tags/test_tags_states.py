@@ -15,7 +15,7 @@ import pytest
 from commits import Work, with_remote
 from shipline.errors import ShiplineError, UsageError
 from shipline.git import GitError, ShallowClone
-from shipline.tags import Decision, Event, Rule, TagsSection, decide, reserve, survey
+from shipline.tags import Decision, Event, TagRule, TagsSection, decide, reserve, survey
 
 USUAL = TagsSection()
 
@@ -260,7 +260,7 @@ def test_pipelines_at_once_get_versions_of_their_own(
         work.git("push", "-q", "origin", f"b{number}")
         place = tmp_path / f"clone{number}"
         clones.append(Work.clone(remote, place, f"--branch=b{number}"))
-    section = TagsSection(rules=(Rule(("v{version}",), version="conventional"),))
+    section = TagsSection(rules=(TagRule(("v{version}",), version="conventional"),))
     found: list[str] = []
 
     def run(clone: Work) -> None:

@@ -15,12 +15,12 @@ from shipline.errors import ConfigError, UsageError
 from shipline.git import Commit
 from shipline.tags import (
     Decision,
-    Entry,
     Event,
     Flavor,
     NoRuleMatches,
-    Rule,
     Situation,
+    TagEntry,
+    TagRule,
     TagsSection,
     decide,
     event_from,
@@ -57,7 +57,7 @@ def decided(row: Row) -> Decision:
         base="trunk",
         default_branch="trunk",
     )
-    section = TagsSection(rules=(Rule(row.entries),), unique_names=False, flavor=row.flavor)
+    section = TagsSection(rules=(TagRule(row.entries),), unique_names=False, flavor=row.flavor)
     return decide(section, Situation(event, Commit(SHA, time=1_700_000_000), now=1_700_000_000))
 
 
@@ -149,7 +149,7 @@ def test_what_gives_no_tag_there_is_an_error_here(entries: tuple[str, ...]) -> N
 
 
 def test_a_version_of_our_own_is_the_label_whatever_the_first_tag_is() -> None:
-    rule = Rule((f"{SEMVER}{{{{major}}}}",), version="conventional")
+    rule = TagRule((f"{SEMVER}{{{{major}}}}",), version="conventional")
     event = Event.of("refs/tags/v3.1.4")
     found = decide(TagsSection(rules=(rule,)), Situation(event, Commit(SHA, time=1)))
     assert (found.names, found.called) == (("3", "latest"), "3.1.4")
@@ -165,7 +165,7 @@ def test_a_version_of_our_own_is_the_label_whatever_the_first_tag_is() -> None:
 )
 def test_a_match_that_cannot_find_a_version_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="match"):
-        Entry.read(text)
+        TagEntry.read(text)
 
 
 @pytest.mark.parametrize("name", ["schedule", "issues", "issue_comment", "discussion"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shipline.git import Commit
 from shipline.tags.commits import Levels, read_change
-from shipline.tags.versions import Level, Version, version_of
+from shipline.tags.versions import Bump, Version, version_of
 
 words = st.one_of(
     st.integers(0, 10**9).map(str),
@@ -35,8 +35,8 @@ def test_versions_have_a_total_order(a: Version, b: Version, c: Version) -> None
         assert a < c
 
 
-@given(versions, st.sampled_from([Level.PATCH, Level.MINOR, Level.MAJOR]))
-def test_the_next_version_is_higher_and_no_prerelease(version: Version, level: Level) -> None:
+@given(versions, st.sampled_from([Bump.PATCH, Bump.MINOR, Bump.MAJOR]))
+def test_the_next_version_is_higher_and_no_prerelease(version: Version, level: Bump) -> None:
     following = version.base.bumped(level)
     assert following > version
     assert not following.prerelease
@@ -66,27 +66,27 @@ def test_a_tag_is_a_version_only_behind_its_own_prefix() -> None:
 @pytest.mark.parametrize(
     ("message", "level"),
     [
-        ("feat: x", Level.MINOR),
-        ("FEAT(api): x", Level.MINOR),
-        ("fix(a b): x", Level.PATCH),
-        ("perf: x", Level.PATCH),
-        ("docs: x", Level.NONE),
-        ("chore(deps)!: x", Level.MAJOR),
-        ("fix: x\n\nBREAKING CHANGE: gone", Level.MAJOR),
-        ("fix: x\n\nBREAKING-CHANGE: gone", Level.MAJOR),
-        ("anything\n\nwords\n\nBREAKING CHANGE: gone", Level.MAJOR),
-        ("fix: x\n\nthis is no BREAKING CHANGE: really", Level.PATCH),
-        ("fix: x\n\nBREAKING CHANGE:", Level.PATCH),
-        ("feat:x", Level.NONE),
-        ("feat : x", Level.NONE),
-        ("feat(: x", Level.NONE),
-        ("Merge branch 'feat: x'", Level.NONE),
-        ("", Level.NONE),
-        ("\n\n", Level.NONE),
-        ("feat: ", Level.NONE),
+        ("feat: x", Bump.MINOR),
+        ("FEAT(api): x", Bump.MINOR),
+        ("fix(a b): x", Bump.PATCH),
+        ("perf: x", Bump.PATCH),
+        ("docs: x", Bump.NONE),
+        ("chore(deps)!: x", Bump.MAJOR),
+        ("fix: x\n\nBREAKING CHANGE: gone", Bump.MAJOR),
+        ("fix: x\n\nBREAKING-CHANGE: gone", Bump.MAJOR),
+        ("anything\n\nwords\n\nBREAKING CHANGE: gone", Bump.MAJOR),
+        ("fix: x\n\nthis is no BREAKING CHANGE: really", Bump.PATCH),
+        ("fix: x\n\nBREAKING CHANGE:", Bump.PATCH),
+        ("feat:x", Bump.NONE),
+        ("feat : x", Bump.NONE),
+        ("feat(: x", Bump.NONE),
+        ("Merge branch 'feat: x'", Bump.NONE),
+        ("", Bump.NONE),
+        ("\n\n", Bump.NONE),
+        ("feat: ", Bump.NONE),
     ],
 )
-def test_a_message_asks_for_a_level(message: str, level: Level) -> None:
+def test_a_message_asks_for_a_level(message: str, level: Bump) -> None:
     assert Levels().of(read_change(Commit("a" * 40, message=message))) is level
 
 

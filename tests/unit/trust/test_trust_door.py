@@ -46,8 +46,8 @@ from shipline.supply import (
 )
 from shipline.trust import (
     NO_TRUST,
-    Judge,
-    Trust,
+    ResolvedPolicy,
+    TrustPolicy,
     TrustRefused,
     TrustRule,
     TrustSection,
@@ -62,7 +62,7 @@ KEY, OTHER = generate_key("ours"), generate_key("theirs")
 NOW = 1_700_000_000.0
 
 
-def trust(**changes: object) -> Trust:
+def trust(**changes: object) -> ResolvedPolicy:
     rule = {"images": (ImagePattern("registry.example/team/*"),), **changes}
     pem = KEY.public.pem.decode()
     section = TrustSection(rules=(TrustRule(**rule),), keys={"ours": pem})  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def store() -> Counted:
 
 
 def test_an_unsigned_image_is_refused_and_a_signed_one_is_not(store: Counted) -> None:
-    target, judge = add_image(store), Judge(trust(), clock=clock)
+    target, judge = add_image(store), TrustPolicy(trust(), clock=clock)
     with pytest.raises(TrustRefused) as caught:
         judge.demand(store, NAME, target)
     assert "registry.example/team/*" in caught.value.message
@@ -101,13 +101,13 @@ def test_an_unsigned_image_is_refused_and_a_signed_one_is_not(store: Counted) ->
 
 
 def test_without_a_policy_everything_is_accepted(store: Counted) -> None:
-    assert Judge(NO_TRUST).verdict(store, NAME, add_image(store)).accepted
+    assert TrustPolicy(NO_TRUST).verdict(store, NAME, add_image(store)).accepted
     assert store.asked == 0
 
 
 def test_what_no_rule_is_about_is_refused_unless_said_otherwise(store: Counted) -> None:
     other = NAME.parse("registry.example/other/app:v1")
-    found = Judge(trust()).verdict(store, other, add_image(store))
+    found = TrustPolicy(trust()).verdict(store, other, add_image(store))
     assert not found.accepted and "trust.default" in found.hint
 
 
@@ -115,7 +115,7 @@ def test_a_child_of_a_signed_index_is_accepted(store: Counted) -> None:
     index = add_index(store)
     sign(store, index.descriptor, NAME, [KEY], recursive=False, clock=clock)
     for child in index.manifests[:2]:
-        judge = Judge(trust(), clock=clock)
+        judge = TrustPolicy(trust(), clock=clock)
         assert not judge.verdict(store, NAME, child).accepted
         found = judge.verdict(store, NAME, child, lambda target: [index.descriptor])
         assert found.accepted
@@ -132,7 +132,7 @@ def test_a_child_of_a_signed_index_is_accepted(store: Counted) -> None:
 def test_a_policy_of_podman_asks_for_the_signature_of_what_is_run(
     forms: tuple[Form, ...], recursive: bool, accepted: bool, store: Counted
 ) -> None:
-    index, judge = add_index(store), Judge(replace(trust(), as_podman=True), clock=clock)
+    index, judge = add_index(store), TrustPolicy(replace(trust(), as_podman=True), clock=clock)
     sign(store, index.descriptor, NAME, [KEY], recursive=recursive, forms=forms, clock=clock)
     found = judge.verdict(store, NAME, index.descriptor)
     assert found.accepted is accepted
@@ -140,7 +140,7 @@ def test_a_policy_of_podman_asks_for_the_signature_of_what_is_run(
 
 
 def test_one_platform_that_is_not_signed_is_refused_where_podman_may_run_it(store: Counted) -> None:
-    index, judge = add_index(store), Judge(replace(trust(), as_podman=True), clock=clock)
+    index, judge = add_index(store), TrustPolicy(replace(trust(), as_podman=True), clock=clock)
     sign(store, index.manifests[0], NAME, [KEY], clock=clock)
     assert judge.verdict(store, NAME, index.manifests[0]).accepted
     assert "linux/arm64" in judge.verdict(store, NAME, index.descriptor).reason
@@ -151,23 +151,23 @@ def test_a_signature_without_a_name_counts_where_none_is_demanded(store: Counted
     statement = Statement.about(target, "", COSIGN_SIGN, {}).to_bytes()
     signed = Envelope(statement, (KEY.sign(pae(IN_TOTO, statement)),))
     refer(store, target, Bundle(signed).to_bytes(), BUNDLE)
-    found = Judge(trust(), clock=clock).verdict(store, NAME, target)
+    found = TrustPolicy(trust(), clock=clock).verdict(store, NAME, target)
     assert found.accepted and "without the name of an image (by ours)" in found.reason
     demanded = trust(identity=Identity.parse("repository"))
-    refused = Judge(demanded, clock=clock).verdict(store, NAME, target)
+    refused = TrustPolicy(demanded, clock=clock).verdict(store, NAME, target)
     assert not refused.accepted and "signed without a name" in refused.hint
 
 
 def test_an_index_that_does_not_list_the_image_does_not_help_it(store: Counted) -> None:
     index, stranger = add_index(store), add_image(store, env="EVIL=1")
     sign(store, index.descriptor, NAME, [KEY], clock=clock)
-    judge = Judge(trust(), clock=clock)
+    judge = TrustPolicy(trust(), clock=clock)
     assert not judge.verdict(store, NAME, stranger, lambda target: [index.descriptor]).accepted
 
 
 def test_an_unsigned_index_does_not_help_its_images(store: Counted) -> None:
     index = add_index(store)
-    judge = Judge(trust(), clock=clock)
+    judge = TrustPolicy(trust(), clock=clock)
     found = judge.verdict(store, NAME, index.manifests[0], lambda target: [index.descriptor])
     assert not found.accepted
 
@@ -179,14 +179,14 @@ def test_a_list_of_statements_does_not_help_what_it_lists(store: Counted) -> Non
     )
     fake = Index.make([entry])
     store.push(fake.descriptor, MemoryStore(fake.raw))
-    judge = Judge(trust(), clock=clock)
+    judge = TrustPolicy(trust(), clock=clock)
     assert judge.verdict(store, NAME, fake.descriptor).accepted
     assert not judge.verdict(store, NAME, stranger, lambda target: [fake.descriptor]).accepted
 
 
 def test_an_index_that_lists_itself_ends(store: Counted) -> None:
     target = add_image(store)
-    judge = Judge(trust(), clock=clock)
+    judge = TrustPolicy(trust(), clock=clock)
     assert not judge.verdict(store, NAME, target, lambda one: [one, target]).accepted
 
 
@@ -199,14 +199,14 @@ def test_an_index_in_a_signed_index_counts(store: Counted) -> None:
         inner.manifests[0].digest: [inner.descriptor],
         inner.descriptor.digest: [outer.descriptor],
     }
-    judge = Judge(trust(), clock=clock)
+    judge = TrustPolicy(trust(), clock=clock)
     found = judge.verdict(store, NAME, inner.manifests[0], lambda one: above.get(one.digest, []))
     assert found.accepted and "listed by" in found.reason
 
 
 def test_attestations_are_required_by_the_same_keys(store: Counted) -> None:
     target, kind = add_image(store), predicate_type("vuln")
-    judge = Judge(trust(predicates=("vuln",)), clock=clock)
+    judge = TrustPolicy(trust(predicates=("vuln",)), clock=clock)
     sign(store, target, NAME, [KEY], clock=clock)
     attest(store, target, statement_about(target, NAME, kind, {}), [OTHER])
     found = judge.verdict(store, NAME, target)
@@ -216,7 +216,7 @@ def test_attestations_are_required_by_the_same_keys(store: Counted) -> None:
 
 
 def test_an_accepted_verdict_is_not_asked_for_again(store: Counted) -> None:
-    target, judge = add_image(store), Judge(trust(), clock=clock)
+    target, judge = add_image(store), TrustPolicy(trust(), clock=clock)
     sign(store, target, NAME, [KEY], clock=clock)
     first = judge.verdict(store, NAME, target)
     before = store.asked
@@ -227,7 +227,7 @@ def test_an_accepted_verdict_is_not_asked_for_again(store: Counted) -> None:
 
 
 def test_a_refusal_is_asked_for_again(store: Counted) -> None:
-    target, judge = add_image(store), Judge(trust(), clock=clock)
+    target, judge = add_image(store), TrustPolicy(trust(), clock=clock)
     assert not judge.verdict(store, NAME, target).accepted
     sign(store, target, NAME, [KEY], clock=clock)
     assert judge.verdict(store, NAME, target).accepted
@@ -235,7 +235,7 @@ def test_a_refusal_is_asked_for_again(store: Counted) -> None:
 
 def test_a_kept_verdict_ends_with_the_age_of_the_signature(store: Counted) -> None:
     target, time = add_image(store), [NOW]
-    judge = Judge(trust(max_age=Duration.parse("1h")), clock=lambda: time[0])
+    judge = TrustPolicy(trust(max_age=Duration.parse("1h")), clock=lambda: time[0])
     sign(store, target, NAME, [KEY], clock=clock)
     assert judge.verdict(store, NAME, target).accepted
     time[0] += 3601
@@ -245,7 +245,7 @@ def test_a_kept_verdict_ends_with_the_age_of_the_signature(store: Counted) -> No
 def test_what_was_removed_is_forgotten_with_the_children(store: Counted) -> None:
     index = add_index(store)
     sign(store, index.descriptor, NAME, [KEY], recursive=False, clock=clock)
-    judge, child = Judge(trust(), clock=clock), index.manifests[0]
+    judge, child = TrustPolicy(trust(), clock=clock), index.manifests[0]
     assert judge.verdict(store, NAME, child, lambda one: [index.descriptor]).accepted
     store.tags.clear()
     for one in store.referrers(index.descriptor):
@@ -262,7 +262,7 @@ def test_a_registry_that_fails_is_an_error_and_no_verdict() -> None:
 
     down = Down()
     with pytest.raises(RegistryError):
-        Judge(trust()).verdict(down, NAME, add_image(down))
+        TrustPolicy(trust()).verdict(down, NAME, add_image(down))
 
 
 @pytest.fixture
@@ -277,19 +277,19 @@ def test_verdicts_outlive_the_process_under_their_policy(
 ) -> None:
     target = add_image(store)
     sign(store, target, NAME, [KEY], clock=clock)
-    first = Judge(trust(), VerdictCache(records), clock=clock).verdict(store, NAME, target)
+    first = TrustPolicy(trust(), VerdictCache(records), clock=clock).verdict(store, NAME, target)
     before = store.asked
-    again = Judge(trust(), VerdictCache(records), clock=clock)
+    again = TrustPolicy(trust(), VerdictCache(records), clock=clock)
     assert again.verdict(store, NAME, target) == first
     assert store.asked == before
-    stricter = Judge(trust(predicates=("vuln",)), VerdictCache(records), clock=clock)
+    stricter = TrustPolicy(trust(predicates=("vuln",)), VerdictCache(records), clock=clock)
     assert not stricter.verdict(store, NAME, target).accepted
     again.forget(target.digest)
     assert list(walk(records, ("trust",))) == []
 
 
 def test_the_cache_is_bounded(store: Counted, records: SqliteRecords) -> None:
-    judge = Judge(trust(), VerdictCache(records, capacity=4), clock=clock)
+    judge = TrustPolicy(trust(), VerdictCache(records, capacity=4), clock=clock)
     for number in range(14):
         target = add_image(store, env=f"N={number}")
         sign(store, target, NAME, [KEY], clock=clock)
@@ -298,7 +298,7 @@ def test_the_cache_is_bounded(store: Counted, records: SqliteRecords) -> None:
 
 
 def test_signatures_and_attestations_need_none_themselves(store: Counted) -> None:
-    target, judge = add_image(store), Judge(trust(), clock=clock)
+    target, judge = add_image(store), TrustPolicy(trust(), clock=clock)
     sign(store, target, NAME, [OTHER], clock=clock)
     attest(store, target, statement_about(target, NAME, predicate_type("spdx"), {}), [OTHER])
     places = [*store.tags.values(), *store.referrers(target)]
@@ -314,7 +314,7 @@ def test_an_image_is_not_let_through_for_looking_like_a_signature(store: Counted
     program = Descriptor.of(b"tar", media.OCI_LAYER)
     store.push(program, MemoryStore(b"tar"))
     mixed = attach(store, target, [document, program])
-    assert not Judge(trust(), clock=clock).verdict(store, NAME, mixed).accepted
+    assert not TrustPolicy(trust(), clock=clock).verdict(store, NAME, mixed).accepted
 
 
 def old_tar(name: str, script: str) -> bytes:
@@ -395,7 +395,7 @@ def test_a_layer_is_no_document_for_its_type_alone(
         wrong = int(content[148:155], 8)
         right = f"{wrong - TAR[0] + 0xD2:07o} ".encode()
         target = packed(store, kind, content[:148] + right + content[156:])
-    assert not Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
+    assert not TrustPolicy(trust(), clock=clock).verdict(store, NAME, target).accepted
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_documents_beside_a_configuration_that_runs_are_an_image(
     store: Counted, config: bytes
 ) -> None:
     target = packed(store, SIMPLE_SIGNING, SIMPLE, config)
-    assert not Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
+    assert not TrustPolicy(trust(), clock=clock).verdict(store, NAME, target).accepted
 
 
 @pytest.mark.parametrize(
@@ -435,14 +435,14 @@ def test_documents_that_are_known_are_statements(store: Counted, kind: str, cont
     beside["rootfs"] = {"type": "layers", "diff_ids": [digest]}
     for config in (b"{}", json.dumps(beside).encode()):
         target = packed(store, kind, content, config)
-        assert Judge(trust(), clock=clock).verdict(store, NAME, target).accepted
+        assert TrustPolicy(trust(), clock=clock).verdict(store, NAME, target).accepted
 
 
 def test_a_binary_signature_beside_an_empty_configuration_is_a_statement(store: Counted) -> None:
     config = Descriptor.of(b"{}", media.OCI_EMPTY)
     signature = Manifest.make(config, [Descriptor.of(b"\xd2\0", "application/cose")])
     copy_graph(MemoryStore(b"{}", b"\xd2\0", signature.raw), store, signature.descriptor)
-    assert Judge(trust(), clock=clock).verdict(store, NAME, signature.descriptor).accepted
+    assert TrustPolicy(trust(), clock=clock).verdict(store, NAME, signature.descriptor).accepted
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from shipline.supply import (
     Statement,
     Verification,
 )
-from shipline.trust import Findings, Rule, TrustRule, Verdict, judge
+from shipline.trust import Proofs, ResolvedRule, TrustRule, TrustVerdict, judge
 from shipline.units import Duration
 
 TARGET = Descriptor.of(b"image", "application/vnd.oci.image.manifest.v1+json")
@@ -29,29 +29,29 @@ NOW = 1_000_000.0
 VULN = "https://cosign.sigstore.dev/attestation/vuln/v1"
 
 
-def rule(threshold: int = 1, max_age: str = "", vuln: float | None = -1) -> Rule:
+def rule(threshold: int = 1, max_age: str = "", vuln: float | None = -1) -> ResolvedRule:
     age = Duration.parse(max_age) if max_age else None
     said = TrustRule((ImagePattern("**"),), threshold=threshold, max_age=age)
-    return Rule(said, KEYS, {} if vuln == -1 else {VULN: vuln})
+    return ResolvedRule(said, KEYS, {} if vuln == -1 else {VULN: vuln})
 
 
 def signature(key: int, signed_at: float | None = None, form: Form = Form.TAG) -> Signature:
     return Signature(KEYS[key], form, "r.example/a", {}, signed_at, PLACE)
 
 
-def findings(*signatures: Signature, made_at: tuple[float | None, ...] = ()) -> Findings:
+def findings(*signatures: Signature, made_at: tuple[float | None, ...] = ()) -> Proofs:
     statement = Statement((), VULN, {})
     proven = tuple(
         Attestation(KEYS[0], Form.TAG, statement, Envelope(b"", ()), one, PLACE, PLACE)
         for one in made_at
     )
     verification = Verification(TARGET, signatures, ())
-    return Findings(verification, {VULN: Attestations(TARGET, VULN, proven, ())})
+    return Proofs(verification, {VULN: Attestations(TARGET, VULN, proven, ())})
 
 
 def test_a_signature_is_enough_for_the_simplest_rule() -> None:
     found = judge(rule(), findings(signature(0)), NOW)
-    assert found == Verdict(True, "require **", "signed by key 0", (KEYS[0].id,))
+    assert found == TrustVerdict(True, "require **", "signed by key 0", (KEYS[0].id,))
 
 
 @given(st.lists(st.integers(0, 3)), st.integers(1, 4))
@@ -104,7 +104,7 @@ def test_the_newest_signature_of_a_key_counts() -> None:
 
 def test_an_attestation_that_is_required_must_be_there() -> None:
     assert not judge(rule(vuln=None), findings(signature(0)), NOW).accepted
-    assert not judge(rule(vuln=None), Findings(findings(signature(0)).signatures), NOW).accepted
+    assert not judge(rule(vuln=None), Proofs(findings(signature(0)).signatures), NOW).accepted
     assert judge(rule(vuln=None), findings(signature(0), made_at=(None,)), NOW).accepted
 
 
@@ -122,7 +122,7 @@ def test_an_attestation_is_no_signature() -> None:
 
 def test_a_refusal_says_why_and_how_to_satisfy_it() -> None:
     rejected = Rejected(PLACE, Form.TAG, "none of the given keys made this signature")
-    found = judge(rule(), Findings(Verification(TARGET, (), (rejected,))), NOW)
+    found = judge(rule(), Proofs(Verification(TARGET, (), (rejected,))), NOW)
     assert found.reason == "0 of 1 required keys signed it"
     assert "none of the given keys" in found.details[0]
     assert "shipline sign" in found.hint and "1 of the keys key 0, key 1" in found.hint

@@ -2,7 +2,7 @@
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
 from shipline.deliver.ci.buildx import LEFT_OUT, buildx, left_out
-from shipline.deliver.ci.document import Freshness, State, freshness, kind_of
+from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of
 from shipline.deliver.ci.github import github
 from shipline.deliver.ci.gitlab import gitlab
 from shipline.deliver.ci.section import CiSection
@@ -13,13 +13,13 @@ __all__ = [
     "INPUTS",
     "LEFT_OUT",
     "CiSection",
+    "FileState",
     "Freshness",
     "Invocation",
     "Login",
     "Pin",
     "Pins",
     "Signing",
-    "State",
     "Unread",
     "Workflow",
     "buildx",

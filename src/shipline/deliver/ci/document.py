@@ -138,7 +138,7 @@ _HEADER = re.compile(
 )
 
 
-class State(Enum):
+class FileState(Enum):
     """What a file is, next to what it should be."""
 
     FRESH = "fresh"
@@ -152,7 +152,7 @@ class State(Enum):
 class Freshness:
     """The state of a file, and how it would have to change, as a unified diff."""
 
-    state: State
+    state: FileState
     diff: str = ""
 
 
@@ -174,7 +174,7 @@ def kind_of(text: str) -> str | None:
 def freshness(present: str | None, wanted: str, name: str) -> Freshness:
     """Compare the file with what would be written now; None is a file that is not there."""
     if present == wanted:
-        return Freshness(State.FRESH)
+        return Freshness(FileState.FRESH)
     diff = "".join(
         unified_diff(
             (present or "").splitlines(keepends=True),
@@ -186,13 +186,13 @@ def freshness(present: str | None, wanted: str, name: str) -> Freshness:
     return Freshness(_state(present), diff)
 
 
-def _state(present: str | None) -> State:
+def _state(present: str | None) -> FileState:
     if present is None:
-        return State.MISSING
+        return FileState.MISSING
     found = _HEADER.match(present)
     if found is None:
-        return State.FOREIGN
-    return State.STALE if _digest(present[found.end() :]) == found[2] else State.EDITED
+        return FileState.FOREIGN
+    return FileState.STALE if _digest(present[found.end() :]) == found[2] else FileState.EDITED
 
 
 def _digest(body: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipline.deliver.ci.document import Comment, Inline, render
-from shipline.deliver.project import Check, Language, Project
+from shipline.deliver.project import Language, Project, ProjectCheck
 
 PLACEHOLDER = "registry.example/team"
 PLATFORMS = ("linux/amd64", "linux/arm64")
@@ -67,7 +67,7 @@ def _steps(language: Language | None) -> dict[object, object]:
     return {Comment(why): None, "steps": steps}
 
 
-def _step(check: Check) -> object:
+def _step(check: ProjectCheck) -> object:
     if not check.reports:
         return check.run
     return {"run": check.run, "reports": dict(check.reports)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipline.deliver.project.node import node
-from shipline.deliver.project.project import Check, Language, Project, Toolchain, read
+from shipline.deliver.project.project import Language, Project, ProjectCheck, Toolchain, read
 from shipline.deliver.project.python import python
 
 DEFAULT = "1.25"
@@ -33,13 +33,13 @@ def go(root: Path) -> Language | None:
     )
 
 
-def _checks(root: Path) -> list[Check]:
-    checks = [Check("vet", "go vet ./...")]
+def _checks(root: Path) -> list[ProjectCheck]:
+    checks = [ProjectCheck("vet", "go vet ./...")]
     if any((root / name).is_file() for name in _GOLANGCI):
         run = "mkdir -p reports\ngolangci-lint run --output.sarif.path reports/golangci.sarif"
-        checks.append(Check("lint", run, (("analysis", "reports/golangci.sarif"),)))
+        checks.append(ProjectCheck("lint", run, (("analysis", "reports/golangci.sarif"),)))
     run = "mkdir -p reports\ngo test -coverprofile reports/cover.out ./..."
-    return [*checks, Check("test", run, (("coverage", "reports/cover.out"),))]
+    return [*checks, ProjectCheck("test", run, (("coverage", "reports/cover.out"),))]
 
 
 def _main(root: Path) -> tuple[str, ...]:

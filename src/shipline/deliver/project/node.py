@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
+from shipline.deliver.project.project import Language, ProjectCheck, Toolchain, first_line, read
 
 DEFAULT = "24"  # the release line with long-term support
 
@@ -136,7 +136,7 @@ def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str,
     return ("npm", "start") if script and (served or not built) else ()
 
 
-def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
+def _checks(package: Mapping[str, Any], lock: str) -> list[ProjectCheck]:
     """The scripts that check the project. `lock` is the manager whose lock file is there, if any:
     npm audits nothing without one.
     """
@@ -146,60 +146,64 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[Check]:
     if name := next((one for one in ("lint:sarif", "lint:ci", "lint") if one in scripts), ""):
         checks.append(_lint(name, scripts[name], manager))
     if "typecheck" in scripts:
-        checks.append(Check("types", f"{manager} run typecheck"))
+        checks.append(ProjectCheck("types", f"{manager} run typecheck"))
     if name := next(
         (one for one in ("test:ci", "test:coverage", "coverage", "test") if one in scripts), ""
     ):
         checks.append(_test(name, scripts[name], manager, package))
     elif "workspaces" in package and manager == "npm":
-        checks.append(Check("test", "npm run test --workspaces --if-present", note=_REPORTS))
+        checks.append(ProjectCheck("test", "npm run test --workspaces --if-present", note=_REPORTS))
     if lock == "npm" and any(_table(package, kind) for kind in _RUNTIME):
         note = "the status of npm does not tell a finding from a failure: the gate reads the report"
         run = "mkdir -p reports\nnpm audit --omit=dev --json > reports/npm-audit.json || true"
-        checks.append(Check("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note))
+        checks.append(
+            ProjectCheck("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note)
+        )
     return checks
 
 
-def _lint(name: str, script: str, manager: str) -> Check:
+def _lint(name: str, script: str, manager: str) -> ProjectCheck:
     """The linter, told to write a report where it is ESLint that writes none yet."""
     if written := re.findall(r"(?<=[=\s])[\w./-]+\.sarif\b", script):
-        return Check("lint", f"{manager} run {name}", tuple(("analysis", one) for one in written))
+        return ProjectCheck(
+            "lint", f"{manager} run {name}", tuple(("analysis", one) for one in written)
+        )
     report = re.search(r"--output-file[ =]([\w./-]+\.json)\b", script)
     if report and re.search(r"(--format|-f)[ =]json\b", script):
-        return Check("lint", f"{manager} run {name}", (("analysis", report[1]),))
+        return ProjectCheck("lint", f"{manager} run {name}", (("analysis", report[1]),))
     if not re.fullmatch(r"eslint( [\w./*,{}'\"@=-]+)*", script) or re.search(
         r" (-o|-f|--format|--output-file)\b", script
     ):
-        return Check("lint", f"{manager} run {name}")
+        return ProjectCheck("lint", f"{manager} run {name}")
     words = "--format json --output-file reports/eslint.json"
     dashes = " --" if manager == "npm" else ""
-    return Check(
+    return ProjectCheck(
         "lint", f"{manager} run {name}{dashes} {words}", (("analysis", "reports/eslint.json"),)
     )
 
 
-def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> Check:
+def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> ProjectCheck:
     """The test command, changed so that it writes reports where its runner is known."""
     if named := [
         (_GATES[kind], path) for kind, path in _REPORTER.findall(script) if kind in _GATES
     ]:
-        return Check("test", f"mkdir -p reports\n{manager} run {name}", tuple(named))
+        return ProjectCheck("test", f"mkdir -p reports\n{manager} run {name}", tuple(named))
     if re.fullmatch(r"node --test( [\w./*-]+)*", script):
-        return Check("test", _NODE_TEST, _BOTH)
+        return ProjectCheck("test", _NODE_TEST, _BOTH)
     runner = f"{manager} run {name} --" if manager == "npm" else f"{manager} run {name}"
     needed = {**_table(package, "dependencies"), **_table(package, "devDependencies")}
     if "vitest" in script and "vitest" in needed:
         return _vitest(runner, any(one.startswith("@vitest/coverage-") for one in needed))
     if "jest" in script and "jest" in needed:
         words = f"{runner} --ci --coverage --coverageReporters=lcov --coverageDirectory=reports"
-        return Check("test", words, _BOTH[1:])
-    return Check("test", f"{manager} run {name}", note=_REPORTS)
+        return ProjectCheck("test", words, _BOTH[1:])
+    return ProjectCheck("test", f"{manager} run {name}", note=_REPORTS)
 
 
-def _vitest(runner: str, coverage: bool) -> Check:
+def _vitest(runner: str, coverage: bool) -> ProjectCheck:
     words = [runner, "--run --reporter=default --reporter=junit --outputFile=reports/junit.xml"]
     if coverage:
         words.append(
             "--coverage.enabled --coverage.reporter=lcov --coverage.reportsDirectory=reports"
         )
-    return Check("test", " \\\n  ".join(words), _BOTH if coverage else _BOTH[:1])
+    return ProjectCheck("test", " \\\n  ".join(words), _BOTH if coverage else _BOTH[:1])

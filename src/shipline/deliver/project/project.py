@@ -28,7 +28,7 @@ class Toolchain:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ProjectCheck:
     """A command of the project and the reports it writes, by the gate that reads them."""
 
     name: str
@@ -51,7 +51,7 @@ class Language:
 
     toolchain: Toolchain
     manager: str
-    checks: tuple[Check, ...] = ()
+    checks: tuple[ProjectCheck, ...] = ()
     start: tuple[str, ...] = ()
     name: str = ""
     locked: bool = True

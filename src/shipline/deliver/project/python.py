@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shipline.deliver.project.project import Check, Language, Toolchain, first_line, read
+from shipline.deliver.project.project import Language, ProjectCheck, Toolchain, first_line, read
 
 DEFAULT = "3.13"
 MANAGERS = {"uv": "uv==0.13.9", "poetry": "poetry==2.5.1", "pdm": "pdm==2.29.4"}
@@ -117,25 +117,27 @@ def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
     return any(re.search(f"{line}|{quoted}", read(root / one)) for one in names)
 
 
-def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[Check]:
+def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[ProjectCheck]:
     checks = []
     if _mentions(root, project, "ruff"):
         words = "ruff check --output-format sarif --output-file reports/ruff.sarif"
         line = f"mkdir -p reports\n{run}{words}"
-        checks.append(Check("lint", line, (("analysis", "reports/ruff.sarif"),)))
+        checks.append(ProjectCheck("lint", line, (("analysis", "reports/ruff.sarif"),)))
     if _mentions(root, project, "mypy"):
-        checks.append(Check("types", f"{run}mypy{_checked(root, project)}"))
+        checks.append(ProjectCheck("types", f"{run}mypy{_checked(root, project)}"))
     coverage = _mentions(root, project, "pytest-cov")
     if coverage or _mentions(root, project, "pytest"):
         checks.append(_test(coverage, run))
     elif any("import unittest" in read(one) for one in sorted(root.glob("test*/test_*.py"))):
-        checks.append(Check("test", f"{run}python -m unittest discover", note=_NO_REPORT))
+        checks.append(ProjectCheck("test", f"{run}python -m unittest discover", note=_NO_REPORT))
     note = "its status is 0 when nothing could be looked up: the gate reads the report"
     audit = (
         f"mkdir -p reports\n{run}pip-audit --format json --output reports/pip-audit.json || true"
     )
     if _mentions(root, project, "pip-audit"):
-        checks.append(Check("audit", audit, (("vulnerabilities", "reports/pip-audit.json"),), note))
+        checks.append(
+            ProjectCheck("audit", audit, (("vulnerabilities", "reports/pip-audit.json"),), note)
+        )
     return checks
 
 
@@ -152,14 +154,14 @@ def _checked(root: Path, project: Mapping[str, Any]) -> str:
     return " src" if (root / "src").is_dir() else " ."
 
 
-def _test(coverage: bool, run: str) -> Check:
+def _test(coverage: bool, run: str) -> ProjectCheck:
     words = f"{run}python -m pytest --junitxml=reports/junit.xml"
     if not coverage:
-        return Check(
+        return ProjectCheck(
             "test", words, (("tests", "reports/junit.xml"),), "with pytest-cov also coverage"
         )
     words += " --cov --cov-report=xml:reports/coverage.xml"
-    return Check(
+    return ProjectCheck(
         "test", words, (("tests", "reports/junit.xml"), ("coverage", "reports/coverage.xml"))
     )
 

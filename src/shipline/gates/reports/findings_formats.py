@@ -17,8 +17,8 @@ from shipline.gates.reports.report import (
     Level,
     Report,
     ReportError,
+    ReportSubject,
     Severity,
-    Subject,
     Tool,
     moment,
 )
@@ -77,7 +77,7 @@ def parse_sarif(source: BinaryIO) -> Report:
     return Report(
         "sarif",
         Findings(tuple(one for run in runs for one in _resolved(run))),
-        Subject(revision=next((run.revision for run in runs if run.revision), "")),
+        ReportSubject(revision=next((run.revision for run in runs if run.revision), "")),
         max((run.created for run in runs if run.created), default=None),
         runs[0].tool if runs else Tool(),
         tuple(gaps if runs else ["the report has no run: no tool looked at anything"]),
@@ -282,7 +282,7 @@ def parse_eslint(source: BinaryIO) -> Report:
     reader.finish()
     if not files:
         raise ReportError("a list without files: eslint looked at none")
-    return Report("eslint", Findings(tuple(found)), Subject("source"), tool=Tool("eslint"))
+    return Report("eslint", Findings(tuple(found)), ReportSubject("source"), tool=Tool("eslint"))
 
 
 def _file(reader: JsonReader) -> list[Finding]:

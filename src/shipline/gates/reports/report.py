@@ -246,7 +246,7 @@ class ReportError(ContentError):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ReportSubject:
     """What a report says it is about; empty fields are what it does not say.
 
     `digests` are those of an index, a manifest or a configuration; `platform` is `os/architecture`.
@@ -276,7 +276,7 @@ class Report:
 
     format: str
     content: Content
-    subject: Subject = field(default_factory=Subject)
+    subject: ReportSubject = field(default_factory=ReportSubject)
     created: datetime | None = None
     tool: Tool = field(default_factory=Tool)
     gaps: tuple[str, ...] = ()

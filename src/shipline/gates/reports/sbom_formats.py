@@ -12,8 +12,8 @@ from shipline.gates.reports.report import (
     Component,
     Report,
     ReportError,
+    ReportSubject,
     Sbom,
-    Subject,
     Tool,
     Vex,
     VexStatement,
@@ -71,12 +71,12 @@ def _license(value: Fields) -> str:
     return value.text("expression") or named.text("id") or named.text("name")
 
 
-def _subject(component: Fields) -> Subject:
+def _subject(component: Fields) -> ReportSubject:
     if component.text("type") != "container":
-        return Subject("source" if component.text("type") else "")
+        return ReportSubject("source" if component.text("type") else "")
     texts = [unquote(component.text(key)) for key in ("version", "name", "purl")]
     digests = {text[text.index("sha256:") :][:71] for text in texts if "sha256:" in text}
-    return Subject("image", frozenset(digests))
+    return ReportSubject("image", frozenset(digests))
 
 
 def _tool(metadata: Fields) -> Tool:
@@ -115,7 +115,7 @@ def parse_spdx(source: BinaryIO) -> Report:
     if not value.text("spdxVersion").startswith("SPDX-2"):
         raise ReportError("not an SPDX 2 document")
     info = value.having("SPDXID", "creationInfo").child("creationInfo")
-    subject = Subject("image" if digests else "", frozenset(digests))
+    subject = ReportSubject("image" if digests else "", frozenset(digests))
     tools = [one.removeprefix("Tool: ") for one in info.texts("creators") if one[:5] == "Tool:"]
     tool = Tool(tools[0]) if tools else Tool()
     return Report("spdx", Sbom(tuple(components)), subject, moment(info.text("created")), tool)

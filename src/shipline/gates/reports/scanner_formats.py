@@ -11,8 +11,8 @@ from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import (
     Report,
     ReportError,
+    ReportSubject,
     Severity,
-    Subject,
     Tool,
     Vulnerabilities,
     Vulnerability,
@@ -55,15 +55,15 @@ def parse_grype(source: BinaryIO) -> Report:
     )
 
 
-def _subject(source: Fields) -> Subject:
+def _subject(source: Fields) -> ReportSubject:
     if source.text("type") != "image":
-        return Subject("source" if source.text("type") else "")
+        return ReportSubject("source" if source.text("type") else "")
     target = source.child("target")
     names = (target.text("manifestDigest"), target.text("imageID"), *target.texts("repoDigests"))
     digests = frozenset(name.rpartition("@")[2] for name in names if "sha256:" in name)
     kind: Literal["image"] = "image"
     parts = (target.text("os"), target.text("architecture"), target.text("variant"))
-    return Subject(kind, digests, "/".join(filter(None, parts)) if parts[1] else "")
+    return ReportSubject(kind, digests, "/".join(filter(None, parts)) if parts[1] else "")
 
 
 def _match(match: Fields) -> Vulnerability:
@@ -111,7 +111,7 @@ def parse_osv(source: BinaryIO) -> Report:
     reader.finish()
     if not own:
         raise ReportError("not a report of OSV-Scanner: it has neither results nor its settings")
-    return Report("osv", Vulnerabilities(tuple(found)), Subject(), tool=Tool("osv-scanner"))
+    return Report("osv", Vulnerabilities(tuple(found)), ReportSubject(), tool=Tool("osv-scanner"))
 
 
 def _source(reader: JsonReader, found: list[Vulnerability]) -> None:
@@ -221,7 +221,7 @@ def parse_trivy(source: BinaryIO) -> Report:
     )
 
 
-def _trivy_subject(value: Fields) -> Subject:
+def _trivy_subject(value: Fields) -> ReportSubject:
     metadata = value.child("Metadata")
     config = metadata.child("ImageConfig")
     names = (value.text("ArtifactName"), *metadata.texts("RepoDigests"))
@@ -233,7 +233,7 @@ def _trivy_subject(value: Fields) -> Subject:
     )
     parts = (config.text("os"), config.text("architecture"), config.text("variant"))
     revision = metadata.text("Commit")
-    return Subject(kind, frozenset(digests), "/".join(filter(None, parts)), revision)
+    return ReportSubject(kind, frozenset(digests), "/".join(filter(None, parts)), revision)
 
 
 def _target(reader: JsonReader, found: list[Vulnerability]) -> int:
@@ -303,7 +303,7 @@ def parse_npm_audit(source: BinaryIO) -> Report:
     dependencies = metadata.child("dependencies")
     total = dependencies.count("total") if "total" in dependencies else None
     content = Vulnerabilities(tuple(_found(packages)), total)
-    return Report("npm-audit", content, Subject("source"), tool=Tool("npm audit"))
+    return Report("npm-audit", content, ReportSubject("source"), tool=Tool("npm audit"))
 
 
 def _refusal(value: Fields) -> str:
@@ -428,7 +428,9 @@ def parse_pip_audit(source: BinaryIO) -> Report:
     reader.finish()
     looked_at = audit.audited + len(audit.skipped)
     content = Vulnerabilities(tuple(audit.found), looked_at)
-    return Report("pip-audit", content, Subject("source"), tool=Tool("pip-audit"), gaps=audit.gaps)
+    return Report(
+        "pip-audit", content, ReportSubject("source"), tool=Tool("pip-audit"), gaps=audit.gaps
+    )
 
 
 def _pip_audit_vulnerability(package: Fields, value: Fields) -> Vulnerability:

@@ -64,7 +64,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RobotAccess:
     """One line of a robot's permission in Harbor's words, like repository:push."""
 
     resource: str
@@ -80,7 +80,7 @@ class Permission:
     """
 
     namespace: str
-    access: tuple[Access, ...]
+    access: tuple[RobotAccess, ...]
     kind: str = "project"
     repositories: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Permission:
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class StoredSecret:
     """The SHA-256 of one valid secret; `expires` is 0 for one that is valid until replaced."""
 
     digest: str
@@ -113,7 +113,7 @@ class Robot:
     login: str
     project: str
     permissions: tuple[Permission, ...]
-    secrets: tuple[Secret, ...]
+    secrets: tuple[StoredSecret, ...]
     description: str = ""
     disabled: bool = False
     duration: int = -1
@@ -164,13 +164,13 @@ def read_project(record: bytes) -> Project:
 def read_robot(record: bytes) -> Robot:
     fields: dict[str, Any] = json.loads(record)
     fields["permissions"] = tuple(_permission(entry) for entry in fields["permissions"])
-    fields["secrets"] = tuple(Secret(**entry) for entry in fields["secrets"])
+    fields["secrets"] = tuple(StoredSecret(**entry) for entry in fields["secrets"])
     fields["networks"] = tuple(fields["networks"])
     return Robot(**fields)
 
 
 def _permission(entry: dict[str, Any]) -> Permission:
-    access = tuple(Access(**one) for one in entry.pop("access"))
+    access = tuple(RobotAccess(**one) for one in entry.pop("access"))
     repositories, tags = (tuple(entry.pop(key)) for key in ("repositories", "tags"))
     return Permission(access=access, repositories=repositories, tags=tags, **entry)
 
@@ -210,7 +210,7 @@ def fits(patterns: tuple[str, ...], name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
+class RobotPrefix:
     """What the login names of robots begin with, as Harbor has it: `robot$project+name`."""
 
     text: str = "robot$"
@@ -229,7 +229,7 @@ _LONGEST_DAYS = 36500
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RobotOptions:
     """What a robot shall be; see `accounts.Robot`. `duration` in days, -1 for ever."""
 
     name: str
@@ -241,7 +241,7 @@ class Wish:
     networks: tuple[str, ...] = ()
 
 
-def check_wish(wish: Wish) -> None:
+def check_wish(wish: RobotOptions) -> None:
     """Raises UsageError for a robot that cannot be."""
     check_robot_name(wish.name)
     if wish.duration != -1 and not 0 < wish.duration <= _LONGEST_DAYS:

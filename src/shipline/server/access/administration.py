@@ -15,10 +15,10 @@ from shipline.server.access.accounts import (
     ROLES,
     Project,
     Robot,
+    RobotOptions,
     Role,
-    Secret,
+    StoredSecret,
     User,
-    Wish,
     check_project_name,
     check_user_name,
     check_wish,
@@ -31,20 +31,20 @@ from shipline.server.access.login import (
     generate_secret,
     hash_password,
 )
-from shipline.server.access.store import Changes, Directory, View
+from shipline.server.access.store import AccountStore, AccountsView, Changes
 from shipline.server.access.tokens import revoke_refresh
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 
 _DAY_S = 86400.0
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Unknown(UsageError):
+class NoSuchName(UsageError):
     """There is no account, project or robot of that name."""
 
 
-class Taken(UsageError):
+class NameTaken(UsageError):
     """There is one of that name already."""
 
 
@@ -53,18 +53,18 @@ class Administration:
 
     def __init__(
         self,
-        directory: Directory,
+        directory: AccountStore,
         *,
         actor: str,
         address: str = "",
-        notice: Callable[[Event], None] = lambda event: None,
+        notice: Callable[[NodeEvent], None] = lambda event: None,
     ) -> None:
         self._directory = directory
         self._actor, self._address, self._notice = actor, address, notice
 
     @property
-    def view(self) -> View:
-        return View.of(self._directory.records)
+    def view(self) -> AccountsView:
+        return AccountsView.of(self._directory.records)
 
     def add_user(self, name: str, password: str, *, admin: bool = False) -> User:
         """Raises UsageError for a name that is taken or a password that is too short."""
@@ -72,7 +72,7 @@ class Administration:
         kept = hash_password(check_password(password))
         with self._directory.change() as changes:
             if name in self.view.users:
-                raise Taken(f"there is a user {name} already")
+                raise NameTaken(f"there is a user {name} already")
             number = self._directory.number(changes, "user")
             user = User(name, kept, admin, id=number, created=self._directory.clock())
             changes[("user", name)] = pack_account(user)
@@ -127,7 +127,7 @@ class Administration:
         with self._directory.change() as changes:
             view = self.view
             if name in view.projects:
-                raise Taken(f"there is a project {name} already")
+                raise NameTaken(f"there is a project {name} already")
             members: dict[str, Role] = {owner: "admin"} if owner in view.users else {}
             number = self._directory.number(changes, "project")
             at = self._directory.clock()
@@ -171,7 +171,7 @@ class Administration:
             changes[("project", project)] = pack_account(replace(found, members=members))
         self._tell(f"{user} is {role or 'no member'} in project {project}")
 
-    def add_robot(self, wish: Wish) -> tuple[Robot, str]:
+    def add_robot(self, wish: RobotOptions) -> tuple[Robot, str]:
         """A new robot and its secret, which cannot be read again."""
         check_wish(wish)
         secret = generate_secret()
@@ -181,14 +181,14 @@ class Administration:
             if wish.project:
                 _found(view.projects, wish.project, "project")
             if login in view.logins or login in view.users:
-                raise Taken(f"there is an account {login} already")
+                raise NameTaken(f"there is an account {login} already")
             robot = Robot(
                 self._directory.number(changes, "robot"),
                 wish.name,
                 login,
                 wish.project,
                 wish.permissions,
-                (Secret(digest_secret(secret), now),),
+                (StoredSecret(digest_secret(secret), now),),
                 wish.description,
                 wish.disabled,
                 wish.duration,
@@ -202,7 +202,7 @@ class Administration:
         self._tell(f"robot {login} added")
         return robot, secret
 
-    def set_robot(self, number: int, wish: Wish) -> Robot:
+    def set_robot(self, number: int, wish: RobotOptions) -> Robot:
         """Everything but name, project and secrets; a duration counts from the creation."""
         check_wish(wish)
         with self._directory.change() as changes:
@@ -229,7 +229,7 @@ class Administration:
             now = self._directory.clock()
             newest = max(robot.secrets, key=lambda one: one.created)
             before = (replace(newest, expires=now + overlap_s),) if overlap_s > 0 else ()
-            secrets = (*before, Secret(digest_secret(secret), now))
+            secrets = (*before, StoredSecret(digest_secret(secret), now))
             changed = replace(robot, secrets=secrets, updated=now)
             changes[("robot", str(number))] = pack_account(changed)
         self._tell(f"robot {robot.login} got a new secret, overlap {overlap_s:.0f} s")
@@ -257,10 +257,12 @@ class Administration:
         self._tell(f"user {name} {words}")
 
     def _tell(self, message: str) -> None:
-        self._notice(Event("account", actor=self._actor, address=self._address, message=message))
+        self._notice(
+            NodeEvent("account", actor=self._actor, address=self._address, message=message)
+        )
 
 
-def _check_administrator(view: View, without: str) -> None:
+def _check_administrator(view: AccountsView, without: str) -> None:
     """Somebody must be able to undo this."""
     left = (user for user in view.users.values() if user.admin and not user.disabled)
     if view.users[without].admin and all(user.name == without for user in left):
@@ -270,5 +272,5 @@ def _check_administrator(view: View, without: str) -> None:
 def _found(known: Mapping[_K, _V], key: _K, what: str) -> _V:
     found = known.get(key)
     if found is None:
-        raise Unknown(f"there is no {what} {key}")
+        raise NoSuchName(f"there is no {what} {key}")
     return found

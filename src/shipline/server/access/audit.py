@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 from shipline.server.limits import neighbourhood
 
 _TEXT = 1000  # characters of one member, which a client may have chosen
@@ -44,7 +44,7 @@ class Sampler:
         self._began = 0.0
         self._seen: dict[tuple[str, str], Counter[str]] = {}
 
-    def take(self, event: Event) -> list[Event]:
+    def take(self, event: NodeEvent) -> list[NodeEvent]:
         """What is to be written now: the summaries of a minute that ended, and the event, unless
         it is one refusal of too many.
         """
@@ -54,7 +54,7 @@ class Sampler:
                 return passed
         return [*passed, event]
 
-    def _counted(self, event: Event) -> bool:
+    def _counted(self, event: NodeEvent) -> bool:
         """Whether the refusal is one of the first."""
         seen = self._seen.setdefault(_key(event), Counter())
         place = neighbourhood(event.address)
@@ -63,28 +63,28 @@ class Sampler:
         written = sum(min(number, _FROM_ONE) for number in seen.values())
         return seen[place] <= _FROM_ONE and written <= _WRITTEN
 
-    def _ended(self, now: float) -> list[Event]:
+    def _ended(self, now: float) -> list[NodeEvent]:
         """Summaries; a new window begins."""
         seen, self._seen, self._began = self._seen, {}, now
         return [found for key, places in seen.items() if (found := _summary(*key, places, now))]
 
 
-def _is_refusal(event: Event) -> bool:
+def _is_refusal(event: NodeEvent) -> bool:
     return event.kind == "refused" or (event.kind == "login" and event.message != "ok")
 
 
-def _key(event: Event) -> tuple[str, str]:
+def _key(event: NodeEvent) -> tuple[str, str]:
     """The name in a login that failed is anybody's."""
     return event.kind, "anonymous" if event.kind == "login" else event.actor
 
 
-def _summary(kind: str, actor: str, places: Counter[str], now: float) -> Event | None:
+def _summary(kind: str, actor: str, places: Counter[str], now: float) -> NodeEvent | None:
     more = places.total() - min(_WRITTEN, sum(min(one, _FROM_ONE) for one in places.values()))
     if more <= 0:
         return None
     most = ", ".join(f"{place} ({number})" for place, number in places.most_common(_NAMED))
     message = f"{more} more within a minute, not written one by one; most from {most}"
-    event = Event("login" if kind == "login" else "refused", actor=actor, message=message)
+    event = NodeEvent("login" if kind == "login" else "refused", actor=actor, message=message)
     return replace(event, at=now)
 
 
@@ -101,13 +101,13 @@ class Audit:
         self._lock = threading.Lock()
         self._sampler = Sampler()
 
-    def note(self, event: Event) -> None:
+    def note(self, event: NodeEvent) -> None:
         if event.kind == "pull" and not self._pulls:
             return
         for one in self._sampler.take(event):
             self._write(one)
 
-    def _write(self, event: Event) -> None:
+    def _write(self, event: NodeEvent) -> None:
         line = json.dumps(_line(event), ensure_ascii=True, separators=(",", ":")) + "\n"
         with self._lock:
             fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -154,7 +154,7 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-def _line(event: Event) -> dict[str, Any]:
+def _line(event: NodeEvent) -> dict[str, Any]:
     at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
     facts = {key: value for key, value in asdict(event).items() if value and key != "at"}
     longest = _REFUSED_TEXT if _is_refusal(event) else _TEXT

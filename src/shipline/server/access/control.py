@@ -17,29 +17,29 @@ from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit
 from shipline.server.access.certificates import Certificates, open_certificates
 from shipline.server.access.endpoint import token_routes
-from shipline.server.access.guard import AccountGuard, Guard, OpenGuard
+from shipline.server.access.guard import AccountAuthenticator, Authenticator, OpenAuthenticator
 from shipline.server.access.harbor import harbor_routes
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins
-from shipline.server.access.operations import Holdings, account_routes
+from shipline.server.access.operations import ProjectUsage, account_routes
 from shipline.server.access.section import AccessSection
-from shipline.server.access.store import Directory
+from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import Tokens
 from shipline.server.http import Request, Route
-from shipline.server.journal import Event, Listener
+from shipline.server.journal import Listener, NodeEvent
 
 _log = logging.getLogger(__name__)
 ADMINISTRATOR = "admin"
-Notice = Callable[[Event], None]
+Notice = Callable[[NodeEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
+class AccessControl:
     """What serve.py needs; `notices` are lines for the person who starts the node, `renew` looks
     at the certificates again (see `renewal`).
     """
 
-    guard: Guard
+    guard: Authenticator
     routes: tuple[Route, ...] = ()
     listeners: tuple[Listener, ...] = ()
     certificates: Certificates | None = None
@@ -57,8 +57,8 @@ def open_entrance(
     *,
     insecure_open: bool = False,
     insecure_http: bool = False,
-    holdings: Holdings | None = None,
-) -> Iterator[Entrance]:
+    holdings: ProjectUsage | None = None,
+) -> Iterator[AccessControl]:
     """The entrance of a node that listens on address `host`, while the block lasts.
 
     See `check_entrance` for what may be open. Call it after the data directory is locked. Accounts,
@@ -69,11 +69,11 @@ def open_entrance(
     if insecure_open or section.mode == "open" or (section.mode == "auto" and loopback):
         yield _open_entrance(data, section, loopback=loopback)
         return
-    directory = Directory(data)
+    directory = AccountStore(data)
     try:
         plain = insecure_http or (loopback and not section.tls.cert)
         renew = None if plain else partial(open_certificates, data, section.tls, host)
-        yield _guarded(data, directory, section, renew, holdings or Holdings())
+        yield _guarded(data, directory, section, renew, holdings or ProjectUsage())
     finally:
         directory.close()
 
@@ -90,21 +90,23 @@ def check_entrance(section: AccessSection, host: str, *, insecure_open: bool) ->
         )
 
 
-def _open_entrance(data: Path, section: AccessSection, *, loopback: bool) -> Entrance:
+def _open_entrance(data: Path, section: AccessSection, *, loopback: bool) -> AccessControl:
     where = "anyone on this machine" if loopback else "anyone who reaches it"
     notice = f"open: {where} may pull, push and delete without an account"
     renew = partial(open_certificates, data, section.tls, "") if section.tls.cert else None
     certificates = renew() if renew else None
-    return Entrance(OpenGuard(), certificates=certificates, renew=renew, notices=(notice,))
+    return AccessControl(
+        OpenAuthenticator(), certificates=certificates, renew=renew, notices=(notice,)
+    )
 
 
 def _guarded(
     data: Path,
-    directory: Directory,
+    directory: AccountStore,
     section: AccessSection,
     renew: Callable[[], Certificates] | None,
-    holdings: Holdings,
-) -> Entrance:
+    holdings: ProjectUsage,
+) -> AccessControl:
     certificates = renew() if renew else None
     audit = Audit(
         data, size=section.audit_size.bytes, files=section.audit_files, pulls=section.audit_pulls
@@ -115,7 +117,7 @@ def _guarded(
     tokens = Tokens(directory, keys, section)
     logins = Logins(directory, notice)
     scheme = "http" if certificates is None else "https"
-    guard = AccountGuard(directory, tokens, logins, section, _base_url(section, scheme))
+    guard = AccountAuthenticator(directory, tokens, logins, section, _base_url(section, scheme))
 
     def administration(request: Request) -> Administration:
         actor, address = request.identity.actor, request.address
@@ -132,10 +134,10 @@ def _guarded(
         view = directory.view()
         return chain(view.projects, view.removed)
 
-    return Entrance(guard, routes, (audit,), certificates, renew, notices, watchers, projects)
+    return AccessControl(guard, routes, (audit,), certificates, renew, notices, watchers, projects)
 
 
-def _tell(watchers: list[Notice], event: Event) -> None:
+def _tell(watchers: list[Notice], event: NodeEvent) -> None:
     for watch in watchers:
         watch(event)
 
@@ -143,7 +145,7 @@ def _tell(watchers: list[Notice], event: Event) -> None:
 def _quietly(audit: Audit) -> Notice:
     """The log of a full disk is no reason to let nobody in."""
 
-    def note(event: Event) -> None:
+    def note(event: NodeEvent) -> None:
         try:
             audit.note(event)
         except OSError as error:
@@ -152,7 +154,7 @@ def _quietly(audit: Audit) -> Notice:
     return note
 
 
-def _first_steps(directory: Directory, section: AccessSection, notice: Notice) -> list[str]:
+def _first_steps(directory: AccountStore, section: AccessSection, notice: Notice) -> list[str]:
     """An administrator where there is no user at all, and the configured projects."""
     administration = Administration(directory, actor="node", notice=notice)
     directory.set_prefix(section.robot_prefix)

@@ -11,10 +11,10 @@ from shipline.server.access.accounts import Account, User
 from shipline.server.access.guard import read_basic
 from shipline.server.access.keys import Keys
 from shipline.server.access.login import Logins, check_alive
-from shipline.server.access.rights import Scope, parse_scopes
+from shipline.server.access.rights import TokenScope, parse_scopes
 from shipline.server.access.section import AccessSection
-from shipline.server.access.store import Directory
-from shipline.server.access.tokens import Granted, Tokens, issue_refresh, subject_of
+from shipline.server.access.store import AccountStore
+from shipline.server.access.tokens import IssuedToken, Tokens, issue_refresh, subject_of
 from shipline.server.http import Request, Response, Route, Step, route
 from shipline.server.problems import Problem
 
@@ -40,7 +40,7 @@ class OAuthProblem(Problem):
 
 
 def token_routes(
-    directory: Directory, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
+    directory: AccountStore, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
 ) -> tuple[Route, ...]:
     def get(request: Request) -> Response:
         query = request.query
@@ -104,7 +104,7 @@ def _basic_account(request: Request, logins: Logins) -> Account | None:
 
 
 def _refreshed(
-    directory: Directory, section: AccessSection, request: Request, token: str
+    directory: AccountStore, section: AccessSection, request: Request, token: str
 ) -> Account:
     subject = subject_of(directory, token, section.service)
     account = None if subject is None else directory.view().account(subject)
@@ -138,7 +138,7 @@ def _form(request: Request) -> dict[str, str]:
         raise OAuthProblem(400, "invalid_request", "the form cannot be read") from None
 
 
-def _document(granted: Granted) -> dict[str, Any]:
+def _document(granted: IssuedToken) -> dict[str, Any]:
     return {
         "access_token": granted.text,
         "expires_in": granted.lifetime,
@@ -146,7 +146,7 @@ def _document(granted: Granted) -> dict[str, Any]:
     }
 
 
-def _text(scopes: tuple[Scope, ...]) -> str:
+def _text(scopes: tuple[TokenScope, ...]) -> str:
     return " ".join(str(scope) for scope in scopes)
 
 

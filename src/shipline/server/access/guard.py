@@ -13,9 +13,9 @@ from shipline.server.access.keys import InvalidToken
 from shipline.server.access.login import Logins, check_alive
 from shipline.server.access.rights import is_repository
 from shipline.server.access.section import AccessSection
-from shipline.server.access.store import Directory
+from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import AccessMap, Tokens, covers, kind_of
-from shipline.server.http import ANYONE, Action, Identity, Need, Request, Step
+from shipline.server.http import ANYONE, Action, Need, Principal, Request, Step
 from shipline.server.limits import origin
 from shipline.server.problems import Problem
 
@@ -23,7 +23,7 @@ _ACTIONS: dict[str, Action] = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"
 _CATALOG = "registry:catalog:*"
 
 
-class Guard(Protocol):
+class Authenticator(Protocol):
     @property
     def accounts(self) -> bool:
         """Whether there are accounts to sign in to."""
@@ -31,7 +31,7 @@ class Guard(Protocol):
     def place(self, request: Request) -> Step:
         """Where `admit` runs: passwords are hashed for tens of milliseconds."""
 
-    def admit(self, request: Request, need: Need, name: str) -> Identity:
+    def admit(self, request: Request, need: Need, name: str) -> Principal:
         """Who asks, if that one may have what the route needs of repository `name`.
 
         Raises Problem 401 with challenges while nobody says who asks, 403 for one who may not.
@@ -43,17 +43,17 @@ class Guard(Protocol):
     def narrow(self, request: Request, name: str) -> Problem:
         """401 with a challenge for what the request has, and for pulling from `name` too."""
 
-    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+    def sign_in(self, name: str, secret: str, address: str) -> Principal:
         """Who has this name and secret. Raises Problem 401, or 429 after too many tries."""
 
-    def identity_of(self, name: str, address: str) -> Identity | None:
+    def identity_of(self, name: str, address: str) -> Principal | None:
         """An account that signed in before, as it is now; None if it may not come in any more."""
 
     def is_secure(self, request: Request) -> bool:
         """Whether the client came over TLS, through a proxy perhaps."""
 
 
-class OpenGuard:
+class OpenAuthenticator:
     """Lets everybody do everything: a node without accounts."""
 
     accounts = False
@@ -61,7 +61,7 @@ class OpenGuard:
     def place(self, request: Request) -> Step:
         return Step.LOOP
 
-    def admit(self, request: Request, need: Need, name: str) -> Identity:
+    def admit(self, request: Request, need: Need, name: str) -> Principal:
         """Not a page whose own name was made to lead to this machine (DNS rebinding)."""
         rebound = request.changes and request.header("Origin") and is_loopback(request.address)
         if rebound and not _is_this_machine(request.header("Host") or ""):
@@ -74,24 +74,24 @@ class OpenGuard:
     def narrow(self, request: Request, name: str) -> Problem:
         return Problem(403, "DENIED", f"{name} cannot be read")
 
-    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+    def sign_in(self, name: str, secret: str, address: str) -> Principal:
         return ANYONE
 
-    def identity_of(self, name: str, address: str) -> Identity | None:
+    def identity_of(self, name: str, address: str) -> Principal | None:
         return ANYONE
 
     def is_secure(self, request: Request) -> bool:
         return request.scheme == "https"
 
 
-class AccountGuard:
+class AccountAuthenticator:
     """Asks for Basic credentials or a token, and holds both to the same rights."""
 
     accounts = True
 
     def __init__(
         self,
-        directory: Directory,
+        directory: AccountStore,
         tokens: Tokens,
         logins: Logins,
         section: AccessSection,
@@ -112,7 +112,7 @@ class AccountGuard:
             return Step.DISK
         return Step.LOOP
 
-    def admit(self, request: Request, need: Need, name: str) -> Identity:
+    def admit(self, request: Request, need: Need, name: str) -> Principal:
         if self._section.proxies:
             forwarded = request.header("X-Forwarded-For")
             request.address = origin(request.address, forwarded, self._section.proxies)
@@ -147,12 +147,12 @@ class AccountGuard:
         message = f"these credentials do not say that {name} may be read"
         return Problem(401, "UNAUTHORIZED", message, detail=scope, headers=(challenge,))
 
-    def sign_in(self, name: str, secret: str, address: str) -> Identity:
+    def sign_in(self, name: str, secret: str, address: str) -> Principal:
         account = self._logins.check(name, secret, address)
         self._logins.touch(account.login)
         return self._full_identity(account)
 
-    def identity_of(self, name: str, address: str) -> Identity | None:
+    def identity_of(self, name: str, address: str) -> Principal | None:
         account = self._directory.view().account(name)
         reason = check_alive(account, address, self._directory.clock())
         return None if account is None or reason else self._full_identity(account)
@@ -160,16 +160,16 @@ class AccountGuard:
     def is_secure(self, request: Request) -> bool:
         return self._base_url(request).startswith("https:")
 
-    def _full_identity(self, account: Account) -> Identity:
+    def _full_identity(self, account: Account) -> Principal:
         rights = self._tokens.rights(self._directory.view(), account)
         operator = isinstance(account, User) and account.admin
-        return Identity(
+        return Principal(
             account.login, kind_of(account), rights, operator=operator, stamp=account.stamp
         )
 
     def _identify(
         self, request: Request, need: Need, name: str
-    ) -> tuple[Identity, AccessMap | None]:
+    ) -> tuple[Principal, AccessMap | None]:
         """Who asks, with the access of the token where there is one."""
         kind, _, value = (request.header("Authorization") or "").partition(" ")
         match kind.lower():
@@ -181,12 +181,12 @@ class AccountGuard:
                 return self._basic(request, value.strip(), need), None
         return self._challenge(request, need, _scope(request, need, name))
 
-    def _nobody(self) -> Identity:
-        return Identity("", "anonymous", self._tokens.rights(self._directory.view(), None))
+    def _nobody(self) -> Principal:
+        return Principal("", "anonymous", self._tokens.rights(self._directory.view(), None))
 
     def _bearer(
         self, request: Request, token: str, need: Need, name: str
-    ) -> tuple[Identity, AccessMap]:
+    ) -> tuple[Principal, AccessMap]:
         try:
             identity, access = self._tokens.identify(token, request.address)
         except InvalidToken:
@@ -195,7 +195,7 @@ class AccountGuard:
             self._logins.touch(identity.name)
         return identity, access
 
-    def _basic(self, request: Request, value: str, need: Need) -> Identity:
+    def _basic(self, request: Request, value: str, need: Need) -> Principal:
         name, secret = read_basic(value)
         try:
             return self.sign_in(name, secret, request.address)
@@ -209,7 +209,7 @@ class AccountGuard:
         request: Request,
         need: Need,
         name: str,
-        identity: Identity,
+        identity: Principal,
         access: AccessMap | None,
     ) -> None:
         action = _action(request, need)
@@ -219,7 +219,7 @@ class AccountGuard:
         self._refuse(request, need, identity, _scope(request, need, name), narrow=narrow)
 
     def _admit_to_catalog(
-        self, request: Request, identity: Identity, access: AccessMap | None
+        self, request: Request, identity: Principal, access: AccessMap | None
     ) -> None:
         if access is not None and ("registry", "catalog") not in access:
             self._refuse(request, "catalog", identity, _CATALOG, narrow=True)
@@ -231,7 +231,7 @@ class AccountGuard:
         return self._section.anonymous_pull and any(project.public for project in projects)
 
     def _refuse(
-        self, request: Request, need: Need, identity: Identity, scope: str, *, narrow: bool = False
+        self, request: Request, need: Need, identity: Principal, scope: str, *, narrow: bool = False
     ) -> NoReturn:
         """The same answer whether the thing is there or not.
 

@@ -27,14 +27,16 @@ from shipline.server.access.harbor_json import (
     refusal,
     take,
 )
-from shipline.server.access.operations import Holdings
+from shipline.server.access.operations import ProjectUsage
 from shipline.server.access.rights import administers, sees
-from shipline.server.access.store import Directory, View
+from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.http import Request, Response, Route, route
 
 
 def harbor_routes(
-    directory: Directory, administration: Callable[[Request], Administration], holdings: Holdings
+    directory: AccountStore,
+    administration: Callable[[Request], Administration],
+    holdings: ProjectUsage,
 ) -> tuple[Route, ...]:
     """All routes below /api/v2.0."""
     return (
@@ -45,7 +47,7 @@ def harbor_routes(
     )
 
 
-def _node_routes(directory: Directory) -> tuple[Route, ...]:
+def _node_routes(directory: AccountStore) -> tuple[Route, ...]:
     def ping(request: Request) -> Response:
         return Response.of(200, [("Content-Type", "text/plain; charset=utf-8")], b"Pong")
 
@@ -90,9 +92,9 @@ def _user_json(account: Account) -> dict[str, Any]:
 
 
 def _project_routes(
-    directory: Directory,
+    directory: AccountStore,
     administration: Callable[[Request], Administration],
-    holdings: Holdings,
+    holdings: ProjectUsage,
 ) -> tuple[Route, ...]:
     def visible(request: Request) -> list[Project]:
         view = directory.view()
@@ -162,7 +164,7 @@ def _counted(held: Mapping[str, int], project: Project) -> dict[str, Any]:
     return project_json(project, held.get(project.name, 0))
 
 
-def _summary(holdings: Holdings, view: View, project: Project) -> dict[str, Any]:
+def _summary(holdings: ProjectUsage, view: AccountsView, project: Project) -> dict[str, Any]:
     """Members by role, and the quota: -1 is none, as Harbor has it."""
     limit = holdings.limit(project.name)
     roles = list(project.members.values())

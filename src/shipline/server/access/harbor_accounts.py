@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shipline.server.access.accounts import Project, Robot, Role, Wish
-from shipline.server.access.administration import Administration, Taken, Unknown
+from shipline.server.access.accounts import Project, Robot, RobotOptions, Role
+from shipline.server.access.administration import Administration, NameTaken, NoSuchName
 from shipline.server.access.harbor_json import (
     BASE,
     account_of,
@@ -22,7 +22,7 @@ from shipline.server.access.harbor_json import (
     time_text,
 )
 from shipline.server.access.rights import administers, sees
-from shipline.server.access.store import Directory, View
+from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.http import Request, Response, Route, route
 
 
@@ -32,10 +32,10 @@ def one_project(text: str, projects: list[Project]) -> Project:
     for project in projects:
         if project.name == text or project.id == number:
             return project
-    raise Unknown(f"there is no project {text}")
+    raise NoSuchName(f"there is no project {text}")
 
 
-def managed_project(directory: Directory, request: Request, text: str) -> Project:
+def managed_project(directory: AccountStore, request: Request, text: str) -> Project:
     """A project that the client administers. Raises Problem 403 for another that it sees."""
     view, account = directory.view(), account_of(directory, request)
     found = one_project(text, [one for one in view.projects.values() if sees(view, account, one)])
@@ -61,7 +61,7 @@ _NAMES: dict[Role, str] = {
 
 
 def member_routes(
-    directory: Directory, administration: Callable[[Request], Administration]
+    directory: AccountStore, administration: Callable[[Request], Administration]
 ) -> tuple[Route, ...]:
     """A member's number is the user's."""
 
@@ -77,7 +77,7 @@ def member_routes(
         body = read_body(request)
         name = take(take(body, "member_user", dict, {}), "username", str, "")
         if name in found.members:
-            raise Taken(f"{name} is a member of {found.name} already")
+            raise NameTaken(f"{name} is a member of {found.name} already")
         administration(request).set_member(found.name, name, _role(body))
         number = directory.view().users[name].id
         return answer({}, 201, [("Location", f"{BASE}/projects/{found.id}/members/{number}")])
@@ -114,14 +114,14 @@ def _role(body: dict[str, Any]) -> Role:
     return role
 
 
-def _name(view: View, project: Project, member: str) -> str:
+def _name(view: AccountsView, project: Project, member: str) -> str:
     for name in project.members:
         if name in view.users and view.users[name].id == int(member):
             return name
-    raise Unknown(f"there is no member {member} in {project.name}")
+    raise NoSuchName(f"there is no member {member} in {project.name}")
 
 
-def _member(view: View, project: Project, name: str) -> dict[str, Any]:
+def _member(view: AccountsView, project: Project, name: str) -> dict[str, Any]:
     role, number = project.members[name], view.users[name].id
     return {
         "id": number,
@@ -138,7 +138,7 @@ _LONGEST_OVERLAP_S = 90 * 86_400
 
 
 def robot_routes(
-    directory: Directory, administration: Callable[[Request], Administration]
+    directory: AccountStore, administration: Callable[[Request], Administration]
 ) -> tuple[Route, ...]:
     def listing(request: Request) -> Response:
         """Robots of the system, or with q=Level=project,ProjectID=N those of a project."""
@@ -212,13 +212,13 @@ def robot_routes(
     )
 
 
-def _check_system(directory: Directory, request: Request) -> None:
+def _check_system(directory: AccountStore, request: Request) -> None:
     if not administers(directory.view(), account_of(directory, request), ""):
         raise refusal(403, "only an administrator may manage robots of the system")
 
 
 def _page_of(
-    directory: Directory, request: Request, path: str, project: str, name: str
+    directory: AccountStore, request: Request, path: str, project: str, name: str
 ) -> Response:
     robots = sorted(directory.view().robots.values(), key=lambda robot: robot.id)
     found = [robot for robot in robots if robot.project == project and name in robot.login]
@@ -243,7 +243,7 @@ def _project_of(body: dict[str, Any]) -> str:
 
 
 def _created(
-    directory: Directory,
+    directory: AccountStore,
     request: Request,
     administration: Administration,
     body: dict[str, Any],
@@ -254,7 +254,7 @@ def _created(
         project = managed_project(directory, request, project).name
     else:
         _check_system(directory, request)
-    wish = Wish(
+    wish = RobotOptions(
         take(body, "name", str, ""),
         project,
         permissions_of(body),
@@ -280,9 +280,9 @@ def _check_secret(body: dict[str, Any]) -> None:
         raise refusal(400, "the secret of a robot is made here: leave it out, and read the answer")
 
 
-def _changed(robot: Robot, body: dict[str, Any]) -> Wish:
+def _changed(robot: Robot, body: dict[str, Any]) -> RobotOptions:
     """What is not said stays; that way a first-version client can only disable."""
-    return Wish(
+    return RobotOptions(
         robot.name,
         robot.project,
         permissions_of(body) if "permissions" in body else robot.permissions,
@@ -307,12 +307,12 @@ def _first_version(body: dict[str, Any], project: str) -> dict[str, Any]:
     }
 
 
-def _robot(directory: Directory, request: Request, number: str, project: str) -> Robot:
+def _robot(directory: AccountStore, request: Request, number: str, project: str) -> Robot:
     """A robot that the client may manage. Raises Unknown for another, as if it were not there."""
     account, view = account_of(directory, request), directory.view()
     found = view.robots.get(int(number))
     if found is None or not administers(view, account, found.project):
-        raise Unknown(f"there is no robot {number}")
+        raise NoSuchName(f"there is no robot {number}")
     if project and managed_project(directory, request, project).name != found.project:
-        raise Unknown(f"there is no robot {number} in {project}")
+        raise NoSuchName(f"there is no robot {number} in {project}")
     return found

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from shipline.errors import ShiplineError, UsageError
-from shipline.server.access.accounts import Access, Account, Permission, Project, Robot
-from shipline.server.access.administration import Taken, Unknown
-from shipline.server.access.store import Directory
+from shipline.server.access.accounts import Account, Permission, Project, Robot, RobotAccess
+from shipline.server.access.administration import NameTaken, NoSuchName
+from shipline.server.access.store import AccountStore
 from shipline.server.http import Handler, Headers, Request, Response
 from shipline.server.problems import Problem
 
@@ -31,9 +31,9 @@ def harbor(handler: Handler) -> Handler:
     def answered(request: Request, **arguments: str) -> Response:
         try:
             return handler(request, **arguments)
-        except Unknown as error:
+        except NoSuchName as error:
             raise refusal(404, error.message) from None
-        except Taken as error:
+        except NameTaken as error:
             raise refusal(409, error.message) from None
         except Problem:
             raise
@@ -47,7 +47,7 @@ def refusal(status: int, message: str) -> Problem:
     return Problem(status, _STATUS.get(status, "BAD_REQUEST"), message)
 
 
-def account_of(directory: Directory, request: Request) -> Account:
+def account_of(directory: AccountStore, request: Request) -> Account:
     """Who asks. Raises Problem 401 for nobody."""
     account = directory.view().account(request.identity.name) if request.identity.name else None
     if account is None:
@@ -132,10 +132,10 @@ def _permission(entry: Any) -> Permission:
     return Permission(namespace, access, kind, texts(entry, "repositories"), texts(entry, "tags"))
 
 
-def _access(entry: Any) -> Access:
+def _access(entry: Any) -> RobotAccess:
     if not isinstance(entry, dict):
         raise refusal(400, "an access is not an object")
-    found = Access(take(entry, "resource", str, ""), take(entry, "action", str, ""))
+    found = RobotAccess(take(entry, "resource", str, ""), take(entry, "action", str, ""))
     if take(entry, "effect", str, "allow") not in ("allow", ""):
         raise refusal(400, "only the effect allow is known")
     if not _WORD.fullmatch(found.resource) or not _WORD.fullmatch(found.action):

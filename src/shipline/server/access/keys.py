@@ -17,7 +17,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from shipline.server.access.section import LONGEST_S
-from shipline.server.access.store import Directory, View
+from shipline.server.access.store import AccountStore, AccountsView
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -187,7 +187,7 @@ class _Loaded:
 class Keys:
     """The signing keys of a directory. Safe to use from any thread."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: AccountStore) -> None:
         """Makes the first key where there is none."""
         self._directory = directory
         self._lock = threading.Lock()
@@ -224,7 +224,7 @@ class Keys:
         return self._loaded
 
 
-def rotate(directory: Directory, *, now: bool = False) -> str:
+def rotate(directory: AccountStore, *, now: bool = False) -> str:
     """Make a new key that signs from now on; returns its id.
 
     Of older ones the public half is kept, which verifies what they signed until the longest-lived
@@ -242,7 +242,7 @@ def rotate(directory: Directory, *, now: bool = False) -> str:
     ).decode()
     at = directory.clock()
     with directory.change() as changes:
-        for old, record in View.of(directory.records).keys.items():
+        for old, record in AccountsView.of(directory.records).keys.items():
             changes[("key", old)] = None if now else _retired(record, at)
         record = json.dumps({"pem": pem, "created": at, "retired": 0}).encode()
         changes[("key", kid)] = record
@@ -283,7 +283,7 @@ def _private(pem: str) -> EllipticCurvePrivateKey:
     return found
 
 
-def _load(view: View) -> _Loaded:
+def _load(view: AccountsView) -> _Loaded:
     kept = {kid: json.loads(record) for kid, record in view.keys.items()}
     signing = [kid for kid, fields in kept.items() if not fields["retired"]]
     if not signing:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from shipline.errors import UsageError
 from shipline.server.access.accounts import Account, Robot, User, is_user_name
-from shipline.server.access.store import Directory, View
-from shipline.server.journal import Event
+from shipline.server.access.store import AccountStore, AccountsView
+from shipline.server.journal import NodeEvent
 from shipline.server.limits import Network, neighbourhood
 from shipline.server.problems import Problem
 
@@ -174,7 +174,7 @@ def _keys(name: str, address: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 class Logins:
     """Checks names and secrets against a directory. Safe to use from any thread."""
 
-    def __init__(self, directory: Directory, notice: Callable[[Event], None]) -> None:
+    def __init__(self, directory: AccountStore, notice: Callable[[NodeEvent], None]) -> None:
         self._directory = directory
         self._notice = notice
         self._salt = os.urandom(32)
@@ -182,7 +182,7 @@ class Logins:
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(_WAITING)
         self._names = tuple(threading.Lock() for _ in range(64))
-        self._right: dict[Proof, tuple[float, View]] = {}
+        self._right: dict[Proof, tuple[float, AccountsView]] = {}
         self._used: dict[str, float] = {}
 
     def check(self, name: str, secret: str, address: str) -> Account:
@@ -250,14 +250,14 @@ class Logins:
                 self._tell(name, address, "limited")
             raise _later("too many failed logins; try again later", int(wait) + 1)
 
-    def _remember(self, proof: Proof, view: View, now: float) -> None:
+    def _remember(self, proof: Proof, view: AccountsView, now: float) -> None:
         with self._lock:
             if len(self._right) >= _TRACKED:
                 self._right.clear()
             self._right[proof] = (now + _REMEMBER_S, view)
 
     def _tell(self, name: str, address: str, message: str) -> None:
-        self._notice(Event("login", actor=name[:255], address=address, message=message))
+        self._notice(NodeEvent("login", actor=name[:255], address=address, message=message))
 
 
 def check_alive(account: Account | None, address: str, now: float) -> str:

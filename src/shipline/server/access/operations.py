@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import UsageError
-from shipline.server.access.accounts import Permission, Project, Robot, User, Wish
-from shipline.server.access.administration import Administration, Unknown
+from shipline.server.access.accounts import Permission, Project, Robot, RobotOptions, User
+from shipline.server.access.administration import Administration, NoSuchName
 from shipline.server.access.audit import read_audit
 from shipline.server.access.harbor_json import (
     account_of,
@@ -29,7 +29,7 @@ from shipline.server.access.harbor_json import (
     take,
     texts,
 )
-from shipline.server.access.store import Directory, View
+from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.access.tokens import refresh_tokens
 from shipline.server.entries import Usage
 from shipline.server.http import Request, Response, Route, Step, route
@@ -44,7 +44,7 @@ def _unlimited(project: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class ProjectUsage:
     """`usages` yields every repository; `limit` is the most bytes that a project may hold, None
     for no limit.
     """
@@ -52,12 +52,12 @@ class Holdings:
     usages: Callable[[], Iterable[tuple[str, Usage]]] = _nothing
     limit: Callable[[str], int | None] = _unlimited
 
-    def repositories(self, view: View) -> Counter[str]:
+    def repositories(self, view: AccountsView) -> Counter[str]:
         """The number of repositories by the name of their project."""
         found = (view.project(name) for name, _ in self.usages())
         return Counter(project.name for project in found if project is not None)
 
-    def bytes_of(self, view: View, project: Project) -> int:
+    def bytes_of(self, view: AccountsView, project: Project) -> int:
         """A blob in two repositories counts twice."""
         return sum(usage.bytes for name, usage in self.usages() if view.project(name) == project)
 
@@ -74,11 +74,11 @@ def perform(administration: Administration, operation: str, said: Mapping[str, A
     """
     found = _OPERATIONS.get(operation)
     if found is None:
-        raise Unknown(f"there is no operation {operation}; known: {', '.join(_OPERATIONS)}")
+        raise NoSuchName(f"there is no operation {operation}; known: {', '.join(_OPERATIONS)}")
     return found(administration, said)
 
 
-def accounts_json(directory: Directory) -> dict[str, Any]:
+def accounts_json(directory: AccountStore) -> dict[str, Any]:
     """All accounts, projects and refresh tokens, without their secrets."""
     view, now = directory.view(), directory.clock()
     return {
@@ -118,7 +118,7 @@ def accounts_json(directory: Directory) -> dict[str, Any]:
 
 
 def account_routes(
-    directory: Directory, administration: Callable[[Request], Administration], data: Path
+    directory: AccountStore, administration: Callable[[Request], Administration], data: Path
 ) -> tuple[Route, ...]:
     def listing(request: Request) -> Response:
         return answer(accounts_json(directory))
@@ -175,7 +175,7 @@ def _set_member(administration: Administration, said: Mapping[str, Any]) -> None
 
 def _add_robot(administration: Administration, said: Mapping[str, Any]) -> dict[str, str]:
     body = dict(said)
-    wish = Wish(
+    wish = RobotOptions(
         _text(said, "name"),
         take(body, "project", str, ""),
         permissions_of(body),
@@ -196,7 +196,7 @@ def _rotate_robot(administration: Administration, said: Mapping[str, Any]) -> di
 
 def _set_robot(administration: Administration, said: Mapping[str, Any]) -> None:
     robot = _robot(administration, said)
-    wish = Wish(
+    wish = RobotOptions(
         robot.name,
         robot.project,
         robot.permissions,
@@ -212,7 +212,7 @@ def _robot(administration: Administration, said: Mapping[str, Any]) -> Robot:
     login = _text(said, "login")
     found = administration.view.logins.get(login)
     if found is None:
-        raise Unknown(f"there is no robot {login}", hint="shipline registry robot ls")
+        raise NoSuchName(f"there is no robot {login}", hint="shipline registry robot ls")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from shipline.oci import InvalidReference, check_repository
 from shipline.server.access.accounts import ROLE_ACTIONS, Account, Project, Robot, User, fits
-from shipline.server.access.store import View
+from shipline.server.access.store import AccountsView
 from shipline.server.http import Action
 
 _TYPE = re.compile(r"[a-z0-9]+(?:\([a-z0-9]+\))?")
@@ -18,7 +18,7 @@ _LIMIT = 50  # resources in one token
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class TokenScope:
     """Actions on one resource, as in `repository:samalba/my-app:pull,push`."""
 
     type: str
@@ -54,16 +54,16 @@ def is_repository(name: str) -> bool:
     return True
 
 
-def parse_scopes(texts: list[str]) -> list[Scope]:
+def parse_scopes(texts: list[str]) -> list[TokenScope]:
     """The scopes of a request: the parameter may repeat, and one may hold several by blanks."""
-    merged: dict[tuple[str, str], Scope] = {}
+    merged: dict[tuple[str, str], TokenScope] = {}
     for text in " ".join(texts).split()[:_LIMIT]:
-        scope = Scope.parse(text)
+        scope = TokenScope.parse(text)
         if scope is None:
             continue
         before = merged.get((scope.type, scope.name))
         actions = scope.actions | (before.actions if before else frozenset())
-        merged[scope.type, scope.name] = Scope(scope.type, scope.name, actions)
+        merged[scope.type, scope.name] = TokenScope(scope.type, scope.name, actions)
     return list(merged.values())
 
 
@@ -77,7 +77,7 @@ def read_access(access: list[Any]) -> dict[tuple[str, str], frozenset[str]]:
 
 
 def allowed(
-    view: View,
+    view: AccountsView,
     account: Account | None,
     action: Action,
     repository: str,
@@ -102,7 +102,7 @@ def allowed(
             return _robot_may(view, account, project, action, repository, tag)
 
 
-def administers(view: View, account: Account | None, project: str) -> bool:
+def administers(view: AccountsView, account: Account | None, project: str) -> bool:
     """Whether the account may change members and robots of a project ("" is the system)."""
     if not isinstance(account, User):
         return False
@@ -110,7 +110,7 @@ def administers(view: View, account: Account | None, project: str) -> bool:
     return account.admin or (found is not None and found.members.get(account.name) == "admin")
 
 
-def sees(view: View, account: Account | None, project: Project) -> bool:
+def sees(view: AccountsView, account: Account | None, project: Project) -> bool:
     """Whether the project exists for this account."""
     if project.public:
         return True
@@ -127,7 +127,7 @@ def _member_may(user: User, project: Project | None, action: Action) -> bool:
 
 
 def _robot_may(
-    view: View,
+    view: AccountsView,
     robot: Robot,
     project: Project | None,
     action: Action,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shipline.errors import ConfigError
-from shipline.server.access.accounts import Prefix
+from shipline.server.access.accounts import RobotPrefix
 from shipline.server.limits import Network
 from shipline.units import ByteSize, Duration
 
@@ -72,8 +72,8 @@ class AccessSection:
     refresh_lifetime: Duration = field(
         default=Duration(90 * 86_400_000), metadata=_doc("how long a refresh token lives")
     )
-    robot_prefix: Prefix = field(
-        default_factory=Prefix, metadata=_doc("what the login names of robots begin with")
+    robot_prefix: RobotPrefix = field(
+        default_factory=RobotPrefix, metadata=_doc("what the login names of robots begin with")
     )
     audit_size: ByteSize = field(
         default=ByteSize(16 << 20),

@@ -36,9 +36,9 @@ from typing import Self
 from shipline.metadata import Key, SqliteRecords, walk
 from shipline.server.access.accounts import (
     Account,
-    Prefix,
     Project,
     Robot,
+    RobotPrefix,
     User,
     read_project,
     read_robot,
@@ -55,7 +55,7 @@ Changes = dict[Key, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class AccountsView:
     """Every account at one moment."""
 
     users: Mapping[str, User] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class View:
         return None
 
 
-class Directory:
+class AccountStore:
     """The accounts of a data directory. Safe to use from any thread, and by several processes."""
 
     def __init__(self, data: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -111,13 +111,13 @@ class Directory:
         self._lock = threading.RLock()
         self._stamp = _UNKNOWN
         self._looked = 0.0  # monotonic time in seconds
-        self._view = View()
+        self._view = AccountsView()
         self._reload(self._now())
 
     def close(self) -> None:
         self.records.close()
 
-    def view(self) -> View:
+    def view(self) -> AccountsView:
         """The accounts as they are on the disk; the same object while nothing changed."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
@@ -163,12 +163,12 @@ class Directory:
         changes[("next", kind)] = str(number + 1).encode()
         return number
 
-    def prefix(self) -> Prefix:
+    def prefix(self) -> RobotPrefix:
         """What login names of new robots begin with: as the node was last told."""
         record = self.records.get(("setting", "robot-prefix"))
-        return Prefix() if record is None else Prefix(record.decode())
+        return RobotPrefix() if record is None else RobotPrefix(record.decode())
 
-    def set_prefix(self, prefix: Prefix) -> None:
+    def set_prefix(self, prefix: RobotPrefix) -> None:
         if prefix != self.prefix():
             with self.change() as changes:
                 changes[("setting", "robot-prefix")] = prefix.text.encode()
@@ -180,7 +180,7 @@ class Directory:
 
     def _reload(self, stamp: Stamp) -> None:
         """The stamp is older than what is read, so a write in between is seen next time."""
-        view = View.of(self.records)
+        view = AccountsView.of(self.records)
         if view != self._view:
             self._view = view
         settled = time.time_ns() - max(stamp) > _GRAIN_NS

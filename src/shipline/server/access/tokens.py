@@ -20,16 +20,16 @@ from shipline.metadata import walk
 from shipline.server.access.accounts import Account, User
 from shipline.server.access.keys import InvalidToken, Keys
 from shipline.server.access.login import check_alive, digest_secret, generate_secret
-from shipline.server.access.rights import Scope, allowed, is_repository, read_access
+from shipline.server.access.rights import TokenScope, allowed, is_repository, read_access
 from shipline.server.access.section import AccessSection
-from shipline.server.access.store import Changes, Directory, View
-from shipline.server.http import Action, Identity, May
+from shipline.server.access.store import AccountStore, AccountsView, Changes
+from shipline.server.http import Action, May, Principal
 
 _EACH = 50  # refresh tokens of one account; the oldest goes first
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
+class RefreshToken:
     """What is kept of one refresh token; times in seconds of Unix time."""
 
     subject: str
@@ -42,7 +42,7 @@ class Refresh:
 
 
 def issue_refresh(
-    directory: Directory, account: User, audience: str, client: str, life_s: float
+    directory: AccountStore, account: User, audience: str, client: str, life_s: float
 ) -> str:
     """A new refresh token, which cannot be read again; good while the account, as it was when its
     password was right, has that password.
@@ -67,7 +67,7 @@ def issue_refresh(
     return token
 
 
-def subject_of(directory: Directory, token: str, audience: str) -> str | None:
+def subject_of(directory: AccountStore, token: str, audience: str) -> str | None:
     """Whose refresh token it is, None for one that is unknown, ended or for another service."""
     subject = token.rpartition(".")[0]
     if "\0" in subject:
@@ -85,16 +85,16 @@ def subject_of(directory: Directory, token: str, audience: str) -> str | None:
     return subject if good else None
 
 
-def refresh_tokens(directory: Directory, subject: str = "") -> list[Refresh]:
+def refresh_tokens(directory: AccountStore, subject: str = "") -> list[RefreshToken]:
     """What is kept for one account, or for all."""
     prefix = ("refresh", subject) if subject else ("refresh",)
     return [
-        Refresh(subject or key[0], key[-1], **json.loads(value))
+        RefreshToken(subject or key[0], key[-1], **json.loads(value))
         for key, value in walk(directory.records, prefix)
     ]
 
 
-def revoke_refresh(directory: Directory, changes: Changes, subject: str) -> int:
+def revoke_refresh(directory: AccountStore, changes: Changes, subject: str) -> int:
     """Take all refresh tokens of an account away, as part of a change; returns their number."""
     found = refresh_tokens(directory, subject)
     for one in found:
@@ -114,11 +114,11 @@ AccessMap = dict[tuple[str, str], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class IssuedToken:
     """A token as it is given out; `lifetime` in seconds."""
 
     text: str
-    scopes: tuple[Scope, ...]
+    scopes: tuple[TokenScope, ...]
     lifetime: int
     issued: float
 
@@ -133,20 +133,20 @@ class _Seen:
 
     claims: Mapping[str, Any]
     access: AccessMap
-    view: View
+    view: AccountsView
     account: Account | None
 
 
 class Tokens:
     """Gives tokens out and reads them back. Safe to use from any thread."""
 
-    def __init__(self, directory: Directory, keys: Keys, section: AccessSection) -> None:
+    def __init__(self, directory: AccountStore, keys: Keys, section: AccessSection) -> None:
         self._directory = directory
         self._keys = keys
         self._section = section
         self._seen: dict[bytes, _Seen] = {}  # by hash: what lies in memory opens nothing
 
-    def issue(self, account: Account | None, wanted: Iterable[Scope]) -> Granted:
+    def issue(self, account: Account | None, wanted: Iterable[TokenScope]) -> IssuedToken:
         """A token for an account, or for nobody."""
         view, section = self._directory.view(), self._section
         granted = tuple(
@@ -163,9 +163,9 @@ class Tokens:
             "jti": secrets.token_urlsafe(12),
             "access": [scope.to_json() for scope in granted],
         }
-        return Granted(self._keys.sign(claims), granted, lifetime, now)
+        return IssuedToken(self._keys.sign(claims), granted, lifetime, now)
 
-    def identify(self, token: str, address: str) -> tuple[Identity, AccessMap]:
+    def identify(self, token: str, address: str) -> tuple[Principal, AccessMap]:
         """Who a token speaks for, and its access. Raises InvalidToken.
 
         A token whose signature was checked costs a look-up until it expires.
@@ -188,7 +188,7 @@ class Tokens:
         seen = self._seen.get(_key(token))
         return None if seen is None else str(seen.claims["sub"])
 
-    def _verified(self, token: str, view: View) -> _Seen:
+    def _verified(self, token: str, view: AccountsView) -> _Seen:
         service = self._section.service
         claims = self._keys.verify(token, issuer=service, audience=service)
         try:
@@ -200,7 +200,7 @@ class Tokens:
         return self._resolved(_key(token), claims, access, view)
 
     def _resolved(
-        self, key: bytes, claims: Mapping[str, Any], access: AccessMap, view: View
+        self, key: bytes, claims: Mapping[str, Any], access: AccessMap, view: AccountsView
     ) -> _Seen:
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
@@ -208,17 +208,17 @@ class Tokens:
         self._seen[key] = seen
         return seen
 
-    def _identity(self, seen: _Seen) -> Identity:
+    def _identity(self, seen: _Seen) -> Principal:
         account = seen.account
         rights = self.rights(seen.view, account)
-        return Identity(
+        return Principal(
             seen.claims["sub"],
             kind_of(account),
             limited(rights, seen.access),
             account=rights,
         )
 
-    def rights(self, view: View, account: Account | None) -> May:
+    def rights(self, view: AccountsView, account: Account | None) -> May:
         """What an account may do by itself."""
         anonymous = self._section.anonymous_pull
 
@@ -227,7 +227,9 @@ class Tokens:
 
         return may
 
-    def _part(self, view: View, account: Account | None, wanted: Scope) -> Scope | None:
+    def _part(
+        self, view: AccountsView, account: Account | None, wanted: TokenScope
+    ) -> TokenScope | None:
         """The part of a scope that the account has, None for nothing."""
         actions: set[str] = set()
         may = self.rights(view, account)
@@ -236,7 +238,7 @@ class Tokens:
             actions = {action for action in asked if may(_ACTIONS[action][0], wanted.name, "")}
         elif (wanted.type, wanted.name) == _CATALOG and account is not None:
             actions = {"*"}
-        return Scope(wanted.type, wanted.name, frozenset(actions)) if actions else None
+        return TokenScope(wanted.type, wanted.name, frozenset(actions)) if actions else None
 
 
 def _key(token: str) -> bytes:

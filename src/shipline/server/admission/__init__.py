@@ -1,5 +1,5 @@
 """Rules about what may come in, stay and go out."""
 
-from shipline.server.admission.protocol import Door, NoDoor
+from shipline.server.admission.protocol import Admission, AdmitAll
 
-__all__ = ["Door", "NoDoor"]
+__all__ = ["Admission", "AdmitAll"]

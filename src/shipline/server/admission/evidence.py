@@ -13,7 +13,7 @@ from typing import Any
 from shipline.content import VerifiedReader
 from shipline.errors import NotFound
 from shipline.oci import Descriptor, Digest, Index, media, parse_manifest
-from shipline.server.cache import Stored
+from shipline.server.cache import StoredManifest
 from shipline.server.entries import Changes, pack
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
@@ -114,7 +114,7 @@ class StoredEvidence:
         at = self._storage.clock()
         return {key: pack(at=at, **{"in": str(place)}), **dict.fromkeys(vouched, b"")}
 
-    def _subjects(self, stored: Stored) -> Iterator[Digest]:
+    def _subjects(self, stored: StoredManifest) -> Iterator[Digest]:
         """What a manifest is attached to: by its own word, and by its tags."""
         parsed = parse_manifest(stored.raw, stored.media_type)
         if parsed.subject is not None:
@@ -135,6 +135,6 @@ def _few(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield entry
 
 
-def descriptor_of(stored: Stored) -> Descriptor:
+def descriptor_of(stored: StoredManifest) -> Descriptor:
     """What names a manifest that was read."""
     return Descriptor(stored.media_type, stored.digest, len(stored.raw))

@@ -10,10 +10,10 @@ from typing import Any
 
 from shipline.errors import Cancelled
 from shipline.oci import Digest
-from shipline.server.admission.protocol import Door
-from shipline.server.admission.section import DoorSection, RetentionRule, any_of
+from shipline.server.admission.protocol import Admission
+from shipline.server.admission.section import AdmissionSection, RetentionRule, any_of
 from shipline.server.http import ANYONE
-from shipline.server.journal import Event, Tell
+from shipline.server.journal import NodeEvent, Tell
 from shipline.server.manifests import Manifests, Tagged
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
@@ -25,7 +25,7 @@ RETENTION = "retention"  # who does what nobody has asked for
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RetentionDecision:
     """What happens to one tag, and why; `kept` also where a rule of the door forbids to remove."""
 
     repository: str
@@ -40,12 +40,12 @@ class Decision:
 
 def decide(
     rules: Sequence[RetentionRule], repository: str, tags: Iterable[Tagged], now: float
-) -> list[Decision]:
+) -> list[RetentionDecision]:
     """One decision for each tag that some rule is about; tags that hold statements about an image
     have no time of their own. A tag is kept where any rule about it keeps it.
     """
     known = [one for one in tags if statement_subject(one.tag) is None]
-    found: dict[str, Decision] = {}
+    found: dict[str, RetentionDecision] = {}
     for rule in rules:
         if not any_of(rule.repositories, repository):
             continue
@@ -56,7 +56,9 @@ def decide(
             before = found.get(one.tag)
             if before is None or not before.kept:
                 why = reason or _gone(rule)
-                found[one.tag] = Decision(repository, one.tag, one.digest, bool(reason), why)
+                found[one.tag] = RetentionDecision(
+                    repository, one.tag, one.digest, bool(reason), why
+                )
     return [found[tag] for tag in sorted(found)]
 
 
@@ -65,17 +67,17 @@ def retain(
     manifests: Manifests,
     rules: Sequence[RetentionRule],
     *,
-    door: Door,
+    door: Admission,
     dry_run: bool = False,
     actor: str = RETENTION,
     tell: Tell = lambda event: None,
-) -> list[Decision]:
+) -> list[RetentionDecision]:
     """Remove the tags that no rule keeps, in every repository; manifests stay for the collector.
     `tell` gets an event for each tag that went, and one for the whole.
 
     A tag that was pushed again meanwhile is left, and so is one that `door` does not let go.
     """
-    done: list[Decision] = []
+    done: list[RetentionDecision] = []
     after = ""
     while names := storage.repositories(after, 1000):
         for name in names:
@@ -87,13 +89,13 @@ def retain(
     if not dry_run:
         removed = sum(not one.kept for one in done)
         message = f"retention: {removed} tags removed, {len(done) - removed} kept"
-        tell(Event("collect", actor=actor, message=message))
+        tell(NodeEvent("collect", actor=actor, message=message))
     return done
 
 
-def _event(gone: Decision, actor: str) -> Event:
+def _event(gone: RetentionDecision, actor: str) -> NodeEvent:
     digest, tags = str(gone.digest), (gone.tag,)
-    return Event(
+    return NodeEvent(
         "untag", gone.repository, digest=digest, tags=tags, actor=actor, message=gone.reason
     )
 
@@ -101,9 +103,9 @@ def _event(gone: Decision, actor: str) -> Event:
 def retain_forever(
     storage: Storage,
     manifests: Manifests,
-    section: DoorSection,
+    section: AdmissionSection,
     *,
-    door: Door,
+    door: Admission,
     tell: Tell = lambda event: None,
 ) -> None:
     """Run retention again and again until the scope is cancelled."""
@@ -119,7 +121,9 @@ def retain_forever(
             _log.info("retention removed %d tags and kept %d", removed, len(done) - removed)
 
 
-def _carry_out(manifests: Manifests, decision: Decision, door: Door, dry_run: bool) -> Decision:
+def _carry_out(
+    manifests: Manifests, decision: RetentionDecision, door: Admission, dry_run: bool
+) -> RetentionDecision:
     if decision.kept:
         return decision
     name, tag = decision.repository, decision.tag

@@ -12,17 +12,24 @@ from shipline.errors import ContentError
 from shipline.metadata import walk
 from shipline.oci import Digest, Index, Manifest, Reference, media, parse_manifest
 from shipline.server.admission.evidence import StoredEvidence, descriptor_of
-from shipline.server.admission.section import DoorSection, Quota
+from shipline.server.admission.section import AdmissionSection, Quota
 from shipline.server.admission.vulnerabilities import ReadRule, Scans
-from shipline.server.cache import UPLOADING, Stored, Totals, prefixes
-from shipline.server.http import Identity
-from shipline.server.journal import Event
+from shipline.server.cache import UPLOADING, StoredManifest, Totals, prefixes
+from shipline.server.http import Principal
+from shipline.server.journal import NodeEvent
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.supply import DEFAULT_LIMITS
-from shipline.trust import Judge, TrustSection, Verdict, load_trust, statement_subject, trusted_keys
+from shipline.trust import (
+    TrustPolicy,
+    TrustSection,
+    TrustVerdict,
+    load_trust,
+    statement_subject,
+    trusted_keys,
+)
 
 
 class Quotas:
@@ -90,12 +97,12 @@ def _full(project: str, limit: str, now: str) -> Problem:
 _NOWHERE = "localhost"  # stands for the node where nobody says how clients call it
 
 
-class RuleDoor:
+class AdmissionRules:
     """A `Door`, and a `Listener`: what was attached and is gone counts no longer."""
 
     def __init__(
         self,
-        section: DoorSection,
+        section: AdmissionSection,
         storage: Storage,
         manifests: Manifests,
         metrics: Metrics,
@@ -120,7 +127,9 @@ class RuleDoor:
         trusted += [key for rule in read for key in rule.keys]
         self._keys = tuple(dict.fromkeys(trusted))
 
-    def pull(self, identity: Identity, name: str, reference: Digest | str, stored: Stored) -> None:
+    def pull(
+        self, identity: Principal, name: str, reference: Digest | str, stored: StoredManifest
+    ) -> None:
         """An account that may push here may also read what nobody has signed or scanned yet: that
         is how it comes to be signed and scanned.
         """
@@ -137,7 +146,7 @@ class RuleDoor:
 
     def push(
         self,
-        identity: Identity,
+        identity: Principal,
         name: str,
         digest: Digest,
         content: Manifest | Index,
@@ -157,7 +166,7 @@ class RuleDoor:
             self._quotas.admit(name, len(content.raw), tags=new)
 
     def _check_evidence(
-        self, identity: Identity, name: str, tag: str, content: Manifest | Index
+        self, identity: Principal, name: str, tag: str, content: Manifest | Index
     ) -> None:
         """What a tag says about an image stays there: others than who made it alone may add to it,
         as cosign does, up to what is read of it.
@@ -180,7 +189,7 @@ class RuleDoor:
                 "which needs no tag",
             )
 
-    def delete(self, identity: Identity, name: str, target: Digest | str) -> None:
+    def delete(self, identity: Principal, name: str, target: Digest | str) -> None:
         if not self._section.immutable:
             return
         for tag in self._tags_of(name, target):
@@ -191,11 +200,11 @@ class RuleDoor:
                     "while registry.policy.immutable says so",
                 )
 
-    def blob(self, identity: Identity, name: str, size: int) -> None:
+    def blob(self, identity: Principal, name: str, size: int) -> None:
         with self._counting("quota"):
             self._quotas.admit(name, size)
 
-    def explain(self, name: str, stored: Stored) -> tuple[bool, str] | None:
+    def explain(self, name: str, stored: StoredManifest) -> tuple[bool, str] | None:
         if not self._trust.rules and not self._scans.covers(name):
             return None
         verdict = self._verdict(name, stored.digest, stored)
@@ -204,7 +213,7 @@ class RuleDoor:
         reason = self._scanned(name, stored)
         return not reason, reason or verdict.reason
 
-    def note(self, event: Event) -> None:
+    def note(self, event: NodeEvent) -> None:
         """Listener: a statement that is gone, or was replaced, proves nothing more."""
         if event.kind in ("delete", "untag"):
             self._judge = self._fresh_judge()
@@ -214,10 +223,10 @@ class RuleDoor:
             if self._keys and event.media_type in media.NAMED:
                 self._evidence(event.repository).mark_proven(Digest.parse(event.digest), self._keys)
 
-    def _fresh_judge(self) -> Judge:
-        return Judge(self._trust, clock=self._storage.clock)
+    def _fresh_judge(self) -> TrustPolicy:
+        return TrustPolicy(self._trust, clock=self._storage.clock)
 
-    def _verdict(self, name: str, reference: Digest | str, stored: Stored) -> Verdict:
+    def _verdict(self, name: str, reference: Digest | str, stored: StoredManifest) -> TrustVerdict:
         """Raises Problem 500 where what is attached to the image cannot be read."""
         source = self._evidence(name)
         tag = reference if isinstance(reference, str) else ""
@@ -228,7 +237,7 @@ class RuleDoor:
             self._metrics.verdicts.labels("undecided").inc()
             raise self._refused("signature", f"{name}@{stored.digest}: {error.message}") from None
 
-    def _scanned(self, name: str, stored: Stored) -> str:
+    def _scanned(self, name: str, stored: StoredManifest) -> str:
         """Why scan results keep the image here, empty where they do not."""
         if not self._scans.covers(name):
             return ""
@@ -263,14 +272,14 @@ class RuleDoor:
             raise
 
 
-def _why(verdict: Verdict) -> str:
+def _why(verdict: TrustVerdict) -> str:
     """One line: the rule, what is missing, and how to supply it."""
     details = "".join(f"; {line}" for line in verdict.details[:3])
     hint = f"; {verdict.hint}" if verdict.hint else ""
     return f"is not trusted (rule: {verdict.rule}): {verdict.reason}{details}{hint}"
 
 
-def _for_node(section: DoorSection) -> TrustSection | None:
+def _for_node(section: AdmissionSection) -> TrustSection | None:
     """The rules as the node can apply them: without a name of its own it compares no hosts."""
     found = section.signatures
     if found is None or section.hostname:
@@ -279,7 +288,7 @@ def _for_node(section: DoorSection) -> TrustSection | None:
     return replace(found, rules=rules)
 
 
-def _read_rules(section: DoorSection, base: Path) -> list[ReadRule]:
+def _read_rules(section: AdmissionSection, base: Path) -> list[ReadRule]:
     named = section.signatures.keys if section.signatures else {}
     return [
         ReadRule(rule, trusted_keys(rule.keys, named, base, f"vulnerabilities[{number}].keys"))

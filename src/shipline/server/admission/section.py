@@ -109,7 +109,7 @@ class RetentionRule:
 
 
 @dataclass(frozen=True, slots=True)
-class DoorSection:
+class AdmissionSection:
     """Rules of a node about the images in it."""
 
     immutable: tuple[ImmutableRule, ...] = field(

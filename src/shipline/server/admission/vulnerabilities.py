@@ -14,8 +14,8 @@ from shipline.gates.scans import SCAN_TYPES, Scan, read_scan
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.section import VulnerabilityRule, any_of
-from shipline.supply import Attestation, Kind, PublicKey, attachment_tag, examine_attestations
-from shipline.trust import Statements
+from shipline.supply import Attestation, ClaimKind, PublicKey, attachment_tag, examine_attestations
+from shipline.trust import StatementCheck
 
 _KEPT = 10_000  # verdicts
 _SHOWN = 5  # vulnerabilities in a message
@@ -40,7 +40,7 @@ class Scans:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[object, ...], tuple[Scan | None, str]] = {}
-        self._statements = Statements()
+        self._statements = StatementCheck()
 
     def covers(self, name: str) -> bool:
         return any(any_of(rule.said.repositories, name) for rule in self._rules)
@@ -151,7 +151,7 @@ def _newest(
 def _attached(source: StoredEvidence, target: Descriptor) -> Iterator[Digest]:
     """Everything that is attached to an image now, by digest."""
     yield from (one.digest for one in source.referrers(target))
-    found = source.find(attachment_tag(target.digest, Kind.ATTESTATION))
+    found = source.find(attachment_tag(target.digest, ClaimKind.ATTESTATION))
     if found is not None:
         yield found.digest
 

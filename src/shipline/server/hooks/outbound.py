@@ -28,14 +28,14 @@ _HOPS = 3  # redirects
 _ANSWER = 64 << 10  # bytes of an answer that are read
 
 
-class Undelivered(ShiplineError):
+class DeliveryFailed(ShiplineError):
     """The receiver could not be reached, or did not accept the event."""
 
     code = "undelivered"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DeliveryTarget:
     """Where a request goes; `allow` are the networks that are good though they are not public."""
 
     secure: bool
@@ -66,30 +66,30 @@ class Target:
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
 
 
-def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
+def post(target: DeliveryTarget, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
     """Send until it is accepted (2xx). Raises Undelivered with the reason otherwise."""
     for _ in range(_HOPS + 1):
         status, location = _once(target, body, headers, timeout_s)
         if 200 <= status < 300:
             return
         if status not in (307, 308) or not location:
-            raise Undelivered(f"{target.host} answered {status}")
+            raise DeliveryFailed(f"{target.host} answered {status}")
         target = _followed(target, location)
-    raise Undelivered(f"{target.host} redirects on and on")
+    raise DeliveryFailed(f"{target.host} redirects on and on")
 
 
-def _followed(target: Target, location: str) -> Target:
+def _followed(target: DeliveryTarget, location: str) -> DeliveryTarget:
     try:
-        found = Target.parse(urljoin(target.url, location))
+        found = DeliveryTarget.parse(urljoin(target.url, location))
     except ConfigError as error:
-        raise Undelivered(f"{target.host} redirects to no good place: {error.message}") from None
+        raise DeliveryFailed(f"{target.host} redirects to no good place: {error.message}") from None
     if target.secure and not found.secure:
-        raise Undelivered(f"{target.host} redirects from https to http")
-    return Target(found.secure, found.host, found.port, found.path, target.allow)
+        raise DeliveryFailed(f"{target.host} redirects from https to http")
+    return DeliveryTarget(found.secure, found.host, found.port, found.path, target.allow)
 
 
 def _once(
-    target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float
+    target: DeliveryTarget, body: bytes, headers: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str]:
     try:
         sock = _connected(target, timeout_s)
@@ -107,12 +107,12 @@ def _once(
             answer.read(_ANSWER)
             return answer.status, answer.getheader("Location") or ""
         except (OSError, http.client.HTTPException) as error:
-            raise Undelivered(f"{target.host}:{target.port} broke off: {error!r}") from None
+            raise DeliveryFailed(f"{target.host}:{target.port} broke off: {error!r}") from None
         finally:
             connection.close()
 
 
-def _connected(target: Target, timeout_s: float) -> socket.socket:
+def _connected(target: DeliveryTarget, timeout_s: float) -> socket.socket:
     """A connection to an address that was judged; the name is only used for TLS and Host."""
     address = _judged(target)
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
@@ -126,7 +126,7 @@ def _connected(target: Target, timeout_s: float) -> socket.socket:
     return sock
 
 
-def _secured(target: Target, sock: socket.socket) -> socket.socket:
+def _secured(target: DeliveryTarget, sock: socket.socket) -> socket.socket:
     return ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
 
 
@@ -136,11 +136,11 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _unreachable(target: Target, error: OSError) -> Undelivered:
-    return Undelivered(f"cannot reach {target.host}:{target.port}: {error}")
+def _unreachable(target: DeliveryTarget, error: OSError) -> DeliveryFailed:
+    return DeliveryFailed(f"cannot reach {target.host}:{target.port}: {error}")
 
 
-def _judged(target: Target) -> Address:
+def _judged(target: DeliveryTarget) -> Address:
     """The first address of the host. Raises Undelivered if any of them is out of bounds."""
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
@@ -148,7 +148,7 @@ def _judged(target: Target) -> Address:
         end = embedded(address)
         allowed = (one for one in target.allow if one.version == end.version)
         if not is_public(address) and not any(end in network for network in allowed):
-            raise Undelivered(
+            raise DeliveryFailed(
                 f"{target.host} leads to {address}, which is not a public address",
                 hint="list its network in `allow` of the webhook if that is meant",
             )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from shipline.metadata import Key, Records, walk
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 
 _log = logging.getLogger(__name__)
 _DIGITS = 20  # of a number; enough for nanoseconds of Unix time
@@ -23,12 +23,12 @@ _MOST = 100_000  # events that wait for one receiver, and as many that were give
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingDelivery:
     """An event on its way to one receiver."""
 
     number: str
     identity: str
-    event: Event
+    event: NodeEvent
 
 
 class Queue:
@@ -48,7 +48,7 @@ class Queue:
         self._lock = threading.Lock()
         self._last = 0
 
-    def put(self, receivers: list[str], event: Event) -> None:
+    def put(self, receivers: list[str], event: NodeEvent) -> None:
         """Let an event wait for each receiver that has not too many already. Raises OSError where
         the disk refuses.
         """
@@ -62,7 +62,7 @@ class Queue:
             for name in taking:
                 self._count("hook", name, 1)
 
-    def first(self, receiver: str) -> Waiting | None:
+    def first(self, receiver: str) -> PendingDelivery | None:
         """What the receiver is to be told next."""
         page = self._records.scan(("hook", receiver), limit=1)
         if not page:
@@ -70,12 +70,12 @@ class Queue:
         ((number,), value), *_ = page
         return _waiting(number, value)
 
-    def done(self, receiver: str, waiting: Waiting) -> None:
+    def done(self, receiver: str, waiting: PendingDelivery) -> None:
         with self._lock:
             self._records.write({("hook", receiver, waiting.number): None})
             self._count("hook", receiver, -1)
 
-    def give_up(self, receiver: str, waiting: Waiting, reason: str) -> None:
+    def give_up(self, receiver: str, waiting: PendingDelivery, reason: str) -> None:
         """Put the event aside, where `dead` finds it; the oldest goes where there are too many."""
         value = {"id": waiting.identity, "event": asdict(waiting.event), "reason": reason}
         changes: dict[Key, bytes | None] = {
@@ -110,7 +110,7 @@ class Queue:
         with self._lock:
             return self._count("hook", receiver, 0)
 
-    def dead(self, receiver: str) -> list[tuple[Waiting, str]]:
+    def dead(self, receiver: str) -> list[tuple[PendingDelivery, str]]:
         """What was given up, and why."""
         found = walk(self._records, ("hook-dead", receiver))
         return [(_waiting(key[0], value), json.loads(value)["reason"]) for key, value in found]
@@ -134,7 +134,7 @@ class Queue:
         return known + more
 
 
-def _waiting(number: str, value: bytes) -> Waiting:
+def _waiting(number: str, value: bytes) -> PendingDelivery:
     found = json.loads(value)
     fields = found["event"] | {"tags": tuple(found["event"]["tags"])}
-    return Waiting(number, found["id"], Event(**fields))
+    return PendingDelivery(number, found["id"], NodeEvent(**fields))

@@ -10,8 +10,8 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import Glob
-from shipline.server.hooks.outbound import Target
-from shipline.server.journal import Event
+from shipline.server.hooks.outbound import DeliveryTarget
+from shipline.server.journal import NodeEvent
 from shipline.units import Duration
 
 _ATTEMPT, _THREE_DAYS = Duration(10_000), Duration(259_200_000)
@@ -61,9 +61,9 @@ class WebhookSection:
             raise ConfigError(f"name: {self.name!r} is not made of a-z, 0-9 and -")
         if self.secret_file and self.secret_variable:
             raise ConfigError("secret-file: secret-variable is there too; keep one")
-        Target.parse(self.url, self.allow)
+        DeliveryTarget.parse(self.url, self.allow)
 
-    def wants(self, event: Event) -> bool:
+    def wants(self, event: NodeEvent) -> bool:
         """Whether the receiver is to be told of this event."""
         if event.kind not in self.events or (event.media_type == _BLOB and not self.blobs):
             return False

@@ -22,11 +22,11 @@ from typing import Any
 from shipline.errors import Cancelled
 from shipline.metadata import Records
 from shipline.server.access import Sampler
-from shipline.server.hooks.outbound import Target, Undelivered, post
-from shipline.server.hooks.queue import Queue, Waiting
+from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
+from shipline.server.hooks.queue import PendingDelivery, Queue
 from shipline.server.hooks.section import WebhookSection
 from shipline.server.http import Request, Response, Route, route
-from shipline.server.journal import Event
+from shipline.server.journal import NodeEvent
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, check, on_cancel
 
@@ -38,19 +38,19 @@ _HARBOR = {
 }
 
 
-def body_of(style: str, identity: str, event: Event) -> tuple[str, bytes]:
+def body_of(style: str, identity: str, event: NodeEvent) -> tuple[str, bytes]:
     """Media type and content. The same event always gives the same bytes."""
     media_type, make = _STYLES[style]
     return media_type, json.dumps(make(identity, event), separators=(",", ":")).encode()
 
 
-def _docker(identity: str, event: Event) -> dict[str, Any]:
+def _docker(identity: str, event: NodeEvent) -> dict[str, Any]:
     """One entry for each tag: the format has room for one."""
     tags = event.tags or ("",)
     return {"events": [_docker_entry(identity, event, tag) for tag in tags]}
 
 
-def _docker_entry(identity: str, event: Event, tag: str) -> dict[str, Any]:
+def _docker_entry(identity: str, event: NodeEvent, tag: str) -> dict[str, Any]:
     target: dict[str, Any] = {
         "mediaType": event.media_type,
         "size": event.size,
@@ -70,7 +70,7 @@ def _docker_entry(identity: str, event: Event, tag: str) -> dict[str, Any]:
     }
 
 
-def _cloudevent(identity: str, event: Event) -> dict[str, Any]:
+def _cloudevent(identity: str, event: NodeEvent) -> dict[str, Any]:
     data = {
         "repository": event.repository,
         "digest": event.digest,
@@ -93,7 +93,7 @@ def _cloudevent(identity: str, event: Event) -> dict[str, Any]:
     }
 
 
-def _harbor(identity: str, event: Event) -> dict[str, Any]:
+def _harbor(identity: str, event: NodeEvent) -> dict[str, Any]:
     namespace, _, name = event.repository.partition("/")
     resources = [{"digest": event.digest, "tag": tag} for tag in event.tags or ("",)]
     return {
@@ -111,12 +111,12 @@ def _harbor(identity: str, event: Event) -> dict[str, Any]:
     }
 
 
-def _time(event: Event) -> str:
+def _time(event: NodeEvent) -> str:
     at = datetime.fromtimestamp(event.at, UTC)
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-_STYLES: Mapping[str, tuple[str, Callable[[str, Event], dict[str, Any]]]] = {
+_STYLES: Mapping[str, tuple[str, Callable[[str, NodeEvent], dict[str, Any]]]] = {
     "docker": ("application/vnd.docker.distribution.events.v1+json", _docker),
     "cloudevents": ("application/cloudevents+json", _cloudevent),
     "harbor": ("application/json", _harbor),
@@ -135,7 +135,7 @@ class Receiver:
     secret: bytes
     wake: threading.Event
 
-    def deliver(self, waiting: Waiting) -> None:
+    def deliver(self, waiting: PendingDelivery) -> None:
         """One attempt. Raises Undelivered."""
         media_type, body = body_of(self.section.format, waiting.identity, waiting.event)
         headers = {
@@ -146,7 +146,7 @@ class Receiver:
         }
         if self.secret:
             headers["X-Hub-Signature-256"] = f"sha256={_signature(self.secret, body)}"
-        target = Target.parse(self.section.url, self.section.allow)
+        target = DeliveryTarget.parse(self.section.url, self.section.allow)
         post(target, body, headers, self.section.timeout.seconds)
 
 
@@ -173,12 +173,12 @@ class Webhooks:
             Receiver(section, section.secret(environ), threading.Event()) for section in sections
         )
 
-    def note(self, event: Event) -> None:
+    def note(self, event: NodeEvent) -> None:
         if self._receivers:
             for one in self._sampler.take(event):
                 self._put(one)
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: NodeEvent) -> None:
         wanting = [one for one in self._receivers if one.section.wants(event)]
         if not wanting:
             return
@@ -205,10 +205,10 @@ class Webhooks:
 
     def ping(self, receiver: str) -> None:
         """Send an event that means nothing, once, past the queue. Raises Undelivered."""
-        event = Event("ping", message="a test of this webhook")
+        event = NodeEvent("ping", message="a test of this webhook")
         for one in self._receivers:
             if one.section.name == receiver:
-                one.deliver(Waiting("", str(uuid.uuid4()), event))
+                one.deliver(PendingDelivery("", str(uuid.uuid4()), event))
 
     def depths(self) -> dict[tuple[str, ...], float]:
         """How many events wait for each receiver."""
@@ -242,19 +242,21 @@ class Webhooks:
             _log.error("webhooks cannot use the metadata: %s", failure)
             return False
 
-    def _attempt(self, receiver: Receiver, waiting: Waiting) -> bool:
+    def _attempt(self, receiver: Receiver, waiting: PendingDelivery) -> bool:
         """Whether the event is out of the way, delivered or given up."""
         name = receiver.section.name
         try:
             receiver.deliver(waiting)
-        except Undelivered as failure:
+        except DeliveryFailed as failure:
             check()
             return self._failed(receiver, waiting, failure)
         self.queue.done(name, waiting)
         self._sent(name, "delivered")
         return True
 
-    def _failed(self, receiver: Receiver, waiting: Waiting, failure: Undelivered) -> bool:
+    def _failed(
+        self, receiver: Receiver, waiting: PendingDelivery, failure: DeliveryFailed
+    ) -> bool:
         name = receiver.section.name
         fields = {"webhook": name, "delivery": waiting.identity}
         if time.time() - waiting.event.at < receiver.section.keep.seconds:
@@ -297,7 +299,7 @@ def hook_routes(hooks: Webhooks) -> tuple[Route, ...]:
         check_known(name)
         try:
             hooks.ping(name)
-        except Undelivered as failure:
+        except DeliveryFailed as failure:
             raise Problem(502, "UNKNOWN", f"{name}: {failure.message}") from None
         return Response.of(200, _JSON, json.dumps({"delivered": True}).encode())
 

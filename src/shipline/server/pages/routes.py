@@ -7,11 +7,11 @@ from urllib.parse import parse_qs, quote, unquote
 
 from shipline import __version__
 from shipline.oci import Digest, check_repository, check_tag
-from shipline.server.http import Handler, Identity, Request, Response, Route, Step, route
+from shipline.server.http import Handler, Principal, Request, Response, Route, Step, route
 from shipline.server.node import Node
 from shipline.server.pages import views
 from shipline.server.pages.rendering import SAFE, asset, page
-from shipline.server.pages.sessions import COOKIE, LIFETIME_S, Sessions, cookie
+from shipline.server.pages.sessions import COOKIE, LIFETIME_S, LoginSessions, cookie
 from shipline.server.problems import Problem, problem_of
 
 _FORM_LIMIT = 16 << 10  # bytes
@@ -70,7 +70,7 @@ class Site:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._sessions = Sessions(node.storage.clock)
+        self._sessions = LoginSessions(node.storage.clock)
 
     def shown(self, handler: Handler) -> Handler:
         """The handler, with a page instead of JSON where something is wrong."""
@@ -170,7 +170,7 @@ class Site:
         self._sessions.end(cookie(request.header("Cookie")))
         return _see("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
 
-    def _identity(self, request: Request) -> Identity:
+    def _identity(self, request: Request) -> Principal:
         """The account of the session, as it is now; else who the guard has admitted."""
         guard = self._node.guard
         session = self._sessions.find(cookie(request.header("Cookie"))) if guard.accounts else None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shipline.server.http import Identity
+from shipline.server.http import Principal
 
 COOKIE = "shipline_session"
 LIFETIME_S = 12 * 3600.0
@@ -16,7 +16,7 @@ _MOST = 10_000  # sessions; the oldest goes first
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class LoginSession:
     """Whose it is, the stamp of the account's secrets when it began, and its end in Unix time."""
 
     account: str
@@ -24,25 +24,25 @@ class Session:
     until: float
 
 
-class Sessions:
+class LoginSessions:
     """A restart of the node ends all of them. Safe to use from any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[bytes, Session] = {}
+        self._known: dict[bytes, LoginSession] = {}
 
-    def begin(self, identity: Identity) -> str:
+    def begin(self, identity: Principal) -> str:
         """A new session for an account whose password was right; returns the cookie's value."""
         session = secrets.token_urlsafe(32)
         with self._lock:
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             until = self._clock() + LIFETIME_S
-            self._known[_key(session)] = Session(identity.name, identity.stamp, until)
+            self._known[_key(session)] = LoginSession(identity.name, identity.stamp, until)
         return session
 
-    def find(self, session: str) -> Session | None:
+    def find(self, session: str) -> LoginSession | None:
         """A session that still holds: its account may have other secrets by now."""
         with self._lock:
             found = self._known.get(_key(session))

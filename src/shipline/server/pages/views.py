@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 
 from shipline.errors import ContentError
 from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media, parse_manifest
-from shipline.server.cache import Stored
+from shipline.server.cache import StoredManifest
 from shipline.server.entries import Usage
-from shipline.server.http import Identity
+from shipline.server.http import Principal
 from shipline.server.manifests import Listed, Manifests, Tagged
 from shipline.server.node import Node
 
@@ -35,7 +35,7 @@ Fact = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class HistoryStep:
     """An instruction of the image's history, with the layer that it made, if it made one."""
 
     command: str
@@ -80,7 +80,7 @@ class ImageView:
     notes: tuple[tuple[str, str], ...]
     children: tuple[Child, ...]
     more_children: int
-    steps: tuple[Step, ...]
+    steps: tuple[HistoryStep, ...]
     size: int | None
     signatures: tuple[Attachment, ...]
     attestations: tuple[Attachment, ...]
@@ -89,7 +89,7 @@ class ImageView:
     text: str
 
 
-def image(node: Node, name: str, stored: Stored) -> ImageView:
+def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
     """Raises ContentError for a document that is damaged on the disk."""
     document = parse_manifest(stored.raw, stored.media_type)
     config = config_of(node, name, document)
@@ -172,15 +172,15 @@ def config_of(node: Node, name: str, document: Manifest | Index) -> ImageConfig 
         return None
 
 
-def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[Step]:
+def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[HistoryStep]:
     """History beside its layers; layers that no history tells of come last."""
     layers = iter(document.layers if isinstance(document, Manifest) else ())
     for entry in config.history if config is not None else ():
         layer = None if entry.empty_layer else next(layers, None)
-        yield Step(_cut(entry.created_by or entry.comment), entry.created, layer)
+        yield HistoryStep(_cut(entry.created_by or entry.comment), entry.created, layer)
     for layer in layers:
         title = layer.annotations.get("org.opencontainers.image.title", "")
-        yield Step(_cut(title), "", layer)
+        yield HistoryStep(_cut(title), "", layer)
 
 
 def _facts(config: ImageConfig) -> Iterator[Fact]:
@@ -260,7 +260,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[R]):
+class RowPage(Generic[R]):
     """Up to PAGE rows. `more` is the name to go on behind, empty at the end; `stopped` says that
     the search looked at many names and has not seen all of them.
     """
@@ -291,7 +291,9 @@ class TagRow:
     signatures: int
 
 
-def repositories(node: Node, identity: Identity, after: str, search: str) -> Page[RepositoryRow]:
+def repositories(
+    node: Node, identity: Principal, after: str, search: str
+) -> RowPage[RepositoryRow]:
     """Repositories that `identity` may pull, by name, those after `after`."""
     return _page(
         _names(node, after),
@@ -301,7 +303,7 @@ def repositories(node: Node, identity: Identity, after: str, search: str) -> Pag
     )
 
 
-def tags(node: Node, name: str, after: str, search: str) -> Page[TagRow]:
+def tags(node: Node, name: str, after: str, search: str) -> RowPage[TagRow]:
     """Tags after `after`, without those that only hold signatures and attestations."""
     return _page(
         _tagged(node.manifests, name, after),
@@ -323,18 +325,18 @@ def _page(
     name: Callable[[N], str],
     wanted: Callable[[N], bool],
     row: Callable[[N], R],
-) -> Page[R]:
+) -> RowPage[R]:
     rows: list[R] = []
     last = ""
     for seen, thing in enumerate(things):
         if seen == _SCANNED:
-            return Page(tuple(rows), last, stopped=True)
+            return RowPage(tuple(rows), last, stopped=True)
         if wanted(thing):
             if len(rows) == PAGE:
-                return Page(tuple(rows), last)
+                return RowPage(tuple(rows), last)
             rows.append(row(thing))
         last = name(thing)
-    return Page(tuple(rows))
+    return RowPage(tuple(rows))
 
 
 def _names(node: Node, after: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
-from shipline.server.http import Headers, Identity, Request, Response, Route, route
+from shipline.server.http import Headers, Principal, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, name_unknown
 
@@ -65,7 +65,7 @@ def listing_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _visible(node: Node, identity: Identity, after: str, limit: int) -> list[str]:
+def _visible(node: Node, identity: Principal, after: str, limit: int) -> list[str]:
     """Up to `limit` names of repositories that the account may pull: the scope of the catalogue,
     which the guard has seen, is about names and not about what is in them.
 

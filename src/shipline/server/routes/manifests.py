@@ -20,11 +20,11 @@ from shipline.oci import (
     parse_manifest,
     weight_of,
 )
-from shipline.server.cache import Stored
+from shipline.server.cache import StoredManifest
 from shipline.server.http import (
     Action,
     Headers,
-    Identity,
+    Principal,
     Request,
     Response,
     Route,
@@ -185,7 +185,7 @@ def _check_conditions(node: Node, request: Request, name: str, target: Digest | 
 
 
 def _note_pull(
-    node: Node, request: Request, name: str, target: Digest | str, found: Stored
+    node: Node, request: Request, name: str, target: Digest | str, found: StoredManifest
 ) -> None:
     tags = () if isinstance(target, Digest) else (target,)
     node.note(
@@ -200,7 +200,7 @@ def _note_pull(
 
 
 def _check_overwrite(
-    node: Node, identity: Identity, name: str, digest: Digest, tags: tuple[str, ...]
+    node: Node, identity: Principal, name: str, digest: Digest, tags: tuple[str, ...]
 ) -> None:
     """A tag that is there is moved only by who may; giving it again to its manifest is nothing.
 
@@ -214,7 +214,7 @@ def _check_overwrite(
             raise Problem(403, "DENIED", f"{identity.actor} may not {what} the tag {name}:{tag}")
 
 
-def _check_removal(node: Node, identity: Identity, name: str, target: Digest | str) -> None:
+def _check_removal(node: Node, identity: Principal, name: str, target: Digest | str) -> None:
     """A manifest takes its tags along, so all of them must be allowed, and an index that lists it
     goes before it. Raises Problem 403 or 405.
     """
@@ -230,7 +230,7 @@ def _tags_of(node: Node, name: str, digest: Digest) -> Iterator[str]:
     return (tag for (tag,), _ in walk(node.storage.records, ("tagged", name, str(digest))))
 
 
-def _headers(found: Stored, caching: tuple[str, str]) -> Headers:
+def _headers(found: StoredManifest, caching: tuple[str, str]) -> Headers:
     digest = str(found.digest)
     return [
         ("Content-Type", found.media_type),
