@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -222,6 +223,23 @@ def test_skipping_ends_where_the_value_ends(values: list[Any], step: int) -> Non
     found = [reader.value() if place == len(values) else None for place in reader.elements()]
     assert found[-1] == "end" and len(found) == len(values) + 1
     reader.finish()
+
+
+def test_one_text_of_100_mb_is_skipped_in_little_memory() -> None:
+    parts = iter([b'{"a": "', *[b"x" * (1 << 20)] * 100, b'", "b": 1}'])
+
+    class Source:
+        def read(self, size: int = -1, /) -> bytes:
+            return next(parts, b"")
+
+    tracemalloc.start()
+    try:
+        reader = JsonReader(Source())
+        assert [reader.value() for key in reader.members() if key == "b"] == [1]
+        reader.finish()
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 BIG = {

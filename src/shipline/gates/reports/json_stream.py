@@ -7,8 +7,8 @@
                 use(reader.value())
     reader.finish()
 
-A member or element that the loop does not read is skipped. NaN and infinite numbers, which RFC 8259
-does not know, are errors.
+A member or element that the loop does not read is skipped: only its end is looked for. In what is
+read, NaN and infinite numbers, which RFC 8259 does not know, are errors.
 """
 
 from __future__ import annotations
