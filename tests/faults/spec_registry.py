@@ -22,14 +22,13 @@ from shipline.oci import Digest
 class Peculiar:
     """`most` is the largest request body taken; `least` is announced as the smallest chunk;
     `patch` is the status of a PATCH; `locations` off leaves Location out where it may be;
-    `blobs_at` redirects blobs to another server; `tags_at_once` honours ?tag=."""
+    `blobs_at` redirects blobs to another server."""
 
     most: int = 1 << 40
     least: int = 0
     patch: int = 202
     locations: bool = True
     blobs_at: str = ""
-    tags_at_once: bool = False
     ranges: bool = True
 
 
@@ -105,10 +104,9 @@ class Spec:
         if asked.method == "PUT":
             content = asked.all()
             kept = (asked.headers["content-type"], content)
-            tags = asked.query.get("tag", []) if self.peculiar.tags_at_once else []
-            for key in (reference, str(Digest.of(content)), *tags):
+            for key in (reference, str(Digest.of(content))):
                 self.manifests[key] = kept
-            return 201, {"OCI-Tag": ", ".join(tags)} if tags else {}, b""
+            return 201, {}, b""
         if reference not in self.manifests:
             return 404, {}, _error("MANIFEST_UNKNOWN")
         media_type, content = self.manifests[reference]

@@ -326,13 +326,6 @@ def test_too_large_a_request_is_sent_in_chunks(store: LocalStore) -> None:
         assert len(served.to("PATCH")) == 3
 
 
-def test_several_tags_take_one_request_where_that_works(store: LocalStore) -> None:
-    image = make_image(store)
-    with spec_registry(Peculiar(tags_at_once=True)) as (registry, served), Client() as client:
-        client.repository(name(served)).tag_all(image, store, ["a", "b", "c"])
-        assert {"a", "b", "c"} <= set(registry.manifests) and len(served.to("PUT")) == 1
-
-
 def test_a_redirected_blob_is_read(spec: tuple[Spec, Served], store: LocalStore) -> None:
     registry, served = spec
     layer = make_layer(store, 1000)

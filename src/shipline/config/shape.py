@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, Protocol, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,6 @@ class Record:
 
 
 Shape = Plain | Choice | Parsed | Many | Named | Either | Record
-
-
-class Parser(Protocol):
-    """A class that reads its values from text."""
-
-    def parse(self, text: str) -> Any: ...
 
 
 @cache

@@ -19,7 +19,6 @@ from shipline.dockerfile.history import (
     COMMENT,
     DEFAULT_SHELL,
     SCRIPT_DIRECTORY,
-    WINDOWS_SHELL,
     command_line,
     history_text,
     makes_layer,
@@ -34,7 +33,6 @@ from shipline.dockerfile.ignore import (
     Pattern,
     Wildcard,
     has_wildcards,
-    split_wildcards,
 )
 from shipline.dockerfile.instructions import (
     Add,
@@ -100,7 +98,6 @@ __all__ = [
     "SCRATCH",
     "SCRIPT_DIRECTORY",
     "UNMATCHED",
-    "WINDOWS_SHELL",
     "Add",
     "Arg",
     "ArgDefault",
@@ -172,7 +169,6 @@ __all__ = [
     "resolve_target",
     "rule_url",
     "script_of",
-    "split_wildcards",
     "stage_plan",
     "working_directory",
 ]

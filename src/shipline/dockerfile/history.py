@@ -17,7 +17,6 @@ from shipline.dockerfile.values import format_duration
 from shipline.errors import DockerfileError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
-WINDOWS_SHELL = ("cmd", "/S", "/C")
 SCRIPT_DIRECTORY = "/dev/pipes"
 COMMENT = "buildkit.dockerfile.v0"
 _MARK = " # buildkit"

@@ -27,16 +27,6 @@ def has_wildcards(path: str) -> bool:
     return any(not found[0].startswith("\\") for found in _WILD.finditer(path))
 
 
-def split_wildcards(pattern: str) -> tuple[str, str]:
-    """(directory, rest): the leading components without wildcards, and the others.
-
-    The rest is empty for a plain path.
-    """
-    parts = pattern.split("/")
-    plain = next((i for i, part in enumerate(parts) if has_wildcards(part)), len(parts))
-    return "/".join(parts[:plain]), "/".join(parts[plain:])
-
-
 @dataclass(frozen=True, slots=True)
 class Wildcard:
     """A compiled source pattern of COPY or ADD; paths are relative, with slashes."""

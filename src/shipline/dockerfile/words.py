@@ -129,7 +129,6 @@ class _Words:
     """Words under construction; quoted and escaped characters never split."""
 
     current: str = ""
-    inside: bool = False
     done: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:

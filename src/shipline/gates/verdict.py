@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -124,9 +124,6 @@ class Verdict:
     def line(self) -> str:
         """The verdict in one line."""
         return f"{self.gate}: {self.outcome}: {self.reason}"
-
-    def warned(self, *warnings: str) -> Verdict:
-        return replace(self, warnings=(*self.warnings, *warnings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ class Repository:
     head: str
     branch: str
     shallow: bool
-    bare: bool
     remote: str = ""
     url: str = ""
 
@@ -32,7 +31,7 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
     The usual one is `origin`, else the only one. Raises NoRepository, or GitError for a remote
     that is not there and for a HEAD whose commit is not there.
     """
-    answers = git.lines("rev-parse", "--is-shallow-repository", "--is-bare-repository")
+    shallow = git.lines("rev-parse", "--is-shallow-repository")
     head = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", allowed=(0, 1, 128))
     if head.status:
         _require_unborn(git)
@@ -41,8 +40,7 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
     return Repository(
         head=head.output.decode().strip(),
         branch=_decode(branch).removeprefix("refs/heads/"),
-        shallow=answers[0] == "true",
-        bare=answers[1] == "true",
+        shallow=shallow == ["true"],
         remote=chosen,
         url=url,
     )

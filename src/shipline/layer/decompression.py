@@ -11,7 +11,6 @@ from shipline.errors import ContentError
 
 Archive = Literal["gzip", "bzip2", "xz", "zstd", "uncompressed"]
 
-HEAD = 512  # bytes that `sniff` needs
 _CHUNK = 1 << 18  # bytes of input
 _OUTPUT = 1 << 20  # bytes
 _NO_LIMIT = 1 << 50  # bytes
@@ -31,7 +30,7 @@ _MAGIC: dict[bytes, Archive] = {
 def sniff(head: bytes) -> Archive | None:
     """How an archive is compressed that begins with `head`; None if it is no archive at all.
 
-    `head` is the first HEAD bytes. `uncompressed` is a plain tar, known by its checksum.
+    `head` is its first 512 bytes. `uncompressed` is a plain tar, known by its checksum.
     """
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
@@ -137,7 +136,6 @@ class _Members:
         self._compression = compression
         self._decompressor = _decompressor(compression)
         self._input = b""
-        self._any = False
 
     def read(self, size: int = -1, /) -> bytes:
         while True:

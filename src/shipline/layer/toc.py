@@ -169,10 +169,6 @@ class LayeredToc:
     def __init__(self, tocs: Sequence[Toc]) -> None:
         self.tocs = tuple(tocs)
 
-    def with_layer(self, toc: Toc) -> LayeredToc:
-        """The view with one more layer on top."""
-        return LayeredToc((*self.tocs, toc))
-
     def lookup(self, path: str) -> Entry | None:
         """What is at `path`, following no link at all; None for nothing."""
         if not path:

@@ -94,13 +94,12 @@ class Endpoint:
     """A place that serves a registry's content.
 
     `host` is the name under which its credentials are kept, `prefix` stands before each
-    repository name, `mirror` tells that content is only read from here.
+    repository name.
     """
 
     origin: Origin
     host: str
     prefix: str = ""
-    mirror: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ def _mirror(text: str) -> Endpoint:
     if "?" in url.target:
         raise RegistryError("a mirror has no query", host=url.origin.host)
     path = url.path.strip("/").removeprefix("v2").strip("/")
-    return Endpoint(url.origin, url.origin.authority, f"{path}/" if path else "", mirror=True)
+    return Endpoint(url.origin, url.origin.authority, f"{path}/" if path else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shipline.content import Advance, Fetcher, VerifiedReader, fetch_all
@@ -49,7 +48,6 @@ class RemoteRepository:
         self._home = channels[-1]
         self._documents = Documents()
         self._distrusted: set[Channel] = set()
-        self._many_tags = True
 
     @property
     def name(self) -> str:
@@ -151,17 +149,6 @@ class RemoteRepository:
         """Give a manifest a name, moving the name if it exists."""
         self._put(target, fetch_all(source, target, MANIFEST_LIMIT), check_tag(tag))
 
-    def tag_all(self, target: Descriptor, source: Fetcher, tags: Iterable[str]) -> None:
-        """Give a manifest several names, in one request where the registry can do that."""
-        left = [check_tag(tag) for tag in dict.fromkeys(tags)]
-        content = fetch_all(source, target, MANIFEST_LIMIT)
-        if len(left) > 1 and self._many_tags:
-            done = self._put(target, content, str(target.digest), tags=left)
-            self._many_tags = bool(done)
-            left = [tag for tag in left if tag not in done]
-        for tag in left:
-            self._put(target, content, tag)
-
     def tags(self) -> Iterator[str]:
         """All tags, in the registry's order."""
         first = self._home.url("tags", "list").adding(("n", str(self._home.quirks.page)))
@@ -229,13 +216,11 @@ class RemoteRepository:
         with blaming_mirrors(failures):
             return fetch_document(home, name)
 
-    def _put(
-        self, target: Descriptor, content: bytes, name: str, tags: Iterable[str] = ()
-    ) -> set[str]:
-        """PUT exactly these bytes; the tags that the registry says it set."""
+    def _put(self, target: Descriptor, content: bytes, name: str) -> None:
+        """PUT exactly these bytes."""
         answer = self._home.call(
             "PUT",
-            self._home.manifest(name).adding(*(("tag", tag) for tag in tags)),
+            self._home.manifest(name),
             expect={200, 201, 202},
             doing=f"putting the manifest {name}",
             actions=WRITE,
@@ -246,4 +231,3 @@ class RemoteRepository:
         self._documents.keep(target.digest, content)
         if b'"subject"' in content and not answer.header("OCI-Subject"):
             note_referrer(self._home, target, content)
-        return set(re.split(r"[,\s]+", answer.header("OCI-Tag"))) - {""}

@@ -94,14 +94,6 @@ def exit_program(platform: Platform) -> bytes:
     return machine.header() + rest + segment + code
 
 
-def machine_name(header: bytes) -> str:
-    """The architecture of a program that begins with `header`, "" when it is none of ours."""
-    for name, machine in MACHINES.items():
-        if header[:7] == machine.header()[:7] and header[18:20] == machine.header()[18:20]:
-            return name
-    return ""
-
-
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _DEFINITIONS = Path("/usr/lib/binfmt.d")
 _FLAGS = "OPF"

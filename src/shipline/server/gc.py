@@ -79,7 +79,6 @@ COLLECTED = "collected"
 _SLICE = 100  # things removed while nobody may add
 _LOOK = 500  # things looked at between two pauses
 _ROUNDS = 100  # of followers of followers
-_HOLDERS = 1000  # of one file that a dry run looks at
 T = TypeVar("T")
 
 

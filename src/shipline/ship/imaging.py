@@ -6,7 +6,7 @@ Whichever it is, it is in the registry under its digest and has no tag.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,10 @@ from shipline.oci import (
 from shipline.ship.commands import Pushed
 from shipline.ship.section import Build
 
-REVISION = "org.opencontainers.image.revision"
 _VERSION = "org.opencontainers.image.version"
 _CONFIG_LIMIT = 8 << 20  # bytes
 _METADATA_LIMIT = 1 << 20  # bytes
 _ATTESTATION = "vnd.docker.reference.type"
-
-Builder = Callable[[BuildRequest], Descriptor]
-"""Builds, and returns the index, or the manifest of a single platform."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,6 @@ from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 from shipline.supply.signing import STATEMENT_LIMIT, Signed, attest, sign, signable, statement_about
 from shipline.supply.statement import (
     COSIGN_SIGN,
-    NAMES,
     STATEMENT,
     Statement,
     Subject,
@@ -75,7 +74,6 @@ __all__ = [
     "ENVELOPE",
     "FORMS",
     "IN_TOTO",
-    "NAMES",
     "OPTIONAL",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",

@@ -122,8 +122,6 @@ _TYPES = {
     "vsa": "https://slsa.dev/verification_summary/v1",
     "custom": CUSTOM,
 }
-NAMES = tuple(_TYPES)
-"""The short names, those of cosign and `test-result` and `vsa`."""
 
 _TIMES = (
     ("runDetails", "metadata", "finishedOn"),  # SLSA provenance 1

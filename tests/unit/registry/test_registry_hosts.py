@@ -56,8 +56,8 @@ def test_mirrors_come_before_the_registry_in_their_order() -> None:
     mirrors = parse_mirrors("docker.io=http://127.0.0.1:5000, docker.io=https://m.lan/v2/hub/,")
     found = HostSettings(mirrors=mirrors).endpoints("docker.io")
     assert found == (
-        Endpoint(Origin("http", "127.0.0.1", 5000), "127.0.0.1:5000", "", True),
-        Endpoint(Origin("https", "m.lan", 443), "m.lan", "hub/", True),
+        Endpoint(Origin("http", "127.0.0.1", 5000), "127.0.0.1:5000", ""),
+        Endpoint(Origin("https", "m.lan", 443), "m.lan", "hub/"),
         HostSettings().endpoint("docker.io"),
     )
     assert len(HostSettings(mirrors=mirrors).endpoints("quay.io")) == 1
