@@ -13,8 +13,6 @@ from shipline.cli.commit import CommitQuery, commit_options, foreseen
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 
-_PARTS = ("aiohttp", "click", "cryptography", "deflate", "isal", "urllib3", "zstandard")
-
 
 @click.command("version")
 @commit_options
@@ -76,11 +74,17 @@ def _anywhere(asked: CommitQuery) -> CommitQuery:
 
 
 def _parts() -> Iterator[str]:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
 
     yield f"shipline {__version__}"
     yield f"{platform.python_implementation()} {platform.python_version()}"
-    for part in _PARTS:
+    try:
+        required = [Requirement(one) for one in requires("shipline") or ()]
+    except PackageNotFoundError:  # run from its source
+        return
+    for part in (one.name for one in required if not one.marker):
         try:
             yield f"{part} {version(part)}"
         except PackageNotFoundError:
