@@ -190,7 +190,7 @@ class _Zstd:
 
         self._stream = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).decompressobj()
         self._input = memoryview(b"")
-        self._output = b""
+        self._output = memoryview(b"")
 
     @property
     def eof(self) -> bool:
@@ -208,12 +208,9 @@ class _Zstd:
         if data:
             self._input = memoryview(data)
         if not self._output:
-            self._output = b"".join(self._parts())
-        if max_length < 0 or len(self._output) <= max_length:
-            output, self._output = self._output, b""
-        else:
-            output = self._output[:max_length]
-            self._output = self._output[max_length:]
+            self._output = memoryview(b"".join(self._parts()))
+        end = len(self._output) if max_length < 0 else max_length
+        output, self._output = bytes(self._output[:end]), self._output[end:]
         return output
 
     def _parts(self) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import io
 import lzma
 import random
 import tarfile
+import time
 
 import pytest
 import zstandard
@@ -69,6 +70,18 @@ def test_bombs_are_stopped() -> None:
         assert len(decompress(io.BytesIO(packed), name, limit=len(CONTENT)).read()) == len(CONTENT)
         with pytest.raises(ContentError, match="more than"):
             decompress(io.BytesIO(packed), name, limit=len(CONTENT) - 1).read()
+
+
+def test_long_runs_cost_as_much_as_they_are_long() -> None:
+    def seconds(size: int) -> float:
+        reader = decompress(io.BytesIO(zstandard.compress(bytes(size))), "zstd", ratio=1 << 20)
+        began = time.thread_time()
+        while reader.read(1 << 18):
+            pass
+        return time.thread_time() - began
+
+    short, long = (min(seconds(size << 20) for _ in range(3)) for size in (8, 64))
+    assert long < 30 * short, "8 times where it is linear, 64 where each read copies all"
 
 
 def test_what_is_no_archive_is_not_taken_for_one() -> None:

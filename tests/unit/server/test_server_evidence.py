@@ -78,7 +78,8 @@ class World(NodeApp):
 
     def blob(self, content: bytes, kind: str) -> Descriptor:
         found = Descriptor.of(content, kind)
-        self.store.push(found, MemoryStore(content))
+        if not self.store.exists(found):
+            self.store.push(found, MemoryStore(content))
         return found
 
 
@@ -103,7 +104,7 @@ def bogus(world: World, number: int) -> Manifest:
 def test_no_number_of_referrers_hides_a_signature(world: World) -> None:
     signature = world.signed(Form.BUNDLE).descriptor.digest
     before = 0
-    for number in range(1300):
+    for number in range(1050):
         made = bogus(world, number)
         before += str(made.descriptor.digest) < str(signature)
         assert world.put("eve", made).status == 201
