@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -34,6 +34,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(keys, values, min_size=1, max_size=4))
+@example({"a": "A\xa0"})
 def test_a_document_is_read_back_as_it_was(document: dict[str, object]) -> None:
     assert YAML(typ="safe", pure=True).load(render(document)) == document
 

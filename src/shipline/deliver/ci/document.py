@@ -45,7 +45,7 @@ class Inline(list[str]):
 
 def render(document: Mapping[Any, Any]) -> str:
     """The document as text, with a line end at the end."""
-    return "\n".join(line.rstrip() for line in _mapping(document, 0)) + "\n"
+    return "\n".join(line.rstrip(" ") for line in _mapping(document, 0)) + "\n"
 
 
 def _mapping(mapping: Mapping[Any, Any], depth: int) -> Iterator[str]:
