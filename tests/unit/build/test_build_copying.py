@@ -172,10 +172,8 @@ def test_no_earlier_build_changes_what_a_copy_makes_or_refuses(tmp_path: Path) -
 
     cold = {case: build(case, f"cold {number}") for number, case in enumerate(cases)}
     assert len(set(cold.values())) > len(OPERATIONS), "some are refused, some are made"
-    for seed in range(3):
-        Random(seed).shuffle(cases)
-        warm = {case: build(case, f"warm {seed}") for case in cases}
-        assert warm == cold
+    Random(1).shuffle(cases)
+    assert {case: build(case, "warm") for case in cases} == cold
 
 
 def test_files_of_a_context_and_of_an_image_are_told_apart(tmp_path: Path) -> None:

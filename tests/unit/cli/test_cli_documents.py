@@ -9,13 +9,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from textwrap import indent
 
 import click
 import pytest
 from ruamel.yaml import YAML
 
-from linters import WORKFLOW, complaints
 from shipline import api
 from shipline.cli.program import program
 from shipline.cli.switches import SwitchCommand, plain_switches
@@ -140,12 +138,10 @@ def _parse(command: click.Command, context: click.Context, words: list[str], sho
 
 
 @pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "yaml"], ids=str)
-def test_every_yaml_block_is_valid(block: Block, tmp_path: Path) -> None:
+def test_every_yaml_block_is_valid(block: Block) -> None:
     document = YAML(typ="safe", pure=True).load(block.text)
     if isinstance(document, list):
         _check_steps(document)
-        (tmp_path / "workflow.yml").write_text(_workflow(block.text))
-        assert complaints(WORKFLOW, tmp_path / "workflow.yml") == ""
     elif next(iter(document)) not in FOREIGN:
         loads(block.text.encode(), str(block), {})
 
@@ -160,26 +156,6 @@ def _check_steps(steps: list[dict[str, object]]) -> None:
         if str(step["uses"]).startswith("OWNER/shipline@"):
             assert isinstance(options := step["with"], dict)
             assert set(options) <= INPUTS
-
-
-def _workflow(steps: str) -> str:
-    """A whole workflow with the steps, in which a commit stands where the page has none."""
-    steps = steps.replace("OWNER/shipline@COMMIT", f"owner/shipline@{'0' * 40} # v0.1.0")
-    return f"""\
-name: shown
-on: {{push: {{branches: [main]}}}}
-permissions: {{}}
-concurrency: {{group: shown, cancel-in-progress: false}}
-jobs:
-  build:
-    name: Build
-    runs-on: ubuntu-24.04
-    timeout-minutes: 10
-    environment: release
-    permissions:
-      contents: read # check out
-    steps:
-{indent(steps, "      ")}"""
 
 
 @pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "json"], ids=str)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import Forked
 from shipline.errors import UsageError
 from shipline.server.access.accounts import Permission, RobotAccess, RobotOptions
 from shipline.server.access.administration import Administration
@@ -31,15 +30,6 @@ from shipline.server.problems import Problem
 
 HERE = "192.0.2.7"
 PULL = (Permission("*", (RobotAccess("repository", "pull"),)),)
-_ADD = """
-import sys
-from pathlib import Path
-from shipline.server.access import Administration, Directory
-directory = Directory(Path(sys.argv[1]))
-for name in sys.argv[2:]:
-    Administration(directory, actor="x").add_project(name)
-directory.close()
-"""
 
 
 class Clock:
@@ -75,6 +65,13 @@ def logins(directory: AccountStore, events: list[NodeEvent]) -> Logins:
     return Logins(directory, events.append)
 
 
+def add_projects(data: Path, *names: str) -> None:
+    directory = AccountStore(data)
+    for name in names:
+        Administration(directory, actor="x").add_project(name)
+    directory.close()
+
+
 def refused(logins: Logins, name: str, secret: str, address: str = HERE) -> int:
     with pytest.raises(Problem) as caught:
         logins.check(name, secret, address)
@@ -95,7 +92,7 @@ def test_every_secret_is_another_one() -> None:
 def test_another_process_is_noticed_at_once(directory: AccountStore, tmp_path: Path) -> None:
     for number in range(5):
         names = [f"p{number}", f"q{number}"]
-        subprocess.run([sys.executable, "-c", _ADD, str(tmp_path), *names], check=True)
+        assert Forked(add_projects, tmp_path, *names).wait(60) == 0
         assert set(names) <= directory.view().projects.keys()
     view = directory.view()
     time.sleep(0.05)
@@ -106,7 +103,7 @@ def test_changes_of_two_processes_do_not_lose_each_other(
     directory: AccountStore, accounts: Administration, tmp_path: Path
 ) -> None:
     names = [f"theirs{number}" for number in range(20)]
-    other = subprocess.Popen([sys.executable, "-c", _ADD, str(tmp_path), *names])
+    other = Forked(add_projects, tmp_path, *names)
     for number in range(20):
         accounts.add_project(f"ours{number}")
     assert other.wait(30) == 0

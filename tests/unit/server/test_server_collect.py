@@ -186,6 +186,7 @@ def test_pushes_never_miss_what_a_collection_took(tmp_path: Path) -> None:
     node = Directory(tmp_path, clock=time.time)
     grace, stop = 0.5, threading.Event()
     refused: list[str] = []
+    removed: list[int] = []
     pushed: list[tuple[str, Descriptor]] = []
 
     def push(seed: int) -> None:
@@ -206,18 +207,21 @@ def test_pushes_never_miss_what_a_collection_took(tmp_path: Path) -> None:
     def sweep() -> None:
         options = GcOptions(every=None, grace=Duration(int(grace * 1000)), untagged=True)
         while not stop.is_set():
-            collect(node.storage, options)
+            report = collect(node.storage, options)
+            removed.append(report.manifests + report.blobs)
 
     threads = [threading.Thread(target=push, args=(seed,)) for seed in range(4)]
     threads.append(threading.Thread(target=sweep))
     for thread in threads:
         thread.start()
-    time.sleep(4)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (len(pushed) < 100 or sum(removed) < 30):
+        time.sleep(0.01)
     stop.set()
     for thread in threads:
         thread.join()
     assert refused == []
-    assert len(pushed) > 20
+    assert len(pushed) >= 100 and sum(removed) >= 30
     for name in ("repo0", "repo1"):
         for tag in node.manifests.every_tag(name):
             stored = node.manifests.get(name, tag.tag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import signal
@@ -146,27 +145,6 @@ def test_equal_pushes_at_once_are_one(running: Node) -> None:
     assert statuses == [201] * 6
     assert len([file for file in (running.data / "blobs").rglob("*") if file.is_file()]) == 1
     assert list((running.data / "uploads").iterdir()) == []
-
-
-def test_memory_stays_flat_while_blobs_stream(running: Node) -> None:
-    target, block = Target(running.url, "x"), os.urandom(1 << 20)
-    answer = target.call("PATCH", target.start(), (block for _ in range(300)), OCTETS)
-    assert answer.status == 202
-    location = answer["Location"]
-    assert location
-    digest = target.call("PUT", with_query(location, digest=sha256(block * 300)), b"")
-    assert digest.status == 201
-    host, _, port = running.address.partition(":")
-    for _ in range(2):
-        connection = http.client.HTTPConnection(host, int(port))
-        connection.request("GET", digest["Location"] or "")
-        with connection.getresponse() as response:
-            assert sum(len(part) for part in iter(lambda: response.read(1 << 20), b"")) == 300 << 20
-        connection.close()
-    status = Path(f"/proc/{running.process.pid}/status").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert peak
-    assert int(peak[1]) < 150 * 1024
 
 
 def test_metrics_count_requests(running: Node) -> None:
