@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -114,6 +115,26 @@ def test_another_commit_is_another_run(project: Project) -> None:
     project.ship().failed(5)
     project.commit("fix: more", app="two\n")
     assert "git checkout" in project.ship("--resume").failed(2)
+
+
+def test_run_of_an_earlier_version_runs_all_steps_again(project: Project) -> None:
+    (project.root.parent / "break").touch()
+    project.ship().failed(5)
+    (project.root.parent / "break").unlink()
+    path = project.home / "runs" / project.record()["id"] / "run.json"
+    record = json.loads(path.read_text())
+    del record["keys"]
+    record["steps"] = [{**step, "key": "made otherwise"} for step in record["steps"]]
+    path.write_text(json.dumps(record))
+    assert "of an earlier version of shipline" in project.ship("--resume").ok().err
+    assert counted(project, "test") == 2
+    assert tags(project.node, REPOSITORY) == ["v0.1.0"]
+
+
+def test_there_is_no_run_to_resume_whatever_else_is_missing(project: Project) -> None:
+    project.git("remote", "remove", "origin")
+    assert "there is no run of" in project.ship("--resume").failed(2)
+    assert "there is no run 'abcdef'" in project.ship("--resume", "abcdef").failed(2)
 
 
 def test_run_in_progress_cannot_be_resumed_or_removed(project: Project) -> None:

@@ -53,7 +53,8 @@ def check(path: Path | None) -> None:
 
 
 def _missing(config: Config, root: Path) -> Iterator[str]:
-    from shipline.ship import Project, missing_parts
+    from shipline.ship.plan import Project
+    from shipline.ship.prepare import missing_parts
     from shipline.tags import TagsSection
     from shipline.trust import load_trust
 

@@ -15,7 +15,8 @@ import click
 from shipline.errors import UsageError
 
 if TYPE_CHECKING:
-    from shipline.ship import Run, Runs
+    from shipline.ship.record import Run
+    from shipline.ship.runs import Runs
 
 
 @click.group("runs", invoke_without_command=True)
@@ -48,7 +49,7 @@ def listing(as_json: bool = False, count: int = 20) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(run: str, as_json: bool) -> None:
     """Show one run with its steps."""
-    from shipline.ship import run_text
+    from shipline.ship.render import run_text
 
     runs = _runs()
     found = runs.read(runs.resolve(run, _project()))
@@ -96,7 +97,7 @@ def remove(runs: Sequence[str], everything: bool) -> None:
 
 def _runs() -> Runs:
     from shipline.api import state_directory
-    from shipline.ship import Runs
+    from shipline.ship.runs import Runs
 
     return Runs(state_directory())
 
@@ -110,15 +111,18 @@ def _project() -> str:
 
 
 def _line(run: Run) -> str:
-    began = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
+    from shipline.ship.steps.publish import names_of
+
+    started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
     took = f"{run.finished - run.started:.0f}s" if run.finished else ""
-    what = " ".join(run.tags) or _unnamed(run)
-    return (
-        f"{run.id}  {run.state.value:<11}  {began}  {took:>6}  {run.commit[:12]}  {what}".rstrip()
-    )
+    what = " ".join(names_of(run)) or _unnamed(run)
+    state, commit = run.state.value, run.commit[:12]
+    return f"{run.id}  {state:<11}  {started}  {took:>6}  {commit}  {what}".rstrip()
 
 
 def _unnamed(run: Run) -> str:
-    """What a run without names came to: why it failed, else its digest."""
-    found = run.error.partition("\n")[0] or run.digest
+    """The error of a run whose image has no name, else its digest."""
+    from shipline.ship.steps.build import digest_of
+
+    found = run.error.partition("\n")[0] or digest_of(run)
     return f"{run.image}: {found}" if run.image and found else found or run.image

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from shipline.events import Sink, Step
     from shipline.oci import Descriptor
     from shipline.registry import Client
-    from shipline.ship import Prepared, Project, Run, Wanted, World
+    from shipline.ship.plan import Environment, Plan, Project, Selection
+    from shipline.ship.record import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +109,28 @@ def command(
     settings: ProgramSettings, /, asked: CommitQuery, show: bool, as_json: bool, **given: object
 ) -> int:
     """Lint, test, build, scan, judge, sign, name and copy: what shipline.yaml declares."""
-    from shipline.ship import plan_text, prepare
+    from shipline.ship.prepare import prepare
+    from shipline.ship.render import plan_text
+    from shipline.ship.runs import Runs
 
     options = _options(given)
-    with _opened(asked, options) as (project, world):
-        wanted = _wanted(project, options)
-        prepared = prepare(
+    with _opened(asked, options) as (project, environment):
+        resume = None
+        if options.resume is not None and not show:
+            resume = Runs(environment.home).resolve(options.resume, str(project.root))
+        plan = prepare(
             project,
-            world,
-            wanted,
+            environment,
+            _selection(project, options),
             allow_dirty=options.allow_dirty,
-            asking=show,
+            plan_only=show,
             fetch=asked.fetch or not show,
             ignore=[*options.built, *filter(None, [options.metadata_file])],
         )
         if show:
-            plan = prepared.plan
             click.echo(json.dumps(plan.to_json(), indent=2) if as_json else plan_text(plan))
             return 0
-        return _ship(prepared, world, options, settings, as_json=as_json)
+        return _ship(plan, environment, options, settings, resume=resume, as_json=as_json)
 
 
 def _options(given: dict[str, object]) -> Options:
@@ -142,17 +146,17 @@ _WORDS = ("only", "skip", "platforms")
 
 
 @contextmanager
-def _opened(asked: CommitQuery, options: Options) -> Iterator[tuple[Project, World]]:
-    """The project of the file, and the registries."""
+def _opened(asked: CommitQuery, options: Options) -> Iterator[tuple[Project, Environment]]:
+    """The project of the file, and a client for its registries in the environment."""
     from shipline.api import open_client
 
     with open_client() as client:
-        yield _project(asked, options), _world(asked, client, options)
+        yield _project(asked, options), _environment(asked, client, options)
 
 
 def _project(asked: CommitQuery, options: Options) -> Project:
     from shipline.build import parse_platforms
-    from shipline.ship import Project
+    from shipline.ship.plan import Project
     from shipline.tags import TagsSection
 
     config = asked.config
@@ -166,12 +170,12 @@ def _project(asked: CommitQuery, options: Options) -> Project:
     return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
 
-def _world(asked: CommitQuery, client: Client, options: Options) -> World:
+def _environment(asked: CommitQuery, client: Client, options: Options) -> Environment:
     from shipline.api import state_directory
     from shipline.cli.signing import private_keys
-    from shipline.ship import World
+    from shipline.ship.plan import Environment
 
-    return World(
+    return Environment(
         home=state_directory(),
         environ=os.environ,
         event=asked.event,
@@ -185,69 +189,62 @@ def _not_yet(request: BuildRequest, step: Step) -> Descriptor:
     raise AssertionError("a plan builds nothing")
 
 
-def _wanted(project: Project, options: Options) -> Wanted:
-    from shipline.ship import Wanted, read_built
+def _selection(project: Project, options: Options) -> Selection:
+    from shipline.ship.plan import Selection
+    from shipline.ship.steps.build import read_built
 
     image = project.pipeline.image
     if options.built and image is None:
         raise UsageError("--built: shipline.yaml names no image")
     built = read_built(options.built, image) if image is not None else ()
-    return Wanted(frozenset(options.only), frozenset(options.skip), built)
+    return Selection(frozenset(options.only), frozenset(options.skip), built)
 
 
 def _ship(
-    prepared: Prepared, world: World, options: Options, settings: ProgramSettings, *, as_json: bool
+    plan: Plan,
+    environment: Environment,
+    options: Options,
+    settings: ProgramSettings,
+    *,
+    resume: str | None,
+    as_json: bool,
 ) -> int:
     from shipline.cli.shipbuild import builder
-    from shipline.ship import Runs, StepLogs, ship
+    from shipline.ship.runner import ship
+    from shipline.ship.runs import Runs, StepLogs
 
     settings.json_lines = options.mode == "rawjson"
-    resume = _resume(prepared, world, options)
-    runs, logs = Runs(world.home), StepLogs()
-    begun: list[str] = []
-
-    def begin(run: str) -> None:
-        logs.begin(runs.directory(run))
-        begun.append(run)
-
-    stream = Stream(*_sinks(options.mode), logs)
-    world = replace(world, build=builder(stream))
+    started: list[str] = []
+    stream = Stream(*_sinks(options.mode), StepLogs())
+    environment = replace(environment, build=builder(stream))
     failure: ShiplineError | Cancelled | None = None
     try:
         with stream, stream.step("ship") as step:
             run_cancellable(
                 lambda: ship(
-                    prepared,
-                    world,
+                    plan,
+                    environment,
                     step,
                     resume=resume,
                     keep_going=options.keep_going,
-                    begun=begin,
+                    on_start=started.append,
                 ),
                 lambda: step.warn("cancelling", "interrupt once more to exit at once"),
             )
     except (ShiplineError, Cancelled) as error:
-        if settings.debug or not begun:
+        if settings.debug or not started:
             raise
         failure = error
     finally:
         for trouble in stream.failures:
             click.echo(f"warning: the progress display failed: {trouble!r}", err=True)
-    run = runs.read(begun[0])
+    run = Runs(environment.home).read(started[0])
     _write_files(run, options)
     if failure is None or as_json:
         _show(run, as_json=as_json)
     if failure is not None and settings.json_lines:
         raise failure
-    return 0 if failure is None else _tell(failure, run, prepared)
-
-
-def _resume(prepared: Prepared, world: World, options: Options) -> str | None:
-    from shipline.ship import Runs, find_run
-
-    if options.resume is None:
-        return None
-    return find_run(Runs(world.home), options.resume, prepared.project.root)
+    return 0 if failure is None else _explain(failure, run, plan)
 
 
 def _sinks(mode: str) -> Sequence[Sink]:
@@ -258,17 +255,17 @@ def _sinks(mode: str) -> Sequence[Sink]:
     return open_sinks(mode, sys.stderr, os.environ)
 
 
-def _tell(failure: ShiplineError | Cancelled, run: Run, prepared: Prepared) -> int:
+def _explain(failure: ShiplineError | Cancelled, run: Run, plan: Plan) -> int:
     """The one box that a failed run ends with."""
     from shipline.observe import boxed, can_encode
-    from shipline.ship import failure_sections
+    from shipline.ship.render import failure_sections
 
     if isinstance(failure, Cancelled):
-        click.echo(f"interrupted; go on with: shipline ship --resume {run.id}", err=True)
+        click.echo(f"interrupted; continue with: shipline ship --resume {run.id}", err=True)
         return INTERRUPTED
     width = message_width()
-    sections = failure_sections(failure, run, prepared.project.pipeline)
-    title = f"shipping {prepared.source.short} failed"
+    sections = failure_sections(failure, run, plan.given.pipeline)
+    title = f"shipping {plan.given.work_tree.short} failed"
     click.echo(boxed(title, sections, unicode=can_encode(sys.stderr), width=width), err=True)
     return failure.exit_code
 
@@ -278,27 +275,31 @@ def _show(run: Run, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(run.to_json(), indent=2))
         return
-    from shipline.ship import UNGATED, UNGATED_HINT, ungated
+    from shipline.ship.plan import UNGATED, UNGATED_HINT
+    from shipline.ship.render import ungated
+    from shipline.ship.steps.build import digest_of
+    from shipline.ship.steps.publish import names_of
 
-    for name in run.tags:
-        click.echo(f"{name}@{run.digest}")
+    names, digest = names_of(run), digest_of(run)
+    for name in names:
+        click.echo(f"{name}@{digest}")
     if ungated(run):
         click.echo(f"warning: {UNGATED}; {UNGATED_HINT}", err=True)
-    if not run.tags and run.digest:
-        click.echo(f"{run.image}@{run.digest}")
+    if not names and digest:
+        click.echo(f"{run.image}@{digest}")
 
 
 def _write_files(run: Run, options: Options) -> None:
     """What other programs want: facts, a summary, outputs of the CI job."""
     from shipline.cli.results import write_whole
-    from shipline.ship import outputs, summary
+    from shipline.ship.render import outputs, summary
+    from shipline.ship.steps.build import pushed_image
 
-    if options.metadata_file is not None and run.digest:
-        build = run.step("build")
-        assert build is not None
+    image = pushed_image(run)
+    if options.metadata_file is not None and image is not None:
         facts = {
-            "containerimage.descriptor": build.results["descriptor"],
-            "containerimage.digest": run.digest,
+            "containerimage.descriptor": image.descriptor.to_json(),
+            "containerimage.digest": str(image.digest),
             "image.name": run.image,
         }
         write_whole(options.metadata_file, json.dumps(facts, indent=2) + "\n")

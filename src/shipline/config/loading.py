@@ -62,9 +62,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
-            from shipline.ship import fed_gates
+            from shipline.ship.reports import with_implied_gates
 
-            fed_gates(self.gates, self.pipeline)
+            with_implied_gates(self.gates, self.pipeline)
 
 
 NAMES = ("shipline.yaml", "shipline.yml")

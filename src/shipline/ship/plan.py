@@ -1,313 +1,407 @@
-"""What a run is going to do: a pure function from the declared chain to steps with reasons."""
+"""What a run is going to do: the steps of the project in order, or why one is skipped.
+
+A kind of step is a value, `StepKind`, in a file in `steps`. It makes the steps of its kind from
+what is known beforehand (`PlanInput`); `make_plan` puts them together. Both are pure.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shipline.errors import UsageError
-from shipline.oci import Digest
-from shipline.ship.conditions import unmet
-from shipline.ship.scanners import scan_shown
-from shipline.ship.section import RESERVED, Pipeline, Step
-from shipline.ship.source import Source
-from shipline.tags import Event
+from shipline.git import Git
+from shipline.oci import Descriptor, Digest, Reference
+from shipline.ship.record import Run, StepResult
+from shipline.ship.section import Pipeline
 
+if TYPE_CHECKING:
+    from shipline.build import BuildRequest
+    from shipline.events import Step as Span
+    from shipline.gates import GatesSection
+    from shipline.ship.runs import Recorder
+    from shipline.supply import Attachable, PrivateKey
+    from shipline.tags import Decision, Event, Tag, TagsSection
 
-class Kind(StrEnum):
-    """What a step does."""
-
-    COMMAND = "command"
-    BUILD = "build"
-    GATES = "gates"
-    RESERVE = "reserve"
-    SIGN = "sign"
-    COPY = "copy"
-    PUBLISH = "publish"
-
-
-NAMING = (Kind.RESERVE, Kind.SIGN, Kind.COPY, Kind.PUBLISH)
-"""The kinds that make a result visible, which only a judged result may become."""
-
-
-UNGATED = "nothing is gated: names are given without a look at tests, coverage or vulnerabilities"
+_SHORT = 12  # digits of a commit that is shown
+UNGATED = "nothing is gated: images get their tags whatever tests, coverage or scanners say"
 UNGATED_HINT = (
     "write `gates` in shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a person asked for besides the file: which steps, and how a dirty tree is taken.
+class Project:
+    """The declared chain. `root` is where its paths start, `file` the configuration in it."""
 
-    `built` are digests of images that other machines have pushed, in place of the build.
+    root: Path
+    file: str
+    pipeline: Pipeline
+    tags: TagsSection
+    gates: GatesSection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTree:
+    """The commit that is checked out. `tree` names the files as they are now, so it is not the
+    commit's where there are `changes`: some of the paths that differ. `committed` is Unix time.
     """
+
+    commit: str
+    tree: str
+    committed: int
+    branch: str = ""
+    url: str = ""
+    changes: tuple[str, ...] = ()
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self.changes)
+
+    @property
+    def short(self) -> str:
+        return self.commit[:_SHORT]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What is outside of the project: state directory, variables, registries, why this is run.
+
+    `repositories` opens a repository, `build` builds and pushes, `signers` reads the keys at a
+    path or URL.
+    """
+
+    home: Path
+    environ: Mapping[str, str]
+    event: Event
+    repositories: Callable[[Reference], Attachable]
+    build: Callable[[BuildRequest, Span], Descriptor]
+    signers: Callable[[str], Sequence[PrivateKey]]
+    clock: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which steps to run. `built` are images from other machines, merged in place of a build."""
 
     only: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
     built: tuple[Digest, ...] = ()
 
+    def left_out(self, name: str) -> str:
+        """Why the step is not run; empty where it is."""
+        if self.only and name not in self.only:
+            return "not among --only"
+        return "left out by --skip" if name in self.skip else ""
+
+    def check(self, known: Set[str]) -> None:
+        """Raises UsageError for a name that no step has."""
+        for option, names in (("--only", self.only), ("--skip", self.skip)):
+            for name in sorted(names - known):
+                raise UsageError(
+                    f"{option}: there is no step {name!r}",
+                    hint=f"there is {', '.join(sorted(known))}",
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the tag policy decided, as far as a plan shows it. `git_tag` has to be made, `standing`
-    is there; `reuse` is the digest that this commit has in the registry already.
+    """What the tag policy decided; None where no step needs it. `reuse` is the image that this
+    commit has in the registry; `refused` is why nothing may get a name.
     """
 
-    tags: tuple[tuple[str, str], ...] = ()
-    git_tag: str = ""
-    standing: str = ""
-    push: bool = True
+    decision: Decision | None = None
     reuse: Digest | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def tags(self) -> tuple[Tag, ...]:
+        return self.decision.tags if self.decision else ()
+
+    @property
+    def push(self) -> bool:
+        return self.decision is None or self.decision.push
+
+    @property
+    def new_git_tag(self) -> str:
+        """The git tag to make for the version."""
+        return self._git_tag(new=True)
+
+    @property
+    def existing_git_tag(self) -> str:
+        return self._git_tag(new=False)
+
+    def _git_tag(self, *, new: bool) -> str:
+        found = self.decision.git_tag if self.decision else None
+        return found.name if found and found.new == new else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tags": [{"name": one.name, "reason": one.reason} for one in self.tags],
+            "git_tag": self.new_git_tag,
+            "standing": self.existing_git_tag,
+            "push": self.push,
+            "reuse": str(self.reuse or ""),
+            "refused": self.refused,
+            "notes": [*self.notes],
+        }
+
 
 @dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One step: what is run after what, and why not where `skip` tells a reason.
+class PlanInput:
+    """What a plan is made from; `event` is why the project is shipped."""
 
-    `key` names the work: equal keys make equal results.
+    project: Project
+    work_tree: WorkTree
+    selection: Selection
+    event: Event
+    environ: Mapping[str, str]
+    naming: Naming
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.project.pipeline
+
+    @property
+    def branch(self) -> str:
+        return self.event.branch or self.work_tree.branch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainStep:
+    """A step of the chain and what it does in this run, or in `skip` why it does nothing.
+
+    `title` is what it is called while it runs, `command` what a person would type for it.
+    `compared` is all that its result depends on besides the commit and the steps before it, as JSON
+    values. `programs` have to be there before any step runs. `run` raises ShiplineError where the
+    step fails.
+
+    A step with `on_image` looks at the pushed image; one with `gives_names` makes it visible. One
+    with `own_log` writes its log itself; for others it is made from their events.
     """
 
     name: str
-    kind: Kind
-    needs: tuple[str, ...]
+    kind: str
+    title: str
     command: str
-    key: str
+    compared: object
+    run: Callable[[StepContext, Span], StepOutcome]
+    needs: tuple[str, ...] = ()
     skip: str = ""
     note: str = ""
+    programs: tuple[str, ...] = ()
+    on_image: bool = False
+    gives_names: bool = False
+    own_log: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKind:
+    """A kind of step: which ones a project has, and how their results are read from a record.
+
+    `steps` are those of a run, `names` what they are called (if not as the kind), `missing` what
+    the project's file names for them and is not there, as far as it is known without a build, a
+    registry or a commit. `decode` raises KeyError, TypeError, ValueError or ShiplineError. A kind
+    without `uses_decision` runs without tag policy, image name or registry.
+    """
+
+    name: str
+    steps: Callable[[PlanInput], Iterable[ChainStep]]
+    decode: Callable[[Mapping[str, Any]], StepResult | None] = lambda results: None
+    names: Callable[[Pipeline], Iterable[str]] | None = None
+    missing: Callable[[Project], Iterable[str]] = lambda project: ()
+    uses_decision: bool = True
+
+    def names_in(self, pipeline: Pipeline) -> Iterable[str]:
+        return (self.name,) if self.names is None else self.names(pipeline)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step in a plan. Equal keys make equal results; `skip` is why it does nothing."""
+
+    step: ChainStep
+    key: str
+    skip: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    def to_json(self) -> dict[str, Any]:
+        shown = ("name", "kind", "needs", "title", "command")
+        found = {key: getattr(self.step, key) for key in shown}
+        note = "" if self.skip else self.step.note
+        return {**found, "key": self.key, "skip": self.skip, "note": note}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole run, in an order that its needs allow."""
 
-    image: str
-    commit: str
-    tree: str
-    branch: str
-    dirty: bool
+    given: PlanInput
     steps: tuple[PlannedStep, ...]
-    naming: Naming = field(default_factory=Naming)
 
     @property
     def ungated(self) -> bool:
-        """Whether names are given though nothing is judged."""
-        return bool(self.step(Kind.GATES).skip) and not self.step(Kind.PUBLISH).skip
+        """Whether the image gets tags though nothing is judged."""
+        return self.skips("gates") and not self.skips("publish")
+
+    def skips(self, name: str) -> bool:
+        return bool(self.step(name).skip)
 
     def step(self, name: str) -> PlannedStep:
         return next(one for one in self.steps if one.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        found = asdict(self)
-        found["naming"]["reuse"] = str(self.naming.reuse or "")
-        found["naming"]["tags"] = [
-            {"name": name, "reason": reason} for name, reason in self.naming.tags
-        ]
-        return {"version": 1, **found}
+        work_tree = self.given.work_tree
+        return {
+            "version": 1,
+            "image": str(self.given.pipeline.image or ""),
+            "commit": work_tree.commit,
+            "tree": work_tree.tree,
+            "branch": self.given.branch,
+            "dirty": work_tree.dirty,
+            "steps": [one.to_json() for one in self.steps],
+            "naming": self.given.naming.to_json(),
+        }
 
 
-def make_plan(
-    pipeline: Pipeline,
-    source: Source,
-    naming: Naming,
-    wanted: Wanted,
-    *,
-    gates: object,
-    event: Event,
-    environ: Mapping[str, str],
-) -> Plan:
-    """The plan. `gates` is what the file has of them, None for nothing; `event` is what started
-    the run.
-
-    Raises UsageError for a name in `wanted` that is no step.
-    """
-    commands = pipeline.commands
-    check_names(commands, wanted)
-    reasons = _Reasons(pipeline, source, naming, wanted, gates is not None, event, environ)
+def make_plan(given: PlanInput, steps: Iterable[ChainStep]) -> Plan:
+    """The plan of a run of `steps`: each after those that it needs, else as they come."""
+    declared = {one.name: one for one in steps}
     planned: dict[str, PlannedStep] = {}
-    for name, kind, needs in _ordered(pipeline):
-        skip = reasons.of(name, kind, planned)
-        above = [planned[one].key for one in needs]
-        command = _shown(name, kind, pipeline, naming, wanted)
-        key = _key(source, name, command, _inputs(name, kind, pipeline, wanted, gates), above)
-        note = reasons.note(name, kind)
-        planned[name] = PlannedStep(name, kind, needs, command, key, skip, "" if skip else note)
-    image = str(pipeline.image or "")
-    return Plan(
-        image,
-        source.commit,
-        source.tree,
-        event.branch or source.branch,
-        source.dirty,
-        tuple(planned.values()),
-        naming,
-    )
+
+    def add(step: ChainStep) -> None:
+        if step.name in planned:
+            return
+        for needed in step.needs:
+            add(declared[needed])
+        key = _key(step, given.work_tree, [planned[needed].key for needed in step.needs])
+        planned[step.name] = PlannedStep(step, key, _skip(step, given, planned))
+
+    for step in declared.values():
+        add(step)
+    return Plan(given, tuple(planned.values()))
 
 
-def check_names(commands: Iterable[str], wanted: Wanted) -> None:
-    """Raises UsageError for a wish about a step that is not there."""
-    known = {*commands, *RESERVED}
-    for option, names in (("--only", wanted.only), ("--skip", wanted.skip)):
-        for name in sorted(names - known):
-            raise UsageError(
-                f"{option}: there is no step {name!r}", hint=f"there is {', '.join(sorted(known))}"
-            )
+def _key(step: ChainStep, work_tree: WorkTree, above: list[str]) -> str:
+    parts = ["step/2", work_tree.commit, work_tree.tree, step.name, step.compared, above]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _ordered(pipeline: Pipeline) -> Iterator[tuple[str, Kind, tuple[str, ...]]]:
-    """Every step with what it waits for, each after its needs."""
-    edges: dict[str, tuple[str, ...]] = {"build": pipeline.build.needs}
-    for name, step in pipeline.commands.items():
-        implied = ("build",) if step.scanner and "build" not in step.needs else ()
-        edges[name] = (*step.needs, *implied)
-    done: list[str] = []
+def _skip(step: ChainStep, given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
+    """Why a step does nothing: nobody wants it, or it has a reason, or the chain forbids it. Only
+    an image that was built can be looked at, only one that was also judged gets a name.
+    """
+    if reason := given.selection.left_out(step.name):
+        return reason
+    if step.on_image:
+        return step.skip or _no_image(given, before["build"].skip)
+    if step.gives_names:
+        return _no_names(given, before) or step.skip
+    return step.skip
 
-    def visit(name: str) -> None:
-        if name not in done:
-            for needed in edges[name]:
-                visit(needed)
-            done.append(name)
 
-    for name in (*pipeline.commands, "build"):
-        visit(name)
-    for name in done:
-        yield name, Kind.BUILD if name == "build" else Kind.COMMAND, edges[name]
-    yield "gates", Kind.GATES, tuple(done)
-    last = "gates"
-    for kind in NAMING:
-        yield kind.value, kind, (last,)
-        last = kind.value
+def _no_image(given: PlanInput, build: str) -> str:
+    if build:
+        return f"there is no image to look at: build is {build}"
+    return "" if given.naming.push else "nothing is pushed that could be looked at"
+
+
+def _no_names(given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
+    if build := before["build"].skip:
+        return f"there is no image: build is {build}"
+    if given.project.gates is not None and (gates := before["gates"].skip):
+        return f"nothing gets a name before the gates: they are {gates}"
+    if given.naming.refused or given.naming.push:
+        return given.naming.refused
+    return f"the tag policy pushes nothing for a {given.event.kind}"
+
+
+def as_json(value: object) -> object:
+    """A value of shipline.yaml for a key: fields by name, without those that have their default, so
+    that a later version of shipline may add some. Raises TypeError for what no section holds.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return [as_json(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if is_dataclass(value):
+        held = {one.name: (getattr(value, one.name), one) for one in fields(value) if one.compare}
+        return {name: as_json(one) for name, (one, made) in held.items() if one != _default(made)}
+    raise TypeError(f"not a value of shipline.yaml: {type(value).__name__}")
+
+
+def _default(made: Any) -> object:
+    return made.default if made.default_factory is MISSING else made.default_factory()
 
 
 @dataclass(frozen=True, slots=True)
-class _Reasons:
-    """Why a step is not run, or what is worth knowing about it."""
+class StepContext:
+    """What the steps of a run work with; `run` has the results of earlier ones."""
 
-    pipeline: Pipeline
-    source: Source
-    naming: Naming
-    wanted: Wanted
-    gates: bool
-    event: Event
-    environ: Mapping[str, str]
+    plan: Plan
+    environment: Environment
+    recorder: Recorder
+    signers: tuple[PrivateKey, ...] = ()
 
-    def of(self, name: str, kind: Kind, before: Mapping[str, PlannedStep]) -> str:
-        if self.wanted.only and name not in self.wanted.only:
-            return "not among --only"
-        if name in self.wanted.skip:
-            return "left out by --skip"
-        if kind is Kind.COMMAND:
-            return self._command(name, before)
-        if kind is Kind.BUILD:
-            return "" if self.pipeline.image else "shipline.yaml names no image"
-        if kind is Kind.GATES:
-            return "" if self.gates else "nothing is gated: shipline.yaml has no gates"
-        return self._name_giving(kind, before)
+    @property
+    def given(self) -> PlanInput:
+        return self.plan.given
 
-    def _command(self, name: str, before: Mapping[str, PlannedStep]) -> str:
-        step = self.pipeline.commands[name]
-        if reason := unmet(step.when, self.event, self.environ):
-            return reason
-        if step.after_build:
-            if build := before["build"].skip:
-                return f"there is no image to look at: build is {build}"
-            if not self.naming.push:
-                return "nothing is pushed that could be looked at"
-        return ""
+    @property
+    def project(self) -> Project:
+        return self.plan.given.project
 
-    def _name_giving(self, kind: Kind, before: Mapping[str, PlannedStep]) -> str:
-        if build := before["build"].skip:
-            return f"there is no image: build is {build}"
-        if self.gates and (gates := before["gates"].skip):
-            return f"nothing gets a name before the gates: they are {gates}"
-        if self.naming.refused:
-            return self.naming.refused
-        if not self.naming.push:
-            return f"the tag policy pushes nothing for a {self.event.kind}"
-        if kind is Kind.RESERVE and not self.naming.git_tag:
-            standing = self.naming.standing
-            return f"the git tag {standing} is there" if standing else "there is no version to make"
-        if kind is Kind.SIGN and self.pipeline.sign is None:
-            return "shipline.yaml names no key"
-        if kind is Kind.SIGN and self.source.dirty:
-            return "changes that are not committed are never signed"
-        if kind is Kind.COPY and not self.pipeline.copies:
-            return "shipline.yaml names no copies"
-        return ""
+    @property
+    def run(self) -> Run:
+        return self.recorder.run
 
-    def note(self, name: str, kind: Kind) -> str:
-        if kind is not Kind.BUILD:
-            return ""
-        if self.wanted.built:
-            return "built elsewhere, merged here"
-        if self.naming.reuse:
-            return f"this commit is {self.naming.reuse} already"
-        return "" if self.naming.push else "not pushed"
+    @property
+    def decision(self) -> Decision:
+        """What the tag policy decided before the run."""
+        decision = self.given.naming.decision
+        assert decision is not None  # a step that uses one is not run without
+        return decision
+
+    @property
+    def image(self) -> Reference:
+        """The repository of the image. Raises UsageError where the project names none."""
+        if self.project.pipeline.image is None:
+            raise UsageError("shipline.yaml names no image")
+        return self.project.pipeline.image
+
+    @property
+    def repository(self) -> Attachable:
+        return self.environment.repositories(self.image)
+
+    @property
+    def git(self) -> Git:
+        return Git(self.project.root, self.environment.environ)
 
 
-def _shown(name: str, kind: Kind, pipeline: Pipeline, naming: Naming, wanted: Wanted) -> str:
-    """What a person would type for it."""
-    if kind is Kind.COMMAND:
-        return command_shown(pipeline.commands[name])
-    image, tags = pipeline.image, [tag for tag, _ in naming.tags]
-    if kind is Kind.BUILD:
-        return _build_shown(pipeline, wanted)
-    if kind is Kind.GATES:
-        return "shipline gate"
-    if kind is Kind.RESERVE:
-        return f"git push --atomic origin HEAD:refs/tags/{naming.git_tag}" if naming.git_tag else ""
-    if kind is Kind.SIGN:
-        return f"shipline sign --key {pipeline.sign.key} {image}@DIGEST" if pipeline.sign else ""
-    if kind is Kind.COPY:
-        return "; ".join(f"copy {image}@DIGEST to {copy}" for copy in pipeline.copies)
-    places = (image, *pipeline.copies) if image else ()
-    return " ".join(f"{place}:{tag}" for place in places for tag in tags)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """How a step ended that did not fail, or whose failure is `tolerated`.
 
+    `reports` are digests of files by path; `cached` says that nothing had to be done.
+    """
 
-def command_shown(step: Step) -> str:
-    """The command of a step as one types it; a script as it is."""
-    if step.scanner:
-        return scan_shown(step.scanner)
-    return step.run if isinstance(step.run, str) else shlex.join(step.run)
-
-
-def _build_shown(pipeline: Pipeline, wanted: Wanted) -> str:
-    if wanted.built:
-        return "merge " + " ".join(map(str, wanted.built))
-    build = pipeline.build
-    words = ["shipline", "build"]
-    if build.platforms:
-        words += ["--platform", ",".join(map(str, build.platforms))]
-    if build.file:
-        words += ["--file", build.file]
-    if build.target:
-        words += ["--target", build.target]
-    words += [f"--build-arg={name}={value}" for name, value in build.args.items()]
-    words += ["--output", f"type=image,name={pipeline.image},push=true,push-by-digest=true"]
-    return shlex.join([*words, build.context])
-
-
-def _inputs(name: str, kind: Kind, pipeline: Pipeline, wanted: Wanted, gates: object) -> object:
-    """What a step depends on besides the files of the tree and the steps before it."""
-    if kind is Kind.COMMAND:
-        step = pipeline.commands[name]
-        return [repr(replace(step, env={})), sorted(step.env.items())]
-    if kind is Kind.BUILD:
-        return [repr(pipeline.image), repr(pipeline.build), [str(one) for one in wanted.built]]
-    if kind is Kind.GATES:
-        return repr(gates)
-    if kind is Kind.SIGN:
-        return repr(pipeline.sign)
-    return repr(pipeline.copies) if kind is Kind.COPY else ""
-
-
-def _key(source: Source, name: str, command: str, inputs: object, above: list[str]) -> str:
-    what = [source.commit, source.tree, name, command, inputs, above]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    result: StepResult | None = None
+    reports: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+    tolerated: bool = False
+    attempts: int = 1
+    cached: bool = False

@@ -1,26 +1,36 @@
-"""From a project to a plan: what git, the tag policy and the registry say, before anything runs."""
+"""From a project to a plan: what git, the tag policy and the registry say before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from shipline.build import check_request
-from shipline.dockerfile import nearest
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
 from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
-from shipline.oci import Digest, Reference
-from shipline.ship.feeds import fed_gates
-from shipline.ship.imaging import Facts, build_request
-from shipline.ship.names import Order, dirty_decision, naming_of, order_of, placements
-from shipline.ship.plan import Naming, Plan, Wanted, check_names, make_plan
-from shipline.ship.project import Project, World
-from shipline.ship.section import RESERVED, Build
-from shipline.ship.source import Source, read_source
+from shipline.oci import Digest
+from shipline.ship.plan import (
+    Environment,
+    Naming,
+    Plan,
+    PlanInput,
+    Project,
+    Selection,
+    WorkTree,
+    make_plan,
+)
+from shipline.ship.reports import with_implied_gates
+from shipline.ship.steps import KINDS, declared_steps
+from shipline.ship.steps.build import build_problem
+from shipline.ship.steps.publish import Order, order_of, placements
 from shipline.tags import (
+    PULL_MERGE,
+    REVISION,
     Decision,
     Event,
+    Tag,
     TagConflict,
     decide,
     foresee,
@@ -29,146 +39,110 @@ from shipline.tags import (
     survey,
 )
 
-_NAMED = frozenset(RESERVED) - {"gates"}
-_DOCKERFILE_HINT = (
-    "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
-)
 _SHOWN = 5  # changed paths in a message
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A plan with what it was made from; `decision` is None where no step gives or needs names."""
-
-    project: Project
-    source: Source
-    plan: Plan
-    wanted: Wanted
-    decision: Decision | None = None
+_SHORT = 12  # digits of a commit or tree in a tag
+_UNASKED = "whether this commit has an image already is not known"
 
 
 def prepare(
     project: Project,
-    world: World,
-    wanted: Wanted,
+    environment: Environment,
+    selection: Selection,
     *,
     allow_dirty: bool = False,
-    asking: bool = False,
+    plan_only: bool = False,
     fetch: bool = True,
     ignore: Iterable[Path] = (),
-) -> Prepared:
-    """The plan for HEAD. With `asking`, what would stop a run is told in the plan; else it is
+) -> Plan:
+    """The plan for HEAD. With `plan_only`, what would stop a run is said in the plan; else it is
     raised: UsageError for a dirty work tree, TagConflict.
 
     `fetch` lets a shallow clone be completed; `ignore` are paths that may differ from the commit.
     """
-    check_names(project.pipeline.commands, wanted)
-    project = replace(project, gates=fed_gates(project.gates, project.pipeline))
-    reports = [path for step in project.pipeline.commands.values() for path in step.report_paths]
+    pipeline = project.pipeline
+    project = replace(project, gates=with_implied_gates(project.gates, pipeline))
+    names = {name: kind for kind in KINDS for name in kind.names_in(pipeline)}
+    selection.check(names.keys())
+    reports = [path for step in pipeline.commands.values() for path in step.report_paths]
     ignored = (*reports, *_inside(ignore, project.root))
-    source = read_source(project.root, world.environ, ignore=ignored)
-    decision, naming = None, Naming()
-    if _names(wanted):
-        if project.pipeline.image is None:
+    work_tree = read_work_tree(project.root, environment.environ, ignore=ignored)
+    naming, event = Naming(), _located(environment.event, work_tree)
+    if any(kind.uses_decision and not selection.left_out(name) for name, kind in names.items()):
+        if pipeline.image is None:
             raise ConfigError(
                 "shipline.yaml names no image", hint="add `image: REGISTRY/REPOSITORY`"
             )
-        decision, naming = _decided(project, world, source, allow_dirty, asking, fetch)
-        if not fetch and (doubt := _doubt(project, world)):
+        policy = _Policy(project, environment, fetch)
+        decision = policy.decide(work_tree)
+        naming = policy.naming(decision, work_tree, allow_dirty=allow_dirty, plan_only=plan_only)
+        event = decision.event
+        if not fetch and (doubt := policy.doubt()):
             naming = replace(naming, notes=(*naming.notes, doubt))
-    if problem := _build_problem(project, world, wanted, naming):
-        if not asking:
+    builds = not (selection.left_out("build") or selection.built or naming.reuse)
+    if builds and (problem := build_problem(project, environment.environ)):
+        if not plan_only:
             raise problem
         naming = replace(naming, notes=(*naming.notes, problem.message))
-    plan = make_plan(
-        project.pipeline,
-        source,
-        naming,
-        wanted,
-        gates=project.gates,
-        event=decision.event if decision else _located(world.event, source),
-        environ=world.environ,
-    )
-    return Prepared(project, source, plan, wanted, decision)
-
-
-_ARCHITECTURES = (
-    *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
-    *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
-)
-_SYSTEMS = ("darwin", "freebsd", "linux", "wasip1", "windows")
-"""What Go builds for, and so what container tools know."""
+    given = PlanInput(project, work_tree, selection, event, environment.environ, naming)
+    return make_plan(given, declared_steps(given))
 
 
 def missing_parts(project: Project) -> Iterator[str]:
     """What the file names and is not there, or cannot be: known without a build, a registry or a
     commit. A step that runs before the build may still make what it needs.
     """
-    pipeline, root = project.pipeline, project.root
-    for platform in pipeline.build.platforms:
-        for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
-            if word not in known:
-                close = nearest(word, known)
-                meant = f" (did you mean {close}?)" if close else ""
-                yield f"build.platforms: {platform}: {word!r} is not known{meant}"
-    if pipeline.image is not None and not pipeline.build.needs:
-        yield from _missing_context(pipeline.build, root)
-    key = pipeline.sign.key if pipeline.sign else ""
-    if key and "://" not in key and not (root / key).is_file():
-        yield f"sign.key: there is no file {key}; `shipline key generate` makes a key"
-    for name, step in pipeline.commands.items():
-        if not step.needs and not (root / step.working_directory).is_dir():
-            yield f"steps.{name}.working-directory: there is no directory {step.working_directory}"
-    for file in project.gates.waiver_files if project.gates else ():
-        if not (root / file).is_file():
-            yield f"gates.waiver-files: there is no file {file}"
+    for kind in KINDS:
+        yield from kind.missing(project)
 
 
-def dockerfile_of(build: Build) -> Path:
-    """The Dockerfile, relative to the project."""
-    return Path(build.file) if build.file else Path(build.context, "Dockerfile")
+def read_work_tree(
+    root: Path, environ: Mapping[str, str], *, ignore: tuple[str, ...] = ()
+) -> WorkTree:
+    """The state of the repository around `root`; it is not written to.
+
+    Changes of the paths in `ignore` (relative to `root`) do not count: reports that steps write.
+    Raises GitError where there is no repository or no commit.
+    """
+    git = Git(root, environ)
+    if git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128)).status:
+        git.text("rev-parse", "--git-dir")
+        raise GitError("the repository has no commit yet", hint="commit first: that is what ships")
+    commit, tree, committed = git.text("log", "-1", "--format=%H %T %ct").split()
+    changes = _changes(git, ignore)
+    return WorkTree(
+        commit=commit,
+        tree=_written_tree(git, ignore) if changes else tree,
+        committed=int(committed),
+        branch=git.text("branch", "--show-current"),
+        url=git.run("config", "--get", "remote.origin.url", allowed=(0, 1)).output.decode().strip(),
+        changes=changes,
+    )
 
 
-def _missing_context(build: Build, root: Path) -> Iterator[str]:
-    if "://" not in build.context:
-        if not (root / build.context).is_dir():
-            yield f"build.context: there is no directory {build.context}"
-        elif not (root / dockerfile_of(build)).is_file():
-            yield f"build.file: there is no Dockerfile at {dockerfile_of(build)}"
-    for name, place in build.contexts.items():
-        if "://" not in place and not (root / place).is_dir():
-            yield f"build.contexts.{name}: there is no directory {place}"
-    for secret in build.secrets:
-        fields = dict(part.partition("=")[::2] for part in secret.split(","))
-        source = fields.get("src") or fields.get("source") or ""
-        if source and not (root / source).is_file():
-            yield f"build.secrets: there is no file {source}"
+def _changes(git: Git, ignore: tuple[str, ...]) -> tuple[str, ...]:
+    excluded = (f":(exclude,glob){os.path.normpath(path)}" for path in ignore)
+    found = git.text("status", "--porcelain", "-z", "--", ".", *excluded)
+    return tuple(entry[3:] for entry in found.split("\0") if entry[2:3] == " ")
 
 
-def _build_problem(
-    project: Project, world: World, wanted: Wanted, naming: Naming
-) -> ConfigError | None:
-    """What keeps the image from being built here, as far as it can be known before any work."""
-    left_out = "build" in wanted.skip or (wanted.only and "build" not in wanted.only)
-    if left_out or wanted.built or naming.reuse:
-        return None
-    build, none = project.pipeline.build, Facts({}, {})
-    image = project.pipeline.image or Reference.parse("image")
-    try:
-        check_request(build_request(build, image, project.root, world.environ, none, push=False))
-    except UsageError as error:
-        return ConfigError(f"{project.file}: build: {error.message}", hint=error.hint)
-    if build.needs or "://" in build.context:  # the Dockerfile may come from there
-        return None
-    place = dockerfile_of(build)
-    if (project.root / place).exists():
-        return None
-    return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
-
-
-def _located(event: Event, source: Source) -> Event:
-    """The event with the branch that is out, where nobody told another."""
-    return event if event.ref or not source.branch else replace(event, ref=ref_of(source.branch))
+def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:
+    """The tree object of the work tree, computed in a store and an index of its own."""
+    objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
+    index = Path(git.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
+    with TemporaryDirectory(prefix="shipline-tree-") as scratch:
+        copy = Path(scratch) / "index"
+        if index.exists():
+            copy.write_bytes(index.read_bytes())
+        aside = {
+            "GIT_INDEX_FILE": str(copy),
+            "GIT_OBJECT_DIRECTORY": scratch,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        other = Git(git.directory, {**git.environ, **aside})
+        other.run("add", "--all", "--", ".")
+        if ignore:
+            other.run("reset", "--quiet", "--", *(f":(glob){os.path.normpath(p)}" for p in ignore))
+        return other.text("write-tree")
 
 
 def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
@@ -179,83 +153,112 @@ def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
             yield str(absolute.relative_to(root))
 
 
-def _names(wanted: Wanted) -> bool:
-    """Whether anything is wanted that needs to know what the image is called."""
-    return bool((wanted.only or _NAMED) & _NAMED - wanted.skip)
+def _located(event: Event, work_tree: WorkTree) -> Event:
+    """The event; on the branch that is checked out where it names none."""
+    if event.ref or not work_tree.branch:
+        return event
+    return replace(event, ref=ref_of(work_tree.branch))
 
 
-def _decided(
-    project: Project, world: World, source: Source, allow_dirty: bool, asking: bool, fetch: bool
-) -> tuple[Decision, Naming]:
-    git = Git(project.root, world.environ)
-    decision = _decide(project, world, git, fetch)
-    if fetch and decision.git_tag is not None and decision.git_tag.new:
-        # runs elsewhere may have made versions that this clone does not know
-        known = tags(git)
-        fetch_tags(git, _remote(project, git, decision.git_tag.name))
-        if tags(git) != known:
-            decision = _decide(project, world, git, fetch)
-    if source.dirty:
-        if not allow_dirty and not asking:
-            raise _dirty(source)
-        decision = dirty_decision(decision, source)
-        if not allow_dirty:
-            return decision, replace(naming_of(decision, None), refused=_dirty(source).message)
-    order = order_of(git, project.tags.remote, fetch=fetch)
-    try:
-        reuse, notes = _reuse(project, world, decision, order), ()
-    except TagConflict as conflict:
-        if not asking:
-            raise
-        refused = "; ".join((conflict.message, *conflict.verdicts))
-        return decision, replace(naming_of(decision, None), refused=refused)
-    except (RegistryError, AuthError) as error:
-        if not asking:
-            raise
-        return decision, naming_of(decision, None, (f"the registry did not tell: {error}",))
-    except ShallowClone as error:
-        if not asking:
-            raise
-        return decision, naming_of(decision, None, (f"{error}: {error.hint}",))
-    return decision, naming_of(decision, reuse, notes)
+class DirtyWorkTree(UsageError):
+    """Files differ from the commit that is to be shipped."""
 
-
-def _decide(project: Project, world: World, git: Git, fetch: bool) -> Decision:
-    now = int(world.clock())
-    return decide(project.tags, survey(git, project.tags, world.event, fetch=fetch, now=now))
-
-
-def _doubt(project: Project, world: World) -> str:
-    """Why a run, which fetches tags, may make another version than this clone tells."""
-    git, now = Git(project.root, world.environ), int(world.clock())
-    try:
-        return foresee(git, project.tags, world.event, now=now).doubt
-    except GitError as error:
-        return f"{error.message}: {error.hint}"
-
-
-def _remote(project: Project, git: Git, version: str) -> str:
-    """Where versions are reserved. Raises GitError before any work, where that is nowhere."""
-    remote = read_repository(git, remote=project.tags.remote).remote
-    if not remote:
-        raise GitError(
-            f"the version {version} cannot be reserved: the clone has no remote",
-            hint="git remote add origin URL, or git-tag: false in the rule",
+    def __init__(self, work_tree: WorkTree) -> None:
+        more = ", ..." if len(work_tree.changes) > _SHOWN else ""
+        shown = ", ".join(work_tree.changes[:_SHOWN]) + more
+        super().__init__(
+            f"the work tree has changes that are not in the commit {work_tree.short}: {shown}",
+            hint="commit or stash them; --allow-dirty ships them without a version",
         )
-    return remote
 
 
-def _reuse(project: Project, world: World, decision: Decision, order: Order) -> Digest | None:
-    """The image that this commit has already; looked for where the image is going to be."""
-    image = project.pipeline.image
-    if image is None or not decision.push:
-        return None
-    return reusable(placements(world.repositories(image), decision, order))
+class _Policy:
+    """The tag policy of the project, asked about HEAD."""
+
+    def __init__(self, project: Project, environment: Environment, fetch: bool) -> None:
+        self.project = project
+        self.environment = environment
+        self.fetch = fetch
+        self.git = Git(project.root, environment.environ)
+        self.now = int(environment.clock())
+
+    def decide(self, work_tree: WorkTree) -> Decision:
+        decision = self._decided()
+        if self.fetch and decision.git_tag is not None and decision.git_tag.new:
+            # runs elsewhere may have made versions that this clone does not know
+            known = tags(self.git)
+            fetch_tags(self.git, self._remote(decision.git_tag.name))
+            if tags(self.git) != known:
+                decision = self._decided()
+        return dirty_decision(decision, work_tree) if work_tree.dirty else decision
+
+    def naming(
+        self, decision: Decision, work_tree: WorkTree, *, allow_dirty: bool, plan_only: bool
+    ) -> Naming:
+        """Raises what refuses a run, unless a plan only has to say it."""
+        notes = decision.notes
+        try:
+            if work_tree.dirty and not allow_dirty:
+                raise DirtyWorkTree(work_tree)
+            return Naming(decision, self._reusable(decision), notes=notes)
+        except (DirtyWorkTree, TagConflict) as refusal:
+            if not plan_only:
+                raise
+            verdicts = refusal.verdicts if isinstance(refusal, TagConflict) else ()
+            return Naming(decision, refused="; ".join((refusal.message, *verdicts)), notes=notes)
+        except (RegistryError, AuthError, ShallowClone) as error:
+            if not plan_only:
+                raise
+            hint = f": {error.hint}" if error.hint else ""
+            return Naming(decision, notes=(*notes, f"{_UNASKED}: {error}{hint}"))
+
+    def _decided(self) -> Decision:
+        section, event = self.project.tags, self.environment.event
+        return decide(section, survey(self.git, section, event, fetch=self.fetch, now=self.now))
+
+    def _remote(self, version: str) -> str:
+        """Where versions are reserved. Raises GitError before any work where that is nowhere."""
+        remote = read_repository(self.git, remote=self.project.tags.remote).remote
+        if not remote:
+            raise GitError(
+                f"the version {version} cannot be reserved: the clone has no remote",
+                hint="git remote add origin URL, or git-tag: false in the rule",
+            )
+        return remote
+
+    def _reusable(self, decision: Decision) -> Digest | None:
+        """The image that the repository has of this commit."""
+        image = self.project.pipeline.image
+        if image is None or not decision.push:
+            return None
+        older: Order = order_of(self.git, self.project.tags.remote, fetch=self.fetch)
+        return reusable(placements(self.environment.repositories(image), decision, older))
+
+    def doubt(self) -> str:
+        """Why a run, which fetches tags, may make another version than this clone says."""
+        try:
+            return foresee(self.git, self.project.tags, self.environment.event, now=self.now).doubt
+        except GitError as error:
+            return f"{error.message}: {error.hint}"
 
 
-def _dirty(source: Source) -> UsageError:
-    shown = ", ".join(source.changes[:_SHOWN]) + (", ..." if len(source.changes) > _SHOWN else "")
-    return UsageError(
-        f"the work tree has changes that are not in the commit {source.short}: {shown}",
-        hint="commit or stash them; --allow-dirty ships them without a version",
+def dirty_decision(decision: Decision, work_tree: WorkTree) -> Decision:
+    """The decision for files that no commit has: one tag that says so, and no version."""
+    name = f"dirty-{work_tree.commit[:_SHORT]}-{work_tree.tree[:_SHORT]}"
+    tag = Tag(name, True, "the work tree has changes that are not committed")
+    revision = {REVISION: f"{work_tree.commit}-dirty", PULL_MERGE: ""}
+    return replace(
+        decision,
+        tags=(tag,),
+        git_tag=None,
+        version="",
+        called=name,
+        version_reason="files that no commit has get no version",
+        labels=_over(decision.labels, revision),
+        annotations=_over(decision.annotations, revision),
     )
+
+
+def _over(labels: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """The labels with others over them; an empty value takes one away."""
+    return {key: value for key, value in {**labels, **others}.items() if value}

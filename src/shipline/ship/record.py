@@ -1,18 +1,20 @@
-"""What is remembered of a run: frozen values, and their JSON form (`run.json`, version 1)."""
+"""What is recorded of a run: frozen values, and their JSON form (`run.json`, version 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from shipline.errors import ContentError
 
 VERSION = 1
+KEYS = 2
+"""How the keys of steps are made; a record that says nothing has those of 1, which fit no step."""
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """How far a run or one of its steps is."""
 
     WAITING = "waiting"
@@ -25,31 +27,55 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-DONE = (State.PASSED, State.TOLERATED)
-"""States whose result stands: the step is not repeated while its key stays."""
+DONE = (RunState.PASSED, RunState.TOLERATED)
+"""States whose result stands: the step is not repeated while its key stays the same."""
+
+
+class StepResult(Protocol):
+    """What a step hands to later ones, frozen; each kind of step has a type of its own."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+Decode = Callable[[str, Mapping[str, Any]], StepResult | None]
+"""The result of a step of a kind from its JSON form. Raises ShiplineError, KeyError, TypeError or
+ValueError.
+"""
+R = TypeVar("R", bound=StepResult)
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of a run. Times are Unix time in seconds, 0 where there is none.
-
-    `reports` are digests by path; `results` are what later steps use: digests, tags, verdicts.
+    """One step of a run. Times are Unix time in seconds, 0 where there is none; `reports` are
+    digests by path.
     """
 
     name: str
     kind: str
     key: str
-    state: State = State.WAITING
+    state: RunState = RunState.WAITING
     started: float = 0.0
     finished: float = 0.0
     attempts: int = 0
     reason: str = ""
     reports: Mapping[str, str] = field(default_factory=dict)
-    results: Mapping[str, Any] = field(default_factory=dict)
+    result: StepResult | None = None
 
     @property
     def elapsed_s(self) -> float:
         return max(self.finished - self.started, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        found = _fields(self)
+        result = found.pop("result")
+        return {**found, "results": result.to_json() if result else {}}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], decode: Decode) -> Self:
+        found = _known(cls, document)
+        results = document["results"]
+        result = decode(found["kind"], results) if results else None
+        return cls(**{**found, "state": RunState(found["state"]), "result": result})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,62 +92,58 @@ class Run:
     dirty: bool
     started: float
     steps: tuple[StepRecord, ...]
-    state: State = State.RUNNING
+    state: RunState = RunState.RUNNING
     finished: float = 0.0
     resumed: int = 0
     error: str = ""
     exit_code: int = 0
+    keys: int = KEYS
 
     def step(self, name: str) -> StepRecord | None:
         return next((one for one in self.steps if one.name == name), None)
 
-    def having(self, step: StepRecord) -> Self:
+    def result(self, name: str, kind: type[R]) -> R | None:
+        """What the step of this name handed on, where it is of this kind."""
+        step = self.step(name)
+        return step.result if step is not None and isinstance(step.result, kind) else None
+
+    def with_step(self, step: StepRecord) -> Self:
         """The run with this record in the place of the one of the same name."""
         return replace(
             self, steps=tuple(step if one.name == step.name else one for one in self.steps)
         )
 
-    @property
-    def digest(self) -> str:
-        """The digest of the image, as soon as there is one."""
-        build = self.step("build")
-        return str(build.results.get("digest", "")) if build else ""
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        publish = self.step("publish")
-        return tuple(publish.results.get("names", ())) if publish else ()
-
-    @property
-    def version(self) -> str:
-        """The version that was reserved, or that the commit had; empty where it has none."""
-        found = (self.step(name) for name in ("reserve", "publish"))
-        versions = (str(one.results.get("version", "")) for one in found if one)
-        return next(filter(None, versions), "")
-
     def interrupted(self) -> Self:
         """The run as it is after its process died: what was running was interrupted."""
-        if self.state is not State.RUNNING:
+        if self.state is not RunState.RUNNING:
             return self
         steps = tuple(
-            replace(one, state=State.INTERRUPTED) if one.state is State.RUNNING else one
+            replace(one, state=RunState.INTERRUPTED) if one.state is RunState.RUNNING else one
             for one in self.steps
         )
-        return replace(self, state=State.INTERRUPTED, steps=steps)
+        return replace(self, state=RunState.INTERRUPTED, steps=steps)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **asdict(self)}
+        steps = [one.to_json() for one in self.steps]
+        return {"version": VERSION, **_fields(self), "steps": steps}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any], decode: Decode) -> Self:
         """Raises ContentError for what is no record of this version."""
         try:
-            found = dict(document)
-            if found.pop("version") != VERSION:
-                raise ContentError("the record of the run is of another version of shipline")
-            steps = tuple(
-                StepRecord(**{**step, "state": State(step["state"])}) for step in found.pop("steps")
-            )
-            return cls(**{**found, "state": State(found["state"]), "steps": steps})
+            if document["version"] != VERSION:
+                raise ContentError("the record is of another version of shipline")
+            steps = tuple(StepRecord.from_json(one, decode) for one in document["steps"])
+            found = {"keys": 1, **_known(cls, document)}
+            return cls(**{**found, "state": RunState(found["state"]), "steps": steps})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ContentError(f"the record of the run is damaged: {error}") from None
+            raise ContentError(f"the record is damaged: {error}") from None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in fields(value)}
+
+
+def _known(cls: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the class has of a document; later versions of shipline may have written more."""
+    return {one.name: document[one.name] for one in fields(cls) if one.name in document}

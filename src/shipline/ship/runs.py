@@ -20,17 +20,22 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import TextIO
 
-from shipline.errors import NotFound, ShiplineError, UsageError
-from shipline.ship.record import Run, State
+from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
+from shipline.events import Event, Sink, Started
+from shipline.observe import LinesSink
+from shipline.ship.record import Run, RunState
+from shipline.ship.steps import decode
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
 _SECOND = len("20261126-112100")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
+_LIST_HINT = "`shipline runs` lists them"
 
 
 class Runs:
@@ -54,11 +59,11 @@ class Runs:
     def directory(self, run: str) -> Path:
         """Where a run keeps its files. Raises UsageError for what is no identifier."""
         if not _ID.match(run):
-            raise UsageError(f"{run!r} is not a run", hint="`shipline runs` lists them")
+            raise UsageError(f"{run!r} is not a run", hint=_LIST_HINT)
         return self.root / run
 
     def resolve(self, text: str, root: str) -> str:
-        """The run that `text` is, or the beginning or end of; `latest` is the newest of the project
+        """The run whose identifier `text` is, begins or ends; `latest` is the newest of the project
         at `root`.
 
         Raises UsageError for none, and for several.
@@ -70,24 +75,22 @@ class Runs:
         if len(matching) == 1:
             return matching[0]
         if len(matching) > 1:
-            raise UsageError(f"{text!r} fits {len(matching)} runs", hint=", ".join(matching[:5]))
-        raise UsageError(f"there is no run {text!r}", hint="`shipline runs` lists them")
+            raise UsageError(f"{text!r} matches {len(matching)} runs", hint=", ".join(matching[:5]))
+        raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
 
     def read(self, run: str) -> Run:
-        """The record, interrupted where its process is gone. Raises UsageError for none, NotFound
-        for a damaged one.
+        """The record; `interrupted` where its process is gone. Raises UsageError for none, NotFound
+        for one that cannot be read.
         """
-        directory = self.directory(run)
         try:
-            text = (directory / "run.json").read_text()
+            text = (self.directory(run) / "run.json").read_text()
         except FileNotFoundError:
-            raise UsageError(f"there is no run {run}", hint="`shipline runs` lists them") from None
+            raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
         try:
-            found = Run.from_json(json.loads(text))
-        except ValueError:
-            raise NotFound(
-                f"the record of {run} is damaged", hint="shipline runs rm " + run
-            ) from None
+            found = Run.from_json(json.loads(text), decode)
+        except (ValueError, ContentError) as error:
+            why = error.message if isinstance(error, ContentError) else "the record is damaged"
+            raise NotFound(f"{run}: {why}", hint=f"shipline runs rm {run}") from None
         return found if self.alive(run) else found.interrupted()
 
     def all(self) -> Iterator[Run]:
@@ -98,6 +101,15 @@ class Runs:
                 with suppress(ShiplineError):
                     found.append(self.read(run))
             yield from sorted(found, key=attrgetter("started"), reverse=True)
+
+    def latest(self, root: str) -> Run:
+        """The newest run of the project at `root`. Raises UsageError for none."""
+        for run in self.all():
+            if run.root == root:
+                return run
+        raise UsageError(
+            f"there is no run of {root}", hint="`shipline runs` lists those of all projects"
+        )
 
     def alive(self, run: str) -> bool:
         """Whether a process works on it now."""
@@ -115,7 +127,7 @@ class Runs:
 
     @contextmanager
     def hold(self, run: str) -> Iterator[Recorder]:
-        """Work on a run: nobody else does at the same time. Raises UsageError where one does."""
+        """Work on a run while no other process does. Raises UsageError where one does."""
         directory = self.directory(run)
         for inner in ("logs", "reports"):
             (directory / inner).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,11 +148,11 @@ class Runs:
             os.close(descriptor)
 
     def log(self, run: str, step: str) -> Path:
-        """Where what a step wrote is kept."""
-        return log_path(self.directory(run), step)
+        """The file with the output of a step."""
+        return _log_path(self.directory(run), step)
 
     def remove(self, run: str) -> None:
-        """Forget a run, also one whose record is damaged. Raises UsageError while it is running."""
+        """Delete a run, also one with a damaged record. Raises UsageError while it is running."""
         if not self.directory(run).is_dir():
             return
         with self._locked(run):
@@ -149,26 +161,17 @@ class Runs:
         shutil.rmtree(gone, ignore_errors=True)
 
     def prune(self, keep: int, root: str, spare: str = "") -> None:
-        """Forget the oldest runs of the project at `root`, so that `keep` stay; never `spare`, and
-        none that is running or taken up again meanwhile.
+        """Delete the oldest runs of the project at `root`, so that `keep` stay; never `spare`, and
+        none that is running or was resumed meanwhile.
         """
         mine = [
             run
             for run in self.all()
-            if run.root == root and run.state is not State.RUNNING and run.id != spare
+            if run.root == root and run.state is not RunState.RUNNING and run.id != spare
         ]
         for run in mine[max(keep - bool(spare), 0) :]:
             with suppress(ShiplineError):
                 self.remove(run.id)
-
-    def latest(self, root: str) -> Run:
-        """The newest run of the project at `root`. Raises UsageError for none."""
-        for run in self.all():
-            if run.root == root:
-                return run
-        raise UsageError(
-            f"no run of {root} is kept", hint="`shipline runs` lists those of all projects"
-        )
 
 
 class Recorder:
@@ -181,19 +184,20 @@ class Recorder:
 
     @property
     def run(self) -> Run:
-        assert self._run is not None
+        assert self._run is not None  # `begin` comes first
         return self._run
 
     def begin(self, run: Run) -> None:
-        self.change(lambda _: run)
+        with self._lock:
+            self._write(run)
 
     def change(self, function: Callable[[Run], Run]) -> None:
         """Replace the record; on the disk when this returns."""
         with self._lock:
-            self._run = function(self._run)  # type: ignore[arg-type]
-            self._write(self._run)
+            self._write(function(self.run))
 
     def _write(self, run: Run) -> None:
+        self._run = run
         part = self.directory / f".run.json.{os.getpid()}"
         with part.open("w") as file:
             json.dump(run.to_json(), file, indent=1)
@@ -202,12 +206,38 @@ class Recorder:
         part.replace(self.directory / "run.json")
 
     def log(self, step: str) -> Path:
-        """Where what a step wrote is kept."""
-        return log_path(self.directory, step)
+        """The file for the output of a step."""
+        return _log_path(self.directory, step)
 
     def report(self, step: str, what: str) -> Path:
-        """Where the report of a scanner is kept."""
+        """The file for the report of a scanner."""
         return self.directory / "reports" / f"{_NAME.sub('_', step)}-{_NAME.sub('-', what)}"
+
+
+class StepLogs:
+    """A sink that writes the events of each span with an attribute `log`, and of the spans below
+    it, as lines to that file.
+    """
+
+    def __init__(self) -> None:
+        self._files = ExitStack()
+        self._sinks: dict[int, Sink] = {}  # by span
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            if path := event.attributes.get("log"):
+                self._sinks[event.span] = LinesSink(self._files.enter_context(_text(str(path))))
+            elif event.parent in self._sinks:
+                self._sinks[event.span] = self._sinks[event.parent]
+        if sink := self._sinks.get(event.span):
+            sink(event)
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def _text(path: str) -> TextIO:
+    return open(path, "w", encoding="utf-8", errors="replace")
 
 
 def _lock(descriptor: int, run: str) -> None:
@@ -219,6 +249,5 @@ def _lock(descriptor: int, run: str) -> None:
         ) from None
 
 
-def log_path(directory: Path, step: str) -> Path:
-    """The log of a step below the directory of its run."""
+def _log_path(directory: Path, step: str) -> Path:
     return directory / "logs" / f"{_NAME.sub('_', step)}.log"

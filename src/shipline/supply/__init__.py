@@ -14,6 +14,7 @@ from shipline.supply.claims import (
     RejectReason,
     attachment_tag,
 )
+from shipline.supply.copying import copy_with_evidence
 from shipline.supply.envelopes import (
     BUNDLE,
     ENVELOPE,
@@ -107,6 +108,7 @@ __all__ = [
     "attachment_tag",
     "attest",
     "check_free",
+    "copy_with_evidence",
     "encrypted_pem",
     "examine",
     "examine_attestations",

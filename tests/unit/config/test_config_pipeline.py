@@ -6,7 +6,7 @@ import pytest
 
 from shipline.config import InvalidConfig, loads
 from shipline.gates import CoverageGate, GatesSection, TestsGate
-from shipline.ship import fed_gates
+from shipline.ship.reports import with_implied_gates
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,14 @@ def test_a_step_that_cannot_be_is_told_at_its_key(step: str, problem: str) -> No
 def test_reports_for_a_gate_that_nobody_configured_make_the_usual_one() -> None:
     text = "{gates: {coverage: {min: 70}}, steps: {a: {run: x, reports: {coverage: c, tests: t}}}}"
     config = loads(text.encode(), "f", {})
-    found = fed_gates(config.gates, config.pipeline)
+    found = with_implied_gates(config.gates, config.pipeline)
     assert found == GatesSection(coverage=CoverageGate(min=70), tests=TestsGate())
     alone = loads(b"{steps: {a: {run: x, reports: {tests: t}}}}", "f", {})
-    assert fed_gates(alone.gates, alone.pipeline) == GatesSection(tests=TestsGate())
-    assert fed_gates(None, loads(b"{steps: {a: {run: x, reports: [t]}}}", "f", {}).pipeline) is None
+    assert with_implied_gates(alone.gates, alone.pipeline) == GatesSection(tests=TestsGate())
+    assert (
+        with_implied_gates(None, loads(b"{steps: {a: {run: x, reports: [t]}}}", "f", {}).pipeline)
+        is None
+    )
 
 
 def test_reports_for_one_of_several_gates_of_a_kind_name_it() -> None:

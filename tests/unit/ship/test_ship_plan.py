@@ -12,15 +12,38 @@ from hypothesis import strategies as st
 
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
+from shipline.gates import GatesSection, TestsGate
 from shipline.oci import Digest
-from shipline.ship.plan import Kind, Naming, Plan, Wanted, make_plan
+from shipline.ship.plan import (
+    Naming,
+    Plan,
+    PlanInput,
+    Project,
+    Selection,
+    WorkTree,
+    make_plan,
+)
+from shipline.ship.render import plan_text
 from shipline.ship.section import Pipeline, Step
-from shipline.ship.source import Source
-from shipline.tags import Event
+from shipline.ship.steps import declared_steps
+from shipline.tags import Decision, Event, GitTag, Tag, TagsSection
 
-SOURCE = Source(Path("/project"), "c" * 40, "7" * 40, 0, "main")
+WORK_TREE = WorkTree("c" * 40, "7" * 40, 0, "main")
+GATES = GatesSection(tests=TestsGate())
 MAIN = Event.of("main")
-NAMING = Naming((("v1.0.0", "because"),), "v1.0.0")
+DECISION = Decision(
+    event=MAIN,
+    commit=WORK_TREE.commit,
+    named_commit=WORK_TREE.commit,
+    rule=1,
+    version="1.0.0",
+    version_reason="because",
+    tags=(Tag("v1.0.0", False, "because"),),
+    skipped=(),
+    git_tag=GitTag("v1.0.0", WORK_TREE.commit, True),
+    push=True,
+)
+NAMING = Naming(DECISION)
 ALL = """\
 image: registry.example/app
 steps:
@@ -38,17 +61,21 @@ def pipeline(text: str = ALL) -> Pipeline:
 
 
 def plan(
-    text: str = ALL, *, naming: Naming = NAMING, gates: object = "gates", **wanted: Any
+    text: str = ALL,
+    *,
+    declared: Pipeline | None = None,
+    naming: Naming = NAMING,
+    gates: GatesSection | None = GATES,
+    event: Event = MAIN,
+    work_tree: WorkTree = WORK_TREE,
+    **selected: Any,
 ) -> Plan:
-    return make_plan(
-        pipeline(text),
-        SOURCE,
-        naming,
-        Wanted(**wanted),
-        gates=gates,
-        event=MAIN,
-        environ={"CI": "1"},
+    project = Project(
+        Path("/project"), "shipline.yaml", declared or pipeline(text), TagsSection(), gates
     )
+    selection = Selection(**selected)
+    given = PlanInput(project, work_tree, selection, event, {"CI": "1"}, naming)
+    return make_plan(given, declared_steps(given))
 
 
 def skipped(found: Plan) -> dict[str, str]:
@@ -68,13 +95,13 @@ def test_five_lines_are_enough() -> None:
 
 def test_names_come_after_everything_else() -> None:
     found = plan()
-    for kind in (Kind.RESERVE, Kind.SIGN, Kind.COPY, Kind.PUBLISH):
-        before = _before(found, kind.value)
+    for name in ("reserve", "sign", "copy", "publish"):
+        before = _before(found, name)
         assert {"lint", "test", "scan", "build", "gates"} <= before
 
 
 def _before(found: Plan, name: str) -> set[str]:
-    needs = set(found.step(name).needs)
+    needs = set(found.step(name).step.needs)
     return needs | {one for need in needs for one in _before(found, need)}
 
 
@@ -93,12 +120,9 @@ def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], rando
     names = list(needs)
     random.shuffle(names)
     declared = Pipeline(steps={name: Step(run="x", needs=tuple(needs[name])) for name in names})
-    found = make_plan(
-        declared, SOURCE, NAMING, Wanted(), gates="gates", event=MAIN, environ={}
-    ).steps
     seen: set[str] = set()
-    for one in found:
-        assert set(one.needs) <= seen
+    for one in plan(declared=declared).steps:
+        assert set(one.step.needs) <= seen
         seen.add(one.name)
     assert seen >= set(names)
 
@@ -111,7 +135,7 @@ def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], rando
         ({"only": frozenset({"publish", "build"})}, "nothing gets a name before the gates"),
         ({"skip": frozenset({"build"})}, "there is no image"),
         ({"naming": Naming(refused="it is another's")}, "it is another's"),
-        ({"naming": Naming(push=False)}, "pushes nothing for a push"),
+        ({"naming": Naming(replace(DECISION, push=False))}, "pushes nothing for a push"),
     ],
 )
 def test_nothing_is_published_without(changes: dict[str, Any], reason: str) -> None:
@@ -119,13 +143,15 @@ def test_nothing_is_published_without(changes: dict[str, Any], reason: str) -> N
 
 
 def test_a_scan_needs_something_to_look_at() -> None:
-    assert "nothing is pushed" in plan(naming=Naming(push=False)).step("scan").skip
+    assert (
+        "nothing is pushed" in plan(naming=Naming(replace(DECISION, push=False))).step("scan").skip
+    )
     assert "there is no image" in plan(skip=frozenset({"build"})).step("scan").skip
 
 
-def test_unknown_steps_are_told() -> None:
+def test_a_name_that_no_step_has_is_refused() -> None:
     with pytest.raises(UsageError, match="no step 'tset'"):
-        plan(skip=frozenset({"tset"}))
+        Selection(skip=frozenset({"tset"})).check({"test", "build"})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +171,7 @@ def test_a_key_names_the_work_and_all_below_it(old: str, new: str, changed: set[
 
 
 def test_other_gates_judge_anew() -> None:
-    before, after = plan(gates="a"), plan(gates="b")
+    before, after = plan(), plan(gates=GatesSection(tests=TestsGate(min_tests=2)))
     assert before.step("build").key == after.step("build").key
     assert before.step("gates").key != after.step("gates").key
 
@@ -166,22 +192,24 @@ def test_other_gates_judge_anew() -> None:
     ],
 )
 def test_a_step_runs_where_all_of_its_when_holds(when: str, event: Event, runs: bool) -> None:
-    found = make_plan(
-        pipeline(f"steps: {{s: {{run: x, when: {when}}}}}"),
-        replace(SOURCE, branch=""),
-        NAMING,
-        Wanted(),
-        gates=None,
-        event=event,
-        environ={"CI": "1"},
-    )
+    text = f"steps: {{s: {{run: x, when: {when}}}}}"
+    found = plan(text, work_tree=replace(WORK_TREE, branch=""), gates=None, event=event)
     assert (found.step("s").skip == "") == runs
 
 
 def test_an_image_that_is_there_is_not_built() -> None:
     digest = Digest.of(b"x")
-    found = plan(naming=Naming(NAMING.tags, reuse=digest)).step("build")
-    assert str(digest) in found.note
+    found = plan(naming=Naming(DECISION, reuse=digest)).step("build")
+    assert str(digest) in found.step.note
+
+
+def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> None:
+    text = plan_text(plan(skip=frozenset({"build"})))
+    assert text.count("there is no image: build is left out by --skip") == 1
+    assert "  reserve, sign, copy, publish  skipped: there is no image" in text
+    refused = plan_text(plan(naming=Naming(DECISION, refused="a.py is not committed")))
+    assert refused.count("a.py is not committed") == 1
+    assert "  reserve, sign, copy, publish  skipped: the run is refused, see below" in refused
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.ship.record import Run, State
+from shipline.ship.record import Run, RunState
 from shipline.ship.runs import Runs
 
 ROOT = "/project"
@@ -30,7 +30,7 @@ def make(runs: Runs, number: int, end: str = "abcdef", started: float = 1.0) -> 
                 dirty=False,
                 started=started,
                 steps=(),
-                state=State.FAILED,
+                state=RunState.FAILED,
             )
         )
     return run

@@ -13,29 +13,29 @@ from shipline.errors import RegistryError, StepFailed, UsageError
 from shipline.events import Stream
 from shipline.git import Commit
 from shipline.observe import GroupsSink, boxed
-from shipline.oci import Digest, Reference
-from shipline.ship.imaging import facts_of, read_built
-from shipline.ship.names import dirty_decision
-from shipline.ship.plan import Kind
-from shipline.ship.provenance import provenance
-from shipline.ship.record import Run, State, StepRecord
+from shipline.oci import Descriptor, Digest, Reference, media
+from shipline.ship.plan import WorkTree
+from shipline.ship.prepare import dirty_decision
+from shipline.ship.record import Run, RunState, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
-from shipline.ship.scanners import scan_command, scan_variables
+from shipline.ship.reports import SCANNERS
 from shipline.ship.section import Build, Pipeline, Step
-from shipline.ship.source import Source
+from shipline.ship.steps.build import PushedImage, image_labels, read_built
+from shipline.ship.steps.sign import provenance
 from shipline.tags import Event, Situation, TagsSection, decide
 from shipline.tags.labels import built_from
 
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")
+INDEX = Descriptor(media.OCI_INDEX, DIGEST, 5)
 RUN = Run(
     "20260101-000000-abcdef", "/project", "shipline.yaml", str(IMAGE), "c" * 40, "t", "main",
     False, 1.0,
     (
-        StepRecord("test", Kind.COMMAND, "k", State.FAILED, 1.0, 3.0, reason="test ended | with 1"),
-        StepRecord("build", Kind.BUILD, "k", State.PASSED, results={"digest": str(DIGEST)}),
+        StepRecord("test", "command", "k", RunState.FAILED, 1.0, 3.0, reason="test ended | with 1"),
+        StepRecord("build", "build", "k", RunState.PASSED, result=PushedImage(INDEX, ())),
     ),
-    State.FAILED,
+    RunState.FAILED,
 )  # fmt: skip
 
 
@@ -71,8 +71,8 @@ def test_other_files_are_no_builds(content: object, tmp_path: Path) -> None:
 
 def test_a_version_that_is_not_reserved_is_not_written_into_the_image() -> None:
     labels = {"org.opencontainers.image.version": "1.0.0", "a": "b"}
-    assert facts_of(labels, labels, fixed=False).labels == {"a": "b"}
-    assert facts_of(labels, labels, fixed=True).annotations == labels
+    assert image_labels(labels, fixed=False) == {"a": "b"}
+    assert image_labels(labels, fixed=True) == labels
 
 
 def test_provenance_tells_no_credentials_and_no_values() -> None:
@@ -108,7 +108,7 @@ def test_the_box_has_what_the_registry_said() -> None:
 
 
 def test_the_box_names_every_step_that_failed() -> None:
-    late = StepRecord("late", Kind.COMMAND, "k", State.FAILED, reason="late took more than 1s")
+    late = StepRecord("late", "command", "k", RunState.FAILED, reason="late took more than 1s")
     several = replace(RUN, steps=(*RUN.steps, late))
     error = StepFailed("test ended with 1", status=1)
     paragraphs = list(failure_sections(error, several, Pipeline()))
@@ -135,12 +135,12 @@ def test_summary_is_a_table_that_reasons_do_not_break() -> None:
     ],
 )
 def test_scanners_speak_http_on_this_machine_only(host: str, here: bool) -> None:
-    assert ("TRIVY_INSECURE" in scan_variables("trivy", host)) == here
+    assert ("TRIVY_INSECURE" in SCANNERS["trivy"].environ(host)) == here
 
 
 @pytest.mark.parametrize("name", ["trivy", "grype", "syft"])
 def test_scanners_get_the_digest_and_write_the_report(name: str) -> None:
-    words = scan_command(name, f"{IMAGE}@{DIGEST}", "/r/eport.json")
+    words = SCANNERS[name].command(f"{IMAGE}@{DIGEST}", "/r/eport.json")
     assert any(f"{IMAGE}@{DIGEST}" in word for word in words)
     assert any("/r/eport.json" in word for word in words)
     assert not any("{" in word for word in words)
@@ -168,6 +168,6 @@ def test_changes_without_a_commit_are_nobodys_image() -> None:
     event = Event("pull-request", "refs/pull/7/merge", number="7", head="b" * 40)
     decision = decide(TagsSection(), Situation(event, Commit("c" * 40, time=1)))
     assert decision.labels["org.shipline.pull-request.merge"] == "c" * 40
-    source = Source(Path("/project"), "c" * 40, "d" * 40, 1, changes=("a.py",))
-    dirty = dirty_decision(decision, source)
+    work_tree = WorkTree("c" * 40, "d" * 40, 1, changes=("a.py",))
+    dirty = dirty_decision(decision, work_tree)
     assert built_from(dirty.labels) == built_from(dirty.annotations) == f"{'c' * 40}-dirty"

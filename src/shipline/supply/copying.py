@@ -12,7 +12,7 @@ from contextlib import suppress
 from shipline.content import Repository, copy_graph, successors
 from shipline.errors import NotFound
 from shipline.oci import Descriptor, media
-from shipline.supply import Attachable
+from shipline.supply.claims import Attachable
 
 _ATTACHED = ("sig", "att", "sbom")
 _DEPTH = 4  # of statements about statements, and of indexes in indexes

@@ -1,0 +1,163 @@
+"""Reports of steps: which scanner writes which, which gate reads which, and what they find.
+
+A scanner sees one platform's manifest by digest. That it finds something is no failure of its step:
+the gate judges the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipline.errors import ConfigError
+from shipline.net import is_loopback
+from shipline.ship.record import DONE, Run
+from shipline.ship.section import Pipeline, Step, listed
+
+if TYPE_CHECKING:
+    from shipline.gates import GatesSection
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """`words` with {image} and {report} in them; `plain` is set for a registry without TLS."""
+
+    words: tuple[str, ...]
+    suffix: str
+    gate: str
+    variables: Mapping[str, str]
+    plain: Mapping[str, str]
+
+    def command(self, image: str, report: str) -> tuple[str, ...]:
+        """The program and its arguments; `image` is a repository with the digest of a platform."""
+        return tuple(
+            word.replace("{image}", image).replace("{report}", report) for word in self.words
+        )
+
+    def environ(self, host: str) -> dict[str, str]:
+        """The variables to set for a registry at `host`: without TLS where it is this machine."""
+        name, colon, port = host.rpartition(":")
+        local = is_loopback(name if colon and port.isdigit() else host)
+        return {**self.variables, **(self.plain if local else {})}
+
+    def __str__(self) -> str:
+        return " ".join(self.command("IMAGE@DIGEST", f"REPORT.{self.suffix}"))
+
+
+SCANNERS: Mapping[str, Scanner] = {
+    "trivy": Scanner(
+        (
+            *("trivy", "image", "--image-src", "remote", "--format", "json"),
+            *("--exit-code", "0", "--output", "{report}", "{image}"),
+        ),
+        "trivy.json",
+        "vulnerabilities",
+        {"TRIVY_DISABLE_TELEMETRY": "true", "TRIVY_SKIP_VERSION_CHECK": "true"},
+        {"TRIVY_INSECURE": "true", "TRIVY_NON_SSL": "true"},
+    ),
+    "grype": Scanner(
+        ("grype", "registry:{image}", "--output", "json", "--file", "{report}"),
+        "grype.json",
+        "vulnerabilities",
+        {"GRYPE_CHECK_FOR_APP_UPDATE": "false"},
+        {"GRYPE_REGISTRY_INSECURE_USE_HTTP": "true"},
+    ),
+    "syft": Scanner(
+        ("syft", "scan", "registry:{image}", "--output", "cyclonedx-json={report}"),
+        "cdx.json",
+        "sbom",
+        {"SYFT_CHECK_FOR_APP_UPDATE": "false"},
+        {"SYFT_REGISTRY_INSECURE_USE_HTTP": "true"},
+    ),
+}
+_FINDINGS = ("analysis", "secrets", "vulnerabilities")
+"""Kinds of gates whose tools exit with a failure where they find something."""
+
+
+def with_implied_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection | None:
+    """The gates of the section, and a default one of each kind that it does not have and that steps
+    write reports for. None where there is neither.
+
+    Raises ConfigError for a step whose reports are for a gate that does not exist.
+    """
+    fed = [*_places(pipeline)]
+    if not fed:
+        return section
+    from shipline.gates import REPORT_GATES, GatesSection
+
+    section = section or GatesSection()
+    names = {name for name, _, _ in section.gates()}
+    implied = [kind for kind in REPORT_GATES if getattr(section, kind) is None]
+    for place, gate in fed:
+        if gate not in names and gate not in implied:
+            known = ", ".join(sorted({*names, *implied}))
+            raise ConfigError(f"{place}: {gate!r} is no gate", hint=f"there is {known}")
+    return section.with_usual(gate for _, gate in fed if gate in implied)
+
+
+def _places(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Where shipline.yaml names reports, with the gates that they are for."""
+    for name, step in pipeline.commands.items():
+        if step.scanner is None:
+            yield from ((f"steps.{name}.reports", gate) for gate in gates_of(step))
+        elif (gate := SCANNERS[step.scanner].gate) != "sbom":  # a list of packages breaks no rule
+            yield f"steps.{name}.scanner", gate
+
+
+def gates_of(step: Step) -> Iterable[str]:
+    """The gates that read the reports of a step."""
+    if step.scanner is not None:
+        return (SCANNERS[step.scanner].gate,)
+    return step.reports if isinstance(step.reports, Mapping) else ()
+
+
+def left_to_gates(section: GatesSection | None, step: Step) -> bool:
+    """Whether all reports of a step are findings that gates judge: then its tool may exit with a
+    failure only because there are some.
+    """
+    if section is None or not isinstance(step.reports, Mapping):
+        return False
+    kinds = {name: kind for name, kind, rules in section.gates() if not rules.skip}
+    return bool(step.reports) and all(kinds.get(gate) in _FINDINGS for gate in step.reports)
+
+
+def reports_by_gate(section: GatesSection, pipeline: Pipeline, run: Run) -> dict[str, list[str]]:
+    """The reports of each gate that steps write for: those it names itself, then theirs."""
+    own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
+    found: dict[str, list[str]] = {}
+    for name, step in pipeline.commands.items():
+        for gate, path in _reports(step, run, name):
+            if gate in own and path not in found.setdefault(gate, [*own[gate]]):
+                found[gate].append(path)
+    return found
+
+
+def _reports(step: Step, run: Run, name: str) -> Iterator[tuple[str, str]]:
+    record = run.step(name)
+    if step.scanner is not None and record is not None and record.state in DONE:
+        yield from ((SCANNERS[step.scanner].gate, path) for path in record.reports)
+    elif isinstance(step.reports, Mapping):
+        for gate, paths in step.reports.items():
+            yield from ((gate, path) for path in listed(paths))
+
+
+def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
+    """The findings, vulnerabilities and failed tests of reports, one line each; files that are no
+    report have none.
+    """
+    from shipline.gates.evidence import read
+    from shipline.gates.reports import Findings, TestResults, Vulnerabilities
+
+    found: list[str] = []
+    for path in paths:
+        report = read(path, str(path)).report
+        match report.content if report else None:
+            case Findings(items):
+                found += [str(one) for one in items if not one.suppressed]
+            case Vulnerabilities(vulnerable):
+                found += map(str, vulnerable)
+            case TestResults() as results:
+                found += results.failed_names
+    return tuple(found)

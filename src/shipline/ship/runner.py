@@ -1,0 +1,232 @@
+"""A run: begun or resumed, its steps done as soon as what they need has passed, all on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from shipline.errors import Cancelled, ShiplineError, UsageError
+from shipline.events import Step as Span
+from shipline.ship.plan import (
+    UNGATED,
+    UNGATED_HINT,
+    Environment,
+    Plan,
+    PlannedStep,
+    StepContext,
+)
+from shipline.ship.process import require_program
+from shipline.ship.record import DONE, KEYS, Run, RunState, StepRecord
+from shipline.ship.runs import Recorder, Runs
+from shipline.ship.steps.command import file_digest
+from shipline.tasks import CPUS, Limiter, Task, TaskGroup
+
+if TYPE_CHECKING:
+    from shipline.supply import PrivateKey
+
+
+def ship(
+    plan: Plan,
+    environment: Environment,
+    span: Span,
+    *,
+    resume: str | None = None,
+    keep_going: bool = False,
+    on_start: Callable[[str], object] = lambda run: None,
+) -> Run:
+    """Do what the plan says; the record of the run that passed.
+
+    `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what the
+    failing step raised; the record is on disk then too.
+    """
+    for planned in plan.steps:
+        for program in () if planned.skip else planned.step.programs:
+            require_program(program, environment.environ)
+    runs = Runs(environment.home, environment.clock)
+    if resume:
+        _resumed(runs, resume, plan)
+    signers = _signers(plan, environment)
+    if plan.ungated:
+        span.warn(UNGATED, UNGATED_HINT)
+    with runs.hold(resume or runs.new_id()) as recorder:
+        if resume:
+            before = _resumed(runs, resume, plan)  # again, now that no other process has it
+            if before.keys != KEYS:
+                span.warn(f"{resume} is of an earlier version of shipline: its steps are run again")
+        else:
+            before = _new(plan, environment, recorder)
+        recorder.begin(begin(plan, before))
+        on_start(recorder.run.id)
+        run = _recorded(
+            StepRunner(StepContext(plan, environment, recorder, signers), keep_going), span
+        )
+    runs.prune(plan.given.pipeline.keep_runs, run.root, spare=run.id)
+    return run
+
+
+def _recorded(runner: StepRunner, span: Span) -> Run:
+    """Run all steps; how that ended is on record whatever it raises."""
+    recorder, clock = runner.context.recorder, runner.context.environment.clock
+    state, why, code = RunState.PASSED, "", 0
+    try:
+        runner.run(span)
+    except BaseException as failure:
+        state = RunState.CANCELLED if isinstance(failure, Cancelled) else RunState.FAILED
+        why = str(failure) or type(failure).__name__
+        code = failure.exit_code if isinstance(failure, (ShiplineError, Cancelled)) else 1
+        raise
+    finally:
+        recorder.change(
+            lambda run: replace(run, state=state, finished=clock(), error=why, exit_code=code)
+        )
+    return recorder.run
+
+
+def _new(plan: Plan, environment: Environment, recorder: Recorder) -> Run:
+    given = plan.given
+    return Run(
+        id=recorder.directory.name,
+        root=str(given.project.root),
+        file=given.project.file,
+        image=str(given.pipeline.image or ""),
+        commit=given.work_tree.commit,
+        tree=given.work_tree.tree,
+        branch=given.branch,
+        dirty=given.work_tree.dirty,
+        started=environment.clock(),
+        steps=(),
+    )
+
+
+def _resumed(runs: Runs, run: str, plan: Plan) -> Run:
+    """The record to continue. Raises UsageError for one of another project or commit."""
+    before, work_tree = runs.read(run), plan.given.work_tree
+    if before.root != str(plan.given.project.root):
+        raise UsageError(f"{run} is a run of {before.root}", hint="resume it there")
+    if before.commit != work_tree.commit:
+        raise UsageError(
+            f"{run} shipped the commit {before.commit[:12]}, but {work_tree.short} is checked out",
+            hint=f"git checkout {before.commit[:12]}, or leave --resume out",
+        )
+    return replace(before, resumed=before.resumed + 1)
+
+
+def begin(plan: Plan, run: Run) -> Run:
+    """The record of a run that starts or continues: the steps of the plan, with those of the record
+    that need not be done again.
+    """
+    steps = tuple(
+        _done(planned, run) or StepRecord(planned.name, planned.step.kind, planned.key)
+        for planned in plan.steps
+    )
+    running = replace(run, steps=steps, state=RunState.RUNNING, keys=KEYS)
+    return replace(running, finished=0.0, error="", exit_code=0)
+
+
+def _done(planned: PlannedStep, run: Run) -> StepRecord | None:
+    record = run.step(planned.name)
+    return record if record and record.state in DONE and record.key == planned.key else None
+
+
+def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:
+    """The keys to sign with, read before anything runs: a wrong password costs no build."""
+    project = plan.given.project
+    if project.pipeline.sign is None or plan.skips("sign"):
+        return ()
+    key = project.pipeline.sign.key
+    return tuple(environment.signers(key if "://" in key else str(project.root / key)))
+
+
+@dataclass(frozen=True, slots=True)
+class StepRunner:
+    """When the steps of a plan run, and what becomes of their ends. With `keep_going` a failure
+    stops only the steps that need the one that failed.
+    """
+
+    context: StepContext
+    keep_going: bool = False
+    at_once: Limiter = field(default_factory=lambda: Limiter(max(4, 2 * CPUS)))
+
+    def run(self, span: Span) -> None:
+        """Run all steps. Raises what the first failing one raised, when the others have ended."""
+        tasks: dict[str, Task[_End]] = {}
+        with TaskGroup() as group:
+            for planned in self.context.plan.steps:
+                above = [tasks[name] for name in planned.step.needs]
+                tasks[planned.name] = group.start(self._step, planned, above, span)
+        ends = [task.result() for task in tasks.values()]
+        if failures := [end.failure for end in ends if end.failure is not None]:
+            raise failures[0]
+
+    def _step(self, planned: PlannedStep, above: Sequence[Task[_End]], span: Span) -> _End:
+        ends = [task.result() for task in above]
+        if any(end.stopped for end in ends):
+            return _End(stopped=True)
+        reused = all(end.reused for end in ends)
+        if planned.skip:
+            self._record(planned, state=RunState.SKIPPED, reason=planned.skip, started=0.0)
+            return _End(reused=reused)
+        record = _done(planned, self.context.run)
+        if reused and record is not None and self._reports_unchanged(record):
+            with span.step(planned.step.title, kind="run", stage=planned.name) as shown:
+                shown.cached()
+            return _End(reused=True)
+        return self._run(planned, span)
+
+    def _reports_unchanged(self, record: StepRecord) -> bool:
+        root = self.context.project.root
+        return all(file_digest(root / path) == digest for path, digest in record.reports.items())
+
+    def _run(self, planned: PlannedStep, span: Span) -> _End:
+        step, context = planned.step, self.context
+        log = {} if step.own_log else {"log": str(context.recorder.log(step.name))}
+        with self.at_once:
+            started = context.environment.clock()
+            self._record(planned, state=RunState.RUNNING, started=started)
+            try:
+                with span.step(step.title, kind="run", stage=step.name, **log) as shown:
+                    outcome = step.run(context, shown)
+                    if outcome.cached:
+                        shown.cached()
+            except (Exception, Cancelled) as failure:
+                stopped = isinstance(failure, Cancelled)
+                state = RunState.CANCELLED if stopped else RunState.FAILED
+                self._record(planned, state=state, started=started, reason=str(failure))
+                if self.keep_going and isinstance(failure, ShiplineError):
+                    return _End(stopped=True, failure=failure)
+                raise
+            self._record(
+                planned,
+                state=RunState.TOLERATED if outcome.tolerated else RunState.PASSED,
+                started=started,
+                reason=outcome.reason,
+                attempts=outcome.attempts,
+                reports=dict(outcome.reports),
+                result=outcome.result,
+            )
+        return _End()
+
+    def _record(
+        self, planned: PlannedStep, *, state: RunState, started: float, **more: Any
+    ) -> None:
+        over = state not in (RunState.RUNNING, RunState.SKIPPED)
+        record = StepRecord(
+            planned.name,
+            planned.step.kind,
+            planned.key,
+            state,
+            started,
+            self.context.environment.clock() if over else 0.0,
+            **more,
+        )
+        self.context.recorder.change(lambda run: run.with_step(record))
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a step ended for those that need it."""
+
+    reused: bool = False
+    stopped: bool = False
+    failure: ShiplineError | None = None

@@ -1,0 +1,371 @@
+"""The step `build`: the image is built here, merged from what other machines built, or is there.
+
+Whichever it is, the registry has it under its digest and without a tag.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from shipline.build import (
+    Annotation,
+    BuildRequest,
+    Level,
+    Output,
+    OutputFormat,
+    check_request,
+    parse_request,
+)
+from shipline.content import MemoryStore, Repository, fetch_all
+from shipline.dockerfile import nearest
+from shipline.errors import ConfigError, ContentError, UsageError
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Index,
+    Part,
+    Platform,
+    Reference,
+    combine,
+    parse_manifest,
+)
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    Project,
+    StepContext,
+    StepKind,
+    StepOutcome,
+    as_json,
+)
+from shipline.ship.record import Run, StepResult
+from shipline.ship.section import Build
+
+if TYPE_CHECKING:
+    from shipline.events import Step as Span
+
+_VERSION = "org.opencontainers.image.version"
+_CONFIG_LIMIT = 8 << 20  # bytes
+_METADATA_LIMIT = 1 << 20  # bytes
+_ATTESTATION = "vnd.docker.reference.type"
+_DOCKERFILE_HINT = (
+    "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
+)
+_ARCHITECTURES = (
+    *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
+    *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
+)
+_SYSTEMS = ("darwin", "freebsd", "linux", "wasip1", "windows")
+"""What Go builds for, and so what container tools know."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushedImage:
+    """An image in the registry: the index or the only manifest, and the manifest for each platform.
+    `reused` where the registry had one of this commit before the run.
+    """
+
+    descriptor: Descriptor
+    platforms: tuple[tuple[str, Digest], ...]
+    reused: bool = False
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digest": str(self.digest),
+            "descriptor": self.descriptor.to_json(),
+            "platforms": {platform: str(digest) for platform, digest in self.platforms},
+            **({"reused": True} if self.reused else {}),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        platforms = value["platforms"].items()
+        return cls(
+            Descriptor.from_json(value["descriptor"]),
+            tuple((platform, Digest.parse(digest)) for platform, digest in platforms),
+            bool(value.get("reused")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImage:
+    """The digest of an image that was built and pushed nowhere."""
+
+    digest: Digest
+
+    def to_json(self) -> dict[str, Any]:
+        return {"built": str(self.digest)}
+
+
+def _decode(results: Mapping[str, Any]) -> StepResult:
+    if "built" in results:
+        return LocalImage(Digest.parse(results["built"]))
+    return PushedImage.from_json(results)
+
+
+def _steps(given: PlanInput) -> Iterator[ChainStep]:
+    build, image = given.pipeline.build, given.pipeline.image
+    built, reuse = [str(one) for one in given.selection.built], given.naming.reuse
+    note = "" if given.naming.push else "not pushed"
+    if built or reuse:
+        note = "built elsewhere, merged here" if built else f"this commit is {reuse} already"
+    yield ChainStep(
+        name="build",
+        kind="build",
+        title="build the image",
+        command=f"merge {' '.join(built)}" if built else command_line(build, image),
+        compared={"image": str(image), "build": as_json(replace(build, needs=())), "built": built},
+        run=_run,
+        needs=build.needs,
+        skip="" if image else "shipline.yaml names no image",
+        note=note,
+    )
+
+
+def _missing(project: Project) -> Iterator[str]:
+    build = project.pipeline.build
+    for platform in build.platforms:
+        for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
+            if word not in known:
+                close = nearest(word, known)
+                meant = f" (did you mean {close}?)" if close else ""
+                yield f"build.platforms: {platform}: {word!r} is not known{meant}"
+    if project.pipeline.image is not None and not build.needs:
+        yield from _missing_sources(build, project.root)
+
+
+BUILD = StepKind(name="build", steps=_steps, decode=_decode, missing=_missing)
+
+
+def _run(context: StepContext, span: Span) -> StepOutcome:
+    decision, given = context.decision, context.given
+    repository, note = context.repository, context.plan.step("build").step.note
+    if given.naming.reuse is not None:
+        target = repository.resolve(str(given.naming.reuse))
+        image = replace(read_image(repository, target), reused=True)
+        return StepOutcome(result=image, reason=note, cached=True)
+    fixed = decision.git_tag is None or not decision.git_tag.new
+    annotations = image_labels(decision.annotations, fixed=fixed)
+    if given.selection.built:
+        target = merge(repository, given.selection.built, annotations)
+    else:
+        request = build_request(
+            context.project,
+            context.environment.environ,
+            labels=image_labels(decision.labels, fixed=fixed),
+            annotations=annotations,
+            push=decision.push,
+        )
+        target = context.environment.build(request, span)
+    if not decision.push:
+        return StepOutcome(result=LocalImage(target.digest), reason=note)
+    return StepOutcome(result=read_image(repository, target), reason=note)
+
+
+def pushed_image(run: Run) -> PushedImage | None:
+    """The image of a run; None before it is built, or where it was not pushed."""
+    return run.result("build", PushedImage)
+
+
+def require_image(run: Run) -> Descriptor:
+    """The image of a run. Raises UsageError where there is none."""
+    image = pushed_image(run)
+    if image is None:
+        raise UsageError("there is no image yet: build is not done")
+    return image.descriptor
+
+
+def digest_of(run: Run) -> str:
+    """The digest of the image of a run; empty where none was pushed."""
+    image = pushed_image(run)
+    return str(image.digest) if image else ""
+
+
+def image_labels(labels: Mapping[str, str], *, fixed: bool) -> dict[str, str]:
+    """The labels to write. The version is left out unless it is `fixed`: until it is reserved
+    another run may take it, and the image would carry a name that it does not get.
+    """
+    return {key: value for key, value in labels.items() if fixed or key != _VERSION}
+
+
+def command_line(build: Build, image: Reference | None) -> str:
+    """The `shipline build` that does the same."""
+    import shlex
+
+    words = ["shipline", "build"]
+    if build.platforms:
+        words += ["--platform", ",".join(map(str, build.platforms))]
+    if build.file:
+        words += ["--file", build.file]
+    if build.target:
+        words += ["--target", build.target]
+    words += [f"--build-arg={name}={value}" for name, value in build.args.items()]
+    words += ["--output", f"type=image,name={image},push=true,push-by-digest=true"]
+    return shlex.join([*words, build.context])
+
+
+def build_request(
+    project: Project,
+    environ: Mapping[str, str],
+    *,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    push: bool,
+) -> BuildRequest:
+    """The request of that `shipline build`. Raises UsageError for values that it does not know."""
+    build, root, image = project.pipeline.build, project.root, project.pipeline.image
+    request = parse_request(
+        _placed(build.context, root),
+        environ,
+        file=None if build.file is None else str(root / build.file),
+        target=build.target,
+        build_context=[f"{name}={_placed(at, root)}" for name, at in build.contexts.items()],
+        pull=build.pull,
+        secret=build.secrets,
+        ssh=build.ssh,
+        no_cache=build.no_cache,
+        cache_from=build.cache_from,
+        cache_to=build.cache_to,
+    )
+    return replace(
+        request,
+        build_args=build.args,
+        labels={**labels, **build.labels},
+        annotations=tuple(_annotations(annotations, len(set(build.platforms)) > 1)),
+        platforms=build.platforms,
+        tags=(image.or_latest,) if push and image else (),
+        outputs=(_output(build, push=push),),
+    )
+
+
+def _placed(where: str, root: Path) -> str:
+    return where if "://" in where or where.startswith("git@") else str(root / where)
+
+
+def _output(build: Build, *, push: bool) -> Output:
+    if not push:
+        return Output("cacheonly")
+    format = OutputFormat(build.compression or "")
+    return Output("image", format=format, push=True, push_by_digest=True)
+
+
+def _annotations(values: Mapping[str, str], several: bool) -> Iterator[Annotation]:
+    for level in (Level.INDEX, Level.MANIFEST) if several else (Level.MANIFEST,):
+        for key, value in values.items():
+            yield Annotation(level, key, value)
+
+
+def build_problem(project: Project, environ: Mapping[str, str]) -> ConfigError | None:
+    """Why the image cannot be built here, as far as it is known before any work."""
+    build, place = project.pipeline.build, _dockerfile(project.pipeline.build)
+    try:
+        check_request(build_request(project, environ, labels={}, annotations={}, push=False))
+    except UsageError as error:
+        return ConfigError(f"{project.file}: build: {error.message}", hint=error.hint)
+    if build.needs or "://" in build.context:  # the Dockerfile may come from there
+        return None
+    if (project.root / place).exists():
+        return None
+    return ConfigError(f"there is no Dockerfile at {place}", hint=_DOCKERFILE_HINT)
+
+
+def _dockerfile(build: Build) -> Path:
+    """The Dockerfile, relative to the project."""
+    return Path(build.file) if build.file else Path(build.context, "Dockerfile")
+
+
+def _missing_sources(build: Build, root: Path) -> Iterator[str]:
+    if "://" not in build.context:
+        if not (root / build.context).is_dir():
+            yield f"build.context: there is no directory {build.context}"
+        elif not (root / _dockerfile(build)).is_file():
+            yield f"build.file: there is no Dockerfile at {_dockerfile(build)}"
+    for name, place in build.contexts.items():
+        if "://" not in place and not (root / place).is_dir():
+            yield f"build.contexts.{name}: there is no directory {place}"
+    for secret in build.secrets:
+        fields = dict(part.partition("=")[::2] for part in secret.split(","))
+        source = fields.get("src") or fields.get("source") or ""
+        if source and not (root / source).is_file():
+            yield f"build.secrets: there is no file {source}"
+
+
+def read_built(paths: Iterable[Path], image: Reference) -> tuple[Digest, ...]:
+    """The digests in metadata files of builds. Raises UsageError for other files, and for builds
+    of another image.
+    """
+    return tuple(dict.fromkeys(_built(path, image) for path in paths))
+
+
+def _built(path: Path, image: Reference) -> Digest:
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(_METADATA_LIMIT))
+        digest = Digest.parse(document["containerimage.digest"])
+        names = [Reference.parse(one) for one in document.get("image.name", "").split(",") if one]
+    except OSError as error:
+        raise UsageError(f"--built: cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
+        raise UsageError(
+            f"--built: {path} does not name an image",
+            hint="give what `shipline build --metadata-file` wrote",
+        ) from None
+    if names and image.name not in {one.name for one in names}:
+        raise UsageError(f"--built: {path} is a build of {names[0].name}, not of {image.name}")
+    return digest
+
+
+def merge(
+    repository: Repository, digests: Iterable[Digest], annotations: Mapping[str, str]
+) -> Descriptor:
+    """One index of images that are in the repository by digest; it is pushed by digest too.
+
+    Raises UsageError where two of them are for the same platform, NotFound.
+    """
+    parts = [_part(repository, digest) for digest in digests]
+    index = combine(parts, annotations=annotations)
+    seen: set[Platform] = set()
+    for platform, _ in _images(index):
+        if platform in seen:
+            raise UsageError(f"--built: two builds are for {platform}")
+        seen.add(platform)
+    repository.push(index.descriptor, MemoryStore(index.raw))
+    return index.descriptor
+
+
+def _part(repository: Repository, digest: Digest) -> Part:
+    target = repository.resolve(str(digest))
+    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    if isinstance(document, Index):
+        return Part(document)
+    return Part(document, _platform(repository, document.config))
+
+
+def _platform(repository: Repository, config: Descriptor) -> Platform:
+    return ImageConfig.parse(fetch_all(repository, config, _CONFIG_LIMIT)).platform
+
+
+def _images(index: Index) -> Iterator[tuple[Platform, Digest]]:
+    for one in index.manifests:
+        if one.platform is not None and _ATTESTATION not in one.annotations:
+            yield one.platform, one.digest
+
+
+def read_image(repository: Repository, target: Descriptor) -> PushedImage:
+    """The image that is in the repository, with its manifest for each platform."""
+    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    if isinstance(document, Index):
+        platforms = tuple((str(platform), digest) for platform, digest in _images(document))
+    else:
+        platforms = ((str(_platform(repository, document.config)), target.digest),)
+    return PushedImage(target.plain, platforms)

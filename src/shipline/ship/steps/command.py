@@ -1,0 +1,290 @@
+"""Steps of the project: commands and scanners, with the reports that they write.
+
+A report that is there before the step runs is removed first, so what is judged afterwards was
+written by this very run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipline.errors import StepFailed, UsageError
+from shipline.globs import glob
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    Project,
+    StepContext,
+    StepKind,
+    StepOutcome,
+    as_json,
+)
+from shipline.ship.process import Ended, argv_of, environment, run_command
+from shipline.ship.reports import SCANNERS, findings_in, left_to_gates
+from shipline.ship.section import Step, When, listed
+from shipline.ship.steps.build import PushedImage, pushed_image
+
+if TYPE_CHECKING:
+    from shipline.events import Step as Span
+    from shipline.tags import Event
+
+_SCRIPT = re.compile(r"[;&|\n]")
+_NOT_RUN = 126  # from here on the shell could not run it, or a signal ended it (sh(1))
+_SHOWN = 20  # findings in the failure of a step
+
+
+def _steps(given: PlanInput) -> Iterator[ChainStep]:
+    for name, step in given.pipeline.commands.items():
+        first, _, rest = shown(step).strip().partition("\n")
+        implied = ("build",) if step.scanner and "build" not in step.needs else ()
+        yield ChainStep(
+            name=name,
+            kind="command",
+            title=f"{first} ..." if rest else first or name,
+            command=shown(step),
+            compared=_key(step),
+            run=_Command(name, step).run,
+            needs=(*step.needs, *implied),
+            skip=unmet(step.when, given.event, given.environ),
+            programs=(step.scanner,) if step.scanner else (),
+            on_image=step.after_build,
+            own_log=True,
+        )
+
+
+def _key(step: Step) -> object:
+    return {
+        "run": as_json(step.run),
+        "scanner": step.scanner,
+        "directory": step.working_directory,
+        "env": as_json(step.env),
+        "pass-env": as_json(step.pass_env),
+        "reports": as_json(step.reports),
+        "allow-failure": step.allow_failure,
+    }
+
+
+def _missing(project: Project) -> Iterator[str]:
+    """Only for steps that no other comes before: that one may make the directory."""
+    for name, step in project.pipeline.commands.items():
+        place = step.working_directory
+        if not step.needs and not (project.root / place).is_dir():
+            yield f"steps.{name}.working-directory: there is no directory {place}"
+
+
+COMMAND = StepKind(
+    name="command",
+    steps=_steps,
+    names=lambda pipeline: pipeline.commands,
+    missing=_missing,
+    uses_decision=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """The work of such a step."""
+
+    name: str
+    step: Step
+
+    def run(self, context: StepContext, span: Span) -> StepOutcome:
+        """Where gates judge all of its reports, findings in them are no failure of the step."""
+        step, root = self.step, context.project.root
+        gates = None if context.plan.skips("gates") else context.project.gates
+        judged = left_to_gates(gates, step)
+        context.recorder.log(self.name).unlink(missing_ok=True)
+        for attempt in range(1, step.retries + 2):
+            for path in _reports(root, step):
+                path.unlink()
+            ended, reports = self._attempt(context, span)
+            if ended.ok:
+                written = {**reports, **self._written(root)}
+                return StepOutcome(reports=written, attempts=attempt)
+            how = _how(ended, step)
+            if judged and _explained(ended, step, root):
+                return StepOutcome(
+                    reports=self._written(root),
+                    reason=f"{how}: the gates judge what it found",
+                    attempts=attempt,
+                )
+            if attempt <= step.retries:
+                span.warn(f"{how}, trying again ({attempt} of {step.retries})")
+        if step.allow_failure:
+            span.warn(f"{self.name} {how}, which is allowed")
+            return StepOutcome(tolerated=True, reason=f"{how}, which is allowed", attempts=attempt)
+        raise self._failure(root, ended)
+
+    def _attempt(self, context: StepContext, span: Span) -> tuple[Ended, dict[str, str]]:
+        """Run it once, a scanner once for each platform; with the reports of scanners."""
+        step = self.step
+        image = pushed_image(context.run) if step.after_build else None
+        if step.scanner is None:
+            variables = image_variables(image, context) if image else {}
+            return self._start(argv_of(step.run), variables, context, span), {}
+        if image is None:
+            raise UsageError(f"{self.name}: there is no image to scan")
+        scanner, repository = SCANNERS[step.scanner], context.image
+        ended, found = Ended(0, ()), dict[str, str]()
+        for platform, digest in image.platforms:
+            report = context.recorder.report(self.name, f"{platform}.{scanner.suffix}")
+            report.unlink(missing_ok=True)
+            argv = scanner.command(str(repository.at(digest)), str(report))
+            ended = self._start(argv, scanner.environ(repository.host), context, span)
+            if not ended.ok:
+                return ended, {}
+            if not report.is_file():
+                raise StepFailed(f"{self.name} passed, but wrote no report", status=0)
+            found[str(report)] = file_digest(report)
+        return ended, found
+
+    def _start(
+        self, argv: tuple[str, ...], variables: Mapping[str, str], context: StepContext, span: Span
+    ) -> Ended:
+        step, root = self.step, context.project.root
+        facts = {
+            "SHIPLINE": "true",
+            "SHIPLINE_RUN": context.run.id,
+            "SHIPLINE_COMMIT": context.run.commit,
+            "SHIPLINE_BRANCH": context.given.branch,
+            "SHIPLINE_ROOT": str(root),
+            "SHIPLINE_STEP": self.name,
+        }
+        with context.recorder.log(self.name).open("ab") as log:
+
+            def write(data: bytes) -> None:
+                span.output(data)
+                log.write(data)
+                log.flush()
+
+            return run_command(
+                argv,
+                directory=root / step.working_directory,
+                environ=environment(
+                    context.environment.environ, step.pass_env, {**facts, **variables, **step.env}
+                ),
+                timeout_s=step.timeout.seconds,
+                write=write,
+            )
+
+    def _written(self, root: Path) -> dict[str, str]:
+        """The digests of the reports. Raises StepFailed for one that was not written."""
+        found: dict[str, str] = {}
+        for pattern in self.step.report_paths:
+            paths = list(_matching(root, pattern))
+            if not paths:
+                raise StepFailed(
+                    f"{self.name} passed, but did not write its report {pattern}",
+                    status=0,
+                    hint="correct the path under `reports`, or the command",
+                )
+            found |= {str(path.relative_to(root)): file_digest(path) for path in paths}
+        return found
+
+    def _failure(self, root: Path, ended: Ended) -> StepFailed:
+        """With the findings of its reports, since many tools print nothing then."""
+        step = self.step
+        log = ended.log or ("(it printed nothing)",)
+        failure = StepFailed(f"{self.name} {_how(ended, step)}", status=ended.status, log=log)
+        found = findings_in(_reports(root, step))
+        for line in found[:_SHOWN]:
+            failure.add_note(line)
+        if len(found) > _SHOWN:
+            failure.add_note(f"and {len(found) - _SHOWN} more, in {', '.join(step.report_paths)}")
+        return failure
+
+
+def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
+    """Which condition of `when` does not hold; empty where all do."""
+    for name, value, patterns in (
+        ("branch", event.branch, listed(when.branch)),
+        ("tag", event.tag, listed(when.tag)),
+        ("event", event.kind, listed(when.event)),
+    ):
+        if patterns and not any(glob(pattern).fullmatch(value) for pattern in patterns):
+            return f"when: the {name} is {value or 'not known'}, not {' or '.join(patterns)}"
+    for variable, pattern in when.env.items():
+        if not glob(pattern).fullmatch(environ.get(variable, "")):
+            return f"when: {variable} does not match {pattern!r}"
+    return ""
+
+
+def shown(step: Step) -> str:
+    """The command of a step as a person types it; a script as it is."""
+    if step.scanner:
+        return str(SCANNERS[step.scanner])
+    return step.run if isinstance(step.run, str) else shlex.join(step.run)
+
+
+def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
+    """The variables with which a command finds the image and its platforms."""
+    name = context.image.at(image.digest)
+    found = {
+        "SHIPLINE_IMAGE": str(name),
+        "SHIPLINE_DIGEST": str(image.digest),
+        "SHIPLINE_REPOSITORY": name.name,
+        "SHIPLINE_PLATFORMS": ",".join(platform for platform, _ in image.platforms),
+    }
+    for platform, digest in image.platforms:
+        word = platform.upper().replace("/", "_").replace("-", "_")
+        found[f"SHIPLINE_IMAGE_{word}"] = str(context.image.at(digest))
+    return found
+
+
+def reproduction(step: Step, root: Path) -> str:
+    """What a person types to see the failure of a step alone."""
+    place = shlex.quote(os.path.normpath(root / step.working_directory))
+    variables = [f"{name}={value}" for name, value in step.env.items()]
+    command = shown(step)
+    if isinstance(step.run, str) and step.run and (variables or _SCRIPT.search(command.strip())):
+        command = f"sh -ec {_quoted(command.strip())}"
+    if variables:
+        command = f"env {shlex.join(variables)} {command}"
+    return f"cd {place} && {command}"
+
+
+def _quoted(script: str) -> str:
+    """A script as one word on one line for any shell: a box marks the beginnings of lines."""
+    if "\n" not in script:
+        return shlex.quote(script)
+    escaped = script.replace("\\", "\\\\").replace("\n", "\\n")
+    return f'"$(printf %b {shlex.quote(escaped)})"'
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:...` of a file, or empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return ""
+
+
+def _explained(ended: Ended, step: Step, root: Path) -> bool:
+    """Whether it ended by itself, wrote all of its reports, and found something."""
+    if ended.timed_out or ended.status >= _NOT_RUN:
+        return False
+    whole = all(any(_matching(root, pattern)) for pattern in step.report_paths)
+    return whole and bool(findings_in(_reports(root, step)))
+
+
+def _how(ended: Ended, step: Step) -> str:
+    return f"took more than {step.timeout}" if ended.timed_out else f"ended with {ended.status}"
+
+
+def _reports(root: Path, step: Step) -> Iterator[Path]:
+    for pattern in step.report_paths:
+        yield from _matching(root, pattern)
+
+
+def _matching(root: Path, pattern: str) -> Iterator[Path]:
+    for path in root.glob(pattern):
+        if path.is_file():
+            yield path

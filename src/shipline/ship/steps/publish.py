@@ -1,0 +1,275 @@
+"""The steps `reserve` and `publish`: the version becomes a git tag, then the image gets its tags.
+
+What the tag policy decided is compared with what registries have, because an image that was
+published under a tag that never moves must stay, and a tag that moves must not move back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from shipline.content import MemoryStore, fetch_all
+from shipline.errors import NotFound
+from shipline.git import (
+    Git,
+    GitError,
+    complete_history,
+    fetch_tags,
+    is_ancestor,
+    read_repository,
+    shallow_clone,
+)
+from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
+from shipline.ship.record import Run
+from shipline.ship.steps.build import require_image
+from shipline.tags import (
+    Decision,
+    GitTag,
+    Tag,
+    TagPlacement,
+    place,
+    require_free,
+    reserve,
+    snapshot,
+)
+
+if TYPE_CHECKING:
+    from shipline.events import Step as Span
+    from shipline.supply import Attachable
+
+Order = Callable[[str, str], bool]
+"""Of two commits, whether the first is in the history of the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedVersion:
+    """The git tag that the remote now has for the commit, and the tags that follow from it, each
+    with whether it may move.
+    """
+
+    version: str
+    git_tag: str
+    tags: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def of(cls, decision: Decision) -> Self:
+        git_tag = decision.git_tag
+        tags = tuple((tag.name, tag.mutable) for tag in decision.tags)
+        return cls(decision.version, git_tag.name if git_tag else "", tags)
+
+    def to_json(self) -> dict[str, Any]:
+        tags = [{"name": name, "mutable": mutable} for name, mutable in self.tags]
+        return {"version": self.version, "git_tag": self.git_tag, "tags": tags}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        tags = tuple((one["name"], bool(one["mutable"])) for one in value["tags"])
+        return cls(value["version"], value["git_tag"], tags)
+
+    def applied_to(self, decision: Decision) -> Decision:
+        """The decision with the names that were reserved."""
+        reasons = {tag.name: tag.reason for tag in decision.tags}
+        tags = tuple(
+            Tag(name, mutable, reasons.get(name, "reserved before")) for name, mutable in self.tags
+        )
+        git_tag = GitTag(self.git_tag, decision.commit, False) if self.git_tag else None
+        return replace(decision, tags=tags, version=self.version, git_tag=git_tag)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedNames:
+    """The full names that the image has, in its repository and in the copies."""
+
+    names: tuple[str, ...]
+    version: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"names": [*self.names], "version": self.version}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(tuple(value["names"]), value["version"])
+
+
+def _reserve_steps(given: PlanInput) -> Iterator[ChainStep]:
+    name, existing = given.naming.new_git_tag, given.naming.existing_git_tag
+    skip = f"the git tag {existing} exists" if existing else "there is no version to make"
+    yield ChainStep(
+        name="reserve",
+        kind="reserve",
+        title="reserve the version in git",
+        command=f"git push --atomic origin HEAD:refs/tags/{name}" if name else "",
+        compared=name,
+        run=_reserve,
+        needs=("gates",),
+        skip="" if name else skip,
+        gives_names=True,
+    )
+
+
+def _publish_steps(given: PlanInput) -> Iterator[ChainStep]:
+    places = [str(one) for one in _places(given)]
+    tags = [one.name for one in given.naming.tags]
+    yield ChainStep(
+        name="publish",
+        kind="publish",
+        title="publish the tags",
+        command=" ".join(f"{place}:{tag}" for place in places for tag in tags),
+        compared={"places": places, "tags": tags},
+        run=_publish,
+        needs=("copy",),
+        gives_names=True,
+    )
+
+
+RESERVE = StepKind(name="reserve", steps=_reserve_steps, decode=ReservedVersion.from_json)
+PUBLISH = StepKind(name="publish", steps=_publish_steps, decode=PublishedNames.from_json)
+
+
+def _reserve(context: StepContext, span: Span) -> StepOutcome:
+    """Another run that was faster makes this one take the next version."""
+    git, section = context.git, context.project.tags
+    event, now = context.environment.event, int(context.environment.clock())
+    decision = reserve(git, section, event, fetch=True, now=now)
+    with suppress(GitError):  # the clone gets the tag too, for whoever looks next
+        fetch_tags(git, read_repository(git, remote=section.remote).remote)
+    planned, reserved = context.given.naming.new_git_tag, ReservedVersion.of(decision)
+    if reserved.git_tag != planned:
+        now_called = f"this one is {reserved.git_tag}" if reserved.git_tag else ""
+        span.warn(f"another run took {planned}: {now_called or decision.version_reason}")
+    return StepOutcome(result=reserved, reason=reserved.git_tag or decision.version_reason)
+
+
+def _publish(context: StepContext, span: Span) -> StepOutcome:
+    """No place gets a tag where one of them has another commit's. Raises TagConflict."""
+    decision, target = reserved_decision(context), require_image(context.run)
+    older = order_of(context.git, context.project.tags.remote, fetch=True)
+    places = {one: context.environment.repositories(one) for one in _places(context.given)}
+    for repository in places.values():
+        placements(repository, decision, older)
+    names: list[str] = []
+    for one, repository in places.items():
+        done = give_tags(repository, target, decision, older)
+        _report(one, done, span)
+        lost = lost_races(repository, target, done.given)
+        for tag in lost:
+            span.warn(f"{one}:{tag} was moved by another run meanwhile")
+        names += [f"{one.name}:{tag}" for tag in (*done.given, *done.there) if tag not in lost]
+    published = PublishedNames(tuple(names), decision.version)
+    return StepOutcome(result=published, reason=", ".join(names))
+
+
+def names_of(run: Run) -> tuple[str, ...]:
+    """The names that the image of a run was given."""
+    published = run.result("publish", PublishedNames)
+    return published.names if published else ()
+
+
+def version_of(run: Run) -> str:
+    """The version that was reserved, or that the commit had; empty where it has none."""
+    reserved, published = (
+        run.result("reserve", ReservedVersion),
+        run.result("publish", PublishedNames),
+    )
+    return (reserved.version if reserved else "") or (published.version if published else "")
+
+
+def reserved_decision(context: StepContext) -> Decision:
+    """What the policy decided, with the version that was reserved."""
+    reserved = context.run.result("reserve", ReservedVersion)
+    return reserved.applied_to(context.decision) if reserved else context.decision
+
+
+def _places(given: PlanInput) -> tuple[Reference, ...]:
+    image = given.pipeline.image
+    return (image, *given.pipeline.copies) if image else ()
+
+
+def _report(place: Reference, done: TagChanges, span: Span) -> None:
+    lines = [
+        *(f"{place.name}:{tag}" for tag in done.given),
+        *(f"{place.name}:{tag} was there" for tag in done.there),
+        *(f"{place}:{tag} stays: {reason}" for tag, reason in done.kept),
+    ]
+    span.output("".join(f"{line}\n" for line in lines).encode())
+
+
+def placements(
+    repository: Attachable, decision: Decision, older: Order
+) -> tuple[TagPlacement, ...]:
+    """What to do about each tag of the decision in one repository. Raises TagConflict."""
+    found = place(decision, snapshot(repository, decision.names), older)
+    require_free(found)
+    return found
+
+
+def order_of(git: Git, remote: str, *, fetch: bool) -> Order:
+    """Whether one commit is in the history of another, where a shallow clone may not know.
+
+    Such a clone is completed from `remote` (the usual one where it is empty) before a no is
+    believed. The order raises ShallowClone where that fails or nothing may be fetched.
+    """
+
+    def older(old: str, new: str) -> bool:
+        if is_ancestor(git, old, new):
+            return True
+        clone = read_repository(git, remote=remote)
+        if not clone.shallow:
+            return False
+        if not fetch:
+            raise shallow_clone(clone.remote, "nothing is fetched here unless --fetch says so")
+        complete_history(git, clone.remote)
+        return is_ancestor(git, old, new)
+
+    return older
+
+
+@dataclass(frozen=True, slots=True)
+class TagChanges:
+    """What became of the tags in one repository: given now, there before, left as they were."""
+
+    given: tuple[str, ...]
+    there: tuple[str, ...]
+    kept: tuple[tuple[str, str], ...]
+
+
+def give_tags(
+    repository: Attachable, target: Descriptor, decision: Decision, older: Order
+) -> TagChanges:
+    """Give `target` its tags: those that never move first. Raises TagConflict, before any is given.
+
+    A tag that another run moved meanwhile to a newer commit is left to it.
+    """
+    mutable = {tag.name for tag in decision.tags if tag.mutable}
+    given, there, kept = [], [], []
+    for one in placements(repository, decision, older):
+        if one.action == "reuse" and one.digest == target.digest:
+            there.append(one.tag)
+        elif one.action == "keep" or (one.action == "reuse" and one.tag not in mutable):
+            kept.append((one.tag, one.reason))
+        else:
+            given.append(one.tag)
+    raw = MemoryStore(fetch_all(repository, target, MANIFEST_LIMIT))
+    for tag in sorted(given, key=mutable.__contains__):
+        repository.tag(target, raw, tag)
+    return TagChanges(tuple(given), tuple(there), tuple(kept))
+
+
+def lost_races(repository: Attachable, target: Descriptor, tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags that another run has moved since: registries have no compare-and-swap."""
+    lost = []
+    for tag in tags:
+        with suppress(NotFound):
+            if repository.resolve(tag).digest != target.digest:
+                lost.append(tag)
+    return tuple(lost)

@@ -1,0 +1,258 @@
+"""The steps `sign` and `copy`: signatures, attestations, and copies in other registries.
+
+An image is signed under each name that it is going to have, so before it has one, and in each
+repository. The provenance is that of SLSA, version 1 (slsa.dev/spec/v1.0/provenance).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from shipline import __version__
+from shipline.oci import Reference
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    Project,
+    StepContext,
+    StepKind,
+    StepOutcome,
+    as_json,
+)
+from shipline.ship.record import Run
+from shipline.ship.section import Build
+from shipline.ship.steps.build import pushed_image, require_image
+from shipline.ship.steps.gates import gate_verdicts
+from shipline.ship.steps.publish import reserved_decision
+from shipline.supply import Statement, attest, copy_with_evidence, sign
+from shipline.tasks import TaskGroup
+
+if TYPE_CHECKING:
+    from shipline.events import Step as Span
+
+PREDICATE = "https://slsa.dev/provenance/v1"
+_BUILD_TYPE = "https://shipline.dev/ship/v1"
+_LOCAL = "https://shipline.dev/builder/local"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeys:
+    """The identifiers of the keys that an image was signed with."""
+
+    keys: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"keys": [*self.keys]}
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The repositories that an image was copied to."""
+
+    copies: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"copies": [*self.copies]}
+
+
+def _sign_steps(given: PlanInput) -> Iterator[ChainStep]:
+    section = given.pipeline.sign
+    skip = "uncommitted changes are never signed" if given.work_tree.dirty else ""
+    key = section.key if section else ""
+    yield ChainStep(
+        name="sign",
+        kind="sign",
+        title="sign and attest",
+        command=f"shipline sign --key {key} {given.pipeline.image}@DIGEST" if key else "",
+        compared=as_json(section),
+        run=_sign,
+        needs=("reserve",),
+        skip=skip if section else "shipline.yaml names no key",
+        gives_names=True,
+    )
+
+
+def _copy_steps(given: PlanInput) -> Iterator[ChainStep]:
+    copies = [str(one) for one in given.pipeline.copies]
+    yield ChainStep(
+        name="copy",
+        kind="copy",
+        title="copy to other registries",
+        command="; ".join(f"copy {given.pipeline.image}@DIGEST to {one}" for one in copies),
+        compared=copies,
+        run=_copy,
+        needs=("sign",),
+        skip="" if copies else "shipline.yaml names no copies",
+        gives_names=True,
+    )
+
+
+def _missing_key(project: Project) -> Iterator[str]:
+    key = project.pipeline.sign.key if project.pipeline.sign else ""
+    if key and "://" not in key and not (project.root / key).is_file():
+        yield f"sign.key: there is no file {key}; `shipline key generate` makes a key"
+
+
+SIGN = StepKind(
+    name="sign",
+    steps=_sign_steps,
+    decode=lambda results: SigningKeys(tuple(results["keys"])),
+    missing=_missing_key,
+)
+COPY = StepKind(
+    name="copy",
+    steps=_copy_steps,
+    decode=lambda results: Copies(tuple(results["copies"])),
+)
+
+
+def _sign(context: StepContext, span: Span) -> StepOutcome:
+    section = context.project.pipeline.sign
+    added, attached = sign_in(context, context.image), 0
+    for statement, replaces in _statements(context) if section and section.attest else ():
+        done = attest(
+            context.repository,
+            require_image(context.run),
+            statement,
+            context.signers,
+            replace=replaces,
+            clock=context.environment.clock,
+        )
+        attached += bool(done.attached)
+    return StepOutcome(
+        result=SigningKeys(tuple(one.public.id for one in context.signers)),
+        reason=f"signatures added: {added}, attestations: {attached}",
+    )
+
+
+def _copy(context: StepContext, span: Span) -> StepOutcome:
+    """By digest, with all that refers to the image; it is signed in each place."""
+    copies, target = context.project.pipeline.copies, require_image(context.run)
+
+    def copy(place: Reference) -> None:
+        with span.step(f"copy to {place}", kind="push", host=place.host):
+            destination = context.environment.repositories(place)
+            copy_with_evidence(context.repository, destination, target)
+            if context.signers:
+                sign_in(context, place)
+
+    with TaskGroup() as group:
+        for place in copies:
+            group.start(copy, place)
+    return StepOutcome(result=Copies(tuple(map(str, copies))))
+
+
+def sign_in(context: StepContext, place: Reference) -> int:
+    """Sign the image under each of its coming names in one repository; the signatures added."""
+    section = context.project.pipeline.sign
+    added = 0
+    for tag in reserved_decision(context).names:
+        done = sign(
+            context.environment.repositories(place),
+            require_image(context.run),
+            place.tagged(tag),
+            context.signers,
+            annotations=section.annotations if section else {},
+            clock=context.environment.clock,
+        )
+        added += sum(len(one.attached) for one in done)
+    return added
+
+
+def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
+    """What is stated about the image, and whether it replaces what was stated before."""
+    target, name = require_image(context.run), context.image.name
+    for kind, predicate in gate_verdicts(context.run).statements:
+        yield Statement.about(target, name, kind, predicate), True
+    image, record = pushed_image(context.run), context.run.step("build")
+    if image is not None and record is not None and not image.reused:
+        predicate = provenance(
+            context.run,
+            context.project.pipeline.build,
+            context.given.work_tree.url,
+            context.environment.environ,
+            record.finished,
+        )
+        yield Statement.about(target, name, PREDICATE, predicate), False
+
+
+def provenance(
+    run: Run, build: Build, url: str, environ: Mapping[str, str], finished: float
+) -> dict[str, Any]:
+    """The predicate: what was built from which commit, by whom and when.
+
+    Arguments of the build are named, their values are not: some people put secrets there.
+    """
+    source = f"git+{_bare(url)}" if url else f"git+file:{Path(run.root).name}"
+    dependency = {"uri": source, "digest": {"gitCommit": run.commit}}
+    if run.branch:
+        dependency["uri"] = f"{source}@refs/heads/{run.branch}"
+    return {
+        "buildDefinition": {
+            "buildType": _BUILD_TYPE,
+            "externalParameters": {
+                "source": dependency,
+                "configuration": {"path": run.file, "digest": {"sha256": _sha256(run)}},
+                "build": {
+                    "context": build.context,
+                    "dockerfile": build.file or "Dockerfile",
+                    "target": build.target or "",
+                    "platforms": [str(one) for one in build.platforms],
+                    "arguments": sorted(build.args),
+                },
+            },
+            "internalParameters": {"steps": _steps(run)},
+            "resolvedDependencies": [dependency],
+        },
+        "runDetails": {
+            "builder": {"id": _builder(environ), "version": {"shipline": __version__}},
+            "metadata": {
+                "invocationId": _invocation(run, environ),
+                "startedOn": _time(run.started),
+                "finishedOn": _time(finished),
+            },
+        },
+    }
+
+
+def _steps(run: Run) -> dict[str, str]:
+    return {one.name: one.state.value for one in run.steps if one.kind == "command"}
+
+
+def _sha256(run: Run) -> str:
+    path = Path(run.root) / run.file
+    return hashlib.sha256(path.read_bytes()).hexdigest() if run.file and path.is_file() else ""
+
+
+def _builder(environ: Mapping[str, str]) -> str:
+    server = environ.get("GITHUB_SERVER_URL", "")
+    if workflow := environ.get("GITHUB_WORKFLOW_REF", ""):
+        return f"{server}/{workflow}"
+    if project := environ.get("CI_PROJECT_URL", ""):
+        return f"{project}/-/runners/{environ.get('CI_RUNNER_ID', '')}"
+    return _LOCAL
+
+
+def _invocation(run: Run, environ: Mapping[str, str]) -> str:
+    if number := environ.get("GITHUB_RUN_ID", ""):
+        place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
+        return f"{place}/actions/runs/{number}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
+    return environ.get("CI_JOB_URL", "") or run.id
+
+
+def _bare(url: str) -> str:
+    """A URL without the credentials that people put into it."""
+    parts = urlsplit(url)
+    if not parts.scheme or "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
