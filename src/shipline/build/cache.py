@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
-from shipline.metadata import DamagedRecords, Records, SqliteRecords
+from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import sleep
 
@@ -74,6 +74,15 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
             SqliteRecords.remove(path)
             on_damage(path)
             raise
+
+
+def forget_missing(records: Records, content: Exister) -> None:
+    """Delete the records of layers that `content` has no more."""
+    for key, value in walk(records, ()):
+        sealed = unseal(_KIND, value)
+        layer = None if sealed is None else json.loads(bytes(sealed))["layer"]
+        if layer is None or not content.exists(Descriptor.from_json(layer)):
+            records.write({key: None}, durable=False)
 
 
 class Cache:

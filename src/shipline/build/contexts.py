@@ -19,9 +19,10 @@ from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.graph import MAIN_CONTEXT
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import included
+from shipline.build.snapshots import USE_LOCK
 from shipline.build.validation import check_frontend
 from shipline.build.workshop import ContextDirectory
-from shipline.content import Reader
+from shipline.content import Reader, Recency
 from shipline.errors import SandboxError, UsageError
 from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
@@ -238,4 +239,5 @@ def _stat_cache(state: Path, path: Path, stack: ExitStack) -> StatCache:
     directory = state / "stat"
     directory.mkdir(exist_ok=True)
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    Recency(state / USE_LOCK).touch(directory / name)
     return stack.enter_context(StatCache.open(directory / name))

@@ -5,6 +5,7 @@ See ARCHITECTURE.md, "The straight line of a build".
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,13 +30,14 @@ from shipline.build.cache import Cache, LayerResult, open_records
 from shipline.build.checks import tell, unused_arguments, warnings_of
 from shipline.build.clock import Clock, clock_of, rfc3339
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
+from shipline.build.disk import LIMIT_VARIABLE, PruneLimits, grew, limit_of, prune, total
 from shipline.build.exporters import Results, export
 from shipline.build.faults import Damage, system_errors
 from shipline.build.graph import CopyOp, RunOp, Vertex, walk
 from shipline.build.plan import plan_platforms
 from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, targets_of
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
-from shipline.build.snapshots import Snapshots
+from shipline.build.snapshots import USE_LOCK, Snapshots
 from shipline.build.solver import Solver
 from shipline.build.stages import StageState
 from shipline.build.validation import (
@@ -45,14 +47,15 @@ from shipline.build.validation import (
     request_warnings,
 )
 from shipline.build.workshop import Worker
-from shipline.content import LocalStore
-from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
+from shipline.content import LocalStore, Recency
+from shipline.errors import Cancelled, DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
 from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import CPUS, Limiter, Once, TaskGroup
+from shipline.units import counted, shown_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,36 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     check_request(request)
     check_environment(request, settings.environment)
     damage = Damage(step)
-    with system_errors(settings.home):
-        try:
-            return _on_threads(request, settings, step, damage, verified=False)
-        except (DamagedContent, DamagedRecords, NotFound):
-            if not damage.found or _is_piped(request):
-                raise
-        return _on_threads(request, settings, step, damage, verified=True)
+    limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
+    started = time.time()
+    try:
+        with system_errors(settings.home):
+            try:
+                return _on_threads(request, settings, step, damage, verified=False)
+            except (DamagedContent, DamagedRecords, NotFound):
+                if not damage.found or _is_piped(request):
+                    raise
+            return _on_threads(request, settings, step, damage, verified=True)
+    except Cancelled:
+        limit = None
+        raise
+    finally:
+        _keep_within(settings.home, limit, started, step)
+
+
+def _keep_within(home: Path, limit: int | None, started: float, step: Step) -> None:
+    """Evict what is over `limit`, if the build added anything; never fails the build."""
+    if limit is None or not grew(home, started):
+        return
+    try:
+        evicted = list(prune(home, PruneLimits(max_used=limit)))
+    except (OSError, ShiplineError, DamagedRecords) as error:
+        step.warn(f"the cache could not be kept within its limit: {error}")
+        return
+    if evicted:
+        freed = shown_size(total(evicted))
+        with step.step(f"[internal] evicted {counted(len(evicted), 'cache record')}, {freed}"):
+            pass
 
 
 def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
@@ -155,7 +181,9 @@ def _on_threads(
     request: BuildRequest, settings: Settings, step: Step, damage: Damage, *, verified: bool
 ) -> BuildResult:
     """Build; with `verified`, all bytes that are found are looked at before they are used."""
-    store = LocalStore(settings.home / "content", damage, verified=verified)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    recency = Recency(settings.home / USE_LOCK)
+    store = LocalStore(settings.home / "content", damage, verified=verified, recency=recency)
     with TaskGroup() as group:
         task = group.start(_build, request, settings, step, store, damage)
     return task.result()

@@ -83,7 +83,7 @@ def full_hint(home: Path) -> str:
     size = shown_size(status.f_blocks * status.f_frsize)
     return (
         f"SHIPLINE_HOME is full: {home}, on a disk of {size};"
-        " free some space, or let it name a directory on a larger disk"
+        " free some space (`shipline prune`), or let it name a directory on a larger disk"
     )
 
 

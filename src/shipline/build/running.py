@@ -21,8 +21,9 @@ from shipline.build.copying import StepOptions
 from shipline.build.faults import full_hint
 from shipline.build.graph import Label, RunMount, RunOp, key_of
 from shipline.build.selecting import Root, missing
-from shipline.build.snapshots import Snapshot
+from shipline.build.snapshots import USE_LOCK, Snapshot
 from shipline.build.workshop import ContextDirectory, Result, Worker
+from shipline.content import Recency
 from shipline.errors import StepFailed, UsageError
 from shipline.events import Step
 from shipline.layer import Tree, changeset, lower_directory, scan, unpack
@@ -345,6 +346,7 @@ def _claim(parent: Path, sharing: str, stack: ExitStack) -> Path:
             fcntl.flock(
                 fd, (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
             )
+            Recency(parent.parents[1] / USE_LOCK).touch(Path(f"{directory}.lock"))
             return directory
         except BlockingIOError:
             if sharing == "private":

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from shipline.build.base_images import Blobs
-from shipline.content import Reader, chunks, seal, unseal
+from shipline.content import Reader, Recency, chunks, seal, unseal
 from shipline.errors import ContentError, DigestMismatch
 from shipline.events import Step
 from shipline.layer import (
@@ -56,7 +56,8 @@ from shipline.tasks import Once, TaskGroup
 
 _LAYERS_AT_ONCE = 4
 _KIND = b"layer-1\n"
-_COMPLETE, _SYNCED = "complete", "synced"
+COMPLETE, _SYNCED = "complete", "synced"
+USE_LOCK = "use.lock"
 BIG = 64 << 20  # bytes of tar, from which an index is made instead of files
 
 
@@ -94,6 +95,7 @@ class Snapshots:
     ) -> None:
         self._state = state
         self._on_damage = on_damage
+        self._recency = Recency(state / USE_LOCK)
         self._files = state / f"layers{owners_suffix()}"
         self._scratch = scratch
         self._blobs = blobs
@@ -185,7 +187,7 @@ class Snapshots:
 
     def _read_toc(self, layer: Layer) -> Toc:
         path = self._state / "toc" / layer.diff_id.hex
-        if path.exists():
+        if self._recency.touch(path):
             try:
                 return Toc.load(path.read_bytes())
             except ContentError:
@@ -257,6 +259,7 @@ class Snapshots:
     def _is_kept(self, layer: Layer) -> bool:
         """Whether the layer is there, whole; what cannot be trusted is removed."""
         place = self._layer(layer.diff_id)
+        self._recency.touch(place / COMPLETE)
         if not place.exists():
             return False
         boot, parts = _complete(place)
@@ -302,7 +305,7 @@ class Snapshots:
         building = _directory(self._scratch / f"layer-{os.urandom(6).hex()}")
         yield building
         complete = json.dumps([_boot(), _parts(building)]).encode()
-        (building / _COMPLETE).write_bytes(seal(_KIND, complete))
+        (building / COMPLETE).write_bytes(seal(_KIND, complete))
         os.rename(building, self._layer(diff_id))
         self._unsynced.put(self._layer(diff_id))
 
@@ -390,7 +393,7 @@ def _parts(place: Path) -> dict[str, object]:
 def _complete(place: Path) -> tuple[str, object]:
     """The boot in which the layer was written, and its parts; empty where that is damaged."""
     try:
-        found = unseal(_KIND, (place / _COMPLETE).read_bytes())
+        found = unseal(_KIND, (place / COMPLETE).read_bytes())
     except OSError:
         return "", None
     if found is None:

@@ -94,6 +94,8 @@ COMMANDS = {
         LazyCommand(
             "imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."
         ),
+        LazyCommand("du", "shipline.cli.disk:du", "Show what the build cache takes of the disk."),
+        LazyCommand("prune", "shipline.cli.disk:prune_command", "Remove build cache."),
         LazyCommand("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
         LazyCommand("login", "shipline.cli.login:login", "Keep credentials for a registry."),
         LazyCommand("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
@@ -155,7 +157,6 @@ POINTERS = {
     "release": "`shipline ship` runs the whole chain, `shipline ship --plan` shows it",
     "run": "`shipline build --load -t NAME .` gives the image to the engine here:"
     " `docker run NAME` runs it",
-    "prune": "the cache is the directory SHIPLINE_HOME: delete it when no build runs",
     "help": "`shipline build --help` explains build, and so on",
 }
 """Commands of other programs, and what stands for them here."""

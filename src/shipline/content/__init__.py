@@ -18,6 +18,7 @@ from shipline.content.protocols import (
     Tagger,
 )
 from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all, seal, unseal
+from shipline.content.recency import Recency
 from shipline.content.store import Follow, LocalIngest, LocalStore
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "OciLayout",
     "Pusher",
     "Reader",
+    "Recency",
     "Repository",
     "Resolver",
     "Store",

@@ -18,6 +18,7 @@ from typing import BinaryIO, Self
 
 from shipline.content.protocols import Advance, Fetcher
 from shipline.content.readers import CHUNK, VerifiedReader, chunks
+from shipline.content.recency import Recency
 from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
@@ -52,7 +53,8 @@ class LocalIngest:
             except OSError as error:
                 raise ContentError(
                     f"cannot write to {self._store.root}: {error.strerror}",
-                    hint="free some space, or let SHIPLINE_HOME name a directory on a larger disk",
+                    hint="free some space (`shipline prune`), or let SHIPLINE_HOME name a directory"
+                    " on a larger disk",
                 ) from error
         with self._condition:
             self.size += len(data)
@@ -164,7 +166,8 @@ class LocalStore:
 
     With `on_damage`, files that are not what their name says are removed and told of, so that the
     content can be made or fetched again: where a read fails, and where the size is wrong.
-    `verified` looks at all bytes of whatever is asked for, once.
+    `verified` looks at all bytes of whatever is asked for, once. With `recency`, what is asked for
+    counts as used and is safe from eviction.
     """
 
     def __init__(
@@ -173,8 +176,10 @@ class LocalStore:
         on_damage: Callable[[Path], object] | None = None,
         *,
         verified: bool = False,
+        recency: Recency | None = None,
     ) -> None:
         self.root = root
+        self._recency = recency
         self._on_damage = on_damage
         self._verified = verified
         self._intact: set[Digest] = set()
@@ -197,11 +202,13 @@ class LocalStore:
             if not self._require_intact(target.digest):
                 return False
             self._intact.add(target.digest)
-        return True
+        return self._recency is None or self._recency.touch(self.path(target.digest))
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         path = self.path(target.digest)
+        if self._recency is not None:
+            self._recency.touch(path)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workflows import ALL
 
 from shipline.deliver.ci import Pins, Workflow, buildx, github, gitlab
 from shipline.deliver.init import dockerfile
 from shipline.deliver.project import detect
+from workflows import ALL
 
 ROOT = Path(__file__).parents[3]
 PINS = Pins.load()

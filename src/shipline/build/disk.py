@@ -1,0 +1,299 @@
+"""What the state directory takes of the disk, and what is evicted when it is too much.
+
+Every record may go at any time: a blob is fetched or made again, files are unpacked again, a table
+is read again. What a running build has used since it began stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shipline.build.cache import forget_missing, open_records
+from shipline.build.snapshots import COMPLETE, USE_LOCK
+from shipline.content import LocalStore, Recency
+from shipline.errors import UsageError
+from shipline.sandbox import open_workspace, remove_tree
+from shipline.units import ByteSize
+
+_SIZE = "size"
+_MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none is set
+LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """A part of the cache. Times are in seconds since the epoch, `size` in bytes on the disk.
+
+    `type` is one of buildx's: regular, source.local, exec.cachemount. `in_use` is true where a
+    running build may rely on it.
+    """
+
+    id: str
+    type: str
+    description: str
+    path: Path
+    witness: Path  # its modification time is the last use
+    size: int
+    created: float
+    last_used: float
+    mutable: bool = False
+    in_use: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PruneLimits:
+    """How much may stay: the fields are those of `docker buildx prune`, in bytes; None is no limit.
+
+    Without any of them everything goes.
+    """
+
+    max_used: int | None = None
+    min_free: int | None = None
+    reserved: int | None = None
+
+    def keep(self, used: int, free: int) -> int:
+        """How many bytes of `used` may stay, with `free` bytes free on the disk."""
+        if self.max_used is None and self.min_free is None and self.reserved is None:
+            return 0
+        keep = used
+        if self.max_used is not None:
+            keep = self.max_used
+        elif self.min_free is None:
+            keep = 0
+        if self.min_free is not None:
+            keep = min(keep, used - (self.min_free - free)) if free < self.min_free else keep
+        return max(keep, self.reserved or 0)
+
+
+def scan(state: Path) -> list[CacheRecord]:
+    """What is there, the least recently used first; unpacked files before blobs of the same age."""
+    since = _running_since(state)
+    found = [*_layers(state), *_tables(state), *_contexts(state), *_mounts(state), *_blobs(state)]
+    found.sort(key=lambda one: one.last_used)
+    return [replace(one, in_use=one.in_use or one.last_used >= since) for one in found]
+
+
+def prune(
+    state: Path, limits: PruneLimits, chosen: Callable[[CacheRecord], bool] = lambda record: True
+) -> Iterator[CacheRecord]:
+    """Evict records that are `chosen` and not in use until `limits` are met; yields each that went.
+
+    Raises OSError for a disk that cannot be written.
+    """
+    recency = Recency(state / USE_LOCK)
+    with open_workspace(state) as scratch:
+        records = scan(state)
+        used = sum(record.size for record in records)
+        keep = limits.keep(used, _disk(state).f_bavail * _disk(state).f_frsize)
+        since = _running_since(state, besides=scratch)
+        for record in records:
+            if used <= keep:
+                break
+            if (
+                record.last_used < since
+                and chosen(record)
+                and _evict(record, recency, since, scratch)
+            ):
+                used -= record.size
+                yield record
+    with open_records(state / "cache.db", lambda damaged: None) as known:
+        forget_missing(known, LocalStore(state / "content"))
+
+
+def limit_of(text: str, state: Path) -> int | None:
+    """How many bytes the cache may have: `text` as SHIPLINE_MAX_USED_SPACE says it (`20GB`,
+    `unlimited`); where that is empty a tenth of the disk, 5 GB at least and 50 GB at most.
+
+    Raises UsageError.
+    """
+    if text == "unlimited":
+        return None
+    if text:
+        try:
+            return ByteSize.parse(text).bytes
+        except ValueError as error:
+            hint = "write 20GB, or unlimited"
+            raise UsageError(f"{LIMIT_VARIABLE}: {error}", hint=hint) from None
+    disk = _disk(state)
+    return min(_MOST, max(_LEAST, disk.f_blocks * disk.f_frsize // 10))
+
+
+def grew(state: Path, since: float) -> bool:
+    """Whether anything was added to the cache at or after `since`, told without reading it all."""
+    for place in (state / "content/blobs/sha256", *state.glob("layers*"), *state.glob("mounts*/*")):
+        with suppress(FileNotFoundError):
+            if place.stat().st_mtime >= since:
+                return True
+    return False
+
+
+def _blobs(state: Path) -> Iterator[CacheRecord]:
+    for algorithm in ("sha256", "sha512"):
+        for entry in _entries(state / "content/blobs" / algorithm):
+            digest = f"{algorithm}:{entry.name}"
+            yield _record("regular", f"blob {digest}", Path(entry.path))
+
+
+def _layers(state: Path) -> Iterator[CacheRecord]:
+    for place in state.glob("layers*"):
+        for entry in _entries(place):
+            if entry.name == ".locks":
+                continue
+            path = Path(entry.path)
+            record = _record(
+                "regular", f"files of layer sha256:{entry.name}", path, path / COMPLETE
+            )
+            yield replace(record, size=_layer_size(path, record.witness))
+
+
+def _tables(state: Path) -> Iterator[CacheRecord]:
+    for entry in _entries(state / "toc"):
+        yield _record("regular", f"file list of layer sha256:{entry.name}", Path(entry.path))
+
+
+def _contexts(state: Path) -> Iterator[CacheRecord]:
+    for entry in _entries(state / "stat"):
+        if entry.is_file(follow_symlinks=False):
+            record = _record("source.local", "fingerprints of a local context", Path(entry.path))
+            yield replace(record, mutable=True)
+
+
+def _mounts(state: Path) -> Iterator[CacheRecord]:
+    for place in state.glob("mounts*"):
+        for cache in _entries(place):
+            for entry in _entries(Path(cache.path)):
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                path, lock = Path(entry.path), Path(f"{entry.path}.lock")
+                record = _record("exec.cachemount", f"cache mount {cache.name[:12]}", path, lock)
+                size = _remembered(Path(f"{path}.size"), record.witness, path)
+                yield replace(record, size=size, mutable=True, in_use=_is_locked(lock))
+
+
+def _record(type: str, description: str, path: Path, witness: Path | None = None) -> CacheRecord:
+    status = path.lstat()
+    witness = witness if witness is not None and witness.exists() else path
+    name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:25]
+    return CacheRecord(
+        name,
+        type,
+        description,
+        path,
+        witness,
+        status.st_blocks * 512,
+        created=min(status.st_ctime, status.st_mtime),
+        last_used=witness.lstat().st_mtime,
+    )
+
+
+def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+        yield from sorted(entries, key=lambda entry: entry.name)
+
+
+def _layer_size(place: Path, witness: Path) -> int:
+    """A layer never changes: its size is counted once."""
+    kept = place / _SIZE
+    with suppress(OSError, ValueError):
+        return int(kept.read_text())
+    size = _tree_size(place)
+    if witness.name == COMPLETE:
+        with suppress(OSError):
+            kept.write_text(str(size))
+    return size
+
+
+def _remembered(kept: Path, lock: Path, place: Path) -> int:
+    """The size of a cache mount, counted anew after each use."""
+    with suppress(OSError, ValueError):
+        if kept.stat().st_mtime > lock.stat().st_mtime:
+            return int(kept.read_text())
+    size = _tree_size(place)
+    with suppress(OSError):
+        kept.write_text(str(size))
+    return size
+
+
+def _tree_size(place: Path) -> int:
+    """Bytes on the disk below `place`, each hard-linked file counted once."""
+    total, seen = 0, set[int]()
+    pending = [str(place)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_nlink == 1 or entry.is_dir(follow_symlinks=False):
+                    total += status.st_blocks * 512
+                elif status.st_ino not in seen:
+                    seen.add(status.st_ino)
+                    total += status.st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return total
+
+
+def _running_since(state: Path, besides: Path | None = None) -> float:
+    """When the oldest of the running builds began; infinite where none runs."""
+    own = besides.with_suffix(".lock") if besides is not None else None
+    found = [float("inf")]
+    for lock in (state / "tmp").glob("*.lock"):
+        if lock != own and _is_locked(lock):
+            with suppress(FileNotFoundError):
+                found.append(lock.stat().st_mtime)
+    return min(found)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _evict(record: CacheRecord, recency: Recency, since: float, scratch: Path) -> bool:
+    trash = scratch / f"evicted-{os.urandom(6).hex()}"
+    if record.type == "exec.cachemount":
+        gone = _evict_mount(record, trash)
+    else:
+        gone = recency.evict(record.path, record.witness, since, trash)
+    if not gone:
+        return False
+    if trash.is_dir() and not trash.is_symlink():
+        remove_tree(trash)
+    else:
+        trash.unlink(missing_ok=True)
+    return True
+
+
+def _evict_mount(record: CacheRecord, trash: Path) -> bool:
+    """Take a cache mount away under its lock, as its next user expects; False while it is used."""
+    with open(record.witness, "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        with suppress(FileNotFoundError):
+            os.rename(record.path, trash)
+        return True
+
+
+def _disk(state: Path) -> os.statvfs_result:
+    return os.statvfs(next(place for place in (state, *state.parents) if place.exists()))
+
+
+def total(records: Iterable[CacheRecord]) -> int:
+    """Bytes on the disk of all."""
+    return sum(record.size for record in records)

@@ -1,0 +1,168 @@
+"""The cache stays within its limit, and nothing that a running build relies on goes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shipline.build.cache import Cache, LayerResult, open_records
+from shipline.build.disk import CacheRecord, PruneLimits, grew, limit_of, prune, scan
+from shipline.content import LocalStore, Recency
+from shipline.errors import UsageError
+from shipline.layer import Layer
+from shipline.oci import Descriptor, Digest, media
+from shipline.sandbox import open_workspace
+
+OLD = 1_000_000_000.0  # seconds since the epoch
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "content", recency=Recency(tmp_path / "use.lock"))
+
+
+def blob(store: LocalStore, text: bytes, used: float) -> Descriptor:
+    target = store.add(text * 10_000, media.OCI_LAYER_GZIP)
+    os.utime(store.path(target.digest), (used, used))
+    return target
+
+
+def cache_mount(state: Path, name: str, used: float) -> Path:
+    place = state / "mounts" / name / "0"
+    place.mkdir(parents=True)
+    (place / "file").write_bytes(b"x" * 50_000)
+    lock = place.with_name("0.lock")
+    lock.touch()
+    os.utime(lock, (used, used))
+    return place
+
+
+@pytest.mark.parametrize(
+    "limits, used, free, kept",
+    [
+        (PruneLimits(), 100, 0, 0),
+        (PruneLimits(max_used=40), 100, 0, 40),
+        (PruneLimits(max_used=400), 100, 0, 400),
+        (PruneLimits(reserved=30), 100, 0, 30),
+        (PruneLimits(min_free=20), 100, 50, 100),
+        (PruneLimits(min_free=80), 100, 50, 70),
+        (PruneLimits(min_free=500, reserved=10), 100, 50, 10),
+        (PruneLimits(max_used=40, min_free=80), 100, 50, 40),
+        (PruneLimits(max_used=40, reserved=60), 100, 50, 60),
+    ],
+)
+def test_limits_say_what_may_stay(limits: PruneLimits, used: int, free: int, kept: int) -> None:
+    assert limits.keep(used, free) == kept
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path, store: LocalStore) -> None:
+    first, second, third = (blob(store, bytes([65 + n]), OLD + n) for n in (2, 0, 1))
+    sizes = {record.description: record.size for record in scan(tmp_path)}
+    limit = sum(sizes.values()) - 1
+    gone = [record.description for record in prune(tmp_path, PruneLimits(max_used=limit))]
+    assert gone == [f"blob {second.digest}"]
+    assert store.exists(third)  # and thereby used
+    gone = [record.description for record in prune(tmp_path, PruneLimits(max_used=limit // 2))]
+    assert gone == [f"blob {first.digest}"]
+    assert [record.description for record in prune(tmp_path, PruneLimits())] == [
+        f"blob {third.digest}"
+    ]
+    assert scan(tmp_path) == []
+
+
+def test_what_a_running_build_has_used_stays(tmp_path: Path, store: LocalStore) -> None:
+    used, unused = blob(store, b"a", OLD), blob(store, b"b", OLD)
+    with open_workspace(tmp_path):
+        assert store.exists(used)
+        assert [record.in_use for record in scan(tmp_path)] == [False, True]
+        gone = [record.description for record in prune(tmp_path, PruneLimits())]
+        assert gone == [f"blob {unused.digest}"]
+    assert not any(record.in_use for record in scan(tmp_path))
+    assert len(list(prune(tmp_path, PruneLimits()))) == 1
+
+
+def test_a_cache_mount_in_use_stays(tmp_path: Path) -> None:
+    free, used = cache_mount(tmp_path, "free", OLD), cache_mount(tmp_path, "used", OLD)
+    with used.with_name("0.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        found = {record.path: record for record in scan(tmp_path)}
+        assert found[used].in_use and not found[free].in_use
+        assert found[free].type == "exec.cachemount" and found[free].size >= 50_000
+        assert [record.path for record in prune(tmp_path, PruneLimits())] == [free]
+        assert used.exists()
+    assert [record.path for record in prune(tmp_path, PruneLimits())] == [used]
+
+
+def test_the_size_of_a_cache_mount_is_counted_after_each_use(tmp_path: Path) -> None:
+    place = cache_mount(tmp_path, "npm", OLD)
+    before = scan(tmp_path)[0].size
+    (place / "more").write_bytes(b"x" * 100_000)
+    assert scan(tmp_path)[0].size == before
+    os.utime(place.with_name("0.lock"), (time.time() + 1, time.time() + 1))
+    assert scan(tmp_path)[0].size >= before + 100_000
+
+
+def test_only_what_is_chosen_goes(tmp_path: Path, store: LocalStore) -> None:
+    blob(store, b"a", OLD)
+    cache_mount(tmp_path, "npm", OLD)
+
+    def chosen(record: CacheRecord) -> bool:
+        return record.type == "exec.cachemount"
+
+    assert [record.type for record in prune(tmp_path, PruneLimits(), chosen)] == ["exec.cachemount"]
+    assert [record.type for record in scan(tmp_path)] == ["regular"]
+
+
+def test_results_whose_layer_went_are_forgotten(tmp_path: Path, store: LocalStore) -> None:
+    gone, kept = blob(store, b"a", OLD), blob(store, b"b", OLD + 1)
+    with open_records(tmp_path / "cache.db", print) as records:
+        cache = Cache(records, store)
+        for name, target in (("gone", gone), ("kept", kept)):
+            layer = Layer(target, Digest.of(name.encode()))
+            cache.put(LayerResult(layer, "2026-01-01T00:00:00Z"), name)
+    os.utime(store.path(gone.digest), (OLD, OLD))
+    used = sum(record.size for record in scan(tmp_path))
+    assert len(list(prune(tmp_path, PruneLimits(max_used=used - 1)))) == 1
+    with open_records(tmp_path / "cache.db", print) as records:
+        assert [key for key, _ in records.scan(())] == [("made", "kept")]
+
+
+def test_a_touch_and_an_eviction_never_both_succeed(tmp_path: Path) -> None:
+    recency, path, trash = Recency(tmp_path / "lock"), tmp_path / "blob", tmp_path / "trash"
+    start = threading.Barrier(2)
+    since = time.time() - 60
+
+    def touch() -> bool:
+        start.wait()
+        return recency.touch(path)
+
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(300):
+            path.write_bytes(b"")
+            os.utime(path, (OLD, OLD))
+            touched = pool.submit(touch)
+            start.wait()
+            evicted = recency.evict(path, path, since, trash)
+            assert touched.result() == path.exists() == (not evicted)
+
+
+def test_growth_is_noticed(tmp_path: Path, store: LocalStore) -> None:
+    now = time.time()
+    os.utime(tmp_path / "content/blobs/sha256", (OLD, OLD))
+    assert not grew(tmp_path, now)
+    store.add(b"new", media.OCI_LAYER_GZIP)
+    assert grew(tmp_path, now)
+
+
+def test_the_limit_can_be_set(tmp_path: Path) -> None:
+    assert limit_of("2GB", tmp_path) == 2_000_000_000
+    assert limit_of("unlimited", tmp_path) is None
+    assert 5_000_000_000 <= (limit_of("", tmp_path / "missing") or 0) <= 50_000_000_000
+    with pytest.raises(UsageError, match="SHIPLINE_MAX_USED_SPACE: 'much' is not a size"):
+        limit_of("much", tmp_path)
