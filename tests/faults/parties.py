@@ -1,8 +1,8 @@
-"""What tests with a made-up registry need: a client that knows a secret, and who heard it."""
+"""For tests with a fake registry: a client with a secret, and which servers received it."""
 
 from __future__ import annotations
 
-from serving import Asked, Served, Told
+from serving import ReceivedRequest, Reply, Served
 
 from shipline.oci import Reference
 from shipline.registry import Client, Credentials, HostSettings, StaticKeychain
@@ -11,7 +11,9 @@ SECRET = "correct horse"
 
 
 def secrets_at(served: Served) -> list[str]:
-    return [one.headers["authorization"] for one in served.asked if "authorization" in one.headers]
+    return [
+        one.headers["authorization"] for one in served.requests if "authorization" in one.headers
+    ]
 
 
 def client_for(served: Served, *, strict: bool = False) -> Client:
@@ -23,9 +25,9 @@ def name(served: Served) -> Reference:
     return Reference.parse(f"{served.host}/team/app")
 
 
-def basic(asked: Asked) -> Told | None:
-    """401 for who does not say who they are."""
-    asked.all()
-    if "authorization" not in asked.headers:
+def basic(request: ReceivedRequest) -> Reply | None:
+    """401 without credentials."""
+    request.all()
+    if "authorization" not in request.headers:
         return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
     return None

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
-from serving import Asked, Served, Told, serving
+from serving import ReceivedRequest, Reply, Served, serving
 
 REGISTRY = shutil.which("docker-registry")
 BCRYPT_OF_SECRET = "$2b$04$FIkmliTXXCld4PQY/isFp.1PRiZ3INDISA0OoYA/QD9szlZijXqJO"
@@ -136,23 +136,23 @@ def token_server(
     """
     lock = threading.Lock()
 
-    def answer(asked: Asked) -> Told:
-        body = asked.all().decode()
+    def respond(request: ReceivedRequest) -> Reply:
+        body = request.all().decode()
         with lock:
-            if asked.method == "POST":
+            if request.method == "POST":
                 if not post:
                     return 404, {}, b""
                 form = {key: value[0] for key, value in parse_qs(body).items()}
                 scopes, user, secret = form["scope"].split(), "<token>", form["refresh_token"]
             else:
-                scopes = asked.query.get("scope", [])
-                user, secret = _basic(asked.headers.get("authorization", ""))
+                scopes = request.query.get("scope", [])
+                user, secret = _basic(request.headers.get("authorization", ""))
             if not allowed(user, secret):
                 return 401, {}, b'{"details":"incorrect username or password"}'
             token = make_token(identity, user, scopes, lifetime_s)
             return 200, {}, json.dumps({"token": token, "expires_in": said_s}).encode()
 
-    with serving(answer) as served:
+    with serving(respond) as served:
         yield served
 
 

@@ -1,4 +1,4 @@
-"""A loopback HTTP server whose answers are a function."""
+"""A loopback HTTP server whose responses come from a function."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass
-class Asked:
-    """One request: `target` as it came, `path` and `query` taken apart."""
+class ReceivedRequest:
+    """One request: `target` as received, `path` and `query` parsed."""
 
     method: str
     target: str
@@ -24,7 +24,7 @@ class Asked:
     query: dict[str, list[str]] = field(default_factory=dict)
 
     def body(self) -> Iterator[bytes]:
-        """The body in pieces, unframed."""
+        """The body in chunks, without framing."""
         if "chunked" in self.headers.get("transfer-encoding", ""):
             while size := int(self.stream.readline(), 16):
                 yield _exactly(self.stream, size)
@@ -40,17 +40,17 @@ class Asked:
         return b"".join(self.body())
 
 
-Told = tuple[int, dict[str, str], bytes]
-Answers = Callable[[Asked], Told]
+Reply = tuple[int, dict[str, str], bytes]
+Responder = Callable[[ReceivedRequest], Reply]
 
 
 class Served:
-    """A running server: where it is, and what it was asked."""
+    """A running server: its address, and the requests it received."""
 
     def __init__(self, server: ThreadingHTTPServer, scheme: str) -> None:
         self.port: int = server.server_address[1]
         self.scheme = scheme
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
 
     @property
     def host(self) -> str:
@@ -60,13 +60,13 @@ class Served:
     def url(self) -> str:
         return f"{self.scheme}://{self.host}"
 
-    def to(self, method: str, path: str = "") -> list[Asked]:
-        return [one for one in self.asked if one.method == method and path in one.path]
+    def to(self, method: str, path: str = "") -> list[ReceivedRequest]:
+        return [one for one in self.requests if one.method == method and path in one.path]
 
 
 @contextmanager
-def serving(answers: Answers, context: ssl.SSLContext | None = None) -> Iterator[Served]:
-    """Serve until the block ends, with TLS if there is a context for it."""
+def serving(respond: Responder, context: ssl.SSLContext | None = None) -> Iterator[Served]:
+    """Serve until the block ends, with TLS if `context` is given."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -74,11 +74,11 @@ def serving(answers: Answers, context: ssl.SSLContext | None = None) -> Iterator
         def handle_any(self) -> None:
             parts = urlsplit(self.path)
             headers = {key.lower(): value for key, value in self.headers.items()}
-            asked = Asked(self.command, self.path, headers, self.rfile, parts.path)
-            asked.query = parse_qs(parts.query, keep_blank_values=True)
-            served.asked.append(asked)
+            request = ReceivedRequest(self.command, self.path, headers, self.rfile, parts.path)
+            request.query = parse_qs(parts.query, keep_blank_values=True)
+            served.requests.append(request)
             try:
-                status, more, body = answers(asked)
+                status, more, body = respond(request)
                 self.send_response(status)
                 if "Content-Length" not in more:
                     more = {**more, "Content-Length": str(len(body))}

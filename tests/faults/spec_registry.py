@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serving import Asked, Served, Told, serving
+from serving import ReceivedRequest, Reply, Served, serving
 
 from shipline.oci import Digest
 
@@ -41,18 +41,18 @@ class Spec:
     count: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, asked: Asked) -> Told:
+    def respond(self, request: ReceivedRequest) -> Reply:
         for pattern, handler in (
             (r"/v2/(.+)/blobs/uploads/", self.begin),
             (r"/v2/(.+)/blobs/uploads/([0-9]+)", self.session),
             (r"/v2/(.+)/blobs/(.+)", self.blob),
             (r"/v2/(.+)/manifests/(.+)", self.manifest),
         ):
-            if found := re.fullmatch(pattern, asked.path):
-                return handler(asked, *found.groups())
+            if found := re.fullmatch(pattern, request.path):
+                return handler(request, *found.groups())
         return 404, {}, b""
 
-    def begin(self, asked: Asked, name: str) -> Told:
+    def begin(self, request: ReceivedRequest, name: str) -> Reply:
         with self.lock:
             self.count += 1
             number = str(self.count)
@@ -62,48 +62,48 @@ class Spec:
             headers["OCI-Chunk-Min-Length"] = str(self.peculiar.least)
         return 202, headers, b""
 
-    def session(self, asked: Asked, name: str, number: str) -> Told:
+    def session(self, request: ReceivedRequest, name: str, number: str) -> Reply:
         held = self.sessions.get(number)
-        if held is None or asked.query.get("state") != ["a/b"]:
+        if held is None or request.query.get("state") != ["a/b"]:
             return 404, {}, _error("BLOB_UPLOAD_UNKNOWN")
-        if asked.method == "DELETE":
+        if request.method == "DELETE":
             del self.sessions[number]
             return 204, {}, b""
-        if asked.method != "GET":
-            if int(asked.headers.get("content-length", 0)) > self.peculiar.most:
-                asked.all()
+        if request.method != "GET":
+            if int(request.headers.get("content-length", 0)) > self.peculiar.most:
+                request.all()
                 return 413, {}, b"<html>too large</html>"
-            numbered = re.match(r"([0-9]+)-", asked.headers.get("content-range", ""))
+            numbered = re.match(r"([0-9]+)-", request.headers.get("content-range", ""))
             if numbered and int(numbered[1]) != len(held):
-                asked.all()
+                request.all()
                 return 416, {"Range": f"0-{max(0, len(held) - 1)}"}, b""
-            for piece in asked.body():
+            for piece in request.body():
                 held += piece
-        if asked.method == "PUT":
-            return self.commit(number, bytes(held), asked.query["digest"][0], name)
+        if request.method == "PUT":
+            return self.commit(number, bytes(held), request.query["digest"][0], name)
         headers = {"Range": f"0-{max(0, len(held) - 1)}"}
         if self.peculiar.locations:
-            headers["Location"] = asked.target
-        return 204 if asked.method == "GET" else self.peculiar.patch, headers, b""
+            headers["Location"] = request.target
+        return 204 if request.method == "GET" else self.peculiar.patch, headers, b""
 
-    def commit(self, number: str, content: bytes, digest: str, name: str) -> Told:
+    def commit(self, number: str, content: bytes, digest: str, name: str) -> Reply:
         del self.sessions[number]
         if str(Digest.of(content, digest.partition(":")[0])) != digest:
             return 400, {}, _error("DIGEST_INVALID")
         self.blobs[digest] = content
         return 201, {"Location": f"/v2/{name}/blobs/{digest}"}, b""
 
-    def blob(self, asked: Asked, name: str, digest: str) -> Told:
+    def blob(self, request: ReceivedRequest, name: str, digest: str) -> Reply:
         if digest not in self.blobs:
             return 404, {}, _error("BLOB_UNKNOWN")
-        if self.peculiar.blobs_at and asked.method == "GET":
+        if self.peculiar.blobs_at and request.method == "GET":
             return 307, {"Location": f"{self.peculiar.blobs_at}/{digest}"}, b""
-        return ranged(asked, self.blobs[digest], self.peculiar.ranges)
+        return ranged(request, self.blobs[digest], self.peculiar.ranges)
 
-    def manifest(self, asked: Asked, name: str, reference: str) -> Told:
-        if asked.method == "PUT":
-            content = asked.all()
-            kept = (asked.headers["content-type"], content)
+    def manifest(self, request: ReceivedRequest, name: str, reference: str) -> Reply:
+        if request.method == "PUT":
+            content = request.all()
+            kept = (request.headers["content-type"], content)
             for key in (reference, str(Digest.of(content))):
                 self.manifests[key] = kept
             return 201, {}, b""
@@ -113,8 +113,8 @@ class Spec:
         return 200, {"Content-Type": media_type}, content
 
 
-def ranged(asked: Asked, content: bytes, ranges: bool = True) -> Told:
-    found = re.fullmatch(r"bytes=([0-9]+)-", asked.headers.get("range", ""))
+def ranged(request: ReceivedRequest, content: bytes, ranges: bool = True) -> Reply:
+    found = re.fullmatch(r"bytes=([0-9]+)-", request.headers.get("range", ""))
     if not found or not ranges:
         return 200, {}, content
     start = int(found[1])
@@ -125,7 +125,7 @@ def ranged(asked: Asked, content: bytes, ranges: bool = True) -> Told:
 @contextmanager
 def spec_registry(peculiar: Peculiar | None = None) -> Iterator[tuple[Spec, Served]]:
     spec = Spec(peculiar or Peculiar())
-    with serving(spec.answer) as served:
+    with serving(spec.respond) as served:
         yield spec, served
 
 

@@ -12,7 +12,7 @@ from registries import REGISTRY, docker_registry
 from shipline.content import LocalStore, MemoryStore, copy_graph
 from shipline.oci import Descriptor, Index, Manifest, Reference, media
 from shipline.registry import Client, RemoteRepository
-from shipline.registry.referrers import referrers_tag
+from shipline.registry.manifests import referrers_tag
 from shipline.tasks import TaskGroup
 
 pytestmark = [

@@ -19,7 +19,7 @@ class Tunnelled:
 @dataclass
 class Tunnel:
     url: str
-    asked: list[Tunnelled] = field(default_factory=list)
+    requests: list[Tunnelled] = field(default_factory=list)
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def tunnel(port: int) -> Iterator[Tunnel]:
     class Handler(BaseHTTPRequestHandler):
         def do_CONNECT(self) -> None:
             headers = {key.lower(): value for key, value in self.headers.items()}
-            found.asked.append(Tunnelled(self.path, headers))
+            found.requests.append(Tunnelled(self.path, headers))
             with socket.create_connection(("127.0.0.1", port)) as server:
                 self.send_response(200)
                 self.end_headers()

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from shipline.net import is_link_local, is_loopback, is_public, read_address
-from shipline.registry.reach import Reach
+from shipline.registry.address_policy import AddressPolicy
 from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
 
 PRIVATE = (
@@ -29,7 +29,7 @@ def test_what_is_not_public_is_so_for_registries_and_webhooks(
 ) -> None:
     found = read_address(address)
     assert found is not None and not is_public(found)
-    assert not Reach.PUBLIC.allows(address)
+    assert not AddressPolicy.PUBLIC.allows(address)
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
     with pytest.raises(DeliveryFailed, match="not a public address"):
@@ -38,18 +38,18 @@ def test_what_is_not_public_is_so_for_registries_and_webhooks(
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_is_public_may_be_dialled(address: str) -> None:
-    assert Reach.PUBLIC.allows(address)
+    assert AddressPolicy.PUBLIC.allows(address)
 
 
 @pytest.mark.parametrize("address", LINK_LOCAL)
 def test_the_secrets_of_clouds_are_out_of_reach_in_every_notation(address: str) -> None:
     found = read_address(address)
     assert found is not None and is_link_local(found)
-    assert not Reach.NOT_LINK_LOCAL.allows(address)
+    assert not AddressPolicy.NOT_LINK_LOCAL.allows(address)
 
 
 def test_what_is_no_address_is_not_dialled_for_others() -> None:
-    assert not Reach.PUBLIC.allows("evil") and not Reach.NOT_LINK_LOCAL.allows("")
+    assert not AddressPolicy.PUBLIC.allows("evil") and not AddressPolicy.NOT_LINK_LOCAL.allows("")
 
 
 def test_this_machine_is_known_by_name_and_address() -> None:

@@ -1,4 +1,4 @@
-"""`shipline login` and `shipline logout`: credentials, never in clear by accident."""
+"""`shipline login` and `shipline logout`: credentials, never in plain text by accident."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
 @click.option("-u", "--username", metavar="NAME", help="The user, or a robot account.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option(
-    "-p", "--password", hidden=True, help="Refused: every process can read command lines."
+    "-p", "--password", hidden=True, help="Refused: other processes can read command lines."
 )
 @click.option(
     "--store",
@@ -36,9 +36,9 @@ def login(
     password: str | None,
     store: str,
 ) -> None:
-    """Check credentials with a registry and keep them for later commands.
+    """Check credentials with a registry and store them for later commands.
 
-    The registry may be named by --insecure alone.
+    --insecure alone may name the registry.
     """
     from shipline.registry import (
         Client,
@@ -51,8 +51,8 @@ def login(
 
     if password is not None:
         raise UsageError(
-            "a password on the command line can be seen by every process of the machine",
-            hint="pipe it: shipline login --password-stdin, or leave it out to be asked",
+            "a password on the command line is visible to every process",
+            hint="pipe it to shipline login --password-stdin, or omit it for a prompt",
         )
     host = host_of(host or insecure_host() or _HUB)
     credentials = Credentials(*_ask(username, password_stdin))
@@ -60,15 +60,15 @@ def login(
     settings = settings_from(os.environ)
     with Client(settings, StaticKeychain({host: credentials}), tries=2) as client:
         client.check(host)
-    place = save_login(host, credentials, environment, LoginStore(store))
-    click.echo(f"logged in to {host}; the credentials are kept in {place}", err=True)
+    location = save_login(host, credentials, environment, LoginStore(store))
+    click.echo(f"logged in to {host}; credentials stored in {location}", err=True)
 
 
 @click.command("logout")
 @click.argument("host", metavar="[REGISTRY]", default=_HUB)
-@click.option("-a", "--all", "everywhere", is_flag=True, help="Of every registry.")
+@click.option("-a", "--all", "everywhere", is_flag=True, help="Log out of every registry.")
 def logout(host: str, everywhere: bool) -> None:
-    """Forget the credentials of a registry."""
+    """Remove the stored credentials of a registry."""
     from shipline.registry import forget_login, logins
 
     for one in logins(os.environ) if everywhere else (host_of(host),):
@@ -84,7 +84,7 @@ def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
     else:
         if not sys.stdin.isatty():
             raise UsageError(
-                "there is no terminal to ask for the password",
+                "no terminal to prompt for the password",
                 hint="pipe it: shipline login --username NAME --password-stdin REGISTRY",
             )
         username = username or click.prompt("Username", err=True)
@@ -95,21 +95,21 @@ def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
 
 
 def _with_passphrase(host: str, store: str) -> dict[str, str]:
-    """The environment, with the vault's passphrase asked for where it will be needed."""
-    from shipline.registry import VAULT_NAME, keeper
+    """The environment, with the vault's passphrase prompted for if needed."""
+    from shipline.registry import STORE_HELPER, login_helper
 
     environment = dict(os.environ)
-    elsewhere = store == "auto" and keeper(host, environment) != VAULT_NAME
+    elsewhere = store == "auto" and login_helper(host, environment) != STORE_HELPER
     if store == "plain" or elsewhere:
         return environment
     if environment.get("SHIPLINE_PASSPHRASE") or environment.get("SHIPLINE_PASSPHRASE_FILE"):
         return environment
     if not sys.stdin.isatty():
         raise AuthError(
-            "nothing on this machine keeps the credentials encrypted",
+            "no encrypted store for the credentials is configured",
             host="",
             hint="set SHIPLINE_PASSPHRASE for the encrypted vault, name a credential helper as "
-            "credsStore in config.json, or accept a readable file with --store plain",
+            "credsStore in config.json, or accept plain text with --store plain",
         )
     environment["SHIPLINE_PASSPHRASE"] = click.prompt(
         "Passphrase of the vault (later from SHIPLINE_PASSPHRASE)", hide_input=True, err=True

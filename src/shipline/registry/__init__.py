@@ -1,17 +1,28 @@
-"""A client for registries: the OCI distribution specification, made a `content.Repository`."""
+"""A registry client: the OCI distribution specification as a `content.Repository`."""
 
 from shipline.registry.client import Client
 from shipline.registry.credentials import Credentials, Keychain, NoKeychain, StaticKeychain
 from shipline.registry.hosts import HostSettings, Proxies, parse_mirrors, settings_from
 from shipline.registry.ingest import RemoteIngest
-from shipline.registry.keychain import NAME as VAULT_NAME
-from shipline.registry.keychain import ConfigKeychain, keychain_from, vault_from
-from shipline.registry.keychain import forget as forget_in_vault
-from shipline.registry.login import LoginStore, forget_login, keeper, logins, save_login, vault_file
+from shipline.registry.keychain import (
+    STORE_HELPER,
+    ConfigKeychain,
+    credential_store,
+    erase_credentials,
+    keychain_from,
+)
+from shipline.registry.login import (
+    LoginStore,
+    credential_store_path,
+    forget_login,
+    login_helper,
+    logins,
+    save_login,
+)
 from shipline.registry.repository import RemoteRepository
 
 __all__ = [
-    "VAULT_NAME",
+    "STORE_HELPER",
     "Client",
     "ConfigKeychain",
     "Credentials",
@@ -23,14 +34,14 @@ __all__ = [
     "RemoteIngest",
     "RemoteRepository",
     "StaticKeychain",
-    "forget_in_vault",
+    "credential_store",
+    "credential_store_path",
+    "erase_credentials",
     "forget_login",
-    "keeper",
     "keychain_from",
+    "login_helper",
     "logins",
     "parse_mirrors",
     "save_login",
     "settings_from",
-    "vault_file",
-    "vault_from",
 ]

@@ -1,4 +1,4 @@
-"""Challenges, scopes and tokens: the conversation with a token server, and the tokens it gave.
+"""Token authentication: challenges, scopes, the request for a token, and a cache of tokens.
 
 RFC 9110 section 11.6.1 for challenges; distribution: auth/token (GET) and auth/oauth (POST).
 """
@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from shipline.errors import AuthError
 from shipline.registry.credentials import Credentials, Keychain
-from shipline.registry.failures import Reply, failure
+from shipline.registry.error_response import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
 from shipline.registry.origin import Url
 from shipline.registry.request import Request
@@ -38,9 +38,9 @@ class Scope:
 
     @classmethod
     def parse_all(cls, text: str) -> tuple[Self, ...]:
-        """Read a list separated by spaces, leaving out what is no scope.
+        """Read a space-separated list, skipping invalid entries.
 
-        A name may contain a colon, so the first and the last one count.
+        A name may contain colons: only the first and the last one separate.
         """
         found = []
         for piece in text.split():
@@ -58,8 +58,10 @@ class Scope:
 
 def covers(granted: Scopes, wanted: Scopes) -> bool:
     """Whether a token for `granted` can be used where `wanted` is needed."""
-    have = {(scope.type, scope.name): scope.actions for scope in granted}
-    return all(scope.actions <= have.get((scope.type, scope.name), frozenset()) for scope in wanted)
+    actions = {(scope.type, scope.name): scope.actions for scope in granted}
+    return all(
+        scope.actions <= actions.get((scope.type, scope.name), frozenset()) for scope in wanted
+    )
 
 
 def union(first: Scopes, second: Scopes) -> Scopes:
@@ -72,18 +74,22 @@ def union(first: Scopes, second: Scopes) -> Scopes:
 
 
 CLIENT_ID = "shipline"
-TOKEN_LIMIT = 64 << 10  # bytes of a token server's answer
-_SHORTEST, _USUAL, _LONGEST = 1.0, 60.0, 3600.0  # seconds that a token is believed to hold
+TOKEN_LIMIT = 64 << 10  # bytes of a token response
+_MIN_LIFETIME_S, _DEFAULT_LIFETIME_S, _MAX_LIFETIME_S = (
+    1.0,
+    60.0,
+    3600.0,
+)  # bounds of expires_in, and its default
 _CHALLENGE = re.compile(r"\s*,*\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:\s+|(?=,|\Z))")
 _PARAMETER = re.compile(
     r"\s*,?\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"]+))"
 )
-_MOST = 16 << 10  # bytes of a header
+_MAX_HEADER = 16 << 10  # bytes of a header
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What a 401 asks for; `scheme` is lower case."""
+    """A challenge of a 401; `scheme` is lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
@@ -102,8 +108,8 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """All challenges of WWW-Authenticate; what cannot be read ends the list."""
-    return tuple(_challenges(header[:_MOST]))
+    """All challenges of WWW-Authenticate, up to the first malformed one."""
+    return tuple(_challenges(header[:_MAX_HEADER]))
 
 
 def _challenges(text: str) -> Iterator[Challenge]:
@@ -129,33 +135,33 @@ class Token:
 
     @classmethod
     def read(cls, content: bytes, scopes: Scopes, host: str) -> Self:
-        """Raises AuthError unless the answer holds a token."""
+        """Raises AuthError unless the response holds a token."""
         try:
             document = json.loads(content)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise AuthError(f"{host}: the token server's answer is no JSON object", host=host)
+            raise AuthError(f"{host}: the token response is not a JSON object", host=host)
         value = document.get("token") or document.get("access_token")
         if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
-            raise AuthError(f"{host}: the token server's answer holds no token", host=host)
+            raise AuthError(f"{host}: the token response holds no token", host=host)
         return cls(value, scopes, _lifetime(document))
 
 
-def token_dance(
+def token_flow(
     realm: Url, service: str, scopes: Scopes, credentials: Credentials | None
-) -> Generator[Request, Reply, Token]:
-    """Ask for a token: GET with Basic or without; POST first where there is an identity token.
+) -> Generator[Request, HttpResponse, Token]:
+    """Request a token with GET, or first with POST (OAuth2) if there is an identity token.
 
-    A server without POST says 404 or 405, and is then asked with GET. Raises AuthError.
+    A server without POST responds 404 or 405: GET follows. Raises AuthError.
     """
     if credentials and credentials.identity_token:
-        reply = yield _post(realm, service, scopes, credentials)
-        if reply.status not in (404, 405):
-            return _read(reply, scopes)
-        reply.close()
-    reply = yield _get(realm, service, scopes, credentials)
-    return _read(reply, scopes)
+        response = yield _post(realm, service, scopes, credentials)
+        if response.status not in (404, 405):
+            return _read(response, scopes)
+        response.close()
+    response = yield _get(realm, service, scopes, credentials)
+    return _read(response, scopes)
 
 
 def _get(realm: Url, service: str, scopes: Scopes, credentials: Credentials | None) -> Request:
@@ -165,7 +171,7 @@ def _get(realm: Url, service: str, scopes: Scopes, credentials: Credentials | No
     if credentials and credentials.username:
         parameters.append(("account", credentials.username))
     headers = {"Authorization": credentials.basic} if credentials else {}
-    return Request("GET", realm.adding(*parameters), headers)
+    return Request("GET", realm.with_query(*parameters), headers)
 
 
 def _post(realm: Url, service: str, scopes: Scopes, credentials: Credentials) -> Request:
@@ -180,48 +186,48 @@ def _post(realm: Url, service: str, scopes: Scopes, credentials: Credentials) ->
     return Request("POST", realm, headers, urlencode(form).encode())
 
 
-def _read(reply: Reply, scopes: Scopes) -> Token:
-    host = reply.url.origin.authority
-    if reply.status != 200:
-        refused = failure(reply, "asking for a token")
-        if not 400 <= reply.status < 500 or reply.status in (408, 425, 429):
+def _read(response: HttpResponse, scopes: Scopes) -> Token:
+    host = response.url.origin.authority
+    if response.status != 200:
+        refused = response_error(response, "requesting a token")
+        if not 400 <= response.status < 500 or response.status in (408, 425, 429):
             raise refused
         raise AuthError(
             refused.message,
             host=host,
-            status=reply.status,
-            hint=f"the token server at {host} does not accept these credentials: log in again",
+            status=response.status,
+            hint=f"the token server at {host} rejected these credentials: log in again",
         )
     try:
-        return Token.read(reply.content(TOKEN_LIMIT), scopes, host)
+        return Token.read(response.content(TOKEN_LIMIT), scopes, host)
     finally:
-        reply.close()
+        response.close()
 
 
 def _lifetime(document: Mapping[str, Any]) -> float:
-    found = document.get("expires_in", _USUAL)
+    found = document.get("expires_in", _DEFAULT_LIFETIME_S)
     try:
         seconds = float(found)
     except (TypeError, ValueError, OverflowError):
-        return _USUAL
+        return _DEFAULT_LIFETIME_S
     if seconds != seconds or seconds <= 0:
-        return _USUAL
-    return min(max(seconds, _SHORTEST), _LONGEST)
+        return _DEFAULT_LIFETIME_S
+    return min(max(seconds, _MIN_LIFETIME_S), _MAX_LIFETIME_S)
 
 
-_MARGIN_S = 10.0  # a token is given up this long before its end
-Ask = Callable[[Url, Generator[Request, Reply, Token]], Token]
-"""Holds a conversation with the token server at a URL, if that is to be trusted."""
+_MARGIN_S = 10.0  # a token is dropped this long before it expires
+RequestToken = Callable[[Url, Generator[Request, HttpResponse, Token]], Token]
+"""Runs a token flow with the token server at a URL, if that is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _CachedToken:
     token: Token
     until: float
 
 
-class Authority:
-    """The memory of one endpoint. Nothing in it is ever sent to another origin."""
+class EndpointAuth:
+    """Challenge and tokens of one endpoint, never sent to another origin."""
 
     def __init__(self, endpoint: Endpoint, keychain: Keychain, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
@@ -229,17 +235,17 @@ class Authority:
         self._clock = clock
         self._lock = threading.Lock()
         self._challenge: Challenge | None = None
-        self._held: list[_Held] = []
-        self._more: dict[Scopes, Scopes] = {}
-        self._turns: dict[Scopes, Limiter] = {}
+        self._tokens: list[_CachedToken] = []
+        self._extra_scopes: dict[Scopes, Scopes] = {}
+        self._token_requests: dict[Scopes, Limiter] = {}
 
     @property
-    def knows(self) -> bool:
-        """Whether the registry has said what it wants."""
+    def has_challenge(self) -> bool:
+        """Whether the registry has sent a challenge."""
         return self._challenge is not None
 
-    def authorization(self, repository: str, scopes: Scopes, ask: Ask) -> str:
-        """The header's value for a request, empty where none is needed yet. Raises AuthError."""
+    def authorization(self, repository: str, scopes: Scopes, request_token: RequestToken) -> str:
+        """The Authorization header of a request, empty before a challenge. Raises AuthError."""
         challenge = self._challenge
         if challenge is None:
             return ""
@@ -249,42 +255,44 @@ class Authority:
         if challenge.scheme == "basic":
             return self._basic(credentials)
         with self._lock:
-            scopes = self._more.get(scopes, scopes)
-            turn = self._turns.setdefault(scopes, Limiter(1))
-        with turn:  # one asks, the others find what it got
+            scopes = self._extra_scopes.get(scopes, scopes)
+            request_slot = self._token_requests.setdefault(scopes, Limiter(1))
+        with request_slot:  # one thread requests the token, the others reuse it
             token = self._valid(scopes)
             if token is None:
                 realm = Url(self.endpoint.origin, "/v2/").join(challenge.realm)
-                token = ask(realm, token_dance(realm, challenge.service, scopes, credentials))
-                self._keep(token)
+                token = request_token(
+                    realm, token_flow(realm, challenge.service, scopes, credentials)
+                )
+                self._remember(token)
         return f"Bearer {token.value}"
 
-    def learn(self, header: str, scopes: Scopes, tried: str) -> bool:
-        """Take in the challenge of a 401 to a request that said `tried`.
+    def accept_challenge(self, header: str, scopes: Scopes, authorization: str) -> bool:
+        """Store the challenge of a 401 to a request sent with `authorization`.
 
-        Tells whether the request may fare better if it is made again.
+        Returns whether a repeated request may succeed.
         """
         challenge = _choose(parse_challenges(header))
         if challenge is None:
             return False
         with self._lock:
-            first = self._challenge is None or self._challenge.scheme != challenge.scheme
+            changed = self._challenge is None or self._challenge.scheme != challenge.scheme
             self._challenge = challenge
-            before = self._more.get(scopes, scopes)
-            wanted = union(before, _within(challenge.scopes, scopes))
-            if not covers(before, wanted):
-                self._more[scopes] = wanted
-            value = tried.removeprefix("Bearer ")
-            kept = [held for held in self._held if held.token.value != value]
-            forgot = len(kept) != len(self._held)
-            self._held = kept
-        return first or not tried or forgot or not covers(before, wanted)
+            known = self._extra_scopes.get(scopes, scopes)
+            wanted = union(known, _within(challenge.scopes, scopes))
+            if not covers(known, wanted):
+                self._extra_scopes[scopes] = wanted
+            value = authorization.removeprefix("Bearer ")
+            kept = [cached for cached in self._tokens if cached.token.value != value]
+            dropped = len(kept) != len(self._tokens)
+            self._tokens = kept
+        return changed or not authorization or dropped or not covers(known, wanted)
 
     def _basic(self, credentials: Credentials | None) -> str:
         if credentials is None or not (credentials.username or credentials.password):
             host = self.endpoint.host
             raise AuthError(
-                f"{host} asks for a user and a password, and none are known",
+                f"{host} requires a username and password, and none are stored",
                 host=host,
                 status=401,
                 hint=f"log in with `shipline login {host}`",
@@ -294,17 +302,17 @@ class Authority:
     def _valid(self, scopes: Scopes) -> Token | None:
         now = self._clock()
         with self._lock:
-            self._held = [held for held in self._held if held.until > now]
-            return next((h.token for h in self._held if covers(h.token.scopes, scopes)), None)
+            self._tokens = [cached for cached in self._tokens if cached.until > now]
+            return next((h.token for h in self._tokens if covers(h.token.scopes, scopes)), None)
 
-    def _keep(self, token: Token) -> None:
+    def _remember(self, token: Token) -> None:
         until = self._clock() + token.lifetime_s - min(_MARGIN_S, token.lifetime_s / 4)
         with self._lock:
-            self._held.append(_Held(token, until))
+            self._tokens.append(_CachedToken(token, until))
 
 
 def _choose(challenges: tuple[Challenge, ...]) -> Challenge | None:
-    """Bearer before Basic: it gives the registry less."""
+    """Bearer before Basic, which exposes the password."""
     for scheme in ("bearer", "basic"):
         for challenge in challenges:
             if challenge.scheme == scheme and (scheme == "basic" or challenge.realm):
@@ -313,6 +321,6 @@ def _choose(challenges: tuple[Challenge, ...]) -> Challenge | None:
 
 
 def _within(asked: Scopes, ours: Scopes) -> Scopes:
-    """What a registry asks for, as far as it is about the resources of this request."""
+    """The scopes a registry asks for, limited to the resources of this request."""
     about = {(scope.type, scope.name) for scope in ours}
     return tuple(scope for scope in asked if (scope.type, scope.name) in about)

@@ -1,4 +1,4 @@
-"""The registry client: what lives as long as a command does."""
+"""The registry client: connections, tokens and credentials of one command."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from types import TracebackType
 from typing import Self
 
 from shipline.oci import Reference
-from shipline.registry.channel import Channel
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
 from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
+from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import Request
 
-_DOCUMENT = 256 << 20  # bytes of what `ask` is told
+_DOCUMENT_LIMIT = 256 << 20  # bytes
 
 
 class Client:
     """Connections, tokens and credentials for many registries at once.
 
-    Safe to use from any thread; leaving the block closes what is kept open. `at_once` bounds the
-    blobs read, the blobs written and the other requests, each, per host. A thread that keeps more
-    readers open than that at one host waits for itself.
+    Safe to use from any thread; leaving the block closes the connections. `at_once` bounds blob
+    reads, blob writes and other requests, each, per host. A thread that holds more readers than
+    that open at one host deadlocks.
     """
 
     def __init__(
@@ -38,40 +38,40 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings or HostSettings()
-        self._gate = HttpClient(
+        self._http = HttpClient(
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )
 
     def repository(self, reference: Reference) -> RemoteRepository:
-        """The repository of `reference`, whose tag and digest do not matter. No request is made."""
+        """The repository of `reference`; its tag and digest are ignored. Makes no request."""
         endpoints = self.settings.endpoints(reference.host)
-        channels = tuple(Channel(self._gate, one, reference.repository) for one in endpoints)
-        return RemoteRepository(reference.host, reference.repository, channels)
+        apis = tuple(RepositoryApi(self._http, one, reference.repository) for one in endpoints)
+        return RemoteRepository(reference.host, reference.repository, apis)
 
     def check(self, host: str) -> None:
-        """Knock at a registry's door with the credentials for it. Raises AuthError if they are
-        refused; a registry that lets everyone in accepts any.
+        """Check the credentials for `host` with GET /v2/. Raises AuthError if they are refused; a
+        registry with anonymous access accepts any.
         """
         endpoint = self.settings.endpoint(host)
         request = Request("GET", Url(endpoint.origin, "/v2/"))
         caller = Caller(endpoint, "", ())
-        self._gate.call(request, expect={200}, doing="logging in", caller=caller).close()
+        self._http.call(request, expect={200}, operation="logging in", caller=caller).close()
 
     def ask(self, host: str, method: str, path: str, body: bytes = b"") -> bytes:
-        """What a registry says below its own API, outside of the distribution specification; the
-        body is JSON. Raises AuthError, RegistryError.
+        """Call a registry's own API, outside the distribution specification, with a JSON body;
+        returns the body of the response. Raises AuthError, RegistryError.
         """
         endpoint = self.settings.endpoint(host)
         headers = {"Content-Type": "application/json"} if body else {}
         request = Request(method, Url(endpoint.origin, path), headers, body)
         caller = Caller(endpoint, "", ())
-        doing = f"{method} {path}"
-        answer = self._gate.call(request, expect={200, 202}, doing=doing, caller=caller)
-        with closing(answer):
-            return answer.content(_DOCUMENT)
+        operation = f"{method} {path}"
+        response = self._http.call(request, expect={200, 202}, operation=operation, caller=caller)
+        with closing(response):
+            return response.content(_DOCUMENT_LIMIT)
 
     def close(self) -> None:
-        self._gate.close()
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self

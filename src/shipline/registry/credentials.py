@@ -1,4 +1,4 @@
-"""Who we are to a registry: values that do not show their secrets, and where they come from."""
+"""Credentials, whose secrets are kept out of repr, and keychains that supply them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HUB = {"docker.io", "registry-1.docker.io", "index.docker.io"}
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user with a password, an identity token (OAuth2 refresh token), or a ready bearer token."""
+    """Username and password, an identity token (OAuth2 refresh token), or a bearer token."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -29,18 +29,18 @@ class Credentials:
 
 class Keychain(Protocol):
     def credentials(self, host: str, repository: str) -> Credentials | None:
-        """What to say at `host` about `repository`; None to be anonymous. Raises AuthError."""
+        """The credentials for `repository` at `host`; None for anonymous. Raises AuthError."""
 
 
 class NoKeychain:
-    """Nobody, everywhere."""
+    """Anonymous everywhere."""
 
     def credentials(self, host: str, repository: str) -> Credentials | None:
         return None
 
 
 class StaticKeychain:
-    """Credentials known beforehand, per host."""
+    """Fixed credentials per host."""
 
     def __init__(self, known: Mapping[str, Credentials]) -> None:
         self._known = {normal_host(host): credentials for host, credentials in known.items()}
@@ -50,9 +50,9 @@ class StaticKeychain:
 
 
 def normal_host(key: str) -> str:
-    """The host that a key of a configuration file means; Docker Hub's names are one.
+    """The host named by a key of a configuration file; Docker Hub's names are one.
 
-    Only whole hosts are ever compared: `registry.example.com.evil` is another one.
+    Hosts are compared whole: `registry.example.com.evil` is another host.
     """
     host = key.strip().lower().partition("://")[2] or key.strip().lower()
     host = host.partition("/")[0]

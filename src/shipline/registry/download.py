@@ -1,4 +1,4 @@
-"""Blobs on their way down, continued with Range after a broken connection, mirrors first."""
+"""Blob downloads: mirrors first, resumed with Range after a broken connection."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ from typing import TYPE_CHECKING
 
 from shipline.errors import AuthError, NotFound, RegistryError, ShiplineError
 from shipline.oci import Descriptor
-from shipline.registry.channel import Channel
-from shipline.registry.http import pause
+from shipline.registry.http import back_off
+from shipline.registry.repository_api import RepositoryApi
 
 if TYPE_CHECKING:
     from shipline.registry.transport import Response
 
-_SKIP = 1 << 20  # bytes
+_SKIP_CHUNK = 1 << 20  # bytes
 
 
 class Download:
-    """Unverified bytes of one blob, in order, from as many connections as it takes.
+    """Unverified bytes of one blob, in order, over as many connections as it takes.
 
-    Give it to a VerifiedReader: the digest is over the whole, whoever sent the parts. The next
-    of `channels` is used when one has failed.
+    Wrap it in a VerifiedReader, which checks the digest of the whole. When one of `apis` fails, the
+    next takes over.
     """
 
-    def __init__(self, channels: Sequence[Channel], target: Descriptor) -> None:
-        self._channels = list(channels)
+    def __init__(self, apis: Sequence[RepositoryApi], target: Descriptor) -> None:
+        self._apis = list(apis)
         self._target = target
         self._position = 0
         self._failures = 0
-        self._mirrors: list[ShiplineError] = []
-        self._ranges = True
-        self._answer: Response | None = None
+        self._errors: list[ShiplineError] = []
+        self._use_ranges = True
+        self._response: Response | None = None
 
     @property
-    def channel(self) -> Channel:
-        """Who is sending."""
-        return self._channels[0]
+    def api(self) -> RepositoryApi:
+        """The current source."""
+        return self._apis[0]
 
     def open(self) -> None:
-        """Send the request. Raises NotFound if nobody has the blob."""
-        while self._answer is None:
+        """Send the request. Raises NotFound if no source has the blob."""
+        while self._response is None:
             try:
-                self._answer = self._request()
+                self._response = self._request()
             except (RegistryError, AuthError, NotFound) as error:
-                if len(self._channels) == 1:
-                    with blaming_mirrors(self._mirrors):
+                if len(self._apis) == 1:
+                    with noting_mirrors(self._errors):
                         raise
-                self._next(error)
+                self._next_source(error)
 
     def read(self, size: int = -1, /) -> bytes:
         while True:
             self.open()
-            assert self._answer is not None
+            assert self._response is not None
             try:
-                data = self._answer.read(size)
+                data = self._response.read(size)
             except RegistryError as error:
-                self._broken(error)
+                self._retry_or_next(error)
                 continue
             if data or not size or self._position >= self._target.size:
                 self._position += len(data)
                 self._failures = 0 if data else self._failures
                 return data
-            if self._failures:  # twice short at the same place: that is all there is
+            if self._failures:  # truncated twice at the same offset: there is no more
                 return b""
             self._failures += 1
             self._drop()
@@ -72,81 +72,81 @@ class Download:
         self._drop()
 
     def _request(self) -> Response:
-        """The answer, standing at the position."""
-        start = self._position if self._ranges else 0
-        answer = self.channel.call(
+        """A response positioned at the current offset."""
+        start = self._position if self._use_ranges else 0
+        response = self.api.call(
             "GET",
-            self.channel.blob(self._target.digest),
+            self.api.blob(self._target.digest),
             expect={200, 206, 404, 416} if start else {200, 404},
-            doing=f"fetching {self._target.digest}",
+            operation=f"fetching {self._target.digest}",
             headers={"Range": f"bytes={start}-"} if start else None,
-            lane="read",
+            limit="read",
         )
         try:
-            return self._placed(answer, start)
+            return self._at_position(response, start)
         except BaseException:
-            answer.close()
+            response.close()
             raise
 
-    def _placed(self, answer: Response, start: int) -> Response:
-        if answer.status == 404:
-            raise _missing(self.channel, self._target)
-        if answer.status == 206 and _first(answer.header("Content-Range")) == start:
-            return answer
-        if answer.status != 200:  # an answer to another question: ask for all of it instead
-            self._ranges = False
-            answer.close()
+    def _at_position(self, response: Response, start: int) -> Response:
+        if response.status == 404:
+            raise _missing(self.api, self._target)
+        if response.status == 206 and _range_start(response.header("Content-Range")) == start:
+            return response
+        if response.status != 200:  # not the requested range: fetch the whole blob
+            self._use_ranges = False
+            response.close()
             return self._request()
         left = self._position
-        while left and (data := answer.read(min(_SKIP, left))):
+        while left and (data := response.read(min(_SKIP_CHUNK, left))):
             left -= len(data)
-        return answer
+        return response
 
-    def _broken(self, error: RegistryError) -> None:
+    def _retry_or_next(self, error: RegistryError) -> None:
         self._drop()
         self._failures += 1
-        if error.retriable and self._failures < self.channel.gate.tries:
-            pause(self._failures, error)
-        elif len(self._channels) > 1:
-            self._next(error)
+        if error.retriable and self._failures < self.api.http.tries:
+            back_off(self._failures, error)
+        elif len(self._apis) > 1:
+            self._next_source(error)
         else:
-            with blaming_mirrors(self._mirrors):
+            with noting_mirrors(self._errors):
                 raise error
 
-    def _next(self, error: ShiplineError) -> None:
-        self._mirrors.append(error)
+    def _next_source(self, error: ShiplineError) -> None:
+        self._errors.append(error)
         self._drop()
-        self._channels.pop(0)
+        self._apis.pop(0)
         self._failures = 0
-        self._ranges = True
+        self._use_ranges = True
 
     def _drop(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
 
 @contextmanager
-def blaming_mirrors(failures: Sequence[ShiplineError]) -> Iterator[None]:
-    """Adds what the mirrors said before to the error with which the registry ends the block."""
+def noting_mirrors(failures: Sequence[ShiplineError]) -> Iterator[None]:
+    """Adds the failures of the mirrors as notes to an error that leaves the block."""
     try:
         yield
     except ShiplineError as error:
         for failure in failures:
-            error.add_note(f"a mirror before: {failure.message}")
+            error.add_note(f"a mirror failed before: {failure.message}")
         absent = failures and all(isinstance(one, NotFound) for one in failures)
         if absent and isinstance(error, RegistryError) and not error.status:
-            error.hint = f"no mirror has it: check the name, and the way to {error.host}"
+            error.hint = f"no mirror has it: check the name and the connection to {error.host}"
         raise
 
 
-def _missing(channel: Channel, target: Descriptor) -> NotFound:
+def _missing(api: RepositoryApi, target: Descriptor) -> NotFound:
     hint = ""
     if target.urls:
-        hint = "its bytes are kept elsewhere (urls of the descriptor), where nobody looks for them"
-    return NotFound(f"{target.digest} is not in {channel.host}/{channel.repository}", hint=hint)
+        hint = "the descriptor points to other urls, which are not fetched"
+    return NotFound(f"{target.digest} is not in {api.host}/{api.repository}", hint=hint)
 
 
-def _first(content_range: str) -> int:
+def _range_start(content_range: str) -> int:
     found = re.match(r"bytes ([0-9]{1,18})-", content_range)
     return int(found[1]) if found else -1

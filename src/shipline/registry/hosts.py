@@ -1,4 +1,4 @@
-"""What is known about hosts before the first request: mirrors, certificates, proxies, quirks."""
+"""How to reach a host: mirrors, certificates, proxies, and quirks of known registries."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from shipline.registry.origin import Origin, Url
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Proxy URLs per scheme, empty for none; `without` are the hosts that are reached directly."""
+    """Proxy URLs per scheme, empty for none; `no_proxy` lists hosts to reach directly."""
 
     http: str = ""
     https: str = ""
-    without: tuple[str, ...] = ()
+    no_proxy: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; lower case wins.
 
-        HTTP_PROXY in capitals is not read inside CGI, where a client sets it (httpoxy).
+        Upper-case HTTP_PROXY is ignored in CGI, where clients control it (httpoxy).
         """
 
         def get(name: str) -> str:
             return environment.get(name.lower()) or environment.get(name) or ""
 
-        every = get("ALL_PROXY")
+        all_proxy = get("ALL_PROXY")
         in_cgi = "REQUEST_METHOD" in environment
         http = environment.get("http_proxy", "") if in_cgi else get("HTTP_PROXY")
         hosts = (entry.strip().lower() for entry in get("NO_PROXY").split(","))
         return cls(
-            http or every,
-            get("HTTPS_PROXY") or every,
+            http or all_proxy,
+            get("HTTPS_PROXY") or all_proxy,
             tuple(entry for entry in hosts if entry),
         )
 
@@ -53,10 +53,10 @@ class Proxies:
         return url if "://" in url else f"http://{url}"
 
     def _excepted(self, origin: Origin) -> bool:
-        return any(_covers(entry, origin) for entry in self.without)
+        return any(_matches(entry, origin) for entry in self.no_proxy)
 
 
-def _covers(entry: str, origin: Origin) -> bool:
+def _matches(entry: str, origin: Origin) -> bool:
     if entry == "*":
         return True
     if "/" in entry:
@@ -81,20 +81,19 @@ def _in_network(host: str, network: str) -> bool:
 
 _HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _PROBE_S = 2.0
-_TLS = (b"\x16", b"\x15")  # how records of a handshake and of an alert begin
+_TLS = (b"\x16", b"\x15")  # first byte of handshake and alert records
 _CERTIFICATES = Path("/etc/docker/certs.d")
 
 
-def _nothing() -> Mapping[str, tuple[str, ...]]:
+def _empty() -> Mapping[str, tuple[str, ...]]:
     return types.MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A place that serves a registry's content.
+    """A server of a registry's content.
 
-    `host` is the name under which its credentials are kept, `prefix` stands before each
-    repository name.
+    Credentials are stored under `host`; `prefix` is prepended to repository names.
     """
 
     origin: Origin
@@ -104,7 +103,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class TlsTrust:
-    """Files of PEM: additional authorities, and the certificate that this side shows."""
+    """PEM files: additional CAs, and the client certificate with its key."""
 
     authorities: tuple[Path, ...] = ()
     certificate: Path | None = None
@@ -119,49 +118,49 @@ def _never(host: str, port: int) -> bool:
 class HostSettings:
     """How hosts are reached.
 
-    `insecure` are hosts spoken to in plain http, as loopback is unless `secure` names it, it has a
-    directory of certificates, or `probe` (host, port) finds TLS there; `ca` are trusted everywhere
-    besides the system's; `certificates` is the directory laid out as docker's certs.d; `mirrors`
-    are base URLs per host, tried in order before the host itself; `token_hosts` are further hosts
-    per host that may see its credentials; with `strict` no others may, and no request follows a
-    server's word to a private address: for programs that fetch on behalf of others.
+    `insecure` hosts use plain HTTP, as does loopback unless it is in `secure`, has a directory of
+    certificates, or `probe` (host, port) finds TLS there; `ca` files are trusted in addition to the
+    system's; `certificates` is laid out like docker's certs.d; `mirrors` are base URLs per host,
+    tried in order before the host itself; `token_hosts` lists other hosts that may receive a host's
+    credentials. With `strict`, none but these may, and no link of a server is followed to a private
+    address: for programs that fetch on behalf of others.
     """
 
     insecure: frozenset[str] = frozenset()
     secure: frozenset[str] = frozenset()
     ca: tuple[Path, ...] = ()
     certificates: Path = _CERTIFICATES
-    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     proxies: Proxies = field(default_factory=Proxies)
-    token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)
+    token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
     probe: Callable[[str, int], bool] = field(default=_never, compare=False)
 
     def endpoint(self, host: str) -> Endpoint:
-        """The registry itself: where content is pushed to and where tags are true."""
+        """The registry itself: content is pushed there, and its tags are authoritative."""
         authority = _HUB.get(host, host)
-        scheme = "http" if self._plain(authority) else "https"
+        scheme = "http" if self._is_plain_http(authority) else "https"
         return Endpoint(Url.parse(f"{scheme}://{authority.lower()}/").origin, host)
 
     def endpoints(self, host: str) -> tuple[Endpoint, ...]:
-        """Where content of the registry may be read, in order; the registry itself is last."""
+        """The endpoints to read from, in order; the registry itself is last."""
         return (*map(_mirror, self.mirrors.get(host, ())), self.endpoint(host))
 
     def trust(self, origin: Origin) -> TlsTrust:
-        """What to believe at `origin`, and who to be there."""
-        place = self.certificates / origin.authority
-        if not place.is_dir():
+        """The CAs to trust and the client certificate to present at `origin`."""
+        directory = self.certificates / origin.authority
+        if not directory.is_dir():
             return TlsTrust(self.ca)
-        found = sorted(place.iterdir())
-        keys = {path.stem: path for path in found if path.suffix == ".key"}
-        certificate = next((p for p in found if p.suffix == ".cert" and p.stem in keys), None)
+        files = sorted(directory.iterdir())
+        keys = {path.stem: path for path in files if path.suffix == ".key"}
+        certificate = next((p for p in files if p.suffix == ".cert" and p.stem in keys), None)
         return TlsTrust(
-            (*self.ca, *(path for path in found if path.suffix == ".crt")),
+            (*self.ca, *(path for path in files if path.suffix == ".crt")),
             certificate,
             keys[certificate.stem] if certificate else None,
         )
 
-    def _plain(self, authority: str) -> bool:
+    def _is_plain_http(self, authority: str) -> bool:
         if authority in self.secure:
             return False
         if authority in self.insecure:
@@ -175,9 +174,9 @@ class HostSettings:
 def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
     """Read `docker.io=http://127.0.0.1:5000,quay.io=https://mirror.lan/quay`.
 
-    A host may stand several times: its mirrors are tried in that order. Raises UsageError.
+    A host may be repeated: its mirrors are tried in order. Raises UsageError.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    mirrors: dict[str, tuple[str, ...]] = {}
     for entry in filter(None, (piece.strip() for piece in text.split(","))):
         host, equals, url = (part.strip() for part in entry.partition("="))
         try:
@@ -189,8 +188,8 @@ def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
                 f"not a mirror: {entry!r}: {error.message}",
                 hint="write HOST=URL, as in docker.io=https://mirror.example.com",
             ) from None
-        found[host] = (*found.get(host, ()), url)
-    return types.MappingProxyType(found)
+        mirrors[host] = (*mirrors.get(host, ()), url)
+    return types.MappingProxyType(mirrors)
 
 
 def settings_from(
@@ -200,10 +199,10 @@ def settings_from(
     secure: Iterable[str] = (),
     ca: Iterable[Path] = (),
 ) -> HostSettings:
-    """Settings of a program, with those of its environment: SHIPLINE_INSECURE (hosts, a comma
-    list), SHIPLINE_CA (files, as in PATH), SHIPLINE_MIRRORS, SSL_CERT_FILE, *_PROXY, NO_PROXY.
+    """Settings from arguments and the environment: SHIPLINE_INSECURE (comma-separated hosts),
+    SHIPLINE_CA (files, separated as in PATH), SHIPLINE_MIRRORS, SSL_CERT_FILE, *_PROXY, NO_PROXY.
 
-    Whether a registry of this machine speaks TLS is found out by asking it.
+    Loopback registries are probed for TLS.
     """
     hosts = (one.strip() for one in environment.get("SHIPLINE_INSECURE", "").split(","))
     files = environment.get("SHIPLINE_CA", "").split(os.pathsep)
@@ -219,7 +218,7 @@ def settings_from(
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Whether a server of this machine answers the beginning of a TLS handshake with one."""
+    """Whether the server answers a TLS ClientHello with a TLS record."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -229,7 +228,7 @@ def speaks_tls(host: str, port: int) -> bool:
         context.wrap_bio(nothing, hello).do_handshake()
     try:
         with socket.create_connection((host, port), _PROBE_S) as sock:
-            sock.sendall(hello.read() + b"\r\n\r\n")  # the end of a bad request, to plain http
+            sock.sendall(hello.read() + b"\r\n\r\n")  # ends a bad request for a plain HTTP server
             return sock.recv(1) in _TLS
     except OSError:
         return False
@@ -245,9 +244,9 @@ def _mirror(text: str) -> Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """`resumes` is False where a second PATCH loses bytes; `mounts` where it never works;
-    `referrers` is False where the API answers with something else; `chunk` is the most that one
-    numbered chunk may have, in bytes; `page` how many tags may be asked for at once."""
+    """Deviations of a registry: `resumes` is False where a second PATCH loses bytes, `mounts` where
+    mounting never works, `referrers` where that API does something else. `chunk` is the largest
+    chunk in bytes, `page` the largest page of tags."""
 
     resumes: bool = True
     mounts: bool = True
@@ -264,7 +263,7 @@ _BY_SUFFIX = {
 
 
 def quirks_of(host: str) -> Quirks:
-    """What is known about `host`, a name without port: exact, or a whole parent domain."""
+    """The quirks of `host`, a name without port, or of its parent domain."""
     while host:
         if host in _BY_SUFFIX:
             return _BY_SUFFIX[host]

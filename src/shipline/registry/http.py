@@ -1,7 +1,7 @@
-"""The one gate through which requests leave: redirects, retries, limits, and who may see what.
+"""The HTTP client: redirects, retries, limits per host, and which origin sees which credentials.
 
-Credentials go to the origin they are bound to and nowhere else: not after a redirect, not to an
-upload's Location, not to a Link; `reach` says which token servers may see them.
+Credentials go only to the origin they are bound to: not along a redirect, to an upload's Location
+or to a Link; `address_policy` says which token servers may see them.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING
 
 from shipline import __version__
 from shipline.errors import RegistryError, ShiplineError
-from shipline.registry.auth import Authority, Scopes, Token
+from shipline.registry.address_policy import AddressPolicy, policy_for_link, policy_for_realm
+from shipline.registry.auth import EndpointAuth, Scopes, Token
 from shipline.registry.credentials import Keychain
-from shipline.registry.failures import RETRIED, Refused, Reply, failure
+from shipline.registry.error_response import RETRIED, HttpResponse, RequestRefused, response_error
 from shipline.registry.hosts import Endpoint, HostSettings
 from shipline.registry.origin import Origin, Url
-from shipline.registry.reach import Reach, reach_of_lead, reach_of_realm
 from shipline.registry.request import Request
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import OpenRequest, Response, Transport
+    from shipline.registry.transport import RequestWriter, Response, Transport
 
 TRIES = 5
 _REDIRECTS = 5
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 20.0
-_PATIENCE_S = 60.0  # a longer Retry-After is for a person to decide
-_MOVED = frozenset({301, 302, 303, 307, 308})
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
+_MAX_RETRY_AFTER_S = 60.0  # a longer Retry-After is an error
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 class HostLimits:
-    """How many requests run at once at one host; JSON does not wait behind blobs.
+    """Concurrent requests per host; JSON does not queue behind blobs.
 
-    Reading and writing blobs are counted apart, so that copying within a host cannot wait for
-    itself: who writes may hold a reader, never the other way round.
+    Blob reads and writes are counted separately, so that a copy within one host cannot deadlock: a
+    writer may hold a reader, never the reverse.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -51,7 +51,7 @@ class HostLimits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose behalf a request is made: at which endpoint, about what, needing which rights."""
+    """What a request is authorised for: endpoint, repository and scopes."""
 
     endpoint: Endpoint
     repository: str
@@ -59,7 +59,7 @@ class Caller:
 
 
 class HttpClient:
-    """Sends requests. Safe to use from any thread; `close` ends the kept connections."""
+    """Sends requests. Safe to use from any thread; `close` closes idle connections."""
 
     def __init__(
         self,
@@ -76,188 +76,195 @@ class HttpClient:
         self._at_once = at_once
         self._clock = clock
         self._lock = threading.Lock()
-        self._wire_: Transport | None = None
-        self._lanes: dict[str, HostLimits] = {}
-        self._authorities: dict[Endpoint, Authority] = {}
+        self._transport_: Transport | None = None
+        self._limits: dict[str, HostLimits] = {}
+        self._auths: dict[Endpoint, EndpointAuth] = {}
 
-    def authority(self, endpoint: Endpoint) -> Authority:
+    def auth(self, endpoint: Endpoint) -> EndpointAuth:
         with self._lock:
-            found = self._authorities.get(endpoint)
+            found = self._auths.get(endpoint)
             if found is None:
-                found = Authority(endpoint, self._keychain, self._clock)
-                self._authorities[endpoint] = found
+                found = EndpointAuth(endpoint, self._keychain, self._clock)
+                self._auths[endpoint] = found
             return found
 
-    def lanes(self, origin: Origin) -> HostLimits:
+    def limits(self, origin: Origin) -> HostLimits:
         with self._lock:
-            return self._lanes.setdefault(origin.authority, HostLimits(self._at_once))
+            return self._limits.setdefault(origin.authority, HostLimits(self._at_once))
 
     def call(
         self,
         request: Request,
         *,
         expect: Collection[int],
-        doing: str,
+        operation: str,
         caller: Caller | None = None,
-        lane: str = "small",
+        limit: str = "small",
         tries: int = 0,
         redirects: int = _REDIRECTS,
     ) -> Response:
-        """Send until the status is one of `expect`; close the answer when done with it.
+        """Send until the status is one of `expect`; the caller closes the response.
 
-        Tries again, after a pause, what may succeed later. Raises AuthError, RegistryError.
+        Retriable failures are retried with backoff. `operation` names the request in messages,
+        `limit` the field of `HostLimits` that counts it. Raises AuthError, RegistryError.
         """
         for attempt in itertools.count(1):
             try:
-                answer = self._once(request, caller, lane, redirects)
-                if answer.status in expect:
-                    return answer
-                raise failure(answer, doing)
+                response = self._attempt(request, caller, limit, redirects)
+                if response.status in expect:
+                    return response
+                raise response_error(response, operation)
             except RegistryError as error:
                 if not error.retriable or attempt >= (tries or self.tries):
                     raise
-                pause(attempt, error)
+                back_off(attempt, error)
         raise AssertionError  # count() has no end
 
-    def open(self, request: Request, caller: Caller, *, length: int | None) -> OpenRequest:
-        """Send a head with the token it needs; the body is the caller's, and not counted.
+    def open(self, request: Request, caller: Caller, *, length: int | None) -> RequestWriter:
+        """Send an authorised head; the caller writes the body, which no limit counts.
 
-        Its pace is its producer's, so waiting for a turn could wait for ever.
+        The body's producer sets the pace, so waiting for a slot could deadlock.
         """
-        bearing = request.bearing(self._authorization(request, caller))
-        return self._wire.open(
+        authorized = request.with_authorization(self._authorization(request, caller))
+        return self._transport.open(
             request.method,
             request.url,
-            self._headers(bearing),
+            self._headers(authorized),
             length=length,
-            reach=self._reach(request.url, caller.endpoint.origin),
+            address_policy=self._address_policy(request.url, caller.endpoint.origin),
         )
 
     def close(self) -> None:
-        if self._wire_ is not None:
-            self._wire_.close()
+        if self._transport_ is not None:
+            self._transport_.close()
 
     @property
-    def _wire(self) -> Transport:
+    def _transport(self) -> Transport:
         with self._lock:
-            if self._wire_ is None:
+            if self._transport_ is None:
                 from shipline.registry.transport import Transport
 
-                self._wire_ = Transport(self.settings)
-            return self._wire_
+                self._transport_ = Transport(self.settings)
+            return self._transport_
 
-    def _once(self, request: Request, caller: Caller | None, lane: str, redirects: int) -> Response:
-        """One attempt: with a token if the registry is known to want one, again after a 401."""
-        tried = self._authorization(request, caller)
-        answer = self._follow(request.bearing(tried), caller, lane, redirects)
-        if answer.status != 401 or caller is None or not self._learn(answer, caller, tried):
-            return answer
-        answer.close()
-        again = request.bearing(self._authorization(request, caller))
-        return self._follow(again, caller, lane, redirects)
+    def _attempt(
+        self, request: Request, caller: Caller | None, limit: str, redirects: int
+    ) -> Response:
+        """One attempt, with a token once the registry has asked for one, repeated after a 401."""
+        authorization = self._authorization(request, caller)
+        response = self._follow(request.with_authorization(authorization), caller, limit, redirects)
+        if (
+            response.status != 401
+            or caller is None
+            or not self._accept_challenge(response, caller, authorization)
+        ):
+            return response
+        response.close()
+        again = request.with_authorization(self._authorization(request, caller))
+        return self._follow(again, caller, limit, redirects)
 
     def _authorization(self, request: Request, caller: Caller | None) -> str:
         if caller is None or request.url.origin != caller.endpoint.origin:
             return ""
-        authority = self.authority(caller.endpoint)
-        ask = partial(self._converse, caller.endpoint)
-        return authority.authorization(caller.repository, caller.scopes, ask)
+        auth = self.auth(caller.endpoint)
+        request_token = partial(self._fetch_token, caller.endpoint)
+        return auth.authorization(caller.repository, caller.scopes, request_token)
 
-    def _learn(self, answer: Response, caller: Caller, tried: str) -> bool:
+    def _accept_challenge(self, response: Response, caller: Caller, authorization: str) -> bool:
         endpoint = caller.endpoint
-        if answer.url.origin != endpoint.origin:
+        if response.url.origin != endpoint.origin:
             return False
-        header = answer.header("WWW-Authenticate")
-        authority = self.authority(endpoint)
-        if not header and not authority.knows:
-            answer.close()
+        header = response.header("WWW-Authenticate")
+        auth = self.auth(endpoint)
+        if not header and not auth.has_challenge:
+            response.close()
             header = self._ping(endpoint)
-        return authority.learn(header, caller.scopes, tried)
+        return auth.accept_challenge(header, caller.scopes, authorization)
 
     def _ping(self, endpoint: Endpoint) -> str:
-        """The challenge of the front door, for registries that forget it elsewhere (gcr.io)."""
-        reply = self._follow(Request("GET", Url(endpoint.origin, "/v2/")), None, "small", 0)
+        """The challenge of /v2/, for registries that send none elsewhere (gcr.io)."""
+        response = self._follow(Request("GET", Url(endpoint.origin, "/v2/")), None, "small", 0)
         try:
-            return reply.header("WWW-Authenticate")
+            return response.header("WWW-Authenticate")
         finally:
-            reply.close()
+            response.close()
 
-    def _converse(
-        self, endpoint: Endpoint, realm: Url, dance: Generator[Request, Reply, Token]
+    def _fetch_token(
+        self, endpoint: Endpoint, realm: Url, flow: Generator[Request, HttpResponse, Token]
     ) -> Token:
-        internet = self._on_internet(endpoint.origin)
-        reach = reach_of_realm(self.settings, endpoint, realm, internet=internet)
-        request = next(dance)
+        on_internet = self._on_internet(endpoint.origin)
+        address_policy = policy_for_realm(self.settings, endpoint, realm, on_internet=on_internet)
+        request = next(flow)
         while True:
-            reply = self._patiently(request, reach)
+            response = self._send_retrying(request, address_policy)
             try:
-                request = dance.send(reply)
+                request = flow.send(response)
             except StopIteration as done:
                 token: Token = done.value
                 return token
             finally:
-                reply.close()
+                response.close()
 
-    def _patiently(self, request: Request, reach: Reach) -> Response:
+    def _send_retrying(self, request: Request, address_policy: AddressPolicy) -> Response:
         for attempt in itertools.count(1):
             try:
-                answer = self._follow(request, None, "small", 0, reach)
-                if answer.status not in RETRIED or attempt >= self.tries:
-                    return answer
-                raise failure(answer, "asking for a token")
+                response = self._follow(request, None, "small", 0, address_policy)
+                if response.status not in RETRIED or attempt >= self.tries:
+                    return response
+                raise response_error(response, "requesting a token")
             except RegistryError as error:
                 if not error.retriable or attempt >= self.tries:
                     raise
-                pause(attempt, error)
+                back_off(attempt, error)
         raise AssertionError  # count() has no end
 
     def _on_internet(self, origin: Origin) -> bool:
-        """Whether the registry has a public address; one behind a proxy is taken to have one."""
-        peer = self._wire.peer(origin)
-        return not peer or Reach.PUBLIC.allows(peer)
+        """Whether the registry has a public address; assumed behind a proxy."""
+        peer = self._transport.peer(origin)
+        return not peer or AddressPolicy.PUBLIC.allows(peer)
 
-    def _reach(self, url: Url, origin: Origin) -> Reach:
-        return reach_of_lead(self.settings, url, origin, internet=self._on_internet(origin))
+    def _address_policy(self, url: Url, origin: Origin) -> AddressPolicy:
+        return policy_for_link(self.settings, url, origin, on_internet=self._on_internet(origin))
 
     def _follow(
         self,
         request: Request,
         caller: Caller | None,
-        lane: str,
+        limit: str,
         redirects: int,
-        reach: Reach | None = None,
+        address_policy: AddressPolicy | None = None,
     ) -> Response:
         first = caller.endpoint.origin if caller else request.url.origin
         for _ in range(redirects + 1):
-            far = reach or self._reach(request.url, first)
-            answer = self._exchange(request, lane, far)
-            if answer.status not in _MOVED or not redirects:
-                return answer
-            location = answer.header("Location")
-            answer.close()
-            request = _moved(request, location, answer.status)
+            policy = address_policy or self._address_policy(request.url, first)
+            response = self._send(request, limit, policy)
+            if response.status not in _REDIRECT_STATUSES or not redirects:
+                return response
+            location = response.header("Location")
+            response.close()
+            request = _redirected(request, location, response.status)
         host = first.authority
         raise RegistryError(f"{host}: more than {redirects} redirects", host=host)
 
-    def _exchange(self, request: Request, lane: str, reach: Reach) -> Response:
-        limiter: Limiter = getattr(self.lanes(request.url.origin), lane)
+    def _send(self, request: Request, limit: str, address_policy: AddressPolicy) -> Response:
+        limiter: Limiter = getattr(self.limits(request.url.origin), limit)
         limiter.__enter__()
         try:
-            exchange = self._wire.open(
+            writer = self._transport.open(
                 request.method,
                 request.url,
                 self._headers(request),
                 length=request.length,
-                reach=reach,
+                address_policy=address_policy,
             )
         except BaseException:
             limiter.__exit__(None, None, None)
             raise
-        exchange.on_close(lambda: limiter.__exit__(None, None, None))
+        writer.on_close(lambda: limiter.__exit__(None, None, None))
         try:
-            return _talk(exchange, request)
+            return _send_body(writer, request)
         except BaseException:
-            exchange.close()
+            writer.close()
             raise
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -268,37 +275,37 @@ class HttpClient:
         }
 
 
-def pause(attempt: int, error: ShiplineError) -> None:
-    """Wait before another attempt: exponential with jitter, or as long as the server asks.
+def back_off(attempt: int, error: ShiplineError) -> None:
+    """Wait before another attempt: exponentially with jitter, or as the server's Retry-After asks.
 
-    Raises `error` where that is longer than anyone wants to wait.
+    Raises `error` where that is longer than `_MAX_RETRY_AFTER_S`.
     """
-    asked = error.retry_after_s if isinstance(error, Refused) else None
-    if asked is not None and asked > _PATIENCE_S:
-        error.hint = f"the registry asks to come back in {asked:.0f} seconds; {error.hint}"
+    retry_after_s = error.retry_after_s if isinstance(error, RequestRefused) else None
+    if retry_after_s is not None and retry_after_s > _MAX_RETRY_AFTER_S:
+        error.hint = f"the registry asks to retry in {retry_after_s:.0f} seconds; {error.hint}"
         raise error
-    wait = min(_FIRST_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S)
+    wait = min(_FIRST_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)
     wait *= random.uniform(0.75, 1.25)
-    sleep(wait if asked is None else asked + wait / 4)
+    sleep(wait if retry_after_s is None else retry_after_s + wait / 4)
 
 
-def _talk(exchange: OpenRequest, request: Request) -> Response:
-    """Send the body; a server may answer and stop reading before its end."""
+def _send_body(writer: RequestWriter, request: Request) -> Response:
+    """Send the body; a server may respond before it has read all of it."""
     try:
         if isinstance(request.body, bytes):
-            exchange.write(request.body)
+            writer.write(request.body)
         else:
-            request.body.send(exchange)
+            request.body.send(writer)
     except RegistryError as error:
-        ours = error.host == exchange.url.origin.authority  # else the body's source has failed
-        answer = exchange.early() if ours and error.retriable else None
-        if answer is None:
+        ours = error.host == writer.url.origin.authority  # else the source of the body failed
+        response = writer.early_response() if ours and error.retriable else None
+        if response is None:
             raise
-        return answer
-    return exchange.answer()
+        return response
+    return writer.response()
 
 
-def _moved(request: Request, location: str, status: int) -> Request:
+def _redirected(request: Request, location: str, status: int) -> Request:
     host = request.url.origin.authority
     keep = status in (307, 308)
     if not location or (request.method not in ("GET", "HEAD") and not keep):
@@ -308,6 +315,6 @@ def _moved(request: Request, location: str, status: int) -> Request:
         raise RegistryError(
             f"{host}: redirected from https to {url.origin}",
             host=host,
-            hint="the registry, or the proxy before it, must be told that it is reached by https",
+            hint="configure the registry, or its proxy, with its public https URL",
         )
     return request.redirected(url, keep_body=keep)

@@ -1,5 +1,6 @@
-"""Credentials from the files of docker and of containers-auth.json(5), and from the encrypted file
-of ours, in which other programs can look through a credential helper.
+"""Credentials from docker's files, containers-auth.json(5), and our encrypted store.
+
+Other programs read that store through docker-credential-shipline.
 
 Order: REGISTRY_AUTH_FILE alone where it is set; else docker's config.json, then auth.json, then
 .dockercfg. Within a file: credHelpers for the host, credsStore, then `auths`.
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import AuthError, ConfigError
+from shipline.registry.credential_helpers import get_from_helper
 from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
-from shipline.registry.helpers import ask_helper
 
-VAULT = "shipline-credentials.json"  # the name of the vault, beside the file that points to it
+STORE_FILE = "shipline-credentials.json"  # beside the config.json that refers to it
 _LIMIT = 4 << 20  # bytes of a configuration file
 
 
 class ConfigKeychain:
-    """Reads `files` when first asked; what is found for a repository is remembered."""
+    """Reads `files` on first use, and caches the credentials of each repository."""
 
     def __init__(
         self, files: tuple[Path, ...], environment: Mapping[str, str] | None = None
@@ -36,7 +37,7 @@ class ConfigKeychain:
         self._files = files
         self._environment = environment
         self._lock = threading.Lock()
-        self._documents: tuple[tuple[Path, Mapping[str, Any]], ...] | None = None
+        self._manifests: tuple[tuple[Path, Mapping[str, Any]], ...] | None = None
         self._known: dict[tuple[str, str], Credentials | None] = {}
 
     def credentials(self, host: str, repository: str) -> Credentials | None:
@@ -44,13 +45,13 @@ class ConfigKeychain:
         key = (normal_host(host), repository)
         with self._lock:
             if key not in self._known:
-                if self._documents is None:
-                    self._documents = tuple((path, load_document(path)) for path in self._files)
+                if self._manifests is None:
+                    self._manifests = tuple((path, load_document(path)) for path in self._files)
                 self._known[key] = self._search(*key)
             return self._known[key]
 
     def _search(self, host: str, repository: str) -> Credentials | None:
-        for path, document in self._documents or ():
+        for path, document in self._manifests or ():
             for helper in helpers_of(document, host):
                 server = HUB_KEY if host == "docker.io" else host
                 found = self._ask(helper, server, path)
@@ -62,27 +63,27 @@ class ConfigKeychain:
         return None
 
     def _ask(self, helper: str, server: str, path: Path) -> Credentials | None:
-        if helper != NAME:
-            return ask_helper(helper, server, self._environment)
-        return vault_from(self._environment or {}, path.with_name(VAULT)).get(server)
+        if helper != STORE_HELPER:
+            return get_from_helper(helper, server, self._environment)
+        return credential_store(self._environment or {}, path.with_name(STORE_FILE)).get(server)
 
 
 def keychain_from(environment: Mapping[str, str]) -> ConfigKeychain:
-    """The keychain of a user, whose environment this is. Nothing is read yet."""
-    return ConfigKeychain(tuple(_places(environment)), environment)
+    """The keychain of the user with this environment. Reads nothing yet."""
+    return ConfigKeychain(tuple(_config_files(environment)), environment)
 
 
 def login_file(environment: Mapping[str, str]) -> Path:
-    """The file that a login is noted in: the first one that is read.
+    """The file that records logins: the first one that is read.
 
-    Raises ConfigError where nothing says where a user's files are.
+    Raises ConfigError without a home directory.
     """
-    for path in _places(environment):
+    for path in _config_files(environment):
         return path
     raise ConfigError("there is no home directory", hint="set HOME, or DOCKER_CONFIG")
 
 
-def _places(environment: Mapping[str, str]) -> Iterator[Path]:
+def _config_files(environment: Mapping[str, str]) -> Iterator[Path]:
     if explicit := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(explicit)
         return
@@ -116,7 +117,7 @@ def load_document(path: Path) -> dict[str, Any]:
 
 
 def helpers_of(document: Mapping[str, Any], host: str) -> Iterator[str]:
-    """The helper that keeps the secrets of a host, as normal_host() gives it."""
+    """The helper for a host, which is normalised by normal_host()."""
     per_host = document.get("credHelpers")
     for key, helper in per_host.items() if isinstance(per_host, dict) else ():
         if normal_host(key) == host and isinstance(helper, str):
@@ -128,7 +129,7 @@ def helpers_of(document: Mapping[str, Any], host: str) -> Iterator[str]:
 
 
 def _from_auths(auths: object, host: str, repository: str) -> Credentials | None:
-    """The entry of the longest key: `host/team/app`, `host/team`, then the host in any spelling."""
+    """The entry with the longest key: `host/team/app`, `host/team`, then any form of the host."""
     if not isinstance(auths, dict):
         return None
     pieces = repository.split("/")
@@ -143,13 +144,13 @@ def _from_auths(auths: object, host: str, repository: str) -> Credentials | None
 
 
 def names_host(key: str) -> bool:
-    """Whether the key is a host, as docker writes it, and not a host with a namespace."""
+    """Whether the key is a host, as docker writes it, without a namespace."""
     rest = (key.partition("://")[2] or key).partition("/")[2].strip("/")
     return "://" in key or rest in ("", "v1", "v2")
 
 
 def _entry(value: object) -> Credentials | None:
-    """An empty entry is docker's mark for a secret that is elsewhere."""
+    """An empty entry is docker's marker for a secret kept by a helper."""
     if not isinstance(value, dict):
         return None
 
@@ -173,7 +174,7 @@ def _decode(auth: str) -> tuple[str, str] | None:
     return (username, password.strip("\0")) if colon else None
 
 
-NAME = "shipline"  # of the vault among the credential helpers
+STORE_HELPER = "shipline"  # the store's name as a credential helper
 _VERSION = 1
 _COST = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
 _SALT, _NONCE = 16, 12  # bytes
@@ -181,19 +182,19 @@ _SALT, _NONCE = 16, 12  # bytes
 
 @dataclass(frozen=True, slots=True)
 class CredentialStore:
-    """The file `path`, opened with `passphrase`. Nothing is read or written before it is asked."""
+    """Credentials encrypted with `passphrase` in the file `path`, opened on first use."""
 
     path: Path
     passphrase: str = field(repr=False)
 
     def get(self, server: str) -> Credentials | None:
-        """What is kept for `server`. Raises AuthError for a wrong passphrase."""
+        """The credentials of `server`. Raises AuthError for a wrong passphrase."""
         document = _load(self.path)
         entry = document["entries"].get(server)
         return None if entry is None else self._open(self._cipher(document), server, entry)
 
     def users(self) -> dict[str, str]:
-        """The user for each server. Raises AuthError for a wrong passphrase."""
+        """The username per server. Raises AuthError for a wrong passphrase."""
         document = _load(self.path)
         if not document["entries"]:
             return {}
@@ -205,7 +206,7 @@ class CredentialStore:
         }
 
     def put(self, server: str, credentials: Credentials) -> None:
-        """Keep the credentials of `server`. Raises AuthError if others have another passphrase."""
+        """Store the credentials of `server`. Raises AuthError for a wrong passphrase."""
         document = _load(self.path)
         cipher = self._cipher(document)
         for other, entry in document["entries"].items():
@@ -220,39 +221,38 @@ class CredentialStore:
         )
         nonce = os.urandom(_NONCE)
         sealed = cipher.encrypt(nonce, text.encode(), server.encode())
-        document["entries"][server] = {"nonce": _encode(nonce), "sealed": _encode(sealed)}
+        document["entries"][server] = {"nonce": _b64encode(nonce), "sealed": _b64encode(sealed)}
         write_private(self.path, document)
 
     def _open(self, cipher: Any, server: str, entry: Mapping[str, str]) -> Credentials:
         from cryptography.exceptions import InvalidTag
 
         try:
-            nonce, sealed = _vault_decode(entry["nonce"]), _vault_decode(entry["sealed"])
+            nonce, sealed = _b64decode(entry["nonce"]), _b64decode(entry["sealed"])
             known = json.loads(cipher.decrypt(nonce, sealed, server.encode()))
             return Credentials(known["username"], known["password"], known["identity_token"])
         except InvalidTag:
             raise AuthError(
-                f"the passphrase does not open {self.path}",
+                f"wrong passphrase for {self.path}",
                 host=server,
-                hint="give the one that was used at the first login, or delete the file and log "
-                "in again",
+                hint="use the one from the first login, or delete the file and log in again",
             ) from None
         except (KeyError, TypeError, ValueError):
             raise _damaged(self.path) from None
 
     def _cipher(self, document: Mapping[str, Any]) -> Any:
-        """Costs a tenth of a second, on purpose: made once for a file that was read."""
+        """Deliberately slow (0.1 s): call it once per file."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         try:
-            salt = _vault_decode(document["salt"])
+            salt = _b64decode(document["salt"])
         except ValueError:
             raise _damaged(self.path) from None
         return AESGCM(hashlib.scrypt(self.passphrase.encode(), salt=salt, dklen=32, **_COST))
 
 
-def forget(path: Path, server: str) -> bool:
-    """Take the entry of `server` out of the file, for which no passphrase is needed."""
+def erase_credentials(path: Path, server: str) -> bool:
+    """Remove the entry of `server`, without a passphrase; False if there was none."""
     document = _load(path)
     if document["entries"].pop(server, None) is None:
         return False
@@ -260,10 +260,10 @@ def forget(path: Path, server: str) -> bool:
     return True
 
 
-def vault_from(environment: Mapping[str, str], path: Path) -> CredentialStore:
-    """The vault, with the passphrase of SHIPLINE_PASSPHRASE or SHIPLINE_PASSPHRASE_FILE.
+def credential_store(environment: Mapping[str, str], path: Path) -> CredentialStore:
+    """The store at `path`, with the passphrase of SHIPLINE_PASSPHRASE or SHIPLINE_PASSPHRASE_FILE.
 
-    Raises AuthError where neither is set.
+    Raises AuthError if neither is set.
     """
     passphrase = environment.get("SHIPLINE_PASSPHRASE", "")
     if not passphrase and (file := environment.get("SHIPLINE_PASSPHRASE_FILE")):
@@ -281,7 +281,7 @@ def vault_from(environment: Mapping[str, str], path: Path) -> CredentialStore:
 
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace a JSON file by one that only its owner can read, whole or not at all."""
+    """Atomically replace a JSON file by one that only its owner can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -301,7 +301,7 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             document = json.loads(file.read(_LIMIT))
     except FileNotFoundError:
-        return {"version": _VERSION, "salt": _encode(os.urandom(_SALT)), "entries": {}}
+        return {"version": _VERSION, "salt": _b64encode(os.urandom(_SALT)), "entries": {}}
     except (OSError, ValueError, RecursionError):
         raise _damaged(path) from None
     if (
@@ -316,16 +316,16 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} cannot be read as a vault of this version",
+        f"{path} is not a credential store of this version",
         hint="delete it and log in again, or run the version of shipline that wrote it",
     )
 
 
-def _encode(data: bytes) -> str:
+def _b64encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _vault_decode(text: str) -> bytes:
+def _b64decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:

@@ -1,6 +1,6 @@
-"""Keeping and forgetting credentials: a helper, the vault, or plain text where that is wanted.
+"""Login and logout: credentials in a helper, the encrypted store, or plain text on request.
 
-What is kept where is written into docker's config.json, so that docker, skopeo and others find it.
+Recorded in docker's config.json, so that docker, skopeo and others find them.
 """
 
 from __future__ import annotations
@@ -13,30 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError, UsageError
-from shipline.registry.credentials import (
-    HUB_KEY,
-    Credentials,
-    normal_host,
-)
-from shipline.registry.helpers import clear_helper, tell_helper
+from shipline.registry.credential_helpers import erase_from_helper, store_in_helper
+from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
 from shipline.registry.keychain import (
-    NAME,
-    VAULT,
-    forget,
+    STORE_FILE,
+    STORE_HELPER,
+    credential_store,
+    erase_credentials,
     helpers_of,
     load_document,
     login_file,
     names_host,
-    vault_from,
     write_private,
 )
 
 
 class LoginStore(StrEnum):
-    """Where a login is kept. AUTO: the helper that config.json names, else the vault."""
+    """Where a login is stored. AUTO: the helper that config.json names, else the vault."""
 
     AUTO = "auto"
-    VAULT = "vault"
+    STORE_FILE = "vault"
     PLAIN = "plain"
 
 
@@ -46,16 +42,16 @@ def save_login(
     environment: Mapping[str, str],
     store: LoginStore = LoginStore.AUTO,
 ) -> str:
-    """Keep the credentials for `host`; returns where they are, for a person.
+    """Store the credentials for `host`; returns a description of where.
 
-    Raises AuthError if a helper or the vault refuses them, ConfigError for an unusable file.
-    Plain text is written only for Store.PLAIN.
+    Raises AuthError if a helper or the encrypted store fails, ConfigError for an unusable file.
+    Plain text is written only for LoginStore.PLAIN.
     """
     file = login_file(environment)
     document = load_document(file)
     helper = next(helpers_of(document, normal_host(host)), "") if store is LoginStore.AUTO else ""
-    if helper and helper != NAME:
-        tell_helper(helper, _key(host), credentials, environment)
+    if helper and helper != STORE_HELPER:
+        store_in_helper(helper, _key(host), credentials, environment)
         _clear_entries(document, host)
         document.setdefault("auths", {})[_key(host)] = {}
         write_private(file, document)
@@ -65,34 +61,34 @@ def save_login(
         document.setdefault("auths", {})[_key(host)] = _plain(credentials)
         write_private(file, document)
         return f"{file}, in plain text"
-    place = vault_file(environment)
-    vault_from(environment, place).put(_key(host), credentials)
+    path = credential_store_path(environment)
+    credential_store(environment, path).put(_key(host), credentials)
     _clear(document, host)
-    document.setdefault("credHelpers", {})[_bare(host)] = NAME
+    document.setdefault("credHelpers", {})[_bare(host)] = STORE_HELPER
     write_private(file, document)
-    return f"{place}, encrypted"
+    return f"{path}, encrypted"
 
 
-def keeper(host: str, environment: Mapping[str, str]) -> str:
-    """The name of the helper that keeps the logins of `host`; that of the vault where none does."""
+def login_helper(host: str, environment: Mapping[str, str]) -> str:
+    """The name of the helper for `host`; without one, that of the encrypted store."""
     document = load_document(login_file(environment))
-    return next(helpers_of(document, normal_host(host)), NAME)
+    return next(helpers_of(document, normal_host(host)), STORE_HELPER)
 
 
 def forget_login(host: str, environment: Mapping[str, str]) -> bool:
-    """Take the credentials for `host` from wherever they are; False where there were none."""
+    """Remove all credentials for `host`; False if there were none."""
     file = login_file(environment)
     document = load_document(file)
     before = json.dumps(document)
-    known = False
+    removed = False
     for helper in helpers_of(document, normal_host(host)):
-        if helper == NAME:
-            known |= forget(vault_file(environment), _key(host))
+        if helper == STORE_HELPER:
+            removed |= erase_credentials(credential_store_path(environment), _key(host))
         else:
-            clear_helper(helper, _key(host), environment)
+            erase_from_helper(helper, _key(host), environment)
     _clear(document, host)
     if json.dumps(document) == before:
-        return known
+        return removed
     write_private(file, document)
     return True
 
@@ -104,16 +100,16 @@ def logins(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted({normal_host(key) for key in keys}))
 
 
-def vault_file(environment: Mapping[str, str]) -> Path:
-    """The vault lies beside config.json."""
-    return login_file(environment).with_name(VAULT)
+def credential_store_path(environment: Mapping[str, str]) -> Path:
+    """The path of the encrypted store, beside config.json."""
+    return login_file(environment).with_name(STORE_FILE)
 
 
 def _clear(document: dict[str, Any], host: str) -> None:
     _clear_entries(document, host)
     helpers = _table(document, "credHelpers")
     for key in [key for key in helpers if normal_host(key) == normal_host(host)]:
-        if helpers[key] == NAME:
+        if helpers[key] == STORE_HELPER:
             del helpers[key]
     if "credHelpers" in document and not helpers:
         del document["credHelpers"]
@@ -137,7 +133,7 @@ def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _plain(credentials: Credentials) -> dict[str, str]:
     if ":" in credentials.username:
-        raise UsageError("a user name cannot hold a colon")
+        raise UsageError("a username cannot contain a colon")
     pair = f"{credentials.username}:{credentials.password}".encode()
     return {"auth": base64.b64encode(pair).decode()}
 
@@ -147,5 +143,5 @@ def _bare(host: str) -> str:
 
 
 def _key(host: str) -> str:
-    """How helpers and other programs call the host."""
+    """The host as helpers and other programs name it."""
     return HUB_KEY if normal_host(host) == "docker.io" else host

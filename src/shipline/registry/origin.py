@@ -1,4 +1,4 @@
-"""Where a request goes: origins and URLs, strict about what a server may write into one."""
+"""Origins and URLs, parsed strictly, because servers send them too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 16 << 10  # bytes
 
 @dataclass(frozen=True, slots=True, order=True)
 class Origin:
-    """Scheme, host and port (RFC 6454): the unit that credentials are bound to."""
+    """Scheme, host and port (RFC 6454): credentials are bound to one."""
 
     scheme: str
     host: str
@@ -26,7 +26,7 @@ class Origin:
 
     @property
     def authority(self) -> str:
-        """`host` or `host:port`, the port left out where the scheme implies it."""
+        """`host` or `host:port`, without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -36,7 +36,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """`target` is path and query as they stand on the request line."""
+    """`target` is path and query as on the request line."""
 
     origin: Origin
     target: str
@@ -52,9 +52,9 @@ class Url:
         except ValueError as error:
             raise _bad(text, str(error)) from None
         if parts.scheme not in _PORTS:
-            raise _bad(text, "only http and https are spoken here")
+            raise _bad(text, "the scheme is not http or https")
         if "@" in parts.netloc:
-            raise _bad(text, "it carries credentials")
+            raise _bad(text, "it contains credentials")
         if not _HOST.match(host) or port == 0:
             raise _bad(text, "the host is not a host name")
         target = quote(parts.path or "/", _TARGET)
@@ -63,13 +63,13 @@ class Url:
         return cls(Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target)
 
     def join(self, location: str) -> Self:
-        """The URL that `location`, absolute or relative, means here (RFC 3986, section 5)."""
+        """`location`, absolute or relative, resolved against this URL (RFC 3986, section 5)."""
         if _UNSAFE.search(location):
             raise _bad(location, "it has spaces or control characters")
         return self.parse(urljoin(str(self), location))
 
-    def adding(self, *parameters: tuple[str, str]) -> Self:
-        """With these query parameters behind those that are there."""
+    def with_query(self, *parameters: tuple[str, str]) -> Self:
+        """With these query parameters appended."""
         if not parameters:
             return self
         mark = "&" if "?" in self.target else "?"

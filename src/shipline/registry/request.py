@@ -1,4 +1,4 @@
-"""Requests as values, and bodies that tell how much of them was sent."""
+"""Requests as values, and bodies that report how much of them was sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shipline.registry.origin import Url
 
 
 class Sink(Protocol):
-    """Where a body is written to."""
+    """Where a body is written."""
 
     def write(self, data: bytes | memoryview) -> None: ...
 
@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 class Payload(Protocol):
-    """A body that can be sent again from its beginning; `length` is in bytes."""
+    """A body that can be sent repeatedly; `length` is in bytes."""
 
     @property
     def length(self) -> int: ...
@@ -40,7 +40,7 @@ def _none() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, with nothing in it that depends on the connection."""
+    """One request, independent of any connection."""
 
     method: str
     url: Url
@@ -51,14 +51,14 @@ class Request:
     def length(self) -> int:
         return len(self.body) if isinstance(self.body, bytes) else self.body.length
 
-    def bearing(self, authorization: str) -> Self:
-        """With credentials; without a change for the empty text."""
+    def with_authorization(self, authorization: str) -> Self:
+        """With an Authorization header, unchanged if `authorization` is empty."""
         if not authorization:
             return self
         return replace(self, headers={**self.headers, "Authorization": authorization})
 
     def redirected(self, url: Url, *, keep_body: bool) -> Self:
-        """The same question to another URL: credentials stay at the origin they are for."""
+        """The same request for another URL: credentials never leave their origin."""
         dropped = set() if url.origin == self.url.origin else {"authorization", "cookie"}
         if not keep_body:
             dropped |= {"content-type", "content-range"}
@@ -69,7 +69,7 @@ class Request:
 
 
 class Meter:
-    """Turns positions into progress; bytes that are sent again do not count again."""
+    """Turns positions into progress; bytes that are sent again count once."""
 
     def __init__(self, advance: Advance | None) -> None:
         self._advance = advance
@@ -84,7 +84,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class BlobRange:
-    """The bytes of a blob from `start` up to `end`; a `request.Payload`."""
+    """The bytes of a blob from `start` up to `end`; a `Payload`."""
 
     source: Fetcher
     target: Descriptor
@@ -97,38 +97,41 @@ class BlobRange:
         return self.end - self.start
 
     def send(self, sink: Sink) -> None:
-        """Write the part. Raises NotFound if the source has lost the blob."""
+        """Write the range. Raises NotFound if the source has lost the blob."""
         path = _file(self.source, self.target)
         if path is not None:
             _send_file(path, self, sink)
         else:
-            _send_read(self, sink, self.meter.at)
+            _send_from_reader(self, sink, self.meter.at)
 
 
 def _file(source: Fetcher, target: Descriptor) -> Path | None:
-    """The file that holds the blob. The registry checks its digest, so we need not read it."""
+    """The file that holds the blob. The registry verifies the digest, so we need not read it."""
     return source.path(target.digest) if isinstance(source, LocalStore) else None
 
 
-def _send_file(path: Path, part: BlobRange, sink: Sink) -> None:
+def _send_file(path: Path, blob_range: BlobRange, sink: Sink) -> None:
     try:
         with path.open("rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != part.target.size:
-                raise NotFound(f"{path} has not the size it should have")
-            sink.write_file(file, part.start, part.end, part.meter.at)
+            if os.fstat(file.fileno()).st_size != blob_range.target.size:
+                raise NotFound(f"{path} has the wrong size")
+            sink.write_file(file, blob_range.start, blob_range.end, blob_range.meter.at)
     except FileNotFoundError:
-        raise NotFound(f"{part.target.digest} is not in its store") from None
+        raise NotFound(f"{blob_range.target.digest} is not in its store") from None
 
 
-def _send_read(part: BlobRange, sink: Sink, at: Callable[[int], None]) -> None:
+def _send_from_reader(blob_range: BlobRange, sink: Sink, at: Callable[[int], None]) -> None:
     position = 0
-    with part.source.fetch(part.target) as reader:
-        while position < part.end:
+    with blob_range.source.fetch(blob_range.target) as reader:
+        while position < blob_range.end:
             data = reader.read(CHUNK)
             if not data:
                 return
-            begin, position = position, position + len(data)
-            if position > part.start:
-                lower, upper = max(0, part.start - begin), min(len(data), part.end - begin)
+            chunk_start, position = position, position + len(data)
+            if position > blob_range.start:
+                lower, upper = (
+                    max(0, blob_range.start - chunk_start),
+                    min(len(data), blob_range.end - chunk_start),
+                )
                 sink.write(data if upper - lower == len(data) else memoryview(data)[lower:upper])
-                at(min(position, part.end))
+                at(min(position, blob_range.end))

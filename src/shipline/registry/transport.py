@@ -1,6 +1,6 @@
-"""HTTP over urllib3's connections: one exchange at a time, each wait interruptible.
+"""HTTP over urllib3's connections: one request at a time per connection, every wait interruptible.
 
-Imports urllib3 and ssl: import it when the first request is made. What goes wrong leaves as
+Imports urllib3 and ssl, so import it when the first request is made. Failures are raised as
 RegistryError, or Cancelled when the work was interrupted.
 """
 
@@ -20,39 +20,39 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 import urllib3.connection
-import urllib3.exceptions as foreign
+import urllib3.exceptions as urllib3_errors
 import urllib3.util
 from urllib3.connection import ProxyConfig
 
 from shipline.errors import RegistryError
+from shipline.registry.address_policy import AddressPolicy
+from shipline.registry.connection_errors import translate_errors
 from shipline.registry.hosts import HostSettings
 from shipline.registry.origin import Origin, Url
-from shipline.registry.reach import Reach
-from shipline.registry.troubles import translated
 from shipline.tasks import on_cancel
 
 CONNECT_S = 10.0
 
 
-class Interruptible(urllib3.connection.HTTPConnection):
-    """Connects to checked addresses only, and can be broken off by another thread."""
+class InterruptibleConnection(urllib3.connection.HTTPConnection):
+    """Connects to allowed addresses only; another thread can abort it."""
 
-    reach = Reach.ANYWHERE
-    login: Mapping[str, str] = types.MappingProxyType({})  # for a proxy that forwards
-    _lifeline: socket.socket | None = None  # the same connection, whatever TLS does to `sock`
+    address_policy = AddressPolicy.ANYWHERE
+    proxy_headers: Mapping[str, str] = types.MappingProxyType({})  # for a forwarding proxy
+    _socket_copy: socket.socket | None = None  # survives the TLS wrapping of `sock`
 
     def _new_conn(self) -> socket.socket:
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
             resolution = (
                 error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
             )
-            raise foreign.NameResolutionError(self.host, self, resolution) from error
+            raise urllib3_errors.NameResolutionError(self.host, self, resolution) from error
         last: OSError | None = None
-        for family, kind, protocol, _, address in found:
-            if not self.reach.allows(str(address[0])):
-                raise refused(self.host, str(address[0]))
+        for family, kind, protocol, _, address in addresses:
+            if not self.address_policy.allows(str(address[0])):
+                raise address_refused(self.host, str(address[0]))
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.settimeout(CONNECT_S)
@@ -66,32 +66,32 @@ class Interruptible(urllib3.connection.HTTPConnection):
             except BaseException:
                 sock.close()
                 raise
-            self._lifeline = sock.dup()
+            self._socket_copy = sock.dup()
             return sock
         raise last or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
     def abort(self) -> None:
-        """Wake whoever waits on this connection. Any thread may call it."""
-        lifeline = self._lifeline
+        """Wake any thread waiting on this connection. May be called from any thread."""
+        lifeline = self._socket_copy
         if lifeline is not None:
             _shut(lifeline)
 
-    def answer(self) -> http.client.HTTPResponse:
+    def response(self) -> http.client.HTTPResponse:
         return http.client.HTTPConnection.getresponse(self)
 
-    def end(self) -> None:
-        """Close. `close` alone is also called before a body is read that ends the connection."""
+    def discard(self) -> None:
+        """Close for good: http.client calls `close` before a `Connection: close` body is read."""
         self.close()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
+        if self._socket_copy is not None:
+            self._socket_copy.close()
+            self._socket_copy = None
 
 
-class PlainConnection(Interruptible):
+class PlainConnection(InterruptibleConnection):
     """Without TLS."""
 
 
-class TlsConnection(Interruptible, urllib3.connection.HTTPSConnection):
+class TlsConnection(InterruptibleConnection, urllib3.connection.HTTPSConnection):
     """With TLS."""
 
 
@@ -100,41 +100,43 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def refused(host: str, address: str) -> RegistryError:
+def address_refused(host: str, address: str) -> RegistryError:
     return RegistryError(
-        f"refused to follow a registry's word to {host} ({address})",
+        f"the registry points to {host} ({address}), which is not allowed",
         host=host,
-        hint="the address is internal; if it is meant, name the host in the settings",
+        hint="the address is internal; if that is intended, name the host in the settings",
     )
 
 
 READ_S = 60.0
-_IDLE = 16  # connections kept per origin
-_PIECE = 4 << 20  # bytes per sendfile(2), so that progress is seen
-_BLOCK = 1 << 20  # bytes per read where sendfile(2) cannot be used
-_DRAINED = 64 << 10  # bytes of an unread body that are read to save the connection
+_MAX_IDLE = 16  # connections per origin
+_SENDFILE_CHUNK = 4 << 20  # bytes per sendfile(2), so that progress is reported
+_READ_CHUNK = 1 << 20  # bytes per read without sendfile(2)
+_MAX_DRAIN = 64 << 10  # bytes of an unread body to drain for reuse of the connection
 
 
-class OpenRequest:
-    """A request whose head is sent: write the body, then take the answer, once."""
+class RequestWriter:
+    """A request whose head is sent: write the body, then read the response, once."""
 
-    def __init__(self, wire: Transport, key: _Key, connection: Interruptible, url: Url) -> None:
-        self._wire = wire
+    def __init__(
+        self, transport: Transport, key: _Key, connection: InterruptibleConnection, url: Url
+    ) -> None:
+        self._transport = transport
         self._key = key
         self._connection = connection
         self.url = url
         self._chunked = False
-        self._framed = False
-        self._over = False
+        self._chunk_sent = False
+        self._closed = False
         self._release: Callable[[], None] = lambda: None
 
-    def _begin(
+    def _send_head(
         self, method: str, target: str, headers: Mapping[str, str], length: int | None
     ) -> None:
         connection = self._connection
-        with self._watched():
+        with self._translating():
             connection.putrequest(method, target, skip_accept_encoding=True)
-            for name, value in {**headers, **connection.login}.items():
+            for name, value in {**headers, **connection.proxy_headers}.items():
                 connection.putheader(name, value)
             if length is None:
                 self._chunked = True
@@ -144,84 +146,86 @@ class OpenRequest:
             connection.endheaders()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send a piece of the body. Its bytes are not copied to frame them."""
+        """Send part of the body, without copying it for chunked framing."""
         if not data:
             return
-        with self._watched():
+        with self._translating():
             sock = self._connection.sock
             if self._chunked:
-                sock.sendall(b"%s%x\r\n" % (b"\r\n" if self._framed else b"", len(data)))
-                self._framed = True
+                sock.sendall(b"%s%x\r\n" % (b"\r\n" if self._chunk_sent else b"", len(data)))
+                self._chunk_sent = True
             sock.sendall(data)
 
-    def write_file(self, file: BinaryIO, offset: int, end: int, at: Callable[[int], None]) -> None:
-        """Send a part of a file, by sendfile(2) where there is no TLS; `at` gets positions."""
+    def write_file(
+        self, file: BinaryIO, offset: int, discard: int, at: Callable[[int], None]
+    ) -> None:
+        """Send a range of a file, with sendfile(2) unless TLS; `at` receives positions."""
         sock = self._connection.sock
         secure = isinstance(sock, ssl.SSLSocket) or not isinstance(sock, socket.socket)
-        while offset < end:
+        while offset < discard:
             if secure:
-                data = os.pread(file.fileno(), min(_BLOCK, end - offset), offset)
+                data = os.pread(file.fileno(), min(_READ_CHUNK, discard - offset), offset)
                 self.write(data)
                 sent = len(data)
             else:
-                with self._watched():
-                    sent = sock.sendfile(file, offset, min(_PIECE, end - offset))
+                with self._translating():
+                    sent = sock.sendfile(file, offset, min(_SENDFILE_CHUNK, discard - offset))
             if not sent:
                 raise RegistryError(
-                    "the file became shorter while it was sent", host=self.url.origin.authority
+                    "the file was truncated while it was sent", host=self.url.origin.authority
                 )
             offset += sent
             at(offset)
 
-    def answer(self) -> Response:
-        """End the body and wait for the answer. The exchange is over with its answer's close."""
-        with self._watched():
+    def response(self) -> Response:
+        """End the body and wait for the response, whose `close` ends the request."""
+        with self._translating():
             if self._chunked:
-                # an answer may be there already although the server reads no more
+                # the server may have responded and stopped reading
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self._connection.sock.sendall(
-                        b"\r\n0\r\n\r\n" if self._framed else b"0\r\n\r\n"
+                        b"\r\n0\r\n\r\n" if self._chunk_sent else b"0\r\n\r\n"
                     )
-            response = self._connection.answer()
+            response = self._connection.response()
         return Response(self, response)
 
-    def early(self) -> Response | None:
-        """The answer of a server that stopped reading, if it left one."""
+    def early_response(self) -> Response | None:
+        """The response of a server that stopped reading, if it sent one."""
         try:
-            with self._watched():
-                response = self._connection.answer()
+            with self._translating():
+                response = self._connection.response()
         except RegistryError:
             return None
         return Response(self, response)
 
     def on_close(self, release: Callable[[], None]) -> None:
-        """Call `release` once, when the exchange is over."""
+        """Call `release` once, when the request is over."""
         self._release = release
 
     def close(self, *, reusable: bool = False) -> None:
-        """Give the connection back, or end it; once."""
-        if self._over:
+        """Return the connection to the pool or close it; idempotent."""
+        if self._closed:
             return
-        self._over = True
+        self._closed = True
         release, self._release = self._release, lambda: None
-        self._wire._give(self._key, self._connection, reusable)
+        self._transport._release(self._key, self._connection, reusable)
         release()
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        with translated(self.url.origin), on_cancel(self._connection.abort):
+    def _translating(self) -> Iterator[None]:
+        with translate_errors(self.url.origin), on_cancel(self._connection.abort):
             yield
 
 
 class Response:
-    """Status, headers, and a body to be read; a `failures.Reply`."""
+    """Status, headers, and a body to be read; an `HttpResponse`."""
 
-    def __init__(self, exchange: OpenRequest, response: http.client.HTTPResponse) -> None:
-        self._exchange = exchange
+    def __init__(self, writer: RequestWriter, response: http.client.HTTPResponse) -> None:
+        self._writer = writer
         self._response = response
         self._open = True
         self.status = response.status
-        self.url = exchange.url
+        self.url = writer.url
 
     def header(self, name: str) -> str:
         return ", ".join(self._response.headers.get_all(name) or ())
@@ -230,8 +234,8 @@ class Response:
         return self._response.headers.get_all(name) or []
 
     def read(self, size: int = -1, /) -> bytes:
-        """The next bytes, empty at the end; a body cut off raises a retriable RegistryError."""
-        with self._exchange._watched():
+        """The next bytes, empty at the end; a truncated body raises a retriable RegistryError."""
+        with self._writer._translating():
             data = self._response.read(None if size < 0 else size)
             if not data and size and self._response.length:
                 raise http.client.IncompleteRead(b"", self._response.length)
@@ -243,37 +247,37 @@ class Response:
             data += more
         if len(data) > limit:
             host = self.url.origin.authority
-            raise RegistryError(f"{host}: the answer has more than {limit} bytes", host=host)
+            raise RegistryError(f"{host}: the response is larger than {limit} bytes", host=host)
         return bytes(data)
 
     def close(self) -> None:
-        """Give the connection back; a long unread body ends it."""
+        """Return the connection to the pool; a long unread body closes it."""
         if not self._open:
             return
         self._open = False
         reusable = False
         try:
             length = self._response.length
-            if not self._response.isclosed() and length is not None and length <= _DRAINED:
+            if not self._response.isclosed() and length is not None and length <= _MAX_DRAIN:
                 self.read(length)
             reusable = self._response.isclosed() and not self._response.will_close
-        except Exception:  # nobody wants this body: only the connection is lost
+        except Exception:  # the body is not wanted: only the connection is lost
             reusable = False
         finally:
             self._response.close()
-            self._exchange.close(reusable=reusable)
+            self._writer.close(reusable=reusable)
 
 
-_Key = tuple[Origin, Reach]
+_Key = tuple[Origin, AddressPolicy]
 
 
 class Transport:
-    """Connections to many origins, kept while they are of use. Safe to use from any thread."""
+    """A pool of connections to many origins. Safe to use from any thread."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._idle: dict[_Key, list[Interruptible]] = {}
+        self._idle: dict[_Key, list[InterruptibleConnection]] = {}
         self._contexts: dict[object, ssl.SSLContext] = {}
         self._peers: dict[Origin, str] = {}
         self._closed = False
@@ -285,57 +289,61 @@ class Transport:
         headers: Mapping[str, str],
         *,
         length: int | None = 0,
-        reach: Reach = Reach.ANYWHERE,
-    ) -> OpenRequest:
-        """Send a head that announces `length` bytes of body, None for unknown."""
-        key = (url.origin, reach)
-        connection = self._take(key)
-        exchange = OpenRequest(self, key, connection, url)
+        address_policy: AddressPolicy = AddressPolicy.ANYWHERE,
+    ) -> RequestWriter:
+        """Send a request head for a body of `length` bytes, None for unknown."""
+        key = (url.origin, address_policy)
+        connection = self._acquire(key)
+        writer = RequestWriter(self, key, connection, url)
         forwarded = url.origin.scheme == "http" and self._settings.proxies.of(url.origin)
         try:
-            exchange._begin(method, str(url) if forwarded else url.target, headers, length)
+            writer._send_head(method, str(url) if forwarded else url.target, headers, length)
         except BaseException:
-            exchange.close()
+            writer.close()
             raise
-        return exchange
+        return writer
 
     def peer(self, origin: Origin) -> str:
-        """The address last connected to for `origin`, empty where a proxy hides it."""
+        """The address last connected to for `origin`, empty behind a proxy."""
         with self._lock:
             return self._peers.get(origin, "")
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            idle = [one for kept in self._idle.values() for one in kept]
+            idle = [connection for pool in self._idle.values() for connection in pool]
             self._idle.clear()
         for connection in idle:
-            connection.end()
+            connection.discard()
 
-    def _take(self, key: _Key) -> Interruptible:
+    def _acquire(self, key: _Key) -> InterruptibleConnection:
         while True:
             with self._lock:
-                kept = self._idle.get(key)
-                connection = kept.pop() if kept else None
+                idle = self._idle.get(key)
+                connection = idle.pop() if idle else None
             if connection is None:
                 return self._connect(key)
             if connection.is_connected:
                 return connection
-            connection.end()
+            connection.discard()
 
-    def _give(self, key: _Key, connection: Interruptible, reusable: bool) -> None:
+    def _release(self, key: _Key, connection: InterruptibleConnection, reusable: bool) -> None:
         with self._lock:
-            kept = self._idle.setdefault(key, [])
-            if reusable and not self._closed and len(kept) < _IDLE:
-                kept.append(connection)
+            idle = self._idle.setdefault(key, [])
+            if reusable and not self._closed and len(idle) < _MAX_IDLE:
+                idle.append(connection)
                 return
-        connection.end()
+        connection.discard()
 
-    def _connect(self, key: _Key) -> Interruptible:
-        origin, reach = key
+    def _connect(self, key: _Key) -> InterruptibleConnection:
+        origin, address_policy = key
         proxy = self._settings.proxies.of(origin)
-        with translated(origin, _authority(proxy)):
-            connection = self._through(proxy, key) if proxy else self._direct(origin, reach)
+        with translate_errors(origin, _authority(proxy)):
+            connection = (
+                self._via_proxy(proxy, key)
+                if proxy
+                else self._direct_connection(origin, address_policy)
+            )
             try:
                 with on_cancel(connection.abort):
                     connection.connect()
@@ -345,33 +353,37 @@ class Transport:
                     with self._lock:
                         self._peers[origin] = str(connection.sock.getpeername()[0])
             except BaseException:
-                connection.end()
+                connection.discard()
                 raise
         return connection
 
-    def _direct(self, origin: Origin, reach: Reach) -> Interruptible:
-        connection: Interruptible
+    def _direct_connection(
+        self, origin: Origin, address_policy: AddressPolicy
+    ) -> InterruptibleConnection:
+        connection: InterruptibleConnection
         if origin.scheme == "https":
             connection = TlsConnection(
                 origin.host, origin.port, timeout=CONNECT_S, ssl_context=self._context(origin)
             )
         else:
             connection = PlainConnection(origin.host, origin.port, timeout=CONNECT_S)
-        connection.reach = reach
+        connection.address_policy = address_policy
         return connection
 
-    def _through(self, text: str, key: _Key) -> Interruptible:
-        origin, reach = key
-        if re.fullmatch(r"[0-9.]+|.*:.*", origin.host) and not reach.allows(origin.host):
-            raise refused(origin.host, origin.host)
+    def _via_proxy(self, text: str, key: _Key) -> InterruptibleConnection:
+        origin, address_policy = key
+        if re.fullmatch(r"[0-9.]+|.*:.*", origin.host) and not address_policy.allows(origin.host):
+            raise address_refused(origin.host, origin.host)
         proxy = urllib3.util.parse_url(text)
         host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
-        login = (
+        proxy_headers = (
             urllib3.util.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else {}
         )
         if origin.scheme == "http":
-            connection = self._direct(Origin(proxy.scheme or "http", host, port), Reach.ANYWHERE)
-            connection.login = login
+            connection = self._direct_connection(
+                Origin(proxy.scheme or "http", host, port), AddressPolicy.ANYWHERE
+            )
+            connection.proxy_headers = proxy_headers
             return connection
         context = self._context(origin)
         tunnel = TlsConnection(
@@ -382,7 +394,7 @@ class Transport:
             proxy=proxy,
             proxy_config=ProxyConfig(self._context(None), False, None, None),
         )
-        tunnel.set_tunnel(origin.host, origin.port, login, scheme=proxy.scheme or "http")
+        tunnel.set_tunnel(origin.host, origin.port, proxy_headers, scheme=proxy.scheme or "http")
         return tunnel
 
     def _context(self, origin: Origin | None) -> ssl.SSLContext:
@@ -399,6 +411,6 @@ class Transport:
 
 
 def _authority(proxy: str) -> str:
-    """The host and port of a proxy's URL, for messages: without its login."""
+    """The host and port of a proxy's URL, without credentials, for messages."""
     url = urllib3.util.parse_url(proxy)
     return url.netloc or "" if proxy else ""

@@ -1,7 +1,7 @@
-"""Blobs on their way up: one request where that works, the rest of one after a broken connection.
+"""Blob uploads: in one request if possible, resumed after a broken connection.
 
-Distribution specification end-4 to end-6, end-13, end-14. A session that the registry still knows
-is continued at the offset it names; one that it has lost is started again.
+Distribution specification end-4 to end-6, end-13, end-14. A session that the registry still has is
+resumed at the offset it reports; a lost one is started again.
 """
 
 from __future__ import annotations
@@ -13,73 +13,74 @@ from dataclasses import dataclass
 from shipline.content import Advance, Fetcher
 from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor
-from shipline.registry.channel import WRITE, Channel
-from shipline.registry.http import pause
+from shipline.registry.http import back_off
 from shipline.registry.origin import Url
+from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import BlobRange, Meter
 
-OCTETS = {"Content-Type": "application/octet-stream"}
-_LOST = frozenset({404, 416})  # the session is gone, or stands elsewhere
-_TOO_BIG = 413  # some proxies take small requests only
-_PIECE = 16 << 20  # bytes per numbered chunk, where there must be any
+OCTET_STREAM = {"Content-Type": "application/octet-stream"}
+_SESSION_LOST = frozenset({404, 416})  # the session is gone, or at another offset
+_TOO_LARGE = 413  # some proxies limit the size of requests
+_MIN_CHUNK = 16 << 20  # bytes per chunk, where chunks are needed
 
 
 @dataclass(frozen=True, slots=True)
 class UploadState:
-    """An upload in progress: where it goes on, how many bytes are there, the smallest chunk."""
+    """An upload session: its Location, bytes received, and OCI-Chunk-Min-Length."""
 
     url: Url
     offset: int = 0
-    least: int = 0
+    min_chunk: int = 0
 
 
-def open_session(channel: Channel, target: Descriptor | None = None) -> UploadState:
-    """POST: a new session."""
-    url = channel.url("blobs", "uploads", "")
+def open_session(api: RepositoryApi, target: Descriptor | None = None) -> UploadState:
+    """POST: open a session."""
+    url = api.url("blobs", "uploads", "")
     if target is not None and target.digest.algorithm != "sha256":
-        url = url.adding(("digest-algorithm", target.digest.algorithm))
-    answer = channel.call("POST", url, expect={202}, doing="starting an upload", actions=WRITE)
+        url = url.with_query(("digest-algorithm", target.digest.algorithm))
+    response = api.call("POST", url, expect={202}, operation="starting an upload", actions=WRITE)
     try:
-        least = answer.header("OCI-Chunk-Min-Length")
+        min_chunk = response.header("OCI-Chunk-Min-Length")
         return UploadState(
-            channel.location(answer), least=int(least) if re.fullmatch("[0-9]{1,12}", least) else 0
+            api.location(response),
+            min_chunk=int(min_chunk) if re.fullmatch("[0-9]{1,12}", min_chunk) else 0,
         )
     finally:
-        answer.close()
+        response.close()
 
 
 def push_blob(
-    channel: Channel,
+    api: RepositoryApi,
     target: Descriptor,
     source: Fetcher,
     advance: Advance | None = None,
     session: UploadState | None = None,
 ) -> None:
-    """Upload `target`. When this returns, the registry has it, verified by itself.
+    """Upload `target`. When this returns, the registry has stored and verified it.
 
-    `session` may be one that is open already. Raises DigestMismatch when the registry says that
-    the bytes are others, RegistryError when it cannot be done.
+    `session` may be open already. Raises DigestMismatch if the registry reports another digest,
+    RegistryError if the upload fails.
     """
-    _Upload(channel, target, source, Meter(advance), session).run()
+    _Upload(api, target, source, Meter(advance), session).run()
 
 
 class _Upload:
-    """One blob on its way: tries until it is there, or until nothing moves any more."""
+    """The upload of one blob, retried as long as it makes progress."""
 
     def __init__(
         self,
-        channel: Channel,
+        api: RepositoryApi,
         target: Descriptor,
         source: Fetcher,
         meter: Meter,
         session: UploadState | None,
     ) -> None:
-        self._channel = channel
+        self._api = api
         self._target = target
         self._source = source
         self._meter = meter
         self._session = session
-        self._piece = 0  # bytes per numbered chunk; 0 for one request
+        self._chunk = 0  # bytes per chunk; 0 for one request
 
     def run(self) -> None:
         failures = 0
@@ -89,57 +90,57 @@ class _Upload:
                 break
             except (RegistryError, AuthError) as error:
                 failures += 1
-                if not self._continues(error, failures):
+                if not self._should_retry(error, failures):
                     if self._session is not None:
-                        cancel(self._channel, self._session)
+                        cancel(self._api, self._session)
                     raise
             before = self._session.offset if self._session else 0
-            self._session = self._session and resume(self._channel, self._session)
-            if self._session is None and is_there(self._channel, self._target):
+            self._session = self._session and resume(self._api, self._session)
+            if self._session is None and is_there(self._api, self._target):
                 break
             if self._session is not None and self._session.offset > before:
                 failures = 0
         self._meter.at(self._target.size)
 
-    def _continues(self, error: RegistryError | AuthError, failures: int) -> bool:
-        """Whether to go on after `error`; waits, and chooses smaller requests where it must."""
-        if error.status == _TOO_BIG and not self._piece and self._session is not None:
-            self._piece = min(self._channel.quirks.chunk, max(_PIECE, self._session.least))
+    def _should_retry(self, error: RegistryError | AuthError, failures: int) -> bool:
+        """Whether to retry after `error`; backs off, or switches to chunks after a 413."""
+        if error.status == _TOO_LARGE and not self._chunk and self._session is not None:
+            self._chunk = min(self._api.quirks.chunk, max(_MIN_CHUNK, self._session.min_chunk))
             return True
-        lost = self._session is not None and error.status in _LOST
-        if failures >= self._channel.gate.tries or not (error.retriable or lost):
+        lost = self._session is not None and error.status in _SESSION_LOST
+        if failures >= self._api.http.tries or not (error.retriable or lost):
             return False
-        pause(failures, error)
+        back_off(failures, error)
         return True
 
     def _send(self) -> None:
-        """From the session's offset to the end, in one request or in numbered chunks."""
+        """Send from the session's offset to the end, in one request or in chunks."""
         if self._session is None:
-            self._session = open_session(self._channel, self._target)
+            self._session = open_session(self._api, self._target)
         start, size = self._session.offset, self._target.size
-        if not self._piece and not start:
-            finish(self._channel, self._session, self._target, self._part(0, size))
+        if not self._chunk and not start:
+            finish(self._api, self._session, self._target, self._range(0, size))
             return
         while start < size:
-            end = min(start + self._piece, size) if self._piece else size
-            self._session = patch(self._channel, self._session, self._part(start, end))
+            end = min(start + self._chunk, size) if self._chunk else size
+            self._session = patch(self._api, self._session, self._range(start, end))
             start = end
-        finish(self._channel, self._session, self._target)
+        finish(self._api, self._session, self._target)
 
-    def _part(self, start: int, end: int) -> BlobRange:
+    def _range(self, start: int, end: int) -> BlobRange:
         return BlobRange(self._source, self._target, start, end, self._meter)
 
 
-def resume(channel: Channel, session: UploadState) -> UploadState | None:
-    """GET: where the registry stands; None if the session is lost."""
-    if not channel.quirks.resumes:
+def resume(api: RepositoryApi, session: UploadState) -> UploadState | None:
+    """GET: the state of the session; None if it is lost."""
+    if not api.quirks.resumes:
         return None
     try:
-        answer = channel.call(
+        response = api.call(
             "GET",
             session.url,
             expect={204, 404, 400, 416},
-            doing="asking how far an upload got",
+            operation="checking an upload",
             actions=WRITE,
             redirects=0,
         )
@@ -150,23 +151,25 @@ def resume(channel: Channel, session: UploadState) -> UploadState | None:
             raise
         return None
     try:
-        if answer.status != 204:
+        if response.status != 204:
             return None
         return UploadState(
-            channel.location(answer, session.url), _received(answer.header("Range")), session.least
+            api.location(response, session.url),
+            _received(response.header("Range")),
+            session.min_chunk,
         )
     finally:
-        answer.close()
+        response.close()
 
 
-def cancel(channel: Channel, session: UploadState) -> None:
-    """DELETE: give the session up. The registry forgets it some day anyhow."""
+def cancel(api: RepositoryApi, session: UploadState) -> None:
+    """DELETE: cancel the session, best effort; registries expire abandoned ones."""
     with suppress(RegistryError, AuthError):
-        channel.call(
+        api.call(
             "DELETE",
             session.url,
             expect={202, 204, 404},
-            doing="giving an upload up",
+            operation="cancelling an upload",
             actions=WRITE,
             tries=1,
             redirects=0,
@@ -174,69 +177,69 @@ def cancel(channel: Channel, session: UploadState) -> None:
 
 
 def finish(
-    channel: Channel, session: UploadState, target: Descriptor, body: BlobRange | bytes = b""
+    api: RepositoryApi, session: UploadState, target: Descriptor, body: BlobRange | bytes = b""
 ) -> None:
-    """PUT: the last bytes, or all or none of them, and the digest. Raises DigestMismatch."""
-    headers = dict(OCTETS)
+    """PUT: close the session with the digest and the rest of the bytes. Raises DigestMismatch."""
+    headers = dict(OCTET_STREAM)
     if isinstance(body, BlobRange) and body.start:
         headers["Content-Range"] = f"{body.start}-{body.end - 1}"
     try:
-        channel.call(
+        api.call(
             "PUT",
-            session.url.adding(("digest", str(target.digest))),
+            session.url.with_query(("digest", str(target.digest))),
             expect={201, 204},
-            doing=f"uploading {target.digest}",
+            operation=f"uploading {target.digest}",
             actions=WRITE,
             headers=headers,
             body=body,
-            lane="write" if body else "small",
+            limit="write" if body else "small",
             tries=1,
         ).close()
     except RegistryError as error:
         if "DIGEST_INVALID" in error.diagnostics:
             raise DigestMismatch(
                 expected=str(target.digest),
-                got="other bytes, says the registry",
-                where=channel.host,
-                hint="the content was altered on its way, or in the local store; run again",
+                got="another digest, according to the registry",
+                where=api.host,
+                hint="the content was corrupted in transit or in the local store; run again",
             ) from error
         raise
 
 
-def patch(channel: Channel, session: UploadState, part: BlobRange) -> UploadState:
-    """PATCH: one numbered chunk. The session afterwards."""
-    answer = channel.call(
+def patch(api: RepositoryApi, session: UploadState, blob_range: BlobRange) -> UploadState:
+    """PATCH: one chunk. Returns the new state of the session."""
+    response = api.call(
         "PATCH",
         session.url,
         expect={201, 202, 204},
-        doing="uploading a chunk",
+        operation="uploading a chunk",
         actions=WRITE,
-        headers={**OCTETS, "Content-Range": f"{part.start}-{part.end - 1}"},
-        body=part,
-        lane="write",
+        headers={**OCTET_STREAM, "Content-Range": f"{blob_range.start}-{blob_range.end - 1}"},
+        body=blob_range,
+        limit="write",
         tries=1,
     )
     try:
-        return UploadState(channel.location(answer, session.url), part.end, session.least)
+        return UploadState(api.location(response, session.url), blob_range.end, session.min_chunk)
     finally:
-        answer.close()
+        response.close()
 
 
-def is_there(channel: Channel, target: Descriptor) -> bool:
-    """Whether the upload succeeded and only its answer was lost."""
-    answer = channel.call(
+def is_there(api: RepositoryApi, target: Descriptor) -> bool:
+    """Whether the upload succeeded and only the response was lost."""
+    response = api.call(
         "HEAD",
-        channel.blob(target.digest),
+        api.blob(target.digest),
         expect={200, 404, 403},
-        doing=f"looking for {target.digest}",
+        operation=f"looking for {target.digest}",
         actions=WRITE,
     )
-    answer.close()
-    return answer.status == 200
+    response.close()
+    return response.status == 200
 
 
 def _received(header: str) -> int:
-    """Bytes that the registry has, from `Range: 0-<last>`; 0-0 is how most write none."""
+    """Bytes received, from `Range: 0-<last>`; most registries write 0-0 for none."""
     found = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", header.strip())
     last = int(found[1]) if found else 0
     return last + 1 if last else 0

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from shipline.errors import AuthError, RegistryError
 from shipline.registry.auth import (
-    Authority,
+    EndpointAuth,
     Scope,
     Scopes,
     Token,
     covers,
     parse_challenges,
-    token_dance,
+    token_flow,
     union,
 )
 from shipline.registry.credentials import Credentials, StaticKeychain
-from shipline.registry.failures import Reply
+from shipline.registry.error_response import HttpResponse
 from shipline.registry.hosts import HostSettings
 from shipline.registry.origin import Url
 from shipline.registry.request import Request
@@ -51,10 +51,10 @@ class Said:
         self.closed = True
 
 
-def end(dance: Generator[Request, Reply, Token], reply: Said) -> Token:
+def end(flow: Generator[Request, HttpResponse, Token], response: Said) -> Token:
     with pytest.raises(StopIteration) as done:
-        dance.send(reply)
-    assert reply.closed
+        flow.send(response)
+    assert response.closed
     token: Token = done.value.value
     return token
 
@@ -124,8 +124,8 @@ def test_push_stands_last_and_the_first_resource_first() -> None:
 
 
 def test_a_token_is_asked_for_with_get() -> None:
-    dance = token_dance(REALM, "registry", PUSH, ALICE)
-    request = next(dance)
+    flow = token_flow(REALM, "registry", PUSH, ALICE)
+    request = next(flow)
     query = parse_qs(urlsplit(str(request.url)).query)
     assert request.method == "GET" and request.url.origin == REALM.origin
     assert query == {
@@ -136,38 +136,38 @@ def test_a_token_is_asked_for_with_get() -> None:
         "account": ["alice"],
     }
     assert request.headers == {"Authorization": "Basic YWxpY2U6c2VjcmV0"}
-    token = end(dance, Said(200, b'{"access_token":"abc","expires_in":30}'))
+    token = end(flow, Said(200, b'{"access_token":"abc","expires_in":30}'))
     assert (token.value, token.scopes, token.lifetime_s) == ("abc", PUSH, 30)
 
 
 def test_nobody_asks_anonymously() -> None:
-    assert "Authorization" not in next(token_dance(REALM, "s", PULL, None)).headers
+    assert "Authorization" not in next(token_flow(REALM, "s", PULL, None)).headers
 
 
 @pytest.mark.parametrize("status", [404, 405])
 def test_an_identity_token_is_posted_and_then_shown(status: int) -> None:
-    dance = token_dance(REALM, "s", PULL, Credentials(identity_token="long"))
-    posted = next(dance)
+    flow = token_flow(REALM, "s", PULL, Credentials(identity_token="long"))
+    posted = next(flow)
     assert posted.method == "POST" and isinstance(posted.body, bytes)
     form = parse_qs(posted.body.decode())
     assert form["grant_type"] == ["refresh_token"] and form["refresh_token"] == ["long"]
     assert "long" not in str(posted.url)
     refused = Said(status)
-    assert dance.send(refused).method == "GET" and refused.closed
+    assert flow.send(refused).method == "GET" and refused.closed
 
 
 def test_an_accepted_post_is_the_end() -> None:
-    dance = token_dance(REALM, "s", PULL, Credentials(identity_token="long"))
-    next(dance)
-    assert end(dance, Said(200, b'{"access_token":"abc"}')).lifetime_s == 60
+    flow = token_flow(REALM, "s", PULL, Credentials(identity_token="long"))
+    next(flow)
+    assert end(flow, Said(200, b'{"access_token":"abc"}')).lifetime_s == 60
 
 
 def test_a_refusal_is_about_credentials_and_an_outage_is_not() -> None:
     for status, kind in ((401, AuthError), (400, AuthError), (503, RegistryError)):
-        dance = token_dance(REALM, "s", PULL, ALICE)
-        next(dance)
+        flow = token_flow(REALM, "s", PULL, ALICE)
+        next(flow)
         with pytest.raises(kind) as raised:
-            dance.send(Said(status, b'{"details":"no"}'))
+            flow.send(Said(status, b'{"details":"no"}'))
         assert "secret" not in str(raised.value)
 
 
@@ -183,7 +183,7 @@ def test_lifetimes_are_clamped(said: object, expected: float) -> None:
 def test_secrets_are_not_shown() -> None:
     shown = repr((ALICE, Credentials("u", "", "idtoken", "regtoken"), Token("tok", PULL, 1)))
     assert not any(secret in shown for secret in ("secret", "idtoken", "regtoken", "tok'"))
-    request = next(token_dance(REALM, "s", PULL, ALICE))
+    request = next(token_flow(REALM, "s", PULL, ALICE))
     assert "YWxpY2U6c2VjcmV0" not in repr(request)
 
 
@@ -195,8 +195,8 @@ class Clock:
         return self.now
 
 
-def authority(clock: Clock) -> Authority:
-    return Authority(
+def auth(clock: Clock) -> EndpointAuth:
+    return EndpointAuth(
         HostSettings().endpoint("reg.example.com"),
         StaticKeychain({"reg.example.com": ALICE}),
         clock,
@@ -209,53 +209,55 @@ BEARER = 'Bearer realm="https://auth.example.com/token",service="s",scope="repos
 def test_a_token_is_kept_until_shortly_before_its_end() -> None:
     clock, asked = Clock(), []
 
-    def ask(realm: Url, dance: Generator[Request, Reply, Token]) -> Token:
-        asked.append(str(next(dance).url))
-        return end(dance, Said(200, b'{"token":"t%d","expires_in":100}' % len(asked)))
+    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+        asked.append(str(next(flow).url))
+        return end(flow, Said(200, b'{"token":"t%d","expires_in":100}' % len(asked)))
 
-    door = authority(clock)
-    assert door.authorization("a/b", PUSH, ask) == "" and asked == []
-    assert door.learn(BEARER, PUSH, "")
-    assert door.authorization("a/b", PUSH, ask) == "Bearer t1"
+    door = auth(clock)
+    assert door.authorization("a/b", PUSH, request_token) == "" and asked == []
+    assert door.accept_challenge(BEARER, PUSH, "")
+    assert door.authorization("a/b", PUSH, request_token) == "Bearer t1"
     clock.now = 89
-    assert door.authorization("a/b", PULL, ask) == "Bearer t1"  # more rights than needed will do
+    assert (
+        door.authorization("a/b", PULL, request_token) == "Bearer t1"
+    )  # more rights than needed will do
     clock.now = 91
-    assert door.authorization("a/b", PULL, ask) == "Bearer t2"
-    assert door.authorization("a/b", PUSH, ask) == "Bearer t3"  # fewer will not
+    assert door.authorization("a/b", PULL, request_token) == "Bearer t2"
+    assert door.authorization("a/b", PUSH, request_token) == "Bearer t3"  # fewer will not
 
 
 def test_a_refused_token_is_forgotten_once() -> None:
     tokens = iter(("one", "two", "three"))
 
-    def ask(realm: Url, dance: Generator[Request, Reply, Token]) -> Token:
-        next(dance)
+    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+        next(flow)
         return Token(next(tokens), PULL, 100)
 
-    door = authority(Clock())
-    door.learn(BEARER, PULL, "")
-    first = door.authorization("a/b", PULL, ask)
-    assert door.learn(BEARER, PULL, first)
-    assert door.authorization("a/b", PULL, ask) == "Bearer two"
-    assert not door.learn(BEARER, PULL, "Bearer unknown")
+    door = auth(Clock())
+    door.accept_challenge(BEARER, PULL, "")
+    first = door.authorization("a/b", PULL, request_token)
+    assert door.accept_challenge(BEARER, PULL, first)
+    assert door.authorization("a/b", PULL, request_token) == "Bearer two"
+    assert not door.accept_challenge(BEARER, PULL, "Bearer unknown")
 
 
 def test_a_challenge_may_widen_the_scope_of_its_own_repository_only() -> None:
     asked: list[Scopes] = []
 
-    def ask(realm: Url, dance: Generator[Request, Reply, Token]) -> Token:
-        request = next(dance)
+    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+        request = next(flow)
         query = parse_qs(urlsplit(str(request.url)).query)
         asked.append(Scope.parse_all(" ".join(query["scope"])))
         return Token("t", asked[-1], 100)
 
-    door = authority(Clock())
+    door = auth(Clock())
     wide = 'Bearer realm="https://x/",scope="repository:a/b:delete repository:other:pull"'
-    door.learn(wide, PULL, "")
-    door.authorization("a/b", PULL, ask)
+    door.accept_challenge(wide, PULL, "")
+    door.authorization("a/b", PULL, request_token)
     assert asked == [(Scope.repository("a/b", "pull", "delete"),)]
 
 
 def test_bearer_is_preferred_to_basic() -> None:
-    door = authority(Clock())
-    door.learn(f'Basic realm="x", {BEARER}', PULL, "")
-    assert door.authorization("a/b", PULL, lambda realm, dance: Token("t", PULL, 9)) == "Bearer t"
+    door = auth(Clock())
+    door.accept_challenge(f'Basic realm="x", {BEARER}', PULL, "")
+    assert door.authorization("a/b", PULL, lambda realm, flow: Token("t", PULL, 9)) == "Bearer t"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from shipline.errors import RegistryError, UsageError
 from shipline.registry import HostSettings, Proxies, parse_mirrors, settings_from
-from shipline.registry.documents import next_link
-from shipline.registry.failures import retry_after
+from shipline.registry.error_response import retry_after
 from shipline.registry.hosts import Endpoint, quirks_of
+from shipline.registry.manifests import next_link
 from shipline.registry.origin import Origin, Url
 from shipline.registry.request import Request
 
@@ -162,7 +162,7 @@ def test_a_location_keeps_its_query() -> None:
         ("abc", "https://reg.io/v2/a/blobs/uploads/abc"),
     ):
         assert str(here.join(location)) == expected
-    added = here.join("/x?_state=a").adding(("digest", "sha256:00"))
+    added = here.join("/x?_state=a").with_query(("digest", "sha256:00"))
     assert added.target == "/x?_state=a&digest=sha256:00"
 
 

@@ -1,4 +1,4 @@
-"""One repository at one endpoint: its URLs, and requests that carry the right token."""
+"""The distribution API of one repository at one endpoint: URLs and authorised requests."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from shipline.registry.origin import Url
 from shipline.registry.request import Payload, Request
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import OpenRequest, Response
+    from shipline.registry.transport import RequestWriter, Response
 
 READ = frozenset({"pull"})
 WRITE = frozenset({"pull", "push"})
 
 
-class Channel:
-    """Least privilege: a call names the actions it needs, `READ` or `WRITE`."""
+class RepositoryApi:
+    """Least privilege: each call names the actions it needs, `READ` or `WRITE`."""
 
-    def __init__(self, gate: HttpClient, endpoint: Endpoint, repository: str) -> None:
-        self.gate = gate
+    def __init__(self, http: HttpClient, endpoint: Endpoint, repository: str) -> None:
+        self.http = http
         self.endpoint = endpoint
         self.repository = endpoint.prefix + repository
 
@@ -37,7 +37,7 @@ class Channel:
         return quirks_of(self.endpoint.origin.host)
 
     def url(self, *path: str) -> Url:
-        """`path` pieces are digests, checked tags and constants: safe in a URL as they are."""
+        """`path` segments are digests, checked tags and constants, which need no escaping."""
         return Url(self.endpoint.origin, "/".join(("/v2", self.repository, *path)))
 
     def blob(self, digest: Digest) -> Url:
@@ -52,44 +52,44 @@ class Channel:
         url: Url,
         *,
         expect: Collection[int],
-        doing: str,
+        operation: str,
         actions: frozenset[str] = READ,
         also: str = "",
         headers: Mapping[str, str] | None = None,
         body: bytes | Payload = b"",
-        lane: str = "small",
+        limit: str = "small",
         tries: int = 0,
         redirects: int = 5,
     ) -> Response:
-        """See `Gate.call`; `also` is another repository that must be readable."""
-        return self.gate.call(
+        """See `Gate.call`; `also` is another repository to request pull for."""
+        return self.http.call(
             Request(method, url, headers or {}, body),
             expect=expect,
-            doing=f"{doing} ({self.repository})",
+            operation=f"{operation} ({self.repository})",
             caller=self._caller(actions, also),
-            lane=lane,
+            limit=limit,
             tries=tries,
             redirects=redirects,
         )
 
-    def open(self, method: str, url: Url, headers: Mapping[str, str]) -> OpenRequest:
-        """Start a request whose body has no known length, and is written by the caller."""
-        return self.gate.open(Request(method, url, headers), self._caller(WRITE), length=None)
+    def open(self, method: str, url: Url, headers: Mapping[str, str]) -> RequestWriter:
+        """Start a request whose body, of unknown length, the caller writes."""
+        return self.http.open(Request(method, url, headers), self._caller(WRITE), length=None)
 
-    def location(self, answer: Response, otherwise: Url | None = None) -> Url:
-        """Where the server says to go on. Raises RegistryError if it says nothing usable."""
-        text = answer.header("Location")
-        if not text and otherwise is not None:
-            return otherwise
+    def location(self, response: Response, default: Url | None = None) -> Url:
+        """The Location of the response. Raises RegistryError if it is missing or unsafe."""
+        text = response.header("Location")
+        if not text and default is not None:
+            return default
         if not text:
-            raise RegistryError(f"{self.host}: an upload without Location", host=self.host)
-        url = answer.url.join(text)
-        if answer.url.origin.scheme == "https" and url.origin.scheme != "https":
+            raise RegistryError(f"{self.host}: the upload has no Location", host=self.host)
+        url = response.url.join(text)
+        if response.url.origin.scheme == "https" and url.origin.scheme != "https":
             raise RegistryError(
                 f"{self.host}: its upload Location is not https",
                 host=self.host,
-                hint="the registry must be told the URL under which it is reached (http.host, "
-                "or X-Forwarded-Proto from the proxy before it)",
+                hint="configure the registry with its public URL (http.host, or X-Forwarded-Proto "
+                "from its proxy)",
             )
         return url
 

@@ -17,7 +17,7 @@ from images import make_image, make_layer
 from parties import SECRET, client_for, name
 from proxy import CutResponse, FaultProxy, FlipBit, Stall
 from registries import make_identity
-from serving import Asked, Served, Told, serving
+from serving import ReceivedRequest, Reply, Served, serving
 from spec_registry import Peculiar, Spec, spec_registry
 from tunnel import tunnel
 
@@ -42,33 +42,37 @@ def spec() -> Iterator[tuple[Spec, Served]]:
         yield found
 
 
-def told_manifest(asked: Asked) -> Told:
+def serve_manifest(request: ReceivedRequest) -> Reply:
     return 200, {"Content-Type": MANIFEST.media_type}, MANIFEST.raw
 
 
 def test_what_may_succeed_later_is_tried_again() -> None:
-    def answer(asked: Asked) -> Told:
-        return (status.pop(), {}, b"") if status else told_manifest(asked)
+    def respond(request: ReceivedRequest) -> Reply:
+        return (status.pop(), {}, b"") if status else serve_manifest(request)
 
     status = [408, 429, 499, 522]
-    with serving(answer) as served, Client() as client:
+    with serving(respond) as served, Client() as client:
         client.repository(name(served)).resolve("v1")
-        assert len(served.asked) == 5
+        assert len(served.requests) == 5
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 412, 501])
 def test_what_cannot_succeed_is_not_tried_again(status: int) -> None:
-    with serving(lambda asked: (status, {}, b"")) as served, Client() as client:
+    with serving(lambda request: (status, {}, b"")) as served, Client() as client:
         with pytest.raises((RegistryError, AuthError, NotFound)):
             client.repository(name(served)).resolve("v1")
-        assert len(served.asked) == 1
+        assert len(served.requests) == 1
 
 
 def test_the_registry_says_how_long_to_wait() -> None:
-    def answer(asked: Asked) -> Told:
-        return (429, {"Retry-After": "1"}, b"") if len(served.asked) == 1 else told_manifest(asked)
+    def respond(request: ReceivedRequest) -> Reply:
+        return (
+            (429, {"Retry-After": "1"}, b"")
+            if len(served.requests) == 1
+            else serve_manifest(request)
+        )
 
-    with serving(answer) as served, Client() as client:
+    with serving(respond) as served, Client() as client:
         begin = time.monotonic()
         client.repository(name(served)).resolve("v1")
         assert 1.0 <= time.monotonic() - begin < 10
@@ -77,7 +81,7 @@ def test_the_registry_says_how_long_to_wait() -> None:
 def test_nobody_waits_for_hours() -> None:
     body = b'{"message":"toomanyrequests: you have reached your limit"}'
     with (
-        serving(lambda asked: (429, {"Retry-After": "21600"}, body)) as served,
+        serving(lambda request: (429, {"Retry-After": "21600"}, body)) as served,
         Client() as client,
         pytest.raises(RegistryError, match="reached your limit") as raised,
     ):
@@ -89,23 +93,23 @@ def test_turns_are_kept_and_small_requests_pass_blobs() -> None:
     now, most, gate = [0], [0], threading.Event()
     lock = threading.Lock()
 
-    def answer(asked: Asked) -> Told:
-        if "manifests" in asked.path:
-            return told_manifest(asked)
+    def respond(request: ReceivedRequest) -> Reply:
+        if "manifests" in request.path:
+            return serve_manifest(request)
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
         gate.wait(60)
         with lock:
             now[0] -= 1
-        return 200, {}, asked.path[-1:].encode()
+        return 200, {}, request.path[-1:].encode()
 
     def read(content: bytes) -> None:
         with repository.fetch(Descriptor.of(content, media.OCI_LAYER)) as reader, lock:
             bodies.append(reader)
 
     bodies: list[object] = []
-    with serving(answer) as served, Client(at_once=2) as client:
+    with serving(respond) as served, Client(at_once=2) as client:
         repository = client.repository(name(served))
         with TaskGroup() as group:
             for number in range(6):
@@ -116,15 +120,15 @@ def test_turns_are_kept_and_small_requests_pass_blobs() -> None:
 
 
 def test_many_ask_for_one_token() -> None:
-    def answer(asked: Asked) -> Told:
-        if asked.path == "/token":
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.path == "/token":
             time.sleep(0.1)
             return 200, {}, b'{"access_token":"abc"}'
-        if asked.headers.get("authorization") == "Bearer abc":
-            return told_manifest(asked)
+        if request.headers.get("authorization") == "Bearer abc":
+            return serve_manifest(request)
         return 401, {"WWW-Authenticate": f'Bearer realm="{served.url}/token",service="s"'}, b""
 
-    with serving(answer) as served, Client() as client:
+    with serving(respond) as served, Client() as client:
         with TaskGroup() as group:
             for number in range(8):
                 group.start(client.repository(name(served)).resolve, f"v{number}")
@@ -132,15 +136,15 @@ def test_many_ask_for_one_token() -> None:
 
 
 def test_a_failed_token_is_asked_for_again() -> None:
-    def answer(asked: Asked) -> Told:
-        if asked.path == "/token":
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.path == "/token":
             return (200, {}, b'{"token":"abc"}') if good else (403, {}, b"")
-        if asked.headers.get("authorization") == "Bearer abc":
-            return told_manifest(asked)
+        if request.headers.get("authorization") == "Bearer abc":
+            return serve_manifest(request)
         return 401, {"WWW-Authenticate": f'Bearer realm="{served.url}/token"'}, b""
 
     good: list[bool] = []
-    with serving(answer) as served, Client() as client:
+    with serving(respond) as served, Client() as client:
         with pytest.raises(AuthError):
             client.repository(name(served)).resolve("v1")
         good.append(True)
@@ -148,41 +152,41 @@ def test_a_failed_token_is_asked_for_again() -> None:
 
 
 def test_a_401_without_challenge_is_explained_by_the_front_door() -> None:
-    def answer(asked: Asked) -> Told:
-        if asked.path == "/v2/":
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.path == "/v2/":
             return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
-        return told_manifest(asked) if "authorization" in asked.headers else (401, {}, b"")
+        return serve_manifest(request) if "authorization" in request.headers else (401, {}, b"")
 
-    with serving(answer) as served, client_for(served) as client:
+    with serving(respond) as served, client_for(served) as client:
         client.repository(name(served)).resolve("v1")
 
 
 def test_a_registry_token_is_used_as_it_is() -> None:
-    def answer(asked: Asked) -> Told:
-        if asked.headers.get("authorization") == "Bearer ready":
-            return told_manifest(asked)
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.headers.get("authorization") == "Bearer ready":
+            return serve_manifest(request)
         return 401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/"'}, b""
 
-    with serving(answer) as served:
+    with serving(respond) as served:
         known = {served.host: Credentials(registry_token="ready")}
         with Client(keychain=StaticKeychain(known)) as client:
             client.repository(name(served)).resolve("v1")
 
 
 def test_what_was_resolved_is_not_fetched_again() -> None:
-    with serving(told_manifest) as served, Client() as client:
+    with serving(serve_manifest) as served, Client() as client:
         repository = client.repository(name(served))
         with repository.fetch(repository.resolve("v1")) as reader:
             assert reader.read() == MANIFEST.raw
-        assert len(served.asked) == 1
+        assert len(served.requests) == 1
 
 
 @pytest.mark.parametrize("what", ["resolve", "fetch", "ingest"])
 def test_an_interrupted_request_ends_at_once(what: str) -> None:
     """Threads that wait for a server that says nothing."""
 
-    def answer(asked: Asked) -> Told:
-        if asked.method == "POST":
+    def respond(request: ReceivedRequest) -> Reply:
+        if request.method == "POST":
             return 202, {"Location": "/v2/team/app/blobs/uploads/1"}, b""
         reached.set()
         stop.wait(120)
@@ -200,7 +204,7 @@ def test_an_interrupted_request_ends_at_once(what: str) -> None:
                     ingest.write(bytes(1 << 20))
 
     reached, stop = threading.Event(), threading.Event()
-    with serving(answer) as served, Client() as client:
+    with serving(respond) as served, Client() as client:
         repository = client.repository(name(served))
         begin = time.monotonic()
         with pytest.raises(ZeroDivisionError), TaskGroup() as group:
@@ -244,9 +248,9 @@ def test_mirrors_are_asked_first_and_never_written_to(
         repository = client.repository(name(served))
         copy_graph(store, repository, image)
         repository.tag(image, store, "v1")
-        assert empty.asked == []
+        assert empty.requests == []
         copy_graph(repository, MemoryStore(), repository.resolve("v1"))
-        assert {one.method for one in empty.asked} == {"GET"} and len(empty.asked) == 3
+        assert {one.method for one in empty.requests} == {"GET"} and len(empty.requests) == 3
         before = len(served.to("GET"))
         with spec_registry() as (full, mirror), mirrored(served, mirror.port) as other:
             full.blobs, full.manifests = registry.blobs, registry.manifests
@@ -266,7 +270,7 @@ def test_a_mirror_that_fails_in_the_middle_is_left(
         mirror.break_next(CutResponse(after=0), times=9)
         with client.repository(name(served)).fetch(layer) as reader:
             assert reader.read() == content
-    assert served.asked[-1].headers["range"].startswith("bytes=")
+    assert served.requests[-1].headers["range"].startswith("bytes=")
 
 
 def test_a_mirror_that_lies_is_found_out_and_left(
@@ -287,7 +291,7 @@ def test_a_mirror_that_lies_is_found_out_and_left(
 def test_a_mirror_never_sees_the_credentials_of_the_registry(spec: tuple[Spec, Served]) -> None:
     _, served = spec
 
-    def asks(asked: Asked) -> Told:
+    def asks(request: ReceivedRequest) -> Reply:
         return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
 
     with serving(asks) as mirror:
@@ -295,7 +299,7 @@ def test_a_mirror_never_sees_the_credentials_of_the_registry(spec: tuple[Spec, S
         keychain = StaticKeychain({served.host: Credentials("alice", SECRET)})
         with Client(settings, keychain) as client, pytest.raises(NotFound):
             client.repository(name(served)).resolve("v1")
-        assert len(mirror.asked) == 1 and "authorization" not in mirror.asked[0].headers
+        assert len(mirror.requests) == 1 and "authorization" not in mirror.requests[0].headers
 
 
 PECULIAR = [
@@ -330,7 +334,7 @@ def test_a_redirected_blob_is_read(spec: tuple[Spec, Served], store: LocalStore)
     registry, served = spec
     layer = make_layer(store, 1000)
     registry.blobs[str(layer.digest)] = store.path(layer.digest).read_bytes()
-    with serving(lambda asked: (200, {}, registry.blobs[asked.path[1:]])) as away:
+    with serving(lambda request: (200, {}, registry.blobs[request.path[1:]])) as away:
         registry.peculiar.blobs_at = away.url
         with Client() as client, client.repository(name(served)).fetch(layer) as reader:
             assert len(reader.read()) == 1000
@@ -340,7 +344,7 @@ def test_a_redirected_blob_is_read(spec: tuple[Spec, Served], store: LocalStore)
     ("body", "tags"), [(b'{"tags":null}', []), (b'{"tags":["a",null,1,"b"]}', ["a", "b"])]
 )
 def test_null_and_numbers_among_tags_are_left_out(body: bytes, tags: list[str]) -> None:
-    with serving(lambda asked: (200, {}, body)) as served, Client() as client:
+    with serving(lambda request: (200, {}, body)) as served, Client() as client:
         assert list(client.repository(name(served)).tags()) == tags
 
 
@@ -348,12 +352,12 @@ def test_referrers_come_from_an_index_only(spec: tuple[Spec, Served]) -> None:
     """A web page that answers 200 to everything is no referrers API."""
     for status, kind in ((200, "text/html"), (303, "text/html"), (405, "application/json")):
 
-        def answer(asked: Asked, status: int = status, kind: str = kind) -> Told:
-            if "referrers" in asked.path:
+        def respond(request: ReceivedRequest, status: int = status, kind: str = kind) -> Reply:
+            if "referrers" in request.path:
                 return status, {"Content-Type": kind, "Location": "http://127.0.0.1:1/"}, b"<p>"
             return 404, {}, b""
 
-        with serving(answer) as served, Client(tries=1) as client:
+        with serving(respond) as served, Client(tries=1) as client:
             assert client.repository(name(served)).referrers(MANIFEST.config) == ()
 
 
@@ -361,23 +365,23 @@ def test_https_goes_through_the_proxy_of_the_environment(tmp_path: Path) -> None
     identity = make_identity(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(identity.certificate, identity.private)
-    with serving(told_manifest, context) as served, tunnel(served.port) as proxy:
+    with serving(serve_manifest, context) as served, tunnel(served.port) as proxy:
         proxies = Proxies.from_environment({"https_proxy": proxy.url, "NO_PROXY": "other"})
         settings = HostSettings(ca=(identity.certificate,), proxies=proxies)
         with Client(settings) as client:
             client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
-    assert proxy.asked[0].headers["proxy-authorization"].startswith("Basic ")
-    assert "proxy-authorization" not in served.asked[0].headers
+    assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
+    assert "proxy-authorization" not in served.requests[0].headers
 
 
 def test_http_goes_through_the_proxy_of_the_environment() -> None:
-    with serving(told_manifest) as proxy:
+    with serving(serve_manifest) as proxy:
         settings = HostSettings(
             insecure=frozenset({"registry.localtest"}), proxies=Proxies(http=proxy.url)
         )
         with Client(settings) as client:
             client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
-        assert proxy.asked[0].target == "http://registry.localtest/v2/a/b/manifests/v1"
+        assert proxy.requests[0].target == "http://registry.localtest/v2/a/b/manifests/v1"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -400,7 +404,7 @@ def test_a_proxy_that_is_down_is_blamed_and_not_the_registry(scheme: str) -> Non
 
 
 def test_a_proxy_that_wants_a_login_is_told_so() -> None:
-    with serving(lambda asked: (407, {}, b"")) as proxy:
+    with serving(lambda request: (407, {}, b"")) as proxy:
         settings = HostSettings(
             insecure=frozenset({"registry.localtest"}), proxies=Proxies(http=proxy.url)
         )
@@ -409,12 +413,14 @@ def test_a_proxy_that_wants_a_login_is_told_so() -> None:
         assert "user:password@host:port" in raised.value.hint
 
 
-def test_a_proxy_that_opens_no_way_is_blamed() -> None:
-    with serving(told_manifest) as no_tunnel:
+def test_a_proxy_that_refuses_the_tunnel_is_blamed() -> None:
+    with serving(serve_manifest) as no_tunnel:
         settings = HostSettings(proxies=Proxies(https=no_tunnel.url))
         with Client(settings, tries=1) as client, pytest.raises(RegistryError) as raised:
             client.repository(Reference.parse("registry.localtest/a/b")).resolve("v1")
-        assert f"the proxy 127.0.0.1:{no_tunnel.port} opens no way: 501" in raised.value.message
+        assert (
+            f"the proxy 127.0.0.1:{no_tunnel.port} refuses the tunnel: 501" in raised.value.message
+        )
 
 
 def test_what_the_mirrors_said_is_told_when_the_registry_fails_too(

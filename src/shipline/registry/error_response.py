@@ -1,4 +1,4 @@
-"""What a registry meant by saying no: status and body as one error with a hint."""
+"""Error responses of a registry: status and body as one exception with a hint."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from shipline.errors import AuthError, RegistryError, ShiplineError
 from shipline.registry.origin import Url
 
 RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
-BODY_LIMIT = 64 << 10  # bytes of an error body that are looked at
-_WANTS_TLS = "HTTP request to an HTTPS server"  # what Go's servers say
-_LONGEST = 300  # characters of a message that are shown
+BODY_LIMIT = 64 << 10  # bytes of an error body
+_HTTP_TO_HTTPS = "HTTP request to an HTTPS server"  # the message of Go's servers
+_MAX_MESSAGE = 300  # characters
 
 _HINTS = {
-    401: "log in with `shipline login {host}`, or check that the password or token still holds",
-    403: "where no rule is named, the account lacks the right: ask for it, or log in as another",
-    404: "check the name; a private repository is hidden from those who may not see it",
-    407: "the proxy before it wants a login: http://user:password@host:port in HTTP_PROXY",
-    405: "the registry has this function switched off",
-    413: "the registry, or a proxy before it, limits the size of a request",
+    401: "log in with `shipline login {host}`, or check that the password or token is still valid",
+    403: "unless a rule is named, the account lacks permission: request it or log in as another",
+    404: "check the name; a private repository looks absent without access",
+    407: "the proxy requires credentials: http://user:password@host:port in HTTP_PROXY",
+    405: "the registry has this operation disabled",
+    413: "the registry, or a proxy in front of it, limits the request size",
     429: "too many requests for this account or address: log in, use a mirror, or wait",
 }
 
 
-class Reply(Protocol):
-    """An answer, its body unread."""
+class HttpResponse(Protocol):
+    """A response whose body is unread."""
 
     @property
     def status(self) -> int: ...
@@ -36,66 +36,75 @@ class Reply(Protocol):
     def url(self) -> Url: ...
 
     def header(self, name: str) -> str:
-        """All values of the header joined with commas, empty where there is none."""
+        """All values of the header joined with commas, empty if it is absent."""
 
     def content(self, limit: int) -> bytes:
-        """The whole body; raises RegistryError if it has more than `limit` bytes."""
+        """The whole body; raises RegistryError if it is larger than `limit` bytes."""
 
     def close(self) -> None: ...
 
 
-class Refused(RegistryError):
-    """A registry's answer says no; `retry_after_s` is how long it asks to wait, None if not."""
+class RequestRefused(RegistryError):
+    """A registry refused a request; `retry_after_s` is its Retry-After, None without one."""
 
     def __init__(
-        self, message: str, *, host: str, status: int, hint: str = "", **more: object
+        self,
+        message: str,
+        *,
+        host: str,
+        status: int,
+        hint: str = "",
+        diagnostics: tuple[str, ...] = (),
+        retry_after_s: float | None = None,
     ) -> None:
-        diagnostics = more.get("diagnostics")
         super().__init__(
             message,
             host=host,
             status=status,
-            diagnostics=diagnostics if isinstance(diagnostics, tuple) else (),
+            diagnostics=diagnostics,
             hint=hint,
             retriable=status in RETRIED,
         )
-        self.retry_after_s: float | None = None
+        self.retry_after_s = retry_after_s
 
 
-def failure(reply: Reply, doing: str) -> ShiplineError:
-    """The error that `reply` means; reads a bounded part of its body and closes it."""
-    host, status = reply.url.origin.authority, reply.status
-    wait = retry_after(reply.header("Retry-After"))
+def response_error(response: HttpResponse, operation: str) -> ShiplineError:
+    """The exception for `response`; reads a bounded part of its body and closes it."""
+    host, status = response.url.origin.authority, response.status
     try:
-        body = reply.content(BODY_LIMIT)
+        body = response.content(BODY_LIMIT)
     except RegistryError:
         body = b""
     finally:
-        reply.close()
-    found = tuple(_diagnostics(body))
-    said = "; ".join(dict.fromkeys(text for _, text in found if text))
-    message = f"{host}: {doing}: {status}" + (f": {clean(said)}" if said else "")
+        response.close()
+    diagnostics = tuple(_diagnostics(body))
+    detail = "; ".join(dict.fromkeys(text for _, text in diagnostics if text))
+    message = f"{host}: {operation}: {status}" + (f": {clean(detail)}" if detail else "")
     hint = _HINTS.get(status, "").format(host=host)
-    if status == 400 and _WANTS_TLS in said:
+    if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
     if status in (401, 403):
         return AuthError(message, host=host, status=status, hint=hint)
     if status in RETRIED and not hint:
-        hint = "the registry has a problem of its own; run again in a while"
-    codes = tuple(code for code, _ in found if code)
-    refused = Refused(message, host=host, status=status, hint=hint, diagnostics=codes)
-    refused.retry_after_s = wait
-    return refused
+        hint = "the registry failed; try again later"
+    return RequestRefused(
+        message,
+        host=host,
+        status=status,
+        hint=hint,
+        diagnostics=tuple(code for code, _ in diagnostics if code),
+        retry_after_s=retry_after(response.header("Retry-After")),
+    )
 
 
 def tls_hint(host: str) -> str:
-    """For a registry that was asked in plain http, and speaks TLS."""
-    return f"leave --insecure {host} out; if it has an authority of its own, name it with --ca FILE"
+    """The hint for a registry that speaks TLS but was asked in plain HTTP."""
+    return f"drop --insecure {host}; if the registry has a private CA, name it with --ca FILE"
 
 
 def clean(text: str) -> str:
-    """Text of a stranger, fit for a terminal: one line, no control characters, not long."""
-    return re.sub(r"[\x00-\x20\x7f-\x9f\u2028-\u202e]+", " ", text).strip()[:_LONGEST]
+    """Untrusted text made safe for a terminal: one short line without control characters."""
+    return re.sub(r"[\x00-\x20\x7f-\x9f\u2028-\u202e]+", " ", text).strip()[:_MAX_MESSAGE]
 
 
 def retry_after(value: str) -> float | None:
@@ -114,7 +123,7 @@ def retry_after(value: str) -> float | None:
 
 
 def _diagnostics(body: bytes) -> Iterator[tuple[str, str]]:
-    """Pairs of code and text: the specification's shape, those of others, or plain text."""
+    """Pairs of code and text, from the specification's JSON, other shapes, or plain text."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,7 +1,4 @@
-"""Programs that keep secrets: `docker-credential-<name> get|store|erase`.
-
-The protocol is that of docker-credential-helpers.
-"""
+"""Credential helpers: `docker-credential-<name> get|store|erase` (docker-credential-helpers)."""
 
 from __future__ import annotations
 
@@ -11,39 +8,39 @@ from collections.abc import Mapping
 
 from shipline.errors import AuthError, ShiplineError
 from shipline.registry.credentials import Credentials
-from shipline.registry.failures import clean
+from shipline.registry.error_response import clean
 from shipline.tasks import on_cancel
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
-_TIMEOUT_S = 60.0  # a person may have to unlock something
-_LIMIT = 1 << 20  # bytes of an answer
-_NOTHING = (
+_TIMEOUT_S = 60.0  # the user may have to unlock a keyring
+_LIMIT = 1 << 20  # bytes of output
+_NOT_FOUND = (
     "credentials not found in native keychain",
     "no credentials server URL",
     "no credentials username",
 )
-_IDENTITY = "<token>"  # the user name that says that the secret is an identity token
+_IDENTITY = "<token>"  # the username that marks the secret as an identity token
 
 
-def ask_helper(
+def get_from_helper(
     name: str, server: str, environment: Mapping[str, str] | None = None
 ) -> Credentials | None:
-    """What the helper knows about `server`, None for nothing. Raises AuthError if it fails."""
+    """The credentials stored for `server`, None for none. Raises AuthError if the helper fails."""
     status, text = _run(name, "get", server, server, environment)
     if not status:
         return _read(name, server, text)
-    if any(text.startswith(nothing) for nothing in _NOTHING):
+    if any(text.startswith(phrase) for phrase in _NOT_FOUND):
         return None
-    raise _failed(name, server, clean(text) or "it failed without a word")
+    raise _failed(name, server, clean(text) or "it failed without a message")
 
 
-def tell_helper(
+def store_in_helper(
     name: str,
     server: str,
     credentials: Credentials,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Let the helper keep the credentials of `server`. Raises AuthError if it does not."""
+    """Store the credentials of `server`. Raises AuthError if the helper fails."""
     identity = credentials.identity_token
     entry = {
         "ServerURL": server,
@@ -52,24 +49,24 @@ def tell_helper(
     }
     status, text = _run(name, "store", server, json.dumps(entry), environment)
     if status:
-        raise _failed(name, server, clean(text) or "it failed without a word")
+        raise _failed(name, server, clean(text) or "it failed without a message")
 
 
-def clear_helper(name: str, server: str, environment: Mapping[str, str] | None = None) -> None:
-    """Let the helper forget `server`; fine where it knew nothing. Raises AuthError if it fails."""
+def erase_from_helper(name: str, server: str, environment: Mapping[str, str] | None = None) -> None:
+    """Erase the credentials of `server`, if any. Raises AuthError if the helper fails."""
     status, text = _run(name, "erase", server, server, environment)
-    if status and not any(text.startswith(nothing) for nothing in _NOTHING):
-        raise _failed(name, server, clean(text) or "it failed without a word")
+    if status and not any(text.startswith(phrase) for phrase in _NOT_FOUND):
+        raise _failed(name, server, clean(text) or "it failed without a message")
 
 
 def _run(
-    name: str, verb: str, server: str, given: str, environment: Mapping[str, str] | None
+    name: str, verb: str, server: str, text: str, environment: Mapping[str, str] | None
 ) -> tuple[int, str]:
-    """The status of the helper and what it said; a secret goes in on standard input only."""
+    """Exit status and output of the helper; secrets go to its standard input only."""
     import subprocess
 
     if not _NAME.match(name) or name.startswith((".", "-")):
-        raise _failed(name, server, "that is not the name of a credential helper")
+        raise _failed(name, server, "that is not a valid helper name")
     program = f"docker-credential-{name}"
     try:
         process = subprocess.Popen(
@@ -84,9 +81,9 @@ def _run(
     with process:
         try:
             with on_cancel(process.kill):
-                output, _ = process.communicate(given.encode(), timeout=_TIMEOUT_S)
+                output, _ = process.communicate(text.encode(), timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise _failed(name, server, f"{program} did not answer") from None
+            raise _failed(name, server, f"{program} timed out") from None
         finally:
             process.kill()
     return process.returncode, output[:_LIMIT].decode("utf-8", "replace").strip()
@@ -94,10 +91,10 @@ def _run(
 
 def _read(name: str, server: str, text: str) -> Credentials | None:
     try:
-        answer = json.loads(text)
-        user, secret = answer["Username"], answer["Secret"]
+        response = json.loads(text)
+        user, secret = response["Username"], response["Secret"]
     except (ValueError, LookupError, TypeError):
-        raise _failed(name, server, "its answer cannot be read") from None
+        raise _failed(name, server, "its output is malformed") from None
     if not isinstance(user, str) or not isinstance(secret, str) or not secret:
         return None
     if user == _IDENTITY:
@@ -107,7 +104,7 @@ def _read(name: str, server: str, text: str) -> Credentials | None:
 
 def _failed(name: str, server: str, reason: str) -> ShiplineError:
     return AuthError(
-        f"the credential helper {name!r} has no answer about {server}: {reason}",
+        f"the credential helper {name!r} failed for {server}: {reason}",
         host=server,
-        hint="install or repair it, or take it out of credsStore and credHelpers in config.json",
+        hint="install or repair it, or remove it from credsStore and credHelpers in config.json",
     )

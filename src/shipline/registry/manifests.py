@@ -1,0 +1,283 @@
+"""Manifests, tag lists and referrers of a registry: verified, paged, cached.
+
+Distribution specification, "Listing Referrers" and "Referrers Tag Schema"."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    media,
+    parse_manifest,
+)
+from shipline.registry.origin import Url
+from shipline.registry.repository_api import WRITE, RepositoryApi
+from shipline.tasks import sleep
+
+ACCEPT = ", ".join(
+    (
+        media.OCI_INDEX,
+        media.OCI_MANIFEST,
+        media.DOCKER_INDEX,
+        media.DOCKER_MANIFEST,
+        media.DOCKER_SCHEMA1_SIGNED,
+        "*/*;q=0.1",
+    )
+)
+_CACHE_LIMIT = 16 << 20  # bytes
+_GENERIC_TYPES = {"", "application/json", "text/plain", "application/octet-stream", "text/html"}
+
+
+class ManifestCache:
+    """The most recent manifests by digest, so that a repeated read costs no request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._manifests: OrderedDict[Digest, bytes] = OrderedDict()
+        self._size = 0
+
+    def get(self, digest: Digest) -> bytes | None:
+        with self._lock:
+            content = self._manifests.get(digest)
+            if content is not None:
+                self._manifests.move_to_end(digest)
+            return content
+
+    def keep(self, digest: Digest, content: bytes) -> None:
+        """`content` must have been verified."""
+        with self._lock:
+            if digest in self._manifests:
+                return
+            self._manifests[digest] = content
+            self._size += len(content)
+            while self._size > _CACHE_LIMIT:
+                self._size -= len(self._manifests.popitem(last=False)[1])
+
+
+def fetch_manifest(api: RepositoryApi, name: str) -> tuple[Descriptor, bytes]:
+    """GET a manifest by tag or digest; the descriptor is computed from the received bytes.
+
+    Raises NotFound; DigestMismatch if `name` is a digest that the bytes do not have, whatever the
+    headers say.
+    """
+    response = api.call(
+        "GET",
+        api.manifest(name),
+        expect={200, 404},
+        operation=f"fetching the manifest {name}",
+        headers={"Accept": ACCEPT},
+    )
+    try:
+        if response.status == 404:
+            raise NotFound(
+                f"{name} is not in {api.host}/{api.repository}",
+                hint="check the name; a private repository looks absent without access",
+            )
+        content = response.content(MANIFEST_LIMIT)
+        content_type = response.header("Content-Type").partition(";")[0].strip().lower()
+    finally:
+        response.close()
+    expected_digest = Digest.parse(name) if ":" in name else None
+    digest = Digest.of(content, expected_digest.algorithm if expected_digest else "sha256")
+    if expected_digest is not None and digest != expected_digest:
+        raise DigestMismatch(expected=name, got=str(digest), where=api.host)
+    return Descriptor(_media_type(content, content_type), digest, len(content)), content
+
+
+def _media_type(content: bytes, content_type: str) -> str:
+    """The Content-Type, or the document's own media type where that is generic."""
+    if content_type not in _GENERIC_TYPES:
+        return content_type
+    try:
+        return parse_manifest(content).media_type
+    except ContentError:
+        return content_type or "application/octet-stream"
+
+
+PAGE_LIMIT = 4 << 20  # bytes
+_PAGES = 10_000
+
+
+def pages(
+    api: RepositoryApi, first: Url, operation: str, expect: Collection[int] = (200, 404)
+) -> Iterator[bytes]:
+    """The body of each page. Raises NotFound for a 404.
+
+    Links are followed within the registry's origin only, each once, up to a limit.
+    """
+    url, seen = first, {first}
+    for _ in range(_PAGES):
+        response = api.call("GET", url, expect=expect, operation=operation)
+        try:
+            if response.status == 404:
+                raise NotFound(f"{api.host}/{api.repository} does not exist")
+            content = response.content(PAGE_LIMIT)
+            link = next_link(response.header("Link"))
+        finally:
+            response.close()
+        yield content
+        if not link:
+            return
+        url = url.join(link)
+        if url.origin != first.origin:
+            raise RegistryError(
+                f"{api.host}: {operation}: the next page is on another host, {url.origin}",
+                host=api.host,
+            )
+        if url in seen:
+            raise RegistryError(f"{api.host}: {operation}: the pages form a loop", host=api.host)
+        seen.add(url)
+    raise RegistryError(f"{api.host}: {operation}: more than {_PAGES} pages", host=api.host)
+
+
+def next_link(header: str) -> str:
+    """The target of `rel="next"` (RFC 8288), empty without one."""
+    for target, parameters in re.findall(r"<([^<>]*)>([^<]*)", header[:8192]):
+        if re.search(r";\s*rel\s*=\s*\"?next\b", parameters, re.IGNORECASE):
+            return str(target)
+    return ""
+
+
+_REFERRER_PAGES = 100
+_REFERRER_TRIES = 6
+_REFERRER_PAUSE_S = (0.05, 0.4)  # between attempts, while others write to the same index
+
+
+def list_referrers(
+    api: RepositoryApi, subject: Digest, artifact_type: str
+) -> tuple[Descriptor, ...]:
+    """The manifests with this `subject`, of one artifact type if it is not empty.
+
+    From the referrers API, else the referrers tag."""
+    found = _from_api(api, subject, artifact_type) if api.quirks.referrers else None
+    if found is None:
+        found = _from_tag(api, subject)
+    kept = (one for one in found if not artifact_type or one.artifact_type == artifact_type)
+    return tuple({one.digest: one for one in kept}.values())
+
+
+def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:
+    """Add a pushed manifest to its subject's referrers tag, for a registry without the API.
+
+    Writes nothing if it is listed already. The tag schema has no conditional write, so the index is
+    read back, and an entry that another client dropped is added again. Raises RegistryError if that
+    keeps happening.
+    """
+    parsed = parse_manifest(content, target.media_type)
+    if parsed.subject is None:
+        return
+    entry = replace(
+        target.plain, artifact_type=_artifact_type(parsed), annotations=parsed.annotations
+    )
+    for attempt in range(_REFERRER_TRIES):
+        before = _from_tag(api, parsed.subject.digest)
+        if any(one.digest == target.digest for one in before):
+            return
+        if attempt:
+            sleep(random.uniform(*_REFERRER_PAUSE_S))
+            before = _from_tag(api, parsed.subject.digest)
+        _put_index(api, parsed.subject.digest, Index.make((*before, entry)))
+    if all(one.digest != target.digest for one in _from_tag(api, parsed.subject.digest)):
+        raise RegistryError(
+            f"{api.host}: other clients keep overwriting {referrers_tag(parsed.subject.digest)}",
+            host=api.host,
+            hint="run the command again",
+        )
+
+
+def restore_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:
+    """Add an existing manifest to its subject's referrers tag again if it was dropped."""
+    if b'"subject"' not in content:
+        return
+    subject = parse_manifest(content, target.media_type).subject
+    if subject is None:
+        return
+    if not api.quirks.referrers or _from_api(api, subject.digest, "") is None:
+        add_referrer(api, target, content)
+
+
+def _put_index(api: RepositoryApi, subject: Digest, index: Index) -> None:
+    api.call(
+        "PUT",
+        api.manifest(referrers_tag(subject)),
+        expect={200, 201, 202},
+        operation="updating the referrers tag",
+        actions=WRITE,
+        headers={"Content-Type": index.media_type},
+        body=index.raw,
+    ).close()
+
+
+def referrers_tag(subject: Digest) -> str:
+    """The tag that lists the referrers of `subject`."""
+    return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
+
+
+def _artifact_type(parsed: Manifest | Index) -> str:
+    if parsed.artifact_type or isinstance(parsed, Index):
+        return parsed.artifact_type
+    return parsed.config.media_type
+
+
+def _from_api(
+    api: RepositoryApi, subject: Digest, artifact_type: str
+) -> tuple[Descriptor, ...] | None:
+    """None without the API, whose responses are image indexes."""
+    url: Url | None = api.url("referrers", str(subject))
+    if url is not None and artifact_type:
+        url = url.with_query(("artifactType", artifact_type))
+    found: list[Descriptor] = []
+    seen: set[Url] = set()
+    while url is not None and url not in seen and len(seen) < _REFERRER_PAGES:
+        seen.add(url)
+        try:
+            response = api.call(
+                "GET", url, expect={200, 404}, operation="listing referrers", redirects=0
+            )
+        except RegistryError as error:
+            if error.retriable or not error.status:
+                raise
+            return None
+        try:
+            content_type = response.header("Content-Type").partition(";")[0].strip()
+            if response.status != 200 or content_type != media.OCI_INDEX:
+                return None
+            found += _referrer_entries(response.content(PAGE_LIMIT), api)
+            link = next_link(response.header("Link"))
+        finally:
+            response.close()
+        following = url.join(link) if link else None
+        if following is not None and following.origin != url.origin:
+            raise RegistryError(
+                f"{api.host}: the next page of its referrers is on another host",
+                host=api.host,
+            )
+        url = following
+    return tuple(found)
+
+
+def _from_tag(api: RepositoryApi, subject: Digest) -> tuple[Descriptor, ...]:
+    try:
+        _, content = fetch_manifest(api, referrers_tag(subject))
+    except NotFound:
+        return ()
+    return _referrer_entries(content, api)
+
+
+def _referrer_entries(content: bytes, api: RepositoryApi) -> tuple[Descriptor, ...]:
+    try:
+        parsed = parse_manifest(content)
+    except ContentError as error:
+        raise ContentError(f"{api.host}: its referrers: {error.message}") from None
+    return parsed.manifests if isinstance(parsed, Index) else ()
