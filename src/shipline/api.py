@@ -54,24 +54,24 @@ __all__ = [
 ]
 
 LAYOUT = "oci-layout://"
-"""In front of a path: an OCI image layout on disk instead of a registry."""
+"""The prefix of a path to an OCI image layout, instead of a registry."""
 
 
 def open_client(*insecure: str, ca: Iterable[Path] = ()) -> Client:
-    """A registry client that knows this machine's credentials, mirrors and proxies.
+    """A registry client with this machine's credentials, mirrors and proxies.
 
-    `insecure` are hosts that are asked over plain HTTP, `ca` files of further authorities. Close
-    it, or use it as a block.
+    `insecure` hosts use plain HTTP, `ca` names files of additional CAs. Close it, or use it as a
+    context manager.
     """
     settings = settings_from(os.environ, insecure=insecure, ca=ca)
     return Client(settings, keychain_from(os.environ))
 
 
 def state_directory() -> Path:
-    """Where builds keep their cache: SHIPLINE_HOME, else the place that is usual for the user."""
+    """Where builds keep their cache: SHIPLINE_HOME, else the user's default directory."""
     if home := os.environ.get("SHIPLINE_HOME"):
         return Path(home)
-    if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):  # root of the machine
+    if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):
         return Path("/var/lib/shipline")
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "shipline"
@@ -87,8 +87,8 @@ def build(
     """Build a Dockerfile and deliver it to the outputs of `request`.
 
     `step` receives the events; `home` is the state directory. When this raises, no tag was moved.
-    The program of an ordinary user calls `enter_user_namespace` first, before it starts a thread:
-    without it only what needs no mount can be built.
+    As an ordinary user, call `enter_user_namespace` before starting any thread: without it, only
+    builds that need no mounts work.
     """
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client())
@@ -107,17 +107,17 @@ def inspect(reference: str, *, client: Client | None = None) -> Manifest | Index
 
 
 def copy(source: str, destination: str, *, client: Client | None = None) -> Descriptor:
-    """Copy an image with everything that it names; the name at the destination comes last.
+    """Copy an image with everything that it references; the destination is tagged last.
 
-    Both are references, or `oci-layout://PATH:NAME`. Bytes and digests stay as they are.
+    Both are references, or `oci-layout://PATH:NAME`. Bytes and digests are preserved.
     """
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client())
-        origin, name = _open(source, client)
-        target = origin.resolve(name)
-        goal, tag = _open(destination, client, create=True)
-        copy_graph(origin, goal, target)
-        goal.tag(target, origin, tag or "latest")
+        source_repository, name = _open(source, client)
+        target = source_repository.resolve(name)
+        target_repository, tag = _open(destination, client, create=True)
+        copy_graph(source_repository, target_repository, target)
+        target_repository.tag(target, source_repository, tag or "latest")
         return target
 
 

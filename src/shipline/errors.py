@@ -1,27 +1,26 @@
 """What can go wrong, as a tree of exceptions.
 
     ShiplineError
-    ├── UsageError          2   the command line asks for something that cannot be
+    ├── UsageError          2   the command line asks for something impossible
     ├── ConfigError         3   a configuration file is wrong
-    ├── DockerfileError     4   a Dockerfile is wrong; carries the place
-    ├── StepFailed          5   a step of the build ended with a non-zero status
+    ├── DockerfileError     4   a Dockerfile is wrong; carries the position
+    ├── StepFailed          5   a build step exited with a non-zero status
     ├── RegistryError       6   a registry refused, or could not be reached
-    ├── AuthError           7   credentials are missing, wrong or not sufficient
-    ├── ContentError        8   bytes are missing or are not what their digest says
+    ├── AuthError           7   credentials are missing, wrong or insufficient
+    ├── ContentError        8   bytes are missing or do not match their digest
     │   ├── DigestMismatch
-    │   ├── DamagedContent      of our own: it was removed, the same work can be done again
+    │   ├── DamagedContent      in our own store: removed, so that a retry recreates it
     │   └── NotFound
-    ├── GateRefused         9   a quality gate said no
+    ├── GateRefused         9   a quality gate failed
     ├── SandboxError       10   this machine cannot run the step
-    ├── GateUndecided      11   a quality gate could not tell
-    └── GitError           12   git is missing, refused, or the repository cannot be used (git/)
+    ├── GateUndecided      11   a quality gate could not decide
+    └── GitError           12   git is missing or failed, or the repository is unusable (git/)
 
     Cancelled             130   the work was interrupted
 
-The number is the exit code of the command line. `Cancelled` is no failure of the work, and nothing
-may take it for one: like KeyboardInterrupt it is a BaseException, which `except Exception` lets
-through. Any other exception is a bug and exits 1 with a traceback. `retriable` is what decides
-about another attempt, never the type.
+The number is the exit code of the command line. `Cancelled` is not a failure: like
+KeyboardInterrupt it is a BaseException, which `except Exception` lets through. Any other exception
+is a bug and exits 1 with a traceback. Retries depend on `retriable`, never on the type.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a text file: lines and columns count from 1; `end` is the last line.
+    """A range in a text file: lines and columns count from 1; `end` is the last line.
 
-    `text` is its first line, `source` the whole file where it is known.
+    `text` is its first line, `source` the whole file if known.
     """
 
     file: str
@@ -49,11 +48,11 @@ class Span:
 
 
 class ShiplineError(Exception):
-    """A failure with a message for a person: what was wrong with what, and how to fix it.
+    """A failure with a message for the user: what went wrong, and how to fix it.
 
-    `code` is stable and machine readable, `title` is the family for people, `exit_code` the status
-    of the command line, `hint` says what to do, `retriable` is true when the same call may succeed
-    later. `span` is the place in a file that asked for what failed, `platform` the one it was for.
+    `code` is stable and machine readable, `title` names the kind for people, `exit_code` is that of
+    the command line, `hint` says what to do, `retriable` is true if the same call may succeed
+    later. `span` is the position in a file that caused the failure, `platform` its target platform.
     """
 
     code: ClassVar[str] = "error"
@@ -86,7 +85,7 @@ class ConfigError(ShiplineError):
 
 
 class DockerfileError(ShiplineError):
-    """A Dockerfile cannot be built; `span` is the place, with the line's text."""
+    """A Dockerfile cannot be built; `span` is the position, with the text of the line."""
 
     code = "dockerfile"
     title = "Dockerfile error"
@@ -101,7 +100,7 @@ class DockerfileError(ShiplineError):
 
 
 class StepFailed(ShiplineError):
-    """A command of the build ended with `status`; `log` holds its last lines."""
+    """A command of the build exited with `status`; `log` holds its last lines."""
 
     code = "step"
     title = "step failed"
@@ -127,8 +126,8 @@ class StepFailed(ShiplineError):
 class RegistryError(ShiplineError):
     """A registry refused a request or could not be reached.
 
-    `host` is the registry, `status` the HTTP status or 0 where there was no answer, `diagnostics`
-    the error codes of the body (distribution specification, "Error Codes").
+    `host` is the registry, `status` the HTTP status or 0 without a response, `diagnostics` the
+    error codes of the body (distribution specification, "Error Codes").
     """
 
     code = "registry"
@@ -165,7 +164,7 @@ class AuthError(ShiplineError):
 
 
 class ContentError(ShiplineError):
-    """Bytes addressed by digest are unusable."""
+    """Content addressed by digest is unusable."""
 
     code = "content"
     title = "content error"
@@ -173,7 +172,7 @@ class ContentError(ShiplineError):
 
 
 class DigestMismatch(ContentError):
-    """The bytes are not those that `expected` names; `where` tells which end sent them."""
+    """The bytes do not match `expected`; `where` names their source."""
 
     code = "digest-mismatch"
 
@@ -185,7 +184,7 @@ class DigestMismatch(ContentError):
 
 
 class DamagedContent(ContentError):
-    """A file of ours was not what it had to be, and is gone: the same work makes it again."""
+    """A damaged file of our own store was removed; the same work recreates it."""
 
     code = "damaged-content"
 
@@ -197,7 +196,7 @@ class NotFound(ContentError):
 
 
 class GateRefused(ShiplineError):
-    """A quality gate refused the release; `verdicts` are the reasons, one line each."""
+    """A quality gate refused the release; `verdicts` lists the reasons, one line each."""
 
     code = "gate"
     title = "refused by policy"
@@ -209,7 +208,7 @@ class GateRefused(ShiplineError):
 
 
 class GateUndecided(ShiplineError):
-    """No gate refused, but at least one could not tell; `verdicts` are the reasons, a line each."""
+    """No gate failed, but at least one could not decide; `verdicts` lists the reasons."""
 
     code = "gate-undecided"
     title = "a gate could not tell"
@@ -221,7 +220,7 @@ class GateUndecided(ShiplineError):
 
 
 class SandboxError(ShiplineError):
-    """This machine lacks what running a step needs."""
+    """This machine lacks something that running a step needs."""
 
     code = "sandbox"
     title = "sandbox error"
@@ -229,7 +228,7 @@ class SandboxError(ShiplineError):
 
 
 class Cancelled(BaseException):
-    """The surrounding work was interrupted, by a person or by the failure of a sibling."""
+    """The work was interrupted, by the user or by the failure of a sibling task."""
 
     code: ClassVar[str] = "cancelled"
     exit_code: ClassVar[int] = 130

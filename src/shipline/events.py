@@ -1,9 +1,9 @@
-"""What happens while work runs: five frozen events that form a tree of spans.
+"""Progress events: five frozen types that form a tree of spans.
 
 A `Stream` carries events from many threads to its sinks through one bounded queue and one thread.
 A sink is any callable that takes an event; one with a `close` method is closed at the end. A slow
-sink costs Progress events and nothing else; one that raises gets no more events, and the work and
-the other sinks go on.
+sink loses Progress events and nothing else; one that raises receives no more events, and the work
+and the other sinks continue.
 
     with Stream(sink) as stream, stream.step("build") as build:
         with build.step("COPY . /app", platform="linux/amd64") as step:
@@ -25,7 +25,7 @@ from typing import Self
 
 Attribute = str | int | float | bool
 _CAPACITY = 8192  # events
-_ABOVE_THIS_NO_PROGRESS = _CAPACITY // 2
+_PROGRESS_LIMIT = _CAPACITY // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A span got on: `current` of `total` bytes, `total` 0 where it is not known."""
+    """Progress of a span: `current` of `total` bytes, `total` 0 if unknown."""
 
     span: int
     at: float
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A command in the span wrote `data`; `stream` is 1 for its output, 2 for its errors."""
+    """A command in the span wrote `data`; `stream` is 1 for stdout, 2 for stderr."""
 
     span: int
     at: float
@@ -61,7 +61,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something deserves a person's attention, and the work goes on."""
+    """A warning; the work continues."""
 
     span: int
     at: float
@@ -71,7 +71,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A span ended; `error` is empty on success, `cached` tells that nothing had to be done."""
+    """A span ended; `error` is empty on success, `cached` tells that nothing had to run."""
 
     span: int
     at: float
@@ -85,7 +85,7 @@ Sink = Callable[[Event], None]
 
 
 class Step:
-    """An open span: the handle through which work reports. Safe to use from any thread."""
+    """An open span, through which work reports. Safe to use from any thread."""
 
     __slots__ = ("_attributes", "_cached", "_stream", "span")
 
@@ -105,27 +105,27 @@ class Step:
         self._stream.emit(Warned(self.span, self._stream.clock(), message, hint))
 
     def cached(self) -> None:
-        """Say that the result was already there."""
+        """Report that the result was cached."""
         self._cached = True
 
     def note(self, **attributes: Attribute) -> None:
-        """Attach facts that are known only now; they travel with Finished."""
+        """Add attributes to the Finished event."""
         self._attributes.update(attributes)
 
     @contextmanager
     def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:
-        """Open a span inside this one; an exception that leaves the block is its error."""
+        """Open a child span; an exception that leaves the block becomes its error."""
         with self._stream._span(name, self.span, attributes) as child:
             yield child
 
 
 class Stream:
-    """The way from work to sinks. Leaving the block delivers what is queued, then closes sinks."""
+    """Delivers events to sinks. Leaving the block delivers queued events, then closes the sinks."""
 
     def __init__(self, *sinks: Sink, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self._sinks = sinks
-        self._failures: dict[int, Exception] = {}  # by the place of the sink
+        self._failures: dict[int, Exception] = {}  # by the index of the sink
         self._queue: queue.Queue[Event | None] = queue.Queue(_CAPACITY)
         self._ids = itertools.count(1)
         self._thread = threading.Thread(target=self._deliver, name="events", daemon=True)
@@ -142,23 +142,23 @@ class Stream:
     ) -> None:
         self._queue.put(None)
         self._thread.join()
-        for place, sink in enumerate(self._sinks):
-            self._guard(place, getattr(sink, "close", lambda: None))
+        for index, sink in enumerate(self._sinks):
+            self._guard(index, getattr(sink, "close", lambda: None))
 
     @property
     def failures(self) -> tuple[Exception, ...]:
-        """What sinks raised, the first of each: for the caller to show when the block has ended."""
+        """The first exception of each failed sink, for the caller to show after the block."""
         return tuple(self._failures.values())
 
     def emit(self, event: Event) -> None:
-        """Queue `event`; blocks while the queue is full, except that Progress is then dropped."""
-        if isinstance(event, Progress) and self._queue.qsize() > _ABOVE_THIS_NO_PROGRESS:
+        """Queue `event`; blocks while the queue is full. Progress is dropped from half full."""
+        if isinstance(event, Progress) and self._queue.qsize() > _PROGRESS_LIMIT:
             return
         self._queue.put(event)
 
     @contextmanager
     def step(self, name: str, **attributes: Attribute) -> Iterator[Step]:
-        """Open a span at the root."""
+        """Open a root span."""
         with self._span(name, 0, attributes) as step:
             yield step
 
@@ -179,19 +179,19 @@ class Stream:
 
     def _deliver(self) -> None:
         while (event := self._queue.get()) is not None:
-            for place, sink in enumerate(self._sinks):
-                if place not in self._failures:
-                    self._guard(place, partial(sink, event))
+            for index, sink in enumerate(self._sinks):
+                if index not in self._failures:
+                    self._guard(index, partial(sink, event))
 
-    def _guard(self, place: int, call: Callable[[], object]) -> None:
+    def _guard(self, index: int, call: Callable[[], object]) -> None:
         try:
             call()
-        except Exception as failure:  # nobody but the caller of the block can be told
-            self._failures.setdefault(place, failure)
+        except Exception as failure:  # only the caller of the block can show it
+            self._failures.setdefault(index, failure)
 
 
 @contextmanager
 def silent(name: str = "silent") -> Iterator[Step]:
-    """A step that nobody watches, for callers of the Python API that want no events."""
+    """A step without sinks, for callers that want no events."""
     with Stream() as stream, stream.step(name) as step:
         yield step

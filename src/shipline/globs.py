@@ -1,4 +1,4 @@
-"""Patterns of names that are paths: refs, repositories, tags, files."""
+"""Glob patterns for path-like names: refs, repositories, tags, files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Self
 
 @lru_cache(1024)
 def glob(pattern: str) -> re.Pattern[str]:
-    """The pattern for `fullmatch`: `*` and `?` are anything but `/`, `**` crosses it, `**/` may be
-    nothing, `[abc]`, `[a-z]` and `[!abc]` are one character. Raises ValueError.
+    """The glob as a regular expression for `fullmatch`. Raises ValueError.
+
+    `*` and `?` match anything but `/`, `**` matches `/` too, `**/` may be empty, `[abc]`, `[a-z]`
+    and `[!abc]` match one character.
     """
     if not pattern:
         raise ValueError("a pattern must not be empty")
@@ -26,7 +28,7 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def _piece(pattern: str, position: int) -> tuple[str, int]:
-    """The expression for what stands at `position`, and how many characters that is."""
+    """The expression for the token at `position`, and its length."""
     if pattern.startswith("**/", position) and pattern[:position][-1:] in ("", "/"):
         return "(?:.*/)?", 3
     if pattern.startswith("**", position):
@@ -46,7 +48,7 @@ def _set(inner: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """A pattern as a value of a configuration."""
+    """A glob in a configuration."""
 
     text: str
 
@@ -57,7 +59,7 @@ class Glob:
         return cls(text)
 
     def matches(self, name: str) -> bool:
-        """Whether the whole name is such a one."""
+        """Whether the whole name matches."""
         return glob(self.text).fullmatch(name) is not None
 
     def __str__(self) -> str:

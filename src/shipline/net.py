@@ -1,6 +1,6 @@
-"""Addresses of machines: which are this machine's, which are on the Internet.
+"""IP addresses: which are loopback, link-local or public.
 
-One rule for all who dial for others, or trust somebody by where they are.
+The one rule for requests made on behalf of others, and for trust by address.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # 3 ms, for programs that never dial
+if TYPE_CHECKING:  # 3 ms, for programs without a network
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     Address = IPv4Address | IPv6Address
@@ -22,7 +22,7 @@ _NOT_PUBLIC = (
 
 
 def read_address(text: str) -> Address | None:
-    """The address, None for what is none; without brackets and zone, IPv4 in IPv6 form as IPv4."""
+    """The address, None if `text` is none; without brackets and zone, IPv4-mapped as IPv4."""
     import ipaddress
 
     try:
@@ -33,7 +33,7 @@ def read_address(text: str) -> Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or address, is this machine and nothing else can be it."""
+    """Whether a host name or address always means this machine."""
     if host.lower() == "localhost":
         return True
     found = read_address(host) if host[:1].isdigit() or ":" in host else None
@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is on the Internet: not private, loopback, link-local, reserved, multicast."""
+    """Whether it is public: not private, loopback, link-local, reserved or multicast."""
     found = embedded(address)
     if found.version == 6 and found not in _network("2000::/3"):  # RFC 4291, global unicast
         return False
@@ -50,12 +50,12 @@ def is_public(address: Address) -> bool:
 
 
 def is_link_local(address: Address) -> bool:
-    """Whether it is one of 169.254.0.0/16 or fe80::/10: the secrets of cloud machines are there."""
+    """Whether it is in 169.254.0.0/16 or fe80::/10, where clouds serve credentials."""
     return embedded(address).is_link_local
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that packets to an IPv6 address end at, where there is one."""
+    """The IPv4 address that an IPv6 address embeds, else the address."""
     import ipaddress
 
     if not isinstance(address, ipaddress.IPv6Address):

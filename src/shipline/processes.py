@@ -1,8 +1,7 @@
-"""A child process and the group of processes around it, ended without hitting a stranger.
+"""A child process and its process group, ended without signalling an unrelated process.
 
-The number of a process, and of the group that it leads, is its own only until its parent has asked
-how it ended (wait(2)): after that the kernel may give it to somebody else. So nothing here asks
-before the last signal is sent.
+A pid, and the process group named after it, is reserved only until the parent has waited for it
+(wait(2)): then the kernel may reuse it. So nothing here waits before the last signal is sent.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from contextlib import suppress
 
 
 class ProcessGroup:
-    """The group of a child that was started with `start_new_session`; any thread may signal it.
+    """The group of a child started with `start_new_session`; any thread may signal it.
 
-    Nobody else may wait for or poll `process`.
+    No other code may wait for or poll `process`.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -28,13 +27,13 @@ class ProcessGroup:
         self._reaped = False
 
     def ended(self, timeout_s: float | None = None) -> bool:
-        """Wait for the child, which is not asked for its status yet; whether it has ended."""
+        """Wait for the child without reaping it; returns whether it has ended."""
         poll = select.poll()
         poll.register(self._ended, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(timeout_s, 0.0) * 1000))
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group; nothing after `end`."""
+        """Send a signal to the whole group; a no-op after `end`."""
         with self._lock, suppress(ProcessLookupError, PermissionError):
             if not self._reaped:
                 os.killpg(self._process.pid, number)
@@ -43,7 +42,7 @@ class ProcessGroup:
         self.signal(signal.SIGKILL)
 
     def end(self) -> int:
-        """Kill what is left of the group; the child's status, negative after a signal. Once."""
+        """Kill the group and reap the child; its status, negative after a signal. Call once."""
         self.kill()
         self.ended()
         with self._lock:

@@ -5,8 +5,8 @@
         second = group.start(build, "linux/arm64")
     use(first.result(), second.result())
 
-The first failure cancels the group's scope; the block ends when every thread has, and raises that
-failure. Blocking calls make themselves interruptible with `with on_cancel(socket.close): ...`,
+The first failure cancels the group's scope; the block ends when every thread has ended, and raises
+that failure. Blocking calls make themselves interruptible with `with on_cancel(socket.close): ...`,
 long loops with `check()`. The scope of a thread is inherited from the thread that started it.
 """
 
@@ -33,7 +33,7 @@ CPUS = len(os.sched_getaffinity(0))
 
 
 class CancelScope:
-    """A switch that is thrown once; children are thrown with their parent."""
+    """A flag that is set once; cancelling a scope cancels its children."""
 
     def __init__(self, parent: CancelScope | None = None) -> None:
         self._lock = threading.Condition()
@@ -49,9 +49,9 @@ class CancelScope:
         return self._event.is_set()
 
     def cancel(self) -> None:
-        """Throw the switch: wakes waiters and runs every registered callback once.
+        """Cancel the scope: wakes waiters and runs every registered callback once.
 
-        All of them run; the first failure among them is raised at the end.
+        All callbacks run; the first failure is raised at the end.
         """
         with self._lock:
             if self._event.is_set():
@@ -61,7 +61,7 @@ class CancelScope:
         while token := self._begin():
             try:
                 self._callbacks[token]()
-            except BaseException as failure:  # the other callbacks have work to wake up, too
+            except BaseException as failure:  # the other callbacks must run too
                 failures.append(failure)
             finally:
                 self._end(token)
@@ -80,9 +80,9 @@ class CancelScope:
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], object]) -> Iterator[None]:
-        """Call `callback` when the scope is cancelled inside the block, from the other thread.
+        """Call `callback`, on the cancelling thread, if the scope is cancelled inside the block.
 
-        It does not run any more once the block has ended: what it uses may go away then.
+        It never runs after the block has ended, so what it uses may be released then.
         """
         self.check()
         token = self._register(callback)
@@ -92,7 +92,7 @@ class CancelScope:
             self._forget(token)
 
     def detach(self) -> None:
-        """Stop listening to the parent."""
+        """Detach from the parent."""
         if self._parent is not None and self._token is not None:
             self._parent._forget(self._token)
 
@@ -118,7 +118,7 @@ class CancelScope:
             self._lock.notify_all()
 
     def _forget(self, token: object) -> None:
-        """When this returns, the callback neither runs nor will run."""
+        """When this returns, the callback is not running and will not run."""
         with self._lock:
             while self._running is token and self._caller != threading.get_ident():
                 self._lock.wait()
@@ -130,7 +130,7 @@ _root = CancelScope()
 
 
 def scope() -> CancelScope:
-    """The scope that the calling thread works in."""
+    """The scope of the calling thread."""
     return _current.get(_root)
 
 
@@ -150,15 +150,15 @@ def on_cancel(callback: Callable[[], object]) -> AbstractContextManager[None]:
 
 
 class Task(Generic[T]):
-    """The result to come of one thread."""
+    """The future result of one thread."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._outcome: tuple[T] | BaseException | None = None
 
     def result(self) -> T:
-        """The value, or what the thread raised, as soon as it is there; raises Cancelled when
-        interrupted before.
+        """Wait for the value; raises the thread's exception, or Cancelled if the caller is
+        interrupted first.
         """
         if self._outcome is None:
             with on_cancel(self._wake), self._condition:
@@ -170,7 +170,7 @@ class Task(Generic[T]):
         return self._outcome[0]
 
     def settle(self, outcome: tuple[T] | BaseException) -> None:
-        """Give the value, in a tuple, or the failure to everybody who waits for it."""
+        """Set the value, in a tuple, or the failure, and wake the waiters."""
         with self._condition:
             self._outcome = outcome
             self._condition.notify_all()
@@ -181,10 +181,10 @@ class Task(Generic[T]):
 
 
 class TaskGroup:
-    """A block that ends when all that was started in it has ended.
+    """A block that ends when every task started in it has ended.
 
-    With `at_once`, no more threads than that work, and what is started waits for its turn; such
-    work must not wait for work that was started later. Without, each has a thread of its own.
+    With `at_once`, at most that many threads run and further tasks queue; a task must not wait for
+    one that was started later. Without it, each task has its own thread.
     """
 
     def __init__(self, at_once: int | None = None) -> None:
@@ -198,7 +198,7 @@ class TaskGroup:
         self._failure: BaseException | None = None
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
-        """Run `function` on a thread. Raises SandboxError where the machine gives us none."""
+        """Run `function` on a thread. Raises SandboxError if no thread can be started."""
         task: Task[T] = Task()
         context = contextvars.copy_context()
 
@@ -206,7 +206,7 @@ class TaskGroup:
             _current.set(self.scope)
             try:
                 task.settle((function(*args, **kwargs),))
-            except BaseException as failure:  # the thread's only way to tell is the task
+            except BaseException as failure:  # reported through the task
                 task.settle(failure)
                 self._fail(failure)
 
@@ -214,7 +214,7 @@ class TaskGroup:
         name = getattr(function, "__name__", "task")
         with self._lock:
             if self._at_once is None:
-                self._hire(job, name)
+                self._start_thread(job, name)
             else:
                 self._enqueue(job, name, self._at_once)
         return task
@@ -224,15 +224,15 @@ class TaskGroup:
         if self._working == at_once:
             return
         try:
-            self._hire(self._work, name)
+            self._start_thread(self._work, name)
         except SandboxError:
             if not self._working:
                 self._jobs.remove(job)
                 raise
-            return  # those that work will come to it
+            return  # the running threads will get to it
         self._working += 1
 
-    def _hire(self, work: Callable[[], None], name: str) -> None:
+    def _start_thread(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=name)
         try:
             thread.start()
@@ -250,7 +250,7 @@ class TaskGroup:
             job()
 
     def __enter__(self) -> Self:
-        self._mark = _current.set(self.scope)
+        self._context_token = _current.set(self.scope)
         return self
 
     def __exit__(
@@ -259,7 +259,7 @@ class TaskGroup:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _current.reset(self._mark)
+        _current.reset(self._context_token)
         if error is not None:
             self._fail(error)
         self.join()
@@ -273,11 +273,11 @@ class TaskGroup:
             first, was = self._failure is None, self._failure
             if first or (isinstance(was, Cancelled) and not isinstance(failure, Cancelled)):
                 self._failure = failure
-        with suppress(BaseException):  # a callback's: `failure` is what happened
+        with suppress(BaseException):  # of a callback; `failure` is the cause
             self.scope.cancel()
 
     def join(self) -> None:
-        """Wait for every thread, also for those started meanwhile; Ctrl-C cancels and goes on."""
+        """Wait for every thread, including any started meanwhile; Ctrl-C cancels the scope."""
         done = 0
         while True:
             with self._lock:
@@ -296,7 +296,7 @@ class TaskGroup:
 
 def _no_thread(error: RuntimeError) -> SandboxError:
     return SandboxError(
-        f"cannot start another thread beside {threading.active_count()}: {error}",
+        f"cannot start a thread besides the {threading.active_count()} running: {error}",
         hint="raise the limit of processes (ulimit -u, or the pids limit of the container)",
     )
 
@@ -308,16 +308,16 @@ def visit_graph(
     *,
     at_once: int,
 ) -> None:
-    """Do `work` on all that `roots` need, on a node's `inputs` before the node, on each once.
+    """Run `work` once on every node reachable from `roots`, on the `inputs` of a node before it.
 
-    `inputs` may block as well: it is asked once per node, by one of the `at_once` threads. The
-    newest is done first, so that what waits grows with the depth and not with the breadth.
+    `inputs` is called once per node, on one of the `at_once` threads, and may block. The newest
+    job runs first, so that the backlog grows with the depth of the graph, not with its breadth.
     """
     _Visit(inputs, work, at_once).run(roots)
 
 
 class _Visit(Generic[N]):
-    """A walk: jobs that are ready, and for every other node what it waits for."""
+    """A graph walk: jobs that are ready, and how many inputs each other node waits for."""
 
     def __init__(
         self, inputs: Callable[[N], Iterable[N]], work: Callable[[N], object], at_once: int
@@ -328,15 +328,15 @@ class _Visit(Generic[N]):
         self._lock = threading.Lock()
         self._ready: list[tuple[Callable[[N], None], N]] = []
         self._dependents: dict[N, list[N]] = {}
-        self._missing: dict[N, int] = {}
+        self._waiting_for: dict[N, int] = {}
         self._done: set[N] = set()
 
     def run(self, roots: Iterable[N]) -> None:
         with self._group:
             for root in reversed(list(dict.fromkeys(roots))):
-                self._find(root)
+                self._discover(root)
 
-    def _find(self, node: N) -> None:
+    def _discover(self, node: N) -> None:
         with self._lock:
             if node in self._dependents:
                 return
@@ -346,25 +346,25 @@ class _Visit(Generic[N]):
     def _expand(self, node: N) -> None:
         inputs = list(dict.fromkeys(self._inputs(node)))
         with self._lock:
-            waits = [one for one in inputs if one not in self._done]
-            fresh = [one for one in waits if one not in self._dependents]
-            for one in waits:
+            pending = [one for one in inputs if one not in self._done]
+            undiscovered = [one for one in pending if one not in self._dependents]
+            for one in pending:
                 self._dependents.setdefault(one, []).append(node)
-            self._missing[node] = len(waits)
-        for one in reversed(fresh):
+            self._waiting_for[node] = len(pending)
+        for one in reversed(undiscovered):
             self._start(self._expand, one)
-        if not waits:
+        if not pending:
             self._start(self._finish, node)
 
     def _finish(self, node: N) -> None:
         self._job(node)
         with self._lock:
             self._done.add(node)
-            del self._missing[node]
+            del self._waiting_for[node]
             ready = []
             for one in self._dependents[node]:
-                self._missing[one] -= 1
-                if not self._missing[one]:
+                self._waiting_for[one] -= 1
+                if not self._waiting_for[one]:
                     ready.append(one)
             self._dependents[node] = []
         for one in ready:
@@ -412,7 +412,7 @@ class Limiter:
 
 
 class Once(Generic[T]):
-    """Equal work done once: the first caller of a key computes, the others wait for its result."""
+    """Deduplicates work: the first caller of a key computes, the others wait for its result."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -421,7 +421,7 @@ class Once(Generic[T]):
     def get(self, key: object, compute: Callable[[], T]) -> T:
         """The value of `compute()`; its exception is raised to every caller of that key.
 
-        Where the caller that computes is interrupted, another one that waits computes in its place.
+        If the computing caller is interrupted, a waiting one takes over.
         """
         while True:
             with self._lock:
@@ -440,7 +440,7 @@ class Once(Generic[T]):
     def _compute(self, key: object, task: Task[T], compute: Callable[[], T]) -> None:
         try:
             outcome: tuple[T] | BaseException = (compute(),)
-        except BaseException as failure:  # waiting callers need it as much as this one
+        except BaseException as failure:  # for the waiting callers too
             outcome = failure
         if isinstance(outcome, Cancelled):
             with self._lock:
@@ -462,11 +462,11 @@ def ordered_map(
             task, item = job
             try:
                 task.settle((function(item),))
-            except BaseException as failure:  # raised where the result is taken
+            except BaseException as failure:  # raised by result()
                 task.settle(failure)
 
     results: deque[Task[R]] = deque()
-    group = TaskGroup()  # not entered: between two results the consumer stays in its own scope
+    group = TaskGroup()  # not entered: the consumer stays in its own scope between results
     for _ in range(workers):
         group.start(work)
     try:

@@ -16,13 +16,13 @@ _SHOWN = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Duration:
-    """A time span in whole milliseconds."""
+    """A duration in whole milliseconds."""
 
     milliseconds: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for a text without a unit, or one that is no time at all."""
+        """Raises ValueError for text without a unit, and for zero."""
         found = _SPAN.fullmatch(text.strip())
         numbers = found.groups() if found else ()
         total = sum(
@@ -30,7 +30,7 @@ class Duration:
             for number, unit in zip(numbers, _SPANS_MS.values(), strict=False)
         )
         if not total:
-            raise ValueError(f"{text!r} is not a time span: write 90s, 5m, 1h30m or 14d")
+            raise ValueError(f"{text!r} is not a duration: write 90s, 5m, 1h30m or 14d")
         return cls(total)
 
     @property
@@ -54,7 +54,7 @@ class ByteSize:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for what is no number of bytes."""
+        """Raises ValueError for anything else."""
         found = _SIZE.fullmatch(text.strip())
         if found is None:
             raise ValueError(f"{text!r} is not a size: write 500MB, 4GiB or a number of bytes")
@@ -73,7 +73,7 @@ class ByteSize:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Day:
-    """A day in UTC; it is over when the next one begins."""
+    """A day in UTC, over when the next one begins."""
 
     date: date
 
@@ -83,7 +83,7 @@ class Day:
         try:
             return cls(date.fromisoformat(text.strip()))
         except ValueError:
-            raise ValueError(f"not a day: {text[:40]!r}; write it like 2026-12-31") from None
+            raise ValueError(f"not a date: {text[:40]!r}; write it like 2026-12-31") from None
 
     def over(self, now: datetime) -> bool:
         """Whether `now`, which has a time zone, is after the day."""
@@ -94,12 +94,12 @@ class Day:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`1 file`, `2,000 files`; `many` is the plural where it is not `one` with an s."""
+    """`1 file`, `2,000 files`; `many` is the plural if not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def shown_size(number: int) -> str:
-    """Bytes for people, in the largest unit of thousands: `12.3 MB`, `800 B`."""
+    """Bytes for people, in decimal units: `12.3 MB`, `800 B`."""
     size = float(number)
     for unit in _SHOWN[:-1]:
         if size < 1000:

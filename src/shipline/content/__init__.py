@@ -1,4 +1,4 @@
-"""Bytes addressed by digest: what can be done with them, and where they can be."""
+"""Content addressed by digest: protocols, stores and copying."""
 
 from shipline.content.graph import copy_graph, successors
 from shipline.content.layout import OciLayout

@@ -1,6 +1,6 @@
-"""Content that names other content: `successors` is the whole model, `copy_graph` the walk.
+"""The content graph: `successors` defines it, `copy_graph` copies it.
 
-Copying, collecting, replicating and measuring are walks over it.
+Copying, garbage collection, replication and measuring are walks over it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def document(source: Fetcher, node: Descriptor) -> bytes:
 
 
 def successors(source: Fetcher, node: Descriptor) -> tuple[Descriptor, ...]:
-    """What `node` names: manifests of an index, config and layers of a manifest, else nothing."""
+    """The children of `node`: manifests of an index, config and layers of a manifest, else none."""
     if node.media_type not in media.NAMED:
         return ()
     parsed = parse_manifest(document(source, node), node.media_type)
@@ -31,50 +31,50 @@ def successors(source: Fetcher, node: Descriptor) -> tuple[Descriptor, ...]:
     return (parsed.config, *parsed.layers)
 
 
-_AT_ONCE = 8  # contents in flight, and threads
+_CONCURRENCY = 8  # descriptors in flight, and threads
 
 
 def copy_graph(
     source: Fetcher, destination: Store, root: Descriptor, advance: Advance | None = None
 ) -> None:
-    """Copy `root` and all that it names. When this returns, `destination` has all of it.
+    """Copy the graph of `root`. When this returns, `destination` has all of it.
 
-    A parent is written after its children, so what exists at the destination is complete, and a
-    broken copy is continued by the same call. An error says in a note which content it was, and
-    which end failed.
+    A parent is written after its children, so whatever exists at the destination is complete, and
+    repeating the call resumes a failed copy. A note on the error names the content and the end that
+    failed.
     """
     nodes = {root.digest: root}
-    watched = _Source(source)
+    tracked = _TrackedSource(source)
 
     @contextmanager
-    def explained(digest: Digest) -> Iterator[Descriptor]:
+    def blaming(digest: Digest) -> Iterator[Descriptor]:
         try:
             yield nodes[digest]
         except ShiplineError as error:
             content = f"{digest} ({nodes[digest].media_type})"
-            if error in watched.failures or isinstance(error, NotFound):
+            if error in tracked.failures or isinstance(error, NotFound):
                 error.add_note(f"while reading {content} from the source")
             else:
                 error.add_note(f"while writing {content} to the destination")
             raise
 
-    def named_by(digest: Digest) -> tuple[Digest, ...]:
-        with explained(digest) as node:
-            children = successors(watched, node)
+    def children_of(digest: Digest) -> tuple[Digest, ...]:
+        with blaming(digest) as node:
+            children = successors(tracked, node)
         for child in children:
             nodes.setdefault(child.digest, child)
         return tuple(child.digest for child in children)
 
     def push(digest: Digest) -> None:
-        with explained(digest) as node:
-            # a registry sends the files of a local store from the disk: that one goes as it is
-            destination.push(node, source if isinstance(source, LocalStore) else watched, advance)
+        with blaming(digest) as node:
+            # passed as it is: registries send the files of a local store with sendfile
+            destination.push(node, source if isinstance(source, LocalStore) else tracked, advance)
 
-    visit_graph([root.digest], named_by, push, at_once=_AT_ONCE)
+    visit_graph([root.digest], children_of, push, at_once=_CONCURRENCY)
 
 
-class _Source:
-    """A Fetcher that remembers how it failed: a push reads from it, and passes its errors on."""
+class _TrackedSource:
+    """A Fetcher that records its failures, to tell them from those of the destination."""
 
     def __init__(self, source: Fetcher) -> None:
         self._source = source
@@ -83,12 +83,12 @@ class _Source:
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
         with ExitStack() as stack:
-            with self._noted():
+            with self._tracking():
                 reader = stack.enter_context(self._source.fetch(target))
-            yield _Noted(reader, self)
+            yield _TrackedReader(reader, self)
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _tracking(self) -> Iterator[None]:
         try:
             yield
         except ShiplineError as error:
@@ -96,11 +96,11 @@ class _Source:
             raise
 
 
-class _Noted:
-    def __init__(self, reader: Reader, source: _Source) -> None:
+class _TrackedReader:
+    def __init__(self, reader: Reader, source: _TrackedSource) -> None:
         self._reader = reader
         self._source = source
 
     def read(self, size: int = -1, /) -> bytes:
-        with self._source._noted():
+        with self._source._tracking():
             return self._reader.read(size)

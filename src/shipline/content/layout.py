@@ -1,4 +1,4 @@
-"""An OCI image layout: a directory of blobs with an index of names (image-layout.md)."""
+"""An OCI image layout: a directory of blobs with an index of tags (image-layout.md)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LIMIT = 16 << 20  # bytes of index.json
 
 
 class OciLayout(LocalStore):
-    """A Repository on the local disk. Names are those that `index.json` annotates."""
+    """A Repository on the local disk, whose tags are annotations in `index.json`."""
 
     def __init__(self, root: Path, *, create: bool = False) -> None:
-        """Raises NotFound where there is no layout, unless it is to be created."""
+        """Raises NotFound if there is no layout, unless `create` is set."""
         marker = root / "oci-layout"
         if not create and not marker.is_file():
-            raise NotFound(f"{root} is not an OCI image layout: it has no file oci-layout")
+            raise NotFound(f"{root} is not an OCI image layout: it has no oci-layout file")
         super().__init__(root)
         if not marker.exists():
             marker.write_bytes(_LAYOUT)
@@ -35,7 +35,7 @@ class OciLayout(LocalStore):
         return False
 
     def resolve(self, reference: str) -> Descriptor:
-        """A name, a digest, or nothing where the layout holds one image."""
+        """By tag or digest; an empty reference names the layout's only image."""
         entries = self.index().manifests
         for entry in entries:
             if reference in (entry.annotations.get(_REF_NAME), str(entry.digest)):
@@ -55,12 +55,12 @@ class OciLayout(LocalStore):
             self._write(Index.make([*others, named]).raw)
 
     def index(self) -> Index:
-        """The names. Raises ContentError for a file that is no index."""
+        """The parsed index.json. Raises ContentError if it is not an index."""
         path = self.root / "index.json"
         if not path.exists():
             return Index.make([])
         if path.is_symlink() or path.stat().st_size > _LIMIT:
-            raise ContentError(f"{path} is a link, or too big")
+            raise ContentError(f"{path} is a symbolic link, or too large")
         parsed = parse_manifest(path.read_bytes())
         if not isinstance(parsed, Index):
             raise ContentError(f"{path} is not an index")
@@ -76,7 +76,7 @@ class OciLayout(LocalStore):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only this process changes names."""
+        """Locks the layout against other writers of index.json."""
         fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Content in memory: the source of documents just made, and the store of tests."""
+"""Content in memory: a source of new documents, and a store for tests."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class MemoryIngest:
     def __init__(self, blobs: dict[Digest, bytes]) -> None:
         self._blobs = blobs
         self._parts: list[bytes] = []
-        self._seen = Hasher()
+        self._hasher = Hasher()
 
     @property
     def digest(self) -> Digest:
-        return self._seen.digest
+        return self._hasher.digest
 
     @property
     def size(self) -> int:
-        return self._seen.size
+        return self._hasher.size
 
     def write(self, data: bytes) -> None:
         self._parts.append(bytes(data))
-        self._seen.update(data)
+        self._hasher.update(data)
 
     def commit(self, target: Descriptor) -> None:
         content = b"".join(self._parts)
@@ -45,7 +45,7 @@ class MemoryIngest:
 
 
 class MemoryStore:
-    """A Repository without a disk; `tags` maps names to descriptors."""
+    """A Repository in memory; `tags` maps tags to descriptors."""
 
     def __init__(self, *contents: bytes) -> None:
         self.blobs = {Digest.of(content): content for content in contents}
@@ -82,7 +82,7 @@ class MemoryStore:
         self.tags[tag] = target
 
     def resolve(self, reference: str) -> Descriptor:
-        """A tag, or the digest of something that has a tag. Raises NotFound."""
+        """By tag, or by the digest of tagged content. Raises NotFound."""
         for tag, target in self.tags.items():
             if reference in (tag, str(target.digest)):
                 return target

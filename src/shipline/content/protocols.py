@@ -1,7 +1,7 @@
-"""What can be done with content, one verb each; a Repository can do all of it.
+"""Protocols for content, one verb each; a Repository has them all.
 
-Manifests and blobs go the same way: the media type of a descriptor says which it is. Stores,
-registries and caches implement these; everything above is written against them.
+Manifests and blobs are handled alike: the media type of a descriptor tells them apart. Stores,
+registries and caches implement these protocols; everything above depends on them alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Protocol
 from shipline.oci import Descriptor, Digest
 
 Advance = Callable[[int], None]
-"""Called with a number of bytes that were moved since the last call."""
+"""Called with the number of bytes transferred since the last call."""
 
 
 class Reader(Protocol):
-    """Bytes in order. The last read raises DigestMismatch unless they were the promised ones."""
+    """Bytes in order. The last read raises DigestMismatch if they do not match the digest."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -29,15 +29,15 @@ class Fetcher(Protocol):
 
 class Exister(Protocol):
     def exists(self, target: Descriptor) -> bool:
-        """Whether the content is there, whole."""
+        """Whether the complete content is stored."""
 
 
 class Ingest(Protocol):
-    """Content on its way in, whose digest is known only at the end."""
+    """New content, whose digest is known only at the end."""
 
     @property
     def digest(self) -> Digest:
-        """The sha256 of what was written so far."""
+        """The sha256 of the bytes written so far."""
 
     @property
     def size(self) -> int:
@@ -46,39 +46,39 @@ class Ingest(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def commit(self, target: Descriptor) -> None:
-        """Make the bytes visible under `target`. Raises DigestMismatch if they are others."""
+        """Publish the bytes as `target`. Raises DigestMismatch if they do not match."""
 
 
 class Ingester(Protocol):
     def ingest(self) -> AbstractContextManager[Ingest]:
-        """A place for new content; what was not committed when the block ends never existed."""
+        """Open new content, discarded unless committed before the block ends."""
 
 
 class Pusher(Protocol):
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
-        """Store the content, read from `source`; does nothing where it exists already."""
+        """Store the content, read from `source`, unless it exists."""
 
 
 class Mounter(Protocol):
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
-        """Take the blob over from `source` without moving bytes; False where it is no other
-        repository of the same registry, or that refused.
+        """Mount the blob from `source` without transfer; False if `source` is not another
+        repository of the same registry, or the registry declined.
         """
 
 
 class Resolver(Protocol):
     def resolve(self, reference: str) -> Descriptor:
-        """The descriptor behind a tag or a digest. Raises NotFound."""
+        """The descriptor of a tag or a digest. Raises NotFound."""
 
 
 class Tagger(Protocol):
     def tag(self, target: Descriptor, source: Fetcher, tag: str) -> None:
-        """Give a manifest a name, moving the name if it exists."""
+        """Tag a manifest, moving the tag if it exists."""
 
 
 class Store(Fetcher, Exister, Ingester, Pusher, Protocol):
-    """A place that holds content."""
+    """Content that can be read and written."""
 
 
 class Repository(Store, Mounter, Resolver, Tagger, Protocol):
-    """Content with names."""
+    """A store with tags."""

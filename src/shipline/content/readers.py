@@ -1,4 +1,4 @@
-"""The one gate for content that comes in: length and digest are checked while it is read."""
+"""Verified reading: length and digest of incoming content are checked as it is read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class _Closable(Reader, Protocol):
 
 
 class VerifiedReader:
-    """Passes bytes on and raises DigestMismatch instead of the end when they were the wrong ones.
+    """Passes bytes through, and raises DigestMismatch instead of the end if they do not match.
 
-    Never reads past the promised size, so that a source without end cannot fill the memory.
+    Never reads past the expected size, so that an endless source cannot exhaust memory.
     """
 
     def __init__(self, source: _Closable, target: Descriptor, where: str) -> None:
         self._source = source
         self._target = target
         self._where = where
-        self._seen = Hasher(target.digest.algorithm)
+        self._hasher = Hasher(target.digest.algorithm)
         self._done = False
 
     def read(self, size: int = -1, /) -> bytes:
-        left = self._target.size - self._seen.size
+        left = self._target.size - self._hasher.size
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         data = self._source.read(min(size, left)) if left else b""
-        self._seen.update(data)
+        self._hasher.update(data)
         if size and (not data or len(data) == left):
             self._finish()
         return data
@@ -45,19 +45,19 @@ class VerifiedReader:
         if self._done:
             return
         self._done = True
-        if self._seen.size == self._target.size and self._source.read(1):
+        if self._hasher.size == self._target.size and self._source.read(1):
             raise self._mismatch(f"more than {self._target.size} bytes")
-        if self._seen.size != self._target.size:
-            raise self._mismatch(f"{self._seen.size} bytes instead of {self._target.size}")
-        if self._seen.digest != self._target.digest:
-            raise self._mismatch(str(self._seen.digest))
+        if self._hasher.size != self._target.size:
+            raise self._mismatch(f"{self._hasher.size} bytes instead of {self._target.size}")
+        if self._hasher.digest != self._target.digest:
+            raise self._mismatch(str(self._hasher.digest))
 
     def _mismatch(self, got: str) -> DigestMismatch:
         return DigestMismatch(
             expected=str(self._target.digest),
             got=got,
             where=self._where,
-            hint="the content was altered or cut off on its way; try another mirror or run again",
+            hint="the content was corrupted in transit; try another mirror or run again",
         )
 
     def close(self) -> None:
@@ -76,12 +76,12 @@ class VerifiedReader:
 
 
 def seal(kind: bytes, data: bytes) -> bytes:
-    """`data` as it is kept where no name tells its digest; `kind` says what it is."""
+    """`data` with a checksum, for storage under a name that is not its digest; `kind` tags it."""
     return kind + hashlib.sha256(data).digest() + data
 
 
 def unseal(kind: bytes, sealed: bytes) -> memoryview | None:
-    """What was sealed; None for damaged bytes, and for those of another kind."""
+    """The data of `seal`; None if damaged, or of another kind."""
     start = len(kind) + hashlib.sha256().digest_size
     data = memoryview(sealed)[start:]
     if sealed[:start] != kind + hashlib.sha256(data).digest():
@@ -90,7 +90,7 @@ def unseal(kind: bytes, sealed: bytes) -> memoryview | None:
 
 
 def chunks(reader: Reader, size: int = CHUNK) -> Iterator[bytes]:
-    """What is left in `reader`, in pieces of at most `size` bytes."""
+    """The rest of `reader`, in chunks of at most `size` bytes."""
     while data := reader.read(size):
         yield data
 

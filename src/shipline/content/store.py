@@ -1,7 +1,7 @@
-"""Content on the local disk: `blobs/<algorithm>/<hex>`, each file whole, synced and read-only.
+"""Content on the local disk: `blobs/<algorithm>/<hex>`, each file complete, synced and read-only.
 
-A file appears under its name by link(2) after fsync(2): several processes may write the same
-content at once, and a process may die at any point, without a half file under any name.
+A file gets its name by link(2) after fsync(2): several processes may write the same content at
+once, and may die at any point, without leaving a partial file under any name.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from shipline.tasks import check, on_cancel
 
 
 class LocalIngest:
-    """A file without a name. Others may `follow` its bytes while they are being written."""
+    """An unnamed file. Other threads may `follow` its bytes while they are written."""
 
-    def __init__(self, store: LocalStore, fd: int, leftover: Path | None) -> None:
+    def __init__(self, store: LocalStore, fd: int, temporary: Path | None) -> None:
         self._store = store
         self._fd = fd
-        self._leftover = leftover
+        self._temporary = temporary
         self._condition = threading.Condition()
         self._committed: Descriptor | None = None
         self._aborted = False
         self._readers = 1
         self.size = 0
-        self._seen = Hasher()
+        self._hasher = Hasher()
 
     @property
     def digest(self) -> Digest:
-        """The sha256 of what was written so far."""
-        return self._seen.digest
+        """The sha256 of the bytes written so far."""
+        return self._hasher.digest
 
     def write(self, data: bytes) -> None:
         """Append. Raises ContentError when the disk is full."""
-        self._seen.update(data)
+        self._hasher.update(data)
         view = memoryview(data)
         while view:
             try:
@@ -61,20 +61,20 @@ class LocalIngest:
             self._condition.notify_all()
 
     def commit(self, target: Descriptor) -> None:
-        """Give the file its name, durably. Raises DigestMismatch for other bytes than promised."""
-        seen = self._seen.digest if target.digest.algorithm == "sha256" else self._rehash(target)
+        """Publish the file durably. Raises DigestMismatch if the bytes do not match."""
+        seen = self._hasher.digest if target.digest.algorithm == "sha256" else self._rehash(target)
         if seen != target.digest or self.size != target.size:
             raise DigestMismatch(
                 expected=str(target.digest), got=str(seen), where=str(self._store.root)
             )
         os.fsync(self._fd)
-        self._store._publish(self._fd, self._leftover, target.digest)
+        self._store._publish(self._fd, self._temporary, target.digest)
         with self._condition:
             self._committed = target
             self._condition.notify_all()
 
     def follow(self) -> Follow:
-        """Take part in the file from its first byte, from another thread, until it is closed."""
+        """Read the file from its first byte, from another thread, until it is closed."""
         with self._condition:
             self._readers += 1
         return Follow(self)
@@ -83,18 +83,18 @@ class LocalIngest:
         with self._condition:
             self._aborted = self._committed is None
             self._condition.notify_all()
-        if self._leftover is not None:
+        if self._temporary is not None:
             with suppress(FileNotFoundError):
-                self._leftover.unlink()
+                self._temporary.unlink()
         self._release()
 
     def _wait(self, size: int) -> Descriptor | None:
-        """Block until `size` bytes are there or the commit. Raises Cancelled after an abort."""
+        """Block until `size` bytes are written or committed. Raises Cancelled after an abort."""
         with on_cancel(self._wake), self._condition:
             while self._committed is None and self.size < size:
                 check()
                 if self._aborted:
-                    raise Cancelled("the content that was followed was given up")
+                    raise Cancelled("the followed content was abandoned")
                 self._condition.wait()
             return self._committed
 
@@ -117,13 +117,13 @@ class LocalIngest:
 
 
 class Follow:
-    """A reader of content that is still being written; holds its file open until it is closed."""
+    """A reader of content that is still being written; holds the file open until closed."""
 
     def __init__(self, ingest: LocalIngest) -> None:
         self._ingest = ingest
 
     def __iter__(self) -> Iterator[bytes]:
-        """All bytes, as they come; ends at the commit. Raises Cancelled when it was given up."""
+        """All bytes as they arrive, up to the commit. Raises Cancelled if it is abandoned."""
         position = 0
         while True:
             done = self._ingest._wait(position + 1)
@@ -134,19 +134,19 @@ class Follow:
             yield data
 
     def wait(self) -> Descriptor:
-        """Block until the commit, and say what it was. Raises Cancelled when it was given up."""
+        """Block until the commit; returns its descriptor. Raises Cancelled if it is abandoned."""
         target = self._ingest._wait(sys.maxsize)
         assert target is not None
         return target
 
     @property
     def total(self) -> int:
-        """How many bytes there will be; 0 before the commit."""
+        """The final size in bytes; 0 before the commit."""
         committed = self._ingest._committed
         return 0 if committed is None else committed.size
 
     def growing(self, size: int) -> bool:
-        """Block until there are `size` bytes, or the commit; tells whether more may come."""
+        """Block until `size` bytes are written or committed; returns whether more may follow."""
         return self._ingest._wait(size) is None
 
     def __enter__(self) -> Self:
@@ -162,11 +162,11 @@ class Follow:
 
 
 class LocalStore:
-    """A directory of blobs; a Store, and the source from which registries are fed.
+    """A directory of blobs; a Store, from which registries send files.
 
-    With `on_damage`, files that are not what their name says are removed and told of, so that the
-    content can be made or fetched again: where a read fails, and where the size is wrong.
-    `verified` looks at all bytes of whatever is asked for, once. With `recency`, what is asked for
+    With `on_damage`, files that do not match their digest are removed and reported, so that the
+    content can be recreated: when a read fails or the size is wrong. `verified` checks all bytes of
+    a file on first use. With `recency`, what is asked for
     counts as used and is safe from eviction.
     """
 
@@ -187,7 +187,7 @@ class LocalStore:
             (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: Digest) -> Path:
-        """Where the content is, or would be."""
+        """The path of the content, which may not exist."""
         return self.root / "blobs" / digest.algorithm / digest.hex
 
     def exists(self, target: Descriptor) -> bool:
@@ -222,17 +222,17 @@ class LocalStore:
                 if self._require_intact(target.digest):
                     raise
                 raise DamagedContent(
-                    f"{path} was damaged and has been removed", hint="do the same again"
+                    f"{path} was damaged and has been removed", hint="run again"
                 ) from error
 
     def _require_intact(self, digest: Digest) -> bool:
-        """Whether the file is what its name says; if not, and damage is told, it is removed."""
+        """Whether the file matches its digest; if not, with `on_damage`, it is removed."""
         if self._on_damage is None:
             return True
         path = self.path(digest)
         try:
             with path.open("rb") as file:
-                if _holds(file, digest):
+                if _matches(file, digest):
                     return True
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not replaced meanwhile
                     path.unlink()
@@ -243,8 +243,8 @@ class LocalStore:
 
     @contextmanager
     def ingest(self) -> Iterator[LocalIngest]:
-        fd, leftover = self._nameless()
-        ingest = LocalIngest(self, fd, leftover)
+        fd, temporary = self._create_file()
+        ingest = LocalIngest(self, fd, temporary)
         try:
             yield ingest
         finally:
@@ -261,7 +261,7 @@ class LocalStore:
             ingest.commit(target)
 
     def add(self, content: bytes, media_type: str) -> Descriptor:
-        """Store `content` and say what it is."""
+        """Store `content`; returns its descriptor."""
         target = Descriptor.of(content, media_type)
         if not self.exists(target):
             with self.ingest() as ingest:
@@ -269,8 +269,8 @@ class LocalStore:
                 ingest.commit(target)
         return target
 
-    def _nameless(self) -> tuple[int, Path | None]:
-        """A new file that vanishes with its descriptor; where that is impossible, a named one."""
+    def _create_file(self) -> tuple[int, Path | None]:
+        """A new unnamed file (O_TMPFILE); a temporary one where that is not supported."""
         blobs = self.root / "blobs"
         try:
             return os.open(blobs, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444), None
@@ -280,25 +280,25 @@ class LocalStore:
         name = blobs / f".ingest-{os.getpid()}-{threading.get_ident()}-{os.urandom(6).hex()}"
         return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o444), name
 
-    def _publish(self, fd: int, leftover: Path | None, digest: Digest) -> None:
-        place = self.path(digest)
-        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    def _publish(self, fd: int, temporary: Path | None, digest: Digest) -> None:
+        path = self.path(digest)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         open_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-        try:  # open(2), O_TMPFILE: the nameless file is reached through its entry in /proc
-            os.link(leftover or str(fd), place.name, src_dir_fd=open_files, dst_dir_fd=directory)
+        try:  # open(2), O_TMPFILE: linked through its entry in /proc
+            os.link(temporary or str(fd), path.name, src_dir_fd=open_files, dst_dir_fd=directory)
             os.fsync(directory)
-        except FileExistsError:  # what was just verified takes the place of what may be damaged
+        except FileExistsError:  # replace the existing file, which may be damaged
             name = f"../.ingest-{os.getpid()}-again-{os.urandom(6).hex()}"
-            os.link(leftover or str(fd), name, src_dir_fd=open_files, dst_dir_fd=directory)
-            os.rename(name, place.name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.link(temporary or str(fd), name, src_dir_fd=open_files, dst_dir_fd=directory)
+            os.rename(name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         finally:
             os.close(open_files)
             os.close(directory)
 
 
-def _holds(file: BinaryIO, digest: Digest) -> bool:
-    """Whether the file is readable to its end and what `digest` names."""
+def _matches(file: BinaryIO, digest: Digest) -> bool:
+    """Whether the whole file is readable and matches `digest`."""
     seen = Hasher(digest.algorithm)
     try:
         while data := file.read(CHUNK):

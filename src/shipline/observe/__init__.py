@@ -1,8 +1,8 @@
-"""Readers of the event stream: what a person or a program sees while work runs."""
+"""Displays of the event stream: terminal, plain lines, CI groups, JSON lines."""
 
 from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.box import boxed, excerpt, failure_box
-from shipline.observe.choose import can_encode, open_sinks
+from shipline.observe.displays import can_encode, open_sinks
 from shipline.observe.jsonlines import JsonSink, failure_line, warning_json
 from shipline.observe.lines import GroupsSink, LinesSink
 from shipline.observe.text import clean

@@ -1,9 +1,9 @@
-"""The state that events add up to: vertexes with a number, and the transfers inside them.
+"""The state of a build from its events: numbered vertexes and their transfers.
 
-Attributes of Started that are read here: `kind` (run, copy, pull, unpack, upload, download,
+Attributes of Started used here: `kind` (run, copy, pull, unpack, upload, download,
 export, internal), `platform`, `stage`, `number` ("2/3"), `size`. A root span without a kind is the
-operation as a whole and no vertex. A pull, upload or the like inside a vertex is a transfer of that
-vertex.
+whole operation, not a vertex. A pull, upload, download or unpack inside a vertex is a transfer of
+that vertex.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from shipline.events import Finished, Output, Progress, Started
 from shipline.observe.text import clean
 
 _TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
-_LONGEST = 1 << 16  # bytes of a line that is shown in one piece
+_MAX_LINE = 1 << 16  # bytes
 _INTERRUPTED = str(Cancelled())
 
 
 @dataclass(slots=True)
 class Activity:
-    """Something with a beginning, an end and bytes that move; times are Unix time in seconds."""
+    """A vertex or transfer: start, end and bytes; times are Unix time in seconds."""
 
     name: str
     started: float
@@ -50,7 +50,7 @@ class Activity:
 
 @dataclass(slots=True)
 class VertexState(Activity):
-    """A step as people see it: `number` counts from 1, `name` is `[platform stage 2/3] text`."""
+    """A build step: `number` counts from 1, `name` is `[platform stage 2/3] text`."""
 
     number: int = 0
     span: int = 0
@@ -59,34 +59,34 @@ class VertexState(Activity):
     lines: dict[int, bytearray] = field(default_factory=dict)
 
     def take(self, data: bytes, stream: int) -> Iterator[bytes]:
-        """The lines that are complete now; the rest waits for its end."""
-        waiting = self.lines.setdefault(stream, bytearray())
-        waiting += data
-        *whole, rest = waiting.split(b"\n")
+        """The lines completed by `data`; the rest is buffered."""
+        buffer = self.lines.setdefault(stream, bytearray())
+        buffer += data
+        *whole, rest = buffer.split(b"\n")
         for line in whole:
             yield bytes(line)
-        if len(rest) > _LONGEST:
+        if len(rest) > _MAX_LINE:
             yield bytes(rest)
             rest = bytearray()
         self.lines[stream] = rest
 
     def rest(self) -> Iterator[bytes]:
-        """What was written without an end of line."""
-        for waiting in self.lines.values():
-            if waiting:
-                yield bytes(waiting)
+        """The buffered text without a line end."""
+        for buffer in self.lines.values():
+            if buffer:
+                yield bytes(buffer)
         self.lines.clear()
 
 
 class Board:
-    """All vertexes, by span."""
+    """All vertexes by span."""
 
     def __init__(self) -> None:
         self.vertexes: dict[int, VertexState] = {}
         self._owner: dict[int, int] = {}
 
     def vertex(self, span: int) -> VertexState | None:
-        """The vertex that is the span, or that the span is a transfer of."""
+        """The vertex of the span, or the one whose transfer it is."""
         return self.vertexes.get(self._owner.get(span, span))
 
     def activity(self, span: int) -> Activity | None:
@@ -94,7 +94,7 @@ class Board:
         return None if owner is None else owner.transfers.get(span, owner)
 
     def start(self, event: Started) -> VertexState | None:
-        """The new vertex; None for a transfer and for the operation as a whole."""
+        """The new vertex; None for a transfer and for the whole operation."""
         kind = str(event.attributes.get("kind", ""))
         total = int(event.attributes.get("size", 0))
         owner = self.vertex(event.parent)
@@ -105,31 +105,31 @@ class Board:
         if event.parent == 0 and not kind:
             return None
         number = len(self.vertexes) + 1
-        made = VertexState(label(event), event.at, total=total, number=number, span=event.span)
-        self.vertexes[event.span] = made
-        return made
+        vertex = VertexState(label(event), event.at, total=total, number=number, span=event.span)
+        self.vertexes[event.span] = vertex
+        return vertex
 
     def progress(self, event: Progress) -> Activity | None:
-        found = self.activity(event.span)
-        if found is not None:
-            found.current, found.total = event.current, event.total or found.total
-        return found
+        activity = self.activity(event.span)
+        if activity is not None:
+            activity.current, activity.total = event.current, event.total or activity.total
+        return activity
 
     def output(self, event: Output) -> Iterator[bytes]:
         vertex = self.vertex(event.span)
         return iter(()) if vertex is None else vertex.take(event.data, event.stream)
 
     def finish(self, event: Finished) -> Activity | None:
-        found = self.activity(event.span)
-        if found is not None:
-            found.finished, found.error = event.at, event.error
-        if isinstance(found, VertexState):
-            found.cached = event.cached
-        return found
+        activity = self.activity(event.span)
+        if activity is not None:
+            activity.finished, activity.error = event.at, event.error
+        if isinstance(activity, VertexState):
+            activity.cached = event.cached
+        return activity
 
 
 def label(event: Started) -> str:
-    """`[linux/arm64 build 2/3] RUN make`, of the parts that are known."""
+    """`[linux/arm64 build 2/3] RUN make`, with the parts that are known."""
     parts = [str(event.attributes.get(key, "")) for key in ("platform", "stage", "number")]
     if not any(parts) and event.attributes.get("kind") == "internal":
         parts = ["internal"]

@@ -1,7 +1,7 @@
-"""The last thing a failed command shows: what failed, where, what it said, and what to do.
+"""The error box of a failed command: what failed, where, its last output, and a hint.
 
-The box has no right edge, so that what it shows can be copied; its lines are wrapped where a width
-is given, and left whole for logs, which people search.
+The box has no right edge, so that its text can be copied; lines are wrapped if a width is given,
+and left whole for logs, which people search.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from shipline.errors import (
 from shipline.observe.text import cells, clean, wrap
 
 _LOG_LINES = 20
-_SOURCE_LINES = 40  # of an instruction; the middle of a longer one is left out
-_NEIGHBOURS = 2  # lines of the file before and after the instruction
+_SOURCE_LINES = 40  # of an instruction; a longer one is elided in the middle
+_CONTEXT_LINES = 2  # lines of the file before and after the instruction
 _UNICODE = ("╭", "╰", "─", "│")
 _ASCII = ("+", "+", "-", "|")
-_NARROWEST = 40
-_RULE = 74  # columns of an edge where no width is given
+_MIN_WIDTH = 40
+_RULE = 74  # columns of an edge without a width
 
 
 def boxed(
     title: str, sections: Iterable[Iterable[str]], *, unicode: bool, width: int | None = None
 ) -> str:
-    """Paragraphs below a title and within edges; lines are wrapped at `width` columns."""
-    corner, end, across, down = _UNICODE if unicode else _ASCII
-    inner = None if width is None else max(width, _NARROWEST) - 2
+    """Sections in a box with a title; lines are wrapped at `width` columns."""
+    corner, end, horizontal, vertical = _UNICODE if unicode else _ASCII
+    inner = None if width is None else max(width, _MIN_WIDTH) - 2
     rule = _RULE if inner is None else min(inner + 1, _RULE)
-    head = f"{across} {title} "
+    head = f"{horizontal} {title} "
     rows: list[str] = []
     for lines in sections:
         block = [piece for line in lines for piece in _wrapped(line, inner)]
         rows += ["", *block] if rows and block else block
     return "\n".join(
         [
-            f"{corner}{head}{across * (rule - cells(head))}",
-            *(f"{down} {row}".rstrip() for row in rows),
-            f"{end}{across * rule}",
+            f"{corner}{head}{horizontal * (rule - cells(head))}",
+            *(f"{vertical} {row}".rstrip() for row in rows),
+            f"{end}{horizontal * rule}",
         ]
     )
 
 
 def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None) -> str:
-    """The box of `error`: message, place in the source, output, status, hint."""
+    """The box of `error`: message, source excerpt, output, status, hint."""
     title = f"{error.title} on {error.platform}" if error.platform else error.title
     log = error.log if isinstance(error, StepFailed) else ()
     sections = (
@@ -63,15 +63,15 @@ def failure_box(error: ShiplineError, *, unicode: bool, width: int | None = None
 
 
 def excerpt(span: Span) -> list[str]:
-    """`Dockerfile:3` and the lines of the place, marked, with their neighbours."""
+    """`Dockerfile:3` and its lines, marked, with some context."""
     source = span.source.split("\n")
     if not span.source or span.line > len(source):
         source = [*[""] * (span.line - 1), *span.text.splitlines()]
         first, end = span.line, len(source)
     else:
-        first, end = max(span.line - _NEIGHBOURS, 1), min(span.end, len(source))
+        first, end = max(span.line - _CONTEXT_LINES, 1), min(span.end, len(source))
         source = source[:-1] if source[-1] == "" else source
-    last = min(end + _NEIGHBOURS, len(source))
+    last = min(end + _CONTEXT_LINES, len(source))
     digits = len(str(last))
     rows = [str(span)]
     for number in _shortened(first, last):
@@ -84,7 +84,7 @@ def excerpt(span: Span) -> list[str]:
 
 
 def _shortened(first: int, last: int) -> Iterator[int]:
-    """The numbers of lines to show; 0 stands for those that are left out."""
+    """The line numbers to show; 0 stands for an elision."""
     if last - first < _SOURCE_LINES:
         yield from range(first, last + 1)
         return
@@ -103,7 +103,7 @@ def _details(error: ShiplineError) -> Iterator[str]:
 
 
 def _wrapped(line: str, width: int | None) -> list[str]:
-    """The line in pieces, the later ones below its text where it begins with an indent or mark."""
+    """The wrapped line; continuations are indented below its text."""
     text = clean(line)
     if width is None:
         return [text]

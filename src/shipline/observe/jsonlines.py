@@ -1,17 +1,17 @@
 """Progress as JSON lines in the shape of BuildKit's SolveStatus, for other programs.
 
-One object a line, with one of four lists; absent keys have no value:
+One object per line, with one of four lists; keys without a value are absent:
 
-    vertexes  digest name started completed cached error   (a digest names one run of one step)
+    vertexes  digest name started completed cached error   (a digest identifies one run of a step)
     statuses  id vertex name current total timestamp started completed            (bytes)
     logs      vertex stream data timestamp                                (data in base64)
     warnings  vertex level short detail                        (short, detail in base64)
 
-A command that fails ends with a line that BuildKit does not have:
+A failed command ends with a line that BuildKit does not have:
 
     error     code exitCode message notes hint platform location{filename start end} exitStatus log
 
-Times are RFC 3339 in UTC. A vertex is sent when it starts and again, whole, when it ends.
+Times are RFC 3339 in UTC. A vertex is sent when it starts and again, complete, when it ends.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class JsonSink:
 
     def _status(self, event: Event) -> dict[str, Any]:
         if isinstance(event, Started):
-            made = self._board.start(event)
-            return {} if made is None else {"vertexes": [_vertex(made)]}
+            started = self._board.start(event)
+            return {} if started is None else {"vertexes": [_vertex(started)]}
         vertex = self._board.vertex(event.span)
         if vertex is None:
             return {}
@@ -59,14 +59,16 @@ class JsonSink:
 
     def _change(self, vertex: VertexState, event: Progress | Finished) -> dict[str, Any]:
         board = self._board
-        found = board.finish(event) if isinstance(event, Finished) else board.progress(event)
-        if isinstance(event, Finished) and found is vertex:
+        activity = board.finish(event) if isinstance(event, Finished) else board.progress(event)
+        if isinstance(event, Finished) and activity is vertex:
             return {"vertexes": [_vertex(vertex)]}
-        return {} if found is None else {"statuses": [_progress(vertex, found, event.at)]}
+        if activity is None:
+            return {}
+        return {"statuses": [_status_entry(vertex, activity, event.at)]}
 
 
 def failure_line(failure: BaseException, code: str, status: int) -> str:
-    """The last line of a command that failed: what a person is told in a box."""
+    """The last line of a failed command, with the content of the error box."""
     span, log = getattr(failure, "span", None), getattr(failure, "log", ())
     value: dict[str, Any] = {"code": code, "exitCode": status, "message": str(failure)}
     if not isinstance(failure, ShiplineError) and code == "bug":
@@ -74,15 +76,15 @@ def failure_line(failure: BaseException, code: str, status: int) -> str:
     if isinstance(failure, StepFailed):
         value |= {"exitStatus": failure.status, "log": [clean(line) for line in log]}
     if span is not None:
-        place = {"start": {"line": span.line}, "end": {"line": span.end}}
-        value["location"] = {"filename": span.file, **place}
-    for name, found in (
+        lines = {"start": {"line": span.line}, "end": {"line": span.end}}
+        value["location"] = {"filename": span.file, **lines}
+    for name, field in (
         ("notes", list(getattr(failure, "__notes__", ()))),
         ("hint", getattr(failure, "hint", "")),
         ("platform", getattr(failure, "platform", "")),
     ):
-        if found:
-            value[name] = found
+        if field:
+            value[name] = field
     return json.dumps({"error": value}, separators=(",", ":"))
 
 
@@ -106,7 +108,7 @@ def _vertex(vertex: VertexState) -> dict[str, Any]:
     return value
 
 
-def _progress(vertex: VertexState, activity: Activity, at: float) -> dict[str, Any]:
+def _status_entry(vertex: VertexState, activity: Activity, at: float) -> dict[str, Any]:
     value: dict[str, Any] = {
         "id": activity.name,
         "vertex": _digest(vertex),

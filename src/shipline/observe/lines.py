@@ -11,21 +11,21 @@ from typing import TextIO
 
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
-from shipline.observe.text import clean, moved_text, seconds_text
+from shipline.observe.text import clean, progress_text, seconds_text
 
-_INTERVAL_S = 2.0  # between two lines about the same transfer
+_INTERVAL_S = 2.0  # between progress lines of a transfer
 
 
 class LinesSink:
     """Writes `#5 [linux/arm64 2/3] RUN make`, `#5 0.312 output`, `#5 DONE 0.4s` to a stream.
 
-    Never raises: where nobody reads any more, the work goes on unseen.
+    Never raises: if the stream is closed, the work goes on.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._board = Board()
-        self._told: dict[int, float] = {}
+        self._reported: dict[int, float] = {}
 
     def __call__(self, event: Event) -> None:
         lines = self._lines(event)
@@ -36,8 +36,8 @@ class LinesSink:
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, Started):
-            made = self._board.start(event)
-            return [] if made is None else [f"#{made.number} {made.name}"]
+            started = self._board.start(event)
+            return [] if started is None else [f"#{started.number} {started.name}"]
         vertex = self._board.vertex(event.span)
         if vertex is None:
             return _outside(event)
@@ -50,25 +50,28 @@ class LinesSink:
         return self._finished(vertex, event)
 
     def _progress(self, vertex: VertexState, event: Progress) -> list[str]:
-        found = self._board.progress(event)
-        if found is None or event.at - self._told.get(event.span, found.started) < _INTERVAL_S:
+        activity = self._board.progress(event)
+        if (
+            activity is None
+            or event.at - self._reported.get(event.span, activity.started) < _INTERVAL_S
+        ):
             return []
-        self._told[event.span] = event.at
-        return [_moved(vertex, found, event.at)]
+        self._reported[event.span] = event.at
+        return [_transferred(vertex, activity, event.at)]
 
     def _finished(self, vertex: VertexState, event: Finished) -> list[str]:
-        found = self._board.finish(event)
-        self._told.pop(event.span, None)
-        if found is not vertex and found is not None:
-            return [f"{_moved(vertex, found, event.at)} {_outcome(found)}"]
+        activity = self._board.finish(event)
+        self._reported.pop(event.span, None)
+        if activity is not vertex and activity is not None:
+            return [f"{_transferred(vertex, activity, event.at)} {_outcome(activity)}"]
         rest = [_log(vertex, event.at, line) for line in vertex.rest()]
         if vertex.current:
-            rest.append(_moved(vertex, vertex, event.at))
+            rest.append(_transferred(vertex, vertex, event.at))
         return [*rest, f"#{vertex.number} {verdict(vertex)}", ""]
 
 
 def verdict(vertex: VertexState) -> str:
-    """How a vertex ended."""
+    """The outcome of a vertex."""
     if vertex.cancelled:
         return "CANCELED"
     if vertex.error:
@@ -80,10 +83,10 @@ def _outcome(transfer: Activity) -> str:
     return f"failed: {clean(transfer.error)}" if transfer.error else "done"
 
 
-def _moved(vertex: VertexState, activity: Activity, now: float) -> str:
+def _transferred(vertex: VertexState, activity: Activity, now: float) -> str:
     name = "" if activity is vertex else f"{activity.name} "
-    moved = f"{moved_text(activity.current, activity.total)} " if activity.current else ""
-    return f"#{vertex.number} {name}{moved}{seconds_text(activity.elapsed(now))}"
+    transferred = f"{progress_text(activity.current, activity.total)} " if activity.current else ""
+    return f"#{vertex.number} {name}{transferred}{seconds_text(activity.elapsed(now))}"
 
 
 def _log(vertex: VertexState, at: float, line: bytes) -> str:
@@ -95,7 +98,7 @@ def _warning(event: Warned) -> list[str]:
 
 
 def _outside(event: Event) -> list[str]:
-    """What belongs to no vertex: the operation as a whole may warn and speak."""
+    """Warnings and output of the whole operation, outside any vertex."""
     if isinstance(event, Warned):
         return [f"WARN: {line}" for line in _warning(event)]
     if isinstance(event, Output):
@@ -103,11 +106,11 @@ def _outside(event: Event) -> list[str]:
     return []
 
 
-_MOST = 20_000  # lines that are kept of a step
+_MAX_LOG_LINES = 20_000  # per step
 
 
 class GroupsSink(LinesSink):
-    """Tells when a step starts, and shows its output when it has ended. Never raises."""
+    """Announces each step, and shows its output as a group when it ends. Never raises."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -115,15 +118,15 @@ class GroupsSink(LinesSink):
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, Started):
-            made = self._board.start(event)
-            return [] if made is None else [f"#{made.number} {made.name} ..."]
+            started = self._board.start(event)
+            return [] if started is None else [f"#{started.number} {started.name} ..."]
         vertex = self._board.vertex(event.span)
         if isinstance(event, Warned):
             where = f"#{vertex.number} " if vertex else ""
             return [f"::warning::{where}{_data(clean(event.message))}"]
         if vertex is None:
             return []
-        kept = self._kept.setdefault(vertex.span, deque(maxlen=_MOST))
+        kept = self._kept.setdefault(vertex.span, deque(maxlen=_MAX_LOG_LINES))
         if isinstance(event, Output):
             kept.extend(clean(line) for line in self._board.output(event))
         elif isinstance(event, Finished) and self._board.finish(event) is vertex:

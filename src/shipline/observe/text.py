@@ -1,4 +1,4 @@
-"""Text for terminals: what a program wrote made harmless, cut to a width in cells, numbers."""
+"""Text for terminals: escaping untrusted output, fitting it to a width, formatting numbers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TAB = 8
 
 
 def clean(data: bytes | str) -> str:
-    """One line that a terminal can only show, never obey.
+    """One line without control sequences.
 
-    Colours and cursor movements are dropped, other control and direction characters and bytes that
-    are not UTF-8 are written as escapes. Of a line that was overwritten the last state is kept.
+    Colours and cursor movements are dropped; other control and direction characters and invalid
+    UTF-8 are escaped. Of a line overwritten after a carriage return, the last version is kept.
     """
     text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
     text = _SEQUENCE.sub("", _COLOR.sub("", text))
@@ -31,7 +31,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def cells(text: str) -> int:
-    """How many columns the text takes."""
+    """The width of the text in columns."""
     return len(text) if text.isascii() else sum(map(_cell, text))
 
 
@@ -42,7 +42,7 @@ def _cell(character: str) -> int:
 
 
 def clip(text: str, width: int) -> str:
-    """The beginning of the text that fits into `width` columns."""
+    """The text, truncated to `width` columns."""
     if width <= 0:
         return ""
     if cells(text) <= width:
@@ -91,8 +91,8 @@ def size_text(count: float) -> str:
     return f"{count:.2f}{_UNITS[-1]}"
 
 
-def moved_text(current: int, total: int) -> str:
-    """`12.30MB / 40.20MB 30%`, the first alone where the total is not known."""
+def progress_text(current: int, total: int) -> str:
+    """`12.30MB / 40.20MB 30%`, or the first alone if the total is unknown."""
     if not total:
         return size_text(current)
     return f"{size_text(current)} / {size_text(total)} {min(100 * current // total, 100)}%"

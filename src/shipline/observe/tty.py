@@ -1,8 +1,8 @@
 """Progress on a terminal: finished steps scroll away, running ones are redrawn below them.
 
-Events only change the board; one thread draws it, at most ten times a second, so that a thousand
-events cost one frame, and time passes on the screen while no event comes. While the window changes
-its size nothing is drawn: each frame drawn then would leave its head behind.
+Events only update the board; one thread draws it, at most ten times a second, so that a thousand
+events cost one frame and timers advance without events. Nothing is drawn while the window is being
+resized: each such frame would leave its first lines behind.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TextIO
 
 from shipline.events import Event, Finished, Output, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
-from shipline.observe.text import cells, clean, clip, moved_text, seconds_text, size_text
+from shipline.observe.text import cells, clean, clip, progress_text, seconds_text, size_text
 from shipline.tasks import TaskGroup
 
-LOG_LINES = 6  # last lines of output that a running step shows
+LOG_LINES = 6  # last lines of output of a running step
 _RED, _YELLOW, _CYAN, _FAINT, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
 
 
@@ -37,7 +37,7 @@ class ScreenLine:
 
 
 def final_line(vertex: VertexState, width: int) -> ScreenLine:
-    """What stays of a step that ended."""
+    """The line that remains of a finished step."""
     time = seconds_text(vertex.elapsed(vertex.started))
     if vertex.cancelled:
         return _row(f" => CANCELED {vertex.name}", time, width, _YELLOW)
@@ -52,7 +52,7 @@ def warning_lines(message: str, hint: str, width: int) -> list[ScreenLine]:
 
 
 def summary(vertexes: Sequence[VertexState], elapsed_s: float, width: int) -> ScreenLine:
-    """The first line of the view."""
+    """The first line of a frame."""
     done = sum(not vertex.running for vertex in vertexes)
     text = f"[+] Building {seconds_text(elapsed_s)} ({done}/{len(vertexes)})"
     return ScreenLine(clip(text, width))
@@ -68,10 +68,10 @@ def live_lines(
 ) -> list[ScreenLine]:
     """The running steps in at most `height` lines.
 
-    Steps come first: where the space is short, their output goes, then transfers, and then the
-    steps that started last are only counted.
+    If space is short, output is dropped first, then transfers; the steps that started last are then
+    only counted.
     """
-    running = [vertex for vertex in vertexes if vertex.running or _moving(vertex)]
+    running = [vertex for vertex in vertexes if vertex.running or _running_transfers(vertex)]
     for logged, moved in ((LOG_LINES, 8), (2, 4), (0, 4), (0, 0)):
         blocks = [_block(one, logs.get(one.span, ()), now, width, logged, moved) for one in running]
         if sum(map(len, blocks)) <= height:
@@ -87,11 +87,11 @@ def _block(
 ) -> list[ScreenLine]:
     first = f" => {vertex.name}"
     if vertex.current or vertex.total:
-        first += f" {_moved(vertex, now)}"
+        first += f" {_transfer_text(vertex, now)}"
     lines = [_row(first, seconds_text(vertex.elapsed(now)), width)]
-    transfers = _moving(vertex)
+    transfers = _running_transfers(vertex)
     for transfer in transfers[:moved]:
-        text = f" => => {transfer.name} {_moved(transfer, now)}"
+        text = f" => => {transfer.name} {_transfer_text(transfer, now)}"
         lines.append(_row(text, seconds_text(transfer.elapsed(now)), width))
     if moved and len(transfers) > moved:
         lines.append(
@@ -101,28 +101,28 @@ def _block(
     return lines + [ScreenLine(clip(f" => => # {text}", width), _FAINT) for text in tail]
 
 
-def _moving(vertex: VertexState) -> list[Activity]:
-    """Transfers may go on after their step."""
+def _running_transfers(vertex: VertexState) -> list[Activity]:
+    """Running transfers, which may outlive their step."""
     return [one for one in vertex.transfers.values() if one.running]
 
 
-def _moved(activity: Activity, now: float) -> str:
+def _transfer_text(activity: Activity, now: float) -> str:
     if not activity.current:
         return f"waiting, {size_text(activity.total)}" if activity.total else ""
-    return f"{moved_text(activity.current, activity.total)} {size_text(activity.speed(now))}/s"
+    return f"{progress_text(activity.current, activity.total)} {size_text(activity.speed(now))}/s"
 
 
 def _row(text: str, time: str, width: int, color: str = "") -> ScreenLine:
-    """`text` from the left and `time` at the right edge."""
-    room = width - len(time) - 1
-    if room < len(" => ") + 1:
+    """`text` at the left and `time` at the right edge."""
+    available = width - len(time) - 1
+    if available < len(" => ") + 1:
         return ScreenLine(clip(text, width), color)
-    shown = clip(text, room)
-    return ScreenLine(f"{shown}{' ' * (room - cells(shown))} {time}", color)
+    shown = clip(text, available)
+    return ScreenLine(f"{shown}{' ' * (available - cells(shown))} {time}", color)
 
 
 _INTERVAL_S = 0.1  # between two frames
-_SETTLED = 5  # frames for which the window must keep its size; tmux tells it every 250 ms
+_SETTLED = 5  # frames of constant window size before drawing; tmux reports it every 250 ms
 _REFLOWING = (
     *("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "KONSOLE_VERSION", "WT_SESSION"),
     *("ALACRITTY_WINDOW_ID", "WEZTERM_PANE", "GHOSTTY_RESOURCES_DIR"),
@@ -134,10 +134,10 @@ _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 class TtySink:
-    """Draws on a terminal until it is closed. Never raises: what cannot be drawn is not drawn.
+    """Draws on a terminal until it is closed. Never raises: drawing errors are ignored.
 
-    `reflows` tells that the terminal breaks lines anew when its window gets narrower. Where that is
-    not known it is taken not to: a rest of a frame may stay then, but no finished step is erased.
+    `reflows` tells that the terminal rewraps lines when its window narrows. If that is unknown,
+    pass False: parts of a frame may remain then, but no finished step is erased.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class TtySink:
         self._lock = threading.Lock()
         self._board = Board()
         self._logs: dict[int, deque[str]] = {}
-        self._ended: list[VertexState | Warned] = []
+        self._finished: list[VertexState | Warned] = []
         self._drawn: list[str] = []
         self._window = self._size()
-        self._waiting = 0
+        self._unstable_frames = 0
         self._started = clock()
         self._closing = threading.Event()
         self._threads: TaskGroup | None = None
@@ -171,7 +171,7 @@ class TtySink:
             self._threads.start(self._keep_drawing)
 
     def close(self) -> None:
-        """Draw the last state, and give the cursor back."""
+        """Draw the final state and show the cursor."""
         self._closing.set()
         if self._threads is not None:
             self._threads.join()
@@ -185,7 +185,7 @@ class TtySink:
         elif isinstance(event, Output):
             self._log(event)
         elif isinstance(event, Warned):
-            self._ended.append(event)
+            self._finished.append(event)
         else:
             self._finish(event)
 
@@ -196,10 +196,10 @@ class TtySink:
                 self._logs.setdefault(vertex.span, deque(maxlen=LOG_LINES)).append(text)
 
     def _finish(self, event: Finished) -> None:
-        found = self._board.finish(event)
-        if isinstance(found, VertexState):
-            self._ended.append(found)
-            self._logs.pop(found.span, None)
+        activity = self._board.finish(event)
+        if isinstance(activity, VertexState):
+            self._finished.append(activity)
+            self._logs.pop(activity.span, None)
 
     def _keep_drawing(self) -> None:
         while not self._closing.is_set():
@@ -211,11 +211,11 @@ class TtySink:
             return
         width, height = self._window
         with self._lock:
-            lasting = [line for one in self._ended for line in _lasting(one, width)]
-            self._ended.clear()
+            final = [line for one in self._finished for line in _final_lines(one, width)]
+            self._finished.clear()
             live = self._live(width, 0 if last else height)
         parts = [_HIDE_CURSOR, _erase(self._drawn, width + 1 if self._reflows else 0)]
-        painted = [line.painted(self._color) + "\n" for line in (*lasting, *live)]
+        painted = [line.painted(self._color) + "\n" for line in (*final, *live)]
         parts += painted if self._reflows else [_NO_WRAP, *painted, _WRAP]
         if last:
             parts.append(_SHOW_CURSOR)
@@ -235,15 +235,15 @@ class TtySink:
         ]
 
     def _settled(self) -> bool:
-        """Whether the window has kept its size for a moment; takes over its size."""
-        before, self._window = self._window, self._size()
-        if before != self._window:
-            self._waiting = _SETTLED
-        self._waiting = max(self._waiting - 1, 0)
-        return self._waiting == 0
+        """Whether the window size is stable; updates the size."""
+        previous, self._window = self._window, self._size()
+        if previous != self._window:
+            self._unstable_frames = _SETTLED
+        self._unstable_frames = max(self._unstable_frames - 1, 0)
+        return self._unstable_frames == 0
 
     def _size(self) -> tuple[int, int]:
-        """Columns, one less than there are: a full line would wrap on some terminals; lines."""
+        """(columns, lines), one column fewer than there are: some terminals wrap a full line."""
         with suppress(OSError, ValueError):
             size = os.get_terminal_size(self._stream.fileno())
             if size.columns and size.lines:
@@ -251,25 +251,24 @@ class TtySink:
         return 79, 24
 
 
-def _lasting(one: VertexState | Warned, width: int) -> list[ScreenLine]:
+def _final_lines(one: VertexState | Warned, width: int) -> list[ScreenLine]:
     if isinstance(one, Warned):
         return warning_lines(clean(one.message), clean(one.hint), width)
     return [final_line(one, width)]
 
 
 def _erase(drawn: list[str], columns: int) -> str:
-    """Go back over the lines of the last frame and clear them; `columns` of a terminal that has
-    broken them anew meanwhile, 0 for one that leaves each line a row.
+    """The sequence that clears the last frame; `columns` of a terminal that rewraps lines, else 0.
 
-    The first cell is left to be written over: tmux keeps a screen that is cleared from its first
-    cell in its history, and each frame that fills the window would stay there.
+    The first cell is not cleared: tmux saves a screen that is cleared from its first cell to its
+    history, which would keep every frame that fills the window.
     """
     rows = sum(_rows(text, columns) for text in drawn) if columns else len(drawn)
     return f"\r\x1b[{rows}A\x1b[C\x1b[J\r" if rows else "\r"
 
 
 def _rows(text: str, columns: int) -> int:
-    """How many rows a line takes; a wide character is never broken."""
+    """The rows that a line takes; a wide character is never split."""
     rows, used = 1, 0
     for width in map(cells, text):
         if used + width > columns:
@@ -279,8 +278,8 @@ def _rows(text: str, columns: int) -> int:
 
 
 def reflowing(environ: Mapping[str, str]) -> bool:
-    """Whether the terminal is one of those known to break lines anew."""
-    if environ.get("STY") and not environ.get("TMUX"):  # GNU screen cuts them off
+    """Whether the terminal is known to rewrap lines."""
+    if environ.get("STY") and not environ.get("TMUX"):  # GNU screen truncates them
         return False
     return (
         any(environ.get(name) for name in _REFLOWING)

@@ -1,4 +1,4 @@
-"""The OCI specifications as values: no I/O, nothing half-filled."""
+"""The OCI specifications as immutable values, without I/O."""
 
 from shipline.oci import media
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor

@@ -1,4 +1,4 @@
-"""Descriptors: what a piece of content is, its digest and its size (descriptor.md)."""
+"""Descriptors: media type, digest and size of content (descriptor.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _none() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """`size` is in bytes. Two descriptors of equal content need not be equal: compare digests."""
+    """`size` is in bytes. Descriptors of equal content may differ: compare digests."""
 
     media_type: str
     digest: Digest
@@ -86,18 +86,18 @@ class Descriptor:
 
 
 def text_from(value: Mapping[str, Any], key: str) -> str:
-    """A text of a parsed document, empty where there is none. Raises ContentError."""
+    """A string field of a parsed document, empty if absent. Raises ContentError."""
     found = value.get(key)
     if found is not None and not isinstance(found, str):
-        raise ContentError(f"{key} is not text: {found!r:.200}")
+        raise ContentError(f"{key} is not a string: {found!r:.200}")
     return found or ""
 
 
 def annotations_from(value: Mapping[str, Any]) -> Mapping[str, str]:
-    """The `annotations` of a parsed document. Raises ContentError unless it maps text to text."""
+    """The `annotations` of a parsed document. Raises ContentError if they are not strings."""
     found = value.get("annotations") or {}
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise ContentError(f"annotations must map text to text: {found!r:.200}")
+        raise ContentError(f"annotations must map strings to strings: {found!r:.200}")
     return types.MappingProxyType(found) if found else NO_ANNOTATIONS
 
 
@@ -111,8 +111,8 @@ def _embedded(value: object) -> bytes | None:
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > EMBEDDED_LIMIT:
-        raise ContentError("descriptor data is not text, or too long")
+        raise ContentError("descriptor data is not a string, or too long")
     try:
         return base64.b64decode(value, validate=True)
-    except ValueError:  # binascii.Error is one; other characters than ASCII raise it as it is
+    except ValueError:  # binascii.Error is one; non-ASCII raises a plain one
         raise ContentError("descriptor data is not base64") from None

@@ -14,7 +14,7 @@ _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 
 
 class InvalidDigest(ContentError):
-    """The text is not a digest that this program can verify."""
+    """The text is not a digest that shipline can verify."""
 
     code = "digest-invalid"
 
@@ -64,7 +64,7 @@ class Hasher:
         self.size += len(data)
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The same chunks, each counted before it is passed on."""
+        """The same chunks, each hashed before it is passed on."""
         for data in chunks:
             self.update(data)
             yield data

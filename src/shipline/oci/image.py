@@ -1,4 +1,4 @@
-"""Image configuration: how a container of the image starts, and its layers (config.md)."""
+"""Image configuration: how to run the image, and its layers (config.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One instruction; `empty_layer` tells that it made no layer. `created` is RFC 3339 text."""
+    """One instruction; `empty_layer` is true if it has no layer. `created` is RFC 3339 text."""
 
     created: str = ""
     created_by: str = ""
@@ -88,7 +88,7 @@ class ImageConfig:
         )
 
     def to_bytes(self) -> bytes:
-        """The document as it is stored, keys in order."""
+        """The document as stored, with sorted keys."""
         document: dict[str, Any] = dict(self.extra)
         document |= self.platform.to_json()
         document["config"] = dict(self.run)
@@ -107,7 +107,7 @@ class ImageConfig:
         return dict(_assignment(text) for text in self.run.get("Env") or ())
 
     def set(self, **values: Any) -> Self:
-        """With keys of `run` replaced; a value that is None or empty takes the key away."""
+        """With keys of `run` replaced; None or an empty value removes the key."""
         run = {**self.run, **values}
         gone = {key for key in values if not values[key]}
         kept = {key: value for key, value in run.items() if key not in gone}

@@ -1,5 +1,6 @@
-"""Manifests and indexes: parsed views that keep the bytes they came from, and how indexes combine
-(manifest.md, image-index.md).
+"""Manifests and indexes, kept with the bytes they were parsed from, and how to combine them.
+
+OCI image specification, manifest.md and image-index.md.
 """
 
 from __future__ import annotations
@@ -94,12 +95,12 @@ class Index:
 
     @property
     def platforms(self) -> tuple[Platform, ...]:
-        """What the index offers; attestations are marked unknown/unknown and left out."""
+        """The platforms of the entries, without attestations (unknown/unknown)."""
         found = (entry.platform for entry in self.manifests)
         return tuple(one for one in found if one is not None and one.os != "unknown")
 
     def select(self, platform: Platform) -> Descriptor | None:
-        """The entry that serves `platform` best, None where none does."""
+        """The entry that fits `platform` best, None if none does."""
         best = best_match(platform, self.platforms)
         if best is None:
             return None
@@ -107,16 +108,16 @@ class Index:
 
 
 def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
-    """Read a manifest or an index; `media_type` is what the registry said, if it said anything.
+    """Read a manifest or an index; `media_type` is the registry's Content-Type, if any.
 
     Raises ContentError for anything else, for a document that claims to be both (CVE-2021-41190),
-    for one whose `mediaType` contradicts the registry, for schema 1, and for a field that is only
-    spelled like one of these: Go's readers take `Layers` for `layers`.
+    for one whose `mediaType` contradicts the registry, for schema 1, and for a field that
+    differs only in case: Go's readers accept `Layers` as `layers`.
     """
     document = from_bytes(raw)
     for key in document:
         if _FIELDS.get(key.casefold(), key) != key:
-            raise ContentError(f"{key!r} is spelled {_FIELDS[key.casefold()]!r}")
+            raise ContentError(f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}")
     said = media_type.partition(";")[0].strip()
     claimed = text_from(document, "mediaType")
     if claimed and said in media.NAMED and claimed != said:
@@ -135,23 +136,23 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
-    """JSON as it is stored: no spaces, UTF-8."""
+    """JSON as stored: compact, UTF-8."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def weight_of(raw: bytes) -> int:
-    """About how many objects and lists are in a JSON text, in which eight commas are one too. What
-    it takes in memory grows with it: 4 MB of `[{},{}]` took 80 MB.
+    """The approximate number of objects and lists in a JSON text, eight commas counting as one. The
+    memory to parse it grows with that: 4 MB of `[{},{}]` took 80 MB.
     """
     return raw.count(b"{") + raw.count(b"[") + raw.count(b",") // 8
 
 
 def from_bytes(raw: bytes, *, heaviest: int = HEAVIEST) -> dict[str, Any]:
-    """The JSON object in `raw` (RFC 8259: UTF-8, no mark before it, finite numbers), whose
-    `weight_of` is not above `heaviest`.
+    """The JSON object in `raw` (RFC 8259: UTF-8 without BOM, finite numbers), whose `weight_of` is
+    at most `heaviest`.
 
-    Raises ContentError, also for a key that stands twice, and for half of a surrogate pair: what
-    readers make of these differs.
+    Raises ContentError, also for duplicate keys and lone surrogates, which parsers read
+    differently.
     """
     if len(raw) > 4 * MANIFEST_LIMIT:
         raise ContentError(f"the document has {len(raw)} bytes, too many")
@@ -171,7 +172,7 @@ def from_bytes(raw: bytes, *, heaviest: int = HEAVIEST) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is repeated")
     return found
 
 
@@ -245,11 +246,11 @@ def combine(
     annotations: Mapping[str, str] = NO_ANNOTATIONS,
     annotate: Iterable[tuple[Platform | None, str, str]] = (),
 ) -> Index:
-    """One index of all manifests of `parts`, in their order, each digest once.
+    """One index of all manifests of `parts`, in order, each digest once.
 
-    `annotations` are those of the index; `annotate` holds (platform or None for all, key, value)
-    for descriptors. The index is a Docker manifest list where all it names is Docker's and nothing
-    is annotated, which that type has no place for.
+    `annotations` go to the index; `annotate` holds (platform or None for all, key, value) for
+    descriptors. The index is a Docker manifest list if all its manifests are Docker's and nothing
+    is annotated, which that type does not support.
     """
     annotate = tuple(annotate)
     found: dict[Digest, Descriptor] = {}

@@ -20,7 +20,7 @@ DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyj
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 NAMED = INDEXES | MANIFESTS
-"""The kinds that live under /manifests/ and not under /blobs/."""
+"""The types served under /manifests/ rather than /blobs/."""
 
 _COMPRESSION = {
     OCI_LAYER: "uncompressed",

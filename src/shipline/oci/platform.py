@@ -32,7 +32,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Platform:
-    """Normalised as clients do it: aarch64 is arm64, arm64/v8 is arm64, arm is arm/v7."""
+    """Normalised: aarch64 is arm64, arm64/v8 is arm64, arm is arm/v7."""
 
     os: str
     architecture: str
@@ -73,7 +73,7 @@ class Platform:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises ContentError where `os` or `architecture` is missing or not text."""
+        """Raises ContentError for a field that is not a string."""
         words = [value.get(key, "") for key in ("os", "architecture", "variant", "os.version")]
         features = value.get("os.features") or []
         if not isinstance(features, list) or not all(
@@ -97,7 +97,7 @@ class Platform:
 
 
 def runs_on(wanted: Platform) -> tuple[Platform, ...]:
-    """Platforms whose programs run where `wanted` runs, the best first."""
+    """The platforms whose programs run on `wanted`, best first."""
     older: dict[str, tuple[str, ...]] = {
         "arm": ("v8", "v7", "v6", "v5"),
         "amd64": ("v4", "v3", "v2", ""),
@@ -113,6 +113,6 @@ def runs_on(wanted: Platform) -> tuple[Platform, ...]:
 
 
 def best_match(wanted: Platform, offered: Iterable[Platform]) -> Platform | None:
-    """The offered platform that serves `wanted` best, None where none does."""
+    """The offered platform that fits `wanted` best, None if none does."""
     plain = {Platform(one.os, one.architecture, one.variant): one for one in reversed([*offered])}
     return next((plain[fit] for fit in runs_on(wanted) if fit in plain), None)

@@ -1,4 +1,4 @@
-"""References: where an image is, as people write it (distribution specification, "Pull")."""
+"""Image references as users write them (distribution specification, "Pull")."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]+)?\Z"
 )
 _LONGEST = 255  # bytes of a repository name
-_FORM = "an image is called [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]"
+_FORM = "write [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]"
 
 
 class InvalidReference(UsageError):
-    """The text does not name an image."""
+    """The text is not an image reference."""
 
     code = "reference-invalid"
 
@@ -37,9 +37,9 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what people write: `busybox` is docker.io/library/busybox, without a tag.
+        """Read a reference: `busybox` is docker.io/library/busybox, without a tag.
 
-        Raises InvalidReference, or InvalidDigest for what stands behind `@`.
+        Raises InvalidReference, or InvalidDigest for the part after `@`.
         """
         name, at, digest = text.partition("@")
         name, tag = _cut_tag(name)
@@ -74,7 +74,7 @@ class Reference:
 
     @property
     def familiar(self) -> str:
-        """As people write it: Docker Hub's host and `library/` left out."""
+        """The short form, without Docker Hub's host and `library/`."""
         name = self.name
         for prefix in (f"{DEFAULT_HOST}/library/", f"{DEFAULT_HOST}/"):
             name = name.removeprefix(prefix)
@@ -82,7 +82,7 @@ class Reference:
 
     @property
     def or_latest(self) -> Self:
-        """With the tag `latest` where there is neither tag nor digest."""
+        """With the tag `latest` if it has neither tag nor digest."""
         return self if self.tag or self.digest else replace(self, tag="latest")
 
     @property
@@ -94,7 +94,7 @@ class Reference:
 
 
 def check_tag(tag: str) -> str:
-    """The tag. Raises InvalidReference where a registry would refuse it."""
+    """The tag. Raises InvalidReference if it is invalid."""
     if not _TAG.match(tag):
         raise InvalidReference(
             f"not a tag: {tag[:200]!r}",
@@ -104,7 +104,7 @@ def check_tag(tag: str) -> str:
 
 
 def check_repository(name: str) -> str:
-    """The repository name. Raises InvalidReference where a registry would refuse it."""
+    """The repository name. Raises InvalidReference if it is invalid."""
     if not _REPOSITORY.match(name) or len(name) > _LONGEST:
         raise InvalidReference(f"not a repository name: {name[:300]!r}")
     return name
@@ -113,9 +113,9 @@ def check_repository(name: str) -> str:
 def _not_an_image(text: str, name: str, tag: str | None) -> InvalidReference:
     if "://" in text:
         rest = text.partition("://")[2]
-        return InvalidReference(f"{text!r} is a URL, and no image name", hint=f"write {rest}")
+        return InvalidReference(f"{text!r} is a URL, not an image name", hint=f"write {rest}")
     why = "the tag is empty" if tag == "" else "there is more than one tag"
-    return InvalidReference(f"{text!r} is no image name: {why}", hint=_FORM)
+    return InvalidReference(f"{text!r} is not an image name: {why}", hint=_FORM)
 
 
 def _cut_tag(name: str) -> tuple[str, str | None]:

@@ -159,8 +159,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 def test_output_that_nobody_reads_any_more_is_no_bug() -> None:
     program = (
-        "import sys; from shipline.cli.failures import Settings, report\n"
-        "sys.exit(report(BrokenPipeError(), Settings()))"
+        "import sys; from shipline.cli.failures import ProgramSettings, report\n"
+        "sys.exit(report(BrokenPipeError(), ProgramSettings()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (1, b"")

@@ -123,7 +123,7 @@ def test_defaults_are_left_out(value: Outer) -> None:
         ("many:\n- size: x\n", "f.yaml:2:9: many[0].size: must be a whole number, not 'x'"),
         ("by-name: {a: [1]}", "f.yaml:1:14: by-name.a: must be a text or a mapping, not a list"),
         ("word:", "f.yaml:1:6: word: must be a text, not empty"),
-        ("inner: {size: 1, span: 5}", "f.yaml:1:24: inner.span: '5' is not a time span"),
+        ("inner: {size: 1, span: 5}", "f.yaml:1:24: inner.span: '5' is not a duration"),
         ("word: bad", "f.yaml:1:7: word: is bad (take another)"),
         ("\nmaybe: 13", "f.yaml:2:1: no thirteen"),
         ("word: a\nword: b", "f.yaml:2:1: 'word' stands here already, in line 1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipline.observe.text import cells, clean, clip, moved_text, size_text, wrap
+from shipline.observe.text import cells, clean, clip, progress_text, size_text, wrap
 
 
 @given(st.binary())
@@ -51,4 +51,4 @@ def test_wide_characters_take_two_cells() -> None:
 
 def test_sizes_are_decimal() -> None:
     assert [size_text(n) for n in (0, 999, 1000, 12_340_000)] == ["0B", "999B", "1.00kB", "12.34MB"]
-    assert moved_text(1_000_000, 0) == "1.00MB"
+    assert progress_text(1_000_000, 0) == "1.00MB"

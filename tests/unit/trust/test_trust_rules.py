@@ -102,7 +102,7 @@ def test_a_key_can_stand_in_the_file(tmp_path: Path) -> None:
         ("images: ['a b']", "not a pattern of images"),
         ("images: ['**']\n      threshold: 0", "at least one key"),
         ("images: ['**']\n      identity: same", "not a rule of identity"),
-        ("images: ['**']\n      max-age: 90", "not a time span"),
+        ("images: ['**']\n      max-age: 90", "not a duration"),
         ("images: ['**']\n      action: allow", "'allow' is not"),
         ("images: ['**']\n      action: accept\n      keys: [a]", "does not look at keys"),
         ("images: ['**']\n      key: [a]", "no such key (did you mean keys?)"),

@@ -1,4 +1,4 @@
-"""Which display follows the events."""
+"""Choosing the display."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shipline.observe.tty import TtySink, reflowing
 def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[Sink, ...]:
     """The sinks of --progress: auto, tty, plain, rawjson, or quiet and none, which show nothing.
 
-    `auto` is tty on a terminal that can move its cursor, else plain; `environ` (TERM, NO_COLOR and
-    what terminals set) tells what it can. Raises UsageError for tty without a terminal.
+    `auto` is tty on a terminal that can move its cursor, else plain, according to `environ` (TERM,
+    NO_COLOR and variables of terminals). Raises UsageError for tty without a terminal.
     """
     dumb = environ.get("TERM", "dumb") == "dumb"
     if mode in ("quiet", "none"):
@@ -25,7 +25,7 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
         return (JsonSink(stream),)
     if mode == "tty" and not stream.isatty():
         raise UsageError(
-            "--progress=tty: standard error is not a terminal", hint="take plain or auto"
+            "--progress=tty: standard error is not a terminal", hint="use plain or auto"
         )
     if mode == "tty" or (mode == "auto" and stream.isatty() and not dumb):
         color = not environ.get("NO_COLOR")
@@ -34,5 +34,5 @@ def open_sinks(mode: str, stream: TextIO, environ: Mapping[str, str]) -> tuple[S
 
 
 def can_encode(stream: TextIO) -> bool:
-    """Whether more than ASCII can be written to the stream."""
+    """Whether the stream can encode more than ASCII."""
     return (stream.encoding or "").lower().replace("-", "") == "utf8"
