@@ -29,6 +29,7 @@ from shipline.build import (
 from shipline.build import build as _build
 from shipline.content import OciLayout, Repository, copy_graph, fetch_all
 from shipline.events import Step, silent
+from shipline.home import state_directory
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Reference, parse_manifest
 from shipline.registry import Client, keychain_from, settings_from
 from shipline.sandbox import enter_user_namespace
@@ -65,16 +66,6 @@ def open_client(*insecure: str, ca: Iterable[Path] = ()) -> Client:
     """
     settings = settings_from(os.environ, insecure=insecure, ca=ca)
     return Client(settings, keychain_from(os.environ))
-
-
-def state_directory() -> Path:
-    """Where builds keep their cache: SHIPLINE_HOME, else the user's default directory."""
-    if home := os.environ.get("SHIPLINE_HOME"):
-        return Path(home)
-    if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):
-        return Path("/var/lib/shipline")
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "shipline"
 
 
 def build(

@@ -122,7 +122,7 @@ def test_plan_does_nothing(project: Project) -> None:
     assert tags(project.node, _repository(project)) == []
 
 
-def test_only_the_steps_that_are_asked_for_run(project: Project) -> None:
+def test_only_selected_steps_run(project: Project) -> None:
     project.ship("--only", "lint,test").ok()
     states = project.states()
     assert {name for name, state in states.items() if state == "passed"} == {"lint", "test"}
@@ -240,7 +240,7 @@ def test_no_rule_is_an_error_and_never_latest(project: Project) -> None:
     assert tags(project.node, _repository(project)) == []
 
 
-def test_what_is_missing_is_told_before_anything_runs(project: Project) -> None:
+def test_what_is_missing_is_reported_before_anything_runs(project: Project) -> None:
     project.git("remote", "remove", "origin")
     assert "git remote add origin" in project.ship().failed(12)
     assert "no shipline.yaml" in project.ship("-C", "/").failed(3)

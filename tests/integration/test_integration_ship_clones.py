@@ -79,7 +79,7 @@ def test_moving_tag_stays_on_what_is_newer_than_a_shallow_clone(
     assert _latest(clone) == newest
 
 
-def test_shallow_clone_that_cannot_be_completed_is_told_before_any_work(
+def test_shallow_clone_that_cannot_be_completed_stops_the_run_first(
     tmp_path: Path, registry: Node
 ) -> None:
     project, _ = _developed(tmp_path, registry)

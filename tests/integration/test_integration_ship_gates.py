@@ -1,4 +1,4 @@
-"""What is judged in a chain: by whom, with which rules, and what is told of a failure."""
+"""What is judged in a chain: by which gates and rules, and what a failure shows."""
 
 from __future__ import annotations
 

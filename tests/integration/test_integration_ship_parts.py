@@ -58,14 +58,14 @@ def test_password_of_the_key_may_be_in_a_file(tmp_path: Path, registry: Node) ->
     project.run("verify", "--key", "release.pub", name).ok()
 
 
-def test_missing_scanner_is_told_before_any_work(tmp_path: Path, registry: Node) -> None:
+def test_missing_scanner_is_reported_before_any_work(tmp_path: Path, registry: Node) -> None:
     text = "image: {image}-scanned\nsteps: {scan: {scanner: grype}}\n"
     project = new_project(tmp_path, registry, text)
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "git").symlink_to(shutil.which("git") or "git")
     said = project.ship(PATH=str(tools)).failed(5)
-    assert "grype is not there" in said and "build the image" not in said
+    assert "grype is not installed" in said and "build the image" not in said
 
 
 def test_reserved_version_is_known_to_the_clone(tmp_path: Path, registry: Node) -> None:
@@ -76,7 +76,7 @@ def test_reserved_version_is_known_to_the_clone(tmp_path: Path, registry: Node) 
     assert "v0.1.1" in project.ship("--plan").ok().out
 
 
-def test_missing_dockerfile_is_told_before_any_work(tmp_path: Path, registry: Node) -> None:
+def test_missing_dockerfile_is_reported_before_any_work(tmp_path: Path, registry: Node) -> None:
     text = "image: {image}-bare\nsteps: {gen: mkdir -p out && mv moved out/Dockerfile}\n"
     project = new_project(tmp_path, registry, text, __gitignore="out\n")
     project.git("mv", "Dockerfile", "moved")

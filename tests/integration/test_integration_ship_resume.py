@@ -1,4 +1,4 @@
-"""Runs that break: the record tells where, and the next one goes on from there."""
+"""Runs that break: the record says where, and the next one continues from there."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def interrupted(project: Project, number: int) -> int:
     return process.returncode
 
 
-def test_killed_run_goes_on_where_it_was(project: Project) -> None:
+def test_killed_run_continues_where_it_was(project: Project) -> None:
     assert interrupted(project, signal.SIGKILL) == -signal.SIGKILL
     record = project.record()
     states = {step["name"]: step["state"] for step in record["steps"]}
@@ -81,7 +81,7 @@ def test_killed_run_goes_on_where_it_was(project: Project) -> None:
     assert "load Dockerfile" not in done.err
 
 
-def test_interrupted_run_cleans_up_and_goes_on(project: Project) -> None:
+def test_interrupted_run_cleans_up_and_continues(project: Project) -> None:
     assert interrupted(project, signal.SIGTERM) == 130
     assert processes(project.home, "600.125") == []
     assert project.states()["slow"] == "cancelled"
@@ -89,7 +89,7 @@ def test_interrupted_run_cleans_up_and_goes_on(project: Project) -> None:
     assert (counted(project, "test"), counted(project, "slow")) == (1, 2)
 
 
-def test_failed_run_goes_on_with_what_failed(project: Project) -> None:
+def test_failed_run_continues_with_what_failed(project: Project) -> None:
     breaking = project.root.parent / "break"
     breaking.touch()
     said = project.ship().failed(5)
@@ -158,7 +158,7 @@ def test_run_killed_at_any_moment_ends_well(project: Project) -> None:
     assert tags(project.node, REPOSITORY) == ["v0.1.0"]
 
 
-def test_records_are_shown_and_forgotten(project: Project) -> None:
+def test_records_are_shown_and_deleted(project: Project) -> None:
     project.ship().ok()
     run = project.record()["id"]
     assert run in project.run("runs").ok().out

@@ -1,4 +1,4 @@
-"""`shipline runs`: what `shipline ship` did, from its records."""
+"""`shipline runs`: the records of `shipline ship`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def show(run: str, as_json: bool) -> None:
 @click.argument("run", default="latest")
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 def logs(run: str, steps: Sequence[str]) -> None:
-    """Print what steps wrote, one after the other."""
+    """Print the logs of steps."""
     runs = _runs()
     found = runs.read(runs.resolve(run, _project()))
     names = [one.name for one in found.steps]
@@ -83,7 +83,7 @@ def logs(run: str, steps: Sequence[str]) -> None:
 @click.argument("runs", nargs=-1, metavar="RUN...")
 @click.option("--all", "everything", is_flag=True, help="All that are not running.")
 def remove(runs: Sequence[str], everything: bool) -> None:
-    """Forget runs."""
+    """Delete runs."""
     if not runs and not everything:
         raise UsageError("no run is named", hint="name some, or --all")
     kept = _runs()
@@ -96,14 +96,14 @@ def remove(runs: Sequence[str], everything: bool) -> None:
 
 
 def _runs() -> Runs:
-    from shipline.api import state_directory
+    from shipline.home import state_directory
     from shipline.ship.runs import Runs
 
     return Runs(state_directory())
 
 
 def _project() -> str:
-    """Where the project of this directory has its file; the directory itself where it has none."""
+    """The directory with the configuration of this project; else the current one."""
     from shipline.config import find
 
     found = find(Path.cwd())

@@ -1,4 +1,4 @@
-"""`shipline ship`: the whole declared chain, from this commit to an image with names."""
+"""`shipline ship`: the whole declared chain, from this commit to a signed image with tags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,9 +23,7 @@ from shipline.errors import Cancelled, ConfigError, ShiplineError, UsageError
 from shipline.events import Stream
 
 if TYPE_CHECKING:
-    from shipline.build import BuildRequest
-    from shipline.events import Sink, Step
-    from shipline.oci import Descriptor
+    from shipline.events import Sink
     from shipline.registry import Client
     from shipline.ship.plan import Environment, Plan, Project, Selection
     from shipline.ship.record import Run
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says besides which commit."""
+    """The command line, besides the commit."""
 
     only: tuple[str, ...]
     skip: tuple[str, ...]
@@ -48,12 +46,27 @@ class Options:
     metadata_file: Path | None
 
 
+def _words(
+    context: click.Context, parameter: click.Parameter, texts: Sequence[str]
+) -> tuple[str, ...]:
+    """The values of an option that may be repeated, and separated by commas."""
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
 @click.command("ship")
 @commit_options
 @click.option("--plan", "show", is_flag=True, help="Show every step; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the record, as JSON.")
-@click.option("--only", multiple=True, metavar="STEP,..", help="Run these steps and no others.")
-@click.option("--skip", multiple=True, metavar="STEP,..", help="Leave these steps out.")
+@click.option(
+    "--only",
+    multiple=True,
+    callback=_words,
+    metavar="STEP,..",
+    help="Run these steps and no others.",
+)
+@click.option(
+    "--skip", multiple=True, callback=_words, metavar="STEP,..", help="Leave these steps out."
+)
 @click.option(
     "--resume",
     is_flag=False,
@@ -72,6 +85,7 @@ class Options:
     "--platform",
     "platforms",
     multiple=True,
+    callback=_words,
     metavar="OS/ARCH",
     help="Build only for these platforms.",
 )
@@ -106,14 +120,14 @@ class Options:
 )
 @click.pass_obj
 def command(
-    settings: ProgramSettings, /, asked: CommitQuery, show: bool, as_json: bool, **given: object
+    settings: ProgramSettings, /, asked: CommitQuery, show: bool, as_json: bool, **given: Any
 ) -> int:
-    """Lint, test, build, scan, judge, sign, name and copy: what shipline.yaml declares."""
+    """Lint, test, build, scan, judge, sign, copy and tag: the chain in shipline.yaml."""
     from shipline.ship.prepare import prepare
     from shipline.ship.render import plan_text
     from shipline.ship.runs import Runs
 
-    options = _options(given)
+    options = Options(**given)
     with _opened(asked, options) as (project, environment):
         resume = None
         if options.resume is not None and not show:
@@ -133,21 +147,9 @@ def command(
         return _ship(plan, environment, options, settings, resume=resume, as_json=as_json)
 
 
-def _options(given: dict[str, object]) -> Options:
-    def words(name: str) -> tuple[str, ...]:
-        texts: Sequence[str] = given[name]  # type: ignore[assignment]
-        return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
-
-    kept = {name: value for name, value in given.items() if name not in _WORDS}
-    return Options(**{name: words(name) for name in _WORDS}, **kept)  # type: ignore[arg-type]
-
-
-_WORDS = ("only", "skip", "platforms")
-
-
 @contextmanager
 def _opened(asked: CommitQuery, options: Options) -> Iterator[tuple[Project, Environment]]:
-    """The project of the file, and a client for its registries in the environment."""
+    """The project, and its environment with an open registry client."""
     from shipline.api import open_client
 
     with open_client() as client:
@@ -171,8 +173,8 @@ def _project(asked: CommitQuery, options: Options) -> Project:
 
 
 def _environment(asked: CommitQuery, client: Client, options: Options) -> Environment:
-    from shipline.api import state_directory
     from shipline.cli.signing import private_keys
+    from shipline.home import state_directory
     from shipline.ship.plan import Environment
 
     return Environment(
@@ -180,13 +182,8 @@ def _environment(asked: CommitQuery, client: Client, options: Options) -> Enviro
         environ=os.environ,
         event=asked.event,
         repositories=client.repository,
-        build=_not_yet,
         signers=lambda place: private_keys([place], options.password_file),
     )
-
-
-def _not_yet(request: BuildRequest, step: Step) -> Descriptor:
-    raise AssertionError("a plan builds nothing")
 
 
 def _selection(project: Project, options: Options) -> Selection:
@@ -216,7 +213,6 @@ def _ship(
     settings.json_lines = options.mode == "rawjson"
     started: list[str] = []
     stream = Stream(*_sinks(options.mode), StepLogs())
-    environment = replace(environment, build=builder(stream))
     failure: ShiplineError | Cancelled | None = None
     try:
         with stream, stream.step("ship") as step:
@@ -224,6 +220,7 @@ def _ship(
                 lambda: ship(
                     plan,
                     environment,
+                    builder(stream),
                     step,
                     resume=resume,
                     keep_going=options.keep_going,
@@ -256,7 +253,7 @@ def _sinks(mode: str) -> Sequence[Sink]:
 
 
 def _explain(failure: ShiplineError | Cancelled, run: Run, plan: Plan) -> int:
-    """The one box that a failed run ends with."""
+    """Print the box that a failed run ends with; the exit status."""
     from shipline.observe import boxed, can_encode
     from shipline.ship.render import failure_sections
 
@@ -271,7 +268,7 @@ def _explain(failure: ShiplineError | Cancelled, run: Run, plan: Plan) -> int:
 
 
 def _show(run: Run, *, as_json: bool) -> None:
-    """What came out, on standard output: the names, else the digest."""
+    """Print the record, or the names of the image, else its digest."""
     if as_json:
         click.echo(json.dumps(run.to_json(), indent=2))
         return
@@ -290,7 +287,7 @@ def _show(run: Run, *, as_json: bool) -> None:
 
 
 def _write_files(run: Run, options: Options) -> None:
-    """What other programs want: facts, a summary, outputs of the CI job."""
+    """Write the files for other programs: metadata, summary, outputs of the CI job."""
     from shipline.cli.results import write_whole
     from shipline.ship.render import outputs, summary
     from shipline.ship.steps.build import pushed_image

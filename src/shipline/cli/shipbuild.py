@@ -1,7 +1,7 @@
 """The build step of `shipline ship`: the engine, with the events of the run.
 
 Root builds in this process. An ordinary user builds in a child: the engine makes its process root
-of a user namespace, and the project's own commands must not find themselves there.
+of a user namespace, which the project's own commands must not run in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from typing import IO, Any
@@ -22,14 +21,15 @@ from shipline.cli import engine
 from shipline.errors import Cancelled, ShiplineError
 from shipline.events import Finished, Started, Step, Stream
 from shipline.oci import Descriptor
+from shipline.ship.plan import Builder
 from shipline.tasks import check, on_cancel
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 _SPANS = 1 << 32  # spans of a child, per span of ours
 
 
-def builder(stream: Stream) -> Callable[[BuildRequest, Step], Descriptor]:
-    """How a run builds: returns the index, or the manifest of a single platform."""
+def builder(stream: Stream) -> Builder:
+    """How a run builds: in this process, or in a child that is root of a user namespace."""
 
     def build(request: BuildRequest, step: Step) -> Descriptor:
         if os.geteuid() == 0:
@@ -50,11 +50,13 @@ def _in_child(request: BuildRequest, step: Step, stream: Stream) -> Descriptor:
     check()
     if isinstance(result, Descriptor):
         return result
-    raise result or ShiplineError(f"the build ended with {process.returncode}, without a word")
+    raise result or ShiplineError(
+        f"the build ended with {process.returncode}, without an error message"
+    )
 
 
 def _follow(source: IO[bytes], step: Step, stream: Stream) -> Descriptor | BaseException | None:
-    """Pass the events of a child on, below `step`; what it ended with."""
+    """Pass the events of a child on, below `step`; the result or error that it ended with."""
     root = 0
 
     def ours(span: int) -> int:
@@ -100,7 +102,7 @@ def child() -> None:
 def _error(
     module: str, name: str, arguments: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
-    """An exception as it was in the child; its class may want more than the message to be made."""
+    """The exception of the child, made without its class's own constructor, which may want more."""
     cls: type[BaseException] = getattr(import_module(module), name)
     error = cls.__new__(cls, *arguments)
     error.args = arguments

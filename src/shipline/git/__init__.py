@@ -12,9 +12,11 @@ from shipline.git.history import (
     read_commit,
 )
 from shipline.git.repository import (
+    CommitOrder,
     Repository,
     ShallowClone,
     branches_containing,
+    commit_order,
     complete_history,
     default_branch,
     fetch_tags,
@@ -27,10 +29,12 @@ from shipline.git.repository import (
 )
 from shipline.git.reserve import Reserved, TagTaken, reserve_tag
 from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
+from shipline.git.worktree import WorkTree, read_work_tree
 
 __all__ = [
     "ChangedLines",
     "Commit",
+    "CommitOrder",
     "Git",
     "GitError",
     "GitMissing",
@@ -41,9 +45,11 @@ __all__ = [
     "ShallowClone",
     "TagTaken",
     "Unreachable",
+    "WorkTree",
     "abbreviate",
     "branches_containing",
     "changed_lines",
+    "commit_order",
     "complete_history",
     "default_branch",
     "fetch_tags",
@@ -54,6 +60,7 @@ __all__ = [
     "parents",
     "read_commit",
     "read_repository",
+    "read_work_tree",
     "remote_tags",
     "reserve_tag",
     "resolve",

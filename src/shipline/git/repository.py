@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from shipline.git.history import is_ancestor
 from shipline.git.run import Git, GitError
 
 _TAGS = "%(refname)%00%(objectname)%00%(*objectname)"
@@ -189,3 +190,28 @@ def _plainly(git: Git, remote: str) -> None:
         git.run(*_FETCH, "--unshallow", remote)
     except GitError as error:
         raise shallow_clone(remote, error.message) from error
+
+
+CommitOrder = Callable[[str, str], bool]
+"""Of two commits, whether the first is in the history of the second."""
+
+
+def commit_order(git: Git, remote: str, *, fetch: bool) -> CommitOrder:
+    """Whether one commit is in the history of another, where a shallow clone may not know.
+
+    Such a clone is completed from `remote` (the usual one where it is empty) before a no is
+    believed. The order raises ShallowClone where that fails or nothing may be fetched.
+    """
+
+    def older(old: str, new: str) -> bool:
+        if is_ancestor(git, old, new):
+            return True
+        clone = read_repository(git, remote=remote)
+        if not clone.shallow:
+            return False
+        if not fetch:
+            raise shallow_clone(clone.remote, "nothing is fetched here unless --fetch says so")
+        complete_history(git, clone.remote)
+        return is_ancestor(git, old, new)
+
+    return older

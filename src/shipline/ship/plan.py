@@ -10,13 +10,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from datetime import date
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipline.errors import UsageError
-from shipline.git import Git
+from shipline.git import Git, WorkTree
 from shipline.oci import Descriptor, Digest, Reference
 from shipline.ship.record import Run, StepResult
 from shipline.ship.section import Pipeline
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from shipline.supply import Attachable, PrivateKey
     from shipline.tags import Decision, Event, Tag, TagsSection
 
-_SHORT = 12  # digits of a commit that is shown
 UNGATED = "nothing is gated: images get their tags whatever tests, coverage or scanners say"
 UNGATED_HINT = (
     "write `gates` in shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
@@ -48,42 +46,22 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkTree:
-    """The commit that is checked out. `tree` names the files as they are now, so it is not the
-    commit's where there are `changes`: some of the paths that differ. `committed` is Unix time.
-    """
-
-    commit: str
-    tree: str
-    committed: int
-    branch: str = ""
-    url: str = ""
-    changes: tuple[str, ...] = ()
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self.changes)
-
-    @property
-    def short(self) -> str:
-        return self.commit[:_SHORT]
-
-
-@dataclass(frozen=True, slots=True)
 class Environment:
     """What is outside of the project: state directory, variables, registries, why this is run.
 
-    `repositories` opens a repository, `build` builds and pushes, `signers` reads the keys at a
-    path or URL.
+    `repositories` opens a repository, `signers` reads the keys at a path or URL.
     """
 
     home: Path
     environ: Mapping[str, str]
     event: Event
     repositories: Callable[[Reference], Attachable]
-    build: Callable[[BuildRequest, Span], Descriptor]
     signers: Callable[[str], Sequence[PrivateKey]]
     clock: Callable[[], float] = time.time
+
+
+Builder = Callable[["BuildRequest", "Span"], Descriptor]
+"""Builds and pushes; returns the index, or the manifest of a single platform."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +184,10 @@ class ChainStep:
 class StepKind:
     """A kind of step: which ones a project has, and how their results are read from a record.
 
-    `steps` are those of a run, `names` what they are called (if not as the kind), `missing` what
-    the project's file names for them and is not there, as far as it is known without a build, a
-    registry or a commit. `decode` raises KeyError, TypeError, ValueError or ShiplineError. A kind
-    without `uses_decision` runs without tag policy, image name or registry.
+    `steps` makes those of a run; `names` are their names, if not that of the kind. `missing` says
+    what the project's file names for them that does not exist, as far as that is known without a
+    build, a registry or a commit. `decode` raises KeyError, TypeError, ValueError or ShiplineError.
+    A kind without `uses_decision` needs no tag policy, image name or registry.
     """
 
     name: str
@@ -298,7 +276,7 @@ def _key(step: ChainStep, work_tree: WorkTree, above: list[str]) -> str:
 
 
 def _skip(step: ChainStep, given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
-    """Why a step does nothing: nobody wants it, or it has a reason, or the chain forbids it. Only
+    """Why a step does nothing: it is not selected, or for a reason of its own or of the chain: only
     an image that was built can be looked at, only one that was also judged gets a name.
     """
     if reason := given.selection.left_out(step.name):
@@ -326,34 +304,13 @@ def _no_names(given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
     return f"the tag policy pushes nothing for a {given.event.kind}"
 
 
-def as_json(value: object) -> object:
-    """A value of shipline.yaml for a key: fields by name, without those that have their default, so
-    that a later version of shipline may add some. Raises TypeError for what no section holds.
-    """
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, tuple):
-        return [as_json(one) for one in value]
-    if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
-    if is_dataclass(value):
-        held = {one.name: (getattr(value, one.name), one) for one in fields(value) if one.compare}
-        return {name: as_json(one) for name, (one, made) in held.items() if one != _default(made)}
-    raise TypeError(f"not a value of shipline.yaml: {type(value).__name__}")
-
-
-def _default(made: Any) -> object:
-    return made.default if made.default_factory is MISSING else made.default_factory()
-
-
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """What the steps of a run work with; `run` has the results of earlier ones."""
 
     plan: Plan
     environment: Environment
+    build: Builder
     recorder: Recorder
     signers: tuple[PrivateKey, ...] = ()
 

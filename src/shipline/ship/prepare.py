@@ -1,15 +1,23 @@
-"""From a project to a plan: what git, the tag policy and the registry say before anything runs."""
+"""From a project to a plan: git, the tag policy and the registry are asked before anything runs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
-from shipline.git import Git, GitError, ShallowClone, fetch_tags, read_repository, tags
+from shipline.git import (
+    Git,
+    GitError,
+    ShallowClone,
+    WorkTree,
+    commit_order,
+    fetch_tags,
+    read_repository,
+    read_work_tree,
+    tags,
+)
 from shipline.oci import Digest
 from shipline.ship.plan import (
     Environment,
@@ -18,13 +26,12 @@ from shipline.ship.plan import (
     PlanInput,
     Project,
     Selection,
-    WorkTree,
     make_plan,
 )
 from shipline.ship.reports import with_implied_gates
 from shipline.ship.steps import KINDS, declared_steps
 from shipline.ship.steps.build import build_problem
-from shipline.ship.steps.publish import Order, order_of, placements
+from shipline.ship.steps.publish import placements
 from shipline.tags import (
     PULL_MERGE,
     REVISION,
@@ -65,7 +72,7 @@ def prepare(
     selection.check(names.keys())
     reports = [path for step in pipeline.commands.values() for path in step.report_paths]
     ignored = (*reports, *_inside(ignore, project.root))
-    work_tree = read_work_tree(project.root, environment.environ, ignore=ignored)
+    work_tree = read_work_tree(Git(project.root, environment.environ), ignore=ignored)
     naming, event = Naming(), _located(environment.event, work_tree)
     if any(kind.uses_decision and not selection.left_out(name) for name, kind in names.items()):
         if pipeline.image is None:
@@ -88,61 +95,11 @@ def prepare(
 
 
 def missing_parts(project: Project) -> Iterator[str]:
-    """What the file names and is not there, or cannot be: known without a build, a registry or a
-    commit. A step that runs before the build may still make what it needs.
+    """What the file names that does not exist or cannot: as far as that is known without a build, a
+    registry or a commit. A step that runs before the build may still make what it needs.
     """
     for kind in KINDS:
         yield from kind.missing(project)
-
-
-def read_work_tree(
-    root: Path, environ: Mapping[str, str], *, ignore: tuple[str, ...] = ()
-) -> WorkTree:
-    """The state of the repository around `root`; it is not written to.
-
-    Changes of the paths in `ignore` (relative to `root`) do not count: reports that steps write.
-    Raises GitError where there is no repository or no commit.
-    """
-    git = Git(root, environ)
-    if git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128)).status:
-        git.text("rev-parse", "--git-dir")
-        raise GitError("the repository has no commit yet", hint="commit first: that is what ships")
-    commit, tree, committed = git.text("log", "-1", "--format=%H %T %ct").split()
-    changes = _changes(git, ignore)
-    return WorkTree(
-        commit=commit,
-        tree=_written_tree(git, ignore) if changes else tree,
-        committed=int(committed),
-        branch=git.text("branch", "--show-current"),
-        url=git.run("config", "--get", "remote.origin.url", allowed=(0, 1)).output.decode().strip(),
-        changes=changes,
-    )
-
-
-def _changes(git: Git, ignore: tuple[str, ...]) -> tuple[str, ...]:
-    excluded = (f":(exclude,glob){os.path.normpath(path)}" for path in ignore)
-    found = git.text("status", "--porcelain", "-z", "--", ".", *excluded)
-    return tuple(entry[3:] for entry in found.split("\0") if entry[2:3] == " ")
-
-
-def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:
-    """The tree object of the work tree, computed in a store and an index of its own."""
-    objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
-    index = Path(git.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
-    with TemporaryDirectory(prefix="shipline-tree-") as scratch:
-        copy = Path(scratch) / "index"
-        if index.exists():
-            copy.write_bytes(index.read_bytes())
-        aside = {
-            "GIT_INDEX_FILE": str(copy),
-            "GIT_OBJECT_DIRECTORY": scratch,
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
-        }
-        other = Git(git.directory, {**git.environ, **aside})
-        other.run("add", "--all", "--", ".")
-        if ignore:
-            other.run("reset", "--quiet", "--", *(f":(glob){os.path.normpath(p)}" for p in ignore))
-        return other.text("write-tree")
 
 
 def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
@@ -185,7 +142,7 @@ class _Policy:
     def decide(self, work_tree: WorkTree) -> Decision:
         decision = self._decided()
         if self.fetch and decision.git_tag is not None and decision.git_tag.new:
-            # runs elsewhere may have made versions that this clone does not know
+            # other runs may have made versions that this clone does not have yet
             known = tags(self.git)
             fetch_tags(self.git, self._remote(decision.git_tag.name))
             if tags(self.git) != known:
@@ -231,11 +188,11 @@ class _Policy:
         image = self.project.pipeline.image
         if image is None or not decision.push:
             return None
-        older: Order = order_of(self.git, self.project.tags.remote, fetch=self.fetch)
+        older = commit_order(self.git, self.project.tags.remote, fetch=self.fetch)
         return reusable(placements(self.environment.repositories(image), decision, older))
 
     def doubt(self) -> str:
-        """Why a run, which fetches tags, may make another version than this clone says."""
+        """Why a run, which fetches tags, may make another version than this plan."""
         try:
             return foresee(self.git, self.project.tags, self.environment.event, now=self.now).doubt
         except GitError as error:
@@ -243,9 +200,9 @@ class _Policy:
 
 
 def dirty_decision(decision: Decision, work_tree: WorkTree) -> Decision:
-    """The decision for files that no commit has: one tag that says so, and no version."""
+    """The decision for uncommitted files: one tag that says so, and no version."""
     name = f"dirty-{work_tree.commit[:_SHORT]}-{work_tree.tree[:_SHORT]}"
-    tag = Tag(name, True, "the work tree has changes that are not committed")
+    tag = Tag(name, True, "the work tree has uncommitted changes")
     revision = {REVISION: f"{work_tree.commit}-dirty", PULL_MERGE: ""}
     return replace(
         decision,
@@ -253,7 +210,7 @@ def dirty_decision(decision: Decision, work_tree: WorkTree) -> Decision:
         git_tag=None,
         version="",
         called=name,
-        version_reason="files that no commit has get no version",
+        version_reason="uncommitted files get no version",
         labels=_over(decision.labels, revision),
         annotations=_over(decision.annotations, revision),
     )

@@ -1,7 +1,7 @@
-"""Running one command of the project: what it sees, how long it may take, what it said.
+"""Running one command of the project: its environment, its time limit, its output.
 
-A command has its own session; it ends, with all that it started, when its time is over, when the
-run is interrupted, and when this program dies in any way.
+A command has a session of its own. It ends, with everything that it started, when its time is up,
+when the run is interrupted, and when this program dies in any way.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _USUAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended; `log` are its last lines, `timed_out` that its time was over."""
+class CommandResult:
+    """How a command ended. `log` has the last lines of its output, `timed_out` is whether it was
+    stopped at its time limit.
+    """
 
     status: int
     log: tuple[str, ...]
@@ -53,7 +55,7 @@ class Ended:
 def environment(
     environ: Mapping[str, str], names: Sequence[str], more: Mapping[str, str]
 ) -> dict[str, str]:
-    """What a command sees: the usual variables, those that `names` (patterns) hand on, `more`."""
+    """The environment of a command: the usual variables, those that match `names`, and `more`."""
     allowed = (*_USUAL, *names)
     kept = {
         name: value
@@ -64,7 +66,7 @@ def environment(
 
 
 def argv_of(run: str | Sequence[str]) -> tuple[str, ...]:
-    """A script is one for `sh -e`; a program is itself."""
+    """The arguments to start: a text is a script for `sh -e`."""
     return ("sh", "-ec", run) if isinstance(run, str) else tuple(run)
 
 
@@ -75,8 +77,8 @@ def run_command(
     environ: Mapping[str, str],
     timeout_s: float,
     write: Callable[[bytes], object],
-) -> Ended:
-    """Run a command to its end; `write` gets its output, standard error included, in order.
+) -> CommandResult:
+    """Run a command to its end; `write` gets its output and standard error, in order.
 
     Raises StepFailed where it cannot be started, Cancelled when interrupted.
     """
@@ -87,11 +89,11 @@ def run_command(
         )
     status = process.returncode
     log = tuple(line.decode(errors="replace") for line in tail if line)[-LAST_LINES:]
-    return Ended(status if status >= 0 else 128 - status, log, timed_out)
+    return CommandResult(status if status >= 0 else 128 - status, log, timed_out)
 
 
 def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> None:
-    """Hand output on, and keep its last lines; the last one may still grow."""
+    """Pass output on, and keep its last lines; the last one may be incomplete."""
     write(data)
     first, *others = data.split(b"\n")
     grown = (tail.pop() if tail else b"") + first
@@ -100,10 +102,10 @@ def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> 
 
 
 def require_program(name: str, environ: Mapping[str, str]) -> None:
-    """Raises StepFailed where there is no such program, with the status that a shell has then."""
+    """Raises StepFailed for a program that is not installed, with the status of a shell for it."""
     if shutil.which(name, path=environ.get("PATH")) is None:
         raise StepFailed(
-            f"the program {name} is not there",
+            f"the program {name} is not installed",
             status=_NOT_FOUND,
             hint="install it, or correct the step",
         )
@@ -114,7 +116,7 @@ def _started(
     argv: Sequence[str], directory: Path, environ: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], ProcessGroup]]:
     if not directory.is_dir():
-        raise StepFailed(f"the working directory {directory} is not there", status=1)
+        raise StepFailed(f"the working directory {directory} does not exist", status=1)
     require_program(argv[0], environ)
     with _watcher() as watch:
         process = subprocess.Popen(
@@ -138,8 +140,9 @@ def _started(
 
 @contextmanager
 def _watcher() -> Iterator[Callable[[int], None]]:
-    """A second process that ends a group once this program is gone: only the kernel tells of a
-    kill -9, by closing our end of a pipe. It is there first, and is told the group's number.
+    """A second process that kills the group once this program is gone: after a kill -9 only the
+    kernel still acts for us, by closing our end of a pipe. It starts before the command, and reads
+    the number of the group.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", 'read -r group && { read -r _ || kill -KILL -"$group"; }'],
@@ -167,9 +170,9 @@ def _follow(
     deadline: float,
     take: Callable[[bytes], object],
 ) -> bool:
-    """Read output until the command ends; True where its time is over before that.
+    """Read output until the command ends; whether its time was up before.
 
-    What a daemon holds open after the command ended is not waited for.
+    Daemons that keep the output open after the command has ended are not waited for.
     """
     assert process.stdout is not None
     fd = process.stdout.fileno()
@@ -190,7 +193,7 @@ def _follow(
 
 
 def _end(group: ProcessGroup) -> None:
-    """End the command and its group, kindly first."""
+    """End the command and its group: SIGTERM, then SIGKILL."""
     if not group.ended(0):
         group.signal(signal.SIGTERM)
         group.ended(_GRACE_S)

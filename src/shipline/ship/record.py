@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from datetime import date
 from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
@@ -147,3 +148,25 @@ def _fields(value: Any) -> dict[str, Any]:
 def _known(cls: Any, document: Mapping[str, Any]) -> dict[str, Any]:
     """What the class has of a document; later versions of shipline may have written more."""
     return {one.name: document[one.name] for one in fields(cls) if one.name in document}
+
+
+def as_json(value: object) -> object:
+    """A value of shipline.yaml as JSON for a key. Fields that have their default are left out, so
+    that later versions of shipline may add some. Raises TypeError for other values.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return [as_json(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if is_dataclass(value):
+        held = {one.name: (getattr(value, one.name), one) for one in fields(value) if one.compare}
+        return {name: as_json(one) for name, (one, made) in held.items() if one != _default(made)}
+    raise TypeError(f"not a value of shipline.yaml: {type(value).__name__}")
+
+
+def _default(made: Any) -> object:
+    return made.default if made.default_factory is MISSING else made.default_factory()

@@ -1,7 +1,7 @@
 """Reports of steps: which scanner writes which, which gate reads which, and what they find.
 
-A scanner sees one platform's manifest by digest. That it finds something is no failure of its step:
-the gate judges the report.
+A scanner looks at the manifest of one platform by digest. Its step does not fail for what it finds:
+a gate judges the report.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """`words` with {image} and {report} in them; `plain` is set for a registry without TLS."""
+    """A `line` with {image} and {report} in it; `plain` is set for a registry without TLS."""
 
-    words: tuple[str, ...]
+    line: str
     suffix: str
     gate: str
     variables: Mapping[str, str]
@@ -32,9 +32,7 @@ class Scanner:
 
     def command(self, image: str, report: str) -> tuple[str, ...]:
         """The program and its arguments; `image` is a repository with the digest of a platform."""
-        return tuple(
-            word.replace("{image}", image).replace("{report}", report) for word in self.words
-        )
+        return tuple(word.format(image=image, report=report) for word in self.line.split())
 
     def environ(self, host: str) -> dict[str, str]:
         """The variables to set for a registry at `host`: without TLS where it is this machine."""
@@ -48,24 +46,21 @@ class Scanner:
 
 SCANNERS: Mapping[str, Scanner] = {
     "trivy": Scanner(
-        (
-            *("trivy", "image", "--image-src", "remote", "--format", "json"),
-            *("--exit-code", "0", "--output", "{report}", "{image}"),
-        ),
+        "trivy image --image-src remote --format json --exit-code 0 --output {report} {image}",
         "trivy.json",
         "vulnerabilities",
         {"TRIVY_DISABLE_TELEMETRY": "true", "TRIVY_SKIP_VERSION_CHECK": "true"},
         {"TRIVY_INSECURE": "true", "TRIVY_NON_SSL": "true"},
     ),
     "grype": Scanner(
-        ("grype", "registry:{image}", "--output", "json", "--file", "{report}"),
+        "grype registry:{image} --output json --file {report}",
         "grype.json",
         "vulnerabilities",
         {"GRYPE_CHECK_FOR_APP_UPDATE": "false"},
         {"GRYPE_REGISTRY_INSECURE_USE_HTTP": "true"},
     ),
     "syft": Scanner(
-        ("syft", "scan", "registry:{image}", "--output", "cyclonedx-json={report}"),
+        "syft scan registry:{image} --output cyclonedx-json={report}",
         "cdx.json",
         "sbom",
         {"SYFT_CHECK_FOR_APP_UPDATE": "false"},

@@ -11,6 +11,7 @@ from shipline.events import Step as Span
 from shipline.ship.plan import (
     UNGATED,
     UNGATED_HINT,
+    Builder,
     Environment,
     Plan,
     PlannedStep,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def ship(
     plan: Plan,
     environment: Environment,
+    build: Builder,
     span: Span,
     *,
     resume: str | None = None,
@@ -59,7 +61,7 @@ def ship(
         recorder.begin(begin(plan, before))
         on_start(recorder.run.id)
         run = _recorded(
-            StepRunner(StepContext(plan, environment, recorder, signers), keep_going), span
+            StepRunner(StepContext(plan, environment, build, recorder, signers), keep_going), span
         )
     runs.prune(plan.given.pipeline.keep_runs, run.root, spare=run.id)
     return run

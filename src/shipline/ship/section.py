@@ -21,7 +21,7 @@ Occasion = Literal["push", "tag", "pull-request", "schedule"]
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """A step runs where all that is given here holds; of the patterns in a list, one must fit."""
+    """When a step runs: all conditions must hold; of the patterns in a list, one must match."""
 
     branch: str | tuple[str, ...] = field(
         default=(), metadata={"doc": "Branches, as shell patterns: main, feature/*."}
@@ -33,7 +33,8 @@ class When:
         default=(), metadata={"doc": "What started the run; without CI that is push."}
     )
     env: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Variables and the shell pattern each must fit."}
+        default_factory=dict,
+        metadata={"doc": "Variables, each with the shell pattern it must match."},
     )
 
 
@@ -57,7 +58,7 @@ class Step:
         metadata={"doc": "Files that the step writes; as a mapping, by the gate that reads them."},
     )
     when: When = field(
-        default_factory=When, metadata={"doc": "Where the step runs; else it is skipped."}
+        default_factory=When, metadata={"doc": "When the step runs; otherwise it is skipped."}
     )
     timeout: Duration = field(
         default=Duration.parse("30m"), metadata={"doc": "How long it may take, as 90s or 1h30m."}
@@ -67,13 +68,13 @@ class Step:
         default_factory=dict, metadata={"doc": "Variables to set, besides the usual ones."}
     )
     pass_env: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Variables to hand on, by name or as NAME_*; others are not."}
+        default=(), metadata={"doc": "Variables to pass on, by name or as NAME_*; no others are."}
     )
     working_directory: str = field(
         default=".", metadata={"doc": "Where it runs, relative to this file."}
     )
     allow_failure: bool = field(
-        default=False, metadata={"doc": "Go on after a failure, which is recorded."}
+        default=False, metadata={"doc": "Continue after a failure, which is recorded."}
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +89,7 @@ class Step:
 
     @property
     def report_paths(self) -> tuple[str, ...]:
-        """Every report, whoever reads it."""
+        """All reports, whichever gate reads them."""
         if not isinstance(self.reports, Mapping):
             return self.reports
         return tuple(path for paths in self.reports.values() for path in listed(paths))
@@ -105,7 +106,7 @@ class Build:
     context: str = field(default=".", metadata={"doc": "The directory to build from."})
     file: str | None = field(default=None, metadata={"doc": "The Dockerfile."})
     platforms: tuple[Platform, ...] = field(
-        default=(), metadata={"doc": "Platforms to build for; without, the one of this machine."}
+        default=(), metadata={"doc": "Platforms to build for; by default that of this machine."}
     )
     target: str | None = field(default=None, metadata={"doc": "The stage to build."})
     args: Mapping[str, str] = field(
@@ -116,7 +117,7 @@ class Build:
         metadata={"doc": "Labels, besides those of the tag policy.", "interpolate": True},
     )
     contexts: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "More contexts, by name."}
+        default_factory=dict, metadata={"doc": "Additional contexts, by name."}
     )
     secrets: tuple[str, ...] = field(
         default=(), metadata={"doc": "Secrets for steps, as id=NAME,env=VARIABLE or id=NAME,src=F."}
@@ -131,8 +132,10 @@ class Build:
     compression: Literal["gzip", "zstd"] | None = field(
         default=None, metadata={"doc": "How layers are compressed."}
     )
-    pull: bool = field(default=False, metadata={"doc": "Ask for base images that are at hand."})
-    no_cache: bool = field(default=False, metadata={"doc": "Use no results of earlier builds."})
+    pull: bool = field(
+        default=False, metadata={"doc": "Check for newer versions of base images that are here."}
+    )
+    no_cache: bool = field(default=False, metadata={"doc": "Do not use results of earlier builds."})
     needs: tuple[str, ...] = field(
         default=(),
         metadata={"doc": "Steps that must have passed before the build starts; others run beside."},
@@ -141,7 +144,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """Who signs what passed, and what is stated about it."""
+    """How an image that passed is signed, and which statements are attached."""
 
     key: str = field(
         metadata={
@@ -149,10 +152,10 @@ class Sign:
         }
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Facts to sign with it.", "interpolate": True}
+        default_factory=dict, metadata={"doc": "Annotations to sign with it.", "interpolate": True}
     )
     attest: bool = field(
-        default=True, metadata={"doc": "Also state the verdicts of the gates and the provenance."}
+        default=True, metadata={"doc": "Also attach the verdicts of the gates and the provenance."}
     )
 
 
@@ -169,7 +172,9 @@ class Pipeline:
         metadata={"doc": "Commands by name: a script, or a mapping. They run side by side."},
     )
     build: Build = field(default_factory=Build, metadata={"doc": "How the image is built."})
-    sign: Sign | None = field(default=None, metadata={"doc": "Who signs; without it, nobody."})
+    sign: Sign | None = field(
+        default=None, metadata={"doc": "How the image is signed; left out, it is not."}
+    )
     copies: tuple[Reference, ...] = field(
         default=(),
         metadata={
@@ -208,7 +213,7 @@ def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_needs(steps: Mapping[str, Step], before_build: tuple[str, ...]) -> None:
-    """Raises ConfigError for a step that is not there, and for a ring."""
+    """Raises ConfigError for a step that does not exist, and for a circle."""
     edges: dict[str, tuple[str, ...]] = {"build": before_build}
     for name, step in steps.items():
         edges[name] = (*step.needs, *(("build",) if step.scanner else ()))
@@ -217,20 +222,22 @@ def _check_needs(steps: Mapping[str, Step], before_build: tuple[str, ...]) -> No
             if needed not in edges:
                 known = ", ".join(edges)
                 place = name if name == "build" else f"steps.{name}"
-                raise ConfigError(f"{place}: needs {needed!r}, which is no step; there is {known}")
+                raise ConfigError(
+                    f"{place}: needs {needed!r}, which is not a step; there is {known}"
+                )
     for name in edges:
-        if ring := next(_rings(name, edges, (name,)), None):
-            raise ConfigError(f"steps: they wait for each other: {' -> '.join(ring)}")
+        if circle := next(_circles(name, edges, (name,)), None):
+            raise ConfigError(f"steps: they wait for each other: {' -> '.join(circle)}")
 
 
-def _rings(
+def _circles(
     name: str, edges: Mapping[str, tuple[str, ...]], path: tuple[str, ...]
 ) -> Iterator[tuple[str, ...]]:
     for needed in edges[name]:
         if needed == path[0]:
             yield (*path, needed)
         elif needed not in path:
-            yield from _rings(needed, edges, (*path, needed))
+            yield from _circles(needed, edges, (*path, needed))
 
 
 def _check_inside(key: str, paths: Iterable[str]) -> None:

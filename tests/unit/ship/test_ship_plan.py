@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shipline.config import loads
 from shipline.errors import ConfigError, UsageError
 from shipline.gates import GatesSection, TestsGate
+from shipline.git import WorkTree
 from shipline.oci import Digest
 from shipline.ship.plan import (
     Naming,
@@ -20,7 +21,6 @@ from shipline.ship.plan import (
     PlanInput,
     Project,
     Selection,
-    WorkTree,
     make_plan,
 )
 from shipline.ship.render import plan_text
@@ -215,7 +215,7 @@ def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("steps: {a: {run: x, needs: [b]}}", "steps.a: needs 'b', which is no step"),
+        ("steps: {a: {run: x, needs: [b]}}", "steps.a: needs 'b', which is not a step"),
         (
             "steps: {a: {run: x, needs: [b]}, b: {run: x, needs: [a]}}",
             "steps: they wait for each other: a -> b -> a",

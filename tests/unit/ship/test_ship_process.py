@@ -1,4 +1,4 @@
-"""Commands: what they see, when they end, what is kept of what they said."""
+"""Commands: their environment, when they end, what is kept of their output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import Cancelled, StepFailed
-from shipline.ship.process import Ended, argv_of, environment, run_command
+from shipline.ship.process import CommandResult, argv_of, environment, run_command
 from shipline.tasks import TaskGroup
 
 PATH = {"PATH": os.environ["PATH"]}
 MARK = f"77.{os.getpid()}"  # seconds that no other sleep on this machine has
 
 
-def run(script: str, *, timeout_s: float = 20) -> tuple[Ended, bytes]:
+def run(script: str, *, timeout_s: float = 20) -> tuple[CommandResult, bytes]:
     said: list[bytes] = []
     ended = run_command(
         argv_of(script), directory=Path("/"), environ=PATH, timeout_s=timeout_s, write=said.append
@@ -111,6 +111,6 @@ def test_secrets_of_the_environment_stay_away_unless_they_are_named() -> None:
 @pytest.mark.parametrize(
     ("argv", "directory"), [(("no-such-program",), "/"), (("true",), "/no/such/directory")]
 )
-def test_what_cannot_start_is_told(argv: tuple[str, ...], directory: str) -> None:
-    with pytest.raises(StepFailed, match="is not there"):
+def test_a_command_that_cannot_start_says_why(argv: tuple[str, ...], directory: str) -> None:
+    with pytest.raises(StepFailed, match=r"is not installed|does not exist"):
         run_command(argv, directory=Path(directory), environ=PATH, timeout_s=1, write=print)

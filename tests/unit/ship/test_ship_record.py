@@ -11,8 +11,7 @@ import pytest
 
 from shipline.errors import ContentError, NotFound
 from shipline.oci import Digest, Platform, Reference
-from shipline.ship.plan import as_json
-from shipline.ship.record import KEYS, Run
+from shipline.ship.record import KEYS, Run, as_json
 from shipline.ship.runs import Runs
 from shipline.ship.section import RESERVED, Build, Pipeline
 from shipline.ship.steps import KINDS, decode

@@ -69,11 +69,11 @@ def run(
     given: Any = SimpleNamespace(project=SimpleNamespace(root=home))
     plan = Plan(given, tuple(map(doing, steps)))
     nothing: Any = None
-    environment = Environment(home, {}, nothing, nothing, nothing, nothing)
+    environment = Environment(home, {}, nothing, nothing, nothing)
     with Runs(home).hold(NAME) as recorder, silent() as span:
         recorder.begin(begin(plan, before or new_run()))
         try:
-            StepRunner(StepContext(plan, environment, recorder), keep_going).run(span)
+            StepRunner(StepContext(plan, environment, nothing, recorder), keep_going).run(span)
         except ShiplineError as failure:
             why = str(failure)
             recorder.change(lambda run: replace(run, error=why))

@@ -1,4 +1,4 @@
-"""What ship reads from other machines and tells to others."""
+"""What ship reads from other machines, and what it writes for people and programs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from shipline.errors import RegistryError, StepFailed, UsageError
 from shipline.events import Stream
-from shipline.git import Commit
+from shipline.git import Commit, WorkTree
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Descriptor, Digest, Reference, media
-from shipline.ship.plan import WorkTree
 from shipline.ship.prepare import dirty_decision
 from shipline.ship.record import Run, RunState, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
@@ -75,7 +74,7 @@ def test_a_version_that_is_not_reserved_is_not_written_into_the_image() -> None:
     assert image_labels(labels, fixed=True) == labels
 
 
-def test_provenance_tells_no_credentials_and_no_values() -> None:
+def test_provenance_has_no_credentials_and_no_values() -> None:
     build = Build(args={"TOKEN": "hunter2"})
     found = provenance(RUN, build, "https://me:hunter2@git.example/app.git", {}, 9.0)
     text = json.dumps(found)
@@ -86,7 +85,7 @@ def test_provenance_tells_no_credentials_and_no_values() -> None:
     assert found["runDetails"]["metadata"]["finishedOn"] == "1970-01-01T00:00:09Z"
 
 
-def test_the_box_tells_how_to_go_on() -> None:
+def test_the_box_says_how_to_continue() -> None:
     error = StepFailed("test ended with 1", status=1, log=tuple(f"line {n}" for n in range(40)))
     pipeline = Pipeline(steps={"test": Step(run="make test", working_directory="sub")})
     box = boxed("failed", failure_sections(error, RUN, pipeline), unicode=False)

@@ -35,16 +35,8 @@ from shipline.oci import (
     combine,
     parse_manifest,
 )
-from shipline.ship.plan import (
-    ChainStep,
-    PlanInput,
-    Project,
-    StepContext,
-    StepKind,
-    StepOutcome,
-    as_json,
-)
-from shipline.ship.record import Run, StepResult
+from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
+from shipline.ship.record import Run, StepResult, as_json
 from shipline.ship.section import Build
 
 if TYPE_CHECKING:
@@ -166,7 +158,7 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
             annotations=annotations,
             push=decision.push,
         )
-        target = context.environment.build(request, span)
+        target = context.build(request, span)
     if not decision.push:
         return StepOutcome(result=LocalImage(target.digest), reason=note)
     return StepOutcome(result=read_image(repository, target), reason=note)

@@ -1,7 +1,6 @@
 """Steps of the project: commands and scanners, with the reports that they write.
 
-A report that is there before the step runs is removed first, so what is judged afterwards was
-written by this very run.
+Reports of earlier runs are removed before a step starts: what the gates judge was written by it.
 """
 
 from __future__ import annotations
@@ -17,16 +16,9 @@ from typing import TYPE_CHECKING
 
 from shipline.errors import StepFailed, UsageError
 from shipline.globs import glob
-from shipline.ship.plan import (
-    ChainStep,
-    PlanInput,
-    Project,
-    StepContext,
-    StepKind,
-    StepOutcome,
-    as_json,
-)
-from shipline.ship.process import Ended, argv_of, environment, run_command
+from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
+from shipline.ship.process import CommandResult, argv_of, environment, run_command
+from shipline.ship.record import as_json
 from shipline.ship.reports import SCANNERS, findings_in, left_to_gates
 from shipline.ship.section import Step, When, listed
 from shipline.ship.steps.build import PushedImage, pushed_image
@@ -122,7 +114,7 @@ class _Command:
             return StepOutcome(tolerated=True, reason=f"{how}, which is allowed", attempts=attempt)
         raise self._failure(root, ended)
 
-    def _attempt(self, context: StepContext, span: Span) -> tuple[Ended, dict[str, str]]:
+    def _attempt(self, context: StepContext, span: Span) -> tuple[CommandResult, dict[str, str]]:
         """Run it once, a scanner once for each platform; with the reports of scanners."""
         step = self.step
         image = pushed_image(context.run) if step.after_build else None
@@ -132,7 +124,7 @@ class _Command:
         if image is None:
             raise UsageError(f"{self.name}: there is no image to scan")
         scanner, repository = SCANNERS[step.scanner], context.image
-        ended, found = Ended(0, ()), dict[str, str]()
+        ended, found = CommandResult(0, ()), dict[str, str]()
         for platform, digest in image.platforms:
             report = context.recorder.report(self.name, f"{platform}.{scanner.suffix}")
             report.unlink(missing_ok=True)
@@ -147,7 +139,7 @@ class _Command:
 
     def _start(
         self, argv: tuple[str, ...], variables: Mapping[str, str], context: StepContext, span: Span
-    ) -> Ended:
+    ) -> CommandResult:
         step, root = self.step, context.project.root
         facts = {
             "SHIPLINE": "true",
@@ -188,7 +180,7 @@ class _Command:
             found |= {str(path.relative_to(root)): file_digest(path) for path in paths}
         return found
 
-    def _failure(self, root: Path, ended: Ended) -> StepFailed:
+    def _failure(self, root: Path, ended: CommandResult) -> StepFailed:
         """With the findings of its reports, since many tools print nothing then."""
         step = self.step
         log = ended.log or ("(it printed nothing)",)
@@ -217,7 +209,7 @@ def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
 
 
 def shown(step: Step) -> str:
-    """The command of a step as a person types it; a script as it is."""
+    """The command of a step as a person would type it; a script is left as it is."""
     if step.scanner:
         return str(SCANNERS[step.scanner])
     return step.run if isinstance(step.run, str) else shlex.join(step.run)
@@ -267,15 +259,15 @@ def file_digest(path: Path) -> str:
         return ""
 
 
-def _explained(ended: Ended, step: Step, root: Path) -> bool:
-    """Whether it ended by itself, wrote all of its reports, and found something."""
+def _explained(ended: CommandResult, step: Step, root: Path) -> bool:
+    """Whether findings explain its failure: it ended by itself and wrote all of its reports."""
     if ended.timed_out or ended.status >= _NOT_RUN:
         return False
     whole = all(any(_matching(root, pattern)) for pattern in step.report_paths)
     return whole and bool(findings_in(_reports(root, step)))
 
 
-def _how(ended: Ended, step: Step) -> str:
+def _how(ended: CommandResult, step: Step) -> str:
     return f"took more than {step.timeout}" if ended.timed_out else f"ended with {ended.status}"
 
 

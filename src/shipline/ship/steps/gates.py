@@ -1,8 +1,8 @@
 """The step `gates`: the reports of the steps are judged by the gates of the project.
 
-What was measured for the image before this one is taken from the verdicts that are attached to it.
-That image has a tag that is going to move, or that of the last version. Only statements signed with
-our own keys count, so without a key nothing is compared.
+They compare with what was measured for the image before this one: the one that has a tag that is
+going to move, or that of the last version. Its measurements are in the verdicts attached to it;
+only those signed with our own keys count, so nothing is compared without a key.
 """
 
 from __future__ import annotations
@@ -16,16 +16,8 @@ from typing import TYPE_CHECKING, Any
 from shipline.errors import NotFound
 from shipline.git import ChangedLines, GitError, changed_lines, read_repository, tags
 from shipline.oci import Descriptor
-from shipline.ship.plan import (
-    ChainStep,
-    PlanInput,
-    Project,
-    StepContext,
-    StepKind,
-    StepOutcome,
-    as_json,
-)
-from shipline.ship.record import Run
+from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
+from shipline.ship.record import Run, as_json
 from shipline.ship.reports import gates_of, reports_by_gate
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import pushed_image, require_image
@@ -90,7 +82,7 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
             return StepOutcome(result=GateVerdicts(), reason="all gates need an image")
     verdicts = run_gates(
         project.gates,
-        _judged(context),
+        _gate_context(context),
         GateEnvironment(project.root, context.environment.environ),
         names=names,
         reports=reports_by_gate(project.gates, project.pipeline, context.run),
@@ -119,8 +111,8 @@ def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
             yield name
 
 
-def _judged(context: StepContext) -> GateContext:
-    """What the gates know besides the reports."""
+def _gate_context(context: StepContext) -> GateContext:
+    """What the gates may use besides the reports."""
     from shipline.gates import GateContext, image_facts
 
     given = context.given

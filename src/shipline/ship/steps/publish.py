@@ -6,30 +6,16 @@ published under a tag that never moves must stay, and a tag that moves must not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound
-from shipline.git import (
-    Git,
-    GitError,
-    complete_history,
-    fetch_tags,
-    is_ancestor,
-    read_repository,
-    shallow_clone,
-)
+from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
-from shipline.ship.plan import (
-    ChainStep,
-    PlanInput,
-    StepContext,
-    StepKind,
-    StepOutcome,
-)
+from shipline.ship.plan import ChainStep, PlanInput, StepContext, StepKind, StepOutcome
 from shipline.ship.record import Run
 from shipline.ship.steps.build import require_image
 from shipline.tags import (
@@ -46,9 +32,6 @@ from shipline.tags import (
 if TYPE_CHECKING:
     from shipline.events import Step as Span
     from shipline.supply import Attachable
-
-Order = Callable[[str, str], bool]
-"""Of two commits, whether the first is in the history of the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +136,7 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
 def _publish(context: StepContext, span: Span) -> StepOutcome:
     """No place gets a tag where one of them has another commit's. Raises TagConflict."""
     decision, target = reserved_decision(context), require_image(context.run)
-    older = order_of(context.git, context.project.tags.remote, fetch=True)
+    older = commit_order(context.git, context.project.tags.remote, fetch=True)
     places = {one: context.environment.repositories(one) for one in _places(context.given)}
     for repository in places.values():
         placements(repository, decision, older)
@@ -198,14 +181,14 @@ def _places(given: PlanInput) -> tuple[Reference, ...]:
 def _report(place: Reference, done: TagChanges, span: Span) -> None:
     lines = [
         *(f"{place.name}:{tag}" for tag in done.given),
-        *(f"{place.name}:{tag} was there" for tag in done.there),
+        *(f"{place.name}:{tag} was already there" for tag in done.there),
         *(f"{place}:{tag} stays: {reason}" for tag, reason in done.kept),
     ]
     span.output("".join(f"{line}\n" for line in lines).encode())
 
 
 def placements(
-    repository: Attachable, decision: Decision, older: Order
+    repository: Attachable, decision: Decision, older: CommitOrder
 ) -> tuple[TagPlacement, ...]:
     """What to do about each tag of the decision in one repository. Raises TagConflict."""
     found = place(decision, snapshot(repository, decision.names), older)
@@ -213,30 +196,9 @@ def placements(
     return found
 
 
-def order_of(git: Git, remote: str, *, fetch: bool) -> Order:
-    """Whether one commit is in the history of another, where a shallow clone may not know.
-
-    Such a clone is completed from `remote` (the usual one where it is empty) before a no is
-    believed. The order raises ShallowClone where that fails or nothing may be fetched.
-    """
-
-    def older(old: str, new: str) -> bool:
-        if is_ancestor(git, old, new):
-            return True
-        clone = read_repository(git, remote=remote)
-        if not clone.shallow:
-            return False
-        if not fetch:
-            raise shallow_clone(clone.remote, "nothing is fetched here unless --fetch says so")
-        complete_history(git, clone.remote)
-        return is_ancestor(git, old, new)
-
-    return older
-
-
 @dataclass(frozen=True, slots=True)
 class TagChanges:
-    """What became of the tags in one repository: given now, there before, left as they were."""
+    """What became of the tags in one repository: given now, already there, left as they were."""
 
     given: tuple[str, ...]
     there: tuple[str, ...]
@@ -244,7 +206,7 @@ class TagChanges:
 
 
 def give_tags(
-    repository: Attachable, target: Descriptor, decision: Decision, older: Order
+    repository: Attachable, target: Descriptor, decision: Decision, older: CommitOrder
 ) -> TagChanges:
     """Give `target` its tags: those that never move first. Raises TagConflict, before any is given.
 

@@ -7,25 +7,17 @@ repository. The provenance is that of SLSA, version 1 (slsa.dev/spec/v1.0/proven
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from shipline import __version__
 from shipline.oci import Reference
-from shipline.ship.plan import (
-    ChainStep,
-    PlanInput,
-    Project,
-    StepContext,
-    StepKind,
-    StepOutcome,
-    as_json,
-)
-from shipline.ship.record import Run
+from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
+from shipline.ship.record import Run, as_json
 from shipline.ship.section import Build
 from shipline.ship.steps.build import pushed_image, require_image
 from shipline.ship.steps.gates import gate_verdicts
@@ -39,6 +31,7 @@ if TYPE_CHECKING:
 PREDICATE = "https://slsa.dev/provenance/v1"
 _BUILD_TYPE = "https://shipline.dev/ship/v1"
 _LOCAL = "https://shipline.dev/builder/local"
+_CREDENTIALS = re.compile(r"://[^/]*@")  # in the URL of a remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +182,7 @@ def provenance(
 
     Arguments of the build are named, their values are not: some people put secrets there.
     """
-    source = f"git+{_bare(url)}" if url else f"git+file:{Path(run.root).name}"
+    source = f"git+{_CREDENTIALS.sub('://', url)}" if url else f"git+file:{Path(run.root).name}"
     dependency = {"uri": source, "digest": {"gitCommit": run.commit}}
     if run.branch:
         dependency["uri"] = f"{source}@refs/heads/{run.branch}"
@@ -244,14 +237,6 @@ def _invocation(run: Run, environ: Mapping[str, str]) -> str:
         place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
         return f"{place}/actions/runs/{number}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
     return environ.get("CI_JOB_URL", "") or run.id
-
-
-def _bare(url: str) -> str:
-    """A URL without the credentials that people put into it."""
-    parts = urlsplit(url)
-    if not parts.scheme or "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _time(seconds: float) -> str:
