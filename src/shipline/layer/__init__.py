@@ -1,4 +1,4 @@
-"""File trees, tar archives and compressed layers, and the ways between them."""
+"""File trees, tar archives and compressed layers, and conversions between them."""
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
 from shipline.layer.changesets import Lower, changeset, conform, lower_directory

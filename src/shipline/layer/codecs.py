@@ -1,9 +1,9 @@
-"""Compression of layers: equal input gives equal bytes on any number of threads.
+"""Compression of layers: deterministic for any number of threads.
 
 gzip 1-3 is isal: blocks of 1 MiB compressed independently and joined into one stream, as pigz
 does. gzip 4-9 is libdeflate, one gzip member for each 1 MiB (RFC 1952, 2.2). zstd is zstandard.
-The output of isal depends on where its input is cut and on the architecture of this machine; that
-of the others does not.
+The output of isal depends on the block boundaries and on the CPU architecture; that of the others
+does not.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from shipline.errors import UsageError
 from shipline.oci import media
 from shipline.tasks import CPUS, ordered_map
 
-BLOCK = 1 << 20  # bytes; part of the format: another size gives other digests
+BLOCK = 1 << 20  # bytes; changing it changes digests
 Compression = Literal["gzip", "zstd", "uncompressed"]
 
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
-_LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, nothing but the end
+_LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, empty
 _STORED_LIMIT = 65535  # bytes (RFC 1951, 3.2.4)
 _LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _DEFAULT_LEVELS = {"gzip": 1, "zstd": 3, "uncompressed": 0}
@@ -38,9 +38,9 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A way to compress a layer; `docker` chooses the media types of Docker's manifest format.
+    """A compression of layers; `docker` selects the media types of Docker's manifest format.
 
-    Raises UsageError for an unknown name, a level that it does not have, or zstd for Docker.
+    Raises UsageError for an unknown name, an invalid level, or zstd for Docker.
     """
 
     name: Compression = "gzip"
@@ -65,13 +65,13 @@ class Codec:
 
     @property
     def media_type(self) -> str:
-        """The media type of a layer compressed with it."""
+        """The media type of the compressed layer."""
         return _MEDIA_TYPES[self.name, self.docker]
 
     def compress(
         self, chunks: Iterable[bytes], *, workers: int = CPUS
     ) -> Generator[bytes, None, None]:
-        """The compressed bytes; they depend on the content alone, not on cuts or `workers`."""
+        """The compressed bytes, which depend on the content alone, not on chunks or `workers`."""
         blocks = cut(chunks, BLOCK)
         if self.name == "uncompressed":
             return blocks
@@ -83,30 +83,30 @@ class Codec:
 
 
 def codec(name: str, level: int | None = None, *, docker: bool = False) -> Codec:
-    """The codec that a person asked for by name. Raises UsageError where there is none."""
+    """The codec by name, at its default level unless given. Raises UsageError if unknown."""
     default = _DEFAULT_LEVELS.get(name, 0)
     return Codec(name, default if level is None else level, docker)  # type: ignore[arg-type]
 
 
 def cut(chunks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
-    """The same bytes in pieces of exactly `size`, but the last; no copy where they are already."""
-    held: list[bytes] = []
-    missing = size
+    """The same bytes in chunks of `size`, except the last; chunks of that size are not copied."""
+    pending: list[bytes] = []
+    needed = size
     for chunk in chunks:
-        if len(chunk) == size and not held:
+        if len(chunk) == size and not pending:
             yield chunk
             continue
         view = memoryview(chunk)
-        while len(view) >= missing:
-            held.append(view[:missing])  # type: ignore[arg-type]
-            yield b"".join(held)
-            view, missing = view[missing:], size
-            held.clear()
+        while len(view) >= needed:
+            pending.append(view[:needed])  # type: ignore[arg-type]
+            yield b"".join(pending)
+            view, needed = view[needed:], size
+            pending.clear()
         if view:
-            held.append(bytes(view))
-            missing -= len(view)
-    if held:
-        yield b"".join(held)
+            pending.append(bytes(view))
+            needed -= len(view)
+    if pending:
+        yield b"".join(pending)
 
 
 def _gzip_joined(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:
@@ -133,8 +133,8 @@ def _deflate_part(block: bytes, *, level: int) -> tuple[bytes, int, int]:
 
 def _stored_part(block: bytes) -> tuple[bytes, int, int]:
     parts: list[bytes] = []
-    for at in range(0, len(block), _STORED_LIMIT):
-        part = block[at : at + _STORED_LIMIT]
+    for start in range(0, len(block), _STORED_LIMIT):
+        part = block[start : start + _STORED_LIMIT]
         parts += (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
     return b"".join(parts), zlib.crc32(block), len(block)
 
@@ -158,7 +158,7 @@ def _gzip_members(
 def _zstd(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:
     import zstandard
 
-    # with one thread zstandard writes other bytes than with any larger number
+    # one thread gives other bytes than any larger number
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, threads=max(workers, 2), write_content_size=False, write_checksum=True
     )

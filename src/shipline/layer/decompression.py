@@ -1,4 +1,4 @@
-"""Compressed archives to plain ones: what layers and ADD meet, told apart by their first bytes."""
+"""Decompression of layers and of archives for ADD, detected by their first bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Archive = Literal["gzip", "bzip2", "xz", "zstd", "uncompressed"]
 _CHUNK = 1 << 18  # bytes of input
 _OUTPUT = 1 << 20  # bytes
 _NO_LIMIT = 1 << 50  # bytes
-_RATIO = 2000  # no compression above reaches this with real trees; deflate ends at 1032
+_RATIO = 2000  # above any real tree; deflate ends at 1032
 _RATIO_FROM = 64 << 20  # bytes of output from which the ratio counts
 _WINDOW_LOG = 27  # 128 MiB: zstd -19; what --long=31 made would take 2 GiB
 _ZSTD_INPUT = 4 << 10  # bytes
@@ -28,9 +28,9 @@ _MAGIC: dict[bytes, Archive] = {
 
 
 def sniff(head: bytes) -> Archive | None:
-    """How an archive is compressed that begins with `head`; None if it is no archive at all.
+    """The compression of an archive that begins with `head`; None if it is not an archive.
 
-    `head` is its first 512 bytes. `uncompressed` is a plain tar, known by its checksum.
+    `head` is its first 512 bytes. `uncompressed` is a plain tar, recognised by its checksum.
     """
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
@@ -60,21 +60,23 @@ class _Decompressor(Protocol):
 def decompress(
     reader: Reader, compression: str, *, limit: int = _NO_LIMIT, ratio: int = _RATIO
 ) -> Reader:
-    """What `reader` holds, plain; it is read to its end before the result ends.
+    """The decompressed content of `reader`, which is read to its end before the result ends.
 
-    Raises ContentError, while it is read, for damaged bytes, for more than `limit` bytes, and for
-    output that is more than `ratio` times its input, as only bombs are.
+    Reading raises ContentError for damaged bytes, for more than `limit` bytes, and for output of
+    more than `ratio` times its input (a decompression bomb).
     """
     if compression == "uncompressed":
-        return _Bounded(reader, None, limit, ratio)
-    counted = _Counted(reader)
+        return _BoundedReader(reader, None, limit, ratio)
+    compressed = _CountingReader(reader)
     if compression in ("gzip", "bzip2", "xz", "zstd"):
-        return _Bounded(_Members(counted, compression), counted, limit, ratio)
+        return _BoundedReader(
+            _ConcatenatedStreams(compressed, compression), compressed, limit, ratio
+        )
     raise ContentError(f"unknown compression: {compression!r}")
 
 
-class _Counted:
-    """A reader that knows how many bytes were taken from it."""
+class _CountingReader:
+    """Counts the bytes read."""
 
     def __init__(self, source: Reader) -> None:
         self._source = source
@@ -86,15 +88,17 @@ class _Counted:
         return data
 
 
-class _Bounded:
-    """The gate behind a decompressor: translates its errors, and stops bombs."""
+class _BoundedReader:
+    """Translates the errors of a decompressor, and stops decompression bombs."""
 
-    def __init__(self, source: Reader, counted: _Counted | None, limit: int, ratio: int) -> None:
+    def __init__(
+        self, source: Reader, compressed: _CountingReader | None, limit: int, ratio: int
+    ) -> None:
         self._source = source
-        self._counted = counted
+        self._compressed = compressed
         self._limit = limit
         self._ratio = ratio
-        self._seen = 0
+        self._total = 0
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
@@ -104,21 +108,21 @@ class _Bounded:
             data = self._source.read(min(size, _OUTPUT))
         except errors as error:
             raise ContentError(f"damaged archive: {error}") from error
-        self._seen += len(data)
-        if self._seen > self._limit:
+        self._total += len(data)
+        if self._total > self._limit:
             raise ContentError(f"archive unpacks to more than {self._limit} bytes")
-        counted = self._counted
-        if counted and self._seen > max(_RATIO_FROM, self._ratio * counted.taken):
+        compressed = self._compressed
+        if compressed and self._total > max(_RATIO_FROM, self._ratio * compressed.taken):
             raise ContentError(
                 f"archive unpacks to more than {self._ratio} times its size",
-                hint="it was made to exhaust this machine; do not trust where it came from",
+                hint="it may be a decompression bomb; do not trust its origin",
             )
         return data
 
 
 @functools.cache
 def _errors() -> tuple[type[Exception], ...]:
-    """What the decompressors raise for bytes that they cannot read."""
+    """The exceptions of the decompressors for damaged input."""
     import lzma
 
     import zstandard
@@ -128,8 +132,8 @@ def _errors() -> tuple[type[Exception], ...]:
     return OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, isal_error
 
 
-class _Members:
-    """Streams one after another, as all these formats allow; zeros may follow the last."""
+class _ConcatenatedStreams:
+    """Concatenated streams, as all these formats allow; zeros may follow the last."""
 
     def __init__(self, source: Reader, compression: str) -> None:
         self._source = source
@@ -144,13 +148,13 @@ class _Members:
             if self._decompressor.needs_input and not self._input:
                 self._input = self._source.read(_CHUNK)
                 if not self._input:
-                    raise EOFError("it ends in the middle")
+                    raise EOFError("it is truncated")
             held, self._input = self._input, b""
             if data := self._decompressor.decompress(held, size):
                 return data
 
     def _next(self) -> bool:
-        """Begin the next stream; False at the end."""
+        """Start the next stream; False at the end."""
         rest = self._decompressor.unused_data.lstrip(b"\0")
         while not rest:
             more = self._source.read(_CHUNK)

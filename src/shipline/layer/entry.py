@@ -1,4 +1,4 @@
-"""Entries of a file tree: a name and what is known of it, its path, its links, and whiteouts."""
+"""Entries of a file tree: metadata, content, path resolution, and whiteouts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Xattrs = tuple[tuple[str, bytes], ...]
 """Extended attributes, sorted by name."""
 
 CAPABILITY = "security.capability"
-"""The one extended attribute that image layers carry by BuildKit's rules."""
+"""The only extended attribute in layers, by BuildKit's rules."""
 
 
 class Entry(NamedTuple):
-    """A name and what is known of it; a tuple, because a build makes 75,000 of them.
+    """The metadata of one name; a tuple, because a build makes 75,000 of them.
 
-    `path` is relative and normal: no leading or trailing slash, no empty or `.` part; bytes that
-    are not UTF-8 are escaped as by os.fsdecode. `mode` holds the lower twelve bits. `size` is in
-    bytes and 0 unless `kind` is file. `link` is the target of a symlink, or the path of the name
-    that a hardlink repeats.
+    `path` is relative and normal: no leading or trailing slash, no empty or `.` part; invalid
+    UTF-8 is escaped as by os.fsdecode. `mode` holds the lower twelve bits. `size` is in
+    bytes and 0 unless `kind` is file. `link` is the target of a symlink, or the path that a
+    hardlink refers to.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
     @property
     def parent(self) -> str:
-        """The path of the directory that holds it; empty for the top level."""
+        """The path of its directory; empty for the top level."""
         return self.path.rpartition("/")[0]
 
     @property
@@ -53,9 +53,9 @@ class Entry(NamedTuple):
 
 
 class OpenDirectory:
-    """A directory that what is inside is reached through; closed with the last user of it.
+    """An open directory, closed with its last reference.
 
-    `path` leads to it as long as it is open, also after a rename.
+    `path` leads to it while it is open, even after a rename.
     """
 
     __slots__ = ("fd", "path")
@@ -78,14 +78,14 @@ class OpenDirectory:
 
 
 class Source(NamedTuple):
-    """Where the content of a file is: `name`, relative to the directory `root`."""
+    """The file that holds the content: `name`, relative to the directory `root`."""
 
     root: OpenDirectory
     name: str
 
 
 Content = bytes | Source | Reader | None
-"""The content of an entry: itself, a file to open, or bytes to read; None unless it is a file."""
+"""The content of a file: its bytes, a file to open, or a reader; None for other kinds."""
 
 Item = tuple[Entry, Content]
 
@@ -98,13 +98,13 @@ KINDS: dict[int, Kind] = {
     stat.S_IFBLK: "block",
     stat.S_IFIFO: "fifo",
 }
-"""By the type bits of a mode; sockets have no place in an image."""
+"""By the type bits of a mode; sockets cannot be in an image."""
 
 
 def entry_at(root: OpenDirectory, path: str, status: os.stat_result | None = None) -> Entry | None:
-    """What is at `path`, with its target or its capability; None for nothing and for sockets.
+    """The entry at `path`, with its link target or capability; None if absent, and for sockets.
 
-    The parents must be known to be directories: a link among them would be followed.
+    The parents must be directories: a symbolic link among them would be followed.
     """
     try:
         if status is None:
@@ -146,18 +146,18 @@ def capability(file: int | str) -> bytes:
 
 
 def unreadable(error: OSError) -> ContentError:
-    """What to tell of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     return ContentError(
         f"{error.filename}: {error.strerror}",
         hint="make it readable, or exclude it in .dockerignore",
     )
 
 
-_LINKS = 255  # followed in one path, as the path lookups of image tools allow
+_LINKS = 255  # followed in one path, the limit of other image tools
 
 
 class SymlinkLoop(ContentError):
-    """A path goes through more symbolic links than anyone means."""
+    """A path goes through too many symbolic links."""
 
     code = "symlink-loop"
 
@@ -165,8 +165,8 @@ class SymlinkLoop(ContentError):
 def resolve(path: str, lookup: Callable[[str], Entry | None], *, follow_last: bool = True) -> str:
     """The canonical form of `path`: no link, `.` or `..` left, never outside the root.
 
-    `lookup` says what is at a canonical path. Absolute links start at the root, `..` stops there.
-    What does not exist is kept as it is named. Raises SymlinkLoop.
+    `lookup` gives the entry at a canonical path. Absolute links start at the root, `..` stops
+    there. Absent components are kept as named. Raises SymlinkLoop.
     """
     todo = path.split("/")[::-1]
     done = ""
@@ -195,12 +195,12 @@ def resolve(path: str, lookup: Callable[[str], Entry | None], *, follow_last: bo
 PREFIX = ".wh."
 OPAQUE = ".wh..wh..opq"
 RESERVED = ".wh..wh."
-"""Begins the names that AUFS kept for itself; those but OPAQUE mean nothing."""
+"""The prefix of AUFS's own names; all but OPAQUE are ignored."""
 
 OVERLAY = ("trusted.overlay.", "user.overlay.")
-"""Begins the attributes of overlayfs: as root, and in a user namespace."""
+"""The prefixes of overlayfs attributes: as root, and in a user namespace."""
 
 
 def attribute(name: str, *, userxattr: bool) -> str:
-    """The overlayfs attribute `name`, as the kind of mount wants it."""
+    """The overlayfs attribute `name` for this kind of mount."""
     return OVERLAY[userxattr] + name

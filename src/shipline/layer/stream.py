@@ -1,4 +1,4 @@
-"""A layer in one pass: tar, diff ID, compression, digest and storage at the same time."""
+"""Writing a layer in one pass: diff ID, compression, digest and storage of a tar stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shipline.layer.codecs import BLOCK, Codec, cut
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import Limiter, TaskGroup
 
-_AHEAD = 8  # blocks that the hash may lag behind
+_MAX_LAG = 8  # blocks that the sinks may lag behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,43 +32,43 @@ def stream_layer(
 ) -> Layer:
     """Compress `tar` into `ingest` and commit it; reads `tar` once, on the calling thread.
 
-    `also` gets the uncompressed bytes in order, on another thread, and has had all of them when
-    this returns. What `tar`, `ingest` or `also` raise is raised, and nothing is committed.
+    `also` receives the uncompressed bytes in order, on another thread, all of them before this
+    returns. Exceptions of `tar`, `ingest` and `also` propagate, and nothing is committed.
     """
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
-    with TaskGroup() as group, closing(_Aside(sinks)) as aside:
-        hashed = group.start(aside.run)
-        with closing(codec.compress(aside.through(cut(tar, BLOCK)))) as compressed:
+    with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
+        hashed = group.start(background.run)
+        with closing(codec.compress(background.through(cut(tar, BLOCK)))) as compressed:
             for data in compressed:
                 ingest.write(data)
-        aside.close()
+        background.close()
         hashed.result()
         descriptor = Descriptor(codec.media_type, ingest.digest, ingest.size)
         ingest.commit(descriptor)
     return Layer(descriptor, diff.digest)
 
 
-class _Aside:
-    """Passes chunks on, and hands each to `sinks` on a thread of its own, a few behind."""
+class _BackgroundSinks:
+    """Passes chunks through, and feeds them to `sinks` on another thread with a bounded lag."""
 
     def __init__(self, sinks: tuple[Callable[[bytes], object], ...]) -> None:
         self._sinks = sinks
-        self._room = Limiter(_AHEAD)
-        self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._slots = Limiter(_MAX_LAG)
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            self._room.__enter__()
-            self._waiting.put(chunk)
+            self._slots.__enter__()
+            self._queue.put(chunk)
             yield chunk
 
     def run(self) -> None:
-        while (chunk := self._waiting.get()) is not None:
+        while (chunk := self._queue.get()) is not None:
             for sink in self._sinks:
                 sink(chunk)
-            self._room.__exit__(None, None, None)
+            self._slots.__exit__(None, None, None)
 
     def close(self) -> None:
-        """Let `run` end after the chunks that it was handed."""
-        self._waiting.put(None)
+        """End `run` after the queued chunks."""
+        self._queue.put(None)

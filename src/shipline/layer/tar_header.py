@@ -1,4 +1,4 @@
-"""Headers of tar: numbers, names, and the extended records of PAX, checked (POSIX.1-2001, pax).
+"""Tar headers: encoding, and strict parsing of numbers, names and pax records.
 
 POSIX.1-2017 pax, "pax Extended Header"; base-256 numbers and `GNU.sparse.*` from the GNU tar
 manual; extended attributes `SCHILY.xattr.*` from star(5).
@@ -16,7 +16,7 @@ BLOCK = 512  # bytes
 _OCTAL_7 = 0o7777777
 _OCTAL_11 = 0o77777777777
 _SECOND = 1_000_000_000  # nanoseconds
-_FLAGS = {
+_TYPE_FLAGS = {
     "file": b"0",
     "hardlink": b"1",
     "symlink": b"2",
@@ -31,7 +31,7 @@ _TRAILER = bytes(64) + b"0000000\x000000000\x00"  # no owner names, device 0/0
 def encode(entry: Entry) -> bytes:
     """The header blocks of `entry`: equal entries give equal bytes.
 
-    Raises ContentError for what no tar can hold: NUL in a name, a number below zero.
+    Raises ContentError for what tar cannot represent: NUL in a name, a negative number.
     """
     path, kind, mode, uid, gid, size, mtime_ns, link, major, minor, xattrs = entry
     name = path.encode("utf-8", "surrogateescape") + (b"/" if kind == "dir" else b"")
@@ -46,7 +46,7 @@ def encode(entry: Entry) -> bytes:
         and 0 <= size <= _OCTAL_11
         and b"\0" not in name
     ):
-        return _block(name, mode, uid, gid, size, seconds, _FLAGS[kind], b"", _TRAILER)
+        return _block(name, mode, uid, gid, size, seconds, _TYPE_FLAGS[kind], b"", _TRAILER)
     return _encode_with_records(entry, name)
 
 
@@ -71,20 +71,20 @@ def _encode_with_records(entry: Entry, name: bytes) -> bytes:
     for key, value in entry.xattrs:
         records.append((b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape"), value))
     tail = bytes(64) + b"%07o\0%07o\0" % (entry.major, entry.minor) + prefix
-    flag = _FLAGS[entry.kind]
-    own = _block(short, entry.mode, uid, gid, size, seconds, flag, link, tail)
-    return _extended(short, records) + own if records else own
+    flag = _TYPE_FLAGS[entry.kind]
+    header = _block(short, entry.mode, uid, gid, size, seconds, flag, link, tail)
+    return _extended(short, records) + header if records else header
 
 
 def _check(entry: Entry) -> None:
     if "\0" in entry.path or "\0" in entry.link:
-        raise ContentError(f"a name cannot hold a NUL character: {entry.path!r:.200}")
+        raise ContentError(f"a name cannot contain a NUL character: {entry.path!r:.200}")
     numbers = (entry.uid, entry.gid, entry.size, entry.major, entry.minor)
     if min(numbers) < 0 or max(entry.major, entry.minor) > _OCTAL_7:
         raise ContentError(f"{entry.path!r:.200}: a number is out of range: {numbers}")
     for key, _ in entry.xattrs:
         if "=" in key or "\0" in key or not key:
-            raise ContentError(f"{entry.path!r:.200}: not the name of an attribute: {key!r}")
+            raise ContentError(f"{entry.path!r:.200}: not a valid attribute name: {key!r}")
 
 
 def _extended(short: bytes, records: list[tuple[bytes, bytes]]) -> bytes:
@@ -110,7 +110,7 @@ def _fit(records: list[tuple[bytes, bytes]], key: bytes, value: int, limit: int)
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:
-    """Prefix and name of the ustar header; an empty name where they cannot hold it."""
+    """Prefix and name of the ustar header; an empty name if it does not fit."""
     if not name.isascii():
         return b"", b""
     if len(name) <= 100:
@@ -154,13 +154,13 @@ def _block(
         link.ljust(100, b"\0"),
         tail,
     )
-    # all is ASCII here, so the sum stays below 65521 and Adler's lower half is the sum itself
+    # all ASCII, so the sum stays below 65521 and Adler-32's lower half is the sum
     checksum = zlib.adler32(block, 0) & 0xFFFF
     return b"%b%06o\0 %b" % (block[:148], checksum, block[156:].ljust(356, b"\0"))
 
 
 Records = dict[bytes, bytes]
-"""Extended header records by key; a record that the archive took back is absent."""
+"""Extended header records by key, without deleted ones."""
 
 _XATTR = b"SCHILY.xattr."
 _LARGEST = 1 << 63
@@ -187,7 +187,7 @@ def number(field: bytes) -> int:
 
 
 def count(field: bytes) -> int:
-    """A numeric field that cannot be below zero."""
+    """A numeric field that cannot be negative."""
     value = number(field)
     if value < 0:
         raise ContentError(f"tar: negative number: {value}")
@@ -195,30 +195,30 @@ def count(field: bytes) -> int:
 
 
 def text(raw: bytes) -> str:
-    """A name up to its first NUL; bytes that are not UTF-8 are escaped."""
+    """A name up to its first NUL; invalid UTF-8 is escaped."""
     return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def parse_records(body: bytes, into: Records) -> None:
-    """Add the records of an extended header. Raises ContentError where it is malformed."""
-    at = 0
-    while at < len(body):
-        space = body.find(b" ", at, at + 20)
-        end = at + decimal(body[at:space]) if space > 0 else 0
+    """Add the records of an extended header. Raises ContentError if it is malformed."""
+    position = 0
+    while position < len(body):
+        space = body.find(b" ", position, position + 20)
+        end = position + decimal(body[position:space]) if space > 0 else 0
         if end <= space or end > len(body) or body[end - 1 : end] != b"\n":
             raise ContentError("tar: malformed extended header")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
             raise ContentError("tar: extended header record without a key")
         _add(into, key, value)
-        at = end
+        position = end
 
 
 def _add(into: Records, key: bytes, value: bytes) -> None:
     if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-        # sparse format 0.0 repeats its keys, which say what 0.1 writes as one list
-        held = into.get(b"GNU.sparse.map", b"")
-        into[b"GNU.sparse.map"] = held + b"," + value if held else value
+        # sparse format 0.0 repeats keys that 0.1 writes as one list
+        pairs = into.get(b"GNU.sparse.map", b"")
+        into[b"GNU.sparse.map"] = pairs + b"," + value if pairs else value
     elif value or key.startswith(_XATTR):
         into[key] = value
     else:
@@ -233,7 +233,7 @@ def decimal(raw: bytes) -> int:
 
 
 def nanoseconds(raw: bytes) -> int:
-    """A time of a record, `-1.5`, in nanoseconds; further digits are dropped."""
+    """A time of a record, such as `-1.5`, in nanoseconds; further digits are dropped."""
     whole, _, fraction = raw.removeprefix(b"-").partition(b".")
     if fraction and not fraction.isdigit():
         raise ContentError(f"tar: not a time: {raw[:40]!r}")

@@ -1,7 +1,7 @@
-"""Tar to entries: every format that images and ADD meet, checked while it is read.
+"""Reading tar: every format found in images and in archives for ADD, checked as it is read.
 
 ustar, V7, GNU (long names, base-256 numbers, sparse), star and pax (POSIX.1-2017 pax; the GNU tar
-manual, "Tar Internals"). Twenty times as fast as tarfile: content is not touched unless wanted.
+manual, "Tar Internals"). Twenty times as fast as tarfile: content that is not read is skipped.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from shipline.layer.tar_header import (
 )
 
 Fragments = list[tuple[int, int]]
-"""Offset and length, in bytes, of the stored parts of a file, in order."""
+"""Offset and length in bytes of the stored parts of a sparse file, in order."""
 
-_MOST = 1 << 20  # fragments
+_MAX_FRAGMENTS = 1 << 20  # fragments
 _ZEROS = bytes(1 << 16)
-_Exactly = Callable[[int], bytes]
+_ReadExactly = Callable[[int], bytes]
 
 
-def old_map(block: bytes, exactly: _Exactly) -> tuple[Fragments, int]:
-    """Fragments and real size of a member of type S; reads the map's further blocks."""
+def gnu_sparse_map(block: bytes, read_exactly: _ReadExactly) -> tuple[Fragments, int]:
+    """Fragments and real size of a member of type S; reads the extension blocks of the map."""
     fragments = _fields(block[386:482])
-    more = block[482]
-    while more:
-        extension = exactly(BLOCK)
+    continued = block[482]
+    while continued:
+        extension = read_exactly(BLOCK)
         fragments += _fields(extension[:504])
-        more = extension[504]
-        _limit(fragments)
+        continued = extension[504]
+        _check_count(fragments)
     return fragments, count(block[483:495])
 
 
 def _fields(area: bytes) -> Fragments:
-    pairs = (area[at : at + 24] for at in range(0, len(area), 24))
+    pairs = (area[position : position + 24] for position in range(0, len(area), 24))
     return [(count(pair[:12]), count(pair[12:])) for pair in pairs if pair[0]]
 
 
-def pax_map(records: Records, stored: Reader) -> tuple[Fragments, int] | None:
-    """Fragments and real size by the records, None if there are none of a sparse file.
+def pax_sparse_map(records: Records, stored: Reader) -> tuple[Fragments, int] | None:
+    """Fragments and real size from the records, None if the file is not sparse.
 
-    Format 1.0 has its map in front of the content: it is read from `stored`.
+    Format 1.0 stores the map before the content: it is read from `stored`.
     """
     if records.get(b"GNU.sparse.major") == b"1":
         size = records.get(b"GNU.sparse.realsize", b"")
@@ -66,26 +66,26 @@ def pax_map(records: Records, stored: Reader) -> tuple[Fragments, int] | None:
 
 
 def _leading_map(stored: Reader) -> Fragments:
-    held = b""
+    buffer = b""
 
     def line() -> int:
-        nonlocal held
-        while b"\n" not in held:
+        nonlocal buffer
+        while b"\n" not in buffer:
             data = stored.read(BLOCK)
-            if not data or len(held) > BLOCK:
+            if not data or len(buffer) > BLOCK:
                 raise _malformed()
-            held += data
-        digits, _, held = held.partition(b"\n")
+            buffer += data
+        digits, _, buffer = buffer.partition(b"\n")
         return decimal(digits)
 
     total = line()
-    if total > _MOST:
+    if total > _MAX_FRAGMENTS:
         raise _malformed()
     return [(line(), line()) for _ in range(total)]
 
 
-def _limit(fragments: Fragments) -> None:
-    if len(fragments) > _MOST:
+def _check_count(fragments: Fragments) -> None:
+    if len(fragments) > _MAX_FRAGMENTS:
         raise _malformed()
 
 
@@ -94,9 +94,9 @@ def _malformed() -> ContentError:
 
 
 class Sparse:
-    """The content of a sparse file, with zeros in its holes.
+    """The content of a sparse file, with zeros for holes.
 
-    Raises ContentError for fragments that overlap, that pass the end, or that are not stored.
+    Raises ContentError for fragments that overlap, exceed the size, or are not stored.
     """
 
     def __init__(self, stored: Reader, fragments: Fragments, size: int) -> None:
@@ -104,20 +104,20 @@ class Sparse:
         self._stored = stored
         self._fragments = [*fragments, (size, 0)]
         self._index = 0
-        self._at = 0
+        self._position = 0
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
             return b"".join(iter(lambda: self.read(1 << 20), b""))
         offset, length = self._fragments[self._index]
-        while self._at == offset + length and self._index < len(self._fragments) - 1:
+        while self._position == offset + length and self._index < len(self._fragments) - 1:
             self._index += 1
             offset, length = self._fragments[self._index]
-        if self._at < offset:
-            data = _ZEROS[: min(size, offset - self._at)]
+        if self._position < offset:
+            data = _ZEROS[: min(size, offset - self._position)]
         else:
-            data = self._take(min(size, offset + length - self._at))
-        self._at += len(data)
+            data = self._take(min(size, offset + length - self._position))
+        self._position += len(data)
         return data
 
     def _take(self, size: int) -> bytes:
@@ -130,12 +130,12 @@ class Sparse:
 
 
 def _check(fragments: Fragments, size: int) -> None:
-    at = 0
+    position = 0
     for offset, length in fragments:
-        if offset < at:
+        if offset < position:
             raise _malformed()
-        at = offset + length
-    if at > size:
+        position = offset + length
+    if position > size:
         raise _malformed()
 
 
@@ -156,52 +156,52 @@ _KINDS: dict[bytes, Kind] = {
     b"D": "dir",
     b"6": "fifo",
 }
-_WITH_CONTENT = frozenset({b"0", b"\0", b"7", b"S", b"D"})
-_EXTENSIONS = frozenset({b"x", b"X", b"g", b"L", b"K", b"V"})
+_TYPES_WITH_CONTENT = frozenset({b"0", b"\0", b"7", b"S", b"D"})
+_EXTENSION_TYPES = frozenset({b"x", b"X", b"g", b"L", b"K", b"V"})
 
 
-class _Input:
-    """The archive's bytes, read in large pieces."""
+class _ArchiveReader:
+    """The archive's bytes, read in large chunks."""
 
     def __init__(self, source: Reader) -> None:
         self._source = source
-        self._held = b""
-        self._at = 0
+        self._buffer = b""
+        self._position = 0
 
     def take(self, size: int) -> bytes:
-        """At most `size` bytes; fewer only where the next call will go on, none at the end."""
-        if self._at == len(self._held):
-            self._held, self._at = self._source.read(_CHUNK), 0
-        data = self._held[self._at : self._at + size]
-        self._at += len(data)
+        """At most `size` bytes; fewer at the end of a chunk, none at the end of the archive."""
+        if self._position == len(self._buffer):
+            self._buffer, self._position = self._source.read(_CHUNK), 0
+        data = self._buffer[self._position : self._position + size]
+        self._position += len(data)
         return data
 
-    def exactly(self, size: int) -> bytes:
-        at = self._at
-        data = self._held[at : at + size]
-        self._at = at + len(data)
+    def read_exactly(self, size: int) -> bytes:
+        position = self._position
+        data = self._buffer[position : position + size]
+        self._position = position + len(data)
         while len(data) < size:
-            more = self.take(size - len(data))
-            if not more:
+            continued = self.take(size - len(data))
+            if not continued:
                 raise truncated()
-            data += more
+            data += continued
         return data
 
     def header(self) -> bytes:
-        """One block; nothing at the end of the archive."""
-        if self._at == len(self._held):
-            self._held, self._at = self._source.read(_CHUNK), 0
-            if not self._held:
+        """One block; empty at the end of the archive."""
+        if self._position == len(self._buffer):
+            self._buffer, self._position = self._source.read(_CHUNK), 0
+            if not self._buffer:
                 return b""
-        return self.exactly(BLOCK)
+        return self.read_exactly(BLOCK)
 
     def skip(self, size: int) -> None:
-        held = len(self._held) - self._at
-        if size <= held:
-            self._at += size
+        buffer = len(self._buffer) - self._position
+        if size <= buffer:
+            self._position += size
             return
-        self._at = len(self._held)
-        size -= held
+        self._position = len(self._buffer)
+        size -= buffer
         while size:
             data = self._source.read(min(size, _CHUNK))
             if not data:
@@ -209,17 +209,17 @@ class _Input:
             size -= len(data)
 
     def drain(self) -> None:
-        """Read to the end, where verified readers give their verdict."""
+        """Read to the end, where verified readers check the digest."""
         while self._source.read(_CHUNK):
             pass
 
 
 class FileContent:
-    """The content of the entry just read; usable until the next entry is asked for."""
+    """The content of the current entry; valid until the next entry is read."""
 
     __slots__ = ("_input", "left")
 
-    def __init__(self, source: _Input, size: int) -> None:
+    def __init__(self, source: _ArchiveReader, size: int) -> None:
         self._input = source
         self.left = size
 
@@ -227,7 +227,7 @@ class FileContent:
         if size < 0:
             size = self.left
             self.left = 0
-            return self._input.exactly(size)
+            return self._input.read_exactly(size)
         size = min(size, self.left)
         if not size:
             return b""
@@ -241,31 +241,34 @@ class FileContent:
 def read_tar(reader: Reader) -> Iterator[tuple[Entry, Reader | None]]:
     """The members of an archive in order, each file with its content.
 
-    Names come normal (`./a/` is `a`, a leading slash is dropped) and the root itself is left out;
-    `..` is passed on: who writes to a disk must refuse it. The reader is read to its end. Raises
-    ContentError for a wrong checksum, a cut archive, a number out of range or a header too long.
+    Names are normalised (`./a/` is `a`, a leading slash is dropped), and the root itself is
+    omitted; `..` is passed through, for the unpacker to refuse. The reader is read to its end.
+    Raises ContentError for a bad checksum, a truncated archive, a number out of range, or an
+    oversized header.
     """
-    source = _Input(reader)
-    extended: Records = {}
-    for_all: Records = {}
+    source = _ArchiveReader(reader)
+    next_records: Records = {}
+    global_records: Records = {}
     while (block := source.header()) and block != _ZERO:
         _check_sum(block)
         flag = block[156:157]
-        if flag in _EXTENSIONS:
-            _extend(source, block, extended, for_all)
+        if flag in _EXTENSION_TYPES:
+            _extend(source, block, next_records, global_records)
             continue
-        records = {**for_all, **extended} if extended or for_all else extended
+        records = (
+            {**global_records, **next_records} if next_records or global_records else next_records
+        )
         stored = _stored(block, flag, records)
         raw = FileContent(source, stored)
         entry = _entry(block, flag, stored, records)
         content: Reader | None = raw if entry[1] == "file" else None
         if flag == b"S" or records:
             entry, content = _expanded(entry, content, flag, block, records, source)
-            extended = {}
+            next_records = {}
         if entry[0]:
             yield entry, content
         source.skip(raw.left + -stored % BLOCK)
-    if extended:
+    if next_records:
         raise truncated()
     if block and source.header() not in (_ZERO, b""):
         raise ContentError("tar: a member follows the end of the archive")
@@ -273,8 +276,8 @@ def read_tar(reader: Reader) -> Iterator[tuple[Entry, Reader | None]]:
 
 
 def _stored(block: bytes, flag: bytes, records: Records) -> int:
-    """Bytes that follow the header; links and devices have none, whatever their size says."""
-    if flag not in _WITH_CONTENT:
+    """The size in bytes of the content; links and devices have none, whatever the header says."""
+    if flag not in _TYPES_WITH_CONTENT:
         return 0
     if b"size" in records:
         return decimal(records[b"size"])
@@ -287,7 +290,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
         raise ContentError(f"tar: member of unknown type {flag!r}")
     name = block[:100].partition(b"\0")[0]
     if block[345] and block[257:263] == b"ustar\0":
-        end = 476 if block[508:512] == b"tar\0" else 500  # star keeps times behind its prefix
+        end = 476 if block[508:512] == b"tar\0" else 500  # star stores times after the prefix
         name = block[345:end].partition(b"\0")[0] + b"/" + name
     link = block[157:257].partition(b"\0")[0] if flag in b"12" else b""
     mode, uid, gid = _owner(block[100:124])
@@ -299,7 +302,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
         gid = decimal(records[b"gid"]) if b"gid" in records else gid
         mtime_ns = nanoseconds(records[b"mtime"]) if b"mtime" in records else mtime_ns
     if kind == "file" and name.endswith(b"/"):
-        kind = "dir"  # V7 had no type for directories
+        kind = "dir"  # V7 has no type for directories
     path = _normal(name)
     if kind == "file":
         return Entry(path, kind, mode, uid, gid, size, mtime_ns)
@@ -310,7 +313,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
 
 @functools.lru_cache(4096)
 def _owner(fields: bytes) -> tuple[int, int, int]:
-    """Mode, uid and gid, which most members of an archive share."""
+    """Mode, uid and gid; cached, because most members share them."""
     return count(fields[:8]) & 0o7777, count(fields[8:16]), count(fields[16:])
 
 
@@ -320,36 +323,42 @@ def _expanded(
     flag: bytes,
     block: bytes,
     records: Records,
-    source: _Input,
+    source: _ArchiveReader,
 ) -> tuple[Entry, Reader | None]:
-    """The entry with its attributes, and its content with the holes of a sparse file."""
+    """The entry with its extended attributes, and its content with the holes of a sparse file."""
     entry = entry._replace(xattrs=xattrs(records))
     if content is None:
         return entry, content
-    sparse = old_map(block, source.exactly) if flag == b"S" else pax_map(records, content)
+    sparse = (
+        gnu_sparse_map(block, source.read_exactly)
+        if flag == b"S"
+        else pax_sparse_map(records, content)
+    )
     if sparse is None:
         return entry, content
     fragments, size = sparse
     return entry._replace(size=size), Sparse(content, fragments, size)
 
 
-def _extend(source: _Input, block: bytes, extended: Records, for_all: Records) -> None:
-    """Read a member that says something about later ones."""
+def _extend(
+    source: _ArchiveReader, block: bytes, next_records: Records, global_records: Records
+) -> None:
+    """Read an extended header, which applies to later members."""
     flag, size = block[156:157], count(block[124:136])
     if size > _RECORDS_LIMIT:
         raise ContentError(
             f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed"
         )
-    body = source.exactly(size)
+    body = source.read_exactly(size)
     source.skip(-size % BLOCK)
     if flag == b"L":
-        extended[b"path"] = body.partition(b"\0")[0]
+        next_records[b"path"] = body.partition(b"\0")[0]
     elif flag == b"K":
-        extended[b"linkpath"] = body.partition(b"\0")[0]
+        next_records[b"linkpath"] = body.partition(b"\0")[0]
     elif flag == b"g":
-        parse_records(body, for_all)
+        parse_records(body, global_records)
     elif flag != b"V":
-        parse_records(body, extended)
+        parse_records(body, next_records)
 
 
 def _normal(raw: bytes) -> str:
@@ -361,17 +370,15 @@ def _normal(raw: bytes) -> str:
 
 def _check_sum(block: bytes) -> None:
     blank = b"%b        %b" % (block[:148], block[156:])
-    # Adler's lower half is the plain sum as long as that is below 65521, as for ASCII
-    seen = zlib.adler32(blank, 0) & 0xFFFF if blank.isascii() else sum(blank)
-    if block[148:156] == b"%06o\0 " % seen:
+    # Adler-32's lower half is the plain sum while that is below 65521, as for ASCII
+    computed = zlib.adler32(blank, 0) & 0xFFFF if blank.isascii() else sum(blank)
+    if block[148:156] == b"%06o\0 " % computed:
         return
     stated = number(block[148:156])
-    signed = sum(byte - 256 if byte > 127 else byte for byte in blank)  # as old tars added
-    if stated not in (seen, signed):
-        raise ContentError("tar: wrong checksum, this is not a tar archive or it is damaged")
+    signed = sum(byte - 256 if byte > 127 else byte for byte in blank)  # as old tars summed
+    if stated not in (computed, signed):
+        raise ContentError("tar: bad checksum: the archive is damaged, or is not tar")
 
 
 def truncated() -> ContentError:
-    return ContentError(
-        "tar: the archive ends in the middle of a member", hint="transfer or create it again"
-    )
+    return ContentError("tar: the archive is truncated", hint="transfer or create it again")

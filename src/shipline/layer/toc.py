@@ -1,4 +1,4 @@
-"""Toc: the table of contents of one layer, and of layers on top of each other."""
+"""The table of contents of a layer, and of a stack of layers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Row = tuple[Kind, int, int, int, int, int, str, int, int, Xattrs]
 """An Entry without its path."""
 
 Steps = list[tuple[str, str]]
-"""A path from the root down: each directory on it, with the name in it that leads on."""
+"""A path from the root: each directory, with the next name in it."""
 
 _KIND = b"shipline-toc-2\n"
 
 
-_NOTHING: Mapping[str, Row | None] = {}
+_NO_ROWS: Mapping[str, Row | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Toc:
-    """What a layer adds and what it hides (image specification, layer.md, "Whiteouts").
+    """What a layer adds and hides (image specification, layer.md, "Whiteouts").
 
-    `directories` maps the path of a directory to what the layer has in it, by name; None is a
-    directory that only its content implies. `whiteouts` maps a directory to the names that are
-    hidden in lower layers, `opaque` holds the directories of which lower layers show nothing; both
-    imply the directory. A hard link is a copy of the row that it repeats.
+    `directories` maps a directory to its entries by name; None is a directory only implied by its
+    content. `whiteouts` maps a directory to the names hidden in lower layers, `opaque` holds the
+    directories hidden entirely; both imply the directory. A hard link is a copy of its target's
+    row.
     """
 
     directories: dict[str, dict[str, Row | None]] = field(default_factory=dict)
@@ -40,29 +40,29 @@ class Toc:
         return sum(map(len, self.directories.values()))
 
     def entries(self) -> Iterator[Entry]:
-        """What the layer adds, by directory; implied directories are left out."""
+        """The entries of the layer, by directory, without implied directories."""
         for directory, rows in self.directories.items():
             for name, row in rows.items():
                 if row is not None:
                     yield Entry(f"{directory}/{name}" if directory else name, *row)
 
     def rows(self, directory: str) -> Mapping[str, Row | None]:
-        """What the layer has in `directory`, by name."""
-        return self.directories.get(directory, _NOTHING)
+        """The rows of `directory`, by name."""
+        return self.directories.get(directory, _NO_ROWS)
 
     def row(self, path: str) -> Row | None:
-        """What the layer says about `path`; None for nothing and for implied directories."""
+        """The row of `path`; None if absent, and for implied directories."""
         directory, _, name = path.rpartition("/")
-        return self.directories.get(directory, _NOTHING).get(name)
+        return self.directories.get(directory, _NO_ROWS).get(name)
 
     def lookup(self, path: str) -> Entry | None:
-        """The entry that this layer adds at `path`."""
+        """The layer's entry at `path`."""
         row = self.row(path)
         return None if row is None else Entry(path, *row)
 
     def find(self, steps: Steps) -> tuple[Row | None, bool, bool]:
-        """What the layer says of a path: its row, whether the path is there, whether lower layers
-        do not show through. A directory that is only implied is there and has no row.
+        """(row, exists, hides): the row of a path, whether the layer has the path, and whether
+        lower layers are hidden there. An implied directory exists without a row.
         """
         hides = False
         row: Row | None = None
@@ -71,45 +71,45 @@ class Toc:
                 return None, False, True
             hides = hides or directory in self.opaque
             hides = hides or name in self.whiteouts.get(directory, ())
-            rows = self.directories.get(directory, _NOTHING)
+            rows = self.directories.get(directory, _NO_ROWS)
             if name not in rows:
                 return None, False, hides
             row = rows[name]
         return row, True, hides
 
     def dump(self) -> bytes:
-        """A form for `load`, on this machine."""
+        """The table serialised for `load`, on the same machine."""
         return seal(_KIND, marshal.dumps((self.directories, self.whiteouts, self.opaque), 4))
 
     @classmethod
     def load(cls, dumped: bytes) -> Toc:
-        """What was dumped. Raises ContentError for damaged bytes, or those of another version."""
+        """The table from `dump`. Raises ContentError if damaged, or of another version."""
         data = unseal(_KIND, dumped)
         if data is None:
-            raise ContentError("a damaged table of contents, or one of another version")
+            raise ContentError("the table of contents is damaged, or of another version")
         directories, whiteouts, opaque = marshal.loads(data)
         return cls(directories, whiteouts, opaque)
 
 
 class TocBuilder:
-    """Makes the table of the entries that pass through it, on their way to or from a tar."""
+    """Builds the table of the entries that pass through it."""
 
     def __init__(self) -> None:
         self._toc = Toc({"": {}})
 
     def through(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items, each entered into the table before it is passed on."""
+        """The same items, each added to the table before it is yielded."""
         add = self.add
         for item in items:
             add(item[0])
             yield item
 
     def toc(self) -> Toc:
-        """The table of what was added so far."""
+        """The table of the entries added so far."""
         return self._toc
 
     def add(self, entry: Entry) -> None:
-        """Enter a name; a later entry of the same name replaces the earlier."""
+        """Add an entry; a later one of the same name replaces it."""
         directory, _, name = entry[0].rpartition("/")
         if name.startswith(PREFIX):
             self._hide(directory, name)
@@ -135,7 +135,7 @@ class TocBuilder:
             names.add(name.removeprefix(PREFIX))
 
     def _directory(self, path: str) -> dict[str, Row | None]:
-        """The rows of a directory that had none; what implies its parents implies it."""
+        """The rows of a new directory; its parents are implied."""
         place = resolve(path, self._toc.lookup)
         rows = self._toc.directories.setdefault(place, {})
         while place:
@@ -151,7 +151,7 @@ class TocBuilder:
 
 
 def steps(path: str) -> Steps:
-    """The way to `path`."""
+    """The steps to `path`."""
     found: Steps = []
     while path:
         directory, _, name = path.rpartition("/")
@@ -161,7 +161,7 @@ def steps(path: str) -> Steps:
 
 
 class LayeredToc:
-    """A view on the tables of layers, the lowest first; a lookup asks the top first.
+    """A merged view of the tables of layers, lowest first.
 
     Paths are relative and normal, as those of Entry; the root is the empty path.
     """
@@ -170,29 +170,29 @@ class LayeredToc:
         self.tocs = tuple(tocs)
 
     def lookup(self, path: str) -> Entry | None:
-        """What is at `path`, following no link at all; None for nothing."""
+        """The entry at `path`, without following links; None if absent."""
         if not path:
             return Entry("", "dir", 0o755)
         implied = False
-        way = steps(path)
+        path_steps = steps(path)
         for toc in reversed(self.tocs):
-            row, there, hides = toc.find(way)
+            row, exists, hides = toc.find(path_steps)
             if row is not None:
                 if implied and row[0] != "dir":
                     break
                 return Entry(path, *row)
-            implied = implied or there
+            implied = implied or exists
             if hides:
                 break
         return Entry(path, "dir", 0o755) if implied else None
 
     def children(self, path: str) -> list[str]:
-        """The names in the directory `path`, sorted; nothing if it is not a directory."""
+        """The sorted names in the directory `path`; empty if it is not a directory."""
         found: set[str] = set()
         hidden: set[str] = set()
-        way = steps(path)
+        path_steps = steps(path)
         for toc in reversed(self.tocs):
-            row, _, hides = toc.find(way)
+            row, _, hides = toc.find(path_steps)
             if row is not None and row[0] != "dir":
                 break
             found.update(toc.rows(path).keys() - hidden)
@@ -215,5 +215,5 @@ class LayeredToc:
         return resolve(path, self.lookup, follow_last=follow_last)
 
     def open(self, path: str) -> int | None:
-        """None: a table has no contents (see changeset.Lower)."""
+        """None: a table has no contents (see `Lower`)."""
         return None

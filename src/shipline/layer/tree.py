@@ -1,5 +1,5 @@
-"""Scanning a directory tree: its digest as a cache key, its entries for a tar, and what is
-remembered of files that have not changed.
+"""Scanning a directory tree: its digest as a cache key, its entries for a tar, and a cache of the
+digests of unchanged files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than t
 
 
 class StatCache:
-    """What is known of the directories of one root; any number of threads may use it."""
+    """Cached contents of the directories of one root. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,9 +49,9 @@ class StatCache:
     @classmethod
     @contextmanager
     def open(cls, file: Path) -> Iterator[StatCache]:
-        """The cache kept in `file`, which may be absent or damaged; written back at the end.
+        """The cache in `file`, which may be absent or damaged; saved at the end of the block.
 
-        Of two programs that end at once one wins, and the other's work is done again next time.
+        If two processes save at once, one wins, and the other's entries are recomputed next time.
         """
         cache = cls()
         cache._directories = _load(file)
@@ -60,7 +60,7 @@ class StatCache:
             _save(file, cache._directories)
 
     def find(self, directory: str, stats: list[Stat]) -> list[bytes | None]:
-        """The content of each of `stats`, sorted by name; None for what has to be read."""
+        """The cached content of each of `stats`, sorted by name; None for files to read."""
         with self._lock:
             record = self._directories.get(directory)
         if record is None:
@@ -79,7 +79,7 @@ class StatCache:
         since_ns: int,
         complete: bool,
     ) -> None:
-        """Remember contents read after `since_ns`; `complete` if `stats` is the whole directory."""
+        """Cache contents read after `since_ns`; `complete` if `stats` is the whole directory."""
         limit = since_ns - _TICK_NS
         kept = [
             b"" if stat[6] >= limit or stat[5] >= limit else content
@@ -93,7 +93,7 @@ class StatCache:
 
 
 def _pack(stats: list[Stat]) -> bytes:
-    return marshal.dumps(stats, 2)  # from version 3 on, equal values may have different forms
+    return marshal.dumps(stats, 2)  # from version 3 on, equal values may serialise differently
 
 
 def _unpack(packed: bytes) -> list[Stat]:
@@ -127,7 +127,7 @@ def _load(file: Path) -> dict[str, _Record]:
 
 
 def _save(file: Path, directories: dict[str, _Record]) -> None:
-    """Replace the file; a cache that cannot be written is no reason to fail."""
+    """Replace the file; errors are ignored."""
     new = file.with_name(f".{file.name}-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -139,11 +139,11 @@ def _save(file: Path, directories: dict[str, _Record]) -> None:
 
 
 Prune = Callable[[str, bool], bool | None]
-"""Given a path relative to the root, and whether it is a directory: whether to leave it out; None
-for a directory that is there only if something in it is."""
+"""Given a path relative to the root, and whether it is a directory: whether to omit it; None for a
+directory that is kept only if it has entries."""
 
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
-_PIECE = 1 << 20  # bytes
+_CHUNK = 1 << 20  # bytes
 _SHA256 = 32  # bytes
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
     *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
@@ -155,29 +155,29 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def scan(
     root: int | Path, path: str = "", *, prune: Prune | None = None, cache: StatCache | None = None
 ) -> Tree:
-    """What is at `path` below the directory `root`: a directory and all in it, or one other file.
+    """The tree at `path` below the directory `root`: a directory with its content, or one file.
 
-    Symbolic links are not followed. Left out are sockets, whiteouts of overlayfs that have nothing
-    to hide, and what `prune` says; a pruned directory is not entered. Raises ContentError for what
-    is absent or cannot be read.
+    Symbolic links are not followed. Sockets, stray whiteouts of overlayfs and pruned paths are
+    omitted; a pruned directory is not entered. Raises ContentError for absent or unreadable
+    files.
     """
     opened = OpenDirectory(root)
-    began_ns = time.time_ns()
-    scanned = _Scan(opened, prune)
+    started_ns = time.time_ns()
+    scanner = _Scanner(opened, prune)
     try:
         status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            scanned.enter(opened.fd, path or ".", path)
+            scanner.enter(opened.fd, path or ".", path)
         else:
             directory, _, name = path.rpartition("/")
-            scanned.directories[directory] = ([(name, *_status(status))], False)
+            scanner.directories[directory] = ([(name, *_status(status))], False)
     except OSError as error:
         raise unreadable(error) from error
-    return Tree(opened, path, scanned.directories, began_ns, cache)
+    return Tree(opened, path, scanner.directories, started_ns, cache)
 
 
-class _Scan:
-    """The walk: each directory's names in order, and whether none was pruned."""
+class _Scanner:
+    """The walk: each directory's sorted names, and whether none was pruned."""
 
     def __init__(self, root: OpenDirectory, prune: Prune | None) -> None:
         self._prune = prune
@@ -210,8 +210,8 @@ class _Scan:
 
 
 def _listed(directory: int) -> list[Stat]:
-    """What is in a directory. A whiteout in a lower directory of overlayfs shows as a device 0/0;
-    where only one layer has the directory, its mount lists the name, and has nothing there.
+    """The stats of a directory's entries. A whiteout in a lower directory of overlayfs appears as a
+    device 0/0; in a directory of only one layer, the mount lists the name but stat(2) fails.
     """
     try:
         with os.scandir(directory) as found:
@@ -244,20 +244,20 @@ def _is_dir(one: Stat) -> bool:
 
 
 class Tree:
-    """What a scan found; contents are read only for the digest, and through the items."""
+    """The result of a scan; contents are read only for the digest, and through the items."""
 
     def __init__(
         self,
         root: OpenDirectory,
         path: str,
         directories: dict[str, tuple[list[Stat], bool]],
-        began_ns: int,
+        started_ns: int,
         cache: StatCache | None,
     ) -> None:
         self._root = root
         self._path = path
         self._directories = directories
-        self._began_ns = began_ns
+        self._started_ns = started_ns
         self._cache = cache
         self._lock = threading.Lock()
         self._read: dict[str, list[bytes]] = {}
@@ -267,29 +267,29 @@ class Tree:
         return sum(len(stats) for stats, _ in self._directories.values())
 
     def entries(self) -> Iterator[Entry]:
-        """What `items` gives, without contents."""
+        """The entries of `items`."""
         return (entry for entry, _ in self.items())
 
     def shared(
         self, names: Callable[[str], Collection[str]], directory: str = ""
     ) -> Iterator[tuple[str, bool]]:
-        """What is also in another tree, which has `names(path)` in its directory `path`.
+        """The paths that are also in another tree, which has `names(path)` in its directory `path`.
 
-        Gives the path and whether it is a directory here; what the other lacks is not entered.
+        Yields the path and whether it is a directory here.
         """
-        there = set(names(directory))
+        other_names = set(names(directory))
         for one in self._directories["/".join(filter(None, (self._path, directory)))][0]:
-            if one[0] in there:
+            if one[0] in other_names:
                 path = f"{directory}/{one[0]}" if directory else one[0]
                 yield path, _is_dir(one)
                 if _is_dir(one):
                     yield from self.shared(names, path)
 
     def items(self) -> Iterator[Item]:
-        """Everything found, sorted in each directory, parents before their content.
+        """All entries, sorted in each directory, parents before their content.
 
-        Paths are relative to the scanned directory; one file alone has its name. A further name
-        of a file already given is a hardlink.
+        Paths are relative to the scanned directory; a single file has its name. Further names of a
+        file are hardlinks.
         """
         first: dict[int, str] = {}
         if self._path in self._directories:
@@ -315,22 +315,23 @@ class Tree:
                     continue
             yield self._item(one, path, inside + one[0], content)
 
-    def _item(self, one: Stat, path: str, place: str, content: bytes | None) -> Item:
+    def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
         entry = _entry(one, path)
         try:
             if entry.kind != "file":
-                return (entry_at(self._root, place) or entry)._replace(path=path), None
-            raw = content[_SHA256:] if content else capability(f"{self._root.path}/{place}")
+                return (entry_at(self._root, file_path) or entry)._replace(path=path), None
+            raw = content[_SHA256:] if content else capability(f"{self._root.path}/{file_path}")
         except OSError as error:
             raise unreadable(error) from error
-        source = Source(self._root, place)
+        source = Source(self._root, file_path)
         return (entry._replace(xattrs=((CAPABILITY, raw),)) if raw else entry), source
 
     def digest(self, owner: tuple[int, int] | None = None) -> Digest:
-        """A name for paths, kinds, modes, owners, links, capabilities and contents; not for times.
+        """The digest of paths, kinds, modes, owners, links, capabilities and contents, without
+        times.
 
-        `owner`, a uid and a gid, stands for the owners found. The name of a single file does not
-        count. Reads what the cache does not know; raises ContentError if that is impossible.
+        `owner`, a uid and a gid, replaces all owners. The name of a single file is ignored. Reads
+        files that are not cached; raises ContentError if that fails.
         """
         with self._lock:
             if not self._read:
@@ -382,7 +383,7 @@ class Tree:
     def _known(
         self, found: dict[str, list[bytes | None]], fresh: set[str]
     ) -> dict[str, list[bytes]]:
-        """The contents, now that none is missing; those of `fresh` directories are remembered."""
+        """The complete contents; those of `fresh` directories are cached."""
         known = {
             directory: [content for content in contents if content is not None]
             for directory, contents in found.items()
@@ -391,7 +392,7 @@ class Tree:
             for directory in fresh:
                 stats, complete = self._directories[directory]
                 self._cache.put(
-                    directory, stats, known[directory], since_ns=self._began_ns, complete=complete
+                    directory, stats, known[directory], since_ns=self._started_ns, complete=complete
                 )
         return known
 
@@ -401,16 +402,16 @@ class Tree:
             for directory, _, one in batch
         ]
 
-    def _identify(self, place: str, one: Stat) -> bytes:
-        """What tells the content of a name from other contents of its kind; never empty."""
+    def _identify(self, file_path: str, one: Stat) -> bytes:
+        """An identifier of the content among files of its kind; never empty."""
         kind = one[1] & 0o170000
         try:
             if kind == stat.S_IFREG:
-                return _file_identity(place, one[4], self._root.fd)
+                return _file_identity(file_path, one[4], self._root.fd)
             if kind == stat.S_IFLNK:
-                return b">" + os.fsencode(os.readlink(place, dir_fd=self._root.fd))
+                return b">" + os.fsencode(os.readlink(file_path, dir_fd=self._root.fd))
             if kind in (stat.S_IFCHR, stat.S_IFBLK):
-                status = os.stat(place, dir_fd=self._root.fd, follow_symlinks=False)
+                status = os.stat(file_path, dir_fd=self._root.fd, follow_symlinks=False)
                 return b"%d" % status.st_rdev
         except OSError as error:
             raise unreadable(error) from error
@@ -421,7 +422,7 @@ _Missing = tuple[str, int, Stat]
 
 
 def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
-    """Pieces of work, each large enough for a thread to take."""
+    """Batches, each large enough for a thread."""
     batch: list[_Missing] = []
     size = 0
     for job in missing:
@@ -434,14 +435,14 @@ def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
         yield batch
 
 
-def _file_identity(place: str, size: int, root: int) -> bytes:
-    """The sha256 of a file's bytes, and its capability behind that if it has one."""
-    fd = os.open(place, _READ, dir_fd=root)
+def _file_identity(file_path: str, size: int, root: int) -> bytes:
+    """The sha256 of a file's bytes, followed by its capability, if any."""
+    fd = os.open(file_path, _READ, dir_fd=root)
     try:
-        data = os.read(fd, min(size, _PIECE) + 1)
+        data = os.read(fd, min(size, _CHUNK) + 1)
         seen = hashlib.sha256(data)
-        while len(data) > size or len(data) > _PIECE:
-            data = os.read(fd, _PIECE + 1)
+        while len(data) > size or len(data) > _CHUNK:
+            data = os.read(fd, _CHUNK + 1)
             seen.update(data)
         return seen.digest() + capability(fd)
     finally:
