@@ -84,7 +84,7 @@ def build(
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client())
         step = step or stack.enter_context(silent("build"))
-        settings = Settings(home or state_directory(), client.repository, os.environ)
+        settings = Settings(home or state_directory(), client.repository, os.environ, client.get)
         return _build(request, settings, step)
 
 

@@ -21,7 +21,8 @@ from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import sleep
 
-_KIND = b"made-1\n"
+_KIND, _REMOTE = b"made-1\n", b"remote-1\n"
+_FILES = "remote file"
 _AGAIN_S = 0.02
 
 
@@ -35,6 +36,15 @@ class LayerResult:
     layer: Layer
     created: str
     level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file that was fetched over HTTP; `etag` and `modified` are its headers, empty without."""
+
+    content: Descriptor
+    etag: str = ""
+    modified: str = ""
 
 
 @contextmanager
@@ -77,11 +87,12 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
 
 
 def forget_missing(records: Records, content: Exister) -> None:
-    """Delete the records of layers that `content` has no more."""
+    """Delete the records of layers and files that `content` has no more."""
     for key, value in walk(records, ()):
-        sealed = unseal(_KIND, value)
-        layer = None if sealed is None else json.loads(bytes(sealed))["layer"]
-        if layer is None or not content.exists(Descriptor.from_json(layer)):
+        sealed = unseal(_REMOTE if key[0] == _FILES else _KIND, value)
+        record = {} if sealed is None else json.loads(bytes(sealed))
+        target = record.get("layer") or record.get("content")
+        if target is None or not content.exists(Descriptor.from_json(target)):
             records.write({key: None}, durable=False)
 
 
@@ -122,3 +133,21 @@ class Cache:
         }
         value = seal(_KIND, json.dumps(record).encode())
         self._records.write({(self._space, key): value for key in keys})
+
+    def remote_file(self, url: str) -> RemoteFile | None:
+        """What `url` gave when it was fetched last, if the content is still here."""
+        found = self._records.get((_FILES, url))
+        content = None if found is None else unseal(_REMOTE, found)
+        if content is None:
+            return None
+        record = json.loads(bytes(content))
+        file = RemoteFile(
+            Descriptor.from_json(record["content"]), record["etag"], record["modified"]
+        )
+        return file if self._content.exists(file.content) else None
+
+    def put_remote_file(self, url: str, file: RemoteFile) -> None:
+        """Remember what `url` gave."""
+        record = {"content": file.content.to_json(), "etag": file.etag, "modified": file.modified}
+        value = seal(_REMOTE, json.dumps(record).encode())
+        self._records.write({(_FILES, url): value}, durable=False)

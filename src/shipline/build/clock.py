@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
-from shipline.errors import DockerfileError, UsageError
+from shipline.errors import UsageError
 from shipline.oci import Platform
 
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -74,13 +75,20 @@ def clock_of(request: BuildRequest, dockerfile: df.Dockerfile) -> Clock:
 
 
 def with_seconds(
-    request: BuildRequest, dockerfile: df.Dockerfile
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    time_of: Callable[[str, df.Stage], int],
 ) -> tuple[BuildRequest, df.Dockerfile]:
     """Both with a number of seconds, or nothing, for what else SOURCE_DATE_EPOCH may be: `context`,
-    or the name of a context or stage. Raises UsageError, DockerfileError for what has no time.
+    or the name of a context or stage, whose time `time_of` tells. Raises UsageError,
+    DockerfileError for what has no time.
     """
     written = epoch_of(request, dockerfile)
-    seconds = _seconds(written, request, dockerfile)
+    stage = dockerfile.find(written) if written else None
+    if stage is not None and not written.isdecimal() and written not in request.build_contexts:
+        seconds = str(time_of(written, stage))
+    else:
+        seconds = _seconds(written, request)
     if seconds == written:
         return request, dockerfile
     if EPOCH in request.build_args:
@@ -94,7 +102,7 @@ def _with_default(line: df.Arg, seconds: str) -> df.Arg:
     return replace(line, args=tuple(args))
 
 
-def _seconds(text: str, request: BuildRequest, dockerfile: df.Dockerfile) -> str:
+def _seconds(text: str, request: BuildRequest) -> str:
     if not text:
         return text
     if re.fullmatch(r"-?[0-9]+", text):
@@ -105,11 +113,4 @@ def _seconds(text: str, request: BuildRequest, dockerfile: df.Dockerfile) -> str
         return "" if request.context.newest is None else str(request.context.newest)
     if text in request.build_contexts:  # a directory or an image: neither has a time of its own
         return ""
-    if stage := dockerfile.find(text):
-        raise DockerfileError(
-            f"{EPOCH}={text}: the time of a stage is that of its ADD of a URL, which is not"
-            " supported yet",
-            span=stage.span,
-            hint=EPOCH_HINT,
-        )
     raise UsageError(f"{EPOCH} is no number, no context and no stage: {text!r}", hint=EPOCH_HINT)

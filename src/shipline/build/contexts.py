@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,6 +28,9 @@ from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
 from shipline.sandbox import resolve_in_root
 
+TimeOfStage = Callable[[BuildRequest, df.Dockerfile, str, df.Stage], int]
+"""The time of a stage for SOURCE_DATE_EPOCH, in seconds; raises DockerfileError without one."""
+
 _LIMIT = 16 << 20  # bytes of a Dockerfile
 _HEAD = 512  # bytes that tell an archive
 _SECOND = 1_000_000_000  # nanoseconds
@@ -35,7 +38,11 @@ _UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # how editors of Windows mark it
 
 
 def load_dockerfile(
-    request: BuildRequest, stdin: Reader | None, scratch: Path, step: Step
+    request: BuildRequest,
+    stdin: Reader | None,
+    scratch: Path,
+    step: Step,
+    time_of: TimeOfStage,
 ) -> tuple[BuildRequest, df.Dockerfile]:
     """The parsed Dockerfile, and the request with its context unpacked below `scratch` where it
     came on `stdin`; SOURCE_DATE_EPOCH is a number of seconds in both. Raises UsageError,
@@ -44,7 +51,9 @@ def load_dockerfile(
     with step.step("load Dockerfile", kind="internal"):
         request, rest = open_stdin(request, stdin, scratch)
         written = configured(read_dockerfile(request, rest), request)
-        resolved = with_seconds(request, written)
+        resolved = with_seconds(
+            request, written, lambda name, stage: time_of(request, written, name, stage)
+        )
     if epoch_of(request, written) and not epoch_of(*resolved):
         step.warn(
             f"{EPOCH} is not set: the context that it names has no time of its own", EPOCH_HINT

@@ -117,6 +117,7 @@ def copy(
             placed=placement.key(),
             ways=[placement.way_key(path) for path in (*(one.target for one in goals), *files)],
             base=base.diff_ids if archives else (),
+            stamp=source.stamp if isinstance(source, ContextDirectory) else "",
         )
 
         def items() -> list[Item]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -28,12 +29,13 @@ from shipline.build.assembly import (
 from shipline.build.base_images import Blobs, RegistryImages, Repositories
 from shipline.build.cache import Cache, LayerResult, open_records
 from shipline.build.checks import tell, unused_arguments, warnings_of
-from shipline.build.clock import Clock, clock_of, rfc3339
+from shipline.build.clock import EPOCH, Clock, clock_of, rfc3339
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, PruneLimits, grew, limit_of, prune, total
+from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.exporters import Results, export
 from shipline.build.faults import Damage, system_errors
-from shipline.build.graph import CopyOp, RunOp, Vertex, walk
+from shipline.build.graph import CopyOp, HttpOp, RunOp, ScratchOp, Vertex, walk
 from shipline.build.plan import plan_platforms
 from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, targets_of
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
@@ -65,6 +67,7 @@ class Settings:
     home: Path
     repositories: Repositories
     environment: Mapping[str, str] = field(default_factory=dict)
+    get: Get = no_network
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
 
@@ -141,7 +144,10 @@ def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
             settings.repositories, Blobs(LocalStore(settings.home / "content"), step), step
         )
         try:
-            request, dockerfile = load_dockerfile(request, settings.stdin, Path(scratch), step)
+            time_of = partial(_time_of_stage, images, settings)
+            request, dockerfile = load_dockerfile(
+                request, settings.stdin, Path(scratch), step, time_of
+            )
         except DockerfileError as error:
             return CheckResult(failure=error)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
@@ -169,6 +175,34 @@ def _checked(
     except DockerfileError as error:
         failure = failure or error
     return CheckResult(found, failure)
+
+
+def _time_of_stage(
+    images: RegistryImages,
+    settings: Settings,
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    name: str,
+    stage: df.Stage,
+) -> int:
+    """When the file changed that the stage adds from a URL, and which is all that it has."""
+    arguments = {key: value for key, value in request.build_args.items() if key != EPOCH}
+    request = replace(
+        request, target=name, build_args=arguments, platforms=request.target_platforms[:1]
+    )
+    *added, bottom = plan_platforms(request, dockerfile, images)[0].vertex.chain()
+    source = added[0].inputs[-1].op if len(added) == 1 else None
+    modified = 0
+    if isinstance(source, HttpOp) and len(source.files) == 1 and isinstance(bottom.op, ScratchOp):
+        modified = last_modified(source.files[0][0], settings.get)
+    if modified:
+        return modified
+    raise DockerfileError(
+        f"{EPOCH}={name}: the stage has no time",
+        span=stage.span,
+        hint="a stage that has one is FROM scratch with a single ADD of a URL, whose server sends"
+        " Last-Modified",
+    )
 
 
 def _is_piped(request: BuildRequest) -> bool:
@@ -200,7 +234,8 @@ def _build(
         scratch = stack.enter_context(open_workspace(settings.home))
         blobs = Blobs(store, step)
         images = RegistryImages(settings.repositories, blobs, step)
-        request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step)
+        time_of = partial(_time_of_stage, images, settings)
+        request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step, time_of)
         for warning in request_warnings(request, dockerfile.directives.syntax):
             step.warn(*warning)
         indexed = wants_index(request)
@@ -270,6 +305,7 @@ def _workshop(
     home = settings.home
     clock = clock_of(request, dockerfile)
     records = stack.enter_context(open_records(home / "cache.db", damage))
+    cache = Cache(records, blobs, clock.variant)
     opened: Once[Sandbox] = Once()
 
     def sandbox() -> Sandbox:
@@ -278,7 +314,7 @@ def _workshop(
     return Worker(
         store=blobs.store,
         snapshots=Snapshots(home, scratch, blobs, damage),
-        cache=Cache(records, blobs, clock.variant),
+        cache=cache,
         codec=codec,
         clock=clock,
         scratch=scratch,
@@ -287,6 +323,7 @@ def _workshop(
         secrets={secret.id: secret for secret in request.secrets},
         environment=settings.environment,
         sandbox=sandbox,
+        downloader=Downloader(settings.get, cache, blobs.store),
         making=Once(),
         running=Limiter(max(4, 2 * CPUS)),
     )

@@ -102,6 +102,17 @@ class RunMount:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpOp(_Operation):
+    """Files behind URLs, each in a directory that is called by its number: tuples of the URL, the
+    name of the file, and the digest that it must have, empty for any.
+    """
+
+    KIND = "http/1"
+
+    files: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunOp(_Operation):
     """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
     `limits`.
@@ -153,7 +164,7 @@ class MakeDirectoryOp(_Operation):
     user: str = ""
 
 
-Op = ScratchOp | ImageOp | ContextOp | RunOp | CopyOp | MakeDirectoryOp
+Op = ScratchOp | ImageOp | ContextOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 
 @dataclass(frozen=True, slots=True)

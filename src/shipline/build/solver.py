@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from shipline.build import copying, running
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult, alone
 from shipline.build.copying import StepOptions
+from shipline.build.downloads import place_file
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
+    HttpOp,
     ImageOp,
     Label,
     MakeDirectoryOp,
@@ -24,7 +27,7 @@ from shipline.build.graph import (
     walk,
 )
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import Follower, Result, Worker
+from shipline.build.workshop import ContextDirectory, Follower, Result, Worker
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.tasks import CPUS, Once, Task, TaskGroup, visit_graph
@@ -35,6 +38,7 @@ _KINDS: dict[type[Op], str] = {
     RunOp: "run",
     CopyOp: "copy",
     MakeDirectoryOp: "workdir",
+    HttpOp: "http",
 }
 
 
@@ -95,6 +99,8 @@ class Solver:
                 return VertexResult(Snapshot(self._images[vertex.op].layers))
             case ContextOp(name):
                 return VertexResult(self._shop.contexts[name])
+            case HttpOp():
+                return VertexResult(self._download(vertex, vertex.op))
         base = inputs[0]
         if not isinstance(base, Snapshot):
             raise DockerfileError(
@@ -103,6 +109,26 @@ class Solver:
         with _located(vertex.label):
             made = self._step_of(vertex, base, inputs)
         return VertexResult(base.plus(made.layer), made)
+
+    def _download(self, vertex: Vertex, op: HttpOp) -> ContextDirectory:
+        """The files of the URLs, as a directory."""
+        shop = self._shop
+        place = shop.scratch / f"http-{os.urandom(6).hex()}"
+        times = []
+        try:
+            with (
+                _located(vertex.label),
+                self._step.step(vertex.label.name, **_attributes(vertex)) as step,
+            ):
+                for number, (url, name, checksum) in enumerate(op.files):
+                    file = shop.downloader.fetch(url, checksum, step)
+                    (place / str(number)).mkdir(parents=True)
+                    place_file(file, shop.store, place / str(number) / name)
+                    times.append("" if checksum else file.modified)
+        except ShiplineError as error:
+            error.span = error.span or vertex.label.span
+            raise
+        return ContextDirectory("URL", place, None, None, stamp="\n".join(times))
 
     def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> LayerResult:
         """The layer of a step, which people see from when it really begins."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shipline import dockerfile as df
-from shipline.build.graph import CopyOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
+from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, shown_url
+from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.placing import parse_mode
 from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
@@ -220,8 +222,9 @@ def _insecure(run: df.Run, place: DispatchOptions) -> bool:
 def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
+    sources = copy.sources
     if isinstance(copy, df.Add):
-        source, parents, unpack = _add_source(copy, place), False, _unpack(copy)
+        (source, sources), parents, unpack = _add_source(copy, place), False, _unpack(copy)
     else:
         parents, unpack = copy.parents, "never"
         source = (
@@ -235,7 +238,7 @@ def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions)
         error.span = copy.span
         raise
     op = CopyOp(
-        sources=copy.sources,
+        sources=sources,
         destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),
         files=tuple((one.name, one.content) for one in copy.files),
         chown=copy.chown,
@@ -251,21 +254,42 @@ def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions)
     return state.noted(_text(state, step), vertex)
 
 
-def _add_source(add: df.Add, place: DispatchOptions) -> Vertex:
-    for source in add.sources:
-        if "://" in source or source.startswith("git@"):
+def _add_source(add: df.Add, place: DispatchOptions) -> tuple[Vertex, tuple[str, ...]]:
+    """What ADD takes its files from, and the sources as they are called there."""
+    remote = [source for source in add.sources if is_url(source)]
+    if not remote:
+        if add.checksum or add.keep_git_dir:
+            raise DockerfileError("--checksum and --keep-git-dir are for URLs", span=add.span)
+        return place.source("", add.span, place.platform), add.sources
+    for source in remote:
+        if not is_http(source):
             raise DockerfileError(
-                f"ADD of a URL is not supported yet: {source}",
+                f"ADD of a Git repository is not supported yet: {source}",
                 span=add.span,
-                hint="download the file before the build and ADD it from the context",
+                hint="clone it before the build and ADD it from the context",
             )
-    if add.checksum or add.keep_git_dir:
-        raise DockerfileError("--checksum and --keep-git-dir are for URLs", span=add.span)
-    return place.source("", add.span, place.platform)
+    if len(remote) < len(add.sources) or add.files:
+        raise DockerfileError(
+            "an ADD takes either URLs or files of the context", span=add.span, hint="write two ADD"
+        )
+    if add.checksum and len(remote) > 1:
+        raise DockerfileError("--checksum is for a single URL", span=add.span)
+    checksum = parse_checksum(add.checksum, add.span)
+    files = tuple((url, file_name(url), checksum) for url in remote)
+    shown = ", ".join(map(shown_url, remote))
+    names = tuple(f"{number}/{_literal(name)}" for number, (_, name, _) in enumerate(files))
+    return place.vertex(HttpOp(files), [], shown, add.span), names
+
+
+def _literal(name: str) -> str:
+    """A pattern that matches `name` alone."""
+    return re.sub(r"[*?[\\]", lambda found: "[\\\\]" if found[0] == "\\" else f"[{found[0]}]", name)
 
 
 def _unpack(add: df.Add) -> str:
-    return "never" if add.unpack is False else "archives"
+    """Archives of a context are unpacked unless that is forbidden, others only on request."""
+    default = not any(map(is_url, add.sources))
+    return "archives" if (default if add.unpack is None else add.unpack) else "never"
 
 
 def _workdir(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:

@@ -11,6 +11,7 @@ from typing import Protocol
 from shipline import dockerfile as df
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
+from shipline.build.downloads import Downloader
 from shipline.build.request import Secret
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalIngest, LocalStore
@@ -38,7 +39,8 @@ _WORTH_KEEPING = 16 << 20  # bytes of files, from which the tar of a layer is ke
 class ContextDirectory:
     """A directory of this machine to build from; `prune` tells what `rules` leave out of it.
 
-    `trees` holds what was scanned: all platforms of a build look at the same files once.
+    `trees` holds what was scanned: all platforms of a build look at the same files once. `stamp`
+    is what sets its files apart in a cache key beside their content.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ContextDirectory:
     cache: StatCache | None
     trees: Once[Tree] = field(default_factory=Once)
     rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)
+    stamp: str = ""
 
 
 Result = Snapshot | ContextDirectory
@@ -76,6 +79,7 @@ class Worker:
     secrets: Mapping[str, Secret]
     environment: Mapping[str, str]
     sandbox: Callable[[], Sandbox]
+    downloader: Downloader
     making: Once[tuple[LayerResult, bool]]
     running: Limiter
     emptied: Once[None] = field(default_factory=Once)

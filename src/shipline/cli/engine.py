@@ -52,5 +52,10 @@ def _settings(request: BuildRequest) -> Iterator[Settings]:
     insecure = any(output.insecure for output in request.outputs)
     with open_client(*({name.host for name in request.tags} if insecure else ())) as client:
         yield Settings(
-            state_directory(), client.repository, os.environ, sys.stdin.buffer, sys.stdout.buffer
+            state_directory(),
+            client.repository,
+            os.environ,
+            client.get,
+            sys.stdin.buffer,
+            sys.stdout.buffer,
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from shipline.oci import Reference
 from shipline.registry.credentials import Keychain, NoKeychain
@@ -16,6 +16,9 @@ from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.request import Request
+
+if TYPE_CHECKING:
+    from shipline.registry.transport import Response
 
 _DOCUMENT_LIMIT = 256 << 20  # bytes
 
@@ -69,6 +72,15 @@ class Client:
         response = self._http.call(request, expect={200, 202}, operation=operation, caller=caller)
         with closing(response):
             return response.content(_DOCUMENT_LIMIT)
+
+    def get(self, url: str, headers: Mapping[str, str]) -> Response:
+        """GET any URL, with the proxies and authorities of the settings and no credentials but
+        those in `headers`: status 200, or 304. Raises AuthError, RegistryError.
+        """
+        request = Request("GET", Url.parse(url), headers)
+        return self._http.call(
+            request, expect={200, 304}, operation="GET", limit="read", redirects=10
+        )
 
     def close(self) -> None:
         self._http.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
+from shipline.build.downloads import Downloader, no_network
 from shipline.build.faults import Damage
 from shipline.build.snapshots import Snapshots
 from shipline.build.workshop import ContextDirectory, Worker
@@ -116,6 +117,7 @@ def open_shop(
             store=blobs.store,
             snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
             cache=Cache(records, blobs),
+            downloader=Downloader(no_network, Cache(records, blobs), blobs.store),
             codec=codec("gzip"),
             clock=Clock(1_000_000_000),
             scratch=scratch,

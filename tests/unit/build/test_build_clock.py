@@ -16,9 +16,15 @@ ARCHIVE = BuildRequest(Context(ContextKind.STDIN, "/unpacked", newest=7))
 PLAIN = "FROM scratch\n"
 
 
+def time_of(name: str, stage: df.Stage) -> int:
+    if name != "src":
+        raise DockerfileError(f"{name} has no time", span=stage.span)
+    return 9
+
+
 def resolved(text: str, request: BuildRequest = LOCAL, **arguments: str) -> str:
     file = df.parse_dockerfile(text.encode(), file="Dockerfile")
-    return epoch_of(*with_seconds(replace(request, build_args=arguments), file))
+    return epoch_of(*with_seconds(replace(request, build_args=arguments), file, time_of))
 
 
 def test_the_build_argument_beats_the_default_of_the_dockerfile() -> None:
@@ -38,7 +44,7 @@ def test_context_is_the_newest_file_of_an_archive_and_nothing_for_a_directory() 
 
 def test_a_stage_sees_the_seconds() -> None:
     text = f"ARG {EPOCH}=context\n{PLAIN}ARG {EPOCH}\n"
-    _, file = with_seconds(ARCHIVE, df.parse_dockerfile(text.encode(), file="Dockerfile"))
+    _, file = with_seconds(ARCHIVE, df.parse_dockerfile(text.encode(), file="Dockerfile"), time_of)
     scope = df.open_scope(file, df.PlatformArgs("linux/amd64", "linux/amd64"))
     step = df.apply(file.stages[0].instructions[0], df.Scope(), scope)
     assert step.scope.variables[EPOCH] == "7"
@@ -49,11 +55,12 @@ def test_a_named_context_has_no_time() -> None:
     assert resolved(PLAIN, named, SOURCE_DATE_EPOCH="src") == ""
 
 
-def test_a_stage_is_refused_with_its_line() -> None:
-    text = f"ARG {EPOCH}=src\nFROM scratch AS src\nADD https://h/f.tar /\n{PLAIN}"
-    with pytest.raises(DockerfileError, match="not supported yet") as caught:
-        resolved(text)
-    assert str(caught.value.span) == "Dockerfile:2"
+def test_a_stage_has_the_time_that_it_is_given() -> None:
+    text = f"FROM scratch AS src\nFROM scratch AS other\n{PLAIN}"
+    assert resolved(f"ARG {EPOCH}=src\n{text}") == "9"
+    assert resolved(text, SOURCE_DATE_EPOCH="src") == "9"
+    with pytest.raises(DockerfileError, match="other has no time"):
+        resolved(text, SOURCE_DATE_EPOCH="other")
 
 
 @pytest.mark.parametrize("value", ["soon", "1.5", "--5", "1 2", "253402300800"])

@@ -1,0 +1,176 @@
+"""ADD of URLs: files fetched over HTTP, kept by digest, fetched again only when they changed.
+
+A file has mode 0600 and the time of Last-Modified, else that of the epoch, as with BuildKit. The
+server is asked at every build, with the ETag of what is there; not where `--checksum` already
+names it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from shipline.build.cache import Cache, RemoteFile
+from shipline.content import CHUNK, LocalStore, chunks
+from shipline.errors import DockerfileError, RegistryError, Span, UsageError
+from shipline.events import Step
+from shipline.oci import Descriptor, Digest, InvalidDigest
+
+_UNNAMED = "__unnamed__"
+_HINT = "is the URL right, and the server reachable from here?"
+_HINTS = {
+    401: "the server wants a login: write it into the URL, or fetch the file before the build",
+    403: "the server does not give this file to everybody: fetch it before the build",
+    404: "check the URL: the server has no such file",
+}
+_MEDIA_TYPE = "application/octet-stream"
+
+
+class Reply(Protocol):
+    """An HTTP response, its body unread."""
+
+    @property
+    def status(self) -> int: ...
+
+    def header(self, name: str) -> str: ...
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+Get = Callable[[str, Mapping[str, str]], Reply]
+"""GET a URL with headers, redirects followed: status 200, or 304. Raises RegistryError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Downloader:
+    """Fetches what ADD names; safe to use from any thread."""
+
+    get: Get
+    cache: Cache
+    store: LocalStore
+
+    def fetch(self, url: str, checksum: str, step: Step) -> RemoteFile:
+        """The file behind `url`, in the store. Raises RegistryError, and UsageError for one that
+        has not the `checksum`.
+        """
+        known = self.cache.remote_file(url)
+        if known is not None and checksum and str(known.content.digest) == checksum:
+            step.cached()
+            return known
+        plain, headers = _without_login(url)
+        if known is not None and known.etag.startswith('"'):
+            headers["If-None-Match"] = known.etag
+        with closing(self._ask(plain, headers)) as reply:
+            if reply.status == 304 and known is not None:
+                step.cached()
+                found = known
+            else:
+                found = self._keep(reply, step)
+                self.cache.put_remote_file(url, found)
+        if checksum and str(found.content.digest) != checksum:
+            raise UsageError(
+                f"{shown_url(url)} has the digest {found.content.digest}, not {checksum}",
+                hint="if the file was meant to change, change --checksum too",
+            )
+        return found
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> Reply:
+        try:
+            return self.get(url, headers)
+        except RegistryError as error:
+            error.hint = _HINTS.get(error.status or 0, _HINT)
+            raise
+
+    def _keep(self, reply: Reply, step: Step) -> RemoteFile:
+        length = reply.header("Content-Length")
+        total = int(length) if length.isdecimal() else 0
+        with self.store.ingest() as ingest:
+            while data := reply.read(CHUNK):
+                ingest.write(data)
+                step.progress(ingest.size, total)
+            content = Descriptor(_MEDIA_TYPE, ingest.digest, ingest.size)
+            ingest.commit(content)
+        return RemoteFile(content, reply.header("ETag"), reply.header("Last-Modified"))
+
+
+def last_modified(url: str, get: Get) -> int:
+    """When the file behind `url` changed, in seconds since the epoch; 0 where nobody says."""
+    with closing(get(*_without_login(url))) as reply:
+        return int(_seconds(reply.header("Last-Modified")))
+
+
+def place_file(file: RemoteFile, store: LocalStore, path: Path) -> None:
+    """Write the file to `path` as ADD has it."""
+    with store.fetch(file.content) as reader, path.open("wb") as target:
+        for data in chunks(reader):
+            target.write(data)
+    path.chmod(0o600)
+    modified = _seconds(file.modified)
+    os.utime(path, (modified, modified))
+
+
+def is_url(source: str) -> bool:
+    """Whether ADD takes `source` from somewhere else than a context."""
+    return "://" in source or source.startswith("git@")
+
+
+def is_http(source: str) -> bool:
+    """Whether `source` is a file behind a URL, rather than a repository of git."""
+    parts = urlsplit(source)
+    return parts.scheme in ("http", "https") and not parts.path.endswith(".git")
+
+
+def file_name(url: str) -> str:
+    """The name that the file has in a directory."""
+    name = posixpath.basename(unquote(urlsplit(url).path))
+    return _UNNAMED if name in ("", ".", "..") or "\0" in name else name
+
+
+def parse_checksum(text: str, span: Span | None) -> str:
+    """`text` as a digest. Raises DockerfileError."""
+    try:
+        return str(Digest.parse(text)) if text else ""
+    except InvalidDigest as error:
+        raise DockerfileError(
+            f"--checksum: {error}", span=span, hint="write sha256: and 64 hex digits"
+        ) from None
+
+
+def shown_url(url: str) -> str:
+    """The URL without a login."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _without_login(url: str) -> tuple[str, dict[str, str]]:
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    if not login:
+        return urlunsplit(parts._replace(fragment="")), {}
+    user, _, password = login.partition(":")
+    pair = f"{unquote(user)}:{unquote(password)}".encode()
+    headers = {"Authorization": f"Basic {b64encode(pair).decode('ascii')}"}
+    return urlunsplit(parts._replace(netloc=host, fragment="")), headers
+
+
+def no_network(url: str, headers: Mapping[str, str]) -> Reply:
+    """A `Get` for builds that were handed none."""
+    raise RegistryError(f"cannot fetch {shown_url(url)}: this build was given no way to", host="")
+
+
+def _seconds(date: str) -> float:
+    """An HTTP date (RFC 9110, section 5.6.7) as Unix time; 0 for none."""
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp())
+    except ValueError:
+        return 0.0

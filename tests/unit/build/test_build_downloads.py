@@ -1,0 +1,173 @@
+"""ADD of URLs: what is asked of a server, what is kept, and what the file is called."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from shipline.build.cache import Cache, open_records
+from shipline.build.downloads import (
+    Downloader,
+    file_name,
+    is_http,
+    last_modified,
+    parse_checksum,
+    place_file,
+    shown_url,
+)
+from shipline.content import LocalStore
+from shipline.errors import DockerfileError, RegistryError, UsageError
+from shipline.events import Step, silent
+from shipline.oci import Digest
+
+URL = "https://example.org/f.txt"
+DATE = "Thu, 02 Jan 2020 03:04:05 GMT"
+
+
+class FakeReply(BytesIO):
+    def __init__(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(content)
+        self.status = status
+        self._headers = headers
+
+    def header(self, name: str) -> str:
+        return self._headers.get(name, "")
+
+
+@dataclass
+class Server:
+    content: bytes = b"one"
+    etag: str = '"1"'
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def get(self, url: str, headers: Mapping[str, str]) -> FakeReply:
+        self.asked.append((url, dict(headers)))
+        if not self.content:
+            raise RegistryError("no", host="example.org", status=404)
+        if self.etag and headers.get("If-None-Match") == self.etag:
+            return FakeReply(304, b"", {})
+        return FakeReply(200, self.content, {"ETag": self.etag, "Last-Modified": DATE})
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def downloader(tmp_path: Path, server: Server) -> Iterator[Downloader]:
+    store = LocalStore(tmp_path / "content")
+    with open_records(tmp_path / "cache.db", print) as records:
+        yield Downloader(server.get, Cache(records, store), store)
+
+
+@pytest.fixture
+def step() -> Iterator[Step]:
+    with silent() as step:
+        yield step
+
+
+def test_an_unchanged_file_is_not_sent_again(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    first = downloader.fetch(URL, "", step)
+    assert downloader.fetch(URL, "", step) == first
+    assert server.asked == [(URL, {}), (URL, {"If-None-Match": '"1"'})]
+    server.content, server.etag = b"two", '"2"'
+    assert downloader.fetch(URL, "", step).content.digest == Digest.of(b"two")
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"1"'])
+def test_without_a_strong_etag_it_is_always_sent(
+    downloader: Downloader, server: Server, step: Step, etag: str
+) -> None:
+    server.etag = etag
+    downloader.fetch(URL, "", step)
+    downloader.fetch(URL, "", step)
+    assert [headers for _, headers in server.asked] == [{}, {}]
+
+
+def test_a_checksum_that_is_met_needs_no_server(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    downloader.fetch(URL, str(Digest.of(b"one")), step)
+    server.content = b""
+    assert downloader.fetch(URL, str(Digest.of(b"one")), step).content.size == 3
+    assert len(server.asked) == 1
+
+
+def test_another_checksum_is_refused_each_time(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    for _ in range(2):
+        with pytest.raises(UsageError, match="has the digest"):
+            downloader.fetch(URL, str(Digest.of(b"other")), step)
+
+
+def test_lost_content_is_fetched_again(downloader: Downloader, server: Server, step: Step) -> None:
+    found = downloader.fetch(URL, "", step)
+    downloader.store.path(found.content.digest).unlink()
+    downloader.fetch(URL, "", step)
+    assert [headers for _, headers in server.asked] == [{}, {}]
+
+
+def test_the_hint_speaks_of_the_url(downloader: Downloader, server: Server, step: Step) -> None:
+    server.content = b""
+    with pytest.raises(RegistryError) as caught:
+        downloader.fetch(URL, "", step)
+    assert caught.value.hint == "check the URL: the server has no such file"
+
+
+def test_a_login_goes_into_a_header_alone(
+    downloader: Downloader, server: Server, step: Step
+) -> None:
+    downloader.fetch("https://me:s%40crt@example.org/f.txt#part", "", step)
+    login = b64encode(b"me:s@crt").decode()
+    assert server.asked == [(URL, {"Authorization": f"Basic {login}"})]
+    assert shown_url("https://me:secret@example.org/f.txt") == URL
+
+
+def test_the_file_is_private_and_has_the_time_of_the_server(
+    downloader: Downloader, step: Step, tmp_path: Path
+) -> None:
+    place_file(downloader.fetch(URL, "", step), downloader.store, tmp_path / "f")
+    status = (tmp_path / "f").stat()
+    assert (status.st_mode & 0o777, status.st_mtime) == (0o600, 1577934245)
+
+
+def test_the_time_alone_can_be_asked_for(server: Server) -> None:
+    assert last_modified(URL, server.get) == 1577934245
+    assert last_modified(URL, lambda url, headers: FakeReply(200, b"", {})) == 0
+
+
+@pytest.mark.parametrize(
+    "url, name",
+    [
+        ("https://h/a/b.txt?x=/y", "b.txt"),
+        ("https://h/a%20b", "a b"),
+        ("https://h/", "__unnamed__"),
+        ("https://h", "__unnamed__"),
+        ("https://h/a/..", "__unnamed__"),
+        ("https://h/%2e%2e", "__unnamed__"),
+        ("https://h/x%2Fy", "y"),
+    ],
+)
+def test_the_name_is_the_last_part_of_the_path(url: str, name: str) -> None:
+    assert file_name(url) == name
+
+
+def test_repositories_of_git_are_no_files() -> None:
+    assert is_http("https://h/x.git.txt") and is_http("http://h")
+    for text in ("https://h/x.git", "https://h/x.git#v1", "git@h:x", "ssh://h/x", "ftp://h/x"):
+        assert not is_http(text)
+
+
+def test_a_checksum_is_a_digest() -> None:
+    assert parse_checksum("", None) == ""
+    with pytest.raises(DockerfileError, match="--checksum"):
+        parse_checksum("sha256:00", None)
