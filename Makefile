@@ -8,7 +8,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-UNIT := tests/unit tests/test_floors.py tests/test_public_names.py
+UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
+
+unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
 .PHONY: demo test check bench bench-metadata bench-registry packages clean
 

@@ -35,6 +35,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `root` where this process is not."""
+    if item.get_closest_marker("root") and os.geteuid():
+        pytest.skip("needs root")
+
+
 def _need(*programs: str, root: bool = False) -> None:
     """Skip the test where a peer is not installed or may not run."""
     if missing := [program for program in programs if not shutil.which(program)]:

@@ -151,7 +151,6 @@ def answers(running: Node, name: str, number: int) -> list[int]:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_disk_that_turns_read_only_serves_pulls_and_refuses_pushes(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", 64) as device, node(tmp_path / "disk" / "data") as running:
         target = Target(running.url, "repo")
@@ -181,7 +180,6 @@ def test_a_disk_that_turns_read_only_serves_pulls_and_refuses_pushes(tmp_path: P
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize("metadata", ["sqlite", "rocksdb"])
 def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -> None:
     """What no one needs makes room again, and what was refused left no trace."""

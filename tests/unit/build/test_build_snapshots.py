@@ -128,7 +128,7 @@ def test_upper_layers_hide_lower_ones_in_the_table(
     assert [entry.path for entry in table.walk()] == ["b"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted")
+@pytest.mark.root
 @pytest.mark.parametrize("below", [False, True])
 def test_whiteouts_that_hide_nothing_are_not_there(
     tmp_path: Path, store: Counted, step: Step, below: bool
@@ -182,7 +182,7 @@ def test_compression_does_not_change_what_a_snapshot_is(store: Counted) -> None:
     assert Snapshot((one,)).diff_ids == Snapshot((two,)).diff_ids
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="layers belong to root")
+@pytest.mark.root
 def test_the_files_kept_for_a_layer_are_those_of_its_tar(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:
@@ -204,7 +204,7 @@ def test_the_files_kept_for_a_layer_are_those_of_its_tar(
             assert root.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="layers belong to root")
+@pytest.mark.root
 def test_files_that_are_not_those_of_the_tar_are_not_kept(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:

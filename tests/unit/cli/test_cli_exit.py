@@ -14,6 +14,7 @@ import fake_engine
 import pytest
 
 from commands import run_shipline
+from shipline.cli.failures import ProgramSettings, report
 from shipline.oci import Digest
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_engine.py")))
@@ -157,13 +158,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
+def write_to_nobody(_: list[str]) -> int:
+    return report(BrokenPipeError(), ProgramSettings())
+
+
 def test_output_that_nobody_reads_any_more_is_no_bug() -> None:
-    program = (
-        "import sys; from shipline.cli.failures import ProgramSettings, report\n"
-        "sys.exit(report(BrokenPipeError(), ProgramSettings()))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (1, b"")
+    done = run_shipline(program=write_to_nobody)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def waiting(directory: Path, target: str = "wait") -> subprocess.Popen[str]:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def is_hint(target: ast.AST) -> bool:
     return False
 
 
-ALL = [hint for path in sorted(SOURCE.rglob("*.py")) for hint in hints(path)]
+PATHS = sorted(SOURCE.rglob("*.py"))
 
 
 def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -106,24 +107,31 @@ def options_of(command: click.Command) -> set[str]:
     } | {"-h", "--help"}
 
 
-EVERY_OPTION = set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
+@cache
+def every_option() -> set[str]:
+    return set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
 
 
-@pytest.mark.parametrize("hint", ALL, ids=lambda hint: hint.place)
-def test_what_a_hint_names_is_there(hint: Hint) -> None:
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_a_hint_names_is_there(path: Path) -> None:
+    for hint in hints(path):
+        check_hint(hint)
+
+
+def check_hint(hint: Hint) -> None:
     for quoted in re.findall(r"`([^`]*)`", hint.text):
         if quoted.startswith("shipline "):
             check_command(shlex.split(quoted)[1:])
     for found in _COMMAND.finditer(hint.text):
         words = found[1].split()
         command, left = find(words)
-        assert len(left) < len(words), f"there is no command {found[0]!r}"
+        assert len(left) < len(words), f"there is no command {found[0]!r} in {hint}"
         assert not isinstance(command, click.Group) or not left or command.invoke_without_command, (
-            f"{found[0]!r} ends at a group"
+            f"{found[0]!r} ends at a group in {hint}"
         )
     if not _FOREIGN.search(hint.text):
-        known = EVERY_OPTION | (_INSTRUCTIONS if hint.place.startswith("dockerfile/") else set())
-        assert set(_OPTION.findall(hint.text)) <= known
+        known = every_option() | (_INSTRUCTIONS if hint.place.startswith("dockerfile/") else set())
+        assert set(_OPTION.findall(hint.text)) <= known, hint
 
 
 def check_command(words: list[str]) -> None:
@@ -134,5 +142,6 @@ def check_command(words: list[str]) -> None:
 
 
 def test_hints_are_found_at_all() -> None:
-    assert len(ALL) > 200
-    assert any("--ca" in hint.text for hint in ALL)
+    found = [hint for path in PATHS for hint in hints(path)]
+    assert len(found) > 200
+    assert any("--ca" in hint.text for hint in found)

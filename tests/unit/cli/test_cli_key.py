@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,19 @@ def shipline(*words: str | Path, cwd: Path, **environ: str) -> subprocess.Comple
     return run_shipline(*words, cwd=cwd, environ={**clean, **environ})
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    done = shipline("key", "generate", cwd=tmp_path, COSIGN_PASSWORD="one")
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a pair of keys; the password is "one"."""
+    place = tmp_path_factory.mktemp("pair")
+    done = shipline("key", "generate", cwd=place, COSIGN_PASSWORD="one")
     assert done.returncode == 0, done.stderr
-    return tmp_path
+    return place
+
+
+@pytest.fixture
+def made(pair: Path, tmp_path: Path) -> Path:
+    """A copy of the pair for one test."""
+    return shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_pair_is_made_and_its_id_printed(made: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_missing_git_is_one_message(work: Work) -> None:
         read_repository(Git(work.path, environ))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory away")
+@pytest.mark.root
 def test_a_repository_of_another_user_tells_the_setting(work: Work) -> None:
     work.commit()
     for path in (work.path, work.path / ".git"):

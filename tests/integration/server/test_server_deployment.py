@@ -107,7 +107,7 @@ def test_the_manifests_follow_the_schema_of_kubernetes() -> None:
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+@pytest.mark.root
 @pytest.mark.parametrize("foreign", ["metadata.db", "blobs/sha256", "uploads"])
 def test_files_of_another_user_are_met_at_the_start(tmp_path: Path, foreign: str) -> None:
     data = tmp_path / "data"

@@ -1,0 +1,89 @@
+"""The runtime is the first that works here; a bundle says no more than it must."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from roots import busybox_root
+from sandboxes import RUNTIMES, SHELL, in_build, overlay, run_in, runtime_named
+from shipline.errors import SandboxError
+from shipline.sandbox import Sandbox, open_sandbox, open_workspace
+from shipline.sandbox.runtime import search_runtime
+from shipline.tasks import TaskGroup
+
+
+@pytest.mark.root
+def test_a_limit_above_ours_is_refused_with_the_most_there_is() -> None:
+    program = """
+        import resource
+        from pathlib import Path
+        from shipline.errors import SandboxError
+        from shipline.sandbox import StepSpec, Ulimit
+        from shipline.sandbox.bundle import Layout, config
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+        spec = StepSpec(("x",), ulimits=(Ulimit("nofile", 2000, 2000),))
+        try:
+            config(spec, Layout(Path("/"), Path("/"), (), ()))
+        except SandboxError as error:
+            print(error, error.hint, sep="|")
+    """
+    without = ("setpriv", "--bounding-set=-sys_resource", sys.executable, "-c")
+    done = subprocess.run([*without, textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == (
+        "ulimit nofile=2000:2000 is above 1000, the limit here"
+        "|ask for at most nofile=1000:1000, or raise it for this process\n"
+    )
+
+
+@pytest.mark.root
+def test_the_first_runtime_that_works_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("setpriv", "unshare", "sh", "mount", "runc"):
+        found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        assert found is not None
+        (tools / name).symlink_to(found)
+    (tools / "crun").write_text("#!/bin/sh\necho this one is broken >&2\nexit 1\n")
+    (tools / "crun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    runtime = in_build(lambda: search_runtime(tmp_path))
+    assert (runtime.name, runtime.path, runtime.control_groups) == ("runc", tools / "runc", True)
+
+    (tools / "runc").unlink()
+    with pytest.raises(SandboxError) as raised:
+        in_build(lambda: search_runtime(tmp_path))
+    for words in ("crun: this one is broken", "runc: not on the PATH", "youki: not on the PATH"):
+        assert words in raised.value.message
+    assert "install crun" in raised.value.hint
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_steps_of_one_build_run_at_once(tmp_path: Path, runtime: str) -> None:
+    def build() -> list[tuple[int, bytes, bytes]]:
+        with (
+            open_workspace(tmp_path / "state") as scratch,
+            open_sandbox(scratch, runtime=runtime_named(runtime)) as sandbox,
+            TaskGroup() as group,
+        ):
+            tasks = [group.start(one, sandbox, number) for number in range(8)]
+            return [task.result() for task in tasks]
+
+    def one(sandbox: Sandbox, number: int) -> tuple[int, bytes, bytes]:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with overlay(directory, busybox_root()) as root:
+            script = f"echo {number} > /mine; cat /mine; echo $$ >&2; exit {number}"
+            return run_in(sandbox, root, replace(SHELL, args=("/bin/sh", "-c", script)))
+
+    expected = [(number, f"{number}\n".encode(), b"1\n") for number in range(8)]
+    assert in_build(build) == expected
