@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(UNIT)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
 
 bench: packages $(VENV)/.installed
 	$(BIN)/python -m bench.build $(BENCH)
