@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,12 +109,7 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
                 verdicts=error.verdicts,
                 hint="attach one with `shipline gate --image NAME@DIGEST --attest --key KEY`",
             ) from error
-    newest = max((one.statement.predicate for one in found.proven), key=_judged_at)
-    return Baseline.parse(json.dumps(newest).encode())
-
-
-def _judged_at(predicate: object) -> str:
-    return str(predicate.get("judgedAt", "")) if isinstance(predicate, dict) else ""
+    return Baseline.newest(one.statement.predicate for one in found.proven)
 
 
 def _read(path: Path) -> bytes:

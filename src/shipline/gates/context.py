@@ -176,6 +176,15 @@ class Baseline:
                 hint="write one with `shipline gate --json > baseline.json`",
             ) from None
 
+    @classmethod
+    def newest(cls, predicates: Iterable[object]) -> Self:
+        """From the latest of several summaries. Raises ConfigError."""
+        return cls.parse(json.dumps(max(predicates, key=_judged_at)).encode())
+
+
+def _judged_at(predicate: object) -> str:
+    return str(predicate.get("judgedAt", "")) if isinstance(predicate, dict) else ""
+
 
 def _measurements(gate: Mapping[str, Any]) -> Measurements:
     found = gate["measurements"]

@@ -7,7 +7,6 @@ only those signed with our own keys count, so nothing is compared without a key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -162,8 +161,7 @@ def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
             continue
         proven = examine_attestations(context.repository, before, keys, SUMMARY_TYPE).proven
         if proven:
-            newest = max((one.statement.predicate for one in proven), key=_judged_at)
-            return Baseline.parse(json.dumps(newest).encode())
+            return Baseline.newest(one.statement.predicate for one in proven)
     return None
 
 
@@ -178,7 +176,3 @@ def _earlier_tags(context: StepContext) -> Iterator[str]:
     if parents and (last := last_version(clone, section, parents[0])):
         yield last.replace("/", "-")
         yield last.removeprefix(section.tag_prefix)
-
-
-def _judged_at(predicate: object) -> str:
-    return str(predicate.get("judgedAt", "")) if isinstance(predicate, dict) else ""

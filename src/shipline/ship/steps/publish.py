@@ -160,11 +160,8 @@ def names_of(run: Run) -> tuple[str, ...]:
 
 def version_of(run: Run) -> str:
     """The version that was reserved, or that the commit had; empty where it has none."""
-    reserved, published = (
-        run.result("reserve", ReservedVersion),
-        run.result("publish", PublishedNames),
-    )
-    return (reserved.version if reserved else "") or (published.version if published else "")
+    results = run.result("reserve", ReservedVersion), run.result("publish", PublishedNames)
+    return next((one.version for one in results if one and one.version), "")
 
 
 def reserved_decision(context: StepContext) -> Decision:
