@@ -51,7 +51,7 @@ def workflow(path: Path | None, cwd: Path) -> tuple[Workflow, Path]:
     """
     config = load(path, cwd, Unread())
     if config.file is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
     return _workflow(config, config.file.parent), config.file.parent
 
 

@@ -40,7 +40,7 @@ def check(path: Path | None) -> None:
 
     config = load(path, Path.cwd(), os.environ)
     if config.file is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
     shown = os.path.relpath(config.file)
     problems = [*_missing(config, config.file.parent)]
     if problems:

@@ -163,7 +163,7 @@ def _project(asked: CommitQuery, options: Options) -> Project:
 
     config = asked.config
     if config is None or config.file is None:
-        raise ConfigError("there is no shipline.yaml", hint="`shipline init` writes a first one")
+        raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
     pipeline = config.pipeline
     if options.platforms:
         platforms = parse_platforms(options.platforms)

@@ -1,4 +1,6 @@
-"""shipline.yaml: found, read with places, decoded into the sections that each feature owns."""
+"""shipline.yaml: finding it, parsing it with positions, and decoding it into each feature's
+section.
+"""
 
 from shipline.config.document import ConfigProblem, InvalidConfig, Mark
 from shipline.config.json_schema import file_schema, reference

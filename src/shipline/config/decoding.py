@@ -1,7 +1,6 @@
-"""Nodes to values: a tree of YAML and a shape make frozen dataclasses, or a list of problems.
+"""Decoding: YAML nodes to frozen dataclasses, by their shape.
 
-All problems of a file are found in one pass: what is wrong inside a record does not hide what is
-wrong beside it.
+All problems of a file are found in one pass: an error in one record does not hide errors in others.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from shipline.config.shape import (
 )
 from shipline.errors import ShiplineError
 
-_FORM = re.compile(
+_VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)"
     r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<how>:[-?])(?P<word>[^}]*))?\}"
     r"|(?P<wrong>\{))"
@@ -44,26 +43,26 @@ _SECRET = re.compile(r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|KEY)(
 
 
 def interpolate(text: str, environ: Mapping[str, str]) -> str:
-    """`text` with its variables replaced. Raises ValueError for one that is not set, or a secret.
+    """`text` with its variables replaced. Raises ValueError for an unset variable, or a secret.
 
-    A `$` before anything else stays as it is.
+    Any other `$` is literal.
     """
 
     def replace(found: re.Match[str]) -> str:
         if found["dollar"]:
             return "$"
         if found["wrong"]:
-            raise ValueError("${ begins a variable: write ${NAME}, or $${ for the text itself")
-        return _value(found["name"], found["how"] or "", found["word"] or "", environ)
+            raise ValueError("${ starts a variable: write ${NAME}, or $${ for a literal ${")
+        return _variable_value(found["name"], found["how"] or "", found["word"] or "", environ)
 
-    return _FORM.sub(replace, text)
+    return _VARIABLE.sub(replace, text)
 
 
-def _value(name: str, how: str, word: str, environ: Mapping[str, str]) -> str:
+def _variable_value(name: str, how: str, word: str, environ: Mapping[str, str]) -> str:
     if _SECRET.search(name):
         raise ValueError(
             f"${{{name}}} looks like a secret, and this value is shown in logs: "
-            "let the step that needs it read the environment"
+            "read it from the environment in the step that needs it"
         )
     value = environ.get(name)
     if value or (value is not None and not how):
@@ -77,9 +76,9 @@ def _value(name: str, how: str, word: str, environ: Mapping[str, str]) -> str:
 T = TypeVar("T")
 Key = tuple[str, ...]
 EXTENSION = "x-"
-"""Keys of the file that begin so are the user's own, for anchors."""
+"""The prefix of top-level keys that are free for anchors."""
 
-_BROKEN: Final = object()
+_INVALID: Final = object()
 _KINDS: dict[type, tuple[Kind, ...]] = {
     type(None): ("null",),
     bool: ("bool",),
@@ -90,15 +89,15 @@ _KINDS: dict[type, tuple[Kind, ...]] = {
 _NAMES = {
     type(None): "null",
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
-    str: "a text",
+    str: "a string",
 }
 _OLD_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
 def decode(cls: type[T], document: Document, environ: Mapping[str, str]) -> T:
-    """The value of a whole file. Raises InvalidConfig with everything that is wrong in it."""
+    """The value of a whole file. Raises InvalidConfig with all its problems."""
     decoder = _Decoder(document.file, environ, [*document.problems])
     value = decoder.record(document.root, cls, ())
     if decoder.problems:
@@ -108,15 +107,15 @@ def decode(cls: type[T], document: Document, environ: Mapping[str, str]) -> T:
 
 @dataclass(slots=True)
 class _Decoder:
-    """Collects problems; a value that has one is _BROKEN."""
+    """Collects problems; an invalid value is _BROKEN."""
 
     file: str
     environ: Mapping[str, str]
     problems: list[ConfigProblem] = field(default_factory=list)
 
-    def wrong(self, mark: Mark, key: Key, message: str) -> Any:
+    def report(self, mark: Mark, key: Key, message: str) -> Any:
         self.problems.append(ConfigProblem(self.file, mark, ".".join(key), message))
-        return _BROKEN
+        return _INVALID
 
     def value(self, node: Node, shape: Shape, key: Key, expand: bool = False) -> Any:
         if isinstance(shape, Record):
@@ -128,21 +127,21 @@ class _Decoder:
         if isinstance(shape, Named):
             return self.named(node, shape, key, expand)
         if not isinstance(node, Scalar):
-            return self.wrong(node.mark, key, f"must be {wanted(shape)}, not {_kind(node)}")
+            return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
         return self.scalar(node, shape, key, expand)
 
     def record(self, node: Node, cls: type, key: Key, expand: bool = False) -> Any:
         if not isinstance(node, Table):
-            return self.wrong(node.mark, key, f"must be a mapping, not {_kind(node)}")
-        inlined = inlined_in(cls)
-        values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in inlined}}
+            return self.report(node.mark, key, f"must be a mapping, not {_kind(node)}")
+        inline_records = inlined_in(cls)
+        values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in inline_records}}
         before = len(self.problems)
         self.entries(node, cls, key, values, expand)
         if len(self.problems) > before:
-            return _BROKEN
-        for name, nested in inlined.items():
-            values[""][name] = self.made(node, nested, values[name], key)
-        return self.made(node, cls, values[""], key)
+            return _INVALID
+        for name, nested in inline_records.items():
+            values[""][name] = self.construct(node, nested, values[name], key)
+        return self.construct(node, cls, values[""], key)
 
     def entries(
         self,
@@ -152,7 +151,7 @@ class _Decoder:
         values: Mapping[str, dict[str, Any]],
         expand: bool,
     ) -> None:
-        """Fill `values` with the fields of `node`, by the name of the inline record or none."""
+        """Fill `values` with the fields of `node`, keyed by inline record, or empty."""
         fields = {one.key: one for one in Record(cls).fields}
         for name, child in node.entries:
             if one := fields.get(name.text):
@@ -160,78 +159,78 @@ class _Decoder:
                     child, one.shape, (*key, one.key), expand or one.interpolate
                 )
             elif key or not name.text.startswith(EXTENSION):
-                meant = _meant(name.text, list(fields))
-                self.wrong(name.mark, (*key, name.text), f"there is no such key{meant}")
+                meant = _suggest_key(name.text, list(fields))
+                self.report(name.mark, (*key, name.text), f"unknown key{meant}")
         for one in fields.values():
             if one.required and one.name not in values[one.inline]:
-                self.wrong(node.mark, key, f"needs the key {one.key}")
+                self.report(node.mark, key, f"the key {one.key} is missing")
 
-    def made(self, node: Table, cls: type, values: Mapping[str, Any], key: Key) -> Any:
-        """The value; where it cannot be, the place is that of the key that the message begins
-        with, else the whole record.
+    def construct(self, node: Table, cls: type, values: Mapping[str, Any], key: Key) -> Any:
+        """Build the record; an error is reported at the key that its message starts with, else at
+        the record.
         """
-        if any(value is _BROKEN for value in values.values()):
-            return _BROKEN
+        if any(value is _INVALID for value in values.values()):
+            return _INVALID
         try:
             return cls(**values)
         except (ShiplineError, ValueError) as error:
-            said = _said(error)
-            inner, _, rest = said.partition(": ")
-            if found := _below(node, inner):
-                return self.wrong(found.mark, (*key, inner), rest)
-            return self.wrong(node.mark, key, said)
+            message_text = _message(error)
+            inner, _, rest = message_text.partition(": ")
+            if found := _node_at(node, inner):
+                return self.report(found.mark, (*key, inner), rest)
+            return self.report(node.mark, key, message_text)
 
     def many(self, node: Node, shape: Many, key: Key, expand: bool) -> Any:
         if not isinstance(node, Listing):
-            return self.wrong(node.mark, key, f"must be a list, not {_kind(node)}")
+            return self.report(node.mark, key, f"must be a list, not {_kind(node)}")
         found = [
             self.value(item, shape.item, _indexed(key, position), expand)
             for position, item in enumerate(node.items)
         ]
-        return _BROKEN if any(one is _BROKEN for one in found) else tuple(found)
+        return _INVALID if any(one is _INVALID for one in found) else tuple(found)
 
     def named(self, node: Node, shape: Named, key: Key, expand: bool) -> Any:
         if not isinstance(node, Table):
-            return self.wrong(node.mark, key, f"must be a mapping, not {_kind(node)}")
+            return self.report(node.mark, key, f"must be a mapping, not {_kind(node)}")
         found = {
             name.text: self.value(child, shape.value, (*key, name.text), expand)
             for name, child in node.entries
         }
-        return _BROKEN if any(one is _BROKEN for one in found.values()) else found
+        return _INVALID if any(one is _INVALID for one in found.values()) else found
 
     def either(self, node: Node, shape: Either, key: Key, expand: bool) -> Any:
         options = [one for one in shape.options if _fits(node, one)]
         if not options:
-            return self.wrong(node.mark, key, f"must be {wanted(shape)}, not {_kind(node)}")
+            return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
         before = len(self.problems)
         for option in options:
             del self.problems[before:]
             found = self.value(node, option, key, expand)
-            if found is not _BROKEN:
+            if found is not _INVALID:
                 return found
         if len(options) > 1:
             del self.problems[before:]
-            return self.wrong(node.mark, key, f"must be {wanted(shape)}, not {_kind(node)}")
-        return _BROKEN
+            return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
+        return _INVALID
 
     def scalar(self, node: Scalar, shape: Plain | Choice | Parsed, key: Key, expand: bool) -> Any:
         if expand:
             try:
                 node = Scalar(node.mark, interpolate(node.text, self.environ), node.plain)
             except ValueError as error:
-                return self.wrong(node.mark, key, str(error))
+                return self.report(node.mark, key, str(error))
         if isinstance(shape, Plain):
             return self.plain(node, shape.type, key)
         if isinstance(shape, Choice):
             for text, value in shape.values:
                 if node.text == text:
                     return value
-            close = _close(node.text, [text for text, _ in shape.values])
-            return self.wrong(node.mark, key, f"{node.text!r} is not {wanted(shape)}{close}")
+            close = _did_you_mean(node.text, [text for text, _ in shape.values])
+            return self.report(node.mark, key, f"{node.text!r} is not {shape_text(shape)}{close}")
         try:
             return cast(Any, shape.type).parse(node.text)
         except (ShiplineError, ValueError) as error:
-            return self.wrong(node.mark, key, _said(error))
+            return self.report(node.mark, key, _message(error))
 
     def plain(self, node: Scalar, kind: type, key: Key) -> Any:
         if node.kind not in _KINDS[kind]:
@@ -239,12 +238,12 @@ class _Decoder:
             if kind is bool and (word := _OLD_BOOLEANS.get(node.text.lower())):
                 message += f": write {word}"
             elif not node.plain and kind is not str:
-                message += ": take the quotes away"
-            return self.wrong(node.mark, key, message)
+                message += ": remove the quotes"
+            return self.report(node.mark, key, message)
         try:
             return _converted(node.text, kind)
         except ValueError:
-            return self.wrong(node.mark, key, f"{node.text[:40]!r} is out of range")
+            return self.report(node.mark, key, f"{node.text[:40]!r} is out of range")
 
 
 def _converted(text: str, kind: type) -> Any:
@@ -260,7 +259,7 @@ def _converted(text: str, kind: type) -> Any:
 
 
 def _fits(node: Node, shape: Shape) -> bool:
-    """Whether a node is of the kind that a shape is made of."""
+    """Whether a node has the kind that a shape requires."""
     if isinstance(shape, Either):
         return any(_fits(node, one) for one in shape.options)
     if isinstance(shape, (Record, Named)):
@@ -274,17 +273,17 @@ def _fits(node: Node, shape: Shape) -> bool:
     return node.kind != "null"
 
 
-def wanted(shape: Shape) -> str:
-    """A shape in words: `a number`, `one of a, b`, `a text or a list`."""
+def shape_text(shape: Shape) -> str:
+    """A shape in words: `a number`, `one of a, b`, `a string or a list`."""
     if isinstance(shape, Plain):
         return _NAMES[shape.type]
     if isinstance(shape, Choice):
         words = ", ".join(text for text, _ in shape.values)
         return f"one of {words}" if len(shape.values) > 1 else repr(words)
     if isinstance(shape, Either):
-        return " or ".join(dict.fromkeys(map(wanted, shape.options)))
+        return " or ".join(dict.fromkeys(map(shape_text, shape.options)))
     if isinstance(shape, Parsed):
-        return "a text"
+        return "a string"
     return "a list" if isinstance(shape, Many) else "a mapping"
 
 
@@ -295,8 +294,8 @@ def _kind(node: Node) -> str:
     return "a list" if isinstance(node, Listing) else "a mapping"
 
 
-def _below(node: Node, dotted: str) -> Node | None:
-    """The node that a dotted key leads to."""
+def _node_at(node: Node, dotted: str) -> Node | None:
+    """The node at a dotted key."""
     found: Node | None = node
     for part in dotted.split("."):
         entries = found.entries if isinstance(found, Table) else ()
@@ -308,18 +307,18 @@ def _indexed(key: Key, position: int) -> Key:
     return (*key[:-1], f"{key[-1]}[{position}]") if key else (f"[{position}]",)
 
 
-def _meant(word: str, known: list[str]) -> str:
-    return _close(word.replace("_", "-"), known) or f"; there is {', '.join(known)}"
+def _suggest_key(word: str, known: list[str]) -> str:
+    return _did_you_mean(word.replace("_", "-"), known) or f"; the keys are {', '.join(known)}"
 
 
-def _close(word: str, known: list[str]) -> str:
-    from difflib import get_close_matches  # only mistakes need it
+def _did_you_mean(word: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only needed for mistakes
 
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _said(error: ShiplineError | ValueError) -> str:
+def _message(error: ShiplineError | ValueError) -> str:
     if isinstance(error, ShiplineError) and error.hint:
         return f"{error.message} ({error.hint})"
     return str(error)

@@ -1,8 +1,8 @@
-"""A YAML file as a tree of nodes that know their place, and the problems found at them.
+"""A YAML file as a tree of nodes with positions, and problems at these positions.
 
 The tree is built from parser events without recursion, so that neither depth nor aliases can
-exhaust anything. Scalars keep their text: `1.20` is still that where a text is wanted. Their kind
-is that of the core schema of YAML 1.2.2, section 10.3.2: `yes` and `on` are texts.
+exhaust memory. Scalars keep their text: as a string, `1.20` stays `1.20`. Their kind follows the
+core schema of YAML 1.2.2, section 10.3.2: `yes` and `on` are strings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shipline.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """A place in a file; both count from 1."""
+    """A position in a file; both count from 1."""
 
     line: int = 1
     column: int = 1
@@ -25,7 +25,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ConfigProblem:
-    """One thing that is wrong: where, with which key (dotted, empty for the file), and why."""
+    """One problem: position, dotted key (empty for the file) and message."""
 
     file: str
     mark: Mark
@@ -33,12 +33,12 @@ class ConfigProblem:
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.mark.line}:{self.mark.column}"
-        return ": ".join(filter(None, (place, self.key, self.message)))
+        position = f"{self.file}:{self.mark.line}:{self.mark.column}"
+        return ": ".join(filter(None, (position, self.key, self.message)))
 
 
 class InvalidConfig(ConfigError):
-    """A configuration file with at least one problem; `problems` are in the order of the file."""
+    """A configuration file with problems, in the order of the file."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(sorted(set(problems)))
@@ -52,8 +52,8 @@ class InvalidConfig(ConfigError):
 
 
 LIMIT = 512 << 10  # bytes of a file
-_DEEPEST = 32  # collections inside each other
-_MOST = 50_000  # nodes, those behind aliases counted each time
+_MAX_DEPTH = 32  # nested collections
+_MAX_NODES = 50_000  # nodes, counting each alias
 
 Kind = Literal["null", "bool", "int", "float", "str"]
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
@@ -72,7 +72,7 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A text; `plain` where nothing quotes it."""
+    """A scalar; `plain` if it is not quoted."""
 
     mark: Mark
     text: str
@@ -82,7 +82,7 @@ class Scalar:
     def kind(self) -> Kind:
         if not self.plain:
             return "str"
-        return next((kind for kind, form in _KINDS if form.match(self.text)), "str")
+        return next((kind for kind, pattern in _KINDS if pattern.match(self.text)), "str")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapping; no key stands twice."""
+    """A mapping with unique keys."""
 
     mark: Mark
     entries: tuple[tuple[Scalar, Node], ...]
@@ -108,7 +108,7 @@ Node = Scalar | Listing | Table
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole file, with problems that do not hinder reading the rest, such as duplicate keys."""
+    """A whole file, with problems that do not prevent reading the rest, such as duplicate keys."""
 
     file: str
     root: Node
@@ -116,9 +116,9 @@ class Document:
 
 
 def read_document(content: bytes, file: str) -> Document:
-    """The one document of a file; an empty file is an empty mapping.
+    """The single document of a file; an empty file is an empty mapping.
 
-    Raises InvalidConfig for what is no YAML, or more than anyone writes.
+    Raises InvalidConfig for invalid YAML, and beyond the limits of size and depth.
     """
     if len(content) > LIMIT:
         raise _invalid(file, Mark(), f"the file is larger than {LIMIT >> 10} KiB")
@@ -126,7 +126,7 @@ def read_document(content: bytes, file: str) -> Document:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _invalid(file, Mark(line), "this is not UTF-8 text") from None
+        raise _invalid(file, Mark(line), "the file is not UTF-8 text") from None
     builder = _Builder(file)
     for event in _events(text, file):
         builder.take(event)
@@ -143,7 +143,7 @@ def _events(text: str, file: str) -> Iterator[Any]:
         mark = error.problem_mark or error.context_mark
         raise _invalid(file, _mark(mark), str(error.problem or error.context)) from None
     except (YAMLError, ValueError) as error:
-        raise _invalid(file, Mark(), f"this is not YAML: {str(error).splitlines()[0]}") from None
+        raise _invalid(file, Mark(), f"not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _mark(mark: Any) -> Mark:
@@ -155,8 +155,8 @@ def _invalid(file: str, mark: Mark, message: str) -> InvalidConfig:
 
 
 @dataclass(slots=True)
-class _Open:
-    """A collection whose end has not come."""
+class _OpenCollection:
+    """A collection that is still open."""
 
     mark: Mark
     anchor: str | None
@@ -165,73 +165,73 @@ class _Open:
 
 
 class _Builder:
-    """Takes events, and has a root when the last has come."""
+    """Builds the tree from events; `root` is set after the last."""
 
     def __init__(self, file: str) -> None:
         self.root: Node | None = None
         self.problems: list[ConfigProblem] = []
         self._file = file
-        self._open: list[_Open] = []
+        self._open: list[_OpenCollection] = []
         self._anchors: dict[str, Node] = {}
 
     def take(self, event: Any) -> None:
-        """Raises InvalidConfig for what makes the rest of the file meaningless."""
+        """Raises InvalidConfig if the rest of the file cannot be read."""
         kind, mark = type(event).__name__, _mark(event.start_mark)
         if tag := getattr(event, "tag", None):
-            raise _invalid(self._file, mark, f"the tag {tag} means nothing here")
+            raise _invalid(self._file, mark, f"the tag {tag} is not supported")
         if kind == "ScalarEvent":
             self._add(Scalar(mark, event.value, plain=not event.style), event.anchor)
         elif kind == "AliasEvent":
             self._add(self._aliased(event.anchor, mark), None)
         elif kind in ("SequenceStartEvent", "MappingStartEvent"):
-            if len(self._open) >= _DEEPEST:
-                raise _invalid(self._file, mark, f"more than {_DEEPEST} levels deep")
-            self._open.append(_Open(mark, event.anchor, kind.startswith("Mapping")))
+            if len(self._open) >= _MAX_DEPTH:
+                raise _invalid(self._file, mark, f"more than {_MAX_DEPTH} levels deep")
+            self._open.append(_OpenCollection(mark, event.anchor, kind.startswith("Mapping")))
         elif kind in ("SequenceEndEvent", "MappingEndEvent"):
-            done = self._open.pop()
-            self._add(self._closed(done), done.anchor)
+            collection = self._open.pop()
+            self._add(self._close_collection(collection), collection.anchor)
         elif kind == "DocumentStartEvent" and self.root is not None:
-            raise _invalid(self._file, mark, "a second document: one file is one configuration")
+            raise _invalid(self._file, mark, "a file has only one document")
 
     def _aliased(self, anchor: str, mark: Mark) -> Node:
         if anchor not in self._anchors:
             inside = any(one.anchor == anchor for one in self._open)
-            why = "refers to what it stands in" if inside else "has no anchor above"
-            raise _invalid(self._file, mark, f"the alias *{anchor} {why}")
+            reason = "refers to its own parent" if inside else "has no anchor above"
+            raise _invalid(self._file, mark, f"the alias *{anchor} {reason}")
         return self._anchors[anchor]
 
     def _add(self, node: Node, anchor: str | None) -> None:
         if anchor is not None:
             self._anchors[anchor] = node
-        if _weight(node) > _MOST:
-            raise _invalid(self._file, node.mark, f"more than {_MOST} values, aliases counted")
+        if _weight(node) > _MAX_NODES:
+            raise _invalid(self._file, node.mark, f"more than {_MAX_NODES} values, aliases counted")
         if self._open:
             self._open[-1].nodes.append(node)
         else:
             self.root = node
 
-    def _closed(self, done: _Open) -> Node:
-        weight = 1 + sum(map(_weight, done.nodes))
-        if not done.mapping:
-            return Listing(done.mark, tuple(done.nodes), weight)
-        found: dict[str, tuple[Scalar, Node]] = {}
-        merged: list[tuple[Scalar, Node]] = []
-        for key, value in zip(done.nodes[::2], done.nodes[1::2], strict=True):
+    def _close_collection(self, collection: _OpenCollection) -> Node:
+        weight = 1 + sum(map(_weight, collection.nodes))
+        if not collection.mapping:
+            return Listing(collection.mark, tuple(collection.nodes), weight)
+        entries: dict[str, tuple[Scalar, Node]] = {}
+        merged_entries: list[tuple[Scalar, Node]] = []
+        for key, value in zip(collection.nodes[::2], collection.nodes[1::2], strict=True):
             if not isinstance(key, Scalar):
-                self._problem(key.mark, "a key must be a text")
+                self._problem(key.mark, "a key must be a string")
             elif key.plain and key.text == "<<":
-                merged += self._merged(value)
-            elif key.text in found:
-                first = found[key.text][0].mark.line
-                self._problem(key.mark, f"{key.text!r} stands here already, in line {first}")
+                merged_entries += self._merged(value)
+            elif key.text in entries:
+                first = entries[key.text][0].mark.line
+                self._problem(key.mark, f"{key.text!r} is a duplicate of line {first}")
             else:
-                found[key.text] = key, value
-        for key, value in merged:
-            found.setdefault(key.text, (key, value))
-        return Table(done.mark, tuple(found.values()), weight)
+                entries[key.text] = key, value
+        for key, value in merged_entries:
+            entries.setdefault(key.text, (key, value))
+        return Table(collection.mark, tuple(entries.values()), weight)
 
     def _merged(self, value: Node) -> Iterator[tuple[Scalar, Node]]:
-        """What `<<` brings in (yaml.org/type/merge): the entries of a mapping, or of several."""
+        """The entries that `<<` merges (yaml.org/type/merge), of a mapping or a list of them."""
         for one in value.items if isinstance(value, Listing) else (value,):
             if isinstance(one, Table):
                 yield from one.entries

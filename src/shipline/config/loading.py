@@ -1,4 +1,4 @@
-"""The whole configuration: each feature's section, which file holds it, and reading it."""
+"""The configuration: its sections, finding the file, and loading it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from shipline.trust import TrustSection
 
 
-def _section(place: str, doc: str) -> dict[str, Any]:
-    """The metadata of a section that is imported only where the file has it."""
-    return {"section": place, "doc": doc}
+def _section(target: str, doc: str) -> dict[str, Any]:
+    """The metadata of a section that is imported only if the file has it."""
+    return {"section": target, "doc": doc}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a project says about its way from a commit to an image. Absent sections are None."""
+    """How a project gets from a commit to an image. Absent sections are None."""
 
     version: Literal[1] = field(default=1, metadata={"doc": "The version of this format."})
     pipeline: Pipeline = field(default_factory=Pipeline, metadata={"inline": True})
@@ -36,29 +36,31 @@ class Config:
         default=None,
         metadata=_section(
             "shipline.tags:TagsSection",
-            "What images are called, and which version they are.",
+            "The tags and versions of images.",
         ),
     )
     gates: GatesSection | None = field(
         default=None,
         metadata=_section(
-            "shipline.gates:GatesSection", "What must hold before an image gets its tags."
+            "shipline.gates:GatesSection", "The checks that an image must pass before it is tagged."
         ),
     )
     trust: TrustSection | None = field(
         default=None,
-        metadata=_section("shipline.trust:TrustSection", "Which images need which signatures."),
+        metadata=_section("shipline.trust:TrustSection", "The signatures that images need."),
     )
     ci: CiSection | None = field(
         default=None,
-        metadata=_section("shipline.deliver.ci:CiSection", "How files of CI systems are written."),
+        metadata=_section(
+            "shipline.deliver.ci:CiSection", "How the files for CI systems are generated."
+        ),
     )
     registry: RegistrySection | None = field(
         default=None,
         metadata=_section("shipline.server:RegistrySection", "The registry node of this machine."),
     )
     file: Path | None = field(default=None, metadata={"key": None})
-    """Where it was read from; None where there is no file."""
+    """The file it was read from, if any."""
 
     def __post_init__(self) -> None:
         if any(isinstance(step.reports, Mapping) for step in self.pipeline.commands.values()):
@@ -71,56 +73,56 @@ NAMES = ("shipline.yaml", "shipline.yml")
 
 
 def load(path: Path | None, cwd: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration of `path`; without one, that which `find` finds, else the defaults.
+    """The configuration in `path`, or in the file that `find` finds, else the defaults.
 
-    `environ` is what `${NAME}` stands for. Raises ConfigError: for a file that cannot be read, and
-    InvalidConfig with every problem of one that can.
+    `environ` holds the variables for `${NAME}`. Raises ConfigError for an unreadable file, and
+    InvalidConfig with all problems of a readable one.
     """
-    place = find(cwd) if path is None else cwd / path
-    if place is None:
+    file_path = find(cwd) if path is None else cwd / path
+    if file_path is None:
         return Config()
-    shown = os.path.relpath(place, cwd)
-    if shown.startswith(".." + os.sep):
-        shown = str(place)
-    return replace(loads(_content(place, shown), shown, environ), file=place.absolute())
+    name = os.path.relpath(file_path, cwd)
+    if name.startswith(".." + os.sep):
+        name = str(file_path)
+    return replace(loads(_read_file(file_path, name), name, environ), file=file_path.absolute())
 
 
 def loads(content: bytes, name: str, environ: Mapping[str, str]) -> Config:
-    """The configuration in `content`; messages call the file `name`."""
+    """The configuration in `content`; `name` is the file name in messages."""
     return decode(Config, read_document(content, name), environ)
 
 
 def find(cwd: Path) -> Path | None:
-    """The nearest configuration from `cwd` upwards, at most to the root of the git repository.
+    """The nearest configuration file from `cwd` up to the root of the git repository.
 
-    Outside of a repository only `cwd` itself counts. Raises ConfigError where both names exist.
+    Outside a repository, only `cwd` is searched. Raises ConfigError if both names exist.
     """
     for directory in _upwards(cwd.absolute()):
-        found = [directory / name for name in NAMES if (directory / name).is_file()]
-        if len(found) > 1:
+        candidates = [directory / name for name in NAMES if (directory / name).is_file()]
+        if len(candidates) > 1:
             raise ConfigError(
                 f"{directory} has both {NAMES[0]} and {NAMES[1]}", hint="remove one of them"
             )
-        if found:
-            return found[0]
+        if candidates:
+            return candidates[0]
     return None
 
 
 def _upwards(cwd: Path) -> Iterator[Path]:
-    passed: list[Path] = []
+    directories: list[Path] = []
     for directory in (cwd, *cwd.parents):
-        passed.append(directory)
+        directories.append(directory)
         if (directory / ".git").exists():
-            yield from passed
+            yield from directories
             return
     yield cwd
 
 
-def _content(place: Path, shown: str) -> bytes:
+def _read_file(file_path: Path, name: str) -> bytes:
     try:
-        with place.open("rb") as file:
+        with file_path.open("rb") as file:
             return file.read(LIMIT + 1)
     except OSError as error:
         raise ConfigError(
-            f"cannot read {shown}: {error.strerror}", hint="`shipline init` writes a first one"
+            f"cannot read {name}: {error.strerror}", hint="`shipline init` creates one"
         ) from error

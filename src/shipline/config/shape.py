@@ -1,10 +1,9 @@
-"""The shape of a value in YAML, read from type hints: what decoder, encoder and schema walk over.
+"""Shapes of YAML values, derived from type hints, for the decoder, the encoder and the schema.
 
-Understood are str, int, float, bool, Literal, enumerations, tuple[X, ...], Mapping[str, X],
+Supported are str, int, float, bool, Literal, enumerations, tuple[X, ...], Mapping[str, X],
 dataclasses, X | None, unions, and classes with a classmethod `parse(text)`. A dataclass field may
-carry metadata: `doc` (one line), `interpolate` (`${NAME}` is replaced in it), `inline` (its own
-fields stand in the place of it), `section` (`module:Class`, imported when first needed), and
-`key=None` (not in the file).
+carry metadata: `doc` (one line), `interpolate` (`${NAME}` is expanded), `inline` (its fields
+replace it), `section` (`module:Class`, imported on first use), and `key=None` (not in the file).
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values, by the text that stands for each."""
+    """One of a few values, by their text."""
 
     values: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A text that a class reads; `str` of the value is such a text again."""
+    """A string parsed by a class; `str` of the value gives an equivalent string."""
 
     type: type
 
@@ -49,21 +48,21 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A mapping with keys that people choose."""
+    """A mapping with arbitrary keys."""
 
     value: Shape
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """Several shapes, told apart by the kind of the node; scalars by the first that fits."""
+    """One of several shapes, chosen by the kind of the node; scalars by the first that fits."""
 
     options: tuple[Shape, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One key of a record; `inline` is not empty where the key is one of a nested record."""
+    """One key of a record; `inline` names the field of the inline record that has it, if any."""
 
     key: str
     name: str
@@ -95,12 +94,12 @@ Shape = Plain | Choice | Parsed | Many | Named | Either | Record
 
 @cache
 def shape_of(hint: Any) -> Shape:
-    """The shape of a type hint. Raises TypeError for one that has none: a mistake of ours."""
+    """The shape of a type hint. Raises TypeError for an unsupported one."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return Either(tuple(map(shape_of, arguments)))
     if origin is Literal:
-        return Choice(tuple((_word(value), value) for value in arguments))
+        return Choice(tuple((_yaml_text(value), value) for value in arguments))
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         return Many(shape_of(arguments[0]))
     if origin is not None and issubclass(origin, Mapping) and arguments[0] is str:
@@ -109,21 +108,21 @@ def shape_of(hint: Any) -> Shape:
         return Plain(hint or type(None))
     if isinstance(hint, type):
         return _shape_of_class(hint)
-    raise TypeError(f"{hint!r} has no form in YAML")
+    raise TypeError(f"{hint!r} has no YAML shape")
 
 
 def _shape_of_class(cls: type) -> Shape:
     if issubclass(cls, Enum):
-        return Choice(tuple((_word(one.value), one) for one in cls))
+        return Choice(tuple((_yaml_text(one.value), one) for one in cls))
     if hasattr(cls, "parse"):
         return Parsed(cls)
     if dataclasses.is_dataclass(cls):
         return Record(cls)
-    raise TypeError(f"{cls!r} has no form in YAML")
+    raise TypeError(f"{cls!r} has no YAML shape")
 
 
-def _word(value: object) -> str:
-    """A value as YAML has it."""
+def _yaml_text(value: object) -> str:
+    """A value as YAML text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else str(value)
@@ -131,22 +130,22 @@ def _word(value: object) -> str:
 
 @cache
 def fields_of(cls: type) -> tuple[Field, ...]:
-    """The keys of a record in their order; those of inline records stand among them."""
-    found: list[Field] = []
+    """The keys of a record in order, including those of inline records."""
+    result: list[Field] = []
     for one in dataclasses.fields(cls):
         meta = one.metadata
         if not one.init or meta.get("key", one.name) is None:
             continue
         if meta.get("inline"):
             nested = fields_of(_hint(cls, one.name, meta))
-            found += [dataclasses.replace(inside, inline=one.name) for inside in nested]
+            result += [dataclasses.replace(inside, inline=one.name) for inside in nested]
             continue
-        found.append(_field(cls, one))
-    return tuple(found)
+        result.append(_field(cls, one))
+    return tuple(result)
 
 
 def inlined_in(cls: type) -> dict[str, type]:
-    """The records that stand in the place of a field, by its name."""
+    """The inline records, by the name of their field."""
     inlined = (one for one in dataclasses.fields(cls) if one.metadata.get("inline"))
     return {one.name: _hint(cls, one.name, one.metadata) for one in inlined}
 
@@ -173,24 +172,24 @@ def _field(cls: type, one: dataclasses.Field[Any]) -> Field:
 
 
 def _hint(cls: type, name: str, meta: Mapping[str, Any]) -> Any:
-    if place := meta.get("section"):
-        module, _, attribute = place.partition(":")
+    if target := meta.get("section"):
+        module, _, attribute = target.partition(":")
         return getattr(import_module(module), attribute)
     return _hints(cls)[name]
 
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of all fields; those of sections are not imported here, and stand as object."""
+    """The types of all fields; sections are not imported, and appear as object."""
     sections = (one.metadata.get("section", "") for one in dataclasses.fields(cls))
-    unread = {place.partition(":")[2]: object for place in sections if place}
+    unread = {target.partition(":")[2]: object for target in sections if target}
     return get_type_hints(cls, localns=unread)
 
 
 def encode(value: object, *, defaults: bool = False) -> Any:
-    """A tree of dict, list, str, int, float, bool and None that decodes to `value` again.
+    """A tree of dict, list, str, int, float, bool and None that decodes to `value`.
 
-    Keys that have their default are left out unless `defaults`.
+    Keys with their default value are omitted unless `defaults`.
     """
     if isinstance(value, Enum):
         return value.value
@@ -208,12 +207,12 @@ def encode(value: object, *, defaults: bool = False) -> Any:
 
 
 def _record(value: object, defaults: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for one in Record(type(value)).fields:
         content = _content(value, one)
         if defaults or one.required or content != one.default():
-            found[one.key] = encode(content, defaults=defaults)
-    return found
+            result[one.key] = encode(content, defaults=defaults)
+    return result
 
 
 def _content(value: object, one: Field) -> Any:

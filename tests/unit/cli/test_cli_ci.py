@@ -106,7 +106,7 @@ def test_check_without_a_file_is_no_success(project: Path) -> None:
     assert run(project, "ci", "check").returncode == 3
     assert run(project, "ci", "check", "shipline.yaml").returncode == 3
     (project / "shipline.yaml").unlink()
-    assert "`shipline init` writes a first one" in run(project, "ci", "check").stderr
+    assert "`shipline init` creates one" in run(project, "ci", "check").stderr
 
 
 def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from shipline.config import file_schema, reference
+from shipline.config import Config, encode, file_schema, reference
+from shipline.config.shape import Either, Many, Named, Parsed, Record, Shape
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "schema" / "shipline.schema.json"
@@ -32,3 +34,31 @@ def test_every_key_is_documented() -> None:
         if not field.get("description")
     ]
     assert bare == []
+
+
+def _records(cls: type, seen: dict[type, None]) -> dict[type, None]:
+    """All records of the file."""
+
+    def visit(shape: Shape) -> None:
+        if isinstance(shape, Record) and shape.type not in seen:
+            _records(shape.type, seen)
+        elif isinstance(shape, Many):
+            visit(shape.item)
+        elif isinstance(shape, Named):
+            visit(shape.value)
+        elif isinstance(shape, Either):
+            for one in shape.options:
+                visit(one)
+
+    seen[cls] = None
+    for field in Record(cls).fields:
+        visit(field.shape)
+    return seen
+
+
+def test_every_default_of_a_parsed_class_can_be_written_into_the_file() -> None:
+    for record in _records(Config, {}):
+        for field in Record(record).fields:
+            if isinstance(field.shape, Parsed) and not field.required:
+                parser: Any = field.shape.type
+                assert parser.parse(encode(field.default())) == field.default(), field.key

@@ -105,7 +105,7 @@ def test_a_key_can_stand_in_the_file(tmp_path: Path) -> None:
         ("images: ['**']\n      max-age: 90", "not a duration"),
         ("images: ['**']\n      action: allow", "'allow' is not"),
         ("images: ['**']\n      action: accept\n      keys: [a]", "does not look at keys"),
-        ("images: ['**']\n      key: [a]", "no such key (did you mean keys?)"),
+        ("images: ['**']\n      key: [a]", "unknown key (did you mean keys?)"),
     ],
 )
 def test_a_mistake_in_a_rule_is_told_with_its_line(rule: str, message: str) -> None:

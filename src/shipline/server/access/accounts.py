@@ -224,6 +224,9 @@ class RobotPrefix:
             raise UsageError(f"not a prefix for robots: {text!r}", hint="end it with $ or +")
         return cls(text)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 _LONGEST_DAYS = 36500
 
