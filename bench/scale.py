@@ -47,7 +47,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="bench-scale-", dir=options.directory))
     try:
         with closing(Storage(root, metadata=options.metadata)) as storage:
-            storage.touches.trust()
+            storage.promises.trust()
             _run(storage, options.blobs, options.tags)
     finally:
         shutil.rmtree(root)

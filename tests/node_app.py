@@ -16,7 +16,7 @@ from shipline.server import Application, Storage, make_app
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.rules import AdmissionRules
 from shipline.server.admission.section import AdmissionSection
-from shipline.server.http import READ, ClientGone, File, Request, Response, Steps
+from shipline.server.http import READ, ClientGone, Coro, File, Request, Response
 from shipline.server.node import Node
 
 BIG = 1 << 30  # bytes
@@ -54,9 +54,9 @@ class NodeApp:
 
     def _with_rules(self, policy: AdmissionSection, data: Path, parts: dict[str, Any]) -> Node:
         node = self.node
-        door = AdmissionRules(policy, self.storage, node.manifests, node.metrics, data)
-        listeners = (door, *node.listeners)
-        return Node.over(self.storage, **parts, door=door, listeners=listeners)
+        admission = AdmissionRules(policy, self.storage, node.manifests, node.metrics, data)
+        listeners = (admission, *node.listeners)
+        return Node.over(self.storage, **parts, admission=admission, listeners=listeners)
 
     def close(self) -> None:
         self.node.uploads.close()
@@ -108,7 +108,7 @@ def respond(app: Application, request: Request, body: bytes = b"") -> Response:
         return response
 
 
-def fill(steps: Steps[T], pieces: Iterable[bytes] = ()) -> T:
+def fill(steps: Coro[T], pieces: Iterable[bytes] = ()) -> T:
     """What an upload returns that gets these bytes; they may end in ClientGone."""
     waiting = iter(pieces)
     try:

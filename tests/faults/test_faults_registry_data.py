@@ -19,7 +19,7 @@ import pytest
 from node_app import fill
 from nodes import Node, node
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.fsck import CheckSummary, check, opened
+from shipline.server.fsck import CheckSummary, check, open_offline
 from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
@@ -34,15 +34,14 @@ import random, sys, threading, time
 from contextlib import suppress
 from pathlib import Path
 from shipline.oci import Descriptor, Digest, Manifest
-from shipline.server.gc import collect
-from shipline.server.gc import Collection
+from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
 from shipline.units import Duration
 
 storage = Storage(Path(sys.argv[1]))
-storage.touches.trust()
+storage.promises.assume_none()
 uploads, manifests = Uploads(storage), Manifests(storage)
 uploads.recover()
 told = threading.Lock()
@@ -68,7 +67,7 @@ def push(number):
 
 def sweep():
     while True:
-        collect(storage, Collection(every=None, grace=Duration(300), untagged=True))
+        collect(storage, GcOptions(every=None, grace=Duration(300), untagged=True))
 
 for work, arguments in ((push, (1,)), (push, (2,)), (push, (2,)), (sweep, ())):
     threading.Thread(target=work, args=arguments, daemon=True).start()
@@ -96,7 +95,7 @@ def test_kill_leaves_a_directory_without_fault(tmp_path: Path) -> None:
     pushed: list[tuple[str, str]] = []
     for _ in range(_ROUNDS):
         pushed += killed_at_work(tmp_path, chance.uniform(0.1, 0.9))
-        with opened(tmp_path) as storage:
+        with open_offline(tmp_path) as storage:
             assert [str(finding) for finding in check(storage, CheckSummary())] == []
             for name, digest in pushed:
                 assert Manifests(storage).get(name, Digest.parse(digest)) is not None
@@ -187,7 +186,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         pytest.importorskip("rocksdict")
     with disk(tmp_path / "disk", 96):
         storage = Storage(tmp_path / "disk" / "data", metadata=metadata)
-        storage.touches.trust()
+        storage.promises.assume_none()
         uploads, manifests = Uploads(storage), Manifests(storage)
         kept = b"{}"
         fill(uploads.put("repo", Digest.of(kept), 2), [kept])

@@ -128,7 +128,7 @@ def test_oras_handles_blobs_and_manifests(node: Place, tmp_path: Path) -> None:
     oras("manifest", "push", f"{image}:one,two", "manifest.json")
     assert json.loads(oras("manifest", "fetch", f"{image}:two")) == document
     kept = node.attempt("oras", "blob", "delete", "--force", *plain, name)
-    assert kept.returncode and "is needed by" in kept.stderr
+    assert kept.returncode and "is referenced by" in kept.stderr
     digest = oras("resolve", f"{image}:one").strip()
     oras("manifest", "delete", "--force", f"{image}@{digest}")
     oras("blob", "delete", "--force", name)

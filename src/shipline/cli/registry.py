@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shipline.cli.registry_accounts import audit, project, robot, token, user
-from shipline.cli.registry_care import check, convert, gc, repair, retention, webhook
+from shipline.cli.registry_maintenance import check, convert, gc, repair, retention, webhook
 from shipline.cli.registry_serve import serve
 
 

@@ -1,7 +1,5 @@
-"""`shipline registry user`, `project`, `robot`, `token` and `audit`: people and programs, and what
-they may do.
-
-These commands, and those of robots, act on the data directory itself or on a running node.
+"""`shipline registry user`, `project`, `robot`, `token` and `audit`, on a data directory or a
+running node.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Any
 
 import click
 
-from shipline.cli.registry_directory import place_options, reached, table, when
+from shipline.cli.registry_node import open_accounts, table, target_options, when
 from shipline.errors import UsageError
 
 _ROLES = ("limited-guest", "guest", "developer", "maintainer", "admin")
@@ -29,14 +27,14 @@ def user() -> None:
 
 @user.command("add")
 @click.argument("name")
-@click.option("--admin", is_flag=True, help="May do everything.")
+@click.option("--admin", is_flag=True, help="Make an administrator.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@place_options
+@target_options
 def add_user(
     name: str, admin: bool, password_stdin: bool, data: Path | None, node: str | None
 ) -> None:
     """Add a user; asks for the password."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("add-user", name=name, password=_password(password_stdin), admin=admin)
     click.echo(f"user {name} added", err=True)
 
@@ -44,47 +42,49 @@ def add_user(
 @user.command("passwd")
 @click.argument("name", default="")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@place_options
+@target_options
 def passwd(name: str, password_stdin: bool, data: Path | None, node: str | None) -> None:
-    """Give a user a new password; refresh tokens end. At a node, without NAME, your own."""
+    """Set a user's password and revoke refresh tokens. At a node, without NAME, your own."""
     if not name and node is None:
-        raise UsageError("whose password?", hint="name the user")
-    with reached(data, node) as accounts:
+        raise UsageError("no user given", hint="pass the user's NAME")
+    with open_accounts(data, node) as accounts:
         accounts.do("set-password", name=name, password=_password(password_stdin))
     click.echo(f"user {name} has a new password" if name else "password changed", err=True)
 
 
 @user.command("set")
 @click.argument("name")
-@click.option("--admin/--no-admin", default=None, help="May do everything, or not.")
-@click.option("--disable/--enable", default=None, help="May not come in, or may again.")
-@place_options
+@click.option("--admin/--no-admin", default=None, help="Grant or revoke administrator rights.")
+@click.option("--disable/--enable", default=None, help="Disable or enable the account.")
+@target_options
 def set_user(
     name: str, admin: bool | None, disable: bool | None, data: Path | None, node: str | None
 ) -> None:
-    """Change what a user is."""
-    wanted = {"admin": admin, "disabled": disable}
-    fields = {key: value for key, value in wanted.items() if value is not None}
+    """Change a user."""
+    options = {"admin": admin, "disabled": disable}
+    fields = {key: value for key, value in options.items() if value is not None}
     if not fields:
-        raise UsageError("nothing to change", hint="say --admin, --no-admin, --disable or --enable")
-    with reached(data, node) as accounts:
+        raise UsageError(
+            "nothing to change", hint="pass --admin, --no-admin, --disable or --enable"
+        )
+    with open_accounts(data, node) as accounts:
         accounts.do("set-user", name=name, **fields)
 
 
 @user.command("rm")
 @click.argument("name")
-@place_options
+@target_options
 def remove_user(name: str, data: Path | None, node: str | None) -> None:
     """Remove a user."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("remove-user", name=name)
 
 
 @user.command("ls")
-@place_options
+@target_options
 def list_users(data: Path | None, node: str | None) -> None:
     """List users."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         rows = [
             (
                 one["name"],
@@ -104,31 +104,31 @@ def project() -> None:
 
 @project.command("add")
 @click.argument("name")
-@click.option("--public", is_flag=True, help="Everybody may pull.")
-@place_options
+@click.option("--public", is_flag=True, help="Everyone may pull.")
+@target_options
 def add_project(name: str, public: bool, data: Path | None, node: str | None) -> None:
-    """Add a project; NAME begins the names of its repositories."""
-    with reached(data, node) as accounts:
+    """Add a project; NAME is the prefix of its repositories."""
+    with open_accounts(data, node) as accounts:
         accounts.do("add-project", name=name, public=public)
     click.echo(f"project {name} added", err=True)
 
 
 @project.command("set")
 @click.argument("name")
-@click.option("--public/--private", required=True, help="Whether everybody may pull.")
-@place_options
+@click.option("--public/--private", required=True, help="Whether everyone may pull.")
+@target_options
 def set_project(name: str, public: bool, data: Path | None, node: str | None) -> None:
     """Change who may pull."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("set-project", name=name, public=public)
 
 
 @project.command("rm")
 @click.argument("name")
-@place_options
+@target_options
 def remove_project(name: str, data: Path | None, node: str | None) -> None:
     """Remove a project with its robots; its images stay, for administrators."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("remove-project", name=name)
 
 
@@ -136,19 +136,19 @@ def remove_project(name: str, data: Path | None, node: str | None) -> None:
 @click.argument("name")
 @click.argument("member")
 @click.argument("role", metavar="ROLE", type=click.Choice([*_ROLES, "none"]))
-@place_options
+@target_options
 def set_member(name: str, member: str, role: Any, data: Path | None, node: str | None) -> None:
-    """Give user MEMBER a role in project NAME, or none."""
-    with reached(data, node) as accounts:
-        said = None if role == "none" else role
-        accounts.do("set-member", project=name, user=member, role=said)
+    """Set the role of user MEMBER in project NAME; none removes the member."""
+    with open_accounts(data, node) as accounts:
+        arguments = None if role == "none" else role
+        accounts.do("set-member", project=name, user=member, role=arguments)
 
 
 @project.command("ls")
-@place_options
+@target_options
 def list_projects(data: Path | None, node: str | None) -> None:
     """List projects and their members."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         rows = [
             (
                 one["name"],
@@ -161,16 +161,14 @@ def list_projects(data: Path | None, node: str | None) -> None:
 
 
 def _password(from_stdin: bool) -> str:
-    """Typed twice, or one line of standard input."""
+    """Prompted for twice, or one line of standard input."""
     if from_stdin:
         return sys.stdin.readline(_LONGEST).rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise UsageError(
-            "there is no terminal to ask for the password", hint="pipe it: --password-stdin"
-        )
+        raise UsageError("no terminal to prompt for the password", hint="use --password-stdin")
     first = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != first:
-        raise UsageError("the two passwords differ")
+        raise UsageError("the passwords differ")
     return first
 
 
@@ -184,7 +182,9 @@ def robot() -> None:
 
 @robot.command("add")
 @click.argument("name")
-@click.option("--project", "home", default="", metavar="NAME", help="Its project; none: system.")
+@click.option(
+    "--project", "project_name", default="", metavar="NAME", help="Its project; default: system."
+)
 @click.option(
     "--allow",
     type=click.Choice(_ACTIONS),
@@ -196,60 +196,64 @@ def robot() -> None:
 @click.option("--repository", multiple=True, metavar="PATTERN", help="Only these repositories.")
 @click.option("--tag", multiple=True, metavar="PATTERN", help="Only these tags.")
 @click.option("--network", multiple=True, metavar="CIDR", help="Only from these networks.")
-@click.option("--days", type=int, default=-1, metavar="N", help="Ends after N days; -1: never.")
+@click.option("--days", type=int, default=-1, metavar="N", help="Expires after N days; -1: never.")
 @click.option("--description", default="", metavar="TEXT")
-@place_options
-def add_robot(name: str, home: str, data: Path | None, node: str | None, **wanted: Any) -> None:
-    """Add a robot; prints its secret, once."""
-    with reached(data, node) as accounts:
-        made = accounts.do(
+@target_options
+def add_robot(
+    name: str, project_name: str, data: Path | None, node: str | None, **options: Any
+) -> None:
+    """Add a robot and print its secret, which is shown only once."""
+    with open_accounts(data, node) as accounts:
+        result = accounts.do(
             "add-robot",
             name=name,
-            project=home,
-            permissions=[_permission(home, wanted)],
-            description=wanted["description"],
-            duration=wanted["days"],
-            networks=list(wanted["network"]),
+            project=project_name,
+            permissions=[_permission(project_name, options)],
+            description=options["description"],
+            duration=options["days"],
+            networks=list(options["network"]),
         )
-    click.echo(f"robot {made['login']} added; its secret is shown only now", err=True)
-    click.echo(made["secret"])
+    click.echo(f"robot {result['login']} added; its secret is shown only now", err=True)
+    click.echo(result["secret"])
 
 
 @robot.command("rotate")
 @click.argument("login")
-@click.option("--overlap", default="0s", metavar="TIME", help="The old secret stays valid so long.")
-@place_options
+@click.option(
+    "--overlap", default="0s", metavar="TIME", help="How long the old secret stays valid."
+)
+@target_options
 def rotate_robot(login: str, overlap: str, data: Path | None, node: str | None) -> None:
-    """Give a robot a new secret; prints it, once."""
-    with reached(data, node) as accounts:
-        made = accounts.do("rotate-robot", login=login, overlap=round(_seconds(overlap)))
-    click.echo(made["secret"])
+    """Generate a new secret for a robot and print it, once."""
+    with open_accounts(data, node) as accounts:
+        result = accounts.do("rotate-robot", login=login, overlap=round(_seconds(overlap)))
+    click.echo(result["secret"])
 
 
 @robot.command("set")
 @click.argument("login")
-@click.option("--disable/--enable", required=True, help="May not come in, or may again.")
-@place_options
+@click.option("--disable/--enable", required=True, help="Disable or enable the account.")
+@target_options
 def set_robot(login: str, disable: bool, data: Path | None, node: str | None) -> None:
     """Disable a robot, or enable it."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("set-robot", login=login, disabled=disable)
 
 
 @robot.command("rm")
 @click.argument("login")
-@place_options
+@target_options
 def remove_robot(login: str, data: Path | None, node: str | None) -> None:
     """Remove a robot."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         accounts.do("remove-robot", login=login)
 
 
 @robot.command("ls")
-@place_options
+@target_options
 def list_robots(data: Path | None, node: str | None) -> None:
     """List robots."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         rows = [
             (one["name"], one["may"], one["state"], when(one["expires"]), when(one["used"]))
             for one in accounts.listed("robots")
@@ -259,14 +263,14 @@ def list_robots(data: Path | None, node: str | None) -> None:
 
 @click.group("token")
 def token() -> None:
-    """Refresh tokens, and the keys that sign."""
+    """Refresh tokens and signing keys."""
 
 
 @token.command("ls")
-@place_options
+@target_options
 def list_tokens(data: Path | None, node: str | None) -> None:
     """List refresh tokens, without their secrets."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         rows = [
             (one["account"], one["client"], when(one["created"]), when(one["expires"]))
             for one in accounts.listed("tokens")
@@ -276,41 +280,41 @@ def list_tokens(data: Path | None, node: str | None) -> None:
 
 @token.command("revoke")
 @click.argument("account")
-@place_options
+@target_options
 def revoke(account: str, data: Path | None, node: str | None) -> None:
-    """End all refresh tokens of an account."""
-    with reached(data, node) as accounts:
+    """Revoke all refresh tokens of an account."""
+    with open_accounts(data, node) as accounts:
         number = accounts.do("revoke", account=account)
     click.echo(f"{number} refresh tokens revoked", err=True)
 
 
 @token.command("rotate-key")
-@click.option("--now", is_flag=True, help="End what the old one signed at once: it was stolen.")
-@place_options
+@click.option("--now", is_flag=True, help="Revoke tokens of old keys at once, as after a theft.")
+@target_options
 def rotate_key(now: bool, data: Path | None, node: str | None) -> None:
-    """Sign with a new key from now on; what the old one signed ends within an hour."""
-    with reached(data, node) as accounts:
+    """Sign with a new key; tokens of the old one expire within an hour."""
+    with open_accounts(data, node) as accounts:
         click.echo(accounts.do("rotate-key", now=now))
 
 
 @click.command("audit")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="Only the last N lines.")
-@click.option("--json", "as_json", is_flag=True, help="Lines of JSON, as they are kept.")
-@place_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, as stored.")
+@target_options
 def audit(last: int | None, as_json: bool, data: Path | None, node: str | None) -> None:
     """Print who did what, when and from where."""
-    with reached(data, node) as accounts:
+    with open_accounts(data, node) as accounts:
         for line in accounts.audit(last or 0):
             click.echo(json.dumps(line) if as_json else _sentence(line))
 
 
-def _permission(home: str, wanted: dict[str, Any]) -> dict[str, Any]:
+def _permission(project_name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "project",
-        "namespace": home or "*",
-        "access": [{"resource": "repository", "action": one} for one in wanted["allow"]],
-        "repositories": list(wanted["repository"]),
-        "tags": list(wanted["tag"]),
+        "namespace": project_name or "*",
+        "access": [{"resource": "repository", "action": one} for one in options["allow"]],
+        "repositories": list(options["repository"]),
+        "tags": list(options["tag"]),
     }
 
 

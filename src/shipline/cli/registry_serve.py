@@ -1,4 +1,4 @@
-"""`shipline registry serve`: run a node, from shipline.yaml and from flags."""
+"""`shipline registry serve`: run a node, configured by shipline.yaml and flags."""
 
 from __future__ import annotations
 
@@ -25,47 +25,53 @@ _LISTEN = "127.0.0.1:5000"
 @click.command("serve")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
-@click.option("--data", metavar="DIR", help="The directory of the node.")
+@click.option("--data", metavar="DIR", help="The data directory.")
 @click.option(
     "--insecure-open",
     is_flag=True,
     help="Listen beyond loopback without accounts: anyone may push.",
 )
 @click.option("--insecure-http", is_flag=True, help="Accounts without TLS, behind a proxy.")
-@click.option("--accounts", is_flag=True, help="Demand accounts on a loopback address too.")
+@click.option("--accounts", is_flag=True, help="Require accounts on a loopback address too.")
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
-@click.option("--tls-client-ca", metavar="FILE", help="Demand client certificates.")
+@click.option("--tls-client-ca", metavar="FILE", help="CA of required client certificates (PEM).")
 @click.option(
     "--hostname", metavar="NAME", multiple=True, help="A host name for the generated certificate."
 )
-@click.option("--public-url", metavar="URL", help="How clients reach the node.")
-@click.option("--public-project", metavar="NAME", multiple=True, help="Everyone may pull from it.")
+@click.option("--public-url", metavar="URL", help="URL by which clients reach the node.")
 @click.option(
-    "--log-format", type=click.Choice(["text", "json"]), help="Plain text, or a JSON object a line."
+    "--public-project", metavar="NAME", multiple=True, help="A project that everyone may pull from."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Plain text, or one JSON object per line.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-@click.option("--log-requests", is_flag=True, help="Write a line for every request.")
-@click.option("--drain-timeout", metavar="TIME", help="How long requests may run on at shutdown.")
+@click.option("--log-requests", is_flag=True, help="Log every request.")
+@click.option(
+    "--drain-timeout", metavar="TIME", help="Time for running requests to finish at shutdown."
+)
 def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **options: Any) -> None:
-    """Serve the images below a directory until interrupted.
+    """Serve a data directory until interrupted.
 
-    On a loopback address the node is open to this machine. On any other it demands TLS and
-    accounts: it makes what is missing and prints the administrator's password, once. What the file
-    says under `registry:` holds where no flag says otherwise.
+    On a loopback address the node is open to this machine. On any other it requires TLS and
+    accounts: it creates what is missing and prints the administrator's password, once. Flags
+    override `registry:` in shipline.yaml.
     """
-    from shipline.server import announcement, logging_to, serve_registry
+    from shipline.server import logging_to, serve_registry, startup_line
 
     section, base = _section(config, options)
     if not section.data:
-        raise UsageError("the node has no directory", hint="say --data DIR, or registry.data")
+        raise UsageError("no data directory given", hint="pass --data DIR, or set registry.data")
 
-    def tell(line: str) -> None:
-        click.echo(announcement(line, section.log), err=True)
+    def print_line(line: str) -> None:
+        click.echo(startup_line(line, section.log), err=True)
 
     def ready(url: str) -> None:
-        tell(f"serving {section.data} on {url}")
-        _tell_systemd()
+        print_line(f"serving {section.data} on {url}")
+        _notify_systemd()
 
     listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
     with logging_to(sys.stderr, section.log):
@@ -74,7 +80,7 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
             Path(section.data),
             section=section,
             ready=ready,
-            notify=tell,
+            notify=print_line,
             insecure_open=insecure_open,
             insecure_http=insecure_http,
             environ=os.environ,
@@ -82,16 +88,16 @@ def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **optio
         )
 
 
-def _tell_systemd() -> None:
-    """The node takes connections (sd_notify(3))."""
-    if place := os.environ.get("NOTIFY_SOCKET"):
-        address = f"\0{place[1:]}" if place.startswith("@") else place
+def _notify_systemd() -> None:
+    """Tell systemd that the node accepts connections (sd_notify(3))."""
+    if socket_name := os.environ.get("NOTIFY_SOCKET"):
+        address = f"\0{socket_name[1:]}" if socket_name.startswith("@") else socket_name
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service, suppress(OSError):
             service.sendto(b"READY=1", address)
 
 
 def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySection, Path]:
-    """What the file says, overridden by the flags that were given; and the file's directory."""
+    """The section from the file overridden by flags, and the file's directory."""
     from shipline.config import load
     from shipline.server import RegistrySection
     from shipline.units import Duration
@@ -99,22 +105,22 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     loaded = load(config, Path.cwd(), os.environ)
     found = loaded.registry or RegistrySection()
     if loaded.registry and loaded.file:
-        found = _beside(loaded.file.parent, found)
-    tls = _changed(
+        found = _resolve_paths(loaded.file.parent, found)
+    tls = _override(
         found.access.tls,
         cert=options["tls_cert"],
         key=options["tls_key"],
         client_ca=options["tls_client_ca"],
         names=options["hostname"],
     )
-    access = _changed(
+    access = _override(
         found.access,
         mode="accounts" if options["accounts"] else None,
         url=options["public_url"],
         public_projects=options["public_project"],
         tls=tls,
     )
-    log = _changed(
+    log = _override(
         found.log,
         format=options["log_format"],
         level=options["log_level"],
@@ -125,7 +131,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
         drain_timeout = Duration.parse(drain) if drain else None
     except ValueError as error:
         raise UsageError(f"--drain-timeout: {error}") from None
-    changed = _changed(
+    changed = _override(
         found,
         listen=options["listen"],
         data=options["data"],
@@ -136,24 +142,28 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     return changed, loaded.file.parent if loaded.file else Path.cwd()
 
 
-def _changed(section: Section, **values: Any) -> Section:
-    """The section with the values that are there."""
+def _override(section: Section, **values: Any) -> Section:
+    """Replace the fields that have a value."""
     changes: dict[str, Any] = {key: value for key, value in values.items() if value}
     return replace(section, **changes)
 
 
-def _beside(root: Path, section: RegistrySection) -> RegistrySection:
+def _resolve_paths(root: Path, section: RegistrySection) -> RegistrySection:
     """Paths of the file are relative to its directory."""
 
-    def placed(path: str) -> str:
+    def resolved(path: str) -> str:
         return str(root / path) if path else ""
 
     tls = section.access.tls
-    tls = replace(tls, cert=placed(tls.cert), key=placed(tls.key), client_ca=placed(tls.client_ca))
-    hooks = tuple(replace(hook, secret_file=placed(hook.secret_file)) for hook in section.webhooks)
+    tls = replace(
+        tls, cert=resolved(tls.cert), key=resolved(tls.key), client_ca=resolved(tls.client_ca)
+    )
+    hooks = tuple(
+        replace(hook, secret_file=resolved(hook.secret_file)) for hook in section.webhooks
+    )
     return replace(
         section,
-        data=placed(section.data),
+        data=resolved(section.data),
         access=replace(section.access, tls=tls),
         webhooks=hooks,
     )

@@ -1,4 +1,4 @@
-"""Small durable records, in byte order of their keys, behind one small protocol."""
+"""Small durable records ordered by key, behind one protocol."""
 
 from shipline.metadata.drivers import DRIVERS, Driver, copy_records, open_records
 from shipline.metadata.protocols import NOTHING, DamagedRecords, Key, Records, encode, walk

@@ -1,4 +1,4 @@
-"""Which store keeps the records, by name."""
+"""The metadata stores, by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BATCH = 5000  # records
 
 
 def open_records(path: Path, driver: str = "sqlite") -> Records:
-    """Open or create the records at `path`. Raises ConfigError for a driver that is not known or
-    not installed, and for records of another layout.
+    """Open or create the records at `path`. Raises ConfigError for an unknown or missing driver,
+    and for another layout.
     """
     match driver:
         case "sqlite":
@@ -25,7 +25,7 @@ def open_records(path: Path, driver: str = "sqlite") -> Records:
         case "rocksdb":
             return RocksRecords(path)
     raise ConfigError(
-        f"there is no metadata driver {driver!r}", hint=f"take one of: {', '.join(DRIVERS)}"
+        f"unknown metadata driver {driver!r}", hint=f"use one of: {', '.join(DRIVERS)}"
     )
 
 

@@ -1,8 +1,8 @@
-"""Group commit: writes that wait for the disk at once become one transaction.
+"""Group commit: concurrent writes become one transaction.
 
-The first thread that comes leads: it takes everything that waits, writes it, and tells the others.
-What came meanwhile is the next group, led by the first of its own. A thread alone waits for no one;
-in company the leader waits a moment, so that writers do not fall apart into small groups.
+The first thread leads: it takes all waiting writes, commits them and wakes the others. Writes that
+arrive meanwhile form the next group, led by its first. A lone writer does not wait; under
+contention the leader waits briefly, so that groups stay large.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-_COMPANY_S = 0.0001  # in which those whom the last group let go come again; measured: 2-4 times
+_GATHER_S = 0.0001  # lets writers of the last group return; measured: 2-4 times
 Changes = Mapping[bytes, bytes | None]
 Counters = Mapping[bytes, int]
 Apply = Callable[[Changes, Counters, bool], None]
-"""Writes changes and counters in one transaction, synced if the last argument says so."""
+"""Writes changes and counters in one transaction; the last argument says whether to sync."""
 
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One caller's write while it waits."""
+    """A caller's pending write."""
 
     changes: Changes
     add: Counters
     durable: bool
-    settled: bool = False
+    done: bool = False
     failure: BaseException | None = None
-    gate: threading.Lock = field(default_factory=threading.Lock)
+    wakeup: threading.Lock = field(default_factory=threading.Lock)
 
 
 class GroupCommit:
@@ -39,57 +39,57 @@ class GroupCommit:
         self._apply = apply
         self._lock = threading.Lock()
         self._waiting: list[Write] = []
-        self._led = False
-        self._company = False  # the last group had more than one
+        self._has_leader = False
+        self._contended = False  # the last group had more than one
 
     def write(self, changes: Changes, add: Counters, durable: bool) -> None:
-        """Returns when it is written. Raises what `apply` raised."""
-        mine = Write(changes, add, durable)
-        mine.gate.acquire()
+        """Returns once written. Raises what `apply` raised."""
+        own = Write(changes, add, durable)
+        own.wakeup.acquire()
         with self._lock:
-            self._waiting.append(mine)
-            leads, self._led = not self._led, True
-        if not leads:
-            mine.gate.acquire()
-        if not mine.settled:
-            self._lead(mine)
-        if mine.failure is not None:
-            raise mine.failure
+            self._waiting.append(own)
+            is_leader, self._has_leader = not self._has_leader, True
+        if not is_leader:
+            own.wakeup.acquire()
+        if not own.done:
+            self._lead(own)
+        if own.failure is not None:
+            raise own.failure
 
-    def _lead(self, mine: Write) -> None:
-        if self._company:
-            time.sleep(_COMPANY_S)
+    def _lead(self, own: Write) -> None:
+        if self._contended:
+            time.sleep(_GATHER_S)
         with self._lock:
             group, self._waiting = self._waiting, []
-            self._company = len(group) > 1
+            self._contended = len(group) > 1
         try:
-            self._settle(group)
+            self._commit(group)
         finally:
             with self._lock:
                 successor = self._waiting[0] if self._waiting else None
-                self._led = successor is not None
+                self._has_leader = successor is not None
             for other in (*group, successor):
-                if other is not None and other is not mine:
-                    other.gate.release()
+                if other is not None and other is not own:
+                    other.wakeup.release()
 
-    def _settle(self, group: list[Write]) -> None:
-        """A group that is too big for what room is left may fit in part."""
+    def _commit(self, group: list[Write]) -> None:
+        """Commit a group; if the disk is full, each write alone, since some may fit."""
         failure = self._attempt(group)
         for one in group:
             alone = len(group) > 1 and _no_space(failure)
             one.failure = self._attempt([one]) if alone else failure
-            one.settled = True
+            one.done = True
 
     def _attempt(self, group: list[Write]) -> BaseException | None:
         try:
             self._apply(*merged(group), any(one.durable for one in group))
-        except BaseException as failure:  # told to every caller by its own thread
+        except BaseException as failure:  # raised in every caller's own thread
             return failure
         return None
 
 
 def merged(group: Iterable[Write]) -> tuple[dict[bytes, bytes | None], dict[bytes, int]]:
-    """What the writes amount to when done one after the other."""
+    """The combined effect of the writes in order."""
     changes: dict[bytes, bytes | None] = {}
     counters: dict[bytes, int] = {}
     for one in group:

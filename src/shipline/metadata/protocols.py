@@ -1,7 +1,7 @@
-"""An ordered map from keys to bytes whose writes are atomic and durable.
+"""An ordered key-value store with atomic, durable writes.
 
-That is little enough for every embedded store (SQLite, RocksDB, LMDB), and enough for a registry:
-a relation is a key of several parts, an index is a second key written in the same `write`.
+Any embedded store can implement it (SQLite, RocksDB, LMDB): a relation is a key of several parts,
+an index is a second key in the same `write`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 Key = tuple[str, ...]
-"""The parts of a key; a part holds no NUL. Keys are ordered by their parts as bytes."""
+"""The parts of a key, without NUL. Keys are ordered by their parts as bytes."""
 
 NOTHING: Mapping[Key, int] = {}
 _PAGE = 1000  # records
 
 
 class DamagedRecords(OSError):
-    """The store's own files are not what it wrote."""
+    """The store's files are corrupt."""
 
 
 class Records(Protocol):
-    """Safe to use from any thread. Every method raises OSError where the disk fails it."""
+    """Safe to use from any thread. Methods raise OSError on I/O errors."""
 
     def get(self, key: Key) -> bytes | None:
-        """The value, None where there is none."""
+        """The value, None if there is none."""
 
     def scan(self, prefix: Key, *, after: Key = (), limit: int = _PAGE) -> list[tuple[Key, bytes]]:
-        """The first `limit` records below `prefix`, in order; the prefix () is all records.
+        """The first `limit` records below `prefix` in order; () is all records.
 
-        The keys come without the prefix; only those greater than `after`, also without it.
+        Keys are returned without the prefix; only those greater than `after` (also without it).
         """
 
     def write(
@@ -39,20 +39,19 @@ class Records(Protocol):
         add: Mapping[Key, int] = NOTHING,
         durable: bool = True,
     ) -> None:
-        """Set values, or delete where the value is None: all or none, on the disk on return.
+        """Set values, or delete if None: atomic, and durable on return.
 
-        `add` is added to counters, records whose value is a decimal number; one that is not there
-        counts as 0. No two writes see the same old number. A write that is not `durable` survives
-        the death of this process but perhaps not that of the machine; a later durable one takes
-        it along. Writes that come at once from several threads share one trip to the disk.
+        `add` increments counters atomically: records with a decimal value, 0 if missing. Without
+        `durable` a write survives the process, but the machine only after a later durable one.
+        Concurrent writes share one sync.
         """
 
     def close(self) -> None:
-        """Release the files. Nothing that `write` returned from depends on it."""
+        """Release the files; completed writes do not depend on it."""
 
 
 def encode(key: Key) -> bytes:
-    """The key as stores keep it: its parts as UTF-8, separated by NUL."""
+    """The stored form of a key: its parts in UTF-8, separated by NUL."""
     text = "\0".join(key)
     if text.count("\0") != len(key) - 1:
         raise ValueError(f"a part of a key holds NUL: {key!r}")
@@ -60,9 +59,7 @@ def encode(key: Key) -> bytes:
 
 
 def bounds(prefix: Key, after: Key) -> tuple[bytes, bytes, int]:
-    """What a scan visits: keys greater than the first, less than the second, and how much of each
-    key is the prefix.
-    """
+    """The exclusive bounds of a scan, and the length of the prefix."""
     if not prefix:
         return encode(after) if after else b"", b"\xff", 0
     start = encode((*prefix, ""))
@@ -76,7 +73,7 @@ def decode(key: bytes, cut: int = 0) -> Key:
 
 
 def walk(records: Records, prefix: Key) -> Iterator[tuple[Key, bytes]]:
-    """All records below `prefix`, a page at a time; sees some of the writes made meanwhile."""
+    """All records below `prefix`, read in pages; not a snapshot."""
     after: Key = ()
     while page := records.scan(prefix, after=after):
         yield from page

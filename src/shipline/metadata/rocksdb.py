@@ -1,7 +1,6 @@
-"""Records in a RocksDB directory (the optional package `rocksdict`): every write synced.
+"""Records in a RocksDB directory (optional package `rocksdict`).
 
-The directory is RocksDB's own; keys are as in every store, values as they came, and the one key
-that begins with a byte 0xff holds the version of that layout.
+Keys and values are stored as is; the one key that starts with byte 0xff holds the layout version.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
 _VERSION = b"1"
 _VERSION_KEY = b"\xffversion"
 _LOGS = 4  # of RocksDB's own diagnostic logs
-_ROOM = 2 << 20  # bytes that opening needs
+_MIN_FREE = 2 << 20  # bytes that opening needs
 
 
 class RocksRecords:
-    """Writes are merged before RocksDB sees them, so that counters have one writer."""
+    """Writes go through a group commit, so that counters have one writer."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the directory.
 
-        Raises ConfigError where the package `rocksdict` is missing, for a directory of another
-        layout, and while another process has it open.
+        Raises ConfigError if `rocksdict` is missing, for another layout, and while another process
+        has it open.
         """
         try:
             import rocksdict
@@ -45,8 +44,8 @@ class RocksRecords:
             ) from None
         self._package = rocksdict
         self._path = path
-        self._opening = threading.Lock()
-        self._stuck = False  # a write failed: RocksDB takes no other until it is opened again
+        self._reopening = threading.Lock()
+        self._failed = False  # a write failed: RocksDB must be reopened
         with _translated(path):
             self._store = self._open()
             self._check_version()
@@ -90,7 +89,7 @@ class RocksRecords:
 
     def _apply(self, changes: Changes, counters: Counters, durable: bool) -> None:
         with _translated(self._path):
-            self._unstick()
+            self._reopen_if_failed()
             batch = self._package.WriteBatch(raw_mode=True)
             for key, value in changes.items():
                 if value is None:
@@ -104,7 +103,7 @@ class RocksRecords:
             try:
                 self._store.write(batch, options)
             except BaseException:
-                self._stuck = True
+                self._failed = True
                 raise
 
     def _open(self) -> Rdict:
@@ -113,29 +112,27 @@ class RocksRecords:
         options.set_keep_log_file_num(_LOGS)
         return self._package.Rdict(str(self._path), options)
 
-    def _unstick(self) -> None:
-        """Open again after a write that failed; not before there is room to do that, since reads
-        go on as it is.
-        """
-        if not self._stuck:
+    def _reopen_if_failed(self) -> None:
+        """Reopen after a failed write, once there is space; reads keep working until then."""
+        if not self._failed:
             return
         disk = os.statvfs(self._path)
         blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
-        if blocks * disk.f_frsize < _ROOM:
+        if blocks * disk.f_frsize < _MIN_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         if disk.f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self._path))
-        with self._opening:
-            with suppress(Exception):  # it would like to write once more
+        with self._reopening:
+            with suppress(Exception):  # it tries to write again
                 self._store.close()
             self._store = self._open()
-        self._stuck = False
+        self._failed = False
 
     @contextmanager
     def _readable(self) -> Iterator[Rdict]:
-        """The store; a reader that comes while it is being opened again waits for that."""
-        if self._stuck:
-            with self._opening, _translated(self._path):
+        """The store; waits while it is being reopened."""
+        if self._failed:
+            with self._reopening, _translated(self._path):
                 yield self._store
         else:
             with _translated(self._path):
@@ -147,7 +144,7 @@ class RocksRecords:
             self._store.put(_VERSION_KEY, _VERSION)
         elif version != _VERSION:
             raise ConfigError(
-                f"{self._path} has layout {version.decode()}, this program knows 1",
+                f"{self._path} has layout {version.decode()}, this version supports 1",
                 hint="run the version of shipline that wrote it, or a newer one",
             )
 

@@ -1,7 +1,7 @@
-"""Records in one SQLite file: write-ahead log, synchronous=FULL, so a commit is on the disk.
+"""Records in one SQLite file: write-ahead log, synchronous=FULL, so that commits are durable.
 
-The file holds one table, `records(key BLOB PRIMARY KEY, value BLOB)`; `PRAGMA user_version` is the
-version of that layout. Beside it SQLite keeps its `-wal` and `-shm` files.
+One table, `records(key BLOB PRIMARY KEY, value BLOB)`; `PRAGMA user_version` is the layout version.
+SQLite keeps `-wal` and `-shm` files beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEVEL = {True: "FULL", False: "NORMAL"}
 
 
 class SqliteRecords:
-    """One connection writes; readers take idle connections and never wait for the writer."""
+    """One connection writes; readers use pooled connections and never wait for the writer."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises ConfigError for one that this version cannot read."""
@@ -69,7 +69,9 @@ class SqliteRecords:
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Remove the file and those beside it; who has it open goes on with what was removed."""
+        """Remove the file with its `-wal` and `-shm`; a process that has it open keeps using the
+        removed files.
+        """
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -113,7 +115,7 @@ class SqliteRecords:
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise ConfigError(
-                f"{self._path} has layout {version}, this program knows {_VERSION}",
+                f"{self._path} has layout {version}, this version supports {_VERSION}",
                 hint="run the version of shipline that wrote it, or a newer one",
             )
         if version == 0:
@@ -156,7 +158,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _errno(error: sqlite3.OperationalError, path: Path) -> int:
-    """SQLite keeps the system's own word for itself; a file system that failed says it again."""
+    """SQLite hides the system's errno; a failing file system reports it again."""
     match error.sqlite_errorcode & 0xFF:
         case sqlite3.SQLITE_FULL:
             return errno.ENOSPC

@@ -1,7 +1,9 @@
-"""The registry node: the OCI distribution protocol over a directory that never loses a push."""
+"""The registry node: the OCI distribution protocol over a data directory; an acknowledged push is
+durable.
+"""
 
 from shipline.server.app import Application, make_app
-from shipline.server.logs import LogSection, announcement, logging_to
+from shipline.server.logs import LogSection, logging_to, startup_line
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.serve import serve_registry
 from shipline.server.storage import Storage
@@ -12,8 +14,8 @@ __all__ = [
     "LogSection",
     "RegistrySection",
     "Storage",
-    "announcement",
     "logging_to",
     "make_app",
     "serve_registry",
+    "startup_line",
 ]

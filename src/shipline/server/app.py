@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-from shipline.server.http import Request, Response, Steps, find
+from shipline.server.http import Coro, Request, Response, match_route
 from shipline.server.node import Node
 from shipline.server.pages import page_routes
 from shipline.server.problems import Problem, problem_of
@@ -19,87 +19,90 @@ from shipline.server.routes import (
 
 _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 _HTTP_1_0 = (1, 0)
-Application = Callable[[Request], Steps[Response]]
-"""Never raises but for a defect: every exception is a response."""
+Application = Callable[[Request], Coro[Response]]
+"""Never raises: every exception becomes a response."""
 Middleware = Callable[[Node, Application], Application]
 
 
 def make_app(node: Node) -> Application:
-    """The protocol over a node's parts; many requests may be under way at once."""
-    app: Application = _handled
-    for layer in reversed(MIDDLEWARE):
-        app = layer(node, app)
+    """The application over a node's parts; it serves any number of requests concurrently."""
+    app: Application = _call_handler
+    for middleware in reversed(MIDDLEWARE):
+        app = middleware(node, app)
     return app
 
 
-def _observed(node: Node, app: Application) -> Application:
-    """Metrics, and the log of requests."""
+def _observe(node: Node, app: Application) -> Application:
+    """Record metrics and call the observers, such as the access log."""
 
-    def observed(request: Request) -> Steps[Response]:
-        began = perf_counter()
+    def observe_request(request: Request) -> Coro[Response]:
+        started = perf_counter()
         response = yield from app(request)
-        seconds = perf_counter() - began
-        node.metrics.answered(request, response, seconds)
-        for observe in node.observers:
-            observe(request, response, seconds)
+        seconds = perf_counter() - started
+        node.metrics.record(request, response, seconds)
+        for observer in node.observers:
+            observer(request, response, seconds)
         return response
 
-    return observed
+    return observe_request
 
 
-def _answered(node: Node, app: Application) -> Application:
-    """The one place where exceptions become responses."""
+def _handle_errors(node: Node, app: Application) -> Application:
+    """Turn exceptions into responses."""
 
-    def answered(request: Request) -> Steps[Response]:
+    def respond(request: Request) -> Coro[Response]:
         try:
             response = yield from app(request)
         except Exception as error:
-            response = _refusal(node, request, error)
+            response = _error_response(node, request, error)
         response.headers.append(_VERSION)
         return response
 
-    return answered
+    return respond
 
 
-def _framed(node: Node, app: Application) -> Application:
-    """What servers let through (RFC 9112, 3.2 and 6.1): no host or two, codings of a body other
-    than chunked, two lengths.
+def _check_framing(node: Node, app: Application) -> Application:
+    """Reject ambiguous requests that HTTP servers accept (RFC 9112, 3.2 and 6.1): not exactly one
+    Host, transfer codings other than chunked, two body lengths.
     """
 
-    def framed(request: Request) -> Steps[Response]:
+    def check_framing(request: Request) -> Coro[Response]:
         host = request.headers.get("host", "")
         if "," in host or (not host and request.version > _HTTP_1_0):
-            raise Problem(400, "UNSUPPORTED", "a request names one host")
+            raise Problem(400, "UNSUPPORTED", "a request must have exactly one Host header")
         coding = request.headers.get("transfer-encoding")
         if coding is not None and coding.strip().lower() != "chunked":
-            raise Problem(501, "UNSUPPORTED", "a body may be chunked, and coded in no other way")
+            raise Problem(501, "UNSUPPORTED", "the only transfer coding supported is chunked")
         if coding is not None and request.headers.get("content-length"):
-            raise Problem(400, "UNSUPPORTED", "a body has one length: Content-Length or chunks")
+            raise Problem(
+                400, "UNSUPPORTED", "a body has either a Content-Length or chunked coding, not both"
+            )
         return (yield from app(request))
 
-    return framed
+    return check_framing
 
 
-def _from_here(node: Node, app: Application) -> Application:
-    """No change that a page of another site asks a browser for: it would bring the credentials
-    which the browser keeps, or the address from which an open node takes everything.
+def _refuse_cross_site(node: Node, app: Application) -> Application:
+    """Refuse changes that a browser sends for a page of another site: they would carry the user's
+    credentials, or come from an address that an open node trusts.
 
-    Browsers say so (Fetch Metadata; RFC 6454), other clients say nothing.
+    Browsers say where a request comes from (Fetch Metadata; Origin, RFC 6454); other clients send
+    neither header.
     """
 
-    def from_here(request: Request) -> Steps[Response]:
+    def refuse_cross_site(request: Request) -> Coro[Response]:
         site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
         foreign = site or (origin and origin.partition("://")[2] != request.headers.get("host"))
         if request.changes and foreign and site not in ("same-origin", "none"):
-            raise Problem(403, "DENIED", "the request comes from a page of another site")
+            raise Problem(403, "DENIED", "cross-site request")
         return (yield from app(request))
 
-    return from_here
+    return refuse_cross_site
 
 
-def _routed(node: Node, app: Application) -> Application:
-    """The handler of the request, and what it must be allowed."""
-    table = (  # tried in order: images first, since they are asked for most
+def _route(node: Node, app: Application) -> Application:
+    """Find the route of the request."""
+    table = (  # tried in order, the most frequent first
         *manifest_routes(node),
         *upload_routes(node),
         *blob_routes(node),
@@ -109,63 +112,65 @@ def _routed(node: Node, app: Application) -> Application:
         *page_routes(node),
     )
 
-    def routed(request: Request) -> Steps[Response]:
-        request.found = find(table, request)
-        request.repository = request.found.arguments.get("name", "")
+    def route_request(request: Request) -> Coro[Response]:
+        request.match = match_route(table, request)
+        request.repository = request.match.arguments.get("name", "")
         return (yield from app(request))
 
-    return routed
+    return route_request
 
 
-def _admitted(node: Node, app: Application) -> Application:
-    """Nothing is done, and nothing about a repository is told, before the guard has admitted."""
+def _authorize(node: Node, app: Application) -> Application:
+    """Authenticate and authorize before anything is done or revealed."""
 
-    def admitted(request: Request) -> Steps[Response]:
-        need = request.found.route.need
-        yield node.guard.place(request)
-        request.identity = node.guard.admit(request, need, request.repository)
+    def authorize(request: Request) -> Coro[Response]:
+        requires = request.match.route.requires
+        yield node.authenticator.pool(request)
+        request.principal = node.authenticator.authorize(request, requires, request.repository)
         try:
             return (yield from app(request))
         except Problem as problem:
-            raise node.guard.reconsider(request, need, problem) from None
+            raise node.authenticator.challenge_refusal(request, requires, problem) from None
 
-    return admitted
+    return authorize
 
 
-def _received(node: Node, app: Application) -> Application:
-    """Have a small body before the handler runs; it is bounded by the route."""
+def _read_body(node: Node, app: Application) -> Application:
+    """Read the body, up to the route's limit, unless the handler streams it."""
 
-    def received(request: Request) -> Steps[Response]:
-        if request.has_body and not request.found.receives:
-            yield from request.receive(request.found.route.body)
+    def read_body(request: Request) -> Coro[Response]:
+        if request.has_body and not request.match.streams_body:
+            yield from request.receive(request.match.route.body)
         return (yield from app(request))
 
-    return received
+    return read_body
 
 
-def _handled(request: Request) -> Steps[Response]:
-    """The handler, where its route says that it runs."""
-    yield request.found.place
-    response = request.found.handler(request, **request.found.arguments)
+def _call_handler(request: Request) -> Coro[Response]:
+    """Run the handler in the pool of its route."""
+    yield request.match.pool
+    response = request.match.handler(request, **request.match.arguments)
     return response if isinstance(response, Response) else (yield from response)
 
 
 MIDDLEWARE: tuple[Middleware, ...] = (
-    _observed,
-    _answered,
-    _framed,
-    _from_here,
-    _routed,
-    _admitted,
-    _received,
+    _observe,
+    _handle_errors,
+    _check_framing,
+    _refuse_cross_site,
+    _route,
+    _authorize,
+    _read_body,
 )
-"""Outermost first; inside of all is the handler, outside the server with its limits (front.py)."""
+"""Outermost first. Inside all of them is the handler; outside is the server with its limits
+(http_server.py).
+"""
 
 
-def _refusal(node: Node, request: Request, error: Exception) -> Response:
+def _error_response(node: Node, request: Request, error: Exception) -> Response:
     problem = problem_of(error, method=request.method, path=request.path, request_id=request.id)
     if problem.status == 403:
         what = f"{request.method} {request.path}: {problem.message}"
-        node.note(request, "refused", request.repository, message=what)
+        node.publish(request, "refused", request.repository, message=what)
     headers = [("Content-Type", "application/json"), ("X-Request-Id", request.id)]
     return Response.of(problem.status, [*headers, *problem.headers], problem.body())

@@ -1,4 +1,6 @@
-"""A node put together from its section: every part is made and connected here, and nowhere else."""
+"""A node assembled from its configuration section: the only place where parts are created and
+connected.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ from typing import Self
 from shipline.server.access import AccessControl
 from shipline.server.admission.retention import retain_forever
 from shipline.server.admission.rules import AdmissionRules
+from shipline.server.events import NodeEvent
 from shipline.server.gc import GcReport, collect_forever
 from shipline.server.health import Health, health_routes
 from shipline.server.hooks import Webhooks, hook_routes
-from shipline.server.jobs import Job, chore_routes, collection, retention
-from shipline.server.journal import NodeEvent
+from shipline.server.jobs import Job, collection, job_routes, retention
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
-from shipline.server.node import Node, tell
+from shipline.server.node import Node, publish
 from shipline.server.section import RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
@@ -28,12 +30,12 @@ from shipline.tasks import TaskGroup
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What answers requests, and the parts that have threads or a life of their own."""
+    """The node, and the parts with background threads."""
 
     node: Node
     health: Health
     hooks: Webhooks
-    chores: tuple[Job, ...]
+    jobs: tuple[Job, ...]
     section: RegistrySection
 
     @classmethod
@@ -41,63 +43,73 @@ class Assembly:
         cls,
         storage: Storage,
         uploads: Uploads,
-        entrance: AccessControl,
+        access_control: AccessControl,
         section: RegistrySection,
         environ: Mapping[str, str],
         base: Path,
     ) -> Self:
-        """Raises ConfigError for a secret or a key that is not there; `base` is the directory that
-        the paths of keys are relative to.
-        """
+        """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
         health = Health(storage, section.limits.disk_floor.bytes)
         metrics = Metrics(lambda: uploads.in_flight)
-        sent = partial(_count_delivery, metrics)
-        hooks = Webhooks(storage.records, section.webhooks, environ=environ, sent=sent)
+        on_attempt = partial(_count_delivery, metrics)
+        hooks = Webhooks(storage.records, section.webhooks, environ=environ, on_attempt=on_attempt)
         _add_gauges(metrics, storage, health, hooks)
-        entrance.watchers.append(partial(_count_login, metrics))
+        access_control.account_listeners.append(partial(_count_login, metrics))
         manifests = Manifests(storage)
-        door = AdmissionRules(section.policy, storage, manifests, metrics, base, entrance.projects)
-        listeners = (door, *entrance.listeners, hooks)
-        told, news = partial(_count_collection, metrics), partial(tell, listeners)
-        gc = collection(storage, section.collection, told, news)
-        retain = retention(storage, manifests, section.policy, door, news)
+        admission = AdmissionRules(
+            section.policy, storage, manifests, metrics, base, access_control.projects
+        )
+        listeners = (admission, *access_control.listeners, hooks)
+        on_report = partial(_count_collection, metrics)
+        notify = partial(publish, listeners)
+        gc = collection(storage, section.collection, on_report, notify)
+        retain = retention(storage, manifests, section.policy, admission, notify)
         node = Node.over(
             storage,
             uploads=uploads,
             manifests=manifests,
             metrics=metrics,
-            guard=entrance.guard,
-            door=door,
+            authenticator=access_control.authenticator,
+            admission=admission,
             routes=(
                 *health_routes(health),
                 *hook_routes(hooks),
-                *chore_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
-                *chore_routes("/api/retention", retain, "dry_run"),
-                *entrance.routes,
+                *job_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
+                *job_routes("/api/retention", retain, "dry_run"),
+                *access_control.routes,
             ),
             listeners=listeners,
             observers=(log_request,) if section.log.requests else (),
-            quick_pulls=_pulls_are_quick(section),
+            pulls_in_loop=_pulls_in_loop(section),
         )
         return cls(node, health, hooks, (gc, retain), section)
 
     def start(self, group: TaskGroup) -> None:
-        """Start what goes on by itself: all of it ends with the scope of `group`."""
+        """Start the background work; it ends when the scope of `group` does."""
         storage, section, node = self.node.storage, self.section, self.node
         self.hooks.start(group)
-        told = partial(_count_collection, node.metrics)
-        news = partial(tell, node.listeners)
-        group.start(collect_forever, storage, section.collection, told=told, tell=news)
-        for chore in self.chores:
-            chore.start(group)
+        on_report = partial(_count_collection, node.metrics)
+        notify = partial(publish, node.listeners)
+        group.start(
+            collect_forever, storage, section.collection, on_report=on_report, publish=notify
+        )
+        for job in self.jobs:
+            job.start(group)
         if section.policy.retention:
-            policy, door = section.policy, node.door
-            group.start(retain_forever, storage, node.manifests, policy, door=door, tell=news)
+            policy, admission = section.policy, node.admission
+            group.start(
+                retain_forever,
+                storage,
+                node.manifests,
+                policy,
+                admission=admission,
+                publish=notify,
+            )
 
 
-def _pulls_are_quick(section: RegistrySection) -> bool:
+def _pulls_in_loop(section: RegistrySection) -> bool:
     policy = section.policy
-    listens = any("pull" in hook.events for hook in section.webhooks)
+    listens = any("pull" in webhook.events for webhook in section.webhooks)
     return not (
         policy.signatures or policy.vulnerabilities or section.access.audit_pulls or listens
     )
@@ -118,7 +130,7 @@ def _count_login(metrics: Metrics, event: NodeEvent) -> None:
 
 
 def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webhooks) -> None:
-    """`storage` counts a blob once for each repository that has it."""
+    """A blob counts once per repository that has it."""
 
     def stored() -> Readings:
         found: dict[tuple[str, ...], float] = {
@@ -135,8 +147,10 @@ def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webho
     def stored_bytes() -> float:
         return float(sum(usage.bytes for _, usage in storage.usages()))
 
-    metrics.gauge("stored", "What repositories hold.", stored, "kind")
-    metrics.gauge("stored_bytes", "Bytes of what repositories hold.", stored_bytes)
-    metrics.gauge("disk_free_bytes", "Space left.", lambda: float(health.free_bytes()))
-    metrics.gauge("ready", "Whether requests are welcome.", lambda: float(not health.problems()))
-    metrics.gauge("webhook_queue_events", "Events that wait.", hooks.depths, "target")
+    metrics.gauge("stored", "Repositories, and their blobs and manifests.", stored, "kind")
+    metrics.gauge("stored_bytes", "Bytes of all repositories.", stored_bytes)
+    metrics.gauge("disk_free_bytes", "Free disk space.", lambda: float(health.free_bytes()))
+    metrics.gauge(
+        "ready", "Whether the node is ready for requests.", lambda: float(not health.problems())
+    )
+    metrics.gauge("webhook_queue_events", "Events waiting for delivery.", hooks.depths, "target")

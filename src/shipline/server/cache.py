@@ -1,4 +1,4 @@
-"""What was asked for lately, kept ready, so that a hot pull asks no record."""
+"""In-memory caches over the records, so that a hot pull reads none of them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from shipline.metadata import Key
 from shipline.oci import Digest
 
 _BUDGET = 64 << 20  # bytes of manifests
-_OVERHEAD = 1024  # bytes that an entry costs beside its manifest
-UPLOADING = "uploading"  # bytes of uploads that have not ended
+_OVERHEAD = 1024  # bytes that an entry takes beside its manifest
+UPLOADING = "uploading"  # bytes of unfinished uploads
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest as it was pushed."""
+    """A manifest with the exact bytes that were pushed."""
 
     digest: Digest
     media_type: str
     raw: bytes
 
 
-class Remembered(Generic[Value]):
-    """Never holds what a finished write replaced: a value that was read while anything was
-    written is returned and not kept. When full, what came first goes first.
+class RecordCache(Generic[Value]):
+    """Never returns what a finished write replaced: a value loaded while any record was written is
+    returned but not cached. Evicts in insertion order.
     """
 
-    def __init__(self, kinds: tuple[str, ...], budget: int, cost: Callable[[Value], int]) -> None:
-        """`kinds` of records are those that values are read from; `cost` of all stays below
+    def __init__(
+        self, record_kinds: tuple[str, ...], budget: int, cost: Callable[[Value], int]
+    ) -> None:
+        """`record_kinds` are the records that values are loaded from; the total `cost` stays below
         `budget`.
         """
         self._lock = threading.Lock()
-        self._kinds = kinds
+        self._record_kinds = record_kinds
         self._budget = budget
         self._cost = cost
         self._entries: dict[tuple[str, str], Value] = {}
@@ -46,7 +48,7 @@ class Remembered(Generic[Value]):
     def get(
         self, name: str, reference: Digest | str, load: Callable[[], Value | None]
     ) -> Value | None:
-        """What is kept for a tag or digest of a repository, else what `load` finds."""
+        """The cached value for a tag or digest of a repository, else what `load` returns."""
         key = (name, str(reference))
         found = self._entries.get(key)
         if found is not None:
@@ -56,22 +58,22 @@ class Remembered(Generic[Value]):
         if loaded is not None:
             with self._lock:
                 if writes == self._writes and key not in self._entries:
-                    self._keep(key, loaded)
+                    self._store(key, loaded)
         return loaded
 
     def has(self, name: str, reference: str) -> bool:
-        """Whether `get` needs no `load`, as things are."""
+        """Whether the value is cached now."""
         return (name, reference) in self._entries
 
     def forget(self, changed: Iterable[Key]) -> None:
-        """Records were written: drop what was read from them."""
+        """Invalidate the entries that were loaded from changed records."""
         with self._lock:
             self._writes += 1
             for kind, *rest in changed:
-                if kind in self._kinds:
+                if kind in self._record_kinds:
                     self._drop((rest[0], rest[1]))
 
-    def _keep(self, key: tuple[str, str], entry: Value) -> None:
+    def _store(self, key: tuple[str, str], entry: Value) -> None:
         self._entries[key] = entry
         self._size += self._cost(entry)
         while self._size > self._budget:
@@ -83,24 +85,23 @@ class Remembered(Generic[Value]):
             self._size -= self._cost(entry)
 
 
-class ReadCache(Remembered[StoredManifest]):
-    """Manifests, at most `budget` bytes of them."""
+class ReadCache(RecordCache[StoredManifest]):
+    """Manifests, at most `budget` bytes."""
 
     def __init__(self, budget: int = _BUDGET) -> None:
         super().__init__(("tag", "manifest"), budget, lambda entry: len(entry.raw) + _OVERHEAD)
 
 
-class Sizes(Remembered[int]):
-    """Sizes of blobs, at most `limit` of them."""
+class BlobSizes(RecordCache[int]):
+    """Sizes of at most `limit` blobs."""
 
     def __init__(self, limit: int = 100_000) -> None:
         super().__init__(("blob",), limit, lambda size: 1)
 
 
-class Totals:
-    """What all repositories at and below a prefix of names hold together, and what uploads bring to
-    them, kept in memory: a question costs the same for one repository and for many. Safe to use
-    from any thread.
+class UsageTotals:
+    """Usage summed by prefix of repository names, unfinished uploads included, in memory: a query
+    costs the same for one repository and for many. Safe to use from any thread.
     """
 
     def __init__(self) -> None:
@@ -108,28 +109,28 @@ class Totals:
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, counts: Mapping[Key, int]) -> None:
-        """The additions of a commit: those of `usage` count."""
+        """Apply the `usage` counters of a commit."""
         with self._lock:
-            for kind, name, what in (key for key in counts if key[0] == "usage"):
+            for kind, name, counter in (key for key in counts if key[0] == "usage"):
                 for prefix in prefixes(name):
                     found = self._counts[prefix]
-                    found[what] += counts[kind, name, what]
+                    found[counter] += counts[kind, name, counter]
                     if not any(found.values()):
                         del self._counts[prefix]
 
     def upload(self, name: str, more: int) -> None:
-        """Bytes that are on their way into a repository; negative once they are not any more."""
+        """Add bytes of an unfinished upload; negative once it has ended."""
         if more:
             self.add({("usage", name, UPLOADING): more})
 
-    def below(self, prefix: str) -> Counter[str]:
-        """By the words of `entries.COUNTED`, and UPLOADING."""
+    def total(self, prefix: str) -> Counter[str]:
+        """The totals at and below a prefix: `entries.COUNTED`, and UPLOADING."""
         with self._lock:
             return Counter(self._counts[prefix]) if prefix in self._counts else Counter()
 
 
 def prefixes(name: str) -> Iterator[str]:
-    """A name and what it begins with, component by component; the longest first."""
+    """A name and its path prefixes, longest first."""
     while name:
         yield name
         name = name.rpartition("/")[0]

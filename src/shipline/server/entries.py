@@ -1,25 +1,23 @@
-"""The records of a data directory: their keys and values, and those that follow from others.
+"""The records of a data directory: their keys and values, and those derived from others.
 
-Keys by their parts, values JSON or empty; names and digests as text:
+Key parts, then the value (JSON or empty); names and digests as text:
 
-repository  <name>                        the repository exists
-blob        <name> <digest>               this repository has this blob: size, at, by
-manifest    <name> <digest>               it has this manifest: mediaType, size, subject, at, by
-tag         <name> <tag>                  digest, at, by
-tagged      <name> <digest> <tag>         the tags of a manifest
-referrer    <name> <subject> <digest>     descriptor of a manifest that names the subject
-needed      <name> <digest> <manifest>    the manifest does not work without this blob or child
-deleted     <name> <digest>               a manifest, its signatures are to go too: at
-holder      <digest> <name> <kind>        a repository needs this file, as blob or manifest
-usage       <name> <what>                 counters: blobs, manifests, tags, bytes
-proven      <name> <subject> <statement>  a trusted key has made this one: at, in (a manifest)
-vouched     <name> <digest> <index>       something is proven about this index, which lists it
-upload      <id>                          repository, algorithm, at, by
+  repository  <name>                        the repository exists
+  blob        <name> <digest>               the repository has this blob: size, at, by
+  manifest    <name> <digest>               it has this manifest: mediaType, size, subject, at, by
+  tag         <name> <tag>                  digest, at, by
+  tagged      <name> <digest> <tag>         the tags of a manifest
+  referrer    <name> <subject> <digest>     descriptor of a manifest that names the subject
+  needed      <name> <digest> <manifest>    the manifest refers to this blob or child manifest
+  deleted     <name> <digest>               deleted; its signatures are to be collected: at
+  holder      <digest> <name> <kind>        a repository uses this file, as blob or manifest
+  usage       <name> <counter>              blobs, manifests, tags, bytes
+  proven      <name> <subject> <statement>  signed by a trusted key: at, in (the manifest with it)
+  vouched     <name> <digest> <index>       a proven index lists this manifest
+  upload      <id>                          repository, algorithm, at, by
 
-`at` is in seconds of Unix time, `by` who did it, left out where that is not known. `tagged`,
-`referrer`, `needed`, `holder` and `usage` follow from the others and from the manifests' bytes.
-
-What is written is what should be there; what should not is taken away by `registry repair`.
+`at` is Unix time in seconds; `by` is the account, left out if unknown. `tagged`, `referrer`,
+`needed`, `holder` and `usage` are derived from the others and from the manifests' bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ COUNTED = ("blobs", "bytes", "manifests", "tags")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a repository holds; `bytes` are those of its blobs and manifests, each once."""
+    """The contents of a repository in numbers; `bytes` counts each blob and manifest once."""
 
     blobs: int = 0
     bytes: int = 0
@@ -53,13 +51,13 @@ class Usage:
 
 
 def pack(**value: Any) -> bytes:
-    """The value of a record, without what is empty text."""
+    """The value of a record, without empty strings."""
     kept = {key: part for key, part in value.items() if part != ""}
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
 def blob_entries(name: str, digest: Digest, size: int, *, at: float, by: str = "") -> Changes:
-    """What says that a repository has a blob."""
+    """The records of a blob in a repository."""
     return {
         ("repository", name): b"",
         ("blob", name, str(digest)): pack(size=size, at=at, by=by),
@@ -74,7 +72,7 @@ def no_blob_entries(name: str, digest: str) -> Changes:
 def manifest_entries(
     name: str, digest: Digest, content: Manifest | Index, *, at: float, by: str = ""
 ) -> Changes:
-    """What says that a repository has a manifest, with every index over it."""
+    """The records of a manifest in a repository, derived ones included."""
     subject = "" if content.subject is None else str(content.subject.digest)
     record = pack(
         mediaType=content.media_type, size=len(content.raw), subject=subject, at=at, by=by
@@ -89,7 +87,7 @@ def manifest_entries(
 
 
 def derived_entries(name: str, digest: Digest, content: Manifest | Index) -> Changes:
-    """The indexes that follow from a manifest's bytes."""
+    """The records derived from a manifest's bytes."""
     found: Changes = {
         ("needed", name, str(need.digest), str(digest)): b"" for need in needs(content)
     }
@@ -100,7 +98,7 @@ def derived_entries(name: str, digest: Digest, content: Manifest | Index) -> Cha
 
 
 def no_manifest_entries(name: str, digest: str, subject: str) -> Changes:
-    """Without the manifest, except for what only its bytes tell."""
+    """Deletes the records of a manifest, except those that only its bytes name."""
     changes: Changes = {
         ("manifest", name, digest): None,
         ("holder", digest, name, "manifest"): None,
@@ -122,12 +120,12 @@ def no_tag_entries(name: str, tag: str, digest: str) -> Changes:
 
 
 def counts(name: str, **deltas: int) -> Counts:
-    """Additions to a repository's usage."""
+    """Changes of a repository's usage counters."""
     return {("usage", name, what): delta for what, delta in deltas.items() if delta}
 
 
 def needs(content: Manifest | Index) -> Iterator[Descriptor]:
-    """What a repository must have before it takes the manifest; the subject is not needed."""
+    """What a manifest refers to and the repository must have; the subject is not required."""
     if isinstance(content, Index):
         yield from content.manifests
         return
@@ -136,13 +134,15 @@ def needs(content: Manifest | Index) -> Iterator[Descriptor]:
 
 
 def kind_of(content: Manifest | Index, need: Descriptor) -> Literal["manifest", "blob"]:
-    """Where a repository keeps what `content` needs; caches of BuildKit are indexes of layers."""
+    """The kind of record of what `content` refers to: BuildKit's caches are indexes that list
+    layers.
+    """
     listed = isinstance(content, Index) and need.media_type in media.NAMED
     return "manifest" if listed else "blob"
 
 
 def _elsewhere(layer: Descriptor) -> bool:
-    """Layers that registries do not hold (image specification, "Non-Distributable Layers")."""
+    """Layers that are not pushed (image specification, "Non-Distributable Layers")."""
     kind = layer.media_type
     return bool(layer.urls) or ".nondistributable." in kind or ".foreign." in kind
 
@@ -166,7 +166,7 @@ Derived = Iterator[tuple[Key, bytes]]
 
 
 def derive(records: Records, store: LocalStore) -> None:
-    """Write all derived records of a directory that nobody uses."""
+    """Write all derived records of a directory that is not being served."""
     batch: Changes = {}
     for (name,), _ in walk(records, ("repository",)):
         for key, value in chain(derived_of(records, store, name), counted(records, name)):
@@ -178,7 +178,7 @@ def derive(records: Records, store: LocalStore) -> None:
 
 
 def derived_of(records: Records, store: LocalStore, name: str) -> Derived:
-    """The indexes and holders of a repository, from its blobs, manifests and tags."""
+    """The derived records of a repository, counters excepted."""
     for (digest,), _ in walk(records, ("blob", name)):
         yield ("holder", digest, name, "blob"), b""
     for (tag,), value in walk(records, ("tag", name)):
@@ -192,7 +192,7 @@ def derived_of(records: Records, store: LocalStore, name: str) -> Derived:
 
 
 def counted(records: Records, name: str) -> Derived:
-    """The counters of a repository, from its blobs, manifests and tags."""
+    """The usage counters of a repository, counted from its blobs, manifests and tags."""
     found: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
     for kind in ("blob", "manifest", "tag"):
         for _, value in walk(records, (kind, name)):
@@ -204,7 +204,7 @@ def counted(records: Records, name: str) -> Derived:
 
 
 def read_manifest(store: LocalStore, digest: Digest, media_type: str) -> Manifest | Index | None:
-    """The manifest in a file of the directory, None where the file is gone or is not that."""
+    """The manifest with this digest, None if its file is missing or damaged."""
     try:
         raw = store.path(digest).read_bytes()
         if Digest.of(raw, digest.algorithm) == digest:

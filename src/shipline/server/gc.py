@@ -1,10 +1,10 @@
-"""Garbage collection: what nothing needs is looked for without a lock, looked at again, and removed
-while the node works.
+"""Garbage collection while the node runs: candidates are found without a lock, then checked again
+and removed under the exclusive lock.
 
-Collected are blobs that no manifest of their repository needs, signatures and referrers of images
-that were deleted, manifests that nothing leads to where that is asked for, repositories with
-nothing in them, and files that no repository holds. Never what is younger than the grace period or
-was touched within it: a push may be about to need it.
+Collected are blobs that no manifest of their repository refers to, signatures and referrers of
+deleted images, optionally manifests unreachable from any tag, empty repositories, and files without
+a holder. Anything pushed, or promised to a client, within the grace period is kept: a push may rely
+on it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.metadata import walk
 from shipline.oci import Digest, InvalidDigest
 from shipline.server.entries import Changes, Counts, no_blob_entries, no_tag_entries
-from shipline.server.journal import NodeEvent, Tell
+from shipline.server.events import NodeEvent, Publish
 from shipline.server.layout import write_catalogue
 from shipline.server.manifests import Manifests
-from shipline.server.reach import (
-    companions,
-    named_after,
-    needed,
+from shipline.server.reachability import (
+    cosign_tags,
+    needed_by,
     ordinary_tags,
     reachable,
     referrers,
+    subject_of_tag,
 )
 from shipline.server.storage import Storage
 from shipline.tasks import check, sleep
@@ -46,21 +46,21 @@ class GcOptions:
 
     every: Duration | None = field(
         default=Duration.parse("1h"),
-        metadata={"doc": "Time between two collections; null for none."},
+        metadata={"doc": "Time between collections; null for none."},
     )
     grace: Duration = field(
         default=Duration.parse("1h"),
-        metadata={"doc": "Nothing that was pushed or asked for within this time is collected."},
+        metadata={"doc": "Keep what was pushed, or requested by a client, within this time."},
     )
     untagged: bool = field(
         default=False,
-        metadata={"doc": "Collect manifests that no tag, index or subject leads to."},
+        metadata={"doc": "Collect manifests that no tag, index or subject refers to."},
     )
 
 
 @dataclass(slots=True)
 class GcReport:
-    """What was collected, or would be; `bytes` are those of the files."""
+    """What was collected, or would be; `bytes` of the removed files."""
 
     dry_run: bool = False
     repositories: int = 0
@@ -75,66 +75,70 @@ class GcReport:
         return asdict(self)
 
 
-COLLECTED = "collected"
-_SLICE = 100  # things removed while nobody may add
-_LOOK = 500  # things looked at between two pauses
-_ROUNDS = 100  # of followers of followers
+REASON = "collected"
+_REMOVE_BATCH = 100  # removed under one exclusive lock
+_SCAN_BATCH = 500  # examined between two pauses
+_ROUNDS = 100  # levels of referrers of referrers
 T = TypeVar("T")
 
 
 class GcRun:
-    """One collection. In a dry run `_gone` stands for what would have been removed."""
+    """One garbage collection. In a dry run `_would_remove` stands for what would be gone."""
 
     def __init__(
         self,
         storage: Storage,
         options: GcOptions,
         dry_run: bool,
-        share: float,
+        duty_cycle: float,
         actor: str,
-        tell: Tell,
+        publish: Publish,
     ) -> None:
-        """`tell` is called where others may add."""
+        """`publish` is called outside the lock."""
         self._storage = storage
         self._manifests = Manifests(storage)
         self._cutoff = storage.clock() - options.grace.seconds
         self._untagged = options.untagged
         self._dry_run = dry_run
-        self._actor, self._tell = actor, tell
-        self._news: list[NodeEvent] = []  # to be told once the lock is free
-        self._rest = 1.0 / share - 1.0
-        self._gone: set[int] = set()  # hashes of what a dry run has taken
-        self._graves = (storage.incoming / f"gone-{number}" for number in count())
+        self._actor, self._publish = actor, publish
+        self._pending_events: list[NodeEvent] = []  # published after the lock is released
+        self._pause_ratio = 1.0 / duty_cycle - 1.0
+        self._would_remove: set[int] = set()  # hashes
+        self._trash_names = (storage.incoming / f"gone-{number}" for number in count())
         self.report = GcReport(dry_run)
 
     def run(self) -> GcReport:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             for (name,), _ in walk(self._storage.records, ("repository",)):
                 self._collect_records(name)
-        except OSError:  # a full disk takes no records: files that nobody holds make room for them
+        except OSError:  # the disk is full: free files first
             self._collect_files()
             raise
         self._collect_files()
         if not self._dry_run:
             write_catalogue(self._storage.root, self._storage.records)
-        self.report.seconds = round(time.monotonic() - begun, 3)
+        self.report.seconds = round(time.monotonic() - started, 3)
         return self.report
 
     def _collect_records(self, name: str) -> None:
         if self._untagged:
             self._collect_untagged(name)
-        self._collect_followers(name)
+        self._collect_orphans(name)
         self._collect_blobs(name)
         self._collect_repository(name)
 
     def _collect_untagged(self, name: str) -> None:
-        waiting = self._unreachable(name)
-        while waiting:  # an index goes before its children
-            left = [one for batch in self._paced(waiting) for one in self._kept(name, batch)]
-            if len(left) == len(waiting):
+        pending = self._unreachable(name)
+        while pending:  # an index is removed before its children
+            remaining = [
+                digest
+                for batch in self._throttled(pending)
+                for digest in self._remove_manifests(name, batch)
+            ]
+            if len(remaining) == len(pending):
                 return
-            waiting = left
+            pending = remaining
 
     def _unreachable(self, name: str) -> list[str]:
         old, young = [], set()
@@ -146,70 +150,74 @@ class GcRun:
         found = reachable(self._storage, name, young) if old else set()
         return [digest for digest in old if digest not in found]
 
-    def _kept(self, name: str, batch: list[str]) -> list[str]:
-        """Remove manifests; returns those that are still needed."""
-        left = []
+    def _remove_manifests(self, name: str, batch: list[str]) -> list[str]:
+        """Remove manifests; returns those still in use."""
+        remaining = []
         for digest in batch:
-            with self._removing():
+            with self._exclusive():
                 if not self._remove_manifest(name, digest):
-                    left.append(digest)
-        return left
+                    remaining.append(digest)
+        return remaining
 
     @contextmanager
-    def _removing(self) -> Iterator[None]:
-        """`exclusive`; what went is told after it."""
+    def _exclusive(self) -> Iterator[None]:
+        """Hold `exclusive`, then publish what was removed."""
         try:
             with self._storage.exclusive():
                 yield
         finally:
-            news, self._news = self._news, []
-            for event in news:
-                self._tell(event)
+            events, self._pending_events = self._pending_events, []
+            for event in events:
+                self._publish(event)
 
-    def _went(self, kind: Literal["delete", "untag"], name: str, **facts: Any) -> None:
-        self._news.append(NodeEvent(kind, name, actor=self._actor, message=COLLECTED, **facts))
+    def _record_removal(self, kind: Literal["delete", "untag"], name: str, **facts: Any) -> None:
+        self._pending_events.append(
+            NodeEvent(kind, name, actor=self._actor, message=REASON, **facts)
+        )
 
     def _remove_manifest(self, name: str, digest: str) -> bool:
-        """Inside `exclusive`; False where something still needs it."""
+        """Inside `exclusive`; False if it is still in use."""
         value = self._storage.records.get(("manifest", name, digest))
-        if value is None or hash((name, digest)) in self._gone:
+        if value is None or hash((name, digest)) in self._would_remove:
             return True
         if (
             self._recent(name, digest, value)
             or any(ordinary_tags(self._storage, name, digest))
             or self._is_needed(name, digest)
-            or self._has_image(name, digest, value)
+            or self._subject_exists(name, digest, value)
         ):
             return False
         self.report.manifests += 1
         self.report.tags += sum(1 for _ in walk(self._storage.records, ("tagged", name, digest)))
         if self._dry_run:
-            self._gone.add(hash((name, digest)))
-            self._gone.add(hash((digest, name, "manifest")))
+            self._would_remove.add(hash((name, digest)))
+            self._would_remove.add(hash((digest, name, "manifest")))
         else:
             self._manifests.remove(name, Digest.parse(digest))
-            self._went("delete", name, digest=digest, media_type=json.loads(value)["mediaType"])
+            self._record_removal(
+                "delete", name, digest=digest, media_type=json.loads(value)["mediaType"]
+            )
         return True
 
-    def _collect_followers(self, name: str) -> None:
-        """What belonged to a deleted image goes, and what belonged to that."""
+    def _collect_orphans(self, name: str) -> None:
+        """Collect signatures and referrers of deleted images, recursively."""
         for _ in range(_ROUNDS):
             before = self.report.manifests
             for (digest,), mark in walk(self._storage.records, ("deleted", name)):
-                self._collect_followers_of(name, digest, mark)
+                self._collect_orphans_of(name, digest, mark)
             if self.report.manifests == before or self._dry_run:
                 return
 
-    def _collect_followers_of(self, name: str, digest: str, mark: bytes) -> None:
-        """Nothing more of it once the image was pushed again, which takes the mark away."""
+    def _collect_orphans_of(self, name: str, digest: str, mark: bytes) -> None:
+        """Stops once the image is pushed again, which removes the mark."""
         storage, clean = self._storage, True
-        for tag, target in list(companions(storage, name, digest)):
-            with self._removing():
+        for tag, target in list(cosign_tags(storage, name, digest)):
+            with self._exclusive():
                 marked = self._is_marked(name, digest, mark)
                 clean = marked and self._remove_companion(name, tag, target) and clean
-        for follower in list(referrers(storage, name, digest)):
-            with self._removing():
-                clean = self._remove_manifest(name, follower) and clean
+        for referrer in list(referrers(storage, name, digest)):
+            with self._exclusive():
+                clean = self._remove_manifest(name, referrer) and clean
         with storage.exclusive():
             if clean and not self._dry_run and self._is_marked(name, digest, mark):
                 storage.commit({("deleted", name, digest): None})
@@ -227,16 +235,16 @@ class GcRun:
             return True
         self.report.tags += 1
         if not self._dry_run:
-            gone: Counts = {("usage", name, "tags"): -1}
-            self._storage.commit(no_tag_entries(name, tag, target), gone)
-            self._went("untag", name, digest=target, tags=(tag,))
+            usage: Counts = {("usage", name, "tags"): -1}
+            self._storage.commit(no_tag_entries(name, tag, target), usage)
+            self._record_removal("untag", name, digest=target, tags=(tag,))
         return True
 
     def _collect_blobs(self, name: str) -> None:
         records = self._storage.records
-        for batch in self._paced(walk(records, ("blob", name)), _LOOK):
-            found = [digest for (digest,), value in batch if self._unneeded(name, digest, value)]
-            for part in _batches(found, _SLICE):
+        for batch in self._throttled(walk(records, ("blob", name)), _SCAN_BATCH):
+            found = [digest for (digest,), value in batch if self._is_garbage(name, digest, value)]
+            for part in _batches(found, _REMOVE_BATCH):
                 with self._storage.exclusive():
                     self._remove_blobs(name, part)
 
@@ -245,42 +253,42 @@ class GcRun:
         blobs = size = 0
         for digest in digests:
             value = self._storage.records.get(("blob", name, digest))
-            if value is None or not self._unneeded(name, digest, value):
+            if value is None or not self._is_garbage(name, digest, value):
                 continue
             changes |= no_blob_entries(name, digest)
             blobs += 1
             size += int(json.loads(value)["size"])
             if self._dry_run:
-                self._gone.add(hash((digest, name, "blob")))
+                self._would_remove.add(hash((digest, name, "blob")))
         self.report.blobs += blobs
         if changes and not self._dry_run:
             add: Counts = {("usage", name, "blobs"): -blobs, ("usage", name, "bytes"): -size}
             self._storage.commit(changes, add)
 
-    def _unneeded(self, name: str, digest: str, value: bytes) -> bool:
+    def _is_garbage(self, name: str, digest: str, value: bytes) -> bool:
         return not self._recent(name, digest, value) and not self._is_needed(name, digest)
 
     def _is_needed(self, name: str, digest: str) -> bool:
-        users = needed(self._storage, name, digest)
-        return any(hash((name, user)) not in self._gone for user in users)
+        users = needed_by(self._storage, name, digest)
+        return any(hash((name, user)) not in self._would_remove for user in users)
 
-    def _has_image(self, name: str, digest: str, value: bytes) -> bool:
-        """Whether the image that a signature or referrer belongs to is here, maybe again: it was
-        not when it was looked for.
+    def _subject_exists(self, name: str, digest: str, value: bytes) -> bool:
+        """Whether the image that a signature or referrer belongs to exists, perhaps pushed again
+        since.
         """
         storage = self._storage
         tags = (tag for (tag,), _ in walk(storage.records, ("tagged", name, digest)))
-        images = (json.loads(value).get("subject"), *map(named_after, tags))
+        images = (json.loads(value).get("subject"), *map(subject_of_tag, tags))
         return any(
             image
             and storage.records.get(("manifest", name, image)) is not None
-            and hash((name, image)) not in self._gone
+            and hash((name, image)) not in self._would_remove
             for image in images
         )
 
     def _recent(self, name: str, digest: str, value: bytes) -> bool:
-        touched = self._storage.touches.since(name, digest, self._cutoff)
-        return touched or float(json.loads(value)["at"]) > self._cutoff
+        promised = self._storage.promises.promised_since(name, digest, self._cutoff)
+        return promised or float(json.loads(value)["at"]) > self._cutoff
 
     def _collect_repository(self, name: str) -> None:
         records = self._storage.records
@@ -296,65 +304,69 @@ class GcRun:
 
     def _holds_something(self, name: str) -> bool:
         if self._dry_run:
-            return any(self._left(name))
+            return any(self._remaining(name))
         kinds = ("blob", "manifest", "tag")
         return any(self._storage.records.scan((kind, name), limit=1) for kind in kinds)
 
-    def _left(self, name: str) -> Iterator[str]:
-        """What a repository would still have after a dry run; tags go with their manifest."""
-        records, gone = self._storage.records, self._gone
+    def _remaining(self, name: str) -> Iterator[str]:
+        """What a dry run would leave in a repository; tags go with their manifest."""
+        records, usage = self._storage.records, self._would_remove
         for (tag,), value in walk(records, ("tag", name)):
-            if hash((name, json.loads(value)["digest"])) not in gone:
+            if hash((name, json.loads(value)["digest"])) not in usage:
                 yield tag
         for (digest,), _ in walk(records, ("manifest", name)):
-            if hash((name, digest)) not in gone:
+            if hash((name, digest)) not in usage:
                 yield digest
         for (digest,), _ in walk(records, ("blob", name)):
-            if hash((digest, name, "blob")) not in gone:
+            if hash((digest, name, "blob")) not in usage:
                 yield digest
 
     def _collect_files(self) -> None:
         for algorithm in ("sha256", "sha512"):
             directory = self._storage.root / "blobs" / algorithm
             with os.scandir(directory) as files:
-                for batch in self._paced(files, _LOOK):
-                    found = [file.name for file in batch if not self._is_held(algorithm, file.name)]
-                    for part in _batches(found, _SLICE):
+                for batch in self._throttled(files, _SCAN_BATCH):
+                    found = [
+                        file.name for file in batch if not self._is_referenced(algorithm, file.name)
+                    ]
+                    for part in _batches(found, _REMOVE_BATCH):
                         self._remove_files(directory, part)
 
     def _remove_files(self, directory: Path, names: list[str]) -> None:
-        """Large files take time to vanish, so they do that after the moment is over."""
-        graves, algorithm = [], directory.name
+        """Rename under the lock, unlink after it: removing large files takes time."""
+        trash, algorithm = [], directory.name
         with self._storage.exclusive():
             for name in names:
-                if self._is_held(algorithm, name):
+                if self._is_referenced(algorithm, name):
                     continue
                 self.report.files += 1
                 self.report.bytes += (directory / name).stat().st_size
                 if not self._dry_run:
-                    graves.append((directory / name).replace(next(self._graves)))
-        for grave in graves:
-            grave.unlink()
+                    trash.append((directory / name).replace(next(self._trash_names)))
+        for file in trash:
+            file.unlink()
 
-    def _is_held(self, algorithm: str, name: str) -> bool:
-        """Files that are not named by a digest are left to `registry check`."""
+    def _is_referenced(self, algorithm: str, name: str) -> bool:
+        """Whether a repository uses the file; files not named by a digest are left to `registry
+        check`.
+        """
         try:
             digest = str(Digest.parse(f"{algorithm}:{name}"))
         except InvalidDigest:
             return True
         holders = self._storage.records.scan(
-            ("holder", digest), limit=1 if not self._gone else 1000
+            ("holder", digest), limit=1 if not self._would_remove else 1000
         )
-        return any(hash((digest, *holder)) not in self._gone for holder, _ in holders)
+        return any(hash((digest, *holder)) not in self._would_remove for holder, _ in holders)
 
-    def _paced(self, things: Iterable[T], number: int = _SLICE) -> Iterator[list[T]]:
-        """Batches, with a pause after each in proportion to the time that it took."""
+    def _throttled(self, things: Iterable[T], number: int = _REMOVE_BATCH) -> Iterator[list[T]]:
+        """Batches, with a pause after each in proportion to the time it took."""
         for batch in _batches(things, number):
-            begun = time.monotonic()
+            started = time.monotonic()
             yield batch
             check()
-            if self._rest > 0:
-                sleep((time.monotonic() - begun) * self._rest)
+            if self._pause_ratio > 0:
+                sleep((time.monotonic() - started) * self._pause_ratio)
 
 
 def _batches(things: Iterable[T], number: int) -> Iterator[list[T]]:
@@ -364,7 +376,7 @@ def _batches(things: Iterable[T], number: int) -> Iterator[list[T]]:
 
 
 _log = logging.getLogger(__name__)
-COLLECTION = "collection"  # who does what nobody has asked for
+ACTOR = "collection"  # the actor of automatic collections
 
 
 def collect(
@@ -372,25 +384,24 @@ def collect(
     options: GcOptions | None = None,
     *,
     dry_run: bool = False,
-    share: float = 1.0,
-    actor: str = COLLECTION,
-    tell: Tell = lambda event: None,
+    duty_cycle: float = 1.0,
+    actor: str = ACTOR,
+    publish: Publish = lambda event: None,
 ) -> GcReport:
-    """Collect once; returns what went. `share` is the part of the time that it works. `tell` gets
-    an event for each manifest and tag that went, and one for the whole.
+    """Collect once. `duty_cycle` is the fraction of time spent working. `publish` gets an event for
+    each removed manifest and tag, and one for the run.
 
-    On a full disk it works in the room that is held in reserve. Raises UsageError while another
-    collection of the directory runs.
+    On a full disk the reserved space is used. Raises UsageError while another collection runs.
     """
     if not storage.collecting.acquire(blocking=False):
-        raise UsageError("a collection is running already", hint="wait until it has ended")
+        raise UsageError("a garbage collection is already running", hint="wait until it ends")
     options = options or GcOptions()
     try:
-        report = storage.making_room(
-            lambda: GcRun(storage, options, dry_run, share, actor, tell).run()
+        report = storage.with_reserve(
+            lambda: GcRun(storage, options, dry_run, duty_cycle, actor, publish).run()
         )
         if not dry_run:
-            tell(
+            publish(
                 NodeEvent(
                     "collect", actor=actor, message=f"collection: {json.dumps(report.to_json())}"
                 )
@@ -405,24 +416,22 @@ def collect_forever(
     storage: Storage,
     options: GcOptions,
     *,
-    share: float = 0.25,
-    told: Callable[[GcReport], object] = lambda report: None,
-    tell: Tell = lambda event: None,
+    duty_cycle: float = 0.25,
+    on_report: Callable[[GcReport], object] = lambda report: None,
+    publish: Publish = lambda event: None,
 ) -> None:
-    """Collect every now and then until the scope is cancelled; `told` gets each report, `tell` the
-    events.
-    """
+    """Collect periodically until the scope is cancelled; `on_report` gets each report."""
     if options.every is None:
         return
     try:
         while True:
             sleep(max(options.every.seconds, 1.0))
             try:
-                report = collect(storage, options, share=share, tell=tell)
+                report = collect(storage, options, duty_cycle=duty_cycle, publish=publish)
             except (OSError, ShiplineError) as error:
-                _log.error("the collection ended early: %s", error)
+                _log.error("garbage collection failed: %s", error)
                 continue
             _log.info("collected %s", json.dumps(report.to_json()))
-            told(report)
+            on_report(report)
     except Cancelled:
         return

@@ -1,9 +1,9 @@
-"""Requests and responses as values, who asks, ranges and conditions (RFC 9110), and a routing
-table; knows no registry and no server.
+"""Requests, responses, principals, ranges, conditions (RFC 9110) and routes as values; knows no
+registry and no server.
 
-A handler is a function of a request. One that needs more than what is in memory is a generator: it
-yields what it needs (a `Step`), gets the next bytes of the body for READ, and returns the response.
-So no handler waits for a client, and all of them can be called without a server.
+A handler is a function of a request. One that reads a large body is a generator-based coroutine: it
+yields a `Wait` or a `Pool`, is sent the next bytes for READ, and returns the response. No handler
+blocks on a client, and each can be called without a server.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from urllib.parse import parse_qsl
 from shipline.server.problems import Problem
 
 Action = Literal["pull", "push", "update", "delete"]
-"""`push` brings content and names that are new, `update` moves a tag that is there."""
+"""`push` adds content and new tags, `update` moves an existing tag."""
 
 Kind = Literal["anonymous", "user", "robot"]
-May = Callable[[Action, str, str], bool]
+Rights = Callable[[Action, str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An account for the length of one request, limited to what its credentials allow.
+    """Who makes a request, with the rights of the credentials.
 
-    `name` is the login name, empty for nobody; `operator` may see and do everything that concerns
-    the node as a whole.
+    `name` is the login name, empty for anonymous; an `operator` may see and do everything that
+    concerns the node as a whole.
     """
 
     name: str
     kind: Kind
-    rights: May
+    rights: Rights
     operator: bool = False
-    account: May | None = None  # rights of the account, where these credentials have less
-    stamp: str = field(default="", repr=False)  # another one once the account's secrets changed
+    account: Rights | None = None  # rights of the account, if the token has fewer
+    stamp: str = field(default="", repr=False)  # changes with the account's secrets
 
     def may(self, action: Action, repository: str, tag: str = "") -> bool:
-        """Whether the action is allowed; with `tag`, for that name of a manifest."""
+        """Whether the action is allowed, on that tag if one is given."""
         return self.rights(action, repository, tag)
 
-    def could(self, action: Action, repository: str) -> bool:
-        """Whether the account is allowed to, whatever these credentials are limited to."""
+    def account_may(self, action: Action, repository: str) -> bool:
+        """Whether the account is allowed to, regardless of the token's scope."""
         return (self.account or self.rights)(action, repository, "")
 
     @property
     def actor(self) -> str:
-        """The name for records: what did this."""
+        """The name for records and logs."""
         return self.name or "anonymous"
 
 
@@ -65,13 +65,13 @@ def _nothing(action: Action, repository: str, tag: str) -> bool:
 
 
 ANYONE = Principal("", "anonymous", _everything, operator=True)
-"""Everybody, at a node without accounts."""
+"""Every client of a node without accounts."""
 
 NOBODY = Principal("", "anonymous", _nothing)
-"""A request that nobody has looked at yet: it may do nothing."""
+"""A request that is not authenticated yet: it may do nothing."""
 
 
-SMALL_BODY = 1 << 20  # bytes of a request's body where its route says nothing else
+SMALL_BODY = 1 << 20  # default limit of a body in bytes
 Headers = list[tuple[str, str]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -79,51 +79,56 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 T = TypeVar("T")
 
 
-class Step(Enum):
-    """What a handler needs next.
-
-    READ: the next bytes of the body, b"" at its end; ClientGone is raised where they will not come.
-    LOOP, DISK, CPU, RESERVED: to go on in the event loop, on the pool for disks, on that for work
-    of the processor, on the thread that is kept for probes. PAUSE: to be called a little later.
+class Pool(Enum):
+    """Where code runs: in the event loop, on the threads for disk or CPU work, or on the one kept
+    for probes.
     """
 
-    READ = "read"
     LOOP = "loop"
     DISK = "disk"
     CPU = "cpu"
     RESERVED = "reserved"
+
+
+class Wait(Enum):
+    """READ: the next bytes of the body, b"" at its end; raises ClientGone if the connection breaks.
+    PAUSE: a short sleep before trying again.
+    """
+
+    READ = "read"
     PAUSE = "pause"
 
 
-READ, PAUSE = Step.READ, Step.PAUSE
-LOOP, DISK, CPU, RESERVED = Step.LOOP, Step.DISK, Step.CPU, Step.RESERVED
-Steps = Generator[Step, bytes, T]
+READ, PAUSE = Wait.READ, Wait.PAUSE
+LOOP, DISK, CPU, RESERVED = Pool.LOOP, Pool.DISK, Pool.CPU, Pool.RESERVED
+Coro = Generator[Pool | Wait, bytes, T]
+"""Yields a Wait, or a Pool to continue in; is sent bytes after READ."""
 
 
 class ClientGone(Problem):
-    """The connection broke before all of the body had come."""
+    """The connection broke before the whole body arrived."""
 
     def __init__(self) -> None:
-        super().__init__(400, "SIZE_INVALID", "the connection broke before the body had come")
+        super().__init__(400, "SIZE_INVALID", "the connection broke before the whole body arrived")
 
 
 @dataclass(slots=True)
 class Request:
-    """One request; names of headers in lower case, the values of equal ones joined by a comma."""
+    """One request. Header names are in lower case; repeated headers are joined by a comma."""
 
     method: str
-    path: str  # without escapes
+    path: str  # percent-decoded
     query_string: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # the peer's, or what it vouches for
-    scheme: str = "http"  # as this server was asked
+    address: str = ""  # the peer's, or the client's behind a trusted proxy
+    scheme: str = "http"  # of this server's listener
     version: tuple[int, int] = (1, 1)
-    content: bytes = b""  # the body, where its route takes a small one
-    received: int = 0  # bytes of the body that have come
-    identity: Principal = NOBODY  # until a guard has admitted it
-    kind: str = "other"  # of its route, once there is one
-    repository: str = ""  # as the path says, unchecked
-    found: RouteMatch = field(init=False, repr=False, compare=False)  # once there is a route
+    content: bytes = b""  # the body, unless the handler streams it
+    received: int = 0  # bytes of the body that have arrived
+    principal: Principal = NOBODY  # set by the authenticator
+    kind: str = "other"  # of its route, once matched
+    repository: str = ""  # from the path, not validated
+    match: RouteMatch = field(init=False, repr=False, compare=False)  # set by routing
     _id: str = ""
 
     @property
@@ -137,7 +142,7 @@ class Request:
 
     @property
     def id(self) -> str:
-        """What the client or a proxy calls this request (X-Request-Id), else a name of our own."""
+        """X-Request-Id as sent by the client or a proxy, else a random one."""
         if not self._id:
             given = self.header("X-Request-Id") or ""
             self._id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
@@ -145,7 +150,7 @@ class Request:
 
     @property
     def traceparent(self) -> str:
-        """The trace that the request belongs to (W3C Trace Context), empty without one."""
+        """The traceparent (W3C Trace Context), empty without a valid one."""
         given = self.header("Traceparent") or ""
         return given if _TRACEPARENT.fullmatch(given) else ""
 
@@ -156,7 +161,7 @@ class Request:
 
     @property
     def content_length(self) -> int | None:
-        """What the client promised, None for a body of unknown length or without one."""
+        """Content-Length, None without one. Raises Problem 400."""
         text = self.header("Content-Length")
         if not text:
             return None
@@ -170,20 +175,20 @@ class Request:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The parameters of the query string, each with all of its values."""
-        found: dict[str, list[str]] = {}
+        """The query parameters, each with all of its values."""
+        match: dict[str, list[str]] = {}
         if text := self.query_string:
             for key, value in _pairs(text):
-                found.setdefault(key, []).append(value)
-        return found
+                match.setdefault(key, []).append(value)
+        return match
 
     def parameter(self, name: str) -> str | None:
         """The last value of a query parameter."""
         values = self.query.get(name)
         return values[-1] if values else None
 
-    def receive(self, limit: int) -> Steps[None]:
-        """Have the whole body in `content`. Raises Problem 413 for more than `limit` bytes."""
+    def receive(self, limit: int) -> Coro[None]:
+        """Read the whole body into `content`. Raises Problem 413 for more than `limit` bytes."""
         if (self.content_length or 0) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
@@ -194,14 +199,14 @@ class Request:
         self.content = b"".join(parts)
 
     def read(self, limit: int) -> bytes:
-        """The body that was received. Raises Problem 413 for more than `limit` bytes."""
+        """The body. Raises Problem 413 for more than `limit` bytes."""
         if len(self.content) > limit:
             raise _too_large(limit)
         return self.content
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem(413, "SIZE_INVALID", f"the body may have {limit} bytes at most")
+    return Problem(413, "SIZE_INVALID", f"the body is limited to {limit} bytes")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -222,8 +227,8 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A body is bytes, a part of a file, or pieces that come when they come: what is in a file that
-    grows, or events. `size` is its length in bytes; pieces have none.
+    """The body is bytes, a range of a file, or an iterator for content of unknown length; `size` in
+    bytes, 0 for an iterator.
     """
 
     status: int
@@ -238,103 +243,103 @@ class Response:
 
 
 Handler = Callable[..., Response]
-Receiver = Callable[..., Steps[Response]]
-Place = Callable[..., Step]
-"""Where a handler runs, for this request and its arguments."""
-Need = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
-"""What a request must be allowed before its handler runs.
+StreamHandler = Callable[..., Coro[Response]]
+PoolChoice = Callable[..., Pool]
+"""Chooses the pool from the arguments of the path."""
+Requirement = Literal["repository", "upload", "catalog", "base", "open", "own", "operator"]
+"""What a client must be authorized for.
 
-`repository`: the right to pull (GET, HEAD), push (POST, PUT, PATCH) or delete what its `name`
-says. `upload`: to push there, whatever the method. `catalog`: nothing, the handler filters the
-names. `base`: any identity that has shown credentials. `open`: nothing at all. `own`: the handler
-asks `request.identity` itself. `operator`: the rights of an operator.
+`repository`: to pull (GET, HEAD), push (POST, PUT, PATCH) or delete in the repository `name`.
+`upload`: to push there, whatever the method. `catalog`: the handler filters the names. `base`: any
+credentials. `open`: nothing. `own`: the handler checks `request.principal`. `operator`: rights of
+an operator.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, as a pattern whose groups are the handler's arguments, and its handlers."""
+    """A path pattern, whose groups are the handler's arguments, with a handler per method."""
 
     pattern: re.Pattern[str]
-    need: Need
-    handlers: Mapping[str, Handler | Receiver]
+    requires: Requirement
+    handlers: Mapping[str, Handler | StreamHandler]
     kind: str
-    place: Place
-    body: int  # bytes of a body that a handler, which is no Receiver, may get
+    pool: PoolChoice
+    body: int  # limit in bytes of a body that is not streamed
 
 
 @dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """The handler of a request, its arguments, and what the request must be allowed."""
+    """The route and handler of a request, with the arguments from its path."""
 
     route: Route
-    handler: Handler | Receiver
+    handler: Handler | StreamHandler
     arguments: Mapping[str, str]
 
     @property
-    def receives(self) -> bool:
-        """Whether the handler takes a body of any size, piece by piece."""
+    def streams_body(self) -> bool:
+        """Whether the handler reads the body itself."""
         return isgeneratorfunction(self.handler)
 
     @property
-    def place(self) -> Step:
-        return self.route.place(**self.arguments)
+    def pool(self) -> Pool:
+        return self.route.pool(**self.arguments)
 
 
 def route(
     pattern: str,
     *,
-    need: Need,
-    place: Place | Step = Step.DISK,
+    requires: Requirement,
+    pool: PoolChoice | Pool = Pool.DISK,
     body: int = SMALL_BODY,
-    **handlers: Handler | Receiver,
+    **handlers: Handler | StreamHandler,
 ) -> Route:
-    """`route("/v2/", need="base", GET=base)`; GET answers HEAD too unless HEAD is given.
+    """`route("/v2/", requires="base", GET=base)`; GET handles HEAD too unless HEAD is given.
 
-    Its kind, for metrics and logs, is the name of the module that its handlers come from.
+    Its kind, for metrics and logs, is the name of the handlers' module.
     """
     kind = next((each.__module__.rpartition(".")[2] for each in handlers.values()), "other")
     if "GET" in handlers:
         handlers.setdefault("HEAD", handlers["GET"])
-    where = (lambda **_: place) if isinstance(place, Step) else place
-    return Route(re.compile(pattern), need, handlers, kind, where, body)
+    choose_pool = (lambda **_: pool) if isinstance(pool, Pool) else pool
+    return Route(re.compile(pattern), requires, handlers, kind, choose_pool, body)
 
 
-def find(table: tuple[Route, ...], request: Request) -> RouteMatch:
-    """The first route whose path fits. Raises Problem 404 or 405."""
-    for entry in table:
-        match = entry.pattern.fullmatch(request.path)
+def match_route(table: tuple[Route, ...], request: Request) -> RouteMatch:
+    """The first route that matches the path. Raises Problem 404 or 405."""
+    for candidate in table:
+        match = candidate.pattern.fullmatch(request.path)
         if match is None:
             continue
-        request.kind = entry.kind
-        handler = entry.handlers.get(request.method)
+        request.kind = candidate.kind
+        handler = candidate.handlers.get(request.method)
         if handler is None:
-            allowed = ", ".join(sorted(entry.handlers))
+            allowed = ", ".join(sorted(candidate.handlers))
             raise Problem(
                 405,
                 "UNSUPPORTED",
-                f"{request.method} is not possible here",
+                f"method {request.method} is not allowed here",
                 headers=(("Allow", allowed),),
             )
-        return RouteMatch(entry, handler, match.groupdict())
-    raise Problem(404, "UNSUPPORTED", "there is nothing at this path")
+        return RouteMatch(candidate, handler, match.groupdict())
+    raise Problem(404, "UNSUPPORTED", "no such path")
 
 
 _RANGE = re.compile(r"bytes=(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.IGNORECASE)
-_LONGEST = 100  # characters of a Range header that we read
+_MAX_RANGE_HEADER = 100  # characters
 
 
 class NotSatisfiable(Exception):
-    """No byte of the content lies in the range."""
+    """The range lies outside the content."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first and last byte that are asked for, clamped to `size`; None means all.
+    """The first and last byte of the requested range, clamped to `size`; None means all.
 
-    A header that asks for several ranges or makes no sense is ignored (RFC 9110, 14.2). Raises
-    NotSatisfiable where the range begins behind the end, of the content or its own.
+    A header with several ranges, or a malformed one, is ignored (RFC 9110, 14.2). Raises
+    NotSatisfiable if the range starts beyond the end, of the content or its own.
     """
-    if not header or len(header) > _LONGEST:
+    if not header or len(header) > _MAX_RANGE_HEADER:
         return None
     match = _RANGE.match(header.replace(" ", ""))
     if match is None:
@@ -350,21 +355,21 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return first, min(last, size - 1)
 
 
-def may_change(if_match: str | None, if_none_match: str | None, etag: str) -> bool:
-    """Whether the client wants what has `etag` now to change; empty is what is not there (RFC 9110,
-    13.1.1 and 13.1.2).
+def precondition_holds(if_match: str | None, if_none_match: str | None, etag: str) -> bool:
+    """Whether If-Match and If-None-Match allow a change of what has `etag`, empty if it does not
+    exist (RFC 9110, 13.1.1 and 13.1.2).
     """
     if if_match is not None:
-        wanted = {one.strip() for one in if_match.split(",")}
-        if not etag or not wanted & {"*", etag}:
+        tags = {one.strip() for one in if_match.split(",")}
+        if not etag or not tags & {"*", etag}:
             return False
-    return not etag or not unchanged(if_none_match, etag)
+    return not etag or not not_modified(if_none_match, etag)
 
 
-def unchanged(if_none_match: str | None, etag: str) -> bool:
-    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison).
+def not_modified(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client already has this content (RFC 9110, 13.1.2; weak comparison).
 
-    A digest without quotes is taken too: docker-registry takes it, and clients send it.
+    An unquoted digest matches too: docker-registry accepts it, and clients send it.
     """
     if if_none_match is None:
         return False

@@ -1,17 +1,15 @@
-"""The files of a data directory beside blobs and records: the layout's version, the names in it,
-some room kept free.
+"""The files of a data directory besides blobs and records.
 
-DIR/catalogue.jsonl     {"repository": NAME, "digest": DIGEST, "mediaType": TYPE, "tags": [TAG]}
+  DIR/catalogue.jsonl   {"repository": NAME, "digest": DIGEST, "mediaType": TYPE, "tags": [TAG]}
 
-One line for each manifest. Written after each collection, so it may be an hour old; only `recover`
-reads it.
+One line per manifest, written after each garbage collection; only `registry repair --recover` reads
+it.
 
-Removing records writes to the store of the records. `DIR/reserve` is a file without content that
-holds the room for that.
+  DIR/reserve           reserves disk space, since removing records also writes to their store
 
-DIR/layout.json     {"layout": 2, "metadata": "sqlite"}
+  DIR/layout.json       {"layout": 2, "metadata": "sqlite"}
 
-Layout 1 had no mark, no `needed` and no `usage` records; opening it makes it a 2.
+Layout 1 had no layout.json, no `needed` and no `usage` records; opening it upgrades it.
 """
 
 from __future__ import annotations
@@ -42,12 +40,12 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-_NAME = "catalogue.jsonl"
+_CATALOGUE = "catalogue.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A manifest of a repository, and what it is called there."""
+    """A manifest of a repository with its tags."""
 
     repository: str
     digest: str
@@ -56,8 +54,8 @@ class CatalogueEntry:
 
 
 def write_catalogue(root: Path, records: Records) -> None:
-    """Durable on return; a reader sees the old file or the new one."""
-    draft = root / f"{_NAME}.new"
+    """Durable on return, and atomic."""
+    draft = root / f"{_CATALOGUE}.new"
     with draft.open("w") as file:
         for (name,), _ in walk(records, ("repository",)):
             for (digest,), value in walk(records, ("manifest", name)):
@@ -67,14 +65,14 @@ def write_catalogue(root: Path, records: Records) -> None:
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(root / _NAME)
+    draft.replace(root / _CATALOGUE)
     sync_directory(root)
 
 
 def read_catalogue(root: Path) -> Iterator[CatalogueEntry]:
-    """What was written last; nothing where nothing was, and no line that cannot be read."""
+    """The entries that were last written; unreadable lines are skipped."""
     try:
-        file = (root / _NAME).open()
+        file = (root / _CATALOGUE).open()
     except FileNotFoundError:
         return
     with file:
@@ -89,8 +87,8 @@ def read_catalogue(root: Path) -> Iterator[CatalogueEntry]:
 
 
 _log = logging.getLogger(__name__)
-_ROOM = 16 << 20  # bytes
-_SHARE = 16  # of the disk at most the 16th part
+_RESERVE = 16 << 20  # bytes
+_DISK_FRACTION = 16  # at most 1/16 of the disk
 
 
 class ReservedSpace:
@@ -98,64 +96,64 @@ class ReservedSpace:
         self._path = root / "reserve"
 
     def hold(self) -> None:
-        """Take the room where it is to be had; elsewhere say so in the log."""
+        """Reserve the space, or log that there is none."""
         try:
             disk = os.statvfs(self._path.parent)
-            room = min(_ROOM, disk.f_blocks * disk.f_frsize // _SHARE)
-            if self._path.exists() and self._path.stat().st_blocks * 512 >= room:
+            size = min(_RESERVE, disk.f_blocks * disk.f_frsize // _DISK_FRACTION)
+            if self._path.exists() and self._path.stat().st_blocks * 512 >= size:
                 return
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(fd, 0, room)
+                os.posix_fallocate(fd, 0, size)
             finally:
                 os.close(fd)
         except OSError as error:
-            _log.warning("no room in reserve for collections: %s", error)
+            _log.warning("cannot reserve disk space for garbage collection: %s", error)
 
     def release(self) -> None:
-        """Let go of the room."""
+        """Free the reserved space."""
         self._path.unlink(missing_ok=True)
 
 
 VERSION = 2
-_PLACES = {"sqlite": "metadata.db", "rocksdb": "metadata.rocksdb"}
+_RECORDS = {"sqlite": "metadata.db", "rocksdb": "metadata.rocksdb"}
 
 
 @dataclass(frozen=True, slots=True)
 class DataLayout:
-    """`version` 0 is a directory that holds nothing yet."""
+    """`version` 0 is an empty directory."""
 
     version: int
     metadata: str
 
     def records(self, root: Path) -> Path:
-        """Where the records are."""
-        return root / _PLACES[self.metadata]
+        """The path of the records."""
+        return root / _RECORDS[self.metadata]
 
 
 def read_layout(root: Path) -> DataLayout:
-    """Raises ConfigError for a directory of a newer version, ContentError for a broken mark."""
-    mark = root / "layout.json"
+    """Raises ConfigError for a newer version, ContentError for an unreadable layout.json."""
+    file = root / "layout.json"
     try:
-        document = json.loads(mark.read_bytes())
-        found = DataLayout(int(document["layout"]), str(document["metadata"]))
+        document = json.loads(file.read_bytes())
+        layout = DataLayout(int(document["layout"]), str(document["metadata"]))
     except FileNotFoundError:
-        return DataLayout(1 if (root / _PLACES["sqlite"]).exists() else 0, "sqlite")
+        return DataLayout(1 if (root / _RECORDS["sqlite"]).exists() else 0, "sqlite")
     except (ValueError, KeyError, TypeError):
         raise ContentError(
-            f"{mark} cannot be read", hint="shipline registry repair writes it again"
+            f"{file} cannot be read", hint="shipline registry repair --recover writes a new one"
         ) from None
-    if found.version > VERSION or found.metadata not in DRIVERS:
+    if layout.version > VERSION or layout.metadata not in DRIVERS:
         raise ConfigError(
-            f"{root} has layout {found.version} with metadata in {found.metadata}; "
-            f"this program knows layouts up to {VERSION}",
+            f"{root} has layout {layout.version} with metadata in {layout.metadata}; "
+            f"this version supports layouts up to {VERSION}",
             hint="run the version of shipline that wrote it, or a newer one",
         )
-    return found
+    return layout
 
 
 def write_layout(root: Path, layout: DataLayout) -> None:
-    """Durable on return; a reader sees the old mark or the new one."""
+    """Durable on return, and atomic."""
     draft = root / "layout.json.new"
     with draft.open("w") as file:
         json.dump({"layout": layout.version, "metadata": layout.metadata}, file)
@@ -166,30 +164,30 @@ def write_layout(root: Path, layout: DataLayout) -> None:
     sync_directory(root)
 
 
-def wanted_layout(root: Path, metadata: str | None) -> DataLayout:
-    """The layout of the directory, or of the one that is to be made with records in `metadata`.
+def layout_for(root: Path, metadata: str | None) -> DataLayout:
+    """The layout of an existing directory, or that for a new one with records in `metadata`.
 
-    Raises ConfigError for a directory whose records are elsewhere than `metadata` says, and
-    ContentError for one whose records are gone.
+    Raises ConfigError if the directory's records are not in `metadata`, ContentError if they are
+    lost.
     """
-    found = read_layout(root)
-    if found.version == 0:
+    layout = read_layout(root)
+    if layout.version == 0:
         if _holds_content(root):
-            raise _lost(root)
+            raise _metadata_lost(root)
         return DataLayout(0, metadata or "sqlite")
-    if metadata is not None and metadata != found.metadata:
+    if metadata is not None and metadata != layout.metadata:
         raise ConfigError(
-            f"{root} keeps its metadata in {found.metadata}, not in {metadata}",
+            f"{root} keeps its metadata in {layout.metadata}, not in {metadata}",
             hint=f"shipline registry convert {root} --metadata {metadata}",
         )
-    if not found.records(root).exists():
-        raise _lost(root)
-    return found
+    if not layout.records(root).exists():
+        raise _metadata_lost(root)
+    return layout
 
 
-def _lost(root: Path) -> ContentError:
+def _metadata_lost(root: Path) -> ContentError:
     return ContentError(
-        f"{root} holds images but its metadata is gone",
+        f"{root} contains images but its metadata is missing",
         hint="restore it from a backup, or see what shipline registry repair can recover",
     )
 

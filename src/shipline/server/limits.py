@@ -1,9 +1,8 @@
-"""What requests may use up of the node: threads, time, memory, shared out by the address they
-really come from.
+"""Resource limits per client address: threads, time, memory.
 
-A client that must send or take bytes and moves fewer than `rate` a second over a window is cut off.
-The kernel counts what a connection moves (tcp(7), TCP_INFO), so that buffers on the way count for
-nobody.
+A client that must send or receive and transfers less than `rate` bytes/s over a window is
+disconnected. The kernel's counters are used (tcp(7), TCP_INFO), so that intermediate buffers do not
+count.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 from shipline.net import read_address
-from shipline.server.http import CPU, DISK, RESERVED, Step
+from shipline.server.http import CPU, DISK, RESERVED, Pool
 from shipline.server.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A block of addresses in CIDR notation, or one address."""
+    """A CIDR block, or one address."""
 
     text: str
 
@@ -39,19 +38,21 @@ class Network:
         ipaddress.ip_network(text)
         return cls(text)
 
-    def holds(self, address: str) -> bool:
-        """False for what is no address; IPv4 in IPv6 form is IPv4."""
+    def contains(self, address: str) -> bool:
+        """Whether an address is in the block; IPv4-mapped IPv6 counts as IPv4, anything else is
+        False.
+        """
         found = read_address(address)
         return found is not None and found in ipaddress.ip_network(self.text)
 
 
-def origin(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
-    """The address of the client: the peer's, or where that is a trusted proxy the last one in
-    X-Forwarded-For that no trusted proxy has written about itself.
+def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
+    """The client's address: the peer's or, behind trusted proxies, the last address in
+    X-Forwarded-For that is not a trusted proxy's.
     """
     address = peer
     for text in reversed((forwarded or "").split(",")):
-        if not any(network.holds(address) for network in trusted):
+        if not any(network.contains(address) for network in trusted):
             return address
         found = read_address(text)
         if found is None:
@@ -60,8 +61,9 @@ def origin(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> st
     return address
 
 
-def neighbourhood(address: str) -> str:
-    """What one client can choose its address from: an IPv6 network of 64 bits."""
+@lru_cache(4096)
+def client_network(address: str) -> str:
+    """The addresses that one client can choose from: an IPv6 /64, else the address itself."""
     found = read_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, 64), strict=False))
@@ -70,72 +72,71 @@ def neighbourhood(address: str) -> str:
 
 _log = logging.getLogger(__name__)
 _THREADS = {DISK: 16, CPU: 2, RESERVED: 1}
-_SHARE = {DISK: 12, CPU: 1, RESERVED: 1}  # threads that requests of one address get at once
-_HELD = {"address": 32 << 20, "all": 128 << 20}  # bytes of small bodies in memory
-_SMALL = 64 << 10  # bytes that a body may always have
+_SHARE = {DISK: 12, CPU: 1, RESERVED: 1}  # threads that one network may use at once
+_BUFFER_LIMITS = {"address": 32 << 20, "all": 128 << 20}  # bytes of buffered bodies
+_ALWAYS_ALLOWED = 64 << 10  # bytes, whatever else is buffered
 _TCP_INFO_BYTES = 136
 _MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
 _MOVED_AT = 120
 T = TypeVar("T")
-near = lru_cache(4096)(neighbourhood)
 
 
 class ThreadPools:
-    """Threads for what the event loop must not do. Requests of one address (a network of IPv6)
-    get a share of them, and wait for each other beyond it.
+    """Threads for work that must not run in the event loop. Each client network gets a share;
+    further requests of it wait.
     """
 
     def __init__(self) -> None:
         self._threads = {
-            place: ThreadPoolExecutor(number, thread_name_prefix=place.value)
-            for place, number in _THREADS.items()
+            pool: ThreadPoolExecutor(number, thread_name_prefix=pool.value)
+            for pool, number in _THREADS.items()
         }
-        self._turns: dict[tuple[Step, str], _Turns] = {}
+        self._slots: dict[tuple[Pool, str], _Slots] = {}
 
-    async def run(self, place: Step, address: str, work: Callable[..., T], *arguments: Any) -> T:
-        """What `work` returns or raises."""
-        loop, threads = asyncio.get_running_loop(), self._threads[place]
-        async with self._turn(place, near(address)):
+    async def run(self, pool: Pool, address: str, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work` on a thread; returns or raises what it does."""
+        loop, threads = asyncio.get_running_loop(), self._threads[pool]
+        async with self._slot(pool, client_network(address)):
             return await loop.run_in_executor(threads, work, *arguments)
 
     def close(self) -> None:
-        """Wait until all threads have ended."""
+        """Cancel queued work and wait for the threads."""
         for threads in self._threads.values():
             threads.shutdown(cancel_futures=True)
 
     @asynccontextmanager
-    async def _turn(self, place: Step, address: str) -> AsyncIterator[None]:
-        key = (place, address)
-        turns = self._turns.get(key)
-        if turns is None:
-            turns = self._turns[key] = _Turns(_SHARE[place])
-        turns.users += 1
+    async def _slot(self, pool: Pool, address: str) -> AsyncIterator[None]:
+        key = (pool, address)
+        slots = self._slots.get(key)
+        if slots is None:
+            slots = self._slots[key] = _Slots(_SHARE[pool])
+        slots.users += 1
         try:
-            async with turns.semaphore:
+            async with slots.semaphore:
                 yield
         finally:
-            turns.users -= 1
-            if not turns.users:
-                del self._turns[key]
+            slots.users -= 1
+            if not slots.users:
+                del self._slots[key]
 
 
-class _Turns:
+class _Slots:
     def __init__(self, number: int) -> None:
         self.semaphore = asyncio.Semaphore(number)
         self.users = 0
 
 
 class MinimumRate:
-    """Cuts off clients that are waited for and move too few bytes."""
+    """Disconnects clients that are too slow."""
 
     def __init__(self, window_s: float, rate: int) -> None:
         self._window_s = window_s
-        self._least = rate * window_s
+        self._minimum = rate * window_s
         self._windows: set[RateWindow] = set()
 
     @contextmanager
-    def waiting(self, transport: asyncio.BaseTransport, address: str) -> Iterator[RateWindow]:
-        """Inside, the client is waited for while the window is `open`."""
+    def watch(self, transport: asyncio.BaseTransport, address: str) -> Iterator[RateWindow]:
+        """Watch a connection inside the block; it only counts while the window is `active`."""
         window = RateWindow(transport, address)
         self._windows.add(window)
         try:
@@ -147,72 +148,74 @@ class MinimumRate:
         while True:
             await asyncio.sleep(self._window_s / 4)
             for window in tuple(self._windows):
-                if window.stalled(time.monotonic(), self._window_s, self._least):
-                    _log.warning("cut off a stalled client", extra={"address": window.address})
-                    cut(window.transport)
+                if window.stalled(time.monotonic(), self._window_s, self._minimum):
+                    _log.warning("disconnected a stalled client", extra={"address": window.address})
+                    shut_down(window.transport)
 
 
-def cut(transport: asyncio.BaseTransport) -> None:
-    """End both directions of a connection: who waits for its socket, or a copy of it, is woken."""
-    with suppress(OSError):  # the client was faster
+def shut_down(transport: asyncio.BaseTransport) -> None:
+    """Shut both directions down, which wakes threads that wait on a duplicate of the socket."""
+    with suppress(OSError):  # already disconnected
         transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class RateWindow:
-    """What one connection moved since a moment."""
+    """The bytes that a connection has transferred since the window began."""
 
     def __init__(self, transport: asyncio.BaseTransport, address: str) -> None:
         self.transport = transport
         self._socket: socket.socket = transport.get_extra_info("socket")
         self.address = address
-        self.open = False
-        self._since = time.monotonic()
-        self._before = self._moved()
+        self.counting = False
+        self._started = time.monotonic()
+        self._moved_before = self._moved()
 
-    def stalled(self, now: float, window_s: float, least: float) -> bool:
-        """Whether too little has come through since the window began."""
+    def stalled(self, now: float, window_s: float, minimum: float) -> bool:
+        """Whether too little was transferred for `window_s`."""
         moved = self._moved()
-        if not self.open or moved - self._before >= least:
-            self._since, self._before = now, moved
-        return now - self._since >= window_s
+        if not self.counting or moved - self._moved_before >= minimum:
+            self._started, self._moved_before = now, moved
+        return now - self._started >= window_s
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        self.open = True
+    def active(self) -> Iterator[None]:
+        self.counting = True
         try:
             yield
         finally:
-            self.open = False
+            self.counting = False
 
     def _moved(self) -> int:
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:
-            return 0  # it is closed
+            return 0  # closed
         acked, received = _MOVED.unpack_from(info, _MOVED_AT)
         return int(acked + received)
 
 
 class BufferedBytes:
-    """Bytes of one small body that wait for its end."""
+    """Accounts for the buffered bytes of one request body."""
 
-    def __init__(self, all_of: defaultdict[str, int], address: str) -> None:
-        self._all, self._address, self._size = all_of, address, 0
+    def __init__(self, totals: defaultdict[str, int], address: str) -> None:
+        self._totals, self._address, self._size = totals, address, 0
 
     def add(self, size: int) -> Problem | None:
-        """A problem where the address, or all together, would have too many."""
-        for key, most in ((self._address, _HELD["address"]), ("", _HELD["all"])):
-            if self._all[key] + size > most and self._size + size > _SMALL:
+        """Returns a Problem 429 if the network, or all together, would exceed the limit."""
+        for key, limit in ((self._address, _BUFFER_LIMITS["address"]), ("", _BUFFER_LIMITS["all"])):
+            if self._totals[key] + size > limit and self._size + size > _ALWAYS_ALLOWED:
                 headers = (("Retry-After", "1"),)
-                return Problem(429, "TOOMANYREQUESTS", "too much at once", headers=headers)
+                return Problem(
+                    429, "TOOMANYREQUESTS", "too many request bodies at once", headers=headers
+                )
         self._size += size
-        self._all[self._address] += size
-        self._all[""] += size
+        self._totals[self._address] += size
+        self._totals[""] += size
         return None
 
     def release(self) -> None:
         if self._size:
-            self._all[""] -= self._size
-            self._all[self._address] -= self._size
-            if not self._all[self._address]:
-                del self._all[self._address]
+            self._totals[""] -= self._size
+            self._totals[self._address] -= self._size
+            if not self._totals[self._address]:
+                del self._totals[self._address]

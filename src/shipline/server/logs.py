@@ -1,7 +1,7 @@
-"""What the node writes about itself: lines for people, or JSON for machines.
+"""The node's log: text lines or JSON.
 
-Everything goes through `logging`, below the logger `shipline`; members of `extra=` become fields.
-What a request carries in its headers, its query or its body is never logged: secrets travel there.
+Everything goes through `logging` below the logger `shipline`; members of `extra=` become fields.
+Headers, queries and bodies of requests are never logged: they may hold secrets.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class LogSection:
     """How the node logs."""
 
     format: Literal["text", "json"] = field(
-        default="text", metadata={"doc": "lines for people, or one JSON object a line"}
+        default="text", metadata={"doc": "plain text, or one JSON object per line"}
     )
     level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata={"doc": "the least important lines that are written"}
+        default="info", metadata={"doc": "minimum severity"}
     )
-    requests: bool = field(default=False, metadata={"doc": "write a line for every request"})
+    requests: bool = field(default=False, metadata={"doc": "log every request"})
 
 
 @contextmanager
 def logging_to(stream: TextIO, section: LogSection) -> Iterator[None]:
-    """Write the program's log to `stream` while the block lasts."""
+    """Log to `stream` inside the block."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if section.format == "json" else TextLines())
     logger = logging.getLogger("shipline")
@@ -51,8 +51,8 @@ def logging_to(stream: TextIO, section: LogSection) -> Iterator[None]:
         logger.propagate = propagate
 
 
-def announcement(text: str, section: LogSection) -> str:
-    """What whoever starts the node must see at any level, as a line of its log."""
+def startup_line(text: str, section: LogSection) -> str:
+    """A line that is shown at any log level, formatted like the log."""
     if section.format == "text":
         return text
     name, level = "shipline.server", logging.INFO
@@ -60,7 +60,7 @@ def announcement(text: str, section: LogSection) -> str:
 
 
 def log_request(request: Request, response: Response, seconds: float) -> None:
-    """An observer that writes the access log; `seconds` until the answer began."""
+    """Write the access log; `seconds` until the response started."""
     fields: dict[str, Any] = {
         "method": request.method,
         "path": request.path,
@@ -68,7 +68,7 @@ def log_request(request: Request, response: Response, seconds: float) -> None:
         "seconds": round(seconds, 6),
         "received": request.received,
         "sent": 0 if request.method == "HEAD" else response.size,
-        "actor": request.identity.actor,
+        "actor": request.principal.actor,
         "address": request.address,
         "request_id": request.id,
         "traceparent": request.traceparent,
@@ -78,7 +78,7 @@ def log_request(request: Request, response: Response, seconds: float) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: at (RFC 3339, UTC), level, logger, message, the fields, exception."""
+    """One JSON object per line: at (RFC 3339), level, logger, message, the fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -94,7 +94,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Time, level, message, then the fields as key=value; values that need it are quoted."""
+    """Time, level, message, fields as key=value, quoted if needed."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_word(value)}" for key, value in _fields(record).items())
@@ -115,7 +115,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """One line that no terminal takes for a command: names in it may come from a path."""
+    """Without control characters, which a name from a path could smuggle to the terminal."""
     return text if text.isprintable() else "".join(map(_shown, text))
 
 

@@ -29,25 +29,25 @@ from shipline.server.entries import (
 )
 from shipline.server.layout import seal, sync_directory
 from shipline.server.problems import Problem, manifest_invalid
-from shipline.server.reach import named_after
+from shipline.server.reachability import subject_of_tag
 from shipline.server.storage import Storage
 
 _log = logging.getLogger(__name__)
-_LOOK = 16  # referrers read at a time: each may bring 4 MiB of annotations
+_REFERRER_PAGE = 16  # referrers per scan: each may have 4 MiB of annotations
 _SHOWN = 100  # tags of one manifest in a listing
 
 Check = Callable[[], None]
-"""Called just before a change, while nobody else can move the tags in it; raises to refuse it."""
+"""Called just before a change, while the affected tags are locked; raises to refuse it."""
 
 
-def _no_check() -> None:
+def _allow() -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A manifest in a listing; `tags` are the first of its tags by name, `more` whether there are
-    others, `at` Unix time.
+class ManifestEntry:
+    """A manifest in a listing: the first of its `tags` by name, whether there are `more`, and when
+    (Unix time) and by whom it was pushed.
     """
 
     digest: Digest
@@ -61,8 +61,8 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
-    """A tag in a listing: what it points to, since when (Unix time), set by whom."""
+class TaggedDigest:
+    """A tag in a listing: its digest, and when (Unix time) and by whom it was set."""
 
     tag: str
     digest: Digest
@@ -71,14 +71,14 @@ class Tagged:
 
 
 class Manifests:
-    """Every method takes a repository name that was checked. Safe to use from any thread."""
+    """Methods take validated repository names. Safe to use from any thread."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def get(self, name: str, reference: Digest | str) -> StoredManifest | None:
-        """The manifest behind a digest or a tag, None where there is none, or none whose file is
-        what its digest says: pushing that again mends it.
+        """The manifest for a digest or tag; None if there is none or its file is damaged, which
+        pushing again repairs.
         """
         found = self._find(name, reference)
         if found is None or isinstance(reference, str):
@@ -87,17 +87,17 @@ class Manifests:
         return self._find(name, reference)
 
     def is_hot(self, name: str, reference: str) -> bool:
-        """Whether `get` finds a manifest without the disk and without waiting."""
-        return self._storage.cache.has(name, reference) and not self._storage.is_held()
+        """Whether `get` needs neither the disk nor a lock."""
+        return self._storage.cache.has(name, reference) and not self._storage.is_exclusive()
 
     def target(self, name: str, tag: str) -> Digest | None:
-        """What a tag points to, also where that is damaged; None where there is no such tag."""
+        """The digest of a tag, even if the manifest is damaged; None without the tag."""
         record = self._storage.records.get(("tag", name, tag))
         return None if record is None else Digest.parse(json.loads(record)["digest"])
 
     def writer(self, name: str, tag: str) -> str:
-        """Who set a tag, empty where that is not known. A tag with statements about an image was
-        set by nobody once several accounts have.
+        """Who set a tag, empty if unknown. For a tag that holds statements about an image it is
+        empty once several accounts have written it.
         """
         record = self._storage.records.get(("tag", name, tag))
         return "" if record is None else str(json.loads(record).get("by", ""))
@@ -110,19 +110,19 @@ class Manifests:
         tags: tuple[str, ...] = (),
         *,
         actor: str = "",
-        check: Check = _no_check,
+        check: Check = _allow,
     ) -> None:
-        """Store a manifest whose bytes have `digest` and let `tags` point to it, all at once.
+        """Store a manifest and point `tags` to it, in one transaction.
 
-        Raises Problem MANIFEST_BLOB_UNKNOWN while something that the manifest needs is not here;
-        the subject is not needed.
+        Raises Problem MANIFEST_BLOB_UNKNOWN if content that it refers to is missing, its subject
+        excepted.
         """
         storage = self._storage
         keys = [str(digest), *((name, tag) for tag in tags)]
-        with storage.stripes.held(keys), storage.shared():
+        with storage.stripes.hold(keys), storage.shared():
             check()
-            self._check_needs(name, content)
-            changes, add = self._additions(name, digest, content, actor)
+            self._check_dependencies(name, content)
+            changes, add = self._manifest_changes(name, digest, content, actor)
             for tag in tags:
                 before = self.target(name, tag)
                 if before is None:
@@ -132,24 +132,24 @@ class Manifests:
                 by = (
                     actor
                     if before is None or self.writer(name, tag) == actor
-                    else _several(tag, actor)
+                    else _writer_after_overwrite(tag, actor)
                 )
                 changes |= tag_entries(name, tag, digest, at=storage.clock(), by=by)
             self._write(digest, content.raw, known=not add.get(("usage", name, "manifests")))
             storage.commit(changes, add)
 
-    def delete(self, name: str, digest: Digest, *, check: Check = _no_check) -> bool:
-        """Delete a manifest and every tag that points to it; False where there is none."""
+    def delete(self, name: str, digest: Digest, *, check: Check = _allow) -> bool:
+        """Delete a manifest and its tags; False if there is none."""
 
         def delete() -> bool:
             with self._storage.exclusive():
                 check()
                 return self.remove(name, digest)
 
-        return self._storage.making_room(delete)
+        return self._storage.with_reserve(delete)
 
     def remove(self, name: str, digest: Digest) -> bool:
-        """As `delete`, inside `exclusive`."""
+        """Like `delete`, inside `exclusive`."""
         storage = self._storage
         value = storage.records.get(("manifest", name, str(digest)))
         if value is None:
@@ -167,12 +167,12 @@ class Manifests:
         storage.commit(changes, gone)
         return True
 
-    def untag(self, name: str, tag: str, *, check: Check = _no_check) -> bool:
-        """Take a tag away and leave the manifest; False where there is no such tag."""
+    def untag(self, name: str, tag: str, *, check: Check = _allow) -> bool:
+        """Remove a tag but not its manifest; False if there is no such tag."""
         storage = self._storage
 
         def delete() -> bool:
-            with storage.stripes.held([(name, tag)]), storage.shared():
+            with storage.stripes.hold([(name, tag)]), storage.shared():
                 check()
                 digest = self.target(name, tag)
                 if digest is None:
@@ -180,37 +180,37 @@ class Manifests:
                 storage.commit(no_tag_entries(name, tag, str(digest)), counts(name, tags=-1))
                 return True
 
-        return storage.making_room(delete)
+        return storage.with_reserve(delete)
 
     def tags(self, name: str, after: str, limit: int) -> list[str]:
-        """Tags in byte order, those greater than `after`."""
+        """Tags greater than `after`, in byte order."""
         page = self._storage.records.scan(("tag", name), after=_after(after), limit=limit)
         return [key[0] for key, _ in page]
 
-    def tagged(self, name: str, after: str = "", limit: int = 1000) -> list[Tagged]:
-        """As `tags`, with what they point to."""
+    def tagged(self, name: str, after: str = "", limit: int = 1000) -> list[TaggedDigest]:
+        """Like `tags`, with their digests."""
         page = self._storage.records.scan(("tag", name), after=_after(after), limit=limit)
         return list(map(_tagged, page))
 
-    def every_tag(self, name: str) -> Iterator[Tagged]:
+    def every_tag(self, name: str) -> Iterator[TaggedDigest]:
         """All tags in byte order, in constant memory."""
         return map(_tagged, walk(self._storage.records, ("tag", name)))
 
-    def listing(self, name: str, after: str = "", limit: int = 100) -> list[Listed]:
-        """Manifests in the order of their digests, those greater than `after`."""
+    def list_manifests(self, name: str, after: str = "", limit: int = 100) -> list[ManifestEntry]:
+        """Manifests greater than `after`, by digest."""
         page = self._storage.records.scan(("manifest", name), after=_after(after), limit=limit)
-        return [self._listed(name, digest, value) for (digest,), value in page]
+        return [self._entry(name, digest, value) for (digest,), value in page]
 
-    def listed(self, name: str, digest: Digest) -> Listed | None:
-        """One entry of `listing`."""
+    def entry(self, name: str, digest: Digest) -> ManifestEntry | None:
+        """One entry of `list_manifests`."""
         value = self._storage.records.get(("manifest", name, str(digest)))
-        return None if value is None else self._listed(name, str(digest), value)
+        return None if value is None else self._entry(name, str(digest), value)
 
     def referrers(self, name: str, subject: Digest, after: str) -> Iterator[dict[str, Any]]:
-        """Descriptors of the manifests that name `subject`, by digest, those after `after`."""
+        """Descriptors of the manifests with this `subject`, by digest, after `after`."""
         start: Key = _after(after)
         prefix = ("referrer", name, str(subject))
-        while page := self._storage.records.scan(prefix, after=start, limit=_LOOK):
+        while page := self._storage.records.scan(prefix, after=start, limit=_REFERRER_PAGE):
             for _, value in page:
                 yield json.loads(value)
             start = page[-1][0]
@@ -229,16 +229,16 @@ class Manifests:
         except FileNotFoundError:
             raw = b""
         if Digest.of(raw, digest.algorithm) != digest:
-            _log.error("%s of %s: its file is gone or damaged", digest, name)
+            _log.error("%s of %s: file missing or damaged", digest, name)
             return None
         return StoredManifest(digest, json.loads(record)["mediaType"], raw)
 
-    def _listed(self, name: str, digest: str, value: bytes) -> Listed:
+    def _entry(self, name: str, digest: str, value: bytes) -> ManifestEntry:
         record = json.loads(value)
         prefix = ("tagged", name, digest)
         tags = self._storage.records.scan(prefix, limit=_SHOWN + 1)
         subject = record.get("subject")
-        return Listed(
+        return ManifestEntry(
             Digest.parse(digest),
             record["mediaType"],
             int(record["size"]),
@@ -249,17 +249,19 @@ class Manifests:
             len(tags) > _SHOWN,
         )
 
-    def _additions(
+    def _manifest_changes(
         self, name: str, digest: Digest, content: Manifest | Index, actor: str
     ) -> tuple[Changes, Counts]:
         storage = self._storage
-        storage.touches.add(name, str(digest))
+        storage.promises.add(name, str(digest))
         known = storage.records.get(("manifest", name, str(digest))) is not None
         add = {} if known else counts(name, manifests=1, bytes=len(content.raw))
         return manifest_entries(name, digest, content, at=storage.clock(), by=actor), add
 
-    def _check_needs(self, name: str, content: Manifest | Index) -> None:
-        """What is needed is touched: a collection that has begun leaves it."""
+    def _check_dependencies(self, name: str, content: Manifest | Index) -> None:
+        """Also marks what the manifest refers to as promised, so that a running collection keeps
+        it.
+        """
         found = [
             (need, self._size(kind_of(content, need), name, need.digest)) for need in needs(content)
         ]
@@ -268,7 +270,7 @@ class Manifests:
             raise Problem(
                 400,
                 "MANIFEST_BLOB_UNKNOWN",
-                f"{missing[0]} must be pushed to this repository before what names it",
+                f"push {missing[0]} to this repository before the manifest that refers to it",
                 detail={"digest": missing[0], "digests": missing[:100]},
             )
         for need, size in found:
@@ -279,15 +281,15 @@ class Manifests:
         record = self._storage.records.get((kind, name, str(digest)))
         if record is None:
             return None
-        self._storage.touches.add(name, str(digest))
+        self._storage.promises.add(name, str(digest))
         return int(json.loads(record)["size"])
 
     def _write(self, digest: Digest, raw: bytes, *, known: bool) -> None:
-        """Make the manifest's file, unless it is there and whole."""
-        place = self._storage.store.path(digest)
-        if _same(place, raw):
-            if not known:  # who wrote it may have died before its name was on the disk
-                sync_directory(place.parent)
+        """Write the manifest's file, unless it exists and is intact."""
+        path = self._storage.store.path(digest)
+        if _has_content(path, raw):
+            if not known:  # its writer may have died before the name was durable
+                sync_directory(path.parent)
             return
         fd, draft = tempfile.mkstemp(dir=self._storage.incoming, prefix="manifest-")
         file = Path(draft)
@@ -302,22 +304,22 @@ class Manifests:
             raise
 
 
-def _several(tag: str, actor: str) -> str:
-    """Who sets a tag that another has set."""
-    return actor if named_after(tag) is None else ""
+def _writer_after_overwrite(tag: str, actor: str) -> str:
+    """The recorded writer of a tag that someone else set before."""
+    return actor if subject_of_tag(tag) is None else ""
 
 
-def _same(file: Path, raw: bytes) -> bool:
+def _has_content(file: Path, raw: bytes) -> bool:
     try:
         return file.read_bytes() == raw
     except OSError:
         return False
 
 
-def _tagged(record: tuple[Key, bytes]) -> Tagged:
+def _tagged(record: tuple[Key, bytes]) -> TaggedDigest:
     (tag,), value = record
     found = json.loads(value)
-    return Tagged(tag, Digest.parse(found["digest"]), float(found["at"]), found.get("by", ""))
+    return TaggedDigest(tag, Digest.parse(found["digest"]), float(found["at"]), found.get("by", ""))
 
 
 def _after(last: str) -> Key:

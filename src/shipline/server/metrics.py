@@ -1,4 +1,4 @@
-"""What a registry node counts; dashboards and alerts depend on the names (docs/registry.md)."""
+"""The node's metrics; dashboards and alerts depend on their names (docs/registry.md)."""
 
 from __future__ import annotations
 
@@ -39,57 +39,57 @@ _PREFIX = "shipline_registry_"
 
 
 class Metrics:
-    """The metrics of one node; the attributes are what its parts count on.
+    """The metrics of one node; its parts increment the attributes.
 
-    `verdicts`: signatures that were judged, by allowed, refused or undecided. `refusals`: requests
-    that a rule refused, by the name of the rule. `logins`: by ok, refused or limited. `gc_runs`: by
-    ok or failed; `gc_freed` in bytes. `deliveries`: webhooks, by target and result.
+    `verdicts`: signature checks, by allowed, refused or undecided. `refusals`: refused requests, by
+    rule. `logins`: by ok, refused or limited. `gc_runs`: by ok or failed; `gc_freed` in bytes.
+    `deliveries`: webhooks, by target and result.
     """
 
     def __init__(self, uploads: Callable[[], int] = lambda: 0) -> None:
-        """`uploads` returns how many requests bring blobs right now."""
-        disable_created_metrics()  # a second series for each counter, which nothing here reads
+        """`uploads` returns the number of blob uploads in flight."""
+        disable_created_metrics()  # no second series per counter
         self._registry = CollectorRegistry()
         self._requests = _Requests()
         self._registry.register(self._requests)
-        self.verdicts = self.counter("signature_verdicts_total", "Images judged.", "verdict")
+        self.verdicts = self.counter("signature_verdicts_total", "Signature checks.", "verdict")
         self.refusals = self.counter("policy_refusals_total", "Requests refused.", "rule")
-        self.logins = self.counter("logins_total", "Attempts to log in.", "result")
+        self.logins = self.counter("logins_total", "Login attempts.", "result")
         self.gc_runs = self.counter("gc_runs_total", "Garbage collections.", "result")
-        self.gc_freed = self.counter("gc_freed_bytes_total", "Bytes that collections freed.")
+        self.gc_freed = self.counter("gc_freed_bytes_total", "Bytes freed by garbage collection.")
         self.deliveries = self.counter(
-            "webhook_deliveries_total", "Webhook requests made.", "target", "result"
+            "webhook_deliveries_total", "Webhook delivery attempts.", "target", "result"
         )
-        self.gauge("uploads_in_flight", "Requests that bring blobs now.", lambda: float(uploads()))
+        self.gauge("uploads_in_flight", "Blob uploads in flight.", lambda: float(uploads()))
         ProcessCollector(registry=self._registry)
         Info(_PREFIX + "build", "The running version.", registry=self._registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
-        """A new counter; `shipline_registry_` is put before its name."""
+        """Register a counter, prefixed with `shipline_registry_`."""
         return Counter(_PREFIX + name, text, labels, registry=self._registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], Readings], *labels: str) -> None:
-        """A new gauge that calls `read` at each scrape, which must be quick and never raise. It
-        returns a number, or a number for each combination of label values.
+        """Register a gauge. `read` is called at each scrape, must be quick and not raise, and
+        returns a number, or one per combination of label values.
         """
         self._registry.register(_Gauge(_PREFIX + name, text, labels, read))
 
-    def answered(self, request: Request, response: Response, seconds: float) -> None:
-        """Count one request, which was answered after so many seconds."""
+    def record(self, request: Request, response: Response, seconds: float) -> None:
+        """Count one request, answered after `seconds`."""
         method = request.method if request.method in _METHODS else "other"
         sent = 0 if method == "HEAD" else response.size
         self._requests.add(request.kind, method, response.status, seconds, request.received, sent)
 
     def render(self) -> bytes:
-        """The answer to a scrape, text format 0.0.4."""
+        """The metrics in text format 0.0.4."""
         return generate_latest(self._registry)
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Of the requests with one route, method and status, or with one route."""
+    """Sums for one route, method and status, or for one route."""
 
     seconds: float = 0.0
     received: int = 0
@@ -105,10 +105,10 @@ class _Sums:
 
 
 class _Requests(Collector):
-    """Requests by route, method and status, with their durations and bytes.
+    """Requests by route, method and status, with durations and bytes.
 
-    Every request is counted here: one entry under one lock, from which a scrape derives the
-    series. Four metrics of prometheus_client take three times as long.
+    One lock and one entry per request; a scrape derives the series. Four metrics of
+    prometheus_client take three times as long.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class _Requests(Collector):
     def add(
         self, route: str, method: str, status: int, seconds: float, received: int, sent: int
     ) -> None:
-        """One request was answered; bytes of the bodies."""
+        """Count one request; body sizes in bytes."""
         bucket = bisect_left(_BUCKETS_S, seconds)
         with self._lock:
             sums = self._sums[route, method, status]
@@ -129,7 +129,7 @@ class _Requests(Collector):
 
     def collect(self) -> Iterator[Metric]:
         answers = CounterMetricFamily(
-            _PREFIX + "requests", "Answers.", labels=("route", "method", "status")
+            _PREFIX + "requests", "Responses.", labels=("route", "method", "status")
         )
         routes: defaultdict[str, _Sums] = defaultdict(_Sums)
         with self._lock:
@@ -141,13 +141,13 @@ class _Requests(Collector):
         received = sum(sums.received for sums in routes.values())
         sent = sum(sums.sent for sums in routes.values())
         yield _total("received_bytes", "Bytes of request bodies read.", received)
-        yield _total("sent_bytes", "Bytes of answers begun.", sent)
+        yield _total("sent_bytes", "Bytes of response bodies.", sent)
 
 
 def _durations(routes: Mapping[str, _Sums]) -> Metric:
     family = HistogramMetricFamily(
         _PREFIX + "request_duration_seconds",
-        "From a request's head to the start of its answer.",
+        "From a request's head to the start of its response.",
         labels=("route",),
     )
     bounds = (*map(str, _BUCKETS_S), "+Inf")
@@ -162,7 +162,7 @@ def _total(name: str, text: str, value: float) -> Metric:
 
 
 class _Gauge(Collector):
-    """A gauge whose label values, too, are known only at the time of the scrape."""
+    """A gauge whose label values are known only at scrape time."""
 
     def __init__(self, name: str, text: str, labels: Labels, read: Callable[[], Readings]) -> None:
         self._name, self._text, self._labels, self._read = name, text, labels, read

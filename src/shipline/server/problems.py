@@ -1,7 +1,6 @@
-"""Refusals as the specification words them (distribution specification, "Error Codes").
+"""HTTP errors (distribution specification, "Error Codes").
 
-A handler raises a Problem, or lets a domain exception through; `problem_of` is the one place that
-turns exceptions into answers.
+Handlers raise Problem or let domain exceptions through; `problem_of` maps those.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Problem(ShiplineError):
-    """An answer of `status` with one error of the specification's `reason` in its body."""
+    """An error response with one error `reason` (its code in the specification)."""
 
     code: ClassVar[str] = "refused"
 
@@ -74,18 +73,20 @@ def manifest_invalid(message: str) -> Problem:
 
 
 def out_of_order(size: int, message: str) -> Problem:
-    """The chunk does not continue the `size` bytes that are there; the client learns where to."""
+    """Problem 416 for a chunk that does not start at `size`; Range tells the client where to
+    resume.
+    """
     return Problem(416, "BLOB_UPLOAD_INVALID", message, headers=(("Range", received(size)),))
 
 
 def received(size: int) -> str:
-    """The Range header of an upload that holds `size` bytes; both ends count (end-5, end-13)."""
+    """The Range header of an upload with `size` bytes; inclusive on both ends (end-5, end-13)."""
     return f"0-{max(size - 1, 0)}"
 
 
 def problem_of(error: Exception, **fields: str) -> Problem:
-    """The answer to any exception; what is our own fault is logged, with `fields` that say for
-    which request, and told without details.
+    """Map any exception to a Problem; unexpected ones are logged with `fields` and reported without
+    details.
     """
     match error:
         case Problem():
@@ -103,4 +104,4 @@ def problem_of(error: Exception, **fields: str) -> Problem:
             _log.error("read-only: %s", error, extra=fields)
             return Problem(503, "UNKNOWN", "the registry's disk is read-only")
     _log.error("request failed", exc_info=error, extra=fields)
-    return Problem(500, "UNKNOWN", "the registry failed; its log says why")
+    return Problem(500, "UNKNOWN", "internal error; see the registry's log")

@@ -1,12 +1,12 @@
-"""A data directory made sound again: findings repaired, lost records recovered, records moved to
+"""Repair of a data directory: findings repaired, lost records recovered, records converted to
 another store.
 
-What cannot be mended is taken out: records without their bytes go, damaged files move to
-DIR/quarantine, a manifest that needs what is not there goes with its tags. Pushing such an image
-again makes it whole.
+What cannot be repaired is removed: records without their content are deleted, damaged files move to
+DIR/quarantine, an incomplete manifest is deleted with its tags. Pushing the image again restores
+it.
 
-Names come from the catalogue of the last collection. A manifest that it does not name goes to the
-repository `recovered`, where it can be listed, pulled by digest, and tagged again.
+Recovered names come from the catalogue of the last garbage collection. Other manifests go to the
+repository `recovered`, where they can be listed, pulled by digest, and tagged again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from shipline.server.entries import (
     read_manifest,
     tag_entries,
 )
-from shipline.server.fsck import Advance, CheckSummary, Inconsistency, check, opened
+from shipline.server.fsck import Advance, CheckSummary, Inconsistency, check, open_offline
 from shipline.server.layout import (
     VERSION,
     DataLayout,
@@ -50,66 +50,66 @@ from shipline.server.layout import (
     sync_directory,
     write_layout,
 )
-from shipline.server.storage import Storage, claim
+from shipline.server.storage import Storage, lock_directory
 from shipline.server.uploads import Uploads
 
-_BATCH = 500  # findings mended at once
-_ROUNDS = 1000  # each takes out what stood on what the one before took out
+_BATCH = 500  # findings per transaction
+_ROUNDS = 1000  # each removes what relied on what the last removed
 
 
 def repair(
     storage: Storage,
     *,
     quick: bool = False,
-    told: Callable[[Inconsistency], object] = lambda finding: None,
+    on_repair: Callable[[Inconsistency], object] = lambda finding: None,
     advance: Advance = lambda size: None,
 ) -> CheckSummary:
-    """Mend everything; `told` gets each fault once it is mended. Returns what was mended.
+    """Repair every finding; `on_repair` gets each once repaired. Returns what was repaired.
 
-    Files are hashed once, unless `quick`. Raises ContentError if faults are left.
+    Hashes files once, unless `quick`. Raises ContentError if findings remain.
     """
-    total = _mend(storage, quick, told, advance)
+    total = _repair_once(storage, quick, on_repair, advance)
     Uploads(storage).recover()
     for _ in range(_ROUNDS):
-        again = _mend(storage, True, told, lambda size: None)
+        again = _repair_once(storage, True, on_repair, lambda size: None)
         total.kinds += again.kinds
         if again.clean:
             return total
     raise ContentError(
-        f"{storage.root} still has faults after {_ROUNDS} rounds: {dict(again.kinds)}"
+        f"{storage.root} still has findings after {_ROUNDS} rounds: {dict(again.kinds)}"
     )
 
 
-def _mend(
-    storage: Storage, quick: bool, told: Callable[[Inconsistency], object], advance: Advance
+def _repair_once(
+    storage: Storage, quick: bool, on_repair: Callable[[Inconsistency], object], advance: Advance
 ) -> CheckSummary:
     summary = CheckSummary()
-    faults = iter(check(storage, summary, quick=quick, advance=advance))
-    while batch := list(islice(faults, _BATCH)):
+    findings = iter(check(storage, summary, quick=quick, advance=advance))
+    while batch := list(islice(findings, _BATCH)):
         changes: Changes = {}
         for finding in batch:
             changes |= finding.changes
             if finding.quarantine is not None:
-                set_aside(storage.root, finding.quarantine)
+                quarantine(storage.root, finding.quarantine)
         storage.commit(changes)
         for finding in batch:
-            told(finding)
+            on_repair(finding)
     return summary
 
 
-def set_aside(root: Path, path: Path) -> None:
-    """Move a file out, without ever replacing one that was moved before."""
-    aside = root / "quarantine"
-    aside.mkdir(exist_ok=True)
+def quarantine(root: Path, path: Path) -> None:
+    """Move a file to DIR/quarantine without overwriting one there."""
+    directory = root / "quarantine"
+    directory.mkdir(exist_ok=True)
     name = f"{path.parent.name}-{path.name}"
-    place = aside / name
+    target = directory / name
     number = 0
-    while os.path.lexists(place):
+    while os.path.lexists(target):
         number += 1
-        place = aside / f"{name}.{number}"
-    path.rename(place)
-    for directory in (aside, path.parent):
-        sync_directory(directory)
+        target = directory / f"{name}.{number}"
+    path.rename(target)
+    sync_directory(directory)
+    sync_directory(path.parent)
 
 
 UNNAMED = "recovered"
@@ -117,62 +117,62 @@ UNNAMED = "recovered"
 
 @dataclass(slots=True)
 class Recovered:
-    """Manifests whose names were known, and manifests without."""
+    """How many manifests were recovered with and without a name."""
 
     named: int = 0
     unnamed: int = 0
 
 
 def recover(root: Path) -> Recovered:
-    """Set what is left of the records aside and make new ones, in the store of the old ones.
+    """Quarantine the remains of the records and create new ones in the same store.
 
-    Raises UsageError where the records can be read: `repair` is for those.
+    Raises UsageError if the records are readable: use `repair`.
     """
-    _refuse_unless_lost(root)
-    _begin_anew(root)
+    _require_lost_metadata(root)
+    _create_metadata(root)
     found = Recovered()
-    with opened(root) as storage:
+    with open_offline(root) as storage:
         for entry in read_catalogue(root):
             digest = _digest(entry.digest)
             content = digest and read_manifest(storage.store, digest, entry.media_type)
             if digest and content:
-                _place(storage, entry.repository, digest, content, entry.tags)
+                _add_manifest(storage, entry.repository, digest, content, entry.tags)
                 found.named += 1
         for digest, content in _manifests(storage.store):
             if not storage.records.scan(("holder", str(digest)), limit=1):
-                _place(storage, UNNAMED, digest, content, ())
+                _add_manifest(storage, UNNAMED, digest, content, ())
                 found.unnamed += 1
         derive(storage.records, storage.store)
         repair(storage, quick=True)
     return found
 
 
-def _refuse_unless_lost(root: Path) -> None:
-    with suppress(ContentError), opened(root) as storage:
+def _require_lost_metadata(root: Path) -> None:
+    with suppress(ContentError), open_offline(root) as storage:
         if storage.records.scan((), limit=1) or not any(_manifests(storage.store)):
             raise UsageError(
-                f"the metadata of {root} is there", hint="use repair without --recover"
+                f"the metadata of {root} is readable", hint="use repair without --recover"
             )
 
 
-def _begin_anew(root: Path) -> None:
-    """The old records are kept in quarantine."""
-    fd = claim(root)
+def _create_metadata(root: Path) -> None:
+    """Create empty metadata; the old is moved to quarantine."""
+    fd = lock_directory(root)
     try:
         try:
             layout = DataLayout(VERSION, read_layout(root).metadata)
         except ContentError:
             layout = DataLayout(VERSION, "sqlite")
-        place = layout.records(root)
-        for path in root.glob(f"{place.name}*"):
-            set_aside(root, path)
-        open_records(place, layout.metadata).close()
+        path = layout.records(root)
+        for old in root.glob(f"{path.name}*"):
+            quarantine(root, old)
+        open_records(path, layout.metadata).close()
         write_layout(root, layout)
     finally:
         os.close(fd)
 
 
-def _place(
+def _add_manifest(
     storage: Storage, name: str, digest: Digest, content: Manifest | Index, tags: tuple[str, ...]
 ) -> None:
     now = storage.clock()
@@ -213,15 +213,15 @@ def _digest(text: str) -> Digest | None:
 
 
 def convert(root: Path, metadata: str) -> int:
-    """Copy the records to `metadata`, switch to it, delete the old ones; returns their number.
+    """Copy the records to the store `metadata`, switch to it, delete the old one; returns their
+    number.
 
-    May be interrupted anywhere: the directory has one store or the other. Raises ConfigError if
-    it has that store already.
+    Can be interrupted at any point. Raises ConfigError if that store is in use already.
     """
-    with opened(root) as storage:
+    with open_offline(root) as storage:
         before, after = read_layout(root), DataLayout(VERSION, metadata)
         if before.metadata == metadata:
-            raise ConfigError(f"{root} keeps its metadata in {metadata} already")
+            raise ConfigError(f"{root} already keeps its metadata in {metadata}")
         _delete(after.records(root))
         destination = open_records(after.records(root), metadata)
         try:
@@ -233,8 +233,8 @@ def convert(root: Path, metadata: str) -> int:
     return number
 
 
-def _delete(place: Path) -> None:
-    for path in place.parent.glob(f"{place.name}*"):
+def _delete(records: Path) -> None:
+    for path in records.parent.glob(f"{records.name}*"):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -1,4 +1,4 @@
-"""The section `registry` of shipline.yaml: a node, put together from what its parts may be told."""
+"""The section `registry` of shipline.yaml, composed of the sections of the node's parts."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ _SLOWEST, _FLOOR = ByteSize(500), ByteSize(256 << 20)
 
 @dataclass(frozen=True, slots=True)
 class LimitsSection:
-    """What clients may use up."""
+    """Resource limits for clients."""
 
     connections: int = field(
-        default=4096, metadata={"doc": "connections at once; more wait until one is free"}
+        default=4096, metadata={"doc": "simultaneous connections; more wait in the kernel's queue"}
     )
     address_connections: int = field(
         default=1024,
-        metadata={"doc": "connections at once of one address that is no proxy; more are ended"},
+        metadata={
+            "doc": "simultaneous connections of one address, proxies excepted; more are closed"
+        },
     )
     header_timeout: Duration = field(
         default=_HALF_MINUTE,
-        metadata={"doc": "time for the head of a request, and between two on one connection"},
+        metadata={"doc": "time for the head of a request, and keep-alive time between two"},
     )
     body_timeout: Duration = field(
         default=_HALF_MINUTE,
-        metadata={"doc": "time over which body-rate must be reached"},
+        metadata={"doc": "time over which body-rate is measured"},
     )
     body_rate: ByteSize = field(
-        default=_SLOWEST, metadata={"doc": "bytes a second that a client must send or take"}
+        default=_SLOWEST,
+        metadata={"doc": "minimum bytes per second of a client that sends or receives"},
     )
     blob_size: ByteSize | None = field(
-        default=None, metadata={"doc": "the largest blob; none: as large as the disk"}
+        default=None, metadata={"doc": "maximum size of a blob; unlimited by default"}
     )
     disk_floor: ByteSize = field(
-        default=_FLOOR, metadata={"doc": "free space below which /readyz says no"}
+        default=_FLOOR, metadata={"doc": "free disk space below which /readyz fails"}
     )
     upload_expiry: Duration = field(
-        default=_DAY, metadata={"doc": "time without a new byte after which an upload is dropped"}
+        default=_DAY, metadata={"doc": "time without new bytes after which an upload is deleted"}
     )
 
     def __post_init__(self) -> None:
@@ -57,31 +60,31 @@ class LimitsSection:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySection:
-    """A registry node; flags of `shipline registry serve` come before what is written here."""
+    """A registry node; flags of `shipline registry serve` override it."""
 
-    listen: str = field(default="127.0.0.1:5000", metadata={"doc": "where to listen, host:port"})
+    listen: str = field(
+        default="127.0.0.1:5000", metadata={"doc": "address to listen on, host:port"}
+    )
     data: str = field(
-        default="", metadata={"doc": "the directory of the node; relative to this file"}
+        default="", metadata={"doc": "data directory of the node, relative to this file"}
     )
     access: AccessSection = field(
         default_factory=AccessSection, metadata={"doc": "who may use the node"}
     )
     limits: LimitsSection = field(
-        default_factory=LimitsSection, metadata={"doc": "what clients may use up"}
+        default_factory=LimitsSection, metadata={"doc": "resource limits for clients"}
     )
-    log: LogSection = field(default_factory=LogSection, metadata={"doc": "what the node writes"})
+    log: LogSection = field(default_factory=LogSection, metadata={"doc": "how the node logs"})
     drain_timeout: Duration = field(
         default=_MINUTE,
-        metadata={"doc": "time that running requests have to end when the node stops"},
+        metadata={"doc": "time for running requests to finish at shutdown"},
     )
     policy: AdmissionSection = field(
-        default_factory=AdmissionSection, metadata={"doc": "what may come in, stay and go out"}
+        default_factory=AdmissionSection, metadata={"doc": "admission and retention of images"}
     )
-    collection: GcOptions = field(
-        default_factory=GcOptions, metadata={"doc": "what is collected, and when"}
-    )
+    collection: GcOptions = field(default_factory=GcOptions, metadata={"doc": "garbage collection"})
     metadata: Literal["sqlite", "rocksdb"] | None = field(
-        default=None, metadata={"doc": "the store of the records of a new data directory"}
+        default=None, metadata={"doc": "metadata store of a new data directory"}
     )
     webhooks: tuple[WebhookSection, ...] = field(
         default=(), metadata={"doc": "receivers of the node's events"}

@@ -1,4 +1,4 @@
-"""A registry node from its first moment to its last."""
+"""Start-up and shutdown of a registry node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from shipline.errors import Cancelled
-from shipline.server.access import AccessControl, ProjectUsage, check_entrance, open_entrance
+from shipline.server.access import AccessControl, ProjectUsage, check_access, open_access_control
 from shipline.server.admission.rules import size_limit
 from shipline.server.app import make_app
 from shipline.server.assembly import Assembly
@@ -36,54 +36,55 @@ def serve_registry(
     """Serve the directory `data` on `listen` (`host:port`) until SIGTERM or SIGINT, or until the
     scope is cancelled. Call it from the main thread.
 
-    Requests that run are answered first, for as long as the section's drain-timeout allows, unless
-    a second signal comes. Port 0 takes a free one. `ready` is called with the node's URL once
-    connections are taken, `notify` with each line that the person who starts the node must see (a
-    first password, once). On an address that other machines can reach the node demands TLS and
-    accounts; `insecure_open` and `insecure_http` say otherwise. `environ` holds the secrets that
-    the section names, and the paths of its keys are relative to `base`. Raises UsageError for an
-    address that is taken and for a directory that another process serves, ConfigError for a secret
-    or key that is not there.
+    At shutdown running requests are completed, for up to the section's drain-timeout; a second
+    signal kills the process. Port 0 picks a free one. `ready` is called with the node's URL once it
+    accepts connections, `notify` with lines for the operator (such as the initial password). On an
+    address that other machines can reach, TLS and accounts are required unless `insecure_open` or
+    `insecure_http` is set. `environ` holds the secrets that the section names; paths of keys are
+    relative to `base`. Raises UsageError for an address in use and a directory served by another
+    process, ConfigError for a missing secret or key.
     """
-    from shipline.server.front import open_listener, parse_address, url_of
+    from shipline.server.http_server import open_listener, parse_address, url_of
 
     section = section or RegistrySection()
     address = parse_address(listen)
     host = str(address[0])
-    check_entrance(section.access, host, insecure_open=insecure_open)
+    check_access(section.access, host, insecure_open=insecure_open)
     with ExitStack() as stack:
         storage = stack.enter_context(closing(Storage(data, metadata=section.metadata)))
-        uploads = Uploads(storage, largest=_largest(section.limits))
+        uploads = Uploads(storage, max_size=_max_blob_size(section.limits))
         stack.enter_context(closing(uploads))
         listener = stack.enter_context(closing(open_listener(address)))
         uploads.recover()
         uploads.expire(section.limits.upload_expiry.seconds)
-        entrance = stack.enter_context(
-            open_entrance(
+        access_control = stack.enter_context(
+            open_access_control(
                 data,
                 host,
                 section.access,
                 insecure_open=insecure_open,
                 insecure_http=insecure_http,
-                holdings=ProjectUsage(storage.usages, partial(size_limit, section.policy.quotas)),
+                project_usage=ProjectUsage(
+                    storage.usages, partial(size_limit, section.policy.quotas)
+                ),
             )
         )
-        assembly = Assembly.of(storage, uploads, entrance, section, environ or {}, base)
-        for line in (*entrance.notices, *_doubts(section, entrance)):
+        assembly = Assembly.of(storage, uploads, access_control, section, environ or {}, base)
+        for line in (*access_control.notices, *_warnings(section, access_control)):
             notify(line)
-        url = url_of(listener, tls=entrance.certificates is not None)
-        _serve(assembly, listener, section, entrance, lambda: ready(url))
+        url = url_of(listener, tls=access_control.certificates is not None)
+        _serve(assembly, listener, section, access_control, lambda: ready(url))
 
 
 def _serve(
     assembly: Assembly,
     listener: socket.socket,
     section: RegistrySection,
-    entrance: AccessControl,
+    access_control: AccessControl,
     ready: Callable[[], None],
 ) -> None:
-    """Run everything that has a thread, until the server in front has ended."""
-    from shipline.server.front import run
+    """Run the background work and the server until the server ends."""
+    from shipline.server.http_server import run
 
     stopping = assembly.health.stopping
     with TaskGroup() as group:
@@ -94,7 +95,7 @@ def _serve(
                 make_app(assembly.node),
                 listener,
                 section,
-                entrance,
+                access_control,
                 group,
                 ready=ready,
                 stopping=stopping.set,
@@ -104,12 +105,12 @@ def _serve(
             group.scope.cancel()
 
 
-def _doubts(section: RegistrySection, entrance: AccessControl) -> Iterator[str]:
-    """What the person who starts the node may not have meant."""
-    if section.policy.signatures and not entrance.guard.accounts:
+def _warnings(section: RegistrySection, access_control: AccessControl) -> Iterator[str]:
+    """Warnings for the operator."""
+    if section.policy.signatures and not access_control.authenticator.accounts:
         yield (
-            "policy.signatures holds for everyone: without accounts nobody can read, and so sign, "
-            "what is not signed yet"
+            "policy.signatures applies to everyone: without accounts nobody can pull, and so sign, "
+            "an unsigned image"
         )
 
 
@@ -122,5 +123,5 @@ def _expire(uploads: Uploads, age_s: float) -> None:
         return
 
 
-def _largest(limits: LimitsSection) -> int | None:
+def _max_blob_size(limits: LimitsSection) -> int | None:
     return None if limits.blob_size is None else limits.blob_size.bytes

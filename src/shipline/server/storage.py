@@ -1,21 +1,22 @@
-"""The data directory of a registry, and the one way by which content enters it.
+"""The data directory of a registry.
 
-    DIR/layout.json               version of this layout, store of the records
-    DIR/lock                      held by the process that serves the directory (flock)
-    DIR/blobs/<algorithm>/<hex>   blobs and manifests: plain files, whole and read-only
-    DIR/uploads/<id>              bytes of an unfinished upload; its size is its state
-    DIR/reserve                   room on the disk for collections
-    DIR/quarantine/               damaged files that `registry repair` took out of blobs
-    DIR/metadata.db               records (SQLite, write-ahead log, synchronous=FULL)
-    DIR/metadata.rocksdb/         or records in RocksDB
+  DIR/layout.json               version of this layout, store of the records
+  DIR/lock                      held (flock) by the process that uses the directory
+  DIR/blobs/<algorithm>/<hex>   blobs and manifests: regular, complete, read-only files
+  DIR/uploads/<id>              bytes of an unfinished upload
+  DIR/reserve                   reserved disk space for garbage collection
+  DIR/quarantine/               damaged files that `registry repair` moved out of blobs
+  DIR/metadata.db               records (SQLite, write-ahead log, synchronous=FULL)
+  DIR/metadata.rocksdb/         or records in RocksDB
 
-entries.py says what the records are.
+See entries.py for the records.
 
-Promises. A file gets its name after fsync(2), and its records after its name is on the disk; an
-answer goes out after all three. So a process may die at any point: what was acknowledged is there,
-and what was not is at worst a file that no record names. The name and the holder of a file are
-given in one `shared` block, so that a collector, which is `exclusive`, may delete every file
-without a holder. What a client was told is here is touched before it is told, and so stays.
+Guarantees: a file gets its name after fsync(2), its records after the name is durable, and the
+response is sent after all three. So the process may die at any point: what was acknowledged is
+there, and what was not is at worst a file without a record. A file gets its name and its holder
+record in one `shared` block, so that the garbage collector, which is `exclusive`, may delete every
+file without a holder. Content is recorded in `promises` before a client is told that it exists,
+which keeps it from being collected.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from shipline.content import LocalStore
 from shipline.errors import ContentError, UsageError
 from shipline.metadata import NOTHING, Key, Records, open_records, walk
 from shipline.oci import Digest
-from shipline.server.cache import ReadCache, Sizes, Totals
+from shipline.server.cache import BlobSizes, ReadCache, UsageTotals
 from shipline.server.entries import (
     COUNTED,
     Changes,
@@ -51,31 +52,30 @@ from shipline.server.layout import (
     VERSION,
     DataLayout,
     ReservedSpace,
+    layout_for,
     seal,
     sync_directory,
-    wanted_layout,
     write_layout,
 )
 from shipline.server.locks import RecentPromises, SharedLock, StripedLocks
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_HOLDERS = 1000  # repositories that are looked through for a blob to mount
+_HOLDERS = 1000  # repositories to search for a blob to mount
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBlob:
-    """A blob ready to be read from `fd`, which the receiver closes; `size` in bytes."""
+    """A blob open at `fd`, which the caller closes; `size` in bytes."""
 
     fd: int
     size: int
 
 
 class Storage:
-    """An open data directory; one process at a time. Safe to use from any thread.
+    """An open data directory, used by one process at a time. Safe to use from any thread.
 
-    `shared()` is for adding records and `exclusive()` for taking records or files away; neither is
-    entered inside the other, nor twice.
+    Hold `shared()` to add records, `exclusive()` to remove records or files; do not nest them.
     """
 
     def __init__(
@@ -85,24 +85,24 @@ class Storage:
         metadata: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open or create the directory; `metadata` is the store of the records, by default what
-        the directory has, SQLite for a new one.
+        """Open or create the directory; `metadata` is the store of the records, by default the
+        existing one or SQLite.
 
-        Raises UsageError while another process serves it or where it cannot be written,
-        ConfigError for another layout or store, ContentError where records are lost or broken.
+        Raises UsageError while another process uses it or if it is not writable, ConfigError for
+        another layout or store, ContentError if records are lost or damaged.
         """
         self.root = root
         self.clock = clock
-        self._lock_fd = claim(root)
+        self._lock_fd = lock_directory(root)
         try:
-            layout = wanted_layout(root, metadata)
+            layout = layout_for(root, metadata)
             self.store = LocalStore(root)
             self.incoming = root / "uploads"
             self.incoming.mkdir(exist_ok=True)
-            _check_owned(root, layout)
+            _check_writable(root, layout)
             for directory in (root / "blobs", root):
                 sync_directory(directory)
-            self.records = _opened(root, layout)
+            self.records = _open_records(root, layout)
             if layout.version < VERSION:
                 derive(self.records, self.store)
                 write_layout(root, DataLayout(VERSION, layout.metadata))
@@ -112,27 +112,27 @@ class Storage:
         lock = SharedLock()
         self.shared = lock.shared
         self.exclusive = lock.exclusive
-        self._lock = lock
+        self._access_lock = lock
         self.stripes = StripedLocks()
-        self.touches = RecentPromises(clock)
-        self.collecting = threading.Lock()  # held by the collection that runs
+        self.promises = RecentPromises(clock)
+        self.collecting = threading.Lock()  # held by the running garbage collection
         self.cache = ReadCache()
-        self._sizes = Sizes()
-        self.totals = Totals()
+        self._sizes = BlobSizes()
+        self.totals = UsageTotals()
         for (name, what), value in walk(self.records, ("usage",)):
             self.totals.add({("usage", name, what): int(value)})
         self.reserve = ReservedSpace(root)
         self.reserve.hold()
 
     def close(self) -> None:
-        """Let others have the directory. May be called twice."""
+        """Release the directory. Idempotent."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
             self.records.close()
             os.close(fd)
 
     def commit(self, changes: Mapping[Key, bytes | None], add: Mapping[Key, int] = NOTHING) -> None:
-        """Write records durably; what was remembered from before is forgotten."""
+        """Write records durably and invalidate the caches."""
         try:
             self.records.write(changes, add=add)
             self.totals.add(add)
@@ -141,13 +141,13 @@ class Storage:
             self._sizes.forget(changes)
 
     def admit(self, file: Path, digest: Digest) -> None:
-        """Give a file that was verified and synced the name `digest`; inside `shared`.
+        """Move a verified and synced file to its place as `digest`; inside `shared`.
 
-        Replaces a file of that name: pushing content again mends a damaged copy.
+        Replaces an existing file: pushing content again repairs a damaged copy.
         """
-        place = self.store.path(digest)
-        file.replace(place)
-        sync_directory(place.parent)
+        path = self.store.path(digest)
+        file.replace(path)
+        sync_directory(path.parent)
 
     def add_blob(
         self,
@@ -158,17 +158,19 @@ class Storage:
         fd: int,
         size: int,
         actor: str = "",
-        also: Changes,
+        extra: Changes,
     ) -> None:
-        """Let a repository have the verified bytes of `file`, and make the changes `also`."""
+        """Add the verified `file` to a repository as a blob, and write the `extra` records with
+        it.
+        """
         seal(fd)
-        with self.stripes.held([(name, digest)]), self.shared():
+        with self.stripes.hold([(name, digest)]), self.shared():
             self.admit(file, digest)
-            self._record_blob(name, digest, size, actor, also)
+            self._record_blob(name, digest, size, actor, extra)
 
-    def making_room(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which takes something away: on a full disk it gets the room that
-        is held in reserve.
+    def with_reserve(self, work: Callable[[], T]) -> T:
+        """Run `work`, which removes something; on a full disk, free the reserved space and
+        retry.
         """
         try:
             return work()
@@ -190,14 +192,14 @@ class Storage:
         return [key[0] for key, _ in page]
 
     def usage(self, repository: str) -> Usage:
-        """What a repository holds, as of the last commit; nothing for one that does not exist."""
+        """Usage of a repository as of the last commit; zero if it does not exist."""
         found = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
         return Usage(**{what: found.get(what, 0) for what in COUNTED})
 
     def usages(self, prefix: str = "") -> Iterator[tuple[str, Usage]]:
-        """Every repository whose name begins with `prefix`, like that of a project.
+        """Usage of every repository whose name begins with `prefix`.
 
-        A blob in two of them counts in both.
+        A blob in two repositories counts in both.
         """
         after: Key = (prefix,) if prefix else ()
         while page := self.records.scan(("repository",), after=after):
@@ -208,38 +210,38 @@ class Storage:
             after = page[-1][0]
 
     def blob_size(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob that this repository has, None where it has not."""
+        """The size of a blob in this repository, None if it has none."""
         record = self.records.get(("blob", repository, str(digest)))
         return None if record is None else int(json.loads(record)["size"])
 
     def protect(self, repository: str, digest: Digest) -> None:
-        """Call before telling a client that something is here: it then stays for a while. Look
-        again afterwards, since it may just have been taken away.
+        """Promise content to a client: it is not collected within the grace period. Check again
+        afterwards whether it exists, since it may just have been removed.
         """
-        self.touches.add(repository, str(digest))
-        self._lock.settle()  # a removal that runs may have looked before the touch
+        self.promises.add(repository, str(digest))
+        self._access_lock.wait_exclusive()  # a running removal may have checked before the promise
 
     def find_blob(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob that this repository has and that stays for a while; None where it
-        has not, or not whole any more: then pushing it again mends it.
+        """The size of a blob, which is promised to the client; None if the repository has none or
+        its file is incomplete, which pushing again repairs.
         """
         if self._size_of(repository, digest) is None:
-            return None  # and remembered for nobody: there is no end to what may be asked for
+            return None  # no promise: clients may ask for any digest
         self.protect(repository, digest)
         size = self._size_of(repository, digest)
         if size is None:
             return None
-        if not self._whole(digest, size):
-            _log.error("%s of %s: its file does not have %d bytes", digest, repository, size)
+        if not self._is_whole(digest, size):
+            _log.error("%s of %s: file missing, or not %d bytes long", digest, repository, size)
             return None
         return size
 
-    def is_held(self) -> bool:
-        """Whether something is being removed just now."""
-        return self._lock.held
+    def is_exclusive(self) -> bool:
+        """Whether something is being removed right now."""
+        return self._access_lock.hold
 
     def open_blob(self, repository: str, digest: Digest) -> OpenBlob | None:
-        """As `find_blob`, open to be read."""
+        """Like `find_blob`, but opened for reading."""
         size = self.find_blob(repository, digest)
         if size is None:
             return None
@@ -248,18 +250,17 @@ class Storage:
     def mount(
         self,
         digest: Digest,
-        into: str,
+        repository: str,
         source: str | None,
         *,
         actor: str = "",
         readable: Callable[[str], bool] = lambda name: True,
         check: Callable[[int], object] = lambda more: None,
     ) -> bool:
-        """Let a repository have a blob of `source`, or of any where that is None, among the
-        repositories that are `readable`. `check` raises to refuse it, once its
-        size is among the totals.
+        """Mount a blob from `source`, or from any `readable` repository if None; False if there is
+        none. `check` raises to refuse it, after the blob's size was added to the totals.
         """
-        with self.stripes.held([(into, digest)]), self.shared():
+        with self.stripes.hold([(repository, digest)]), self.shared():
             names = self._holders(digest) if source is None else iter((source,))
             size = next(
                 (
@@ -269,21 +270,21 @@ class Storage:
                 ),
                 None,
             )
-            if size is None or not self._whole(digest, size):
+            if size is None or not self._is_whole(digest, size):
                 return False
-            self.totals.upload(into, size)
+            self.totals.upload(repository, size)
             try:
                 check(0)
-                self._record_blob(into, digest, size, actor, {})
+                self._record_blob(repository, digest, size, actor, {})
             finally:
-                self.totals.upload(into, -size)
+                self.totals.upload(repository, -size)
             return True
 
     def delete_blob(
         self, repository: str, digest: Digest, *, check: Callable[[], None] = lambda: None
     ) -> bool:
-        """Take a blob from a repository; False where it has none. A collection frees it. `check`
-        raises to refuse it, while nobody else changes anything.
+        """Remove a blob from a repository; False if it has none. Garbage collection frees the file.
+        `check` raises to refuse it, under the exclusive lock.
         """
 
         def delete() -> bool:
@@ -296,19 +297,21 @@ class Storage:
                 self.commit(no_blob_entries(repository, str(digest)), gone)
                 return True
 
-        return self.making_room(delete)
+        return self.with_reserve(delete)
 
-    def _record_blob(self, name: str, digest: Digest, size: int, actor: str, also: Changes) -> None:
+    def _record_blob(
+        self, name: str, digest: Digest, size: int, actor: str, extra: Changes
+    ) -> None:
         known = self.blob_size(name, digest) is not None
         changes = blob_entries(name, digest, size, at=self.clock(), by=actor)
         add: Counts = {} if known else counts(name, blobs=1, bytes=size)
-        self.commit(changes | also, add)
+        self.commit(changes | extra, add)
 
     def _size_of(self, name: str, digest: Digest) -> int | None:
-        """As `blob_size`, without the disk for a blob that is hot."""
+        """Like `blob_size`, cached."""
         return self._sizes.get(name, digest, lambda: self.blob_size(name, digest))
 
-    def _whole(self, digest: Digest, size: int) -> bool:
+    def _is_whole(self, digest: Digest, size: int) -> bool:
         try:
             return self.store.path(digest).stat().st_size == size
         except FileNotFoundError:
@@ -320,18 +323,20 @@ class Storage:
                 yield name
 
 
-def _check_owned(root: Path, layout: DataLayout) -> None:
-    """Another user's files would only be met by the first push. Raises UsageError."""
-    places = (*(root / "blobs").iterdir(), root / "uploads", layout.records(root))
-    for place in places:
-        if place.exists() and not os.access(place, os.W_OK, effective_ids=True):
+def _check_writable(root: Path, layout: DataLayout) -> None:
+    """Raises UsageError for files of another user, which otherwise only the first push would
+    hit.
+    """
+    paths = (*(root / "blobs").iterdir(), root / "uploads", layout.records(root))
+    for path in paths:
+        if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
             raise UsageError(
-                f"{place} cannot be written by this user",
+                f"{path} is not writable by this user",
                 hint=f"give all of {root} to the user that serves it: chown -R USER {root}",
             )
 
 
-def _opened(root: Path, layout: DataLayout) -> Records:
+def _open_records(root: Path, layout: DataLayout) -> Records:
     try:
         records = open_records(layout.records(root), layout.metadata)
     except OSError as error:
@@ -342,10 +347,10 @@ def _opened(root: Path, layout: DataLayout) -> Records:
     return records
 
 
-def claim(root: Path) -> int:
-    """Take a data directory for this process, as long as the descriptor is open.
+def lock_directory(root: Path) -> int:
+    """Lock a data directory for this process while the returned descriptor is open.
 
-    Raises UsageError while another process has it, and where it cannot be written.
+    Raises UsageError while another process holds it, or if it is not writable.
     """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)  # images may be private
@@ -353,7 +358,7 @@ def claim(root: Path) -> int:
     except OSError as error:
         raise UsageError(
             f"{root} cannot be used: {error.strerror}",
-            hint="a registry needs a directory that it can write",
+            hint="a registry needs a writable directory",
         ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -361,6 +366,6 @@ def claim(root: Path) -> int:
         os.close(fd)
         raise UsageError(
             f"{root} is served by another process",
-            hint="stop that one, or name another directory with --data",
+            hint="stop that process, or use another directory with --data",
         ) from None
     return fd

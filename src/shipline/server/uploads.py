@@ -1,7 +1,7 @@
-"""Blobs on their way in: sessions that survive the connection and the process.
+"""Blob uploads: sessions that survive the connection and the process.
 
-The state of a session is its file. A request either appends all that it brought, or leaves the file
-as it was; only a broken connection leaves a part, so that the client can go on from there.
+The state of a session is its file. A request appends its whole body or leaves the file unchanged;
+only a broken connection leaves a part, so that the client can resume.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from shipline.metadata import walk
 from shipline.oci import Digest
 from shipline.server.entries import pack
-from shipline.server.http import PAUSE, ClientGone, Steps
+from shipline.server.http import PAUSE, ClientGone, Coro
 from shipline.server.layout import sync_directory
 from shipline.server.problems import (
     Problem,
@@ -31,27 +31,27 @@ from shipline.server.problems import (
     out_of_order,
     upload_unknown,
 )
-from shipline.server.session import UploadSession, promised_size
 from shipline.server.storage import Storage
+from shipline.server.upload_session import UploadSession, expected_size
 
 _log = logging.getLogger(__name__)
-_SESSIONS = 2000  # uploads of one account that have not ended
-_SYNCS = 4  # threads
-EXPIRY_S = 24 * 3600.0  # since the last byte of an upload came
-_PATIENCE_S = 10.0  # one request waits this long for another one of the same session
+_MAX_SESSIONS = 2000  # unfinished uploads of one account
+_SYNC_THREADS = 4  # threads
+EXPIRY_S = 24 * 3600.0  # after the last byte arrived
+_LOCK_TIMEOUT_S = 10.0  # for another request of the same session
 
 
 Check = Callable[[int, bool], None]
-"""Called with the bytes of a body so far and whether that is all; raises to refuse them."""
+"""Called with the bytes received so far and whether the body is complete; raises to refuse them."""
 
 
-def _no_check(came: int, whole: bool) -> None:
+def _allow(received: int, complete: bool) -> None:
     return None
 
 
 @dataclass(slots=True)
-class _Brought:
-    """What an upload brings, or has promised to, in bytes."""
+class _Reserved:
+    """Bytes of an unfinished upload, received or announced."""
 
     name: str
     actor: str
@@ -59,88 +59,86 @@ class _Brought:
 
 
 class Uploads:
-    """All sessions of a data directory."""
+    """The upload sessions of a data directory."""
 
-    def __init__(self, storage: Storage, *, largest: int | None = None) -> None:
-        """`largest` is the most that a blob may have, in bytes."""
+    def __init__(self, storage: Storage, *, max_size: int | None = None) -> None:
+        """`max_size` of a blob in bytes."""
         self._storage = storage
-        self._largest = largest
+        self._max_size = max_size
         self._lock = threading.Lock()
         self._open: dict[str, UploadSession] = {}
-        self._threads = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
-        self._brought: dict[str, _Brought] = {}
-        self._sessions: Counter[str] = Counter()  # by the account that began them
-        self.in_flight = 0  # requests that bring bytes
+        self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
+        self._reserved: dict[str, _Reserved] = {}
+        self._sessions: Counter[str] = Counter()  # by account
+        self.in_flight = 0  # requests with a body in progress
 
     def start(self, name: str, algorithm: str, *, actor: str = "") -> str:
-        """Open a session for a repository; returns its id. Where `actor` is given, the session is
-        unknown to everyone else.
+        """Start a session; returns its id. With `actor`, only that account can use it.
 
-        It outlives this process; it outlives the machine from its first byte on.
+        It survives the process, and from its first byte on a crash of the machine.
         """
-        identity = str(uuid.uuid4())
-        self._begin(identity, name, actor)
+        upload_id = str(uuid.uuid4())
+        self._register(upload_id, name, actor)
         try:
-            self._create(identity)
+            self._create(upload_id)
         except BaseException:
-            self._settle(identity)
+            self._unregister(upload_id)
             raise
         record = pack(repository=name, algorithm=algorithm, at=self._storage.clock(), by=actor)
         try:
-            self._storage.records.write({("upload", identity): record}, durable=False)
+            self._storage.records.write({("upload", upload_id): record}, durable=False)
         except BaseException:
-            self._path(identity).unlink(missing_ok=True)
-            self._settle(identity)
+            self._path(upload_id).unlink(missing_ok=True)
+            self._unregister(upload_id)
             raise
-        return identity
+        return upload_id
 
-    def size(self, name: str, identity: str, *, actor: str = "") -> int:
-        """The number of bytes that are kept. Raises Problem BLOB_UPLOAD_UNKNOWN."""
-        return self._find(name, identity, actor).kept
+    def size(self, name: str, upload_id: str, *, actor: str = "") -> int:
+        """The number of durable bytes. Raises Problem BLOB_UPLOAD_UNKNOWN."""
+        return self._find(name, upload_id, actor).synced_size
 
     def append(
         self,
         name: str,
-        identity: str,
-        span: str | None,
+        upload_id: str,
+        content_range: str | None,
         length: int | None,
         *,
         actor: str = "",
-        check: Check = _no_check,
-    ) -> Steps[int]:
-        """Add a chunk, the body; returns the new size. `span` is its Content-Range, `length` its
-        size.
+        check: Check = _allow,
+    ) -> Coro[int]:
+        """Append the body as a chunk; returns the new size. `length` is its Content-Length.
 
-        Raises Problem 416 for a chunk that does not continue what is there.
+        Raises Problem 416 for a chunk that does not start at the current size.
         """
-        with (yield from self._held(name, identity, actor)) as session:
-            yield from self._append(session, span, length, check)
-            session.keep()
-            self._root(session)
+        with (yield from self._lock_session(name, upload_id, actor)) as session:
+            yield from self._append(session, content_range, length, check)
+            session.sync()
+            self._make_durable(session)
             return session.size
 
     def finish(
         self,
         name: str,
-        identity: str,
+        upload_id: str,
         digest: Digest,
-        span: str | None,
+        content_range: str | None,
         length: int | None,
         *,
         actor: str = "",
-        check: Check = _no_check,
-    ) -> Steps[None]:
-        """Add the last chunk, if any, verify, and let the repository have the blob.
+        check: Check = _allow,
+    ) -> Coro[None]:
+        """Append the last chunk, if any, verify the digest, and add the blob to the repository.
 
-        Raises Problem DIGEST_INVALID, with the session as it was, for another digest.
+        Raises Problem DIGEST_INVALID, with the session unchanged, on a mismatch.
         """
-        with (yield from self._held(name, identity, actor)) as session:
-            size, state = session.mark()
-            yield from self._append(session, span, length, check)
-            seen = session.digest(digest.algorithm)
-            if seen != digest:
+        with (yield from self._lock_session(name, upload_id, actor)) as session:
+            size, state = session.checkpoint()
+            yield from self._append(session, content_range, length, check)
+            actual = session.digest(digest.algorithm)
+            if actual != digest:
                 session.rewind(size, state)
-                raise digest_invalid(f"the upload has digest {seen}, not {digest}")
+                raise digest_invalid(f"the upload has digest {actual}, not {digest}")
             self._commit(session, name, digest, actor)
             self._forget(session)
 
@@ -151,176 +149,180 @@ class Uploads:
         length: int | None,
         *,
         actor: str = "",
-        check: Check = _no_check,
-    ) -> Steps[None]:
-        """A whole blob in one request (end-4b), without a session that others could see."""
-        identity = f"single-{uuid.uuid4()}"
-        self._begin(identity, name, actor)
+        check: Check = _allow,
+    ) -> Coro[None]:
+        """Upload a blob in one request (end-4b), without a visible session."""
+        upload_id = f"single-{uuid.uuid4()}"
+        self._register(upload_id, name, actor)
         try:
-            self._create(identity)
-            session = UploadSession(self._path(identity), identity, digest.algorithm)
-            with session.opened(), self._counted():
+            self._create(upload_id)
+            session = UploadSession(self._path(upload_id), upload_id, digest.algorithm)
+            with session.opened(), self._in_flight():
                 yield from self._append(session, None, length, check)
-                seen = session.digest(digest.algorithm)
-                if seen != digest:
-                    raise digest_invalid(f"the content has digest {seen}, not {digest}")
+                actual = session.digest(digest.algorithm)
+                if actual != digest:
+                    raise digest_invalid(f"the content has digest {actual}, not {digest}")
                 self._commit(session, name, digest, actor)
         except BaseException:
-            self._path(identity).unlink(missing_ok=True)
+            self._path(upload_id).unlink(missing_ok=True)
             raise
         finally:
-            self._settle(identity)
+            self._unregister(upload_id)
 
-    def cancel(self, name: str, identity: str, *, actor: str = "") -> None:
-        """End a session, also while a request fills it. Raises Problem BLOB_UPLOAD_UNKNOWN."""
-        self._find(name, identity, actor)
-        self._end(identity)
+    def cancel(self, name: str, upload_id: str, *, actor: str = "") -> None:
+        """End a session, even while a request is writing to it. Raises Problem
+        BLOB_UPLOAD_UNKNOWN.
+        """
+        self._find(name, upload_id, actor)
+        self._end(upload_id)
 
     def expire(self, age_s: float = EXPIRY_S) -> int:
-        """End the sessions without a new byte for `age_s` seconds; returns their number.
+        """End sessions without new bytes for `age_s` seconds; returns their number.
 
-        A disk that fails is logged: the next call tries again.
+        Disk errors are logged and retried by the next call.
         """
         ended = 0
         try:
-            for (identity,), _ in walk(self._storage.records, ("upload",)):
+            for (upload_id,), _ in walk(self._storage.records, ("upload",)):
                 with suppress(FileNotFoundError):
-                    if self._storage.clock() - self._path(identity).stat().st_mtime <= age_s:
+                    if self._storage.clock() - self._path(upload_id).stat().st_mtime <= age_s:
                         continue
-                self._end(identity)
+                self._end(upload_id)
                 ended += 1
         except OSError as error:
-            _log.error("unfinished uploads cannot be ended: %s", error)
+            _log.error("cannot expire unfinished uploads: %s", error)
         return ended
 
     def recover(self) -> None:
-        """At start, before requests come: what a killed process left half is deleted, files that
-        belong to no session and sessions without a file.
+        """Call before serving: deletes files without a session and sessions without a file, which a
+        killed process leaves.
         """
         for file in self._storage.incoming.iterdir():
             if self._storage.records.get(("upload", file.name)) is None:
                 file.unlink()
-        for (identity,), value in walk(self._storage.records, ("upload",)):
-            if not self._path(identity).exists():
-                self._end(identity)
+        for (upload_id,), value in walk(self._storage.records, ("upload",)):
+            if not self._path(upload_id).exists():
+                self._end(upload_id)
                 continue
             record = json.loads(value)
-            self._begin(identity, record["repository"], record.get("by", ""), most=None)
-            self._account(identity, self._path(identity).stat().st_size)
+            self._register(upload_id, record["repository"], record.get("by", ""), limit=None)
+            self._set_size(upload_id, self._path(upload_id).stat().st_size)
 
     def close(self) -> None:
-        """No request may be under way any more."""
+        """Call after all requests have ended."""
         with self._lock:
             self._open.clear()
         self._threads.shutdown()
 
-    def _path(self, identity: str) -> Path:
-        return self._storage.incoming / identity
+    def _path(self, upload_id: str) -> Path:
+        return self._storage.incoming / upload_id
 
-    def _create(self, identity: str) -> None:
+    def _create(self, upload_id: str) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        os.close(os.open(self._path(identity), flags, 0o600))
+        os.close(os.open(self._path(upload_id), flags, 0o600))
 
-    def _begin(self, identity: str, name: str, actor: str, *, most: int | None = _SESSIONS) -> None:
-        """Count an upload. Raises Problem 429 for more than `most` of one account."""
+    def _register(
+        self, upload_id: str, name: str, actor: str, *, limit: int | None = _MAX_SESSIONS
+    ) -> None:
+        """Raises Problem 429 for more than `limit` uploads of one account."""
         with self._lock:
-            if most is not None and self._sessions[actor] >= most:
+            if limit is not None and self._sessions[actor] >= limit:
                 raise Problem(
                     429,
                     "TOOMANYREQUESTS",
-                    f"{actor or 'anonymous'} has {most} uploads that have not ended; end some",
+                    f"{actor or 'anonymous'} has {limit} unfinished uploads; finish or cancel some",
                     headers=(("Retry-After", "60"),),
                 )
             self._sessions[actor] += 1
-            self._brought[identity] = _Brought(name, actor)
+            self._reserved[upload_id] = _Reserved(name, actor)
 
-    def _account(self, identity: str, size: int) -> None:
-        """What an upload holds, or has promised to bring, counts for its project."""
+    def _set_size(self, upload_id: str, size: int) -> None:
+        """Count an upload's received or announced bytes toward its project."""
         with self._lock:
-            brought = self._brought.get(identity)
-            if brought is not None:
-                self._storage.totals.upload(brought.name, size - brought.size)
-                brought.size = size
+            reserved = self._reserved.get(upload_id)
+            if reserved is not None:
+                self._storage.totals.upload(reserved.name, size - reserved.size)
+                reserved.size = size
 
-    def _settle(self, identity: str) -> None:
-        """An upload has ended: what it brought is a blob, or gone."""
+    def _unregister(self, upload_id: str) -> None:
+        """An upload has ended: its bytes are a blob or deleted."""
         with self._lock:
-            brought = self._brought.pop(identity, None)
-            if brought is not None:
-                self._storage.totals.upload(brought.name, -brought.size)
-                self._sessions -= Counter([brought.actor])
+            reserved = self._reserved.pop(upload_id, None)
+            if reserved is not None:
+                self._storage.totals.upload(reserved.name, -reserved.size)
+                self._sessions -= Counter([reserved.actor])
 
-    def _find(self, name: str, identity: str, actor: str) -> UploadSession:
-        value = self._storage.records.get(("upload", identity))
+    def _find(self, name: str, upload_id: str, actor: str) -> UploadSession:
+        value = self._storage.records.get(("upload", upload_id))
         record = {} if value is None else json.loads(value)
         if record.get("repository") != name or record.get("by", actor) != actor:
-            raise upload_unknown(identity)
+            raise upload_unknown(upload_id)
         with self._lock:
-            session = self._open.get(identity)
+            session = self._open.get(upload_id)
             if session is None:
-                session = self._open[identity] = self._reopen(identity, record["algorithm"])
+                session = self._open[upload_id] = self._reopen(upload_id, record["algorithm"])
         return session
 
-    def _reopen(self, identity: str, algorithm: str) -> UploadSession:
+    def _reopen(self, upload_id: str, algorithm: str) -> UploadSession:
         try:
-            return UploadSession(self._path(identity), identity, algorithm)
+            return UploadSession(self._path(upload_id), upload_id, algorithm)
         except FileNotFoundError:
-            raise upload_unknown(identity) from None
+            raise upload_unknown(upload_id) from None
 
-    def _end(self, identity: str) -> None:
+    def _end(self, upload_id: str) -> None:
         with self._lock:
-            session = self._open.pop(identity, None)
+            session = self._open.pop(upload_id, None)
         if session is not None:
             session.cancelled = True
-        self._storage.records.write({("upload", identity): None}, durable=False)
-        self._path(identity).unlink(missing_ok=True)
-        self._settle(identity)
+        self._storage.records.write({("upload", upload_id): None}, durable=False)
+        self._path(upload_id).unlink(missing_ok=True)
+        self._unregister(upload_id)
 
     def _forget(self, session: UploadSession) -> None:
         with self._lock:
-            self._open.pop(session.identity, None)
+            self._open.pop(session.upload_id, None)
         session.cancelled = True
-        self._settle(session.identity)
+        self._unregister(session.upload_id)
 
-    def _root(self, session: UploadSession) -> None:
-        """From the first byte that was taken, a session must survive the machine."""
-        if session.rooted:
+    def _make_durable(self, session: UploadSession) -> None:
+        """Make the session's record and file name durable."""
+        if session.durable:
             return
-        key = ("upload", session.identity)
+        key = ("upload", session.upload_id)
         sync_directory(self._storage.incoming)
         self._storage.records.write({key: self._storage.records.get(key)})
-        session.rooted = True
+        session.durable = True
 
-    def _held(
-        self, name: str, identity: str, actor: str
-    ) -> Steps[AbstractContextManager[UploadSession]]:
-        """The session, open; waits a little while another request is at it."""
-        session = self._find(name, identity, actor)
-        deadline = time.monotonic() + _PATIENCE_S
+    def _lock_session(
+        self, name: str, upload_id: str, actor: str
+    ) -> Coro[AbstractContextManager[UploadSession]]:
+        """The locked session; waits a while for another request that uses it."""
+        session = self._find(name, upload_id, actor)
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while not session.lock.acquire(blocking=False):
             if time.monotonic() > deadline:
                 raise Problem(
                     429,
                     "TOOMANYREQUESTS",
-                    "another request is filling this upload",
+                    "another request is writing to this upload",
                     headers=(("Retry-After", "5"),),
                 )
             yield PAUSE
-        return self._using(session)
+        return self._open_locked(session)
 
     @contextmanager
-    def _using(self, session: UploadSession) -> Iterator[UploadSession]:
-        """A session whose lock is held."""
+    def _open_locked(self, session: UploadSession) -> Iterator[UploadSession]:
+        """Opens a session whose lock is held, and releases it."""
         try:
             if session.cancelled:
-                raise upload_unknown(session.identity)
-            with session.opened(), self._counted():
+                raise upload_unknown(session.upload_id)
+            with session.opened(), self._in_flight():
                 yield session
         finally:
             session.lock.release()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _in_flight(self) -> Iterator[None]:
         with self._lock:
             self.in_flight += 1
         try:
@@ -330,42 +332,45 @@ class Uploads:
                 self.in_flight -= 1
 
     def _append(
-        self, session: UploadSession, span: str | None, length: int | None, check: Check
-    ) -> Steps[None]:
-        promised, mark = promised_size(session.size, span, length), session.mark()
-        bounded = partial(self._check_size, session, session.size, promised or 0, check)
+        self, session: UploadSession, content_range: str | None, length: int | None, check: Check
+    ) -> Coro[None]:
+        expected, checkpoint = (
+            expected_size(session.size, content_range, length),
+            session.checkpoint(),
+        )
+        check_size = partial(self._check_size, session, session.size, expected or 0, check)
         try:
-            bounded(promised or 0, False)
-            came = yield from session.append(promised, self._threads, bounded)
+            check_size(expected or 0, False)
+            received = yield from session.append(expected, self._threads, check_size)
         except ClientGone:
-            session.keep()
+            session.sync()
             raise
         finally:
-            self._account(session.identity, session.size)
-        if promised is not None and came != promised:
-            session.rewind(*mark)
-            self._account(session.identity, session.size)
-            raise out_of_order(session.size, f"{came} bytes came instead of {promised}")
+            self._set_size(session.upload_id, session.size)
+        if expected is not None and received != expected:
+            session.rewind(*checkpoint)
+            self._set_size(session.upload_id, session.size)
+            raise out_of_order(session.size, f"{received} bytes came instead of {expected}")
 
     def _check_size(
         self,
         session: UploadSession,
         before: int,
-        promised: int,
+        expected: int,
         check: Check,
-        came: int,
-        whole: bool,
+        received: int,
+        complete: bool,
     ) -> None:
-        if self._largest is not None and before + came > self._largest:
+        if self._max_size is not None and before + received > self._max_size:
             raise Problem(
-                413, "SIZE_INVALID", f"a blob may have {self._largest} bytes here at most"
+                413, "SIZE_INVALID", f"a blob may have {self._max_size} bytes here at most"
             )
-        self._account(session.identity, before + max(came, promised))
-        check(came, whole)
+        self._set_size(session.upload_id, before + max(received, expected))
+        check(received, complete)
 
     def _commit(self, session: UploadSession, name: str, digest: Digest, actor: str) -> None:
         if session.cancelled:
-            raise upload_unknown(session.identity)
+            raise upload_unknown(session.upload_id)
         try:
             self._storage.add_blob(
                 name,
@@ -374,13 +379,13 @@ class Uploads:
                 fd=session.fd,
                 size=session.size,
                 actor=actor,
-                also={("upload", session.identity): None},
+                extra={("upload", session.upload_id): None},
             )
         except FileNotFoundError:
-            raise upload_unknown(session.identity) from None  # it was cancelled meanwhile
+            raise upload_unknown(session.upload_id) from None  # cancelled meanwhile
         except BaseException:
             if session.path.exists():
-                os.fchmod(session.fd, 0o600)  # it can be tried again
-            else:  # its bytes are a blob already, which must not change
+                os.fchmod(session.fd, 0o600)  # allow a retry
+            else:  # it is a blob already and must not change
                 self._forget(session)
             raise

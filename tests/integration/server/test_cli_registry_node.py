@@ -73,15 +73,15 @@ def test_webhooks_are_listed_tried_and_sent_again(node: Guarded, tmp_path: Path)
     again = registry(node, tmp_path, admin, "webhook", "redeliver", "dead", *on)
     assert "0 events" in again.stderr
     unknown = registry(node, tmp_path, admin, "webhook", "test", "none", *on)
-    assert unknown.returncode == 6 and "there is: dead" in unknown.stderr
+    assert unknown.returncode == 6 and "configured: dead" in unknown.stderr
 
 
 def test_a_node_refuses_as_a_directory_does(node: Guarded, tmp_path: Path) -> None:
     admin, on = f"{ADMIN}:{node.password}", ("--node", node.address)
     assert registry(node, tmp_path, admin, "project", "add", "dup", *on).returncode == 0
     for words, reason in (
-        (("project", "add", "dup"), "there is a project dup already"),
-        (("user", "rm", "nobody"), "there is no user nobody"),
+        (("project", "add", "dup"), "project dup already exists"),
+        (("user", "rm", "nobody"), "no such user: nobody"),
     ):
         refused = registry(node, tmp_path, admin, *words, *on)
         assert (refused.returncode, refused.stdout) == (2, "")

@@ -19,7 +19,7 @@ from shipline.cli.registry_serve import serve
 from shipline.config import loads
 from shipline.errors import UsageError
 from shipline.server import Storage
-from shipline.server.front import open_listener
+from shipline.server.http_server import open_listener
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "registry"
 UNIT = DOCS / "shipline-registry.service"
@@ -125,15 +125,15 @@ def test_files_of_another_user_are_met_at_the_start(tmp_path: Path, foreign: str
         timeout=30,
         cwd=tmp_path,
     )
-    assert done.returncode == 2 and f"{data / foreign} cannot be written" in done.stderr
+    assert done.returncode == 2 and f"{data / foreign} is not writable" in done.stderr
     assert "chown -R" in done.stderr
 
 
 def test_an_address_that_cannot_be_had_is_told_with_its_reason() -> None:
     with pytest.raises(UsageError) as refused:
         open_listener(("192.0.2.1", 0))
-    assert "does not have the address" in str(refused.value.hint)
+    assert "not an address of this machine" in str(refused.value.hint)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(UsageError) as refused:
             open_listener(taken.getsockname())
-        assert "another program" in str(refused.value.hint)
+        assert "the port is in use" in str(refused.value.hint)

@@ -49,7 +49,7 @@ def test_loopback_of_version_6(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
 def test_open_to_others_is_refused_unless_asked_for(tmp_path: Path, address: str) -> None:
-    with pytest.raises(UsageError, match="reached from other machines"):
+    with pytest.raises(UsageError, match="reachable from other machines"):
         serve_registry(
             address, tmp_path / "data", section=RegistrySection(access=AccessSection(mode="open"))
         )

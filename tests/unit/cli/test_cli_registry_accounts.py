@@ -64,7 +64,7 @@ def test_a_robots_secret_is_the_only_output_and_comes_once(data: Path) -> None:
     run(data, "robot", "set", ROBOT, "--disable")
     assert "disabled" in run(data, "robot", "ls")
     run(data, "robot", "rm", ROBOT)
-    with pytest.raises(UsageError, match="no robot"):
+    with pytest.raises(UsageError, match="no such robot"):
         run(data, "robot", "rotate", ROBOT)
 
 

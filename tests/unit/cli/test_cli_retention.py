@@ -75,5 +75,5 @@ def test_without_rules_or_a_node_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2 and "registry.policy.retention" in done.stderr
     (tmp_path / "shipline.yaml").write_text(FILE)
     done = retention(tmp_path)
-    assert done.returncode == 2 and "not the directory of a node" in done.stderr
+    assert done.returncode == 2 and "not the data directory of a registry" in done.stderr
     assert not (tmp_path / "data").exists()

@@ -36,7 +36,7 @@ class Directory:
         self.root = root
         self.clock = Clock()
         self.storage = Storage(root, metadata=metadata, clock=clock or self.clock)
-        self.storage.touches.trust()
+        self.storage.promises.assume_none()
         self.uploads = Uploads(self.storage)
         self.manifests = Manifests(self.storage)
 

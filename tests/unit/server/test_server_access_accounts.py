@@ -25,7 +25,7 @@ from shipline.server.access.login import (
 from shipline.server.access.rights import allowed
 from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import issue_refresh, refresh_tokens, subject_of
-from shipline.server.journal import NodeEvent
+from shipline.server.events import NodeEvent
 from shipline.server.problems import Problem
 
 HERE = "192.0.2.7"
@@ -57,7 +57,7 @@ def events() -> list[NodeEvent]:
 
 @pytest.fixture
 def accounts(directory: AccountStore, events: list[NodeEvent]) -> Administration:
-    return Administration(directory, actor="test", notice=events.append)
+    return Administration(directory, actor="test", publish=events.append)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_change_that_fails_changes_nothing(accounts: Administration) -> None:
         accounts.add_user("bob", "password 2")
     with pytest.raises(UsageError, match="characters"):
         accounts.add_user("eve", "short")
-    with pytest.raises(UsageError, match="no project"):
+    with pytest.raises(UsageError, match="no such project"):
         accounts.set_member("nowhere", "bob", "guest")
     assert set(accounts.view.users) == {"bob"}
 
@@ -189,10 +189,10 @@ def test_two_secrets_are_valid_while_they_overlap(
 def test_a_robot_ends_is_disabled_and_comes_from_its_network(
     accounts: Administration, logins: Logins, clock: Clock
 ) -> None:
-    wish = RobotOptions(
+    options = RobotOptions(
         "ci", permissions=PULL, duration=1, networks=("192.0.2.0/24", "2001:db8::/32")
     )
-    robot, secret = accounts.add_robot(wish)
+    robot, secret = accounts.add_robot(options)
     for address in (HERE, "2001:db8::1", "::ffff:192.0.2.9"):
         assert logins.check(robot.login, secret, address)
     for address in ("198.51.100.1", "::1", "", "nonsense"):
@@ -312,7 +312,7 @@ def test_a_removed_project_takes_its_robots_along(accounts: Administration) -> N
 def test_the_audit_log_is_bounded_and_in_order(tmp_path: Path) -> None:
     audit = Audit(tmp_path, size=4096, files=3)
     for number in range(200):
-        audit.note(NodeEvent("push", "repo", message=str(number), address=HERE, actor="bob"))
+        audit.on_event(NodeEvent("push", "repo", message=str(number), address=HERE, actor="bob"))
     files = list((tmp_path / "access").glob("audit.jsonl*"))
     assert len(files) <= 3 and sum(file.stat().st_size for file in files) < 3 * 5000
     numbers = [int(line["message"]) for line in read_audit(tmp_path)]
@@ -339,17 +339,17 @@ def test_what_was_private_stays_private_without_its_project(accounts: Administra
 
 def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Path) -> None:
     audit = Audit(tmp_path, size=16 << 10, files=3)
-    audit.note(NodeEvent("account", actor="admin", message="user eve added", at=1000.0))
+    audit.on_event(NodeEvent("account", actor="admin", message="user eve added", at=1000.0))
     for number in range(30_000):
         at = 1000 + number / 300  # 100 s
         path = f"POST /v2/{number}/" + "x" * 3000
-        audit.note(NodeEvent("refused", actor="anonymous", address=HERE, message=path, at=at))
-        audit.note(
+        audit.on_event(NodeEvent("refused", actor="anonymous", address=HERE, message=path, at=at))
+        audit.on_event(
             NodeEvent("login", actor=f"a{number}", address=HERE, message="refused: x", at=at)
         )
         place = f"192.0.2.{number % 200}"
-        audit.note(NodeEvent("refused", actor="bob", address=place, message=path, at=at))
-    audit.note(NodeEvent("push", "team/app", actor="bob", at=1200.0))
+        audit.on_event(NodeEvent("refused", actor="bob", address=place, message=path, at=at))
+    audit.on_event(NodeEvent("push", "team/app", actor="bob", at=1200.0))
     lines = list(read_audit(tmp_path))
     assert lines[0]["message"] == "user eve added" and lines[-1]["kind"] == "push"
     assert len(lines) < 60
@@ -361,10 +361,10 @@ def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Pat
 
 def test_the_audit_log_survives_what_clients_write(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
-    audit.note(
+    audit.on_event(
         NodeEvent("login", actor='a"\n{"kind":"push"}\x1b[31m' + "x" * 5000, message="refused")
     )
-    audit.note(NodeEvent("pull", "repo"))
+    audit.on_event(NodeEvent("pull", "repo"))
     lines = (tmp_path / "access" / "audit.jsonl").read_bytes().splitlines()
     assert len(lines) == 1 and len(lines[0]) < 1500 and b"\x1b" not in lines[0]
 
@@ -421,7 +421,7 @@ def test_who_tries_on_does_not_fill_the_audit_log(
 
 def test_a_name_that_nobody_has_is_not_remembered(logins: Logins) -> None:
     assert refused(logins, "x" * 100_000, "guess") == 401
-    assert all(len(key[1]) < 1000 for key in logins._throttle._known)
+    assert all(len(key[1]) < 1000 for key in logins._throttle._failures)
 
 
 def test_logins_at_once_leave_threads_for_others(

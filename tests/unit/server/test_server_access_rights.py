@@ -26,7 +26,7 @@ from shipline.server.access.accounts import (
 from shipline.server.access.administration import Administration
 from shipline.server.access.rights import TokenScope, allowed, parse_scopes
 from shipline.server.access.store import AccountStore, AccountsView
-from shipline.server.access.tokens import limited
+from shipline.server.access.tokens import restricted
 from shipline.server.http import Action
 
 ACTIONS = get_args(Action)
@@ -91,7 +91,7 @@ def test_a_token_limits_and_never_entitles(
     def may(action: Action, repository: str, tag: str) -> bool:
         return allowed(VIEW, robot, action, repository, tag)
 
-    if limited(may, scopes)(action, name, ""):
+    if restricted(may, scopes)(action, name, ""):
         assert may(action, name, "")
         assert ("push" if action == "update" else action) in access[name]
 
@@ -153,7 +153,7 @@ def test_names_of_projects_are_checked(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "options",
     [
         RobotOptions("", permissions=(Permission("*", ()),)),
         RobotOptions("a", permissions=()),
@@ -167,12 +167,12 @@ def test_names_of_projects_are_checked(name: str) -> None:
     ],
     ids=str,
 )
-def test_wishes_that_cannot_be_are_refused(tmp_path: Path, wish: RobotOptions) -> None:
+def test_wishes_that_cannot_be_are_refused(tmp_path: Path, options: RobotOptions) -> None:
     directory = AccountStore(tmp_path)
     administration = Administration(directory, actor="test")
     administration.add_project("p")
     with pytest.raises(UsageError):
-        administration.add_robot(wish)
+        administration.add_robot(options)
     assert not directory.view().robots
     directory.close()
 

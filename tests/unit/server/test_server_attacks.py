@@ -27,7 +27,7 @@ from shipline.server.admission.section import (
     Quota,
     VulnerabilityRule,
 )
-from shipline.server.routes.manifests import _Room
+from shipline.server.routes.manifests import ParseMemory
 from shipline.server.storage import Storage
 from shipline.trust import TrustSection
 from shipline.units import ByteSize
@@ -102,12 +102,12 @@ def test_a_manifest_of_many_small_parts_is_refused_unread(node: Open, part: byte
 
 
 def test_manifests_that_are_read_at_once_take_bounded_memory() -> None:
-    room, inside, most = _Room(), 0, 0
+    room, inside, most = ParseMemory(), 0, 0
     lock, raw = threading.Lock(), b"{" * 100_000 + b"x" * 3_900_000  # 42 MB when read
 
     def push(actor: str) -> None:
         nonlocal inside, most
-        with room.for_document(raw, actor):
+        with room.reserve(raw, actor):
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -123,7 +123,7 @@ def test_manifests_that_are_read_at_once_take_bounded_memory() -> None:
         for thread in threads:
             thread.join()
         assert 0 < most <= expected
-    with room.for_document(raw, "eve"), room.for_document(b"{}", "eve"):
+    with room.reserve(raw, "eve"), room.reserve(b"{}", "eve"):
         assert room._taken["eve"] > 0
     assert not room._taken
 
@@ -229,7 +229,7 @@ def test_tokens_of_many_scopes_fill_no_memory(directory: AccountStore) -> None:
     for wanted in (few, many, [TokenScope("repository", "open/" + "x" * 9000, PULL)]):
         identity, _ = tokens.identify(tokens.issue(None, wanted).text, "192.0.2.1")
         assert identity.kind == "anonymous"
-    assert len(tokens._seen) == 2 and not identity.may("pull", "open/" + "x" * 9000)
+    assert len(tokens._verified_tokens) == 2 and not identity.may("pull", "open/" + "x" * 9000)
 
 
 def test_a_new_data_directory_is_closed_to_other_users(
@@ -292,9 +292,9 @@ def test_asking_for_what_is_not_there_keeps_nothing_from_the_collector(node: Ope
     """Else who may read could fill the memory of touches: what is forgotten counts as touched."""
     app = node(AdmissionSection())
     published(app, "team/app", "v1")
-    before = dict(app.storage.touches._times)
+    before = dict(app.storage.promises._times)
     for number in range(20):
         digest = Digest.of(str(number).encode())
         for kind in ("manifests", "blobs"):
             assert app.call("HEAD", f"/v2/team/app/{kind}/{digest}").status == 404
-    assert app.storage.touches._times == before
+    assert app.storage.promises._times == before

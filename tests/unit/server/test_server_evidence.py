@@ -22,7 +22,7 @@ from shipline.oci import (
 )
 from shipline.server.access import OpenAuthenticator
 from shipline.server.admission.section import AdmissionSection
-from shipline.server.http import Action, Need, Principal, Request
+from shipline.server.http import Action, Principal, Request, Requirement
 from shipline.supply import BUNDLE, Form, ImagePattern, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 
@@ -33,7 +33,7 @@ NAME = Reference("registry.example", "team/app", "v1")
 class Roles(OpenAuthenticator):
     """Who a request says it is: admin may all, nobody only pull, others everything but delete."""
 
-    def admit(self, request: Request, need: Need, name: str) -> Principal:
+    def authorize(self, request: Request, requires: Requirement, name: str) -> Principal:
         who = request.header("X-Who") or ""
 
         def may(action: Action, repository: str, tag: str) -> bool:
@@ -45,8 +45,8 @@ class Roles(OpenAuthenticator):
 class World(NodeApp):
     def __init__(self, data: Path) -> None:
         rule = TrustRule(images=(ImagePattern.parse("team/*"),))
-        trust = TrustSection((rule,), {"release": KEY.public.pem.decode()}, default="accept")
-        super().__init__(data, AdmissionSection(signatures=trust), guard=Roles())
+        assume_none = TrustSection((rule,), {"release": KEY.public.pem.decode()}, default="accept")
+        super().__init__(data, AdmissionSection(signatures=assume_none), authenticator=Roles())
         source, self.store = Repository(), self.repository("team/app")
         self.index = add_index(source)
         copy_graph(source, self.store, self.index.descriptor)
@@ -141,7 +141,7 @@ def test_a_tag_of_signatures_is_only_added_to(world: World) -> None:
     before = world.signed(Form.TAG)
     empty = replace_layers(before, [world.blob(b"{}", before.layers[0].media_type)])
     refused = world.put("eve", empty, world.tag)
-    assert refused.status == 403 and "others made" in refused.message
+    assert refused.status == 403 and "statements of other accounts" in refused.message
     assert world.put("eve", bogus(world, 1), world.tag).status == 403
     assert world.put("eve", Index.make([]), world.tag).status == 403
     mine = world.blob(b'{"critical": {}, "optional": null}', before.layers[0].media_type)

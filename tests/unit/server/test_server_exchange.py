@@ -12,18 +12,18 @@ from typing import Any
 from aiohttp import web
 
 from shipline.server.app import Application
-from shipline.server.exchange import Conversation
+from shipline.server.exchange import AiohttpHandler
 from shipline.server.http import (
     DISK,
     LOOP,
     PAUSE,
     READ,
     ClientGone,
+    Coro,
     File,
     Request,
     Response,
     RouteMatch,
-    Steps,
     route,
 )
 from shipline.server.limits import MinimumRate, ThreadPools
@@ -35,8 +35,8 @@ def serving(app: Application, talk: Callable[[int], Coroutine[Any, Any, bytes]])
     """What `talk` returns, which gets the port of a server of `app`."""
 
     async def main() -> bytes:
-        conversation = Conversation(app, MinimumRate(30, 1), scheme="http")
-        server = web.Server(conversation.answer, access_log=None, lingering_time=0.5)
+        conversation = AiohttpHandler(app, MinimumRate(30, 1), scheme="http")
+        server = web.Server(conversation.handle, access_log=None, lingering_time=0.5)
         listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         try:
             return await asyncio.wait_for(talk(listening.sockets[0].getsockname()[1]), 20)
@@ -65,18 +65,18 @@ def asked(app: Application, *requests: bytes) -> bytes:
 
 
 def fixed(response: Response) -> Application:
-    def app(request: Request) -> Steps[Response]:
+    def app(request: Request) -> Coro[Response]:
         yield LOOP
         return response
 
     return app
 
 
-def receiving(work: Callable[[Request], Steps[Response]]) -> Application:
+def receiving(work: Callable[[Request], Coro[Response]]) -> Application:
     """An application that takes bodies of any size."""
 
-    def app(request: Request) -> Steps[Response]:
-        request.found = RouteMatch(route("/", need="open", PUT=work), work, {})
+    def app(request: Request) -> Coro[Response]:
+        request.match = RouteMatch(route("/", requires="open", PUT=work), work, {})
         return (yield from work(request))
 
     return app
@@ -135,7 +135,7 @@ def test_a_header_of_two_lines_is_not_sent() -> None:
 def test_a_body_comes_in_order_and_to_its_end() -> None:
     sent = bytes(range(256)) * 9000
 
-    def work(request: Request) -> Steps[Response]:
+    def work(request: Request) -> Coro[Response]:
         yield DISK
         seen = b""
         while data := (yield READ):
@@ -162,7 +162,7 @@ def test_a_body_that_breaks_off_is_told_from_its_end() -> None:
 
         def work(
             request: Request, seen: list[object] = seen, ended: threading.Event = ended
-        ) -> Steps[Response]:
+        ) -> Coro[Response]:
             try:
                 while data := (yield READ):
                     seen.append(data)

@@ -16,7 +16,7 @@ P = "shipline_registry_"
 def answer(metrics: Metrics, method: str, seconds: float, status: int = 200) -> None:
     request = Request(method, "/")
     request.received = 10
-    metrics.answered(request, Response.of(status, (), b"x"), seconds)
+    metrics.record(request, Response.of(status, (), b"x"), seconds)
 
 
 def lines(metrics: Metrics) -> list[str]:

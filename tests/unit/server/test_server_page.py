@@ -13,7 +13,7 @@ from attached import NAME, Repository, add_index
 from node_app import NodeApp, Reply
 from shipline.content import MemoryStore, copy_graph
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
-from shipline.server.http import Action, Principal, Step
+from shipline.server.http import Action, Pool, Principal
 from shipline.server.pages.rendering import size
 from shipline.server.problems import Problem
 from shipline.supply import Statement, attest, generate_key, sign
@@ -155,13 +155,13 @@ class Accounts:
         self.gone = False
         self.stamp = "first password"
 
-    def place(self, request: object) -> Step:
-        return Step.LOOP
+    def pool(self, request: object) -> Pool:
+        return Pool.LOOP
 
-    def admit(self, request: object, need: object, name: str) -> Principal:
+    def authorize(self, request: object, requires: object, name: str) -> Principal:
         return Principal("", "anonymous", lambda action, repository, tag: repository == "open")
 
-    def reconsider(self, request: object, need: object, problem: Problem) -> Problem:
+    def challenge_refusal(self, request: object, requires: object, problem: Problem) -> Problem:
         return problem
 
     def sign_in(self, name: str, secret: str, address: str) -> Principal:
@@ -169,7 +169,7 @@ class Accounts:
             raise Problem(401, "UNAUTHORIZED", "wrong name or password")
         return self.alice
 
-    def identity_of(self, name: str, address: str) -> Principal | None:
+    def principal_of(self, name: str, address: str) -> Principal | None:
         return None if self.gone else self.alice
 
     def is_secure(self, request: object) -> bool:
@@ -184,13 +184,13 @@ class Accounts:
 
 
 @pytest.fixture
-def guard() -> Accounts:
+def authenticator() -> Accounts:
     return Accounts()
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, guard: Accounts) -> Iterator[NodeApp]:
-    opened = NodeApp(tmp_path, guard=guard)
+def guarded(tmp_path: Path, authenticator: Accounts) -> Iterator[NodeApp]:
+    opened = NodeApp(tmp_path, authenticator=authenticator)
     for name in ("open", "team/app", "secret/app"):
         image(opened, name, "v1", command="x")
     yield opened
@@ -225,7 +225,7 @@ def test_a_wrong_password_begins_no_session(guarded: NodeApp) -> None:
 
 
 def test_a_session_ends_with_logout_time_account_or_secret(
-    guarded: NodeApp, guard: Accounts
+    guarded: NodeApp, authenticator: Accounts
 ) -> None:
     cookies = [session(log_in(guarded, "right")) for _ in range(3)]
     assert "HttpOnly; SameSite=Strict" in log_in(guarded, "right").headers["Set-Cookie"]
@@ -236,11 +236,11 @@ def test_a_session_ends_with_logout_time_account_or_secret(
     assert inside(cookies[0])
     assert guarded.call("POST", "/-/logout", headers=cookies[0]).status == 303
     assert not inside(cookies[0]) and inside(cookies[1])
-    guard.gone = True
+    authenticator.gone = True
     assert not inside(cookies[1])
-    guard.gone, guard.stamp = False, "second password"
+    authenticator.gone, authenticator.stamp = False, "second password"
     assert not inside(cookies[1])
-    guard.stamp = "first password"
+    authenticator.stamp = "first password"
     assert inside(cookies[1])
     guarded.now += 13 * 3600
     assert not inside(cookies[2])

@@ -70,7 +70,7 @@ def put_index(app: NodeApp, *children: dict[str, Any], tag: str = "") -> dict[st
 def sound(app: NodeApp) -> bool:
     """After a collection that takes all it may."""
     app.now += 10
-    app.storage.touches.trust()
+    app.storage.promises.assume_none()
     collect(app.storage, EVERYTHING)
     return [str(finding) for finding in check(app.storage, CheckSummary())] == []
 
@@ -137,8 +137,8 @@ def test_row_28_a_verdict_is_about_a_digest_and_never_about_a_tag(tmp_path: Path
     key = generate_key("release")
     (tmp_path / "release.pub").write_bytes(key.public.pem)
     rule = TrustRule(images=(ImagePattern.parse("team/*"),))
-    trust = TrustSection((rule,), {"release": "release.pub"}, default="accept")
-    app = NodeApp(tmp_path, AdmissionSection(signatures=trust))
+    assume_none = TrustSection((rule,), {"release": "release.pub"}, default="accept")
+    app = NodeApp(tmp_path, AdmissionSection(signatures=assume_none))
     try:
         goal, signed = published(app, "signed")
         name = Reference("registry.example", "team/app", "v1")

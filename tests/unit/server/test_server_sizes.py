@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shipline.oci import Digest
-from shipline.server.cache import Sizes
+from shipline.server.cache import BlobSizes
 
 BLOB = Digest.of(b"x")
 KEY = ("blob", "team/app", str(BLOB))
@@ -14,27 +14,27 @@ def nothing() -> int | None:
 
 
 def test_a_size_is_read_once() -> None:
-    sizes = Sizes()
+    sizes = BlobSizes()
     assert sizes.get("team/app", BLOB, lambda: 5) == 5
     assert sizes.get("team/app", BLOB, nothing) == 5
 
 
 def test_a_write_about_the_blob_forgets_it() -> None:
-    sizes = Sizes()
+    sizes = BlobSizes()
     sizes.get("team/app", BLOB, lambda: 5)
     sizes.forget([KEY, ("tag", "team/app", "v1")])
     assert sizes.get("team/app", BLOB, lambda: None) is None
 
 
 def test_a_write_about_another_one_does_not() -> None:
-    sizes = Sizes()
+    sizes = BlobSizes()
     sizes.get("team/app", BLOB, lambda: 5)
     sizes.forget([("blob", "other/app", str(BLOB)), ("repository", "team/app")])
     assert sizes.get("team/app", BLOB, nothing) == 5
 
 
 def test_what_was_read_while_something_was_written_is_not_kept() -> None:
-    sizes = Sizes()
+    sizes = BlobSizes()
 
     def slow() -> int:
         sizes.forget([KEY])  # another thread deletes it meanwhile
@@ -45,7 +45,7 @@ def test_what_was_read_while_something_was_written_is_not_kept() -> None:
 
 
 def test_what_is_not_there_is_not_remembered_and_the_oldest_goes() -> None:
-    sizes = Sizes(limit=2)
+    sizes = BlobSizes(limit=2)
     blobs = [Digest.of(bytes([number])) for number in range(3)]
     assert sizes.get("a", BLOB, lambda: None) is None
     for blob in blobs:

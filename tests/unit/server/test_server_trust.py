@@ -15,7 +15,11 @@ from shipline.content import copy_graph
 from shipline.gates.scans import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Index, Reference
-from shipline.server.admission.section import AdmissionSection, Allowed, VulnerabilityRule
+from shipline.server.admission.section import (
+    AcceptedVulnerability,
+    AdmissionSection,
+    VulnerabilityRule,
+)
 from shipline.supply import Form, ImagePattern, PrivateKey, Statement, attest, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 from shipline.units import Day, Duration
@@ -176,7 +180,7 @@ def test_an_image_goes_out_only_with_a_clean_signed_scan(node: Open) -> None:
     target = index.descriptor
     assert "no scan result" in app.pull("team/app", "v1").message
     scanned(store, target, trivy(LOW), key=OTHER)
-    assert "none that a trusted key signed" in app.pull("team/app", "v1").message
+    assert "none is signed by a trusted key" in app.pull("team/app", "v1").message
     scanned(store, target, trivy(CRITICAL, LOW), at=NOW - 60)
     refused = app.pull("team/app", "v1")
     assert refused.status == 403
@@ -222,11 +226,19 @@ def test_a_clean_scan_of_the_index_takes_nothing_back_about_its_image(node: Open
         ({"fixable_only": True}, CRITICAL, False),
         ({}, ("CVE-1", "UNKNOWN", "2"), False),
         (
-            {"allow": (Allowed("CVE-2026-1", Day(date(2027, 12, 31)), "no path to it"),)},
+            {
+                "allow": (
+                    AcceptedVulnerability("CVE-2026-1", Day(date(2027, 12, 31)), "no path to it"),
+                )
+            },
             CRITICAL,
             True,
         ),
-        ({"allow": (Allowed("CVE-2026-1", Day(date(2026, 12, 31)), "expired"),)}, CRITICAL, False),
+        (
+            {"allow": (AcceptedVulnerability("CVE-2026-1", Day(date(2026, 12, 31)), "expired"),)},
+            CRITICAL,
+            False,
+        ),
         ({"repositories": (Glob("prod/**"),)}, CRITICAL, True),
     ],
 )

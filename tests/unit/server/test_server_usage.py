@@ -70,12 +70,12 @@ def test_a_listing_says_who_and_when(node: Directory) -> None:
     first = push(node, "repo", A, "v1", "ann")
     node.later(100)
     second = push(node, "repo", B, "v2", "bob")
-    listed = {one.digest: one for one in node.manifests.listing("repo")}
+    listed = {one.digest: one for one in node.manifests.list_manifests("repo")}
     assert listed.keys() == {first, second}
     assert (listed[second].by, listed[second].tags) == ("bob", ("v2",))
     assert listed[second].at - listed[first].at == 100
-    pages = [node.manifests.listing("repo", limit=1)]
-    pages.append(node.manifests.listing("repo", str(pages[0][0].digest), 1))
+    pages = [node.manifests.list_manifests("repo", limit=1)]
+    pages.append(node.manifests.list_manifests("repo", str(pages[0][0].digest), 1))
     assert [one.digest for page in pages for one in page] == sorted((first, second))
     assert [(one.tag, one.by) for one in node.manifests.every_tag("repo")] == [
         ("v1", "ann"),
@@ -89,7 +89,7 @@ def test_usage_counts_each_thing_once(node: Directory) -> None:
     push(node, "team/app", A, "v2", "ann")
     digest = push(node, "team/other", B, "v1", "ann")
     usage = dict(node.storage.usages("team/"))
-    size = sum(one.size for one in node.manifests.listing("team/app"))
+    size = sum(one.size for one in node.manifests.list_manifests("team/app"))
     assert usage["team/app"] == Usage(blobs=1, bytes=len(A) + size, manifests=1, tags=2)
     assert node.storage.usage("teams") == Usage()
     node.manifests.delete("team/other", digest)

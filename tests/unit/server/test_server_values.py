@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shipline.oci import Digest
 from shipline.server.cache import ReadCache, StoredManifest
-from shipline.server.http import NotSatisfiable, byte_range, may_change, unchanged
+from shipline.server.http import NotSatisfiable, byte_range, not_modified, precondition_holds
 
 _NUMBERS = st.integers(0, 3000)
 
@@ -62,7 +62,7 @@ def test_huge_numbers_are_numbers() -> None:
     ],
 )
 def test_if_none_match(header: str | None, same: bool) -> None:
-    assert unchanged(header, '"a"') is same
+    assert not_modified(header, '"a"') is same
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_if_none_match(header: str | None, same: bool) -> None:
 def test_conditions_on_a_change(
     if_match: str | None, if_none_match: str | None, etag: str, may: bool
 ) -> None:
-    assert may_change(if_match, if_none_match, etag) is may
+    assert precondition_holds(if_match, if_none_match, etag) is may
 
 
 def stored(raw: bytes) -> StoredManifest:

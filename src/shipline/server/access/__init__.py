@@ -1,4 +1,4 @@
-"""Who may do what: accounts, projects, robots, tokens."""
+"""Access control: accounts, projects, robots, tokens."""
 
 from shipline.server.access.accounts import (
     ROLES,
@@ -13,9 +13,13 @@ from shipline.server.access.accounts import (
 )
 from shipline.server.access.administration import Administration
 from shipline.server.access.audit import Audit, Sampler, read_audit
-from shipline.server.access.certificates import Certificates, renewed, watch_certificates
-from shipline.server.access.control import AccessControl, check_entrance, open_entrance
-from shipline.server.access.guard import AccountAuthenticator, Authenticator, OpenAuthenticator
+from shipline.server.access.authentication import (
+    AccountAuthenticator,
+    Authenticator,
+    OpenAuthenticator,
+)
+from shipline.server.access.certificates import Certificates, try_renew, watch_certificates
+from shipline.server.access.control import AccessControl, check_access, open_access_control
 from shipline.server.access.operations import ProjectUsage, accounts_json, perform
 from shipline.server.access.section import AccessSection, TlsSection
 from shipline.server.access.store import AccountStore
@@ -44,11 +48,11 @@ __all__ = [
     "TlsSection",
     "User",
     "accounts_json",
-    "check_entrance",
-    "open_entrance",
+    "check_access",
+    "open_access_control",
     "perform",
     "read_audit",
     "refresh_tokens",
-    "renewed",
+    "try_renew",
     "watch_certificates",
 ]

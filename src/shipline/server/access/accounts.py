@@ -1,4 +1,6 @@
-"""Accounts as values: users, robots, projects with their members, and what is kept of them."""
+"""Accounts as values: users, robots, projects and their members, and the records that store
+them.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ _GRANTS: Mapping[tuple[str, str], frozenset[Action]] = {
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `password` is the kept hash; an administrator may do everything."""
+    """A person. `password` is its hash; an administrator may do everything."""
 
     name: str
     password: str
@@ -59,13 +61,13 @@ class User:
 
     @property
     def stamp(self) -> str:
-        """Tells nothing about the password, and is another one after each change of it."""
+        """Changes with the password and reveals nothing about it."""
         return _stamp(self.password)
 
 
 @dataclass(frozen=True, slots=True)
 class RobotAccess:
-    """One line of a robot's permission in Harbor's words, like repository:push."""
+    """An entry of a robot's permission in Harbor's terms, like repository:push."""
 
     resource: str
     action: str
@@ -73,10 +75,10 @@ class RobotAccess:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What a robot may do in one project, or in all of them (`namespace` is `*`).
+    """What a robot may do in one project, or in all (`namespace` is `*`).
 
-    `repositories` and `tags` are patterns (`globs.glob`), one of which must fit; none means all.
-    The patterns of repositories see the whole name, project included.
+    `repositories` and `tags` are patterns (`globs.glob`), any of which must match; none means all.
+    Repository patterns match the full name, project included.
     """
 
     namespace: str
@@ -95,7 +97,7 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """The SHA-256 of one valid secret; `expires` is 0 for one that is valid until replaced."""
+    """The SHA-256 of one valid secret; `expires` is 0 if it is valid until replaced."""
 
     digest: str
     created: float
@@ -104,8 +106,8 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Robot:
-    """An account for a program. `project` is empty for one of the whole system; `expires` is 0
-    for one that lasts; `networks` are the CIDR blocks it may come from, none for all.
+    """An account for a program. `project` is empty for a system robot; `expires` is 0 for none;
+    `networks` are the CIDR blocks it may connect from, none for any.
     """
 
     id: int
@@ -125,7 +127,7 @@ class Robot:
 
     @property
     def stamp(self) -> str:
-        """Tells nothing about the secrets, and is another one after each change of them."""
+        """Changes with the secrets and reveals nothing about them."""
         return _stamp(*(secret.digest for secret in self.secrets))
 
     def usable(self, now: float) -> bool:
@@ -134,7 +136,7 @@ class Robot:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Repositories below one prefix. `members` are user names with their role."""
+    """The repositories below a prefix. `members` are user names with their role."""
 
     name: str
     public: bool = False
@@ -142,7 +144,7 @@ class Project:
     id: int = 0
     created: float = 0.0
     owner: str = ""
-    removed: bool = False  # its images are left to administrators, whatever is around it
+    removed: bool = False  # its repositories are left to administrators
 
 
 Account = User | Robot
@@ -176,22 +178,24 @@ def _permission(entry: dict[str, Any]) -> Permission:
 
 
 def is_user_name(name: str) -> bool:
-    """Whether a user may be called so; robots never are, for the end of their prefix."""
+    """Whether this is a valid user name; robots' names never are, because of their prefix."""
     return _NAME.fullmatch(name) is not None
 
 
 def check_user_name(name: str) -> str:
-    """Raises UsageError for what cannot be the name of a user."""
-    return _checked(_NAME, name, "user", "small letters, digits and ._- in between")
+    """Raises UsageError for an invalid user name."""
+    return _checked(_NAME, name, "user", "lower-case letters, digits, and ._- in between")
 
 
 def check_project_name(name: str) -> str:
-    """Raises UsageError for what cannot begin the name of a repository."""
-    return _checked(_PROJECT, name, "project", "the path components that repositories begin with")
+    """Raises UsageError for an invalid prefix of repository names."""
+    return _checked(
+        _PROJECT, name, "project", "use the leading path components of repository names"
+    )
 
 
 def check_robot_name(name: str) -> str:
-    return _checked(_ROBOT, name, "robot", "small letters, digits and single ._- in between")
+    return _checked(_ROBOT, name, "robot", "lower-case letters, digits, and single ._- in between")
 
 
 def _stamp(*kept: str) -> str:
@@ -200,18 +204,18 @@ def _stamp(*kept: str) -> str:
 
 def _checked(pattern: re.Pattern[str], name: str, what: str, hint: str) -> str:
     if len(name) > 255 or pattern.fullmatch(name) is None:
-        raise UsageError(f"not a name for a {what}: {name!r}", hint=hint)
+        raise UsageError(f"invalid {what} name: {name!r}", hint=hint)
     return name
 
 
-def fits(patterns: tuple[str, ...], name: str) -> bool:
-    """Whether one of the patterns fits, or there is none."""
+def matches_any(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether any pattern matches, or there is none."""
     return not patterns or any(glob(text).fullmatch(name) for text in patterns)
 
 
 @dataclass(frozen=True, slots=True)
 class RobotPrefix:
-    """What the login names of robots begin with, as Harbor has it: `robot$project+name`."""
+    """The prefix of robots' login names, as in Harbor: `robot$project+name`."""
 
     text: str = "robot$"
 
@@ -221,7 +225,7 @@ class RobotPrefix:
     @classmethod
     def parse(cls, text: str) -> Self:
         if not re.fullmatch(r"[a-z0-9._$+-]{1,32}", text) or text[-1] not in "$+":
-            raise UsageError(f"not a prefix for robots: {text!r}", hint="end it with $ or +")
+            raise UsageError(f"invalid robot prefix: {text!r}", hint="end it with $ or +")
         return cls(text)
 
     def __str__(self) -> str:
@@ -233,7 +237,7 @@ _LONGEST_DAYS = 36500
 
 @dataclass(frozen=True, slots=True)
 class RobotOptions:
-    """What a robot shall be; see `accounts.Robot`. `duration` in days, -1 for ever."""
+    """The settings of a robot; see `Robot`. `duration` in days, -1 for no expiry."""
 
     name: str
     project: str = ""
@@ -244,19 +248,21 @@ class RobotOptions:
     networks: tuple[str, ...] = ()
 
 
-def check_wish(wish: RobotOptions) -> None:
-    """Raises UsageError for a robot that cannot be."""
-    check_robot_name(wish.name)
-    if wish.duration != -1 and not 0 < wish.duration <= _LONGEST_DAYS:
-        raise UsageError(f"a duration is -1 or 1 to {_LONGEST_DAYS} days, not {wish.duration}")
-    _check_networks(wish.networks)
-    if not wish.permissions:
-        raise UsageError("a robot without permissions can do nothing")
-    for entry in wish.permissions:
+def check_robot_options(options: RobotOptions) -> None:
+    """Raises UsageError for invalid settings."""
+    check_robot_name(options.name)
+    if options.duration != -1 and not 0 < options.duration <= _LONGEST_DAYS:
+        raise UsageError(
+            f"the duration must be -1 or 1 to {_LONGEST_DAYS} days, not {options.duration}"
+        )
+    _check_networks(options.networks)
+    if not options.permissions:
+        raise UsageError("a robot needs at least one permission")
+    for entry in options.permissions:
         _check_patterns((*entry.repositories, *entry.tags))
-        if wish.project and entry.namespace != wish.project:
+        if options.project and entry.namespace != options.project:
             raise UsageError(
-                f"a robot of project {wish.project} cannot have rights in {entry.namespace!r}"
+                f"a robot of {options.project} cannot have permissions in {entry.namespace!r}"
             )
 
 

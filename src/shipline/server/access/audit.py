@@ -1,11 +1,11 @@
-"""The audit log: who did what, when, from where and how it ended, as lines of JSON.
+"""The audit log as JSON lines: who did what, when, from where, and how it ended.
 
-    DIR/access/audit.jsonl      the newest lines
-    DIR/access/audit.jsonl.1    the ones before, up to `files` files in all
+  DIR/access/audit.jsonl      the current file
+  DIR/access/audit.jsonl.1    older ones, up to `files` in all
 
-A line is appended with one write(2), so that several processes may write; it never holds a secret,
-because no event does. Lines are dated in UTC. Refusals are sampled: who is refused without end,
-which any stranger can be, shall not push what was done out of the log.
+Each line is appended with one write(2), so that several processes may write. No event holds a
+secret. Times are UTC. Refusals are sampled, so that clients without credentials cannot rotate the
+log away.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shipline.server.journal import NodeEvent
-from shipline.server.limits import neighbourhood
+from shipline.server.events import NodeEvent
+from shipline.server.limits import client_network
 
-_TEXT = 1000  # characters of one member, which a client may have chosen
+_TEXT = 1000  # characters per field: clients choose some
 _REFUSED_TEXT = 250  # of a refusal
 _WINDOW_S = 60.0
-_WRITTEN = 10  # refusals of one account, or of all strangers together, within a window
-_FROM_ONE = 5  # of them from one address
-_PLACES = 100  # addresses that are told apart within a window
-_NAMED = 3  # addresses in a summary
+_PER_ACCOUNT = 10  # refusals per window of one account, or of all anonymous clients
+_PER_NETWORK = 5  # of these from one network
+_MAX_NETWORKS = 100  # networks counted separately per window
+_NAMED_NETWORKS = 3  # networks in a summary
 
 
 class Sampler:
-    """Lets the first refusals of a minute pass and sums up the others. Safe to use from any thread.
+    """Passes the first refusals of each minute and summarizes the rest. Safe to use from any
+    thread.
 
-    Strangers share one sample, since they have any number of names; each account has its own.
+    Each account has its own sample; anonymous clients share one, since they can make up names.
     """
 
     def __init__(self) -> None:
@@ -44,29 +45,29 @@ class Sampler:
         self._began = 0.0
         self._seen: dict[tuple[str, str], Counter[str]] = {}
 
-    def take(self, event: NodeEvent) -> list[NodeEvent]:
-        """What is to be written now: the summaries of a minute that ended, and the event, unless
-        it is one refusal of too many.
+    def sample(self, event: NodeEvent) -> list[NodeEvent]:
+        """The events to write now: summaries of an ended minute, and the event unless it is
+        suppressed.
         """
         with self._lock:
-            passed = [] if 0 <= event.at - self._began < _WINDOW_S else self._ended(event.at)
-            if _is_refusal(event) and not self._counted(event):
-                return passed
-        return [*passed, event]
+            summaries = [] if 0 <= event.at - self._began < _WINDOW_S else self._summaries(event.at)
+            if _is_refusal(event) and not self._is_within_limit(event):
+                return summaries
+        return [*summaries, event]
 
-    def _counted(self, event: NodeEvent) -> bool:
-        """Whether the refusal is one of the first."""
+    def _is_within_limit(self, event: NodeEvent) -> bool:
+        """Whether the refusal is among those to write."""
         seen = self._seen.setdefault(_key(event), Counter())
-        place = neighbourhood(event.address)
-        place = place if place in seen or len(seen) < _PLACES else "elsewhere"
-        seen[place] += 1
-        written = sum(min(number, _FROM_ONE) for number in seen.values())
-        return seen[place] <= _FROM_ONE and written <= _WRITTEN
+        network = client_network(event.address)
+        network = network if network in seen or len(seen) < _MAX_NETWORKS else "elsewhere"
+        seen[network] += 1
+        written = sum(min(number, _PER_NETWORK) for number in seen.values())
+        return seen[network] <= _PER_NETWORK and written <= _PER_ACCOUNT
 
-    def _ended(self, now: float) -> list[NodeEvent]:
-        """Summaries; a new window begins."""
+    def _summaries(self, now: float) -> list[NodeEvent]:
+        """Start a new window; returns the summaries of the last one."""
         seen, self._seen, self._began = self._seen, {}, now
-        return [found for key, places in seen.items() if (found := _summary(*key, places, now))]
+        return [found for key, counts in seen.items() if (found := _summary(*key, counts, now))]
 
 
 def _is_refusal(event: NodeEvent) -> bool:
@@ -74,37 +75,41 @@ def _is_refusal(event: NodeEvent) -> bool:
 
 
 def _key(event: NodeEvent) -> tuple[str, str]:
-    """The name in a login that failed is anybody's."""
+    """The name in a failed login proves nothing."""
     return event.kind, "anonymous" if event.kind == "login" else event.actor
 
 
-def _summary(kind: str, actor: str, places: Counter[str], now: float) -> NodeEvent | None:
-    more = places.total() - min(_WRITTEN, sum(min(one, _FROM_ONE) for one in places.values()))
+def _summary(kind: str, actor: str, counts: Counter[str], now: float) -> NodeEvent | None:
+    more = counts.total() - min(
+        _PER_ACCOUNT, sum(min(one, _PER_NETWORK) for one in counts.values())
+    )
     if more <= 0:
         return None
-    most = ", ".join(f"{place} ({number})" for place, number in places.most_common(_NAMED))
-    message = f"{more} more within a minute, not written one by one; most from {most}"
+    most = ", ".join(
+        f"{network} ({number})" for network, number in counts.most_common(_NAMED_NETWORKS)
+    )
+    message = f"{more} more within a minute, not logged individually; most from {most}"
     event = NodeEvent("login" if kind == "login" else "refused", actor=actor, message=message)
     return replace(event, at=now)
 
 
 class Audit:
-    """A Listener that writes the log of a data directory."""
+    """A Listener that writes the audit log of a data directory."""
 
     def __init__(
         self, data: Path, *, size: int = 16 << 20, files: int = 10, pulls: bool = False
     ) -> None:
-        """`size` in bytes, after which a new file begins; `pulls` are many."""
+        """`size` in bytes of one file; `pulls` is whether to log pulls."""
         self._path = _path(data)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._size, self._files, self._pulls = size, files, pulls
         self._lock = threading.Lock()
         self._sampler = Sampler()
 
-    def note(self, event: NodeEvent) -> None:
+    def on_event(self, event: NodeEvent) -> None:
         if event.kind == "pull" and not self._pulls:
             return
-        for one in self._sampler.take(event):
+        for one in self._sampler.sample(event):
             self._write(one)
 
     def _write(self, event: NodeEvent) -> None:
@@ -120,29 +125,29 @@ class Audit:
                 self._rotate()
 
     def _rotate(self) -> None:
-        """The oldest file is replaced by the one before it, and so on."""
-        places = [self._path, *(_numbered(self._path, n) for n in range(1, self._files))]
-        if len(places) == 1:
+        """Rename each file to the next number; the oldest is overwritten."""
+        paths = [self._path, *(_numbered(self._path, n) for n in range(1, self._files))]
+        if len(paths) == 1:
             self._path.unlink()
-        for older, newer in zip(reversed(places[1:]), reversed(places[:-1]), strict=True):
+        for older, newer in zip(reversed(paths[1:]), reversed(paths[:-1]), strict=True):
             with suppress(FileNotFoundError):
                 newer.replace(older)
 
 
 def read_audit(data: Path, *, last: int = 0) -> Iterator[dict[str, Any]]:
-    """The lines of the log, oldest first; only the `last` ones where that is not 0."""
+    """The events in the log, oldest first; only the `last` ones unless 0."""
     lines: Iterator[str] = _lines(_path(data))
     if last:
         lines = iter(deque(lines, last))
     for line in lines:
-        with suppress(ValueError):  # a line that a crash cut
+        with suppress(ValueError):  # a line truncated by a crash
             yield json.loads(line)
 
 
 def _lines(path: Path) -> Iterator[str]:
     numbers = sorted(int(file.suffix[1:]) for file in path.parent.glob(path.name + ".*"))
-    for place in (*(_numbered(path, n) for n in reversed(numbers)), path):
-        with suppress(FileNotFoundError), place.open(errors="replace") as file:
+    for network in (*(_numbered(path, n) for n in reversed(numbers)), path):
+        with suppress(FileNotFoundError), network.open(errors="replace") as file:
             yield from file
 
 

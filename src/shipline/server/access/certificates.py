@@ -1,10 +1,10 @@
-"""The node's certificate: given, or made at first start together with the CA that signs it; renewed
-without a restart.
+"""The node's TLS certificate: configured, or generated and signed by its own CA; renewed without a
+restart.
 
-DIR/tls/ca.crt        the CA that clients install; made once, ten years
-DIR/tls/ca.key        its key, readable by the owner alone
-DIR/tls/server.crt    the node's certificate, made anew before it ends or when names change
-DIR/tls/server.key    its key
+  DIR/tls/ca.crt        the CA for clients to trust; generated once, valid ten years
+  DIR/tls/ca.key        its key, readable by the owner only
+  DIR/tls/server.crt    the node's certificate, renewed before it expires or when names change
+  DIR/tls/server.key    its key
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _CA_LIFE = timedelta(days=3650)
-_LIFE = timedelta(days=397)  # what browsers accept at most
+_LIFE = timedelta(days=397)  # the most that browsers accept
 _RENEW = timedelta(days=30)
 _HOST = re.compile(
     r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
@@ -40,8 +40,8 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files for the server. `ca` is the one to install at clients, None for a certificate that was
-    given; `fingerprint` is SHA-256 of the CA's, or of the given one's, DER form.
+    """The server's files. `ca` is for clients to trust, None for a configured certificate;
+    `fingerprint` is the SHA-256 of the DER form of the CA, or of the configured certificate.
     """
 
     cert: Path
@@ -53,10 +53,10 @@ class Certificates:
 
 
 def open_certificates(data: Path, section: TlsSection, host: str) -> Certificates:
-    """The certificates that the section names, else ones of our own that hold for `host` (the
-    address that is listened on) and the section's names.
+    """The configured certificate, else a generated one for `host` (the listening address) and the
+    configured names.
 
-    Raises ConfigError for files that are no certificate and its key.
+    Raises ConfigError for files that are not a certificate with its key.
     """
     client_ca = Path(section.client_ca) if section.client_ca else None
     if client_ca is not None:
@@ -69,7 +69,7 @@ def open_certificates(data: Path, section: TlsSection, host: str) -> Certificate
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca, ca_key = _open_ca(root)
     names = _names(section.names, host)
-    if not _holds(root, ca, names):
+    if not _is_valid(root, ca, names):
         _make_server(root, ca, ca_key, names)
     return Certificates(
         root / "server.crt",
@@ -82,7 +82,7 @@ def open_certificates(data: Path, section: TlsSection, host: str) -> Certificate
 
 
 def _names(configured: tuple[str, ...], host: str) -> list[str]:
-    """Everything by which this machine may be called, in a fixed order."""
+    """All names of this machine, in a fixed order."""
     found = ["localhost", "127.0.0.1", "::1", *configured]
     own = socket.gethostname().lower()
     for name in (own, host.lower()):
@@ -117,10 +117,10 @@ def _general_names(names: list[str]) -> list[GeneralName]:
 def _open_ca(root: Path) -> tuple[Certificate, EllipticCurvePrivateKey]:
     from cryptography import x509
 
-    place = root / "ca.crt"
-    if not place.exists():
+    path = root / "ca.crt"
+    if not path.exists():
         _make_ca(root)
-    return x509.load_pem_x509_certificate(place.read_bytes()), _read_key(root / "ca.key")
+    return x509.load_pem_x509_certificate(path.read_bytes()), _read_key(root / "ca.key")
 
 
 def _make_ca(root: Path) -> None:
@@ -187,15 +187,17 @@ def _usage(*, signs: bool) -> KeyUsage:
     )
 
 
-def _holds(root: Path, ca: Certificate, names: list[str]) -> bool:
-    """Whether the certificate that is there is ours, of these names, and lasts."""
+def _is_valid(root: Path, ca: Certificate, names: list[str]) -> bool:
+    """Whether the existing certificate is from this CA, has these names, and is not about to
+    expire.
+    """
     from cryptography import x509
 
     try:
         found = x509.load_pem_x509_certificate((root / "server.crt").read_bytes())
         key = _read_key(root / "server.key")
         found.verify_directly_issued_by(ca)
-    except Exception:  # whatever is wrong with it, a new one is made
+    except Exception:  # any defect: generate a new one
         return False
     alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return (
@@ -212,7 +214,7 @@ def _check_pair(cert: Path, key: Path) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{cert} and {key} are no certificate with its key: {error}") from None
+        raise ConfigError(f"{cert} and {key} are not a certificate with its key: {error}") from None
     return _read_fingerprint(cert)
 
 
@@ -222,7 +224,7 @@ def _read_fingerprint(path: Path) -> str:
     try:
         return _fingerprint(x509.load_pem_x509_certificate(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no certificate: {error}") from None
+        raise ConfigError(f"{path} is not a certificate: {error}") from None
 
 
 def _fingerprint(certificate: Certificate) -> str:
@@ -249,7 +251,7 @@ def _read_key(path: Path) -> EllipticCurvePrivateKey:
 
     key = load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{path} is not a key that this program made")
+        raise ConfigError(f"{path} is not an elliptic curve key")
     return key
 
 
@@ -271,7 +273,7 @@ def _pem(certificate: Certificate) -> bytes:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all."""
+    """Atomic and durable."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -284,7 +286,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 
 _log = logging.getLogger(__name__)
-_EVERY_S = 60.0
+_CHECK_INTERVAL_S = 60.0
 Renew = Callable[[], Certificates]
 
 
@@ -293,36 +295,35 @@ def watch_certificates(
     renew: Renew,
     reload: Callable[[], None],
     *,
-    every_s: float = _EVERY_S,
+    every_s: float = _CHECK_INTERVAL_S,
 ) -> None:
-    """Call `reload` whenever the files changed, until cancelled. `renew` makes those that are ours
-    anew before they end, and raises ShiplineError for a pair that does not fit: then what is in use
-    stays.
+    """Call `reload` whenever the files change, until cancelled. `renew` regenerates own
+    certificates before they expire; if it raises ShiplineError, the current ones stay in use.
     """
-    seen = _stamps(certificates)
+    seen = _file_stamps(certificates)
     try:
         while True:
             sleep(every_s)
-            if renewed(renew) and _stamps(certificates) != seen:
-                seen = _stamps(certificates)
+            if try_renew(renew) and _file_stamps(certificates) != seen:
+                seen = _file_stamps(certificates)
                 reload()
     except Cancelled:
         return
 
 
-def renewed(renew: Renew | None) -> bool:
-    """Whether the files can be used as they are now."""
+def try_renew(renew: Renew | None) -> bool:
+    """Renew if due; False, logged, if the files are unusable."""
     if renew is None:
         return True
     try:
         renew()
     except (ShiplineError, OSError) as error:
-        _log.error("the certificate stays as it is: %s", error)
+        _log.error("keeping the current certificate: %s", error)
         return False
     return True
 
 
-def _stamps(certificates: Certificates) -> list[tuple[int, int, int]]:
+def _file_stamps(certificates: Certificates) -> list[tuple[int, int, int]]:
     return [_stamp(path) for path in (certificates.cert, certificates.key)]
 
 

@@ -1,4 +1,4 @@
-"""The token service's endpoints: GET and OAuth2 POST, and the public keys."""
+"""The token service's endpoints: GET, OAuth2 POST, and the JWK set."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from shipline.server.access.accounts import Account, User
-from shipline.server.access.guard import read_basic
+from shipline.server.access.authentication import read_basic
 from shipline.server.access.keys import Keys
-from shipline.server.access.login import Logins, check_alive
+from shipline.server.access.login import Logins, unusable_reason
 from shipline.server.access.rights import TokenScope, parse_scopes
 from shipline.server.access.section import AccessSection
 from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import IssuedToken, Tokens, issue_refresh, subject_of
-from shipline.server.http import Request, Response, Route, Step, route
+from shipline.server.http import Pool, Request, Response, Route, route
 from shipline.server.problems import Problem
 
 _FORM_LIMIT = 64 << 10  # bytes
@@ -23,10 +23,9 @@ _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
 class OAuthProblem(Problem):
-    """An error of RFC 6749 section 5.2, and the registry's beside it: docker reads that one.
+    """An error per RFC 6749 section 5.2, with the registry's error format beside it for docker.
 
-    A grant that is not valid is 401, not 400, since clients of registries tell wrong credentials
-    by it.
+    An invalid grant is 401, not 400: registry clients recognize wrong credentials by it.
     """
 
     def __init__(self, status: int, error: str, message: str) -> None:
@@ -35,33 +34,33 @@ class OAuthProblem(Problem):
 
     def body(self) -> bytes:
         known = json.loads(super().body())
-        told = {"error": self.error, "error_description": self.message}
-        return json.dumps(told | known).encode()
+        oauth = {"error": self.error, "error_description": self.message}
+        return json.dumps(oauth | known).encode()
 
 
 def token_routes(
-    directory: AccountStore, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
+    accounts: AccountStore, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
 ) -> tuple[Route, ...]:
     def get(request: Request) -> Response:
         query = request.query
         _check_service(section, query.get("service", []))
         account = _basic_account(request, logins)
-        document = _document(tokens.issue(account, parse_scopes(query.get("scope", []))))
+        document = _token_json(tokens.issue(account, parse_scopes(query.get("scope", []))))
         if request.parameter("offline_token") == "true":
             document |= refresh(account, request.parameter("client_id") or "")
-        return _answer({**document, "token": document["access_token"]})
+        return _json_response({**document, "token": document["access_token"]})
 
     def post(request: Request) -> Response:
         form = _form(request)
         _check_service(section, [form["service"]] if "service" in form else [])
-        account, extra = granted(request, form)
+        account, extra = authenticate(request, form)
         token = tokens.issue(account, parse_scopes([form.get("scope", "")]))
-        return _answer(_document(token) | extra | {"scope": _text(token.scopes)})
+        return _json_response(_token_json(token) | extra | {"scope": _text(token.scopes)})
 
-    def granted(request: Request, form: Mapping[str, str]) -> tuple[Account, dict[str, Any]]:
+    def authenticate(request: Request, form: Mapping[str, str]) -> tuple[Account, dict[str, Any]]:
         match form.get("grant_type"):
             case "password":
-                account = _checked(
+                account = _check_password(
                     lambda: logins.check(
                         form.get("username", ""), form.get("password", ""), request.address
                     )
@@ -70,16 +69,16 @@ def token_routes(
                 return account, refresh(account, form.get("client_id", "")) if offline else {}
             case "refresh_token":
                 token = form.get("refresh_token", "")
-                return _refreshed(directory, section, request, token), {"refresh_token": token}
+                return _refresh_account(accounts, section, request, token), {"refresh_token": token}
         error = "unsupported_grant_type" if form.get("grant_type") else "invalid_request"
-        raise OAuthProblem(400, error, "grant_type is password or refresh_token")
+        raise OAuthProblem(400, error, "grant_type must be password or refresh_token")
 
     def refresh(account: Account | None, client: str) -> dict[str, Any]:
-        """People get one; a robot's secret is already good for nothing else."""
+        """Only for users: a robot's secret is good for nothing else anyway."""
         if not isinstance(account, User):
             return {}
         token = issue_refresh(
-            directory, account, section.service, client, section.refresh_lifetime.seconds
+            accounts, account, section.service, client, section.refresh_lifetime.seconds
         )
         return {"refresh_token": token}
 
@@ -87,34 +86,36 @@ def token_routes(
         return Response.of(200, [_JSON[0]], json.dumps(keys.jwks()).encode())
 
     return (
-        route("/service/token|/token|/v2/token", need="open", place=Step.CPU, GET=get, POST=post),
-        route(r"/\.well-known/jwks\.json", need="open", GET=jwks),
+        route(
+            "/service/token|/token|/v2/token", requires="open", pool=Pool.CPU, GET=get, POST=post
+        ),
+        route(r"/\.well-known/jwks\.json", requires="open", GET=jwks),
     )
 
 
 def _basic_account(request: Request, logins: Logins) -> Account | None:
-    """Whose Basic credentials a request has, None where it has none."""
+    """The account of Basic credentials, None without any."""
     kind, _, value = (request.header("Authorization") or "").partition(" ")
     if not kind:
         return None
     if kind.lower() != "basic":
-        raise Problem(401, "UNAUTHORIZED", "the token service takes Basic credentials")
+        raise Problem(401, "UNAUTHORIZED", "the token service requires Basic credentials")
     name, secret = read_basic(value.strip())
     return logins.check(name, secret, request.address)
 
 
-def _refreshed(
-    directory: AccountStore, section: AccessSection, request: Request, token: str
+def _refresh_account(
+    accounts: AccountStore, section: AccessSection, request: Request, token: str
 ) -> Account:
-    subject = subject_of(directory, token, section.service)
-    account = None if subject is None else directory.view().account(subject)
-    reason = check_alive(account, request.address, directory.clock())
+    subject = subject_of(accounts, token, section.service)
+    account = None if subject is None else accounts.view().account(subject)
+    reason = unusable_reason(account, request.address, accounts.clock())
     if account is None or reason:
-        raise OAuthProblem(401, "invalid_grant", "the refresh token is not valid (any more)")
+        raise OAuthProblem(401, "invalid_grant", "the refresh token is invalid or expired")
     return account
 
 
-def _checked(login: Callable[[], Account]) -> Account:
+def _check_password(login: Callable[[], Account]) -> Account:
     try:
         return login()
     except Problem as problem:
@@ -135,14 +136,14 @@ def _form(request: Request) -> dict[str, str]:
         text = request.read(_FORM_LIMIT).decode()
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=100, errors="strict"))
     except ValueError:
-        raise OAuthProblem(400, "invalid_request", "the form cannot be read") from None
+        raise OAuthProblem(400, "invalid_request", "malformed form") from None
 
 
-def _document(granted: IssuedToken) -> dict[str, Any]:
+def _token_json(authenticate: IssuedToken) -> dict[str, Any]:
     return {
-        "access_token": granted.text,
-        "expires_in": granted.lifetime,
-        "issued_at": granted.issued_at,
+        "access_token": authenticate.text,
+        "expires_in": authenticate.lifetime,
+        "issued_at": authenticate.issued_at,
     }
 
 
@@ -150,5 +151,5 @@ def _text(scopes: tuple[TokenScope, ...]) -> str:
     return " ".join(str(scope) for scope in scopes)
 
 
-def _answer(document: dict[str, Any]) -> Response:
+def _json_response(document: dict[str, Any]) -> Response:
     return Response.of(200, _JSON, json.dumps(document).encode())

@@ -1,4 +1,4 @@
-"""The part of Harbor's API that its clients need to find their way and to manage projects."""
+"""Harbor's API for discovery and projects."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from shipline.server.access.harbor_accounts import (
 from shipline.server.access.harbor_json import (
     BASE,
     account_of,
-    answer,
     harbor,
-    page,
+    json_response,
+    page_response,
+    problem,
     project_json,
     read_body,
-    refusal,
     take,
 )
 from shipline.server.access.operations import ProjectUsage
-from shipline.server.access.rights import administers, sees
+from shipline.server.access.rights import administers, can_see
 from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.http import Request, Response, Route, route
 
 
 def harbor_routes(
-    directory: AccountStore,
+    accounts: AccountStore,
     administration: Callable[[Request], Administration],
-    holdings: ProjectUsage,
+    project_usage: ProjectUsage,
 ) -> tuple[Route, ...]:
-    """All routes below /api/v2.0."""
+    """The routes below /api/v2.0."""
     return (
-        *_node_routes(directory),
-        *_project_routes(directory, administration, holdings),
-        *member_routes(directory, administration),
-        *robot_routes(directory, administration),
+        *_node_routes(accounts),
+        *_project_routes(accounts, administration, project_usage),
+        *member_routes(accounts, administration),
+        *robot_routes(accounts, administration),
     )
 
 
-def _node_routes(directory: AccountStore) -> tuple[Route, ...]:
+def _node_routes(accounts: AccountStore) -> tuple[Route, ...]:
     def ping(request: Request) -> Response:
         return Response.of(200, [("Content-Type", "text/plain; charset=utf-8")], b"Pong")
 
@@ -62,20 +62,20 @@ def _node_routes(directory: AccountStore) -> tuple[Route, ...]:
             "self_registration": False,
             "has_ca_root": False,
         }
-        return answer(document)
+        return json_response(document)
 
     def health(request: Request) -> Response:
         components = [{"name": name, "status": "healthy"} for name in ("core", "registry")]
-        return answer({"status": "healthy", "components": components})
+        return json_response({"status": "healthy", "components": components})
 
     def current(request: Request) -> Response:
-        return answer(_user_json(account_of(directory, request)))
+        return json_response(_user_json(account_of(accounts, request)))
 
     return (
-        route(f"{BASE}/ping", need="open", GET=ping),
-        route(f"{BASE}/systeminfo", need="open", GET=systeminfo),
-        route(f"{BASE}/health", need="open", GET=health),
-        route(f"{BASE}/users/current", need="own", GET=harbor(current)),
+        route(f"{BASE}/ping", requires="open", GET=ping),
+        route(f"{BASE}/systeminfo", requires="open", GET=systeminfo),
+        route(f"{BASE}/health", requires="open", GET=health),
+        route(f"{BASE}/users/current", requires="own", GET=harbor(current)),
     )
 
 
@@ -92,84 +92,84 @@ def _user_json(account: Account) -> dict[str, Any]:
 
 
 def _project_routes(
-    directory: AccountStore,
+    accounts: AccountStore,
     administration: Callable[[Request], Administration],
-    holdings: ProjectUsage,
+    project_usage: ProjectUsage,
 ) -> tuple[Route, ...]:
     def visible(request: Request) -> list[Project]:
-        view = directory.view()
-        name = request.identity.name
+        view = accounts.view()
+        name = request.principal.name
         account = view.account(name) if name else None
         found = sorted(view.projects.values(), key=lambda project: project.name)
-        return [project for project in found if sees(view, account, project)]
+        return [project for project in found if can_see(view, account, project)]
 
     def listing(request: Request) -> Response:
-        found = [project for project in visible(request) if _wanted(request, project)]
-        held = holdings.repositories(directory.view())
-        shape = partial(_counted, held)
-        return page(request, "/projects", found, shape)
+        found = [project for project in visible(request) if _matches(request, project)]
+        repositories = project_usage.repositories(accounts.view())
+        to_json = partial(_project_json, repositories)
+        return page_response(request, "/projects", found, to_json)
 
     def exists(request: Request) -> Response:
         name = request.parameter("project_name")
         if not any(project.name == name for project in visible(request)):
-            raise refusal(404, f"there is no project {name}")
+            raise problem(404, f"there is no project {name}")
         return Response.of(200)
 
     def create(request: Request) -> Response:
-        account = account_of(directory, request)
-        if not administers(directory.view(), account, ""):
-            raise refusal(403, "only an administrator may add projects")
+        account = account_of(accounts, request)
+        if not administers(accounts.view(), account, ""):
+            raise problem(403, "only an administrator may add projects")
         body = read_body(request)
         name = take(body, "project_name", str, "")
         project = administration(request).add_project(
             name, public=_public(body), owner=account.login
         )
-        return answer({}, 201, [("Location", f"{BASE}/projects/{project.id}")])
+        return json_response({}, 201, [("Location", f"{BASE}/projects/{project.id}")])
 
     def show(request: Request, project: str) -> Response:
         found = one_project(project, visible(request))
-        return answer(_counted(holdings.repositories(directory.view()), found))
+        return json_response(_project_json(project_usage.repositories(accounts.view()), found))
 
     def summary(request: Request, project: str) -> Response:
         found = one_project(project, visible(request))
-        return answer(_summary(holdings, directory.view(), found))
+        return json_response(_summary(project_usage, accounts.view(), found))
 
     def change(request: Request, project: str) -> Response:
-        found = managed_project(directory, request, project)
+        found = managed_project(accounts, request, project)
         administration(request).set_project(found.name, public=_public(read_body(request)))
-        return answer({})
+        return json_response({})
 
     def remove(request: Request, project: str) -> Response:
         found = one_project(project, visible(request))
-        if not administers(directory.view(), account_of(directory, request), ""):
-            raise refusal(403, "only an administrator may remove projects")
+        if not administers(accounts.view(), account_of(accounts, request), ""):
+            raise problem(403, "only an administrator may remove projects")
         administration(request).remove_project(found.name)
-        return answer({})
+        return json_response({})
 
     one = f"{BASE}/projects/(?P<project>[^/]+)"
     return (
         route(
             f"{BASE}/projects",
-            need="own",
+            requires="own",
             GET=harbor(listing),
             HEAD=harbor(exists),
             POST=harbor(create),
         ),
-        route(one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
-        route(f"{one}/summary", need="own", GET=harbor(summary)),
+        route(one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+        route(f"{one}/summary", requires="own", GET=harbor(summary)),
     )
 
 
-def _counted(held: Mapping[str, int], project: Project) -> dict[str, Any]:
-    return project_json(project, held.get(project.name, 0))
+def _project_json(repositories: Mapping[str, int], project: Project) -> dict[str, Any]:
+    return project_json(project, repositories.get(project.name, 0))
 
 
-def _summary(holdings: ProjectUsage, view: AccountsView, project: Project) -> dict[str, Any]:
-    """Members by role, and the quota: -1 is none, as Harbor has it."""
-    limit = holdings.limit(project.name)
+def _summary(project_usage: ProjectUsage, view: AccountsView, project: Project) -> dict[str, Any]:
+    """Members by role, and the quota (-1: none)."""
+    limit = project_usage.limit(project.name)
     roles = list(project.members.values())
     return {
-        "repo_count": holdings.repositories(view)[project.name],
+        "repo_count": project_usage.repositories(view)[project.name],
         "project_admin_count": roles.count("admin"),
         "maintainer_count": roles.count("maintainer"),
         "developer_count": roles.count("developer"),
@@ -177,13 +177,13 @@ def _summary(holdings: ProjectUsage, view: AccountsView, project: Project) -> di
         "limited_guest_count": roles.count("limited-guest"),
         "quota": {
             "hard": {"storage": -1 if limit is None else limit},
-            "used": {"storage": holdings.bytes_of(view, project)},
+            "used": {"storage": project_usage.bytes_of(view, project)},
         },
     }
 
 
-def _wanted(request: Request, project: Project) -> bool:
-    """Harbor's filters: `name` is a part of it, `public` exact."""
+def _matches(request: Request, project: Project) -> bool:
+    """Harbor's filters: `name` is a substring, `public` exact."""
     name, public = request.parameter("name"), request.parameter("public")
     if public is not None and project.public is not (public.lower() in ("true", "1")):
         return False

@@ -10,37 +10,39 @@ from shipline.server.access.administration import Administration, NameTaken, NoS
 from shipline.server.access.harbor_json import (
     BASE,
     account_of,
-    answer,
     harbor,
-    page,
+    json_response,
+    page_response,
     permissions_of,
+    problem,
     read_body,
-    refusal,
     robot_json,
     take,
     texts,
     time_text,
 )
-from shipline.server.access.rights import administers, sees
+from shipline.server.access.rights import administers, can_see
 from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.http import Request, Response, Route, route
 
 
 def one_project(text: str, projects: list[Project]) -> Project:
-    """By name or number. Raises Unknown, also for one that may not be seen."""
+    """By name or id. Raises NoSuchName, also for one that may not be seen."""
     number = int(text) if text.isdecimal() and len(text) < 10 else None
     for project in projects:
         if project.name == text or project.id == number:
             return project
-    raise NoSuchName(f"there is no project {text}")
+    raise NoSuchName(f"no such project: {text}")
 
 
-def managed_project(directory: AccountStore, request: Request, text: str) -> Project:
-    """A project that the client administers. Raises Problem 403 for another that it sees."""
-    view, account = directory.view(), account_of(directory, request)
-    found = one_project(text, [one for one in view.projects.values() if sees(view, account, one)])
+def managed_project(accounts: AccountStore, request: Request, text: str) -> Project:
+    """A project that the client administers. Raises Problem 403 for one that it can only see."""
+    view, account = accounts.view(), account_of(accounts, request)
+    found = one_project(
+        text, [one for one in view.projects.values() if can_see(view, account, one)]
+    )
     if not administers(view, account, found.name):
-        raise refusal(403, f"{account.login} does not administer {found.name}")
+        raise problem(403, f"{account.login} does not administer {found.name}")
     return found
 
 
@@ -61,56 +63,58 @@ _NAMES: dict[Role, str] = {
 
 
 def member_routes(
-    directory: AccountStore, administration: Callable[[Request], Administration]
+    accounts: AccountStore, administration: Callable[[Request], Administration]
 ) -> tuple[Route, ...]:
-    """A member's number is the user's."""
+    """Member ids are user ids."""
 
     def listing(request: Request, project: str) -> Response:
-        found = managed_project(directory, request, project)
-        view = directory.view()
+        found = managed_project(accounts, request, project)
+        view = accounts.view()
         members = sorted(name for name in found.members if name in view.users)
         path = f"/projects/{found.id}/members"
-        return page(request, path, members, lambda name: _member(view, found, name))
+        return page_response(request, path, members, lambda name: _member(view, found, name))
 
     def add(request: Request, project: str) -> Response:
-        found = managed_project(directory, request, project)
+        found = managed_project(accounts, request, project)
         body = read_body(request)
         name = take(take(body, "member_user", dict, {}), "username", str, "")
         if name in found.members:
-            raise NameTaken(f"{name} is a member of {found.name} already")
+            raise NameTaken(f"{name} is already a member of {found.name}")
         administration(request).set_member(found.name, name, _role(body))
-        number = directory.view().users[name].id
-        return answer({}, 201, [("Location", f"{BASE}/projects/{found.id}/members/{number}")])
+        number = accounts.view().users[name].id
+        return json_response(
+            {}, 201, [("Location", f"{BASE}/projects/{found.id}/members/{number}")]
+        )
 
     def show(request: Request, project: str, member: str) -> Response:
-        found = managed_project(directory, request, project)
-        view = directory.view()
-        return answer(_member(view, found, _name(view, found, member)))
+        found = managed_project(accounts, request, project)
+        view = accounts.view()
+        return json_response(_member(view, found, _name(view, found, member)))
 
     def change(request: Request, project: str, member: str) -> Response:
-        found = managed_project(directory, request, project)
-        name = _name(directory.view(), found, member)
+        found = managed_project(accounts, request, project)
+        name = _name(accounts.view(), found, member)
         administration(request).set_member(found.name, name, _role(read_body(request)))
-        return answer({})
+        return json_response({})
 
     def remove(request: Request, project: str, member: str) -> Response:
-        found = managed_project(directory, request, project)
-        name = _name(directory.view(), found, member)
+        found = managed_project(accounts, request, project)
+        name = _name(accounts.view(), found, member)
         administration(request).set_member(found.name, name, None)
-        return answer({})
+        return json_response({})
 
     every = f"{BASE}/projects/(?P<project>[^/]+)/members"
     one = every + "/(?P<member>[0-9]{1,9})"
     return (
-        route(every, need="own", GET=harbor(listing), POST=harbor(add)),
-        route(one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+        route(every, requires="own", GET=harbor(listing), POST=harbor(add)),
+        route(one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
     )
 
 
 def _role(body: dict[str, Any]) -> Role:
     role = _ROLES.get(take(body, "role_id", int, 0))
     if role is None:
-        raise refusal(400, f"role_id is one of {', '.join(map(str, _ROLES))}")
+        raise problem(400, f"role_id must be one of {', '.join(map(str, _ROLES))}")
     return role
 
 
@@ -118,7 +122,7 @@ def _name(view: AccountsView, project: Project, member: str) -> str:
     for name in project.members:
         if name in view.users and view.users[name].id == int(member):
             return name
-    raise NoSuchName(f"there is no member {member} in {project.name}")
+    raise NoSuchName(f"no member {member} in project {project.name}")
 
 
 def _member(view: AccountsView, project: Project, name: str) -> dict[str, Any]:
@@ -138,91 +142,95 @@ _LONGEST_OVERLAP_S = 90 * 86_400
 
 
 def robot_routes(
-    directory: AccountStore, administration: Callable[[Request], Administration]
+    accounts: AccountStore, administration: Callable[[Request], Administration]
 ) -> tuple[Route, ...]:
     def listing(request: Request) -> Response:
-        """Robots of the system, or with q=Level=project,ProjectID=N those of a project."""
-        wanted = _filters(request)
+        """System robots, or with q=Level=project,ProjectID=N those of a project."""
+        filters = _filters(request)
         project = ""
-        if wanted.get("level") == "project" or "projectid" in wanted:
-            project = managed_project(directory, request, wanted.get("projectid", "")).name
+        if filters.get("level") == "project" or "projectid" in filters:
+            project = managed_project(accounts, request, filters.get("projectid", "")).name
         else:
-            _check_system(directory, request)
-        return _page_of(directory, request, "/robots", project, wanted.get("name", ""))
+            _require_administrator(accounts, request)
+        return _page_of(accounts, request, "/robots", project, filters.get("name", ""))
 
     def listing_below(request: Request, project: str) -> Response:
-        found = managed_project(directory, request, project)
+        found = managed_project(accounts, request, project)
         path = f"/projects/{project}/robots"
-        return _page_of(directory, request, path, found.name, _filters(request).get("name", ""))
+        return _page_of(accounts, request, path, found.name, _filters(request).get("name", ""))
 
     def create(request: Request) -> Response:
-        account_of(directory, request)
+        account_of(accounts, request)
         body = read_body(request)
-        return _created(directory, request, administration(request), body, _project_of(body))
+        return _create_robot(accounts, request, administration(request), body, _project_of(body))
 
     def create_below(request: Request, project: str) -> Response:
-        found = managed_project(directory, request, project)
-        body = _first_version(read_body(request), found.name)
-        return _created(directory, request, administration(request), body, found.name)
+        found = managed_project(accounts, request, project)
+        body = _from_v1(read_body(request), found.name)
+        return _create_robot(accounts, request, administration(request), body, found.name)
 
     def show(request: Request, robot: str, project: str = "") -> Response:
-        return answer(robot_json(_robot(directory, request, robot, project)))
+        return json_response(robot_json(_robot(accounts, request, robot, project)))
 
     def change(request: Request, robot: str, project: str = "") -> Response:
-        """Harbor's clients send the whole robot; its name and level must be as they are."""
-        found = _robot(directory, request, robot, project)
+        """Harbor's clients send the whole robot; name and level must be unchanged."""
+        found = _robot(accounts, request, robot, project)
         body = read_body(request)
         if take(body, "name", str, found.login) not in (found.login, found.name):
-            raise refusal(400, "the name of a robot cannot be changed")
+            raise problem(400, "the name of a robot cannot be changed")
         level = "project" if found.project else "system"
         if take(body, "level", str, level) != level:
-            raise refusal(400, f"the level of a robot cannot be changed: it is {level}")
+            raise problem(400, f"the level of a robot cannot be changed: it is {level}")
         administration(request).set_robot(found.id, _changed(found, body))
-        return answer({})
+        return json_response({})
 
     def refresh(request: Request, robot: str) -> Response:
-        """`overlap` is ours: seconds that the secret before stays valid."""
-        found = _robot(directory, request, robot, "")
+        """`overlap` (an extension): seconds that the previous secret stays valid."""
+        found = _robot(accounts, request, robot, "")
         body = read_body(request)
         _check_secret(body)
         overlap = take(body, "overlap", int, 0)
         if not 0 <= overlap <= _LONGEST_OVERLAP_S:
-            raise refusal(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
+            raise problem(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
         secret = administration(request).rotate_robot(found.id, overlap_s=overlap)
-        return answer({"secret": secret})
+        return json_response({"secret": secret})
 
     def remove(request: Request, robot: str, project: str = "") -> Response:
-        administration(request).remove_robot(_robot(directory, request, robot, project).id)
-        return answer({})
+        administration(request).remove_robot(_robot(accounts, request, robot, project).id)
+        return json_response({})
 
     one = "/robots/(?P<robot>[0-9]{1,9})"
     below = f"{BASE}/projects/(?P<project>[^/]+)"
     return (
-        route(f"{BASE}/robots", need="own", GET=harbor(listing), POST=harbor(create)),
+        route(f"{BASE}/robots", requires="own", GET=harbor(listing), POST=harbor(create)),
         route(
             BASE + one,
-            need="own",
+            requires="own",
             GET=harbor(show),
             PUT=harbor(change),
             PATCH=harbor(refresh),
             DELETE=harbor(remove),
         ),
-        route(f"{below}/robots", need="own", GET=harbor(listing_below), POST=harbor(create_below)),
-        route(below + one, need="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+        route(
+            f"{below}/robots", requires="own", GET=harbor(listing_below), POST=harbor(create_below)
+        ),
+        route(
+            below + one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)
+        ),
     )
 
 
-def _check_system(directory: AccountStore, request: Request) -> None:
-    if not administers(directory.view(), account_of(directory, request), ""):
-        raise refusal(403, "only an administrator may manage robots of the system")
+def _require_administrator(accounts: AccountStore, request: Request) -> None:
+    if not administers(accounts.view(), account_of(accounts, request), ""):
+        raise problem(403, "only an administrator may manage system robots")
 
 
 def _page_of(
-    directory: AccountStore, request: Request, path: str, project: str, name: str
+    accounts: AccountStore, request: Request, path: str, project: str, name: str
 ) -> Response:
-    robots = sorted(directory.view().robots.values(), key=lambda robot: robot.id)
+    robots = sorted(accounts.view().robots.values(), key=lambda robot: robot.id)
     found = [robot for robot in robots if robot.project == project and name in robot.login]
-    return page(request, path, found, robot_json)
+    return page_response(request, path, found, robot_json)
 
 
 def _filters(request: Request) -> dict[str, str]:
@@ -232,18 +240,20 @@ def _filters(request: Request) -> dict[str, str]:
 
 
 def _project_of(body: dict[str, Any]) -> str:
-    """The project of a robot that is to be made, empty for one of the system."""
+    """The project for a new robot, empty for the system."""
     level = take(body, "level", str, "")
     if level == "system":
         return ""
     spaces = {entry.namespace for entry in permissions_of(body)}
     if level != "project" or len(spaces) != 1:
-        raise refusal(400, "level is system, or project with permissions in that one project")
+        raise problem(
+            400, "level must be system, or project with permissions in exactly one project"
+        )
     return spaces.pop()
 
 
-def _created(
-    directory: AccountStore,
+def _create_robot(
+    accounts: AccountStore,
     request: Request,
     administration: Administration,
     body: dict[str, Any],
@@ -251,10 +261,10 @@ def _created(
 ) -> Response:
     _check_secret(body)
     if project:
-        project = managed_project(directory, request, project).name
+        project = managed_project(accounts, request, project).name
     else:
-        _check_system(directory, request)
-    wish = RobotOptions(
+        _require_administrator(accounts, request)
+    options = RobotOptions(
         take(body, "name", str, ""),
         project,
         permissions_of(body),
@@ -263,7 +273,7 @@ def _created(
         take(body, "duration", int, -1),
         texts(body, "networks"),
     )
-    robot, secret = administration.add_robot(wish)
+    robot, secret = administration.add_robot(options)
     document = {
         "id": robot.id,
         "name": robot.login,
@@ -271,17 +281,17 @@ def _created(
         "creation_time": time_text(robot.created),
         "expires_at": int(robot.expires) or -1,
     }
-    return answer(document, 201, [("Location", f"{BASE}/robots/{robot.id}")])
+    return json_response(document, 201, [("Location", f"{BASE}/robots/{robot.id}")])
 
 
 def _check_secret(body: dict[str, Any]) -> None:
-    """What a person chose can be guessed from the plain hash that is kept."""
+    """Refuse chosen secrets: a weak one could be guessed from the unsalted hash that is stored."""
     if take(body, "secret", str, ""):
-        raise refusal(400, "the secret of a robot is made here: leave it out, and read the answer")
+        raise problem(400, "robot secrets are generated: omit it, and read it from the response")
 
 
 def _changed(robot: Robot, body: dict[str, Any]) -> RobotOptions:
-    """What is not said stays; that way a first-version client can only disable."""
+    """Omitted members stay unchanged, so that a v1 client can only disable."""
     return RobotOptions(
         robot.name,
         robot.project,
@@ -293,8 +303,8 @@ def _changed(robot: Robot, body: dict[str, Any]) -> RobotOptions:
     )
 
 
-def _first_version(body: dict[str, Any], project: str) -> dict[str, Any]:
-    """The first version's body has `access` without permissions, with paths as resources."""
+def _from_v1(body: dict[str, Any], project: str) -> dict[str, Any]:
+    """A v1 body has `access` instead of permissions, with paths as resources."""
     if "permissions" in body:
         return body
     access = []
@@ -307,12 +317,12 @@ def _first_version(body: dict[str, Any], project: str) -> dict[str, Any]:
     }
 
 
-def _robot(directory: AccountStore, request: Request, number: str, project: str) -> Robot:
-    """A robot that the client may manage. Raises Unknown for another, as if it were not there."""
-    account, view = account_of(directory, request), directory.view()
+def _robot(accounts: AccountStore, request: Request, number: str, project: str) -> Robot:
+    """A robot that the client may manage. Raises NoSuchName for any other."""
+    account, view = account_of(accounts, request), accounts.view()
     found = view.robots.get(int(number))
     if found is None or not administers(view, account, found.project):
-        raise NoSuchName(f"there is no robot {number}")
-    if project and managed_project(directory, request, project).name != found.project:
-        raise NoSuchName(f"there is no robot {number} in {project}")
+        raise NoSuchName(f"no such robot: {number}")
+    if project and managed_project(accounts, request, project).name != found.project:
+        raise NoSuchName(f"no robot {number} in project {project}")
     return found

@@ -1,4 +1,4 @@
-"""Harbor's JSON: its pages, errors and bodies (Harbor API 2.0)."""
+"""Harbor's JSON: paging, errors, bodies (Harbor API 2.0)."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _STATUS = {401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLI
 
 
 def harbor(handler: Handler) -> Handler:
-    """The handler with Harbor's error codes for what the accounts refuse."""
+    """Wraps a handler: errors of account changes become Harbor's errors."""
 
     @wraps(handler)
     def answered(request: Request, **arguments: str) -> Response:
         try:
             return handler(request, **arguments)
         except NoSuchName as error:
-            raise refusal(404, error.message) from None
+            raise problem(404, error.message) from None
         except NameTaken as error:
-            raise refusal(409, error.message) from None
+            raise problem(409, error.message) from None
         except Problem:
             raise
         except UsageError as error:
-            raise refusal(400, _text(error)) from None
+            raise problem(400, _text(error)) from None
 
     return answered
 
 
-def refusal(status: int, message: str) -> Problem:
+def problem(status: int, message: str) -> Problem:
     return Problem(status, _STATUS.get(status, "BAD_REQUEST"), message)
 
 
-def account_of(directory: AccountStore, request: Request) -> Account:
-    """Who asks. Raises Problem 401 for nobody."""
-    account = directory.view().account(request.identity.name) if request.identity.name else None
+def account_of(accounts: AccountStore, request: Request) -> Account:
+    """The client's account. Raises Problem 401 if anonymous."""
+    account = accounts.view().account(request.principal.name) if request.principal.name else None
     if account is None:
         raise Problem(
             401,
@@ -60,15 +60,17 @@ def account_of(directory: AccountStore, request: Request) -> Account:
     return account
 
 
-def answer(document: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()) -> Response:
+def json_response(
+    document: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()
+) -> Response:
     every = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *headers]
     return Response.of(status, every, json.dumps(document).encode())
 
 
-def page(
-    request: Request, path: str, found: Sequence[Any], shape: Callable[[Any], Any]
+def page_response(
+    request: Request, path: str, found: Sequence[Any], to_json: Callable[[Any], Any]
 ) -> Response:
-    """One page of a list, with the headers by which clients go on."""
+    """One page of a list, with Harbor's paging headers."""
     number = _number(request, "page", 1, 1 << 30)
     size = _number(request, "page_size", _PAGE, _LARGEST)
     start = (number - 1) * size
@@ -80,66 +82,66 @@ def page(
         links.append(_link(request, path, number + 1, size, "next"))
     if links:
         headers.append(("Link", " , ".join(links)))
-    return answer([shape(one) for one in found[start : start + size]], headers=headers)
+    return json_response([to_json(one) for one in found[start : start + size]], headers=headers)
 
 
 def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent.
+    """The JSON object in the body.
 
-    Only as application/json: a form on a stranger's page cannot send that.
+    Only application/json: a cross-site form cannot send that.
     """
     if request.content_type != "application/json":
-        raise refusal(400, "send application/json")
+        raise problem(400, "send application/json")
     try:
         found = json.loads(request.read(_LIMIT))
     except (ValueError, RecursionError):
-        raise refusal(400, "the body is not JSON") from None
+        raise problem(400, "the body is not JSON") from None
     if not isinstance(found, dict):
-        raise refusal(400, "the body is not a JSON object")
+        raise problem(400, "the body is not a JSON object")
     return found
 
 
 def take(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
-    """A member of a body. Raises Problem 400 for one of another type."""
+    """A member of the body. Raises Problem 400 for another type."""
     value = body.get(name)
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise refusal(400, f"{name} is not a {kind.__name__}")
+        raise problem(400, f"{name} is not a {kind.__name__}")
     return value
 
 
 def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
     found = take(body, name, list, [])
     if not all(isinstance(one, str) and 0 < len(one) <= 256 for one in found) or len(found) > 100:
-        raise refusal(400, f"{name} is not a list of short texts")
+        raise problem(400, f"{name} is not a list of short strings")
     return tuple(found)
 
 
 def permissions_of(body: dict[str, Any]) -> tuple[Permission, ...]:
-    """The permissions of a robot. `repositories` and `tags` are ours: shell patterns."""
+    """The permissions of a robot. `repositories` and `tags` are an extension: shell patterns."""
     return tuple(_permission(entry) for entry in take(body, "permissions", list, []))
 
 
 def _permission(entry: Any) -> Permission:
     if not isinstance(entry, dict):
-        raise refusal(400, "a permission is not an object")
+        raise problem(400, "a permission is not an object")
     kind = take(entry, "kind", str, "project")
     namespace = take(entry, "namespace", str, "")
     if kind not in ("system", "project") or not namespace:
-        raise refusal(400, "a permission has kind system or project, and a namespace")
+        raise problem(400, "a permission has kind system or project, and a namespace")
     access = tuple(_access(one) for one in take(entry, "access", list, []))
     return Permission(namespace, access, kind, texts(entry, "repositories"), texts(entry, "tags"))
 
 
 def _access(entry: Any) -> RobotAccess:
     if not isinstance(entry, dict):
-        raise refusal(400, "an access is not an object")
+        raise problem(400, "an access is not an object")
     found = RobotAccess(take(entry, "resource", str, ""), take(entry, "action", str, ""))
     if take(entry, "effect", str, "allow") not in ("allow", ""):
-        raise refusal(400, "only the effect allow is known")
+        raise problem(400, "the only supported effect is allow")
     if not _WORD.fullmatch(found.resource) or not _WORD.fullmatch(found.action):
-        raise refusal(400, f"not an access: {found.resource[:64]!r}, {found.action[:64]!r}")
+        raise problem(400, f"invalid access: {found.resource[:64]!r}, {found.action[:64]!r}")
     return found
 
 
@@ -164,12 +166,12 @@ def robot_json(robot: Robot) -> dict[str, Any]:
 
 def _permission_json(entry: Permission) -> dict[str, Any]:
     access = [{"resource": one.resource, "action": one.action} for one in entry.access]
-    shape: dict[str, Any] = {"kind": entry.kind, "namespace": entry.namespace, "access": access}
+    to_json: dict[str, Any] = {"kind": entry.kind, "namespace": entry.namespace, "access": access}
     if entry.repositories:
-        shape["repositories"] = list(entry.repositories)
+        to_json["repositories"] = list(entry.repositories)
     if entry.tags:
-        shape["tags"] = list(entry.tags)
-    return shape
+        to_json["tags"] = list(entry.tags)
+    return to_json
 
 
 def project_json(project: Project, repositories: int) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _number(request: Request, name: str, default: int, largest: int) -> int:
     if not text:
         return default
     if not re.fullmatch("-?[0-9]{1,9}", text) or (name == "page" and int(text) < 1):
-        raise refusal(400, f"{name} is not a number of a page")
+        raise problem(400, f"{name} is not a valid number")
     return min(int(text), largest) if int(text) > 0 else largest
 
 

@@ -1,7 +1,7 @@
-"""Signed claims (JSON Web Tokens with ES256 and nothing else), and the keys that sign them.
+"""Tokens (JWT, ES256 only) and their signing keys.
 
-The algorithm is not a choice, a key is found by its id among our own or not at all, and whatever
-else a header brings (`jwk`, `x5c`, `jku`, `crit`) is refused: those are how verifiers were misled.
+The algorithm is fixed, keys are found only by their id among our own, and other header parameters
+(`jwk`, `x5c`, `jku`, `crit`) are refused: verifiers have been attacked through all of these.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 _LIMIT = 16 << 10  # characters of a token
 _HEADER = frozenset({"typ", "alg", "kid"})
-_SKEW_S = 5.0  # clocks of two nodes
+_SKEW_S = 5.0  # clock skew between nodes
 
 
 class InvalidToken(ValueError):
-    """A token that proves nothing; the text says why."""
+    """The token is invalid; the message says why."""
 
 
 def encode(text: bytes) -> str:
@@ -41,7 +41,7 @@ def encode(text: bytes) -> str:
 
 
 def sign(claims: Mapping[str, Any], key: EllipticCurvePrivateKey, kid: str) -> str:
-    """A token with the claims, signed."""
+    """A signed token with these claims."""
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -61,8 +61,8 @@ def verify(
     now: float,
     longest_s: float,
 ) -> dict[str, Any]:
-    """The claims of a token that one of `keys` signed for us. Raises InvalidToken, also for one
-    that would be valid longer than `longest_s`: we sign no such thing, who has our key might.
+    """The claims of a token signed by one of `keys` for us. Raises InvalidToken, also for a
+    lifetime over `longest_s`: we never issue one, but a stolen key might.
     """
     if len(token) > _LIMIT or token.count(".") != 2:
         raise InvalidToken("not a token")
@@ -80,7 +80,7 @@ def verify(
 
 
 def public_jwk(key: EllipticCurvePublicKey) -> dict[str, str]:
-    """The key as a member of a JWK set (RFC 7517, 7518 section 6.2); `kid` is RFC 7638's."""
+    """The key as a JWK (RFC 7517, 7518 section 6.2); `kid` as in RFC 7638."""
     numbers = key.public_numbers()
     jwk = {
         "crv": "P-256",
@@ -151,7 +151,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _bytes(text: str) -> bytes:
-    """Only the canonical form is taken, so that one token has one text."""
+    """Accepts only the canonical encoding, so that each token has one text."""
     try:
         found = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -167,16 +167,18 @@ def _json(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """The keys of one view; `kid` is the one that signs."""
+    """The keys of one view of the accounts; `kid` is the signing key's."""
 
     records: Mapping[str, bytes]
     kid: str
     signer: EllipticCurvePrivateKey
     public: Mapping[str, EllipticCurvePublicKey]
-    retired: Mapping[str, float]  # Unix time in seconds, 0 for the one that signs
+    retired: Mapping[str, float]  # Unix time in seconds, 0 for the signing key
 
     def known(self, now: float) -> dict[str, EllipticCurvePublicKey]:
-        """The keys that verify: the one that signs, and older ones until what they signed ended."""
+        """The verification keys: the signing key, and retired ones until their tokens have
+        expired.
+        """
         return {
             kid: key
             for kid, key in self.public.items()
@@ -185,15 +187,15 @@ class _Loaded:
 
 
 class Keys:
-    """The signing keys of a directory. Safe to use from any thread."""
+    """The signing keys of an account store. Safe to use from any thread."""
 
-    def __init__(self, directory: AccountStore) -> None:
-        """Makes the first key where there is none."""
-        self._directory = directory
+    def __init__(self, accounts: AccountStore) -> None:
+        """Generates the first key if there is none."""
+        self._accounts = accounts
         self._lock = threading.Lock()
-        if not directory.view().keys:
-            rotate(directory)
-        self._loaded = _load(directory.view())
+        if not accounts.view().keys:
+            rotate(accounts)
+        self._loaded = _load(accounts.view())
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         loaded = self._current()
@@ -201,7 +203,7 @@ class Keys:
 
     def verify(self, token: str, *, issuer: str, audience: str) -> dict[str, Any]:
         """The claims. Raises InvalidToken."""
-        now = self._directory.clock()
+        now = self._accounts.clock()
         return verify(
             token,
             self._current().known(now),
@@ -213,22 +215,22 @@ class Keys:
 
     def jwks(self) -> dict[str, Any]:
         """The public keys as a JWK set (RFC 7517 section 5)."""
-        known = self._current().known(self._directory.clock())
+        known = self._current().known(self._accounts.clock())
         return {"keys": [public_jwk(key) for key in known.values()]}
 
     def _current(self) -> _Loaded:
-        view = self._directory.view()
+        view = self._accounts.view()
         if view.keys is not self._loaded.records:
             with self._lock:
                 self._loaded = _load(view)
         return self._loaded
 
 
-def rotate(directory: AccountStore, *, now: bool = False) -> str:
-    """Make a new key that signs from now on; returns its id.
+def rotate(accounts: AccountStore, *, now: bool = False) -> str:
+    """Generate a new signing key; returns its id.
 
-    Of older ones the public half is kept, which verifies what they signed until the longest-lived
-    token has ended; with `now` nothing is kept, and what they signed ends at once.
+    The public halves of older keys are kept until their tokens have expired; with `now` they are
+    deleted, which invalidates those tokens at once.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -240,9 +242,9 @@ def rotate(directory: AccountStore, *, now: bool = False) -> str:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ).decode()
-    at = directory.clock()
-    with directory.change() as changes:
-        for old, record in AccountsView.of(directory.records).keys.items():
+    at = accounts.clock()
+    with accounts.change() as changes:
+        for old, record in AccountsView.of(accounts.records).keys.items():
             changes[("key", old)] = None if now else _retired(record, at)
         record = json.dumps({"pem": pem, "created": at, "retired": 0}).encode()
         changes[("key", kid)] = record
@@ -250,7 +252,7 @@ def rotate(directory: AccountStore, *, now: bool = False) -> str:
 
 
 def _retired(record: bytes, at: float) -> bytes | None:
-    """The record of a key that signs no more, None where it verifies nothing any more."""
+    """The record of a retired key, None once its tokens have expired."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     fields = json.loads(record)
@@ -263,13 +265,13 @@ def _retired(record: bytes, at: float) -> bytes | None:
 
 
 def _public(pem: str) -> EllipticCurvePublicKey:
-    """The public half of a key that is kept whole, or as that half."""
+    """The public key, from a stored private or public key."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     found = load_pem_public_key(pem.encode()) if "PUBLIC" in pem else _private(pem).public_key()
     if not isinstance(found, EllipticCurvePublicKey):
-        raise InvalidToken("a key that is kept is of another kind")
+        raise InvalidToken("a stored key is of the wrong type")
     return found
 
 
@@ -279,7 +281,7 @@ def _private(pem: str) -> EllipticCurvePrivateKey:
 
     found = load_pem_private_key(pem.encode(), None)
     if not isinstance(found, EllipticCurvePrivateKey):
-        raise InvalidToken("a key that is kept is of another kind")
+        raise InvalidToken("a stored key is of the wrong type")
     return found
 
 
@@ -287,7 +289,7 @@ def _load(view: AccountsView) -> _Loaded:
     kept = {kid: json.loads(record) for kid, record in view.keys.items()}
     signing = [kid for kid, fields in kept.items() if not fields["retired"]]
     if not signing:
-        raise InvalidToken("there is no key that signs")
+        raise InvalidToken("there is no signing key")
     return _Loaded(
         view.keys,
         signing[-1],

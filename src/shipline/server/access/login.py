@@ -1,8 +1,8 @@
-"""From a name and a secret to an account, however often somebody tries; secrets are kept as hashes.
+"""Login by name and secret, with throttling; secrets are stored as hashes.
 
-A password is hashed with scrypt (RFC 7914; N = 2^15, r = 8, p = 1: 32 MiB and about 0.1 s a try). A
-secret that a machine made has 32 random bytes, which no table and no search can find again, so one
-SHA-256 is enough and a check costs a microsecond.
+Passwords are hashed with scrypt (RFC 7914; N = 2^15, r = 8, p = 1: 32 MiB and about 0.1 s per
+attempt). Generated secrets have 32 random bytes, which cannot be searched for, so that one SHA-256
+is enough and a check takes a microsecond.
 """
 
 from __future__ import annotations
@@ -23,50 +23,52 @@ from dataclasses import dataclass
 from shipline.errors import UsageError
 from shipline.server.access.accounts import Account, Robot, User, is_user_name
 from shipline.server.access.store import AccountStore, AccountsView
-from shipline.server.journal import NodeEvent
-from shipline.server.limits import Network, neighbourhood
+from shipline.server.events import NodeEvent, Publish
+from shipline.server.limits import Network, client_network
 from shipline.server.problems import Problem
 
 _LOG_N, _R, _P = 15, 8, 1
-_MEMORY = 128 * _R * (1 << 18)  # bytes that a kept hash may ask for
-_KEPT = re.compile(r"scrypt\$(\d{1,2})\$(\d{1,2})\$(\d{1,2})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
+_MEMORY = 128 * _R * (1 << 18)  # bytes that a stored hash may require
+_SCRYPT_HASH = re.compile(
+    r"scrypt\$(\d{1,2})\$(\d{1,2})\$(\d{1,2})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)"
+)
 _SHORTEST, _LONGEST = 8, 1024  # characters of a password
-_AT_ONCE = threading.BoundedSemaphore(2)  # tries at a time: memory and processors are for images
+_SCRYPT_SLOTS = threading.BoundedSemaphore(2)  # concurrent hashes: leave memory and CPU for images
 
 
 def generate_secret() -> str:
-    """32 random bytes as characters that need no quoting, after a mark that scanners can find."""
+    """32 random bytes as URL-safe text, with a prefix for secret scanners."""
     return "shp_" + secrets.token_urlsafe(32)
 
 
 def digest_secret(secret: str) -> str:
-    """How a machine's secret is kept."""
+    """The stored form of a generated secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def same_secret(secret: str, kept: str) -> bool:
-    return hmac.compare_digest(digest_secret(secret), kept)
+def same_secret(secret: str, stored: str) -> bool:
+    return hmac.compare_digest(digest_secret(secret), stored)
 
 
 def check_password(password: str) -> str:
-    """The password, if it may become one. Raises UsageError."""
+    """The password, if acceptable. Raises UsageError."""
     if not _SHORTEST <= len(password) <= _LONGEST:
         raise UsageError(
-            f"a password has {_SHORTEST} to {_LONGEST} characters, this one has {len(password)}"
+            f"a password must have {_SHORTEST} to {_LONGEST} characters, not {len(password)}"
         )
     return password
 
 
 def hash_password(password: str) -> str:
-    """How a password is kept: its parameters, a salt of its own and the scrypt hash."""
+    """The stored form of a password: parameters, salt and scrypt hash."""
     salt = secrets.token_bytes(16)
     found = _scrypt(password, salt, _LOG_N, _R, _P)
     return f"scrypt${_LOG_N}${_R}${_P}${_text(salt)}${_text(found)}"
 
 
-def same_password(password: str, kept: str) -> bool:
-    """Whether it is the password. Takes as long for a `kept` that nothing can match."""
-    match = _KEPT.fullmatch(kept)
+def same_password(password: str, stored: str) -> bool:
+    """Whether the password matches; takes as long for an unusable hash."""
+    match = _SCRYPT_HASH.fullmatch(stored)
     if match is None:
         _scrypt(password, b"nobody", _LOG_N, _R, _P)
         return False
@@ -76,7 +78,7 @@ def same_password(password: str, kept: str) -> bool:
 
 
 def _scrypt(password: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
-    with _AT_ONCE:
+    with _SCRYPT_SLOTS:
         return hashlib.scrypt(
             password[: _LONGEST + 1].encode(),
             salt=salt,
@@ -92,39 +94,43 @@ def _text(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
-_FREE = {"pair": 5, "address": 30, "account": 60}  # failures before the next try has to wait
-_LONGEST_WAIT_S = 300.0
+_FREE_FAILURES = {
+    "pair": 5,
+    "address": 30,
+    "account": 60,
+}  # failures before throttling starts
+_MAX_WAIT_S = 300.0
 _FORGET_S = 900.0  # after the last failure
-_TRACKED = 10_000  # pairs, addresses and accounts that are remembered
-_REMEMBER_S = 300.0  # a password that was right is not hashed again so long
+_TRACKED = 10_000  # entries
+_REMEMBER_S = 300.0  # cache a verified password
 _USED_EVERY_S = 60.0
-_LONGEST_NAME = 600  # characters; accounts have shorter ones
-_WAITING = 128  # logins that are looked at or wait for that: others need the threads too
+_MAX_NAME = 600  # characters
+_MAX_WAITING = 128  # concurrent logins: they occupy threads
 Proof = tuple[str, bytes, str]
-"""A login name, a hash of the secret that means nothing outside of this process, an address."""
+"""A login name, a keyed hash of the secret, valid in this process only, and an address."""
 
 
 @dataclass(slots=True)
 class _Failures:
     count: int
     last: float
-    told: bool = False  # that a try had to wait since the last failure
+    reported: bool = False  # throttling was published since the last failure
 
 
 class Throttle:
-    """Slows guessing down: by account, by address, and by both together.
+    """Throttles guessing by account, by address, and by both together.
 
-    After a few failures the wait doubles with each further one, up to five minutes. The limit of
-    an account alone is high, so that a stranger cannot easily lock its owner out.
+    After a few failures the wait doubles with each further one, up to five minutes. The limit per
+    account is high, so that a stranger cannot easily lock out its owner.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, ...], _Failures] = OrderedDict()
+        self._failures: OrderedDict[tuple[str, ...], _Failures] = OrderedDict()
 
     def wait_s(self, name: str, address: str) -> float:
-        """Seconds until the next try is looked at."""
+        """Seconds until the next attempt is checked."""
         now = self._clock()
         with self._lock:
             return max(self._wait(kind, key, now) for kind, key in _keys(name, address))
@@ -133,80 +139,80 @@ class Throttle:
         now = self._clock()
         with self._lock:
             for kind, key in _keys(name, address):
-                entry = self._known.setdefault((kind, *key), _Failures(0, now))
+                entry = self._failures.setdefault((kind, *key), _Failures(0, now))
                 entry.count = 1 if now - entry.last > _FORGET_S else entry.count + 1
-                entry.last, entry.told = now, False
-                self._known.move_to_end((kind, *key))
-            while len(self._known) > _TRACKED:
-                self._known.popitem(last=False)
+                entry.last, entry.reported = now, False
+                self._failures.move_to_end((kind, *key))
+            while len(self._failures) > _TRACKED:
+                self._failures.popitem(last=False)
 
-    def is_news(self, name: str, address: str) -> bool:
-        """Whether a try has to wait for the first time since a failure: who tries on and on shall
-        not fill the audit log.
+    def first_wait(self, name: str, address: str) -> bool:
+        """Whether this is the first throttled attempt since a failure; only that one goes to the
+        audit log.
         """
         with self._lock:
             found = [entry for key in _keys(name, address) if (entry := self._entry(key))]
-            news = not all(entry.told for entry in found)
+            news = not all(entry.reported for entry in found)
             for entry in found:
-                entry.told = True
+                entry.reported = True
             return news
 
     def succeeded(self, name: str, address: str) -> None:
         with self._lock:
-            self._known.pop(("pair", name, neighbourhood(address)), None)
+            self._failures.pop(("pair", name, client_network(address)), None)
 
     def _entry(self, key: tuple[str, tuple[str, ...]]) -> _Failures | None:
-        return self._known.get((key[0], *key[1]))
+        return self._failures.get((key[0], *key[1]))
 
     def _wait(self, kind: str, key: tuple[str, ...], now: float) -> float:
         entry = self._entry((kind, key))
-        if entry is None or entry.count < _FREE[kind]:
+        if entry is None or entry.count < _FREE_FAILURES[kind]:
             return 0.0
-        wait = min(2.0 ** min(entry.count - _FREE[kind], 20), _LONGEST_WAIT_S)
+        wait = min(2.0 ** min(entry.count - _FREE_FAILURES[kind], 20), _MAX_WAIT_S)
         return max(0.0, entry.last + wait - now)
 
 
 def _keys(name: str, address: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    place = neighbourhood(address)
-    return ("pair", (name, place)), ("address", (place,)), ("account", (name,))
+    network = client_network(address)
+    return ("pair", (name, network)), ("address", (network,)), ("account", (name,))
 
 
 class Logins:
-    """Checks names and secrets against a directory. Safe to use from any thread."""
+    """Checks names and secrets. Safe to use from any thread."""
 
-    def __init__(self, directory: AccountStore, notice: Callable[[NodeEvent], None]) -> None:
-        self._directory = directory
-        self._notice = notice
+    def __init__(self, accounts: AccountStore, publish: Publish) -> None:
+        self._accounts = accounts
+        self._publish = publish
         self._salt = os.urandom(32)
-        self._throttle = Throttle(directory.clock)
+        self._throttle = Throttle(accounts.clock)
         self._lock = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(_WAITING)
+        self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
         self._names = tuple(threading.Lock() for _ in range(64))
-        self._right: dict[Proof, tuple[float, AccountsView]] = {}
+        self._verified: dict[Proof, tuple[float, AccountsView]] = {}
         self._used: dict[str, float] = {}
 
     def check(self, name: str, secret: str, address: str) -> Account:
-        """The account. Raises Problem 401, or 429 while its tries have to wait."""
-        if len(name) > _LONGEST_NAME:
-            raise _wrong()
+        """The account. Raises Problem 401, or 429 while throttled."""
+        if len(name) > _MAX_NAME:
+            raise _wrong_credentials()
         proof = (name, hmac.digest(self._salt, secret.encode(), "sha256"), address)
-        known = self._known(proof, secret)
-        if known is not None:
-            return known
+        cached = self._cached(proof, secret)
+        if cached is not None:
+            return cached
         if not self._waiting.acquire(blocking=False):
-            raise _later("too many logins at once; try again later", 1)
+            raise _too_many_requests("too many logins at once; try again later", 1)
         try:
-            with self._names[hash(name) % len(self._names)]:  # one try at a name at a time
-                return self._known(proof, secret) or self._check(proof, secret)
+            with self._names[hash(name) % len(self._names)]:  # one attempt per name at a time
+                return self._cached(proof, secret) or self._check(proof, secret)
         finally:
             self._waiting.release()
 
-    def _known(self, proof: Proof, secret: str) -> Account | None:
-        """The account of a secret that was right a moment ago, and still is."""
-        right = self._right.get(proof)
+    def _cached(self, proof: Proof, secret: str) -> Account | None:
+        """The account of a recently verified secret, if still valid."""
+        right = self._verified.get(proof)
         if right is None:
             return None
-        view, now = self._directory.view(), self._directory.clock()
+        view, now = self._accounts.view(), self._accounts.clock()
         account = view.account(proof[0])
         if account is None or right[1] is not view or now >= right[0]:
             return None
@@ -216,52 +222,52 @@ class Logins:
 
     def _check(self, proof: Proof, secret: str) -> Account:
         name, _, address = proof
-        self._check_patience(name, address)
-        view, now = self._directory.view(), self._directory.clock()
+        self._check_throttle(name, address)
+        view, now = self._accounts.view(), self._accounts.clock()
         account = view.account(name)
         reason = _refusal(account, name, secret, address, now)
         if reason or account is None:
             self._throttle.failed(name, address)
-            self._tell(name, address, f"refused: {reason}")
-            raise _wrong()
+            self._publish_login(name, address, f"refused: {reason}")
+            raise _wrong_credentials()
         self._throttle.succeeded(name, address)
-        self._remember(proof, view, now)
-        self._tell(name, address, "ok")
+        self._cache(proof, view, now)
+        self._publish_login(name, address, "ok")
         return account
 
-    def is_due(self, login: str) -> bool:
-        """Whether `touch` would write."""
+    def needs_mark_used(self, login: str) -> bool:
+        """Whether `mark_used` would write."""
         since = self._used.get(login, 0.0)
-        return bool(login) and self._directory.clock() - since >= _USED_EVERY_S
+        return bool(login) and self._accounts.clock() - since >= _USED_EVERY_S
 
-    def touch(self, login: str) -> None:
-        """An account is in use: kept to the minute."""
-        if not self.is_due(login):
+    def mark_used(self, login: str) -> None:
+        """Record when an account was last used, to the minute."""
+        if not self.needs_mark_used(login):
             return
-        now = self._directory.clock()
-        self._used[login] = now  # also if it cannot be written: a full disk still serves
-        with suppress(OSError), self._directory.change(seen=False) as changes:
+        now = self._accounts.clock()
+        self._used[login] = now  # even if the write fails: keep serving on a full disk
+        with suppress(OSError), self._accounts.change(wait=False) as changes:
             changes[("used", login)] = json.dumps(round(now)).encode()
 
-    def _check_patience(self, name: str, address: str) -> None:
+    def _check_throttle(self, name: str, address: str) -> None:
         wait = self._throttle.wait_s(name, address)
         if wait > 0:
-            if self._throttle.is_news(name, address):
-                self._tell(name, address, "limited")
-            raise _later("too many failed logins; try again later", int(wait) + 1)
+            if self._throttle.first_wait(name, address):
+                self._publish_login(name, address, "limited")
+            raise _too_many_requests("too many failed logins; try again later", int(wait) + 1)
 
-    def _remember(self, proof: Proof, view: AccountsView, now: float) -> None:
+    def _cache(self, proof: Proof, view: AccountsView, now: float) -> None:
         with self._lock:
-            if len(self._right) >= _TRACKED:
-                self._right.clear()
-            self._right[proof] = (now + _REMEMBER_S, view)
+            if len(self._verified) >= _TRACKED:
+                self._verified.clear()
+            self._verified[proof] = (now + _REMEMBER_S, view)
 
-    def _tell(self, name: str, address: str, message: str) -> None:
-        self._notice(NodeEvent("login", actor=name[:255], address=address, message=message))
+    def _publish_login(self, name: str, address: str, message: str) -> None:
+        self._publish(NodeEvent("login", actor=name[:255], address=address, message=message))
 
 
-def check_alive(account: Account | None, address: str, now: float) -> str:
-    """Why an account whose owner proved who it is may not come in now; empty if it may."""
+def unusable_reason(account: Account | None, address: str, now: float) -> str:
+    """Why an authenticated account may not be used now; empty if it may."""
     match account:
         case None:
             return "no such account"
@@ -270,27 +276,27 @@ def check_alive(account: Account | None, address: str, now: float) -> str:
         case Robot():
             if not account.usable(now):
                 return "disabled or expired"
-            return "" if _near(account.networks, address) else "from another network"
+            return "" if _in_networks(account.networks, address) else "not an allowed network"
 
 
-def _wrong() -> Problem:
-    return Problem(401, "UNAUTHORIZED", "the name or the secret is wrong")
+def _wrong_credentials() -> Problem:
+    return Problem(401, "UNAUTHORIZED", "wrong name or secret")
 
 
-def _later(message: str, seconds: int) -> Problem:
+def _too_many_requests(message: str, seconds: int) -> Problem:
     headers = (("Retry-After", str(seconds)),)
     return Problem(429, "TOOMANYREQUESTS", message, headers=headers)
 
 
 def _refusal(account: Account | None, name: str, secret: str, address: str, now: float) -> str:
-    """The secret is looked at in any case, and as a user's or a robot's by the name alone, so that
-    time does not tell which accounts exist.
+    """Why the login fails, empty if it succeeds. Always checks a hash, of the kind that the name
+    implies, so that timing does not reveal which accounts exist.
     """
     match account:
         case Robot():
             right = any(
-                same_secret(secret, kept.digest) and (not kept.expires or now < kept.expires)
-                for kept in account.secrets
+                same_secret(secret, stored.digest) and (not stored.expires or now < stored.expires)
+                for stored in account.secrets
             )
         case User():
             right = same_password(secret, account.password)
@@ -298,8 +304,8 @@ def _refusal(account: Account | None, name: str, secret: str, address: str, now:
             right = same_password(secret, "")
         case None:
             right = same_secret(secret, "")
-    return check_alive(account, address, now) or ("" if right else "wrong secret")
+    return unusable_reason(account, address, now) or ("" if right else "wrong secret")
 
 
-def _near(networks: tuple[str, ...], address: str) -> bool:
-    return not networks or any(Network(text).holds(address) for text in networks)
+def _in_networks(networks: tuple[str, ...], address: str) -> bool:
+    return not networks or any(Network(text).contains(address) for text in networks)

@@ -1,9 +1,7 @@
-"""What can be done with accounts, by name and with JSON: the command line does it in a directory or
-at a running node.
+"""Account operations by name, with JSON arguments: for the command line on a data directory, and
+for `/api/accounts` of a running node.
 
-and `/api/accounts` of a running node for its administrators.
-
-Users change their own password; everything else, and the audit log, is for administrators.
+Users may change their own password; everything else, and the audit log, is for administrators.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from shipline.server.access.administration import Administration, NoSuchName
 from shipline.server.access.audit import read_audit
 from shipline.server.access.harbor_json import (
     account_of,
-    answer,
     harbor,
+    json_response,
     permissions_of,
+    problem,
     read_body,
-    refusal,
     robot_json,
     take,
     texts,
@@ -32,7 +30,7 @@ from shipline.server.access.harbor_json import (
 from shipline.server.access.store import AccountStore, AccountsView
 from shipline.server.access.tokens import refresh_tokens
 from shipline.server.entries import Usage
-from shipline.server.http import Request, Response, Route, Step, route
+from shipline.server.http import Pool, Request, Response, Route, route
 
 
 def _nothing() -> Iterable[tuple[str, Usage]]:
@@ -45,49 +43,49 @@ def _unlimited(project: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class ProjectUsage:
-    """`usages` yields every repository; `limit` is the most bytes that a project may hold, None
-    for no limit.
+    """Usage by project. `usages` yields every repository; `limit` returns a project's quota in
+    bytes, None for no limit.
     """
 
     usages: Callable[[], Iterable[tuple[str, Usage]]] = _nothing
     limit: Callable[[str], int | None] = _unlimited
 
     def repositories(self, view: AccountsView) -> Counter[str]:
-        """The number of repositories by the name of their project."""
+        """The number of repositories per project."""
         found = (view.project(name) for name, _ in self.usages())
         return Counter(project.name for project in found if project is not None)
 
     def bytes_of(self, view: AccountsView, project: Project) -> int:
-        """A blob in two repositories counts twice."""
+        """Bytes of a project; a blob in two repositories counts twice."""
         return sum(usage.bytes for name, usage in self.usages() if view.project(name) == project)
 
 
-_LINES = 1000  # of the audit log in one answer, where nothing else is said
+_LINES = 1000  # default lines of the audit log in a response
 _MOST_LINES = 100_000
 Operation = Callable[[Administration, Mapping[str, Any]], Any]
 
 
-def perform(administration: Administration, operation: str, said: Mapping[str, Any]) -> Any:
-    """Do one of the operations; its result is as JSON has it.
+def perform(administration: Administration, operation: str, arguments: Mapping[str, Any]) -> Any:
+    """Perform an operation; returns a JSON value.
 
-    Raises UsageError for what cannot be done, Problem for what cannot be read.
+    Raises UsageError if it is impossible, Problem for malformed arguments.
     """
     found = _OPERATIONS.get(operation)
     if found is None:
-        raise NoSuchName(f"there is no operation {operation}; known: {', '.join(_OPERATIONS)}")
-    return found(administration, said)
+        raise NoSuchName(f"unknown operation {operation}; known: {', '.join(_OPERATIONS)}")
+    return found(administration, arguments)
 
 
-def accounts_json(directory: AccountStore) -> dict[str, Any]:
-    """All accounts, projects and refresh tokens, without their secrets."""
-    view, now = directory.view(), directory.clock()
+def accounts_json(accounts: AccountStore) -> dict[str, Any]:
+    """All accounts, projects and refresh tokens, without secrets."""
+    view, now = accounts.view(), accounts.clock()
     return {
         "users": [
             {
                 "name": one.name,
                 "admin": one.admin,
                 "disabled": one.disabled,
-                "used": directory.last_used(one.name),
+                "used": accounts.last_used(one.name),
             }
             for one in sorted(view.users.values(), key=lambda one: one.name)
         ],
@@ -98,10 +96,10 @@ def accounts_json(directory: AccountStore) -> dict[str, Any]:
         "robots": [
             {
                 **robot_json(one),
-                "may": "; ".join(map(_words, one.permissions)),
+                "may": "; ".join(map(_describe, one.permissions)),
                 "state": _state(one, now),
                 "expires": one.expires,
-                "used": directory.last_used(one.login),
+                "used": accounts.last_used(one.login),
             }
             for one in sorted(view.robots.values(), key=lambda one: one.id)
         ],
@@ -112,71 +110,73 @@ def accounts_json(directory: AccountStore) -> dict[str, Any]:
                 "created": one.created,
                 "expires": one.expires,
             }
-            for one in refresh_tokens(directory)
+            for one in refresh_tokens(accounts)
         ],
     }
 
 
 def account_routes(
-    directory: AccountStore, administration: Callable[[Request], Administration], data: Path
+    accounts: AccountStore, administration: Callable[[Request], Administration], data: Path
 ) -> tuple[Route, ...]:
     def listing(request: Request) -> Response:
-        return answer(accounts_json(directory))
+        return json_response(accounts_json(accounts))
 
     def act(request: Request, operation: str) -> Response:
-        account, said = account_of(directory, request), read_body(request)
+        account, arguments = account_of(accounts, request), read_body(request)
         own = operation == "set-password" and isinstance(account, User)
-        if own and said.get("name", "") in ("", account.login):
-            said = {**said, "name": account.login}
-        elif not request.identity.operator:
-            raise refusal(403, f"{account.login} is no administrator")
-        return answer({"result": perform(administration(request), operation, said)})
+        if own and arguments.get("name", "") in ("", account.login):
+            arguments = {**arguments, "name": account.login}
+        elif not request.principal.operator:
+            raise problem(403, f"{account.login} is not an administrator")
+        return json_response({"result": perform(administration(request), operation, arguments)})
 
     def audit(request: Request) -> Response:
         text = request.parameter("last") or str(_LINES)
         if not text.isdecimal() or not 0 < int(text[:9]) <= _MOST_LINES:
-            raise refusal(400, f"last is 1 to {_MOST_LINES}")
-        return answer(list(read_audit(data, last=int(text))))
+            raise problem(400, f"last must be 1 to {_MOST_LINES}")
+        return json_response(list(read_audit(data, last=int(text))))
 
     return (
-        route("/api/accounts", need="operator", GET=harbor(listing)),
-        route("/api/accounts/(?P<operation>[a-z-]+)", need="own", place=Step.CPU, POST=harbor(act)),
-        route("/api/audit", need="operator", GET=harbor(audit)),
+        route("/api/accounts", requires="operator", GET=harbor(listing)),
+        route(
+            "/api/accounts/(?P<operation>[a-z-]+)", requires="own", pool=Pool.CPU, POST=harbor(act)
+        ),
+        route("/api/audit", requires="operator", GET=harbor(audit)),
     )
 
 
-def _text(said: Mapping[str, Any], name: str) -> str:
-    found = take(dict(said), name, str, "")
+def _text(arguments: Mapping[str, Any], name: str) -> str:
+    found = take(dict(arguments), name, str, "")
     if not found:
         raise UsageError(f"{name} is missing")
     return str(found)
 
 
-def _add_user(administration: Administration, said: Mapping[str, Any]) -> None:
-    admin = take(dict(said), "admin", bool, False)
-    administration.add_user(_text(said, "name"), _text(said, "password"), admin=admin)
+def _add_user(administration: Administration, arguments: Mapping[str, Any]) -> None:
+    admin = take(dict(arguments), "admin", bool, False)
+    administration.add_user(_text(arguments, "name"), _text(arguments, "password"), admin=admin)
 
 
-def _set_user(administration: Administration, said: Mapping[str, Any]) -> None:
-    found = {name: take(dict(said), name, bool, None) for name in ("admin", "disabled")}
+def _set_user(administration: Administration, arguments: Mapping[str, Any]) -> None:
+    found = {name: take(dict(arguments), name, bool, None) for name in ("admin", "disabled")}
     fields = {name: value for name, value in found.items() if value is not None}
-    administration.set_user(_text(said, "name"), **fields)
+    administration.set_user(_text(arguments, "name"), **fields)
 
 
-def _add_project(administration: Administration, said: Mapping[str, Any]) -> None:
-    public = take(dict(said), "public", bool, False)
-    administration.add_project(_text(said, "name"), public=public)
+def _add_project(administration: Administration, arguments: Mapping[str, Any]) -> None:
+    public = take(dict(arguments), "public", bool, False)
+    administration.add_project(_text(arguments, "name"), public=public)
 
 
-def _set_member(administration: Administration, said: Mapping[str, Any]) -> None:
-    role = take(dict(said), "role", str, None)
-    administration.set_member(_text(said, "project"), _text(said, "user"), role)
+def _set_member(administration: Administration, arguments: Mapping[str, Any]) -> None:
+    role = take(dict(arguments), "role", str, None)
+    administration.set_member(_text(arguments, "project"), _text(arguments, "user"), role)
 
 
-def _add_robot(administration: Administration, said: Mapping[str, Any]) -> dict[str, str]:
-    body = dict(said)
-    wish = RobotOptions(
-        _text(said, "name"),
+def _add_robot(administration: Administration, arguments: Mapping[str, Any]) -> dict[str, str]:
+    body = dict(arguments)
+    options = RobotOptions(
+        _text(arguments, "name"),
         take(body, "project", str, ""),
         permissions_of(body),
         take(body, "description", str, "")[:1000],
@@ -184,55 +184,59 @@ def _add_robot(administration: Administration, said: Mapping[str, Any]) -> dict[
         take(body, "duration", int, -1),
         texts(body, "networks"),
     )
-    robot, secret = administration.add_robot(wish)
+    robot, secret = administration.add_robot(options)
     return {"login": robot.login, "secret": secret}
 
 
-def _rotate_robot(administration: Administration, said: Mapping[str, Any]) -> dict[str, str]:
-    number = _robot(administration, said).id
-    overlap = take(dict(said), "overlap", int, 0)
+def _rotate_robot(administration: Administration, arguments: Mapping[str, Any]) -> dict[str, str]:
+    number = _robot(administration, arguments).id
+    overlap = take(dict(arguments), "overlap", int, 0)
     return {"secret": administration.rotate_robot(number, overlap_s=overlap)}
 
 
-def _set_robot(administration: Administration, said: Mapping[str, Any]) -> None:
-    robot = _robot(administration, said)
-    wish = RobotOptions(
+def _set_robot(administration: Administration, arguments: Mapping[str, Any]) -> None:
+    robot = _robot(administration, arguments)
+    options = RobotOptions(
         robot.name,
         robot.project,
         robot.permissions,
         robot.description,
-        take(dict(said), "disabled", bool, robot.disabled),
+        take(dict(arguments), "disabled", bool, robot.disabled),
         robot.duration,
         robot.networks,
     )
-    administration.set_robot(robot.id, wish)
+    administration.set_robot(robot.id, options)
 
 
-def _robot(administration: Administration, said: Mapping[str, Any]) -> Robot:
-    login = _text(said, "login")
+def _robot(administration: Administration, arguments: Mapping[str, Any]) -> Robot:
+    login = _text(arguments, "login")
     found = administration.view.logins.get(login)
     if found is None:
-        raise NoSuchName(f"there is no robot {login}", hint="shipline registry robot ls")
+        raise NoSuchName(f"no such robot: {login}", hint="shipline registry robot ls")
     return found
 
 
 _OPERATIONS: Mapping[str, Operation] = {
     "add-user": _add_user,
-    "set-password": lambda by, said: by.set_password(_text(said, "name"), _text(said, "password")),
-    "set-user": _set_user,
-    "remove-user": lambda by, said: by.remove_user(_text(said, "name")),
-    "add-project": _add_project,
-    "set-project": lambda by, said: by.set_project(
-        _text(said, "name"), public=take(dict(said), "public", bool, False)
+    "set-password": lambda by, arguments: by.set_password(
+        _text(arguments, "name"), _text(arguments, "password")
     ),
-    "remove-project": lambda by, said: by.remove_project(_text(said, "name")),
+    "set-user": _set_user,
+    "remove-user": lambda by, arguments: by.remove_user(_text(arguments, "name")),
+    "add-project": _add_project,
+    "set-project": lambda by, arguments: by.set_project(
+        _text(arguments, "name"), public=take(dict(arguments), "public", bool, False)
+    ),
+    "remove-project": lambda by, arguments: by.remove_project(_text(arguments, "name")),
     "set-member": _set_member,
     "add-robot": _add_robot,
     "rotate-robot": _rotate_robot,
     "set-robot": _set_robot,
-    "remove-robot": lambda by, said: by.remove_robot(_robot(by, said).id),
-    "revoke": lambda by, said: by.revoke(_text(said, "account")),
-    "rotate-key": lambda by, said: by.rotate_key(now=take(dict(said), "now", bool, False)),
+    "remove-robot": lambda by, arguments: by.remove_robot(_robot(by, arguments).id),
+    "revoke": lambda by, arguments: by.revoke(_text(arguments, "account")),
+    "rotate-key": lambda by, arguments: by.rotate_key(
+        now=take(dict(arguments), "now", bool, False)
+    ),
 }
 
 
@@ -240,7 +244,7 @@ def _state(robot: Robot, now: float) -> str:
     return "ok" if robot.usable(now) else "disabled" if robot.disabled else "expired"
 
 
-def _words(entry: Permission) -> str:
+def _describe(entry: Permission) -> str:
     may = ",".join(
         one.action if one.resource == "repository" else f"{one.resource}:{one.action}"
         for one in entry.access

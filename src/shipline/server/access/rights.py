@@ -1,6 +1,4 @@
-"""What a client asks a token for (distribution, "Token Scope Documentation"), and what an account
-may do.
-"""
+"""Token scopes (distribution, "Token Scope Documentation"), and the rights of accounts."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from shipline.oci import InvalidReference, check_repository
-from shipline.server.access.accounts import ROLE_ACTIONS, Account, Project, Robot, User, fits
+from shipline.server.access.accounts import ROLE_ACTIONS, Account, Project, Robot, User, matches_any
 from shipline.server.access.store import AccountsView
 from shipline.server.http import Action
 
@@ -27,9 +25,9 @@ class TokenScope:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """None for what is no scope: an unknown resource grants nothing and is no error.
+        """None for a malformed scope, which grants nothing and is no error.
 
-        The name may hold a colon, as in host:port/name.
+        The name may contain a colon, as in host:port/name.
         """
         kind, _, rest = text.partition(":")
         name, _, actions = rest.rpartition(":")
@@ -46,7 +44,7 @@ class TokenScope:
 
 
 def is_repository(name: str) -> bool:
-    """Nothing else is signed, or put into a header."""
+    """Whether this is a valid repository name; nothing else is signed or put into a header."""
     try:
         check_repository(name)
     except InvalidReference:
@@ -55,7 +53,7 @@ def is_repository(name: str) -> bool:
 
 
 def parse_scopes(texts: list[str]) -> list[TokenScope]:
-    """The scopes of a request: the parameter may repeat, and one may hold several by blanks."""
+    """The scopes of a request: the parameter may repeat, and hold several separated by spaces."""
     merged: dict[tuple[str, str], TokenScope] = {}
     for text in " ".join(texts).split()[:_LIMIT]:
         scope = TokenScope.parse(text)
@@ -85,10 +83,10 @@ def allowed(
     *,
     anonymous: bool = True,
 ) -> bool:
-    """Whether `account` (None: nobody) may do `action`, with `tag` for that name of a manifest.
+    """Whether `account` (None: anonymous) may do `action`, on that tag if one is given.
 
-    `anonymous` is whether public projects are open to those without an account. A repository that
-    belongs to no project is private: administrators and robots of the system reach it.
+    `anonymous`: whether public projects are open to clients without an account. A repository
+    outside of all projects is open only to administrators and system robots.
     """
     project = view.project(repository)
     if action == "pull" and project is not None and project.public:
@@ -103,15 +101,15 @@ def allowed(
 
 
 def administers(view: AccountsView, account: Account | None, project: str) -> bool:
-    """Whether the account may change members and robots of a project ("" is the system)."""
+    """Whether the account may manage members and robots of a project ("" is the system)."""
     if not isinstance(account, User):
         return False
     found = view.projects.get(project)
     return account.admin or (found is not None and found.members.get(account.name) == "admin")
 
 
-def sees(view: AccountsView, account: Account | None, project: Project) -> bool:
-    """Whether the project exists for this account."""
+def can_see(view: AccountsView, account: Account | None, project: Project) -> bool:
+    """Whether the project is visible to the account."""
     if project.public:
         return True
     if isinstance(account, User):
@@ -134,14 +132,14 @@ def _robot_may(
     repository: str,
     tag: str,
 ) -> bool:
-    """A robot of a project stays in it, whatever its permissions say."""
+    """A project's robot is confined to it, whatever its permissions say."""
     name = None if project is None else project.name
     if robot.project and robot.project != name:
         return False
     return any(
         entry.namespace in ("*", name)
         and action in entry.actions
-        and fits(entry.repositories, repository)
-        and (not tag or fits(entry.tags, tag))
+        and matches_any(entry.repositories, repository)
+        and (not tag or matches_any(entry.tags, tag))
         for entry in robot.permissions
     )

@@ -1,4 +1,4 @@
-"""What `registry.access` of shipline.yaml may say."""
+"""The section `registry.access` of shipline.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shipline.server.access.accounts import RobotPrefix
 from shipline.server.limits import Network
 from shipline.units import ByteSize, Duration
 
-SHORTEST_S, LONGEST_S = 60, 3600  # life of a token
+SHORTEST_S, LONGEST_S = 60, 3600  # lifetime of a token
 
 
 def _doc(text: str) -> dict[str, str]:
@@ -19,17 +19,17 @@ def _doc(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TlsSection:
-    """Certificates of the node; without them one is made."""
+    """TLS certificate of the node; generated if not configured."""
 
     cert: str = field(default="", metadata=_doc("certificate chain, PEM"))
     key: str = field(default="", metadata=_doc("its private key, PEM"))
     client_ca: str = field(
-        default="", metadata=_doc("demand a client certificate that this CA has signed, PEM")
+        default="", metadata=_doc("require client certificates signed by this CA, PEM")
     )
     names: tuple[str, ...] = field(
-        default=(), metadata=_doc("host names and addresses of the certificate that is made")
+        default=(), metadata=_doc("host names and addresses for the generated certificate")
     )
-    minimum: Literal["1.2", "1.3"] = field(default="1.2", metadata=_doc("lowest version of TLS"))
+    minimum: Literal["1.2", "1.3"] = field(default="1.2", metadata=_doc("minimum TLS version"))
 
     def __post_init__(self) -> None:
         if bool(self.cert) is not bool(self.key):
@@ -38,49 +38,49 @@ class TlsSection:
 
 @dataclass(frozen=True, slots=True)
 class AccessSection:
-    """Who may use the node, and how they prove who they are."""
+    """Who may use the node, and how clients authenticate."""
 
     mode: Literal["auto", "accounts", "open"] = field(
         default="auto",
         metadata=_doc("accounts; open to everyone; auto: open on loopback addresses only"),
     )
     open_metrics: bool = field(
-        default=False, metadata=_doc("let everybody read /metrics, not only administrators")
+        default=False, metadata=_doc("let everyone read /metrics, not only administrators")
     )
     anonymous_pull: bool = field(
-        default=True, metadata=_doc("let everybody pull from public projects without an account")
+        default=True, metadata=_doc("let clients without an account pull from public projects")
     )
     public_projects: tuple[str, ...] = field(
-        default=(), metadata=_doc("projects that are made, public, when the node starts")
+        default=(), metadata=_doc("public projects to create at start")
     )
     url: str = field(
-        default="", metadata=_doc("how clients reach the node, where a proxy is in front of it")
+        default="", metadata=_doc("URL by which clients reach the node, if behind a proxy")
     )
     proxies: tuple[Network, ...] = field(
-        default=(), metadata=_doc("proxies whose X-Forwarded-For is believed, as 192.0.2.0/24")
+        default=(), metadata=_doc("proxies whose X-Forwarded-For is trusted, as 192.0.2.0/24")
     )
     service: str = field(
         default="shipline", metadata=_doc("name of the node in challenges and tokens")
     )
     challenge: Literal["token", "basic"] = field(
         default="token",
-        metadata=_doc("what clients are asked for; basic: for a Docker that ignores certs.d"),
+        metadata=_doc("authentication scheme; basic: for a Docker that ignores certs.d"),
     )
     token_lifetime: Duration = field(
-        default=Duration(300_000), metadata=_doc("how long a token lives, 60s to 1h")
+        default=Duration(300_000), metadata=_doc("lifetime of a token, 60s to 1h")
     )
     refresh_lifetime: Duration = field(
-        default=Duration(90 * 86_400_000), metadata=_doc("how long a refresh token lives")
+        default=Duration(90 * 86_400_000), metadata=_doc("lifetime of a refresh token")
     )
     robot_prefix: RobotPrefix = field(
-        default_factory=RobotPrefix, metadata=_doc("what the login names of robots begin with")
+        default_factory=RobotPrefix, metadata=_doc("prefix of robots' login names")
     )
     audit_size: ByteSize = field(
         default=ByteSize(16 << 20),
-        metadata=_doc("size of the audit log after which a new file begins"),
+        metadata=_doc("size at which the audit log is rotated"),
     )
-    audit_files: int = field(default=10, metadata=_doc("files of the audit log that are kept"))
-    audit_pulls: bool = field(default=False, metadata=_doc("write pulls to the audit log too"))
+    audit_files: int = field(default=10, metadata=_doc("audit log files to keep"))
+    audit_pulls: bool = field(default=False, metadata=_doc("also write pulls to the audit log"))
     tls: TlsSection = field(default_factory=TlsSection, metadata=_doc("certificates of the node"))
 
     def __post_init__(self) -> None:

@@ -1,23 +1,22 @@
-"""All accounts of a node: a consistent view in memory over records that several processes write.
+"""The accounts of a node: a consistent in-memory view of records that several processes write.
 
-DIR/access/accounts.db    records (SQLite), readable by the owner alone
-DIR/access/lock           held while a change is made (flock), touched when it is on the disk
+  DIR/access/accounts.db    records (SQLite), readable by the owner only
+  DIR/access/lock           locked (flock) during a change, touched once it is durable
 
-user     <name>                     one of `accounts.User`
-project  <name>                     `accounts.Project`
-robot    <id>                       `accounts.Robot`
-next     <kind>                     the next number of its kind
-used     <login>                    when an account was last used, Unix time in seconds
-refresh  <login> <digest>           a refresh token: audience, client, created, expires
-key      <kid>                      a signing key: PEM, created, retired
-setting  <name>                     what the command line must know of the node's settings
+  user     <name>              `accounts.User`
+  project  <name>              `accounts.Project`
+  robot    <id>                `accounts.Robot`
+  next     <kind>              the next id of a kind
+  used     <login>             when the account was last used, Unix time in seconds
+  refresh  <login> <digest>    a refresh token: audience, client, created, expires
+  key      <kid>               a signing key: PEM, created, retired
+  setting  <name>              settings of the node that the command line needs
 
-The command line changes accounts while the node runs: every commit moves the write-ahead log, then
-the time of the lock file, so two stat(2) tell the node whether its view is still what the disk
-says. It looks every 5 ms at most (a call that gives the interpreter's lock away costs more than a
-manifest), and who makes a change waits that long before it says that it is made. Of the two files
-the second tells of a commit whose fsync took long, the first of a process that died before it could
-touch the lock.
+The command line changes accounts while the node runs. A commit changes the mtime of the write-ahead
+log, then that of the lock file, so that two stat(2) tell whether the view is current. The view is
+checked every 5 ms at most (a system call that releases the GIL costs more than serving a manifest),
+and a change waits that long before it returns. The lock file reveals a commit whose fsync was slow,
+the log one of a process that died before touching the lock.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ from shipline.server.access.accounts import (
 )
 from shipline.server.layout import sync_directory
 
-_LONGEST = 255  # characters of a repository's name; what a client says may be longer
-_LOOK_S = 0.005  # how old the view may be
-_GRAIN_NS = 20_000_000  # file times are no finer: a stamp this young may hide a second write
+_LONGEST = 255  # characters of a repository name
+_MAX_AGE_S = 0.005  # maximum age of the view
+_MTIME_GRAIN_NS = 20_000_000  # granularity of file times: a younger stamp may hide a second write
 Stamp = tuple[int, ...]
 _UNKNOWN: Stamp = ()
 Changes = dict[Key, bytes | None]
@@ -56,14 +55,14 @@ Changes = dict[Key, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class AccountsView:
-    """Every account at one moment."""
+    """All accounts at one point in time."""
 
     users: Mapping[str, User] = field(default_factory=dict)
     projects: Mapping[str, Project] = field(default_factory=dict)
     robots: Mapping[int, Robot] = field(default_factory=dict)
     logins: Mapping[str, Robot] = field(default_factory=dict)
     keys: Mapping[str, bytes] = field(default_factory=dict)
-    removed: frozenset[str] = frozenset()  # names of projects that were removed
+    removed: frozenset[str] = frozenset()  # names of removed projects
 
     @classmethod
     def of(cls, records: SqliteRecords) -> Self:
@@ -82,8 +81,8 @@ class AccountsView:
         return self.users.get(login) or self.logins.get(login)
 
     def project(self, repository: str) -> Project | None:
-        """The project of a repository: the longest whose name begins its path; None where that one
-        was removed.
+        """The project of a repository: the longest matching prefix; None if that one was
+        removed.
         """
         name = repository if len(repository) <= _LONGEST else ""
         while name:
@@ -95,7 +94,7 @@ class AccountsView:
 
 
 class AccountStore:
-    """The accounts of a data directory. Safe to use from any thread, and by several processes."""
+    """The accounts of a data directory. Safe to use from any thread and from several processes."""
 
     def __init__(self, data: Path, *, clock: Callable[[], float] = time.time) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,36 +109,36 @@ class AccountStore:
         self._files = (str(file) + "-wal", str(self.root / "lock"))
         self._lock = threading.RLock()
         self._stamp = _UNKNOWN
-        self._looked = 0.0  # monotonic time in seconds
+        self._checked = 0.0  # monotonic time in seconds
         self._view = AccountsView()
-        self._reload(self._now())
+        self._reload(self._file_stamp())
 
     def close(self) -> None:
         self.records.close()
 
     def view(self) -> AccountsView:
-        """The accounts as they are on the disk; the same object while nothing changed."""
+        """The current accounts; the same object until something changes."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_S:
+        if now - self._checked < _MAX_AGE_S:
             return self._view
-        stamp = self._now()
+        stamp = self._file_stamp()
         if stamp != self._stamp:
             with self._lock:
                 if stamp != self._stamp:
                     self._reload(stamp)
-        self._looked = now
+        self._checked = now
         return self._view
 
     def is_current(self) -> bool:
-        """Whether `view` needs no records: nothing has changed."""
-        return time.monotonic() - self._looked < _LOOK_S or self._now() == self._stamp
+        """Whether `view` would read no records."""
+        return time.monotonic() - self._checked < _MAX_AGE_S or self._file_stamp() == self._stamp
 
     @contextmanager
-    def change(self, *, seen: bool = True) -> Iterator[Changes]:
-        """Collect changes to records; they are written, all or none, when the block ends well.
+    def change(self, *, wait: bool = True) -> Iterator[Changes]:
+        """Collect changes; they are written atomically if the block succeeds.
 
-        No other process changes accounts meanwhile. When it returns, every process acts on the
-        change; with `seen` false a moment later.
+        Other processes are locked out meanwhile. On return every process acts on the change; with
+        `wait` false, a moment later.
         """
         with self._lock:
             fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -150,28 +149,28 @@ class AccountStore:
                 if changes:
                     self.records.write(changes)
                     os.utime(fd)
-                    self._looked = 0.0
+                    self._checked = 0.0
             finally:
                 os.close(fd)
-        if changes and seen:
-            time.sleep(_LOOK_S)
+        if changes and wait:
+            time.sleep(_MAX_AGE_S)
 
-    def number(self, changes: Changes, kind: str) -> int:
-        """The next number of a kind, taken by the change."""
+    def next_id(self, changes: Changes, kind: str) -> int:
+        """Allocate the next id of a kind, as part of the change."""
         record = self.records.get(("next", kind))
-        number = 1 if record is None else int(record)
-        changes[("next", kind)] = str(number + 1).encode()
-        return number
+        next_id = 1 if record is None else int(record)
+        changes[("next", kind)] = str(next_id + 1).encode()
+        return next_id
 
-    def prefix(self) -> RobotPrefix:
-        """What login names of new robots begin with: as the node was last told."""
+    def robot_prefix(self) -> RobotPrefix:
+        """The prefix of new robots' login names, as the node was last configured."""
         record = self.records.get(("setting", "robot-prefix"))
         return RobotPrefix() if record is None else RobotPrefix(record.decode())
 
-    def set_prefix(self, prefix: RobotPrefix) -> None:
-        if prefix != self.prefix():
+    def set_robot_prefix(self, robot_prefix: RobotPrefix) -> None:
+        if robot_prefix != self.robot_prefix():
             with self.change() as changes:
-                changes[("setting", "robot-prefix")] = prefix.text.encode()
+                changes[("setting", "robot-prefix")] = robot_prefix.text.encode()
 
     def last_used(self, login: str) -> float:
         """Unix time in seconds, 0 for never."""
@@ -179,15 +178,15 @@ class AccountStore:
         return 0.0 if record is None else float(json.loads(record))
 
     def _reload(self, stamp: Stamp) -> None:
-        """The stamp is older than what is read, so a write in between is seen next time."""
+        """The stamp was taken before reading, so that a write in between is noticed next time."""
         view = AccountsView.of(self.records)
         if view != self._view:
             self._view = view
-        settled = time.time_ns() - max(stamp) > _GRAIN_NS
+        settled = time.time_ns() - max(stamp) > _MTIME_GRAIN_NS
         self._stamp = stamp if settled else _UNKNOWN
 
-    def _now(self) -> Stamp:
-        """Times and size of the files; a time in nanoseconds is greater than any size."""
+    def _file_stamp(self) -> Stamp:
+        """mtime and size of both files; a time in nanoseconds exceeds any size."""
         return (*_stamp(self._files[0]), *_stamp(self._files[1]))
 
 

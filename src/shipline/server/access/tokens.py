@@ -1,9 +1,9 @@
-"""The token service: short-lived proofs of who asks, and opaque refresh tokens.
+"""The token service: short-lived access tokens and opaque refresh tokens.
 
 Implements the distribution project's token authentication, GET (token.md) and OAuth2 POST
-(oauth.md). What is granted is the part of the requested scope that the account has; nothing granted
-is an empty token and no error. A token limits, it does not entitle: the account's own rights are
-looked at again with every request, so that what is taken away is gone at once.
+(oauth.md). The granted scope is the part of the requested one that the account has; if it is empty,
+so is the token. A token limits but does not entitle: the account's rights are checked on every
+request, so that a revocation takes effect at once.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 from shipline.metadata import walk
 from shipline.server.access.accounts import Account, User
 from shipline.server.access.keys import InvalidToken, Keys
-from shipline.server.access.login import check_alive, digest_secret, generate_secret
+from shipline.server.access.login import digest_secret, generate_secret, unusable_reason
 from shipline.server.access.rights import TokenScope, allowed, is_repository, read_access
 from shipline.server.access.section import AccessSection
 from shipline.server.access.store import AccountStore, AccountsView, Changes
-from shipline.server.http import Action, May, Principal
+from shipline.server.http import Action, Principal, Rights
 
-_EACH = 50  # refresh tokens of one account; the oldest goes first
+_MAX_REFRESH_TOKENS = 50  # per account; the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """What is kept of one refresh token; times in seconds of Unix time."""
+    """A stored refresh token; times in Unix seconds."""
 
     subject: str
     digest: str
@@ -42,61 +42,59 @@ class RefreshToken:
 
 
 def issue_refresh(
-    directory: AccountStore, account: User, audience: str, client: str, life_s: float
+    accounts: AccountStore, account: User, audience: str, client: str, lifetime_s: float
 ) -> str:
-    """A new refresh token, which cannot be read again; good while the account, as it was when its
-    password was right, has that password.
-    """
+    """Issue a refresh token. It is valid while the account has the password it was issued for."""
     subject = account.name
     token = f"{subject}.{generate_secret()}"
-    now = directory.clock()
+    now = accounts.clock()
     fields = {
         "audience": audience,
         "client": client[:200],
         "created": now,
-        "expires": now + life_s,
+        "expires": now + lifetime_s,
         "stamp": account.stamp,
     }
-    with directory.change(seen=False) as changes:
-        kept = sorted(refresh_tokens(directory, subject), key=lambda one: one.created)
+    with accounts.change(wait=False) as changes:
+        kept = sorted(refresh_tokens(accounts, subject), key=lambda one: one.created)
         ended = [one for one in kept if one.expires <= now]
         alive = [one for one in kept if one.expires > now]
-        for one in [*ended, *alive[: max(0, len(alive) - _EACH + 1)]]:
+        for one in [*ended, *alive[: max(0, len(alive) - _MAX_REFRESH_TOKENS + 1)]]:
             changes[("refresh", subject, one.digest)] = None
         changes[("refresh", subject, digest_secret(token))] = json.dumps(fields).encode()
     return token
 
 
-def subject_of(directory: AccountStore, token: str, audience: str) -> str | None:
-    """Whose refresh token it is, None for one that is unknown, ended or for another service."""
+def subject_of(accounts: AccountStore, token: str, audience: str) -> str | None:
+    """The account of a refresh token, None if it is unknown, expired or for another service."""
     subject = token.rpartition(".")[0]
     if "\0" in subject:
         return None
-    record = directory.records.get(("refresh", subject, digest_secret(token)))
+    record = accounts.records.get(("refresh", subject, digest_secret(token)))
     if record is None:
         return None
-    fields, account = json.loads(record), directory.view().account(subject)
+    fields, account = json.loads(record), accounts.view().account(subject)
     good = (
         fields["audience"] == audience
-        and directory.clock() < fields["expires"]
+        and accounts.clock() < fields["expires"]
         and account is not None
         and fields.get("stamp") == account.stamp
     )
     return subject if good else None
 
 
-def refresh_tokens(directory: AccountStore, subject: str = "") -> list[RefreshToken]:
-    """What is kept for one account, or for all."""
+def refresh_tokens(accounts: AccountStore, subject: str = "") -> list[RefreshToken]:
+    """The refresh tokens of one account, or of all."""
     prefix = ("refresh", subject) if subject else ("refresh",)
     return [
         RefreshToken(subject or key[0], key[-1], **json.loads(value))
-        for key, value in walk(directory.records, prefix)
+        for key, value in walk(accounts.records, prefix)
     ]
 
 
-def revoke_refresh(directory: AccountStore, changes: Changes, subject: str) -> int:
-    """Take all refresh tokens of an account away, as part of a change; returns their number."""
-    found = refresh_tokens(directory, subject)
+def revoke_refresh(accounts: AccountStore, changes: Changes, subject: str) -> int:
+    """Delete an account's refresh tokens as part of a change; returns their number."""
+    found = refresh_tokens(accounts, subject)
     for one in found:
         changes[("refresh", subject, one.digest)] = None
     return len(found)
@@ -108,14 +106,14 @@ _ACTIONS: dict[str, tuple[Action, ...]] = {
     "delete": ("delete",),
 }
 _CATALOG = ("registry", "catalog")
-_REMEMBERED = 10_000  # tokens
-_LONGEST = 2048  # characters of one that is remembered: a few scopes
+_MAX_CACHED = 10_000  # tokens
+_MAX_CACHED_LENGTH = 2048  # characters of a cached token
 AccessMap = dict[tuple[str, str], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token as it is given out; `lifetime` in seconds."""
+    """An issued token; `lifetime` in seconds."""
 
     text: str
     scopes: tuple[TokenScope, ...]
@@ -128,8 +126,8 @@ class IssuedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A token whose signature was checked, resolved against one view of the accounts."""
+class _VerifiedToken:
+    """A verified token with its account in one view."""
 
     claims: Mapping[str, Any]
     access: AccessMap
@@ -138,21 +136,23 @@ class _Seen:
 
 
 class Tokens:
-    """Gives tokens out and reads them back. Safe to use from any thread."""
+    """Issues and verifies tokens. Safe to use from any thread."""
 
-    def __init__(self, directory: AccountStore, keys: Keys, section: AccessSection) -> None:
-        self._directory = directory
+    def __init__(self, accounts: AccountStore, keys: Keys, section: AccessSection) -> None:
+        self._accounts = accounts
         self._keys = keys
         self._section = section
-        self._seen: dict[bytes, _Seen] = {}  # by hash: what lies in memory opens nothing
+        self._verified_tokens: dict[
+            bytes, _VerifiedToken
+        ] = {}  # by hash, so that memory holds no credentials
 
-    def issue(self, account: Account | None, wanted: Iterable[TokenScope]) -> IssuedToken:
-        """A token for an account, or for nobody."""
-        view, section = self._directory.view(), self._section
+    def issue(self, account: Account | None, requested: Iterable[TokenScope]) -> IssuedToken:
+        """Issue a token to an account, or to an anonymous client."""
+        view, section = self._accounts.view(), self._section
         granted = tuple(
-            scope for scope in (self._part(view, account, one) for one in wanted) if scope
+            scope for scope in (self._grant(view, account, one) for one in requested) if scope
         )
-        now, lifetime = int(self._directory.clock()), int(section.token_lifetime.seconds)
+        now, lifetime = int(self._accounts.clock()), int(section.token_lifetime.seconds)
         claims = {
             "iss": section.service,
             "aud": section.service,
@@ -166,60 +166,60 @@ class Tokens:
         return IssuedToken(self._keys.sign(claims), granted, lifetime, now)
 
     def identify(self, token: str, address: str) -> tuple[Principal, AccessMap]:
-        """Who a token speaks for, and its access. Raises InvalidToken.
+        """The principal and access of a token. Raises InvalidToken.
 
-        A token whose signature was checked costs a look-up until it expires.
+        A verified token is cached until it expires.
         """
-        key, now, view = _key(token), self._directory.clock(), self._directory.view()
-        seen = self._seen.get(key)
-        if seen is None or seen.view.keys != view.keys:  # the key may be gone that signed it
-            seen = self._verified(token, view)
-        elif seen.view is not view:
-            seen = self._resolved(key, seen.claims, seen.access, view)
-        if now >= seen.claims["exp"]:
-            self._seen.pop(key, None)
+        key, now, view = _key(token), self._accounts.clock(), self._accounts.view()
+        verified = self._verified_tokens.get(key)
+        if verified is None or verified.view.keys != view.keys:  # its key may have been deleted
+            verified = self._verify(token, view)
+        elif verified.view is not view:
+            verified = self._resolve(key, verified.claims, verified.access, view)
+        if now >= verified.claims["exp"]:
+            self._verified_tokens.pop(key, None)
             raise InvalidToken("expired")
-        if seen.claims["sub"]:
-            _check_subject(seen, address, now)
-        return self._identity(seen), seen.access
+        if verified.claims["sub"]:
+            _check_subject(verified, address, now)
+        return self._principal(verified), verified.access
 
     def login_of(self, token: str) -> str | None:
-        """The login name in a token whose signature was checked before, None for another token."""
-        seen = self._seen.get(_key(token))
-        return None if seen is None else str(seen.claims["sub"])
+        """The login name of a cached token, None for any other."""
+        verified = self._verified_tokens.get(_key(token))
+        return None if verified is None else str(verified.claims["sub"])
 
-    def _verified(self, token: str, view: AccountsView) -> _Seen:
+    def _verify(self, token: str, view: AccountsView) -> _VerifiedToken:
         service = self._section.service
         claims = self._keys.verify(token, issuer=service, audience=service)
         try:
             access = read_access(claims["access"])
         except (KeyError, TypeError):
-            raise InvalidToken("its access is not readable") from None
-        if len(token) > _LONGEST:
-            return _Seen(claims, access, view, view.account(claims["sub"]))
-        return self._resolved(_key(token), claims, access, view)
+            raise InvalidToken("malformed access claim") from None
+        if len(token) > _MAX_CACHED_LENGTH:
+            return _VerifiedToken(claims, access, view, view.account(claims["sub"]))
+        return self._resolve(_key(token), claims, access, view)
 
-    def _resolved(
+    def _resolve(
         self, key: bytes, claims: Mapping[str, Any], access: AccessMap, view: AccountsView
-    ) -> _Seen:
-        if len(self._seen) >= _REMEMBERED:
-            self._seen.clear()
-        seen = _Seen(claims, access, view, view.account(claims["sub"]))
-        self._seen[key] = seen
-        return seen
+    ) -> _VerifiedToken:
+        if len(self._verified_tokens) >= _MAX_CACHED:
+            self._verified_tokens.clear()
+        verified = _VerifiedToken(claims, access, view, view.account(claims["sub"]))
+        self._verified_tokens[key] = verified
+        return verified
 
-    def _identity(self, seen: _Seen) -> Principal:
-        account = seen.account
-        rights = self.rights(seen.view, account)
+    def _principal(self, verified: _VerifiedToken) -> Principal:
+        account = verified.account
+        rights = self.rights(verified.view, account)
         return Principal(
-            seen.claims["sub"],
+            verified.claims["sub"],
             kind_of(account),
-            limited(rights, seen.access),
+            restricted(rights, verified.access),
             account=rights,
         )
 
-    def rights(self, view: AccountsView, account: Account | None) -> May:
-        """What an account may do by itself."""
+    def rights(self, view: AccountsView, account: Account | None) -> Rights:
+        """The rights of an account."""
         anonymous = self._section.anonymous_pull
 
         def may(action: Action, repository: str, tag: str) -> bool:
@@ -227,48 +227,54 @@ class Tokens:
 
         return may
 
-    def _part(
-        self, view: AccountsView, account: Account | None, wanted: TokenScope
+    def _grant(
+        self, view: AccountsView, account: Account | None, requested: TokenScope
     ) -> TokenScope | None:
-        """The part of a scope that the account has, None for nothing."""
+        """The part of a scope that the account has, None if empty."""
         actions: set[str] = set()
         may = self.rights(view, account)
-        if wanted.type == "repository" and is_repository(wanted.name):
-            asked = set(_ACTIONS) if "*" in wanted.actions else wanted.actions & set(_ACTIONS)
-            actions = {action for action in asked if may(_ACTIONS[action][0], wanted.name, "")}
-        elif (wanted.type, wanted.name) == _CATALOG and account is not None:
+        if requested.type == "repository" and is_repository(requested.name):
+            requested_actions = (
+                set(_ACTIONS) if "*" in requested.actions else requested.actions & set(_ACTIONS)
+            )
+            actions = {
+                action
+                for action in requested_actions
+                if may(_ACTIONS[action][0], requested.name, "")
+            }
+        elif (requested.type, requested.name) == _CATALOG and account is not None:
             actions = {"*"}
-        return TokenScope(wanted.type, wanted.name, frozenset(actions)) if actions else None
+        return TokenScope(requested.type, requested.name, frozenset(actions)) if actions else None
 
 
 def _key(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _check_subject(seen: _Seen, address: str, now: float) -> None:
-    """A token of an account that went is not one of a later account of that name."""
-    reason = check_alive(seen.account, address, now)
-    if reason or seen.account is None or seen.claims["iat"] < int(seen.account.created):
-        raise InvalidToken(reason or "given to another account of that name")
+def _check_subject(verified: _VerifiedToken, address: str, now: float) -> None:
+    """Raises InvalidToken, also if the account was recreated since."""
+    reason = unusable_reason(verified.account, address, now)
+    if reason or verified.account is None or verified.claims["iat"] < int(verified.account.created):
+        raise InvalidToken(reason or "issued to a former account of that name")
 
 
 def kind_of(account: Account | None) -> Any:
-    """The word of `Identity.kind`."""
+    """The `Principal.kind` of an account."""
     if account is None:
         return "anonymous"
     return "user" if isinstance(account, User) else "robot"
 
 
 def covers(access: AccessMap, action: Action, repository: str) -> bool:
-    """Whether a token's access names the repository, whole, with the action."""
+    """Whether a token's access includes the action on the repository."""
     word = "push" if action == "update" else action
     return word in access.get(("repository", repository), ())
 
 
-def limited(may: May, access: AccessMap) -> May:
-    """Rights that need both the account and the token."""
+def restricted(may: Rights, access: AccessMap) -> Rights:
+    """Rights that both the account and the token must grant."""
 
-    def both(action: Action, repository: str, tag: str) -> bool:
+    def permits(action: Action, repository: str, tag: str) -> bool:
         return covers(access, action, repository) and may(action, repository, tag)
 
-    return both
+    return permits

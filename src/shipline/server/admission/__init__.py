@@ -1,4 +1,4 @@
-"""Rules about what may come in, stay and go out."""
+"""Admission of images: which may be pushed, pulled, deleted, and which tags are retained."""
 
 from shipline.server.admission.protocol import Admission, AdmitAll
 

@@ -1,4 +1,4 @@
-"""A repository of this node as a place to read statements from: no request is made for them."""
+"""Signatures and attestations read directly from a repository of this node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARENTS = ("vouched", "needed")
 
 
 class StoredEvidence:
-    """An `Evidence` over the repository `name`."""
+    """An `Evidence` backed by the repository `name`."""
 
     def __init__(self, storage: Storage, manifests: Manifests, name: str) -> None:
         self._storage = storage
@@ -50,17 +50,17 @@ class StoredEvidence:
     def resolve(self, reference: str) -> Descriptor:
         found = self.find(Digest.parse(reference) if ":" in reference else reference)
         if found is None:
-            raise NotFound(f"{self._name} has nothing under {reference}")
+            raise NotFound(f"{self._name} has no manifest {reference}")
         return found
 
     def find(self, reference: Digest | str) -> Descriptor | None:
-        """As `resolve`, None where there is nothing."""
+        """Like `resolve`, but None if not found."""
         stored = self._manifests.get(self._name, reference)
         return None if stored is None else descriptor_of(stored)
 
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        """Those that `mark_proven` has marked come first, the newest of them before others: no
-        number of other referrers keeps anybody from seeing them.
+        """Referrers marked by `mark_proven` first, newest first, so that no number of others can
+        hide them.
         """
         subject, records = str(target.digest), self._storage.records
         marked = records.scan(("proven", self._name, subject), limit=_REFERRERS)
@@ -71,14 +71,12 @@ class StoredEvidence:
             if (value := records.get(("referrer", self._name, subject, one["in"]))) is not None
         ]
         others = self._manifests.referrers(self._name, target.digest, "")
-        entries = {entry["digest"]: entry for entry in (*first, *_few(others))}
+        entries = {entry["digest"]: entry for entry in (*first, *_first_referrers(others))}
         found = map(Descriptor.from_json, entries.values())
         return tuple(one for one in found if artifact_type in ("", one.artifact_type))
 
     def parents(self, target: Descriptor) -> Iterator[Descriptor]:
-        """The indexes of this repository that list a manifest, those about which something is
-        proven first.
-        """
+        """The indexes that list a manifest, proven ones first."""
         child, records = str(target.digest), self._storage.records
         pages = (records.scan((kind, self._name, child), limit=_REFERRERS) for kind in _PARENTS)
         for parent in dict.fromkeys(key[0] for page in pages for key, _ in page):
@@ -87,8 +85,8 @@ class StoredEvidence:
                 yield descriptor_of(stored)
 
     def mark_proven(self, digest: Digest, keys: Sequence[PublicKey]) -> None:
-        """Mark what `keys` have stated in a manifest that has arrived, under what it is about. A
-        mark says where to look first and proves nothing; there is one for each statement.
+        """Mark statements signed by `keys` in a manifest that was just pushed, under their subject.
+        A mark says where to look first and proves nothing; there is one per statement.
         """
         stored = self._manifests.get(self._name, digest)
         if stored is None:
@@ -103,7 +101,7 @@ class StoredEvidence:
     def _marks(self, statement: Digest, subject: Digest, place: Digest) -> Changes:
         key = ("proven", self._name, str(subject), str(statement))
         known = self._storage.records.get(key)
-        if known is not None and self._manifests.listed(
+        if known is not None and self._manifests.entry(
             self._name, Digest.parse(json.loads(known)["in"])
         ):
             return {}
@@ -115,7 +113,7 @@ class StoredEvidence:
         return {key: pack(at=at, **{"in": str(place)}), **dict.fromkeys(vouched, b"")}
 
     def _subjects(self, stored: StoredManifest) -> Iterator[Digest]:
-        """What a manifest is attached to: by its own word, and by its tags."""
+        """The subjects of a manifest: its `subject`, and those in its tags."""
         parsed = parse_manifest(stored.raw, stored.media_type)
         if parsed.subject is not None:
             yield parsed.subject.digest
@@ -125,8 +123,8 @@ class StoredEvidence:
                 yield subject
 
 
-def _few(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first of them: not too many, and not too much."""
+def _first_referrers(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first entries, bounded in number and size."""
     left = _ANNOTATIONS
     for entry in islice(entries, _REFERRERS):
         left -= sum(map(len, (entry.get("annotations") or {}).values()))
@@ -136,5 +134,5 @@ def _few(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def descriptor_of(stored: StoredManifest) -> Descriptor:
-    """What names a manifest that was read."""
+    """The descriptor of a stored manifest."""
     return Descriptor(stored.media_type, stored.digest, len(stored.raw))

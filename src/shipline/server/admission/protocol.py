@@ -1,4 +1,4 @@
-"""What the routes ask before content goes out, comes in or goes away."""
+"""The checks that routes make before content is pulled, pushed or deleted."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from shipline.server.http import Principal
 
 
 class Admission(Protocol):
-    """Each method returns, or raises Problem with the rule and the way to satisfy it.
+    """Each method raises Problem, naming the rule and how to satisfy it, or returns.
 
-    Names were checked, and the identity's rights too. `push` and `delete` run while no one else can
-    change the tags and the manifest that they are about.
+    Names are validated and the principal is authorized. `push` and `delete` run while the tags and
+    the manifest are locked.
     """
 
     def pull(
-        self, identity: Principal, name: str, reference: Digest | str, stored: StoredManifest
+        self, principal: Principal, name: str, reference: Digest | str, stored: StoredManifest
     ) -> None:
-        """A manifest is about to be sent, asked for by tag or digest."""
+        """A manifest is about to be sent, requested by tag or digest."""
 
     def push(
         self,
-        identity: Principal,
+        principal: Principal,
         name: str,
         digest: Digest,
         content: Manifest | Index,
         tags: tuple[str, ...],
     ) -> None:
-        """A manifest is about to be stored and get `tags`."""
+        """A manifest is about to be stored with `tags`."""
 
-    def delete(self, identity: Principal, name: str, target: Digest | str) -> None:
-        """A manifest (by digest) or a tag is about to go."""
+    def delete(self, principal: Principal, name: str, target: Digest | str) -> None:
+        """A manifest (by digest) or a tag is about to be deleted."""
 
-    def blob(self, identity: Principal, name: str, size: int) -> None:
-        """A blob is about to come in, or has: it, and `size` bytes more."""
+    def blob(self, principal: Principal, name: str, size: int) -> None:
+        """A blob upload begins or continues, with `size` more bytes than are counted."""
 
     def explain(self, name: str, stored: StoredManifest) -> tuple[bool, str] | None:
-        """Whether a manifest may be pulled by digest, and why; None where no rule is about it."""
+        """Whether a manifest may be pulled by digest, and why; None if no rule applies."""
 
 
 class AdmitAll:
-    """Lets everything pass: a node without rules."""
+    """Admits everything: a node without rules."""
 
     def pull(
-        self, identity: Principal, name: str, reference: Digest | str, stored: StoredManifest
+        self, principal: Principal, name: str, reference: Digest | str, stored: StoredManifest
     ) -> None:
         return None
 
     def push(
         self,
-        identity: Principal,
+        principal: Principal,
         name: str,
         digest: Digest,
         content: Manifest | Index,
@@ -59,10 +59,10 @@ class AdmitAll:
     ) -> None:
         return None
 
-    def delete(self, identity: Principal, name: str, target: Digest | str) -> None:
+    def delete(self, principal: Principal, name: str, target: Digest | str) -> None:
         return None
 
-    def blob(self, identity: Principal, name: str, size: int) -> None:
+    def blob(self, principal: Principal, name: str, size: int) -> None:
         return None
 
     def explain(self, name: str, stored: StoredManifest) -> tuple[bool, str] | None:

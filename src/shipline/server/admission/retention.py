@@ -1,4 +1,4 @@
-"""Retention: which tags have had their time, decided first and removed after."""
+"""Retention: decide which tags have expired, then remove them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from shipline.errors import Cancelled
 from shipline.oci import Digest
 from shipline.server.admission.protocol import Admission
-from shipline.server.admission.section import AdmissionSection, RetentionRule, any_of
+from shipline.server.admission.section import AdmissionSection, RetentionRule, matches_any
+from shipline.server.events import NodeEvent, Publish
 from shipline.server.http import ANYONE
-from shipline.server.journal import NodeEvent, Tell
-from shipline.server.manifests import Manifests, Tagged
+from shipline.server.manifests import Manifests, TaggedDigest
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.tasks import sleep
 from shipline.trust import statement_subject
 
 _log = logging.getLogger(__name__)
-RETENTION = "retention"  # who does what nobody has asked for
+RETENTION = "retention"  # the actor of automatic runs
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionDecision:
-    """What happens to one tag, and why; `kept` also where a rule of the door forbids to remove."""
+    """What happens to one tag, and why; `kept` also if admission refuses the deletion."""
 
     repository: str
     tag: str
@@ -39,23 +39,23 @@ class RetentionDecision:
 
 
 def decide(
-    rules: Sequence[RetentionRule], repository: str, tags: Iterable[Tagged], now: float
+    rules: Sequence[RetentionRule], repository: str, tags: Iterable[TaggedDigest], now: float
 ) -> list[RetentionDecision]:
-    """One decision for each tag that some rule is about; tags that hold statements about an image
-    have no time of their own. A tag is kept where any rule about it keeps it.
+    """One decision per tag that a rule applies to. A tag is kept if any rule keeps it. Tags that
+    hold statements about an image are skipped.
     """
     known = [one for one in tags if statement_subject(one.tag) is None]
     found: dict[str, RetentionDecision] = {}
     for rule in rules:
-        if not any_of(rule.repositories, repository):
+        if not matches_any(rule.repositories, repository):
             continue
-        ours = [one for one in known if any_of(rule.tags, one.tag)]
+        ours = [one for one in known if matches_any(rule.tags, one.tag)]
         newest = sorted(ours, key=lambda one: (-one.at, one.tag))
         for rank, one in enumerate(newest):
-            reason = _kept(rule, one, rank, now)
+            reason = _keep_reason(rule, one, rank, now)
             before = found.get(one.tag)
             if before is None or not before.kept:
-                why = reason or _gone(rule)
+                why = reason or _expiry_reason(rule)
                 found[one.tag] = RetentionDecision(
                     repository, one.tag, one.digest, bool(reason), why
                 )
@@ -67,30 +67,30 @@ def retain(
     manifests: Manifests,
     rules: Sequence[RetentionRule],
     *,
-    door: Admission,
+    admission: Admission,
     dry_run: bool = False,
     actor: str = RETENTION,
-    tell: Tell = lambda event: None,
+    publish: Publish = lambda event: None,
 ) -> list[RetentionDecision]:
-    """Remove the tags that no rule keeps, in every repository; manifests stay for the collector.
-    `tell` gets an event for each tag that went, and one for the whole.
+    """Remove the expired tags of every repository; manifests are left to garbage collection.
+    `publish` gets an event for each removed tag, and one for the run.
 
-    A tag that was pushed again meanwhile is left, and so is one that `door` does not let go.
+    A tag is kept if it was pushed again meanwhile, or if `admission` refuses.
     """
-    done: list[RetentionDecision] = []
+    decisions: list[RetentionDecision] = []
     after = ""
     while names := storage.repositories(after, 1000):
         for name in names:
             for decision in decide(rules, name, manifests.every_tag(name), storage.clock()):
-                done.append(_carry_out(manifests, decision, door, dry_run))
-                if not dry_run and not done[-1].kept:
-                    tell(_event(done[-1], actor))
+                decisions.append(_apply(manifests, decision, admission, dry_run))
+                if not dry_run and not decisions[-1].kept:
+                    publish(_event(decisions[-1], actor))
         after = names[-1]
     if not dry_run:
-        removed = sum(not one.kept for one in done)
-        message = f"retention: {removed} tags removed, {len(done) - removed} kept"
-        tell(NodeEvent("collect", actor=actor, message=message))
-    return done
+        removed = sum(not one.kept for one in decisions)
+        message = f"retention: {removed} tags removed, {len(decisions) - removed} kept"
+        publish(NodeEvent("collect", actor=actor, message=message))
+    return decisions
 
 
 def _event(gone: RetentionDecision, actor: str) -> NodeEvent:
@@ -105,24 +105,26 @@ def retain_forever(
     manifests: Manifests,
     section: AdmissionSection,
     *,
-    door: Admission,
-    tell: Tell = lambda event: None,
+    admission: Admission,
+    publish: Publish = lambda event: None,
 ) -> None:
-    """Run retention again and again until the scope is cancelled."""
+    """Run retention periodically until the scope is cancelled."""
     with suppress(Cancelled):
         while True:
             sleep(section.retention_every.seconds)
             try:
-                done = retain(storage, manifests, section.retention, door=door, tell=tell)
+                decisions = retain(
+                    storage, manifests, section.retention, admission=admission, publish=publish
+                )
             except OSError:
-                _log.exception("retention failed; it is tried again in %s", section.retention_every)
+                _log.exception("retention failed; retrying in %s", section.retention_every)
                 continue
-            removed = sum(not one.kept for one in done)
-            _log.info("retention removed %d tags and kept %d", removed, len(done) - removed)
+            removed = sum(not one.kept for one in decisions)
+            _log.info("retention removed %d tags and kept %d", removed, len(decisions) - removed)
 
 
-def _carry_out(
-    manifests: Manifests, decision: RetentionDecision, door: Admission, dry_run: bool
+def _apply(
+    manifests: Manifests, decision: RetentionDecision, admission: Admission, dry_run: bool
 ) -> RetentionDecision:
     if decision.kept:
         return decision
@@ -131,8 +133,8 @@ def _carry_out(
     def check() -> None:
         now = manifests.get(name, tag)
         if now is None or now.digest != decision.digest:
-            raise Problem(409, "DENIED", "it was pushed again meanwhile")
-        door.delete(ANYONE, name, tag)
+            raise Problem(409, "DENIED", "pushed again meanwhile")
+        admission.delete(ANYONE, name, tag)
 
     try:
         if dry_run:
@@ -144,10 +146,10 @@ def _carry_out(
     return decision
 
 
-def _kept(rule: RetentionRule, one: Tagged, rank: int, now: float) -> str:
-    """Why the rule keeps the tag, empty where it does not."""
-    if any_of(rule.keep, one.tag):
-        return "its name is always kept"
+def _keep_reason(rule: RetentionRule, one: TaggedDigest, rank: int, now: float) -> str:
+    """Why the rule keeps the tag, empty if it does not."""
+    if matches_any(rule.keep, one.tag):
+        return "always kept by name"
     if rule.latest is not None and rank < rule.latest:
         return f"one of the last {rule.latest}"
     if rule.within is not None and now - one.at <= rule.within.seconds:
@@ -155,7 +157,7 @@ def _kept(rule: RetentionRule, one: Tagged, rank: int, now: float) -> str:
     return ""
 
 
-def _gone(rule: RetentionRule) -> str:
+def _expiry_reason(rule: RetentionRule) -> str:
     conditions = []
     if rule.latest is not None:
         conditions.append(f"not one of the last {rule.latest}")

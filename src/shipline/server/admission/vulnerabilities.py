@@ -1,4 +1,4 @@
-"""Images go out only with a signed scan result that is good enough."""
+"""Admission by signed vulnerability scans."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from shipline.gates.reports import Severity, Vulnerability
 from shipline.gates.scans import SCAN_TYPES, Scan, read_scan
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manifest
 from shipline.server.admission.evidence import StoredEvidence
-from shipline.server.admission.section import VulnerabilityRule, any_of
+from shipline.server.admission.section import VulnerabilityRule, matches_any
 from shipline.supply import Attestation, ClaimKind, PublicKey, attachment_tag, examine_attestations
 from shipline.trust import StatementCheck
 
 _KEPT = 10_000  # verdicts
 _SHOWN = 5  # vulnerabilities in a message
-_NONE = "no scan result is attached to it: shipline attest --type vuln --predicate REPORT"
+_NO_SCAN = "no scan result is attached: shipline attest --type vuln --predicate REPORT"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRule:
-    """A rule with its keys."""
+class LoadedRule:
+    """A rule with its keys loaded."""
 
-    said: VulnerabilityRule
+    section: VulnerabilityRule
     keys: tuple[PublicKey, ...]
 
 
 class Scans:
-    """Verdicts of the rules. What is kept is kept under everything that is attached to the image,
-    so that a new scan counts at once.
+    """Evaluates the vulnerability rules. Scans are cached by everything attached to the image, so
+    that a new one takes effect at once.
     """
 
-    def __init__(self, rules: Sequence[ReadRule], clock: Callable[[], float]) -> None:
+    def __init__(self, rules: Sequence[LoadedRule], clock: Callable[[], float]) -> None:
         self._rules = tuple(rules)
         self._clock = clock
         self._lock = threading.Lock()
@@ -43,61 +43,62 @@ class Scans:
         self._statements = StatementCheck()
 
     def covers(self, name: str) -> bool:
-        return any(any_of(rule.said.repositories, name) for rule in self._rules)
+        return any(matches_any(rule.section.repositories, name) for rule in self._rules)
 
     def refusal(self, source: StoredEvidence, name: str, target: Descriptor) -> str:
-        """Why the image may not be pulled, with the way to change that; empty where it may."""
+        """Why the image may not be pulled and what to do, empty if it may."""
         if self._statements.has(source, target):
             return ""
         for rule in self._rules:
-            if any_of(rule.said.repositories, name):
-                reason = self._judge(rule, source, target)
+            if matches_any(rule.section.repositories, name):
+                reason = self._refusal(rule, source, target)
                 if reason:
                     return reason
         return ""
 
-    def _judge(self, rule: ReadRule, source: StoredEvidence, target: Descriptor) -> str:
-        """By the newest scan of the image and that of each index which lists it: none may be bad,
-        and the newest of them must be new enough. An index without one: by those of its images.
+    def _refusal(self, rule: LoadedRule, source: StoredEvidence, target: Descriptor) -> str:
+        """Considers the newest scan of the image and of each index that lists it: none may be bad,
+        and the most recent must be recent enough. An index without scans is judged by those of its
+        images.
         """
         found = [self._scan(rule, source, one) for one in (target, *source.parents(target))]
         scans = [scan for scan, _ in found if scan is not None]
         if scans:
-            return self._bad(rule.said, scans)
+            return self._rule_refusal(rule.section, scans)
         images, own = _images(source, target), found[0][1]
-        if not images or own != _NONE:
+        if not images or own != _NO_SCAN:
             return own
         for image in images:
             scan, problem = self._scan(rule, source, image)
-            reason = problem if scan is None else self._bad(rule.said, [scan])
+            reason = problem if scan is None else self._rule_refusal(rule.section, [scan])
             if reason:
                 return f"{image.platform}: {reason}"
         return ""
 
     def _scan(
-        self, rule: ReadRule, source: StoredEvidence, target: Descriptor
+        self, rule: LoadedRule, source: StoredEvidence, target: Descriptor
     ) -> tuple[Scan | None, str]:
-        """The newest scan that one of the keys signed, or why there is none."""
+        """The newest scan signed by one of the keys, or why there is none."""
         key = (rule, target.digest, *_attached(source, target))
         with self._lock:
             known = self._known.get(key)
         if known is None:
-            known = _newest(source, target, rule.keys)
+            known = _newest_scan(source, target, rule.keys)
             with self._lock:
                 while len(self._known) >= _KEPT:
                     del self._known[next(iter(self._known))]
                 self._known[key] = known
         return known
 
-    def _bad(self, rule: VulnerabilityRule, scans: Sequence[Scan]) -> str:
-        """The strictest of them counts: a clean scan of an index does not take back what another
-        one has found in its image.
+    def _rule_refusal(self, rule: VulnerabilityRule, scans: Sequence[Scan]) -> str:
+        """Why the scans break the rule. Findings add up: a clean scan of an index does not cancel
+        those in its image.
         """
         now = self._clock()
         if rule.max_age is not None:
             finished = max((one.finished for one in scans if one.finished), default=None)
             if finished is None:
-                return "its scan result does not say when the scan ended"
+                return "its scan result has no end time"
             if now - finished > rule.max_age.seconds:
                 return f"its last scan is older than {rule.max_age}; scan it again"
         today = datetime.fromtimestamp(now, UTC)
@@ -110,10 +111,10 @@ class Scans:
             and (one.fixed or not rule.fixable_only)
             and not allowed.intersection(one.names)
         ]
-        return _listed(bad, rule.refuse) if bad else ""
+        return _describe(bad, rule.refuse) if bad else ""
 
 
-def _listed(bad: Sequence[Vulnerability], least: str) -> str:
+def _describe(bad: Sequence[Vulnerability], least: str) -> str:
     worst = sorted(bad, key=lambda one: (-one.severity, one.id))
     names = ", ".join(f"{one.id} ({one.severity})" for one in worst[:_SHOWN])
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -123,7 +124,7 @@ def _listed(bad: Sequence[Vulnerability], least: str) -> str:
     )
 
 
-def _newest(
+def _newest_scan(
     source: StoredEvidence, target: Descriptor, keys: tuple[PublicKey, ...]
 ) -> tuple[Scan | None, str]:
     proven: list[Attestation] = []
@@ -133,23 +134,23 @@ def _newest(
         proven += found.proven
         rejected += len(found.rejected)
     problem = (
-        f"{rejected} scan results are attached, but none that a trusted key signed"
+        f"{rejected} scan results are attached, but none is signed by a trusted key"
         if rejected
-        else _NONE
+        else _NO_SCAN
     )
     scans: list[Scan] = []
     for one in proven:
         try:
             scans.append(read_scan(one.statement.predicate_type, one.statement.predicate))
         except ContentError as error:
-            problem = f"its scan result cannot be used: {error.message}"
+            problem = f"its scan result is unusable: {error.message}"
     if not scans:
         return None, problem
     return max(scans, key=lambda scan: scan.finished or 0.0), ""
 
 
 def _attached(source: StoredEvidence, target: Descriptor) -> Iterator[Digest]:
-    """Everything that is attached to an image now, by digest."""
+    """Everything attached to an image, by digest."""
     yield from (one.digest for one in source.referrers(target))
     found = source.find(attachment_tag(target.digest, ClaimKind.ATTESTATION))
     if found is not None:

@@ -1,4 +1,4 @@
-"""Webhooks: what happened is told to others, from a queue that survives everything."""
+"""Webhooks: events delivered to receivers from a durable queue."""
 
 from shipline.server.hooks.queue import Queue
 from shipline.server.hooks.section import WebhookSection

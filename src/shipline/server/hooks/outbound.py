@@ -1,7 +1,7 @@
-"""One POST to a receiver, from a server that must not be led into its own network.
+"""One POST to a webhook receiver, protected against SSRF.
 
-A name is looked up once, every address that it has is judged, and the connection goes to a judged
-one; a redirect is a new name. Public addresses are good, others only where they are listed.
+A host name is resolved once, all of its addresses are checked, and the connection goes to a checked
+one; a redirect is checked again. Public addresses are allowed, others only if listed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shipline.tasks import on_cancel
 if TYPE_CHECKING:
     from shipline.net import Address, Network
 
-_HOPS = 3  # redirects
-_ANSWER = 64 << 10  # bytes of an answer that are read
+_MAX_REDIRECTS = 3  # redirects
+_MAX_RESPONSE = 64 << 10  # bytes of a response to read
 
 
 class DeliveryFailed(ShiplineError):
@@ -36,9 +36,9 @@ class DeliveryFailed(ShiplineError):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTarget:
-    """Where a request goes; `allow` are the networks that are good though they are not public."""
+    """Where to send a request; `allow` are the permitted non-public networks."""
 
-    secure: bool
+    tls: bool
     host: str
     port: int
     path: str
@@ -46,7 +46,7 @@ class DeliveryTarget:
 
     @classmethod
     def parse(cls, url: str, allow: Sequence[str] = ()) -> Self:
-        """Raises ConfigError for what is no http(s) URL, or no list of networks."""
+        """Raises ConfigError for anything but an http(s) URL and networks."""
         try:
             parts = urlsplit(url)
             networks = tuple(ipaddress.ip_network(text, strict=False) for text in allow)
@@ -56,69 +56,69 @@ class DeliveryTarget:
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ConfigError(f"url: {url!r} does not begin with https:// or http:// and a host")
         if parts.username is not None or not url.isprintable() or " " in url:
-            raise ConfigError("url: it must hold neither credentials nor blanks")
+            raise ConfigError("url: must contain neither credentials nor spaces")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(parts.scheme == "https", parts.hostname, port, path, networks)
 
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.path}"
 
 
 def post(target: DeliveryTarget, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
-    """Send until it is accepted (2xx). Raises Undelivered with the reason otherwise."""
-    for _ in range(_HOPS + 1):
-        status, location = _once(target, body, headers, timeout_s)
+    """Send a request, following redirects. Raises DeliveryFailed unless it is answered with 2xx."""
+    for _ in range(_MAX_REDIRECTS + 1):
+        status, location = _attempt(target, body, headers, timeout_s)
         if 200 <= status < 300:
             return
         if status not in (307, 308) or not location:
             raise DeliveryFailed(f"{target.host} answered {status}")
-        target = _followed(target, location)
-    raise DeliveryFailed(f"{target.host} redirects on and on")
+        target = _redirected(target, location)
+    raise DeliveryFailed(f"{target.host}: too many redirects")
 
 
-def _followed(target: DeliveryTarget, location: str) -> DeliveryTarget:
+def _redirected(target: DeliveryTarget, location: str) -> DeliveryTarget:
     try:
         found = DeliveryTarget.parse(urljoin(target.url, location))
     except ConfigError as error:
-        raise DeliveryFailed(f"{target.host} redirects to no good place: {error.message}") from None
-    if target.secure and not found.secure:
+        raise DeliveryFailed(f"{target.host}: invalid redirect: {error.message}") from None
+    if target.tls and not found.tls:
         raise DeliveryFailed(f"{target.host} redirects from https to http")
-    return DeliveryTarget(found.secure, found.host, found.port, found.path, target.allow)
+    return DeliveryTarget(found.tls, found.host, found.port, found.path, target.allow)
 
 
-def _once(
+def _attempt(
     target: DeliveryTarget, body: bytes, headers: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str]:
     try:
-        sock = _connected(target, timeout_s)
+        sock = _connect(target, timeout_s)
     except OSError as error:
         raise _unreachable(target, error) from None
-    with sock, sock.dup() as lifeline, on_cancel(partial(_shut, lifeline)):
+    with sock, sock.dup() as lifeline, on_cancel(partial(_shut_down, lifeline)):
         try:
             connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
-            connection.sock = _secured(target, sock) if target.secure else sock
+            connection.sock = _wrap_tls(target, sock) if target.tls else sock
         except OSError as error:
             raise _unreachable(target, error) from None
         try:
             connection.request("POST", target.path, body, dict(headers))
-            answer = connection.getresponse()
-            answer.read(_ANSWER)
-            return answer.status, answer.getheader("Location") or ""
+            response = connection.getresponse()
+            response.read(_MAX_RESPONSE)
+            return response.status, response.getheader("Location") or ""
         except (OSError, http.client.HTTPException) as error:
-            raise DeliveryFailed(f"{target.host}:{target.port} broke off: {error!r}") from None
+            raise DeliveryFailed(f"{target.host}:{target.port} failed: {error!r}") from None
         finally:
             connection.close()
 
 
-def _connected(target: DeliveryTarget, timeout_s: float) -> socket.socket:
-    """A connection to an address that was judged; the name is only used for TLS and Host."""
-    address = _judged(target)
+def _connect(target: DeliveryTarget, timeout_s: float) -> socket.socket:
+    """Connect to a checked address; the name is used only for TLS and Host."""
+    address = _allowed_address(target)
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
     try:
         sock.settimeout(timeout_s)
-        with on_cancel(partial(_shut, sock)):
+        with on_cancel(partial(_shut_down, sock)):
             sock.connect((str(address), target.port))
     except BaseException:
         sock.close()
@@ -126,12 +126,12 @@ def _connected(target: DeliveryTarget, timeout_s: float) -> socket.socket:
     return sock
 
 
-def _secured(target: DeliveryTarget, sock: socket.socket) -> socket.socket:
+def _wrap_tls(target: DeliveryTarget, sock: socket.socket) -> socket.socket:
     return ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
 
 
-def _shut(sock: socket.socket) -> None:
-    """Wake whoever waits on it, which closing the descriptor would not do (shutdown(2))."""
+def _shut_down(sock: socket.socket) -> None:
+    """Wake threads that wait on the socket, which close(2) would not (shutdown(2))."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -140,8 +140,8 @@ def _unreachable(target: DeliveryTarget, error: OSError) -> DeliveryFailed:
     return DeliveryFailed(f"cannot reach {target.host}:{target.port}: {error}")
 
 
-def _judged(target: DeliveryTarget) -> Address:
-    """The first address of the host. Raises Undelivered if any of them is out of bounds."""
+def _allowed_address(target: DeliveryTarget) -> Address:
+    """The first address of the host. Raises DeliveryFailed if any of them is not allowed."""
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
@@ -149,7 +149,7 @@ def _judged(target: DeliveryTarget) -> Address:
         allowed = (one for one in target.allow if one.version == end.version)
         if not is_public(address) and not any(end in network for network in allowed):
             raise DeliveryFailed(
-                f"{target.host} leads to {address}, which is not a public address",
-                hint="list its network in `allow` of the webhook if that is meant",
+                f"{target.host} resolves to {address}, which is not a public address",
+                hint="if intended, add its network to `allow` of the webhook",
             )
     return addresses[0]

@@ -1,4 +1,4 @@
-"""What `registry.webhooks` of shipline.yaml may say: who is told, of what, and how."""
+"""The section `registry.webhooks` of shipline.yaml."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import Glob
+from shipline.server.events import NodeEvent
 from shipline.server.hooks.outbound import DeliveryTarget
-from shipline.server.journal import NodeEvent
 from shipline.units import Duration
 
 _ATTEMPT, _THREE_DAYS = Duration(10_000), Duration(259_200_000)
 _BLOB = "application/octet-stream"
 _NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
-Told = Literal["push", "pull", "delete", "untag", "mount", "refused", "quota"]
+SentEvent = Literal["push", "pull", "delete", "untag", "mount", "refused", "quota"]
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSection:
-    """One receiver. Its secret is read from a file or a variable, never written here."""
+    """A webhook receiver. Its secret comes from a file or environment variable."""
 
-    name: str = field(metadata={"doc": "what logs and metrics call it: a-z, 0-9 and -"})
-    url: str = field(metadata={"doc": "where requests go, https:// or http://"})
-    events: tuple[Told, ...] = field(
-        default=("push", "delete", "untag"), metadata={"doc": "events that are sent"}
+    name: str = field(metadata={"doc": "name in logs and metrics: a-z, 0-9 and -"})
+    url: str = field(metadata={"doc": "URL to send events to, https:// or http://"})
+    events: tuple[SentEvent, ...] = field(
+        default=("push", "delete", "untag"), metadata={"doc": "events to send"}
     )
     blobs: bool = field(
-        default=False, metadata={"doc": "tell of pushed blobs too, not only of manifests"}
+        default=False, metadata={"doc": "also send pushes of blobs, not only of manifests"}
     )
     repositories: tuple[Glob, ...] = field(
-        default=(Glob("**"),), metadata={"doc": "only of these repositories"}
+        default=(Glob("**"),), metadata={"doc": "only events of these repositories"}
     )
     format: Literal["docker", "cloudevents", "harbor"] = field(
         default="docker",
@@ -41,36 +41,34 @@ class WebhookSection:
             "doc": "docker: the notifications of docker-registry; CloudEvents 1.0; Harbor's payload"
         },
     )
-    secret_file: str = field(
-        default="", metadata={"doc": "file with the key that signs the requests"}
-    )
+    secret_file: str = field(default="", metadata={"doc": "file with the key for signing requests"})
     secret_variable: str = field(
-        default="", metadata={"doc": "variable with the key that signs the requests"}
+        default="", metadata={"doc": "environment variable with the key for signing requests"}
     )
     allow: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "networks and addresses, beside public ones, that the name may lead to"},
+        metadata={"doc": "non-public networks and addresses that the host may resolve to"},
     )
-    timeout: Duration = field(default=_ATTEMPT, metadata={"doc": "time for one attempt"})
+    timeout: Duration = field(default=_ATTEMPT, metadata={"doc": "timeout of one attempt"})
     keep: Duration = field(
-        default=_THREE_DAYS, metadata={"doc": "time after which an event is given up"}
+        default=_THREE_DAYS, metadata={"doc": "time after which an undelivered event is given up"}
     )
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ConfigError(f"name: {self.name!r} is not made of a-z, 0-9 and -")
+            raise ConfigError(f"name: {self.name!r} must consist of a-z, 0-9 and -")
         if self.secret_file and self.secret_variable:
-            raise ConfigError("secret-file: secret-variable is there too; keep one")
+            raise ConfigError("set only one of secret-file and secret-variable")
         DeliveryTarget.parse(self.url, self.allow)
 
-    def wants(self, event: NodeEvent) -> bool:
-        """Whether the receiver is to be told of this event."""
+    def matches(self, event: NodeEvent) -> bool:
+        """Whether this event is sent to the receiver."""
         if event.kind not in self.events or (event.media_type == _BLOB and not self.blobs):
             return False
         return any(pattern.matches(event.repository) for pattern in self.repositories)
 
     def secret(self, environ: Mapping[str, str]) -> bytes:
-        """The key, empty where there is none. Raises ConfigError where it cannot be had."""
+        """The signing key, empty if none is configured. Raises ConfigError if it is missing."""
         if self.secret_variable:
             if not (value := environ.get(self.secret_variable)):
                 raise ConfigError(

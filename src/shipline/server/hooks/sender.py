@@ -1,8 +1,8 @@
-"""Webhooks delivered: bodies as receivers expect them, in order, at least once, with back-off; and
-what operators ask about them.
+"""Webhook delivery: payload formats, ordered at-least-once delivery with back-off, and the API for
+operators.
 
-docker: `application/vnd.docker.distribution.events.v1+json`, as docker-registry sends it.
-cloudevents: CloudEvents 1.0 in structured JSON mode. harbor: the default payload of Harbor.
+docker: `application/vnd.docker.distribution.events.v1+json`, as sent by docker-registry.
+cloudevents: CloudEvents 1.0 in structured JSON mode. harbor: Harbor's default payload.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 from shipline.errors import Cancelled
 from shipline.metadata import Records
 from shipline.server.access import Sampler
+from shipline.server.events import NodeEvent
 from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
 from shipline.server.hooks.queue import PendingDelivery, Queue
 from shipline.server.hooks.section import WebhookSection
 from shipline.server.http import Request, Response, Route, route
-from shipline.server.journal import NodeEvent
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, check, on_cancel
 
@@ -38,19 +38,19 @@ _HARBOR = {
 }
 
 
-def body_of(style: str, identity: str, event: NodeEvent) -> tuple[str, bytes]:
-    """Media type and content. The same event always gives the same bytes."""
+def body_of(style: str, delivery_id: str, event: NodeEvent) -> tuple[str, bytes]:
+    """Media type and body of a request; deterministic."""
     media_type, make = _STYLES[style]
-    return media_type, json.dumps(make(identity, event), separators=(",", ":")).encode()
+    return media_type, json.dumps(make(delivery_id, event), separators=(",", ":")).encode()
 
 
-def _docker(identity: str, event: NodeEvent) -> dict[str, Any]:
-    """One entry for each tag: the format has room for one."""
+def _docker(delivery_id: str, event: NodeEvent) -> dict[str, Any]:
+    """One entry per tag, since the format allows only one each."""
     tags = event.tags or ("",)
-    return {"events": [_docker_entry(identity, event, tag) for tag in tags]}
+    return {"events": [_docker_entry(delivery_id, event, tag) for tag in tags]}
 
 
-def _docker_entry(identity: str, event: NodeEvent, tag: str) -> dict[str, Any]:
+def _docker_entry(delivery_id: str, event: NodeEvent, tag: str) -> dict[str, Any]:
     target: dict[str, Any] = {
         "mediaType": event.media_type,
         "size": event.size,
@@ -60,17 +60,17 @@ def _docker_entry(identity: str, event: NodeEvent, tag: str) -> dict[str, Any]:
         "tag": tag,
     }
     return {
-        "id": f"{identity}-{tag}" if tag else identity,
+        "id": f"{delivery_id}-{tag}" if tag else delivery_id,
         "timestamp": _time(event),
         "action": "delete" if event.kind == "untag" else event.kind,
         "target": {key: value for key, value in target.items() if value},
-        "request": {"id": identity, "addr": event.address},
+        "request": {"id": delivery_id, "addr": event.address},
         "actor": {"name": event.actor},
         "source": {},
     }
 
 
-def _cloudevent(identity: str, event: NodeEvent) -> dict[str, Any]:
+def _cloudevent(delivery_id: str, event: NodeEvent) -> dict[str, Any]:
     data = {
         "repository": event.repository,
         "digest": event.digest,
@@ -83,7 +83,7 @@ def _cloudevent(identity: str, event: NodeEvent) -> dict[str, Any]:
     }
     return {
         "specversion": "1.0",
-        "id": identity,
+        "id": delivery_id,
         "source": "/shipline/registry",
         "type": f"shipline.registry.{event.kind}",
         "subject": event.repository,
@@ -93,7 +93,7 @@ def _cloudevent(identity: str, event: NodeEvent) -> dict[str, Any]:
     }
 
 
-def _harbor(identity: str, event: NodeEvent) -> dict[str, Any]:
+def _harbor(delivery_id: str, event: NodeEvent) -> dict[str, Any]:
     namespace, _, name = event.repository.partition("/")
     resources = [{"digest": event.digest, "tag": tag} for tag in event.tags or ("",)]
     return {
@@ -128,21 +128,21 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
-    """A configured webhook with its key, and the event that wakes its sender."""
+class WebhookReceiver:
+    """A configured webhook, its key, and the event that wakes its sender thread."""
 
     section: WebhookSection
     secret: bytes
     wake: threading.Event
 
-    def deliver(self, waiting: PendingDelivery) -> None:
-        """One attempt. Raises Undelivered."""
-        media_type, body = body_of(self.section.format, waiting.identity, waiting.event)
+    def deliver(self, delivery: PendingDelivery) -> None:
+        """One attempt. Raises DeliveryFailed."""
+        media_type, body = body_of(self.section.format, delivery.delivery_id, delivery.event)
         headers = {
             "Content-Type": media_type,
             "User-Agent": "shipline-registry",
-            "X-Shipline-Delivery": waiting.identity,
-            "X-Shipline-Event": waiting.event.kind,
+            "X-Shipline-Delivery": delivery.delivery_id,
+            "X-Shipline-Event": delivery.event.kind,
         }
         if self.secret:
             headers["X-Hub-Signature-256"] = f"sha256={_signature(self.secret, body)}"
@@ -151,7 +151,7 @@ class Receiver:
 
 
 class Webhooks:
-    """A Listener that lets events wait, and the threads that send them."""
+    """A Listener that queues events, and the threads that deliver them."""
 
     def __init__(
         self,
@@ -159,70 +159,71 @@ class Webhooks:
         sections: tuple[WebhookSection, ...],
         *,
         environ: Mapping[str, str],
-        sent: Callable[[str, str], None] = lambda receiver, result: None,
+        on_attempt: Callable[[str, str], None] = lambda receiver, result: None,
         first_pause_s: float = _FIRST_PAUSE_S,
     ) -> None:
-        """`sent` is told the result of each attempt: delivered, failed or dead. Raises ConfigError
-        for a secret that cannot be had.
+        """`on_attempt` gets a receiver's name and the result: delivered, failed or dead. Raises
+        ConfigError for a missing secret.
         """
         self.queue = Queue(records)
         self._sampler = Sampler()
-        self._sent = sent
+        self._on_attempt = on_attempt
         self._pause_s = first_pause_s
         self._receivers = tuple(
-            Receiver(section, section.secret(environ), threading.Event()) for section in sections
+            WebhookReceiver(section, section.secret(environ), threading.Event())
+            for section in sections
         )
 
-    def note(self, event: NodeEvent) -> None:
+    def on_event(self, event: NodeEvent) -> None:
         if self._receivers:
-            for one in self._sampler.take(event):
+            for one in self._sampler.sample(event):
                 self._put(one)
 
     def _put(self, event: NodeEvent) -> None:
-        wanting = [one for one in self._receivers if one.section.wants(event)]
-        if not wanting:
+        receivers = [one for one in self._receivers if one.section.matches(event)]
+        if not receivers:
             return
-        self.queue.put([one.section.name for one in wanting], event)
-        for one in wanting:
+        self.queue.put([one.section.name for one in receivers], event)
+        for one in receivers:
             one.wake.set()
 
     def start(self, group: TaskGroup) -> None:
-        """Begin to send, until the group's scope is cancelled."""
+        """Start delivering; ends with the group's scope."""
         for receiver in self._receivers:
             group.start(self._send_all, receiver)
 
     @property
     def receivers(self) -> dict[str, str]:
-        """The URL of each receiver, by its name."""
+        """Receivers' URLs by name."""
         return {one.section.name: one.section.url for one in self._receivers}
 
     def redeliver(self, receiver: str) -> int:
-        """Send what was given up once more; returns the number of events."""
+        """Retry given-up events; returns their number."""
         number = self.queue.redeliver(receiver)
         for one in self._receivers:
             one.wake.set()
         return number
 
     def ping(self, receiver: str) -> None:
-        """Send an event that means nothing, once, past the queue. Raises Undelivered."""
+        """Send a test event once, past the queue. Raises DeliveryFailed."""
         event = NodeEvent("ping", message="a test of this webhook")
         for one in self._receivers:
             if one.section.name == receiver:
                 one.deliver(PendingDelivery("", str(uuid.uuid4()), event))
 
     def depths(self) -> dict[tuple[str, ...], float]:
-        """How many events wait for each receiver."""
+        """The number of waiting events per receiver."""
         return {
             (one.section.name,): float(self.queue.depth(one.section.name))
             for one in self._receivers
         }
 
-    def _send_all(self, receiver: Receiver) -> None:
+    def _send_all(self, receiver: WebhookReceiver) -> None:
         failures = 0
         try:
             while True:
                 receiver.wake.clear()
-                done = self._step(receiver)
+                done = self._deliver_next(receiver)
                 if done is None:
                     _wait(receiver.wake, None)
                     continue
@@ -233,39 +234,39 @@ class Webhooks:
         except Cancelled:
             return
 
-    def _step(self, receiver: Receiver) -> bool | None:
-        """Whether the next event is out of the way; None where there is none."""
+    def _deliver_next(self, receiver: WebhookReceiver) -> bool | None:
+        """Try the next event: True if delivered or given up, None if there is none."""
         try:
-            waiting = self.queue.first(receiver.section.name)
-            return None if waiting is None else self._attempt(receiver, waiting)
+            delivery = self.queue.first(receiver.section.name)
+            return None if delivery is None else self._attempt(receiver, delivery)
         except OSError as failure:
-            _log.error("webhooks cannot use the metadata: %s", failure)
+            _log.error("webhook queue unavailable: %s", failure)
             return False
 
-    def _attempt(self, receiver: Receiver, waiting: PendingDelivery) -> bool:
-        """Whether the event is out of the way, delivered or given up."""
+    def _attempt(self, receiver: WebhookReceiver, delivery: PendingDelivery) -> bool:
+        """Whether the event was delivered or given up."""
         name = receiver.section.name
         try:
-            receiver.deliver(waiting)
+            receiver.deliver(delivery)
         except DeliveryFailed as failure:
             check()
-            return self._failed(receiver, waiting, failure)
-        self.queue.done(name, waiting)
-        self._sent(name, "delivered")
+            return self._failed(receiver, delivery, failure)
+        self.queue.done(name, delivery)
+        self._on_attempt(name, "delivered")
         return True
 
     def _failed(
-        self, receiver: Receiver, waiting: PendingDelivery, failure: DeliveryFailed
+        self, receiver: WebhookReceiver, delivery: PendingDelivery, failure: DeliveryFailed
     ) -> bool:
         name = receiver.section.name
-        fields = {"webhook": name, "delivery": waiting.identity}
-        if time.time() - waiting.event.at < receiver.section.keep.seconds:
-            self._sent(name, "failed")
-            _log.warning("webhook failed: %s", failure.message, extra=fields)
+        fields = {"webhook": name, "delivery": delivery.delivery_id}
+        if time.time() - delivery.event.at < receiver.section.keep.seconds:
+            self._on_attempt(name, "failed")
+            _log.warning("webhook delivery failed: %s", failure.message, extra=fields)
             return False
-        self.queue.give_up(name, waiting, failure.message)
-        self._sent(name, "dead")
-        _log.error("webhook given up: %s", failure.message, extra=fields)
+        self.queue.give_up(name, delivery, failure.message)
+        self._on_attempt(name, "dead")
+        _log.error("webhook delivery given up: %s", failure.message, extra=fields)
         return True
 
 
@@ -274,13 +275,13 @@ def _signature(secret: bytes, body: bytes) -> str:
 
 
 def _wait(event: threading.Event, seconds: float | None) -> None:
-    """Raises Cancelled as soon as the thread's scope is cancelled."""
+    """Wait for the event. Raises Cancelled once the scope is cancelled."""
     with on_cancel(event.set):
         event.wait(seconds)
     check()
 
 
-_SHOWN = 100  # given up events of one receiver
+_SHOWN = 100  # given-up events of one receiver
 _JSON = [("Content-Type", "application/json")]
 
 
@@ -306,12 +307,12 @@ def hook_routes(hooks: Webhooks) -> tuple[Route, ...]:
     def check_known(name: str) -> None:
         if name not in hooks.receivers:
             known = ", ".join(hooks.receivers) or "none"
-            raise Problem(404, "UNSUPPORTED", f"there is no webhook {name}; there is: {known}")
+            raise Problem(404, "UNSUPPORTED", f"no webhook {name}; configured: {known}")
 
     return (
-        route("/api/webhooks", need="operator", GET=show),
-        route("/api/webhooks/(?P<name>[a-z0-9-]+)/redeliver", need="operator", POST=redeliver),
-        route("/api/webhooks/(?P<name>[a-z0-9-]+)/test", need="operator", POST=ping),
+        route("/api/webhooks", requires="operator", GET=show),
+        route("/api/webhooks/(?P<name>[a-z0-9-]+)/redeliver", requires="operator", POST=redeliver),
+        route("/api/webhooks/(?P<name>[a-z0-9-]+)/test", requires="operator", POST=ping),
     )
 
 
@@ -323,7 +324,7 @@ def _described(hooks: Webhooks, name: str) -> dict[str, Any]:
         "waiting": hooks.queue.depth(name),
         "given_up": len(dead),
         "events": [
-            {"id": waiting.identity, "reason": reason, **asdict(waiting.event)}
-            for waiting, reason in dead[:_SHOWN]
+            {"id": delivery.delivery_id, "reason": reason, **asdict(delivery.event)}
+            for delivery, reason in dead[:_SHOWN]
         ],
     }

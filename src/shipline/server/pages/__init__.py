@@ -1,4 +1,6 @@
-"""The page of a node: what is in it, for people, rendered here and usable without scripts."""
+"""The node's web pages: its content for people, rendered on the server and usable without
+scripts.
+"""
 
 from shipline.server.pages.routes import page_routes
 

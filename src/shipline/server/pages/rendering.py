@@ -1,4 +1,4 @@
-"""Templates into pages: escaped, with headers that let a browser run nothing foreign."""
+"""Renders templates: escaped, with a strict Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ASSETS = {
 def page(
     template: str, *, status: int = 200, headers: Headers | None = None, **values: Any
 ) -> Response:
-    """The page of a template below `templates/`; `values` are escaped."""
+    """Render a template from `templates/`; `values` are escaped."""
     html = _templates().get_template(template).render(**values)
     return Response.of(
         status,
@@ -49,7 +49,7 @@ def page(
 
 
 def asset(name: str) -> Response | None:
-    """A file of the page, None where there is none of that name."""
+    """A static file, None if there is none of that name."""
     kind = _ASSETS.get(name)
     if kind is None:
         return None
@@ -63,7 +63,7 @@ def asset(name: str) -> Response | None:
 
 
 def size(number: int | None) -> str:
-    """Bytes for people, in powers of 1000 as registries count them."""
+    """A human-readable size, in powers of 1000 as registries count."""
     if number is None:
         return "unknown"
     value, unit = float(number), 0
@@ -83,7 +83,7 @@ def iso(seconds: float) -> str:
 
 
 def short(digest: object) -> str:
-    """Enough of a digest to tell it from others."""
+    """An abbreviated digest."""
     algorithm, _, encoded = str(digest).partition(":")
     return f"{algorithm}:{encoded[:12]}"
 

@@ -1,4 +1,4 @@
-"""The page's addresses: `/`, `/r/NAME`, `/r/NAME:TAG`, `/r/NAME@DIGEST`, and the login."""
+"""Routes of the web pages: `/`, `/r/NAME`, `/r/NAME:TAG`, `/r/NAME@DIGEST`, and login."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 from shipline import __version__
 from shipline.oci import Digest, check_repository, check_tag
-from shipline.server.http import Handler, Principal, Request, Response, Route, Step, route
+from shipline.server.http import Handler, Pool, Principal, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.pages import views
 from shipline.server.pages.rendering import SAFE, asset, page
@@ -15,12 +15,12 @@ from shipline.server.pages.sessions import COOKIE, LIFETIME_S, LoginSessions, co
 from shipline.server.problems import Problem, problem_of
 
 _FORM_LIMIT = 16 << 10  # bytes
-_CPU = Step.CPU
+_CPU = Pool.CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """What every page says about who looks at it."""
+    """What every page shows about the visitor."""
 
     account: str
     can_log_in: bool
@@ -30,50 +30,60 @@ class Visitor:
 
 
 def page_routes(node: Node) -> tuple[Route, ...]:
-    """Nothing is shown that the visitor could not pull."""
+    """The pages show only what the visitor may pull."""
     site = Site(node)
     return (
-        route("/", need="own", place=_CPU, GET=site.shown(site.front)),
-        route("/-/assets/(?P<name>[a-z.]+)", need="open", place=_CPU, GET=site.shown(site.asset)),
+        route("/", requires="own", pool=_CPU, GET=site.with_error_page(site.index)),
+        route(
+            "/-/assets/(?P<name>[a-z.]+)",
+            requires="open",
+            pool=_CPU,
+            GET=site.with_error_page(site.asset),
+        ),
         route(
             "/-/login",
-            need="own",
-            place=_CPU,
-            GET=site.shown(site.form),
-            POST=site.shown(site.log_in),
+            requires="own",
+            pool=_CPU,
+            GET=site.with_error_page(site.form),
+            POST=site.with_error_page(site.log_in),
         ),
-        route("/-/logout", need="own", place=_CPU, POST=site.shown(site.log_out)),
+        route("/-/logout", requires="own", pool=_CPU, POST=site.with_error_page(site.log_out)),
         route(
             "/r/(?P<name>[^:@]+)/-/manifests",
-            need="own",
-            place=_CPU,
-            GET=site.shown(site.manifests),
+            requires="own",
+            pool=_CPU,
+            GET=site.with_error_page(site.manifests),
         ),
-        route("/r/(?P<name>[^:@]+)", need="own", place=_CPU, GET=site.shown(site.repository)),
+        route(
+            "/r/(?P<name>[^:@]+)",
+            requires="own",
+            pool=_CPU,
+            GET=site.with_error_page(site.repository),
+        ),
         route(
             "/r/(?P<name>[^:@]+):(?P<tag>[^/:@]+)",
-            need="own",
-            place=_CPU,
-            GET=site.shown(site.by_tag),
+            requires="own",
+            pool=_CPU,
+            GET=site.with_error_page(site.by_tag),
         ),
         route(
             "/r/(?P<name>[^:@]+)@(?P<digest>[^/@]+)",
-            need="own",
-            place=_CPU,
-            GET=site.shown(site.by_digest),
+            requires="own",
+            pool=_CPU,
+            GET=site.with_error_page(site.by_digest),
         ),
     )
 
 
 class Site:
-    """The pages of one node; the public methods but `shown` are handlers."""
+    """The pages of one node; all public methods but `with_error_page` are handlers."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._sessions = LoginSessions(node.storage.clock)
 
-    def shown(self, handler: Handler) -> Handler:
-        """The handler, with a page instead of JSON where something is wrong."""
+    def with_error_page(self, handler: Handler) -> Handler:
+        """Wraps a handler: errors become a page instead of JSON."""
 
         def handle(request: Request, **arguments: str) -> Response:
             try:
@@ -91,9 +101,9 @@ class Site:
 
         return handle
 
-    def front(self, request: Request) -> Response:
+    def index(self, request: Request) -> Response:
         search, after = _query(request)
-        found = views.repositories(self._node, self._identity(request), after, search)
+        found = views.repositories(self._node, self._principal(request), after, search)
         return page(
             "repositories.html",
             found=found,
@@ -117,7 +127,7 @@ class Site:
     def manifests(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         _, after = _query(request)
-        rows = self._node.manifests.listing(name, after, views.PAGE + 1)
+        rows = self._node.manifests.list_manifests(name, after, views.PAGE + 1)
         return page(
             "manifests.html",
             name=name,
@@ -139,67 +149,73 @@ class Site:
         return found
 
     def form(self, request: Request, refused: str = "", username: str = "") -> Response:
-        if not self._node.guard.accounts:
+        if not self._node.authenticator.accounts:
             raise Problem(404, "UNSUPPORTED", "This node has no accounts.")
         return page(
             "login.html",
             status=401 if refused else 200,
             refused=refused,
             username=username,
-            after=_local(request.parameter("next") or "/"),
+            after=_local_path(request.parameter("next") or "/"),
             visitor=self._visitor(request),
         )
 
     def log_in(self, request: Request) -> Response:
         fields = _form(request)
-        username, guard = fields.get("username", ""), self._node.guard
-        if not guard.accounts:
+        username, authenticator = fields.get("username", ""), self._node.authenticator
+        if not authenticator.accounts:
             return self.form(request)
         try:
-            found = guard.sign_in(username, fields.get("password", ""), request.address)
+            found = authenticator.sign_in(username, fields.get("password", ""), request.address)
         except Problem as problem:
             return self.form(request, problem.message, username)
-        secure = "; Secure" if guard.is_secure(request) else ""
+        secure = "; Secure" if authenticator.is_secure(request) else ""
         value = f"{COOKIE}={self._sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
-        return _see(
-            _local(fields.get("next", "/")),
+        return _redirect(
+            _local_path(fields.get("next", "/")),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),
         )
 
     def log_out(self, request: Request) -> Response:
         self._sessions.end(cookie(request.header("Cookie")))
-        return _see("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
+        return _redirect("/", ("Set-Cookie", f"{COOKIE}=; Path=/; HttpOnly; Max-Age=0"))
 
-    def _identity(self, request: Request) -> Principal:
-        """The account of the session, as it is now; else who the guard has admitted."""
-        guard = self._node.guard
-        session = self._sessions.find(cookie(request.header("Cookie"))) if guard.accounts else None
-        found = guard.identity_of(session.account, request.address) if session else None
+    def _principal(self, request: Request) -> Principal:
+        """The session's current principal, else the request's."""
+        authenticator = self._node.authenticator
+        session = (
+            self._sessions.find(cookie(request.header("Cookie")))
+            if authenticator.accounts
+            else None
+        )
+        found = authenticator.principal_of(session.account, request.address) if session else None
         if session is None or found is None or found.stamp != session.stamp:
-            return request.identity
+            return request.principal
         return found
 
     def _visitor(self, request: Request) -> Visitor:
         query = request.query_string
         here = request.path + (f"?{query}" if query else "")
         host = request.header("Host") or ""
-        return Visitor(self._identity(request).name, self._node.guard.accounts, host, here)
+        return Visitor(self._principal(request).name, self._node.authenticator.accounts, host, here)
 
     def _check_readable(self, request: Request, name: str) -> None:
-        """What a visitor may not see is not told apart from what is not there."""
+        """Hidden repositories get the same answer as missing ones."""
         check_repository(name)
-        if not self._node.storage.exists(name) or not self._identity(request).may("pull", name):
-            raise Problem(404, "NAME_UNKNOWN", f"There is no repository {name} that you may see.")
+        if not self._node.storage.exists(name) or not self._principal(request).may("pull", name):
+            raise Problem(
+                404, "NAME_UNKNOWN", f"There is no repository {name}, or you may not see it."
+            )
 
     def _manifest(self, request: Request, name: str, target: Digest | str) -> Response:
         self._check_readable(request, name)
         stored = self._node.manifests.get(name, target)
         if stored is None:
-            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has nothing under {target}.")
+            raise Problem(404, "MANIFEST_UNKNOWN", f"{name} has no manifest {target}.")
         tag = target if isinstance(target, str) else ""
         visitor = self._visitor(request)
-        verdict = self._node.door.explain(name, stored)
-        writes = self._identity(request).may("push", name)
+        verdict = self._node.admission.explain(name, stored)
+        writes = self._principal(request).may("push", name)
         return page(
             "manifest.html",
             name=name,
@@ -213,10 +229,10 @@ class Site:
 
 
 def _query(request: Request) -> tuple[str, str]:
-    """What is searched for, and the name to go on behind."""
+    """The search text, and the name after which the page starts."""
     search, after = request.parameter("q") or "", request.parameter("after") or ""
     if "\0" in search + after:
-        raise Problem(400, "NAME_INVALID", "That cannot be a name.")
+        raise Problem(400, "NAME_INVALID", "Invalid name.")
     return search.strip().lower()[:255], after[:255]
 
 
@@ -227,13 +243,13 @@ def _form(request: Request) -> dict[str, str]:
     return {key: values[-1] for key, values in parse_qs(text, keep_blank_values=True).items()}
 
 
-def _local(path: str) -> str:
-    """Where to go after the login: only ever a path of this node."""
+def _local_path(path: str) -> str:
+    """The redirect after login, confined to this node."""
     decoded = unquote(path)
     if not decoded.startswith("/") or decoded.startswith(("//", "/\\")) or "\n" in decoded:
         return "/"
     return quote(decoded, safe="/:@?&=-._~+%")
 
 
-def _see(path: str, *headers: tuple[str, str]) -> Response:
+def _redirect(path: str, *headers: tuple[str, str]) -> Response:
     return Response.of(303, [("Location", path), ("Cache-Control", "no-store"), *SAFE, *headers])

@@ -1,4 +1,4 @@
-"""Who is logged in to the page: random names in a cookie, known to this process alone."""
+"""Login sessions of the web pages: random cookies, known only to this process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shipline.server.http import Principal
 
 COOKIE = "shipline_session"
 LIFETIME_S = 12 * 3600.0
-_MOST = 10_000  # sessions; the oldest goes first
+_MOST = 10_000  # sessions; the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class LoginSession:
-    """Whose it is, the stamp of the account's secrets when it began, and its end in Unix time."""
+    """The account, its secrets' stamp at login, and when the session expires in Unix time."""
 
     account: str
     stamp: str
@@ -25,25 +25,27 @@ class LoginSession:
 
 
 class LoginSessions:
-    """A restart of the node ends all of them. Safe to use from any thread."""
+    """A restart of the node ends all sessions. Safe to use from any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[bytes, LoginSession] = {}
 
-    def begin(self, identity: Principal) -> str:
-        """A new session for an account whose password was right; returns the cookie's value."""
+    def begin(self, principal: Principal) -> str:
+        """Start a session; returns the cookie's value."""
         session = secrets.token_urlsafe(32)
         with self._lock:
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             until = self._clock() + LIFETIME_S
-            self._known[_key(session)] = LoginSession(identity.name, identity.stamp, until)
+            self._known[_key(session)] = LoginSession(principal.name, principal.stamp, until)
         return session
 
     def find(self, session: str) -> LoginSession | None:
-        """A session that still holds: its account may have other secrets by now."""
+        """A session that has not expired; compare its stamp, the account's secrets may have
+        changed.
+        """
         with self._lock:
             found = self._known.get(_key(session))
             if found is not None and found.until <= self._clock():
@@ -57,7 +59,7 @@ class LoginSessions:
 
 
 def cookie(header: str | None) -> str:
-    """The session in a Cookie header, empty where there is none."""
+    """The session in a Cookie header, empty if none."""
     for pair in (header or "").split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:
@@ -66,5 +68,5 @@ def cookie(header: str | None) -> str:
 
 
 def _key(session: str) -> bytes:
-    """Looked up by hash, so that no comparison of secrets takes a time that tells something."""
+    """Looked up by hash, so that timing reveals nothing."""
     return hashlib.sha256(session.encode()).digest()

@@ -1,6 +1,4 @@
-"""What the page shows, read from a data directory as frozen values: lists a page at a time, and
-images.
-"""
+"""View models of the web pages, read from a data directory: paged lists, and images."""
 
 from __future__ import annotations
 
@@ -16,19 +14,19 @@ from shipline.oci import Descriptor, Digest, ImageConfig, Index, Manifest, media
 from shipline.server.cache import StoredManifest
 from shipline.server.entries import Usage
 from shipline.server.http import Principal
-from shipline.server.manifests import Listed, Manifests, Tagged
+from shipline.server.manifests import ManifestEntry, Manifests, TaggedDigest
 from shipline.server.node import Node
 
 _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
-CHILDREN = 32  # of an index that are looked into
-_LISTED = 1000  # of an index that are shown
+CHILDREN = 32  # children of an index that are read
+_LISTED = 1000  # children of an index that are shown
 _MOST = 100  # values of one member of the configuration
 _LONGEST = 2000  # characters of one label, annotation or step
 _DOCUMENT = 256 << 10  # characters of a manifest that are shown
 _FACTS = ("User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal")
 _ATTACHED = (".sig", ".att", ".sbom")
-_ATTESTATION = "attestation-manifest"  # BuildKit's mark in an index, no platform of the image
+_ATTESTATION = "attestation-manifest"  # BuildKit's annotation, not a platform
 
 
 Fact = tuple[str, tuple[str, ...]]
@@ -36,7 +34,7 @@ Fact = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class HistoryStep:
-    """An instruction of the image's history, with the layer that it made, if it made one."""
+    """An entry of the image's history, with its layer if it has one."""
 
     command: str
     created: str
@@ -45,8 +43,8 @@ class HistoryStep:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """An image of an index; `size` in bytes with its layers, None where it is not here, or far down
-    a long list.
+    """A child of an index; `size` in bytes with its layers, None if it is missing or beyond the
+    first CHILDREN.
     """
 
     descriptor: Descriptor
@@ -56,7 +54,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A manifest that says something about another one."""
+    """A manifest attached to another."""
 
     digest: Digest
     what: str
@@ -67,11 +65,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """Everything about one manifest. `config` is None for an index or another artifact, and where
-    it is `damaged`. Texts that an image brings are cut where they are very long.
+    """Everything about one manifest. `config` is None unless it is an image, and if it is
+    `damaged`. Long texts are truncated.
     """
 
-    listed: Listed | None
+    listed: ManifestEntry | None
     document: Manifest | Index
     digest: Digest
     config: ImageConfig | None
@@ -90,7 +88,7 @@ class ImageView:
 
 
 def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
-    """Raises ContentError for a document that is damaged on the disk."""
+    """Raises ContentError for a manifest that is damaged on disk."""
     document = parse_manifest(stored.raw, stored.media_type)
     config = config_of(node, name, document)
     attached, more = attached_to(node, name, stored.digest)
@@ -99,7 +97,7 @@ def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
     for one in attached:
         kinds.get(one.what, others).append(one)
     return ImageView(
-        node.manifests.listed(name, stored.digest),
+        node.manifests.entry(name, stored.digest),
         document,
         stored.digest,
         config,
@@ -143,9 +141,7 @@ def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Chi
 
 
 def size_of(node: Node, name: str, document: Manifest | Index) -> int | None:
-    """Bytes that a client downloads for everything below the document, itself not counted; None
-    for an index of many.
-    """
+    """Bytes to download for everything below the manifest; None for a large index."""
     if isinstance(document, Manifest):
         return document.config.size + sum(layer.size for layer in document.layers)
     if len(document.manifests) > CHILDREN:
@@ -173,7 +169,7 @@ def config_of(node: Node, name: str, document: Manifest | Index) -> ImageConfig 
 
 
 def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[HistoryStep]:
-    """History beside its layers; layers that no history tells of come last."""
+    """The history with its layers; layers without history come last."""
     layers = iter(document.layers if isinstance(document, Manifest) else ())
     for entry in config.history if config is not None else ():
         layer = None if entry.empty_layer else next(layers, None)
@@ -184,7 +180,7 @@ def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[H
 
 
 def _facts(config: ImageConfig) -> Iterator[Fact]:
-    """What a container of the image runs; nobody has checked the types of these members."""
+    """The container settings of the image; their types are not validated."""
     for key in _FACTS:
         value = config.run.get(key)
         if isinstance(value, (list, dict)):
@@ -196,7 +192,7 @@ def _facts(config: ImageConfig) -> Iterator[Fact]:
 
 
 def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[tuple[str, str]]:
-    """Labels and annotations in the order of their keys."""
+    """Labels and annotations, sorted by key."""
     labels = config.run.get("Labels") if config is not None else None
     found = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
     for key, value in sorted((str(key), str(value)) for key, value in found):
@@ -204,14 +200,14 @@ def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[t
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:
-    """The text, or its beginning and how much is left out."""
+    """Truncate a text, noting how much is missing."""
     if len(text) <= longest:
         return text
     return f"{text[:longest]} … ({len(text) - longest} characters more)"
 
 
 def attached_to(node: Node, name: str, digest: Digest) -> tuple[list[Attachment], bool]:
-    """What is attached to a manifest, and whether there is more than is worth showing."""
+    """What is attached to a manifest, and whether more exists."""
     found = list(islice(_referrers(node, name, digest), _REFERRERS + 1))
     return [*found[:_REFERRERS], *_by_tag(node, name, digest)], len(found) > _REFERRERS
 
@@ -239,7 +235,7 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
 
 
 def _by_tag(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
-    """cosign's way from before there were referrers: a tag made of the digest."""
+    """cosign's scheme from before referrers: a tag made from the digest."""
     for suffix in _ATTACHED:
         stored = node.manifests.get(name, f"{digest.algorithm}-{digest.hex}{suffix}")
         if stored is None:
@@ -253,16 +249,16 @@ def _by_tag(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
 
 
 PAGE = 100  # rows
-_LARGE = 64 << 10  # bytes of a manifest that a list does not read
-_SCANNED = 20_000  # names looked at for one page
+_LARGE = 64 << 10  # bytes; lists do not read larger manifests
+_SCANNED = 20_000  # names examined for one page
 N = TypeVar("N")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class RowPage(Generic[R]):
-    """Up to PAGE rows. `more` is the name to go on behind, empty at the end; `stopped` says that
-    the search looked at many names and has not seen all of them.
+    """Up to PAGE rows. `more` is the name after which the next page starts, empty at the end;
+    `stopped`: the search gave up before examining every name.
     """
 
     rows: tuple[R, ...]
@@ -272,7 +268,7 @@ class RowPage(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryRow:
-    """A repository with what it holds."""
+    """A repository with its usage."""
 
     name: str
     usage: Usage
@@ -280,11 +276,9 @@ class RepositoryRow:
 
 @dataclass(frozen=True, slots=True)
 class TagRow:
-    """A tag and what is behind it; `size` in bytes, of all platforms together, None where that
-    would take long to find out.
-    """
+    """A tag with its image; `size` in bytes of all platforms, None if expensive to compute."""
 
-    tagged: Tagged
+    tagged: TaggedDigest
     media_type: str
     platforms: tuple[str, ...]
     size: int | None
@@ -292,13 +286,13 @@ class TagRow:
 
 
 def repositories(
-    node: Node, identity: Principal, after: str, search: str
+    node: Node, principal: Principal, after: str, search: str
 ) -> RowPage[RepositoryRow]:
-    """Repositories that `identity` may pull, by name, those after `after`."""
+    """Repositories after `after` that `principal` may pull, by name."""
     return _page(
         _names(node, after),
         str,
-        lambda name: search in name and identity.may("pull", name),
+        lambda name: search in name and principal.may("pull", name),
         lambda name: RepositoryRow(name, node.storage.usage(name)),
     )
 
@@ -314,7 +308,7 @@ def tags(node: Node, name: str, after: str, search: str) -> RowPage[TagRow]:
 
 
 def is_attachment(tag: str) -> bool:
-    """Whether a tag is cosign's for signatures and the like, or the referrers tag."""
+    """Whether a tag holds signatures or the like (cosign's), or is a referrers tag."""
     head, dash, rest = tag.partition("-")
     hexadecimal = rest.partition(".")[0]
     return bool(dash) and head in ("sha256", "sha512") and len(hexadecimal) >= 64
@@ -345,13 +339,13 @@ def _names(node: Node, after: str) -> Iterator[str]:
         after = page[-1]
 
 
-def _tagged(manifests: Manifests, name: str, after: str) -> Iterator[Tagged]:
+def _tagged(manifests: Manifests, name: str, after: str) -> Iterator[TaggedDigest]:
     while page := manifests.tagged(name, after, 1000):
         yield from page
         after = page[-1].tag
 
 
-def _tag_row(node: Node, name: str, tagged: Tagged) -> TagRow:
+def _tag_row(node: Node, name: str, tagged: TaggedDigest) -> TagRow:
     stored = node.manifests.get(name, tagged.digest)
     if stored is None:  # deleted between the two reads
         return TagRow(tagged, "", (), 0, 0)

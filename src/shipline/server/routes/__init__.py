@@ -1,4 +1,4 @@
-"""The protocol's endpoints, one module for each kind of content."""
+"""The endpoints of the distribution protocol."""
 
 from shipline.server.routes.blobs import blob_routes
 from shipline.server.routes.listings import listing_routes

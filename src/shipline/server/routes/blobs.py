@@ -13,12 +13,12 @@ from shipline.server.http import (
     Response,
     Route,
     byte_range,
+    not_modified,
     route,
-    unchanged,
 )
 from shipline.server.node import Node
 from shipline.server.problems import Problem, blob_unknown
-from shipline.server.reach import needed
+from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
@@ -39,22 +39,22 @@ def blob_routes(node: Node) -> tuple[Route, ...]:
         check = partial(check_unneeded, storage, name, target)
         if not storage.delete_blob(check_repository(name), target, check=check):
             raise blob_unknown(digest)
-        node.note(request, "delete", name, digest=digest)
+        node.publish(request, "delete", name, digest=digest)
         return Response.of(202)
 
     path = "/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)"
-    return (route(path, need="repository", GET=pull, DELETE=delete),)
+    return (route(path, requires="repository", GET=pull, DELETE=delete),)
 
 
 def check_unneeded(storage: Storage, name: str, digest: Digest) -> None:
-    """An image that is there stays whole, whoever may delete: a tag that one may not delete, or
-    that is immutable, leads to what is below it too. Raises Problem 405.
+    """Raises Problem 405 if a manifest refers to the blob: deleting it would break images, even
+    ones whose tags the client may not delete.
     """
-    for user in needed(storage, name, str(digest)):
+    for user in needed_by(storage, name, str(digest)):
         raise Problem(
             405,
             "UNSUPPORTED",
-            f"{digest} is needed by the manifest {user} of {name}; delete that one first",
+            f"{digest} is referenced by manifest {user} of {name}; delete that first",
             headers=(("Allow", "GET, HEAD"),),
         )
 
@@ -68,17 +68,17 @@ def _answer(request: Request, digest: Digest, blob: File) -> Response:
         ("Accept-Ranges", "bytes"),
         FOREVER,
     ]
-    if unchanged(request.header("If-None-Match"), etag):
+    if not_modified(request.header("If-None-Match"), etag):
         return Response(304, headers[1:])
-    span = _span(request, etag, blob.size)
-    if span is None:
-        return _part(200, headers, blob)
-    first, last = span
+    content_range = _range(request, etag, blob.size)
+    if content_range is None:
+        return _file_response(200, headers, blob)
+    first, last = content_range
     headers.append(("Content-Range", f"bytes {first}-{last}/{blob.size}"))
-    return _part(206, headers, File(blob.path, first, last - first + 1))
+    return _file_response(206, headers, File(blob.path, first, last - first + 1))
 
 
-def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     if request.method != "GET" or request.header("If-Range") not in (None, etag):
         return None
     try:
@@ -92,5 +92,5 @@ def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
         ) from None
 
 
-def _part(status: int, headers: Headers, part: File) -> Response:
+def _file_response(status: int, headers: Headers, part: File) -> Response:
     return Response(status, [*headers, ("Content-Length", str(part.size))], part, part.size)

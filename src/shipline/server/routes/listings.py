@@ -1,4 +1,4 @@
-"""Lists: end-8 tags, end-12 referrers, and the catalogue that Docker's registries have."""
+"""Listings: end-8 tags, end-12 referrers, and docker-registry's catalog."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shipline.server.node import Node
 from shipline.server.problems import Problem, name_unknown
 
 _PAGE = 10_000  # names
-_AT_ONCE = 1000  # names that are read at a time
+_SCAN = 1000  # names per scan
 _ENTRIES = 1000  # descriptors in a page of referrers
-_ENOUGH = 2 << 20  # bytes of descriptors after which a page ends
+_PAGE_BYTES = 2 << 20  # bytes of descriptors after which a page ends
 _JSON = ("Content-Type", "application/json")
 
 
@@ -25,79 +25,81 @@ def listing_routes(node: Node) -> tuple[Route, ...]:
     def tags(request: Request, name: str) -> Response:
         if not storage.exists(check_repository(name)):
             raise name_unknown(name)
-        last, count = _paging(request)
+        last, count = _page_parameters(request)
         found = manifests.tags(name, last, count + 1) if count else []
         return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", found, count)
 
     def catalogue(request: Request) -> Response:
-        last, count = _paging(request)
-        found = _visible(node, request.identity, last, count + 1) if count else []
+        last, count = _page_parameters(request)
+        found = _visible(node, request.principal, last, count + 1) if count else []
         return _page("/v2/_catalog", {}, "repositories", found, count)
 
     def referrers(request: Request, name: str, digest: str) -> Response:
         check_repository(name)
         subject = Digest.parse(digest)
-        wanted = (request.parameter("artifactType") or "").replace(" ", "+")  # written as it is
+        artifact_type = (request.parameter("artifactType") or "").replace(
+            " ", "+"
+        )  # clients send the + unescaped
         last = _last(request)
         page: list[dict[str, Any]] = []
         size, more = 0, False
         for entry in manifests.referrers(name, subject, last):
-            if wanted and entry.get("artifactType") != wanted:
+            if artifact_type and entry.get("artifactType") != artifact_type:
                 continue
-            if len(page) == _ENTRIES or size > _ENOUGH:
+            if len(page) == _ENTRIES or size > _PAGE_BYTES:
                 more = True
                 break
             page.append(entry)
             size += len(json.dumps(entry))
         headers: Headers = [("Content-Type", media.OCI_INDEX)]
-        if wanted:
+        if artifact_type:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         if more:
-            query = {"last": page[-1]["digest"]} | ({"artifactType": wanted} if wanted else {})
+            query = {"last": page[-1]["digest"]} | (
+                {"artifactType": artifact_type} if artifact_type else {}
+            )
             headers.append(_next(f"/v2/{name}/referrers/{digest}", query))
         document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": page}
         return Response.of(200, headers, json.dumps(document).encode())
 
     return (
-        route("/v2/(?P<name>.+)/tags/list", need="repository", GET=tags),
-        route("/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", need="repository", GET=referrers),
-        route("/v2/_catalog", need="catalog", GET=catalogue),
+        route("/v2/(?P<name>.+)/tags/list", requires="repository", GET=tags),
+        route("/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", requires="repository", GET=referrers),
+        route("/v2/_catalog", requires="catalog", GET=catalogue),
     )
 
 
-def _visible(node: Node, identity: Principal, after: str, limit: int) -> list[str]:
-    """Up to `limit` names of repositories that the account may pull: the scope of the catalogue,
-    which the guard has seen, is about names and not about what is in them.
-
-    Looked for by the thousand: who asks for one of few visible names costs no scan for each name.
+def _visible(node: Node, principal: Principal, after: str, limit: int) -> list[str]:
+    """Up to `limit` names of repositories that the account may pull. Checks the account's rights:
+    the token's scope covers the catalog, not its repositories.
     """
-    seen: list[str] = []
-    while len(seen) < limit:
-        page = node.storage.repositories(after, max(limit, _AT_ONCE))
-        seen += [name for name in page if identity.could("pull", name)]
-        if len(page) < max(limit, _AT_ONCE):
+    names: list[str] = []
+    while len(names) < limit:
+        page = node.storage.repositories(after, max(limit, _SCAN))
+        names += [name for name in page if principal.account_may("pull", name)]
+        if len(page) < max(limit, _SCAN):
             break
         after = page[-1]
-    return seen[:limit]
+    return names[:limit]
 
 
-def _paging(request: Request) -> tuple[str, int]:
-    """The name to go on behind, and how many names at most."""
+def _page_parameters(request: Request) -> tuple[str, int]:
+    """The name to start after, and the maximum number of names."""
     text = request.parameter("n")
     if text is not None and not re.fullmatch("[0-9]{1,18}", text):
-        raise Problem(400, "PAGINATION_NUMBER_INVALID", "n must be a number, not negative")
+        raise Problem(400, "PAGINATION_NUMBER_INVALID", "n must be a non-negative number")
     return _last(request), _PAGE if text is None else min(int(text), _PAGE)
 
 
 def _last(request: Request) -> str:
     last = request.parameter("last") or ""
     if "\0" in last:
-        raise Problem(400, "NAME_INVALID", "last cannot be a name")
+        raise Problem(400, "NAME_INVALID", "invalid last")
     return last
 
 
 def _page(path: str, document: dict[str, Any], key: str, found: list[str], count: int) -> Response:
-    """`found` has one name more than the page when there is a next page."""
+    """`found` has one more name than fits if there is a next page."""
     headers: Headers = [_JSON]
     if count and len(found) > count:
         found = found[:count]

@@ -24,14 +24,14 @@ from shipline.server.cache import StoredManifest
 from shipline.server.http import (
     Action,
     Headers,
+    Pool,
     Principal,
     Request,
     Response,
     Route,
-    Step,
-    may_change,
+    not_modified,
+    precondition_holds,
     route,
-    unchanged,
 )
 from shipline.server.node import Node
 from shipline.server.problems import (
@@ -44,27 +44,27 @@ from shipline.server.routes.blobs import FOREVER, check_unneeded
 
 _REVALIDATE = ("Cache-Control", "no-cache")
 _TAGS = 100  # tags in one request
-_ROOM, _ROOM_EACH = 256 << 20, 96 << 20  # bytes
-_UNNOTICED = 1 << 20  # bytes
-_PER_BYTE, _PER_PART = 3, 300  # bytes that a byte, an object or a list take once it is read
-_PATIENCE_S = 10.0
+_PARSE_LIMIT, _ACCOUNT_PARSE_LIMIT = 256 << 20, 96 << 20  # bytes
+_SMALL = 1 << 20  # bytes
+_PER_BYTE, _PER_PART = 3, 300  # bytes in memory per byte, per object or list
+_PARSE_WAIT_S = 10.0
 
 
 def manifest_routes(node: Node) -> tuple[Route, ...]:
-    manifests, room = node.manifests, _Room()
+    manifests, parse_memory = node.manifests, ParseMemory()
 
     def pull(request: Request, name: str, reference: str) -> Response:
         check_repository(name)
-        target = _sought(reference)
-        if isinstance(target, str) and not request.identity.may("pull", name, target):
-            raise Problem(403, "DENIED", f"{request.identity.actor} may not pull {name}:{target}")
+        target = _pull_reference(reference)
+        if isinstance(target, str) and not request.principal.may("pull", name, target):
+            raise Problem(403, "DENIED", f"{request.principal.actor} may not pull {name}:{target}")
         found = manifests.get(name, target)
         if found is None:
             raise manifest_unknown(reference)
-        node.door.pull(request.identity, name, target, found)
+        node.admission.pull(request.principal, name, target, found)
         headers = _headers(found, FOREVER if isinstance(target, Digest) else _REVALIDATE)
         known = request.header("If-None-Match")
-        if known is not None and unchanged(known, f'"{found.digest}"'):
+        if known is not None and not_modified(known, f'"{found.digest}"'):
             return Response(304, headers[1:])
         headers.append(("Content-Length", str(len(found.raw))))
         if request.method == "GET":
@@ -76,10 +76,10 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         target = _reference(reference)
         tags = _tags(request, target)
         raw = request.read(MANIFEST_LIMIT)
-        with room.for_document(raw, request.identity.actor):
-            return stored(request, name, target, tags, raw)
+        with parse_memory.reserve(raw, request.principal.actor):
+            return store(request, name, target, tags, raw)
 
-    def stored(
+    def store(
         request: Request, name: str, target: Digest | str, tags: tuple[str, ...], raw: bytes
     ) -> Response:
         digest = _verified(raw, target)
@@ -87,13 +87,15 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
 
         def check() -> None:
             _check_conditions(node, request, name, target)
-            _check_overwrite(node, request.identity, name, digest, tags)
-            node.door.push(request.identity, name, digest, content, tags)
+            _check_overwrite(node, request.principal, name, digest, tags)
+            node.admission.push(request.principal, name, digest, content, tags)
 
-        actor = request.identity.actor
+        actor = request.principal.actor
         manifests.put(name, digest, content, tags, actor=actor, check=check)
         kind, size = content.media_type, len(raw)
-        node.note(request, "push", name, digest=str(digest), tags=tags, media_type=kind, size=size)
+        node.publish(
+            request, "push", name, digest=str(digest), tags=tags, media_type=kind, size=size
+        )
         headers: Headers = [
             ("Location", f"/v2/{name}/manifests/{digest}"),
             ("Docker-Content-Digest", str(digest)),
@@ -110,8 +112,8 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
 
         def check() -> None:
             _check_conditions(node, request, name, target)
-            _check_removal(node, request.identity, name, target)
-            node.door.delete(request.identity, name, target)
+            _check_removal(node, request.principal, name, target)
+            node.admission.delete(request.principal, name, target)
 
         gone = (
             manifests.delete(name, target, check=check)
@@ -121,23 +123,23 @@ def manifest_routes(node: Node) -> tuple[Route, ...]:
         if not gone:
             raise manifest_unknown(reference)
         if isinstance(target, Digest):
-            node.note(request, "delete", name, digest=reference)
+            node.publish(request, "delete", name, digest=reference)
         else:
-            node.note(request, "untag", name, tags=(reference,))
+            node.publish(request, "untag", name, tags=(reference,))
         return Response.of(202)
 
-    def place(name: str, reference: str) -> Step:
-        """What is in memory needs no thread."""
-        return Step.LOOP if node.quick_pulls and manifests.is_hot(name, reference) else Step.DISK
+    def pool(name: str, reference: str) -> Pool:
+        """Cached manifests are served in the event loop."""
+        return Pool.LOOP if node.pulls_in_loop and manifests.is_hot(name, reference) else Pool.DISK
 
     path = "/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)"
     methods = {"GET": pull, "PUT": push, "DELETE": delete}
-    return (route(path, need="repository", place=place, body=MANIFEST_LIMIT, **methods),)
+    return (route(path, requires="repository", pool=pool, body=MANIFEST_LIMIT, **methods),)
 
 
-class _Room:
-    """What documents that are being read may take in memory, all together and for one account.
-    Safe to use from any thread.
+class ParseMemory:
+    """Bounds the memory for parsing manifests, in total and per account. Safe to use from any
+    thread.
     """
 
     def __init__(self) -> None:
@@ -145,18 +147,20 @@ class _Room:
         self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def for_document(self, raw: bytes, actor: str) -> Iterator[None]:
-        """Wait for room for a large one. Raises Problem 429 where there is none for long."""
+    def reserve(self, raw: bytes, actor: str) -> Iterator[None]:
+        """Reserve memory for a large document, waiting if necessary. Raises Problem 429 after a
+        timeout.
+        """
         size = len(raw) * _PER_BYTE + weight_of(raw) * _PER_PART
-        if size < _UNNOTICED:
+        if size < _SMALL:
             yield
             return
         with self._changed:
-            if not self._changed.wait_for(lambda: self._fits(actor, size), _PATIENCE_S):
+            if not self._changed.wait_for(lambda: self._fits(actor, size), _PARSE_WAIT_S):
                 raise Problem(
                     429,
                     "TOOMANYREQUESTS",
-                    "many large manifests come at once; try again later",
+                    "too many large manifests at once; try again later",
                     headers=(("Retry-After", "5"),),
                 )
             self._taken[actor] += size
@@ -168,18 +172,22 @@ class _Room:
                 self._changed.notify_all()
 
     def _fits(self, actor: str, size: int) -> bool:
-        """One document always fits."""
+        """A single document always fits."""
         own, every = self._taken[actor], self._taken.total()
-        return (not own or own + size <= _ROOM_EACH) and (not every or every + size <= _ROOM)
+        return (not own or own + size <= _ACCOUNT_PARSE_LIMIT) and (
+            not every or every + size <= _PARSE_LIMIT
+        )
 
 
 def _check_conditions(node: Node, request: Request, name: str, target: Digest | str) -> None:
-    """A tag may be moved only from the digest that the client has seen. Raises Problem 412."""
+    """Check If-Match and If-None-Match. Raises Problem 412."""
     if_match, if_none_match = request.header("If-Match"), request.header("If-None-Match")
     if if_match is None and if_none_match is None:
         return
     found = node.manifests.get(name, target)
-    if not may_change(if_match, if_none_match, "" if found is None else f'"{found.digest}"'):
+    if not precondition_holds(
+        if_match, if_none_match, "" if found is None else f'"{found.digest}"'
+    ):
         now = "not there" if found is None else str(found.digest)
         raise Problem(412, "PRECONDITION_FAILED", f"{name}:{target} is {now}")
 
@@ -188,7 +196,7 @@ def _note_pull(
     node: Node, request: Request, name: str, target: Digest | str, found: StoredManifest
 ) -> None:
     tags = () if isinstance(target, Digest) else (target,)
-    node.note(
+    node.publish(
         request,
         "pull",
         name,
@@ -200,30 +208,29 @@ def _note_pull(
 
 
 def _check_overwrite(
-    node: Node, identity: Principal, name: str, digest: Digest, tags: tuple[str, ...]
+    node: Node, principal: Principal, name: str, digest: Digest, tags: tuple[str, ...]
 ) -> None:
-    """A tag that is there is moved only by who may; giving it again to its manifest is nothing.
-
+    """Check the right to create or move each tag; pushing the same digest again only needs push.
     Raises Problem 403.
     """
     for tag in tags:
         before = node.manifests.target(name, tag)
         action: Action = "push" if before in (None, digest) else "update"
-        if not identity.may(action, name, tag):
-            what = "give away" if action == "push" else "move"
-            raise Problem(403, "DENIED", f"{identity.actor} may not {what} the tag {name}:{tag}")
+        if not principal.may(action, name, tag):
+            verb = "create" if action == "push" else "move"
+            raise Problem(403, "DENIED", f"{principal.actor} may not {verb} the tag {name}:{tag}")
 
 
-def _check_removal(node: Node, identity: Principal, name: str, target: Digest | str) -> None:
-    """A manifest takes its tags along, so all of them must be allowed, and an index that lists it
-    goes before it. Raises Problem 403 or 405.
+def _check_removal(node: Node, principal: Principal, name: str, target: Digest | str) -> None:
+    """Deleting a manifest deletes its tags, so all must be allowed, and no index may list it.
+    Raises Problem 403 or 405.
     """
     if isinstance(target, Digest):
         check_unneeded(node.storage, name, target)
     tags = [target] if isinstance(target, str) else _tags_of(node, name, target)
     for tag in tags:
-        if not identity.may("delete", name, tag):
-            raise Problem(403, "DENIED", f"{identity.actor} may not delete the tag {name}:{tag}")
+        if not principal.may("delete", name, tag):
+            raise Problem(403, "DENIED", f"{principal.actor} may not delete the tag {name}:{tag}")
 
 
 def _tags_of(node: Node, name: str, digest: Digest) -> Iterator[str]:
@@ -241,7 +248,7 @@ def _headers(found: StoredManifest, caching: tuple[str, str]) -> Headers:
 
 
 def _reference(text: str) -> Digest | str:
-    """Raises InvalidDigest, or Problem for what cannot be a tag."""
+    """Raises InvalidDigest, or Problem MANIFEST_INVALID for an invalid tag."""
     if ":" in text:
         return Digest.parse(text)
     try:
@@ -250,8 +257,8 @@ def _reference(text: str) -> Digest | str:
         raise manifest_invalid(error.message) from None
 
 
-def _sought(text: str) -> Digest | str:
-    """As `_reference`, where nothing is called what cannot be a tag."""
+def _pull_reference(text: str) -> Digest | str:
+    """Like `_reference`, but an invalid tag is unknown."""
     if ":" in text:
         return Digest.parse(text)
     try:
@@ -261,18 +268,18 @@ def _sought(text: str) -> Digest | str:
 
 
 def _tags(request: Request, target: Digest | str) -> tuple[str, ...]:
-    """What the manifest will be called: end-7b lets a push by digest bring several tags."""
+    """The tags for the manifest: end-7b allows several on a push by digest."""
     if isinstance(target, str):
         return (target,)
     tags = tuple(dict.fromkeys(request.query.get("tag", ())))
     if len(tags) > _TAGS:
-        raise Problem(414, "UNSUPPORTED", f"one request may bring {_TAGS} tags")
+        raise Problem(414, "UNSUPPORTED", f"at most {_TAGS} tags per request")
     for tag in tags:
-        _reference_tag(tag)
+        _check_tag(tag)
     return tags
 
 
-def _reference_tag(tag: str) -> None:
+def _check_tag(tag: str) -> None:
     try:
         check_tag(tag)
     except InvalidReference as error:
@@ -282,21 +289,21 @@ def _reference_tag(tag: str) -> None:
 def _verified(raw: bytes, target: Digest | str) -> Digest:
     if isinstance(target, str):
         return Digest.of(raw)
-    seen = Digest.of(raw, target.algorithm)
-    if seen != target:
-        raise digest_invalid(f"the manifest has digest {seen}, not {target}")
+    names = Digest.of(raw, target.algorithm)
+    if names != target:
+        raise digest_invalid(f"the manifest has digest {names}, not {target}")
     return target
 
 
 def _content(raw: bytes, content_type: str) -> Manifest | Index:
-    """Raises ContentError, or Problem for a type that this registry does not serve."""
+    """Raises ContentError, or Problem for an unsupported media type."""
     content = parse_manifest(raw, content_type)
     if content_type and content.media_type != content_type:
         raise manifest_invalid(
             f"the manifest is {content.media_type!r}, Content-Type says {content_type!r}"
         )
     if content.media_type not in media.NAMED:
-        raise manifest_invalid(f"manifests of type {content.media_type!r} are not known here")
+        raise manifest_invalid(f"unsupported manifest type {content.media_type!r}")
     if isinstance(content, Index) is not (content.media_type in media.INDEXES):
-        raise manifest_invalid(f"the document is not of its type {content.media_type!r}")
+        raise manifest_invalid(f"the document does not match its type {content.media_type!r}")
     return content

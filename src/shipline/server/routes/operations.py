@@ -1,8 +1,8 @@
-"""end-1, and what operators ask: health and metrics."""
+"""end-1, health and metrics."""
 
 from __future__ import annotations
 
-from shipline.server.http import Request, Response, Route, Step, route
+from shipline.server.http import Pool, Request, Response, Route, route
 from shipline.server.node import Node
 
 
@@ -19,7 +19,7 @@ def operation_routes(node: Node) -> tuple[Route, ...]:
         return Response.of(200, [("Content-Type", kind)], node.metrics.render())
 
     return (
-        route("/v2/?", need="base", place=Step.LOOP, GET=base),
-        route("/healthz", need="open", place=Step.LOOP, GET=health),
-        route("/metrics", need="operator", place=Step.RESERVED, GET=show),
+        route("/v2/?", requires="base", pool=Pool.LOOP, GET=base),
+        route("/healthz", requires="open", pool=Pool.LOOP, GET=health),
+        route("/metrics", requires="operator", pool=Pool.RESERVED, GET=show),
     )

@@ -1,4 +1,4 @@
-"""Pushing blobs: end-4 start, 5 chunk, 6 finish, 11 mount, 13 status, 14 cancel."""
+"""Blob uploads: end-4 start, 5 chunk, 6 finish, 11 mount, 13 status, 14 cancel."""
 
 from __future__ import annotations
 
@@ -8,85 +8,85 @@ from functools import partial
 
 from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
-from shipline.server.http import Headers, Request, Response, Route, Steps, route
+from shipline.server.http import Coro, Headers, Request, Response, Route, route
 from shipline.server.node import Node
 from shipline.server.problems import Problem, digest_invalid, received
 from shipline.server.uploads import Check
 
 _ALGORITHMS = ("sha256", "sha512")
 _BYTES = "application/octet-stream"
-_LOOK = 64 << 20  # bytes of a body, until it is asked again whether there is room
+_CHECK_EVERY = 64 << 20  # bytes of a body between two quota checks
 
 
 def upload_routes(node: Node) -> tuple[Route, ...]:
     uploads = node.uploads
 
-    def start(request: Request, name: str) -> Steps[Response]:
+    def start(request: Request, name: str) -> Coro[Response]:
         check_repository(name)
-        actor = request.identity.actor
+        actor = request.principal.actor
         mount, digest = request.parameter("mount"), request.parameter("digest")
-        if mount and _mounted(node, request, Digest.parse(mount), name):
-            node.note(request, "mount", name, digest=mount)
+        if mount and _mount(node, request, Digest.parse(mount), name):
+            node.publish(request, "mount", name, digest=mount)
             return _created(name, Digest.parse(mount))
         if digest:
             target = Digest.parse(digest)
-            check = _room(node, request, name)
+            check = _quota_check(node, request, name)
             length = request.content_length
             yield from uploads.put(name, target, length, actor=actor, check=check)
-            node.note(
+            node.publish(
                 request, "push", name, digest=digest, size=request.received, media_type=_BYTES
             )
             return _created(name, target)
-        node.door.blob(request.identity, name, 1)
+        node.admission.blob(request.principal, name, 1)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         if algorithm not in _ALGORITHMS:
-            raise digest_invalid(f"digests of {algorithm[:40]!r} cannot be verified here")
-        return _open(202, name, uploads.start(name, algorithm, actor=actor), 0)
+            raise digest_invalid(f"unsupported digest algorithm {algorithm[:40]!r}")
+        return _session_response(202, name, uploads.start(name, algorithm, actor=actor), 0)
 
-    def append(request: Request, name: str, session: str) -> Steps[Response]:
-        with _placed(name, session):
+    def append(request: Request, name: str, session: str) -> Coro[Response]:
+        with _with_location(name, session):
             size = yield from uploads.append(
                 name,
                 session,
                 request.header("Content-Range"),
                 request.content_length,
-                actor=request.identity.actor,
-                check=_room(node, request, name),
+                actor=request.principal.actor,
+                check=_quota_check(node, request, name),
             )
-        return _open(202, name, session, size)
+        return _session_response(202, name, session, size)
 
-    def finish(request: Request, name: str, session: str) -> Steps[Response]:
+    def finish(request: Request, name: str, session: str) -> Coro[Response]:
         digest = request.parameter("digest")
         if digest is None:
             raise digest_invalid("the digest parameter is missing")
         target = Digest.parse(digest)
-        with _placed(name, session):
+        with _with_location(name, session):
             yield from uploads.finish(
                 name,
                 session,
                 target,
                 request.header("Content-Range"),
                 request.content_length,
-                actor=request.identity.actor,
-                check=_room(node, request, name),
+                actor=request.principal.actor,
+                check=_quota_check(node, request, name),
             )
         size = node.storage.blob_size(name, target) or 0
-        node.note(request, "push", name, digest=digest, size=size, media_type=_BYTES)
+        node.publish(request, "push", name, digest=digest, size=size, media_type=_BYTES)
         return _created(name, target)
 
     def status(request: Request, name: str, session: str) -> Response:
-        size = uploads.size(check_repository(name), session, actor=request.identity.actor)
-        return _open(204, name, session, size)
+        size = uploads.size(check_repository(name), session, actor=request.principal.actor)
+        return _session_response(204, name, session, size)
 
     def cancel(request: Request, name: str, session: str) -> Response:
-        uploads.cancel(check_repository(name), session, actor=request.identity.actor)
+        uploads.cancel(check_repository(name), session, actor=request.principal.actor)
         return Response(204)
 
     return (
-        route("/v2/(?P<name>.+)/blobs/uploads/?", need="upload", POST=start),
+        route("/v2/(?P<name>.+)/blobs/uploads/?", requires="upload", POST=start),
         route(
             "/v2/(?P<name>.+)/blobs/uploads/(?P<session>[A-Za-z0-9-]+)",
-            need="upload",
+            requires="upload",
             PATCH=append,
             PUT=finish,
             GET=status,
@@ -95,40 +95,39 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _room(node: Node, request: Request, name: str) -> Check:
-    """A check whether there is room for what an upload has brought or promised. A client may say
-    nothing about its length, and others bring theirs meanwhile: so this is asked at first, again
-    every now and then, and at the end.
+def _quota_check(node: Node, request: Request, name: str) -> Check:
+    """Checks the quota at the start, periodically, and at the end: the length may be unknown, and
+    other uploads run concurrently.
     """
-    asked = -_LOOK
+    checked_at = -_CHECK_EVERY
 
-    def check(came: int, whole: bool) -> None:
-        nonlocal asked
-        if whole or came - asked >= _LOOK:
-            asked = came
-            node.door.blob(request.identity, name, 0)
+    def check(received_bytes: int, whole: bool) -> None:
+        nonlocal checked_at
+        if whole or received_bytes - checked_at >= _CHECK_EVERY:
+            checked_at = received_bytes
+            node.admission.blob(request.principal, name, 0)
 
     return check
 
 
 @contextmanager
-def _placed(name: str, session: str) -> Iterator[None]:
-    """A chunk that is refused for its range is answered with where to go on, as any other."""
+def _with_location(name: str, session: str) -> Iterator[None]:
+    """Adds the Location header to a 416 response."""
     try:
         yield
     except Problem as problem:
         if problem.status == 416:
-            problem.headers += (("Location", _place(name, session)),)
+            problem.headers += (("Location", _location(name, session)),)
         raise
 
 
-def _place(name: str, session: str) -> str:
+def _location(name: str, session: str) -> str:
     return f"/v2/{name}/blobs/uploads/{session}"
 
 
-def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
-    """A source that cannot exist, or that the client may not see, is one that has nothing: the
-    client uploads instead, and learns nothing. One that only its token leaves out is asked for.
+def _mount(node: Node, request: Request, digest: Digest, name: str) -> bool:
+    """Mount the blob if the client may pull its source; otherwise it uploads, and learns nothing
+    about the source. If only the token's scope lacks the source, the client is asked for it (401).
     """
     source = request.parameter("from")
     try:
@@ -136,16 +135,16 @@ def _mounted(node: Node, request: Request, digest: Digest, name: str) -> bool:
             check_repository(source)
     except UsageError:
         return False
-    identity = request.identity
-    if source and not identity.may("pull", source) and identity.could("pull", source):
-        raise node.guard.narrow(request, source)
+    principal = request.principal
+    if source and not principal.may("pull", source) and principal.account_may("pull", source):
+        raise node.authenticator.request_scope(request, source)
     return node.storage.mount(
         digest,
         name,
         source,
-        actor=identity.actor,
-        readable=partial(identity.may, "pull"),
-        check=partial(node.door.blob, identity, name),
+        actor=principal.actor,
+        readable=partial(principal.may, "pull"),
+        check=partial(node.admission.blob, principal, name),
     )
 
 
@@ -159,9 +158,9 @@ def _created(name: str, digest: Digest) -> Response:
     )
 
 
-def _open(status: int, name: str, session: str, size: int) -> Response:
+def _session_response(status: int, name: str, session: str, size: int) -> Response:
     headers: Headers = [
-        ("Location", _place(name, session)),
+        ("Location", _location(name, session)),
         ("Range", received(size)),
         ("Docker-Upload-UUID", session),
     ]

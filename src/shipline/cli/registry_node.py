@@ -1,6 +1,4 @@
-"""What the commands about a registry node share: a data directory or a running node, and how they
-print.
-"""
+"""The target of registry commands, a data directory or a running node, and their output."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ from shipline.errors import RegistryError, ShiplineError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.access import AccountStore, Administration
-    from shipline.server.journal import NodeEvent
+    from shipline.server.events import Publish
 
 
-_LOOK_S = (0.05, 2.0)  # between two looks, at first and at most
+_POLL_S = (0.05, 2.0)  # polling interval, initial and maximum
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -37,7 +35,7 @@ def node_option(command: Command) -> Command:
         "--node",
         metavar="HOST[:PORT]",
         callback=_host,
-        help="A running node, instead of a directory; log in as an administrator.",
+        help="A running node instead of a directory; log in there as an administrator.",
     )(registry_options(command))
 
 
@@ -48,70 +46,70 @@ def required_node_option(command: Command) -> Command:
         metavar="HOST[:PORT]",
         callback=_host,
         required=True,
-        help="The running node; log in there as an administrator.",
+        help="A running node; log in there as an administrator.",
     )(registry_options(command))
 
 
 def ask(node: str, method: str, path: str, body: bytes = b"") -> str:
-    """What a node answers its operator. Raises AuthError, RegistryError; asks once."""
+    """A request to a node's API; returns the body. Raises AuthError, RegistryError; does not
+    retry.
+    """
     from shipline.registry import Client, keychain_from, settings_from
 
     with Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client:
         return client.ask(node, method, path, body).decode()
 
 
-def done_by(node: str, path: str, wish: dict[str, Any]) -> Any:
-    """The result of the work below `path` of the node's API, as JSON has it.
+def run_job(node: str, path: str, options: dict[str, Any]) -> Any:
+    """Run a job of the node's API and wait for its result, a JSON value.
 
-    Interrupting it leaves the node at work. Raises RegistryError where the work fails.
+    Interrupting it leaves the job running. Raises RegistryError if the job fails.
     """
     from shipline.registry import Client, keychain_from, settings_from
     from shipline.tasks import sleep
 
     with Client(settings_from(os.environ), keychain_from(os.environ)) as client:
-        raw = client.ask(node, "POST", path, json.dumps(wish).encode())
-        pause, longest = _LOOK_S
+        raw = client.ask(node, "POST", path, json.dumps(options).encode())
+        pause, longest = _POLL_S
         while (state := json.loads(raw))["running"]:
             sleep(pause)
             pause = min(pause * 2, longest)
             raw = client.ask(node, "GET", path)
     if state["error"]:
-        raise RegistryError(f"{node} has begun, and failed: {state['error']}", host=node)
+        raise RegistryError(f"the job failed on {node}: {state['error']}", host=node)
     return state["result"]
 
 
 class Accounts(Protocol):
-    """Accounts of a node, which runs or not."""
+    """The accounts of a node, running or not."""
 
-    def do(self, operation: str, **said: Any) -> Any:
-        """Do one of `server.access.operations`; returns its result. Raises UsageError for what
-        cannot be done, AuthError or RegistryError where a node is not reached or forbids it.
+    def do(self, operation: str, **arguments: Any) -> Any:
+        """Perform an operation of `server.access.operations`; returns its result. Raises UsageError
+        if it is impossible, AuthError or RegistryError if the node is unreachable or refuses.
         """
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
         """`users`, `projects`, `robots` or `tokens`."""
 
     def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
-        """Lines of the audit log, oldest first; 0 for as many as there are."""
+        """Events in the audit log, oldest first; `last` 0 for all."""
 
 
-class _Here:
-    """In a directory, with the rights of whoever may write to it; a node that serves it takes
-    notice at once.
-    """
+class _LocalAccounts:
+    """Accounts in a data directory; a node that serves it notices changes at once."""
 
-    def __init__(self, data: Path, directory: AccountStore, administration: Administration) -> None:
-        self._data, self._directory, self._administration = data, directory, administration
+    def __init__(self, data: Path, store: AccountStore, administration: Administration) -> None:
+        self._data, self._store, self._administration = data, store, administration
 
-    def do(self, operation: str, **said: Any) -> Any:
+    def do(self, operation: str, **arguments: Any) -> Any:
         from shipline.server.access import perform
 
-        return perform(self._administration, operation, said)
+        return perform(self._administration, operation, arguments)
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
         from shipline.server.access import accounts_json
 
-        found: list[dict[str, Any]] = accounts_json(self._directory)[kind]
+        found: list[dict[str, Any]] = accounts_json(self._store)[kind]
         return found
 
     def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
@@ -120,18 +118,18 @@ class _Here:
         return read_audit(self._data, last=last)
 
 
-class _There:
-    """At a running node, with the rights of who is logged in."""
+class _RemoteAccounts:
+    """Accounts of a running node, with the rights of the logged-in user."""
 
     def __init__(self, node: str) -> None:
         self._node = node
 
-    def do(self, operation: str, **said: Any) -> Any:
-        body = json.dumps(said).encode()
+    def do(self, operation: str, **arguments: Any) -> Any:
+        body = json.dumps(arguments).encode()
         try:
             raw = ask(self._node, "POST", f"/api/accounts/{operation}", body)
         except RegistryError as error:
-            raise _as_in_a_directory(error) from None
+            raise _as_usage_error(error) from None
         return json.loads(raw)["result"]
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
@@ -143,16 +141,16 @@ class _There:
         return iter(json.loads(ask(self._node, "GET", f"/api/audit{query}")))
 
 
-def _as_in_a_directory(error: RegistryError) -> ShiplineError:
-    """The error of the same operation in a directory, where the node's answer is about names."""
+def _as_usage_error(error: RegistryError) -> ShiplineError:
+    """The UsageError that the same operation raises on a directory."""
     if error.status not in (400, 404, 409) or not error.diagnostics:
         return error
     _, _, reason = error.message.partition(f"{error.diagnostics[0]}: ")
     return UsageError(f"{error.host}: {reason}") if reason else error
 
 
-def place_options(command: Command) -> Command:
-    """`--data` and `--node`, for `reached`."""
+def target_options(command: Command) -> Command:
+    """`--data` and `--node`, for `open_accounts`."""
     data = click.option(
         "--data",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -163,38 +161,36 @@ def place_options(command: Command) -> Command:
 
 
 @contextmanager
-def reached(data: Path | None, node: str | None) -> Iterator[Accounts]:
-    """The accounts that were meant. Raises UsageError unless one place is named."""
+def open_accounts(data: Path | None, node: str | None) -> Iterator[Accounts]:
+    """The accounts of the target. Raises UsageError unless exactly one is given."""
     if (data is None) is (node is None):
-        raise UsageError(
-            "no node is named", hint="give --data DIR, or --node HOST for a running one"
-        )
+        raise UsageError("no node given", hint="pass --data DIR, or --node HOST for a running one")
     if node is not None:
-        yield _There(node)
+        yield _RemoteAccounts(node)
         return
     assert data is not None
     from shipline.server.access import AccountStore, Administration, Audit
 
-    directory = AccountStore(data)
+    store = AccountStore(data)
     try:
-        by = Administration(directory, actor=local_actor(), notice=Audit(data).note)
-        yield _Here(data, directory, by)
+        administration = Administration(store, actor=local_actor(), publish=Audit(data).on_event)
+        yield _LocalAccounts(data, store, administration)
     finally:
-        directory.close()
+        store.close()
 
 
 def local_actor() -> str:
-    """What the audit log calls the person at this machine."""
+    """The actor for the audit log."""
     return f"{getpass.getuser()} (local)"
 
 
-def tell_audit(data: Path) -> Callable[[NodeEvent], object]:
-    """Writes events to the audit log of a directory, if it has one: a node without accounts does
+def audit_publisher(data: Path) -> Publish:
+    """Publishes to the audit log of a directory, if it has one: a node without accounts does
     not.
     """
     from shipline.server.access import Audit
 
-    return Audit(data).note if (data / "access").is_dir() else lambda event: None
+    return Audit(data).on_event if (data / "access").is_dir() else lambda event: None
 
 
 def when(at: float) -> str:

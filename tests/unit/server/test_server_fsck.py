@@ -14,7 +14,7 @@ from directories import Directory
 from shipline.errors import ConfigError, ContentError, UsageError
 from shipline.metadata import open_records, walk
 from shipline.oci import Digest
-from shipline.server.fsck import CheckSummary, check, opened
+from shipline.server.fsck import CheckSummary, check, open_offline
 from shipline.server.recovery import UNNAMED, convert, recover, repair
 from shipline.server.storage import Storage
 
@@ -127,7 +127,7 @@ def test_every_fault_is_found_and_mended(node: Directory, what: str) -> None:
     make(node)
     assert expected in faults(node.storage)
     told: list[str] = []
-    repair(node.storage, told=lambda finding: told.append(finding.kind))
+    repair(node.storage, on_repair=lambda finding: told.append(finding.kind))
     assert expected in told
     assert faults(node.storage) == set()
 
@@ -176,16 +176,16 @@ def test_lost_metadata_is_recovered(tmp_path: Path, collected: bool) -> None:
     node.close()
     for file in tmp_path.glob("metadata.db*"):
         file.unlink()
-    with pytest.raises(ContentError, match="metadata is gone"):
+    with pytest.raises(ContentError, match="metadata is missing"):
         Storage(tmp_path)
     recover(tmp_path)
-    with opened(tmp_path) as storage:
+    with open_offline(tmp_path) as storage:
         assert faults(storage) == set()
         name = "team/app" if collected else UNNAMED
         assert storage.repositories("", 10) == [name]
         assert storage.usage(name).manifests == 2
         assert storage.usage(name).tags == (3 if collected else 0)
-    with pytest.raises(UsageError, match="is there"):
+    with pytest.raises(UsageError, match="is readable"):
         recover(tmp_path)
 
 
@@ -198,12 +198,12 @@ def test_garbled_metadata_is_recovered(tmp_path: Path) -> None:
     with pytest.raises(ContentError, match="cannot be read"):
         Storage(tmp_path)
     assert recover(tmp_path).named == 1
-    with opened(tmp_path) as storage:
+    with open_offline(tmp_path) as storage:
         assert storage.repositories("", 10) == ["team/app"]
 
 
 def test_another_directory_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not the data directory"), opened(tmp_path):
+    with pytest.raises(UsageError, match="not the data directory"), open_offline(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +215,7 @@ def test_a_directory_of_the_first_layout_is_upgraded(node: Directory, tmp_path: 
         records.write({(kind, *key): None for key, _ in walk(records, (kind,))})
     records.close()
     (tmp_path / "layout.json").unlink()
-    with opened(tmp_path) as storage:
+    with open_offline(tmp_path) as storage:
         assert faults(storage) == set()
         assert storage.usage("repo").tags == 4
     assert json.loads((tmp_path / "layout.json").read_text()) == {"layout": 2, "metadata": "sqlite"}
@@ -234,10 +234,10 @@ def test_records_move_to_another_store_and_back(node: Directory, tmp_path: Path)
     node.close()
     assert convert(tmp_path, "rocksdb") == len(before)
     assert not list(tmp_path.glob("metadata.db*"))
-    with opened(tmp_path) as storage:
+    with open_offline(tmp_path) as storage:
         assert faults(storage) == set()
     with pytest.raises(ConfigError, match="not in sqlite"):
         Storage(tmp_path, metadata="sqlite")
     convert(tmp_path, "sqlite")
-    with opened(tmp_path) as storage:
+    with open_offline(tmp_path) as storage:
         assert list(walk(storage.records, ())) == before

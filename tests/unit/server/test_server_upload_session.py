@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipline.server.session import UploadWriter
+from shipline.server.upload_session import UploadWriter
 
 BLOCK = 1 << 20
 _NOISE = os.urandom(6 * BLOCK)

@@ -1,6 +1,4 @@
-"""`shipline registry gc`, `check`, `repair`, `convert`, `retention` and `webhook`: care for a data
-directory.
-"""
+"""`shipline registry gc`, `check`, `repair`, `convert`, `retention` and `webhook`."""
 
 from __future__ import annotations
 
@@ -16,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.cli.registry_directory import (
+from shipline.cli.registry_node import (
     ask,
-    done_by,
+    audit_publisher,
     local_actor,
     node_option,
     required_node_option,
+    run_job,
     table,
-    tell_audit,
 )
 from shipline.errors import ContentError, UsageError
 from shipline.units import shown_size
@@ -35,11 +33,13 @@ if TYPE_CHECKING:
     from shipline.units import Duration
 
 
-_EVERY_S = 0.2  # between two lines of progress
+_EVERY_S = 0.2  # between two updates of the progress line
 
 
-def _span(context: click.Context, parameter: click.Parameter, value: str | None) -> Duration | None:
-    """A time span such as 90s, 5m, 1h30m; 0 is none at all."""
+def _parse_span(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Duration | None:
+    """A duration such as 90s, 5m, 1h30m, or 0."""
     from shipline.units import Duration
 
     if value is None:
@@ -50,7 +50,7 @@ def _span(context: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter(str(error), context, parameter) from None
 
 
-def _directory(function: Callable[..., None]) -> Callable[..., None]:
+def _directory_argument(function: Callable[..., None]) -> Callable[..., None]:
     kind = click.Path(path_type=Path, file_okay=False)
     return click.argument("data", type=kind, metavar="DIR")(function)
 
@@ -60,16 +60,16 @@ def _directory(function: Callable[..., None]) -> Callable[..., None]:
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="The data directory, which no node serves meanwhile.",
+    help="A data directory that is not being served.",
 )
 @node_option
-@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
-@click.option("--untagged", is_flag=True, help="Also manifests that no tag leads to.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
+@click.option("--untagged", is_flag=True, help="Also collect manifests unreachable from any tag.")
 @click.option(
     "--grace",
-    callback=_span,
+    callback=_parse_span,
     metavar="TIME",
-    help="Leave what was pushed within this time; default 1h, or what the node is configured with.",
+    help="Keep what was pushed within this time; default 1h, or the node's setting.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def gc(
@@ -80,18 +80,18 @@ def gc(
     grace: Duration | None,
     as_json: bool,
 ) -> None:
-    """Free what nothing needs, now. A node does this by itself from time to time."""
+    """Run garbage collection now. A node also runs it periodically."""
     from shipline.server.gc import GcReport
 
     if (data is None) == (node is None):
-        raise UsageError("free what?", hint="say either --data DIR or --node HOST")
+        raise UsageError("no directory or node given", hint="pass either --data DIR or --node HOST")
     if data is not None:
-        report = _collected(data, dry_run, untagged, grace)
+        report = _collect(data, dry_run, untagged, grace)
     else:
         span = None if grace is None else str(grace) or "0"
-        wish = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
-        wanted = {name: value for name, value in wish.items() if value is not None}
-        report = GcReport(**done_by(str(node), "/api/gc", wanted))
+        options = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
+        wanted = {name: value for name, value in options.items() if value is not None}
+        report = GcReport(**run_job(str(node), "/api/gc", wanted))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -103,81 +103,81 @@ def gc(
     )
 
 
-def _collected(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> GcReport:
-    from shipline.server.fsck import opened
+def _collect(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> GcReport:
+    from shipline.server.fsck import open_offline
     from shipline.server.gc import GcOptions, collect
     from shipline.server.uploads import Uploads
 
     options = GcOptions(every=None, untagged=untagged)
     if grace is not None:
         options = replace(options, grace=grace)
-    with _disk(data), opened(data) as storage:
+    with _disk(data), open_offline(data) as storage:
         if not dry_run:
             Uploads(storage).recover()
             Uploads(storage).expire()
-        actor, tell = local_actor(), tell_audit(data)
-        return collect(storage, options, dry_run=dry_run, actor=actor, tell=tell)
+        actor, publish = local_actor(), audit_publisher(data)
+        return collect(storage, options, dry_run=dry_run, actor=actor, publish=publish)
 
 
 @click.command("check")
-@_directory
-@click.option("--quick", is_flag=True, help="Hash no blobs, only manifests.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
+@_directory_argument
+@click.option("--quick", is_flag=True, help="Hash only manifests, not blobs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each finding.")
 def check(data: Path, quick: bool, as_json: bool) -> None:
-    """Verify every file, record and index of DIR; the exit status is 8 if something is wrong."""
-    from shipline.server.fsck import CheckSummary, opened
+    """Check all files and records of DIR; exits with 8 if there are findings."""
+    from shipline.server.fsck import CheckSummary, open_offline
     from shipline.server.fsck import check as check_directory
 
     summary = CheckSummary()
-    with _disk(data), opened(data) as storage, _progress() as advance:
+    with _disk(data), open_offline(data) as storage, _progress() as advance:
         for finding in check_directory(storage, summary, quick=quick, advance=advance):
             _show(finding, as_json)
-    _conclude(summary, as_json)
+    _print_summary(summary, as_json)
     if not summary.clean:
         raise ContentError(
             f"{data} has {summary.kinds.total()} faults",
-            hint=f"shipline registry repair {data} --dry-run says what would be done",
+            hint=f"shipline registry repair {data} --dry-run shows what would be repaired",
         )
 
 
 @click.command("repair")
-@_directory
-@click.option("--dry-run", is_flag=True, help="Say what is wrong, and leave it.")
-@click.option("--quick", is_flag=True, help="Hash no blobs, only manifests.")
-@click.option("--recover", is_flag=True, help="Make new metadata where all of it is lost.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each fault.")
+@_directory_argument
+@click.option("--dry-run", is_flag=True, help="Show the findings, and change nothing.")
+@click.option("--quick", is_flag=True, help="Hash only manifests, not blobs.")
+@click.option("--recover", is_flag=True, help="Create new metadata if all of it is lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each finding.")
 def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool) -> None:
-    """Mend DIR: damaged files go to DIR/quarantine, records without their bytes go, indexes are
-    made again. What is lost is named; pushing it again brings it back.
+    """Repair DIR: move damaged files to DIR/quarantine, delete records without content, rebuild
+    derived records. Lost content is listed; pushing it again restores it.
     """
-    from shipline.server.fsck import CheckSummary, check, opened
+    from shipline.server.fsck import CheckSummary, check, open_offline
     from shipline.server.recovery import repair as repair_directory
 
     if recover:
         _recover(data, dry_run)
         return
-    with _disk(data), opened(data) as storage, _progress() as advance:
+    with _disk(data), open_offline(data) as storage, _progress() as advance:
         if dry_run:
             summary = CheckSummary()
             for finding in check(storage, summary, quick=quick, advance=advance):
                 _show(finding, as_json)
         else:
             summary = repair_directory(
-                storage, quick=quick, told=lambda fault: _show(fault, as_json), advance=advance
+                storage, quick=quick, on_repair=lambda fault: _show(fault, as_json), advance=advance
             )
-    _conclude(summary, as_json, "would be repaired" if dry_run else "repaired")
+    _print_summary(summary, as_json, "would be repaired" if dry_run else "repaired")
 
 
 @click.command("convert")
-@_directory
+@_directory_argument
 @click.option("--metadata", type=click.Choice(["sqlite", "rocksdb"]), required=True)
 def convert(data: Path, metadata: str) -> None:
-    """Move the metadata of DIR to another store."""
+    """Convert the metadata of DIR to another store."""
     from shipline.server.recovery import convert as convert_directory
 
     with _disk(data):
         number = convert_directory(data, metadata)
-    click.echo(f"{number} records are in {metadata} now")
+    click.echo(f"converted {number} records to {metadata}")
 
 
 def _recover(data: Path, dry_run: bool) -> None:
@@ -198,21 +198,21 @@ def _show(finding: Inconsistency, as_json: bool) -> None:
         click.echo(f"{finding.kind}: {finding.subject}: {finding.message}")
 
 
-def _conclude(summary: CheckSummary, as_json: bool, verb: str = "found") -> None:
+def _print_summary(summary: CheckSummary, as_json: bool, verb: str = "found") -> None:
     if as_json:
         facts = {"files": summary.files, "bytes": summary.bytes, "faults": dict(summary.kinds)}
         click.echo(json.dumps({"summary": facts | {"repositories": summary.repositories}}))
         return
-    faults = summary.kinds.total()
+    findings = summary.kinds.total()
     click.echo(
         f"{summary.files} files, {shown_size(summary.bytes)}, {summary.repositories} repositories: "
-        + (f"{faults} faults {verb}" if faults else "no fault")
+        + (f"{findings} faults {verb}" if findings else "no fault")
     )
 
 
 @contextmanager
 def _disk(data: Path) -> Iterator[None]:
-    """What the disk or the metadata refuses is told as what it is."""
+    """Translates I/O errors."""
     try:
         yield
     except OSError as error:
@@ -221,18 +221,18 @@ def _disk(data: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int], None]]:
-    """A line on a terminal that counts the bytes that were looked at."""
+    """A progress line on a terminal."""
     if not sys.stderr.isatty():
         yield lambda size: None
         return
-    done, files, shown = 0, 0, time.monotonic()
+    decisions, files, shown = 0, 0, time.monotonic()
 
     def advance(size: int) -> None:
-        nonlocal done, files, shown
-        done, files = done + size, files + 1
+        nonlocal decisions, files, shown
+        decisions, files = decisions + size, files + 1
         if time.monotonic() - shown > _EVERY_S:
             shown = time.monotonic()
-            click.echo(f"\r\x1b[K{files} files, {shown_size(done)}", nl=False, err=True)
+            click.echo(f"\r\x1b[K{files} files, {shown_size(decisions)}", nl=False, err=True)
 
     try:
         yield advance
@@ -244,31 +244,35 @@ def _progress() -> Iterator[Callable[[int], None]]:
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The directory.")
 @node_option
-@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def retention(
     config: Path | None, data: Path | None, node: str | None, dry_run: bool, as_json: bool
 ) -> None:
     """Remove the tags that no rule of registry.policy.retention keeps.
 
-    The directory must not be served meanwhile; --node has a node do it by its own rules.
+    The directory must not be served meanwhile; with --node, a running node applies its own rules.
     """
     if node is None:
-        done = [one.to_json() for one in _retained(config, data, dry_run)]
+        decisions = [one.to_json() for one in _retain(config, data, dry_run)]
     elif config or data:
-        raise UsageError("a node has its own rules and directory", hint="leave out --node")
+        raise UsageError(
+            "--node excludes --config and --data", hint="a node has its own rules and directory"
+        )
     else:
-        done = done_by(node, "/api/retention", {"dry_run": dry_run})
+        decisions = run_job(node, "/api/retention", {"dry_run": dry_run})
     if as_json:
-        click.echo(json.dumps(done, indent=2))
+        click.echo(json.dumps(decisions, indent=2))
         return
-    for one in done:
+    for one in decisions:
         click.echo(_line(one, dry_run))
-    gone = sum(not one["kept"] for one in done)
-    click.echo(f"{'would remove' if dry_run else 'removed'} {gone} of {len(done)} tags", err=True)
+    gone = sum(not one["kept"] for one in decisions)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {gone} of {len(decisions)} tags", err=True
+    )
 
 
-def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[RetentionDecision]:
+def _retain(config: Path | None, data: Path | None, dry_run: bool) -> list[RetentionDecision]:
     from shipline.config import load
     from shipline.server import Storage
     from shipline.server.admission.retention import retain
@@ -279,19 +283,29 @@ def _retained(config: Path | None, data: Path | None, dry_run: bool) -> list[Ret
     loaded = load(config, Path.cwd(), os.environ)
     section, base = loaded.registry, loaded.file.parent if loaded.file else Path.cwd()
     if section is None or not section.policy.retention:
-        raise UsageError(
-            "there are no rules of retention", hint="write them to registry.policy.retention"
-        )
-    place = data or (base / section.data if section.data else None)
-    if place is None:
-        raise UsageError("which directory?", hint="say --data DIR, or registry.data")
-    if not (place / "blobs").is_dir():
-        raise UsageError(f"{place} is not the directory of a node")
-    with closing(Storage(place)) as storage:
+        raise UsageError("no retention rules", hint="add them to registry.policy.retention")
+    data_directory = data or (base / section.data if section.data else None)
+    if data_directory is None:
+        raise UsageError("no data directory given", hint="pass --data DIR, or set registry.data")
+    if not (data_directory / "blobs").is_dir():
+        raise UsageError(f"{data_directory} is not the data directory of a registry")
+    with closing(Storage(data_directory)) as storage:
         manifests = Manifests(storage)
-        door = AdmissionRules(section.policy, storage, manifests, Metrics(), base)
-        rules, actor, tell = section.policy.retention, local_actor(), tell_audit(place)
-        return retain(storage, manifests, rules, door=door, dry_run=dry_run, actor=actor, tell=tell)
+        admission = AdmissionRules(section.policy, storage, manifests, Metrics(), base)
+        rules, actor, publish = (
+            section.policy.retention,
+            local_actor(),
+            audit_publisher(data_directory),
+        )
+        return retain(
+            storage,
+            manifests,
+            rules,
+            admission=admission,
+            dry_run=dry_run,
+            actor=actor,
+            publish=publish,
+        )
 
 
 def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
@@ -301,14 +315,14 @@ def _line(decision: Mapping[str, Any], dry_run: bool) -> str:
 
 @click.group("webhook")
 def webhook() -> None:
-    """Receivers of a running node's events."""
+    """Webhook receivers of a running node."""
 
 
 @webhook.command("ls")
 @required_node_option
-@click.option("--json", "as_json", is_flag=True, help="Print what the node says, with events.")
+@click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, with events.")
 def list_webhooks(node: str, as_json: bool) -> None:
-    """List receivers: how many events wait, and how many were given up."""
+    """List receivers, with their numbers of waiting and given-up events."""
     raw = ask(node, "GET", "/api/webhooks")
     if as_json:
         click.echo(raw)
@@ -331,15 +345,15 @@ def list_webhooks(node: str, as_json: bool) -> None:
 @click.argument("name")
 @required_node_option
 def ping(name: str, node: str) -> None:
-    """Have the node send a ping to receiver NAME, and say how that went."""
+    """Send a ping to receiver NAME from the node."""
     ask(node, "POST", f"/api/webhooks/{name}/test")
-    click.echo(f"{name} has taken the ping", err=True)
+    click.echo(f"{name} accepted the ping", err=True)
 
 
 @webhook.command("redeliver")
 @click.argument("name")
 @required_node_option
 def redeliver(name: str, node: str) -> None:
-    """Have the node send once more what receiver NAME did not take."""
+    """Retry the given-up events of receiver NAME."""
     number = json.loads(ask(node, "POST", f"/api/webhooks/{name}/redeliver"))["events"]
-    click.echo(f"{number} events wait for {name} again", err=True)
+    click.echo(f"{number} events queued for {name}", err=True)

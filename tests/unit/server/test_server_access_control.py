@@ -19,8 +19,8 @@ from shipline.errors import ConfigError, UsageError
 from shipline.server.access import (
     AccessSection,
     TlsSection,
-    check_entrance,
-    open_entrance,
+    check_access,
+    open_access_control,
     watch_certificates,
 )
 from shipline.server.access.certificates import Certificates, open_certificates
@@ -37,46 +37,52 @@ def served(certificates: Certificates, name: str) -> ssl.SSLSocket | ssl.SSLObje
     client = ssl.create_default_context(cafile=certificates.ca)
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     far = server.wrap_bio(there, back, server_side=True)
-    near = client.wrap_bio(back, there, server_hostname=name)
+    client_network = client.wrap_bio(back, there, server_hostname=name)
     for _ in range(4):
-        for side in (near, far):
+        for side in (client_network, far):
             try:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    return near
+    return client_network
 
 
 def test_loopback_is_open_and_says_so(tmp_path: Path) -> None:
-    with open_entrance(tmp_path, LOOPBACK, AccessSection()) as entrance:
-        assert not entrance.guard.accounts and entrance.certificates is None
-        assert len(entrance.notices) == 1 and "without an account" in entrance.notices[0]
+    with open_access_control(tmp_path, LOOPBACK, AccessSection()) as access_control:
+        assert not access_control.authenticator.accounts and access_control.certificates is None
+        assert (
+            len(access_control.notices) == 1 and "without an account" in access_control.notices[0]
+        )
     assert not (tmp_path / "access").exists()
 
 
 def test_other_addresses_get_tls_and_accounts(tmp_path: Path) -> None:
-    with open_entrance(tmp_path, EVERYWHERE, AccessSection()) as entrance:
-        assert entrance.guard.accounts and entrance.certificates is not None
-        told = "\n".join(entrance.notices)
-        assert "password:" in told and entrance.certificates.fingerprint in told
-    with open_entrance(tmp_path, EVERYWHERE, AccessSection()) as again:
+    with open_access_control(tmp_path, EVERYWHERE, AccessSection()) as access_control:
+        assert access_control.authenticator.accounts and access_control.certificates is not None
+        told = "\n".join(access_control.notices)
+        assert "password:" in told and access_control.certificates.fingerprint in told
+    with open_access_control(tmp_path, EVERYWHERE, AccessSection()) as again:
         assert "password:" not in "\n".join(again.notices)
 
 
 def test_open_to_others_must_be_said(tmp_path: Path) -> None:
     section = AccessSection(mode="open")
-    check_entrance(section, LOOPBACK, insecure_open=False)
-    check_entrance(section, EVERYWHERE, insecure_open=True)
+    check_access(section, LOOPBACK, insecure_open=False)
+    check_access(section, EVERYWHERE, insecure_open=True)
     with pytest.raises(UsageError, match="open to everyone"):
-        check_entrance(section, EVERYWHERE, insecure_open=False)
-    with open_entrance(tmp_path, EVERYWHERE, AccessSection(), insecure_open=True) as entrance:
-        assert "anyone who reaches it" in entrance.notices[0]
+        check_access(section, EVERYWHERE, insecure_open=False)
+    with open_access_control(
+        tmp_path, EVERYWHERE, AccessSection(), insecure_open=True
+    ) as access_control:
+        assert "anyone who reaches it" in access_control.notices[0]
 
 
 def test_accounts_over_plain_http_must_be_said(tmp_path: Path) -> None:
-    with open_entrance(tmp_path, EVERYWHERE, AccessSection(), insecure_http=True) as entrance:
-        assert entrance.guard.accounts and entrance.certificates is None
-        assert any("plain HTTP" in line for line in entrance.notices)
+    with open_access_control(
+        tmp_path, EVERYWHERE, AccessSection(), insecure_http=True
+    ) as access_control:
+        assert access_control.authenticator.accounts and access_control.certificates is None
+        assert any("plain HTTP" in line for line in access_control.notices)
 
 
 def test_the_certificate_is_good_for_its_names_alone(tmp_path: Path) -> None:

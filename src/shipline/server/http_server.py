@@ -1,6 +1,6 @@
-"""The node's front: where it listens, whom it lets connect, how it starts and stops.
+"""The HTTP server of a node: its listening socket, connections, signals, start and drain.
 
-One event loop on the main thread serves all connections; `exchange` is what happens on one of them.
+One event loop on the main thread serves all connections; `exchange` handles what happens on each.
 """
 
 from __future__ import annotations
@@ -24,37 +24,41 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shipline.errors import UsageError
-from shipline.server.access import AccessControl, Certificates, renewed, watch_certificates
+from shipline.server.access import AccessControl, Certificates, try_renew, watch_certificates
 from shipline.server.app import Application
-from shipline.server.exchange import Conversation
-from shipline.server.limits import MinimumRate, cut, near
+from shipline.server.exchange import AiohttpHandler
+from shipline.server.limits import MinimumRate, client_network, shut_down
 from shipline.server.section import RegistrySection
 from shipline.tasks import TaskGroup, on_cancel
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_BACKLOG = 1024  # connections that wait to be taken
-_DEAD_AFTER_S = 120  # a peer that is silent and answers no probe
-_LINGER_S = (
-    2.0  # what a client still sends after a refusal is read so long, else it loses the answer
-)
-_FILES = 65_536  # descriptors that the process asks for
-_LINE, _FIELD, _FIELDS = 32 << 10, 16 << 10, 100  # bytes of a request's line and header; headers
-_BUFFER = 256 << 10  # bytes of a body that wait for their handler
-_KEPT = 32 << 20  # bytes of free memory
+_BACKLOG = 1024  # connections in the accept queue
+_KEEPALIVE_S = 120  # until a peer that answers no keepalive probe is gone
+_LINGER_S = 2.0  # after an early response, read on: Go clients lose it otherwise
+_DESCRIPTORS = 65_536  # file descriptors
+_MAX_LINE, _MAX_FIELD, _MAX_FIELDS = (
+    32 << 10,
+    16 << 10,
+    100,
+)  # bytes, bytes, headers
+_READ_BUFFER = 256 << 10  # bytes of a body that aiohttp buffers
+_MALLOC_THRESHOLD = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _SETTLE_S = 0.05
-_LAST_S = 5.0  # for handlers to end whose clients were cut off
+_FINAL_WAIT_S = 5.0  # for handlers whose connections were shut down
 Address = tuple[Any, ...]
 _HINTS = {
-    errno.EADDRINUSE: "another program holds the port; port 0 takes a free one",
-    errno.EADDRNOTAVAIL: "this machine does not have the address; 0.0.0.0 stands for all it has",
-    errno.EACCES: "ports below 1024 are for root and for CAP_NET_BIND_SERVICE; take a higher one",
+    errno.EADDRINUSE: "the port is in use; port 0 picks a free one",
+    errno.EADDRNOTAVAIL: "not an address of this machine; 0.0.0.0 means all of them",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; use a higher one",
 }
 
 
 def parse_address(listen: str) -> Address:
-    """The socket address of `host:port`. Raises UsageError for what is none."""
+    """The socket address of `host:port`. Raises UsageError if it is malformed or cannot be
+    resolved.
+    """
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(
@@ -69,12 +73,12 @@ def parse_address(listen: str) -> Address:
 
 
 def open_listener(address: Address) -> socket.socket:
-    """A socket that takes connections. Raises UsageError for an address that is taken."""
+    """A listening socket. Raises UsageError if the address cannot be bound."""
     family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _notice_dead_peers(listener)
+        _enable_keepalive(listener)
         listener.bind(address)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
@@ -82,13 +86,13 @@ def open_listener(address: Address) -> socket.socket:
         listener.close()
         raise UsageError(
             f"cannot listen on {address[0]}:{address[1]}: {error.strerror}",
-            hint=_HINTS.get(error.errno or 0, "choose another address"),
+            hint=_HINTS.get(error.errno or 0, "use another address"),
         ) from None
     return listener
 
 
 def url_of(listener: socket.socket, *, tls: bool) -> str:
-    """How this machine reaches the listener."""
+    """The URL of the listener, for this machine."""
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -98,98 +102,98 @@ def run(
     app: Application,
     listener: socket.socket,
     section: RegistrySection,
-    entrance: AccessControl,
+    access_control: AccessControl,
     group: TaskGroup,
     *,
     ready: Callable[[], None],
     stopping: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until the scope is cancelled: `stopping` is called, no
-    connection is taken any more, and requests that run are answered; a second signal ends the
-    process. At SIGHUP, and when certificates change, new connections get the new ones.
+    """Serve until SIGTERM or SIGINT, or until the scope is cancelled: then `stopping` is called, no
+    new connections are accepted, and running requests are completed. A second signal kills the
+    process. On SIGHUP, and when certificate files change, new connections get the new certificate.
     """
-    _ask_for_descriptors()
-    _keep_memory()
-    front = Front(app, listener, section, entrance)
+    _raise_descriptor_limit()
+    _tune_malloc()
+    front = HttpServer(app, listener, section, access_control)
     asyncio.run(front.serve(group, ready, stopping))
 
 
-class Front:
-    """The server of one listening socket."""
+class HttpServer:
+    """Serves one listening socket."""
 
     def __init__(
         self,
         app: Application,
         listener: socket.socket,
         section: RegistrySection,
-        entrance: AccessControl,
+        access_control: AccessControl,
     ) -> None:
         self._listener = listener
         self._section = section
-        self._entrance = entrance
+        self._access_control = access_control
         limits = section.limits
-        self._pace = MinimumRate(limits.body_timeout.seconds, limits.body_rate.bytes)
-        scheme = "http" if entrance.certificates is None else "https"
-        self._conversation = Conversation(app, self._pace, scheme=scheme)
-        self._taking: asyncio.Server | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._context = _context_of(entrance.certificates)
+        self._minimum_rate = MinimumRate(limits.body_timeout.seconds, limits.body_rate.bytes)
+        scheme = "http" if access_control.certificates is None else "https"
+        self._handler = AiohttpHandler(app, self._minimum_rate, scheme=scheme)
+        self._server: asyncio.Server | None = None
+        self._reopening: asyncio.Task[None] | None = None
+        self._context = _ssl_context(access_control.certificates)
 
     async def serve(
         self, group: TaskGroup, ready: Callable[[], None], stopping: Callable[[], None]
     ) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        loop.set_exception_handler(_note)
-        self._http = _Server(self._conversation.answer, self._section, self._crowded)
+        loop.set_exception_handler(_log_loop_error)
+        self._http = _Server(self._handler.handle, self._section, self._set_full)
         call = loop.call_soon_threadsafe
 
         def reload() -> None:
             call(lambda: loop.create_task(self._reload()))
 
-        pace = loop.create_task(self._pace.run())
+        watchdog = loop.create_task(self._minimum_rate.run())
         with _signals(partial(call, stop.set), reload), on_cancel(partial(call, stop.set)):
-            certificates, renew = self._entrance.certificates, self._entrance.renew
+            certificates, renew = self._access_control.certificates, self._access_control.renew
             if certificates and renew:
                 group.start(watch_certificates, certificates, renew, reload)
-            await self._listen()
+            await self._accept()
             ready()
             await stop.wait()
             stopping()
             await self._drain()
-        pace.cancel()
-        self._conversation.pools.close()
+        watchdog.cancel()
+        self._handler.pools.close()
 
     async def _drain(self) -> None:
-        """Idle connections end now, running requests may go on for a while; then clients are cut
-        off. Uploads can go on later.
+        """Close idle connections, wait for running requests, then shut the rest down; uploads can
+        be resumed.
         """
-        self._conversation.stopping = True
-        self._unlisten()
+        self._handler.stopping = True
+        self._stop_accepting()
         self._listener.close()
         for connection in self._http.connections:
-            if connection not in self._conversation.busy:
+            if connection not in self._handler.busy:
                 connection.close()
-        if not await self._idle(self._section.drain_timeout.seconds):
+        if not await self._wait_idle(self._section.drain_timeout.seconds):
             for connection in self._http.connections:
                 if connection.transport is not None:
-                    cut(connection.transport)
-            await self._idle(_LAST_S)
+                    shut_down(connection.transport)
+            await self._wait_idle(_FINAL_WAIT_S)
         await self._http.shutdown(0.1)
 
-    async def _idle(self, seconds: float) -> bool:
-        """Whether no request runs any more, after at most that time."""
+    async def _wait_idle(self, seconds: float) -> bool:
+        """Wait until no request runs; False after `seconds`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while self._conversation.busy:
+        while self._handler.busy:
             if loop.time() > deadline:
                 return False
             await asyncio.sleep(0.02)
         return True
 
-    async def _listen(self) -> None:
+    async def _accept(self) -> None:
         handshake_s = self._section.limits.header_timeout.seconds
         try:
-            self._taking = await asyncio.get_running_loop().create_server(
+            self._server = await asyncio.get_running_loop().create_server(
                 self._http,
                 sock=self._listener.dup(),
                 backlog=_BACKLOG,
@@ -197,46 +201,46 @@ class Front:
                 ssl_handshake_timeout=handshake_s if self._context else None,
             )
         finally:
-            self._opening = None
+            self._reopening = None
 
-    def _unlisten(self) -> None:
-        """Take no more connections. Those that were accepted this moment still need the server that
-        is closed then.
+    def _stop_accepting(self) -> None:
+        """Stop accepting. Connections accepted a moment ago still need the server, so it is closed
+        a little later.
         """
-        taking, self._taking = self._taking, None
-        if taking is not None:
+        server, self._server = self._server, None
+        if server is not None:
             loop = asyncio.get_running_loop()
-            for listener in taking.sockets:
+            for listener in server.sockets:
                 loop.remove_reader(listener)
-            loop.call_later(_SETTLE_S, taking.close)
+            loop.call_later(_SETTLE_S, server.close)
 
-    def _crowded(self, crowded: bool) -> None:
-        """Who comes while there are too many waits in the kernel's queue."""
-        if crowded:
-            self._unlisten()
-        elif self._taking is None and not self._opening and not self._conversation.stopping:
-            self._opening = asyncio.get_running_loop().create_task(self._listen())
+    def _set_full(self, full: bool) -> None:
+        """At the limit, new connections wait in the kernel's queue."""
+        if full:
+            self._stop_accepting()
+        elif self._server is None and not self._reopening and not self._handler.stopping:
+            self._reopening = asyncio.get_running_loop().create_task(self._accept())
 
     async def _reload(self) -> None:
-        """Certificates that cannot be read change nothing."""
-        loop, renew = asyncio.get_running_loop(), self._entrance.renew
-        if renew is None or not await loop.run_in_executor(None, renewed, renew):
+        """Load new certificates; unreadable ones are logged and ignored."""
+        loop, renew = asyncio.get_running_loop(), self._access_control.renew
+        if renew is None or not await loop.run_in_executor(None, try_renew, renew):
             return
         try:
-            self._context = _context_of(renew())
+            self._context = _ssl_context(renew())
         except (OSError, ValueError) as error:
-            _log.error("the certificate stays as it is: %s", error)
+            _log.error("keeping the current certificate: %s", error)
             return
-        if self._taking is not None:
-            self._unlisten()
-            await self._listen()
+        if self._server is not None:
+            self._stop_accepting()
+            await self._accept()
 
 
 class _Server(web.Server):
-    """aiohttp's server; counts connections. Those of an address that has too many end at once."""
+    """Counts connections, and closes those above the limit of their address."""
 
     def __init__(
-        self, handler: Any, section: RegistrySection, crowded: Callable[[bool], None]
+        self, handler: Any, section: RegistrySection, full: Callable[[bool], None]
     ) -> None:
         limits = section.limits
         super().__init__(
@@ -246,27 +250,27 @@ class _Server(web.Server):
             keepalive_timeout=limits.header_timeout.seconds,
             lingering_time=_LINGER_S,
             logger=_server_logger(),
-            max_field_size=_FIELD,
-            max_headers=_FIELDS,
-            max_line_size=_LINE,
-            read_bufsize=_BUFFER,
-            tcp_keepalive=False,  # the listener has it
+            max_field_size=_MAX_FIELD,
+            max_headers=_MAX_FIELDS,
+            max_line_size=_MAX_LINE,
+            read_bufsize=_READ_BUFFER,
+            tcp_keepalive=False,  # set on the listener
         )
         self._limits, self._proxies = limits, section.access.proxies
-        self._crowded = crowded
+        self._set_full = full
         self._counts: Counter[str] = Counter()
         self._addresses: dict[web.RequestHandler, str] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        address = self._place(transport)
+        address = self._address_key(transport)
         self._addresses[handler] = address
         self._counts[address] += 1
         if address and self._counts[address] > self._limits.address_connections:
             _log.debug("too many connections", extra={"address": address})
             transport.abort()
         if len(self._addresses) >= self._limits.connections:
-            self._crowded(True)
+            self._set_full(True)
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
@@ -277,22 +281,22 @@ class _Server(web.Server):
         if self._counts[address] <= 0:
             del self._counts[address]
         if len(self._addresses) < self._limits.connections:
-            self._crowded(False)
+            self._set_full(False)
 
-    def _place(self, transport: asyncio.Transport) -> str:
-        """Whose connections are counted together, empty for a proxy's."""
+    def _address_key(self, transport: asyncio.Transport) -> str:
+        """The network whose connections count together, empty for a trusted proxy."""
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
-        if any(network.holds(address) for network in self._proxies):
+        if any(network.contains(address) for network in self._proxies):
             return ""
-        return near(address)
+        return client_network(address)
 
 
 @contextmanager
 def _signals(stop: Callable[[], object], reload: Callable[[], object]) -> Iterator[None]:
-    """The first signal stops, the second ends the process.
+    """The first signal stops the node, the second kills the process.
 
-    Not by the loop's own handlers: those lose signals when its wake-up pipe is full.
+    Not loop.add_signal_handler: it loses signals when the wake-up pipe is full.
     """
 
     def first(*_: object) -> None:
@@ -311,7 +315,7 @@ def _signals(stop: Callable[[], object], reload: Callable[[], object]) -> Iterat
             signal.signal(number, handler)
 
 
-def _context_of(certificates: Certificates | None) -> ssl.SSLContext | None:
+def _ssl_context(certificates: Certificates | None) -> ssl.SSLContext | None:
     if certificates is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -326,21 +330,19 @@ def _context_of(certificates: Certificates | None) -> ssl.SSLContext | None:
     return context
 
 
-def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What goes wrong outside of requests: clients that cannot speak TLS, descriptors that ran
-    out.
-    """
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log errors outside of requests, such as failed TLS handshakes or exhausted descriptors."""
     error = context.get("exception")
     quiet = isinstance(error, ssl.SSLError | ConnectionError | TimeoutError)
     _log.log(
         logging.DEBUG if quiet else logging.ERROR,
-        context.get("message", "the event loop failed"),
+        context.get("message", "event loop error"),
         exc_info=None if quiet else error,
     )
 
 
 def _server_logger() -> logging.Logger:
-    """aiohttp's log without what clients write that is no HTTP."""
+    """aiohttp's log, without complaints about malformed requests."""
     logger = logging.getLogger(f"{__name__}.http")
 
     def ours(record: logging.LogRecord) -> bool:
@@ -350,31 +352,31 @@ def _server_logger() -> logging.Logger:
     return logger
 
 
-def _ask_for_descriptors() -> None:
-    """A reader needs three: connection, copy of it, file."""
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit: a download needs three (connection, its duplicate, file)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
-def _keep_memory() -> None:
-    """Bodies pass through buffers of 256 KiB. Giving their memory back to the kernel each time, and
-    having it cleared again, costs as much as hashing what is in them (mallopt(3)).
+def _tune_malloc() -> None:
+    """Keep freed 256 KiB buffers: returning them to the kernel and having it clear new pages costs
+    as much as hashing their content (mallopt(3)).
     """
-    with suppress(OSError, AttributeError):  # other C libraries do it their way
+    with suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _KEPT)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
 
 
-def _notice_dead_peers(listener: socket.socket) -> None:
-    """Connections inherit this: one whose peer vanished, or takes nothing, ends by itself."""
+def _enable_keepalive(listener: socket.socket) -> None:
+    """Connections inherit these options: one whose peer vanished, or stops reading, ends."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
-        (socket.TCP_KEEPIDLE, _DEAD_AFTER_S // 2),
-        (socket.TCP_KEEPINTVL, _DEAD_AFTER_S // 8),
+        (socket.TCP_KEEPIDLE, _KEEPALIVE_S // 2),
+        (socket.TCP_KEEPINTVL, _KEEPALIVE_S // 8),
         (socket.TCP_KEEPCNT, 4),
-        (socket.TCP_USER_TIMEOUT, _DEAD_AFTER_S * 1000),
+        (socket.TCP_USER_TIMEOUT, _KEEPALIVE_S * 1000),
     ):
         listener.setsockopt(socket.IPPROTO_TCP, option, value)

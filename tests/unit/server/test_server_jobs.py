@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from served import served
-from shipline.server.jobs import Job, Wish
+from shipline.server.jobs import Job, JobOptions
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, sleep
 from spec_client import OCTETS, Answer, Target, sha256
@@ -29,9 +29,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target(node.url, "team/app")
 
 
-def begin(target: Target, path: str, **wish: Any) -> Answer:
+def begin(target: Target, path: str, **options: Any) -> Answer:
     kind = {"Content-Type": "application/json"}
-    return target.call("POST", path, json.dumps(wish).encode(), kind)
+    return target.call("POST", path, json.dumps(options).encode(), kind)
 
 
 def ended(target: Target, path: str) -> dict[str, Any]:
@@ -99,35 +99,35 @@ def test_a_wish_that_cannot_be_read_begins_nothing(target: Target, body: bytes, 
 def test_a_chore_runs_once_at_a_time_and_ends_with_the_node() -> None:
     inside = threading.Event()
 
-    def work(wish: Wish, actor: str) -> None:
+    def work(options: JobOptions, actor: str) -> None:
         inside.set()
         sleep(60)
 
-    chore = Job(work)
-    with pytest.raises(Problem, match="not ready"):
-        chore.begin({}, "me")
+    job = Job(work)
+    with pytest.raises(Problem, match="starting"):
+        job.begin({}, "me")
     with TaskGroup() as group:
-        chore.start(group)
-        chore.begin({}, "me")
+        job.start(group)
+        job.begin({}, "me")
         assert inside.wait(10)
-        with pytest.raises(Problem, match="running already"):
-            chore.begin({}, "me")
+        with pytest.raises(Problem, match="already running"):
+            job.begin({}, "me")
         group.scope.cancel()
-    assert not chore.state.running and "stopped" in chore.state.error
+    assert not job.state.running and "shut down" in job.state.error
 
 
 def test_a_chore_that_fails_stops_nothing_and_may_begin_again() -> None:
-    def work(wish: Wish, actor: str) -> str:
-        if wish:
+    def work(options: JobOptions, actor: str) -> str:
+        if options:
             raise RuntimeError("no luck")
         return "done"
 
-    chore = Job(work)
+    job = Job(work)
     with TaskGroup() as group:
-        chore.start(group)
-        chore.begin({"dry_run": True}, "me")
+        job.start(group)
+        job.begin({"dry_run": True}, "me")
         group.join()
-        assert chore.state.error == "no luck"
-        chore.begin({}, "me")
+        assert job.state.error == "no luck"
+        job.begin({}, "me")
         group.join()
-        assert chore.state.result == "done" and not chore.state.error
+        assert job.state.result == "done" and not job.state.error

@@ -15,10 +15,10 @@ from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
 from shipline.server.admission.retention import decide, retain
 from shipline.server.admission.rules import Quotas
 from shipline.server.admission.section import AdmissionSection, ImmutableRule, Quota, RetentionRule
-from shipline.server.cache import Totals
+from shipline.server.cache import UsageTotals
+from shipline.server.events import NodeEvent
 from shipline.server.http import ANYONE, READ
-from shipline.server.journal import NodeEvent
-from shipline.server.manifests import Tagged
+from shipline.server.manifests import TaggedDigest
 from shipline.server.problems import Problem
 from shipline.units import ByteSize, Duration
 
@@ -127,7 +127,7 @@ def test_uploads_that_have_not_ended_fill_a_project(
     assert blob(app, "team/c", b"c" * 600, session=True) == 201
     digest = Descriptor.of(b"b" * 400, "x").digest
     assert app.call("PUT", f"{second}?digest={digest}").status == 201
-    assert app.storage.totals.below("team") == {"blobs": 2, "bytes": 1000, "uploading": 0}
+    assert app.storage.totals.total("team") == {"blobs": 2, "bytes": 1000, "uploading": 0}
 
 
 def test_uploads_of_an_earlier_process_count(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_uploads_of_an_earlier_process_count(tmp_path: Path) -> None:
     before.close()
     app = NodeApp(tmp_path, policy)
     app.node.uploads.recover()
-    assert app.storage.totals.below("team")["uploading"] == 600
+    assert app.storage.totals.total("team")["uploading"] == 600
     assert blob(app, "team/b", b"c" * 200, session=False) == 403
     assert app.call("DELETE", place).status == 204
     assert blob(app, "team/b", b"c" * 200, session=False) == 201
@@ -159,10 +159,10 @@ def test_what_is_promised_at_once_does_not_fit_together(
     node: Callable[[AdmissionSection], NodeApp],
 ) -> None:
     app = node(AdmissionSection(quotas=(Quota("team", ByteSize(1000)),)))
-    uploads, door = app.node.uploads, app.node.door
+    uploads, admission = app.node.uploads, app.node.admission
 
     def check(came: int, whole: bool) -> None:
-        door.blob(ANYONE, "team/a", 0)
+        admission.blob(ANYONE, "team/a", 0)
 
     digest = Descriptor.of(b"a" * 600, "x").digest
     waiting = uploads.put("team/a", digest, 600, check=check)
@@ -173,7 +173,7 @@ def test_what_is_promised_at_once_does_not_fit_together(
 
 
 def test_a_project_inside_of_another_has_a_quota_of_its_own() -> None:
-    totals = Totals()
+    totals = UsageTotals()
     totals.add({("usage", "team/app", "bytes"): 600, ("usage", "team/in/app", "bytes"): 900})
     rules = (Quota("team", ByteSize(1000)), Quota("*", ByteSize(5000)))
     Quotas(totals, rules, lambda: ("team", "team/in")).admit("team/app", 400)
@@ -186,7 +186,7 @@ def test_a_project_inside_of_another_has_a_quota_of_its_own() -> None:
 
 def test_a_quota_costs_the_same_for_many_repositories() -> None:
     def cost(repositories: int) -> float:
-        totals = Totals()
+        totals = UsageTotals()
         for number in range(repositories):
             totals.add({("usage", f"team/r{number}", "bytes"): 1})
         quotas = Quotas(totals, (Quota("team", ByteSize(10**9)),))
@@ -215,9 +215,9 @@ def test_tags_have_a_quota_of_their_own(node: Callable[[AdmissionSection], NodeA
     assert push(app, "other/app", "c", "A=1") == 201, "each project has its own"
 
 
-def tagged(*ages: tuple[str, float]) -> list[Tagged]:
+def tagged(*ages: tuple[str, float]) -> list[TaggedDigest]:
     digest = Descriptor.of(b"x", "x").digest
-    return [Tagged(tag, digest, -age * DAY, "") for tag, age in ages]
+    return [TaggedDigest(tag, digest, -age * DAY, "") for tag, age in ages]
 
 
 def kept(rules: tuple[RetentionRule, ...], *ages: tuple[str, float]) -> dict[str, bool]:
@@ -253,11 +253,11 @@ def test_retention_removes_what_it_said_and_nothing_immutable(
     for tag in ("a", "v1", "b", "c"):
         assert push(app, "team/app", tag, f"T={tag}") == 201
         app.now += DAY
-    storage, manifests, door = app.storage, app.node.manifests, app.node.door
-    dry = retain(storage, manifests, rules, door=door, dry_run=True)
+    storage, manifests, admission = app.storage, app.node.manifests, app.node.admission
+    dry = retain(storage, manifests, rules, admission=admission, dry_run=True)
     assert manifests.tags("team/app", "", 10) == ["a", "b", "c", "v1"]
     told: list[NodeEvent] = []
-    done = retain(storage, manifests, rules, door=door, tell=told.append)
+    done = retain(storage, manifests, rules, admission=admission, publish=told.append)
     gone = [(one.repository, (one.tag,)) for one in done if not one.kept]
     assert [(one.repository, one.tags) for one in told if one.kind == "untag"] == gone
     assert {one.actor for one in told} == {"retention"} and told[-1].kind == "collect"

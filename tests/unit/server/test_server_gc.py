@@ -13,8 +13,8 @@ from directories import Directory
 
 from shipline.errors import UsageError
 from shipline.oci import Descriptor, Digest
+from shipline.server.events import NodeEvent
 from shipline.server.gc import GcOptions, collect
-from shipline.server.journal import NodeEvent
 from shipline.server.problems import Problem
 from shipline.units import Duration
 
@@ -62,7 +62,7 @@ def test_nothing_goes_before_the_node_has_run_for_the_grace_period(tmp_path: Pat
     first.close()
     second = Directory(tmp_path)
     second.clock.now += 50 * 3600
-    second.storage.touches._known_since = second.clock.now - 10  # what a start sets
+    second.storage.promises._complete_since = second.clock.now - 10  # what a start sets
     assert second.collect().files == 0
     second.later()
     assert second.collect().files == 1
@@ -125,7 +125,7 @@ def test_signatures_and_referrers_go_with_their_image(node: Directory) -> None:
     node.later()
     node.manifests.delete("repo", image.digest)
     told: list[NodeEvent] = []
-    report = collect(node.storage, GcOptions(every=None), tell=told.append)
+    report = collect(node.storage, GcOptions(every=None), publish=told.append)
     assert report.manifests == 4 and told.pop().kind == "collect"
     assert {one.digest for one in told} == {str(one.digest) for one in gone}
     assert {(one.kind, one.actor) for one in told} == {("delete", "collection")}
