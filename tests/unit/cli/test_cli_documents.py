@@ -169,3 +169,15 @@ def test_every_python_block_names_what_there_is(block: Block) -> None:
     named = [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Attribute)]
     used = [one.attr for one in named if ast.unparse(one.value) == "api"]
     assert used and all(hasattr(api, name) for name in used)
+
+
+def test_the_index_of_the_documents_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {one.name for one in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"^\| \[[^]]+\]\(([^)/]+\.md)\)", index, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_links_to_exists(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
