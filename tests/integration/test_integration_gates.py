@@ -18,7 +18,7 @@ import pytest
 
 from nodes import node
 from shipline.gates import SUMMARY_TYPE, parse_report
-from shipline.gates.coverage import patch_of
+from shipline.gates.coverage import patch_coverage
 from shipline.gates.reports import Coverage, Findings, Report, Sbom, TestResults
 from shipline.git import Git, changed_lines
 from shipline.oci import Reference
@@ -130,14 +130,14 @@ def test_static_analysis_is_counted_as_the_tools_count(tools: Path, measured: Pa
     content = report(measured / "r.sarif").content
     assert isinstance(content, Findings)
     found = json.loads(re.search(r"(?ms)^\[.*^\]", listed)[0])  # type: ignore[index]
-    assert len(content.found) == len(found) > 5
-    assert sorted(one.line for one in content.found) == sorted(
+    assert len(content.findings) == len(found) > 5
+    assert sorted(one.line for one in content.findings) == sorted(
         one["location"]["row"] for one in found
     )
     run(measured, tools / "bandit", "-q", "-r", "package", "-f", "sarif", "-o", "b.sarif")
     content = report(measured / "b.sarif").content
     assert isinstance(content, Findings)
-    assert "B602" in {one.rule for one in content.found}
+    assert "B602" in {one.rule for one in content.findings}
 
 
 def test_a_real_bill_of_material_has_the_packages(tools: Path, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_changed_lines_are_covered_as_diff_cover_says(
     theirs: dict[str, Any] = json.loads((tmp_path / "said.json").read_text())
     content = report(tmp_path / "coverage.xml").content
     assert isinstance(content, Coverage)
-    ours = patch_of(content, changed_lines(Git(tmp_path, os.environ), "main", "HEAD"))
+    ours = patch_coverage(content, changed_lines(Git(tmp_path, os.environ), "main", "HEAD"))
     for name, stats in theirs["src_stats"].items():
         assert sorted(ours.missed.get(name, ())) == stats["violation_lines"], name
         assert sorted(ours.hit.get(name, ())) == sorted(stats["covered_lines"]), name

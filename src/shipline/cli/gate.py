@@ -28,7 +28,7 @@ from shipline.gates import (
     render,
     run_gates,
 )
-from shipline.gates.asking import unclear_verdict
+from shipline.gates.options import unrecognized_verdict
 from shipline.git import ChangedLines, Git, GitError, changed_lines, resolve
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
         raise UsageError("--baseline-image: whose statement counts?", hint="give --baseline-key")
     with open_images([flags.baseline_image], plain=flags.allow_http_registry) as (place,):
         try:
-            found = verify_attestations(
+            verified = verify_attestations(
                 place.repository, place.target, place.reference, keys, SUMMARY_TYPE
             )
         except SignatureRefused as error:
@@ -109,7 +109,7 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
                 verdicts=error.verdicts,
                 hint="attach one with `shipline gate --image NAME@DIGEST --attest --key KEY`",
             ) from error
-    return Baseline.newest(one.statement.predicate for one in found.proven)
+    return Baseline.newest(item.statement.predicate for item in verified.proven)
 
 
 def _read(path: Path) -> bytes:
@@ -155,13 +155,13 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
     """
     root, section = _section(flags)
     git = Git(flags.directory, os.environ)
-    asked = flags.asked(root, section)
-    section, reports = asked.laid_over(flags.laid_over(section))
+    options = flags.options(root, section)
+    section, reports = options.apply_to(flags.apply_to(section))
     early = flags.early or bool(flags.hook)
     if early and not any(rules.early for _, _, rules in section.gates()):
         click.echo("no gate is marked early: there is nothing to check here", err=True)
         return 0
-    if not [*section.gates()] and not asked.unclear:
+    if not [*section.gates()] and not options.unrecognized:
         raise UsageError(
             "there is no gate to judge by",
             hint="name a report, as in --coverage FILE, or write the section `gates`",
@@ -171,14 +171,14 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
         verdicts = run_gates(
             section,
             context,
-            GateEnvironment(root, _environment(), produce=flags.run),
+            GateEnvironment(root, _environment(), run_commands=flags.run),
             names=names,
             early=early,
             reports=reports,
         )
         verdicts = replace(verdicts, verdicts=(*_before(flags, git), *verdicts.verdicts))
-        if asked.unclear:
-            more = unclear_verdict(asked.unclear, root)
+        if options.unrecognized:
+            more = unrecognized_verdict(options.unrecognized, root)
             verdicts = replace(verdicts, verdicts=(*verdicts.verdicts, more))
         _show(verdicts, flags)
         if flags.attest and place is not None:

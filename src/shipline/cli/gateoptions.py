@@ -14,7 +14,7 @@ import click
 from shipline.cli.signing import image_option, password_option
 from shipline.errors import UsageError
 from shipline.gates import FORMATS, HOOKS, GatesSection, Severity
-from shipline.gates.asking import GateOptions
+from shipline.gates.options import GateOptions
 from shipline.units import ByteSize, Duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,7 +75,7 @@ class GateFlags:
     password_file: Path | None
     allow_http_registry: bool
 
-    def laid_over(self, section: GatesSection) -> GatesSection:
+    def apply_to(self, section: GatesSection) -> GatesSection:
         """The section, with what is said here for all gates."""
         added = tuple(str(path.absolute()) for path in self.waivers)
         return replace(
@@ -85,33 +85,33 @@ class GateFlags:
             on_incomplete=self.on_incomplete or section.on_incomplete,
         )
 
-    def asked(self, root: Path, section: GatesSection) -> GateOptions:
+    def options(self, root: Path, section: GatesSection) -> GateOptions:
         """Gates and reports that are named here."""
-        asked = GateOptions()
+        options = GateOptions()
         for kind, paths in self.of_kind.items():
             for path in paths:
-                asked.add_report(kind, path)
+                options.add_report(kind, path)
         for text in self.reports:
-            asked.route(text, root)
+            options.add(text, root)
         for name, value in self.rules.items():
-            asked.set_rule(*_RULES[name], value)
-        asked.set_rule("vulnerabilities", "fix", "available" if self.only_fixed else None)
+            options.set_rule(*_RULES[name], value)
+        options.set_rule("vulnerabilities", "fix", "available" if self.only_fixed else None)
         for kind in ("analysis", "secrets", "vulnerabilities"):
-            if kind in asked.reports or getattr(section, kind) is not None:
-                asked.set_rule(kind, "new_only", self.new_only)
+            if kind in options.reports or getattr(section, kind) is not None:
+                options.set_rule(kind, "new_only", self.new_only)
                 if kind != "vulnerabilities":
-                    asked.set_rule(kind, "changed_lines_only", self.changed_lines)
-        return asked
+                    options.set_rule(kind, "changed_lines_only", self.changed_lines)
+        return options
 
 
 def _moment(ctx: object, param: object, value: str | None) -> datetime | None:
     if value is None:
         return None
     try:
-        found = datetime.fromisoformat(value)
+        values = datetime.fromisoformat(value)
     except ValueError:
         raise UsageError(f"--now: not a time: {value!r}", hint="write 2026-01-31T12:00Z") from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    return (values if values.tzinfo else values.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 _PATH = click.Path(path_type=Path)
@@ -242,12 +242,12 @@ def gate_options(command: F) -> F:
     """Add the options; the command gets one argument, `flags`, in place of them."""
 
     @wraps(command)
-    def called(names: tuple[str, ...], as_json: bool, **found: Any) -> Any:
-        rules = {name: found.pop(name) for name in _RULES}
-        of_kind = {kind: found.pop(kind) for kind in _REPORTS}
-        found["form"] = "json" if as_json else found["form"]
-        reports = found.pop("report")
-        flags = GateFlags(rules=rules, of_kind=of_kind, reports=reports, **found)
+    def called(names: tuple[str, ...], as_json: bool, **values: Any) -> Any:
+        rules = {name: values.pop(name) for name in _RULES}
+        of_kind = {kind: values.pop(kind) for kind in _REPORTS}
+        values["form"] = "json" if as_json else values["form"]
+        reports = values.pop("report")
+        flags = GateFlags(rules=rules, of_kind=of_kind, reports=reports, **values)
         return command(names=names, flags=flags)
 
     for option in reversed(_OPTIONS):

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from shipline.config import load
 from shipline.gates import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.git import Git
 
@@ -21,48 +22,51 @@ _DIRECTORY = click.option(
     type=click.Path(path_type=Path),
     default=".",
     metavar="DIRECTORY",
-    help="The directory to work in.",
+    help="Run in this directory.",
 )
 
 
-def _which(command: _Command) -> _Command:
+def _hook_flags(command: _Command) -> _Command:
     for name in reversed(HOOKS):
-        command = click.option(f"--{name}", is_flag=True, help=f"The hook {name}.")(command)
+        command = click.option(f"--{name}", is_flag=True, help=f"The {name} hook.")(command)
     return command
 
 
 @click.group("hooks")
 def group() -> None:
-    """Run the gates that are marked early before a commit or a push."""
+    """Run the early gates before a commit or a push."""
 
 
 @group.command("install")
-@_which
+@_hook_flags
 @_DIRECTORY
 def install(directory: Path, pre_commit: bool, pre_push: bool) -> None:
-    """Write the hooks; both where none is named. A hook that is there is kept and runs first."""
+    """Write the hooks, both by default. An existing hook is kept and runs first."""
     names = _names(pre_commit, pre_push)
     _show(install_hooks(_git(directory), names, _program()))
+    gates = load(None, directory, os.environ).gates
+    if gates is None or not any(rules.early for _, _, rules in gates.gates()):
+        click.echo("warning: no gate has `early: true`, so the hooks check nothing yet", err=True)
 
 
 @group.command("uninstall")
-@_which
+@_hook_flags
 @_DIRECTORY
 def uninstall(directory: Path, pre_commit: bool, pre_push: bool) -> None:
-    """Take the hooks away, and put those back that were there before."""
+    """Remove the hooks and restore the previous ones."""
     _show(uninstall_hooks(_git(directory), _names(pre_commit, pre_push)))
 
 
 @group.command("status")
 @_DIRECTORY
 def status(directory: Path) -> None:
-    """Tell which hooks are there."""
+    """Show which hooks are installed."""
     _show(hook_states(_git(directory), _program()))
 
 
 def _names(pre_commit: bool, pre_push: bool) -> tuple[str, ...]:
-    chosen = [name for name, wanted in zip(HOOKS, (pre_commit, pre_push), strict=True) if wanted]
-    return tuple(chosen or HOOKS)
+    selected = [name for name, flag in zip(HOOKS, (pre_commit, pre_push), strict=True) if flag]
+    return tuple(selected or HOOKS)
 
 
 def _git(directory: Path) -> Git:
@@ -70,12 +74,12 @@ def _git(directory: Path) -> Git:
 
 
 def _program() -> str:
-    """This program; by its name where the PATH has it, so that an update does not break hooks."""
+    """The command for this program: its bare name if on the PATH, so that updates keep hooks."""
     if shutil.which("shipline"):
         return "shipline"
     return str(Path(sys.argv[0]).absolute())
 
 
 def _show(hooks: tuple[Hook, ...]) -> None:
-    for one in hooks:
-        click.echo(f"{one.name}: {one.state} ({one.path})")
+    for hook in hooks:
+        click.echo(f"{hook.name}: {hook.state} ({hook.path})")

@@ -1,4 +1,4 @@
-"""Quality gates: reports of other tools, and facts of the image, judged before a name is given."""
+"""Quality gates: judge reports of other tools and the image itself before it is tagged."""
 
 from shipline.gates.context import (
     SUMMARY_TYPE,
@@ -8,10 +8,10 @@ from shipline.gates.context import (
     ImageSubject,
     image_facts,
 )
-from shipline.gates.evidence import ReportFile, gather
 from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.gates.judging import judge
 from shipline.gates.rendering import FORMATS, render
+from shipline.gates.report_files import ReportFile, read_reports
 from shipline.gates.reports import ReportError, Severity, parse_report
 from shipline.gates.run import GateEnvironment, merge_verdict, run_gates
 from shipline.gates.section import (
@@ -60,7 +60,6 @@ __all__ = [
     "VulnerabilitiesGate",
     "Waiver",
     "Waivers",
-    "gather",
     "hook_states",
     "image_facts",
     "install_hooks",
@@ -68,6 +67,7 @@ __all__ = [
     "merge_verdict",
     "parse_report",
     "predicates",
+    "read_reports",
     "render",
     "run_gates",
     "summary",

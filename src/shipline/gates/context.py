@@ -1,6 +1,4 @@
-"""What a judgement may know beside the reports: the image's facts, the repository's paths, the
-clock.
-"""
+"""What gates know besides reports: the image, the paths of the repository, baseline and time."""
 
 from __future__ import annotations
 
@@ -22,14 +20,13 @@ _ATTESTATION = "vnd.docker.reference.type"
 _BASE = "org.opencontainers.image.base.name"
 REVISION = "org.opencontainers.image.revision"
 PULL_MERGE = "org.shipline.pull-request.merge"
-"""What was built, where the revision is the head of a pull request."""
+"""The merge commit that was built, if the revision is the head of a pull request."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """One platform of an image. `size` is that of its compressed layers and configuration, in
-    bytes; `user` as the configuration has it; `base` is the name of the base image where an
-    annotation or a label tells it.
+    bytes; `user` that of the configuration; `base` the base image named by annotation or label.
     """
 
     platform: str
@@ -50,29 +47,29 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageSubject:
-    """The image that is judged, whether or not it has a tag: an index or a single manifest."""
+    """The judged image, an index or a single manifest, tagged or not."""
 
     digest: str
     platforms: tuple[ImageFacts, ...]
 
 
 def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
-    """What `target` is, by platform; attestations inside an index are not platforms.
+    """The platforms of `target`, without the attestations in an index.
 
-    Raises NotFound, DigestMismatch, or ContentError for documents that are no image.
+    Raises NotFound, DigestMismatch, or ContentError for documents that are not an image.
     """
     document = _document(source, target)
     if isinstance(document, Manifest):
         return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
-    found = []
+    platforms = []
     for child in document.manifests:
         if _ATTESTATION in child.annotations:
             continue
         manifest = _document(source, child)
         if isinstance(manifest, Index):
             raise ContentError(f"{child.digest} is an index inside an index")
-        found.append(_facts(source, child, manifest, document.annotations))
-    return ImageSubject(str(target.digest), tuple(found))
+        platforms.append(_facts(source, child, manifest, document.annotations))
+    return ImageSubject(str(target.digest), tuple(platforms))
 
 
 def _document(source: Fetcher, target: Descriptor) -> Manifest | Index:
@@ -88,7 +85,7 @@ def _facts(
     ports = config.get("ExposedPorts") or {}
     if not isinstance(labels, dict) or not isinstance(ports, dict):
         raise ContentError(f"{manifest.config.digest} is not an image configuration")
-    told = {**outer, **labels, **manifest.annotations}
+    annotations = {**outer, **labels, **manifest.annotations}
     platform = target.platform or Platform.from_json(document)
     return ImageFacts(
         str(platform),
@@ -97,7 +94,7 @@ def _facts(
         manifest.config.size + sum(layer.size for layer in manifest.layers),
         len(manifest.layers),
         str(config.get("User") or ""),
-        str(told.get(_BASE, "")),
+        str(annotations.get(_BASE, "")),
         {str(key): str(value) for key, value in labels.items()},
         tuple(sorted(map(str, ports))),
     )
@@ -114,8 +111,8 @@ def _config(source: Fetcher, target: Descriptor) -> dict[str, dict[str, object]]
 
 
 class RepositoryPaths:
-    """Reports name files from the top of the repository, from a source directory inside it, from
-    the root of another machine, or by package: what they have in common is how they end.
+    """Finds the files that reports mean. Their paths are relative to the repository or to a source
+    directory, absolute on another machine, or by package; only their ends agree.
     """
 
     def __init__(self, changes: ChangedLines, roots: Iterable[str] = ()) -> None:
@@ -126,27 +123,27 @@ class RepositoryPaths:
             self._by_name[path.rpartition("/")[2]].append(path)
 
     def find(self, path: str) -> tuple[str, ...]:
-        """The files it can mean: one, none, or several that it does not tell apart."""
-        plain = path.replace("\\", "/").removeprefix("./")
-        if plain in self._files:
-            return (plain,)
+        """The files that `path` may mean: none, one, or several if it is ambiguous."""
+        normalized = path.replace("\\", "/").removeprefix("./")
+        if normalized in self._files:
+            return (normalized,)
         for root in self._roots:
-            joined = f"{root}/{plain}".removeprefix("./")
-            if found := self._ending(joined):
-                return found
-        return self._ending(plain.lstrip("/"), shorter=True)
+            joined = f"{root}/{normalized}".removeprefix("./")
+            if matches := self._ending(joined):
+                return matches
+        return self._ending(normalized.lstrip("/"), shorter=True)
 
     def _ending(self, path: str, *, shorter: bool = False) -> tuple[str, ...]:
-        """Files that `path` ends with; the longest one means it best. With `shorter` also those
-        that end with `path`.
+        """The longest file that `path` ends with; with `shorter`, else the files that end with
+        `path`.
         """
         same_name = self._by_name.get(path.rpartition("/")[2], ())
-        inside = [one for one in same_name if path == one or path.endswith(f"/{one}")]
+        inside = [file for file in same_name if path == file or path.endswith(f"/{file}")]
         if inside:
             return (max(inside, key=len),)
         if not shorter:
             return ()
-        return tuple(sorted(one for one in same_name if one.endswith(f"/{path}")))
+        return tuple(sorted(file for file in same_name if file.endswith(f"/{path}")))
 
 
 SUMMARY_TYPE = "urn:shipline:predicate:gates:v1"
@@ -154,21 +151,21 @@ SUMMARY_TYPE = "urn:shipline:predicate:gates:v1"
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What was measured for the last promoted image, by gate."""
+    """The measurements of the last promoted image, by gate."""
 
     gates: Mapping[str, Measurements]
     revision: str = ""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """From a summary as `shipline gate --json` prints it, bare or in an in-toto statement.
+        """From the output of `shipline gate --json`, plain or in an in-toto statement.
 
         Raises ConfigError.
         """
         try:
             document = json.loads(raw)
             predicate = document.get("predicate", document)
-            gates = {one["gate"]: _measurements(one) for one in predicate["gates"]}
+            gates = {gate["gate"]: _measurements(gate) for gate in predicate["gates"]}
             return cls(gates, str(predicate.get("revision", "")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConfigError(
@@ -187,9 +184,9 @@ def _judged_at(predicate: object) -> str:
 
 
 def _measurements(gate: Mapping[str, Any]) -> Measurements:
-    found = gate["measurements"]
-    numbers = {str(key): float(value) for key, value in found["numbers"].items()}
-    keys = found["keys"]
+    values = gate["measurements"]
+    numbers = {str(key): float(value) for key, value in values["numbers"].items()}
+    keys = values["keys"]
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("keys")
     return Measurements(numbers, frozenset(keys))
@@ -197,8 +194,8 @@ def _measurements(gate: Mapping[str, Any]) -> Measurements:
 
 @dataclass(frozen=True, slots=True)
 class GateContext:
-    """`now` decides on age and waivers; `built_at` is when what is judged was made: older reports
-    are about something else. `repository` and `environment` are what waivers may be limited to.
+    """`now` decides on ages and waivers; reports older than `built_at`, the time of what is judged,
+    do not count. Waivers may be limited to a `repository` and an `environment`.
     """
 
     now: datetime
@@ -211,5 +208,5 @@ class GateContext:
     built_at: datetime | None = None
 
     def before(self, gate: str) -> Measurements | None:
-        """What the baseline has for the gate."""
+        """The measurements of the gate in the baseline."""
         return self.baseline.gates.get(gate) if self.baseline else None

@@ -1,6 +1,4 @@
-"""From evidence to a verdict: whether a report may be used at all, and the one function that every
-gate goes through.
-"""
+"""From report files to the verdict of a gate, which checks first that the reports can be used."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ from datetime import datetime, timedelta
 
 from shipline.gates.context import GateContext, ImageFacts, ImageSubject
 from shipline.gates.coverage import judge_coverage
-from shipline.gates.evidence import ReportFile
 from shipline.gates.findings import judge_findings
+from shipline.gates.report_files import ReportFile
 from shipline.gates.reports import (
     Content,
     Coverage,
@@ -40,81 +38,85 @@ from shipline.gates.vulnerabilities import judge_vulnerabilities
 from shipline.gates.waivers import Waivers
 from shipline.units import Duration
 
-_SKEW = timedelta(minutes=5)  # between the clocks of two machines
-_ENOUGH = 7  # hex digits of an abbreviated commit
+_CLOCK_SKEW = timedelta(minutes=5)  # between two machines
+_SHORTEST_COMMIT = 7  # hex digits of an abbreviated commit
 
 
-def standing(
-    rules: ReportGate, kind: type[Content], evidence: Sequence[ReportFile], context: GateContext
+def report_problems(
+    rules: ReportGate, kind: type[Content], files: Sequence[ReportFile], context: GateContext
 ) -> Iterator[Check]:
-    """A check for each reason why the reports prove nothing; none where they do.
+    """A check for each reason why the reports prove nothing; empty if they can be used.
 
-    `kind` is the type of content that the gate judges.
+    `kind` is the content that the gate judges.
     """
-    if not evidence:
-        yield _doubt("there is no report", "name one with `reports`, or on the command line")
-    for one in evidence:
-        if one.report is None:
-            yield _unread(one)
-        elif not isinstance(one.report.content, kind):
-            reason = f"{one.path} is a report of another kind ({one.report.format})"
+    if not files:
+        yield _inconclusive("there is no report", "name one with `reports` or on the command line")
+    for file in files:
+        if file.report is None:
+            yield _unreadable(file)
+        elif not isinstance(file.report.content, kind):
+            reason = f"{file.path} is a report of another kind ({file.report.format})"
             hint = f"this gate reads {', '.join(formats_of(kind))}"
             yield Check("report", Outcome.ERROR, reason, hint=hint)
         else:
-            yield from map(_doubt, _doubts(rules, one, one.report, context))
+            yield from map(_inconclusive, _inconclusive_reasons(rules, file, file.report, context))
     if isinstance(rules, VulnerabilitiesGate | SbomGate) and context.image is not None:
-        yield from map(_doubt, _about_image(rules, evidence, context.image))
+        yield from map(_inconclusive, _image_mismatches(rules, files, context.image))
 
 
-def _unread(one: ReportFile) -> Check:
-    if one.missing:
-        return _doubt(one.problem, "write the report before the gate runs, or correct the path")
-    hint = one.hint or "run the tool that writes it again"
-    return Check("report", Outcome.ERROR, one.problem, hint=hint)
+def _unreadable(file: ReportFile) -> Check:
+    if file.missing:
+        return _inconclusive(
+            file.problem, "write the report before the gate runs, or correct the path"
+        )
+    hint = file.hint or "run the tool that writes it again"
+    return Check("report", Outcome.ERROR, file.problem, hint=hint)
 
 
-def _doubt(reason: str, hint: str = "") -> Check:
-    hint = hint or "run the tool again, on what is judged now"
+def _inconclusive(reason: str, hint: str = "") -> Check:
+    hint = hint or "run the tool again, on the current revision or image"
     return Check("report", Outcome.INCOMPLETE, reason, hint=hint)
 
 
-def _doubts(
-    rules: ReportGate, one: ReportFile, report: Report, context: GateContext
+def _inconclusive_reasons(
+    rules: ReportGate, file: ReportFile, report: Report, context: GateContext
 ) -> Iterator[str]:
-    yield from (f"{one.path}: {gap}" for gap in report.gaps)
+    yield from (f"{file.path}: {gap}" for gap in report.gaps)
     revision = report.subject.revision
-    if revision and context.revision and not _same(revision, context.revision):
-        yield f"{one.path} is about revision {revision[:12]}, not {context.revision[:12]}"
-    yield from _stale(one.path, one.made, rules.max_age, context)
+    if revision and context.revision and not _same_commit(revision, context.revision):
+        yield f"{file.path} is about revision {revision[:12]}, not {context.revision[:12]}"
+    yield from _age_problems(file.path, file.written, rules.max_age, context)
 
 
-def _stale(
-    path: str, made: datetime | None, limit: Duration | None, context: GateContext
+def _age_problems(
+    path: str, written: datetime | None, limit: Duration | None, context: GateContext
 ) -> Iterator[str]:
-    if made is None:
+    if written is None:
         return
-    if made > context.now + _SKEW:
-        yield f"{path} comes from the future: {made:%Y-%m-%d %H:%M} UTC"
-    if context.built_at is not None and made < context.built_at - timedelta(seconds=1):
-        age = shown_age(context.built_at - made)
+    if written > context.now + _CLOCK_SKEW:
+        yield f"{path} is dated in the future: {written:%Y-%m-%d %H:%M} UTC"
+    if context.built_at is not None and written < context.built_at - timedelta(seconds=1):
+        age = shown_age(context.built_at - written)
         yield f"{path} is {age} older than what is judged"
-    if limit is not None and (context.now - made).total_seconds() > limit.seconds:
-        yield f"{path} is {shown_age(context.now - made)} old, more than max-age {limit}"
+    if limit is not None and (context.now - written).total_seconds() > limit.seconds:
+        yield f"{path} is {shown_age(context.now - written)} old, more than max-age {limit}"
 
 
-def _same(one: str, other: str) -> bool:
-    short = min(len(one), len(other))
-    return short >= _ENOUGH and one[:short].lower() == other[:short].lower()
+def _same_commit(left: str, right: str) -> bool:
+    length = min(len(left), len(right))
+    return length >= _SHORTEST_COMMIT and left[:length].lower() == right[:length].lower()
 
 
-def _about_image(
-    rules: VulnerabilitiesGate | SbomGate, evidence: Iterable[ReportFile], image: ImageSubject
+def _image_mismatches(
+    rules: VulnerabilitiesGate | SbomGate, files: Iterable[ReportFile], image: ImageSubject
 ) -> Iterator[str]:
-    """Reports about other images, platforms that no report is about."""
+    """Reports about other images, and platforms without a report."""
     if rules.about == "source":
         return
-    known = {image.digest} | {name for one in image.platforms for name in (one.digest, one.config)}
-    about = [(one.path, one.report.subject) for one in evidence if one.report is not None]
+    known = {image.digest} | {
+        name for platform in image.platforms for name in (platform.digest, platform.config)
+    }
+    about = [(file.path, file.report.subject) for file in files if file.report is not None]
     images = [(path, subject) for path, subject in about if subject.kind == "image"]
     for path, subject in images:
         if not subject.digests:
@@ -124,7 +126,7 @@ def _about_image(
     if not images and rules.about == "auto":
         return
     for platform in image.platforms:
-        if not any(_covers(one.report, platform, image) for one in evidence if one.report):
+        if not any(_covers(file.report, platform, image) for file in files if file.report):
             yield f"no report is about {platform.platform} of the image"
 
 
@@ -133,22 +135,26 @@ def _covers(report: Report, platform: ImageFacts, image: ImageSubject) -> bool:
     if subject.kind != "image":
         return False
     if subject.digests & {platform.digest, platform.config}:
-        return not subject.platform or _fits(subject.platform, platform.platform)
+        return not subject.platform or _same_platform(subject.platform, platform.platform)
     if image.digest not in subject.digests:
         return False
-    return len(image.platforms) == 1 or _fits(subject.platform, platform.platform)
+    return len(image.platforms) == 1 or _same_platform(subject.platform, platform.platform)
 
 
-def _fits(told: str, wanted: str) -> bool:
-    """`linux/arm64/v8` and `linux/arm64` are the same; `arm64` alone names the architecture."""
-    parts, others = told.split("/"), wanted.split("/")
-    if len(parts) == 1:
-        return bool(told) and told in others[1:2]
-    return parts[:2] == others[:2] and parts[2:3] in ([], ["v8"], others[2:3])
+def _same_platform(stated: str, expected: str) -> bool:
+    """`linux/arm64/v8` equals `linux/arm64`; `arm64` alone is the architecture."""
+    stated_parts, expected_parts = stated.split("/"), expected.split("/")
+    if len(stated_parts) == 1:
+        return bool(stated) and stated in expected_parts[1:2]
+    return stated_parts[:2] == expected_parts[:2] and stated_parts[2:3] in (
+        [],
+        ["v8"],
+        expected_parts[2:3],
+    )
 
 
-def advisory(rules: GateRules, otherwise: str) -> bool:
-    """Whether doubt about the gate only warns, which must be written by name."""
+def only_warns(rules: GateRules, otherwise: str) -> bool:
+    """Whether the gate only warns when it cannot tell, which must be configured explicitly."""
     return (rules.on_incomplete or otherwise) == "warn"
 
 
@@ -166,33 +172,32 @@ def judge(
     gate: str,
     kind: str,
     rules: ReportGate,
-    evidence: Sequence[ReportFile],
+    files: Sequence[ReportFile],
     waivers: Waivers,
     *,
     vex: Sequence[ReportFile] = (),
     advisory: bool = False,
 ) -> Verdict:
-    """The verdict of one gate on the reports that were found for it; pure but for the count of used
-    waivers.
+    """The verdict of one gate on its reports; pure except that it counts used waivers.
 
-    What can be judged is judged also where some reports are missing or unreadable: a failure is
-    told as one, and success needs all of them. `vex` are the OpenVEX files of a vulnerability gate.
+    The usable reports are judged even if others are missing or unreadable: one failure is enough to
+    fail, but passing needs all reports. `vex` are the OpenVEX files of a vulnerability gate.
     """
     if rules.skip:
         return Verdict(gate, kind, (skipped("gate", rules.skip),))
-    content = next(held for base, held in _CONTENT.items() if isinstance(rules, base))
-    usable = [one for one in evidence if one.report and isinstance(one.report.content, content)]
-    checks = [*standing(rules, content, evidence, waivers.context)]
+    content = next(candidate for base, candidate in _CONTENT.items() if isinstance(rules, base))
+    usable = [file for file in files if file.report and isinstance(file.report.content, content)]
+    checks = [*report_problems(rules, content, files, waivers.context)]
     scans = () if checks else _scans(usable)
     measurements = Measurements()
     if usable:
-        more, measurements = _conditions(rules, usable, vex, waivers, gate)
-        checks += more
-    checks += [_unusable(one) for one in vex if one.report is None or not _is_vex(one)]
+        conditions, measurements = _conditions(rules, usable, vex, waivers, gate)
+        checks += conditions
+    checks += [_unusable_vex(file) for file in vex if file.report is None or not _is_vex(file)]
     warnings = tuple(
-        f"{one.path}: {text}" for one in usable if one.report for text in one.report.warnings
+        f"{file.path}: {text}" for file in usable if file.report for text in file.report.warnings
     )
-    sources = tuple(one.source for one in evidence)
+    sources = tuple(file.source for file in files)
     verdict = Verdict(gate, kind, tuple(checks), sources, measurements, warnings, advisory, scans)
     return waivers.waive(verdict)
 
@@ -204,43 +209,45 @@ def _conditions(
     waivers: Waivers,
     gate: str,
 ) -> Judged:
-    contents = [one.report.content for one in usable if one.report]
+    contents = [file.report.content for file in usable if file.report]
     match rules:
         case CoverageGate():
-            some = [one for one in contents if isinstance(one, Coverage)]
-            return judge_coverage(rules, some, waivers.context, gate)
+            coverages = [content for content in contents if isinstance(content, Coverage)]
+            return judge_coverage(rules, coverages, waivers.context, gate)
         case TestsGate():
-            results = [one for one in contents if isinstance(one, TestResults)]
+            results = [content for content in contents if isinstance(content, TestResults)]
             return judge_tests(rules, results, waivers.context, gate)
         case FindingsGate():
-            found = [one for one in contents if isinstance(one, Findings)]
-            return judge_findings(rules, found, waivers, gate)
+            findings = [content for content in contents if isinstance(content, Findings)]
+            return judge_findings(rules, findings, waivers, gate)
         case VulnerabilitiesGate():
             return judge_vulnerabilities(rules, usable, _statements(vex), waivers, gate)
         case SbomGate():
-            return judge_sbom(rules, [one for one in contents if isinstance(one, Sbom)])
+            return judge_sbom(rules, [content for content in contents if isinstance(content, Sbom)])
         case _:
-            return [undecided("gate", "no rule for this kind of gate")], Measurements()
+            return [undecided("gate", "there are no rules for this kind of gate")], Measurements()
 
 
 def _scans(usable: Sequence[ReportFile]) -> tuple[Report, ...]:
-    reports = [one.report for one in usable if one.report and one.report.subject.kind == "image"]
-    return tuple(one for one in reports if isinstance(one.content, Vulnerabilities))
+    reports = [
+        file.report for file in usable if file.report and file.report.subject.kind == "image"
+    ]
+    return tuple(report for report in reports if isinstance(report.content, Vulnerabilities))
 
 
-def _is_vex(one: ReportFile) -> bool:
-    return one.report is not None and isinstance(one.report.content, Vex)
+def _is_vex(file: ReportFile) -> bool:
+    return file.report is not None and isinstance(file.report.content, Vex)
 
 
 def _statements(vex: Sequence[ReportFile]) -> list[VexStatement]:
     return [
         statement
-        for one in vex
-        if one.report is not None and isinstance(one.report.content, Vex)
-        for statement in one.report.content.statements
+        for file in vex
+        if file.report is not None and isinstance(file.report.content, Vex)
+        for statement in file.report.content.statements
     ]
 
 
-def _unusable(one: ReportFile) -> Check:
-    reason = one.problem or f"{one.path} is not an OpenVEX document"
-    return Check("vex", Outcome.ERROR, reason, hint=one.hint or "fix the file, or leave it out")
+def _unusable_vex(file: ReportFile) -> Check:
+    reason = file.problem or f"{file.path} is not an OpenVEX document"
+    return Check("vex", Outcome.ERROR, reason, hint=file.hint or "fix the file, or remove it")

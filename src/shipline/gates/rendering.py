@@ -1,4 +1,4 @@
-"""Verdicts for people and for other programs: text, JSON, Markdown, SARIF, GitHub annotations."""
+"""Verdicts as text, JSON, Markdown, SARIF and GitHub annotations."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from shipline.observe import clean
 
 FORMATS = ("text", "json", "markdown", "sarif", "github")
 _HEADINGS = ("GATE", "OUTCOME", "CHECK", "MEASURED", "LIMIT", "REASON")
-_SHOWN = 20  # details of a check in text
+_DETAILS_SHOWN = 20  # details of a check in text
 _LEVELS = {Outcome.FAIL: "error", Outcome.ERROR: "error", Outcome.INCOMPLETE: "warning"}
-_BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE)
+_NOT_PASSED = (Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE)
 
 
 def render(verdicts: Verdicts, format: str) -> str:
-    """The verdicts in one of FORMATS, without a line end. Raises KeyError for another one."""
-    forms = {
+    """The verdicts in one of FORMATS, without a final newline. Raises KeyError for another one."""
+    renderers = {
         "text": as_text,
         "json": as_json,
         "markdown": as_markdown,
         "sarif": as_sarif,
         "github": as_github,
     }
-    return forms[format](verdicts)
+    return renderers[format](verdicts)
 
 
 def as_text(verdicts: Verdicts) -> str:
-    """A table, then what is behind each check that did not pass."""
+    """A table, then the details of each check that did not pass."""
     rows = [_HEADINGS, *(tuple(map(clean, row)) for row in _rows(verdicts))]
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
     lines = [
@@ -38,59 +38,62 @@ def as_text(verdicts: Verdicts) -> str:
         for row in rows
     ]
     for verdict in verdicts:
-        lines += map(clean, _behind(verdict))
+        lines += map(clean, _details(verdict))
     lines += [clean(f"warning: {text}") for text in _warnings(verdicts)]
-    return "\n".join([*lines, "", _end(verdicts)])
+    return "\n".join([*lines, "", _summary_line(verdicts)])
 
 
 def as_json(verdicts: Verdicts) -> str:
-    """The summary that is also the baseline of later runs."""
+    """The summary, which also serves later runs as their baseline."""
     return json.dumps(summary(verdicts), indent=2)
 
 
 def as_markdown(verdicts: Verdicts) -> str:
-    """A job summary."""
+    """A job summary for GitHub and similar CI systems."""
     titles = {"pass": "passed", "fail": "refused", "undecided": "undecided"}
     lines = [f"### Quality gates: {titles[verdicts.outcome]}", ""]
     lines += ["| Gate | Outcome | Measured | Limit | Reason |", "|---|---|---|---|---|"]
     for row in _rows(verdicts):
-        gate, outcome, name, measured, limit, reason = map(_cell, row)
+        gate, outcome, name, measured, limit, reason = map(_markdown, row)
         lines.append(f"| {gate} / {name} | **{outcome}** | {measured} | {limit} | {reason} |")
     for verdict, check in _checks(verdicts):
-        if check.outcome in _BAD and (check.details or check.hint):
-            lines += ["", f"<details><summary>{_cell(verdict.gate)}: {_cell(check.name)}</summary>"]
-            lines += ["", *(f"- {_cell(one)}" for one in check.details[:_SHOWN])]
-            lines += [f"\n{_cell(check.hint)}"] if check.hint else []
+        if check.outcome in _NOT_PASSED and (check.details or check.hint):
+            lines += [
+                "",
+                f"<details><summary>{_markdown(verdict.gate)}: {_markdown(check.name)}</summary>",
+            ]
+            lines += ["", *(f"- {_markdown(detail)}" for detail in check.details[:_DETAILS_SHOWN])]
+            lines += [f"\n{_markdown(check.hint)}"] if check.hint else []
             lines += ["", "</details>"]
-    lines += [f"\n> {_cell(text)}" for text in _warnings(verdicts)]
+    lines += [f"\n> {_markdown(text)}" for text in _warnings(verdicts)]
     return "\n".join(lines)
 
 
 def as_github(verdicts: Verdicts) -> str:
-    """Workflow commands that make annotations, at the line where there is one."""
+    """Workflow commands that create annotations, at file and line where they are known."""
     lines = []
     for verdict, check in _checks(verdicts):
-        if check.outcome not in _BAD:
+        if check.outcome not in _NOT_PASSED:
             continue
         level = "warning" if not verdict.blocks else "error"
         title = f"title={_property(f'{verdict.gate}: {check.name}')}"
-        lines.append(f"::{level} {title}::{_message(_told(check))}")
-        for place in check.places:
-            if place.path:
-                at = f"file={_property(place.path)},line={max(1, place.line)}"
-                lines.append(f"::{level} {at},{title}::{_message(place.text)}")
+        lines.append(f"::{level} {title}::{_message(_with_hint(check))}")
+        for location in check.locations:
+            if location.path:
+                at = f"file={_property(location.path)},line={max(1, location.line)}"
+                lines.append(f"::{level} {at},{title}::{_message(location.text)}")
     lines += [f"::warning::{_message(text)}" for text in _warnings(verdicts)]
     return "\n".join(lines)
 
 
 def as_sarif(verdicts: Verdicts) -> str:
-    """One rule for each check, one result for each place, or for the check where it has none."""
+    """One rule for each check, one result for each location, or one for a check without any."""
     rules: dict[str, dict[str, Any]] = {}
     results = []
     for verdict, check in _checks(verdicts):
         rule = f"{verdict.gate}/{check.name.replace(' ', '-')}"
         rules.setdefault(rule, {"id": rule, "shortDescription": {"text": f"{verdict.gate} gate"}})
-        if check.outcome in _BAD:
+        if check.outcome in _NOT_PASSED:
             results += [*_results(rule, check)]
     driver = {"name": "shipline", "rules": [*rules.values()]}
     document = {
@@ -103,17 +106,17 @@ def as_sarif(verdicts: Verdicts) -> str:
 
 def _results(rule: str, check: Check) -> Iterator[dict[str, Any]]:
     level = _LEVELS[check.outcome]
-    places = [place for place in check.places if place.path]
-    if not places:
-        yield {"ruleId": rule, "level": level, "message": {"text": _told(check)}}
-    for place in places:
-        physical: dict[str, Any] = {"artifactLocation": {"uri": place.path}}
-        if place.line:
-            physical["region"] = {"startLine": place.line}
+    locations = [location for location in check.locations if location.path]
+    if not locations:
+        yield {"ruleId": rule, "level": level, "message": {"text": _with_hint(check)}}
+    for location in locations:
+        physical: dict[str, Any] = {"artifactLocation": {"uri": location.path}}
+        if location.line:
+            physical["region"] = {"startLine": location.line}
         yield {
             "ruleId": rule,
             "level": level,
-            "message": {"text": place.text or check.reason},
+            "message": {"text": location.text or check.reason},
             "locations": [{"physicalLocation": physical}],
         }
 
@@ -132,48 +135,48 @@ def _checks(verdicts: Verdicts) -> Iterator[tuple[Verdict, Check]]:
             yield verdict, check
 
 
-def _behind(verdict: Verdict) -> Iterator[str]:
+def _details(verdict: Verdict) -> Iterator[str]:
     for check in verdict.checks:
-        if check.outcome not in (*_BAD, Outcome.WAIVED) or not (check.details or check.hint):
+        if check.outcome not in (*_NOT_PASSED, Outcome.WAIVED) or not (check.details or check.hint):
             continue
         yield ""
         yield f"{verdict.gate}: {check.name}"
-        yield from (f"  {one}" for one in check.details[:_SHOWN])
-        if len(check.details) > _SHOWN:
-            yield f"  and {len(check.details) - _SHOWN} more: --format json shows all"
+        yield from (f"  {detail}" for detail in check.details[:_DETAILS_SHOWN])
+        if len(check.details) > _DETAILS_SHOWN:
+            yield f"  and {len(check.details) - _DETAILS_SHOWN} more (all with --format json)"
         if check.hint:
             yield f"  to fix it: {check.hint}"
 
 
 def _warnings(verdicts: Verdicts) -> list[str]:
-    own = [f"{one.gate}: {text}" for one in verdicts for text in one.warnings]
-    return [*own, *verdicts.warnings]
+    of_gates = [f"{verdict.gate}: {text}" for verdict in verdicts for text in verdict.warnings]
+    return [*of_gates, *verdicts.warnings]
 
 
-def _end(verdicts: Verdicts) -> str:
+def _summary_line(verdicts: Verdicts) -> str:
     counts = dict.fromkeys(Outcome, 0)
-    for one in verdicts:
-        counts[one.outcome] += 1
-    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    for verdict in verdicts:
+        counts[verdict.outcome] += 1
+    listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     words = {"pass": "may go on", "fail": "is refused", "undecided": "cannot be decided"}
-    return f"The release {words[verdicts.outcome]}: {told or 'no gate was judged'}."
+    return f"The release {words[verdicts.outcome]}: {listed or 'no gate was judged'}."
 
 
-def _told(check: Check) -> str:
+def _with_hint(check: Check) -> str:
     return f"{check.reason}. {check.hint}".removesuffix(". ") if check.hint else check.reason
 
 
-def _cell(text: str) -> str:
-    """Reports come from outside: no text of theirs may become markup."""
-    plain = clean(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+def _markdown(text: str) -> str:
+    """Text of reports is untrusted: it must not become markup."""
+    cleaned = clean(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     for character in "\\`*_[]|!":
-        plain = plain.replace(character, f"\\{character}")
-    return plain
+        cleaned = cleaned.replace(character, f"\\{character}")
+    return cleaned
 
 
 def _message(text: str) -> str:
-    plain = "\n".join(map(clean, text.splitlines()))
-    return plain.replace("%", "%25").replace("\n", "%0A")
+    cleaned = "\n".join(map(clean, text.splitlines()))
+    return cleaned.replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -1,6 +1,4 @@
-"""All gates of a section, from report files to verdicts, and the check that what was judged is what
-a merge would make.
-"""
+"""Runs all gates of a section, and checks that a branch has all of the branch it merges into."""
 
 from __future__ import annotations
 
@@ -9,36 +7,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shipline.errors import UsageError
-from shipline.gates.commands import judge_command, run_program, shown_command
 from shipline.gates.context import GateContext
-from shipline.gates.evidence import files, gather
 from shipline.gates.image import judge_image
-from shipline.gates.judging import advisory, judge
+from shipline.gates.judging import judge, only_warns
+from shipline.gates.programs import judge_command, run_program, shown_command
+from shipline.gates.report_files import existing_files, read_reports
 from shipline.gates.section import Gate, GatesSection, ImageGate, ReportGate, VulnerabilitiesGate
 from shipline.gates.thresholds import skipped
 from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
-from shipline.gates.waivers import Waivers, let_through, read_waivers
+from shipline.gates.waivers import Waivers, read_waivers, waive_outside
 from shipline.git import Git, GitError, is_ancestor, resolve
 from shipline.tasks import TaskGroup
 from shipline.units import counted
 
 
 def merge_verdict(git: Git, base: str) -> Verdict:
-    """Whether HEAD has all of `base`: else its reports say nothing of the merged code.
+    """Whether HEAD contains all of `base`; otherwise its reports say nothing about merged code.
 
-    A commit that merges the two, which CI systems make for merge requests, has it. Raises GitError
-    where `base` is no commit.
+    The merge commit that CI systems create for merge requests does. Raises GitError if `base` is
+    not a commit.
     """
     tip = resolve(git, base)
     if not tip:
         raise GitError(f"there is no commit {base} in this clone", hint=f"git fetch origin {base}")
     if is_ancestor(git, tip, "HEAD"):
-        check = Check("up to date", Outcome.PASS, f"it has all of {base}")
+        check = Check("up to date", Outcome.PASS, f"it contains all of {base}")
     else:
         behind = git.text("rev-list", "--count", f"HEAD..{tip}")
         commits = counted(int(behind), "commit that is", "commits that are")
         reason = f"{base} has {commits} not in this branch"
-        hint = f"git merge {base}, and run the tests again"
+        hint = f"git merge {base}, then run the tests again"
         check = Check("up to date", Outcome.INCOMPLETE, reason, hint=hint)
     return Verdict("merge", "merge", (check,))
 
@@ -48,40 +46,43 @@ _NO_REPORTS: Mapping[str, Sequence[str]] = {}
 
 @dataclass(frozen=True, slots=True)
 class GateEnvironment:
-    """Where gates work: report paths are relative to `root`; programs inherit `environ`.
+    """Where gates run: report paths are relative to `root`, programs inherit `environ`.
 
-    With `produce`, the commands that write reports are run first.
+    With `run_commands`, the commands that write reports run first.
     """
 
     root: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    produce: bool = True
+    run_commands: bool = True
 
 
 def run_gates(
     section: GatesSection,
     context: GateContext,
-    place: GateEnvironment,
+    environment: GateEnvironment,
     *,
     names: Collection[str] = (),
     early: bool = False,
     reports: Mapping[str, Sequence[str]] = _NO_REPORTS,
 ) -> Verdicts:
-    """The verdicts of all gates, or of those in `names`, or with `early` of those marked so.
+    """The verdicts of all gates, of those in `names`, or with `early` of the early ones.
 
-    `reports` replaces the report files of a gate, by its name. Gates run side by side. What is
-    wrong with a report is a verdict. Raises UsageError for a name that is no gate, ConfigError for
-    waiver files that cannot be read, Cancelled.
+    `reports` replaces the report files of gates, by name. Gates run concurrently. A bad report is a
+    verdict, not an error. Raises UsageError for an unknown name, ConfigError for waiver files that
+    cannot be read, Cancelled.
     """
-    chosen = _chosen(section, names, early)
-    waivers = Waivers([*section.waivers, *read_waivers(section.waiver_files, place.root)], context)
+    selected = _selected(section, names, early)
+    waivers = Waivers(
+        [*section.waivers, *read_waivers(section.waiver_files, environment.root)], context
+    )
     with TaskGroup() as group:
         tasks = [
-            group.start(_run, section, one, waivers, place, reports.get(one[0])) for one in chosen
+            group.start(_run, section, gate, waivers, environment, reports.get(gate[0]))
+            for gate in selected
         ]
     verdicts = tuple(
-        let_through(task.result(), rules.blocks_in or section.blocks_in, context.environment)
-        for task, (_, _, rules) in zip(tasks, chosen, strict=True)
+        waive_outside(task.result(), rules.blocks_in or section.blocks_in, context.environment)
+        for task, (_, _, rules) in zip(tasks, selected, strict=True)
     )
     return Verdicts(
         verdicts,
@@ -92,7 +93,7 @@ def run_gates(
     )
 
 
-def _chosen(
+def _selected(
     section: GatesSection, names: Collection[str], early: bool
 ) -> list[tuple[str, str, Gate]]:
     gates = [*section.gates()]
@@ -112,64 +113,69 @@ def _run(
     section: GatesSection,
     gate: tuple[str, str, Gate],
     waivers: Waivers,
-    place: GateEnvironment,
+    environment: GateEnvironment,
     reports: Sequence[str] | None,
 ) -> Verdict:
     name, kind, rules = gate
-    warn_only = advisory(rules, section.on_incomplete)
+    warn_only = only_warns(rules, section.on_incomplete)
     if rules.skip:
         return Verdict(name, kind, (skipped("gate", rules.skip),))
     if isinstance(rules, ReportGate):
         if reports is not None:
             rules = replace(rules, reports=tuple(reports), run=())
         rules = replace(rules, max_age=rules.max_age or section.max_age)
-        return _from_reports(name, kind, rules, waivers, place, warn_only)
+        return _judge_reports(name, kind, rules, waivers, environment, warn_only)
     if isinstance(rules, ImageGate):
         checks, measured = judge_image(rules, waivers.context, name)
     else:
         checks, measured = judge_command(
-            rules, name, waivers.context, root=place.root, environ=place.environ
+            rules, name, waivers.context, root=environment.root, environ=environment.environ
         )
     verdict = Verdict(name, kind, tuple(checks), measurements=measured, advisory=warn_only)
     return waivers.waive(verdict)
 
 
-def _from_reports(
+def _judge_reports(
     name: str,
     kind: str,
     rules: ReportGate,
     waivers: Waivers,
-    place: GateEnvironment,
+    environment: GateEnvironment,
     warn_only: bool,
 ) -> Verdict:
-    trouble = _produce(rules, place) if rules.run and place.produce else None
+    failure = (
+        _run_report_command(rules, environment) if rules.run and environment.run_commands else None
+    )
     vex = rules.vex if isinstance(rules, VulnerabilitiesGate) else ()
-    evidence = gather(rules.paths, place.root)
+    files_read = read_reports(rules.paths, environment.root)
     verdict = judge(
         name,
         kind,
         rules,
-        evidence,
+        files_read,
         waivers,
-        vex=gather(vex, place.root),
+        vex=read_reports(vex, environment.root),
         advisory=warn_only,
     )
-    return replace(verdict, checks=(trouble, *verdict.checks)) if trouble else verdict
+    return replace(verdict, checks=(failure, *verdict.checks)) if failure else verdict
 
 
-def _produce(rules: ReportGate, place: GateEnvironment) -> Check | None:
-    """Write the reports anew. Old ones are taken away first: tools that crash write none, and a
-    status of theirs tells a crash from findings in every tool another way.
+def _run_report_command(rules: ReportGate, environment: GateEnvironment) -> Check | None:
+    """Run the command that writes the reports. Old reports are deleted first: a tool that crashes
+    writes none, and exit statuses do not tell a crash from findings.
     """
-    for file in files(rules.paths, place.root):
+    for file in existing_files(rules.paths, environment.root):
         file.unlink(missing_ok=True)
-    ended = run_program(
-        rules.run, root=place.root, environ=place.environ, timeout_s=rules.timeout.seconds
+    result = run_program(
+        rules.run,
+        root=environment.root,
+        environ=environment.environ,
+        timeout_s=rules.timeout.seconds,
     )
-    if not ended.problem:
+    if not result.problem:
         return None
-    reason = f"{shown_command(rules.run)}: {ended.problem}"
-    details = tuple(ended.errors.splitlines()[-10:])
+    reason = f"{shown_command(rules.run)}: {result.problem}"
+    details = tuple(result.errors.splitlines()[-10:])
     return Check("run", Outcome.ERROR, reason, details=details)
 
 

@@ -1,4 +1,4 @@
-"""The gate of the bill of material: how many packages, which licences, which are not allowed."""
+"""The SBOM gate: number of packages, denied licences and packages."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from license_expression import Licensing
 
 
-_LONG = 10_000  # characters of an expression
+_MAX_LENGTH = 10_000  # characters of a licence expression
 
 
 @lru_cache(1024)
 def denied(expression: str, patterns: tuple[str, ...]) -> bool:
-    """Whether every way to meet `expression` needs a licence that a pattern names.
+    """Whether every way to satisfy `expression` needs a licence that matches one of `patterns`.
 
-    `MIT OR GPL-3.0-only` can be met without the GPL, `MIT AND GPL-3.0-only` cannot. What is no
-    expression is denied where one of its words is. Identifiers that SPDX has replaced, such as
-    GPL-3.0, are denied by their old and by their new names.
+    `MIT OR GPL-3.0-only` can be satisfied without the GPL, `MIT AND GPL-3.0-only` cannot. Text that
+    is not an SPDX expression is denied if one of its words is. Deprecated SPDX identifiers, such as
+    GPL-3.0, match by their old and their new names.
     """
-    globs = [one.lower() for one in patterns]
-    tree = _parsed(expression)
+    globs = [pattern.lower() for pattern in patterns]
+    tree = _parse_expression(expression)
     try:
-        return _is_bad(expression, globs) if tree is None else _needs(tree, globs)
+        return _names_denied(expression, globs) if tree is None else _requires_denied(tree, globs)
     except RecursionError:  # hundreds of parentheses
-        return _is_bad(expression, globs)
+        return _names_denied(expression, globs)
 
 
-def _parsed(expression: str) -> Any:
-    """What license-expression makes of the text; None where it is no expression."""
+def _parse_expression(expression: str) -> Any:
+    """The text as an expression of license-expression; None if it is not one."""
     from license_expression import ExpressionError
 
-    if len(expression) > _LONG:
+    if len(expression) > _MAX_LENGTH:
         return None
     try:
         return _licensing().parse(expression)
@@ -49,28 +49,28 @@ def _parsed(expression: str) -> Any:
         return None
 
 
-def _needs(tree: Any, globs: list[str]) -> bool:
-    """Whether an expression of license-expression needs a denied licence."""
+def _requires_denied(tree: Any, globs: list[str]) -> bool:
+    """Whether the parsed expression needs a denied licence."""
     from license_expression import LicenseWithExceptionSymbol
 
     if isinstance(tree, _licensing().OR):
-        return all(_needs(one, globs) for one in tree.args)
+        return all(_requires_denied(operand, globs) for operand in tree.args)
     if isinstance(tree, _licensing().AND):
-        return any(_needs(one, globs) for one in tree.args)
+        return any(_requires_denied(operand, globs) for operand in tree.args)
     if isinstance(tree, LicenseWithExceptionSymbol):
-        return _is_bad(tree.license_symbol.key, globs) or _matches(tree.render(), globs)
-    return _is_bad(tree.key, globs)
+        return _names_denied(tree.license_symbol.key, globs) or _matches(tree.render(), globs)
+    return _names_denied(tree.key, globs)
 
 
-def _is_bad(text: str, globs: list[str]) -> bool:
-    """Whether a pattern names the text, one of its words, or what SPDX calls one of them today."""
-    return any(_matches(name, globs) for name in _names(text))
+def _names_denied(text: str, globs: list[str]) -> bool:
+    """Whether a pattern matches the text, one of its words, or its current SPDX identifier."""
+    return any(_matches(name, globs) for name in _licence_names(text))
 
 
-def _names(text: str) -> Iterator[str]:
+def _licence_names(text: str) -> Iterator[str]:
     yield text
     for word in re.findall(r"[^\s()]+", text):
-        yield from (word, word.removesuffix("+"), _replaced().get(word.lower(), word))
+        yield from (word, word.removesuffix("+"), _replaced_identifiers().get(word.lower(), word))
 
 
 def _matches(name: str, globs: list[str]) -> bool:
@@ -79,29 +79,31 @@ def _matches(name: str, globs: list[str]) -> bool:
 
 @cache
 def _licensing() -> Licensing:
-    """A parser that takes any name for a licence: reports have more than SPDX lists."""
+    """A parser that accepts any licence name: reports use more than SPDX lists."""
     from license_expression import Licensing
 
     return Licensing()
 
 
 @cache
-def _replaced() -> Mapping[str, str]:
-    """Old identifiers of SPDX in lower case, and those that took their place."""
+def _replaced_identifiers() -> Mapping[str, str]:
+    """Deprecated SPDX identifiers, in lower case, with their replacements."""
     from license_expression import get_license_index
 
     return {
-        old.lower(): one["spdx_license_key"]
-        for one in get_license_index()
-        for old in one.get("other_spdx_license_keys", ())
-        if one.get("spdx_license_key") and not old.startswith("LicenseRef-")
+        old.lower(): licence["spdx_license_key"]
+        for licence in get_license_index()
+        for old in licence.get("other_spdx_license_keys", ())
+        if licence.get("spdx_license_key") and not old.startswith("LicenseRef-")
     }
 
 
 def judge_sbom(rules: SbomGate, reports: list[Sbom]) -> tuple[list[Check], Measurements]:
-    """Checks for one or more documents taken together."""
-    components = [*dict.fromkeys(one for report in reports for one in report.components)]
-    keys = frozenset(one.purl or str(one) for one in components)
+    """Checks on all documents together."""
+    components = [
+        *dict.fromkeys(component for report in reports for component in report.components)
+    ]
+    keys = frozenset(component.purl or str(component) for component in components)
     return [*_checks(rules, components)], Measurements({"components": len(components)}, keys)
 
 
@@ -110,41 +112,46 @@ def _checks(rules: SbomGate, components: list[Component]) -> Iterator[Check]:
     reason = counted(count, "package")
     if count < rules.min_components:
         outcome = Outcome.FAIL if count else Outcome.INCOMPLETE
-        reason += f", at least {rules.min_components:,} were expected"
+        reason += f"; at least {rules.min_components:,} expected"
         yield Check("packages", outcome, reason, str(count), limit)
     else:
         yield Check("packages", Outcome.PASS, reason, str(count), limit)
     if rules.deny_licenses:
-        bad = [
-            one
-            for one in components
-            if any(denied(text, rules.deny_licenses) for text in one.licenses)
+        offending = [
+            component
+            for component in components
+            if any(denied(text, rules.deny_licenses) for text in component.licenses)
         ]
-        yield _none(bad, "licences", ("has a denied licence", "have a denied licence"))
+        yield _none_allowed(
+            offending, "licences", ("has a denied licence", "have a denied licence")
+        )
     if rules.unknown_licenses == "deny":
-        yield _none(
-            [one for one in components if not one.licenses],
+        yield _none_allowed(
+            [component for component in components if not component.licenses],
             "unknown",
             ("has no licence", "have no licence"),
         )
     if rules.deny_packages:
-        yield _none(
-            [one for one in components if _named(one, rules)],
+        yield _none_allowed(
+            [component for component in components if _is_denied(component, rules)],
             "denied",
             ("is not allowed", "are not allowed"),
         )
 
 
-def _named(one: Component, rules: SbomGate) -> bool:
-    names = (one.name, str(one), one.purl)
+def _is_denied(component: Component, rules: SbomGate) -> bool:
+    names = (component.name, str(component), component.purl)
     return any(fnmatchcase(name, pattern) for name in names for pattern in rules.deny_packages)
 
 
-def _none(bad: list[Component], name: str, what: Noun) -> Check:
-    details = tuple(f"{one}: {' AND '.join(one.licenses) or 'no licence'}" for one in bad)
-    reason = f"{counted(len(bad), 'package')} {what[len(bad) != 1]}" + (
-        f": {listed(map(str, bad))}" if bad else ""
+def _none_allowed(offending: list[Component], name: str, noun: Noun) -> Check:
+    details = tuple(
+        f"{component}: {' AND '.join(component.licenses) or 'no licence'}"
+        for component in offending
     )
-    outcome = Outcome.FAIL if bad else Outcome.PASS
-    hint = "replace the packages" if bad else ""
-    return Check(name, outcome, reason, str(len(bad)), "<= 0", hint, details)
+    reason = f"{counted(len(offending), 'package')} {noun[len(offending) != 1]}" + (
+        f": {listed(map(str, offending))}" if offending else ""
+    )
+    outcome = Outcome.FAIL if offending else Outcome.PASS
+    hint = "replace the packages" if offending else ""
+    return Check(name, outcome, reason, str(len(offending)), "<= 0", hint, details)

@@ -1,4 +1,4 @@
-"""The section `gates` of shipline.yaml: which gates there are and what they ask for."""
+"""The section `gates` of shipline.yaml: the gates and their limits."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ def _doc(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRules:
-    """What every gate has."""
+    """Options of every gate."""
 
-    name: str = field(default="", metadata=_doc("Its name in messages; the key if left out."))
+    name: str = field(default="", metadata=_doc("Its name in messages; by default its key."))
     early: bool = field(default=False, metadata=_doc("Run it in git hooks, before the commit."))
-    skip: str = field(default="", metadata=_doc("Do not judge it, for this reason."))
+    skip: str = field(default="", metadata=_doc("Skip the gate, for this reason."))
     on_incomplete: Literal["fail", "warn", ""] = field(
-        default="", metadata=_doc("What to do when it cannot tell: fail (default) or warn.")
+        default="", metadata=_doc("What to do if it cannot tell: fail (default) or warn.")
     )
     blocks_in: tuple[Glob, ...] = field(
-        default=(), metadata=_doc("Environments, as globs; in others it only warns.")
+        default=(), metadata=_doc("Environments in which it blocks, as globs; in others it warns.")
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportGate(GateRules):
-    """What every gate that reads reports has."""
+    """Options of every gate that reads reports."""
 
     reports: str | tuple[str, ...] = field(
         default=(), metadata=_doc("Files, as PATH or FORMAT:PATH; globs are allowed.")
     )
     run: str | tuple[str, ...] = field(
-        default=(), metadata=_doc("Command that writes the reports; its status is not trusted.")
+        default=(), metadata=_doc("Command that writes the reports; its exit status is ignored.")
     )
     timeout: Duration = field(
-        default=Duration(1_800_000), metadata=_doc("How long `run` may take.")
+        default=Duration(1_800_000), metadata=_doc("Maximum run time of `run`.")
     )
-    max_age: Duration | None = field(default=None, metadata=_doc("The oldest report that counts."))
+    max_age: Duration | None = field(default=None, metadata=_doc("Maximum age of a report."))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -54,80 +54,87 @@ class ReportGate(GateRules):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageGate(ReportGate):
-    """How much of the code the tests run, in percent."""
+    """How much of the code the tests cover, in percent."""
 
-    min: float = field(default=80.0, metadata=_doc("Least percentage of lines that ran."))
+    min: float = field(default=80.0, metadata=_doc("Minimum line coverage, in percent."))
     branch_min: float | None = field(
         default=None, metadata=_doc("Minimum branch coverage, in percent.")
     )
-    file_min: float | None = field(default=None, metadata=_doc("Least percentage of each file."))
-    patch_min: float | None = field(default=None, metadata=_doc("Least percentage of new lines."))
-    patch_floor: int = field(default=20, metadata=_doc("Smaller changes are not judged (lines)."))
+    file_min: float | None = field(default=None, metadata=_doc("Minimum coverage of each file."))
+    patch_min: float | None = field(
+        default=None, metadata=_doc("Minimum coverage of changed lines.")
+    )
+    patch_floor: int = field(default=20, metadata=_doc("Do not judge changes of fewer lines."))
     max_drop: float | None = field(
-        default=None, metadata=_doc("Most percentage points below the last promoted image.")
+        default=None, metadata=_doc("Maximum drop since the last promoted image, in points.")
     )
     deleted_code: Literal["tolerate", "count"] = field(
-        default="tolerate", metadata=_doc("A drop that only deleting covered code made is no drop.")
+        default="tolerate",
+        metadata=_doc("Whether a drop counts that only comes from deleted code."),
     )
-    exclude: tuple[Glob, ...] = field(default=(), metadata=_doc("Files to leave out, as globs."))
+    exclude: tuple[Glob, ...] = field(default=(), metadata=_doc("Files to exclude, as globs."))
 
     def __post_init__(self) -> None:
         for key in ("min", "branch_min", "file_min", "patch_min"):
             value = getattr(self, key)
             if value is not None and not 0 <= value <= 100:
-                raise ConfigError(f"{_key(key)}: {value} is no percentage from 0 to 100")
-        _from_zero_on(self, "patch_floor", "max_drop")
+                raise ConfigError(f"{_key(key)}: {value} is not a percentage from 0 to 100")
+        _require_not_negative(self, "patch_floor", "max_drop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestsGate(ReportGate):
-    """How the tests went."""
+    """Test results."""
 
-    __test__ = False  # pytest takes names like this for a class of tests
+    __test__ = False  # or pytest collects it
 
-    min_tests: int = field(default=1, metadata=_doc("Least number of tests that ran."))
-    max_failed: int = field(default=0, metadata=_doc("Most failures and errors."))
+    min_tests: int = field(default=1, metadata=_doc("Minimum number of tests that ran."))
+    max_failed: int = field(default=0, metadata=_doc("Maximum number of failures and errors."))
     max_skipped: int | None = field(default=None, metadata=_doc("Maximum number of skipped tests."))
     max_flaky: int | None = field(
-        default=None, metadata=_doc("Most tests that passed only after a failure.")
+        default=None, metadata=_doc("Maximum number of tests that passed only on retry.")
     )
-    max_duration: Duration | None = field(default=None, metadata=_doc("Longest sum of test times."))
+    max_duration: Duration | None = field(
+        default=None, metadata=_doc("Maximum total duration of the tests.")
+    )
     max_lost: int | None = field(
-        default=None, metadata=_doc("Most tests fewer than for the last promoted image.")
+        default=None, metadata=_doc("How many tests fewer than for the last promoted image.")
     )
 
     def __post_init__(self) -> None:
-        _from_zero_on(self, "min_tests", "max_failed", "max_skipped", "max_flaky", "max_lost")
+        _require_not_negative(
+            self, "min_tests", "max_failed", "max_skipped", "max_flaky", "max_lost"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingsGate(ReportGate):
-    """What static analysis or a secret scanner found (SARIF)."""
+    """Findings of static analysis or a secret scanner (SARIF)."""
 
-    max: int = field(default=0, metadata=_doc("Most findings that count."))
+    max: int = field(default=0, metadata=_doc("Maximum number of findings."))
     level: Literal["error", "warning", "note", "none"] = field(
         default="warning", metadata=_doc("The lowest SARIF level that counts.")
     )
     severity: Severity | None = field(
-        default=None, metadata=_doc("Count these security severities too, at any level.")
+        default=None, metadata=_doc("Also count findings of this security severity or higher.")
     )
     new_only: bool = field(
         default=False, metadata=_doc("Count what the last promoted image did not have.")
     )
     changed_lines_only: bool = field(
-        default=False, metadata=_doc("Count what lies on lines that the change touches.")
+        default=False, metadata=_doc("Count only findings on changed lines.")
     )
     suppressed: Literal["ignore", "count"] = field(
-        default="ignore", metadata=_doc("What to do with findings suppressed in the source.")
+        default="ignore", metadata=_doc("Whether findings suppressed in the source count.")
     )
 
     def __post_init__(self) -> None:
-        _from_zero_on(self, "max")
+        _require_not_negative(self, "max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretsGate(FindingsGate):
-    """Secrets in the source: a finding of any level counts."""
+    """Secrets in the source: findings of any level count."""
 
     level: Literal["error", "warning", "note", "none"] = field(
         default="none", metadata=_doc("The lowest SARIF level that counts.")
@@ -136,122 +143,122 @@ class SecretsGate(FindingsGate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VulnerabilitiesGate(ReportGate):
-    """Known vulnerabilities of packages. A severity that the report does not tell counts as high
-    enough.
+    """Known vulnerabilities of packages. One without a severity in the report counts at any
+    `fail-on`.
     """
 
     max: int | None = field(
-        default=None, metadata=_doc("Most that count; 0, or no limit beside max-by-severity.")
+        default=None, metadata=_doc("Maximum number; by default 0, or none with max-by-severity.")
     )
     fail_on: Severity = field(
         default=Severity.NEGLIGIBLE, metadata=_doc("The lowest severity that counts.")
     )
     max_by_severity: Mapping[str, int] = field(
-        default_factory=dict, metadata=_doc("Most vulnerabilities of one severity, by its name.")
+        default_factory=dict, metadata=_doc("Maximum number by severity.")
     )
     fix: Literal["any", "available"] = field(
-        default="any", metadata=_doc("Count all, or only those that have a fix.")
+        default="any", metadata=_doc("Count all, or only those with a fix.")
     )
     grace: Duration | None = field(
-        default=None, metadata=_doc("Do not count one whose fix is younger than this.")
+        default=None, metadata=_doc("Do not count one whose fix is newer than this.")
     )
     exploited: Literal["count", "as-others"] = field(
-        default="count", metadata=_doc("Exploited ones (KEV) count in any case, or as others do.")
+        default="count", metadata=_doc("Whether exploited ones (CISA KEV) always count.")
     )
     epss: float | None = field(
-        default=None, metadata=_doc("Exploitation this probable (0 to 1) counts in any case.")
+        default=None, metadata=_doc("One with this EPSS score (0 to 1) or more always counts.")
     )
     ignore_statuses: tuple[str, ...] = field(
-        default=(), metadata=_doc("Do not count these fix states, like will_not_fix.")
+        default=(), metadata=_doc("Fix states that do not count, such as will_not_fix.")
     )
     new_only: bool = field(
         default=False, metadata=_doc("Count what the last promoted image did not have.")
     )
     max_database_age: Duration | None = field(
-        default=None, metadata=_doc("The oldest vulnerability database that counts; 5d if known.")
+        default=None, metadata=_doc("Maximum age of the scanner's database; by default 5d.")
     )
     allow_empty: bool = field(
-        default=False, metadata=_doc("Accept a report that looked at no package at all.")
+        default=False, metadata=_doc("Accept a report for which no package was scanned.")
     )
     about: Literal["auto", "image", "source"] = field(
         default="auto", metadata=_doc("What reports must be about when an image is judged.")
     )
-    vex: tuple[str, ...] = field(default=(), metadata=_doc("OpenVEX files that take some away."))
+    vex: tuple[str, ...] = field(
+        default=(), metadata=_doc("OpenVEX files: vulnerabilities that do not matter.")
+    )
 
     @property
     def total_max(self) -> int | None:
-        """None where only the single severities have limits."""
+        """None if only single severities have limits."""
         return 0 if self.max is None and not self.max_by_severity else self.max
 
     def __post_init__(self) -> None:
-        _from_zero_on(self, "max")
-        for name, most in self.max_by_severity.items():
+        _require_not_negative(self, "max")
+        for name, limit in self.max_by_severity.items():
             if name != str(Severity.named(name)):
                 raise ConfigError(f"max-by-severity: {name!r} is not a severity")
-            if most < 0:
-                raise ConfigError(f"max-by-severity.{name}: {most} is less than 0")
+            if limit < 0:
+                raise ConfigError(f"max-by-severity.{name}: {limit} is less than 0")
         if self.epss is not None and not 0 <= self.epss <= 1:
-            raise ConfigError(f"epss: {self.epss} is no probability from 0 to 1")
+            raise ConfigError(f"epss: {self.epss} is not a probability from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SbomGate(ReportGate):
-    """What is inside: the bill of material."""
+    """The packages in the image (SBOM)."""
 
-    min_components: int = field(default=1, metadata=_doc("Least number of packages."))
+    min_components: int = field(default=1, metadata=_doc("Minimum number of packages."))
     deny_licenses: tuple[str, ...] = field(
-        default=(), metadata=_doc("Licences that may not be needed, as globs like AGPL-*.")
+        default=(), metadata=_doc("Licences that are not allowed, as globs like AGPL-*.")
     )
     unknown_licenses: Literal["allow", "deny"] = field(
         default="allow", metadata=_doc("Packages without a licence: allow or deny.")
     )
     deny_packages: tuple[str, ...] = field(
-        default=(), metadata=_doc("Packages that may not be there, by name or purl, as globs.")
+        default=(), metadata=_doc("Packages that are not allowed, by name or purl, as globs.")
     )
     about: Literal["auto", "image", "source"] = field(
         default="auto", metadata=_doc("What reports must be about when an image is judged.")
     )
 
     def __post_init__(self) -> None:
-        _from_zero_on(self, "min_components")
+        _require_not_negative(self, "min_components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGate(GateRules):
-    """Facts of the pushed image, for each of its platforms."""
+    """Properties of the pushed image, for each platform."""
 
-    max_size: ByteSize | None = field(default=None, metadata=_doc("Most compressed bytes."))
+    max_size: ByteSize | None = field(default=None, metadata=_doc("Maximum compressed size."))
     max_growth: float | None = field(
-        default=None, metadata=_doc("Most percent larger than the last promoted image.")
+        default=None, metadata=_doc("Maximum growth since the last promoted image, in percent.")
     )
-    non_root: bool = field(default=False, metadata=_doc("The user must be another than root."))
-    bases: tuple[str, ...] = field(
-        default=(), metadata=_doc("Base images that are allowed, as globs.")
-    )
+    non_root: bool = field(default=False, metadata=_doc("The user must not be root."))
+    bases: tuple[str, ...] = field(default=(), metadata=_doc("Allowed base images, as globs."))
     labels: Mapping[str, str] = field(
-        default_factory=dict, metadata=_doc("Labels that must be there, with a glob for the value.")
+        default_factory=dict, metadata=_doc("Required labels, with a glob for the value.")
     )
-    max_layers: int | None = field(default=None, metadata=_doc("Most layers."))
+    max_layers: int | None = field(default=None, metadata=_doc("Maximum number of layers."))
     ports: tuple[str, ...] | None = field(
-        default=None, metadata=_doc("The only ports that may be exposed, like 8080/tcp.")
+        default=None, metadata=_doc("Ports that may be exposed, such as 8080/tcp.")
     )
     platforms: tuple[str, ...] = field(
-        default=(), metadata=_doc("Platforms that must be there, like linux/arm64.")
+        default=(), metadata=_doc("Required platforms, such as linux/arm64.")
     )
     revision: bool = field(
-        default=False, metadata=_doc("The label of the revision must be the one that is judged.")
+        default=False, metadata=_doc("The revision label must name the judged commit.")
     )
 
     def __post_init__(self) -> None:
-        _from_zero_on(self, "max_growth", "max_layers")
+        _require_not_negative(self, "max_growth", "max_layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandGate(GateRules):
-    """A program that judges: JSON in, a verdict as JSON out (docs/gates.md)."""
+    """A program that judges: context as JSON in, verdict as JSON out (docs/gates.md)."""
 
     run: str | tuple[str, ...] = field(metadata=_doc("The program with its arguments."))
-    timeout: Duration = field(default=Duration(600_000), metadata=_doc("How long it may take."))
+    timeout: Duration = field(default=Duration(600_000), metadata=_doc("Maximum run time."))
 
 
 REPORT_GATES: Mapping[str, type[ReportGate]] = {
@@ -262,7 +269,7 @@ REPORT_GATES: Mapping[str, type[ReportGate]] = {
     "vulnerabilities": VulnerabilitiesGate,
     "sbom": SbomGate,
 }
-"""The gates that read reports, by the key of the section that holds them."""
+"""The gates that read reports, by their key in the section."""
 
 Gate = (
     CoverageGate
@@ -277,16 +284,16 @@ Gate = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatesSection:
-    """Each key holds one gate, or a list of gates that have names."""
+    """Each key holds one gate, or a list of named gates."""
 
     coverage: CoverageGate | tuple[CoverageGate, ...] | None = field(
-        default=None, metadata=_doc("How much of the code the tests run.")
+        default=None, metadata=_doc("Test coverage.")
     )
     tests: TestsGate | tuple[TestsGate, ...] | None = field(
-        default=None, metadata=_doc("How the tests went (JUnit).")
+        default=None, metadata=_doc("Test results (JUnit).")
     )
     analysis: FindingsGate | tuple[FindingsGate, ...] | None = field(
-        default=None, metadata=_doc("What static analysis found (SARIF).")
+        default=None, metadata=_doc("Static analysis (SARIF).")
     )
     secrets: SecretsGate | tuple[SecretsGate, ...] | None = field(
         default=None, metadata=_doc("Secrets in the source (SARIF).")
@@ -295,10 +302,10 @@ class GatesSection:
         default=None, metadata=_doc("Known vulnerabilities of packages.")
     )
     sbom: SbomGate | tuple[SbomGate, ...] | None = field(
-        default=None, metadata=_doc("What is inside (CycloneDX, SPDX).")
+        default=None, metadata=_doc("Packages in the image (CycloneDX, SPDX).")
     )
     image: ImageGate | tuple[ImageGate, ...] | None = field(
-        default=None, metadata=_doc("Facts of the pushed image.")
+        default=None, metadata=_doc("Properties of the pushed image.")
     )
     commands: Mapping[str, CommandGate] = field(
         default_factory=dict, metadata=_doc("Programs that judge, by name.")
@@ -307,37 +314,40 @@ class GatesSection:
         default=(), metadata=_doc("Waivers, each with an owner and an end date.")
     )
     waiver_files: tuple[str, ...] = field(
-        default=(), metadata=_doc("YAML or JSON files with a list of exceptions.")
+        default=(), metadata=_doc("YAML or JSON files with a list of waivers.")
     )
     max_age: Duration = field(
-        default=Duration(86_400_000), metadata=_doc("The oldest report that counts.")
+        default=Duration(86_400_000), metadata=_doc("Maximum age of a report.")
     )
     on_incomplete: Literal["fail", "warn"] = field(
-        default="fail", metadata=_doc("What to do when a gate cannot tell.")
+        default="fail", metadata=_doc("What to do if a gate cannot tell.")
     )
     blocks_in: tuple[Glob, ...] = field(
-        default=(), metadata=_doc("Environments where gates block, as globs; elsewhere they warn.")
+        default=(),
+        metadata=_doc("Environments in which gates block, as globs; in others they warn."),
     )
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.gates()]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ConfigError(f"two gates are called {min(twice)}", hint="give each its own name")
+            raise ConfigError(
+                f"two gates are called {min(twice)}", hint="give each gate its own name"
+            )
 
     def gates(self) -> Iterator[tuple[str, str, Gate]]:
         """Name, kind and rules of every gate, in the order of this section."""
         for kind in KINDS:
-            found = getattr(self, kind)
-            if found is None:
+            gates = getattr(self, kind)
+            if gates is None:
                 continue
-            for one in found if isinstance(found, tuple) else (found,):
-                yield one.name or kind, kind, one
+            for gate in gates if isinstance(gates, tuple) else (gates,):
+                yield gate.name or kind, kind, gate
         for name, command in self.commands.items():
             yield command.name or name, "command", command
 
-    def with_usual(self, kinds: Iterable[str]) -> GatesSection:
-        """With the usual gate of each of the kinds, keys of REPORT_GATES, that it does not have."""
+    def with_defaults(self, kinds: Iterable[str]) -> GatesSection:
+        """With a default gate for each of `kinds`, keys of REPORT_GATES, that is not configured."""
         missing: dict[str, Any] = {
             kind: REPORT_GATES[kind]() for kind in kinds if getattr(self, kind) is None
         }
@@ -348,12 +358,12 @@ KINDS = (*REPORT_GATES, "image")
 
 
 def split_format(text: str) -> tuple[str, str]:
-    """Format and path of `FORMAT:PATH`; a path alone has an empty format."""
+    """Format and path of `FORMAT:PATH`; the format is empty for a plain path."""
     head, colon, tail = text.partition(":")
     return (head, tail) if colon and head in FORMATS else ("", text)
 
 
-def _from_zero_on(rules: Any, *keys: str) -> None:
+def _require_not_negative(rules: Any, *keys: str) -> None:
     for key in keys:
         value = getattr(rules, key)
         if value is not None and not value >= 0:

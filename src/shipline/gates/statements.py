@@ -1,4 +1,4 @@
-"""Verdicts as predicates of in-toto statements, to attach to the digest that was judged."""
+"""Verdicts as predicates of in-toto statements about the judged digest."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from shipline.gates.verdict import Check, JudgedReport, Outcome, Verdict, Verdic
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 VULNERABILITIES = "https://in-toto.io/attestation/vulns/v0.1"
 _RESULTS = {"pass": "PASSED", "fail": "FAILED", "undecided": "FAILED"}
-_STATED = 200  # findings of a check in a statement
-_KEPT = 100_000  # keys of findings in a summary
+_MAX_DETAILS = 200  # details of a check in a statement
+_MAX_KEYS = 100_000  # keys of findings in a summary
 
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """What a statement says: `type` is the predicateType, `content` the predicate."""
+    """A predicate of an in-toto statement: `type` is its predicateType."""
 
     type: str
     content: Mapping[str, Any]
 
 
 def predicates(verdicts: Verdicts) -> tuple[Predicate, ...]:
-    """The summary of all gates, the baseline of later runs too, in-toto's test result, and, where a
-    scan of the image was judged, in-toto's list of vulnerabilities.
+    """The summary of all gates, which later runs use as their baseline; in-toto's test result; and,
+    if a scan of the image was judged, in-toto's list of vulnerabilities.
 
     Source: in-toto attestation framework, predicates test-result v0.1 and vulns v0.1.
     """
-    scans = [report for one in verdicts for report in one.scans]
-    told = summary(verdicts, most=_STATED)
-    found = [Predicate(SUMMARY_TYPE, told), Predicate(TEST_RESULT, _result(verdicts))]
-    return (*found, *([_scan(scans, verdicts.at)] if scans else []))
+    scans = [report for verdict in verdicts for report in verdict.scans]
+    content = summary(verdicts, max_details=_MAX_DETAILS)
+    predicates = [Predicate(SUMMARY_TYPE, content), Predicate(TEST_RESULT, _test_result(verdicts))]
+    return (*predicates, *([_scan(scans, verdicts.at)] if scans else []))
 
 
-def summary(verdicts: Verdicts, *, most: int | None = None) -> dict[str, Any]:
-    """All that was judged, as JSON: what `shipline gate --json` prints. `most` bounds what is named
-    for each check, for what must stay small.
+def summary(verdicts: Verdicts, *, max_details: int | None = None) -> dict[str, Any]:
+    """The verdicts as JSON, as `shipline gate --json` prints them, with at most `max_details`
+    details for each check.
     """
     return {
         "outcome": verdicts.outcome,
@@ -49,28 +49,28 @@ def summary(verdicts: Verdicts, *, most: int | None = None) -> dict[str, Any]:
         "revision": verdicts.revision,
         "image": verdicts.image,
         "warnings": list(verdicts.warnings),
-        "gates": [_gate(one, most) for one in verdicts],
+        "gates": [_gate(verdict, max_details) for verdict in verdicts],
     }
 
 
-def _gate(verdict: Verdict, most: int | None) -> dict[str, Any]:
+def _gate(verdict: Verdict, max_details: int | None) -> dict[str, Any]:
     return {
         "gate": verdict.gate,
         "kind": verdict.kind,
         "outcome": verdict.outcome.value,
         "blocks": verdict.blocks,
         "reason": verdict.reason,
-        "checks": [_check(one, most) for one in verdict.checks],
-        "reports": [_source(one) for one in verdict.sources],
+        "checks": [_check(check, max_details) for check in verdict.checks],
+        "reports": [_report(source) for source in verdict.sources],
         "warnings": list(verdict.warnings),
         "measurements": {
             "numbers": dict(verdict.measurements.numbers),
-            "keys": sorted(verdict.measurements.keys)[:_KEPT],
+            "keys": sorted(verdict.measurements.keys)[:_MAX_KEYS],
         },
     }
 
 
-def _check(check: Check, most: int | None) -> dict[str, Any]:
+def _check(check: Check, max_details: int | None) -> dict[str, Any]:
     value = {
         "name": check.name,
         "outcome": check.outcome.value,
@@ -78,12 +78,12 @@ def _check(check: Check, most: int | None) -> dict[str, Any]:
         "measured": check.measured,
         "limit": check.limit,
         "hint": check.hint,
-        "details": list(check.details[:most]),
+        "details": list(check.details[:max_details]),
     }
-    return {key: one for key, one in value.items() if one}
+    return {key: content for key, content in value.items() if content}
 
 
-def _source(source: JudgedReport) -> dict[str, Any]:
+def _report(source: JudgedReport) -> dict[str, Any]:
     value = {
         "path": source.path,
         "format": source.format,
@@ -92,10 +92,10 @@ def _source(source: JudgedReport) -> dict[str, Any]:
         "database": source.tool.database.isoformat() if source.tool.database else "",
         "created": source.created.isoformat() if source.created else "",
     }
-    return {key: one for key, one in value.items() if one}
+    return {key: content for key, content in value.items() if content}
 
 
-def _result(verdicts: Verdicts) -> dict[str, Any]:
+def _test_result(verdicts: Verdicts) -> dict[str, Any]:
     by_outcome = {
         "passedTests": (Outcome.PASS,),
         "warnedTests": (Outcome.WAIVED,),
@@ -103,19 +103,21 @@ def _result(verdicts: Verdicts) -> dict[str, Any]:
     }
     result: dict[str, Any] = {
         "result": _RESULTS[verdicts.outcome],
-        "configuration": [*_materials(verdicts)],
+        "configuration": [*_configuration(verdicts)],
     }
     for key, outcomes in by_outcome.items():
-        result[key] = [one.gate for one in verdicts if one.outcome in outcomes]
-    doubtful = [one.gate for one in verdicts if one.outcome.undecided and one.advisory]
-    result["warnedTests"] += doubtful
-    result["failedTests"] = [name for name in result["failedTests"] if name not in doubtful]
+        result[key] = [verdict.gate for verdict in verdicts if verdict.outcome in outcomes]
+    undecided = [
+        verdict.gate for verdict in verdicts if verdict.outcome.undecided and verdict.advisory
+    ]
+    result["warnedTests"] += undecided
+    result["failedTests"] = [name for name in result["failedTests"] if name not in undecided]
     if result["result"] == "PASSED" and result["warnedTests"]:
         result["result"] = "WARNED"
     return result
 
 
-def _materials(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
+def _configuration(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
     for verdict in verdicts:
         for source in verdict.sources:
             if source.digest:
@@ -124,36 +126,38 @@ def _materials(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
 
 
 def _scan(reports: Sequence[Report], at: datetime) -> Predicate:
-    """All scans of one image together, as old as the oldest.
+    """All scans of one image as one predicate, with the time of the oldest.
 
     Source: in-toto attestation framework, predicate vulns v0.1.
     """
-    when = min((one.created for one in reports if one.created), default=at).isoformat()
+    scanned = min((report.created for report in reports if report.created), default=at).isoformat()
     tool = reports[0].tool
     scanner: dict[str, Any] = {
         "uri": f"pkg:generic/{tool.name.lower().replace(' ', '-')}",
         "version": tool.version,
         "db": {"lastUpdate": tool.database.isoformat()} if tool.database else {},
-        "result": [_vulnerability(one) for one in _found(reports)],
+        "result": [_vulnerability(vulnerability) for vulnerability in _vulnerabilities_of(reports)],
     }
-    metadata = {"scanStartedOn": when, "scanFinishedOn": when}
+    metadata = {"scanStartedOn": scanned, "scanFinishedOn": scanned}
     return Predicate(VULNERABILITIES, {"scanner": scanner, "metadata": metadata})
 
 
-def _found(reports: Sequence[Report]) -> Iterator[Vulnerability]:
+def _vulnerabilities_of(reports: Sequence[Report]) -> Iterator[Vulnerability]:
     for report in reports:
         if isinstance(report.content, Vulnerabilities):
-            yield from report.content.found
+            yield from report.content.vulnerabilities
 
 
-def _vulnerability(one: Vulnerability) -> dict[str, Any]:
-    scores = [{"method": "severity", "score": str(one.severity)}]
-    scores += [{"method": "cvss", "score": f"{one.score:g}"}] if one.score else []
+def _vulnerability(vulnerability: Vulnerability) -> dict[str, Any]:
+    scores = [{"method": "severity", "score": str(vulnerability.severity)}]
+    scores += (
+        [{"method": "cvss", "score": f"{vulnerability.score:g}"}] if vulnerability.score else []
+    )
     facts = {
-        "package": one.package,
-        "version": one.version,
-        "purl": one.purl,
-        "fixed": ", ".join(one.fixed),
+        "package": vulnerability.package,
+        "version": vulnerability.version,
+        "purl": vulnerability.purl,
+        "fixed": ", ".join(vulnerability.fixed),
     }
-    told = {key: value for key, value in facts.items() if value}
-    return {"id": one.id, "severity": scores, "annotations": [told]}
+    annotation = {key: value for key, value in facts.items() if value}
+    return {"id": vulnerability.id, "severity": scores, "annotations": [annotation]}

@@ -1,4 +1,4 @@
-"""The test gate: how many ran, failed, were skipped, were flaky, were lost."""
+"""The test gate: tests that ran, failed, were skipped, flaky, or went missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shipline.units import counted
 def judge_tests(
     rules: TestsGate, reports: list[TestResults], context: GateContext, gate: str
 ) -> tuple[list[Check], Measurements]:
-    """Checks for one or more reports taken together."""
+    """Checks on all reports together."""
     results = sum(reports, TestResults())
     numbers = {"tests": results.total, "skipped": results.skipped, "flaky": results.flaky}
     return [*_checks(rules, results, context, gate)], Measurements(numbers)
@@ -32,19 +32,19 @@ def _checks(
             "failures",
             failed,
             rules.max_failed,
-            what=f"{failed:,} of {counted(results.total, 'test')} failed",
+            reason=f"{failed:,} of {counted(results.total, 'test')} failed",
             hint="fix the tests, or the code under test",
         ),
         details=results.failed_names,
     )
     if not ran:
-        what = "not one test ran" if results.total else "not one test was collected"
-        yield undecided("tests", what, "see whether the runner finds them")
+        problem = "no test ran" if results.total else "no tests were collected"
+        yield undecided("tests", problem, "check that the test runner finds them")
     elif ran < rules.min_tests:
-        needed = "is" if rules.min_tests == 1 else "are"
-        reason = f"{counted(ran, 'test')} ran, {rules.min_tests:,} {needed} needed"
+        verb = "is" if rules.min_tests == 1 else "are"
+        reason = f"{counted(ran, 'test')} ran; {rules.min_tests:,} {verb} required"
         limit = f">= {rules.min_tests}"
-        yield Check("tests", Outcome.FAIL, reason, str(ran), limit, "run all of them")
+        yield Check("tests", Outcome.FAIL, reason, str(ran), limit, "run all tests")
     else:
         reason = f"{counted(ran, 'test')} ran"
         yield Check("tests", Outcome.PASS, reason, str(ran), f">= {rules.min_tests}")
@@ -53,16 +53,17 @@ def _checks(
             "skipped",
             results.skipped,
             rules.max_skipped,
-            what=f"{counted(results.skipped, 'test was', 'tests were')} skipped",
+            reason=f"{counted(results.skipped, 'test was', 'tests were')} skipped",
         )
     if rules.max_flaky is not None:
-        what = f"{counted(results.flaky, 'test')} passed only after a failure"
+        problem = f"{counted(results.flaky, 'test')} passed only on retry"
         yield replace(
-            bound("flaky", results.flaky, rules.max_flaky, what=what), details=results.flaky_names
+            bound("flaky", results.flaky, rules.max_flaky, reason=problem),
+            details=results.flaky_names,
         )
     if rules.max_duration is not None:
-        seconds, most = round(results.duration_s, 1), rules.max_duration.seconds
-        yield bound("duration", seconds, most, what=f"the tests took {seconds} s")
+        seconds, longest = round(results.duration_s, 1), rules.max_duration.seconds
+        yield bound("duration", seconds, longest, reason=f"the tests took {seconds} s")
     if rules.max_lost is not None:
         yield _lost(results, context, gate, rules.max_lost)
 
@@ -70,6 +71,6 @@ def _checks(
 def _lost(results: TestResults, context: GateContext, gate: str, limit: int) -> Check:
     before = context.before(gate)
     if before is None or "tests" not in before.numbers:
-        return skipped("lost", "there is no promoted image to compare with yet")
+        return skipped("lost", "no promoted image to compare with yet")
     lost = max(0, int(before.numbers["tests"]) - results.total)
-    return bound("lost", lost, limit, what=f"{counted(lost, 'test')} fewer than before")
+    return bound("lost", lost, limit, reason=f"{counted(lost, 'test')} fewer than before")

@@ -1,4 +1,4 @@
-"""Verdicts: what a gate says, and why."""
+"""Verdicts of gates, with their reasons."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shipline.errors import GateRefused, GateUndecided
 from shipline.gates.reports import Report, Tool
 
 Number = int | float
-_SHOWN = 10  # findings of a check in the message of a failure
+_DETAILS_SHOWN = 10  # details of a check in an error message
 
 
 class Outcome(StrEnum):
-    """How a condition or a gate ended.
+    """The outcome of a check or a gate, worst first.
 
-    `error`: the evidence could not be read; `incomplete`: it does not prove anything, because it is
-    missing, partial, stale or about something else; `waived`: it would fail but for waivers.
+    `error`: a report could not be read; `incomplete`: a report proves nothing: it is missing,
+    partial, stale or about something else; `waived`: it would fail without a waiver.
     """
 
     FAIL = "fail"
@@ -35,16 +35,14 @@ class Outcome(StrEnum):
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """The outcome of many: a failure outweighs doubt, doubt outweighs success; of none at all it
-    is INCOMPLETE.
-    """
-    found = set(outcomes)
-    return next((one for one in Outcome if one in found), Outcome.INCOMPLETE)
+    """The worst of the outcomes; INCOMPLETE if there are none."""
+    present = set(outcomes)
+    return next((outcome for outcome in Outcome if outcome in present), Outcome.INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where something was found, for annotations: `line` 0 is the whole file."""
+    """A place in a file, for annotations; `line` 0 is the whole file."""
 
     path: str
     line: int = 0
@@ -53,7 +51,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition of a gate: what was `measured`, against which `limit`, and what to do."""
+    """One check of a gate: what was `measured`, the `limit`, and a `hint` what to do."""
 
     name: str
     outcome: Outcome
@@ -62,12 +60,12 @@ class Check:
     limit: str = ""
     hint: str = ""
     details: tuple[str, ...] = ()
-    places: tuple[Location, ...] = ()
+    locations: tuple[Location, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedReport:
-    """A report that a verdict stands on: `digest` is that of the file."""
+    """A report that a verdict is based on; `digest` is that of the file."""
 
     path: str
     format: str = ""
@@ -78,7 +76,7 @@ class JudgedReport:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What later runs compare with: numbers by name, and keys of what was found."""
+    """What later runs compare with: numbers by name, and the keys of findings."""
 
     numbers: Mapping[str, Number] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
@@ -86,9 +84,9 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one gate says. With `advisory`, doubt is told and does not block.
+    """The verdict of one gate. With `advisory`, an undecided outcome only warns.
 
-    `scans` are the vulnerability reports of the image that it stands on, where they are whole.
+    `scans` are the complete vulnerability reports of the image that it is based on.
     """
 
     gate: str
@@ -111,14 +109,14 @@ class Verdict:
         return self.outcome.undecided and not self.advisory
 
     @property
-    def deciding(self) -> Check:
-        """The first check that made the outcome what it is."""
+    def deciding_check(self) -> Check:
+        """The first check with the outcome of the gate."""
         nothing = Check("gate", Outcome.INCOMPLETE, "nothing was judged")
-        return next((one for one in self.checks if one.outcome is self.outcome), nothing)
+        return next((check for check in self.checks if check.outcome is self.outcome), nothing)
 
     @property
     def reason(self) -> str:
-        return self.deciding.reason
+        return self.deciding_check.reason
 
     @property
     def line(self) -> str:
@@ -128,7 +126,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What all gates say about one revision or image; `warnings` belong to no single gate."""
+    """The verdicts of all gates on one revision or image; `warnings` belong to no single gate."""
 
     verdicts: tuple[Verdict, ...]
     at: datetime
@@ -141,47 +139,51 @@ class Verdicts:
 
     @property
     def outcome(self) -> Literal["pass", "fail", "undecided"]:
-        blocking = [one.outcome for one in self.verdicts if one.blocks]
+        blocking = [verdict.outcome for verdict in self.verdicts if verdict.blocks]
         if Outcome.FAIL in blocking:
             return "fail"
         return "undecided" if blocking or not self.verdicts else "pass"
 
     @property
     def exit_code(self) -> int:
-        """0 where all is well, 9 where a gate refused, 11 where none did but one could not tell."""
+        """0 if all gates pass, 9 if one refuses, 11 if none refuses but one could not tell."""
         codes = {"pass": 0, "fail": GateRefused.exit_code, "undecided": GateUndecided.exit_code}
         return codes[self.outcome]
 
     def require(self) -> None:
-        """Raises GateRefused or GateUndecided, with what was found, unless every gate lets the
-        release go on.
-        """
-        lines = tuple(one.line for one in self.verdicts if one.blocks)
-        hint = next((one.deciding.hint for one in self.verdicts if one.blocks), "")
+        """Raises GateRefused or GateUndecided, with the findings, unless every gate passes."""
+        lines = tuple(verdict.line for verdict in self.verdicts if verdict.blocks)
+        hint = next(
+            (verdict.deciding_check.hint for verdict in self.verdicts if verdict.blocks), ""
+        )
         error: GateRefused | GateUndecided
         match self.outcome:
             case "pass":
                 return
             case "fail":
-                error = GateRefused(_told(lines, "refused"), verdicts=lines, hint=hint)
+                error = GateRefused(_failure_message(lines, "refused"), verdicts=lines, hint=hint)
             case "undecided":
-                error = GateUndecided(_told(lines, "could not tell"), verdicts=lines, hint=hint)
-        for line in self._findings():
+                error = GateUndecided(
+                    _failure_message(lines, "could not tell"), verdicts=lines, hint=hint
+                )
+        for line in self._notes():
             error.add_note(line)
         raise error
 
-    def _findings(self) -> Iterator[str]:
-        """The first things behind each check that is why a gate blocks."""
+    def _notes(self) -> Iterator[str]:
+        """The first details of each check that blocks."""
         for verdict in self.verdicts:
             for check in verdict.checks if verdict.blocks else ():
                 if check.outcome is not verdict.outcome or not check.details:
                     continue
-                yield from (f"{verdict.gate}: {detail}" for detail in check.details[:_SHOWN])
-                if len(check.details) > _SHOWN:
-                    yield f"{verdict.gate}: and {len(check.details) - _SHOWN} more"
+                yield from (
+                    f"{verdict.gate}: {detail}" for detail in check.details[:_DETAILS_SHOWN]
+                )
+                if len(check.details) > _DETAILS_SHOWN:
+                    yield f"{verdict.gate}: and {len(check.details) - _DETAILS_SHOWN} more"
 
 
-def _told(lines: tuple[str, ...], what: str) -> str:
+def _failure_message(lines: tuple[str, ...], did: str) -> str:
     if not lines:
         return "no gate was judged"
-    return f"a quality gate {what}" if len(lines) == 1 else f"{len(lines)} quality gates {what}"
+    return f"a quality gate {did}" if len(lines) == 1 else f"{len(lines)} quality gates {did}"

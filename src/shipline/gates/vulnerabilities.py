@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.gates.context import GateContext
-from shipline.gates.evidence import ReportFile
+from shipline.gates.report_files import ReportFile
 from shipline.gates.reports import Severity, VexStatement, Vulnerabilities, Vulnerability
 from shipline.gates.section import VulnerabilitiesGate
 from shipline.gates.thresholds import at_most, shown_age, undecided
@@ -15,7 +15,7 @@ from shipline.gates.verdict import Check, Measurements
 from shipline.gates.waivers import WaivedFindings, Waivers, expired_checks
 from shipline.units import Duration
 
-_DATABASE_AGE = Duration(5 * 86_400_000)  # what Grype itself refuses
+_MAX_DATABASE_AGE = Duration(5 * 86_400_000)  # the limit of Grype itself
 _HINT = "update the packages, or write a waiver with an owner, a reason and an end date"
 
 
@@ -26,119 +26,148 @@ def judge_vulnerabilities(
     waivers: Waivers,
     gate: str,
 ) -> tuple[list[Check], Measurements]:
-    """Checks for one or more reports taken together: what two tools found is one vulnerability
-    where identifier, package and version are equal.
+    """Checks on all reports together. Findings of several tools with the same identifier, package,
+    version and path are one vulnerability.
     """
-    found: dict[tuple[str, str, str, str], Vulnerability] = {}
-    for one in _all(reports):
-        key = (one.id, one.package, one.version, one.path)
-        found[key] = _worse(found[key], one) if key in found else one
+    merged: dict[tuple[str, str, str, str], Vulnerability] = {}
+    for vulnerability in _vulnerabilities(reports):
+        key = (vulnerability.id, vulnerability.package, vulnerability.version, vulnerability.path)
+        merged[key] = _merged(merged[key], vulnerability) if key in merged else vulnerability
     measured = Measurements(
-        {"vulnerabilities": len(found)}, frozenset(one.key for one in found.values())
+        {"vulnerabilities": len(merged)},
+        frozenset(vulnerability.key for vulnerability in merged.values()),
     )
-    checks = [*_database(rules, reports, waivers.context), *_looked(rules, reports)]
-    checks += _conditions(rules, found.values(), statements, waivers, gate)
+    checks = [
+        *_database_checks(rules, reports, waivers.context),
+        *_empty_scan_checks(rules, reports),
+    ]
+    checks += _limit_checks(rules, merged.values(), statements, waivers, gate)
     return checks, measured
 
 
-def _all(reports: Sequence[ReportFile]) -> Iterator[Vulnerability]:
-    for one in reports:
-        if one.report is not None and isinstance(one.report.content, Vulnerabilities):
-            yield from one.report.content.found
+def _vulnerabilities(reports: Sequence[ReportFile]) -> Iterator[Vulnerability]:
+    for file in reports:
+        if file.report is not None and isinstance(file.report.content, Vulnerabilities):
+            yield from file.report.content.vulnerabilities
 
 
-def _worse(one: Vulnerability, other: Vulnerability) -> Vulnerability:
-    """Two tools about the same: what each knows to be bad is bad."""
-    worst = max(one, other, key=lambda item: item.severity)
-    exploited = one.exploited or other.exploited
-    return replace(worst, exploited=exploited, epss=max(one.epss, other.epss))
+def _merged(left: Vulnerability, right: Vulnerability) -> Vulnerability:
+    """The findings of two tools for one vulnerability: the worse value of each field."""
+    worst = max(left, right, key=lambda item: item.severity)
+    exploited = left.exploited or right.exploited
+    return replace(worst, exploited=exploited, epss=max(left.epss, right.epss))
 
 
-def _conditions(
+def _limit_checks(
     rules: VulnerabilitiesGate,
-    found: Iterable[Vulnerability],
+    vulnerabilities: Iterable[Vulnerability],
     statements: Sequence[VexStatement],
     waivers: Waivers,
     gate: str,
 ) -> Iterator[Check]:
     before = waivers.context.before(gate) if rules.new_only else None
-    known = before.keys if before else frozenset()
-    new = [one for one in found if one.key not in known]
-    bad = waivers.sort(
-        gate, [one for one in new if _counts(rules, one, waivers.context.now)], statements
+    known_keys = before.keys if before else frozenset()
+    new = [
+        vulnerability for vulnerability in vulnerabilities if vulnerability.key not in known_keys
+    ]
+    counting = waivers.split(
+        gate,
+        [
+            vulnerability
+            for vulnerability in new
+            if _counts(rules, vulnerability, waivers.context.now)
+        ],
+        statements,
     )
     age = "new " if rules.new_only else ""
-    what = (f"{age}vulnerability", f"{age}vulnerabilities")
-    most = rules.total_max
-    if most is not None:
-        yield at_most("vulnerabilities", bad, most, what=what, hint=_HINT, note=_worst(bad.kept))
+    noun = (f"{age}vulnerability", f"{age}vulnerabilities")
+    limit = rules.total_max
+    if limit is not None:
+        yield at_most(
+            "vulnerabilities",
+            counting,
+            limit,
+            noun=noun,
+            hint=_HINT,
+            note=_severity_counts(counting.kept),
+        )
     for name, limit in rules.max_by_severity.items():
         severity = Severity.parse(name)
-        some = WaivedFindings(
-            tuple(one for one in bad.kept if one.severity in (severity, Severity.UNKNOWN)),
-            tuple(pair for pair in bad.waived if pair[0].severity in (severity, Severity.UNKNOWN)),
+        of_severity = WaivedFindings(
+            tuple(
+                vulnerability
+                for vulnerability in counting.kept
+                if vulnerability.severity in (severity, Severity.UNKNOWN)
+            ),
+            tuple(
+                pair for pair in counting.waived if pair[0].severity in (severity, Severity.UNKNOWN)
+            ),
         )
-        named = (f"{severity} {what[0]}", f"{severity} {what[1]}")
-        yield at_most(str(severity), some, limit, what=named, hint=_HINT)
-    yield from expired_checks(bad.expired)
+        severity_noun = (f"{severity} {noun[0]}", f"{severity} {noun[1]}")
+        yield at_most(str(severity), of_severity, limit, noun=severity_noun, hint=_HINT)
+    yield from expired_checks(counting.expired)
 
 
-def _counts(rules: VulnerabilitiesGate, one: Vulnerability, now: datetime) -> bool:
-    """Exploitation outweighs everything that would leave it out."""
-    if one.exploited and rules.exploited == "count":
+def _counts(rules: VulnerabilitiesGate, vulnerability: Vulnerability, now: datetime) -> bool:
+    """Exploited vulnerabilities count whatever the other rules say."""
+    if vulnerability.exploited and rules.exploited == "count":
         return True
-    if rules.epss is not None and one.epss >= rules.epss:
+    if rules.epss is not None and vulnerability.epss >= rules.epss:
         return True
-    if one.severity is not Severity.UNKNOWN and one.severity < rules.fail_on:
+    if vulnerability.severity is not Severity.UNKNOWN and vulnerability.severity < rules.fail_on:
         return False
-    if one.status and one.status in rules.ignore_statuses:
+    if vulnerability.status and vulnerability.status in rules.ignore_statuses:
         return False
-    if rules.fix == "available" and not one.fixed:
+    if rules.fix == "available" and not vulnerability.fixed:
         return False
-    return not _in_grace(rules.grace, one, now)
+    return not _in_grace(rules.grace, vulnerability, now)
 
 
-def _in_grace(grace: Duration | None, one: Vulnerability, now: datetime) -> bool:
-    """A fix counts from its date; where no date is known, from when the vulnerability was
-    published, and where that is not known either there is no grace.
+def _in_grace(grace: Duration | None, vulnerability: Vulnerability, now: datetime) -> bool:
+    """The grace period begins with the fix, or, if its date is unknown, with the publication of the
+    vulnerability; if both are unknown there is none.
     """
-    since = one.fix_date or one.published
+    since = vulnerability.fix_date or vulnerability.published
     return grace is not None and since is not None and (now - since).total_seconds() < grace.seconds
 
 
-def _worst(found: Sequence[Vulnerability]) -> str:
+def _severity_counts(vulnerabilities: Sequence[Vulnerability]) -> str:
     counts = dict.fromkeys(reversed(Severity), 0)
-    for one in found:
-        counts[one.severity] += 1
-    told = [f"{count} {severity}" for severity, count in counts.items() if count]
-    return f" ({', '.join(told)})" if told else ""
+    for vulnerability in vulnerabilities:
+        counts[vulnerability.severity] += 1
+    listed = [f"{count} {severity}" for severity, count in counts.items() if count]
+    return f" ({', '.join(listed)})" if listed else ""
 
 
-def _database(
+def _database_checks(
     rules: VulnerabilitiesGate, reports: Sequence[ReportFile], context: GateContext
 ) -> Iterator[Check]:
-    limit = rules.max_database_age or _DATABASE_AGE
-    for one in reports:
-        built = one.report.tool.database if one.report else None
+    limit = rules.max_database_age or _MAX_DATABASE_AGE
+    for file in reports:
+        built = file.report.tool.database if file.report else None
         if built is not None:
             age = context.now - built.astimezone(UTC)
             if age.total_seconds() > limit.seconds:
-                old = shown_age(age)
-                reason = f"{one.path}: the vulnerability database is {old} old, more than {limit}"
+                shown = shown_age(age)
+                reason = (
+                    f"{file.path}: the vulnerability database is {shown} old, more than {limit}"
+                )
                 yield undecided("database", reason, "update the database and scan again")
-        elif one.report is not None and rules.max_database_age is not None:
-            reason = f"{one.path} does not tell how old the vulnerability database is"
-            hint = f"{one.report.format} does not write it: leave max-database-age out"
+        elif file.report is not None and rules.max_database_age is not None:
+            reason = f"{file.path} does not say how old the vulnerability database is"
+            hint = f"{file.report.format} reports do not have it: remove max-database-age"
             yield undecided("database", reason, hint)
 
 
-def _looked(rules: VulnerabilitiesGate, reports: Sequence[ReportFile]) -> Iterator[Check]:
-    for one in reports:
-        content = one.report.content if one.report else None
-        nothing = isinstance(content, Vulnerabilities) and content.looked_at == 0
+def _empty_scan_checks(
+    rules: VulnerabilitiesGate, reports: Sequence[ReportFile]
+) -> Iterator[Check]:
+    for file in reports:
+        content = file.report.content if file.report else None
+        nothing = isinstance(content, Vulnerabilities) and content.packages_scanned == 0
         if nothing and not rules.allow_empty:
             yield undecided(
                 "packages",
-                f"{one.path}: the tool looked at no package",
-                "see whether it knows this kind of project; allow-empty for an image from scratch",
+                f"{file.path}: no package was scanned",
+                "check that the scanner supports this project; allow-empty if it has no packages",
             )

@@ -89,7 +89,7 @@ def with_implied_gates(section: GatesSection | None, pipeline: Pipeline) -> Gate
         if gate not in names and gate not in implied:
             known = ", ".join(sorted({*names, *implied}))
             raise ConfigError(f"{place}: {gate!r} is no gate", hint=f"there is {known}")
-    return section.with_usual(gate for _, gate in fed if gate in implied)
+    return section.with_defaults(gate for _, gate in fed if gate in implied)
 
 
 def _places(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
@@ -142,12 +142,12 @@ def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
     """The findings, vulnerabilities and failed tests of reports, one line each; files that are no
     report have none.
     """
-    from shipline.gates.evidence import read
+    from shipline.gates.report_files import read_report
     from shipline.gates.reports import Findings, TestResults, Vulnerabilities
 
     found: list[str] = []
     for path in paths:
-        report = read(path, str(path)).report
+        report = read_report(path, str(path)).report
         match report.content if report else None:
             case Findings(items):
                 found += [str(one) for one in items if not one.suppressed]

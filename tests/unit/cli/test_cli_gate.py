@@ -193,7 +193,9 @@ def test_json_lists_every_finding(tmp_path: Path) -> None:
     (check,) = told["gates"][0]["checks"]
     assert len(check["details"]) == 500
     text = gate(tmp_path, "--analysis", "r.sarif").stdout
-    assert "500 findings, none is allowed" in text and "and 480 more: --format json" in text
+    assert (
+        "500 findings, none is allowed" in text and "and 480 more (all with --format json)" in text
+    )
 
 
 def test_a_merge_check_wants_the_whole_base(project: Path) -> None:
@@ -261,7 +263,7 @@ def test_a_hook_that_was_there_runs_first_and_comes_back(project: Path) -> None:
     path.write_text("#!/bin/sh\ntouch ran\nexit ${HOOK_STATUS:-0}\n")
     path.chmod(0o755)
     cover(project, 1)
-    assert "after the hook that was there" in hooks(project, "install", "--pre-commit")
+    assert "after the previous hook" in hooks(project, "install", "--pre-commit")
     once = path.read_text()
     hooks(project, "install", "--pre-commit")
     assert path.read_text() == once and path.stat().st_mode & stat.S_IXUSR
@@ -294,6 +296,25 @@ def test_hooks_go_where_git_looks_also_in_worktrees(project: Path, tmp_path: Pat
     run(project, "git", "config", "core.hooksPath", "my hooks")
     hooks(project, "install")
     assert (project / "my hooks" / "pre-push").exists()
+
+
+def test_a_hook_of_the_tool_that_owns_the_hooks_path_is_left_alone(project: Path) -> None:
+    run(project, "git", "config", "core.hooksPath", ".husky/_")
+    path = project / ".husky" / "_" / "pre-commit"
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\n. "$(dirname "$0")/h"\n')
+    done = run_shipline("hooks", "install", cwd=project, environ=ENVIRON)
+    assert done.returncode == 3 and "add `shipline gate --hook pre-commit`" in done.stderr
+    assert [one.name for one in path.parent.iterdir()] == ["pre-commit"]
+
+
+def test_installing_hooks_warns_where_no_gate_is_early(project: Path) -> None:
+    done = run_shipline("hooks", "install", cwd=project, environ=ENVIRON)
+    assert "early" not in done.stderr
+    text = (project / "shipline.yaml").read_text().replace("early: true", "early: false")
+    (project / "shipline.yaml").write_text(text)
+    done = run_shipline("hooks", "install", cwd=project, environ=ENVIRON)
+    assert done.returncode == 0 and "no gate has `early: true`" in done.stderr
 
 
 def test_the_programs_of_gates_do_not_see_the_repository_of_the_hook(project: Path) -> None:

@@ -96,7 +96,7 @@ DEPENDENCY_CHECK: dict[str, Any] = {
 TOOLS: dict[str, tuple[Any, str]] = {
     "Bandit": (BANDIT, "-f sarif"),
     "Semgrep": (SEMGREP, "--sarif"),
-    "detect-secrets": (DETECT_SECRETS, "no SARIF"),
+    "detect-secrets": (DETECT_SECRETS, "cannot write SARIF"),
     "gitleaks": (GITLEAKS, "--report-format sarif"),
     "Hadolint": (HADOLINT, "--format sarif"),
     "Ruff": (RUFF, "--output-format sarif"),

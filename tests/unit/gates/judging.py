@@ -28,7 +28,7 @@ def evidence(document: bytes | dict[str, Any] | Report, **more: Any) -> ReportFi
     if isinstance(document, bytes):
         document = parse_report(BytesIO(document))
     made = document.created or datetime(2026, 1, 1, 11, tzinfo=UTC)
-    return replace(ReportFile("report", document, made=made), **more)
+    return replace(ReportFile("report", document, written=made), **more)
 
 
 def verdict_of(

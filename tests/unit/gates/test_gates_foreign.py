@@ -12,7 +12,7 @@ from gate_samples import ALL, GRYPE, NPM, OSV, parsed
 from judging import NOW, verdict_of
 
 from shipline.gates import Outcome, ReportFile, VulnerabilitiesGate
-from shipline.gates.evidence import read
+from shipline.gates.report_files import read_report
 from shipline.gates.reports import (
     FORMATS,
     ReportError,
@@ -75,11 +75,11 @@ def test_no_known_tool_gets_the_list_of_formats() -> None:
 def test_a_leak_report_is_no_proof_of_no_vulnerabilities(tmp_path: Any) -> None:
     path = tmp_path / "leaks.json"
     path.write_text(json.dumps(GITLEAKS))
-    found = read(path, "leaks.json")
+    found = read_report(path, "leaks.json")
     assert isinstance(found, ReportFile)
     verdict = verdict_of(VulnerabilitiesGate(allow_empty=True), found)
     assert verdict.outcome is Outcome.ERROR and "gitleaks" in verdict.reason
-    assert "--report-format sarif" in verdict.deciding.hint
+    assert "--report-format sarif" in verdict.deciding_check.hint
 
 
 def test_osv_scanner_that_found_nothing_is_known_by_its_settings() -> None:
@@ -101,12 +101,14 @@ def test_a_package_of_npm_that_leads_to_no_advisory_stands_for_itself() -> None:
         tool = {"name": "tool", "severity": "high", "via": via, "fixAvailable": False}
         found = parsed({**NPM, "vulnerabilities": {"tool": tool}}).content
         assert isinstance(found, Vulnerabilities)
-        assert [(one.id, one.severity) for one in found.found] == [("npm:tool", Severity.HIGH)]
+        assert [(one.id, one.severity) for one in found.vulnerabilities] == [
+            ("npm:tool", Severity.HIGH)
+        ]
 
 
 def test_a_report_of_another_kind_is_told_what_the_gate_reads() -> None:
     verdict = verdict_of(
-        VulnerabilitiesGate(), ReportFile("a.sarif", parsed(ALL["sarif"]), made=NOW)
+        VulnerabilitiesGate(), ReportFile("a.sarif", parsed(ALL["sarif"]), written=NOW)
     )
     assert verdict.outcome is Outcome.ERROR
-    assert "another kind (sarif)" in verdict.reason and "pip-audit" in verdict.deciding.hint
+    assert "another kind (sarif)" in verdict.reason and "pip-audit" in verdict.deciding_check.hint

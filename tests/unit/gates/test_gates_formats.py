@@ -188,7 +188,9 @@ def test_junit_believes_a_failure_that_no_element_of_a_case_tells(
 def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     content = parsed(ESLINT).content
     assert isinstance(content, Findings)
-    assert [(one.rule, one.level, one.path, one.line, one.suppressed) for one in content.found] == [
+    assert [
+        (one.rule, one.level, one.path, one.line, one.suppressed) for one in content.findings
+    ] == [
         ("no-unused-vars", Level.ERROR, "/repo/src/a.js", 3, False),
         ("no-console", Level.WARNING, "/repo/src/a.js", 4, False),
         ("no-eval", Level.ERROR, "/repo/src/a.js", 9, True),
@@ -196,15 +198,15 @@ def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     broken = {"ruleId": None, "fatal": True, "severity": 2, "message": "Unexpected token"}
     content = parsed([{"filePath": "a.js", "messages": [broken]}]).content
     assert isinstance(content, Findings)
-    assert [(one.rule, one.line) for one in content.found] == [("fatal", 0)]
+    assert [(one.rule, one.line) for one in content.findings] == [("fatal", 0)]
 
 
 def test_eslint_that_looked_at_no_file_is_an_error() -> None:
-    with pytest.raises(ReportError, match="eslint looked at none"):
+    with pytest.raises(ReportError, match="no files were linted"):
         parsed(b"[]", "eslint")
     with pytest.raises(ReportError, match="no messages"):
         parsed([{"filePath": "a.js"}])
-    with pytest.raises(ReportError, match="not a severity"):
+    with pytest.raises(ReportError, match="not an ESLint severity"):
         parsed([{"filePath": "a.js", "messages": [{"severity": 7, "message": "?"}]}])
 
 
@@ -228,19 +230,19 @@ def test_sarif_that_keeps_results_elsewhere_is_a_gap() -> None:
         {"version": "2.1.0", "runs": [{**run, **reference}]},
         {"version": "2.1.0", "runs": [run], "inlineExternalProperties": [{"results": [{}]}]},
     ):
-        assert "outside" in parsed(document).gaps[0]
+        assert "external" in parsed(document).gaps[0]
 
 
 def test_grype_tells_what_its_own_rules_left_out() -> None:
     assert parsed({**GRYPE, "ignoredMatches": [{}]}).warnings == (
-        "1 match left out by Grype's own rules",
+        "1 match ignored by Grype's own rules",
     )
 
 
 def test_sarif_resolves_levels_severities_and_suppressions() -> None:
     report = parsed(SARIF)
     assert isinstance(report.content, Findings)
-    first, second, third, fourth = report.content.found
+    first, second, third, fourth = report.content.findings
     assert (first.path, first.line, first.level) == ("src/a b.py", 7, Level.ERROR)
     assert first.severity is Severity.HIGH
     assert (second.rule, second.level, second.severity) == ("R2", Level.NOTE, Severity.UNKNOWN)
@@ -267,18 +269,18 @@ def test_sarif_whose_tool_notes_an_error_of_its_own_is_a_gap(kind: str) -> None:
         invocation = {"executionSuccessful": True, kind: [note]}
         return parsed({"version": "2.1.0", "runs": [{**run, "invocations": [invocation]}]}).gaps
 
-    assert gaps("error") == ("the tool says that it met an error: a.py was not analysed",)
+    assert gaps("error") == ("the tool reports that it met an error: a.py was not analysed",)
     assert gaps("warning") == ()
 
 
 def test_trivy_knows_image_platform_target_and_end_of_life() -> None:
     report = parsed(TRIVY)
     assert isinstance(report.content, Vulnerabilities)
-    (one,) = report.content.found
+    (one,) = report.content.vulnerabilities
     assert (one.path, one.fixed) == ("registry.example/app (debian 9)", ("2.25", "2.26"))
     assert (one.severity, one.score) == (Severity.CRITICAL, 9.8)
     assert report.subject.platform == "linux/arm64" and DIGEST in report.subject.digests
-    assert report.content.looked_at == 2 and "no more security updates" in report.warnings[0]
+    assert report.content.packages_scanned == 2 and "no more security updates" in report.warnings[0]
     with pytest.raises(ReportError, match="schema version"):
         parsed({**TRIVY, "SchemaVersion": 1})
 
@@ -286,7 +288,7 @@ def test_trivy_knows_image_platform_target_and_end_of_life() -> None:
 def test_grype_knows_exploitation_fix_date_and_database() -> None:
     report = parsed(GRYPE)
     assert isinstance(report.content, Vulnerabilities)
-    (one,) = report.content.found
+    (one,) = report.content.vulnerabilities
     assert (one.exploited, one.epss, one.aliases) == (True, 0.93, ("CVE-2021-1",))
     assert one.fix_date == datetime(2025, 11, 1, tzinfo=UTC)
     assert report.tool.database == datetime(2025, 12, 31, 10, tzinfo=UTC)
@@ -296,7 +298,7 @@ def test_grype_knows_exploitation_fix_date_and_database() -> None:
 def test_osv_counts_a_group_once_with_all_its_names() -> None:
     found = parsed(OSV).content
     assert isinstance(found, Vulnerabilities)
-    (one,) = found.found
+    (one,) = found.vulnerabilities
     assert (one.names, one.fixed) == (("GO-1", "GHSA-1", "CVE-1"), ("0.2",))
     assert (one.severity, one.path) == (Severity.HIGH, "/src/go.mod")
 
@@ -304,8 +306,8 @@ def test_osv_counts_a_group_once_with_all_its_names() -> None:
 def test_npm_audit_counts_advisories_not_the_packages_that_need_them() -> None:
     found = parsed(NPM).content
     assert isinstance(found, Vulnerabilities)
-    assert [one.id for one in found.found] == ["GHSA-p6mc"]
-    assert found.looked_at == 12
+    assert [one.id for one in found.vulnerabilities] == ["GHSA-p6mc"]
+    assert found.packages_scanned == 12
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_npm_audit_that_failed_is_an_error(document: dict[str, object]) -> None:
 def test_pip_audit_that_skipped_packages_has_gaps() -> None:
     report = parsed(PIP_AUDIT)
     assert isinstance(report.content, Vulnerabilities)
-    assert report.content.found[0].names == ("PYSEC-1", "CVE-2")
+    assert report.content.vulnerabilities[0].names == ("PYSEC-1", "CVE-2")
     assert "1 package was not audited (own): could not be audited" in report.gaps[0]
     assert parsed(json.dumps(PIP_AUDIT["dependencies"]).encode()).content == report.content
 

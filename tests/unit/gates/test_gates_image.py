@@ -250,7 +250,7 @@ def test_a_program_gets_the_question_and_gives_the_verdict(tmp_path: Path) -> No
     (tmp_path / "answer").write_text(json.dumps(answer))
     verdict = program(tmp_path, "cat > question; cat answer; exit 1")
     assert (verdict.outcome, verdict.reason) == (Outcome.FAIL, "too blue")
-    assert verdict.deciding.places[0].line == 3
+    assert verdict.deciding_check.locations[0].line == 3
     question = json.loads((tmp_path / "question").read_text())
     assert question["protocol"] == 1 and question["gate"] == "own"
     assert question["image"]["platforms"][0]["platform"] == "linux/amd64"
@@ -261,13 +261,13 @@ def test_a_program_gets_the_question_and_gives_the_verdict(tmp_path: Path) -> No
     [
         ("exit 0", "gave no verdict"),
         ("exit 3", "status 3"),
-        ("echo all good", "not the JSON"),
+        ("echo all good", "not a verdict in JSON"),
         ("echo '[]'", "not an object"),
         ('echo \'{"outcome": "pass"}\'', "no reason"),
         ('echo \'{"outcome": "waived", "reason": "x"}\'', "cannot answer"),
-        ('echo \'{"outcome": "pass", "reason": "x"}\'; exit 1', "ended with status 1"),
+        ('echo \'{"outcome": "pass", "reason": "x"}\'; exit 1', "exited with status 1"),
         ("head -c 20000000 /dev/zero", "more than 16 MiB"),
-        ("echo '" + "[" * 100_000 + "'", "not the JSON"),
+        ("echo '" + "[" * 100_000 + "'", "not a verdict in JSON"),
     ],
 )
 def test_a_program_that_gives_no_verdict_is_an_error(

@@ -28,7 +28,7 @@ def test_eighty_percent_is_the_least_by_default(hits: list[int], outcome: Outcom
 def test_the_message_tells_how_many_lines_are_missing_and_never_rounds_up() -> None:
     verdict = verdict_of(RULES, cobertura(a=[1] * 7999 + [0] * 2001))
     assert verdict.outcome is Outcome.FAIL
-    assert verdict.deciding.measured == "79.9 %"
+    assert verdict.deciding_check.measured == "79.9 %"
     assert verdict.reason == "7,999 of 10,000 lines ran; 1 more is needed for 80 %"
 
 
@@ -66,9 +66,9 @@ def test_changed_lines_are_judged_alone() -> None:
     good = replace(CONTEXT, changes=changed(2, 3, 4, 90))
     assert checks(verdict_of(rules, report, context=good))["changed lines"] == "pass"
     bad = verdict_of(rules, report, context=replace(CONTEXT, changes=changed(3, 4, 5)))
-    assert bad.deciding.measured == "33.3 %"
-    assert bad.deciding.details == ("app/a.py: 4-5",)
-    assert [one.line for one in bad.deciding.places] == [4, 5]
+    assert bad.deciding_check.measured == "33.3 %"
+    assert bad.deciding_check.details == ("app/a.py: 4-5",)
+    assert [one.line for one in bad.deciding_check.locations] == [4, 5]
 
 
 def test_small_changes_are_skipped_and_say_so() -> None:
@@ -175,7 +175,7 @@ def test_a_coverage_failure_names_files_and_lines() -> None:
         "src/a.py: 40.0 %, lines 2-3, 5 did not run",
         "src/c.py: 0.0 %, line 1 did not run",
     )
-    assert [(one.path, one.line) for one in check.places] == [("src/a.py", 2), ("src/c.py", 1)]
+    assert [(one.path, one.line) for one in check.locations] == [("src/a.py", 2), ("src/c.py", 1)]
     each = verdict_of(CoverageGate(min=0, file_min=50), report).checks[-1]
     assert each.reason == "2 files have less: src/c.py, src/a.py"
     assert each.details == check.details
@@ -189,7 +189,7 @@ def test_counts_are_told_in_the_number_that_they_have() -> None:
         "0 of 1 test failed",
         "1 test ran",
         "0 tests were skipped",
-        "0 tests passed only after a failure",
+        "0 tests passed only on retry",
     ]
 
 

@@ -54,7 +54,7 @@ def test_the_test_result_names_gates_by_outcome() -> None:
 
 def test_a_scan_of_the_image_is_stated_as_the_registry_reads_it() -> None:
     scan = read_scan(VULNERABILITIES, said(BAD)[VULNERABILITIES])
-    (one,) = scan.found
+    (one,) = scan.vulnerabilities
     assert (one.id, one.package, one.version) == ("CVE-2024-1", "libc6", "2.24")
     assert one.severity is Severity.CRITICAL and one.fixed == ("2.25, 2.26",)
     assert scan.finished == pytest.approx(1767261600, abs=1)

@@ -1,4 +1,4 @@
-"""Reports of other tools, read into values."""
+"""Parsers for reports of other tools."""
 
 from shipline.gates.reports.coverage import Coverage, FileCoverage, LineSet, Ratio
 from shipline.gates.reports.parse import FORMATS, formats_of, parse_report

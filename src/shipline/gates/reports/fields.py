@@ -1,4 +1,4 @@
-"""Typed access to parsed documents: a field is what it should be, or the report is refused."""
+"""Typed access to parsed documents: a field of the wrong type is a ReportError."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shipline.gates.reports.report import ReportError
 
 
 class Fields:
-    """A JSON object. A field that is missing or null gives the empty value of the type asked for;
-    one of another type raises ReportError.
+    """A JSON object. Reading a field that is missing or null returns the empty value of the type;
+    a field of another type raises ReportError.
     """
 
     __slots__ = ("_value", "_where")
@@ -29,8 +29,8 @@ class Fields:
     def __iter__(self) -> Iterator[str]:
         return iter(self._value)
 
-    def having(self, *keys: str) -> Self:
-        """Itself. Raises ReportError where one of these fields is missing or null."""
+    def require(self, *keys: str) -> Self:
+        """Returns self. Raises ReportError if one of these fields is missing or null."""
         missing = next((key for key in keys if key not in self), None)
         if missing is not None:
             raise ReportError(f"{self._where} has no {missing}")
@@ -40,90 +40,91 @@ class Fields:
         return self._value.get(key)
 
     def name(self, key: str) -> str:
-        """A text that must be there and not be empty."""
-        found = self.having(key).text(key)
-        if not found:
+        """A string that must exist and not be empty."""
+        text = self.require(key).text(key)
+        if not text:
             raise ReportError(f"{self._where} has an empty {key}")
-        return found
+        return text
 
     def text(self, key: str) -> str:
-        found = self._value.get(key)
-        return "" if found is None else self._typed(key, found, str, "text")
+        value = self._value.get(key)
+        return "" if value is None else self._typed(key, value, str, "text")
 
     def flag(self, key: str) -> bool:
-        found = self._value.get(key)
-        return False if found is None else self._typed(key, found, bool, "true or false")
+        value = self._value.get(key)
+        return False if value is None else self._typed(key, value, bool, "true or false")
 
     def number(self, key: str) -> float:
-        found = self._value.get(key)
-        if isinstance(found, bool) or not isinstance(found, int | float | None):
-            raise ReportError(f"{key} is not a number: {found!r:.60}")
+        value = self._value.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ReportError(f"{key} is not a number: {value!r:.60}")
         try:
-            return float(found or 0)
+            return float(value or 0)
         except OverflowError:
             raise ReportError(f"{key} is too large a number") from None
 
     def count(self, key: str) -> int:
-        """A whole number that is not negative."""
-        found = self.number(key)
-        if found < 0 or found != int(found):
-            raise ReportError(f"{key} is not a count: {found}")
-        return int(found)
+        """A non-negative integer."""
+        number = self.number(key)
+        if number < 0 or number != int(number):
+            raise ReportError(f"{key} is not a count: {number}")
+        return int(number)
 
     def child(self, key: str) -> Fields:
-        found = self._value.get(key)
-        return Fields({} if found is None else found, key)
+        value = self._value.get(key)
+        return Fields({} if value is None else value, key)
 
     def children(self, key: str) -> list[Fields]:
-        return [Fields(one, f"an element of {key}") for one in self.listing(key)]
+        return [Fields(element, f"an element of {key}") for element in self.elements(key)]
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(
-            self._typed(f"an element of {key}", one, str, "text") for one in self.listing(key)
+            self._typed(f"an element of {key}", element, str, "text")
+            for element in self.elements(key)
         )
 
     def lines(self, key: str) -> list[int]:
-        """Line numbers."""
-        return [line_number(one) for one in self.listing(key)]
+        """A list of line numbers."""
+        return [line_number(element) for element in self.elements(key)]
 
-    def listing(self, key: str) -> list[Any]:
-        found = self._value.get(key)
-        if found is None:
+    def elements(self, key: str) -> list[Any]:
+        value = self._value.get(key)
+        if value is None:
             return []
-        if not isinstance(found, list):
-            raise ReportError(f"{key} is not a list: {found!r:.60}")
-        return found
+        if not isinstance(value, list):
+            raise ReportError(f"{key} is not a list: {value!r:.60}")
+        return value
 
     @staticmethod
-    def _typed(key: str, found: Any, kind: type, word: str) -> Any:
-        if not isinstance(found, kind):
-            raise ReportError(f"{key} is not {word}: {found!r:.60}")
-        return found
+    def _typed(key: str, value: Any, kind: type, expected: str) -> Any:
+        if not isinstance(value, kind):
+            raise ReportError(f"{key} is not {expected}: {value!r:.60}")
+        return value
 
 
 def line_number(value: object) -> int:
-    """Raises ReportError for anything but a line number."""
+    """The value as a line number. Raises ReportError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LAST_LINE:
         raise ReportError(f"not a line number: {value!r:.40}")
     return value
 
 
-def whole(text: str, what: str) -> int:
-    """A count that is written in a text attribute. Raises ReportError."""
+def parse_count(text: str, what: str) -> int:
+    """A non-negative integer in a text attribute. Raises ReportError."""
     if len(text) < 18 and text.isascii() and text.isdigit():
         return int(text)
-    found = decimal(text, what)
-    if found != int(found):
+    number = parse_number(text, what)
+    if number != int(number):
         raise ReportError(f"{what} is not a whole number: {text[:40]!r}")
-    return int(found)
+    return int(number)
 
 
-def decimal(text: str, what: str) -> float:
-    """A number from zero on that is written in a text attribute. Raises ReportError."""
+def parse_number(text: str, what: str) -> float:
+    """A non-negative number in a text attribute. Raises ReportError."""
     try:
-        found = float(text.replace(",", "")) if len(text) < 40 else math.nan
+        number = float(text.replace(",", "")) if len(text) < 40 else math.nan
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found) or found < 0:
-        raise ReportError(f"{what} is not a number from zero on: {text[:40]!r}")
-    return found
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ReportError(f"{what} is not a non-negative number: {text[:40]!r}")
+    return number

@@ -20,12 +20,12 @@ from shipline.gates.reports.report import (
     ReportSubject,
     Severity,
     Tool,
-    moment,
+    parse_time,
 )
 
-_OUTSIDE = "results are kept outside of its runs, where nobody reads them (section 3.15.2)"
-_MESSAGE = 500  # characters that are kept
-_HEAVY = frozenset(
+_EXTERNAL = "results are in external files, which are not read (section 3.15.2)"
+_MESSAGE = 500  # characters kept
+_SKIPPED_MEMBERS = frozenset(
     {"codeFlows", "graphs", "stacks", "relatedLocations", "fixes", "attachments", "threadFlows"}
 )
 
@@ -38,49 +38,49 @@ class _Rule:
 
 @dataclass(slots=True)
 class _Run:
-    """One run while it is read: rules may come behind the results that name them."""
+    """A run while it is read: rules may follow the results that refer to them."""
 
     tool: Tool = field(default_factory=Tool)
     rules: dict[str, _Rule] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
+    indexed_rules: list[str] = field(default_factory=list)
     results: list[tuple[Finding, int, bool]] = field(default_factory=list)
-    produced: bool = False
+    has_results: bool = False
     gaps: list[str] = field(default_factory=list)
     revision: str = ""
     created: datetime | None = None
 
 
 def parse_sarif(source: BinaryIO) -> Report:
-    """A run without `results`, or one whose tool says that it did not succeed, is a gap.
+    """A run without `results`, or whose tool did not succeed, is a gap.
 
     Source: SARIF 2.1.0 sections 3.14.23 (no results: nothing was computed), 3.20.14, 3.27.
     """
     reader = JsonReader(source)
     runs: list[_Run] = []
-    version, seen, outside = "", False, False
+    version, has_runs, external = "", False, False
     for key in reader.members():
         if key == "version":
             version = str(reader.value())
         elif key == "inlineExternalProperties":
-            outside = True
+            external = True
         elif key == "runs":
-            seen = True
+            has_runs = True
             for _ in reader.elements():
                 runs.append(_run(reader))
     reader.finish()
-    if not seen:
+    if not has_runs:
         raise ReportError("not a SARIF log: it has no runs")
     if version != "2.1.0":
         raise ReportError(f"SARIF version {version[:20]!r} is not 2.1.0")
     gaps = [gap for run in runs for gap in run.gaps]
-    gaps += [_OUTSIDE] if outside else []
+    gaps += [_EXTERNAL] if external else []
     return Report(
         "sarif",
-        Findings(tuple(one for run in runs for one in _resolved(run))),
+        Findings(tuple(finding for run in runs for finding in _findings(run))),
         ReportSubject(revision=next((run.revision for run in runs if run.revision), "")),
         max((run.created for run in runs if run.created), default=None),
         runs[0].tool if runs else Tool(),
-        tuple(gaps if runs else ["the report has no run: no tool looked at anything"]),
+        tuple(gaps if runs else ["the report has no runs"]),
     )
 
 
@@ -90,22 +90,22 @@ def _run(reader: JsonReader) -> _Run:
         if key == "tool":
             _tool(reader, run)
         elif key == "results" and reader.kind() != "n":  # null: none could be computed
-            run.produced = True
+            run.has_results = True
             for _ in reader.elements():
                 _result(reader, run)
         elif key == "externalPropertyFileReferences":
             if "results" in Fields(reader.value(), key):
-                run.gaps.append(_OUTSIDE)
+                run.gaps.append(_EXTERNAL)
         elif key == "invocations" and reader.kind() == "[":
             for _ in reader.elements():
                 _invocation(reader, run)
         elif key == "versionControlProvenance":
-            for one in Fields({key: reader.value()}, "run").children(key):
-                run.revision = run.revision or one.text("revisionId")
+            for version in Fields({key: reader.value()}, "run").children(key):
+                run.revision = run.revision or version.text("revisionId")
     if not run.tool.name:
         raise ReportError("a run does not name its tool")
-    if not run.produced:
-        run.gaps.append(f"{run.tool.name} produced no results at all")
+    if not run.has_results:
+        run.gaps.append(f"{run.tool.name} produced no results")
     return run
 
 
@@ -138,15 +138,15 @@ def _rules(reader: JsonReader, run: _Run, *, indexed: bool = True) -> None:
             _level(level) if level else Level.WARNING, _severity(rule.child("properties"))
         )
         if indexed:
-            run.order.append(rule.text("id"))
+            run.indexed_rules.append(rule.text("id"))
 
 
 def _invocation(reader: JsonReader, run: _Run) -> None:
-    """An error that a tool notes about itself made its results incorrect or incomplete, whatever it
-    says of its success (SARIF 2.1.0, 3.58.6).
+    """After an error notification of the tool its results are incomplete, even if it claims
+    success (SARIF 2.1.0, section 3.58.6).
     """
     value = Fields(reader.value(), "an invocation")
-    run.created = run.created or moment(value.text("endTimeUtc") or value.text("startTimeUtc"))
+    run.created = run.created or parse_time(value.text("endTimeUtc") or value.text("startTimeUtc"))
     notes = [
         note.child("message").text("text")
         for kind in ("toolExecutionNotifications", "toolConfigurationNotifications")
@@ -156,24 +156,24 @@ def _invocation(reader: JsonReader, run: _Run) -> None:
     if value.raw("executionSuccessful") is False or notes:
         what = "did not succeed" if value.raw("executionSuccessful") is False else "met an error"
         reason = next(filter(None, notes), "") or value.text("exitCodeDescription")
-        run.gaps.append(f"the tool says that it {what}" + (f": {reason}" if reason else ""))
+        run.gaps.append(f"the tool reports that it {what}" + (f": {reason}" if reason else ""))
 
 
 def _result(reader: JsonReader, run: _Run) -> None:
-    parts: dict[str, object] = {}
+    members: dict[str, object] = {}
     for key in reader.members():
-        if key not in _HEAVY:
-            parts[key] = reader.value()
-    value = Fields(parts, "a result").having("message")
+        if key not in _SKIPPED_MEMBERS:
+            members[key] = reader.value()
+    value = Fields(members, "a result").require("message")
     rule = value.child("rule")
     index = value.raw("ruleIndex") if "ruleIndex" in value else rule.raw("index")
-    place = _place(value)
+    location = _location(value)
     message = value.child("message")
     finding = Finding(
         value.text("ruleId") or rule.text("id"),
         _level(value.text("level")) if "level" in value else Level.WARNING,
         (message.text("text") or message.text("markdown") or message.text("id"))[:_MESSAGE],
-        *place,
+        *location,
         _severity(value.child("properties")),
         state=value.text("baselineState"),
         suppressed=_suppressed(value),
@@ -186,16 +186,16 @@ def _result(reader: JsonReader, run: _Run) -> None:
         run.results.append((finding, index if isinstance(index, int) else -1, True))
 
 
-def _resolved(run: _Run) -> list[Finding]:
-    return [_with_rule(run, *one) for one in run.results]
+def _findings(run: _Run) -> list[Finding]:
+    return [_with_rule(run, *result) for result in run.results]
 
 
 def _with_rule(run: _Run, finding: Finding, index: int, has_level: bool) -> Finding:
     name = finding.rule
-    if name not in run.rules and 0 <= index < len(run.order):
-        name = run.order[index]
+    if name not in run.rules and 0 <= index < len(run.indexed_rules):
+        name = run.indexed_rules[index]
     if name not in run.rules:
-        name = name.rpartition("/")[0]  # a ruleId may end in parts that the rule does not have
+        name = name.rpartition("/")[0]  # a ruleId may have more components than the rule
     rule = run.rules.get(name, _Rule())
     return replace(
         finding,
@@ -206,7 +206,7 @@ def _with_rule(run: _Run, finding: Finding, index: int, has_level: bool) -> Find
     )
 
 
-def _place(value: Fields) -> tuple[str, int]:
+def _location(value: Fields) -> tuple[str, int]:
     for location in value.children("locations"):
         physical = location.child("physicalLocation")
         path = _path(physical.child("artifactLocation").text("uri"))
@@ -226,40 +226,42 @@ def _level(text: str) -> Level:
 
 
 def _severity(properties: Fields) -> Severity:
-    found = properties.raw("security-severity")
+    score = properties.raw("security-severity")
     try:
         return (
-            Severity.scored(float(found)) if isinstance(found, str | int | float) else Severity(0)
+            Severity.scored(float(score)) if isinstance(score, str | int | float) else Severity(0)
         )
     except (ValueError, OverflowError):
         return Severity.UNKNOWN
 
 
 def _suppressed(value: Fields) -> bool:
-    found = value.children("suppressions")
-    return bool(found) and all(one.text("status") in ("", "accepted") for one in found)
+    suppressions = value.children("suppressions")
+    return bool(suppressions) and all(
+        suppression.text("status") in ("", "accepted") for suppression in suppressions
+    )
 
 
 def _fingerprint(value: Fields, finding: Finding) -> str:
-    """The tool's own, else one of what stays the same while lines move."""
+    """The fingerprint of the tool, else one that does not change when lines move."""
     for key in ("fingerprints", "partialFingerprints"):
-        own = value.child(key)
-        if parts := _texts(own):
-            return _short(*(f"{k}={v}" for k, v in parts.items()))
+        fingerprints = value.child(key)
+        if parts := _text_members(fingerprints):
+            return _hash(*(f"{k}={v}" for k, v in parts.items()))
     region = value.children("locations")[0:1]
     snippet = (
         region[0].child("physicalLocation").child("region").child("snippet").text("text")
         if region
         else ""
     )
-    return _short(finding.message, snippet.strip())
+    return _hash(finding.message, snippet.strip())
 
 
-def _texts(value: Fields) -> Mapping[str, str]:
+def _text_members(value: Fields) -> Mapping[str, str]:
     return {key: value.text(key) for key in sorted(value) if key in value}
 
 
-def _short(*parts: str) -> str:
+def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
@@ -268,39 +270,42 @@ _KEPT = ("filePath", "messages", "suppressedMessages")
 
 
 def parse_eslint(source: BinaryIO) -> Report:
-    """A list of files with their messages. Raises ReportError for a list without files: nothing was
+    """A list of files with their messages. Raises ReportError for an empty list: nothing was
     linted, or another tool wrote it.
 
     Source: ESLint, "Formatters Reference" (json) and "Node.js API" (LintResult, LintMessage).
     """
     reader = JsonReader(source)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     files = 0
     for _ in reader.elements():
         files += 1
-        found += _file(reader)
+        findings += _file(reader)
     reader.finish()
     if not files:
-        raise ReportError("a list without files: eslint looked at none")
-    return Report("eslint", Findings(tuple(found)), ReportSubject("source"), tool=Tool("eslint"))
+        raise ReportError("no files were linted")
+    return Report("eslint", Findings(tuple(findings)), ReportSubject("source"), tool=Tool("eslint"))
 
 
 def _file(reader: JsonReader) -> list[Finding]:
-    parts = {key: reader.value() for key in reader.members() if key in _KEPT}
-    result = Fields(parts, "a file").having("messages")
+    members = {key: reader.value() for key in reader.members() if key in _KEPT}
+    result = Fields(members, "a file").require("messages")
     path = result.name("filePath")
     return [
-        *(_finding(path, one) for one in result.children("messages")),
-        *(_finding(path, one, suppressed=True) for one in result.children("suppressedMessages")),
+        *(_finding(path, message) for message in result.children("messages")),
+        *(
+            _finding(path, message, suppressed=True)
+            for message in result.children("suppressedMessages")
+        ),
     ]
 
 
 def _finding(path: str, message: Fields, *, suppressed: bool = False) -> Finding:
     severity = message.count("severity")
     if severity not in _LEVELS:
-        raise ReportError(f"not a severity of eslint: {severity}")
+        raise ReportError(f"not an ESLint severity: {severity}")
     text = message.text("message")
-    rule = message.text("ruleId") or "fatal"  # what could not be parsed broke no rule
+    rule = message.text("ruleId") or "fatal"  # parse errors have no rule
     fingerprint = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]
     return Finding(
         rule,

@@ -1,4 +1,4 @@
-"""JUnit XML, as pytest, Maven Surefire, Gradle, Jest, go-junit-report, GoogleTest write it."""
+"""JUnit XML of pytest, Maven Surefire, Gradle, Jest, go-junit-report, GoogleTest and others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO
 
-from shipline.gates.reports.fields import decimal, whole
-from shipline.gates.reports.report import NAMED, Report, TestResults, Tool, zoned_moment
+from shipline.gates.reports.fields import parse_count, parse_number
+from shipline.gates.reports.report import NAMES_KEPT, Report, TestResults, Tool, parse_zoned_time
 from shipline.gates.reports.streams import End, Start, read_xml
 
 _FLAKY = {"flakyFailure", "flakyError"}
@@ -24,62 +24,71 @@ class _Count:
     failed: int = 0
     errors: int = 0
     skipped: int = 0
-    todo: int = 0  # failed ones in suites, whose claims have them
-    all_todo: int = 0  # also those outside of a suite
+    todo: int = 0  # failed ones inside a suite, whose totals include them
+    all_todo: int = 0  # also those outside of any suite
     flaky: int = 0
     duration_s: float = 0.0
     failed_names: list[str] = field(default_factory=list)
     flaky_names: list[str] = field(default_factory=list)
-    outside: Counter[str] = field(default_factory=Counter)  # failures and errors of no case
+    outside: Counter[str] = field(default_factory=Counter)  # failures and errors outside of a case
 
 
 def parse(source: BinaryIO) -> Report:
-    """Suites may be nested. A suite that claims more failures than its cases show, or has some of
-    its own, is believed: some tools report what went wrong outside of a test only there.
+    """Suites may be nested. More failures in the totals of a suite than in its cases count too:
+    some tools report what fails outside of a test only there. More tests in the totals than cases
+    are a gap.
     """
     count = _Count()
-    claimed_failures = claimed_errors = all_failures = all_errors = depth = 0
+    stated_failures = stated_errors = all_failures = all_errors = depth = 0
+    stated_tests = all_tests = 0
     created: datetime | None = None
     events = read_xml(source, roots=_SUITES)
     for event in events:
         if event.name in _SUITES:
             if isinstance(event, Start):
-                failures = whole(event.attributes.get("failures") or "0", "failures")
-                errors = whole(event.attributes.get("errors") or "0", "errors")
+                failures = parse_count(event.attributes.get("failures") or "0", "failures")
+                errors = parse_count(event.attributes.get("errors") or "0", "errors")
+                tests = parse_count(event.attributes.get("tests") or "0", "tests")
+                if event.attributes.get("hostname") == "tbd":  # Catch2, which counts assertions
+                    tests = 0
                 if event.name == "testsuites":
-                    all_failures, all_errors = failures, errors
+                    all_failures, all_errors, all_tests = failures, errors, tests
                 elif depth == 0:
-                    claimed_failures += failures
-                    claimed_errors += errors
-                created = created or zoned_moment(event.attributes.get("timestamp", ""))
-            depth += _deeper(event)
+                    stated_failures += failures
+                    stated_errors += errors
+                    stated_tests += tests
+                created = created or parse_zoned_time(event.attributes.get("timestamp", ""))
+            depth += _depth_change(event)
         elif isinstance(event, Start) and event.name == "testcase":
             _case(event, events, count, in_suite=depth > 0)
         elif isinstance(event, Start) and event.name in _BROKEN:
             count.outside[event.name] += 1
-    claimed_failures = max(claimed_failures - count.todo, all_failures - count.all_todo)
-    claimed_errors = max(claimed_errors, all_errors)
+    stated_failures = max(stated_failures - count.todo, all_failures - count.all_todo)
+    stated_errors = max(stated_errors, all_errors)
+    stated_tests = max(stated_tests, all_tests)
     results = TestResults(
         count.passed,
-        max(count.failed + count.outside["failure"], claimed_failures - count.errors),
-        max(count.errors + count.outside["error"], claimed_errors - count.failed),
+        max(count.failed + count.outside["failure"], stated_failures - count.errors),
+        max(count.errors + count.outside["error"], stated_errors - count.failed),
         count.skipped,
         count.flaky,
         count.duration_s,
         tuple(count.failed_names),
         tuple(count.flaky_names),
     )
-    return Report("junit", results, created=created, tool=Tool("junit"))
+    listed = count.passed + count.failed + count.errors + count.skipped
+    gaps = (f"it counts {stated_tests:,} tests and lists {listed:,}",) * (stated_tests > listed)
+    return Report("junit", results, created=created, tool=Tool("junit"), gaps=gaps)
 
 
-def _deeper(event: Start | End) -> int:
+def _depth_change(event: Start | End) -> int:
     if event.name != "testsuite":
         return 0
     return 1 if isinstance(event, Start) else -1
 
 
 def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite: bool) -> None:
-    """A case that is still to be done, as node:test marks it, may fail: that is no failure."""
+    """A case that node:test marks as todo may fail: that is no failure."""
     seen: set[str] = set()
     for event in events:
         if isinstance(event, End) and event.name == "testcase":
@@ -88,12 +97,12 @@ def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite
             todo = event.name == "skipped" and event.attributes.get("type") == "todo"
             seen.add("todo" if todo else event.name)
     attributes = case.attributes
-    told = {(attributes.get(key) or "").lower() for key in ("status", "result")}
-    if told & _FAILED and not seen & {"failure", "error", "skipped", "todo"}:
+    stated = {(attributes.get(key) or "").lower() for key in ("status", "result")}
+    if stated & _FAILED and not seen & {"failure", "error", "skipped", "todo"}:
         seen.add("failure")
-    count.duration_s += decimal(attributes.get("time") or "0", "time")
-    words = dict.fromkeys((attributes.get("classname"), attributes.get("name")))
-    name = ".".join(filter(None, words))[:300]
+    count.duration_s += parse_number(attributes.get("time") or "0", "time")
+    names = dict.fromkeys((attributes.get("classname"), attributes.get("name")))
+    name = ".".join(filter(None, names))[:300]
     if "todo" in seen:
         count.skipped += 1
         count.todo += in_suite and "failure" in seen
@@ -103,11 +112,11 @@ def _case(case: Start, events: Iterator[Start | End], count: _Count, *, in_suite
             count.errors += 1
         else:
             count.failed += 1
-        count.failed_names += [name] if len(count.failed_names) < NAMED else []
+        count.failed_names += [name] if len(count.failed_names) < NAMES_KEPT else []
     elif "skipped" in seen or attributes.get("status") in ("notrun", "disabled", "skipped"):
         count.skipped += 1
     else:
         count.passed += 1
         if seen & _FLAKY:
             count.flaky += 1
-            count.flaky_names += [name] if len(count.flaky_names) < NAMED else []
+            count.flaky_names += [name] if len(count.flaky_names) < NAMES_KEPT else []

@@ -1,6 +1,4 @@
-"""From bytes to a report: its format is recognised by content, and what may go wrong becomes a
-ReportError here.
-"""
+"""From bytes to a report: detects the format by content; every failure becomes a ReportError."""
 
 from __future__ import annotations
 
@@ -44,19 +42,19 @@ _KEYS = {
 }
 
 
-class Foreign(NamedTuple):
-    """A tool whose own JSON is no format that is read: what it has, and how to get what is."""
+class UnsupportedFormat(NamedTuple):
+    """A tool whose JSON is not supported, the keys to recognise it by, and a hint."""
 
-    what: str
+    description: str
     keys: frozenset[str]
     hint: str
 
 
-_SARIF = "have the tool write SARIF, which the gates of findings read"
+_SARIF = "have the tool write SARIF"
 
 
-def _json_of(tool: str, keys: str, hint: str) -> Foreign:
-    return Foreign(f"the JSON of {tool}", frozenset(keys.split()), hint)
+def _json_of(tool: str, keys: str, hint: str) -> UnsupportedFormat:
+    return UnsupportedFormat(f"the JSON of {tool}", frozenset(keys.split()), hint)
 
 
 _OBJECTS = (
@@ -69,7 +67,7 @@ _OBJECTS = (
     _json_of(
         "detect-secrets",
         "plugins_used filters_used",
-        "it writes no SARIF: take gitleaks, or judge its report with a program of your own",
+        "it cannot write SARIF: use gitleaks, or a command gate that reads its report",
     ),
     _json_of("Checkov", "check_type results", "checkov -d . --output sarif"),
     _json_of("gosec", "Issues Stats", "gosec -fmt sarif -out gosec.sarif ./..."),
@@ -77,13 +75,17 @@ _OBJECTS = (
         "golangci-lint", "Issues Report", "golangci-lint run --output.sarif.path golangci.sarif"
     ),
     _json_of("ShellCheck", "comments", _SARIF),
-    _json_of("npm 6", "advisories metadata", "npm 7 or newer writes version 2: npm audit --json"),
+    _json_of(
+        "npm 6",
+        "advisories metadata",
+        "use npm 7 or newer, which writes version 2: npm audit --json",
+    ),
     _json_of("npm ls", "name version dependencies", "npm audit --json"),
     _json_of("OWASP Dependency-Check", "reportSchema scanInfo", "dependency-check --format SARIF"),
     _json_of("cargo audit", "database lockfile", "osv-scanner scan --format json Cargo.lock"),
     _json_of("Safety", "report_meta scanned_packages", "pip-audit --format json"),
     _json_of("Snyk", "vulnerabilities dependencyCount", "snyk test --sarif-file-output=snyk.sarif"),
-    _json_of("Jest", "numTotalTests testResults", "let it write JUnit, with jest-junit"),
+    _json_of("Jest", "numTotalTests testResults", "have it write JUnit, with jest-junit"),
 )
 _ELEMENTS = (
     _json_of(
@@ -101,16 +103,16 @@ _ELEMENTS = (
     _json_of("Pylint", "message-id symbol path", _SARIF),
     _json_of("Checkov", "check_type results", "checkov -d . --output sarif"),
 )
-_EMPTY = Foreign(
+_EMPTY = UnsupportedFormat(
     "an empty list, which gitleaks, Hadolint and others write for no findings",
     frozenset(),
     _SARIF,
 )
 
 
-def foreign(source: BinaryIO) -> Foreign | None:
-    """The tool that wrote this JSON, where it is one that is known. Raises ReportError for what is
-    no whole JSON.
+def recognise_unsupported(source: BinaryIO) -> UnsupportedFormat | None:
+    """The unsupported tool that wrote this JSON; None if unknown. Raises ReportError for invalid
+    JSON.
     """
     reader = JsonReader(source)
     if reader.kind() == "{":
@@ -123,29 +125,31 @@ def foreign(source: BinaryIO) -> Foreign | None:
     return _EMPTY
 
 
-def _written_by(keys: frozenset[str], tools: tuple[Foreign, ...]) -> Foreign | None:
-    return next((one for one in tools if one.keys <= keys), None)
+def _written_by(
+    keys: frozenset[str], tools: tuple[UnsupportedFormat, ...]
+) -> UnsupportedFormat | None:
+    return next((tool for tool in tools if tool.keys <= keys), None)
 
 
 def detect(source: BinaryIO) -> str:
-    """The name of the only format that it can have; `source` is left at its start. Whether it has
-    it is for the parser to say. Raises ReportError where it is none that is known.
+    """The only format that the content can have, which the parser then verifies; `source` is left
+    at its start. Raises ReportError if no format matches.
     """
     head = source.read(_HEAD)
     source.seek(0)
-    plain = head.lstrip(b"".join(_BOMS) + b"\x00 \t\r\n")
-    if plain.startswith(b"<"):
-        found = _xml(source)
-    elif plain[:1] in (b"{", b"["):
-        found = _json(source)
-    elif plain.startswith(b"mode: "):
-        found = "go"
+    text = head.lstrip(b"".join(_BOMS) + b"\x00 \t\r\n")
+    if text.startswith(b"<"):
+        format = _xml(source)
+    elif text[:1] in (b"{", b"["):
+        format = _json(source)
+    elif text.startswith(b"mode: "):
+        format = "go"
     else:
-        found = "lcov" if plain.startswith((b"TN:", b"SF:", b"#")) else ""
+        format = "lcov" if text.startswith((b"TN:", b"SF:", b"#")) else ""
     source.seek(0)
-    if not found:
-        raise ReportError("it has none of the formats that are read")
-    return found
+    if not format:
+        raise ReportError("unknown report format")
+    return format
 
 
 def _xml(source: BinaryIO) -> str:
@@ -164,7 +168,7 @@ def _xml(source: BinaryIO) -> str:
 
 
 def _json(source: BinaryIO) -> str:
-    """The first key that only one format has; reads no further."""
+    """By the first key that is unique to a format; reads no further."""
     reader = JsonReader(source)
     if reader.kind() == "[":
         return _list(reader)
@@ -174,7 +178,7 @@ def _json(source: BinaryIO) -> str:
             return _KEYS[key]
         if key in ("error", "message"):
             failed = "npm-audit"
-        elif reader.kind() == "{" and _is_final(reader):
+        elif reader.kind() == "{" and _is_istanbul_file(reader):
             return "istanbul"
     return failed
 
@@ -188,11 +192,11 @@ def _list(reader: JsonReader) -> str:
     return "pip-audit"
 
 
-def _is_final(reader: JsonReader) -> bool:
-    found = False
+def _is_istanbul_file(reader: JsonReader) -> bool:
+    final = False
     for key in reader.members():
-        found = found or key in ("statementMap", "data")
-    return found
+        final = final or key in ("statementMap", "data")
+    return final
 
 
 _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
@@ -202,8 +206,8 @@ _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
         "jacoco": "coverage_formats:parse_jacoco",
         "clover": "coverage_formats:parse_clover",
         "lcov": "coverage_formats:parse_lcov",
-        "istanbul": "coverage_formats:parse_final",
-        "istanbul-summary": "coverage_formats:parse_summary",
+        "istanbul": "coverage_formats:parse_istanbul",
+        "istanbul-summary": "coverage_formats:parse_istanbul_summary",
         "go": "coverage_formats:parse_gocover",
     },
     TestResults: {"junit": "junit:parse"},
@@ -218,39 +222,39 @@ _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
     Sbom: {
         "cyclonedx": "sbom_formats:parse_cyclonedx",
         "spdx": "sbom_formats:parse_spdx",
-        "spdx3": "sbom_formats:parse_linked",
+        "spdx3": "sbom_formats:parse_spdx3",
     },
     Vex: {"openvex": "sbom_formats:parse_openvex"},
 }
-_PLACES = {name: place for some in _PARSERS.values() for name, place in some.items()}
-FORMATS = tuple(_PLACES)
+_PARSER_OF = {name: place for some in _PARSERS.values() for name, place in some.items()}
+FORMATS = tuple(_PARSER_OF)
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
 
 
 def formats_of(content: type[Content]) -> tuple[str, ...]:
-    """The formats of reports that hold such content."""
+    """The report formats with this content."""
     return tuple(_PARSERS[content])
 
 
 def parse_report(source: BinaryIO, format: str = "") -> Report:
-    """The report in `source`, a file that can be read again from its start.
+    """The report in `source`, a seekable file.
 
-    `format` is one of FORMATS, or empty to tell it by the content. Raises ReportError for bytes
-    that are not a whole report of that format, whatever they are, with a hint where they are known
-    as something else; UsageError for an unknown name.
+    `format` is one of FORMATS, or empty to detect it. Raises ReportError for anything else than
+    a complete report of that format, with a hint if another tool is recognised; UsageError for an
+    unknown format.
     """
-    if format and format not in _PLACES:
+    if format and format not in _PARSER_OF:
         raise UsageError(f"unknown report format: {format!r}", hint=f"one of {', '.join(FORMATS)}")
     try:
         return _parsed(source, format)
     except ReportError as error:
         if error.hint:
             raise
-        tool = _foreign(source)
+        tool = _unsupported_format(source)
         if tool is None:
-            hint = f"formats that are read: {', '.join(FORMATS)}"
+            hint = f"supported formats: {', '.join(FORMATS)}"
             raise ReportError(error.message, hint=hint) from None
-        raise ReportError(f"this is {tool.what}: {error.message}", hint=tool.hint) from None
+        raise ReportError(f"this is {tool.description}: {error.message}", hint=tool.hint) from None
 
 
 def _parsed(source: BinaryIO, format: str) -> Report:
@@ -267,17 +271,17 @@ def _parsed(source: BinaryIO, format: str) -> Report:
         raise ReportError(f"cannot be read: {error}") from None
 
 
-def _foreign(source: BinaryIO) -> Foreign | None:
+def _unsupported_format(source: BinaryIO) -> UnsupportedFormat | None:
     try:
         source.seek(0)
-        return foreign(source)
+        return recognise_unsupported(source)
     except (ReportError, ValueError, RecursionError, MemoryError, OSError):
         return None
 
 
 def _parser(name: str) -> Callable[[BinaryIO], Report]:
-    module, _, attribute = _PLACES[name].partition(":")
-    found: Callable[[BinaryIO], Report] = getattr(
+    module, _, attribute = _PARSER_OF[name].partition(":")
+    parse: Callable[[BinaryIO], Report] = getattr(
         import_module(f"shipline.gates.reports.{module}"), attribute
     )
-    return found
+    return parse

@@ -1,4 +1,4 @@
-"""A report: what a tool found, about what, when, and what it left out."""
+"""The values that reports are parsed into."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shipline.gates.reports.coverage import Coverage
 
 
 class Severity(IntEnum):
-    """How bad it is; UNKNOWN sorts lowest and is treated as bad by those who must decide."""
+    """Severity of a vulnerability. UNKNOWN sorts lowest, but gates treat it as severe."""
 
     UNKNOWN = 0
     NEGLIGIBLE = 1
@@ -24,7 +24,7 @@ class Severity(IntEnum):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The severity that tools call so, in any case. Raises ValueError for another word."""
+        """The severity of a word used by tools, in any case. Raises ValueError for another word."""
         word = text.strip().upper()
         try:
             return cls[_WORDS.get(word, word)]
@@ -35,7 +35,7 @@ class Severity(IntEnum):
 
     @classmethod
     def named(cls, text: str) -> Self:
-        """As `parse`, and UNKNOWN for another word."""
+        """Like `parse`, but UNKNOWN for another word."""
         try:
             return cls.parse(text)
         except ValueError:
@@ -66,7 +66,7 @@ _WORDS = {
 
 
 class Level(IntEnum):
-    """How a tool ranks a finding (SARIF 2.1.0, section 3.27.10), in order."""
+    """The level of a finding (SARIF 2.1.0, section 3.27.10), in order."""
 
     NONE = 0
     NOTE = 1
@@ -79,11 +79,10 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result. `fingerprint` stays the same while lines move, in one file; `state` is SARIF's
+    """One result. `fingerprint` does not change when lines move within a file; `state` is SARIF's
     baselineState.
 
-    `severity` is that of `security-severity`, UNKNOWN where the tool gives none. `line` is 0 where
-    there is none.
+    `severity` is `security-severity`, or UNKNOWN; `line` is 0 if there is none.
     """
 
     rule: str
@@ -99,22 +98,22 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Equal for the same finding in another run."""
+        """The same for the same finding in another run."""
         return f"{self.rule} {self.path} {self.fingerprint}"
 
     def __str__(self) -> str:
-        place = f"{self.path}:{self.line}" if self.line else self.path
-        return ": ".join(filter(None, (place, self.rule, self.message)))
+        location = f"{self.path}:{self.line}" if self.line else self.path
+        return ": ".join(filter(None, (location, self.rule, self.message)))
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    found: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A package; `licenses` are SPDX identifiers, expressions or names, all of which apply."""
+    """A package; `licenses` are SPDX identifiers, expressions or names that all apply."""
 
     name: str
     version: str = ""
@@ -130,17 +129,17 @@ class Sbom:
     components: tuple[Component, ...]
 
 
-NAMED = 50  # failed tests that are kept by name; all are counted
+NAMES_KEPT = 50  # failed tests kept by name; all are counted
 
 
 @dataclass(frozen=True, slots=True)
 class TestResults:
-    """Counts of test cases; `flaky` ones passed after a failure and count as passed.
+    """Numbers of test cases; `flaky` ones passed after a failure and are also in `passed`.
 
-    `failed_names` and `flaky_names` are the first of them.
+    `failed_names` and `flaky_names` are the first NAMES_KEPT of them.
     """
 
-    __test__ = False  # pytest takes names like this for a class of tests
+    __test__ = False  # or pytest collects it
 
     passed: int = 0
     failed: int = 0
@@ -163,27 +162,27 @@ class TestResults:
             self.skipped + other.skipped,
             self.flaky + other.flaky,
             self.duration_s + other.duration_s,
-            (self.failed_names + other.failed_names)[:NAMED],
-            (self.flaky_names + other.flaky_names)[:NAMED],
+            (self.failed_names + other.failed_names)[:NAMES_KEPT],
+            (self.flaky_names + other.flaky_names)[:NAMES_KEPT],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class VexStatement:
-    """`products` and `parts` are purls; no parts: the statement is about the product itself."""
+    """`products` and `subcomponents` are purls; with no subcomponents it is about the products."""
 
     vulnerability: str
     status: str
     aliases: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+    subcomponents: tuple[str, ...] = ()
     justification: str = ""
     at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Vex:
-    """Statements of one author, in the order of the document."""
+    """The statements of a document, in order."""
 
     statements: tuple[VexStatement, ...]
     author: str = ""
@@ -193,9 +192,9 @@ class Vex:
 class Vulnerability:
     """One vulnerability of one package.
 
-    `fixed` are versions without it, `fix_date` when the first of them came; `path` is the file,
-    layer or target it was found in; `epss` is the probability of exploitation, 0 to 1, `exploited`
-    that it is in CISA's catalogue (KEV). `score` is a CVSS base score, 0 where none is known.
+    `fixed` are the versions with a fix, `fix_date` is when the first was released; `path` is the
+    file, layer or target of the package; `epss` is the probability of exploitation, 0 to 1;
+    `exploited` is set if it is in CISA's KEV catalogue. `score` is a CVSS base score, 0 if unknown.
     """
 
     id: str
@@ -215,12 +214,12 @@ class Vulnerability:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its identifier and the others it is known under."""
+        """Its identifier and aliases."""
         return (self.id, *self.aliases)
 
     @property
     def key(self) -> str:
-        """Equal for the same vulnerability of the same package, whatever its version."""
+        """The same for the same vulnerability of any version of the package."""
         return f"{self.id} {self.package}"
 
     def __str__(self) -> str:
@@ -230,24 +229,24 @@ class Vulnerability:
 
 @dataclass(frozen=True, slots=True)
 class Vulnerabilities:
-    """`looked_at` is the number of packages or targets that were looked at; None where unknown."""
+    """`packages_scanned` is the number of scanned packages or targets; None if unknown."""
 
-    found: tuple[Vulnerability, ...]
-    looked_at: int | None = None
+    vulnerabilities: tuple[Vulnerability, ...]
+    packages_scanned: int | None = None
 
 
 Content = Coverage | TestResults | Findings | Vulnerabilities | Sbom | Vex
 
 
 class ReportError(ContentError):
-    """The bytes are not a report that this program can read; nothing may be concluded from them."""
+    """The bytes are not a report that can be read, so they prove nothing."""
 
     code = "report"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSubject:
-    """What a report says it is about; empty fields are what it does not say.
+    """What a report says it is about; fields that it does not state are empty.
 
     `digests` are those of an index, a manifest or a configuration; `platform` is `os/architecture`.
     """
@@ -260,7 +259,7 @@ class ReportSubject:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """The program that wrote a report; `database` is when its vulnerability data was built."""
+    """The tool that wrote a report; `database` is the build time of its vulnerability database."""
 
     name: str = ""
     version: str = ""
@@ -272,7 +271,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`gaps` are reasons why the tool did not look at everything: such a report proves nothing."""
+    """A parsed report. `gaps` say why it is not complete: such a report proves nothing."""
 
     format: str
     content: Content
@@ -283,32 +282,32 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
-def moment(text: str) -> datetime | None:
-    """The time behind an ISO 8601 text, in UTC where it names no zone; None where it is none."""
+def parse_time(text: str) -> datetime | None:
+    """The time of an ISO 8601 text, in UTC if it has no zone; None if it is not a time."""
     try:
-        found = datetime.fromisoformat(text.strip())
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        parsed = datetime.fromisoformat(text.strip())
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
 
-def zoned_moment(text: str) -> datetime | None:
-    """As `moment`, and None where the text names no zone: some tools mean local time, some UTC."""
-    found = moment(text)
-    return found if found and re.search(r"(Z|[+-]\d\d:?\d\d)\s*$", text) else None
+def parse_zoned_time(text: str) -> datetime | None:
+    """Like `parse_time`, but None without a zone: some tools mean local time, some UTC."""
+    parsed = parse_time(text)
+    return parsed if parsed and re.search(r"(Z|[+-]\d\d:?\d\d)\s*$", text) else None
 
 
-def local_moment(text: str) -> datetime | None:
-    """As `moment`, where a text without zone is the time of this machine."""
+def parse_local_time(text: str) -> datetime | None:
+    """Like `parse_time`, but a text without a zone is in local time."""
     try:
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
 
 
-def epoch(seconds: float) -> datetime | None:
-    """The time behind Unix seconds, or milliseconds where they would be too far away; None for
-    what is no time.
+def parse_epoch(seconds: float) -> datetime | None:
+    """The time of Unix seconds, or milliseconds if the number is too large; None if it is not a
+    time.
     """
     if seconds > 1e11:  # the year 5138: some tools write milliseconds, some seconds
         seconds /= 1000

@@ -1,4 +1,4 @@
-"""Bills of material and statements about them: CycloneDX, SPDX, OpenVEX."""
+"""SBOM and VEX documents: CycloneDX, SPDX, OpenVEX."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from shipline.gates.reports.report import (
     Tool,
     Vex,
     VexStatement,
-    moment,
+    parse_time,
 )
 
 _NOT_COUNTED = ("file", "operating-system")
 
 
 def parse_cyclonedx(source: BinaryIO) -> Report:
-    """Packages, nested ones included; files and the operating system are not counted."""
+    """Packages, including nested ones, without files and the operating system."""
     reader = JsonReader(source)
     head: dict[str, object] = {}
     components: list[Component] = []
     for key in reader.members():
         if key == "components" and reader.kind() != "n":
             for _ in reader.elements():
-                components += _walk(Fields(reader.value(), "a component"))
+                components += _components(Fields(reader.value(), "a component"))
         elif key in ("bomFormat", "specVersion", "metadata", "compositions"):
             head[key] = reader.value()
     reader.finish()
@@ -40,21 +40,23 @@ def parse_cyclonedx(source: BinaryIO) -> Report:
         raise ReportError("not a CycloneDX document")
     value.name("specVersion")
     metadata = value.child("metadata")
-    partial = [one.text("aggregate") for one in value.children("compositions")]
+    partial = [composition.text("aggregate") for composition in value.children("compositions")]
     gaps = [
-        f"the document calls itself {word}" for word in partial if word.startswith("incomplete")
+        f"the document declares itself {aggregate}"
+        for aggregate in partial
+        if aggregate.startswith("incomplete")
     ]
     return Report(
         "cyclonedx",
         Sbom(tuple(components)),
         _subject(metadata.child("component")),
-        moment(metadata.text("timestamp")),
+        parse_time(metadata.text("timestamp")),
         _tool(metadata),
         tuple(dict.fromkeys(gaps)),
     )
 
 
-def _walk(value: Fields) -> Iterator[Component]:
+def _components(value: Fields) -> Iterator[Component]:
     if value.name("type") not in _NOT_COUNTED:
         yield Component(
             "/".join(filter(None, (value.text("group"), value.name("name")))),
@@ -63,12 +65,12 @@ def _walk(value: Fields) -> Iterator[Component]:
             tuple(filter(None, map(_license, value.children("licenses")))),
         )
     for child in value.children("components"):
-        yield from _walk(child)
+        yield from _components(child)
 
 
 def _license(value: Fields) -> str:
-    named = value.child("license")
-    return value.text("expression") or named.text("id") or named.text("name")
+    license = value.child("license")
+    return value.text("expression") or license.text("id") or license.text("name")
 
 
 def _subject(component: Fields) -> ReportSubject:
@@ -80,9 +82,9 @@ def _subject(component: Fields) -> ReportSubject:
 
 
 def _tool(metadata: Fields) -> Tool:
-    """`tools` was a list up to version 1.4, and is an object since 1.5."""
-    found = metadata.raw("tools")
-    if isinstance(found, dict):
+    """`tools` is a list up to version 1.4, an object since 1.5."""
+    tools_value = metadata.raw("tools")
+    if isinstance(tools_value, dict):
         tools = metadata.child("tools").children("components")
     else:
         tools = metadata.children("tools")
@@ -95,7 +97,7 @@ _LICENSED = ("hasDeclaredLicense", "hasConcludedLicense")
 
 
 def parse_spdx(source: BinaryIO) -> Report:
-    """SPDX 2; the package that stands for the image itself is the subject."""
+    """SPDX 2; the package of the image itself is the subject."""
     reader = JsonReader(source)
     head: dict[str, object] = {}
     components: list[Component] = []
@@ -114,19 +116,23 @@ def parse_spdx(source: BinaryIO) -> Report:
     value = Fields(head, "the document")
     if not value.text("spdxVersion").startswith("SPDX-2"):
         raise ReportError("not an SPDX 2 document")
-    info = value.having("SPDXID", "creationInfo").child("creationInfo")
+    info = value.require("SPDXID", "creationInfo").child("creationInfo")
     subject = ReportSubject("image" if digests else "", frozenset(digests))
-    tools = [one.removeprefix("Tool: ") for one in info.texts("creators") if one[:5] == "Tool:"]
+    tools = [
+        creator.removeprefix("Tool: ")
+        for creator in info.texts("creators")
+        if creator[:5] == "Tool:"
+    ]
     tool = Tool(tools[0]) if tools else Tool()
-    return Report("spdx", Sbom(tuple(components)), subject, moment(info.text("created")), tool)
+    return Report("spdx", Sbom(tuple(components)), subject, parse_time(info.text("created")), tool)
 
 
-def parse_linked(source: BinaryIO) -> Report:
-    """SPDX 3: licences are elements of their own, tied to packages by relationships."""
+def parse_spdx3(source: BinaryIO) -> Report:
+    """SPDX 3: relationships connect packages with licence elements."""
     reader = JsonReader(source)
     packages: dict[str, Fields] = {}
     expressions: dict[str, str] = {}
-    ties: dict[str, list[str]] = {}
+    relationships: dict[str, list[str]] = {}
     created = context = ""
     for key in reader.members():
         if key == "@context":
@@ -142,95 +148,110 @@ def parse_linked(source: BinaryIO) -> Report:
                 case "simplelicensing_LicenseExpression":
                     expressions[name] = value.text("simplelicensing_licenseExpression")
                 case "Relationship" if value.text("relationshipType") in _LICENSED:
-                    ties.setdefault(value.text("from"), []).extend(value.texts("to"))
+                    relationships.setdefault(value.text("from"), []).extend(value.texts("to"))
                 case "CreationInfo":
                     created = value.text("created")
     reader.finish()
     if _CONTEXT not in context:
-        raise ReportError("not an SPDX 3 document: its @context is another")
+        raise ReportError("not an SPDX 3 document: it has another @context")
     components = [
-        _linked_package(value, [expressions.get(one, "") for one in ties.get(name, ())])
+        _spdx3_package(
+            value, [expressions.get(license, "") for license in relationships.get(name, ())]
+        )
         for name, value in packages.items()
         if value.text("software_primaryPurpose") != "container"
     ]
-    return Report("spdx", Sbom(tuple(components)), created=moment(created))
+    return Report("spdx", Sbom(tuple(components)), created=parse_time(created))
 
 
 def _package(value: Fields) -> Component:
     concluded = value.text("licenseConcluded")
     license = concluded if concluded not in _NONE else value.text("licenseDeclared")
     purls = (
-        one.text("referenceLocator")
-        for one in value.children("externalRefs")
-        if one.text("referenceType") == "purl"
+        reference.text("referenceLocator")
+        for reference in value.children("externalRefs")
+        if reference.text("referenceType") == "purl"
     )
     return Component(
-        value.having("SPDXID").name("name"),
+        value.require("SPDXID").name("name"),
         value.text("versionInfo"),
         next(purls, ""),
         (license,) if license not in _NONE else (),
     )
 
 
-def _linked_package(value: Fields, licenses: list[str]) -> Component:
+def _spdx3_package(value: Fields, licenses: list[str]) -> Component:
     return Component(
         value.name("name"),
         value.text("software_packageVersion"),
         value.text("software_packageUrl"),
-        tuple(dict.fromkeys(one for one in licenses if one not in _NONE)),
+        tuple(dict.fromkeys(license for license in licenses if license not in _NONE)),
     )
 
 
 def _digests(value: Fields) -> set[str]:
-    found = {value.text("versionInfo")}
-    found |= {
-        f"sha256:{one.text('checksumValue')}"
-        for one in value.children("checksums")
-        if one.text("algorithm") == "SHA256"
+    candidates = {value.text("versionInfo")}
+    candidates |= {
+        f"sha256:{checksum.text('checksumValue')}"
+        for checksum in value.children("checksums")
+        if checksum.text("algorithm") == "SHA256"
     }
-    return {text for text in found if text.startswith("sha256:")}
+    return {text for text in candidates if text.startswith("sha256:")}
 
 
-_openvex_CONTEXT = "https://openvex.dev/ns"
+_OPENVEX_CONTEXT = "https://openvex.dev/ns"
 _STATUSES = ("not_affected", "affected", "fixed", "under_investigation")
 
 
 def parse_openvex(source: BinaryIO) -> Report:
-    """`not_affected` needs a justification or an impact statement, as the specification says."""
+    """`not_affected` needs a justification or an impact statement.
+
+    Source: OpenVEX specification v0.2.0, "Status Justifications".
+    """
     reader = JsonReader(source)
     value = Fields(reader.value(), "the document")
     reader.finish()
-    if not str(value.having("statements").raw("@context")).startswith(_openvex_CONTEXT):
-        raise ReportError("not an OpenVEX document: its @context is another")
-    statements = [_statement(one, value.text("timestamp")) for one in value.children("statements")]
-    created = moment(value.text("timestamp"))
+    if not str(value.require("statements").raw("@context")).startswith(_OPENVEX_CONTEXT):
+        raise ReportError("not an OpenVEX document: it has another @context")
+    statements = [
+        _statement(statement, value.text("timestamp")) for statement in value.children("statements")
+    ]
+    created = parse_time(value.text("timestamp"))
     vex = Vex(tuple(statements), value.text("author"))
     return Report("openvex", vex, created=created)
 
 
 def _statement(value: Fields, document_time: str) -> VexStatement:
-    named = value.raw("vulnerability")
-    about = value.child("vulnerability") if isinstance(named, dict) else Fields({"name": named}, "")
+    identified = value.raw("vulnerability")
+    about = (
+        value.child("vulnerability")
+        if isinstance(identified, dict)
+        else Fields({"name": identified}, "")
+    )
     status = value.text("status")
     reason = value.text("justification") or value.text("impact_statement")
     if status not in _STATUSES or not about.text("name"):
         raise ReportError(f"not a statement about a vulnerability: status {status[:40]!r}")
     if status == "not_affected" and not reason:
         raise ReportError(f"{about.text('name')}: not_affected without a justification")
-    products = [_fields(one) for one in value.listing("products")]
+    products = [_fields(product) for product in value.elements("products")]
     return VexStatement(
         about.text("name"),
         status,
         about.texts("aliases"),
-        tuple(_purl(one) for one in products),
-        tuple(_purl(_fields(part)) for one in products for part in one.listing("subcomponents")),
+        tuple(_purl(product) for product in products),
+        tuple(
+            _purl(_fields(part))
+            for product in products
+            for part in product.elements("subcomponents")
+        ),
         reason,
-        moment(value.text("last_updated") or value.text("timestamp") or document_time),
+        parse_time(value.text("last_updated") or value.text("timestamp") or document_time),
     )
 
 
 def _fields(value: object) -> Fields:
-    """Products were plain texts before version 0.2."""
+    """Products are plain strings before version 0.2."""
     return Fields({"@id": value} if isinstance(value, str) else value, "a product")
 
 

@@ -16,46 +16,46 @@ from shipline.gates.reports.report import (
     Tool,
     Vulnerabilities,
     Vulnerability,
-    moment,
+    parse_time,
 )
 from shipline.units import counted
 
 
 def parse_grype(source: BinaryIO) -> Report:
-    """Grype does not say how many packages it looked at; it does say what it left out itself."""
+    """Grype does not report the number of packages, but the matches that its own rules ignored."""
     reader = JsonReader(source)
     head: dict[str, object] = {}
-    found: list[Vulnerability] = []
+    vulnerabilities: list[Vulnerability] = []
     ignored = 0
     for key in reader.members():
         if key == "ignoredMatches" and reader.kind() == "[":
             ignored = sum(1 for _ in reader.elements())
         elif key == "matches":
             for _ in reader.elements():
-                found.append(_match(Fields(reader.value(), "a match")))
+                vulnerabilities.append(_grype_vulnerability(Fields(reader.value(), "a match")))
             head[key] = True
         elif key in ("source", "descriptor"):
             head[key] = reader.value()
     reader.finish()
-    value = Fields(head, "the report").having("matches", "source")
+    value = Fields(head, "the report").require("matches", "source")
     descriptor = value.child("descriptor")
     if descriptor.text("name") != "grype":
-        raise ReportError("not a report of Grype: its descriptor does not name it")
+        raise ReportError("not a Grype report: its descriptor has another name")
     database = descriptor.child("db")
     built = database.text("built") or database.child("status").text("built")
     return Report(
         "grype",
-        Vulnerabilities(tuple(found)),
-        _subject(value.child("source")),
-        moment(descriptor.text("timestamp")),
-        Tool("grype", descriptor.text("version"), moment(built)),
-        warnings=(f"{counted(ignored, 'match', 'matches')} left out by Grype's own rules",)
+        Vulnerabilities(tuple(vulnerabilities)),
+        _grype_subject(value.child("source")),
+        parse_time(descriptor.text("timestamp")),
+        Tool("grype", descriptor.text("version"), parse_time(built)),
+        warnings=(f"{counted(ignored, 'match', 'matches')} ignored by Grype's own rules",)
         if ignored
         else (),
     )
 
 
-def _subject(source: Fields) -> ReportSubject:
+def _grype_subject(source: Fields) -> ReportSubject:
     if source.text("type") != "image":
         return ReportSubject("source" if source.text("type") else "")
     target = source.child("target")
@@ -66,12 +66,14 @@ def _subject(source: Fields) -> ReportSubject:
     return ReportSubject(kind, digests, "/".join(filter(None, parts)) if parts[1] else "")
 
 
-def _match(match: Fields) -> Vulnerability:
-    match.having("vulnerability", "artifact")
+def _grype_vulnerability(match: Fields) -> Vulnerability:
+    match.require("vulnerability", "artifact")
     value, artifact = match.child("vulnerability"), match.child("artifact")
     fix = value.child("fix")
-    dates = [moment(one.text("date")) for one in fix.children("available")]
-    related = (one.text("id") for one in match.children("relatedVulnerabilities"))
+    dates = [parse_time(fix_date.text("date")) for fix_date in fix.children("available")]
+    related = (
+        related_match.text("id") for related_match in match.children("relatedVulnerabilities")
+    )
     return Vulnerability(
         value.name("id"),
         artifact.name("name"),
@@ -82,39 +84,43 @@ def _match(match: Fields) -> Vulnerability:
         fix.texts("versions"),
         min((date for date in dates if date), default=None),
         status=fix.text("state"),
-        path=next((one.text("path") for one in artifact.children("locations")), ""),
+        path=next((location.text("path") for location in artifact.children("locations")), ""),
         score=max(
-            (one.child("metrics").number("baseScore") for one in value.children("cvss")),
+            (score.child("metrics").number("baseScore") for score in value.children("cvss")),
             default=0.0,
         ),
-        epss=max((one.number("epss") for one in value.children("epss")), default=0.0),
-        exploited=bool(value.listing("knownExploited")),
+        epss=max((score.number("epss") for score in value.children("epss")), default=0.0),
+        exploited=bool(value.elements("knownExploited")),
     )
 
 
 def parse_osv(source: BinaryIO) -> Report:
-    """One vulnerability for each group: its members are the same one under several names.
+    """One vulnerability for each group, whose members are aliases.
 
-    Without `--all-packages` only packages with vulnerabilities are listed, so their number says
-    nothing about what was looked at. Many tools call a list of theirs `results`: an empty one is
-    OSV-Scanner's where its `experimental_config` stands beside it.
+    Without `--all-packages` only vulnerable packages are listed, so the number of scanned packages
+    is unknown. Many tools have a list `results`: an empty one is OSV-Scanner's only with an
+    `experimental_config`.
     """
     reader = JsonReader(source)
-    found: list[Vulnerability] = []
-    own = False
+    vulnerabilities: list[Vulnerability] = []
+    recognised = False
     for key in reader.members():
-        own = own or key == "experimental_config"
+        recognised = recognised or key == "experimental_config"
         if key == "results":
             for _ in reader.elements():
-                _source(reader, found)
-                own = True
+                _read_osv_result(reader, vulnerabilities)
+                recognised = True
     reader.finish()
-    if not own:
-        raise ReportError("not a report of OSV-Scanner: it has neither results nor its settings")
-    return Report("osv", Vulnerabilities(tuple(found)), ReportSubject(), tool=Tool("osv-scanner"))
+    if not recognised:
+        raise ReportError(
+            "not an OSV-Scanner report: it has neither results nor experimental_config"
+        )
+    return Report(
+        "osv", Vulnerabilities(tuple(vulnerabilities)), ReportSubject(), tool=Tool("osv-scanner")
+    )
 
 
-def _source(reader: JsonReader, found: list[Vulnerability]) -> None:
+def _read_osv_result(reader: JsonReader, vulnerabilities: list[Vulnerability]) -> None:
     path, packages = "", None
     for key in reader.members():
         if key == "source":
@@ -124,51 +130,55 @@ def _source(reader: JsonReader, found: list[Vulnerability]) -> None:
     if not path or packages is None:
         raise ReportError("a result has no source, or no packages")
     for package in packages:
-        found += _package(package, path)
+        vulnerabilities += _osv_packages(package, path)
 
 
-def _package(value: Fields, path: str) -> list[Vulnerability]:
-    value.having("package").child("package").having("name")
-    known = {one.name("id"): one for one in value.children("vulnerabilities")}
-    groups = [(one.texts("ids"), one) for one in value.children("groups")]
+def _osv_packages(value: Fields, path: str) -> list[Vulnerability]:
+    value.require("package").child("package").require("name")
+    advisories = {advisory.name("id"): advisory for advisory in value.children("vulnerabilities")}
+    groups = [(group.texts("ids"), group) for group in value.children("groups")]
     grouped = {name for ids, _ in groups for name in ids}
-    alone = Fields({}, "a group")
-    groups += [((name,), alone) for name in known if name not in grouped]
+    no_group = Fields({}, "a group")
+    groups += [((name,), no_group) for name in advisories if name not in grouped]
     return [
-        _vulnerability(value.child("package"), path, ids, group, known)
+        _osv_vulnerability(value.child("package"), path, ids, group, advisories)
         for ids, group in groups
         if ids
     ]
 
 
-def _vulnerability(
+def _osv_vulnerability(
     package: Fields,
     path: str,
     ids: tuple[str, ...],
     group: Fields,
-    known: dict[str, Fields],
+    advisories: dict[str, Fields],
 ) -> Vulnerability:
-    members = [known[name] for name in ids if name in known]
+    members = [advisories[name] for name in ids if name in advisories]
     aliases = [*ids[1:], *group.texts("aliases")]
-    aliases += [alias for one in members for alias in one.texts("aliases")]
-    score = _score(group.text("max_severity"))
+    aliases += [alias for member in members for alias in member.texts("aliases")]
+    score = _osv_score(group.text("max_severity"))
     severity = Severity.scored(score) if score else Severity.UNKNOWN
-    named = [Severity.named(one.child("database_specific").text("severity")) for one in members]
-    dates = [moment(one.text("published")) for one in members]
+    severities = [
+        Severity.named(member.child("database_specific").text("severity")) for member in members
+    ]
+    dates = [parse_time(member.text("published")) for member in members]
     return Vulnerability(
         ids[0],
         package.text("name"),
         package.text("version"),
-        max((severity, *named)),
+        max((severity, *severities)),
         tuple(dict.fromkeys(name for name in aliases if name != ids[0])),
-        fixed=tuple(sorted({version for one in members for version in _fixed(one, package)})),
+        fixed=tuple(
+            sorted({version for member in members for version in _osv_fixed(member, package)})
+        ),
         published=min((date for date in dates if date), default=None),
         path=path,
         score=score,
     )
 
 
-def _fixed(value: Fields, package: Fields) -> list[str]:
+def _osv_fixed(value: Fields, package: Fields) -> list[str]:
     return [
         event.text("fixed")
         for affected in value.children("affected")
@@ -180,28 +190,28 @@ def _fixed(value: Fields, package: Fields) -> list[str]:
     ]
 
 
-def _score(text: str) -> float:
+def _osv_score(text: str) -> float:
     try:
         return float(text) if len(text) < 10 else 0.0
     except ValueError:
         return 0.0
 
 
-_IMAGE = ("container_image", "cyclonedx")
+_IMAGE_TYPES = ("container_image", "cyclonedx")
 
 
 def parse_trivy(source: BinaryIO) -> Report:
-    """Trivy writes neither the age of its database nor, without `--list-all-pkgs`, the packages it
-    looked at: `looked_at` counts its targets.
+    """Trivy reports neither the age of its database nor, without `--list-all-pkgs`, the scanned
+    packages: `packages_scanned` counts its targets.
     """
     reader = JsonReader(source)
     head: dict[str, object] = {}
-    found: list[Vulnerability] = []
+    vulnerabilities: list[Vulnerability] = []
     targets = 0
     for key in reader.members():
-        if key == "Results" and reader.kind() != "n":  # null: nothing was found to look at
+        if key == "Results" and reader.kind() != "n":  # null: there was nothing to scan
             for _ in reader.elements():
-                targets += _target(reader, found)
+                targets += _read_trivy_target(reader, vulnerabilities)
         elif key != "Results":
             head[key] = reader.value()
     reader.finish()
@@ -210,14 +220,14 @@ def parse_trivy(source: BinaryIO) -> Report:
         raise ReportError(f"Trivy's schema version {value.raw('SchemaVersion')!r:.20} is not 2")
     value.name("ArtifactName")
     system = value.child("Metadata").child("OS")
-    end = (f"{system.text('Family')} {system.text('Name')} gets no more security updates",)
+    warning = (f"{system.text('Family')} {system.text('Name')} gets no more security updates",)
     return Report(
         "trivy",
-        Vulnerabilities(tuple(found), targets),
+        Vulnerabilities(tuple(vulnerabilities), targets),
         _trivy_subject(value),
-        moment(value.text("CreatedAt")),
+        parse_time(value.text("CreatedAt")),
         Tool("Trivy", value.child("Trivy").text("Version")),
-        warnings=end if system.flag("EOSL") else (),
+        warnings=warning if system.flag("EOSL") else (),
     )
 
 
@@ -229,16 +239,16 @@ def _trivy_subject(value: Fields) -> ReportSubject:
     if metadata.text("ImageID"):
         digests.add(metadata.text("ImageID"))
     kind: Literal["image", "source"] = (
-        "image" if value.text("ArtifactType") in _IMAGE or digests else "source"
+        "image" if value.text("ArtifactType") in _IMAGE_TYPES or digests else "source"
     )
     parts = (config.text("os"), config.text("architecture"), config.text("variant"))
     revision = metadata.text("Commit")
     return ReportSubject(kind, frozenset(digests), "/".join(filter(None, parts)), revision)
 
 
-def _target(reader: JsonReader, found: list[Vulnerability]) -> int:
-    """Adds what was found in one target; 1 if it was one that can have vulnerabilities."""
-    here: list[Vulnerability] = []
+def _read_trivy_target(reader: JsonReader, vulnerabilities: list[Vulnerability]) -> int:
+    """Adds the vulnerabilities of one target; returns 1 if it is a kind that can have any."""
+    in_target: list[Vulnerability] = []
     target = kind = ""
     packages = False
     for key in reader.members():
@@ -249,11 +259,14 @@ def _target(reader: JsonReader, found: list[Vulnerability]) -> int:
             packages = True
         elif key == "Vulnerabilities" and reader.kind() != "n":
             for _ in reader.elements():
-                here.append(_trivy_vulnerability(Fields(reader.value(), "a vulnerability")))
+                in_target.append(_trivy_vulnerability(Fields(reader.value(), "a vulnerability")))
     if not target:
         raise ReportError("a result has no Target")
-    found += [one if one.path else replace(one, path=target) for one in here]
-    return int(bool(here or packages or kind in ("os-pkgs", "lang-pkgs")))
+    vulnerabilities += [
+        vulnerability if vulnerability.path else replace(vulnerability, path=target)
+        for vulnerability in in_target
+    ]
+    return int(bool(in_target or packages or kind in ("os-pkgs", "lang-pkgs")))
 
 
 def _trivy_vulnerability(value: Fields) -> Vulnerability:
@@ -268,7 +281,7 @@ def _trivy_vulnerability(value: Fields) -> Vulnerability:
         value.texts("VendorIDs"),
         value.child("PkgIdentifier").text("PURL"),
         tuple(version.strip() for version in fixed.split(",") if version.strip()),
-        published=moment(value.text("PublishedDate")),
+        published=parse_time(value.text("PublishedDate")),
         status=value.text("Status"),
         path=value.text("PkgPath"),
         score=score,
@@ -280,8 +293,8 @@ def _trivy_score(vendor: Fields) -> float:
 
 
 def parse_npm_audit(source: BinaryIO) -> Report:
-    """One vulnerability for each advisory of each package. Raises ReportError for the document
-    that npm writes when the registry did not answer: its exit code is that of findings.
+    """One vulnerability for each advisory and package. Raises ReportError for the document that npm
+    writes if the registry fails, with the exit code of findings.
     """
     reader = JsonReader(source)
     head: dict[str, object] = {}
@@ -294,50 +307,50 @@ def parse_npm_audit(source: BinaryIO) -> Report:
     reader.finish()
     value = Fields(head, "the report")
     if value.raw("auditReportVersion") != 2:
-        raise ReportError(_refusal(value))
+        raise ReportError(_npm_failure(value))
     if packages is None:
-        raise ReportError("not a report of npm audit: it has no vulnerabilities")
-    metadata = value.having("metadata").child("metadata")
+        raise ReportError("not an npm audit report: it has no vulnerabilities")
+    metadata = value.require("metadata").child("metadata")
     if metadata.child("vulnerabilities").count("total") > len(packages):
         raise ReportError("it counts more vulnerable packages than it lists")
     dependencies = metadata.child("dependencies")
     total = dependencies.count("total") if "total" in dependencies else None
-    content = Vulnerabilities(tuple(_found(packages)), total)
+    content = Vulnerabilities(tuple(_npm_vulnerabilities(packages)), total)
     return Report("npm-audit", content, ReportSubject("source"), tool=Tool("npm audit"))
 
 
-def _refusal(value: Fields) -> str:
+def _npm_failure(value: Fields) -> str:
     error = value.child("error") if isinstance(value.raw("error"), dict) else Fields({}, "error")
-    told = (error.text("summary"), value.text("message"), error.text("code"))
-    if "error" in value or any(told):
-        reason = next(filter(None, told), "npm does not say why")
+    texts = (error.text("summary"), value.text("message"), error.text("code"))
+    if "error" in value or any(texts):
+        reason = next(filter(None, texts), "npm gives no reason")
         return f"npm audit failed: {reason[:200]}"
-    return "not a report of npm audit version 2"
+    return "not an npm audit report of version 2"
 
 
-def _found(packages: Mapping[str, Fields]) -> Iterable[Vulnerability]:
-    """The advisories of all packages; a package that leads to none stands for itself."""
-    found: dict[str, Vulnerability] = {}
+def _npm_vulnerabilities(packages: Mapping[str, Fields]) -> Iterable[Vulnerability]:
+    """The advisories of all packages; a package that leads to none counts itself."""
+    merged: dict[str, Vulnerability] = {}
     for name, value in packages.items():
-        value.having("name", "severity", "via")
-        own = [_advisory(via, value) for via in _advisories(value)]
-        if not own and not _explained(name, packages):
+        value.require("name", "severity", "via")
+        advisories = [_npm_vulnerability(via, value) for via in _advisories(value)]
+        if not advisories and not _leads_to_advisory(name, packages):
             severity = Severity.named(value.text("severity"))
-            own = [
-                Vulnerability(f"npm:{name}", name, severity=severity, fixed=_npm_audit_fixed(value))
+            advisories = [
+                Vulnerability(f"npm:{name}", name, severity=severity, fixed=_npm_fix(value))
             ]
-        for one in own:
-            found.setdefault(one.key, one)
-    return found.values()
+        for vulnerability in advisories:
+            merged.setdefault(vulnerability.key, vulnerability)
+    return merged.values()
 
 
 def _advisories(value: Fields) -> list[Fields]:
-    """Its own; a text in `via` names a dependency whose advisory stands there."""
-    return [Fields(via, "an advisory") for via in value.listing("via") if not isinstance(via, str)]
+    """Its own advisories; a string in `via` names a dependency that has the advisory."""
+    return [Fields(via, "an advisory") for via in value.elements("via") if not isinstance(via, str)]
 
 
-def _explained(name: str, packages: Mapping[str, Fields]) -> bool:
-    """Whether the names in `via` lead from a package to an advisory."""
+def _leads_to_advisory(name: str, packages: Mapping[str, Fields]) -> bool:
+    """Whether the dependencies in `via` lead from the package to an advisory."""
     seen, waiting = set[str](), [name]
     while waiting:
         value = packages.get(waiting.pop())
@@ -345,22 +358,22 @@ def _explained(name: str, packages: Mapping[str, Fields]) -> bool:
             continue
         if _advisories(value):
             return True
-        names = {via for via in value.listing("via") if isinstance(via, str)}
+        names = {via for via in value.elements("via") if isinstance(via, str)}
         waiting += names - seen
         seen |= names
     return False
 
 
-def _npm_audit_fixed(value: Fields) -> tuple[str, ...]:
+def _npm_fix(value: Fields) -> tuple[str, ...]:
     offer = value.raw("fixAvailable")
     if isinstance(offer, dict):
-        named = value.child("fixAvailable")
-        return (f"{named.text('name')} {named.text('version')}",)
+        fix = value.child("fixAvailable")
+        return (f"{fix.text('name')} {fix.text('version')}",)
     return ("available",) if offer is True else ()
 
 
-def _advisory(via: Fields, value: Fields) -> Vulnerability:
-    via.having("source")
+def _npm_vulnerability(via: Fields, value: Fields) -> Vulnerability:
+    via.require("source")
     url = via.text("url").rpartition("/")[2]
     source = via.raw("source")
     return Vulnerability(
@@ -368,18 +381,18 @@ def _advisory(via: Fields, value: Fields) -> Vulnerability:
         via.text("name") or value.text("name"),
         severity=Severity.named(via.text("severity") or value.text("severity")),
         aliases=(f"npm:{source}",) if url.startswith("GHSA-") else (),
-        fixed=_npm_audit_fixed(value),
+        fixed=_npm_fix(value),
         path=next(iter(value.texts("nodes")), ""),
         score=via.child("cvss").number("score"),
     )
 
 
-_SHOWN = 5  # skipped packages that are named
+_NAMES_SHOWN = 5  # skipped packages listed by name
 
 
-class _Audit:
+class _PipAudit:
     def __init__(self) -> None:
-        self.found: list[Vulnerability] = []
+        self.vulnerabilities: list[Vulnerability] = []
         self.audited = 0
         self.skipped: list[str] = []
         self.reason = ""
@@ -395,39 +408,43 @@ class _Audit:
             self.reason = self.reason or value.text("skip_reason")
             return
         self.audited += 1
-        value.having("version", "vulns")
-        self.found += [_pip_audit_vulnerability(value, one) for one in value.children("vulns")]
+        value.require("version", "vulns")
+        self.vulnerabilities += [
+            _pip_audit_vulnerability(value, vulnerability)
+            for vulnerability in value.children("vulns")
+        ]
 
     @property
     def gaps(self) -> tuple[str, ...]:
         if not self.skipped:
             return ()
-        names = ", ".join(self.skipped[:_SHOWN]) + (", ..." if len(self.skipped) > _SHOWN else "")
+        names = ", ".join(self.skipped[:_NAMES_SHOWN]) + (
+            ", ..." if len(self.skipped) > _NAMES_SHOWN else ""
+        )
         packages = counted(len(self.skipped), "package was", "packages were")
         return (f"{packages} not audited ({names}): {self.reason[:200]}",)
 
 
 def parse_pip_audit(source: BinaryIO) -> Report:
-    """Packages that were skipped are a gap: pip-audit calls them clean and ends with status 0.
-
-    pip-audit gives no severities.
+    """Skipped packages are a gap: pip-audit exits with status 0 in spite of them. It reports no
+    severities.
     """
-    reader, audit = JsonReader(source), _Audit()
-    if reader.kind() == "[":  # version 1 wrote the bare list
+    reader, audit = JsonReader(source), _PipAudit()
+    if reader.kind() == "[":  # version 1 wrote a plain list
         audit.read(reader)
         if not audit.audited and not audit.skipped:
-            raise ReportError("an empty list does not tell which tool wrote it")
+            raise ReportError("an empty list does not show which tool wrote it")
     else:
-        seen = False
+        has_dependencies = False
         for key in reader.members():
             if key == "dependencies":
-                seen = True
+                has_dependencies = True
                 audit.read(reader)
-        if not seen:
-            raise ReportError("not a report of pip-audit: it has no dependencies")
+        if not has_dependencies:
+            raise ReportError("not a pip-audit report: it has no dependencies")
     reader.finish()
-    looked_at = audit.audited + len(audit.skipped)
-    content = Vulnerabilities(tuple(audit.found), looked_at)
+    packages_scanned = audit.audited + len(audit.skipped)
+    content = Vulnerabilities(tuple(audit.vulnerabilities), packages_scanned)
     return Report(
         "pip-audit", content, ReportSubject("source"), tool=Tool("pip-audit"), gaps=audit.gaps
     )

@@ -1,4 +1,4 @@
-"""XML and text read piece by piece, in bounded memory."""
+"""XML and text read as streams, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from shipline.gates.reports.report import ReportError
 _CHUNK = 64 << 10  # bytes
 _TOKEN_LIMIT = 16 << 20  # bytes of one tag
 _DEPTH_LIMIT = 500
-_TEXT_LIMIT = 64 << 10  # characters of a text that is kept
+_TEXT_LIMIT = 64 << 10  # characters kept of an element
 
 
 class Start(NamedTuple):
-    """An element begins; names are without prefix."""
+    """The start of an element; names have no prefix."""
 
     name: str
     attributes: Mapping[str, str]
 
 
 class End(NamedTuple):
-    """An element ends; `text` is what stood in it, for names that were asked for."""
+    """The end of an element; `text` is its content, for requested names."""
 
     name: str
     text: str = ""
@@ -30,10 +30,10 @@ class End(NamedTuple):
 def read_xml(
     source: BinaryIO, *, roots: Collection[str] = (), texts: Collection[str] = ()
 ) -> Iterator[Start | End]:
-    """The elements of a document. A document type may be named; entities may not be declared.
+    """The elements of a document. It may name a document type, but not declare entities.
 
-    Raises ReportError, also for a document that is cut off, and for one whose outermost element is
-    none of `roots`, where those are given.
+    Raises ReportError, also for a truncated document, and for a root element that is not one of
+    `roots`, if given.
     """
     handler = _Handler(roots, texts)
     while True:
@@ -103,7 +103,7 @@ _LINE_LIMIT = 64 << 10  # bytes
 
 
 def read_lines(source: BinaryIO) -> Iterator[str]:
-    """Lines without their ends and without space around them; empty ones are left out.
+    """Lines, stripped; empty ones are skipped.
 
     Raises ReportError for a line of more than 64 KiB, UnicodeDecodeError.
     """

@@ -106,7 +106,7 @@ class Scans:
         least = Severity.parse(rule.refuse)
         bad = [
             one
-            for one in dict.fromkeys(one for scan in scans for one in scan.found)
+            for one in dict.fromkeys(one for scan in scans for one in scan.vulnerabilities)
             if (one.severity >= least or one.severity is Severity.UNKNOWN)
             and (one.fixed or not rule.fixable_only)
             and not allowed.intersection(one.names)

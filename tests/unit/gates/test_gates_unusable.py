@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_samples import COBERTURA, DIGEST, GRYPE, JUNIT, SARIF, TRIVY
+from gate_samples import (
+    CLOVER_ISTANBUL,
+    COBERTURA,
+    COVERAGE_PY,
+    DIGEST,
+    GRYPE,
+    ISTANBUL_SUMMARY,
+    JACOCO,
+    JUNIT,
+    SARIF,
+    TRIVY,
+)
 from judging import CONTEXT, NOW, cobertura, evidence, verdict_of
 
 from shipline.errors import GateRefused, GateUndecided, UsageError
@@ -28,7 +40,7 @@ from shipline.gates import (
     Verdict,
     Verdicts,
     VulnerabilitiesGate,
-    gather,
+    read_reports,
     run_gates,
 )
 from shipline.units import Duration
@@ -64,17 +76,17 @@ def test_a_report_of_another_kind_is_an_error() -> None:
 def test_an_old_report_is_doubt(age: str, limit: str | None, outcome: str) -> None:
     made = NOW - timedelta(seconds=Duration.parse(age).seconds)
     rules = CoverageGate(max_age=Duration.parse(limit) if limit else None)
-    assert verdict_of(rules, evidence(cobertura(a=[1]), made=made)).outcome == outcome
+    assert verdict_of(rules, evidence(cobertura(a=[1]), written=made)).outcome == outcome
 
 
 def test_a_report_that_is_older_than_what_is_judged_is_doubt() -> None:
-    report = evidence(cobertura(a=[1]), made=NOW - timedelta(minutes=10))
+    report = evidence(cobertura(a=[1]), written=NOW - timedelta(minutes=10))
     context = replace(CONTEXT, built_at=NOW - timedelta(minutes=5))
     assert verdict_of(CoverageGate(), report, context=context).outcome is Outcome.INCOMPLETE
 
 
 def test_a_report_from_the_future_is_doubt() -> None:
-    report = evidence(cobertura(a=[1]), made=NOW + timedelta(hours=1))
+    report = evidence(cobertura(a=[1]), written=NOW + timedelta(hours=1))
     assert verdict_of(CoverageGate(), report).outcome is Outcome.INCOMPLETE
 
 
@@ -138,21 +150,21 @@ def test_files_are_found_by_name_format_and_glob(tmp_path: Path) -> None:
     (tmp_path / "out" / "a.xml").write_bytes(JUNIT)
     (tmp_path / "out" / "b.xml").write_bytes(b"")
     os.utime(tmp_path / "out" / "a.xml", (1_700_000_000, 1_700_000_000))
-    first, second, third, fourth = gather(
+    first, second, third, fourth = read_reports(
         ["out/*.xml", "junit:out/a.xml", "out/**/*.json"], tmp_path
     )
     assert first.report is not None and first.path == "out/a.xml" and first.digest
     assert second.problem == "out/b.xml: the report is empty" and not second.missing
     assert third.report == first.report
     assert fourth.missing
-    (folder,) = gather(["out"], tmp_path)
-    assert folder.problem == "out is no file"
+    (folder,) = read_reports(["out"], tmp_path)
+    assert folder.problem == "out is not a file"
 
 
 def test_names_of_files_are_told_from_the_root_of_the_project(tmp_path: Path) -> None:
     raw = COBERTURA.replace(b"app/a.py", f"{tmp_path}/app/a.py".encode())
     (tmp_path / "c.xml").write_bytes(raw)
-    (one,) = gather(["c.xml"], tmp_path)
+    (one,) = read_reports(["c.xml"], tmp_path)
     assert one.report is not None
     assert "app/a.py" in one.report.content.files  # type: ignore[union-attr]
 
@@ -225,5 +237,48 @@ def test_a_failure_outweighs_doubt_and_doubt_outweighs_success(
 
 
 def test_missing_evidence_is_never_raised(tmp_path: Path) -> None:
-    (one,) = gather(["a\0b"], tmp_path)
+    (one,) = read_reports(["a\0b"], tmp_path)
     assert isinstance(one, ReportFile) and one.report is None
+
+
+CONTRADICTIONS = {
+    "lcov counts lines and lists none": b"TN:\nSF:a\nLF:10\nLH:1\nend_of_record\n"
+    b"SF:b\nDA:1,1\nLF:1\nLH:1\nend_of_record\n",
+    "lcov lists fewer lines": b"SF:b\nDA:1,1\nLF:100\nLH:1\nend_of_record\n",
+    "lcov counts fewer hits": b"SF:b\nDA:1,1\nDA:2,1\nLF:2\nLH:1\nend_of_record\n",
+    "lcov lists no branches": b"SF:b\nDA:1,1\nBRF:4\nBRH:0\nend_of_record\n",
+    "cobertura lists fewer lines": cobertura(a=[1]).replace(
+        b'line-rate="1"', b'lines-valid="100" lines-covered="1"'
+    ),
+    "cobertura counts fewer hits": cobertura(a=[1, 1]).replace(
+        b'line-rate="1"', b'lines-valid="2" lines-covered="1"'
+    ),
+    "cobertura states a lower rate": cobertura(a=[1, 1]).replace(b'"1"', b'"0.5"', 1),
+    "jacoco lists fewer lines": JACOCO.replace(
+        b'missed="1" covered="1"', b'missed="8" covered="1"'
+    ),
+    "coverage.py lists fewer lines": json.dumps(
+        {**COVERAGE_PY, "totals": {"covered_lines": 2, "num_statements": 30}}
+    ).encode(),
+    "clover lists no lines": CLOVER_ISTANBUL.replace(b"<line ", b"<other "),
+    "a summary has a lower total": json.dumps(
+        {**ISTANBUL_SUMMARY, "total": {"lines": {"total": 100, "covered": 9}}}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_coverage_that_contradicts_its_own_totals_proves_nothing(name: str) -> None:
+    verdict = verdict_of(CoverageGate(min=0.0), CONTRADICTIONS[name])
+    assert (verdict.outcome, verdict.blocks) == (Outcome.INCOMPLETE, True)
+
+
+def test_junit_that_lists_fewer_cases_than_it_counts_proves_nothing() -> None:
+    one = b'<testcase name="a"/>'
+    for head in (b'<testsuite tests="100">', b'<testsuites tests="100"><testsuite tests="1">'):
+        tail = b"</testsuite></testsuites>" if b"suites" in head else b"</testsuite>"
+        verdict = verdict_of(TestsGate(), head + one + tail)
+        assert verdict.outcome is Outcome.INCOMPLETE
+        assert "counts 100 tests and lists 1" in verdict.reason
+    assertions = b'<testsuite tests="100" hostname="tbd">'  # Catch2 counts assertions
+    assert verdict_of(TestsGate(), assertions + one + b"</testsuite>").outcome is Outcome.PASS

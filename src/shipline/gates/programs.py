@@ -1,5 +1,5 @@
-"""Gates that are programs of the user: JSON on their input, a verdict as JSON on their output,
-within a time limit.
+"""Gates that are programs of the user: they read JSON from standard input and write a verdict as
+JSON to standard output, within a time limit.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from shipline.gates.verdict import Check, Location, Measurements, Outcome
 from shipline.processes import ProcessGroup
 from shipline.tasks import check, on_cancel
 
-_OUTPUT_LIMIT = 16 << 20  # bytes of output that are read
-_TAIL = 2000  # characters of its errors that are kept
+_OUTPUT_LIMIT = 16 << 20  # bytes read from standard output
+_STDERR_TAIL = 2000  # bytes kept of standard error
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How a program ended: `status` is None where it could not start or was stopped, and
-    `problem` says why.
+    """The end of a program: `status` is None if it could not start or was stopped, and `problem`
+    says why.
     """
 
     status: int | None
@@ -46,8 +46,8 @@ def run_program(
     timeout_s: float,
     stdin: bytes = b"",
 ) -> ProcessResult:
-    """Run `command` in `root`; a text is given to the shell. Its whole process group is killed at
-    the end, at the time limit, and when the calling thread is cancelled (then raises Cancelled).
+    """Run `command` in `root`, a string through the shell. Its process group is killed when it
+    ends, at the time limit, and when the calling thread is cancelled; then raises Cancelled.
     """
     check()
     arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
@@ -71,7 +71,7 @@ def run_program(
                 problem = f"cannot run {arguments[0]}: {error.strerror}"
                 return ProcessResult(None, problem=problem)
             problem = _wait(process, timeout_s)
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL))
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _STDERR_TAIL))
             tail = errors.read().decode(errors="replace")
         output.seek(0)
         data = output.read(_OUTPUT_LIMIT + 1)
@@ -84,12 +84,12 @@ def run_program(
 
 
 def shown_command(command: str | tuple[str, ...]) -> str:
-    """The command as a person would type it."""
+    """The command as typed in a shell."""
     return command if isinstance(command, str) else shlex.join(command)
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> str:
-    """Why it was stopped; empty where it ended by itself."""
+    """Why the process was stopped; empty if it ended by itself."""
     group = ProcessGroup(process)
     try:
         with on_cancel(group.kill):
@@ -99,33 +99,33 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> str:
 
 
 PROTOCOL = 1
-_TELLS = (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE, Outcome.SKIPPED)
+_ALLOWED = (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE, Outcome.SKIPPED)
 
 
 def judge_command(
     rules: CommandGate, gate: str, context: GateContext, *, root: Path, environ: Mapping[str, str]
 ) -> tuple[list[Check], Measurements]:
-    """The program's own verdict; `error` where it gives none, or ends badly after a good one."""
-    question = json.dumps(question_of(gate, context)).encode()
-    ended = run_program(
+    """The verdict of the program; ERROR if it gives none, or passes with a non-zero exit status."""
+    request = json.dumps(command_input(gate, context)).encode()
+    result = run_program(
         rules.run,
         root=root,
         environ=environ,
         timeout_s=rules.timeout.seconds,
-        stdin=question,
+        stdin=request,
     )
     try:
-        return [_answer(ended)], Measurements()
+        return [_parse_verdict(result)], Measurements()
     except ReportError as error:
-        details = tuple(ended.errors.splitlines()[-10:])
+        details = tuple(result.errors.splitlines()[-10:])
         hint = "see the protocol in docs/gates.md"
         return [Check("command", Outcome.ERROR, error.message, hint=hint, details=details)], (
             Measurements()
         )
 
 
-def question_of(gate: str, context: GateContext) -> dict[str, Any]:
-    """What the program is told, version 1 of the protocol."""
+def command_input(gate: str, context: GateContext) -> dict[str, Any]:
+    """The input of the program, version 1 of the protocol (docs/gates.md)."""
     image = context.image
     return {
         "protocol": PROTOCOL,
@@ -138,14 +138,14 @@ def question_of(gate: str, context: GateContext) -> dict[str, Any]:
             "digest": image.digest,
             "platforms": [
                 {
-                    "platform": one.platform,
-                    "digest": one.digest,
-                    "size": one.size,
-                    "layers": one.layers,
-                    "user": one.user,
-                    "labels": dict(one.labels),
+                    "platform": platform.platform,
+                    "digest": platform.digest,
+                    "size": platform.size,
+                    "layers": platform.layers,
+                    "user": platform.user,
+                    "labels": dict(platform.labels),
                 }
-                for one in image.platforms
+                for platform in image.platforms
             ],
         }
         if image
@@ -154,23 +154,23 @@ def question_of(gate: str, context: GateContext) -> dict[str, Any]:
     }
 
 
-def _answer(ended: ProcessResult) -> Check:
-    if ended.problem:
-        raise ReportError(ended.problem)
-    told = f"ended with status {ended.status}" if ended.status else "said nothing"
-    if not ended.output.strip():
-        raise ReportError(f"the program {told} and gave no verdict")
+def _parse_verdict(result: ProcessResult) -> Check:
+    if result.problem:
+        raise ReportError(result.problem)
+    ending = f"exited with status {result.status}" if result.status else "wrote nothing"
+    if not result.output.strip():
+        raise ReportError(f"the program {ending} and gave no verdict")
     try:
-        value = Fields(json.loads(ended.output), "the verdict")
+        value = Fields(json.loads(result.output), "the verdict")
         outcome = Outcome(value.text("outcome"))
     except (ValueError, RecursionError):
         raise ReportError(
-            "the program gave no verdict: its output is not the JSON of one"
+            "the program gave no verdict: its output is not a verdict in JSON"
         ) from None
-    if outcome not in _TELLS:
+    if outcome not in _ALLOWED:
         raise ReportError(f"a program cannot answer {outcome}")
-    if ended.status and outcome in (Outcome.PASS, Outcome.SKIPPED):
-        raise ReportError(f"the program answered {outcome} and ended with status {ended.status}")
+    if result.status and outcome in (Outcome.PASS, Outcome.SKIPPED):
+        raise ReportError(f"the program answered {outcome} but exited with status {result.status}")
     if not value.text("reason"):
         raise ReportError("the verdict has no reason")
     findings = value.children("findings")
@@ -181,10 +181,10 @@ def _answer(ended: ProcessResult) -> Check:
         value.text("measured"),
         value.text("limit"),
         value.text("hint"),
-        tuple(one.text("message") for one in findings),
+        tuple(finding.text("message") for finding in findings),
         tuple(
-            Location(one.text("path"), one.count("line"), one.text("message"))
-            for one in findings
-            if one.text("path")
+            Location(finding.text("path"), finding.count("line"), finding.text("message"))
+            for finding in findings
+            if finding.text("path")
         ),
     )
