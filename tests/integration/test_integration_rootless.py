@@ -226,7 +226,7 @@ def test_one_id_is_enough_for_files_of_root(place: Place, lone_user: User) -> No
 def test_ids_out_of_reach_name_the_cure(place: Place, lone_user: User, steps: str) -> None:
     done = place.build(lone_user, steps, "--push")
     assert done.returncode == 10, done.stdout
-    assert "out of reach" in done.stdout and "usermod --add-subuids" in done.stdout
+    assert "this user cannot use" in done.stdout and "usermod --add-subuids" in done.stdout
     assert "Traceback" not in done.stdout and lone_user.processes() == []
 
 

@@ -66,9 +66,9 @@ class Ulimit:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a step may use, 0 and empty for no limit: bytes of memory, and of memory with swap (-1:
-    as much swap as there is), weights and microseconds of processors, sets of them and of memory
-    nodes; `parent` is the control group that the step's is made in.
+    """Resource limits of a step; 0 and empty mean no limit. Memory, and memory with swap (-1: any
+    amount of swap), are in bytes, CPU periods and quotas in microseconds; `cpus` and `mems` are
+    sets of processors and memory nodes; `parent` is the parent control group.
     """
 
     memory: int = 0
@@ -86,8 +86,8 @@ class StepSpec:
     """One command in a root file system.
 
     `env` entries are `NAME=value`; PATH and HOME are added where they are missing. `secret_env`
-    is the same for values that may not be shown. Relative mount targets start at `cwd`. `mounts`
-    are made in order, a later one may lie inside an earlier one.
+    is the same for values that must not be shown. Relative mount targets start at `cwd`. Mounts
+    are made in order; a later one may be inside an earlier one.
     """
 
     args: tuple[str, ...]
@@ -136,7 +136,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A mount of the step with its place inside the root: `source` exists on the host."""
+    """A mount of the step at its resolved path inside the root; `source` exists on the host."""
 
     target: str
     source: Path | None
@@ -147,8 +147,8 @@ class Placed:
 class Layout:
     """Where the parts of a bundle are on the host.
 
-    `devices` is the directory that becomes /dev, `hosts` and `resolv_conf` the network files with
-    their places inside the root, `control_groups` whether the runtime can mount that tree.
+    `devices` is the directory that becomes /dev, `network_files` are /etc/hosts and
+    /etc/resolv.conf, `control_groups` says whether the runtime can mount that tree.
     """
 
     root: Path
@@ -159,7 +159,7 @@ class Layout:
 
 
 def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
-    """The content of `config.json`; raises SandboxError for a limit that cannot be given."""
+    """The content of `config.json`; raises SandboxError for a limit that cannot be set."""
     kept = _capabilities(spec)
     process: dict[str, Any] = {
         "terminal": False,
@@ -188,7 +188,7 @@ def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
 
 
 def environment(spec: StepSpec) -> list[str]:
-    """The environment of the process: the last entry of a name counts, PATH and HOME are there."""
+    """The environment of the process, with PATH and HOME; the last entry of a name wins."""
     entries = {"PATH": DEFAULT_PATH, "HOME": spec.user.home}
     for entry in (*spec.env, *spec.secret_env):
         name, separator, value = entry.partition("=")
@@ -245,12 +245,12 @@ def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
 
 
 def _devices(spec: StepSpec) -> tuple[str, ...]:
-    """A device node that the step makes cannot be opened: there is no device control group."""
+    """Device nodes that a step creates must not open: there is no device control group."""
     return () if spec.insecure else ("nodev",)
 
 
 def _hooks(spec: StepSpec, layout: Layout) -> dict[str, Any]:
-    """Close the root's devices from inside: crun mounts the root anew, with no flags."""
+    """Remount the root with nodev from inside: crun mounts it again without flags."""
     if spec.insecure:
         return {}
     program = shutil.which("mount")
@@ -297,7 +297,7 @@ _UNLIMITED = 2**64 - 1
 
 
 def make_device_directory(path: Path) -> None:
-    """The content of /dev before its mounts: files to mount devices on, and the usual links."""
+    """Create what /dev holds before its mounts: files to mount devices on, and the usual links."""
     for name in DEVICES:
         (path / name).touch()
     for name in ("pts", "shm", "mqueue"):
@@ -320,8 +320,8 @@ _KEPT = ("names", "action", "errnoRet")
 
 @cache
 def profile(capabilities: frozenset[str]) -> dict[str, Any] | None:
-    """`linux.seccomp` of the runtime specification for a process with these capabilities: the
-    first profile that is there. None only where the kernel has no such filters.
+    """`linux.seccomp` of the runtime specification for a process with these capabilities, from the
+    first profile that exists. None only where the kernel has no seccomp filters.
     """
     if not Path("/proc/sys/kernel/seccomp/actions_avail").exists():
         return None

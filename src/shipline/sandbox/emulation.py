@@ -1,12 +1,12 @@
-"""Programs of foreign processors: what this machine executes, and how to make it execute more.
+"""Programs for other architectures: which of them run here, and how emulators are registered.
 
-The kernel hands a foreign program to the interpreter that binfmt_misc names for it. Flag F keeps
-the interpreter open from the moment of registration, so it works in any root file system; without
-F it is of no use to us. Reference: Documentation/admin-guide/binfmt-misc.rst.
+The kernel hands such a program to the interpreter that binfmt_misc names for it. Flag F keeps the
+interpreter open from registration on, so it works in any root file system; without F it is of no
+use to us. Reference: Documentation/admin-guide/binfmt-misc.rst.
 
 Handlers are registered as OPF, without C: with C a setuid program of a foreign architecture would
-run the whole emulator with its owner's rights, everywhere on the host. The price is that sudo in
-an emulated step does not raise rights, as with Debian's own handlers.
+run the whole emulator with its owner's privileges, everywhere on the host. The price is that sudo
+does not elevate privileges in an emulated step, as with Debian's own handlers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SEGMENT_ALIGNMENT = 0x10000  # bytes: the largest page size of these machines
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """How programs of an architecture look: `code` is the exit, `qemu` the emulator's suffix."""
+    """The ELF header of an architecture; `code` exits with 0, `qemu` is the emulator's suffix."""
 
     number: int  # e_machine
     wide: bool
@@ -64,11 +64,11 @@ MACHINES = {
 
 
 def machine_of(platform: Platform) -> Machine:
-    """Raises SandboxError for a platform that nothing here knows how to run."""
+    """Raises SandboxError for a platform that is not known here."""
     machine = MACHINES.get(platform.architecture)
     if machine is None or platform.os != "linux":
         known = ", ".join(f"linux/{name}" for name in MACHINES)
-        raise SandboxError(f"steps cannot run for {platform}", hint=f"these can: {known}")
+        raise SandboxError(f"steps cannot run for {platform}", hint=f"these platforms can: {known}")
     return machine
 
 
@@ -134,7 +134,7 @@ class Handler:
         )
 
     def definition(self) -> str:
-        """What registers the same handler elsewhere."""
+        """The text that registers the same handler in another instance of binfmt_misc."""
         pattern = f"{self.offset}:{_escaped(self.magic)}:{_escaped(self.mask)}"
         return f":{self.name}:M:{pattern}:{self.interpreter}:{self.flags}"
 
@@ -155,8 +155,8 @@ class Handler:
 
 
 def handlers() -> tuple[Handler, ...]:
-    """The handlers that can be seen, the newest first, as the kernel tries them; none where
-    binfmt_misc is not mounted.
+    """The registered handlers, newest first, as the kernel tries them; none where binfmt_misc is
+    not mounted.
     """
     try:
         names = [path.name for path in BINFMT.iterdir()]
@@ -167,18 +167,18 @@ def handlers() -> tuple[Handler, ...]:
 
 
 def handler_for(platform: Platform) -> Handler | None:
-    """The handler that takes programs of `platform`, in the order of the kernel's choice."""
+    """The handler that the kernel chooses for programs of `platform`."""
     header = machine_of(platform).header()
     return next((one for one in handlers() if one.enabled and one.handles(header)), None)
 
 
 def can_execute(platform: Platform) -> bool:
-    """Whether a program of `platform` runs in a root of its own; found out by running one."""
+    """Whether a program of `platform` runs in another root directory; tested by running one."""
     return platform.os == "linux" and platform.architecture in MACHINES and _executes(platform)
 
 
 def supported_platforms() -> tuple[Platform, ...]:
-    """What this machine executes: its own platform first, then the emulated ones."""
+    """The platforms whose programs run here: this machine's own first, then emulated ones."""
     return tuple(dict.fromkeys(filter(can_execute, (Platform.local(), *_all_platforms()))))
 
 
@@ -193,7 +193,7 @@ def emulators() -> tuple[Platform, ...]:
 
 
 def require_execution(platform: Platform) -> None:
-    """Raises SandboxError, with the command that helps, when `platform` cannot be executed."""
+    """Raises SandboxError, with a command that helps, where programs of `platform` do not run."""
     machine = machine_of(platform)
     if can_execute(platform):
         return
@@ -201,8 +201,8 @@ def require_execution(platform: Platform) -> None:
     if handler is not None and not handler.works_in_any_root:
         raise SandboxError(
             f"the emulator for {platform}, {handler.interpreter}, was registered without flag F,"
-            " so it cannot be found inside an image",
-            hint="run `shipline builder bootstrap` as root to register it anew",
+            " so it is not found inside an image",
+            hint="run `shipline builder bootstrap` as root to register it again",
         )
     raise SandboxError(
         f"this machine does not execute {platform} programs", hint=_help(machine.qemu)
@@ -210,12 +210,12 @@ def require_execution(platform: Platform) -> None:
 
 
 def register(platform: Platform) -> str:
-    """Make this machine execute programs of `platform`, in every container and root of the host.
+    """Register an emulator for `platform`, for every container and root directory of the host.
 
-    Returns the command that undoes it; nothing where nothing changed outside: what is executed
-    already stays as it is, and in a user namespace binfmt_misc is one of its own. For root there
-    is none without such a namespace, in which a build could make no device nodes and mount no
-    sysfs. Handlers of others stay; the newest one is the first that the kernel tries.
+    Returns the command that undoes it, empty where the host was not changed: where such programs
+    run already, and in a user namespace, which has a binfmt_misc of its own. Root cannot have its
+    own without such a namespace, in which a build could create no device nodes and mount no sysfs.
+    Handlers of others stay; the kernel tries the newest one first.
 
     Mounts binfmt_misc where it is missing. Raises SandboxError when not root, when the kernel has
     no binfmt_misc for user namespaces (before 6.7), or when no emulator is installed.
@@ -238,7 +238,7 @@ def _register(platform: Platform, qemu: str) -> str:
     name = f"qemu-{qemu}"
     try:
         _open_binfmt()
-        if (BINFMT / name).exists():  # somebody's, and of no use in an image
+        if (BINFMT / name).exists():  # another program's, and of no use in an image
             name = f"shipline-{name}"
             if (BINFMT / name).exists():
                 (BINFMT / name).write_text("-1")
@@ -261,9 +261,9 @@ def _help(qemu: str) -> str:
 
 
 def _open_binfmt() -> None:
-    """Make sure that we may register here; an instance of our own starts with the host's handlers.
+    """Mount an instance of binfmt_misc of our own where that of the host cannot be written.
 
-    Once there is one, those of the host do not count any more.
+    The host's handlers are no longer used then, so they are registered there again.
     """
     if os.access(BINFMT / "register", os.W_OK):
         return
@@ -312,7 +312,7 @@ def _executes(platform: Platform) -> bool:
         program = Path(name, "exit")
         program.write_bytes(exit_program(platform))
         program.chmod(0o755)
-        with TaskGroup() as group:  # a thread of its own, that can have a root of its own
+        with TaskGroup() as group:  # on a new thread, which can have another root
             return group.start(_exits, program).result()
 
 
@@ -322,7 +322,7 @@ def _exits(program: Path) -> bool:
         kernel.unshare(kernel.CLONE_FS)
         os.chroot(program.parent)
         path = f"/{program.name}"
-    except PermissionError:  # an ordinary user: flag F cannot be put to the test
+    except PermissionError:  # an ordinary user: flag F cannot be tested
         pass
     for _ in range(_ETXTBSY_ATTEMPTS):
         try:

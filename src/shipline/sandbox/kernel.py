@@ -1,7 +1,7 @@
 """The Linux calls that Python has no function for, through ctypes.
 
-Every function raises OSError with the path it was about. Callers turn that into a SandboxError
-with `lacking`, which says what the kernel lacks and what to do. References: mount(2), umount2(2),
+Every function raises OSError with the path concerned. Callers turn it into a SandboxError with
+`sandbox_error`, which says what failed and what to do. References: mount(2), umount2(2),
 unshare(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
 """
 
@@ -69,12 +69,12 @@ def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -
 
 
 def umount(target: Path, flags: int = MNT_DETACH) -> None:
-    """umount2(2); lazy unless told otherwise, so a busy file system goes once it is idle."""
+    """umount2(2); lazy by default, so a busy file system is detached once it is idle."""
     _checked(_libc().umount2(os.fsencode(target), flags), str(target))
 
 
 def unshare(flags: int) -> None:
-    """unshare(2): it acts on the calling thread alone."""
+    """unshare(2); affects only the calling thread."""
     _checked(_libc().unshare(flags), "unshare")
 
 
@@ -95,7 +95,7 @@ def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
         try:
             return _syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how), about=path)
         except OSError as error:
-            if error.errno != errno.EAGAIN:  # a rename ran at the same time; openat2(2), ERRORS
+            if error.errno != errno.EAGAIN:  # a concurrent rename; openat2(2), ERRORS
                 raise
 
 
@@ -110,7 +110,7 @@ class NewMount:
         self._configure(_SET_STRING, key, os.fsencode(value))
 
     def path(self, key: str, path: Path) -> None:
-        """An option that is a path, however long it is."""
+        """An option that is a path of any length."""
         text = str(path)
         if len(os.fsencode(text)) <= _STRING_LIMIT and "\\" not in text:
             self.string(key, text)
@@ -145,19 +145,19 @@ class NewMount:
             raise OSError(error.errno, self._explained(error), error.filename) from None
 
     def _explained(self, error: OSError) -> str:
-        """The kernel's own words, which it leaves in the descriptor: `e overlay: ...`."""
+        """The kernel's message, which it leaves in the descriptor: `e overlay: ...`."""
         words = []
         try:
             while text := os.read(self._context, 1024):
                 words.append(text.decode(errors="replace").strip()[2:])
-        except OSError:  # ENODATA: nothing more was said
+        except OSError:  # ENODATA: no more messages
             pass
         return "; ".join([error.strerror or "", *words])
 
 
 @cache
 def capabilities() -> frozenset[int]:
-    """The numbers of the capabilities this process has in effect."""
+    """The numbers of the effective capabilities of this process."""
     status = Path("/proc/self/status").read_text()
     mask = int(status.split("CapEff:")[1].split()[0], 16)
     return frozenset(bit for bit in range(64) if mask >> bit & 1)
@@ -165,7 +165,7 @@ def capabilities() -> frozenset[int]:
 
 @cache
 def in_user_namespace() -> bool:
-    """Whether this process lives in a user namespace that is not the first one."""
+    """Whether this process is in a user namespace other than the initial one."""
     try:
         return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
     except FileNotFoundError:  # a kernel without user namespaces
@@ -174,7 +174,7 @@ def in_user_namespace() -> bool:
 
 @cache
 def id_ranges(kind: str) -> tuple[tuple[int, int], ...]:
-    """The ids (`kind` is uid or gid) that there are in this user namespace: first and count."""
+    """The ids (`kind` is uid or gid) mapped in this user namespace: first and count."""
     try:
         lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
     except FileNotFoundError:
@@ -183,12 +183,12 @@ def id_ranges(kind: str) -> tuple[tuple[int, int], ...]:
 
 
 def is_mapped(kind: str, number: int) -> bool:
-    """Whether the id exists in this user namespace."""
+    """Whether the id is mapped in this user namespace."""
     return any(first <= number < first + count for first, count in id_ranges(kind))
 
 
 def may_set_groups() -> bool:
-    """Whether processes may take supplementary groups: not where the user maps only itself."""
+    """Whether processes may set supplementary groups: not where only the user itself is mapped."""
     try:
         return Path("/proc/self/setgroups").read_text().strip() == "allow"
     except FileNotFoundError:
@@ -218,7 +218,7 @@ _SWITCHES = (
 
 
 def namespace_hint() -> str:
-    """How an ordinary user comes to a user namespace on this machine."""
+    """How an ordinary user gets a user namespace on this machine."""
     for name, off, on in _SWITCHES:
         try:
             if Path("/proc/sys", name).read_text().strip() == off:
@@ -228,8 +228,8 @@ def namespace_hint() -> str:
     return "run as root or in a user namespace; in a container allow CAP_SYS_ADMIN"
 
 
-def lacking(what: str, error: OSError) -> SandboxError:
-    """The error of a sandbox operation in words for a person."""
+def sandbox_error(what: str, error: OSError) -> SandboxError:
+    """The error of a sandbox operation, with a hint; `what` failed."""
     reason = error.strerror or str(error)
     where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
     hint = _HINTS.get(error.errno or 0, "")

@@ -1,8 +1,8 @@
-"""Resource limits of steps: a control group of our own in each tree that has the controller.
+"""Resource limits of steps: a control group of our own in each hierarchy with the controller.
 
-The trees are mounted anew in the build's mount namespace, where those of the host are read-only. A
-group is empty once its step has ended, and is removed then; what a killed build left is removed by
-the next one. Reference: Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
+The hierarchies are mounted again in the build's mount namespace, where the host's are read-only. A
+group is removed when its step has ended; what a killed build left is removed by the next one.
+Reference: Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shipline.sandbox.bundle import Limits
 
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _NAME = "shipline"
-_INHERITED = ("cpuset.cpus", "cpuset.mems")  # of version 1: empty in a new group, and demanded
-_HINT = "limits need root and control groups that can be written; leave them out to build without"
+_INHERITED = ("cpuset.cpus", "cpuset.mems")  # of version 1: empty in a new group, and required
+_HINT = "limits need root and writable control groups; leave them out to build without limits"
 
 
 @contextmanager
 def limited(limits: Limits, directory: Path, number: str) -> Iterator[Callable[[int], None]]:
-    """What puts a process, and so all that it starts, under `limits`; `directory` is for mounts.
+    """Yields a function that puts a process, and with it all that it starts, under `limits`.
 
-    Raises SandboxError where this machine cannot set them.
+    Mounts are made in `directory`. Raises SandboxError where this machine cannot set the limits.
     """
     with ExitStack() as undo:
         try:
@@ -47,7 +47,7 @@ def limited(limits: Limits, directory: Path, number: str) -> Iterator[Callable[[
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A hierarchy, and what is written into a group of it; `kind` is that of mount(2)."""
+    """A hierarchy and the settings of a group in it; `kind` is the type for mount(2)."""
 
     kind: str
     options: str
@@ -55,9 +55,7 @@ class _Tree:
 
 
 def _trees(limits: Limits) -> list[_Tree]:
-    """The hierarchies with what `limits` need; where it is a parent alone, all that count memory
-    and processors.
-    """
+    """The hierarchies that `limits` need; for a parent alone, those of memory and processors."""
     wanted = {name: table for name, table in _first_version(limits).items() if table}
     if limits.parent and not wanted:
         wanted = {"memory": {}, "cpu": {}}
@@ -135,7 +133,7 @@ def _group(tree: _Tree, limits: Limits, directory: Path, number: str) -> Iterato
 
 
 def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
-    """A group below `parent`; one that is new here goes when `undo` does."""
+    """A group below `parent`; if it is created here, `undo` removes it."""
     group = parent / name
     if tree.kind == "cgroup2":
         for controller in tree.options.split(","):
@@ -150,7 +148,7 @@ def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
 
 
 def _remove(group: Path) -> None:
-    with suppress(OSError):  # others have begun to use it, or it is gone
+    with suppress(OSError):  # in use by others, or already removed
         group.rmdir()
 
 

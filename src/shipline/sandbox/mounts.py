@@ -1,5 +1,4 @@
-"""Mounts as values: they describe themselves, and are attached and undone in order; EROFS images
-of layers among them.
+"""Mounts as values, which are attached in order and undone in reverse; EROFS images of layers.
 
     with mounted(Overlay(merged, (top, bottom), upper, work), Tmpfs(merged / "tmp")):
         ...
@@ -33,15 +32,15 @@ _PLAIN = {
     "index": "off",
     "metacopy": "off",
     "redirect_dir": "nofollow",
-}  # the upper is a plain tree
+}  # `upper` stays a plain tree
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Directories seen as one: `lowers[0]` is the top one; read-only unless there is an `upper`.
+    """Directories merged into one: `lowers[0]` is the top one; read-only without an `upper`.
 
     `upper` and `work` are empty directories of one file system. Writes are not synced to disk
-    (`volatile`), so `sync` in a step costs nothing: whoever keeps `upper` for later syncs it.
+    (`volatile`), so `sync` in a step costs nothing; sync `upper` before it is kept.
     """
 
     target: Path
@@ -66,7 +65,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """`source` seen at `target` as well."""
+    """`source`, visible at `target` as well."""
 
     source: Path
     target: Path
@@ -109,7 +108,7 @@ class Tmpfs:
 
 @dataclass(frozen=True, slots=True)
 class Erofs:
-    """A file system image, read-only; `device` is the tar whose bytes the index speaks of."""
+    """A file system image, read-only; `device` is the tar that the index refers to."""
 
     image: Path
     target: Path
@@ -131,24 +130,24 @@ Mount = Overlay | Bind | Tmpfs | Erofs
 
 
 def attach(mount: Mount) -> None:
-    """Do one mount; raises SandboxError."""
+    """Attach one mount. Raises SandboxError."""
     try:
         mount.attach()
     except OSError as error:
-        raise kernel.lacking(f"cannot mount {mount}", error) from error
+        raise kernel.sandbox_error(f"cannot mount {mount}", error) from error
 
 
 def unmount(target: Path) -> None:
-    """Take the top mount off `target`, at once or when it is idle; raises SandboxError."""
+    """Unmount the top mount at `target`, at once or when it is idle. Raises SandboxError."""
     try:
         kernel.umount(target)
     except OSError as error:
-        raise kernel.lacking(f"cannot unmount {target}", error) from error
+        raise kernel.sandbox_error(f"cannot unmount {target}", error) from error
 
 
 @contextmanager
 def mounted(*mounts: Mount) -> Iterator[None]:
-    """Attach `mounts` in order; undone in reverse order when the block ends."""
+    """Attach `mounts` in order; they are unmounted in reverse order when the block ends."""
     with ExitStack() as undo:
         for mount in mounts:
             attach(mount)
@@ -201,9 +200,10 @@ def _overlay_by_option(overlay: Overlay) -> None:
 
 
 def _overlay_by_links(overlay: Overlay) -> None:
-    """All options in one page of memory: short links, looked up from the directory they are in.
+    """Lower directories as short links, relative to the directory that holds them: the kernel
+    takes one page of options.
 
-    A thread of its own, because the current directory belongs to all threads that did not part.
+    On a new thread, because threads share the current directory until one unshares it.
     """
     links = Path(tempfile.mkdtemp(dir=overlay.target.parent))
     try:
@@ -255,7 +255,7 @@ def make_erofs_index(tar: Path, index: Path) -> None:
 
 @cache
 def can_mount_files() -> bool:
-    """Whether this machine mounts a tar by its index; found out once, by doing it."""
+    """Whether this machine can mount a tar through an EROFS index; tested once, by mounting one."""
     if kernel.CAP_SYS_ADMIN not in kernel.capabilities() or shutil.which("mkfs.erofs") is None:
         return False
     try:

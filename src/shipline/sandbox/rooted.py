@@ -1,7 +1,7 @@
 """Paths inside a root directory: nothing that the tree holds can lead out of it.
 
-`..`, absolute names and symbolic links are read by the kernel as if the root were `/`
-(openat2(2), RESOLVE_IN_ROOT), so a hostile image cannot aim a mount or a write at the host.
+The kernel resolves `..`, absolute names and symbolic links as if the root were `/` (openat2(2),
+RESOLVE_IN_ROOT), so a hostile image cannot direct a mount or a write to the host.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _READ_LIMIT = 16 << 20  # bytes of a file read from an image
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A directory or empty file that did not exist before."""
+class CreatedPath:
+    """A directory or empty file that was created as a mount point."""
 
     path: Path
     is_directory: bool
@@ -37,7 +37,9 @@ def resolve_in_root(root: Path, path: str) -> Path:
         try:
             return _place(top, path)
         except OSError as error:
-            raise kernel.lacking(f"cannot find {path} in the root file system", error) from error
+            raise kernel.sandbox_error(
+                f"cannot find {path} in the root file system", error
+            ) from error
 
 
 def read_in_root(root: Path, path: str) -> bytes:
@@ -48,44 +50,48 @@ def read_in_root(root: Path, path: str) -> bytes:
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise kernel.lacking(f"cannot read {path} in the root file system", error) from error
+            raise kernel.sandbox_error(
+                f"cannot read {path} in the root file system", error
+            ) from error
         try:
             return _content(opened) if _is_regular(opened) else b""
         finally:
             os.close(opened)
 
 
-def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple[Made, ...]]:
-    """Make sure that `path` exists inside `root`: where it is, and what had to be made.
+def make_in_root(root: Path, path: str, *, directory: bool) -> tuple[Path, tuple[CreatedPath, ...]]:
+    """Create `path` inside `root` unless it exists: its host path, and what was created.
 
-    What exists stays as it is, whatever its kind. Raises SandboxError.
+    An existing file or directory is left alone. Raises SandboxError.
     """
-    made: list[Made] = []
+    created: list[CreatedPath] = []
     with _directory(root) as top:
         try:
-            return _ensured(top, path, directory, made, _MOST_LINKS), tuple(made)
+            return _ensured(top, path, directory, created, _MOST_LINKS), tuple(created)
         except OSError as error:
-            unmake(made)
-            raise kernel.lacking(f"cannot make the mount point {path}", error) from error
+            remove_created(created)
+            raise kernel.sandbox_error(f"cannot create the mount point {path}", error) from error
 
 
-def unmake(made: Iterable[Made]) -> None:
-    """Remove what `make_in_root` made and nobody filled; the parents keep the mtime they have now.
+def remove_created(created: Iterable[CreatedPath]) -> None:
+    """Remove what `make_in_root` created, if it is still empty; parents keep their present mtime.
 
-    So has BuildKit it: a directory that was given a mount point is dated, if the layer has it.
+    As in BuildKit, a directory in which a mount point was created has a new time in the layer.
     """
-    for one in reversed(list(made)):
+    for one in reversed(list(created)):
         try:
-            _unmake_one(one)
+            _remove_one(one)
         except OSError as error:
-            if error.errno not in _SOMEBODY_USES_IT:
-                raise kernel.lacking(f"cannot remove the mount point {one.path}", error) from error
+            if error.errno not in _IN_USE:
+                raise kernel.sandbox_error(
+                    f"cannot remove the mount point {one.path}", error
+                ) from error
 
 
-_SOMEBODY_USES_IT = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def _unmake_one(one: Made) -> None:
+def _remove_one(one: CreatedPath) -> None:
     parent = one.path.parent
     mtime = os.stat(parent, follow_symlinks=False).st_mtime_ns
     if one.is_directory:
@@ -113,31 +119,31 @@ def _place(top: int, path: str, links: int = _MOST_LINKS) -> Path:
         return _place(top, os.path.join(parent, link), links - 1)
 
 
-def _ensured(top: int, path: str, directory: bool, made: list[Made], links: int) -> Path:
+def _ensured(top: int, path: str, directory: bool, created: list[CreatedPath], links: int) -> Path:
     try:
         return _located(top, path)
     except FileNotFoundError:
         parent, name = _split(path)
         if links == 0 or not name:
             raise
-    _ensured(top, parent, True, made, links)
+    _ensured(top, parent, True, created, links)
     with suppress(FileNotFoundError):  # `missing/..` is there once `missing` is
         return _located(top, path)
     with _opened(top, parent) as opened:
         link = _link_at(opened, name)
         if link is None:
-            return _make(opened, name, directory, made)
-    return _ensured(top, os.path.join(parent, link), directory, made, links - 1)
+            return _make(opened, name, directory, created)
+    return _ensured(top, os.path.join(parent, link), directory, created, links - 1)
 
 
-def _make(parent: int, name: str, directory: bool, made: list[Made]) -> Path:
+def _make(parent: int, name: str, directory: bool, created: list[CreatedPath]) -> Path:
     if directory:
         os.mkdir(name, 0o755, dir_fd=parent)
     else:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(name, flags, 0o644, dir_fd=parent))
     path = _host_path(parent) / name
-    made.append(Made(path, directory))
+    created.append(CreatedPath(path, directory))
     return path
 
 

@@ -1,9 +1,9 @@
-"""An ordinary user as root of a user namespace, which mounts and the owners of files need, and
-the mount namespace of a build.
+"""The user namespace in which an ordinary user is root, for mounts and owners of files; and the
+mount namespace of a build.
 
-`enter_user_namespace` moves this very process: arguments, open files and the environment stay as
-they are, and nothing is executed anew. The user is id 0 in there; the ids from 1 up are those that
-/etc/subuid and /etc/subgid give to the user, where newuidmap is installed. Reference:
+`enter_user_namespace` moves the running process: arguments, open files and the environment stay,
+and no program is executed. The user becomes id 0; the ids from 1 on are those that /etc/subuid and
+/etc/subgid assign to the user, where newuidmap is installed. Reference:
 user_namespaces(7), newuidmap(1), subuid(5).
 """
 
@@ -32,36 +32,36 @@ _FIRST_FREE, _ENOUGH = 100_000, 65_536  # SUB_UID_MIN and SUB_UID_COUNT of login
 
 
 def enter_user_namespace() -> None:
-    """Make this process root of a user namespace of its own, for good; root stays what it is.
+    """Make this process root of its own user namespace, permanently; does nothing for root.
 
     Call it before any thread starts. Raises SandboxError where that is not allowed; the process is
-    then what it was.
+    then unchanged.
     """
     if os.geteuid() == 0:
         return
     if len(os.listdir("/proc/self/task")) > 1:
         raise SandboxError(
             "a process with several threads cannot enter a user namespace",
-            hint="enter it first, before threads start",
+            hint="call it first, before threads start",
         )
     try:
         _in_child(_try)
         _enter()
     except OSError as error:
-        raise kernel.lacking("cannot enter a user namespace", error) from error
+        raise kernel.sandbox_error("cannot enter a user namespace", error) from error
     finally:
         for cached in (kernel.capabilities, kernel.in_user_namespace, kernel.id_ranges):
             cached.cache_clear()
 
 
 def subordinate_ranges(text: str, *names: str) -> tuple[Range, ...]:
-    """What a file like /etc/subuid, `name:first:count` on each line, gives to any of `names`."""
+    """The ranges that a file like /etc/subuid (`name:first:count` lines) assigns to `names`."""
     found = [one for name, one in _ranges(text) if name in names and one[1]]
     return tuple(found)[:_MOST_RANGES]
 
 
 def free_range(*texts: str) -> Range:
-    """Ids that none of the files like /etc/subuid gives to anybody: as many as images use."""
+    """A range that no file like /etc/subuid assigns yet, as large as images need."""
     first = _FIRST_FREE
     for start, count in sorted(one for text in texts for _, one in _ranges(text)):
         if start < first + _ENOUGH and start + count > first:
@@ -77,7 +77,7 @@ def _ranges(text: str) -> Iterator[tuple[str, Range]]:
 
 
 def id_map(own: int, ranges: Sequence[Range]) -> list[int]:
-    """The arguments of newuidmap: `own` is 0, then come the ids of `ranges`, without a gap."""
+    """The arguments of newuidmap: `own` becomes 0, the ids of `ranges` follow without gaps."""
     numbers, inside = [0, own, 1], 1
     for first, count in ranges:
         numbers += [inside, first, count]
@@ -86,18 +86,18 @@ def id_map(own: int, ranges: Sequence[Range]) -> list[int]:
 
 
 def require_ids(*, uids: Sequence[int] = (), gids: Sequence[int] = ()) -> None:
-    """Raises SandboxError, with the cure, for an id that this process can neither be nor give."""
+    """Raises SandboxError, with a remedy, for an id that this process cannot use for files."""
     for kind, numbers in zip(_KINDS, (uids, gids), strict=True):
         for number in numbers:
             if not _is_ours(kind, number):
                 raise SandboxError(
-                    f"files and processes of {kind} {number} are out of reach for this user",
+                    f"this user cannot use {kind} {number} for files and processes",
                     hint=_more_ids() if _may_give_away() else kernel.namespace_hint(),
                 )
 
 
 def owners_suffix() -> str:
-    """Ends the names of directories whose files' owners have a meaning in this namespace only."""
+    """The suffix for directories whose owners have a meaning in this user namespace only."""
     if not kernel.in_user_namespace():
         return ""
     maps = [Path(f"/proc/self/{kind}_map").read_bytes().split() for kind in _KINDS]
@@ -120,7 +120,7 @@ def _more_ids() -> str:
     most = max(first + count for first, count in kernel.id_ranges("uid"))
     first, count = free_range(*(_subordinate_file(kind) for kind in _KINDS))
     ranges = " ".join(f"--add-sub{kind}s {first}-{first + count - 1}" for kind in _KINDS)
-    ending = f"ids end at {most - 1}; " if most > 1 else ""
+    ending = f"the highest id is {most - 1}; " if most > 1 else ""
     return f"{ending}as root: `{install}usermod {ranges} {_name(outside)}`"
 
 
@@ -138,7 +138,7 @@ def _name(uid: int) -> str:
 
 
 def _enter() -> None:
-    """The ranges are mapped from outside, by a child that was there before."""
+    """A child that was forked before maps the ranges, from outside of the namespace."""
     ids = {"uid": os.geteuid(), "gid": os.getegid()}
     target = os.getpid()
     reading, writing = os.pipe()
@@ -160,7 +160,7 @@ def _enter() -> None:
 
 
 def _map_ranges(target: int, ids: dict[str, int], reading: int) -> int:
-    """Wait until `target` is in its namespace, then map what the files give to the user."""
+    """Wait until `target` is in its namespace, then map the ranges assigned to the user."""
     if not os.read(reading, 1):
         return 0
     for kind in _KINDS:
@@ -173,14 +173,14 @@ def _map_ranges(target: int, ids: dict[str, int], reading: int) -> int:
 
 
 def _map_self(kind: str, own: int) -> None:
-    """Map one id, which everybody may."""
+    """Map one id, which needs no privilege."""
     if kind == "gid":
         Path("/proc/self/setgroups").write_text("deny")
     Path(f"/proc/self/{kind}_map").write_text(f"0 {own} 1")
 
 
 def _try() -> int:
-    """What a build does first: a security module may allow the namespace, but nothing in it."""
+    """The first calls of a build: a security module may allow the namespace, but no mount in it."""
     uid, gid = os.geteuid(), os.getegid()
     kernel.unshare(kernel.CLONE_NEWUSER)
     _map_self("uid", uid)
@@ -191,7 +191,7 @@ def _try() -> int:
 
 
 def _in_child(function: Callable[[], int]) -> None:
-    """Call `function` in a process of its own; raises the OSError that it raises there."""
+    """Call `function` in a child process; raises the OSError that it raises there."""
     child = os.fork()
     if child == 0:
         _exit_with(function)
@@ -215,31 +215,30 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def private_mounts() -> None:
-    """Move the calling thread into a mount namespace of its own; raises SandboxError.
+    """Move the calling thread into its own mount namespace. Raises SandboxError.
 
-    Does nothing for a process that may not mount: what needs a mount fails when it comes to it.
+    Does nothing for a process that may not mount: what needs a mount fails later.
 
-    Private rather than slave propagation: a mount that the host makes meanwhile could cover a
-    directory of a running build. Control groups become read-only, so that no runtime leaves
-    groups behind when it is killed, and the unified half of a hybrid tree is covered (crun
-    refuses hybrid trees).
+    Propagation is private, not slave: a new mount of the host could cover a directory of a running
+    build. Control groups become read-only, so that a killed runtime leaves no groups behind, and
+    the unified part of a hybrid hierarchy is covered (crun refuses hybrid hierarchies).
     """
     if kernel.CAP_SYS_ADMIN not in kernel.capabilities():
         return
     try:
         kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_FS)
         kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
-        _quieten_control_groups()
+        _protect_control_groups()
     except OSError as error:
-        raise kernel.lacking("cannot make a private mount namespace", error) from error
+        raise kernel.sandbox_error("cannot make a private mount namespace", error) from error
 
 
-def _quieten_control_groups() -> None:
+def _protect_control_groups() -> None:
     mounts = [line.split() for line in Path("/proc/thread-self/mounts").read_text().splitlines()]
     trees = {Path(target): kind for _, target, kind, *_ in mounts if kind in ("cgroup", "cgroup2")}
     unified = _CGROUPS / "unified"
     if "cgroup" in trees.values() and trees.pop(unified, "") == "cgroup2":
-        kernel.mount("none", unified, "tmpfs", MS_RDONLY)  # in a user namespace it cannot go
+        kernel.mount("none", unified, "tmpfs", MS_RDONLY)  # cannot be unmounted in a user namespace
     for tree in trees:
         try:
             flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC

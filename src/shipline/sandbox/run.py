@@ -1,4 +1,4 @@
-"""Run one step in a root file system, and leave nothing of it but what the command wrote."""
+"""Run one step in a root file system; nothing stays there but what the command wrote."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from shipline.sandbox.bundle import (
 )
 from shipline.sandbox.limits import limited
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
-from shipline.sandbox.rooted import Made, make_in_root, resolve_in_root, unmake
+from shipline.sandbox.rooted import CreatedPath, make_in_root, remove_created, resolve_in_root
 from shipline.sandbox.rootless import require_ids
 from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.supervise import OnOutput
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell tells them: sh(1)
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as in a shell: sh(1)
 
 
 def missing_command(spec: StepSpec, root: Path) -> tuple[int, str] | None:
-    """The status and message for a command that cannot be executed, None when it may be."""
+    """The status and message for a command that cannot be executed; None if perhaps it can."""
     name = spec.args[0]
     mounts = [os.path.join("/", spec.cwd, mount.target) for mount in spec.mounts]
     status, reason = NOT_FOUND, "executable file not found in $PATH"
@@ -70,18 +70,20 @@ def _mode(root: Path, path: str) -> int:
         return 0
 
 
-_DEVICES_SIZE = 64 << 20  # bytes that a step may write under /dev, as Docker has it
+_DEVICES_SIZE = 64 << 20  # bytes that a step may write under /dev, as in Docker
 _NETWORK_FILE = ("bind", "ro", "nosuid", "nodev", "noexec")
 _LOCALHOST = "127.0.0.1\tlocalhost {host}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-_NO_RESOLVER = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"  # what Docker takes without a host file
+_NO_RESOLVER = (
+    "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"  # Docker's default without a file of the host
+)
 
 
 @contextmanager
 def open_sandbox(scratch: Path, *, runtime: Runtime | None = None) -> Iterator[Sandbox]:
-    """A place to run steps in, inside the workspace `scratch`; after `private_mounts`.
+    """The sandbox of a build, inside the workspace `scratch`; call `private_mounts` before.
 
     Bundles, runtime state and secrets are on a tmpfs of this mount namespace: they never reach a
-    disk, and are gone when the process is. Raises SandboxError when no runtime works.
+    disk and vanish with the process. Raises SandboxError when no runtime works.
     """
     directory = scratch / "run"
     directory.mkdir(mode=0o711)
@@ -90,7 +92,7 @@ def open_sandbox(scratch: Path, *, runtime: Runtime | None = None) -> Iterator[S
 
 
 class Sandbox:
-    """Where the steps of one build run; safe to use from all threads of the build."""
+    """Runs the steps of one build; safe to use from all of its threads."""
 
     def __init__(self, directory: Path, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -104,9 +106,9 @@ class Sandbox:
         """Run `spec` in `root` (a mounted tree): its exit status, 128 + n after signal n.
 
         `on_output(data, stream)` gets the output as it comes, stream 1 or 2. A command that is
-        missing gives 127, one that cannot be executed 126, with the reason on stream 2. What had
-        to be made in `root` for mounts is removed again. Raises SandboxError when this machine
-        cannot run it, Cancelled when interrupted: then every process of the step is dead.
+        missing gives 127, one that cannot be executed 126, with the reason on stream 2. Mount
+        points created in `root` are removed again. Raises SandboxError when this machine cannot
+        run the step, Cancelled when interrupted: every process of the step is dead then.
         """
         require_ids(uids=(spec.user.uid,), gids=(spec.user.gid,))
         if (missing := missing_command(spec, root)) is not None:
@@ -135,18 +137,18 @@ class Sandbox:
 def _placed(
     spec: StepSpec, root: Path, step: Path, resolv_conf: Path
 ) -> Iterator[tuple[tuple[Placed, ...], tuple[Placed, ...]]]:
-    """Make the mount points in `root`; they go when the block ends, where nobody filled them."""
-    made: list[Made] = []
+    """Create the mount points in `root`; those still empty are removed when the block ends."""
+    created: list[CreatedPath] = []
     with ExitStack() as undo:
-        undo.callback(lambda: unmake(made))
+        undo.callback(lambda: remove_created(created))
         for name in ("/proc", "/sys", "/dev"):
-            made += make_in_root(root, name, directory=True)[1]
+            created += make_in_root(root, name, directory=True)[1]
         hosts = step / "hosts"
         hosts.write_text(_hosts(spec))
         network_files = []
         for name, file in (("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)):
             file.chmod(0o644)
-            inside = _mount_point(root, name, made, directory=False)
+            inside = _mount_point(root, name, created, directory=False)
             network_files.append(Placed(inside, file, _NETWORK_FILE))
         covered = ["/proc", "/sys", "/dev"]
         mounts = []
@@ -155,15 +157,15 @@ def _placed(
             target = _target(mount, spec)
             if not any(target == one or target.startswith(f"{one}/") for one in covered):
                 directory = source is None or source.is_dir()
-                target = _mount_point(root, target, made, directory=directory)
+                target = _mount_point(root, target, created, directory=directory)
             covered.append(target)
             mounts.append(Placed(target, source, options))
         yield tuple(network_files), tuple(mounts)
 
 
-def _mount_point(root: Path, target: str, made: list[Made], *, directory: bool) -> str:
+def _mount_point(root: Path, target: str, created: list[CreatedPath], *, directory: bool) -> str:
     place, new = make_in_root(root, target, directory=directory)
-    made += new
+    created += new
     return "/" + os.path.relpath(place, root.resolve())
 
 
@@ -219,7 +221,7 @@ def _verdict(spec: StepSpec, runtime: Runtime, failure: str, on_output: OnOutput
     if _CANNOT_EXECUTE.search(failure):
         if "exec format error" in words:
             raise SandboxError(
-                f"{name} is a program for another kind of processor, or none at all",
+                f"{name} is not a program for this architecture",
                 hint="run `shipline builder bootstrap` as root to register an emulator,"
                 " or check the platform of the base image",
             )

@@ -1,4 +1,4 @@
-"""Which OCI runtime runs the steps: the first on the PATH that really works on this machine.
+"""The OCI runtime that runs steps: the first on the PATH that works on this machine.
 
 Reference: runc(8), crun(1): all take `--root`, `--log`, `run --bundle`.
 """
@@ -24,13 +24,13 @@ _OPTIONS = {
     "runc": ("--rootless=true",),  # control groups are used where they can be, not required
     "youki": (),
 }
-_LONGEST = 64 << 10  # bytes of a complaint
+_LONGEST = 64 << 10  # bytes of an error message
 _PREFIXES = {"crun": (b'{"msg":"exec ',), "runc": (b"exec ",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A program that runs bundles; `control_groups` tells whether it can mount their tree."""
+    """A program that runs bundles; `control_groups` says whether it can mount their hierarchy."""
 
     name: str
     path: Path
@@ -43,8 +43,9 @@ class Runtime:
         on_output: OnOutput,
         join: Callable[[int], None] = lambda process: None,
     ) -> tuple[int, str]:
-        """Run a bundle: the status of its command, and why it could not be started, or "". `join`
-        is told the process before anything of the bundle runs.
+        """Run a bundle: the status of its command, and why it could not be started, or "".
+
+        `join` is called with the process ID before anything of the bundle runs.
         """
         log = bundle / "log"
         command = [
@@ -61,10 +62,10 @@ class Runtime:
 
 
 class _FirstWords:
-    """Holds back what looks like the runtime's own complaint, until more output disproves it.
+    """Holds back what looks like an error message of the runtime, until more output disproves it.
 
-    After the runtime has entered the root it can tell its errors only where the command writes:
-    one line, in any number of pieces.
+    Once the runtime has entered the root, it can write errors only where the command writes: one
+    line, in any number of pieces.
     """
 
     def __init__(self, on_output: OnOutput, prefixes: tuple[bytes, ...]) -> None:
@@ -74,7 +75,7 @@ class _FirstWords:
 
     @property
     def complaint(self) -> bytes:
-        """What the runtime said, if it was the runtime."""
+        """The error message of the runtime; empty if the command wrote the output."""
         return self._held if self._held.startswith(self._prefixes) else b""
 
     def __call__(self, data: bytes, stream: int) -> None:
@@ -99,15 +100,15 @@ _found: Once[Runtime] = Once()
 
 
 def find_runtime(directory: Path) -> Runtime:
-    """The first of crun, runc, youki that runs a container; tried out once, in `directory`.
+    """The first of crun, runc and youki that runs a container; tested once, in `directory`.
 
-    Raises SandboxError that says what was tried and why each failed.
+    Raises SandboxError with the reason why each failed.
     """
     return _found.get("runtime", lambda: search_runtime(directory))
 
 
 def search_runtime(directory: Path) -> Runtime:
-    """`find_runtime`, tried out anew."""
+    """As `find_runtime`, without remembering the result."""
     failures = []
     for name in _OPTIONS:
         path = shutil.which(name)

@@ -1,10 +1,10 @@
-"""A process whose whole family dies with the thread that waits for it.
+"""A command whose processes all die with the thread that waits for it.
 
 The command is the first process of a PID namespace: when it ends or is killed, the kernel kills
-all the others before anybody learns of its end. It is killed when our thread dies, in whatever
-way (PR_SET_PDEATHSIG, prctl(2)), so kill -9 of this program leaves nothing. That switch is in
-place before the command starts: a shell says that it is there, and waits for the word to go on; a
-dead parent never says it.
+all others before its end is reported. It is killed when our thread dies for any reason
+(PR_SET_PDEATHSIG, prctl(2)), so kill -9 of this program leaves nothing behind. The signal is set
+before the command starts: a shell reports that it is ready and waits for a line, which a dead
+parent never sends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shipline.tasks import TaskGroup, check, on_cancel
 
 OnOutput = Callable[[bytes, int], None]
 _CHUNK = 64 << 10  # bytes
-_PATIENCE_S = 5.0  # for the last bytes of a process that has ended
+_DRAIN_S = 5.0  # for the last output of a process that has ended
 _HANDSHAKE = 'echo && read -r go && exec "$@" </dev/null'
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -38,14 +38,13 @@ def supervise(
 ) -> int:
     """Run `command` with an empty environment and no input; its status, 128 + n after signal n.
 
-    `join(process)` is called before the command begins, with the process that it is going to be.
-    `on_output(data, stream)` gets what it writes, stream 1 or 2, until the last byte. When this
-    returns or raises, no process of the command is left. Raises Cancelled when interrupted,
-    SandboxError when this machine cannot isolate it.
+    `join` is called with the process ID before the command starts. `on_output(data, stream)` gets
+    all output, stream 1 or 2. When this returns or raises, no process of the command is left.
+    Raises Cancelled when interrupted, SandboxError when this machine cannot isolate it.
     """
     check()
     command = [*_prefix(), "step", *command]
-    with TaskGroup() as group:  # the thread's children are in the new namespace for ever
+    with TaskGroup() as group:  # a new thread: its children stay in the new namespace
         task = group.start(_supervise, command, on_output, join)
     return task.result()
 
@@ -54,15 +53,15 @@ def _supervise(command: Sequence[str], on_output: OnOutput, join: Callable[[int]
     try:
         kernel.unshare(kernel.CLONE_NEWPID)
     except OSError as error:
-        raise kernel.lacking("cannot make a PID namespace", error) from error
-    family = _Family(command)
+        raise kernel.sandbox_error("cannot make a PID namespace", error) from error
+    tree = _ProcessTree(command)
     try:
-        with on_cancel(family.kill):
-            status = family.wait(on_output, join)
+        with on_cancel(tree.kill):
+            status = tree.wait(on_output, join)
         check()
         return status if status >= 0 else 128 - status
     finally:
-        family.close()
+        tree.close()
 
 
 @cache
@@ -76,7 +75,7 @@ def _prefix() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount-proc", "sh", "-c", _HANDSHAKE)
 
 
-class _Family:
+class _ProcessTree:
     """A running command and all its descendants."""
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -112,13 +111,13 @@ class _Family:
         return self._process.wait()
 
     def kill(self) -> None:
-        """Kill all of it, from any thread, at any time."""
+        """Kill all processes; may be called from any thread, at any time."""
         with self._lock, suppress(ProcessLookupError):
             if self._open:
                 signal.pidfd_send_signal(self._ended, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill what is left and wait until it is gone."""
+        """Kill what is left, and wait for its end."""
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -134,14 +133,14 @@ class _Family:
             poll.register(descriptor, select.POLLIN)
         deadline = 0.0
         while streams:
-            patience_ms = None if not deadline else max(0.0, deadline - time.monotonic()) * 1000
-            ready = poll.poll(patience_ms)
+            timeout_ms = None if not deadline else max(0.0, deadline - time.monotonic()) * 1000
+            ready = poll.poll(timeout_ms)
             if not ready:
-                return  # somebody outside holds the pipe open
+                return  # a process outside of the namespace holds the pipe open
             for descriptor, _ in ready:
                 if descriptor == self._ended:
                     poll.unregister(descriptor)
-                    deadline = time.monotonic() + _PATIENCE_S
+                    deadline = time.monotonic() + _DRAIN_S
                 elif data := os.read(descriptor, _CHUNK):
                     on_output(data, streams[descriptor])
                 else:

@@ -1,7 +1,7 @@
-"""Scratch directories of builds: one per build, locked while it lives, swept up when it died.
+"""Scratch directories: one per build, locked while the build runs, removed if it was killed.
 
-`<state>/tmp/<pid>-<random>/` with `<state>/tmp/<pid>-<random>.lock` beside it. The kernel drops a
-flock(2) when its process dies, however it dies: a directory whose lock is free belongs to nobody.
+`<state>/tmp/<pid>-<random>/` with `<state>/tmp/<pid>-<random>.lock` beside it. The kernel releases
+a flock(2) when its process dies for any reason: a directory whose lock is free has no owner.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SUFFIX = ".lock"
 
 @contextmanager
 def open_workspace(state: Path) -> Iterator[Path]:
-    """A scratch directory under `state` for this block; what dead builds left goes first.
+    """A scratch directory under `state` for this block; those of dead builds are removed first.
 
-    Raises SandboxError when the directory cannot be written.
+    Raises SandboxError when the state directory cannot be written.
     """
     try:
         (state / "tmp").mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -51,7 +51,7 @@ def remove_stale(state: Path) -> None:
     for lock_file in sorted(places.glob("*" + _SUFFIX)):
         try:
             lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:  # another one is sweeping too
+        except FileNotFoundError:  # another build removes it, too
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,9 +63,9 @@ def remove_stale(state: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree, also one with directories of mode 000 as overlayfs makes; missing is fine.
+    """Remove a tree if it exists, including directories of mode 000, which overlayfs creates.
 
-    Mounts below `path` are taken off first: what they show is not ours to remove.
+    Mounts below `path` are unmounted first: what they show is not ours to remove.
     """
     _unmount_below(path)
     try:
@@ -105,13 +105,13 @@ def _claimed(places: Path) -> tuple[Path, int]:
         lock_file = scratch.with_suffix(_SUFFIX)
         lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if lock_file.exists():  # no sweeper came between the two lines above
+        if lock_file.exists():  # not removed by another build between the two calls above
             scratch.mkdir(mode=0o711)
             return scratch, lock
         os.close(lock)
 
 
 def _remove(scratch: Path) -> None:
-    """The tree first: while the lock file exists, a failed sweep is tried again."""
+    """The tree first: while the lock file exists, a failed removal is tried again."""
     remove_tree(scratch)
     scratch.with_suffix(_SUFFIX).unlink(missing_ok=True)

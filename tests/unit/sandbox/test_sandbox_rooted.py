@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shipline.errors import SandboxError
 from shipline.sandbox import read_in_root, resolve_in_root
-from shipline.sandbox.rooted import make_in_root, unmake
+from shipline.sandbox.rooted import make_in_root, remove_created
 
 names = st.sampled_from(["..", ".", "a", "b", "link", "up", "abs", "loop", "new"])
 
@@ -70,24 +70,24 @@ def test_only_regular_files_are_read(root: Path, tmp_path: Path) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(names.filter(lambda name: name != "loop"), min_size=1, max_size=6), st.booleans())
-def test_unmake_undoes_make(root: Path, parts: list[str], directory: bool) -> None:
+def test_what_was_created_is_removed(root: Path, parts: list[str], directory: bool) -> None:
     def state() -> dict[Path, int]:
         return {path: os.lstat(path).st_mode for path in (root.parent, root, *root.rglob("*"))}
 
     before = state()
     place, made = make_in_root(root, "/".join(parts), directory=directory)
     assert place.exists() and (place == root or root in place.parents)
-    unmake(made)
+    remove_created(made)
     assert state() == before
 
 
 def test_what_somebody_filled_stays(tmp_path: Path) -> None:
     _, made = make_in_root(tmp_path, "x/y/file", directory=False)
     (tmp_path / "x/y/file").write_text("content")
-    unmake(made)
+    remove_created(made)
     assert (tmp_path / "x/y/file").read_text() == "content"
     _, made = make_in_root(tmp_path, "x/z", directory=True)
     (tmp_path / "x/other").touch()
     os.utime(tmp_path / "x", ns=(0, 5))
-    unmake(made)
+    remove_created(made)
     assert not (tmp_path / "x/z").exists() and os.stat(tmp_path / "x").st_mtime_ns == 5
