@@ -130,9 +130,9 @@ def test_step_that_fails_for_one_platform_stops_the_others(refusal: Refusal) -> 
 @pytest.mark.parametrize(
     ("run", "hint"),
     [
-        ("apt-get update", "apt-get is not in the image: install it in a step before"),
+        ("apt-get update", "apt-get is not in the image: install it in an earlier step"),
         ("true && nonsense --x", "nonsense is not in the image"),
-        ("['echo', 'hi']", "stand in double quotes"),
+        ("['echo', 'hi']", "a JSON array needs double quotes"),
     ],
 )
 def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint: str) -> None:
@@ -149,7 +149,11 @@ def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: P
 @pytest.mark.parametrize(
     ("instruction", "status", "hint"),
     [
-        ("RUN --mount=type=bind,source=A.txt,target=/x true", 4, "a.txt is there: letter case"),
+        (
+            "RUN --mount=type=bind,source=A.txt,target=/x true",
+            4,
+            "a.txt exists: names are case-sensitive",
+        ),
         ("RUN --mount=type=bind,from=busybox,source=/bim,target=/x true", 4, "did you mean bin?"),
         ("RUN exit 137", 5, "SIGKILL"),
         ("COPY a.txt /a\nRUN /a", 5, "--chmod=755"),
@@ -176,8 +180,8 @@ def test_build_argument_that_no_arg_takes_is_told(shipline: Shipline, tmp_path: 
     place = context(tmp_path / "place", "FROM scratch\nARG VERSION\nLABEL a=$VERSION\n")
     words = ("--build-arg", "VERSOIN=1", "--build-arg", "http_proxy=x", "--build-arg", "TARGETOS=x")
     said = shipline.build(*words, place).ok().err
-    assert "no ARG takes the build argument VERSOIN: did you mean VERSION?" in said
-    assert said.count("no ARG takes") == 1
+    assert "no ARG declares the build argument VERSOIN: did you mean VERSION?" in said
+    assert said.count("no ARG declares") == 1
 
 
 def test_command_that_does_not_exist(refusal: Refusal) -> None:

@@ -55,7 +55,7 @@ def test_another_frontend_is_refused_before_its_file_is_read(
     as_ours = ("--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1")
     shipline.build(*PLAIN, *as_ours, scratch).ok()
     fork = ("--build-arg", "BUILDKIT_SYNTAX=example.com/dockerfile:1")
-    assert "built in is used" in shipline.build(*PLAIN, *fork, scratch).ok().err
+    assert "built-in Dockerfile frontend is used" in shipline.build(*PLAIN, *fork, scratch).ok().err
 
 
 def test_a_source_policy_is_refused(shipline: Shipline, scratch: Path) -> None:

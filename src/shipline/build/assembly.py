@@ -1,7 +1,7 @@
-"""Layers -> configuration, manifest and index, in the format that each output wants.
+"""Layers -> configuration, manifest and index, in the format of each output.
 
-Outputs may want other compression, other media types, other annotations. What they have in common
-is built once; layers that do not suit a format are compressed anew, each only once.
+Outputs may differ in compression, media types and annotations. Everything is built once; layers
+that do not fit a format are recompressed, each only once.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, LayerResult
+from shipline.build.clock import Clock
 from shipline.build.flags import parse_boolean
 from shipline.build.graph import Vertex, key_of
 from shipline.build.request import Annotation, BuildRequest, Level, Output, OutputFormat
-from shipline.build.stages import HistoryNote, StageState
+from shipline.build.stages import StageState
 from shipline.content import chunks
 from shipline.errors import DigestMismatch, UsageError
 from shipline.events import Step
@@ -34,15 +35,15 @@ _OCI_TYPES = {docker: oci for oci, docker in _DOCKER_TYPES.items()}
 
 
 def format_of(output: Output, request: BuildRequest) -> OutputFormat:
-    """How `output` wants the image, with the annotations of every image."""
+    """The format of `output`, with the annotations of the request."""
     if output.type not in _OF_IMAGES:
         return PLAIN
     return replace(output.format, annotations=(*request.annotations, *output.format.annotations))
 
 
 def formats_of(request: BuildRequest) -> tuple[OutputFormat, ...]:
-    """The formats that outputs want, each once; those that are pushed come first, and new layers
-    are made for the first. Raises UsageError for a format that cannot be.
+    """The formats of all outputs, each once, pushed ones first; new layers are compressed for the
+    first. Raises UsageError for a format that is not possible.
     """
     outputs = sorted(request.outputs, key=lambda one: not one.push)
     formats = tuple(dict.fromkeys(format_of(one, request) for one in outputs))
@@ -73,52 +74,52 @@ def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> N
 
 
 def wants_index(request: BuildRequest) -> bool:
-    """Whether the result is an index; BUILDKIT_MULTI_PLATFORM asks for one of a single image.
+    """Whether the result is an index; BUILDKIT_MULTI_PLATFORM=1 makes one for a single image, too.
 
-    Raises UsageError where it forbids one for several.
+    Raises UsageError where it forbids an index for several images.
     """
     several = len(request.target_platforms) > 1
     text = request.build_args.get("BUILDKIT_MULTI_PLATFORM", "")
     wanted = parse_boolean(text, "BUILDKIT_MULTI_PLATFORM") if text else several
     if several and not wanted:
         raise UsageError(
-            "BUILDKIT_MULTI_PLATFORM forbids an index, and several platforms are asked for",
-            hint="leave it out, or ask for one platform",
+            "BUILDKIT_MULTI_PLATFORM forbids an index, but the build is for several platforms",
+            hint="leave it out, or build for one platform",
         )
     return wanted
 
 
 def codec_of(wanted: OutputFormat) -> Codec:
-    """What new layers are compressed with. Raises UsageError for an unknown compression, and for
-    one that does not go with the media types.
+    """The codec for new layers. Raises UsageError for an unknown compression, and for one that is
+    not possible with the media types.
     """
     codec(wanted.compression or "gzip", wanted.level, docker=wanted.docker)
     return codec(wanted.compression or "gzip", wanted.level)
 
 
-def suits(wanted: OutputFormat, compression: str, level: int | None) -> bool:
-    """Whether new layers that are compressed so can stay as they are."""
+def fits(wanted: OutputFormat, compression: str, level: int | None) -> bool:
+    """Whether new layers with this compression fit the format."""
     if not wanted.compression:
         return not (wanted.docker and compression == "zstd")
     return compression == wanted.compression and wanted.level in (None, level)
 
 
-def codec_for(wanted: OutputFormat, layer: Layer, made: LayerResult | None) -> Codec | None:
-    """What `layer` is to be compressed with anew, None where it is right as it is.
+def codec_for(wanted: OutputFormat, layer: Layer, result: LayerResult | None) -> Codec | None:
+    """The codec to recompress `layer` with; None if it fits the format.
 
-    `made` is None for a layer of a base image.
+    `result` is None for a layer of a base image.
     """
     compression = media.compression(layer.descriptor.media_type)
     if compression is None:
         return None
-    if made is not None:
-        return None if suits(wanted, compression, made.level) else codec_of(wanted)
+    if result is not None:
+        return None if fits(wanted, compression, result.level) else codec_of(wanted)
     foreign = wanted.force and compression != wanted.compression
     return codec_of(wanted) if foreign or (wanted.docker and compression == "zstd") else None
 
 
 class Recoder:
-    """Finds or makes the layers that a format wants. Safe to use from any thread."""
+    """Recompresses layers for a format, and keeps the results. Safe to use from any thread."""
 
     def __init__(self, blobs: Blobs, cache: Cache, step: Step) -> None:
         self._blobs = blobs
@@ -126,12 +127,12 @@ class Recoder:
         self._step = step
         self._once: Once[Layer] = Once()
 
-    def recode(self, layer: Layer, made: LayerResult | None, wanted: OutputFormat) -> Layer:
-        """The same files in the format `wanted`; `made` is None for a layer of a base image.
+    def recode(self, layer: Layer, result: LayerResult | None, wanted: OutputFormat) -> Layer:
+        """The layer in the format `wanted`; `result` is None for a layer of a base image.
 
         Raises ContentError, RegistryError where the layer cannot be read.
         """
-        codec = codec_for(wanted, layer, made)
+        codec = codec_for(wanted, layer, result)
         if codec is None:
             return layer
         key = key_of(
@@ -149,7 +150,7 @@ class Recoder:
         name = f"compress {layer.descriptor.digest.short} as {codec.name}"
         with self._step.step(name, kind="internal", size=layer.descriptor.size):
             recoded = self._compress(layer, codec)
-        self._cache.put(LayerResult(recoded, "", codec.level), key)
+        self._cache.put(key, LayerResult(recoded, "", codec.level))
         return recoded
 
     def _compress(self, layer: Layer, codec: Codec) -> Layer:
@@ -169,7 +170,7 @@ class Recoder:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One platform's image, complete but for the bytes of its layers."""
+    """The image for one platform, without the bytes of its layers."""
 
     platform: Platform
     config: ImageConfig
@@ -189,29 +190,29 @@ class Assembled:
 
 
 def assemble(
-    planned: StageState,
-    layers: tuple[Layer, ...],
-    made: Callable[[Vertex], LayerResult],
-    *,
-    epoch: str,
-    now: str,
+    stage: StageState,
+    layers: Iterable[Layer],
+    created: Callable[[Vertex], str],
+    clock: Clock,
     format: OutputFormat = PLAIN,
 ) -> Image:
-    """The image of one platform; `layers` are as `format` has them.
+    """The image for one platform; `layers` are in `format`, `created` returns when the layer of a
+    step was made (RFC 3339).
 
-    `epoch`, if any, replaces every time that this build adds.
+    With SOURCE_DATE_EPOCH, the time of the clock replaces every time that this build adds.
     """
-    history = _history(planned, made, epoch)
-    created = epoch or (history[-1].created if history else "") or planned.image.created or now
+    layers = tuple(layers)
+    epoch = clock.now() if clock.epoch is not None else ""
+    history = _history(stage, created, epoch)
+    latest = history[-1].created if history else ""
     config = replace(
-        planned.image,
+        stage.image,
         diff_ids=tuple(layer.diff_id for layer in layers),
         history=history,
-        created=created,
+        created=epoch or latest or stage.image.created or clock.now(),
     )
     raw = config.to_bytes()
-    config_type = media.DOCKER_CONFIG if format.docker else media.OCI_CONFIG
-    descriptor = Descriptor.of(raw, config_type)
+    descriptor = Descriptor.of(raw, media.DOCKER_CONFIG if format.docker else media.OCI_CONFIG)
     manifest = Manifest.make(
         descriptor,
         [_typed(layer.descriptor, format).plain for layer in layers],
@@ -221,11 +222,27 @@ def assemble(
     return Image(config.platform, config, raw, descriptor, manifest, layers)
 
 
+def _history(
+    stage: StageState, created: Callable[[Vertex], str], epoch: str
+) -> tuple[History, ...]:
+    """The history of the base and of this build. An entry without a layer has the time of the layer
+    before it, or of the first layer, so that equal builds make equal documents.
+    """
+    times = [epoch or (created(note.vertex) if note.vertex else "") for note in stage.notes]
+    time = next(filter(None, times), stage.image.created)
+    entries = []
+    for note, own in zip(stage.notes, times, strict=True):
+        time = own or time
+        empty = note.vertex is None
+        entries.append(History(time, note.text, comment=note.comment, empty_layer=empty))
+    return (*stage.image.history, *entries)
+
+
 def combine(
     images: Sequence[Image], format: OutputFormat = PLAIN, *, indexed: bool = False
 ) -> Assembled:
-    """An index over the images of all platforms, in the order asked for; one image stands alone,
-    unless it is to be `indexed`.
+    """An index of the images of all platforms, in their order; a single image has one only if it is
+    to be `indexed`.
     """
 
     def described(image: Image) -> Descriptor:
@@ -246,7 +263,7 @@ def combine(
 def annotations_at(
     annotations: Iterable[Annotation], level: Level, platform: Platform | None = None
 ) -> Mapping[str, str]:
-    """Those of one document or descriptor; the ones for its platform win over those for all."""
+    """The annotations of one document or descriptor; those for its platform win."""
     found = [one for one in annotations if one.level is level]
     general = {one.key: one.value for one in found if one.platform is None}
     own = {one.key: one.value for one in found if platform and one.platform == platform}
@@ -256,25 +273,3 @@ def annotations_at(
 def _typed(layer: Descriptor, format: OutputFormat) -> Descriptor:
     types = _DOCKER_TYPES if format.docker else _OCI_TYPES
     return replace(layer, media_type=types.get(layer.media_type, layer.media_type))
-
-
-def _history(
-    planned: StageState, made: Callable[[Vertex], LayerResult], epoch: str
-) -> tuple[History, ...]:
-    """The base's history and ours. An entry without a layer takes the time of the layer before
-    it; those before the first layer take that one's, so that equal builds are equal documents.
-    """
-    times = [_created(note, made, epoch) for note in planned.notes]
-    first = next(filter(None, times), planned.image.created)
-    entries = []
-    for note, time in zip(planned.notes, times, strict=True):
-        first = time or first
-        empty = note.vertex is None
-        entries.append(History(first, note.text, comment=note.comment, empty_layer=empty))
-    return (*planned.image.history, *entries)
-
-
-def _created(note: HistoryNote, made: Callable[[Vertex], LayerResult], epoch: str) -> str:
-    if epoch:
-        return epoch
-    return made(note.vertex).created if note.vertex is not None else ""

@@ -1,7 +1,7 @@
 """Base images: from the name in FROM to one platform's configuration and layers.
 
-Only manifests and configurations are fetched when a name is resolved; layers may stay in their
-registry until the first step needs their bytes.
+Resolving a name fetches only manifests and configurations; layers stay in their registry until a
+step needs their bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Repositories = Callable[[Reference], Repository]
 
 
 class Blobs:
-    """The local store, and behind it the repositories from which absent content can come."""
+    """The local store, and the repositories that have content which is missing there."""
 
     def __init__(self, store: LocalStore, step: Step) -> None:
         self.store = store
@@ -45,17 +45,17 @@ class Blobs:
         self._once: Once[None] = Once()
 
     def offer(self, target: Descriptor, repository: Repository, name: str) -> None:
-        """Say that `repository`, called `name` (host/repository), has the content."""
+        """Remember that `repository`, called `name` (host/repository), has the content."""
         with self._lock:
             self._origins.setdefault(target.digest, (repository, name))
 
     def origin(self, digest: Digest) -> Repository | None:
-        """Where the content comes from; None where it was made here."""
+        """The repository that the content comes from; None if it was made here."""
         with self._lock:
             return self._origins[digest][0] if digest in self._origins else None
 
     def ensure(self, target: Descriptor, step: Step | None = None) -> None:
-        """Return when the content is in the local store; `step` is what the download is part of.
+        """Download the content unless it is in the local store, as part of `step`.
 
         Raises NotFound, RegistryError.
         """
@@ -64,7 +64,7 @@ class Blobs:
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
-        """The content, from here or straight from its registry without keeping it."""
+        """The content, from the local store, or from its registry without keeping it."""
         with self._lock:
             origin = self._origins.get(target.digest)
         if origin is None or self.store.exists(target):
@@ -75,7 +75,7 @@ class Blobs:
                 yield reader
 
     def exists(self, target: Descriptor) -> bool:
-        """Whether the content is here, or known to be in a registry."""
+        """Whether the content is in the local store, or known to be in a registry."""
         with self._lock:
             known = target.digest in self._origins
         return known or self.store.exists(target)
@@ -108,9 +108,9 @@ class BaseImage:
 
 
 class RegistryImages:
-    """Base images out of registries; each name is looked up once per build.
+    """Base images from registries; each name is looked up once per build.
 
-    `blobs` learns where the layers are.
+    `blobs` is given the origins of their layers.
     """
 
     def __init__(self, repositories: Repositories, blobs: Blobs, step: Step) -> None:
@@ -123,7 +123,7 @@ class RegistryImages:
         self.found: dict[ImageOp, BaseImage] = {}
 
     def resolve(self, name: str, platform: Platform) -> BaseImage:
-        """See `plan.BaseImages`. Raises NotFound where the image lacks the platform."""
+        """See `plan.BaseImages`. Raises NotFound if the image is not for the platform."""
         reference = Reference.parse(name).or_latest
         image = self._images.get((reference, platform), lambda: self._resolve(reference, platform))
         self.found[image.manifest] = image
@@ -131,7 +131,7 @@ class RegistryImages:
         return image
 
     def variables(self, name: str, platform: Platform) -> tuple[str, ...] | None:
-        """The environment (`NAME=value`) of an image that was resolved; None for another."""
+        """The environment (`NAME=value`) of an image that was resolved; None for others."""
         image = self._known.get((name, platform))
         return None if image is None else tuple(image.config.run.get("Env") or ())
 
@@ -149,7 +149,7 @@ class RegistryImages:
         if len(config.diff_ids) != len(manifest.layers):
             raise ContentError(
                 f"{reference.familiar} has {len(manifest.layers)} layers,"
-                f" but its configuration speaks of {len(config.diff_ids)}"
+                f" but its configuration lists {len(config.diff_ids)}"
             )
         for layer in manifest.layers:
             self._blobs.offer(layer, repository, reference.name)
@@ -166,14 +166,14 @@ class RegistryImages:
             return parsed
         child = parsed.select(platform)
         if child is None:
-            raise _lacking(reference, platform, sorted(map(str, parsed.platforms)))
+            raise _not_available(reference, platform, sorted(map(str, parsed.platforms)))
         parsed = parse_manifest(self._document(repository, child), child.media_type)
         if isinstance(parsed, Index):
             raise ContentError(f"{reference.familiar} is an index inside an index")
         return parsed
 
     def _document(self, repository: Repository, target: Descriptor) -> bytes:
-        """A small document, kept here so that it is asked for once."""
+        """A small document, kept here so that it is requested once."""
         with suppress(NotFound, DamagedContent):
             return fetch_all(self._blobs.store, target, MANIFEST_LIMIT)
         content = fetch_all(repository, target, MANIFEST_LIMIT)
@@ -181,7 +181,7 @@ class RegistryImages:
         return content
 
 
-def _lacking(reference: Reference, platform: Platform, offered: list[str]) -> NotFound:
+def _not_available(reference: Reference, platform: Platform, offered: list[str]) -> NotFound:
     swapped = f"{platform.architecture}/{platform.os}"
     meant = swapped if swapped in offered else df.nearest(str(platform), offered)
     question = f"did you mean {meant}? " if meant else ""

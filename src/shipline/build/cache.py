@@ -1,7 +1,7 @@
-"""What earlier builds made: from the key of some work to the layer that came out of it.
+"""Results of earlier builds: from the key of some work to the layer that it made.
 
-A key names everything that the work depends on, so a hit is as good as doing it again. Records
-speak of content; a hit whose content has gone is a miss, and so is a damaged record.
+A key covers everything that the work depends on, so a hit is as good as doing it again. A hit whose
+content has gone is a miss, and so is a damaged record.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
 from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
-from shipline.tasks import sleep
+from shipline.tasks import Once, sleep
 
-_KIND, _REMOTE = b"made-1\n", b"remote-1\n"
+_KIND, _REMOTE = b"layer-result-1\n", b"remote-1\n"
 _FILES = "remote file"
 _AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class LayerResult:
-    """What a step made: its layer, which may be empty, and when (RFC 3339).
+    """The layer that a step made, which may be empty, and when (RFC 3339).
 
-    `level` is that of the layer's compression, None where it is not known.
+    `level` is the level of its compression, None if it is not known.
     """
 
     layer: Layer
@@ -48,29 +48,8 @@ class RemoteFile:
 
 
 @contextmanager
-def alone(state: Path, key: str) -> Iterator[None]:
-    """Hold the work that `key` names: no other thread or process does, until this one ends it
-    or dies. Interruptible while it waits.
-
-    No two wait for each other as long as whoever holds one asks only for work inside of it.
-    """
-    fd = os.open(state / "work.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    one_byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(key[:15], 16), 1, 0)
-    try:
-        while True:
-            try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2): of this descriptor
-                break
-            except BlockingIOError:
-                sleep(_AGAIN_S)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
 def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Records]:
-    """The records of the cache; a damaged file is removed, before it is used or after the block."""
+    """The records of the cache; a damaged file is removed when it is noticed."""
     try:
         records = SqliteRecords(path)
     except DamagedRecords:
@@ -87,7 +66,7 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
 
 
 def forget_missing(records: Records, content: Exister) -> None:
-    """Delete the records of layers and files that `content` has no more."""
+    """Delete the records of layers and files that are no longer in `content`."""
     for key, value in walk(records, ()):
         sealed = unseal(_REMOTE if key[0] == _FILES else _KIND, value)
         record = {} if sealed is None else json.loads(bytes(sealed))
@@ -97,15 +76,60 @@ def forget_missing(records: Records, content: Exister) -> None:
 
 
 class Cache:
-    """Results by key, durable and shared by all builds of this state directory.
+    """Results by key, durable and shared by all builds with the state directory `state`.
 
-    `variant` sets builds apart whose layers are made in another way from the same work.
+    `variant` separates builds that make other layers from the same work.
     """
 
-    def __init__(self, records: Records, content: Exister, variant: str = "") -> None:
+    def __init__(self, records: Records, content: Exister, state: Path, variant: str = "") -> None:
         self._records = records
         self._content = content
-        self._space = f"made {variant}".rstrip()
+        self._state = state
+        self._space = f"layers {variant}".rstrip()
+        self._running: Once[tuple[LayerResult, bool]] = Once()
+
+    @contextmanager
+    def exclusive(self, key: str) -> Iterator[None]:
+        """Hold a lock for the work of `key`, against other threads and processes; a process that
+        dies releases it. Waiting is interruptible.
+
+        There is no deadlock as long as a holder locks only work that is part of its own.
+        """
+        fd = os.open(self._state / "work.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        one_byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(key[:15], 16), 1, 0)
+        try:
+            while True:
+                try:
+                    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2)
+                    break
+                except BlockingIOError:
+                    sleep(_AGAIN_S)
+            yield
+        finally:
+            os.close(fd)
+
+    def once(
+        self, key: str, make: Callable[[], LayerResult], *, fresh: bool
+    ) -> tuple[LayerResult, bool]:
+        """The result for `key`: of an earlier build, of a step or build that is making it now, or
+        of `make`; and whether it was found. `fresh` ignores earlier builds.
+        """
+
+        def find_or_make() -> tuple[LayerResult, bool]:
+            if fresh:
+                return kept(make()), False
+            if found := self.get(key):
+                return found, True
+            with self.exclusive(key):
+                if found := self.get(key):  # another process made it meanwhile
+                    return found, True
+                return kept(make()), False
+
+        def kept(result: LayerResult) -> LayerResult:
+            self.put(key, result)
+            return result
+
+        return self._running.get((key, fresh), find_or_make)
 
     def get(self, key: str) -> LayerResult | None:
         found = self._records.get((self._space, key))
@@ -121,21 +145,18 @@ class Cache:
         layer = Layer(descriptor, Digest.parse(record["diff_id"]))
         return LayerResult(layer, record["created"], record.get("level"))
 
-    def put(self, made: LayerResult, *keys: str) -> None:
-        """Remember `made` under every key, all or none."""
-        if not keys:
-            return
+    def put(self, key: str, result: LayerResult) -> None:
         record = {
-            "created": made.created,
-            "layer": made.layer.descriptor.to_json(),
-            "diff_id": str(made.layer.diff_id),
-            "level": made.level,
+            "created": result.created,
+            "layer": result.layer.descriptor.to_json(),
+            "diff_id": str(result.layer.diff_id),
+            "level": result.level,
         }
         value = seal(_KIND, json.dumps(record).encode())
-        self._records.write({(self._space, key): value for key in keys})
+        self._records.write({(self._space, key): value})
 
     def remote_file(self, url: str) -> RemoteFile | None:
-        """What `url` gave when it was fetched last, if the content is still here."""
+        """What `url` returned when it was last fetched, if the content is still here."""
         found = self._records.get((_FILES, url))
         content = None if found is None else unseal(_REMOTE, found)
         if content is None:
@@ -147,7 +168,7 @@ class Cache:
         return file if self._content.exists(file.content) else None
 
     def put_remote_file(self, url: str, file: RemoteFile) -> None:
-        """Remember what `url` gave."""
+        """Remember what `url` returned."""
         record = {"content": file.content.to_json(), "etag": file.etag, "modified": file.modified}
         value = seal(_REMOTE, json.dumps(record).encode())
         self._records.write({(_FILES, url): value}, durable=False)

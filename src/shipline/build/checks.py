@@ -1,4 +1,4 @@
-"""The build checks around a build: what they see of it, and how their findings are told."""
+"""Build checks: running them for a request, and showing what they found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 
 
 def configured(dockerfile: df.Dockerfile, request: BuildRequest) -> df.Dockerfile:
-    """The file with the check options of the build argument, which replace those it has."""
+    """The Dockerfile with the check options of the build argument instead of its own."""
     text = request.build_args.get(_OPTIONS)
     if text is None:
         return dockerfile
@@ -35,10 +35,10 @@ def warnings_of(
     target: df.Stage | None,
     variables: Variables = lambda name, platform: None,
 ) -> tuple[df.LintWarning, ...]:
-    """What is found for any platform, in the order of lines, each once.
+    """The warnings for all platforms, in the order of lines, each once.
 
-    With `target` only in the stages that it needs. Raises DockerfileError where the file cannot be
-    built at all.
+    With `target` only for the stages that it needs. Raises DockerfileError for a file that cannot
+    be built at all.
     """
     found: dict[df.LintWarning, None] = {}
     for platform in request.target_platforms:
@@ -62,9 +62,7 @@ def warnings_of(
 
 
 def unused_arguments(request: BuildRequest, dockerfile: df.Dockerfile) -> Iterator[str]:
-    """What is wrong with build arguments that no ARG declares; those that BuildKit knows by itself
-    need none.
-    """
+    """Warnings about build arguments that no ARG declares and that BuildKit does not predefine."""
     lines = (*dockerfile.global_args, *(one for s in dockerfile.stages for one in s.instructions))
     declared = {arg.name for line in lines if isinstance(line, df.Arg) for arg in line.args}
     known = declared | set(df.PlatformArgs("", "").variables())
@@ -72,15 +70,15 @@ def unused_arguments(request: BuildRequest, dockerfile: df.Dockerfile) -> Iterat
         if name not in known and name.upper() not in _PREDEFINED and not _OPTIONS_OF.match(name):
             meant = df.nearest(name, declared)
             question = f": did you mean {meant}?" if meant else ""
-            yield f"no ARG takes the build argument {name}{question}"
+            yield f"no ARG declares the build argument {name}{question}"
 
 
-def tell(warnings: Iterable[df.LintWarning], step: Step) -> None:
-    """Show the list of warnings, as the last thing of a build."""
+def show_warnings(warnings: Iterable[df.LintWarning], step: Step) -> None:
+    """Show the warnings, as the last step of a build."""
     lines = [f"- {one.rule}: {one.message} (line {one.span.line})" for one in warnings]
     if not lines:
         return
     with step.step("check Dockerfile", kind="internal") as check:
-        check.warn(f"{len(lines)} warning{'s' * (len(lines) > 1)} found, --check tells more:")
+        check.warn(f"{len(lines)} warning{'s' * (len(lines) > 1)} found, see --check:")
         for line in lines:
             check.warn(line)

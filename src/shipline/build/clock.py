@@ -21,7 +21,7 @@ _SECOND = 1_000_000_000  # nanoseconds
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """`epoch` is Unix time in seconds, None for the wall clock; `clamp` lets it bound file times.
+    """`epoch` is Unix time in seconds, None for the wall clock; `clamp` limits file times to it.
 
     See reproducible-builds.org/specs/source-date-epoch.
     """
@@ -38,11 +38,11 @@ class Clock:
 
     @property
     def variant(self) -> str:
-        """What sets layers apart whose files have bounded times; empty where they have not."""
+        """Separates layers with limited file times in the cache; empty without a limit."""
         return f"until {self.epoch}" if self.clamp and self.epoch is not None else ""
 
     def clamp_ns(self, time_ns: int) -> int:
-        """The time of a file: at most the epoch where that was asked for."""
+        """The time of a file: at most the epoch if `clamp` is set."""
         if not self.clamp or self.epoch is None:
             return time_ns
         return min(time_ns, self.epoch * _SECOND)
@@ -55,8 +55,8 @@ def rfc3339(time_ns: int) -> str:
 
 
 def epoch_of(request: BuildRequest, dockerfile: df.Dockerfile) -> str:
-    """SOURCE_DATE_EPOCH of the build argument, or else of an ARG before the first FROM; empty where
-    it is not set. Raises DockerfileError for a default of a global ARG that does not expand.
+    """SOURCE_DATE_EPOCH from a build argument, or else from an ARG before the first FROM; empty if
+    not set. Raises DockerfileError for a global ARG whose default cannot be expanded.
     """
     if EPOCH in request.build_args:
         return request.build_args[EPOCH]
@@ -79,9 +79,9 @@ def with_seconds(
     dockerfile: df.Dockerfile,
     time_of: Callable[[str, df.Stage], int],
 ) -> tuple[BuildRequest, df.Dockerfile]:
-    """Both with a number of seconds, or nothing, for what else SOURCE_DATE_EPOCH may be: `context`,
-    or the name of a context or stage, whose time `time_of` tells. Raises UsageError,
-    DockerfileError for what has no time.
+    """Request and Dockerfile with a SOURCE_DATE_EPOCH in seconds, or an empty one, instead of
+    `context` or the name of a context or stage, whose time `time_of` returns. Raises UsageError,
+    DockerfileError for other text.
     """
     written = epoch_of(request, dockerfile)
     stage = dockerfile.find(written) if written else None
@@ -107,10 +107,12 @@ def _seconds(text: str, request: BuildRequest) -> str:
         return text
     if re.fullmatch(r"-?[0-9]+", text):
         if abs(int(text)) >= _YEAR_9999:
-            raise UsageError(f"{EPOCH} is no time: {text}", hint=EPOCH_HINT)
+            raise UsageError(f"{EPOCH} is out of range: {text}", hint=EPOCH_HINT)
         return text
     if text == "context":
         return "" if request.context.newest is None else str(request.context.newest)
     if text in request.build_contexts:  # a directory or an image: neither has a time of its own
         return ""
-    raise UsageError(f"{EPOCH} is no number, no context and no stage: {text!r}", hint=EPOCH_HINT)
+    raise UsageError(
+        f"{EPOCH} is neither a number nor a context or stage: {text!r}", hint=EPOCH_HINT
+    )

@@ -18,10 +18,9 @@ from shipline.build.checks import configured
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.graph import MAIN_CONTEXT
 from shipline.build.request import BuildRequest, Context, ContextKind
-from shipline.build.selecting import included
+from shipline.build.selecting import ContextDirectory, included
 from shipline.build.snapshots import USE_LOCK
 from shipline.build.validation import check_frontend
-from shipline.build.workshop import ContextDirectory
 from shipline.content import Reader, Recency
 from shipline.errors import SandboxError, UsageError
 from shipline.events import Step
@@ -32,9 +31,9 @@ TimeOfStage = Callable[[BuildRequest, df.Dockerfile, str, df.Stage], int]
 """The time of a stage for SOURCE_DATE_EPOCH, in seconds; raises DockerfileError without one."""
 
 _LIMIT = 16 << 20  # bytes of a Dockerfile
-_HEAD = 512  # bytes that tell an archive
+_HEAD = 512  # bytes, enough to recognise an archive
 _SECOND = 1_000_000_000  # nanoseconds
-_UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # how editors of Windows mark it
+_UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # byte order marks of Windows editors
 
 
 def load_dockerfile(
@@ -64,13 +63,13 @@ def load_dockerfile(
 def open_stdin(
     request: BuildRequest, stdin: Reader | None, scratch: Path
 ) -> tuple[BuildRequest, Reader | None]:
-    """The request, its context unpacked below `scratch` where it is an archive on `stdin`, and
-    what is then left to read. Raises UsageError for nothing, ContentError for a damaged archive.
+    """The request, its context an archive on `stdin` that was unpacked below `scratch`; and the
+    input left to read. Raises UsageError for no input, ContentError for a damaged archive.
     """
     if request.context.kind is not ContextKind.STDIN:
         return request, stdin
     if stdin is None:
-        raise UsageError("the context was to come from standard input, which is closed")
+        raise UsageError("the context is standard input, which is closed")
     joined = _Joined(_head(stdin), stdin)
     if not joined.head:
         raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
@@ -78,20 +77,20 @@ def open_stdin(
     if compression is None:
         if request.dockerfile is not None:
             raise UsageError(
-                "standard input is no tar archive, so --file has nothing to be found in",
-                hint="send the Dockerfile without --file, or an archive with the file in it",
+                "standard input is not a tar archive, so there is no --file in it",
+                hint="send the Dockerfile without --file, or an archive that contains the file",
             )
         return request, joined
     place = scratch / "context"
     place.mkdir()
     times: list[int] = []
-    items = _noting(read_tar(decompress(joined, compression)), times)
+    items = _collect_times(read_tar(decompress(joined, compression)), times)
     unpack(items, place, whiteouts="keep", owner=False)
     newest = max(times) // _SECOND if times else None
     return replace(request, context=Context(ContextKind.STDIN, str(place), newest)), None
 
 
-def _noting(items: Iterable[Item], times: list[int]) -> Iterator[Item]:
+def _collect_times(items: Iterable[Item], times: list[int]) -> Iterator[Item]:
     """`items`; the time of each file is added to `times`."""
     for entry, content in items:
         if entry.kind == "file":
@@ -107,7 +106,7 @@ def _head(stdin: Reader) -> bytes:
 
 
 class _Joined:
-    """What was read to look at it, and then the rest."""
+    """A reader of the bytes in `head`, and then of the rest."""
 
     def __init__(self, head: bytes, rest: Reader) -> None:
         self.head = head
@@ -124,7 +123,7 @@ class _Joined:
 
 
 def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfile:
-    """The parsed Dockerfile. Raises UsageError where there is none, DockerfileError if wrong."""
+    """The parsed Dockerfile. Raises UsageError if there is none, DockerfileError for its errors."""
     name, content = _content(request, stdin)
     if len(content) > _LIMIT:
         raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
@@ -138,7 +137,7 @@ def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
     path = _dockerfile_path(request)
     if path is None:
         if stdin is None:
-            raise UsageError("the Dockerfile was to come from standard input, which is closed")
+            raise UsageError("the Dockerfile is standard input, which is closed")
         return "Dockerfile", b"".join(_bounded(stdin))
     name = str(path)
     try:
@@ -155,14 +154,14 @@ def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
 
 
 def _other_dockerfile(path: Path) -> str:
-    """What to do where there is no Dockerfile: what there is beside it may be meant."""
+    """A hint for a missing Dockerfile: perhaps a similar name."""
     try:
         names = os.listdir(path.parent)
     except OSError:
         names = []
     if meant := get_close_matches(path.name, names, 1, 0.7):
         return f"did you mean -f {path.parent / meant[0]}?"
-    return "name it with -f, or run in the directory that has it"
+    return "name it with -f, or build in the directory that has it"
 
 
 def _bounded(stdin: Reader) -> Iterator[bytes]:
@@ -175,7 +174,7 @@ def _bounded(stdin: Reader) -> Iterator[bytes]:
 def open_contexts(
     request: BuildRequest, state: Path, scratch: Path, stack: ExitStack
 ) -> dict[str, ContextDirectory]:
-    """The local directories by name. Raises UsageError for one that is not there."""
+    """The local directories by name. Raises UsageError for one that does not exist."""
     contexts = {MAIN_CONTEXT: _open(MAIN_CONTEXT, request.context, request, state, scratch, stack)}
     for name, context in request.build_contexts.items():
         if context.kind == ContextKind.LOCAL:
@@ -184,7 +183,7 @@ def open_contexts(
 
 
 def _dockerfile_path(request: BuildRequest) -> Path | None:
-    """Where the Dockerfile is, None for standard input."""
+    """The path of the Dockerfile, None for standard input."""
     if request.dockerfile == "-" or not request.context.location:
         return None
     if request.dockerfile is None:
@@ -205,7 +204,7 @@ def _open(
     if context.kind == ContextKind.STDIN and not context.location:
         empty = scratch / "no-context"
         empty.mkdir(exist_ok=True)
-        return ContextDirectory("context (it is empty)", empty, None, None)
+        return ContextDirectory(empty, "the empty context")
     path = Path(context.location)
     if not path.is_dir():
         if name != MAIN_CONTEXT:
@@ -220,19 +219,19 @@ def _open(
     rules = _rules(name, path, request)
     lasting = context.kind != ContextKind.STDIN
     cache = _stat_cache(state, path, stack) if lasting else None
-    label = "context" if name == MAIN_CONTEXT else f"context {name}"
-    return ContextDirectory(label, path.resolve(), included(rules), cache, rules=rules)
+    label = "the context" if name == MAIN_CONTEXT else f"the context {name}"
+    return ContextDirectory(path.resolve(), label, included(rules), cache, rules=rules)
 
 
 def main_rules(request: BuildRequest) -> df.IgnoreRules:
-    """The ignore rules of the build context; none where it is not a directory."""
+    """The ignore rules of the build context; none if it is not a directory."""
     if not os.path.isdir(request.context.location):
         return df.IgnoreRules.of(())
     return _rules(MAIN_CONTEXT, Path(request.context.location), request)
 
 
 def _rules(name: str, path: Path, request: BuildRequest) -> df.IgnoreRules:
-    """`<Dockerfile>.dockerignore` where there is one, else `.dockerignore`."""
+    """`<Dockerfile>.dockerignore` if it exists, else `.dockerignore`."""
     candidates = [path / ".dockerignore"]
     dockerfile = _dockerfile_path(request)
     if name == MAIN_CONTEXT and dockerfile is not None:

@@ -1,25 +1,24 @@
 """COPY, ADD and WORKDIR: files placed on top of a snapshot, as one layer.
 
-Two keys find an earlier result. The first is what the instruction says and what it stands on; it
-costs nothing to compute, but only serves where the sources are a snapshot. The second is what
-would be written, wherever it came from: it serves other bases and other platforms too.
+Two cache keys find an earlier result. The first covers the instruction and the layers it uses; it
+needs no files, but exists only where the source is a snapshot. The second covers what would be
+written, wherever it comes from: it serves other bases and other platforms, too.
 """
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shipline.build.cache import LayerResult, alone
+from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
 from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
-from shipline.build.selecting import Root, Selected, select
-from shipline.build.snapshots import Snapshot, owned
-from shipline.build.workshop import ContextDirectory, Follower, Result, Worker, worth_mounting
+from shipline.build.selecting import ContextDirectory, Root, Selected, select
+from shipline.build.snapshots import Snapshot, Snapshots, owned
+from shipline.build.worker import Source, StepOptions, Worker
 from shipline.errors import ContentError, UsageError
 from shipline.events import Step
 from shipline.layer import (
@@ -33,25 +32,15 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import find_owner, in_user_namespace, remove_tree
+from shipline.sandbox import can_mount_files, find_owner, in_user_namespace, remove_tree
 
 _DIRECTORY = 0o755
-_HEAD = 512  # bytes that tell an archive
+_HEAD = 512  # bytes, enough to recognise an archive
+_WORTH_KEEPING = 16 << 20  # bytes of files; from there on later steps mount the tar of a layer
 
 
-@dataclass(frozen=True, slots=True)
-class StepOptions:
-    """What becomes of a step's layer; `origin` is how messages call what it copies from."""
-
-    follower: Follower | None
-    mountable: bool
-    fresh: bool
-    step: Step
-    origin: str = "the stage or image"
-
-
-def quick_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Result | None) -> str:
-    """The key that needs no bytes; empty for files of a context."""
+def instruction_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Source | None) -> str:
+    """The cache key that needs no files; empty for files of a context."""
     if isinstance(op, MakeDirectoryOp):
         return key_of("directory layer/1", op=op.key(), base=base.diff_ids)
     if isinstance(source, ContextDirectory):
@@ -61,87 +50,110 @@ def quick_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Result | Non
 
 
 def make_directory(
-    op: MakeDirectoryOp, base: Snapshot, shop: Worker, use: StepOptions
+    op: MakeDirectoryOp, base: Snapshot, worker: Worker, options: StepOptions
 ) -> LayerResult:
-    """WORKDIR: the directory and its parents, as far as they are missing."""
-    key = quick_key(op, base, None)
-    if made := _cached(key, shop, use):
-        return made
+    """WORKDIR: a layer with the directory and its parents, if they are missing."""
     if not base.layers and not op.user.partition(":")[0].isdecimal() and op.user:
         raise UsageError(
-            f"WORKDIR cannot look up user {op.user!r}: there is no file to look in yet",
-            hint="write the numeric id, or WORKDIR behind the first COPY",
+            f"WORKDIR cannot look up user {op.user!r}: the image has no /etc/passwd yet",
+            hint="write the numeric id, or move WORKDIR below the first COPY",
         )
-    owner = _owner(op.user, "USER ", base, shop, use.step)
-    placement = Placement(shop.snapshots.table(base), owner, shop.clock.now_ns())
+    owner = _owner(op.user, "USER ", base, worker.snapshots, options.step)
+    placement = Placement(worker.snapshots.table(base), owner, worker.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
-    content = key_of("directories/1", entries=placement.key())
-    return _once(content, (key,), shop, use, lambda: list(placement.items()))
+    key = key_of("directories/1", entries=placement.key())
+    return _layer(key, worker, options, lambda: list(placement.items()))
 
 
 def copy(
-    op: CopyOp, base: Snapshot, source: Result | None, shop: Worker, use: StepOptions
+    op: CopyOp, base: Snapshot, source: Source | None, worker: Worker, options: StepOptions
 ) -> LayerResult:
-    """COPY and ADD."""
-    quick: tuple[str, ...] = ()
-    if key := quick_key(op, base, source):
-        quick = (key,)
-        if made := _cached(key, shop, use):
-            return made
+    """COPY and ADD: a layer with the copied files."""
+    snapshots = worker.snapshots
     with ExitStack() as stack:
-        below = LayeredToc([]) if op.link else shop.snapshots.table(base)
-        owner = _owner(op.chown, "--chown=", base, shop, use.step)
-        placement = Placement(below, owner, shop.clock.now_ns())
+        below = LayeredToc([]) if op.link else snapshots.table(base)
+        owner = _owner(op.chown, "--chown=", base, snapshots, options.step)
+        placement = Placement(below, owner, worker.clock.now_ns())
         selected: list[Selected] = []
         if source is not None:
-            root = _root(source, shop, stack, use)
+            root: Root = (
+                Root(stack.enter_context(snapshots.mounted(source)), options.origin)
+                if isinstance(source, Snapshot)
+                else source
+            )
             selected = select(root, op.sources, op.excludes, parents=op.parents)
-        look = CopyAttributes(owner or _default_owner(source), parse_mode(op.chmod))
+        attributes = CopyAttributes(owner or _default_owner(source), parse_mode(op.chmod))
         if op.parents:
             placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
-        goals = [_goal(op, placement, one, look) for one in selected]
+        targets = [_target(op, placement, one, attributes) for one in selected]
         files = [
             placement.target_of(op.destination, name, contents=False, mode=_made_mode(op))
             for name, _ in op.files
         ]
-        archives = any(goal.archive for goal in goals)
-        if not archives:  # what is found below may have been made for a base that has room
-            _require_room(goals, placement)
-        content = key_of(
+        archives = any(target.archive for target in targets)
+        if not archives:  # a cached layer may be from another base
+            _require_room(targets, placement)
+        key = key_of(
             "files/1",
             texts=op.files,
             chmod=op.chmod,
             owner=owner,
-            sources=[goal.key(look.owner) for goal in goals],
+            sources=[target.key(attributes.owner) for target in targets],
             files=files,
             placed=placement.key(),
-            ways=[placement.way_key(path) for path in (*(one.target for one in goals), *files)],
+            parents=[
+                placement.parents_key(path) for path in (*(one.path for one in targets), *files)
+            ],
             base=base.diff_ids if archives else (),
             stamp=source.stamp if isinstance(source, ContextDirectory) else "",
         )
 
         def items() -> list[Item]:
-            for goal in goals:
-                _place(goal, placement, look, owner, shop, stack)
-            for target, (_, text) in zip(files, op.files, strict=True):
-                _place_text(target, text, placement, look, shop)
+            for target in targets:
+                if target.archive:
+                    tree = _unpacked(target, worker.temporary("archive"), stack)
+                    placement.place_archive(target.path, tree.items(), CopyAttributes(owner))
+                else:
+                    _place(target, placement, attributes)
+            for path, (_, text) in zip(files, op.files, strict=True):
+                content = text.encode("utf-8", "surrogateescape")
+                now_ns = worker.clock.now_ns()
+                entry = Entry(path, "file", 0o644, 0, 0, len(content), now_ns)
+                placement.place_one(attributes.of(entry, path), content)
             return list(placement.items())
 
-        return _once(content, quick, shop, use, items)
+        return _layer(key, worker, options, items)
+
+
+def _layer(
+    key: str, worker: Worker, options: StepOptions, items: Callable[[], list[Item]]
+) -> LayerResult:
+    """The layer of `items`, found by `key` if it was made before."""
+
+    def make() -> LayerResult:
+        found = items()
+        big = sum(entry.size for entry, _ in found) >= _WORTH_KEEPING
+        mountable = options.mountable and big and can_mount_files()
+        return worker.make_layer(found, replace(options, mountable=mountable))
+
+    result, was_there = worker.cache.once(key, make, fresh=options.fresh)
+    if was_there:
+        options.step.cached()
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class CopyTarget:
-    """One source and where it goes; `archive` is how it is compressed if it is to be unpacked."""
+    """One source and the `path` it goes to; `archive` is its compression if it is unpacked."""
 
     source: Selected
-    target: str
+    path: str
     archive: str
 
     def key(self, owner: tuple[int, int] | None) -> dict[str, object]:
-        """What is copied and where, for a cache key; `owner` None keeps the owners of files."""
+        """What is copied where, for a cache key; `owner` None keeps the owners of files."""
         return {
-            "target": self.target,
+            "path": self.path,
             "archive": self.archive,
             "directory": self.source.is_directory,
             "context": self.source.is_context,
@@ -149,65 +161,50 @@ class CopyTarget:
         }
 
 
-def _require_room(goals: Iterable[CopyTarget], placement: Placement) -> None:
-    """Raise UsageError where a directory and a file would meet, before a cached layer is taken."""
-    for goal in goals:
-        if goal.source.is_directory:
-            placement.require_room(goal.target, goal.source.tree)
+def _require_room(targets: Iterable[CopyTarget], placement: Placement) -> None:
+    """Raise UsageError where a directory would replace a file, or the reverse."""
+    for target in targets:
+        if target.source.is_directory:
+            placement.require_room(target.path, target.source.tree)
 
 
-def _goal(op: CopyOp, placement: Placement, source: Selected, look: CopyAttributes) -> CopyTarget:
+def _target(
+    op: CopyOp, placement: Placement, source: Selected, attributes: CopyAttributes
+) -> CopyTarget:
     archive = _archive(source) if op.unpack == "archives" and not source.is_directory else ""
     destination = op.destination
     if op.parents:
-        target = placement.target_of(destination, "", contents=True)
+        path = placement.target_of(destination, "", contents=True)
         for entry in source.way:
-            placement.place_parent(look.of(entry, posixpath.join(target, entry.path)))
-        return CopyTarget(source, posixpath.join(target, source.pivot).rstrip("/"), "")
+            placement.place_parent(attributes.of(entry, posixpath.join(path, entry.path)))
+        return CopyTarget(source, posixpath.join(path, source.pivot).rstrip("/"), "")
     if archive:
         destination = posixpath.join(destination, "")
     contents = source.is_directory or bool(archive)
     mode = _DIRECTORY if archive else _made_mode(op)
-    target = placement.target_of(destination, source.name, contents=contents, mode=mode)
-    return CopyTarget(source, target, archive)
+    path = placement.target_of(destination, source.name, contents=contents, mode=mode)
+    return CopyTarget(source, path, archive)
 
 
 def _made_mode(op: CopyOp) -> int:
-    """The mode of directories that are made: an octal --chmod is theirs too, another is not."""
+    """The mode of created directories: that of an octal --chmod, but not of a symbolic one."""
     octal = octal_mode(op.chmod)
     return _DIRECTORY if octal is None else octal
 
 
-def _place(
-    goal: CopyTarget,
-    placement: Placement,
-    look: CopyAttributes,
-    owner: tuple[int, int] | None,
-    shop: Worker,
-    stack: ExitStack,
-) -> None:
-    if goal.archive:
-        tree = _unpacked(goal, shop, stack)
-        placement.place_archive(goal.target, tree.items(), CopyAttributes(owner))
-    elif goal.source.is_directory:
-        placement.place_tree(goal.target, goal.source.items(), look)
-        if goal.source.mtime_ns is not None:
-            placement.touch(goal.target, goal.source.mtime_ns)
+def _place(target: CopyTarget, placement: Placement, attributes: CopyAttributes) -> None:
+    source = target.source
+    if source.is_directory:
+        placement.place_tree(target.path, source.items(), attributes)
+        if source.mtime_ns is not None:
+            placement.touch(target.path, source.mtime_ns)
     else:
-        for entry, content in goal.source.items():
-            placement.place_one(look.of(entry, goal.target), content)
-
-
-def _place_text(
-    target: str, text: str, placement: Placement, look: CopyAttributes, shop: Worker
-) -> None:
-    content = text.encode("utf-8", "surrogateescape")
-    entry = Entry(target, "file", 0o644, 0, 0, len(content), shop.clock.now_ns())
-    placement.place_one(look.of(entry, target), content)
+        for entry, content in source.items():
+            placement.place_one(attributes.of(entry, target.path), content)
 
 
 def _archive(source: Selected) -> str:
-    """How the archive is compressed, empty where the file is no tar archive."""
+    """The compression of a tar archive, empty for another file."""
     place = source.root / source.path
     if not place.is_file():
         return ""
@@ -223,27 +220,25 @@ def _archive(source: Selected) -> str:
     return compression
 
 
-def _unpacked(goal: CopyTarget, shop: Worker, stack: ExitStack) -> Tree:
-    place = shop.scratch / f"archive-{os.urandom(6).hex()}"
+def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> Tree:
     place.mkdir()
     stack.callback(remove_tree, place)
-    with (goal.source.root / goal.source.path).open("rb") as file:
-        items = owned(_contained(read_tar(decompress(file, goal.archive))))
+    with (target.source.root / target.source.path).open("rb") as file:
+        items = owned(_contained(read_tar(decompress(file, target.archive))))
         unpack(items, place, whiteouts="keep", devices=not in_user_namespace())
     return scan(place)
 
 
 def _contained(items: Iterable[Item]) -> Iterator[Item]:
-    """The items. Raises ContentError for a way through a link that leaves the archive's root."""
+    """The items. Raises ContentError for a path through a link that leaves the archive's root."""
     leaving: set[str] = set()
     for entry, content in items:
         parent = posixpath.dirname(entry.path)
         while parent:
             if parent in leaving:
                 raise ContentError(
-                    f"the archive reaches {entry.path!r} through the link {parent!r}, which"
-                    " leads out of it",
-                    hint="it was made to overwrite other files; do not trust where it came from",
+                    f"the archive has {entry.path!r} below {parent!r}, a link that leads out of it",
+                    hint="such archives are made to overwrite other files: do not trust its source",
                 )
             parent = posixpath.dirname(parent)
         if entry.kind == "symlink":
@@ -253,75 +248,20 @@ def _contained(items: Iterable[Item]) -> Iterator[Item]:
         yield entry, content
 
 
-def _cached(key: str, shop: Worker, use: StepOptions) -> LayerResult | None:
-    made = None if use.fresh else shop.cache.get(key)
-    if made is not None:
-        use.step.cached()
-    return made
-
-
-def _once(
-    content: str,
-    quick: tuple[str, ...],
-    shop: Worker,
-    use: StepOptions,
-    items: Callable[[], list[Item]],
-) -> LayerResult:
-    """The layer for `content`: from the cache, from a step that is making it now, or made."""
-
-    def make() -> tuple[LayerResult, bool]:
-        if made := _cached(content, shop, use):
-            shop.cache.put(made, *quick)
-            return made, True
-        if use.fresh:
-            return make_new(), False
-        with alone(shop.state, content):
-            if made := _cached(content, shop, use):  # another process made it meanwhile
-                shop.cache.put(made, *quick)
-                return made, True
-            return make_new(), False
-
-    def make_new() -> LayerResult:
-        found = items()
-        mountable = use.mountable and worth_mounting(entry for entry, _ in found)
-        made = shop.make_layer(found, follower=use.follower, mountable=mountable)
-        shop.cache.put(made, content, *quick)
-        return made
-
-    made, was_there = shop.making.get((content, use.fresh), make)
-    if was_there:
-        use.step.cached()
-    return made
-
-
-def _root(source: Result, shop: Worker, stack: ExitStack, use: StepOptions) -> Root:
-    if isinstance(source, ContextDirectory):
-        return Root(
-            source.path,
-            f"the {source.name}",
-            source.prune,
-            source.cache,
-            True,
-            source.trees,
-            source.rules,
-        )
-    return Root(stack.enter_context(shop.snapshots.mounted(source)), use.origin)
-
-
 def _owner(
-    text: str, written: str, base: Snapshot, shop: Worker, step: Step
+    text: str, written: str, base: Snapshot, snapshots: Snapshots, step: Step
 ) -> tuple[int, int] | None:
-    """The ids that `text` means in the image, None for no text; `written` is what stood before."""
+    """The ids of `text` in the image, None for no text; `written` precedes it in messages."""
     if not text:
         return None
     user, _, group = text.partition(":")
     if user.isdecimal() and (group.isdecimal() or not group):
         return int(user), int(group or user)
-    with shop.snapshots.mounted(base) as root:
+    with snapshots.mounted(base) as root:
         try:
             return find_owner(root, text)
-        except UsageError as error:  # BuildKit takes root for a name that it cannot find
-            step.warn(f"{written}{text}: {error.message}; root is taken instead", error.hint)
+        except UsageError as error:  # as in BuildKit
+            step.warn(f"{written}{text}: {error.message}; root is used instead", error.hint)
             return find_owner(root, user) if group and _is_known(root, user) else (0, 0)
 
 
@@ -333,6 +273,6 @@ def _is_known(root: Path, user: str) -> bool:
     return True
 
 
-def _default_owner(source: Result | None) -> tuple[int, int] | None:
-    """Files of a context belong to root; files of a stage or image keep their owner."""
+def _default_owner(source: Source | None) -> tuple[int, int] | None:
+    """Files of a context become root's; files of a stage or image keep their owner."""
     return None if isinstance(source, Snapshot) else (0, 0)

@@ -6,7 +6,7 @@ See ARCHITECTURE.md, "The straight line of a build".
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,17 +27,18 @@ from shipline.build.assembly import (
     wants_index,
 )
 from shipline.build.base_images import Blobs, RegistryImages, Repositories
-from shipline.build.cache import Cache, LayerResult, open_records
-from shipline.build.checks import tell, unused_arguments, warnings_of
-from shipline.build.clock import EPOCH, Clock, clock_of, rfc3339
+from shipline.build.cache import Cache, open_records
+from shipline.build.checks import show_warnings, unused_arguments, warnings_of
+from shipline.build.clock import EPOCH, Clock, clock_of
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, PruneLimits, grew, limit_of, prune, total
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
-from shipline.build.exporters import Results, export
+from shipline.build.executor import Executor
+from shipline.build.exporters import ExportSource, export
 from shipline.build.faults import Damage, system_errors
-from shipline.build.graph import CopyOp, HttpOp, RunOp, ScratchOp, Vertex, walk
+from shipline.build.graph import HttpOp, ScratchOp, Vertex
 from shipline.build.plan import plan_platforms
-from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, targets_of
+from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, push_targets
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.snapshots import USE_LOCK, Snapshots
 from shipline.build.solver import Solver
@@ -48,21 +49,20 @@ from shipline.build.validation import (
     check_request,
     request_warnings,
 )
-from shipline.build.workshop import Worker
+from shipline.build.worker import Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import Cancelled, DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
-from shipline.layer import Codec, Layer
 from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
-from shipline.tasks import CPUS, Limiter, Once, TaskGroup
+from shipline.tasks import Once, TaskGroup
 from shipline.units import counted, shown_size
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What surrounds a build: its state directory, the way to registries, the environment."""
+    """What a build uses of its process: state directory, registries, environment, streams."""
 
     home: Path
     repositories: Repositories
@@ -74,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What the build checks found, and what would stop the build before it does any work."""
+    """What the build checks found, and the error that would stop a build before it starts."""
 
     warnings: tuple[df.LintWarning, ...] = ()
     failure: ShiplineError | None = None
@@ -82,9 +82,9 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What was built, as its first pushed output has it, else its first; `names` are all.
+    """The result in the format of its first pushed output, or else its first; `names` are all tags.
 
-    `root` is the index, or the manifest where one platform was asked for.
+    `root` is the index, or the manifest of a single platform.
     """
 
     root: Descriptor
@@ -95,8 +95,8 @@ class BuildResult:
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     """Build `request` and deliver it to its outputs. Raises the errors of shipline.errors.
 
-    When it raises, no name was moved anywhere. The work is done on threads of its own, in a mount
-    namespace that vanishes with them.
+    Tags are pushed last: when it raises before that, no tag has changed. The work is done on new
+    threads, in a mount namespace that vanishes with them.
     """
     check_request(request)
     check_environment(request, settings.environment)
@@ -134,10 +134,10 @@ def _keep_within(home: Path, limit: int | None, started: float, step: Step) -> N
 
 
 def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
-    """Plan the target, or without one all stages, and do nothing of it; base images are looked up.
+    """Plan the target, or all stages without one, and run the build checks; base images are looked
+    up, nothing is built.
 
-    Raises UsageError where there is no Dockerfile or no such target, and what `build` raises where
-    this machine refuses.
+    Raises UsageError without a Dockerfile or target, and the errors of the system as `build` does.
     """
     with system_errors(settings.home), TemporaryDirectory() as scratch:
         images = RegistryImages(
@@ -185,7 +185,7 @@ def _time_of_stage(
     name: str,
     stage: df.Stage,
 ) -> int:
-    """When the file changed that the stage adds from a URL, and which is all that it has."""
+    """The time of the file that the stage adds from a URL, if it has no other."""
     arguments = {key: value for key, value in request.build_args.items() if key != EPOCH}
     request = replace(
         request, target=name, build_args=arguments, platforms=request.target_platforms[:1]
@@ -206,7 +206,7 @@ def _time_of_stage(
 
 
 def _is_piped(request: BuildRequest) -> bool:
-    """Whether the build reads or writes a stream, which can be done only once."""
+    """Whether the build reads or writes a stream, and cannot be repeated."""
     reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
     return reads or any(output.destination == "-" for output in request.outputs)
 
@@ -214,7 +214,7 @@ def _is_piped(request: BuildRequest) -> bool:
 def _on_threads(
     request: BuildRequest, settings: Settings, step: Step, damage: Damage, *, verified: bool
 ) -> BuildResult:
-    """Build; with `verified`, all bytes that are found are looked at before they are used."""
+    """Build; `verified` checks the digest of stored content before it is used."""
     settings.home.mkdir(parents=True, exist_ok=True)
     recency = Recency(settings.home / USE_LOCK)
     store = LocalStore(settings.home / "content", damage, verified=verified, recency=recency)
@@ -227,11 +227,11 @@ def _build(
     request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
 ) -> BuildResult:
     private_mounts()
+    home = settings.home
     formats = formats_of(request)
-    codec = codec_of(formats[0])
-    targets = targets_of(request, settings.repositories)
+    targets = push_targets(request, settings.repositories)
     with ExitStack() as stack:
-        scratch = stack.enter_context(open_workspace(settings.home))
+        scratch = stack.enter_context(open_workspace(home))
         blobs = Blobs(store, step)
         images = RegistryImages(settings.repositories, blobs, step)
         time_of = partial(_time_of_stage, images, settings)
@@ -240,147 +240,89 @@ def _build(
             step.warn(*warning)
         indexed = wants_index(request)
         stages = plan_platforms(request, dockerfile, images)
-        _tell_warnings(request, dockerfile, images, step, stack)
-        shop = _workshop(request, dockerfile, settings, blobs, codec, scratch, damage, stack)
-        recoder = Recoder(blobs, shop.cache, step)
+        _check_dockerfile(request, dockerfile, images, step, stack)
+        clock = clock_of(request, dockerfile)
+        records = stack.enter_context(open_records(home / "cache.db", damage))
+        worker = Worker(
+            store=store,
+            snapshots=Snapshots(home, scratch, blobs, damage),
+            cache=Cache(records, blobs, home, clock.variant),
+            codec=codec_of(formats[0]),
+            clock=clock,
+            scratch=scratch,
+        )
+        executor = Executor(
+            sandbox=_sandbox(scratch, stack),
+            secrets={secret.id: secret for secret in request.secrets},
+            environment=settings.environment,
+            state=home,
+        )
+        downloader = Downloader(settings.get, worker.cache, store)
+        contexts = open_contexts(request, home, scratch, stack)
+        recoder = Recoder(blobs, worker.cache, step)
         with TaskGroup(UPLOADS) as group:
-            uploads = Uploads(group, targets, blobs, recoder, codec, step)
-            solver = _solver(stages, shop, images, step, uploads if targets else None)
+            uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
+            follower = uploads if targets else None
+            solver = Solver(worker, executor, downloader, contexts, images.found, step, follower)
             _solve(stages, solver, uploads)
         with TaskGroup() as group:
-            group.start(shop.snapshots.sync)
+            group.start(worker.snapshots.sync)
             results = {
-                one: _assemble(stages, one, solver, recoder, shop.clock, indexed=indexed)
+                one: _assemble(stages, one, solver, recoder, clock, indexed=indexed)
                 for one in formats
             }
             push_documents(results, targets, step)
-            _export(request, results, shop, blobs, settings, step)
+            for output in request.outputs:
+                result = results[format_of(output, request)]
+                names, snapshots = request.names_of(output), worker.snapshots
+                source = ExportSource(result, names, blobs, snapshots, clock.now_ns())
+                export(output, source, settings.stdout, step)
             push_tags(results, targets, step)
         first = results[formats[0]]
         return BuildResult(first.descriptor, first.images, request.tags)
 
 
-def _export(
-    request: BuildRequest,
-    results: Mapping[OutputFormat, Assembled],
-    shop: Worker,
-    blobs: Blobs,
-    settings: Settings,
-    step: Step,
-) -> None:
-    for output in request.outputs:
-        result = results[format_of(output, request)]
-        names = request.names_of(output)
-        made = Results(result, names, blobs, shop.snapshots, shop.clock.now_ns())
-        export(output, made, settings.stdout, step)
-
-
-def _tell_warnings(
+def _check_dockerfile(
     request: BuildRequest,
     dockerfile: df.Dockerfile,
     images: RegistryImages,
     step: Step,
     stack: ExitStack,
 ) -> None:
-    """Have the build checks told when `stack` ends. Raises DockerfileError where they forbid it."""
+    """Run the build checks; `stack` shows their warnings at its end. Raises DockerfileError if they
+    are to stop the build.
+    """
     target = df.resolve_target(dockerfile, request.target)
     rules = main_rules(request)
     for warning in unused_arguments(request, dockerfile):
         step.warn(warning)
     found = warnings_of(request, dockerfile, rules, target=target, variables=images.variables)
-    stack.callback(tell, found, step)
+    stack.callback(show_warnings, found, step)
     df.enforce(found, df.check_options(dockerfile))
 
 
-def _workshop(
-    request: BuildRequest,
-    dockerfile: df.Dockerfile,
-    settings: Settings,
-    blobs: Blobs,
-    codec: Codec,
-    scratch: Path,
-    damage: Damage,
-    stack: ExitStack,
-) -> Worker:
-    home = settings.home
-    clock = clock_of(request, dockerfile)
-    records = stack.enter_context(open_records(home / "cache.db", damage))
-    cache = Cache(records, blobs, clock.variant)
+def _sandbox(scratch: Path, stack: ExitStack) -> Callable[[], Sandbox]:
+    """The sandbox, opened when it is first used."""
     opened: Once[Sandbox] = Once()
-
-    def sandbox() -> Sandbox:
-        return opened.get("sandbox", lambda: stack.enter_context(open_sandbox(scratch)))
-
-    return Worker(
-        store=blobs.store,
-        snapshots=Snapshots(home, scratch, blobs, damage),
-        cache=cache,
-        codec=codec,
-        clock=clock,
-        scratch=scratch,
-        state=home,
-        contexts=open_contexts(request, home, scratch, stack),
-        secrets={secret.id: secret for secret in request.secrets},
-        environment=settings.environment,
-        sandbox=sandbox,
-        downloader=Downloader(settings.get, cache, blobs.store),
-        making=Once(),
-        running=Limiter(max(4, 2 * CPUS)),
-    )
-
-
-def _solver(
-    stages: Sequence[StageState],
-    shop: Worker,
-    images: RegistryImages,
-    step: Step,
-    follower: Uploads | None,
-) -> Solver:
-    roots = [one.vertex for one in stages]
-    publish = frozenset(vertex for root in roots for vertex in root.chain())
-    mountable: set[Vertex] = set()
-    for vertex in walk(*roots):
-        if isinstance(vertex.op, RunOp):
-            mountable |= {below for one in vertex.inputs for below in one.chain()}
-        elif isinstance(vertex.op, CopyOp) and len(vertex.inputs) > 1:
-            mountable |= set(vertex.inputs[1].chain())
-    return Solver(
-        shop,
-        images.found,
-        step,
-        publish=publish,
-        mountable=frozenset(mountable),
-        follower=follower,
-    )
+    return lambda: opened.get("sandbox", lambda: stack.enter_context(open_sandbox(scratch)))
 
 
 def _solve(stages: Sequence[StageState], solver: Solver, uploads: Uploads) -> None:
-    """Make every platform's files; each layer is handed to `uploads` as soon as it is known."""
+    """Solve all stages; each layer is handed to `uploads` as soon as it is known."""
 
     def send(root: Vertex) -> None:
-        for layer, made in _layers(root, solver):
-            uploads.send(layer, made)
+        for layer, result in solver.layers(root):
+            uploads.send(layer, result)
 
-    roots = [one.vertex for one in stages]
+    roots = [stage.vertex for stage in stages]
     with TaskGroup() as group:
         solver.start(group, *roots)
         for root in roots:
             group.start(send, root)
 
 
-def _layers(root: Vertex, solver: Solver) -> Iterator[tuple[Layer, LayerResult | None]]:
-    """The layers of a result, bottom first, with what made them here; waits for each."""
-    known = 0
-    for vertex in reversed([*root.chain()]):
-        solved = solver.result(vertex)
-        layers = solved.snapshot.layers
-        for layer in layers[known:]:
-            yield layer, solved.made
-        known = len(layers)
-
-
 def _assemble(
-    stages: Sequence[StageState],
+    stages: Iterable[StageState],
     format: OutputFormat,
     solver: Solver,
     recoder: Recoder,
@@ -388,16 +330,12 @@ def _assemble(
     *,
     indexed: bool,
 ) -> Assembled:
-    def made(vertex: Vertex) -> LayerResult:
-        found = solver.result(vertex).made
-        assert found is not None
-        return found
+    def created(vertex: Vertex) -> str:
+        added = solver.result(vertex).added
+        return added.created if added is not None else ""
 
-    epoch = rfc3339(clock.now_ns()) if clock.epoch is not None else ""
     images = []
     for stage in stages:
-        found = list(_layers(stage.vertex, solver))
-        layers = tuple(recoder.recode(layer, by, format) for layer, by in found)
-        image = assemble(stage, layers, made, epoch=epoch, now=clock.now(), format=format)
-        images.append(image)
+        layers = [recoder.recode(*found, format) for found in solver.layers(stage.vertex)]
+        images.append(assemble(stage, layers, created, clock, format))
     return combine(images, format, indexed=indexed)

@@ -1,4 +1,4 @@
-"""Results as files: `local` and `tar` hold the tree, `oci` and `docker` the image."""
+"""Results as files: `local` and `tar` hold the files of the image, `oci` and `docker` the image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
-    """What there is to export."""
+class ExportSource:
+    """A result in the format of an output, with its names and what gives its files."""
 
     assembled: Assembled
     names: Sequence[Reference]
@@ -37,31 +37,31 @@ class Results:
     mtime_ns: int
 
 
-def export(output: Output, results: Results, stdout: BinaryIO | None, step: Step) -> None:
-    """Write the results to where `output` says. Raises UsageError, ContentError."""
+def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> None:
+    """Write the result to `output`. Raises UsageError, ContentError."""
     write = _WRITERS.get(output.type)
     if write is None:
         return
     name = f"export to {output.type} {output.destination}".rstrip()
     with step.step(name, kind="export"), output_errors(output.destination):
-        write(output, results, stdout)
+        write(output, source, stdout)
 
 
-def _local(output: Output, results: Results, stdout: BinaryIO | None) -> None:
+def _local(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     destination = Path(output.destination)
-    for prefix, snapshot in _trees(output, results):
+    for prefix, snapshot in _trees(output, source):
         place = destination / prefix
         place.mkdir(parents=True, exist_ok=True)
-        with results.snapshots.mounted(snapshot) as root:
+        with source.snapshots.mounted(snapshot) as root:
             unpack(scan(root).items(), place, whiteouts="keep", owner=False)
 
 
-def _tar(output: Output, results: Results, stdout: BinaryIO | None) -> None:
+def _tar(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     def everything() -> Iterator[Item]:
-        for prefix, snapshot in _trees(output, results):
+        for prefix, snapshot in _trees(output, source):
             if prefix:
-                yield Entry(prefix, "dir", 0o755, mtime_ns=results.mtime_ns), None
-            with results.snapshots.mounted(snapshot) as root:
+                yield Entry(prefix, "dir", 0o755, mtime_ns=source.mtime_ns), None
+            with source.snapshots.mounted(snapshot) as root:
                 yield from _below(prefix, scan(root).items())
 
     with _opened(output.destination, stdout) as file:
@@ -69,11 +69,11 @@ def _tar(output: Output, results: Results, stdout: BinaryIO | None) -> None:
             file.write(data)
 
 
-def _trees(output: Output, results: Results) -> Iterator[tuple[str, Snapshot]]:
-    """Every image's files, below a directory of their own where there are several."""
-    several = isinstance(results.assembled.root, Index)
+def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Snapshot]]:
+    """The files of each image; with several images each has its own directory."""
+    several = isinstance(source.assembled.root, Index)
     split = several if output.split is None else output.split
-    for image in results.assembled.images:
+    for image in source.assembled.images:
         yield _directory_name(image.platform) if split else "", Snapshot(image.layers)
 
 
@@ -90,10 +90,10 @@ def _directory_name(platform: Platform) -> str:
     return str(platform).replace("/", "_")
 
 
-def _image_archive(output: Output, results: Results, stdout: BinaryIO | None) -> None:
+def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     """An OCI image layout, as a tar archive or, with tar=false, as a directory."""
     with ExitStack() as stack:
-        items = list(_layout(output, results, stack))
+        items = list(_layout(output, source, stack))
         if not output.archive:
             place = Path(output.destination)
             place.mkdir(parents=True, exist_ok=True)
@@ -106,42 +106,42 @@ def _image_archive(output: Output, results: Results, stdout: BinaryIO | None) ->
                 file.write(data)
 
 
-def _layout(output: Output, results: Results, stack: ExitStack) -> Iterator[Item]:
+def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[Item]:
     """The files of an image layout (image-layout.md); `docker` adds its own manifest.json. Layers
     are verified while they are read.
     """
     documents = {
         descriptor.digest.hex: raw
-        for image in results.assembled.images
+        for image in source.assembled.images
         for descriptor, raw in (
             (image.config_descriptor, image.config_bytes),
             (image.manifest.descriptor, image.manifest.raw),
         )
     }
-    root = results.assembled.root
+    root = source.assembled.root
     documents[root.descriptor.digest.hex] = root.raw
-    layers = {layer.descriptor.digest.hex: layer.descriptor for image in results.assembled.images
+    layers = {layer.descriptor.digest.hex: layer.descriptor for image in source.assembled.images
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
-        results.blobs.ensure(layer)
-    yield _folder("blobs", results)
-    yield _folder("blobs/sha256", results)
+        source.blobs.ensure(layer)
+    yield _folder("blobs", source)
+    yield _folder("blobs/sha256", source)
     for name in sorted({*documents, *layers}):
         if name in documents:
-            yield _file(f"blobs/sha256/{name}", documents[name], results)
+            yield _file(f"blobs/sha256/{name}", documents[name], source)
         else:
             entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size,
-                          mtime_ns=results.mtime_ns)  # fmt: skip
-            yield entry, stack.enter_context(results.blobs.fetch(layers[name]))
-    yield _file("index.json", _index(results), results)
+                          mtime_ns=source.mtime_ns)  # fmt: skip
+            yield entry, stack.enter_context(source.blobs.fetch(layers[name]))
+    yield _file("index.json", _index(source), source)
     if output.type == "docker":
-        yield _file("manifest.json", _docker_manifest(results), results)
-    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', results)
+        yield _file("manifest.json", _docker_manifest(source), source)
+    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', source)
 
 
-def _index(results: Results) -> bytes:
-    root = results.assembled.descriptor
-    named = [_described(root, name) for name in results.names] or [root]
+def _index(source: ExportSource) -> bytes:
+    root = source.assembled.descriptor
+    named = [_described(root, name) for name in source.names] or [root]
     return Index.make(named).raw
 
 
@@ -151,29 +151,29 @@ def _described(target: Descriptor, name: Reference) -> Descriptor:
     return replace(target, annotations={**target.annotations, **notes})
 
 
-def _docker_manifest(results: Results) -> bytes:
-    """What `docker load` reads; it knows one platform."""
-    image = results.assembled.images[0]
+def _docker_manifest(source: ExportSource) -> bytes:
+    """The document that `docker load` reads; it has one platform."""
+    image = source.assembled.images[0]
     document = {
         "Config": f"blobs/sha256/{image.config_descriptor.digest.hex}",
-        "RepoTags": [name.tagged(name.tag or "latest").familiar for name in results.names],
+        "RepoTags": [name.tagged(name.tag or "latest").familiar for name in source.names],
         "Layers": [f"blobs/sha256/{layer.descriptor.digest.hex}" for layer in image.layers],
     }
     return json.dumps([document]).encode()
 
 
-def _folder(path: str, results: Results) -> Item:
-    return Entry(path, "dir", 0o755, mtime_ns=results.mtime_ns), None
+def _folder(path: str, source: ExportSource) -> Item:
+    return Entry(path, "dir", 0o755, mtime_ns=source.mtime_ns), None
 
 
-def _file(path: str, content: bytes, results: Results) -> Item:
-    entry = Entry(path, "file", 0o644, size=len(content), mtime_ns=results.mtime_ns)
+def _file(path: str, content: bytes, source: ExportSource) -> Item:
+    entry = Entry(path, "file", 0o644, size=len(content), mtime_ns=source.mtime_ns)
     return entry, content
 
 
 @contextmanager
 def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
-    """The file to write; one with a name appears there only when it is complete."""
+    """The file to write; it gets its name only when it is complete."""
     if destination in ("", "-"):
         if stdout is None:
             raise UsageError("the output needs a destination", hint="add dest=FILE to --output")
@@ -191,7 +191,7 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
 
 
 def _load(archive: Iterator[bytes]) -> None:
-    """Hand an archive to the engine of this machine."""
+    """Load an archive into the container engine of this machine."""
     try:
         process = subprocess.Popen(
             ["docker", "load", "--quiet"],
@@ -216,11 +216,11 @@ def _load(archive: Iterator[bytes]) -> None:
     if process.returncode:
         raise UsageError(
             f"docker load failed: {message}",
-            hint="is the engine running, and does DOCKER_HOST name it?",
+            hint="check that the engine is running, and that DOCKER_HOST is right",
         )
 
 
-_WRITERS: dict[str, Callable[[Output, Results, BinaryIO | None], None]] = {
+_WRITERS: dict[str, Callable[[Output, ExportSource, BinaryIO | None], None]] = {
     "local": _local,
     "tar": _tar,
     "oci": _image_archive,

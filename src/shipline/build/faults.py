@@ -1,6 +1,6 @@
-"""Errors of the operating system in the middle of a build, as errors for a person.
+"""Errors of the operating system during a build, as errors for people.
 
-A full disk or a directory that cannot be written is no bug, wherever it is noticed.
+A full disk or a directory that cannot be written is not a bug, wherever it is noticed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from shipline.errors import ContentError, SandboxError, UsageError
 from shipline.events import Step
 from shipline.units import shown_size
 
-_ROOM = 1 << 20  # bytes; a disk with less is full
+_ROOM = 1 << 20  # bytes; with less free space a disk is full
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
 def system_errors(home: Path) -> Iterator[None]:
-    """Raises ContentError for a full disk, SandboxError for what else the system refuses."""
+    """Raises ContentError for a full disk, SandboxError for other errors of the system."""
     try:
         yield
-    except BrokenPipeError:  # who reads our output went away: the command line knows what to do
+    except BrokenPipeError:  # the reader of our output has gone: the command line handles it
         raise
     except OSError as error:
         where = _place(error) or str(home)
@@ -38,7 +38,7 @@ def system_errors(home: Path) -> Iterator[None]:
 
 
 class Damage:
-    """Files of the state directory that were not what they had to be; told once."""
+    """Records that files of the state directory were damaged; warns once."""
 
     def __init__(self, step: Step) -> None:
         self._step = step
@@ -51,13 +51,13 @@ class Damage:
         if first:
             self._step.warn(
                 f"{path} was damaged and has been removed",
-                "what was in it is made or fetched again; if this is seen again, look at the disk",
+                "its content is made or fetched again; if this repeats, check the disk",
             )
 
 
 @contextmanager
 def output_errors(destination: str) -> Iterator[None]:
-    """Raises UsageError where an output cannot be written; other errors say what was written."""
+    """Raises UsageError where an output cannot be written; other errors get a note."""
     try:
         yield
     except ContentError as error:
@@ -75,7 +75,7 @@ def output_errors(destination: str) -> Iterator[None]:
 
 
 def full_hint(home: Path) -> str:
-    """What to do where the state directory is full; empty where it is not."""
+    """What to do if the state directory is full; empty if it is not."""
     status = os.statvfs(home)
     names_left = status.f_favail or not status.f_files  # some filesystems do not count them
     if names_left and status.f_bavail * status.f_frsize >= _ROOM:
@@ -83,7 +83,7 @@ def full_hint(home: Path) -> str:
     size = shown_size(status.f_blocks * status.f_frsize)
     return (
         f"SHIPLINE_HOME is full: {home}, on a disk of {size};"
-        " free some space (`shipline prune`), or let it name a directory on a larger disk"
+        " free some space (`shipline prune`), or set it to a directory on a larger disk"
     )
 
 

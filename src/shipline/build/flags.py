@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from shipline.build.request import (
     SHM_SIZE,
@@ -39,9 +39,6 @@ from shipline.build.request import (
 )
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -89,11 +86,10 @@ def parse_request(
     iidfile: str | None = None,
     metadata_file: str | None = None,
 ) -> BuildRequest:
-    """The request that the flags of the same names describe; flags that may be given several times
-    are iterables.
+    """The request for flags of the same names; those that may be repeated are iterables.
 
-    `environ` has the values of bare names of --build-arg, and DOCKER_DEFAULT_PLATFORM. A request
-    that can be read may still ask for what cannot be had: see `check_request`.
+    `environ` has the values for bare names of --build-arg, and DOCKER_DEFAULT_PLATFORM. A request
+    that can be parsed may still be impossible: see `check_request`.
     """
     outputs = parse_outputs(output, push=push, load=load)
     limits = {
@@ -147,7 +143,7 @@ _GIT = re.compile(
 
 
 def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
-    """The positional argument of build. A directory on the disk comes before a URL of its name."""
+    """The positional argument. An existing directory takes precedence over a URL of its name."""
     if text == "-":
         return Context(ContextKind.STDIN, "")
     if is_directory(text):
@@ -161,7 +157,7 @@ def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
 
 
 def parse_build_context(text: str) -> tuple[str, Context]:
-    """`name=path`, or `name=` with docker-image://, oci-layout:// or a URL behind it."""
+    """`name=` followed by a path, docker-image://, oci-layout:// or a URL."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
         raise UsageError(f"--build-context: {text!r} is not name=context")
@@ -182,12 +178,12 @@ def _remote(text: str) -> Context | None:
 
 
 def parse_platforms(texts: Iterable[str]) -> tuple[Platform, ...]:
-    """Comma lists of platforms, each platform once, in their order."""
+    """Comma-separated platforms, in their order, each once."""
     return _unique(*(Platform.parse(word) for word in _each(split_csv, texts) if word.strip()))
 
 
 def parse_tags(texts: Iterable[str], flag: str = "--tag") -> tuple[Reference, ...]:
-    """Names to give, `latest` where no tag is said."""
+    """Names to give; the default tag is `latest`."""
     names = [Reference.parse(text) for text in texts]
     for name in names:
         if name.digest is not None:
@@ -200,7 +196,7 @@ _ANNOTATION_ATTRIBUTE = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([a-z0-9_/.-]
 
 
 def parse_annotation(text: str) -> tuple[Annotation, ...]:
-    """`[type[platform],type...:]key=value`, the type being `manifest` where none is said."""
+    """`[type[platform],type...:]key=value`; the default type is `manifest`."""
     name, equals, value = text.partition("=")
     levels, colon, key = name.partition(":")
     if not colon:
@@ -229,7 +225,7 @@ def _annotation(flag: str, level: str, platform: str | None, key: str, value: st
 def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
     """`[type=file|env,]id=ID[,src=PATH][,env=NAME]`.
 
-    With neither type nor source: the variable ID where `environ` has it, else the file ID.
+    With neither type nor source: the variable ID if `environ` has it, else the file ID.
     """
     fields = parse_attributes(text, "--secret")
     kind, name = fields.pop("type", ""), fields.pop("id", "")
@@ -258,7 +254,7 @@ def parse_ssh(text: str) -> Ssh:
 
 
 def parse_cache(text: str, flag: str) -> tuple[CacheBackend, ...]:
-    """`type=...,key=value`, or a comma list of image names, each a registry cache."""
+    """`type=...,key=value`, or comma-separated image names, each a registry cache."""
     parts = split_csv(text)
     if all("=" not in part for part in parts):
         return tuple(CacheBackend("registry", {"ref": part}) for part in parts)
@@ -284,7 +280,7 @@ def _network(text: str) -> Network:
 
 
 def parse_host(text: str) -> Host:
-    """`host:ip` or `host=ip`; an IPv6 address may stand in brackets."""
+    """`host:ip` or `host=ip`; an IPv6 address may be in brackets."""
     name, separator, address = text.partition("=" if "=" in text else ":")
     address = address.removeprefix("[").removesuffix("]")
     try:
@@ -298,7 +294,7 @@ def parse_host(text: str) -> Host:
 
 
 def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
-    """network.host, security.insecure, device[=name]; comma lists of them."""
+    """Comma-separated network.host, security.insecure, device[=name]."""
     words = frozenset(_each(split_csv, texts))
     for word in words:
         if word.partition("=")[0] not in _ENTITLEMENTS:
@@ -307,7 +303,7 @@ def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
 
 
 def parse_ulimit(text: str) -> Ulimit:
-    """`name=soft[:hard]`; the hard limit is the soft one where it is not said."""
+    """`name=soft[:hard]`; the hard limit is the soft one by default."""
     name, equals, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     if not equals or name not in _ULIMITS:
@@ -321,9 +317,7 @@ def parse_ulimit(text: str) -> Ulimit:
 def parse_resources(
     texts: Iterable[str], older: Mapping[str, str | None] | None = None
 ) -> Resources:
-    """`key=value` lists; a later value replaces an earlier one, and one of the flags that docker
-    had before --resource.
-    """
+    """`key=value` lists; later values replace earlier ones, and those of docker's older flags."""
     fields = {key: value for key, value in (older or {}).items() if value}
     for text in texts:
         fields |= parse_attributes(text, "--resource")
@@ -355,7 +349,7 @@ def parse_attestations(
         if text is not None:
             found.append(_short_attestation(kind, text))
     if len({one.type for one in found}) != len(found):
-        raise UsageError("--attest: the same type of attestation is asked for twice")
+        raise UsageError("--attest: the same type of attestation is given twice")
     return tuple(found)
 
 
@@ -418,8 +412,8 @@ _NOT_YET = {
 
 
 def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Output, ...]:
-    """All outputs of a build. --push turns the image outputs into pushing ones, or adds one;
-    --load adds the engine of this machine unless it is there already.
+    """All outputs of a build. --push makes image outputs push, or adds one; --load adds the engine
+    of this machine unless it is there.
     """
     outputs = [parse_output(text) for text in texts]
     if push:
@@ -434,8 +428,8 @@ def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Outp
 
 
 def parse_output(text: str) -> Output:
-    """`type=T,key=value,...`; a path alone is type=local, `-` alone is type=tar to standard
-    output, type=registry is type=image,push=true.
+    """`type=T,key=value,...`; a path alone is type=local, `-` is type=tar to standard output, and
+    type=registry is type=image,push=true.
     """
     if split_csv(text) == (text,) and not text.startswith("type="):
         return Output("tar" if text == "-" else "local", text)
@@ -481,7 +475,7 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
 
 
 def _refuse_missing(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
-    """Refuse what cannot be done yet."""
+    """Raise UsageError for attributes that are not supported yet."""
     for wanted, hint in _NOT_YET.items():
         key, _, value = wanted.partition("=")
         if on.get(key, key in fields and fields[key] == (value or fields[key])):
@@ -500,7 +494,7 @@ def _output_format(fields: Mapping[str, str], on: Mapping[str, bool]) -> OutputF
         annotations=_attribute_annotations(fields),
     )
     if name:
-        from shipline.layer import codec  # takes as long to import as all else that flags need
+        from shipline.layer import codec  # slow to import
 
         codec(name, found.level, docker=found.docker)
     return found
@@ -525,10 +519,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 
 
 def split_csv(text: str) -> tuple[str, ...]:
-    """The fields of one CSV record (RFC 4180): a quoted field may hold commas and line ends.
-
-    No text has no fields.
-    """
+    """The fields of one CSV record (RFC 4180), none for an empty text."""
     try:
         rows = [row for row in csv.reader([text], strict=True) if row]
     except csv.Error as error:
@@ -553,14 +544,14 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
 
 
 def parse_boolean(text: str, name: str) -> bool:
-    """What Go's strconv.ParseBool reads; errors name `name`."""
+    """A boolean as Go's strconv.ParseBool reads it; errors name `name`."""
     if text not in _TRUE | _FALSE:
         raise UsageError(f"{name}: {text!r} is neither true nor false")
     return text in _TRUE
 
 
 def parse_size(text: str, flag: str) -> int:
-    """Bytes: a number with an optional binary unit, `64m` is 64 MiB."""
+    """Bytes: a number with an optional binary unit; `64m` is 64 MiB."""
     match = _SIZE.match(text.strip())
     if match is None:
         raise UsageError(f"{flag}: not a size: {text!r}", hint="write it like 64m or 2g")
@@ -578,7 +569,7 @@ def parse_integer(text: str, flag: str) -> int:
 def parse_assignments(
     texts: Iterable[str], flag: str, environ: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """`K=V` each. A bare `K` takes its value from `environ`, and is left out where that has none;
+    """`K=V` each. A bare `K` has its value in `environ`, and is left out if it is not there;
     without an `environ` its value is empty.
     """
     found: dict[str, str] = {}

@@ -19,10 +19,10 @@ from shipline.sandbox import Limits
 
 
 def key_of(kind: str, **parts: object) -> str:
-    """A name for work: SHA-256 of `kind`, which ends in a version, and named parts, as JSON.
+    """A key for work: the SHA-256 of `kind`, which ends in a version, and of named parts, as JSON.
 
-    The version changes when the same parts come to mean other work. Raises TypeError for a part
-    that is no JSON value.
+    Change the version when the same parts mean other work. Raises TypeError for a part that is not
+    a JSON value.
     """
     text = json.dumps([kind, parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
@@ -34,12 +34,12 @@ MAIN_CONTEXT = "context"
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """A key covers every field that is compared, so that a new one cannot be forgotten."""
+    """The key covers every compared field, so that a new field cannot be forgotten."""
 
     KIND: ClassVar[str]
 
     def key(self) -> str:
-        """Equal where the operation does the same to the same inputs."""
+        """Equal for operations that do the same with the same inputs."""
         return key_of(self.KIND, **_compared(self))
 
 
@@ -81,8 +81,8 @@ class ContextOp(_Operation):
 
 @dataclass(frozen=True, slots=True)
 class RunMount:
-    """A mount of a RUN. `input` is the vertex input it shows, 0 for none; `owned` tells whether
-    mode, uid or gid were given.
+    """A mount of a RUN. `input` is the number of the vertex input that it shows, 0 for none;
+    `owned` says whether mode, uid or gid were given.
     """
 
     type: str
@@ -169,7 +169,7 @@ Op = ScratchOp | ImageOp | ContextOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How a vertex is shown to people; `origin` is how messages call what it copies from."""
+    """How a vertex is displayed; `origin` is what messages call the source that it copies from."""
 
     name: str
     stage: str = ""
@@ -181,7 +181,7 @@ class Label:
 
 @dataclass(frozen=True, eq=False)
 class Vertex:
-    """One piece of work; compared and hashed by `digest`. `fresh` forbids a cached result."""
+    """One piece of work, compared and hashed by `digest`; `fresh` forbids a cached result."""
 
     op: Op
     inputs: tuple[Self, ...] = ()

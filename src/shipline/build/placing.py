@@ -1,13 +1,13 @@
-"""Where copied files land: the rules of COPY, over a table of what is already there.
+"""Where copied files go: the rules of COPY, over the table of contents of the layers below.
 
-A `Placement` collects the entries of the new layer and answers questions about the tree as it
-will be. The rules are those of BuildKit's file operation: parents are made, links in the
-destination's directory are followed, an existing directory keeps its attributes where its
-contents are copied into it and takes the source's where it is part of them.
+A `Placement` collects the entries of the new layer and answers questions about the resulting tree.
+The rules are those of BuildKit's file operation: missing parents are created, links in the
+destination's directory are followed, and an existing directory keeps its attributes when contents
+are copied into it, but takes those of a source directory that is copied onto it.
 
 `--chmod` takes octal digits, or the symbolic notation of chmod(1) as BuildKit reads it, which is
-BSD's: beside permissions a class can be given those of another (`g=u`), and `t` goes with every
-class but `o` alone.
+BSD's: a class can also be given the permissions of another (`g=u`), and `t` goes with every class
+but `o` alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from shipline.errors import DockerfileError, UsageError
 from shipline.layer import Content, Entry, Item, LayeredToc, Tree, resolve
 
 _SECOND = 1_000_000_000  # nanoseconds
-_MODE = 0o755  # of directories that are made
+_MODE = 0o755  # of created directories
 
 Change = Callable[[int, bool], int]
-"""From a mode, and whether it is a directory's, to the mode after the change."""
+"""From a mode, and whether it is that of a directory, to the new mode."""
 
 _CLAUSE = re.compile(r"([ugoa]*)((?:[+=-][rwxXstugo]*)+)")
 _ACTION = re.compile(r"([+=-])([rwxXstugo]*)")
@@ -35,7 +35,7 @@ _SHIFT = {"u": 6, "g": 3, "o": 0}
 
 
 def octal_mode(text: str) -> int | None:
-    """The mode that `text` is, None where it is not made of octal digits."""
+    """The mode written in octal digits, None for another text."""
     if not re.fullmatch("[0-7]+", text) or int(text, 8) > 0o7777:
         return None
     return int(text, 8)
@@ -77,7 +77,7 @@ def parse_mode(text: str) -> Change | None:
 
 
 def _copy(mode: int, who: str, sign: str, source: str) -> int:
-    """Treat the permissions of the class `source` as those that were written."""
+    """Apply the permissions of the class `source` to the classes `who`."""
     bits = mode >> _SHIFT[source] & 0o7
     for one in _SHIFT:
         if not who or "a" in who or one in who:
@@ -105,13 +105,13 @@ def _permit(mode: int, executable: bool, who: str, sign: str, letters: str) -> i
 
 @dataclass(frozen=True, slots=True)
 class CopyAttributes:
-    """Owner and mode of what is copied; None keeps those of the source. Times lose fractions."""
+    """Owner and mode of copied files; None keeps those of the source. Times are whole seconds."""
 
     owner: tuple[int, int] | None = None
     change: Change | None = None
 
     def of(self, entry: Entry, path: str) -> Entry:
-        """The entry as it will be at `path`."""
+        """The entry with these attributes at `path`."""
         _, kind, mode, uid, gid, size, mtime_ns, link, major, minor, xattrs = entry
         if self.owner is not None:
             uid, gid = self.owner
@@ -127,26 +127,26 @@ def entry_key(entry: Entry) -> dict[str, object]:
 
 
 class Placement:
-    """A layer in the making on top of `below`."""
+    """The entries of a new layer on top of `below`."""
 
     def __init__(self, below: LayeredToc, owner: tuple[int, int] | None, now_ns: int) -> None:
-        """`owner` is that of directories that are made, None as mkdir(2) has it."""
+        """`owner` is that of created directories; None: as mkdir(2) sets it."""
         self._below = below
         self._owner = owner
         self._now_ns = now_ns
         self._items: dict[str, Item] = {}
 
     def items(self) -> Iterator[Item]:
-        """The entries of the layer, parents first: also parents that are there already.
+        """The entries of the layer, parents first, existing parents included.
 
-        A directory in which a name is new or is another file gets a new time.
+        A directory in which a name is new or becomes another file gets a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
         for path in sorted(items, key=lambda path: path.replace("/", "\0")):
             yield items[path]
 
     def _parents(self) -> dict[str, Entry]:
-        """The directories below which something is placed and which are not placed themselves."""
+        """The existing directories above placed entries."""
         found: dict[str, Entry] = {}
         changed: set[str] = set()
         for item, (entry, _) in self._items.items():
@@ -166,14 +166,14 @@ class Placement:
         }
 
     def key(self) -> list[object]:
-        """What `items` gives now, for a cache key: no contents, and not the time of this build."""
+        """The entries of `items` for a cache key, without contents and the time of this build."""
         return [
             entry_key(entry._replace(mtime_ns=0) if entry.mtime_ns == self._now_ns else entry)
             for entry, _ in self.items()
         ]
 
     def lookup(self, path: str) -> Entry | None:
-        """What will be at `path`; the last component is not followed."""
+        """The entry at `path` in the resulting tree; a link at its end is not followed."""
         own = self._items.get(path)
         if own is not None:
             return own[0]
@@ -182,11 +182,11 @@ class Placement:
         return self._below.lookup(path)
 
     def resolve(self, path: str) -> str:
-        """`path` without leading slash, links followed inside the root, the last one too."""
+        """`path` without leading slash, with all links followed inside the root."""
         return resolve(path, self.lookup)
 
-    def way_key(self, path: str) -> list[object]:
-        """What is below on the way to `path`, for a cache key: the layer repeats these directories.
+    def parents_key(self, path: str) -> list[object]:
+        """The existing entries on the way to `path`, for a cache key: the layer repeats them.
 
         The time of the last one does not count, since the layer changes it.
         """
@@ -199,19 +199,19 @@ class Placement:
         return found
 
     def make_directories(self, path: str, mode: int = _MODE) -> None:
-        """Make `path` a directory, with its parents. Raises UsageError over a file."""
-        made = ""
+        """Create the directory `path` and its parents. Raises UsageError where a file is."""
+        done = ""
         for part in path.split("/") if path else ():
-            made = f"{made}/{part}" if made else part
-            entry = self.lookup(made)
+            done = f"{done}/{part}" if done else part
+            entry = self.lookup(done)
             if entry is None:
-                self._items[made] = (self._new_directory(made, mode), None)
+                self._items[done] = (self._new_directory(done, mode), None)
             elif entry.kind != "dir":
-                raise UsageError(f"/{made} is not a directory")
+                raise UsageError(f"/{done} is not a directory")
 
     def _new_directory(self, path: str, mode: int) -> Entry:
-        """As mkdir(2) makes it: below a setgid directory it is one too, of the same group."""
-        mode &= _MODE  # the rest is masked
+        """As mkdir(2) creates it: below a setgid directory it is setgid, too, with its group."""
+        mode &= _MODE  # as an umask of 022 does
         uid, gid = self._owner or (0, 0)
         parent = self.lookup(posixpath.dirname(path))
         if parent is not None and parent.mode & 0o2000:
@@ -224,9 +224,9 @@ class Placement:
         return path == "" or (entry is not None and entry.kind == "dir")
 
     def target_of(self, destination: str, name: str, *, contents: bool, mode: int = _MODE) -> str:
-        """Where a source called `name` goes; `contents`: a directory, whose contents are copied.
+        """The path for a source called `name`; `contents`: for the contents of a directory.
 
-        Makes the directories on the way, with `mode`.
+        Creates the directories on the way, with `mode`.
         """
         directory, last = posixpath.split(destination)
         if last in ("", "."):
@@ -248,14 +248,14 @@ class Placement:
         return target
 
     def place(self, entry: Entry, content: Content) -> None:
-        """Put one entry, parents present. Raises UsageError where a directory meets a file."""
+        """Add one entry. Raises UsageError where a directory meets a file."""
         self._require_room(entry.path, entry.kind == "dir")
         self._items[entry.path] = (entry, content)
 
     def require_room(self, target: str, tree: Tree) -> None:
-        """Raise the UsageError that `place_tree` of a directory would raise for what is there now.
+        """Raise the UsageError that `place_tree` would raise.
 
-        Looks only at names that both have, so it costs little where nothing is overwritten.
+        Looks only at names that both trees have, so it is cheap where nothing is overwritten.
         """
         prefix = f"{target}/" if target else ""
 
@@ -274,30 +274,30 @@ class Placement:
         raise UsageError(f"cannot replace to directory /{path} with file")
 
     def place_one(self, entry: Entry, content: Content) -> None:
-        """Put one file into a directory, which gets a new time."""
+        """Add one file; the directory that holds it gets a new time."""
         self.place(entry, content)
         parent = posixpath.dirname(entry.path)
         if parent in self._items:
             self.touch(parent, self._now_ns)
 
     def touch(self, path: str, mtime_ns: int) -> None:
-        """Give the directory at `path` another time."""
+        """Set the time of the directory at `path`."""
         entry = self.lookup(path)
         if path and entry is not None:
             self._items[path] = (entry._replace(mtime_ns=mtime_ns), None)
 
     def place_parent(self, entry: Entry) -> None:
-        """Put a directory on the way to what `--parents` copies; one that is there keeps its owner.
+        """Add a parent directory of what `--parents` copies; an existing one keeps its owner.
 
-        Raises UsageError over a file.
+        Raises UsageError where a file is.
         """
         there = self.lookup(entry.path)
         if there is not None and there.kind == "dir":
             entry = there._replace(mode=entry.mode)
         self.place(entry._replace(mtime_ns=self._now_ns), None)
 
-    def place_archive(self, target: str, items: Iterable[Item], look: CopyAttributes) -> None:
-        """Put the content of an archive: links to directories are followed, the rest replaced."""
+    def place_archive(self, target: str, items: Iterable[Item], attributes: CopyAttributes) -> None:
+        """Add the contents of an archive: links to directories are followed, the rest replaced."""
         prefix = f"{target}/" if target else ""
         for entry, content in items:
             parent, _, name = (prefix + entry.path).rpartition("/")
@@ -306,18 +306,18 @@ class Placement:
                 place = self.resolve(place)
             link = prefix + entry.link if entry.kind == "hardlink" else entry.link
             mtime_ns = max(0, entry.mtime_ns)
-            placed = look.of(entry._replace(link=link, mtime_ns=mtime_ns), place)
+            placed = attributes.of(entry._replace(link=link, mtime_ns=mtime_ns), place)
             if place:
                 self._items[place] = (placed, content)
 
-    def place_tree(self, target: str, items: Iterable[Item], look: CopyAttributes) -> None:
-        """Put the contents of a directory at `target`, which is one."""
+    def place_tree(self, target: str, items: Iterable[Item], attributes: CopyAttributes) -> None:
+        """Add the contents of a directory to the directory `target`."""
         fresh = not self._below.children(target) and not any(
             path.startswith(f"{target}/") for path in self._items
         )
         prefix = f"{target}/" if target else ""
         for entry, content in items:
-            placed = look.of(entry, prefix + entry.path)
+            placed = attributes.of(entry, prefix + entry.path)
             if placed.kind == "hardlink":
                 placed = placed._replace(link=prefix + placed.link)
             if fresh:
@@ -326,7 +326,7 @@ class Placement:
                 self.place(placed, content)
 
     def _covered(self, path: str) -> bool:
-        """Whether something new that is no directory stands on the way to `path`."""
+        """Whether a new entry above `path` is not a directory."""
         while path := posixpath.dirname(path):
             own = self._items.get(path)
             if own is not None:

@@ -1,7 +1,7 @@
-"""Stages for one platform -> the vertex that makes their files, and the image configuration.
+"""The plan of a build: for each platform the vertex of the target stage, and its configuration.
 
 Instructions are taken in order; each turns the state of its stage into the next state. One that
-changes files adds a vertex, the others edit the configuration alone.
+changes files adds a vertex, the others only change the configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shipline.tasks import TaskGroup
 
 class BaseImages(Protocol):
     def resolve(self, name: str, platform: Platform) -> BaseImage:
-        """Look an image up by the name people write. Raises NotFound, RegistryError, AuthError."""
+        """Look up an image by its name in FROM. Raises NotFound, RegistryError, AuthError."""
 
 
 class _NamedContexts:
@@ -42,12 +42,12 @@ class _NamedContexts:
         return isinstance(name, str) and _familiar(name) in self._contexts
 
     def find(self, name: str) -> tuple[str, Context | None]:
-        """The context and the name that it was given under; None for the main one."""
+        """The name as it was given, and the context; None for the main context."""
         return self._contexts.get(_familiar(name), (name, None))
 
 
 def _familiar(name: str) -> str:
-    """`name` as people write it, without the tag `latest`."""
+    """`name` in its short form, without the tag `latest`."""
     try:
         return Reference.parse(name).familiar.removesuffix(":latest")
     except (InvalidReference, InvalidDigest):
@@ -111,9 +111,9 @@ class PlatformPlan:
         """The target stage, planned after every stage that it needs."""
         for stage in self._stages.stages:
             self._done[stage.index] = self._plan_stage(stage)
-        planned = self._done[self._stages.target.index]
-        labels = {**(planned.image.run.get("Labels") or {}), **self._request.labels}
-        return planned.with_run(Labels=labels)
+        target = self._done[self._stages.target.index]
+        labels = {**(target.image.run.get("Labels") or {}), **self._request.labels}
+        return target.with_run(Labels=labels)
 
     def _plan_stage(self, stage: df.Stage) -> StageState:
         platform = self._platform_of(stage)
@@ -122,10 +122,10 @@ class PlatformPlan:
         state = self._base(stage, platform, total).with_run(OnBuild=None)
         cache = self._request.cache
         proxies = df.proxy_variables(self._request.build_args)
-        place = DispatchOptions(
+        options = DispatchOptions(
             stage=stage.name,
             platform=platform,
-            options=self._request.run,
+            run=self._request.run,
             source=self._source,
             described=self._described,
             total=total,
@@ -136,10 +136,10 @@ class PlatformPlan:
         )
         for instruction in instructions:
             if isinstance(instruction, LAYERED):
-                place = replace(place, number=place.number + 1)
+                options = replace(options, number=options.number + 1)
             step = df.apply(instruction, state.scope, self._globals)
             shown = _shown(platform, step.scope.variables)
-            state = dispatch(state, step, replace(place, shown=shown))
+            state = dispatch(state, step, replace(options, shown=shown))
         return replace(state, cmd_set=False)
 
     def _platform_of(self, stage: df.Stage) -> Platform:
@@ -183,7 +183,7 @@ class PlatformPlan:
     def _outside(
         self, source: df.ImageSource | df.ContextSource, platform: Platform, label: Label
     ) -> tuple[Vertex, ImageConfig]:
-        """Files that no stage makes, and the configuration that comes with them."""
+        """An image or context, and the configuration that comes with it."""
         span = label.span
         assert span is not None
         name = source.name
@@ -204,15 +204,15 @@ class PlatformPlan:
         try:
             return self._images.resolve(name, platform)
         except (InvalidReference, InvalidDigest) as error:
-            hint = self._meant(name, span) or error.hint
+            hint = self._hint(name, span) or error.hint
             raise DockerfileError(error.message, span=span, hint=hint) from error
         except ShiplineError as error:
             error.span = span
-            error.hint = self._meant(name, span) or error.hint
+            error.hint = self._hint(name, span) or error.hint
             raise
 
-    def _meant(self, name: str, span: Span) -> str:
-        """What may have been meant by a `name` that is no image; `span` is where it stands."""
+    def _hint(self, name: str, span: Span) -> str:
+        """A hint for a `name` that is not an image; `span` is the instruction that has it."""
         stages = self._dockerfile.stages
         here = next((one for one in stages if one.span == span), None)
         if here and (unset := sorted(self._globals.base_of(here).undefined)):
@@ -224,10 +224,10 @@ class PlatformPlan:
             if here and later.name == name.lower():
                 return f"FROM finds a stage by its name in lower case: write FROM {later.name}"
         meant = df.nearest(name, [one.name for one in others])
-        return f"did you mean the stage {meant}? No stage is called {name}" if meant else ""
+        return f"did you mean the stage {meant}? There is no stage {name}" if meant else ""
 
     def _unset_hint(self, names: list[str]) -> str:
-        """FROM sees the ARGs before the first FROM alone."""
+        """FROM sees only the ARGs before the first FROM."""
         for stage in self._dockerfile.stages:
             for arg in stage.instructions:
                 if isinstance(arg, df.Arg) and {one.name for one in arg.args} & {*names}:
@@ -259,8 +259,8 @@ class PlatformPlan:
 
 
 def _shown(platform: Platform, variables: Mapping[str, str]) -> str:
-    """`linux/amd64->arm64` where a step on one platform makes something for another, which it has
-    declared ARG TARGETPLATFORM, TARGETARCH or the like to know.
+    """`linux/amd64->arm64` where a stage on one platform declares ARG TARGETPLATFORM, TARGETARCH or
+    the like, and builds for another.
     """
     parts = variables.get("TARGETPLATFORM", "").split("/")
     if len(parts) < 2:

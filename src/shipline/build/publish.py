@@ -1,7 +1,7 @@
-"""The way to registries: layers from the moment that their first bytes exist, tags last.
+"""Pushing to registries: layers while they are being made, tags last.
 
-Nothing has a name until everything is there: layers, then configurations, manifests and the index
-by digest, children first, and then the tags.
+Nothing has a name until everything has arrived: first layers, then configurations, manifests and
+the index by digest, children first, and then tags.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from shipline.build.assembly import PLAIN, Assembled, Recoder, format_of, suits
+from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
 from shipline.build.base_images import Blobs, Repositories
 from shipline.build.cache import LayerResult
 from shipline.build.request import BuildRequest, Output, OutputFormat
@@ -39,10 +39,10 @@ class PushTarget:
         return f"{self.host}/{self.name}"
 
 
-def targets_of(request: BuildRequest, repositories: Repositories) -> tuple[PushTarget, ...]:
-    """Where to push: for each output, its repositories with their tags.
+def push_targets(request: BuildRequest, repositories: Repositories) -> tuple[PushTarget, ...]:
+    """The repositories to push to, with their tags, for each output.
 
-    Raises UsageError where a name is missing, or stands where none can be given.
+    Raises UsageError for a missing name, and for a tag that cannot be given.
     """
     found: list[PushTarget] = []
     for output in request.outputs:
@@ -64,14 +64,14 @@ def targets_of(request: BuildRequest, repositories: Repositories) -> tuple[PushT
 
 
 def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
-    """The tags that an output gives; none where it pushes by digest."""
+    """The tags that an output gives; none if it pushes by digest."""
     tags = tuple(name.tag or "latest" for name in names)
     if not output.push_by_digest:
         return tags
     for tag in tags:
         if tag != "latest":
             raise UsageError(
-                f"push-by-digest gives no names, but the tag {tag!r} was asked for",
+                f"push-by-digest gives no tags, but the tag {tag!r} was requested",
                 hint="name the repository alone, without a tag",
             )
     return ()
@@ -87,9 +87,9 @@ def _refuse_clashes(targets: Iterable[PushTarget]) -> None:
 
 
 class Uploads:
-    """Sends layers to every target; leaving `group` means that all of them have arrived.
+    """Sends layers to every target; when `group` ends, all of them have arrived.
 
-    New layers are made with `codec`; targets that it suits get their bytes while they are made.
+    New layers are made with `codec`; targets that it fits get their bytes while they are made.
     """
 
     def __init__(
@@ -108,26 +108,26 @@ class Uploads:
         self._once: Once[None] = Once()
         self._followed: set[Digest] = set()
         everyone = tuple(targets)
-        self._following = [one for one in everyone if suits(one.format, codec.name, codec.level)]
+        self._following = [one for one in everyone if fits(one.format, codec.name, codec.level)]
         self._others = [one for one in everyone if one not in self._following]
 
     def follow(self, ingest: LocalIngest) -> None:
-        """Upload a layer while it is being made; `made` tells what it became."""
+        """Upload a layer while it is being made; `completed` follows."""
         for target in self._following:
             self._group.start(self._follow, target, ingest.follow())
 
-    def made(self, layer: Descriptor) -> None:
-        """A layer that was followed is complete."""
+    def completed(self, layer: Descriptor) -> None:
+        """Remember that a layer that was followed is complete."""
         self._followed.add(layer.digest)
 
-    def send(self, layer: Layer, made: LayerResult | None) -> None:
-        """Upload a layer that exists, here or in the registry of a base image (`made` None)."""
+    def send(self, layer: Layer, result: LayerResult | None) -> None:
+        """Upload a layer that exists, here or in the registry of a base image (`result` None)."""
         followed = layer.descriptor.digest in self._followed
         for target in self._others if followed else (*self._following, *self._others):
-            self._group.start(self._convert, target, layer, made)
+            self._group.start(self._convert, target, layer, result)
 
-    def _convert(self, target: PushTarget, layer: Layer, made: LayerResult | None) -> None:
-        self._send(target, self._recoder.recode(layer, made, target.format).descriptor)
+    def _convert(self, target: PushTarget, layer: Layer, result: LayerResult | None) -> None:
+        self._send(target, self._recoder.recode(layer, result, target.format).descriptor)
 
     def _follow(self, target: PushTarget, follow: Follow) -> None:
         with follow:
@@ -138,10 +138,10 @@ class Uploads:
                 else:
                     self._send(target, follow.wait())
             except Cancelled:
-                check()  # else the layer was given up: whoever writes it raises why
+                check()  # else the layer was abandoned: its writer raises the reason
 
     def _stream(self, target: PushTarget, follow: Follow) -> bool:
-        """Whether the registry took the layer this way; if not, there is another."""
+        """Upload the layer as it grows; whether the registry accepted it."""
         name = f"upload to {target}"
         try:
             with (
@@ -185,7 +185,7 @@ Results = Mapping[OutputFormat, Assembled]
 
 
 def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
-    """Put configurations, manifests and the index under their digests. No name exists yet."""
+    """Push configurations, manifests and the index by digest. No tag exists yet."""
 
     def push(target: PushTarget) -> None:
         result = results[target.format]
@@ -209,7 +209,7 @@ def _push_all(target: PushTarget, nodes: Iterable[Descriptor], source: MemorySto
 
 
 def push_tags(results: Results, targets: Iterable[PushTarget], step: Step) -> None:
-    """Give the result its names. A registry that refuses one leaves the others in place."""
+    """Push the tags. If a registry refuses one, the others stay."""
 
     def tag(target: PushTarget, name: str) -> None:
         root = results[target.format].root

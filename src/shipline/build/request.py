@@ -1,4 +1,4 @@
-"""What a build was asked for, as one frozen value; nothing in it is text still to be parsed."""
+"""A build request as one frozen value, completely parsed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OutputType = Literal["image", "local", "tar", "oci", "docker", "cacheonly"]
 
 
 class ContextKind(StrEnum):
-    """Where files of a context come from."""
+    """Where the files of a context come from."""
 
     LOCAL = "local"
     STDIN = "stdin"
@@ -31,10 +31,10 @@ class ContextKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Files to build from. `location` is a path, a URL or an image, without the scheme of kinds
-    IMAGE and LAYOUT. For STDIN it is where an archive was unpacked, empty before that and where
-    only the Dockerfile comes that way; `newest` is the latest time of the archive's files, in
-    seconds since 1970.
+    """Files to build from. `location` is a path, a URL or an image, without the scheme for kinds
+    IMAGE and LAYOUT. For STDIN it is the directory that an archive was unpacked to, empty before
+    that and if standard input is only the Dockerfile; `newest` is the latest time of the files in
+    the archive, in seconds since 1970.
     """
 
     kind: ContextKind
@@ -57,7 +57,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """`platform` None: every platform."""
+    """An annotation of the image for `platform`, or of all for None."""
 
     level: Level
     key: str
@@ -67,10 +67,9 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """How an image is written. No `compression`: layers as they are; `level` None: any level, or
-    the usual one for new layers.
-
-    `force`: layers of base images too; `docker`: the media types of Docker's manifest format.
+    """How an image is written. An empty `compression` leaves layers as they are; `level` None is
+    any level, and the default for new layers. `force` recompresses layers of base images, too;
+    `docker` chooses the media types of Docker's manifest format.
     """
 
     compression: Compression | Literal[""] = ""
@@ -82,11 +81,11 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where the result goes, and how it is written there (the exporters of BuildKit).
+    """Where a result goes, and its format (the exporters of BuildKit).
 
-    `image` is pushed or kept here, `docker` without a `destination` is loaded into the engine of
-    this machine; `destination` is the path to write to, `-` for standard output. `names` are the
-    output's own, besides the tags of the request.
+    `destination` is the path to write to, `-` for standard output; `docker` without one loads the
+    result into the engine of this machine. `names` are those of this output, besides the tags of
+    the request.
     """
 
     type: OutputType
@@ -95,20 +94,20 @@ class Output:
     format: OutputFormat = OutputFormat()
     push: bool = False
     push_by_digest: bool = False
-    insecure: bool = False  # plain HTTP to the registries of its names
-    archive: bool = True  # one tar file instead of a directory
-    split: bool | None = None  # a directory for each platform; None: where there are several
+    insecure: bool = False  # push over plain HTTP
+    archive: bool = True  # oci, docker: a tar file, not a directory
+    split: bool | None = None  # a directory per platform; None: if several
     rewrite_timestamp: bool = False
 
     @property
     def loads(self) -> bool:
-        """Whether the result goes into the engine of this machine, not into a file."""
+        """Whether the result is loaded into the engine of this machine."""
         return self.type == "docker" and not self.destination
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A secret by name; its value is read only where a step mounts it. One of the two is set."""
+    """A secret, from a file or a variable; its value is read only when a step mounts it."""
 
     id: str
     file: Path | None = None
@@ -117,7 +116,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Ssh:
-    """An agent socket or keys by name; no paths: the agent of SSH_AUTH_SOCK."""
+    """An SSH agent socket or keys; without paths the agent of SSH_AUTH_SOCK."""
 
     id: str
     paths: tuple[Path, ...] = ()
@@ -133,7 +132,7 @@ class CacheBackend:
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """Which earlier results may be used, and where this build's are kept for others."""
+    """Which earlier results may be used, and where those of this build go."""
 
     disabled: bool = False
     disabled_stages: tuple[str, ...] = ()
@@ -175,7 +174,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What surrounds every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
+    """The options of every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
 
     network: Network = "default"
     hosts: tuple[Host, ...] = ()
@@ -188,7 +187,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """A statement to add to the image: `type` provenance or sbom; `disabled`: expressly not."""
+    """An attestation to add to the image: `type` is provenance or sbom; `disabled` forbids it."""
 
     type: str
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -206,12 +205,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Everything `shipline build` was asked for.
+    """Everything that `shipline build` is asked for.
 
-    `dockerfile` None is `Dockerfile` in the context, `-` standard input. No `platforms` means the
-    one of this machine. `outputs` includes what --push and --load stand for. `build_args` holds
-    values only: names taken from the environment are resolved, or absent. Paths are as given,
-    relative to the working directory.
+    `dockerfile` None is `Dockerfile` in the context, `-` is standard input. Without `platforms`,
+    the build is for this machine. `outputs` includes those of --push and --load. `build_args` has
+    values only: names without a value are resolved or left out. Paths are relative to the working
+    directory.
     """
 
     context: Context
@@ -244,11 +243,11 @@ class BuildRequest:
 
     @property
     def target_platforms(self) -> tuple[Platform, ...]:
-        """The platforms to build for, each once; that of this machine where none was asked for."""
+        """The platforms to build for, each once; by default that of this machine."""
         return tuple(dict.fromkeys(self.platforms or (Platform.local(),)))
 
     def names_of(self, output: Output) -> tuple[Reference, ...]:
-        """The names that `output` gives: its own, and the tags that are no other output's."""
+        """The names that `output` gives: its own, and the tags that no other output has."""
         others = {name for one in self.outputs for name in one.names}
         tags = (tag for tag in self.tags if tag not in others)
         return tuple(dict.fromkeys([*output.names, *tags]))

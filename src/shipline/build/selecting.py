@@ -1,4 +1,4 @@
-"""Which files a COPY means: sources as written, resolved inside the root they come from."""
+"""The files that a COPY selects: its sources, resolved inside the root they come from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import ClassVar
 
 from shipline import dockerfile as df
 from shipline.errors import SandboxError, UsageError
@@ -16,26 +17,37 @@ from shipline.layer import Entry, Item, Prune, StatCache, Tree, scan
 from shipline.sandbox import resolve_in_root
 from shipline.tasks import Once
 
-_LISTED = 8  # names that a hint lists
+_LISTED = 8  # names in a hint
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A tree to copy from; `name` is how messages call it."""
+    """A tree to copy from; `name` is what messages call it. `prune` excludes what `rules` say.
+
+    `trees` holds scanned trees, so that the platforms of a build share one scan.
+    """
 
     path: Path
     name: str
     prune: Prune | None = None
     cache: StatCache | None = None
-    is_context: bool = False
     trees: Once[Tree] = field(default_factory=Once)
     rules: df.IgnoreRules = field(default_factory=df.IgnoreRules)
+    is_context: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContextDirectory(Root):
+    """A directory of this machine to build from; a cache key has its `stamp` besides its files."""
+
+    stamp: str = ""
+    is_context = True
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """One source: `written` is its path as the Dockerfile has it (wildcards replaced), `path`
-    the place it was found at.
+    """One source: `written` is its path in the Dockerfile, with wildcards replaced; `path` is that
+    path with links followed.
 
     `pivot` is what `--parents` keeps of the path, `way` the directories on it, the source itself
     included if it is one.
@@ -51,7 +63,7 @@ class Selected:
     is_context: bool
 
     def items(self) -> Iterator[Item]:
-        """The files; those of a context bring no capabilities."""
+        """The files; capabilities of files in a context are dropped."""
         if not self.is_context:
             return self.tree.items()
         return (
@@ -61,7 +73,7 @@ class Selected:
 
     @property
     def mtime_ns(self) -> int | None:
-        """The time of a directory; that of a context as a whole does not count."""
+        """The time of a directory; None for the context itself, whose time does not count."""
         if not self.path and self.is_context:
             return None
         return os.stat(self.root / self.path).st_mtime_ns
@@ -76,8 +88,8 @@ def select(
 ) -> list[Selected]:
     """What `sources` name, in order; `parents` gives `**` and `/./` their meaning.
 
-    Raises UsageError for a source that names nothing, and for a wildcard in a directory that is
-    not there.
+    Raises UsageError for a source that does not exist, and for a wildcard in a directory that does
+    not exist.
     """
     found = []
     for source in sources:
@@ -97,28 +109,28 @@ def select(
 
 
 def missing(root: Root, source: str) -> UsageError:
-    """The error for a source that names nothing: why, and what was meant."""
+    """The error for a source that does not exist: why, and what may have been meant."""
     path = _clean(source.replace("/./", "/"))
     rule = root.rules.rule_of(path)
     if rule is not None and _find(root, path) is not None:
         return UsageError(
             f"{source!r} is excluded from {root.name} by {rule.place}: {rule}",
-            hint=f"take the line out, or write !{path} below it",
+            hint=f"remove the line, or add !{path} below it",
         )
     return UsageError(f"{source!r} was not found in {root.name}", hint=_hint(root, source, path))
 
 
 def _hint(root: Root, source: str, path: str) -> str:
     if root.is_context and source.startswith("../"):
-        return "nothing outside of the context can be copied: build in a directory above it"
+        return "nothing outside of the context can be copied: build in a parent directory"
     if root.is_context and source.startswith("/") and os.path.exists(source):
-        return "paths are relative to the context, and not those of this machine"
+        return "paths are relative to the context, not to the root of this machine"
     directory, name, names = _last_known(root, path)
     if (link := root.path / directory / name).is_symlink():
-        return f"{_join(directory, name)} is a link to {os.readlink(link)}, which is not there"
+        return f"{_join(directory, name)} is a link to {os.readlink(link)}, which does not exist"
     place = f"/{directory}" if not root.is_context else directory or "the context"
     if same := [one for one in names if one.lower() == name.lower()]:
-        return f"{_join(directory, same[0])} is there: letter case counts"
+        return f"{_join(directory, same[0])} exists: names are case-sensitive"
     if meant := get_close_matches(name, names, 1):
         return f"did you mean {_join(directory, meant[0])}?"
     if not names:
@@ -128,8 +140,8 @@ def _hint(root: Root, source: str, path: str) -> str:
 
 
 def _last_known(root: Root, path: str) -> tuple[str, str, list[str]]:
-    """The deepest directory on the way to `path` that is there, the name that it lacks, and the
-    names that it has.
+    """The deepest existing directory on the way to `path`, the name that it lacks, and the names
+    that it has.
     """
     done = ""
     for name in path.split("/"):
@@ -141,7 +153,7 @@ def _last_known(root: Root, path: str) -> tuple[str, str, list[str]]:
 
 
 def _require_directory(root: Root, base: str, parts: list[str]) -> None:
-    """Raise UsageError unless the directories before the first wildcard are there."""
+    """Raise UsageError unless the directories before the first wildcard exist."""
     for part in parts:
         if df.has_wildcards(part):
             break
@@ -152,13 +164,13 @@ def _require_directory(root: Root, base: str, parts: list[str]) -> None:
     if place is None or not _visible(root, base):
         raise missing(root, base)
     if root.is_context and not place.is_dir():
-        raise UsageError(f"{base!r} in {root.name} is a file: there is nothing to find in it")
+        raise UsageError(f"{base!r} in {root.name} is a file, not a directory")
 
 
 def _selected(
     root: Root, written: str, pivot: str, excludes: tuple[str, ...], base: str | None
 ) -> Selected:
-    """One source; `--exclude` counts from `base`, with None from the source itself."""
+    """One source; `--exclude` is relative to `base`, or to the source itself for None."""
     place = resolve_in_root(root.path, written)
     path = os.path.relpath(place, root.path)
     path = "" if path == "." else path
@@ -186,7 +198,7 @@ def _way(root: Path, path: str) -> Iterator[Entry]:
 
 
 def _split(source: str, *, parents: bool) -> tuple[str, list[str]]:
-    """The directory that `--parents` counts from, the root without it, and the way from there."""
+    """The directory that `--parents` starts from (empty for the root), and the path from there."""
     head, pivot, tail = source.partition("/./")
     if not parents or not pivot:
         head, tail = "", source
@@ -220,7 +232,7 @@ def _expand(root: Root, done: str, parts: list[str]) -> Iterator[str]:
 
 
 def _find(root: Root, path: str) -> Path | None:
-    """Where `path` is, links followed inside the root; None for nothing."""
+    """The host path of `path`, links followed inside the root; None if it does not exist."""
     try:
         place = resolve_in_root(root.path, path)
     except SandboxError:
@@ -260,7 +272,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune | None:
-    """The context's rules, and `--exclude`, whose patterns are relative to the source."""
+    """The rules of the context and of `--exclude`, whose patterns are relative to `base`."""
     if not excludes:
         return prune
     rules = df.IgnoreRules.of(excludes)
@@ -274,7 +286,7 @@ def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune 
 
 
 def included(rules: df.IgnoreRules) -> Prune | None:
-    """The function that leaves out what .dockerignore says; None where it says nothing."""
+    """The function that excludes what .dockerignore says; None without rules."""
     if not rules:
         return None
 

@@ -1,14 +1,14 @@
-"""Snapshots: lists of layers, made real as directories only when a step must see their files.
+"""Snapshots: lists of layers, unpacked or mounted only when a step needs their files.
 
 layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
 layers/<diff id>/layer.tar    or, for a big layer: its tar,
 layers/<diff id>/index.erofs  with an index that the kernel mounts
-layers/<diff id>/complete     what is there, and in which boot of the machine it was written
-layers/<diff id>/synced       it is on the disk
+layers/<diff id>/complete     the names of its parts, and the boot in which it was written
+layers/<diff id>/synced       an empty file: the layer is on the disk
 toc/<diff id>                 its table of contents
 
-What is not known to be on the disk counts only until the machine starts again: the build goes on
-at once, and no power loss leaves cut files under a name that a step trusts.
+A layer that was not synced is valid only until the machine restarts: the build goes on at once,
+and a power loss never leaves truncated files that a step trusts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _LAYERS_AT_ONCE = 4
 _KIND = b"layer-1\n"
 COMPLETE, _SYNCED = "complete", "synced"
 USE_LOCK = "use.lock"
-BIG = 64 << 20  # bytes of tar, from which an index is made instead of files
+BIG = 64 << 20  # bytes; a bigger tar gets an index instead of being unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Snapshot:
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
-        """What the snapshot is, whatever its layers are compressed with."""
+        """The identity of the snapshot, independent of the compression of its layers."""
         return tuple(str(layer.diff_id) for layer in self.layers)
 
 
@@ -107,18 +107,18 @@ class Snapshots:
         (state / "toc").mkdir(parents=True, exist_ok=True)
 
     def table(self, snapshot: Snapshot) -> LayeredToc:
-        """What the snapshot holds; reads layers whose table is not known yet."""
+        """The table of contents; reads layers whose table is not stored yet."""
         return LayeredToc([self._toc(layer) for layer in snapshot.layers])
 
     def absent(self, layers: Iterable[Layer], *, files: bool) -> list[Layer]:
-        """Those whose files, or else tables, are not here yet."""
+        """Those whose files (or, without `files`, tables of contents) are missing here."""
         place = self._files if files else self._state / "toc"
         return [layer for layer in layers if not (place / layer.diff_id.hex).exists()]
 
     def prepare(self, layers: Iterable[Layer], step: Step, *, files: bool) -> None:
-        """Bring layers and make their files, or else their tables: several at once.
+        """Download layers and unpack them (or, without `files`, read their tables of contents).
 
-        `step` shows what moves. Raises NotFound, RegistryError, ContentError.
+        `step` shows the downloads. Raises NotFound, RegistryError, ContentError.
         """
         with TaskGroup(at_once=_LAYERS_AT_ONCE) as group:
             for layer in layers:
@@ -137,7 +137,7 @@ class Snapshots:
         """The files of the snapshot as a read-only directory."""
         lowers = self._lowers(snapshot)
         if len(lowers) == 1 and any(self._toc(layer).whiteouts for layer in snapshot.layers):
-            lowers.append(self._nothing())  # so that they hide, and do not show as devices
+            lowers.append(self._nothing())  # else whiteouts would be seen as devices
         if len(lowers) == 1:
             yield lowers[0]
             return
@@ -148,7 +148,7 @@ class Snapshots:
 
     @contextmanager
     def writable(self, snapshot: Snapshot) -> Iterator[Writable]:
-        """The files of the snapshot, for a step to change."""
+        """The files of the snapshot, writable for a step."""
         lowers = self._lowers(snapshot)
         with self._place() as place, self.mounted(snapshot) as lower:
             root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
@@ -157,9 +157,9 @@ class Snapshots:
                 yield Writable(root, upper, lower)
 
     def adopt(self, layer: Layer, upper: Path) -> None:
-        """Keep the upper directory of a step as the files of the layer that was made of it.
+        """Keep the upper directory of a step as the unpacked files of its layer.
 
-        Nothing is kept where they are not exactly those of the layer's tar.
+        Does nothing unless the files are exactly those of the layer's tar.
         """
         with self._locked(layer.diff_id):
             if not self._is_kept(layer) and conform(upper, self._toc(layer)):
@@ -169,7 +169,7 @@ class Snapshots:
                     os.rename(upper, building / "fs")
 
     def keep_tar(self, layer: Layer, tar: Path) -> None:
-        """Keep the tar of a layer just made, so that a step can mount it without unpacking."""
+        """Keep the tar of a new layer, so that a step can mount it without unpacking."""
         with self._locked(layer.diff_id):
             if not self._is_kept(layer):
                 with self._building(layer.diff_id) as building:
@@ -201,7 +201,7 @@ class Snapshots:
 
     @contextmanager
     def _tar(self, layer: Layer) -> Iterator[Reader]:
-        """The layer's tar. Raises DigestMismatch at its end for other bytes than the diff ID's."""
+        """The layer's tar. Raises DigestMismatch at its end if it does not match the diff ID."""
         self._blobs.ensure(layer.descriptor)
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
@@ -216,7 +216,7 @@ class Snapshots:
         found = [self._directory(layer) for layer in reversed(snapshot.layers)]
         if not found:
             return [self._nothing()]
-        return list(dict.fromkeys(found))  # a layer below itself shows nothing; overlayfs refuses
+        return list(dict.fromkeys(found))  # overlayfs refuses a directory twice
 
     def _nothing(self) -> Path:
         return _root_directory(self._scratch / "empty")
@@ -225,7 +225,7 @@ class Snapshots:
         return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))
 
     def sync(self) -> None:
-        """Return when every layer that this build has unpacked or opened is on the disk."""
+        """Return when every layer that this build has unpacked or used is on the disk."""
         places = []
         with suppress(queue.Empty):
             while True:
@@ -249,7 +249,7 @@ class Snapshots:
         return target
 
     def _kept(self, layer: Layer) -> Path:
-        """Where the layer is, whole; made if it is not."""
+        """The directory of the layer, which is unpacked if it is missing."""
         with self._locked(layer.diff_id):
             if not self._is_kept(layer):
                 with self._building(layer.diff_id) as building:
@@ -257,7 +257,7 @@ class Snapshots:
         return self._layer(layer.diff_id)
 
     def _is_kept(self, layer: Layer) -> bool:
-        """Whether the layer is there, whole; what cannot be trusted is removed."""
+        """Whether the layer is here and complete; one that cannot be trusted is removed."""
         place = self._layer(layer.diff_id)
         self._recency.touch(place / COMPLETE)
         if not place.exists():
@@ -287,7 +287,7 @@ class Snapshots:
         else:
             with self._tar(layer) as tar:
                 unpack(
-                    mountable(builder.through(read_tar(tar))),
+                    unpackable(builder.through(read_tar(tar))),
                     _root_directory(building / "fs"),
                     whiteouts="overlay",
                     userxattr=in_user_namespace(),
@@ -299,8 +299,8 @@ class Snapshots:
 
     @contextmanager
     def _building(self, diff_id: Digest) -> Iterator[Path]:
-        """The layer's directory while it is made, in the scratch that goes however a build ends;
-        whole under its name afterwards.
+        """A directory to build the layer in, below the scratch directory; it gets its name when the
+        block ends without an error.
         """
         building = _directory(self._scratch / f"layer-{os.urandom(6).hex()}")
         yield building
@@ -311,7 +311,7 @@ class Snapshots:
 
     @contextmanager
     def _locked(self, diff_id: Digest) -> Iterator[None]:
-        """Only this build works on the layer's directory."""
+        """Hold the lock of the layer's directory, against other builds."""
         locks = _directory(self._files / ".locks")
         fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -330,7 +330,7 @@ class Snapshots:
 
 
 class _Checked:
-    """A tar that must be the one that its diff ID names."""
+    """A tar whose bytes must match a diff ID."""
 
     def __init__(self, tar: Reader, diff_id: Digest) -> None:
         self._tar = tar
@@ -343,7 +343,7 @@ class _Checked:
         return data
 
     def finish(self) -> None:
-        """Read what is left, then compare."""
+        """Read the rest, then compare. Raises DigestMismatch."""
         while self.read(1 << 20):
             pass
         if self._seen.digest != self._diff_id:
@@ -356,7 +356,7 @@ class _Checked:
 
 
 def owned(items: Iterable[Item]) -> Iterator[Item]:
-    """The items. Raises SandboxError for an owner that this process cannot give to a file."""
+    """The items. Raises SandboxError for an owner that this process cannot set."""
     known: set[tuple[int, int]] = set()
     for item in items:
         owner = (item[0].uid, item[0].gid)
@@ -366,10 +366,9 @@ def owned(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def mountable(items: Iterable[Item]) -> Iterable[Item]:
-    """The items of a layer for a directory to mount: device nodes stay out in a user namespace.
-
-    Nobody could open them in a step anyway. Raises SandboxError as `owned` does.
+def unpackable(items: Iterable[Item]) -> Iterable[Item]:
+    """The items of a layer that can be unpacked: in a user namespace no device nodes, which no step
+    could open anyway. Raises SandboxError as `owned` does.
     """
     if not in_user_namespace():
         return owned(items)
@@ -378,12 +377,12 @@ def mountable(items: Iterable[Item]) -> Iterable[Item]:
 
 @cache
 def _boot() -> str:
-    """Names the time since this machine was started."""
+    """Identifies the current boot of this machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _parts(place: Path) -> dict[str, object]:
-    """What tells a layer that lost something at first sight."""
+    """The parts of a layer, by which a damaged one is recognised cheaply."""
     if (place / "fs").is_dir():
         return {"fs": sorted(os.listdir(place / "fs"))}
     files = (place / "layer.tar", place / "index.erofs")
@@ -391,7 +390,7 @@ def _parts(place: Path) -> dict[str, object]:
 
 
 def _complete(place: Path) -> tuple[str, object]:
-    """The boot in which the layer was written, and its parts; empty where that is damaged."""
+    """The boot in which the layer was written, and its parts; empty where the record is damaged."""
     try:
         found = unseal(_KIND, (place / COMPLETE).read_bytes())
     except OSError:
@@ -412,7 +411,7 @@ def _directory(path: Path) -> Path:
 
 
 def _root_directory(path: Path) -> Path:
-    """A directory with the attributes that a root has: layers say nothing of it."""
+    """A directory with the mode of a root directory, which layers do not contain."""
     _directory(path).chmod(0o755)
     return path
 

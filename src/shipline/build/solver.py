@@ -1,18 +1,17 @@
-"""The solver: ready vertices run at once, equal ones only once."""
+"""The solver: vertices run as soon as their inputs are ready, equal ones only once."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from shipline.build import copying, running
 from shipline.build.base_images import BaseImage
-from shipline.build.cache import LayerResult, alone
-from shipline.build.copying import StepOptions
-from shipline.build.downloads import place_file
+from shipline.build.cache import LayerResult
+from shipline.build.copying import copy, instruction_key, make_directory
+from shipline.build.downloads import Downloader, place_file
+from shipline.build.executor import Executor
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
@@ -26,13 +25,16 @@ from shipline.build.graph import (
     Vertex,
     walk,
 )
+from shipline.build.running import run, run_key
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import ContextDirectory, Follower, Result, Worker
+from shipline.build.worker import Follower, Source, StepOptions, Worker
 from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Step
-from shipline.tasks import CPUS, Once, Task, TaskGroup, visit_graph
+from shipline.layer import Layer
+from shipline.tasks import CPUS, Limiter, Once, Task, TaskGroup, visit_graph
 
-_AT_ONCE = max(32, 4 * CPUS)  # vertices: most of them wait for registries, or for a turn to run
+_AT_ONCE = max(32, 4 * CPUS)  # vertices: most of them wait for registries or for their turn
 _KINDS: dict[type[Op], str] = {
     ImageOp: "pull",
     RunOp: "run",
@@ -44,61 +46,82 @@ _KINDS: dict[type[Op], str] = {
 
 @dataclass(frozen=True, slots=True)
 class VertexResult:
-    """What a vertex came to; `made` is the step's own part, None where it has none."""
+    """The files of a vertex, and the layer that it added; None for images and contexts."""
 
-    result: Result
-    made: LayerResult | None = None
+    files: Source
+    added: LayerResult | None = None
 
     @property
     def snapshot(self) -> Snapshot:
-        assert isinstance(self.result, Snapshot)
-        return self.result
+        assert isinstance(self.files, Snapshot)
+        return self.files
 
 
 class Solver:
-    """Runs vertices of one build. `publish` are those whose layers end in an image."""
+    """Runs vertices of one build; `follower` gets the bytes of layers that end in an image."""
 
     def __init__(
         self,
-        shop: Worker,
-        images: dict[ImageOp, BaseImage],
+        worker: Worker,
+        executor: Executor,
+        downloader: Downloader,
+        contexts: Mapping[str, ContextDirectory],
+        images: Mapping[ImageOp, BaseImage],
         step: Step,
-        *,
-        publish: frozenset[Vertex],
-        mountable: frozenset[Vertex],
-        follower: Follower | None,
+        follower: Follower | None = None,
     ) -> None:
-        self._shop = shop
+        self._worker = worker
+        self._executor = executor
+        self._downloader = downloader
+        self._contexts = contexts
         self._images = images
         self._step = step
-        self._publish = publish
-        self._mountable = mountable
         self._follower = follower
+        self._published: set[Vertex] = set()
+        self._mountable: set[Vertex] = set()
+        self._commands = Limiter(max(4, 2 * CPUS))
         self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
 
     def start(self, group: TaskGroup, *roots: Vertex) -> None:
-        """Solve in `group` everything that `roots` need: what is ready runs, the newest first."""
+        """Solve in `group` everything that `roots` need; the newest ready vertex runs first."""
         for vertex in walk(*roots):
             self._tasks.setdefault(vertex, Task())
+            if isinstance(vertex.op, RunOp):
+                self._mountable.update(below for one in vertex.inputs for below in one.chain())
+            elif isinstance(vertex.op, CopyOp) and len(vertex.inputs) > 1:
+                self._mountable.update(vertex.inputs[1].chain())
+        self._published.update(vertex for root in roots for vertex in root.chain())
         group.start(visit_graph, roots, lambda vertex: vertex.inputs, self._solve, at_once=_AT_ONCE)
 
     def result(self, vertex: Vertex) -> VertexResult:
-        """The result of a vertex that was started, when it is there; equal ones share it."""
+        """The result of a vertex that was started; waits for it. Equal vertices share it."""
         return self._tasks[vertex].result()
 
+    def layers(self, root: Vertex) -> Iterator[tuple[Layer, LayerResult | None]]:
+        """The layers of a vertex, bottom first, each with the result of the step that added it;
+        waits for each.
+        """
+        known = 0
+        for vertex in reversed([*root.chain()]):
+            found = self.result(vertex)
+            layers = found.snapshot.layers
+            for layer in layers[known:]:
+                yield layer, found.added
+            known = len(layers)
+
     def _solve(self, vertex: Vertex) -> None:
-        inputs = [self.result(one).result for one in vertex.inputs]
+        inputs = [self.result(one).files for one in vertex.inputs]
         self._tasks[vertex].settle((self._run(vertex, inputs),))
 
-    def _run(self, vertex: Vertex, inputs: Sequence[Result]) -> VertexResult:
+    def _run(self, vertex: Vertex, inputs: Sequence[Source]) -> VertexResult:
         match vertex.op:
             case ScratchOp():
                 return VertexResult(Snapshot())
             case ImageOp():
                 return VertexResult(Snapshot(self._images[vertex.op].layers))
             case ContextOp(name):
-                return VertexResult(self._shop.contexts[name])
+                return VertexResult(self._contexts[name])
             case HttpOp():
                 return VertexResult(self._download(vertex, vertex.op))
         base = inputs[0]
@@ -107,54 +130,50 @@ class Solver:
                 "a local directory cannot be a base image", span=vertex.label.span
             )
         with _located(vertex.label):
-            made = self._step_of(vertex, base, inputs)
-        return VertexResult(base.plus(made.layer), made)
+            added = self._add_layer(vertex, base, inputs)
+        return VertexResult(base.plus(added.layer), added)
 
     def _download(self, vertex: Vertex, op: HttpOp) -> ContextDirectory:
         """The files of the URLs, as a directory."""
-        shop = self._shop
-        place = shop.scratch / f"http-{os.urandom(6).hex()}"
+        place = self._worker.temporary("http")
         times = []
-        try:
-            with (
-                _located(vertex.label),
-                self._step.step(vertex.label.name, **_attributes(vertex)) as step,
-            ):
-                for number, (url, name, checksum) in enumerate(op.files):
-                    file = shop.downloader.fetch(url, checksum, step)
-                    (place / str(number)).mkdir(parents=True)
-                    place_file(file, shop.store, place / str(number) / name)
-                    times.append("" if checksum else file.modified)
-        except ShiplineError as error:
-            error.span = error.span or vertex.label.span
-            raise
-        return ContextDirectory("URL", place, None, None, stamp="\n".join(times))
+        with (
+            _located(vertex.label),
+            self._step.step(vertex.label.name, **_attributes(vertex)) as step,
+        ):
+            for number, (url, name, checksum) in enumerate(op.files):
+                file = self._downloader.fetch(url, checksum, step)
+                (place / str(number)).mkdir(parents=True)
+                place_file(file, self._worker.store, place / str(number) / name)
+                times.append("" if checksum else file.modified)
+        return ContextDirectory(place, "the URL", stamp="\n".join(times))
 
-    def _step_of(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result]) -> LayerResult:
-        """The layer of a step, which people see from when it really begins."""
+    def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
+        """The layer of a step, which is shown when its own work begins."""
         key = _key(vertex.op, base, inputs)
+        cache, is_run = self._worker.cache, isinstance(vertex.op, RunOp)
         shared = bool(key) and not vertex.fresh
-        made = self._shop.cache.get(key) if shared else None
+        found = cache.get(key) if shared else None
         with ExitStack() as stack:
-            if made is None and shared and isinstance(vertex.op, RunOp):
-                stack.enter_context(
-                    alone(self._shop.state, key)
-                )  # first: who has `running` never waits
-                made = self._shop.cache.get(key)
-            if made is None:
+            if found is None and shared and is_run:
+                # before the limiter, so that commands with a slot never wait for others
+                stack.enter_context(cache.exclusive(key))
+                found = cache.get(key)
+            if found is None:
                 self._prepare(vertex, inputs)
-            if made is None and isinstance(vertex.op, RunOp):
-                stack.enter_context(self._shop.running)
+            if found is None and is_run:
+                stack.enter_context(self._commands)
             step = stack.enter_context(self._step.step(vertex.label.name, **_attributes(vertex)))
-            if made is None:
-                made = self._make(vertex, base, inputs, key, step)
-            else:
+            if found is not None:
                 step.cached()
-            step.note(size=made.layer.descriptor.size, digest=str(made.layer.diff_id))
-        return made
+            added = found or self._make(vertex, base, inputs, step)
+            if found is None and key:
+                cache.put(key, added)
+            step.note(size=added.layer.descriptor.size, digest=str(added.layer.diff_id))
+        return added
 
-    def _prepare(self, vertex: Vertex, inputs: Sequence[Result]) -> None:
-        """Bring what the step needs of base images, so that its own time is its own."""
+    def _prepare(self, vertex: Vertex, inputs: Sequence[Source]) -> None:
+        """Download and unpack base images for the step, so that this is not part of its time."""
         for number, (one, result) in enumerate(zip(vertex.inputs, inputs, strict=True)):
             *_, bottom = one.chain()
             if not isinstance(bottom.op, ImageOp) or not isinstance(result, Snapshot):
@@ -166,55 +185,58 @@ class Solver:
 
     def _pull(self, image: Vertex, files: bool) -> None:
         assert isinstance(image.op, ImageOp)
-        snapshots, label = self._shop.snapshots, image.label
+        snapshots, label = self._worker.snapshots, image.label
         layers = self._images[image.op].layers
         absent = snapshots.absent(layers, files=files)
         if not absent:
             return
         name = label.name
-        if all(self._shop.store.exists(layer.descriptor) for layer in absent):
+        if all(self._worker.store.exists(layer.descriptor) for layer in absent):
             name = name.replace("FROM", "unpack", 1)
-        try:
-            with self._step.step(name, **_attributes(image)) as step:
-                snapshots.prepare(absent, step, files=files)
-        except ShiplineError as error:
-            error.span = error.span or label.span
-            raise
+        with _located(label), self._step.step(name, **_attributes(image)) as step:
+            snapshots.prepare(absent, step, files=files)
 
     def _make(
-        self, vertex: Vertex, base: Snapshot, inputs: Sequence[Result], key: str, step: Step
+        self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source], step: Step
     ) -> LayerResult:
-        follower = self._follower if vertex in self._publish else None
-        label = vertex.label
-        use = StepOptions(follower, vertex in self._mountable, vertex.fresh, step, label.origin)
+        options = StepOptions(
+            step,
+            self._follower if vertex in self._published else None,
+            vertex in self._mountable,
+            vertex.fresh,
+            vertex.label.origin,
+        )
         match vertex.op:
             case MakeDirectoryOp():
-                return copying.make_directory(vertex.op, base, self._shop, use)
+                return make_directory(vertex.op, base, self._worker, options)
             case CopyOp():
                 source = inputs[1] if len(inputs) > 1 else None
-                return copying.copy(vertex.op, base, source, self._shop, use)
+                return copy(vertex.op, base, source, self._worker, options)
             case RunOp():
-                return running.run(vertex.op, inputs, key, self._shop, use, label)
+                return run(vertex.op, inputs, self._worker, self._executor, options)
         raise AssertionError(vertex.op)
 
 
 @contextmanager
 def _located(label: Label) -> Iterator[None]:
-    """Raises DockerfileError, with the place, for a UsageError."""
+    """Adds the position in the Dockerfile to errors; a UsageError becomes a DockerfileError."""
     try:
         yield
     except UsageError as error:
         raise DockerfileError(
             error.message, span=label.span, hint=error.hint, platform=label.platform
         ) from error
+    except ShiplineError as error:
+        error.span = error.span or label.span
+        raise
 
 
-def _key(op: Op, base: Snapshot, inputs: Sequence[Result]) -> str:
-    """What an earlier result is found by before any file is looked at; empty for nothing."""
+def _key(op: Op, base: Snapshot, inputs: Sequence[Source]) -> str:
+    """The cache key that needs no files of a context; empty for none."""
     if isinstance(op, RunOp):
-        return running.run_key(op, inputs)
+        return run_key(op, inputs)
     assert isinstance(op, CopyOp | MakeDirectoryOp)
-    return copying.quick_key(op, base, inputs[1] if len(inputs) > 1 else None)
+    return instruction_key(op, base, inputs[1] if len(inputs) > 1 else None)
 
 
 def _attributes(vertex: Vertex) -> dict[str, str]:

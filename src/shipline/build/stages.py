@@ -17,12 +17,12 @@ from shipline.oci import ImageConfig, Platform
 from shipline.sandbox import Limits
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
-"""The instructions that can make a layer: the steps that people see."""
+"""The instructions that can add a layer: the numbered steps of a build."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryNote:
-    """One line of history to come; `vertex` is what made its layer, None where none was made."""
+    """An entry for the image history; `vertex` adds its layer, None for an entry without one."""
 
     text: str
     vertex: Vertex | None = None
@@ -31,7 +31,7 @@ class HistoryNote:
 
 @dataclass(frozen=True, slots=True)
 class StageState:
-    """A stage so far. `image` holds the history of the base alone, `notes` what came after."""
+    """A stage so far. `image` has the history of the base only, `notes` are the entries since."""
 
     vertex: Vertex
     image: ImageConfig
@@ -60,14 +60,14 @@ class StageState:
 
 @dataclass(frozen=True, slots=True)
 class DispatchOptions:
-    """What surrounds an instruction. `source` finds what a name after `--from=` means, the main
-    context for an empty one; `described` is how messages call it; `fresh` forbids cached results;
-    `number` counts steps from 1; `shown` is how the platform is shown.
+    """What an instruction uses besides the state of its stage. `source` resolves a name after
+    `--from=`, an empty one to the main context; `described` is what messages call it; `fresh`
+    forbids cached results; `number` counts steps from 1; `shown` is the platform in the display.
     """
 
     stage: str
     platform: Platform
-    options: RunOptions
+    run: RunOptions
     source: Callable[[str, Span, Platform], Vertex]
     described: Callable[[str], str]
     total: int
@@ -87,14 +87,14 @@ class DispatchOptions:
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
-def dispatch(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
-    """The stage after the instruction. Raises DockerfileError for what cannot be done."""
+def dispatch(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
+    """The state after the instruction. Raises DockerfileError for what is not supported."""
     handler = _HANDLERS.get(type(step.instruction))
     if handler is None:
         raise DockerfileError(
             f"{step.instruction.name} is not supported", span=step.instruction.span
         )
-    return replace(handler(state, step, place), scope=step.scope)
+    return replace(handler(state, step, options), scope=step.scope)
 
 
 def environment(scope: df.Scope) -> list[str]:
@@ -105,43 +105,43 @@ def _text(state: StageState, step: df.ScopedInstruction) -> str | None:
     return df.history_text(step.instruction, step.scope, shell=state.shell, workdir=state.workdir)
 
 
-def _run(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     run = step.instruction
     assert isinstance(run, df.Run)
-    options = place.options
+    settings = options.run
     inputs, mounts = [state.vertex], []
     for mount in step.mounts:
-        source = _mount_source(mount, place, run.span)
+        source = _mount_source(mount, options, run.span)
         if source is not None and source not in inputs[1:]:
             inputs.append(source)
         number = inputs.index(source, 1) if source else 0
-        mounts.append(_run_mount(mount, state, number, place.cache_namespace))
+        mounts.append(_run_mount(mount, state, number, options.cache_namespace))
     script = df.script_of(run)
     op = RunOp(
         args=df.command_line(run, state.shell),
         env=tuple(f"{name}={value}" for name, value in step.scope.variables.items()),
         cwd=df.resolve_path("/", state.workdir),
         user=state.user,
-        platform=str(place.platform),
+        platform=str(options.platform),
         mounts=tuple(mounts),
-        network=_network(run, place),
-        insecure=_insecure(run, place),
-        hosts=tuple((host.name, _address(host)) for host in options.hosts),
-        shm_size=options.shm_size,
-        ulimits=tuple((one.name, one.soft, one.hard) for one in options.ulimits),
+        network=_network(run, options),
+        insecure=_insecure(run, options),
+        hosts=tuple((host.name, _address(host)) for host in settings.hosts),
+        shm_size=settings.shm_size,
+        ulimits=tuple((one.name, one.soft, one.hard) for one in settings.ulimits),
         script=(script.name, script.content) if script is not None else ("", ""),
-        hostname=place.hostname,
-        proxies=place.proxies,
-        limits=_limits(options),
+        hostname=options.hostname,
+        proxies=options.proxies,
+        limits=_limits(settings),
     )
     if run.devices:
         raise DockerfileError("RUN --device is not supported yet", span=run.span)
-    vertex = place.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
+    vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
     return state.noted(_text(state, step), vertex)
 
 
-def _limits(options: RunOptions) -> Limits:
-    wanted = options.resources
+def _limits(settings: RunOptions) -> Limits:
+    wanted = settings.resources
     return Limits(
         wanted.memory,
         wanted.memory_swap,
@@ -150,12 +150,12 @@ def _limits(options: RunOptions) -> Limits:
         wanted.cpu_quota,
         wanted.cpuset_cpus,
         wanted.cpuset_mems,
-        options.cgroup_parent,
+        settings.cgroup_parent,
     )
 
 
 def _address(host: Host) -> str:
-    """A step shares the network of this machine: what it reaches at its gateway is here."""
+    """Steps share the network of this machine, so its gateway is the loopback address."""
     return "127.0.0.1" if host.address == "host-gateway" else host.address
 
 
@@ -163,11 +163,11 @@ def _shown(run: df.Run) -> str:
     return run.source.partition(" ")[2].strip() or " ".join(run.command.words)
 
 
-def _mount_source(mount: df.Mount, place: DispatchOptions, span: Span) -> Vertex | None:
+def _mount_source(mount: df.Mount, options: DispatchOptions, span: Span) -> Vertex | None:
     if mount.origin:
-        return place.source(mount.origin, span, place.platform)
+        return options.source(mount.origin, span, options.platform)
     if mount.type == "bind":
-        return place.source("", span, place.platform)
+        return options.source("", span, options.platform)
     return None
 
 
@@ -196,9 +196,9 @@ def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) 
     )
 
 
-def _network(run: df.Run, place: DispatchOptions) -> str:
-    wanted = run.network if run.network not in ("", "default") else place.options.network
-    if run.network == "host" and "network.host" not in place.options.entitlements:
+def _network(run: df.Run, options: DispatchOptions) -> str:
+    wanted = run.network if run.network not in ("", "default") else options.run.network
+    if run.network == "host" and "network.host" not in options.run.entitlements:
         raise DockerfileError(
             "RUN --network=host needs an entitlement",
             span=run.span,
@@ -207,10 +207,10 @@ def _network(run: df.Run, place: DispatchOptions) -> str:
     return "none" if wanted == "none" else "host"
 
 
-def _insecure(run: df.Run, place: DispatchOptions) -> bool:
+def _insecure(run: df.Run, options: DispatchOptions) -> bool:
     if run.security != "insecure":
         return False
-    if "security.insecure" not in place.options.entitlements:
+    if "security.insecure" not in options.run.entitlements:
         raise DockerfileError(
             "RUN --security=insecure needs an entitlement",
             span=run.span,
@@ -219,19 +219,15 @@ def _insecure(run: df.Run, place: DispatchOptions) -> bool:
     return True
 
 
-def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
     sources = copy.sources
     if isinstance(copy, df.Add):
-        (source, sources), parents, unpack = _add_source(copy, place), False, _unpack(copy)
+        (source, sources), parents, unpack = _add_source(copy, options), False, _unpack(copy)
     else:
         parents, unpack = copy.parents, "never"
-        source = (
-            place.source(copy.origin, copy.span, place.platform)
-            if copy.origin
-            else place.source("", copy.span, place.platform)
-        )
+        source = options.source(copy.origin, copy.span, options.platform)
     try:
         parse_mode(copy.chmod)
     except DockerfileError as error:
@@ -249,18 +245,18 @@ def _copy(state: StageState, step: df.ScopedInstruction, place: DispatchOptions)
         unpack=unpack,
     )
     inputs = [state.vertex, source] if copy.sources else [state.vertex]
-    origin = place.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
-    vertex = place.vertex(op, inputs, copy.source, copy.span, origin)
+    origin = options.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
+    vertex = options.vertex(op, inputs, copy.source, copy.span, origin)
     return state.noted(_text(state, step), vertex)
 
 
-def _add_source(add: df.Add, place: DispatchOptions) -> tuple[Vertex, tuple[str, ...]]:
-    """What ADD takes its files from, and the sources as they are called there."""
+def _add_source(add: df.Add, options: DispatchOptions) -> tuple[Vertex, tuple[str, ...]]:
+    """The vertex with the files of an ADD, and the names of its sources there."""
     remote = [source for source in add.sources if is_url(source)]
     if not remote:
         if add.checksum or add.keep_git_dir:
             raise DockerfileError("--checksum and --keep-git-dir are for URLs", span=add.span)
-        return place.source("", add.span, place.platform), add.sources
+        return options.source("", add.span, options.platform), add.sources
     for source in remote:
         if not is_http(source):
             raise DockerfileError(
@@ -278,7 +274,7 @@ def _add_source(add: df.Add, place: DispatchOptions) -> tuple[Vertex, tuple[str,
     files = tuple((url, file_name(url), checksum) for url in remote)
     shown = ", ".join(map(shown_url, remote))
     names = tuple(f"{number}/{_literal(name)}" for number, (_, name, _) in enumerate(files))
-    return place.vertex(HttpOp(files), [], shown, add.span), names
+    return options.vertex(HttpOp(files), [], shown, add.span), names
 
 
 def _literal(name: str) -> str:
@@ -287,12 +283,12 @@ def _literal(name: str) -> str:
 
 
 def _unpack(add: df.Add) -> str:
-    """Archives of a context are unpacked unless that is forbidden, others only on request."""
+    """Archives of a context are unpacked by default, those of URLs on request."""
     default = not any(map(is_url, add.sources))
     return "archives" if (default if add.unpack is None else add.unpack) else "never"
 
 
-def _workdir(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     workdir = step.instruction
     assert isinstance(workdir, df.Workdir)
     path = df.working_directory(state.workdir, workdir.path)
@@ -301,33 +297,33 @@ def _workdir(state: StageState, step: df.ScopedInstruction, place: DispatchOptio
     state = state.with_run(WorkingDir=path)
     if not makes_layer:
         return state.noted(text)
-    vertex = place.vertex(
+    vertex = options.vertex(
         MakeDirectoryOp(path, state.user), [state.vertex], f"WORKDIR {workdir.path}", workdir.span
     )
     return state.noted(text, vertex)
 
 
-def _env(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _env(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     return state.with_run(Env=environment(step.scope)).noted(_text(state, step))
 
 
-def _noted(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _noted(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     return state.noted(_text(state, step))
 
 
-def _label(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _label(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Label)
     labels = dict(state.image.run.get("Labels") or {})
     labels |= {pair.key: pair.value for pair in step.instruction.pairs}
     return state.with_run(Labels=labels).noted(_text(state, step))
 
 
-def _user(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _user(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.User)
     return state.with_run(User=step.instruction.user).noted(_text(state, step))
 
 
-def _cmd(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _cmd(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Cmd)
     words = list(df.command_line(step.instruction, state.shell))
     state = state.with_run(Cmd=words, ArgsEscaped=True)
@@ -335,7 +331,7 @@ def _cmd(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) 
 
 
 def _entrypoint(
-    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
 ) -> StageState:
     assert isinstance(step.instruction, df.Entrypoint)
     words = list(df.command_line(step.instruction, state.shell))
@@ -345,19 +341,19 @@ def _entrypoint(
     return state.noted(_text(state, step))
 
 
-def _shell(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _shell(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Shell)
     words = step.instruction.shell
     state = replace(state.with_run(Shell=list(words)), shell=words)
     return state.noted(_text(state, step))
 
 
-def _expose(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _expose(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Expose)
     return _keys(state, "ExposedPorts", step.instruction.ports).noted(_text(state, step))
 
 
-def _volume(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _volume(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     assert isinstance(step.instruction, df.Volume)
     return _keys(state, "Volumes", step.instruction.paths).noted(_text(state, step))
 
@@ -368,14 +364,14 @@ def _keys(state: StageState, key: str, names: Iterable[str]) -> StageState:
 
 
 def _stop_signal(
-    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
 ) -> StageState:
     assert isinstance(step.instruction, df.StopSignal)
     return state.with_run(StopSignal=step.instruction.signal).noted(_text(state, step))
 
 
 def _health_check(
-    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
 ) -> StageState:
     check = step.instruction
     assert isinstance(check, df.HealthCheck)
@@ -391,14 +387,16 @@ def _health_check(
     return state.with_run(Healthcheck=kept).noted(_text(state, step))
 
 
-def _on_build(state: StageState, step: df.ScopedInstruction, place: DispatchOptions) -> StageState:
+def _on_build(
+    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
+) -> StageState:
     assert isinstance(step.instruction, df.OnBuild)
     found = state.image.run.get("OnBuild") or ()
     return state.with_run(OnBuild=[*found, step.instruction.expression]).noted(_text(state, step))
 
 
 def _maintainer(
-    state: StageState, step: df.ScopedInstruction, place: DispatchOptions
+    state: StageState, step: df.ScopedInstruction, options: DispatchOptions
 ) -> StageState:
     assert isinstance(step.instruction, df.Maintainer)
     image = replace(state.image, author=step.instruction.author)

@@ -1,5 +1,5 @@
-"""What a request may ask for and cannot have, whoever made it: options that exclude each other,
-and what cannot be done yet, one line each, deleted when the feature lands.
+"""Requests that cannot be fulfilled: options that exclude each other, and missing features, one
+line each, which is deleted when the feature lands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shipline.errors import DockerfileError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A feature that is missing: how it is spelled, and whether a request needs it."""
+    """A missing feature: its flag, and whether a request needs it."""
 
     flag: str
     needed: Callable[[BuildRequest], bool]
@@ -34,7 +34,7 @@ def _contexts(request: BuildRequest) -> list[Context]:
     return [request.context, *request.build_contexts.values()]
 
 
-_CACHE = "leave it out: later builds on this machine find the results of earlier ones"
+_CACHE = "leave it out: builds on this machine reuse the results of earlier ones"
 GAPS = (
     Gap("--ssh", lambda r: bool(r.ssh)),
     Gap("--cache-from", lambda r: bool(r.cache.sources), _CACHE),
@@ -56,8 +56,8 @@ _POLICY = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 
 
 def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None:
-    """Raises UsageError for a secret whose file cannot be used, also where no step mounts it, and
-    for what the environment demands and cannot be had.
+    """Raises UsageError for a secret whose file cannot be used, even if no step mounts it, and for
+    variables that ask for missing features.
     """
     if environ.get(_POLICY):
         raise UsageError(
@@ -75,16 +75,16 @@ def _check_secret(name: str, file: Path) -> None:
     except OSError as error:
         raise UsageError(
             f"--secret id={name}: cannot read {file}: {error.strerror}",
-            hint="correct src=, or leave the secret out",
+            hint="correct src=, or leave out the secret",
         ) from None
     if S_ISDIR(status.st_mode) or status.st_size > _SECRET_LIMIT:
         why = "it is a directory" if S_ISDIR(status.st_mode) else "it has more than 500 KiB"
-        raise UsageError(f"--secret id={name}: {file}: {why}", hint="give the file with the secret")
+        raise UsageError(f"--secret id={name}: {file}: {why}", hint="name the file with the secret")
 
 
 def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
-    """What to warn of the frontend that a Dockerfile, or BUILDKIT_SYNTAX, asks for; nothing for
-    Docker's own in any version and mirror, which is built in. Raises DockerfileError for a
+    """A warning about the frontend that a Dockerfile or BUILDKIT_SYNTAX names; empty for Docker's
+    own, in any version and from any mirror, which is built in. Raises DockerfileError for a
     frontend of another language.
     """
     wanted = request.build_args.get("BUILDKIT_SYNTAX") or syntax
@@ -94,16 +94,16 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
     if not wanted or any(path.endswith(f"/{one}") for one in _FRONTENDS):
         return ""
     if last in ("dockerfile", "dockerfile-upstream"):
-        return f"the Dockerfile frontend that is built in is used instead of {wanted}"
+        return f"the built-in Dockerfile frontend is used instead of {wanted}"
     raise DockerfileError(
         f"{file} asks for the frontend {wanted}, which cannot be run here",
-        hint="if it is a Dockerfile all the same, build it with"
+        hint="if it is a Dockerfile nevertheless, build it with"
         " --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1",
     )
 
 
 def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, str]]:
-    """What was perhaps not meant, each with a hint."""
+    """Warnings with hints about options that may not be meant."""
     if frontend := check_frontend(request, syntax, ""):
         yield frontend, ""
     if not request.outputs:
@@ -115,7 +115,7 @@ def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, 
     if request.build_args.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"):
         yield (
             "BUILDKIT_INLINE_CACHE is not supported yet: the image will carry no cache",
-            "later builds on this machine find the results of this one by themselves",
+            "builds on this machine reuse its results without it",
         )
 
 
@@ -123,7 +123,7 @@ def _check_limits(run: RunOptions) -> None:
     swap, memory = run.resources.memory_swap, run.resources.memory
     if swap and (not memory or 0 < swap < memory):
         raise UsageError(
-            "--memory-swap: it is the limit of memory and swap together, and needs one of memory",
+            "--memory-swap is the limit of memory and swap together: it needs --memory",
             hint="give --memory, and at least as much for --memory-swap",
         )
     if ".." in Path(run.cgroup_parent).parts:
@@ -131,7 +131,7 @@ def _check_limits(run: RunOptions) -> None:
 
 
 def check_request(request: BuildRequest) -> None:
-    """Raises UsageError for the first thing in `request` that cannot be had."""
+    """Raises UsageError for the first option of `request` that cannot be fulfilled."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
         raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
     if request.push and not request.tags:

@@ -59,10 +59,7 @@ def command(
 
 
 def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> BuildRequest:
-    """The request that flags and environment make together.
-
-    Raises UsageError for a value that cannot be read, and for what cannot be had.
-    """
+    """The request for flags and environment. Raises UsageError if it is wrong or impossible."""
     flags = dict(given)
     for name in NOT_YET:
         if flags.pop(name):

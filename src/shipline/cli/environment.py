@@ -1,4 +1,4 @@
-"""What surrounds a command: the registries that it may reach, the variables that a build reads."""
+"""What the environment adds to a command: how registries are reached, build arguments, labels."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PROXIES = {
 
 
 def implied_build_args(environ: Mapping[str, str]) -> dict[str, str]:
-    """Build arguments that nobody has to write: SOURCE_DATE_EPOCH, and the proxies of the docker
-    configuration (`proxies.default`, both spellings). Raises ConfigError.
+    """Implicit build arguments: SOURCE_DATE_EPOCH, and the proxies of the docker configuration
+    (`proxies.default`) in upper and lower case. Raises ConfigError.
     """
     found: dict[str, str] = {}
     proxies = _default_proxies(environ)
@@ -59,10 +59,10 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def registry_options(command: Command) -> Command:
-    """--insecure and --ca: one meaning for every command that talks to registries.
+    """--insecure and --ca, for every command that uses registries.
 
-    They are added to SHIPLINE_INSECURE and SHIPLINE_CA while the command runs, so that all it does
-    knows them: base images, pushes, caches, and the child that builds for an ordinary user.
+    They are added to SHIPLINE_INSECURE and SHIPLINE_CA while the command runs, so that they apply
+    to base images, pushes, caches, and the child process that builds for an ordinary user.
     """
     insecure = click.option(
         "--insecure",
@@ -85,13 +85,13 @@ def registry_options(command: Command) -> Command:
 
 
 def insecure_host() -> str:
-    """The registry that --insecure names, where it is one only."""
+    """The registry that --insecure names, if there is exactly one."""
     hosts = os.environ.get(_INSECURE, "").split(",")
     return hosts[0] if len(hosts) == 1 else ""
 
 
 def host_of(text: str) -> str:
-    """The registry in any spelling that people paste."""
+    """The host in the URL or name of a registry."""
     host = (text.partition("://")[2] or text).strip("/").removesuffix("/v1").removesuffix("/v2")
     if not host or "/" in host or any(character.isspace() for character in host):
         raise UsageError(f"not a registry: {text!r}", hint="write HOST or HOST:PORT")
@@ -122,10 +122,10 @@ def _add(context: click.Context, name: str, separator: str, words: Sequence[str]
 
 
 def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
-    """The labels that BUILDX_GIT_LABELS asks for: the commit, the Dockerfile in its repository,
-    and with `full` where the repository is from; `-dirty` with BUILDX_GIT_CHECK_DIRTY.
+    """The labels for BUILDX_GIT_LABELS: the commit, the path of the Dockerfile, and with `full` the
+    URL of the repository; BUILDX_GIT_CHECK_DIRTY adds `-dirty`.
 
-    Nothing where the context is in no repository, as in buildx.
+    None if the context is not in a repository, as in buildx.
     """
     asked = environ.get("BUILDX_GIT_LABELS", "")
     if asked != "full" and not (asked and parse_boolean(asked, "BUILDX_GIT_LABELS")):

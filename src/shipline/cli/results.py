@@ -1,4 +1,4 @@
-"""What is left of a build besides the image: its ID and facts about it, for other programs."""
+"""The result of a build for people and other programs: its ID, metadata, a summary."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def write_result(
     mode: str,
     warnings: Sequence[object] | None = None,
 ) -> None:
-    """Write --iidfile and --metadata-file, and say what came out: the ID alone where the mode of
-    --progress is quiet, else digest and names below what was shown.
+    """Write --iidfile and --metadata-file, and print a summary: the ID alone if the mode of
+    --progress is quiet, else digest and names.
     """
     if request.iidfile is not None:
         write_whole(request.iidfile, str(image_id(result)))
@@ -45,7 +45,7 @@ def write_result(
 
 
 def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
-    """What there is now: images by name and digest, files by place."""
+    """Images by name and digest, files by path."""
     kinds = {output.type for output in request.outputs}
     digest = result.root.digest
     if not kinds or kinds - _FILES:
@@ -59,7 +59,7 @@ def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
 
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
-    """The facts under the names that buildx gives them; `reference` names this run."""
+    """The metadata in the form of buildx; `reference` identifies this run."""
     facts: dict[str, Any] = {"buildx.build.ref": reference}
     if result.root.media_type not in media.INDEXES:
         facts["containerimage.config.digest"] = str(image_id(result))
@@ -71,14 +71,14 @@ def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
 
 
 def image_id(result: BuildResult) -> Digest:
-    """The digest of the configuration, which docker calls the ID; of the index for several."""
+    """The digest of the configuration, which docker calls the ID; of an index its own digest."""
     if result.root.media_type not in media.INDEXES:
         return result.images[0].config_descriptor.digest
     return result.root.digest
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written; a device is written to as it is."""
+    """Write a file atomically; a device is written directly."""
     try:
         if path.exists() and not path.is_file():
             path.write_text(text)

@@ -1,19 +1,23 @@
-"""Layers, images and workshops made by hand, out of real stores."""
+"""Layers, images, workers and solvers made by hand, out of real stores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shipline.build.base_images import Blobs
-from shipline.build.cache import Cache, LayerResult
+from shipline.build.base_images import BaseImage, Blobs
+from shipline.build.cache import Cache
 from shipline.build.clock import Clock
 from shipline.build.downloads import Downloader, no_network
+from shipline.build.executor import Executor
 from shipline.build.faults import Damage
+from shipline.build.graph import ImageOp
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
-from shipline.build.workshop import ContextDirectory, Worker
+from shipline.build.solver import Solver
+from shipline.build.worker import Worker
 from shipline.content import LocalStore, MemoryStore, Store
 from shipline.events import Step, silent
 from shipline.layer import (
@@ -39,7 +43,6 @@ from shipline.oci import (
     media,
 )
 from shipline.sandbox import Sandbox
-from shipline.tasks import Limiter, Once
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 
@@ -100,33 +103,33 @@ def store_index(store: MemoryStore, *manifests: tuple[Descriptor, Platform]) -> 
 
 
 @contextmanager
-def open_shop(
-    state: Path, *, step: Step | None = None, **contexts: ContextDirectory
-) -> Iterator[Worker]:
-    """Everything that steps need but a sandbox."""
+def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
+    """All that steps which copy files need, in a state directory."""
+    scratch = state / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with silent() as quiet, closing(SqliteRecords(state / "cache.db")) as records:
+        blobs = Blobs(LocalStore(state / "content"), step or quiet)
+        yield Worker(
+            store=blobs.store,
+            snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
+            cache=Cache(records, blobs, state),
+            codec=codec("gzip"),
+            clock=Clock(1_000_000_000),
+            scratch=scratch,
+        )
+
+
+def open_solver(
+    worker: Worker,
+    step: Step,
+    images: Mapping[ImageOp, BaseImage] | None = None,
+    contexts: Mapping[str, ContextDirectory] | None = None,
+) -> Solver:
+    """A solver that runs no commands."""
 
     def no_sandbox() -> Sandbox:
         raise AssertionError("no step runs here")
 
-    scratch = state / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with silent() as quiet:
-        blobs = Blobs(LocalStore(state / "content"), step or quiet)
-        records = SqliteRecords(state / "cache.db")
-        yield Worker(
-            store=blobs.store,
-            snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
-            cache=Cache(records, blobs),
-            downloader=Downloader(no_network, Cache(records, blobs), blobs.store),
-            codec=codec("gzip"),
-            clock=Clock(1_000_000_000),
-            scratch=scratch,
-            state=state,
-            contexts=contexts,
-            secrets={},
-            environment={},
-            sandbox=no_sandbox,
-            making=Once[tuple[LayerResult, bool]](),
-            running=Limiter(4),
-        )
-        records.close()
+    executor = Executor(no_sandbox, {}, {}, worker.scratch)
+    downloader = Downloader(no_network, worker.cache, worker.store)
+    return Solver(worker, executor, downloader, contexts or {}, images or {}, step)

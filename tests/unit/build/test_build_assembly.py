@@ -10,7 +10,7 @@ from layers_for_tests import AMD64, ARM64, items_of, make_layer
 from shipline import dockerfile as df
 from shipline.build import Annotation, Level
 from shipline.build.assembly import PLAIN, Image, assemble, combine
-from shipline.build.cache import LayerResult
+from shipline.build.clock import Clock
 from shipline.build.graph import CopyOp, ScratchOp, Vertex
 from shipline.build.request import OutputFormat
 from shipline.build.stages import HistoryNote, StageState
@@ -26,7 +26,7 @@ SECOND = Vertex(CopyOp(("two",), "/"), (FIRST,))
 TIMES: Mapping[Vertex, str] = {FIRST: "t1", SECOND: "t2"}
 
 
-def planned(
+def stage_of(
     *notes: HistoryNote, base: ImageConfig | None = None, platform: Platform = AMD64
 ) -> StageState:
     image = base or ImageConfig(platform)
@@ -35,17 +35,14 @@ def planned(
 
 def image(
     *notes: HistoryNote,
-    epoch: str = "",
+    epoch: int | None = None,
     base: ImageConfig | None = None,
     format: OutputFormat = PLAIN,
     platform: Platform = AMD64,
     layers: tuple[Layer, ...] = (ONE, TWO),
 ) -> Image:
-    def made(vertex: Vertex) -> LayerResult:
-        return LayerResult({FIRST: ONE, SECOND: TWO}[vertex], TIMES[vertex])
-
-    plan = planned(*notes, base=base, platform=platform)
-    return assemble(plan, layers, made, epoch=epoch, now="now", format=format)
+    stage = stage_of(*notes, base=base, platform=platform)
+    return assemble(stage, layers, TIMES.__getitem__, Clock(epoch), format)
 
 
 NOTES = (
@@ -66,9 +63,9 @@ def test_an_entry_without_a_layer_takes_the_time_of_the_layer_before_it() -> Non
 
 def test_the_history_of_the_base_comes_first_and_is_left_alone() -> None:
     base = ImageConfig(AMD64, history=(History("t0", "base"),), created="t0")
-    history = image(*NOTES, base=base, epoch="epoch").config.history
+    history = image(*NOTES, base=base, epoch=0).config.history
     assert history[0] == History("t0", "base")
-    assert {one.created for one in history[1:]} == {"epoch"}
+    assert {one.created for one in history[1:]} == {"1970-01-01T00:00:00Z"}
 
 
 def test_without_a_layer_the_time_is_that_of_the_base_and_never_the_clocks() -> None:
@@ -76,7 +73,8 @@ def test_without_a_layer_the_time_is_that_of_the_base_and_never_the_clocks() -> 
     found = image(HistoryNote("LABEL"), base=base, layers=()).config
     assert found.history[-1].created == "t0"
     assert found.created == "t0"
-    assert image(layers=()).config.created == "now"
+    assert image(layers=(), epoch=0).config.created == "1970-01-01T00:00:00Z"
+    assert image(layers=()).config.created
 
 
 def test_equal_builds_are_equal_documents() -> None:

@@ -79,7 +79,7 @@ def test_layers_and_diff_ids_must_be_as_many(tmp_path: Path) -> None:
     layer = make_layer(remote, items_of({"a": "1"}))
     wrong = store_image(remote, layer, diff_ids=(layer.diff_id, Digest.of(b"more")))
     remote.tags["latest"] = wrong.manifest
-    with silent() as step, pytest.raises(ContentError, match=r"has 1 layers.*speaks of 2"):
+    with silent() as step, pytest.raises(ContentError, match=r"has 1 layers.*lists 2"):
         images(remote, tmp_path, step).resolve("base", AMD64)
 
 

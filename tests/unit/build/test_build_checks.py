@@ -8,7 +8,7 @@ import pytest
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.checks import configured, tell, warnings_of
+from shipline.build.checks import configured, show_warnings, warnings_of
 from shipline.errors import DockerfileError
 from shipline.events import Event, Started, Stream, Warned
 from shipline.oci import Platform
@@ -67,8 +67,8 @@ def test_warnings_are_the_last_thing_told_and_silence_is_silent() -> None:
     seen: list[Event] = []
     found = warnings_of(REQUEST, parsed("FROM scratch\nMAINTAINER me\n"), NONE, target=None)
     with Stream(seen.append) as stream, stream.step("build") as step:
-        tell(found, step)
-        tell((), step)
+        show_warnings(found, step)
+        show_warnings((), step)
     assert [one.name for one in seen if isinstance(one, Started)] == ["build", "check Dockerfile"]
     first, second = [one.message for one in seen if isinstance(one, Warned)]
     assert first.startswith("1 warning found")

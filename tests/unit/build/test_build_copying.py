@@ -6,28 +6,24 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from random import Random
 
 import pytest
-from layers_for_tests import make_layer, open_shop
+from layers_for_tests import AMD64, make_layer, open_solver, open_worker
 
+from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
-from shipline.build.copying import StepOptions, copy, make_directory
-from shipline.build.graph import CopyOp, MakeDirectoryOp
+from shipline.build.graph import ContextOp, CopyOp, ImageOp, MakeDirectoryOp, Vertex
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import ContextDirectory, Worker
-from shipline.errors import ContentError, UsageError
+from shipline.build.worker import Source, Worker
+from shipline.errors import ContentError, DockerfileError
 from shipline.events import silent
 from shipline.layer import Entry, Item
-
-
-@contextmanager
-def use() -> Iterator[StepOptions]:
-    with silent() as step:
-        yield StepOptions(None, False, False, step)
+from shipline.oci import Digest, ImageConfig, Reference
+from shipline.tasks import TaskGroup
 
 
 @pytest.fixture
@@ -35,31 +31,50 @@ def context(tmp_path: Path) -> ContextDirectory:
     place = tmp_path / "context"
     place.mkdir()
     (place / "a").write_text("content")
-    return ContextDirectory("context", place, None, None)
+    return ContextDirectory(place, "the context")
 
 
-def base_with(shop: Worker, *entries: Entry) -> Snapshot:
-    return Snapshot((make_layer(shop.store, [(entry, None) for entry in entries]),))
+def base_with(worker: Worker, *entries: Entry) -> Snapshot:
+    return Snapshot((make_layer(worker.store, [(entry, None) for entry in entries]),))
 
 
-def copied(op: CopyOp, base: Snapshot, source: ContextDirectory, shop: Worker) -> LayerResult:
-    with use() as how:
-        return copy(op, base, source, shop, how)
+def solved(
+    op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Source | None, worker: Worker
+) -> LayerResult:
+    """What a solver makes of the operation, with `base` and `source` as its inputs."""
+    images: dict[ImageOp, BaseImage] = {}
+    contexts: dict[str, ContextDirectory] = {}
+
+    def vertex(files: Source) -> Vertex:
+        if isinstance(files, ContextDirectory):
+            contexts["context"] = files
+            return Vertex(ContextOp("context"))
+        image = ImageOp(Digest.of(" ".join(files.diff_ids).encode()))
+        images[image] = BaseImage(Reference.parse("a"), image, ImageConfig(AMD64), files.layers)
+        return Vertex(image)
+
+    root = Vertex(op, tuple(vertex(one) for one in (base, source) if one is not None))
+    with silent() as step, TaskGroup() as group:
+        solver = open_solver(worker, step, images, contexts)
+        solver.start(group, root)
+    found = solver.result(root).added
+    assert found is not None
+    return found
 
 
 def test_equal_files_on_two_bases_are_one_layer(tmp_path: Path, context: ContextDirectory) -> None:
-    with open_shop(tmp_path / "home") as shop:
-        bases = [base_with(shop, Entry("bin", "dir", 0o755), Entry(n, "fifo")) for n in "xy"]
-        layers = [copied(CopyOp(("a",), "/new/"), base, context, shop).layer for base in bases]
+    with open_worker(tmp_path / "home") as worker:
+        bases = [base_with(worker, Entry("bin", "dir", 0o755), Entry(n, "fifo")) for n in "xy"]
+        layers = [solved(CopyOp(("a",), "/new/"), base, context, worker).layer for base in bases]
     assert layers[0] == layers[1]
 
 
 def test_a_layer_keeps_the_modes_of_its_own_base(tmp_path: Path, context: ContextDirectory) -> None:
-    with open_shop(tmp_path / "home") as shop:
+    with open_worker(tmp_path / "home") as worker:
         for mode in (0o755, 0o700):
-            base = base_with(shop, Entry("etc", "dir", mode))
-            made = copied(CopyOp(("a",), "/etc/"), base, context, shop)
-            table = shop.snapshots.table(base.plus(made.layer))
+            base = base_with(worker, Entry("etc", "dir", mode))
+            made = solved(CopyOp(("a",), "/etc/"), base, context, worker)
+            table = worker.snapshots.table(base.plus(made.layer))
             etc = table.lookup("etc")
             assert etc is not None and oct(etc.mode) == oct(mode)
 
@@ -68,22 +83,22 @@ def test_times_do_not_matter_and_contents_do(tmp_path: Path, context: ContextDir
     op = CopyOp(("a",), "/")
     file = context.path / "a"
     layers = []
-    with open_shop(tmp_path / "home") as shop:
+    with open_worker(tmp_path / "home") as worker:
         for text, time_ns in (("content", 10**18), ("content", 2 * 10**18), ("changed", 10**18)):
             file.write_text(text)
             os.utime(file, ns=(time_ns, time_ns))
-            fresh_look = ContextDirectory("context", context.path, None, None)
-            layers.append(copied(op, Snapshot(), fresh_look, shop).layer)
+            fresh_look = ContextDirectory(context.path, "the context")
+            layers.append(solved(op, Snapshot(), fresh_look, worker).layer)
     assert layers[0] == layers[1] != layers[2]
 
 
 def test_a_directory_that_exists_makes_an_empty_layer(tmp_path: Path) -> None:
-    with open_shop(tmp_path / "home") as shop, use() as how:
-        base = base_with(shop, Entry("srv", "dir", 0o700))
-        made = make_directory(MakeDirectoryOp("/srv"), base, shop, how)
-        again = make_directory(MakeDirectoryOp("/srv/x"), base, shop, how)
-        assert list(shop.snapshots.table(Snapshot((made.layer,))).walk()) == []
-        found = shop.snapshots.table(base.plus(again.layer)).lookup("srv")
+    with open_worker(tmp_path / "home") as worker:
+        base = base_with(worker, Entry("srv", "dir", 0o700))
+        made = solved(MakeDirectoryOp("/srv"), base, None, worker)
+        again = solved(MakeDirectoryOp("/srv/x"), base, None, worker)
+        assert list(worker.snapshots.table(Snapshot((made.layer,))).walk()) == []
+        found = worker.snapshots.table(base.plus(again.layer)).lookup("srv")
     assert found is not None and found.mode == 0o700
 
 
@@ -98,8 +113,8 @@ def test_archive_through_a_link_out_of_it_is_refused(
         tar.addfile(tarfile.TarInfo("up/file"))
     (context.path / "a").write_bytes(archive.getvalue())
     op = CopyOp(("a",), "/d/", unpack="archives")
-    with open_shop(tmp_path / "home") as shop, pytest.raises(ContentError, match="leads out"):
-        copied(op, Snapshot(), context, shop)
+    with open_worker(tmp_path / "home") as worker, pytest.raises(ContentError, match="leads out"):
+        solved(op, Snapshot(), context, worker)
 
 
 BASES: dict[str, tuple[Entry, ...]] = {
@@ -135,21 +150,20 @@ def sources(place: Path) -> ContextDirectory:
     (place / "a").write_text("content")
     with tarfile.open(place / "rootfs.tar", "w") as tar:
         tar.add(place / "rootfs", ".")
-    return ContextDirectory("context", place, None, None)
+    return ContextDirectory(place, "the context")
 
 
 def outcome(
-    op: CopyOp, base: tuple[Entry, ...], source: ContextDirectory | None, shop: Worker
+    op: CopyOp, base: tuple[Entry, ...], source: ContextDirectory | None, worker: Worker
 ) -> str:
     """What the instruction says or makes, from a context or, where that is None, from an image."""
-    root = base_with(shop, *base)
+    root = base_with(worker, *base)
     try:
         if source is None:
-            image = Snapshot((make_layer(shop.store, image_items()),))
-            with use() as how:
-                return str(copy(op, root, image, shop, how).layer)
-        return str(copied(op, root, source, shop).layer)
-    except UsageError as error:
+            image = Snapshot((make_layer(worker.store, image_items()),))
+            return str(solved(op, root, image, worker).layer)
+        return str(solved(op, root, source, worker).layer)
+    except DockerfileError as error:
         return error.message
 
 
@@ -167,8 +181,8 @@ def test_no_earlier_build_changes_what_a_copy_makes_or_refuses(tmp_path: Path) -
     def build(case: tuple[str, str, str], home: str) -> str:
         base, op, origin = case
         source = context if origin == "context" else None
-        with open_shop(tmp_path / home) as shop:
-            return outcome(OPERATIONS[op], BASES[base], source, shop)
+        with open_worker(tmp_path / home) as worker:
+            return outcome(OPERATIONS[op], BASES[base], source, worker)
 
     cold = {case: build(case, f"cold {number}") for number, case in enumerate(cases)}
     assert len(set(cold.values())) > len(OPERATIONS), "some are refused, some are made"
@@ -180,7 +194,7 @@ def test_files_of_a_context_and_of_an_image_are_told_apart(tmp_path: Path) -> No
     """An image's files bring their capabilities; those of a context do not."""
     source = sources(tmp_path / "context")
     layers = set()
-    with open_shop(tmp_path / "home") as shop:
+    with open_worker(tmp_path / "home") as worker:
         for origin in (source, None):
-            layers.add(outcome(OPERATIONS["file"], (), origin, shop))
+            layers.add(outcome(OPERATIONS["file"], (), origin, worker))
     assert len(layers) == 2

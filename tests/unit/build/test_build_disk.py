@@ -122,15 +122,15 @@ def test_only_what_is_chosen_goes(tmp_path: Path, store: LocalStore) -> None:
 def test_results_whose_layer_went_are_forgotten(tmp_path: Path, store: LocalStore) -> None:
     gone, kept = blob(store, b"a", OLD), blob(store, b"b", OLD + 1)
     with open_records(tmp_path / "cache.db", print) as records:
-        cache = Cache(records, store)
+        cache = Cache(records, store, tmp_path)
         for name, target in (("gone", gone), ("kept", kept)):
             layer = Layer(target, Digest.of(name.encode()))
-            cache.put(LayerResult(layer, "2026-01-01T00:00:00Z"), name)
+            cache.put(name, LayerResult(layer, "2026-01-01T00:00:00Z"))
     os.utime(store.path(gone.digest), (OLD, OLD))
     used = sum(record.size for record in scan(tmp_path))
     assert len(list(prune(tmp_path, PruneLimits(max_used=used - 1)))) == 1
     with open_records(tmp_path / "cache.db", print) as records:
-        assert [key for key, _ in records.scan(())] == [("made", "kept")]
+        assert [key for key, _ in records.scan(())] == [("layers", "kept")]
 
 
 def test_a_touch_and_an_eviction_never_both_succeed(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def server() -> Server:
 def downloader(tmp_path: Path, server: Server) -> Iterator[Downloader]:
     store = LocalStore(tmp_path / "content")
     with open_records(tmp_path / "cache.db", print) as records:
-        yield Downloader(server.get, Cache(records, store), store)
+        yield Downloader(server.get, Cache(records, store, tmp_path), store)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from shipline.build import Annotation, BuildRequest, Context, ContextKind, Level
 from shipline.build.assembly import PLAIN, annotations_at, codec_for, format_of, formats_of
 from shipline.build.cache import LayerResult
 from shipline.build.flags import parse_output, parse_outputs
-from shipline.build.publish import targets_of
+from shipline.build.publish import push_targets
 from shipline.content import MemoryStore
 from shipline.errors import UsageError
 from shipline.layer import Layer, codec
@@ -163,13 +163,13 @@ def test_an_output_has_its_names_and_the_tags_that_are_nobody_elses() -> None:
 def test_a_repository_gets_all_its_tags_at_once_and_none_by_digest() -> None:
     store = MemoryStore()
     wish = request("type=registry", tags="host:1/a:1 host:1/b:1 host:1/a:2")
-    found = targets_of(wish, lambda name: store)
+    found = push_targets(wish, lambda name: store)
     assert [(str(one), one.tags) for one in found] == [
         ("host:1/a", ("1", "2")),
         ("host:1/b", ("1",)),
     ]
     silent = request("type=registry,push-by-digest=true,name=h/a")
-    assert [one.tags for one in targets_of(silent, lambda name: store)] == [()]
+    assert [one.tags for one in push_targets(silent, lambda name: store)] == [()]
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_a_repository_gets_all_its_tags_at_once_and_none_by_digest() -> None:
 )
 def test_names_that_cannot_be_given_are_refused(wish: BuildRequest) -> None:
     with pytest.raises(UsageError):
-        targets_of(wish, lambda name: MemoryStore())
+        push_targets(wish, lambda name: MemoryStore())

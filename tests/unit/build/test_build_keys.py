@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layers_for_tests import make_layer, open_shop, table_of
+from layers_for_tests import make_layer, open_worker, table_of
 
 import shipline.build
-from shipline.build.copying import quick_key
+from shipline.build.copying import instruction_key
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
@@ -26,8 +26,8 @@ from shipline.build.graph import (
 )
 from shipline.build.placing import Placement, entry_key
 from shipline.build.running import run_key
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
-from shipline.build.workshop import ContextDirectory
 from shipline.layer import Entry, Layer
 from shipline.oci import Digest
 from shipline.sandbox import Limits
@@ -141,19 +141,19 @@ def test_the_time_of_a_build_is_not_part_of_what_it_places() -> None:
 
 
 def test_inputs_are_part_of_the_key_of_a_step(tmp_path: Path) -> None:
-    with open_shop(tmp_path / "home") as shop:
-        layers = [make_layer(shop.store, [(Entry(name, "fifo"), None)]) for name in "ab"]
+    with open_worker(tmp_path / "home") as worker:
+        layers = [make_layer(worker.store, [(Entry(name, "fifo"), None)]) for name in "ab"]
     snapshots: list[Snapshot] = [Snapshot(), *(Snapshot((layer,)) for layer in layers)]
     pairs = [(base, source) for base in snapshots for source in (None, *snapshots)]
-    assert len({quick_key(COPY, base, source) for base, source in pairs}) == len(pairs)
+    assert len({instruction_key(COPY, base, source) for base, source in pairs}) == len(pairs)
     runs = {run_key(RUN, [base, *([source] if source else [])]) for base, source in pairs}
     assert len(runs) == len(pairs)
 
 
 def test_compression_is_no_part_of_a_key(tmp_path: Path) -> None:
-    with open_shop(tmp_path / "home") as shop:
+    with open_worker(tmp_path / "home") as worker:
         items = [(Entry("a", "fifo"), None)]
-        one, two = (make_layer(shop.store, items, name) for name in ("gzip", "zstd"))
+        one, two = (make_layer(worker.store, items, name) for name in ("gzip", "zstd"))
     assert one != two
     bases = [Snapshot((Layer(layer.descriptor, layer.diff_id),)) for layer in (one, two)]
     assert run_key(RUN, bases[:1]) == run_key(RUN, bases[1:])
@@ -164,7 +164,7 @@ def test_files_of_a_context_are_part_of_the_key_of_a_run(tmp_path: Path) -> None
     op = replace(RUN, mounts=(RunMount("bind", "/m", input=1),))
     for text in ("one", "two", "one"):
         (tmp_path / "a").write_text(text)
-        keys.append(run_key(op, [Snapshot(), ContextDirectory("context", tmp_path, None, None)]))
+        keys.append(run_key(op, [Snapshot(), ContextDirectory(tmp_path, "the context")]))
     assert keys[0] == keys[2] != keys[1]
 
 

@@ -9,7 +9,7 @@ from layers_for_tests import AMD64, ARM64
 
 from shipline import dockerfile as df
 from shipline.build.assembly import PLAIN, Assembled, Image, assemble, combine
-from shipline.build.cache import LayerResult
+from shipline.build.clock import Clock
 from shipline.build.graph import ScratchOp, Vertex
 from shipline.build.publish import PushTarget, push_documents, push_tags
 from shipline.build.request import OutputFormat
@@ -50,11 +50,11 @@ class Registry(MemoryStore):
 
 
 def image(platform: Platform, format: OutputFormat = PLAIN) -> Image:
-    def made(vertex: Vertex) -> LayerResult:
+    def created(vertex: Vertex) -> str:
         raise AssertionError(vertex)
 
-    planned = StageState(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
-    return assemble(planned, (), made, epoch="", now="now", format=format)
+    stage = StageState(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
+    return assemble(stage, (), created, Clock(0), format)
 
 
 def both(format: OutputFormat = PLAIN) -> Assembled:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shipline import dockerfile as df
-from shipline.build.selecting import Root, included, select
+from shipline.build.selecting import ContextDirectory, Root, included, select
 from shipline.errors import UsageError
 
 
@@ -59,28 +59,28 @@ def test_a_source_that_names_nothing_is_refused(root: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "hint"),
     [
-        ("A.TXT", "a.txt is there: letter case counts"),
-        ("src/Main.c", "src/main.c is there: letter case counts"),
-        ("SRC/main.c", "src is there: letter case counts"),
+        ("A.TXT", "a.txt exists: names are case-sensitive"),
+        ("src/Main.c", "src/main.c exists: names are case-sensitive"),
+        ("SRC/main.c", "src exists: names are case-sensitive"),
         ("a.tx", "did you mean a.txt?"),
         ("src/sub/other.file", "src/sub has x.c, x.h"),
-        ("out", "out is a link to ../outside, which is not there"),
+        ("out", "out is a link to ../outside, which does not exist"),
         ("../else", "nothing outside of the context can be copied"),
-        ("/etc/passwd", "relative to the context, and not those of this machine"),
+        ("/etc/passwd", "relative to the context, not to the root"),
     ],
 )
 def test_what_was_meant_by_a_source_that_is_not_there_is_told(
     root: Path, source: str, hint: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        select(Root(root, "the context", is_context=True), (source,), ())
+        select(ContextDirectory(root, "the context"), (source,), ())
     assert hint in caught.value.hint
 
 
 def test_an_excluded_source_is_told_with_the_line_that_excludes_it(root: Path) -> None:
     text = "# comment\n*.md\nsrc\n!src/main.c\n\ndocs/*.c\n"
     rules = df.IgnoreRules.parse(text, file=".dockerignore")
-    context = Root(root, "the context", included(rules), is_context=True, rules=rules)
+    context = ContextDirectory(root, "the context", included(rules), rules=rules)
     for source, line in (("src/sub/x.h", "3: src"), ("docs/x.c", "6: docs/*.c")):
         with pytest.raises(UsageError) as caught:
             select(context, (source,), ())
@@ -141,7 +141,7 @@ def test_ignoring_everything_leaves_nothing(root: Path) -> None:
 
 
 def test_the_time_of_the_context_itself_does_not_count(root: Path) -> None:
-    (whole,) = select(Root(root, "the context", is_context=True), (".",), ())
-    (part,) = select(Root(root, "the context", is_context=True), ("src",), ())
+    (whole,) = select(ContextDirectory(root, "the context"), (".",), ())
+    (part,) = select(ContextDirectory(root, "the context"), ("src",), ())
     assert whole.mtime_ns is None
     assert part.mtime_ns == (root / "src").stat().st_mtime_ns

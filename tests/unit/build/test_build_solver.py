@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from layers_for_tests import items_of, make_layer, open_shop
+from layers_for_tests import items_of, make_layer, open_solver, open_worker
 
 from shipline.build.base_images import BaseImage
 from shipline.build.graph import (
@@ -21,12 +21,11 @@ from shipline.build.graph import (
     ScratchOp,
     Vertex,
 )
-from shipline.build.solver import Solver
-from shipline.build.workshop import ContextDirectory, Worker
+from shipline.build.selecting import ContextDirectory
 from shipline.content import MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
 from shipline.errors import DockerfileError, Span
-from shipline.events import Event, Finished, Started, Step, Stream
+from shipline.events import Event, Finished, Started, Stream
 from shipline.oci import Descriptor, Digest, ImageConfig, Platform, Reference
 from shipline.tasks import TaskGroup, sleep
 
@@ -37,7 +36,7 @@ SPAN = Span("Dockerfile", 3, 3, text="COPY a /")
 def directory(place: Path, prune: object = None) -> ContextDirectory:
     place.mkdir(parents=True, exist_ok=True)
     (place / "a").write_text("content")
-    return ContextDirectory("context", place, prune, None)  # type: ignore[arg-type]
+    return ContextDirectory(place, "the context", prune)  # type: ignore[arg-type]
 
 
 def written(
@@ -53,10 +52,6 @@ def copied(context: str) -> Vertex:
     return Vertex(CopyOp(("a",), "/"), inputs, Label(context, span=SPAN))
 
 
-def solver(shop: Worker, step: Step) -> Solver:
-    return Solver(shop, {}, step, publish=frozenset(), mountable=frozenset(), follower=None)
-
-
 def solve(
     state: Path, *roots: Vertex, **contexts: ContextDirectory
 ) -> tuple[list[Event], list[str]]:
@@ -65,9 +60,9 @@ def solve(
     with (
         Stream(seen.append) as stream,
         stream.step("build") as step,
-        open_shop(state, step=step, **contexts) as shop,
+        open_worker(state, step=step) as worker,
     ):
-        found = solver(shop, step)
+        found = open_solver(worker, step, contexts=contexts)
         with TaskGroup() as group:
             found.start(group, *roots)
         return seen, [found.result(one).snapshot.diff_ids[-1] for one in roots]
@@ -152,7 +147,7 @@ def test_a_changed_file_is_a_miss_and_an_older_one_a_hit(tmp_path: Path) -> None
 
 def directory_as_is(place: ContextDirectory) -> ContextDirectory:
     """The same directory, looked at anew."""
-    return ContextDirectory(place.name, place.path, place.prune, place.cache)
+    return ContextDirectory(place.path, place.name, place.prune, place.cache)
 
 
 def test_fresh_work_is_done_again(tmp_path: Path) -> None:
@@ -170,22 +165,24 @@ def test_a_directory_is_no_base(tmp_path: Path) -> None:
 
 def test_an_image_brings_its_layers_and_a_step_adds_one(tmp_path: Path) -> None:
     op = ImageOp(Digest.of(b"manifest"))
-    with Stream() as stream, stream.step("build") as step, open_shop(tmp_path, step=step) as shop:
-        layer = make_layer(shop.store, items_of({"base": "1"}))
+    with (
+        Stream() as stream,
+        stream.step("build") as step,
+        open_worker(tmp_path, step=step) as worker,
+    ):
+        layer = make_layer(worker.store, items_of({"base": "1"}))
         image = BaseImage(
             Reference.parse("base"), op, ImageConfig(Platform("linux", "amd64")), (layer,)
         )
-        found = Solver(
-            shop, {op: image}, step, publish=frozenset(), mountable=frozenset(), follower=None
-        )
+        found = open_solver(worker, step, {op: image})
         root = written("text", below=Vertex(op))
         with TaskGroup() as group:
             found.start(group, root)
         solved = found.result(root)
     assert solved.snapshot.layers[0] == layer
-    assert solved.made is not None
-    assert solved.snapshot.layers[1:] == (solved.made.layer,)
-    assert solved.made.level == 1
+    assert solved.added is not None
+    assert solved.snapshot.layers[1:] == (solved.added.layer,)
+    assert solved.added.level == 1
 
 
 class Meeting(MemoryStore):
@@ -211,27 +208,23 @@ def test_a_base_is_a_step_before_the_steps_that_need_it_and_its_layers_come_at_o
     image = BaseImage(Reference.parse("base"), op, ImageConfig(platform), layers)
     base = Vertex(op, label=Label("FROM base", number="1/2", platform=str(platform)))
     top = Vertex(MakeDirectoryOp("/work"), (base,), Label("WORKDIR /work"))
-    first, again = (_names(tmp_path, image, registry, base, top) for _ in range(2))
+    first, again = (_names(tmp_path, image, registry, top) for _ in range(2))
     assert (first[0], first[-1]) == ("FROM base", "WORKDIR /work")
     assert sorted(name.split()[0] for name in first[1:-1]) == ["pull", "pull", "unpack", "unpack"]
     assert again == ["WORKDIR /work"]
 
 
-def _names(
-    state: Path, image: BaseImage, registry: Repository, base: Vertex, top: Vertex
-) -> list[str]:
+def _names(state: Path, image: BaseImage, registry: Repository, top: Vertex) -> list[str]:
     """What is shown in the order of its beginning; a step begins when what it needs is there."""
     seen: list[Event] = []
     with (
         Stream(seen.append) as stream,
         stream.step("build") as step,
-        open_shop(state, step=step) as shop,
+        open_worker(state, step=step) as worker,
     ):
         for layer in image.layers:
-            shop.snapshots._blobs.offer(layer.descriptor, registry, "registry/base")
-        images = {image.manifest: image}
-        mountable = frozenset({base})
-        found = Solver(shop, images, step, publish=frozenset(), mountable=mountable, follower=None)
+            worker.snapshots._blobs.offer(layer.descriptor, registry, "registry/base")
+        found = open_solver(worker, step, {image.manifest: image})
         with TaskGroup() as group:
             found.start(group, top)
     spans = {one.span: one.name for one in seen if isinstance(one, Started)}

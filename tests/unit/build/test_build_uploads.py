@@ -86,7 +86,7 @@ def blobs(tmp_path: Path, step: Step) -> Blobs:
 @pytest.fixture
 def recoder(tmp_path: Path, blobs: Blobs, step: Step) -> Iterator[Recoder]:
     records = SqliteRecords(tmp_path / "cache.db")
-    yield Recoder(blobs, Cache(records, blobs), step)
+    yield Recoder(blobs, Cache(records, blobs, tmp_path), step)
     records.close()
 
 
@@ -113,7 +113,7 @@ def test_bytes_arrive_before_the_layer_is_complete(
             ingest.write(b"end")
             layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
             ingest.commit(layer)
-        uploads.made(layer)
+        uploads.completed(layer)
         uploads.send(Layer(layer, Digest.of(b"")), LayerResult(Layer(layer, Digest.of(b"")), "", 1))
     assert remote.asked == ["stream"]
     assert remote.blobs[layer.digest] == bytes(2 * PART) + b"end"
@@ -125,7 +125,7 @@ def follow(uploads: Uploads, blobs: Blobs, content: bytes) -> Layer:
         ingest.write(content)
         layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
         ingest.commit(layer)
-    uploads.made(layer)
+    uploads.completed(layer)
     return Layer(layer, Digest.of(content))
 
 
@@ -217,7 +217,7 @@ def test_each_target_gets_its_own_form_and_only_those_that_take_it_follow(
     with TaskGroup() as group:
         targets = [target(gzip), target(zstd, "b", OutputFormat("zstd"))]
         uploads = Uploads(group, targets, blobs, recoder, codec("gzip"), step)
-        uploads.made(layer.descriptor)
+        uploads.completed(layer.descriptor)
         uploads.send(layer, LayerResult(layer, "", 1))
     assert gzip.asked == []
     assert zstd.asked == ["push"]

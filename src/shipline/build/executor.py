@@ -1,0 +1,255 @@
+"""The mounts of RUN: files of other stages and of contexts, caches, secrets, its script."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from shipline import dockerfile as df
+from shipline.build.graph import RunMount, RunOp, key_of
+from shipline.build.request import Secret
+from shipline.build.selecting import ContextDirectory, Root, missing
+from shipline.build.snapshots import USE_LOCK, Snapshot
+from shipline.build.worker import Source, Worker
+from shipline.content import Recency
+from shipline.errors import UsageError
+from shipline.layer import Tree, scan, unpack
+from shipline.sandbox import (
+    BindMount,
+    Overlay,
+    Sandbox,
+    SecretFile,
+    StepMount,
+    TmpfsMount,
+    mounted,
+    owners_suffix,
+    remove_tree,
+    require_ids,
+    resolve_in_root,
+)
+from shipline.tasks import Once, sleep
+
+_PREFIX = "renewed"  # a file in a cache: the prefix of its directories since it was emptied
+_AGAIN_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """What commands need besides a worker: the sandbox, secrets, and caches, which stay in `state`
+    between builds.
+    """
+
+    sandbox: Callable[[], Sandbox]
+    secrets: Mapping[str, Secret]
+    environment: Mapping[str, str]
+    state: Path
+    emptied: Once[None] = field(default_factory=Once)
+
+    def secret(self, mount: RunMount) -> bytes | None:
+        """The value of a secret, None where it was not given and is not required."""
+        secret = self.secrets.get(mount.id)
+        hint = f"give it with --secret id={mount.id},src=FILE or --secret id={mount.id},env=NAME"
+        if secret is None:
+            if mount.required:
+                raise UsageError(f"secret {mount.id} was not given", hint=hint)
+            return None
+        if secret.env is not None:
+            found = self.environment.get(secret.env)
+            if found is None and mount.required:
+                raise UsageError(f"secret {mount.id}: ${secret.env} is not set", hint=hint)
+            return None if found is None else os.fsencode(found)
+        assert secret.file is not None
+        try:
+            return secret.file.read_bytes()
+        except OSError as error:
+            problem = f"secret {mount.id}: {secret.file}: {error.strerror}"
+            raise UsageError(problem, hint=hint) from None
+
+
+def context_digest(source: ContextDirectory, path: str) -> str:
+    """The digest of the files at `path` in a context, for a cache key."""
+    return str(_context_tree(source, path).digest((0, 0)))
+
+
+class StepMounts:
+    """Opens the mounts of one RUN; `stack` closes them."""
+
+    def __init__(
+        self, inputs: Sequence[Source], worker: Worker, executor: Executor, stack: ExitStack
+    ) -> None:
+        self._inputs = inputs
+        self._worker = worker
+        self._executor = executor
+        self._stack = stack
+
+    def open(self, op: RunOp, *, fresh: bool) -> tuple[tuple[StepMount, ...], tuple[str, ...]]:
+        """All mounts, and the variables (`NAME=value`) that hold secrets; `fresh` empties caches.
+
+        Raises UsageError for a source that is not there, and for a required secret.
+        """
+        caches = self._caches(op, fresh=fresh)
+        mounts: list[StepMount] = []
+        variables: list[str] = []
+        for mount in op.mounts:
+            if mount.type != "secret":
+                mounts.append(self._mount(mount, caches))
+            elif (content := self._executor.secret(mount)) is not None:
+                if mount.env:
+                    variables.append(f"{mount.env}={content.decode('utf-8', 'surrogateescape')}")
+                if mount.target:
+                    secret = SecretFile(mount.target, content, mount.mode, mount.uid, mount.gid)
+                    mounts.append(secret)
+        name, content_of_script = op.script
+        if name:
+            mounts.append(self._script(name, content_of_script))
+        return tuple(mounts), tuple(variables)
+
+    def _script(self, name: str, content: str) -> StepMount:
+        script = self._worker.temporary("script")
+        script.write_text(content, "utf-8", "surrogateescape")
+        script.chmod(0o755)
+        self._stack.callback(script.unlink)
+        return BindMount(script, f"{df.SCRIPT_DIRECTORY}/{name}")
+
+    def _mount(self, mount: RunMount, caches: Mapping[str, Path]) -> StepMount:
+        if mount.type == "tmpfs":
+            return TmpfsMount(mount.target, mount.size)
+        if mount.type == "cache":
+            directory = caches[self._cache_name(mount)]
+            source = resolve_in_root(directory, mount.source) if mount.input else directory
+            return BindMount(source, mount.target, mount.read_only)
+        source = self._files(self._inputs[mount.input], mount.source)
+        if not mount.read_only:
+            discarded = self._worker.temporary("discarded")
+            source = self._stack.enter_context(_writable(source, discarded))
+        return BindMount(source, mount.target, mount.read_only)
+
+    def _files(self, source: Source, path: str) -> Path:
+        """The host path of `path` in a snapshot; of a context, in a copy of its files."""
+        if isinstance(source, Snapshot):
+            root = self._stack.enter_context(self._worker.snapshots.mounted(source))
+            found = resolve_in_root(root, path)
+            if not os.path.lexists(found):
+                raise missing(Root(root, "the stage or image"), path)
+            return found
+        found = resolve_in_root(source.path, path)
+        copy = self._worker.temporary("context")
+        copy.mkdir()
+        self._stack.callback(remove_tree, copy)
+        items = _context_tree(source, path).items()
+        owned = ((entry._replace(uid=0, gid=0), content) for entry, content in items)
+        unpack(owned, copy, whiteouts="keep")
+        return copy if found.is_dir() else copy / found.name
+
+    def _caches(self, op: RunOp, *, fresh: bool) -> dict[str, Path]:
+        """The directories of the step's caches by name, locked according to `sharing`.
+
+        They are locked in the order of their names, so that two steps never wait for each other;
+        two mounts of one cache share it.
+        """
+        executor = self._executor
+        mounts = {self._cache_name(one): one for one in op.mounts[::-1] if one.type == "cache"}
+        found = {}
+        for name in sorted(mounts):
+            parent = executor.state / f"mounts{owners_suffix()}" / name
+            parent.mkdir(parents=True, exist_ok=True)
+            parent.parent.chmod(0o700)  # other users must not find setuid programs of images
+            if fresh:
+                executor.emptied.get(name, partial(self._empty_cache, parent))
+            found[name] = _lock_directory(parent, mounts[name].sharing, self._stack)
+            Recency(executor.state / USE_LOCK).touch(Path(f"{found[name]}.lock"))
+            key = key_of("cache directory/1", name=name, directory=found[name].name)
+            with self._worker.cache.exclusive(key):
+                if not found[name].exists():
+                    self._prepare_cache(found[name], mounts[name])
+        return found
+
+    def _cache_name(self, mount: RunMount) -> str:
+        """The name of a cache: from its id, and from its initial content or owner where given."""
+        identity = mount.id or mount.target
+        if mount.input:
+            source = self._inputs[mount.input]
+            if isinstance(source, Snapshot):
+                return key_of("cache mount/1", id=identity, layers=source.diff_ids)
+            return key_of("cache mount/1", id=identity, files=context_digest(source, ""))
+        if mount.owned:
+            owner, mode = [mount.uid, mount.gid], mount.mode
+            return key_of("cache mount/1", id=identity, owner=owner, mode=mode)
+        return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _empty_cache(self, parent: Path) -> None:
+        """Empty the cache; steps that use its directories now keep them until they end."""
+        prefix = self._worker.temporary("prefix")
+        prefix.write_text(f"{os.urandom(6).hex()}-")
+        os.replace(prefix, parent / _PREFIX)
+        for directory in [one for one in parent.iterdir() if one.is_dir()]:
+            with open(f"{directory}.lock", "ab") as lock, suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(directory, self._worker.temporary("cache"))
+
+    def _prepare_cache(self, directory: Path, mount: RunMount) -> None:
+        require_ids(uids=(mount.uid,), gids=(mount.gid,))
+        building = self._worker.temporary("cache")
+        building.mkdir()
+        uid, gid, mode = mount.uid, mount.gid, mount.mode
+        if mount.input:
+            source = self._files(self._inputs[mount.input], "")
+            unpack(scan(source).items(), building, whiteouts="keep")
+            status = source.stat()
+            uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+        os.chown(building, uid, gid)
+        os.chmod(building, mode)
+        os.rename(building, directory)
+
+
+def _context_tree(source: ContextDirectory, path: str) -> Tree:
+    place = resolve_in_root(source.path, path)
+    if not os.path.lexists(place):
+        raise missing(source, path)
+    inside = os.path.relpath(place, source.path)
+    inside = "" if inside == "." else inside
+    return scan(source.path, inside, prune=source.prune, cache=source.cache)
+
+
+@contextmanager
+def _writable(source: Path, place: Path) -> Iterator[Path]:
+    """`source`, writable; changes go to `place` and are discarded."""
+    root, upper, work = place / "root", place / "upper", place / "work"
+    for directory in (root, upper, work):
+        directory.mkdir(parents=True)
+    try:
+        if source.is_dir():
+            with mounted(Overlay(root, lowers=(source,), upper=upper, work=work)):
+                yield root
+        else:
+            shutil.copy2(source, upper / source.name)
+            yield upper / source.name
+    finally:
+        remove_tree(place)
+
+
+def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:
+    """A locked directory of the cache, which need not exist yet."""
+    number = 0
+    prefix = (parent / _PREFIX).read_text() if (parent / _PREFIX).exists() else ""
+    lock = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
+    while True:
+        directory = parent / f"{prefix}{number}"
+        fd = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        try:
+            fcntl.flock(fd, lock | fcntl.LOCK_NB)
+            return directory
+        except BlockingIOError:
+            if sharing == "private":
+                number += 1
+            else:
+                sleep(_AGAIN_S)

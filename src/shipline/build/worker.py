@@ -1,0 +1,98 @@
+"""How steps make layers: what all steps of a build share, and the options of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shipline.build.cache import Cache, LayerResult
+from shipline.build.clock import Clock
+from shipline.build.selecting import ContextDirectory
+from shipline.build.snapshots import Snapshot, Snapshots
+from shipline.content import LocalIngest, LocalStore
+from shipline.events import Step
+from shipline.layer import Codec, Item, TocBuilder, stream_layer, write_tar
+from shipline.oci import Descriptor
+
+_SECOND = 1_000_000_000  # nanoseconds
+_KEPT_XATTRS = ("security.capability",)
+
+Source = Snapshot | ContextDirectory
+"""What a step builds on or copies from."""
+
+
+class Follower(Protocol):
+    def follow(self, ingest: LocalIngest) -> None:
+        """Take over the bytes of a layer while they are being made. Returns at once."""
+
+    def completed(self, layer: Descriptor) -> None:
+        """The layer is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """Options of one step: `step` reports its progress, `follower` gets the bytes of its layer,
+    `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.
+    `origin` is what messages call the stage or image that it copies from.
+    """
+
+    step: Step
+    follower: Follower | None = None
+    mountable: bool = False
+    fresh: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Content, the cache of results, and `make_layer`, the only way in which files become a layer.
+
+    Shared by all steps of a build; every part may be used from any thread.
+    """
+
+    store: LocalStore
+    snapshots: Snapshots
+    cache: Cache
+    codec: Codec
+    clock: Clock
+    scratch: Path
+
+    def temporary(self, name: str) -> Path:
+        """A new path in the scratch directory, which vanishes with the build."""
+        return self.scratch / f"{name}-{os.urandom(6).hex()}"
+
+    def make_layer(self, items: Iterable[Item], options: StepOptions) -> LayerResult:
+        """Turn files into a layer in one pass: tar, diff ID, compression, digest, store.
+
+        No items make an empty layer.
+        """
+        created = self.clock.now()
+        toc = TocBuilder()
+        tar = write_tar(toc.through(map(self._settled, items)))
+        follower, path = options.follower, self.temporary("tar")
+        with self.store.ingest() as ingest:
+            if follower is not None:
+                follower.follow(ingest)
+            if not options.mountable:
+                layer = stream_layer(tar, ingest, self.codec)
+            else:
+                with open(path, "wb") as file:
+                    layer = stream_layer(tar, ingest, self.codec, also=file.write)
+        if follower is not None:
+            follower.completed(layer.descriptor)
+        self.snapshots.save_toc(layer.diff_id, toc.toc())
+        if options.mountable:
+            self.snapshots.keep_tar(layer, path)
+        return LayerResult(layer, created, self.codec.level)
+
+    def _settled(self, item: Item) -> Item:
+        """The item for a layer: its time in whole seconds, without attributes but capabilities."""
+        entry, content = item
+        mtime_ns = self.clock.clamp_ns(entry.mtime_ns // _SECOND * _SECOND)
+        xattrs = entry.xattrs and tuple(one for one in entry.xattrs if one[0] in _KEPT_XATTRS)
+        if mtime_ns != entry.mtime_ns or xattrs != entry.xattrs:
+            entry = entry._replace(mtime_ns=mtime_ns, xattrs=xattrs)
+        return entry, content
