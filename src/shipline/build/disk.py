@@ -127,7 +127,7 @@ def limit_of(text: str, state: Path) -> int | None:
 def grew(state: Path, since: float) -> bool:
     """Whether anything was added to the cache at or after `since`, told without reading it all."""
     for place in (state / "content/blobs/sha256", *state.glob("layers*"), *state.glob("mounts*/*")):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             if place.stat().st_mtime >= since:
                 return True
     return False
