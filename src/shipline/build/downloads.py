@@ -80,7 +80,7 @@ class Downloader:
         if checksum and str(found.content.digest) != checksum:
             raise UsageError(
                 f"{shown_url(url)} has the digest {found.content.digest}, not {checksum}",
-                hint="if the file was meant to change, change --checksum too",
+                hint="if the file was meant to change, update the checksum",
             )
         return found
 

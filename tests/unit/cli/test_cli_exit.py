@@ -270,7 +270,7 @@ def test_a_check_with_a_target_leaves_out_stages_that_it_does_not_need(tmp_path:
 def test_a_check_tells_that_the_frontend_is_another(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("# syntax=example.com/dockerfile:1\nFROM scratch\n")
     done = run("build", "--check", str(tmp_path), SHIPLINE_HOME=str(tmp_path / "home"))
-    assert "the Dockerfile frontend that is built in is used" in done.stderr
+    assert "the built-in Dockerfile frontend is used" in done.stderr
     assert (done.returncode, done.stdout) == (0, "Check complete, no warnings found.\n")
 
 
