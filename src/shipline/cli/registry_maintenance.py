@@ -152,10 +152,14 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
     """
     from shipline.server.fsck import CheckSummary, check, open_offline
     from shipline.server.recovery import repair as repair_directory
+    from shipline.server.recovery import restore_layout
 
     if recover:
         _recover(data, dry_run)
         return
+    if not dry_run:
+        with _disk(data):
+            restore_layout(data)
     with _disk(data), open_offline(data) as storage, _progress() as advance:
         if dry_run:
             summary = CheckSummary()

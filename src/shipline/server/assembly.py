@@ -115,9 +115,10 @@ def _pulls_in_loop(section: RegistrySection) -> bool:
     )
 
 
-def _count_collection(metrics: Metrics, report: GcReport) -> None:
-    metrics.gc_runs.labels("ok").inc()
-    metrics.gc_freed.inc(report.bytes)
+def _count_collection(metrics: Metrics, report: GcReport | None) -> None:
+    metrics.gc_runs.labels("failed" if report is None else "ok").inc()
+    if report is not None:
+        metrics.gc_freed.inc(report.bytes)
 
 
 def _count_delivery(metrics: Metrics, target: str, result: str) -> None:

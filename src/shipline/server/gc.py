@@ -417,10 +417,12 @@ def collect_forever(
     options: GcOptions,
     *,
     duty_cycle: float = 0.25,
-    on_report: Callable[[GcReport], object] = lambda report: None,
+    on_report: Callable[[GcReport | None], object] = lambda report: None,
     publish: Publish = lambda event: None,
 ) -> None:
-    """Collect periodically until the scope is cancelled; `on_report` gets each report."""
+    """Collect periodically until the scope is cancelled; `on_report` gets each report, None for a
+    failed run.
+    """
     if options.every is None:
         return
     try:
@@ -428,8 +430,11 @@ def collect_forever(
             sleep(max(options.every.seconds, 1.0))
             try:
                 report = collect(storage, options, duty_cycle=duty_cycle, publish=publish)
+            except UsageError:  # one that an operator started is running
+                continue
             except (OSError, ShiplineError) as error:
                 _log.error("garbage collection failed: %s", error)
+                on_report(None)
                 continue
             _log.info("collected %s", json.dumps(report.to_json()))
             on_report(report)

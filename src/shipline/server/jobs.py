@@ -15,7 +15,7 @@ from shipline.server.admission.protocol import Admission
 from shipline.server.admission.retention import retain
 from shipline.server.admission.section import AdmissionSection
 from shipline.server.events import Publish
-from shipline.server.gc import GcOptions, collect
+from shipline.server.gc import GcOptions, GcReport, collect
 from shipline.server.http import Request, Response, Route, route
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
@@ -85,16 +85,25 @@ class Job:
 
 
 def collection(
-    storage: Storage, defaults: GcOptions, on_report: Callable[[Any], None], publish: Publish
+    storage: Storage,
+    defaults: GcOptions,
+    on_report: Callable[[GcReport | None], object],
+    publish: Publish,
 ) -> Job:
-    """Garbage collection with `defaults`, overridden by the request."""
+    """Garbage collection with `defaults`, overridden by the request. `on_report` gets the report
+    unless it was a dry run, None for a failed run.
+    """
 
     def work(options: JobOptions, actor: str) -> dict[str, object]:
         gc_options = replace(defaults, untagged=options.get("untagged", defaults.untagged))
         if "grace" in options:
             gc_options = replace(gc_options, grace=_parse_grace(options["grace"]))
         dry_run = options.get("dry_run", False)
-        report = collect(storage, gc_options, dry_run=dry_run, actor=actor, publish=publish)
+        try:
+            report = collect(storage, gc_options, dry_run=dry_run, actor=actor, publish=publish)
+        except OSError:
+            on_report(None)
+            raise
         if not report.dry_run:
             on_report(report)
         return report.to_json()

@@ -141,7 +141,7 @@ def read_layout(root: Path) -> DataLayout:
         return DataLayout(1 if (root / _RECORDS["sqlite"]).exists() else 0, "sqlite")
     except (ValueError, KeyError, TypeError):
         raise ContentError(
-            f"{file} cannot be read", hint="shipline registry repair --recover writes a new one"
+            f"{file} cannot be read", hint="shipline registry repair rewrites it"
         ) from None
     if layout.version > VERSION or layout.metadata not in DRIVERS:
         raise ConfigError(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from shipline.content import LocalStore
 from shipline.errors import ConfigError, ContentError, UsageError
-from shipline.metadata import copy_records, open_records
+from shipline.metadata import DRIVERS, copy_records, open_records
 from shipline.oci import (
     MANIFEST_LIMIT,
     Digest,
@@ -123,11 +123,30 @@ class Recovered:
     unnamed: int = 0
 
 
+def restore_layout(root: Path) -> None:
+    """Rewrite an unreadable layout.json, unless the store of the records is missing or ambiguous.
+
+    Raises UsageError while the directory is served.
+    """
+    try:
+        read_layout(root)
+    except ContentError:
+        layouts = [DataLayout(VERSION, driver) for driver in DRIVERS]
+        found = [layout for layout in layouts if layout.records(root).exists()]
+        if len(found) == 1:
+            fd = lock_directory(root)
+            try:
+                write_layout(root, found[0])
+            finally:
+                os.close(fd)
+
+
 def recover(root: Path) -> Recovered:
     """Quarantine the remains of the records and create new ones in the same store.
 
     Raises UsageError if the records are readable: use `repair`.
     """
+    restore_layout(root)
     _require_lost_metadata(root)
     _create_metadata(root)
     found = Recovered()

@@ -1,4 +1,4 @@
-"""Check finds every fault that was made; repair leaves none, and nothing that was whole is lost."""
+"""The check finds every kind of damage; repair leaves no finding and loses nothing intact."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_what_a_kill_leaves_of_uploads_is_no_fault(node: Directory) -> None:
 
 
 @pytest.mark.parametrize("what", _DAMAGE)
-def test_every_fault_is_found_and_mended(node: Directory, what: str) -> None:
+def test_every_fault_is_found_and_repaired(node: Directory, what: str) -> None:
     make, expected = _DAMAGE[what]
     make(node)
     assert expected in faults(node.storage)
@@ -154,7 +154,7 @@ def test_a_quick_check_reads_no_blob_but_every_manifest(node: Directory) -> None
     assert faults(node.storage, quick=True) == {"missing-manifest"}
 
 
-def test_random_damage_to_records_is_mended(node: Directory) -> None:
+def test_random_damage_to_records_is_repaired(node: Directory) -> None:
     chance = random.Random(7)
     for _ in range(20):
         keys = [key for key, _ in walk(node.storage.records, ())]
@@ -200,6 +200,20 @@ def test_garbled_metadata_is_recovered(tmp_path: Path) -> None:
     assert recover(tmp_path).named == 1
     with open_offline(tmp_path) as storage:
         assert storage.repositories("", 10) == ["team/app"]
+
+
+def test_a_damaged_layout_file_is_rewritten_and_no_record_is_lost(tmp_path: Path) -> None:
+    node = Directory(tmp_path)
+    node.image("team/app", [A], "v1")
+    node.close()
+    (tmp_path / "layout.json").write_text("{")
+    with pytest.raises(ContentError, match="cannot be read"):
+        Storage(tmp_path)
+    with pytest.raises(UsageError, match="is readable"):
+        recover(tmp_path)
+    with open_offline(tmp_path) as storage:
+        assert storage.records.get(("tag", "team/app", "v1"))
+    assert not (tmp_path / "quarantine").exists()
 
 
 def test_another_directory_is_left_alone(tmp_path: Path) -> None:

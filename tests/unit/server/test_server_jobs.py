@@ -1,4 +1,4 @@
-"""What operators begin on a running node happens once, is told, and never stops the node."""
+"""Jobs that operators start run once, are reported, and never stop the node."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from directories import Directory
 
 from served import served
-from shipline.server.jobs import Job, JobOptions
+from shipline.server.gc import GcOptions, GcReport
+from shipline.server.jobs import Job, JobOptions, collection
 from shipline.server.problems import Problem
 from shipline.tasks import TaskGroup, sleep
 from spec_client import OCTETS, Answer, Target, sha256
@@ -25,7 +28,7 @@ policy: {retention: [{tags: ["old-*"], latest: 0}]}
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with served(tmp_path_factory.mktemp("chores"), SECTION) as node:
+    with served(tmp_path_factory.mktemp("jobs"), SECTION) as node:
         yield Target(node.url, "team/app")
 
 
@@ -90,13 +93,13 @@ def test_retention_on_demand_says_why_before_it_removes(target: Target) -> None:
         (b'{"grace": "soon"}', "application/json"),
     ],
 )
-def test_a_wish_that_cannot_be_read_begins_nothing(target: Target, body: bytes, kind: str) -> None:
+def test_malformed_options_start_no_job(target: Target, body: bytes, kind: str) -> None:
     before = target.call("GET", "/api/gc").json["began"]
     assert target.call("POST", "/api/gc", body, {"Content-Type": kind}).status == 400
     assert target.call("GET", "/api/gc").json["began"] == before
 
 
-def test_a_chore_runs_once_at_a_time_and_ends_with_the_node() -> None:
+def test_a_job_runs_once_at_a_time_and_ends_with_the_node() -> None:
     inside = threading.Event()
 
     def work(options: JobOptions, actor: str) -> None:
@@ -116,7 +119,18 @@ def test_a_chore_runs_once_at_a_time_and_ends_with_the_node() -> None:
     assert not job.state.running and "shut down" in job.state.error
 
 
-def test_a_chore_that_fails_stops_nothing_and_may_begin_again() -> None:
+def test_a_collection_that_fails_is_reported(tmp_path: Path) -> None:
+    node, reports = Directory(tmp_path), list[GcReport | None]()
+    job = collection(node.storage, GcOptions(), reports.append, lambda event: None)
+    (tmp_path / "blobs" / "sha512").rmdir()
+    with TaskGroup() as group:
+        job.start(group)
+        job.begin({}, "me")
+    node.close()
+    assert reports == [None] and job.state.error
+
+
+def test_a_failed_job_stops_nothing_and_may_run_again() -> None:
     def work(options: JobOptions, actor: str) -> str:
         if options:
             raise RuntimeError("no luck")
