@@ -1,4 +1,4 @@
-"""A node without a network: its application asked directly, its storage as a Repository."""
+"""A node without a network: its application called directly, its storage as a Repository."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_slow_clients_stop_nobody(running: Node) -> None:
         assert memory(running.process.pid) < MOST
 
 
-def test_slow_strangers_stop_nobody(tmp_path: Path) -> None:
+def test_slow_anonymous_clients_block_no_one(tmp_path: Path) -> None:
     """Without an account: their bodies are refused, and not read for long."""
     crowd = {"readers": MANY, "senders": MANY}
     with (

@@ -221,13 +221,13 @@ def test_the_first_version_below_a_project(running: Guarded) -> None:
     ],
     ids=str,
 )
-def test_bodies_that_make_no_sense_are_told_so(running: Guarded, change: dict[str, Any]) -> None:
+def test_malformed_bodies_are_refused(running: Guarded, change: dict[str, Any]) -> None:
     answer = running.api("POST", "/robots", {**ROBOT, "name": "bad", **change})
     assert (answer.status, answer.codes) == (400, ["BAD_REQUEST"])
     assert answer.json["errors"][0]["message"]
 
 
-def test_a_form_of_a_strangers_page_changes_nothing(running: Guarded) -> None:
+def test_a_cross_site_form_changes_nothing(running: Guarded) -> None:
     body = json.dumps({**ROBOT, "name": "forged"}).encode()
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         headers = {"Content-Type": kind, **running.admin}

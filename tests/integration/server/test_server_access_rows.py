@@ -189,7 +189,7 @@ def test_row_24_a_token_of_another_node_is_refused(running: Guarded, tmp_path: P
     assert 'error="invalid_token"' in (answer["WWW-Authenticate"] or "")
 
 
-def test_row_25_no_secret_is_ever_told_again(running: Guarded) -> None:
+def test_row_25_no_secret_is_ever_shown_again(running: Guarded) -> None:
     made = running.api(
         "POST",
         "/robots",

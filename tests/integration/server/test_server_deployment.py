@@ -59,7 +59,7 @@ def test_unit_starts_the_program_with_flags_it_has() -> None:
     assert flags_of(command.split()) <= known_flags()
 
 
-def test_systemd_is_told_when_the_node_is_ready(tmp_path: Path) -> None:
+def test_systemd_is_notified_when_the_node_is_ready(tmp_path: Path) -> None:
     place = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
         service.bind(str(place))
@@ -129,7 +129,7 @@ def test_files_of_another_user_are_met_at_the_start(tmp_path: Path, foreign: str
     assert "chown -R" in done.stderr
 
 
-def test_an_address_that_cannot_be_had_is_told_with_its_reason() -> None:
+def test_an_address_that_cannot_be_bound_is_an_error_with_its_reason() -> None:
     with pytest.raises(UsageError) as refused:
         open_listener(("192.0.2.1", 0))
     assert "not an address of this machine" in str(refused.value.hint)

@@ -1,4 +1,4 @@
-"""`shipline registry user|project|robot|token|audit` on a directory that nobody serves."""
+"""`shipline registry user|project|robot|token|audit` on a directory that is not being served."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_dry_run_tells_and_leaves_everything(place: Path) -> None:
     assert tags(place) == ["dev-1", "dev-2", "main", "v1"]
 
 
-def test_what_was_told_is_done(place: Path) -> None:
+def test_the_dry_run_says_what_is_done(place: Path) -> None:
     done = retention(place, "--json")
     kept = {one["tag"]: one["kept"] for one in json.loads(done.stdout)}
     assert kept == {"dev-1": False, "dev-2": True, "v1": True}

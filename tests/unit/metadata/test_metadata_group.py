@@ -1,4 +1,4 @@
-"""Group commit: fewer trips to the disk than writes, and each writer gets its own outcome."""
+"""Group commit: fewer syncs than writes, and each writer gets its own result."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_one_that_does_not_fit_fails_alone() -> None:
     assert sorted(key for group in slow.groups for key in group) == [b"a", b"b", b"c"]
 
 
-def test_a_failing_disk_is_told_to_everyone() -> None:
+def test_a_failing_disk_fails_every_writer() -> None:
     def apply(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
 

@@ -1,4 +1,4 @@
-"""A data directory under a clock of the test's own, and images to put into it."""
+"""A data directory with a test clock, and images to push into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Accounts: changes hold at once and for good, secrets are checked, guessing gets slow."""
+"""Accounts: changes take effect at once and are durable, secrets are checked, guessing is
+throttled.
+"""
 
 from __future__ import annotations
 
@@ -337,7 +339,7 @@ def test_what_was_private_stays_private_without_its_project(accounts: Administra
     assert allowed(accounts.view, None, "pull", "pub/secret/app")
 
 
-def test_a_stranger_cannot_push_what_was_done_out_of_the_audit_log(tmp_path: Path) -> None:
+def test_unauthenticated_clients_cannot_rotate_the_audit_log_away(tmp_path: Path) -> None:
     audit = Audit(tmp_path, size=16 << 10, files=3)
     audit.on_event(NodeEvent("account", actor="admin", message="user eve added", at=1000.0))
     for number in range(30_000):
@@ -369,7 +371,7 @@ def test_the_audit_log_survives_what_clients_write(tmp_path: Path) -> None:
     assert len(lines) == 1 and len(lines[0]) < 1500 and b"\x1b" not in lines[0]
 
 
-def test_account_changes_are_told_without_secrets(
+def test_account_changes_are_published_without_secrets(
     accounts: Administration, events: list[NodeEvent]
 ) -> None:
     accounts.add_user("bob", "password 1")

@@ -1,4 +1,4 @@
-"""How a node is entered: open on loopback and said so, else TLS and accounts; certificates."""
+"""Access control: open on loopback, otherwise TLS and accounts; certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens prove what we signed and nothing else: the verification list, item by item (row 24)."""
+"""Tokens are accepted only as we signed them: the verification list, item by item (row 24)."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_of_a_retired_key_nothing_is_kept_that_signs(tmp_path: Path) -> None:
     directory.close()
 
 
-def test_private_keys_leave_no_door_open(tmp_path: Path) -> None:
+def test_private_keys_are_closed_to_others_and_never_published(tmp_path: Path) -> None:
     directory = AccountStore(tmp_path)
     keys = Keys(directory)
     for file in (tmp_path / "access").iterdir():

@@ -1,4 +1,4 @@
-"""Nobody can choose the address that is written down, except through a proxy that is trusted."""
+"""The client address cannot be forged, except by a trusted proxy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ addresses = st.ip_addresses(v=4).map(str)
 
 
 @given(addresses.filter(lambda text: not text.startswith("10.")), st.text())
-def test_a_stranger_speaks_for_itself_alone(peer: str, forwarded: str) -> None:
+def test_an_untrusted_peer_speaks_only_for_itself(peer: str, forwarded: str) -> None:
     assert client_address(peer, forwarded, TRUSTED) == peer
     assert client_address(peer, forwarded, ()) == peer
 

@@ -1,4 +1,4 @@
-"""Rights as an algebra: what limits never adds, and every role is a part of the next."""
+"""Rights as an algebra: limits never add rights, and each role includes the lower ones."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_names_of_projects_are_checked(name: str) -> None:
     ],
     ids=str,
 )
-def test_wishes_that_cannot_be_are_refused(tmp_path: Path, options: RobotOptions) -> None:
+def test_invalid_robot_options_are_refused(tmp_path: Path, options: RobotOptions) -> None:
     directory = AccountStore(tmp_path)
     administration = Administration(directory, actor="test")
     administration.add_project("p")

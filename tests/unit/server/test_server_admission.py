@@ -1,4 +1,4 @@
-"""Rules of a node: what is immutable stays, what is full takes nothing more."""
+"""Admission rules: immutable tags stay, and full quotas refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody who has some rights tries in order to get more; nothing of it works."""
+"""Attempts to escalate privileges; none of them works."""
 
 from __future__ import annotations
 

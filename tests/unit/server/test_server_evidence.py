@@ -1,4 +1,4 @@
-"""What trusted keys have said about an image is found, whatever others attach or overwrite."""
+"""Statements by trusted keys are found, whatever others attach or overwrite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection gets, with applications made for the purpose: no registry is behind them."""
+"""HTTP exchanges with small test applications; no registry is involved."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_body_comes_in_order_and_to_its_end() -> None:
         assert asked(receiving(work), raw).endswith(b"\r\n\r\nsame")
 
 
-def test_a_body_that_breaks_off_is_told_from_its_end() -> None:
+def test_a_truncated_body_is_distinguished_from_a_complete_one() -> None:
     for fields, body in (
         ("Content-Length: 9", b"abc"),
         ("Transfer-Encoding: chunked", b"3\r\nabc"),

@@ -1,4 +1,4 @@
-"""Collection takes what nothing needs, and never what somebody may be about to need."""
+"""Garbage collection removes what is unreferenced, and never what a push may rely on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_blob_that_nothing_needs_goes_after_the_grace_period(node: Directory) 
     assert node.collect().blobs == 0
 
 
-def test_what_a_client_was_told_is_here_stays(node: Directory) -> None:
+def test_content_promised_to_a_client_is_kept(node: Directory) -> None:
     asked, mounted = node.blob("repo", A), node.blob("other", B)
     node.later()
     assert node.storage.open_blob("repo", asked) is not None

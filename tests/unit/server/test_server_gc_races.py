@@ -1,4 +1,6 @@
-"""A collection while others push, mount, attach and delete: nothing acknowledged is lost."""
+"""Garbage collection during pushes, mounts, attachments and deletions loses nothing
+acknowledged.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def push(number: int) -> NodeEvent:
     )
 
 
-def test_pushes_of_a_real_node_are_told(tmp_path: Path) -> None:
+def test_pushes_to_a_real_node_are_delivered(tmp_path: Path) -> None:
     with receiver() as (url, received):
         section = f"""
         webhooks:

@@ -1,4 +1,4 @@
-"""The text that scrapers read."""
+"""The metrics in text format."""
 
 from __future__ import annotations
 

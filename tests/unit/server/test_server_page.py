@@ -1,4 +1,4 @@
-"""The page shows what the visitor may pull, escaped, and nothing else."""
+"""The web pages show what the visitor may pull, escaped, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of what nobody expects: damaged, huge, or very many; said as it is, in bounded time."""
+"""Web pages of damaged, huge or very many items: correct, in bounded time."""
 
 from __future__ import annotations
 

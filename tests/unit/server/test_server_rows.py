@@ -16,7 +16,7 @@ Row, bad input: where it is tested.
 26  receivers of webhooks inside: test_server_hooks
 27  signatures that are none: test_server_trust, the tests of supply
 28  a tag that moves after it was verified: here
-29  bytes that changed on the disk: test_server_storage, test_server_check
+29  bytes that changed on the disk: test_server_storage, test_server_fsck
 30  sessions of others, requests at once, late ones: test_server_access_rows, here
 31  framing, floods of headers and ranges, slow clients: test_server_{inputs,limits}, here
 32  chunks that overlap, leave gaps, lie about their length: test_spec_push, test_spec_blobs

@@ -1,4 +1,4 @@
-"""Sizes that are kept are never those of a blob that is gone."""
+"""Cached sizes are never those of a deleted blob."""
 
 from __future__ import annotations
 

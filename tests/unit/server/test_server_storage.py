@@ -174,7 +174,7 @@ def test_blob_is_read_only_through_repositories_that_have_it(
     assert storage.mount(digest, "four", None)
 
 
-def test_pushing_again_mends_a_damaged_blob(storage: Storage, uploads: Uploads) -> None:
+def test_pushing_again_repairs_a_damaged_blob(storage: Storage, uploads: Uploads) -> None:
     digest = Digest.of(A)
     fill(uploads.put("repo", digest, None), [A])
     storage.store.path(digest).chmod(0o644)

@@ -1,4 +1,4 @@
-"""What the door asks of images that go out: signatures and scan results, proven by keys."""
+"""Admission of pulls: signatures and scan results, proven by keys."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_signed_index_lets_its_images_out(node: Open) -> None:
         assert app.pull("team/app", reference).status == 200
 
 
-def test_a_signature_of_a_stranger_counts_for_nothing(node: Open) -> None:
+def test_a_signature_by_an_untrusted_key_counts_for_nothing(node: Open) -> None:
     app = node(trusting())
     store, index = published(app)
     sign(store, index.descriptor, NAME, [OTHER])

@@ -1,4 +1,4 @@
-"""What arrives is what the file holds, wherever it begins and however it is cut."""
+"""An upload's file holds exactly the received bytes, from any offset and in any pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who pushed what and when, how much there is, and whose upload it is."""
+"""Who pushed what and when, usage counters, and ownership of uploads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door: verdicts about images under names, for children of signed indexes, and kept ones."""
+"""Verdicts on images by name, for children of signed indexes, and cached ones."""
 
 from __future__ import annotations
 
