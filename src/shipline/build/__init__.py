@@ -29,11 +29,9 @@ from shipline.build.request import (
     Level,
     Output,
     OutputFormat,
-    Resources,
     RunOptions,
     Secret,
     Ssh,
-    Ulimit,
 )
 from shipline.build.validation import check_request
 
@@ -55,12 +53,10 @@ __all__ = [
     "Level",
     "Output",
     "OutputFormat",
-    "Resources",
     "RunOptions",
     "Secret",
     "Settings",
     "Ssh",
-    "Ulimit",
     "build",
     "check",
     "check_request",

@@ -31,14 +31,12 @@ from shipline.build.request import (
     Output,
     OutputFormat,
     OutputType,
-    Resources,
     RunOptions,
     Secret,
     Ssh,
-    Ulimit,
 )
 from shipline.errors import UsageError
-from shipline.oci import Platform, Reference
+from shipline.oci import Platform, Reference, Resources, Ulimit
 
 T = TypeVar("T")
 
@@ -119,8 +117,7 @@ def parse_request(
             entitlements=parse_entitlements(allow),
             ulimits=tuple(map(parse_ulimit, ulimit)),
             shm_size=parse_size(shm_size or "0", "--shm-size") or SHM_SIZE,
-            cgroup_parent=cgroup_parent or "",
-            resources=parse_resources(resource, limits),
+            resources=replace(parse_resources(resource, limits), cgroup_parent=cgroup_parent or ""),
         ),
         cache=CacheOptions(
             disabled=no_cache,

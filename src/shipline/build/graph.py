@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import ClassVar, Self
 
 from shipline.errors import Span
-from shipline.oci import Digest
-from shipline.sandbox import Limits
+from shipline.oci import Digest, Resources, Ulimit
 
 
 def key_of(kind: str, **parts: object) -> str:
@@ -115,7 +114,7 @@ class HttpOp(_Operation):
 @dataclass(frozen=True, slots=True)
 class RunOp(_Operation):
     """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
-    `limits`.
+    `resources`.
     """
 
     KIND = "run/1"
@@ -130,11 +129,11 @@ class RunOp(_Operation):
     insecure: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
     shm_size: int = 0
-    ulimits: tuple[tuple[str, int, int], ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
     script: tuple[str, str] = ("", "")
     hostname: str = ""
     proxies: tuple[str, ...] = field(default=(), compare=False)
-    limits: Limits = field(default_factory=Limits, compare=False)
+    resources: Resources = field(default_factory=Resources, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shipline.oci import Platform, Reference
+from shipline.oci import Platform, Reference, Resources, Ulimit
 
 if TYPE_CHECKING:
     from shipline.layer import Compression
@@ -149,30 +149,6 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Ulimit:
-    """A resource limit of processes, -1 for none (setrlimit(2)); `name` without RLIMIT_."""
-
-    name: str
-    soft: int
-    hard: int
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Control group limits of each step. Sizes in bytes, periods in microseconds, 0: no limit;
-    `memory_swap` -1: no limit on swap.
-    """
-
-    memory: int = 0
-    memory_swap: int = 0
-    cpu_shares: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class RunOptions:
     """The options of every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
 
@@ -181,7 +157,6 @@ class RunOptions:
     entitlements: frozenset[str] = frozenset()
     ulimits: tuple[Ulimit, ...] = ()
     shm_size: int = SHM_SIZE
-    cgroup_parent: str = ""
     resources: Resources = field(default_factory=Resources)
 
 

@@ -25,7 +25,6 @@ from shipline.sandbox import (
     HOSTNAME,
     StepMount,
     StepSpec,
-    Ulimit,
     can_execute,
     find_user,
     register,
@@ -165,8 +164,8 @@ def _spec(
         network="none" if op.network == "none" else "host",
         extra_hosts=op.hosts,
         shm_size=op.shm_size,
-        ulimits=tuple(Ulimit(*one) for one in op.ulimits),
+        ulimits=op.ulimits,
         insecure=op.insecure,
         hostname=op.hostname or HOSTNAME,
-        limits=op.limits,
+        resources=op.resources,
     )

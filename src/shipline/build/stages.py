@@ -14,7 +14,6 @@ from shipline.build.placing import parse_mode
 from shipline.build.request import Host, RunOptions
 from shipline.errors import DockerfileError, Span
 from shipline.oci import ImageConfig, Platform
-from shipline.sandbox import Limits
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 """The instructions that can add a layer: the numbered steps of a build."""
@@ -128,30 +127,16 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         insecure=_insecure(run, options),
         hosts=tuple((host.name, _address(host)) for host in settings.hosts),
         shm_size=settings.shm_size,
-        ulimits=tuple((one.name, one.soft, one.hard) for one in settings.ulimits),
+        ulimits=settings.ulimits,
         script=(script.name, script.content) if script is not None else ("", ""),
         hostname=options.hostname,
         proxies=options.proxies,
-        limits=_limits(settings),
+        resources=settings.resources,
     )
     if run.devices:
         raise DockerfileError("RUN --device is not supported yet", span=run.span)
     vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
     return state.noted(_text(state, step), vertex)
-
-
-def _limits(settings: RunOptions) -> Limits:
-    wanted = settings.resources
-    return Limits(
-        wanted.memory,
-        wanted.memory_swap,
-        wanted.cpu_shares,
-        wanted.cpu_period,
-        wanted.cpu_quota,
-        wanted.cpuset_cpus,
-        wanted.cpuset_mems,
-        settings.cgroup_parent,
-    )
 
 
 def _address(host: Host) -> str:

@@ -126,8 +126,8 @@ def _check_limits(run: RunOptions) -> None:
             "--memory-swap is the limit of memory and swap together: it needs --memory",
             hint="give --memory, and at least as much for --memory-swap",
         )
-    if ".." in Path(run.cgroup_parent).parts:
-        raise UsageError(f"--cgroup-parent: {run.cgroup_parent!r} leads upwards")
+    if ".." in Path(run.resources.cgroup_parent).parts:
+        raise UsageError(f"--cgroup-parent: {run.resources.cgroup_parent!r} leads upwards")
 
 
 def check_request(request: BuildRequest) -> None:

@@ -17,6 +17,7 @@ from shipline.oci.manifest import (
 )
 from shipline.oci.platform import Platform, best_match
 from shipline.oci.reference import InvalidReference, Reference, check_repository, check_tag
+from shipline.oci.resources import Resources, Ulimit
 
 __all__ = [
     "MANIFEST_LIMIT",
@@ -33,6 +34,8 @@ __all__ = [
     "Part",
     "Platform",
     "Reference",
+    "Resources",
+    "Ulimit",
     "best_match",
     "check_repository",
     "check_tag",

@@ -3,12 +3,10 @@
 from shipline.sandbox.bundle import (
     HOSTNAME,
     BindMount,
-    Limits,
     SecretFile,
     StepMount,
     StepSpec,
     TmpfsMount,
-    Ulimit,
 )
 from shipline.sandbox.emulation import (
     can_execute,
@@ -46,7 +44,6 @@ __all__ = [
     "Bind",
     "BindMount",
     "Erofs",
-    "Limits",
     "Mount",
     "Overlay",
     "Runtime",
@@ -56,7 +53,6 @@ __all__ = [
     "StepSpec",
     "Tmpfs",
     "TmpfsMount",
-    "Ulimit",
     "User",
     "can_execute",
     "can_mount_files",

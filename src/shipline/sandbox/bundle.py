@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shipline.errors import SandboxError, UsageError
+from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
 from shipline.sandbox.users import ROOT, User
 
@@ -56,32 +57,6 @@ StepMount = BindMount | TmpfsMount | SecretFile
 
 
 @dataclass(frozen=True, slots=True)
-class Ulimit:
-    """A resource limit by its short name (`nofile`), -1 for no limit."""
-
-    name: str
-    soft: int
-    hard: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Resource limits of a step; 0 and empty mean no limit. Memory, and memory with swap (-1: any
-    amount of swap), are in bytes, CPU periods and quotas in microseconds; `cpus` and `mems` are
-    sets of processors and memory nodes; `parent` is the parent control group.
-    """
-
-    memory: int = 0
-    swap: int = 0
-    cpu_shares: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpus: str = ""
-    mems: str = ""
-    parent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class StepSpec:
     """One command in a root file system.
 
@@ -101,7 +76,7 @@ class StepSpec:
     hostname: str = HOSTNAME
     shm_size: int = 64 << 20
     ulimits: tuple[Ulimit, ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    resources: Resources = field(default_factory=Resources)
     insecure: bool = False
     no_new_privileges: bool = False
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.errors import SandboxError
+from shipline.oci import Resources
 from shipline.sandbox import kernel
-from shipline.sandbox.bundle import Limits
 
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _NAME = "shipline"
@@ -24,16 +24,16 @@ _HINT = "limits need root and writable control groups; leave them out to build w
 
 
 @contextmanager
-def limited(limits: Limits, directory: Path, number: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function that puts a process, and with it all that it starts, under `limits`.
+def limited(resources: Resources, directory: Path, number: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function that puts a process, and with it all that it starts, under `resources`.
 
     Mounts are made in `directory`. Raises SandboxError where this machine cannot set the limits.
     """
     with ExitStack() as undo:
         try:
             groups = [
-                undo.enter_context(_group(tree, limits, directory, number))
-                for tree in _trees(limits)
+                undo.enter_context(_group(tree, resources, directory, number))
+                for tree in _trees(resources)
             ]
         except OSError as error:
             raise SandboxError(f"cannot limit a step: {error}", hint=_HINT) from error
@@ -54,10 +54,10 @@ class _Tree:
     settings: Mapping[str, str]
 
 
-def _trees(limits: Limits) -> list[_Tree]:
-    """The hierarchies that `limits` need; for a parent alone, those of memory and processors."""
-    wanted = {name: table for name, table in _first_version(limits).items() if table}
-    if limits.parent and not wanted:
+def _trees(resources: Resources) -> list[_Tree]:
+    """The hierarchies that `resources` need; for a parent alone, those of memory and processors."""
+    wanted = {name: table for name, table in _first_version(resources).items() if table}
+    if resources.cgroup_parent and not wanted:
         wanted = {"memory": {}, "cpu": {}}
     trees, second = [], {}
     for controller, settings in wanted.items():
@@ -66,38 +66,45 @@ def _trees(limits: Limits) -> list[_Tree]:
         else:
             second[controller] = settings
     if second:
-        table = _second_version(limits)
+        table = _second_version(resources)
         settings = {name: value for one in second for name, value in table[one].items()}
         trees.append(_Tree("cgroup2", ",".join(second), settings))
     return trees
 
 
-def _first_version(limits: Limits) -> dict[str, dict[str, str]]:
-    memory = {"memory.limit_in_bytes": limits.memory, "memory.memsw.limit_in_bytes": limits.swap}
+def _first_version(resources: Resources) -> dict[str, dict[str, str]]:
+    memory = {
+        "memory.limit_in_bytes": resources.memory,
+        "memory.memsw.limit_in_bytes": resources.memory_swap,
+    }
     return {
         "memory": _set(memory),
         "cpu": _set(
             {
-                "cpu.shares": limits.cpu_shares,
-                "cpu.cfs_period_us": limits.cpu_period,
-                "cpu.cfs_quota_us": limits.cpu_quota,
+                "cpu.shares": resources.cpu_shares,
+                "cpu.cfs_period_us": resources.cpu_period,
+                "cpu.cfs_quota_us": resources.cpu_quota,
             }
         ),
-        "cpuset": _set({"cpuset.cpus": limits.cpus, "cpuset.mems": limits.mems}),
+        "cpuset": _set(
+            {"cpuset.cpus": resources.cpuset_cpus, "cpuset.mems": resources.cpuset_mems}
+        ),
     }
 
 
-def _second_version(limits: Limits) -> dict[str, dict[str, str]]:
-    swap = limits.swap - limits.memory if limits.swap > 0 else 0
-    weight = 1 + (limits.cpu_shares - 2) * 9999 // 262142  # as runtimes translate shares
-    quota = str(limits.cpu_quota) if limits.cpu_quota > 0 else "max"
-    period = limits.cpu_period or 100_000
+def _second_version(resources: Resources) -> dict[str, dict[str, str]]:
+    swap = resources.memory_swap - resources.memory if resources.memory_swap > 0 else 0
+    weight = 1 + (resources.cpu_shares - 2) * 9999 // 262142  # as runtimes translate shares
+    quota = str(resources.cpu_quota) if resources.cpu_quota > 0 else "max"
+    period = resources.cpu_period or 100_000
     return {
-        "memory": _set({"memory.max": limits.memory})
-        | ({"memory.swap.max": str(swap)} if limits.swap > 0 else {}),
-        "cpu": ({"cpu.weight": str(max(weight, 1))} if limits.cpu_shares else {})
-        | ({"cpu.max": f"{quota} {period}"} if limits.cpu_quota or limits.cpu_period else {}),
-        "cpuset": _set({"cpuset.cpus": limits.cpus, "cpuset.mems": limits.mems}),
+        "memory": _set({"memory.max": resources.memory})
+        | ({"memory.swap.max": str(swap)} if resources.memory_swap > 0 else {}),
+        "cpu": ({"cpu.weight": str(max(weight, 1))} if resources.cpu_shares else {})
+        | ({"cpu.max": f"{quota} {period}"} if resources.cpu_quota or resources.cpu_period else {}),
+        "cpuset": _set(
+            {"cpuset.cpus": resources.cpuset_cpus, "cpuset.mems": resources.cpuset_mems}
+        ),
     }
 
 
@@ -115,7 +122,7 @@ def _mounted_with(controller: str) -> str | None:
 
 
 @contextmanager
-def _group(tree: _Tree, limits: Limits, directory: Path, number: str) -> Iterator[Path]:
+def _group(tree: _Tree, resources: Resources, directory: Path, number: str) -> Iterator[Path]:
     place = directory / f"{tree.kind}-{tree.options.replace(',', '-')}"
     place.mkdir()
     second = tree.kind == "cgroup2"
@@ -123,7 +130,7 @@ def _group(tree: _Tree, limits: Limits, directory: Path, number: str) -> Iterato
     with ExitStack() as undo:
         undo.callback(kernel.umount, place)
         parent = place
-        for name in Path(limits.parent.lstrip("/")).parts:
+        for name in Path(resources.cgroup_parent.lstrip("/")).parts:
             parent = _made(parent, name, tree, undo)
         _remove_stale(parent)
         group = _made(parent, f"{_NAME}-{os.getpid()}-{number}", tree, undo)

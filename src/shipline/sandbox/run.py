@@ -126,7 +126,7 @@ class Sandbox:
                     groups = self.runtime.control_groups
                     layout = Layout(seen.target, devices.target, network_files, mounts, groups)
                     (step / "config.json").write_text(json.dumps(config(spec, layout)))
-                    with limited(spec.limits, step, step.name) as join:
+                    with limited(spec.resources, step, step.name) as join:
                         status, failure = self.runtime.run(step, self._state, on_output, join)
             return _verdict(spec, self.runtime, failure, on_output) if failure else status
         finally:

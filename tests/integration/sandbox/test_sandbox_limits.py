@@ -10,7 +10,8 @@ import pytest
 
 from sandboxes import RUNTIMES, SHELL, in_build, run_step
 from shipline.errors import SandboxError
-from shipline.sandbox import Limits, limits
+from shipline.oci import Resources
+from shipline.sandbox import limits
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
@@ -30,10 +31,10 @@ def groups() -> list[str]:
 def test_a_step_that_takes_too_much_memory_is_killed(tmp_path: Path, runtime: str) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    modest = replace(SHELL, limits=Limits(memory=32 << 20))
+    modest = replace(SHELL, resources=Resources(memory=32 << 20))
     outcome = run_step(tmp_path / "a", runtime, modest, script=HUNGRY)
     assert outcome.status != 0 and "100000000" not in outcome.out
-    roomy = replace(SHELL, limits=Limits(memory=2 << 30))
+    roomy = replace(SHELL, resources=Resources(memory=2 << 30))
     assert run_step(tmp_path / "b", runtime, roomy, script=HUNGRY).out == "100000000\n"
     assert groups() == []
 
@@ -41,14 +42,16 @@ def test_a_step_that_takes_too_much_memory_is_killed(tmp_path: Path, runtime: st
 @both_runtimes
 def test_processors_are_limited(tmp_path: Path, runtime: str) -> None:
     script = "grep Cpus_allowed_list /proc/self/status"
-    limited = Limits(cpu_quota=50_000, cpu_period=100_000, cpu_shares=128, cpus="0", mems="0")
-    outcome = run_step(tmp_path, runtime, replace(SHELL, limits=limited), script=script)
+    limited = Resources(
+        cpu_quota=50_000, cpu_period=100_000, cpu_shares=128, cpuset_cpus="0", cpuset_mems="0"
+    )
+    outcome = run_step(tmp_path, runtime, replace(SHELL, resources=limited), script=script)
     assert outcome.out.split() == ["Cpus_allowed_list:", "0"], outcome.err
     assert groups() == []
 
 
 def test_groups_hold_what_was_asked_for(tmp_path: Path) -> None:
-    wanted = Limits(64 << 20, 0, 512, 50_000, 25_000, "0", "0", "/shipline-test/below")
+    wanted = Resources(64 << 20, 0, 512, 50_000, 25_000, "0", "0", "/shipline-test/below")
     seen: dict[str, str] = {}
 
     def look() -> None:
@@ -75,7 +78,7 @@ def test_what_cannot_be_limited_is_said(tmp_path: Path) -> None:
     def ask() -> None:
         with (
             pytest.raises(SandboxError, match=r"cannot limit a step: cpuset\.cpus = 4000"),
-            limits.limited(Limits(cpus="4000"), tmp_path, "1"),
+            limits.limited(Resources(cpuset_cpus="4000"), tmp_path, "1"),
         ):
             pass
 

@@ -11,7 +11,8 @@ import pytest
 from roots import busybox_root
 from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.errors import SandboxError, UsageError
-from shipline.sandbox import StepSpec, Ulimit, find_user
+from shipline.oci import Ulimit
+from shipline.sandbox import StepSpec, find_user
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)

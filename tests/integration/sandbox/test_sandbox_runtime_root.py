@@ -25,7 +25,8 @@ def test_a_limit_above_ours_is_refused_with_the_most_there_is() -> None:
         import resource
         from pathlib import Path
         from shipline.errors import SandboxError
-        from shipline.sandbox import StepSpec, Ulimit
+        from shipline.oci import Ulimit
+        from shipline.sandbox import StepSpec
         from shipline.sandbox.bundle import Layout, config
         resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
         spec = StepSpec(("x",), ulimits=(Ulimit("nofile", 2000, 2000),))

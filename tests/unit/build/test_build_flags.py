@@ -20,14 +20,12 @@ from shipline.build import (
     Level,
     Output,
     OutputFormat,
-    Resources,
     Secret,
     Ssh,
-    Ulimit,
     flags,
 )
 from shipline.errors import UsageError
-from shipline.oci import Platform, Reference
+from shipline.oci import Platform, Reference, Resources, Ulimit
 
 
 def nowhere(path: str) -> bool:

@@ -29,8 +29,7 @@ from shipline.build.running import run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.layer import Entry, Layer
-from shipline.oci import Digest
-from shipline.sandbox import Limits
+from shipline.oci import Digest, Resources
 
 MOUNT = RunMount("bind", "/m")
 RUN = RunOp(("true",), ("A=b",), "/", "root", "linux/amd64", mounts=(MOUNT,))
@@ -43,7 +42,7 @@ OPERATIONS: tuple[Op, ...] = (
     COPY,
     MakeDirectoryOp("/w"),
 )
-IGNORED = {("RunOp", "proxies"): ("HTTP_PROXY=x",), ("RunOp", "limits"): Limits(memory=1)}
+IGNORED = {("RunOp", "proxies"): ("HTTP_PROXY=x",), ("RunOp", "resources"): Resources(memory=1)}
 """Fields on which no result depends, with another value for each."""
 
 
