@@ -130,22 +130,20 @@ class RegistryImages:
         self._known[name, platform] = image
         return image
 
-    def variables(self, name: str, platform: Platform) -> tuple[str, ...] | None:
-        """The environment (`NAME=value`) of an image that was resolved; None for others."""
+    def known(self, name: str, platform: Platform) -> ImageConfig | None:
+        """The configuration of an image that was resolved; None for others."""
         image = self._known.get((name, platform))
-        return None if image is None else tuple(image.config.run.get("Env") or ())
+        return None if image is None else image.config
 
     def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         repository = self._repositories(reference)
         wanted = str(reference.digest or reference.tag)
         with self._step.step(
             f"resolve {reference.familiar}", kind="resolve", platform=str(platform)
-        ) as step:
+        ):
             root = self._roots.get(reference, lambda: _look_up(repository, reference, wanted))
             manifest = self._manifest(repository, root, reference, platform)
             config = ImageConfig.parse(self._document(repository, manifest.config))
-            if config.platform.architecture != platform.architecture:
-                step.warn(f"{reference.familiar} is for {config.platform}, not for {platform}")
         if len(config.diff_ids) != len(manifest.layers):
             raise ContentError(
                 f"{reference.familiar} has {len(manifest.layers)} layers,"

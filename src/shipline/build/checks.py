@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
+from shipline.errors import UsageError
 from shipline.events import Step
-from shipline.oci import Platform
+from shipline.oci import ImageConfig, Platform
 
-Variables = Callable[[str, Platform], Iterable[str] | None]
-"""The variables (`NAME=value`) of an image for a platform; None where they are not known."""
+KnownImages = Callable[[str, Platform], ImageConfig | None]
+"""The configuration of an image for a platform; None where it is not known."""
 
 _PREDEFINED = {*df.PROXY_NAMES, "SOURCE_DATE_EPOCH"}
 _OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
@@ -33,20 +34,27 @@ def warnings_of(
     ignore: df.IgnoreRules,
     *,
     target: df.Stage | None,
-    variables: Variables = lambda name, platform: None,
+    images: KnownImages = lambda name, platform: None,
 ) -> tuple[df.LintWarning, ...]:
     """The warnings for all platforms, in the order of lines, each once.
 
     With `target` only for the stages that it needs. Raises DockerfileError for a file that cannot
     be built at all.
     """
+
+    def known(name: str, platform: str) -> df.KnownImage | None:
+        try:
+            wanted = Platform.parse(platform)
+        except UsageError:  # in a stage that the build does not need
+            return None
+        image = images(name, wanted)
+        if image is None:
+            return None
+        variables = tuple(image.run.get("Env") or ())
+        return df.KnownImage(variables, str(image.platform), str(wanted))
+
     found: dict[df.LintWarning, None] = {}
     for platform in request.target_platforms:
-
-        def known(name: str, platform: Platform = platform) -> tuple[str, ...] | None:
-            env = variables(name, platform)
-            return None if env is None else tuple(env)
-
         arguments = df.PlatformArgs(str(platform), str(Platform.local()))
         found |= dict.fromkeys(
             df.lint(
@@ -55,7 +63,7 @@ def warnings_of(
                 target=target,
                 build_args=request.build_args,
                 ignore=ignore,
-                image_env=known,
+                images=known,
             )
         )
     return tuple(sorted(found, key=lambda one: one.span.line))

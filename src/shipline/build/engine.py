@@ -166,7 +166,7 @@ def _checked(
         failure = error
     try:
         found = warnings_of(
-            request, dockerfile, main_rules(request), target=target, variables=images.variables
+            request, dockerfile, main_rules(request), target=target, images=images.known
         )
     except DockerfileError as error:
         return CheckResult(failure=failure or error)
@@ -296,7 +296,7 @@ def _check_dockerfile(
     rules = main_rules(request)
     for warning in unused_arguments(request, dockerfile):
         step.warn(warning)
-    found = warnings_of(request, dockerfile, rules, target=target, variables=images.variables)
+    found = warnings_of(request, dockerfile, rules, target=target, images=images.known)
     stack.callback(show_warnings, found, step)
     df.enforce(found, df.check_options(dockerfile))
 

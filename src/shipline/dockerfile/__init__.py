@@ -5,6 +5,7 @@ a target needs, then walk each stage with `apply`, which expands one instruction
 scope for the next.
 """
 
+from shipline.dockerfile.check_rules import KnownImage
 from shipline.dockerfile.checks import (
     DESCRIPTIONS,
     CheckOptions,
@@ -12,7 +13,6 @@ from shipline.dockerfile.checks import (
     check_options,
     enforce,
     lint,
-    lint_base_platform,
     rule_url,
 )
 from shipline.dockerfile.history import (
@@ -120,6 +120,7 @@ __all__ = [
     "ImageSource",
     "InlineFile",
     "Instruction",
+    "KnownImage",
     "Label",
     "LintWarning",
     "Maintainer",
@@ -156,7 +157,6 @@ __all__ = [
     "has_wildcards",
     "history_text",
     "lint",
-    "lint_base_platform",
     "makes_layer",
     "nearest",
     "open_scope",

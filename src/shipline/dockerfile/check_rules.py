@@ -211,7 +211,20 @@ _IMAGE = re.compile(
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "wasi")
 _EVERYTHING = ("*", "**", "**/*")
 
-ImageEnv = Callable[[str], Iterable[str] | None]
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """A base image: its variables (`NAME=value`), its platform and the one that was wanted, both
+    as `os/arch[/variant]`.
+    """
+
+    variables: tuple[str, ...]
+    platform: str
+    wanted: str
+
+
+KnownImages = Callable[[str, str], KnownImage | None]
+"""The image of a name for a platform as FROM has it, None where it is not known."""
 
 
 def base_findings(
@@ -277,15 +290,14 @@ def _meant(name: str, variables: Iterable[str], mark: str = "") -> str:
     return f" (did you mean {mark}{found}?)" if found else ""
 
 
-def base_platform_finding(stage: Stage, expected: str, actual: str) -> RuleFinding | None:
-    """InvalidBaseImagePlatform, once the base image of a stage is known; both as `os/arch`."""
-    if expected.split("/")[:2] == actual.split("/")[:2]:
-        return None
-    message = (
-        f'Base image {stage.base} was pulled with platform "{actual}", expected "{expected}" for '
-        "current build"
-    )
-    return finding("InvalidBaseImagePlatform", message, stage.opening)
+def _image_findings(stage: Stage, image: KnownImage) -> Iterator[RuleFinding]:
+    """InvalidBaseImagePlatform."""
+    if image.platform.split("/")[:2] != image.wanted.split("/")[:2]:
+        message = (
+            f'Base image {stage.base} was pulled with platform "{image.platform}", expected '
+            f'"{image.wanted}" for current build'
+        )
+        yield finding("InvalidBaseImagePlatform", message, stage.opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,19 +314,20 @@ class _StageEnd:
 class StageWalk:
     """Walks stages in order, each from where its base ended.
 
-    `image_env` gives the variables of a base image as `NAME=value`, None when they are not known:
-    then nothing is said of undefined variables.
+    Nothing is said of undefined variables below a base image that is not known.
     """
 
     dockerfile: Dockerfile
     scope: GlobalScope
     ignore: IgnoreRules
-    image_env: ImageEnv
+    images: KnownImages
+    target: str
     ends: dict[int, _StageEnd] = field(default_factory=dict)
 
     def findings(self, stage: Stage) -> Iterator[RuleFinding]:
         """Those of one stage; the stages before it must have been walked."""
-        place = self._start(stage)
+        place, found = self._start(stage)
+        yield from found
         for instruction in stage.instructions:
             yield from self._workdir(instruction, place)
             yield from _json_args(instruction, place)
@@ -323,14 +336,19 @@ class StageWalk:
             yield from found
         self.ends[stage.index] = place
 
-    def _start(self, stage: Stage) -> _StageEnd:
-        name = self.scope.base_of(stage).name
+    def _start(self, stage: Stage) -> tuple[_StageEnd, list[RuleFinding]]:
+        base = self.scope.base_of(stage)
         earlier = reversed(self.dockerfile.stages[: stage.index])
-        base = next((s for s in earlier if s.name == name), None)
-        if base is not None and base.index in self.ends:
-            return self.ends[base.index]
-        env = () if name == SCRATCH else self.image_env(name)
-        return _StageEnd(Scope.of_image(env or ()), known=env is not None)
+        parent = next((s for s in earlier if s.name == base.name), None)
+        if parent is not None and parent.index in self.ends:
+            return self.ends[parent.index], []
+        if base.name == SCRATCH:
+            return _StageEnd(Scope.of_image(()), known=True), []
+        image = self.images(base.name, base.platform or self.target)
+        if image is None:
+            return _StageEnd(Scope.of_image(()), known=False), []
+        place = _StageEnd(Scope.of_image(image.variables), known=True)
+        return place, [*_image_findings(stage, image)]
 
     def _step(
         self, instruction: ins.Instruction, place: _StageEnd

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 from shipline.dockerfile.check_rules import (
     FILE_RULES,
-    ImageEnv,
+    KnownImages,
     RuleFinding,
     StageWalk,
     base_findings,
-    base_platform_finding,
 )
 from shipline.dockerfile.fields import located
 from shipline.dockerfile.ignore import IgnoreRules
@@ -142,13 +141,13 @@ def lint(
     target: Stage | None = None,
     build_args: Mapping[str, str] | None = None,
     ignore: IgnoreRules | None = None,
-    image_env: ImageEnv = lambda image: None,
+    images: KnownImages = lambda name, platform: None,
 ) -> tuple[LintWarning, ...]:
     """The warnings of a file in the order of its lines, each once.
 
     With `target` only the stages that it needs are looked at, beside the rules for the file as a
-    whole; else all. `ignore` are the ignore rules of the build context, `image_env` gives the
-    variables of a base image (`NAME=value`) where they are known.
+    whole; else all. `ignore` are the ignore rules of the build context, `images` has the base
+    images that are known.
 
     Raises DockerfileError where the file cannot be built at all.
     """
@@ -160,21 +159,10 @@ def lint(
     for rule in FILE_RULES:
         findings += rule(dockerfile)
     findings += base_findings(dockerfile, scope, platforms)
-    walk = StageWalk(dockerfile, scope, ignore or IgnoreRules(), image_env)
+    walk = StageWalk(dockerfile, scope, ignore or IgnoreRules(), images, platforms.target)
     for item in plan.stages if target else dockerfile.stages:
         findings += walk.findings(item)
     return _wanted(findings, options)
-
-
-def lint_base_platform(
-    dockerfile: Dockerfile, stage: Stage, *, expected: str, actual: str
-) -> tuple[LintWarning, ...]:
-    """InvalidBaseImagePlatform, for when the base image of `stage` is known.
-
-    The platforms are `os/arch[/variant]`: the one that was wanted, the one that the image has.
-    """
-    found = base_platform_finding(stage, expected, actual)
-    return _wanted([found] if found else [], check_options(dockerfile))
 
 
 def check_options(dockerfile: Dockerfile) -> CheckOptions:

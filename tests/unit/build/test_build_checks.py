@@ -11,7 +11,7 @@ from shipline.build import BuildRequest, Context, ContextKind
 from shipline.build.checks import configured, show_warnings, warnings_of
 from shipline.errors import DockerfileError
 from shipline.events import Event, Started, Stream, Warned
-from shipline.oci import Platform
+from shipline.oci import ImageConfig, Platform
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."), platforms=(AMD64, ARM64))
@@ -45,10 +45,37 @@ def test_each_warning_is_told_once_for_all_platforms_in_the_order_of_lines() -> 
 
 def test_variables_of_a_base_image_are_defined_where_they_are_known() -> None:
     text = "FROM base\nUSER $WHO\n"
-    known = {AMD64: ("WHO=x",), ARM64: ()}
+    known = {AMD64: image(AMD64, "WHO=x"), ARM64: image(ARM64)}
     assert rules(text) == []
-    assert rules(text, variables=lambda name, platform: known[platform]) == ["UndefinedVar"]
-    assert rules(text, variables=lambda name, platform: ("WHO=x",)) == []
+    assert rules(text, images=lambda name, platform: known[platform]) == ["UndefinedVar"]
+    assert rules(text, images=lambda name, platform: image(platform, "WHO=x")) == []
+
+
+def test_a_base_image_for_another_platform_is_told() -> None:
+    def amd64(name: str, platform: Platform) -> ImageConfig:
+        return image(AMD64)
+
+    text = "FROM base\nFROM --platform=linux/amd64/v1 base\nFROM --platform=linux/x86_64 base\n"
+    (found,) = [
+        one
+        for one in warnings_of(REQUEST, parsed(text), NONE, target=None, images=amd64)
+        if one.rule == "InvalidBaseImagePlatform"
+    ]
+    assert found.span.line == 1
+    assert found.message == (
+        'Base image base was pulled with platform "linux/amd64", expected "linux/arm64" for current'
+        " build"
+    )
+    skipped = "# check=skip=InvalidBaseImagePlatform\nFROM base\n"
+    assert rules(skipped, images=amd64) == []
+    assert rules("FROM --platform=no/thing/at/all base\n", images=amd64) == [
+        "FromPlatformFlagConstDisallowed"
+    ]
+
+
+def image(platform: Platform, *env: str) -> ImageConfig:
+    """The configuration of an image with these variables."""
+    return ImageConfig(platform, run={"Env": [*env]})
 
 
 def test_the_build_argument_replaces_the_options_of_the_file() -> None:

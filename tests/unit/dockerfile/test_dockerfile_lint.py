@@ -8,12 +8,11 @@ from shipline.dockerfile import (
     DESCRIPTIONS,
     CheckOptions,
     IgnoreRules,
-    LintWarning,
+    KnownImage,
     PlatformArgs,
     check_options,
     enforce,
     lint,
-    lint_base_platform,
     parse_dockerfile,
     resolve_target,
     rule_url,
@@ -21,6 +20,7 @@ from shipline.dockerfile import (
 from shipline.errors import DockerfileError
 
 HERE = PlatformArgs("linux/amd64", "linux/amd64")
+IMAGE = KnownImage(("IMAGE=1",), "linux/amd64", "linux/amd64")
 
 
 def warnings(
@@ -32,7 +32,7 @@ def warnings(
         HERE,
         target=resolve_target(dockerfile, target) if target else None,
         ignore=IgnoreRules.parse(ignore),
-        image_env=lambda image: ["IMAGE=1"] if image == "known" else None,
+        images=lambda name, platform: IMAGE if name == "known" else None,
     )
     return [(warning.rule, warning.span.line, warning.message) for warning in found]
 
@@ -242,21 +242,6 @@ def test_wrong_check_options_are_refused_with_the_place(text: str) -> None:
 def test_options_are_lists_and_switches() -> None:
     options = CheckOptions.parse("skip=A, B;error=1;experimental=all")
     assert options == CheckOptions(frozenset({"A", "B"}), frozenset({"all"}), error=True)
-
-
-def test_the_platform_of_a_base_image_is_checked() -> None:
-    dockerfile = parse_dockerfile("FROM a\n")
-    stage = dockerfile.stages[0]
-    assert (
-        lint_base_platform(dockerfile, stage, expected="linux/arm64/v8", actual="linux/arm64") == ()
-    )
-    message = (
-        'Base image a was pulled with platform "linux/amd64", expected "linux/arm64" for current '
-        "build"
-    )
-    assert lint_base_platform(dockerfile, stage, expected="linux/arm64", actual="linux/amd64") == (
-        LintWarning("InvalidBaseImagePlatform", message, stage.span),
-    )
 
 
 def test_every_rule_has_a_description_and_a_page() -> None:
