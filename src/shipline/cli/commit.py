@@ -41,6 +41,9 @@ class CommitQuery:
     config: Config | None = None
 
 
+_SHORT_SHA = "DOCKER_METADATA_SHORT_SHA_LENGTH"
+
+
 def foreseen(asked: CommitQuery) -> Decision:
     """The decision for the commit, with a warning where it stands on this clone alone."""
     from shipline.tags import foresee
@@ -120,7 +123,7 @@ def _asked(
 
     environ = os.environ
     found = event_from(environ, _payload(environ))
-    event = found if told is None else _with(told, found)
+    event = replace(found if told is None else _with(told, found), short_sha=_short_sha(environ))
     section, image, config = TagsSection(), "", None
     if path is not None or find(directory.absolute()) is not None:
         config = load(path, directory.absolute(), environ)
@@ -162,6 +165,14 @@ def _payload(environ: Mapping[str, str]) -> Mapping[str, Any]:
     except ValueError:
         raise ConfigError(f"GITHUB_EVENT_PATH: {place} is not JSON") from None
     return document if isinstance(document, dict) else {}
+
+
+def _short_sha(environ: Mapping[str, str]) -> int:
+    """The digits of a short sha, from docker/metadata-action's variable. Raises UsageError."""
+    digits = environ.get(_SHORT_SHA, "") or "7"
+    if not (digits.isdecimal() and 0 < int(digits) <= 64):
+        raise UsageError(f"{_SHORT_SHA} is not a number of digits: {digits!r}")
+    return int(digits)
 
 
 def _now(environ: Mapping[str, str]) -> int:

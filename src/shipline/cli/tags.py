@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,8 @@ from shipline.tags import Decision, TagPlacement, place, snapshot
 
 Placements = Mapping[str, Sequence[TagPlacement]]
 _TARGET = "docker-metadata-action"
+_LEVELS_VARIABLE = "DOCKER_METADATA_ANNOTATIONS_LEVELS"
+_LEVELS = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 
 def show(
@@ -120,7 +123,7 @@ def _outputs(decision: Decision, images: Sequence[str], bake: Path | None) -> It
     """In the syntax of the file GITHUB_OUTPUT."""
     names = references(decision, images)
     labels = _pairs(decision.labels)
-    annotations = [f"manifest:{pair}" for pair in _pairs(decision.annotations)]
+    annotations = _annotations(decision)
     document = {
         "tags": names,
         "tag-names": [*decision.names],
@@ -149,10 +152,26 @@ def _bake(decision: Decision, images: Sequence[str], names: Sequence[str]) -> di
     target = {
         "tags": [*names],
         "labels": dict(decision.labels),
-        "annotations": [f"manifest:{pair}" for pair in _pairs(decision.annotations)],
+        "annotations": _annotations(decision),
         "args": arguments,
     }
     return {"target": {_TARGET: target}}
+
+
+def _annotations(decision: Decision) -> list[str]:
+    """The annotations as `LEVEL:KEY=VALUE`, for each level that docker/metadata-action's variable
+    names. Raises UsageError.
+    """
+    levels = [level.strip() for level in os.environ.get(_LEVELS_VARIABLE, "").split(",")]
+    for level in filter(None, levels):
+        if level not in _LEVELS:
+            raise UsageError(
+                f"{_LEVELS_VARIABLE}: {level!r} is not a level", hint=f"one of {', '.join(_LEVELS)}"
+            )
+    pairs = _pairs(decision.annotations)
+    return [
+        f"{level}:{pair}" for level in [*filter(None, levels)] or ["manifest"] for pair in pairs
+    ]
 
 
 def _pairs(values: Mapping[str, str]) -> list[str]:

@@ -16,10 +16,11 @@ _HEADS, _TAGS = "refs/heads/", "refs/tags/"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened, and to which ref. Fields that nobody told are empty.
+    """What happened, and to which ref. Unknown fields are empty.
 
     `sha` is the commit that the pipeline was started for, `head` that of a pull request's branch,
-    `base` the branch it goes into, `source` who told it ("GitHub Actions", "--ref", ...).
+    `base` the branch it goes into, `source` where this comes from ("GitHub Actions", "--ref", ...).
+    `short_sha` is the least number of digits of docker/metadata-action's short sha.
     """
 
     kind: Kind = "push"
@@ -36,6 +37,7 @@ class Event:
     description: str = ""
     url: str = ""
     licenses: str = ""
+    short_sha: int = 7
 
     @property
     def branch(self) -> str:

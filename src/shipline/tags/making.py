@@ -24,7 +24,6 @@ from shipline.tags.templates import (
 )
 from shipline.tags.versions import Version
 
-_SHORT = 7  # digits of docker/metadata-action's sha
 _RAW = re.compile(r"\{\{\{?\s*raw\s*\}?\}\}")
 
 
@@ -101,7 +100,7 @@ def expressions(case: RuleMatch) -> dict[str, TemplatePiece | Call]:
         "branch": TemplatePiece(event.branch, ref=True),
         "tag": TemplatePiece(event.tag, ref=True),
         "base_ref": TemplatePiece(base, ref=True),
-        "sha": TemplatePiece(situation.named_commit[: max(_SHORT, situation.unique)]),
+        "sha": TemplatePiece(situation.named_commit[: max(event.short_sha, situation.unique)]),
         "is_default_branch": TemplatePiece(str(is_default).lower()),
         "is_not_default_branch": TemplatePiece(str(not is_default).lower()),
         "date": date(situation.now),
@@ -284,7 +283,7 @@ def _raw(entry: TagEntry, case: RuleMatch) -> Parts:
 
 def _sha(entry: TagEntry, case: RuleMatch) -> Parts:
     situation = case.situation
-    width = max(_SHORT, situation.unique) if entry.format == "short" else None
+    width = max(situation.event.short_sha, situation.unique) if entry.format == "short" else None
     return (TemplatePiece(situation.named_commit[:width]),), False, _event_reason(case), False
 
 

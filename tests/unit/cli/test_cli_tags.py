@@ -143,6 +143,31 @@ def test_github_gets_the_outputs_of_metadata_action(work: Work, tmp_path: Path) 
     assert target["args"]["DOCKER_META_VERSION"] == found["version"] == f"dev-{sha[:12]}"
 
 
+def test_the_variables_of_metadata_action_are_read(work: Work, tmp_path: Path) -> None:
+    (work.path / "shipline.yaml").write_text(
+        "tags:\n  rules:\n    - tags: [type=sha, 'type=raw,value={{sha}}']\n"
+    )
+    bake, sha = tmp_path / "bake.json", work.git("rev-parse", "HEAD")
+    command = ("tags", "--format", "github", "-i", "a.example/x", "--bake-file", str(bake))
+    found = outputs(
+        said(
+            work,
+            *command,
+            DOCKER_METADATA_SHORT_SHA_LENGTH="10",
+            DOCKER_METADATA_ANNOTATIONS_LEVELS="manifest,index",
+        )
+    )
+    assert found["tag-names"].splitlines() == [sha[:10], f"sha-{sha[:10]}"]
+    annotations = found["annotations"].splitlines()
+    assert f"manifest:org.opencontainers.image.revision={sha}" in annotations
+    assert f"index:org.opencontainers.image.revision={sha}" in annotations
+    target = json.loads(bake.read_text())["target"]["docker-metadata-action"]
+    assert target["annotations"] == json.loads(found["json"])["annotations"] == annotations
+    assert f"sha-{sha[:7]}" in outputs(said(work, *command))["tag-names"]
+    assert shipline(work, *command, DOCKER_METADATA_SHORT_SHA_LENGTH="x").returncode == 2
+    assert shipline(work, *command, DOCKER_METADATA_ANNOTATIONS_LEVELS="all").returncode == 2
+
+
 def test_images_of_docker_hub_are_named_as_metadata_action_names_them(work: Work) -> None:
     found = outputs(
         said(work, "tags", "--ref", "feature/x", "--format", "github", "-i", "name/app")
