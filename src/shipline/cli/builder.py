@@ -1,4 +1,4 @@
-"""`shipline builder`: what builds need of this machine."""
+"""`shipline builder`: preparing this machine for builds."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def group() -> None:
     "platforms",
     multiple=True,
     metavar="OS/ARCH",
-    help="Emulate these, a comma list; by default all that an emulator is installed for.",
+    help="Platforms to emulate, comma-separated; default all with an installed emulator.",
 )
 def bootstrap(platforms: Sequence[str]) -> None:
-    """Register emulators for programs of other processors, once, as root.
+    """Register emulators for other architectures, once, as root.
 
-    Prints the platforms that run here now, and how to undo what was registered. A build by root
-    registers what it needs by itself.
+    Prints the platforms that run now, and how to undo the registration. Builds by root register
+    what they need themselves.
     """
     from shipline.sandbox import emulators, register, supported_platforms
 
     if os.geteuid() != 0:
         raise SandboxError(
-            "only root can register emulators on this machine",
-            hint="run it as root; builds of an ordinary user register their own, unseen by others",
+            "only root can register emulators",
+            hint="run it as root; builds without root register emulators in their own namespace",
         )
     undo = [register(one) for one in parse_platforms(platforms) or emulators()]
     for platform in supported_platforms():

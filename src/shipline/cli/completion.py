@@ -1,4 +1,4 @@
-"""`shipline completion`: the script that makes a shell complete commands and flags."""
+"""`shipline completion`: scripts for shell completion of commands and flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failure becomes a message on standard error and an exit status, here and nowhere else."""
+"""The one place that turns failures into messages on standard error and exit statuses."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import click
 
 from shipline.errors import Cancelled, ShiplineError, UsageError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _BROKEN_PIPE = 1
-_WIDEST = 100  # columns of a message
+_MAX_WIDTH = 100  # columns of a message
 
 
 @dataclass(slots=True)
 class ProgramSettings:
-    """What holds for every command; `json_lines`: standard error is JSON, also when it fails."""
+    """Global settings; with `json_lines`, standard error is JSON, including failures."""
 
     debug: bool = False
     json_lines: bool = False
 
 
 def report(failure: BaseException, settings: ProgramSettings) -> int:
-    """Tell a person what happened; the exit status of the program."""
+    """Report the failure; returns the exit status."""
     if isinstance(failure, click.exceptions.Exit):
         return failure.exit_code
     if isinstance(failure, SystemExit):
         return failure.code if isinstance(failure.code, int) else 1
     if isinstance(failure, BrokenPipeError):
-        return _silence()
+        return _discard_output()
     try:
-        return _tell(failure, settings)
+        return _report(failure, settings)
     except BrokenPipeError:
-        return _silence()
+        return _discard_output()
 
 
-def _tell(failure: BaseException, settings: ProgramSettings) -> int:
+def _report(failure: BaseException, settings: ProgramSettings) -> int:
     if settings.json_lines:
-        return _tell_program(failure)
+        return _report_json(failure)
     if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -55,7 +55,7 @@ def _tell(failure: BaseException, settings: ProgramSettings) -> int:
     return failure.exit_code
 
 
-def _tell_program(failure: BaseException) -> int:
+def _report_json(failure: BaseException) -> int:
     from shipline.observe import failure_line
 
     if isinstance(failure, (KeyboardInterrupt, Cancelled, click.Abort)):
@@ -71,23 +71,21 @@ def _tell_program(failure: BaseException) -> int:
 
 
 def message_width() -> int | None:
-    """Columns for a message on a terminal, within what can be read; None where it is no terminal:
-    lines of logs stay whole.
-    """
+    """The width of messages on a terminal; None elsewhere, because log lines are not wrapped."""
     if not sys.stderr.isatty():
         return None
-    return min(shutil.get_terminal_size().columns, _WIDEST)
+    return min(shutil.get_terminal_size().columns, _MAX_WIDTH)
 
 
 def explain(error: ShiplineError) -> str:
-    """The box for a person."""
-    from shipline.observe import can_encode, failure_box  # not needed where nothing fails
+    """The error box."""
+    from shipline.observe import can_encode, failure_box  # only needed for failures
 
     return failure_box(error, unicode=can_encode(sys.stderr), width=message_width())
 
 
 def _usage_error(failure: click.ClickException) -> UsageError:
-    """What click says of a command line, as our own error."""
+    """An error of click as a UsageError."""
     error = UsageError(failure.format_message(), hint=getattr(failure, "hint", ""))
     context = failure.ctx if isinstance(failure, click.UsageError) else None
     if context is not None and not error.hint:
@@ -102,10 +100,10 @@ def _traceback(failure: BaseException) -> None:
     click.echo("".join(traceback.format_exception(failure)).rstrip(), err=True)
 
 
-def _silence() -> int:
-    """The reader went away: nothing more can be said, not even while the interpreter ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard_output() -> int:
+    """The reader is gone: discard further output, including that of interpreter exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+        os.dup2(devnull, stream.fileno())
+    os.close(devnull)
     return _BROKEN_PIPE

@@ -1,4 +1,4 @@
-"""`shipline imagetools`: look at images in registries, and combine them under new names."""
+"""`shipline imagetools`: inspect images in registries, tag and combine them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ATTESTATION = "vnd.docker.reference.type"
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """An image or index under the name it was asked for, where its parts can be fetched."""
+    """An image or index with its reference, and the repository to fetch its parts from."""
 
     reference: Reference
     descriptor: Descriptor
@@ -43,13 +43,13 @@ class Inspection:
     repository: Repository
 
     def part(self) -> Part:
-        """For combining: a single image with its platform."""
+        """The part for an index; a single image has its platform."""
         if isinstance(self.document, Index):
             return Part(self.document)
         return Part(self.document, _platform(self._config(self.document)))
 
     def fields(self) -> dict[str, Any]:
-        """What templates see: Name, Manifest, and Image, which is fetched when it is named."""
+        """The fields of templates: Name, Manifest, and Image, which is fetched on use."""
         return {"Name": str(self.reference), "Manifest": self._manifest(), "Image": self._image}
 
     def _manifest(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Inspection:
         return value
 
     def _image(self) -> dict[str, Any]:
-        """The configuration; for an index one by platform, fetched when it is named."""
+        """The configuration; for an index by platform, each fetched on use."""
         if isinstance(self.document, Manifest):
             return self._config(self.document)
         return {
@@ -88,26 +88,25 @@ class Inspection:
         return document
 
 
-def look_up(repository: Repository, reference: Reference) -> Inspection:
-    """Raises NotFound where there is nothing under the name."""
+def inspect_image(repository: Repository, reference: Reference) -> Inspection:
+    """The image at `reference`. Raises NotFound."""
     reference = reference.or_latest
-    asked = str(reference.digest) if reference.digest else reference.tag
-    target = repository.resolve(asked)
+    target = repository.resolve(str(reference.digest or reference.tag))
     raw = fetch_all(repository, target, MANIFEST_LIMIT)
     return Inspection(reference, target, parse_manifest(raw, target.media_type), repository)
 
 
-def describe(found: Inspection) -> str:
-    """The image for a person, as `docker buildx imagetools inspect` words it."""
+def describe(inspected: Inspection) -> str:
+    """The image as text, as `docker buildx imagetools inspect` prints it."""
     lines = [
-        f"Name:      {found.reference}",
-        f"MediaType: {found.descriptor.media_type}",
-        f"Digest:    {found.descriptor.digest}",
+        f"Name:      {inspected.reference}",
+        f"MediaType: {inspected.descriptor.media_type}",
+        f"Digest:    {inspected.descriptor.digest}",
     ]
-    if isinstance(found.document, Index):
+    if isinstance(inspected.document, Index):
         lines += ["", "Manifests:"]
-        for one in found.document.manifests:
-            lines += [*_entry(found.reference, one), ""]
+        for one in inspected.document.manifests:
+            lines += [*_entry(inspected.reference, one), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -124,43 +123,47 @@ def _entry(reference: Reference, one: Descriptor) -> Iterator[str]:
 
 
 def _platform(config: dict[str, Any]) -> Platform | None:
-    """None for an artifact, whose configuration is not that of an image."""
+    """None for an artifact, which has no image configuration."""
     return Platform.from_json(config) if config.get("os") and config.get("architecture") else None
 
 
 @click.group("imagetools")
 def group() -> None:
-    """Look at images in registries and combine them."""
+    """Inspect images in registries, tag and combine them."""
 
 
 @group.command("inspect")
 @click.argument("name", metavar="NAME")
 @click.option("--raw", is_flag=True, help="Print the manifest, byte for byte.")
-@click.option("--format", "template", metavar="TEMPLATE", help="Print fields: {{json .Manifest}}.")
+@click.option(
+    "--format", "template", metavar="TEMPLATE", help="Print fields, as in {{json .Manifest}}."
+)
 @registry_options
 def inspect(name: str, raw: bool, template: str | None) -> None:
-    """Show what is under NAME in a registry."""
+    """Show the manifest or index of an image."""
     if raw and template is not None:
-        raise UsageError("--raw and --format exclude each other")
+        raise UsageError("--raw and --format cannot be combined")
     reference = Reference.parse(name)
     with ExitStack() as stack:
-        found = look_up(OpenRepositories(stack)(reference), reference)
+        inspected = inspect_image(OpenRepositories(stack)(reference), reference)
         if raw:
-            sys.stdout.buffer.write(found.document.raw)
+            sys.stdout.buffer.write(inspected.document.raw)
             return
-        click.echo(describe(found) if template is None else render(template, found.fields()))
+        click.echo(
+            describe(inspected) if template is None else render(template, inspected.fields())
+        )
 
 
 @group.command("create")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
-@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="The new name.")
-@click.option("--append", is_flag=True, help="Keep what is under the name now.")
-@click.option("--dry-run", is_flag=True, help="Print the index, and write nothing.")
+@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="The new tag.")
+@click.option("--append", is_flag=True, help="Keep the images that the tag has now.")
+@click.option("--dry-run", is_flag=True, help="Print the index without writing it.")
 @click.option("--annotation", "annotations", multiple=True, metavar="TYPE:K=V")
 @click.option(
     "--prefer-index/--no-prefer-index",
     default=True,
-    help="Make an index also of one single image.",
+    help="Create an index even for a single image.",
 )
 @registry_options
 def create(
@@ -171,25 +174,25 @@ def create(
     annotations: Sequence[str],
     prefer_index: bool,
 ) -> None:
-    """Give the images SOURCE... a new name, side by side under one index."""
+    """Tag SOURCE, or several images as one index."""
     targets = parse_tags(tags)
     names = [Reference.parse(source) for source in sources]
     wanted = _annotations(annotations)
     if not targets and (append or not dry_run):
-        raise UsageError("--tag: there is no name to write to", hint="give one with --tag")
+        raise UsageError("there is no tag to write to", hint="add one with --tag")
     if not names:
-        raise UsageError("there is no source to make an image of")
+        raise UsageError("no SOURCE is given")
     with ExitStack() as stack:
         remotes = OpenRepositories(stack)
-        found = [*(_existing(remotes, targets) if append else ())]
-        found += [look_up(remotes(name), name) for name in names]
-        raw, target = _result(found, wanted, prefer_index)
+        inspected = [*(_existing(remotes, targets) if append else ())]
+        inspected += [inspect_image(remotes(name), name) for name in names]
+        raw, target = _result(inspected, wanted, prefer_index)
         if dry_run:
             click.echo(raw.decode())
             return
         for name in targets:
             repository = remotes(name)
-            for one in found:
+            for one in inspected:
                 if one.reference.name != name.name:
                     copy_graph(one.repository, repository, one.descriptor)
             repository.tag(target, MemoryStore(raw), name.tag)
@@ -197,7 +200,7 @@ def create(
 
 
 class OpenRepositories:
-    """Repositories by name, opened once; all are closed with the stack."""
+    """Repositories by name, opened once and closed with the stack."""
 
     def __init__(self, stack: ExitStack) -> None:
         from shipline.registry import Client, keychain_from, settings_from
@@ -215,7 +218,7 @@ class OpenRepositories:
 def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterable[Inspection]:
     for name in targets:
         try:
-            yield look_up(remotes(name), name)
+            yield inspect_image(remotes(name), name)
         except NotFound:
             continue
 
@@ -225,22 +228,22 @@ def _annotations(texts: Iterable[str]) -> list[Annotation]:
     for one in wanted:
         if one.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(
-                f"--annotation: {one.key} cannot be added to a {one.level} that exists",
+                f"--annotation: {one.key} cannot be added to an existing {one.level}",
                 hint="write index:key=value or manifest-descriptor:key=value",
             )
     return wanted
 
 
 def _result(
-    found: Sequence[Inspection], wanted: Iterable[Annotation], prefer_index: bool
+    inspected: Sequence[Inspection], wanted: Iterable[Annotation], prefer_index: bool
 ) -> tuple[bytes, Descriptor]:
-    """The document to publish; one index, or one image where that is preferred, stays as it is."""
+    """The document to publish; a single index, or image without `prefer_index`, is unchanged."""
     wanted = tuple(wanted)
-    only = found[0].document if len(found) == 1 and not wanted else None
+    only = inspected[0].document if len(inspected) == 1 and not wanted else None
     if isinstance(only, Index) or (only is not None and not prefer_index):
-        return only.raw, found[0].descriptor.plain
+        return only.raw, inspected[0].descriptor.plain
     index = combine(
-        [one.part() for one in found],
+        [one.part() for one in inspected],
         annotations={one.key: one.value for one in wanted if one.level is Level.INDEX},
         annotate=[
             (one.platform, one.key, one.value)

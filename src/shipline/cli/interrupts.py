@@ -19,8 +19,8 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 def run_cancellable(work: Callable[[], T], on_first: Callable[[], object]) -> T:
-    """The value of `work()`, run on a thread of its own. Raises Cancelled when interrupted,
-    after `on_first` was called and the work has cleaned up.
+    """The value of `work()`, run on its own thread. Raises Cancelled if interrupted, after
+    `on_first` was called and the work has cleaned up.
     """
     group = TaskGroup()
 
@@ -35,23 +35,23 @@ def run_cancellable(work: Callable[[], T], on_first: Callable[[], object]) -> T:
 
 @contextmanager
 def _on_signals(cancel: Callable[[], None]) -> Iterator[None]:
-    """Signals wake a thread that waits for them.
+    """Signals wake a watcher thread through the wakeup descriptor.
 
-    Python runs handlers on the main thread, which may go to sleep on a lock just after a signal
-    came and then never learns of it: one in ten was lost so on a busy machine. The wakeup
-    descriptor is written to by the C handler itself.
+    Python runs handlers on the main thread, which may block on a lock just after a signal arrived
+    and miss it: one in ten was lost on a busy machine. The C handler itself writes to the wakeup
+    descriptor.
     """
     reading, writing = socket.socketpair()
     writing.setblocking(False)
-    watchers = TaskGroup()  # not entered: the work stays in its own scope
-    before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    watchers = TaskGroup()  # not entered: the work keeps its own scope
+    handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     watchers.start(_watch, reading, lambda: watchers.start(cancel))
     try:
         yield
     finally:
         signal.set_wakeup_fd(descriptor)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         writing.close()
         watchers.join()
@@ -59,13 +59,13 @@ def _on_signals(cancel: Callable[[], None]) -> Iterator[None]:
 
 
 def _watch(reading: socket.socket, on_first: Callable[[], object]) -> None:
-    seen = False
+    interrupted = False
     while number := reading.recv(1):
         if number[0] not in _SIGNALS:
             continue
-        if seen:
+        if interrupted:
             _exit_at_once()
-        seen = True
+        interrupted = True
         on_first()
 
 

@@ -1,4 +1,4 @@
-"""The program: its commands, imported when they are called, its options and its end."""
+"""The program: its commands, imported on use, global options and exit status."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from shipline.cli.failures import ProgramSettings, report
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """A command by name: `place` is `module:attribute`, `help` its line in the list."""
+    """A command by name: `target` is `module:attribute`, `help` its line in the list."""
 
     name: str
-    place: str
+    target: str
     help: str
     aliases: tuple[str, ...] = ()
 
     def load(self) -> click.Command:
-        module, _, attribute = self.place.partition(":")
+        module, _, attribute = self.target.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
 
-class PointedCommand(click.exceptions.NoSuchCommand):
-    """A command of another program; `hint` names what to use instead."""
+class ForeignCommand(click.exceptions.NoSuchCommand):
+    """A command of another program; `hint` names the replacement."""
 
     def __init__(self, name: str, hint: str, ctx: click.Context) -> None:
         super().__init__(name, ctx=ctx)
@@ -40,9 +40,9 @@ class PointedCommand(click.exceptions.NoSuchCommand):
 
 
 class LazyGroup(click.Group):
-    """A group made of entries below titles; showing its help imports none of them.
+    """A group of commands in titled sections; its help imports none of them.
 
-    `pointers` are names that people try, with what to use instead.
+    `pointers` maps commands of other programs to their replacement.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
         except click.exceptions.NoSuchCommand as error:
             name = error.command_name
             if name in self._pointers:
-                raise PointedCommand(name, self._pointers[name], ctx) from None
+                raise ForeignCommand(name, self._pointers[name], ctx) from None
             names = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(name, possibilities=names, ctx=ctx) from None
 
@@ -92,21 +92,19 @@ COMMANDS = {
             "build", "shipline.cli.build:command", "Build an image from a Dockerfile.", ("b",)
         ),
         LazyCommand(
-            "imagetools", "shipline.cli.imagetools:group", "Look at images and combine them."
+            "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
         ),
         LazyCommand("du", "shipline.cli.disk:du", "Show what the build cache takes of the disk."),
         LazyCommand("prune", "shipline.cli.disk:prune_command", "Remove build cache."),
         LazyCommand("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
-        LazyCommand("login", "shipline.cli.login:login", "Keep credentials for a registry."),
-        LazyCommand("logout", "shipline.cli.login:logout", "Forget the credentials of a registry."),
+        LazyCommand("login", "shipline.cli.login:login", "Store credentials for a registry."),
+        LazyCommand("logout", "shipline.cli.login:logout", "Remove the credentials of a registry."),
     ),
     "Release": (
         LazyCommand("init", "shipline.cli.init:command", "Write a first shipline.yaml."),
         LazyCommand("config", "shipline.cli.config:group", "Check and show shipline.yaml."),
-        LazyCommand(
-            "ship", "shipline.cli.ship:command", "Run the chain that shipline.yaml declares."
-        ),
-        LazyCommand("runs", "shipline.cli.runs:group", "Look at what `shipline ship` did."),
+        LazyCommand("ship", "shipline.cli.ship:command", "Run the pipeline in shipline.yaml."),
+        LazyCommand("runs", "shipline.cli.runs:group", "Show the runs of `shipline ship`."),
         LazyCommand("ci", "shipline.cli.ci:group", "Write the files of CI systems."),
         LazyCommand(
             "hooks", "shipline.cli.hooks:group", "Run early gates before commits and pushes."
@@ -121,7 +119,7 @@ COMMANDS = {
         LazyCommand(
             "gate", "shipline.cli.gate:command", "Judge reports and images by quality gates."
         ),
-        LazyCommand("key", "shipline.cli.key:group", "Make and look at keys for signatures."),
+        LazyCommand("key", "shipline.cli.key:group", "Create and show signing keys."),
         LazyCommand("sign", "shipline.cli.sign:command", "Sign images."),
         LazyCommand(
             "attest", "shipline.cli.sign:attest_command", "Attach signed statements to images."
@@ -139,27 +137,27 @@ COMMANDS = {
     ),
 }
 
-_COPY = "`shipline imagetools create -t NEW OLD` copies and names images that a registry has"
+_COPY = "`shipline imagetools create -t NEW OLD` copies and tags images in registries"
 POINTERS = {
     "buildx": "`shipline build` takes the flags of `docker buildx build`, and `shipline imagetools`"
-    " stands for `docker buildx imagetools`",
+    " replaces `docker buildx imagetools`",
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
-    "pull": "builds pull what they need by themselves; `shipline build --load -t NAME .` gives the"
-    " result to the engine here, `shipline imagetools inspect NAME` looks at an image",
+    "pull": "builds pull what they need; `shipline build --load -t NAME .` loads the result into"
+    " the local engine, `shipline imagetools inspect NAME` shows an image",
     "tag": _COPY,
     "copy": _COPY,
     "cp": _COPY,
     "manifest": _COPY,
-    "inspect": "`shipline imagetools inspect NAME` looks at an image",
-    "lint": "`shipline build --check .` shows what the Dockerfile checks find",
-    "check": "`shipline build --check .` shows what the Dockerfile checks find",
+    "inspect": "`shipline imagetools inspect NAME` shows an image",
+    "lint": "`shipline build --check .` runs the Dockerfile checks",
+    "check": "`shipline build --check .` runs the Dockerfile checks",
     "serve": "`shipline registry serve` runs a registry node",
-    "release": "`shipline ship` runs the whole chain, `shipline ship --plan` shows it",
-    "run": "`shipline build --load -t NAME .` gives the image to the engine here:"
+    "release": "`shipline ship` runs the whole pipeline, `shipline ship --plan` shows it",
+    "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
-    "help": "`shipline build --help` explains build, and so on",
+    "help": "`shipline COMMAND --help` explains a command",
 }
-"""Commands of other programs, and what stands for them here."""
+"""Commands of other programs, with their replacements."""
 
 
 @click.group(
@@ -178,16 +176,16 @@ def program(settings: ProgramSettings, debug: bool) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the exit status.
+    """Run the command line; returns the exit status.
 
-    Takes SIGTERM over, which then does what Ctrl-C does.
+    SIGTERM is handled like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    gc.set_threshold(100_000, 20, 20)  # a build makes many small values, and they live long
+    gc.set_threshold(100_000, 20, 20)  # builds create many small, long-lived values
     settings = ProgramSettings()
     try:
         status = program.main(arguments, "shipline", standalone_mode=False, obj=settings)
         sys.stdout.flush()
-    except BaseException as failure:  # whatever ended the program, there is a status for it
+    except BaseException as failure:  # every exit has a status
         return report(failure, settings)
     return status if isinstance(status, int) else 0

@@ -1,11 +1,11 @@
-"""A small part of Go's text/template, for --format: what people write there, and no more.
+"""The subset of Go's text/template that --format supports.
 
     {{.Name}}  {{.Manifest.Digest}}  {{json .Image}}  {{json (index .Image "linux/amd64")}}
     {{range .Manifest.Manifests}}{{.Digest}}{{"\\n"}}{{end}}  {{if .X}}..{{else}}..{{end}}
     {{.Manifest | json}}
 
-Values are what JSON has; a callable is called for its value, so that costly ones are made only
-when they are named. Fields are found whatever their case: `.MediaType` is the key `mediaType`.
+Values are those of JSON; a callable is called for its value, so that costly values are computed
+only on use. Field names ignore case: `.MediaType` is the key `mediaType`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TOKEN = re.compile(
 
 
 def render(template: str, value: Value) -> str:
-    """The template filled in with the fields of `value`. Raises UsageError."""
+    """The template rendered with the fields of `value`. Raises UsageError."""
     parts, _ = _parse(iter(_split(template)), None)
     return "".join(part.text(value) for part in parts)
 
@@ -51,26 +51,26 @@ class _Show:
 class _Range:
     words: tuple[str, ...]
     body: tuple[_Part, ...]
-    otherwise: tuple[_Part, ...]
+    else_body: tuple[_Part, ...]
 
     def text(self, value: Value) -> str:
-        found = _evaluate(self.words, value)
-        items = [found[key] for key in sorted(found)] if isinstance(found, Mapping) else found
+        result = _evaluate(self.words, value)
+        items = [result[key] for key in sorted(result)] if isinstance(result, Mapping) else result
         if not items:
-            return "".join(part.text(value) for part in self.otherwise)
+            return "".join(part.text(value) for part in self.else_body)
         if not isinstance(items, (list, tuple)):
-            raise UsageError(f"--format: cannot range over {_plain(found)!r}")
-        return "".join(part.text(_called(item)) for item in items for part in self.body)
+            raise UsageError(f"--format: cannot range over {_plain(result)!r}")
+        return "".join(part.text(_resolve(item)) for item in items for part in self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class _If:
     words: tuple[str, ...]
     body: tuple[_Part, ...]
-    otherwise: tuple[_Part, ...]
+    else_body: tuple[_Part, ...]
 
     def text(self, value: Value) -> str:
-        chosen = self.body if _evaluate(self.words, value) else self.otherwise
+        chosen = self.body if _evaluate(self.words, value) else self.else_body
         return "".join(part.text(value) for part in chosen)
 
 
@@ -79,7 +79,7 @@ _BLOCKS: dict[str, type[_Range] | type[_If]] = {"range": _Range, "if": _If}
 
 
 def _split(template: str) -> Iterator[_Text | tuple[str, ...]]:
-    """Text, and the words of each action, in turn; trimmed where an action has a minus."""
+    """Text and the words of each action, in order; trimmed by actions with a minus."""
     position, trim = 0, False
     for match in _ACTION.finditer(template):
         before = template[position : match.start()]
@@ -107,31 +107,31 @@ def _words(action: str) -> tuple[str, ...]:
 def _parse(
     parts: Iterator[_Text | tuple[str, ...]], block: str | None
 ) -> tuple[tuple[_Part, ...], str]:
-    """Parts up to the end of `block` and the word that ended it: end or else."""
-    found: list[_Part] = []
+    """The parts up to the end of `block`, and the word that ended it: end or else."""
+    result: list[_Part] = []
     for part in parts:
         if isinstance(part, _Text):
-            found.append(part)
+            result.append(part)
         elif part and part[0] in _BLOCKS:
-            body, ended = _parse(parts, part[0])
-            otherwise = _parse(parts, "else")[0] if ended == "else" else ()
-            found.append(_BLOCKS[part[0]](part[1:], body, otherwise))
+            body, end_word = _parse(parts, part[0])
+            else_body = _parse(parts, "else")[0] if end_word == "else" else ()
+            result.append(_BLOCKS[part[0]](part[1:], body, else_body))
         elif part in (("end",), ("else",)):
             if block is None or (block, part[0]) == ("else", "else"):
-                raise UsageError(f"--format: {part[0]} without a beginning")
-            return tuple(found), part[0]
+                raise UsageError(f"--format: {part[0]} without range or if")
+            return tuple(result), part[0]
         else:
-            found.append(_Show(part))
+            result.append(_Show(part))
     if block is not None:
         raise UsageError(f"--format: {block} without end")
-    return tuple(found), ""
+    return tuple(result), ""
 
 
 def _evaluate(words: tuple[str, ...], value: Value) -> Value:
-    """The value of a pipeline: each command takes the result of the one before it last."""
-    result, left = _pipeline(list(words), value)
-    if left:
-        raise UsageError(f"--format: {' '.join(left)!r} is too much")
+    """The value of a pipeline: each command gets the previous result as its last argument."""
+    result, rest = _pipeline(list(words), value)
+    if rest:
+        raise UsageError(f"--format: unexpected {' '.join(rest)!r}")
     return result
 
 
@@ -156,11 +156,11 @@ def _command(words: list[str], value: Value, piped: tuple[Value, ...]) -> tuple[
 
 
 def _operands(words: list[str], value: Value) -> tuple[tuple[Value, ...], list[str]]:
-    found: list[Value] = []
+    result: list[Value] = []
     while words and words[0] not in ("|", ")"):
         operand, words = _operand(words, value)
-        found.append(operand)
-    return tuple(found), words
+        result.append(operand)
+    return tuple(result), words
 
 
 def _operand(words: list[str], value: Value) -> tuple[Value, list[str]]:
@@ -182,13 +182,13 @@ def _operand(words: list[str], value: Value) -> tuple[Value, list[str]]:
     if word.lstrip("-").isdigit():
         return int(word), rest
     raise UsageError(
-        f"--format: there is no {word!r}", hint=f"functions are {', '.join(_FUNCTIONS)}"
+        f"--format: unknown word {word!r}", hint=f"the functions are {', '.join(_FUNCTIONS)}"
     )
 
 
 def _quoted(word: str) -> Value:
     try:
-        return json.loads(word, strict=False)  # Go's escapes that people use are those of JSON
+        return json.loads(word, strict=False)  # the common escapes of Go are those of JSON
     except ValueError:
         raise UsageError(f"--format: cannot read {word}") from None
 
@@ -202,37 +202,38 @@ def _field(value: Value, path: str) -> Value:
         ]
         if not keys:
             raise UsageError(
-                f"--format: there is no .{name}", hint=f"there is {', '.join(sorted(value))}"
+                f"--format: unknown field .{name}",
+                hint=f"the fields are {', '.join(sorted(value))}",
             )
-        value = _called(value[keys[0]])
+        value = _resolve(value[keys[0]])
     return value
 
 
-def _called(value: Value) -> Value:
+def _resolve(value: Value) -> Value:
     return value() if callable(value) else value
 
 
 def _index(value: Value, *keys: Value) -> Value:
     for key in keys:
         if isinstance(value, Mapping) and isinstance(key, str):
-            value = _called(value.get(key))
+            value = _resolve(value.get(key))
         elif isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
             value = value[key]
         else:
-            raise UsageError(f"--format: there is nothing at {key!r}")
+            raise UsageError(f"--format: no entry {key!r}")
     return value
 
 
 def _json(value: Value) -> str:
-    return json.dumps(_whole(value), indent=2, ensure_ascii=False)
+    return json.dumps(_resolve_all(value), indent=2, ensure_ascii=False)
 
 
-def _whole(value: Value) -> Value:
-    """The value with every callable in it called."""
-    value = _called(value)
+def _resolve_all(value: Value) -> Value:
+    """The value with all callables resolved."""
+    value = _resolve(value)
     if isinstance(value, Mapping):
-        return {key: _whole(one) for key, one in value.items()}
-    return [_whole(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: _resolve_all(one) for key, one in value.items()}
+    return [_resolve_all(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _length(value: Value) -> int:
@@ -273,8 +274,8 @@ def _call(name: str, arguments: tuple[Value, ...]) -> Value:
 
 
 def _plain(value: Value) -> str:
-    """As Go prints it."""
-    value = _called(value)
+    """The value as Go prints it."""
+    value = _resolve(value)
     if value is None:
         return "<no value>"
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
 """The Dockerfile language: text to typed instructions to stages. No I/O.
 
-Read a file with `parse_dockerfile`, open the global scope with `open_scope`, ask `stage_plan` what
-a target needs, then walk each stage with `apply`, which expands one instruction and gives the
-scope for the next.
+Read a file with `parse_dockerfile`, open the global scope with `open_scope`, get the stages that a
+target needs from `stage_plan`, then walk each stage with `apply`, which expands one instruction and
+returns the scope for the next.
 """
 
 from shipline.dockerfile.check_rules import KnownImage

@@ -1,4 +1,4 @@
-"""The forms that the arguments of an instruction can have: JSON, words, pairs, flags.
+"""The forms of an instruction's arguments: JSON, words, pairs, flags.
 
 Source: Dockerfile reference, "Format", "Shell and exec form", "ENV", "LABEL".
 """
@@ -43,7 +43,7 @@ def split_flags(text: str) -> tuple[tuple[str, ...], str]:
 
 
 def _flag_word(text: str, position: int) -> tuple[str, int]:
-    """One unquoted word; a backslash escapes here whatever the escape directive says."""
+    """One unquoted word; a backslash always escapes here, whatever the escape directive."""
     word: list[str] = []
     quote = ""
     while position < len(text):
@@ -64,9 +64,9 @@ def _flag_word(text: str, position: int) -> tuple[str, int]:
 
 
 def json_strings(text: str) -> tuple[str, ...] | None:
-    """The strings of a JSON array; None where `text` is not one and so has the shell form.
+    """The strings of a JSON array; None if `text` is not one, and so is in shell form.
 
-    Raises DockerfileError for an array that holds something else than strings.
+    Raises DockerfileError for an array with other values than strings.
     """
     if not text.lstrip(SPACES).startswith("["):
         return None
@@ -87,7 +87,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def quoted_words(text: str, escape: str) -> tuple[str, ...]:
-    """Words separated by unquoted space; quotes and escapes stay for the later expansion."""
+    """Words separated by unquoted space; quotes and escapes are kept for the expansion."""
     words: list[str] = []
     word: list[str] = []
     quote = ""
@@ -137,12 +137,12 @@ def key_values(text: str, keyword: str, escape: str) -> tuple[tuple[str, str, bo
         if not equals:
             raise DockerfileError(
                 f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value",
-                hint="put a value that has spaces in quotes",
+                hint="quote a value that contains spaces",
             )
         pairs.append((key, value, False))
     return tuple(pairs)
 
 
 def blank_separated(text: str) -> tuple[str, ...]:
-    """Words separated by blanks; quotes mean nothing here."""
+    """Words separated by blanks; quotes are literal."""
     return tuple(BLANKS.split(text)) if text else ()

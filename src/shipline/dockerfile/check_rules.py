@@ -1,6 +1,4 @@
-"""The rules of the build checks: those that need the text alone, and those that follow variables
-through a stage.
-"""
+"""The rules of the build checks: on the text of the file, and on variables through its stages."""
 
 from __future__ import annotations
 
@@ -25,12 +23,12 @@ _SECRET = re.compile(
     "(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
     re.IGNORECASE,
 )
-_HARMLESS = re.compile("(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_NOT_SECRET = re.compile("(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFinding:
-    """A broken rule; `comments` stand above the instruction and may ask to skip it."""
+    """A violated rule; `comments` are above the instruction and may skip the rule."""
 
     rule: str
     message: str
@@ -73,7 +71,7 @@ def from_as_casing(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
 
 
 def consistent_instruction_casing(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """The letter case that most instructions have is the right one; a draw is for upper case."""
+    """Expects the letter case of most instructions; a tie means upper case."""
     instructions = [i for i in all_instructions(dockerfile) if i not in dockerfile.global_args]
     lower = sum(i.keyword == i.keyword.lower() for i in instructions)
     upper = sum(i.keyword == i.keyword.upper() for i in instructions)
@@ -119,11 +117,11 @@ def legacy_key_value_format(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
 
 
 def secrets_used_in_arg_or_env(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """Names of stages' ARGs and ENVs that sound like a secret: the image would show its value."""
+    """Names of ARGs and ENVs that look like secrets, which the image would expose."""
     for stage in dockerfile.stages:
         for instruction in stage.instructions:
             for name in _names(instruction):
-                if _SECRET.search(name) and not _HARMLESS.search(name):
+                if _SECRET.search(name) and not _NOT_SECRET.search(name):
                     message = (
                         "Do not use ARG or ENV instructions for sensitive data "
                         f'({instruction.name} "{name}")'
@@ -140,7 +138,7 @@ def _names(instruction: ins.Instruction) -> tuple[str, ...]:
 
 
 def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """Of CMD, ENTRYPOINT and HEALTHCHECK only the last counts: the others are blamed."""
+    """Only the last CMD, ENTRYPOINT and HEALTHCHECK counts: reports the others."""
     for stage in dockerfile.stages:
         last: dict[str, ins.Instruction] = {}
         for instruction in stage.instructions:
@@ -156,7 +154,7 @@ def multiple_instructions_disallowed(dockerfile: Dockerfile) -> Iterator[RuleFin
 
 
 def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[RuleFinding]:
-    """A comment right above an ARG or a named FROM describes it: `# name what it is`."""
+    """A comment directly above an ARG or a named FROM must describe it: `# name description`."""
     for instruction in all_instructions(dockerfile):
         if isinstance(instruction, ins.From) and instruction.alias:
             names: tuple[str, ...] = (instruction.alias.lower(),)
@@ -174,7 +172,7 @@ def invalid_definition_description(dockerfile: Dockerfile) -> Iterator[RuleFindi
 
 
 def port_findings(instruction: ins.Instruction, word: str) -> Iterator[RuleFinding]:
-    """ExposeProtoCasing, ExposeInvalidFormat of one expanded word of an EXPOSE."""
+    """ExposeProtoCasing, ExposeInvalidFormat, for one expanded word of an EXPOSE."""
     spec = PortSpec.parse(word)
     if spec.protocol != spec.protocol.lower():
         message = f"Defined protocol '{word}' in EXPOSE instruction should be lowercase"
@@ -224,7 +222,7 @@ class KnownImage:
 
 
 KnownImages = Callable[[str, str], KnownImage | None]
-"""The image of a name for a platform as FROM has it, None where it is not known."""
+"""The image of a name for the platform of FROM, None if it is unknown."""
 
 
 def base_findings(
@@ -236,7 +234,7 @@ def base_findings(
     for stage in dockerfile.stages:
         base = scope.base_of(stage)
         for name in sorted(base.undefined - declared):
-            message = f"FROM argument '{name}' is not declared{_meant(name, scope.variables)}"
+            message = f"FROM argument '{name}' is not declared{_suggestion(name, scope.variables)}"
             yield finding("UndefinedArgInFrom", message, stage.opening)
         if defaults and not _IMAGE.fullmatch(_default_base(stage, defaults)):
             message = (
@@ -248,7 +246,7 @@ def base_findings(
 
 
 def _defaults(dockerfile: Dockerfile, platforms: PlatformArgs) -> GlobalScope | None:
-    """The global scope without build arguments; None where it needs some."""
+    """The global scope without build arguments; None if it requires some."""
     try:
         return open_scope(dockerfile, platforms)
     except DockerfileError:
@@ -278,14 +276,14 @@ def _platform_findings(stage: Stage, scope: GlobalScope) -> Iterator[RuleFinding
 
 
 def _named_after(stage: Stage, platform: str) -> bool:
-    """Whether the stage's name says that it is for this platform."""
+    """Whether the stage is named after this platform."""
     parts = platform.lower().split("/")
     if len(parts) == 1:
         parts = [*parts, "amd64"] if parts[0] in _SYSTEMS else ["linux", *parts]
     return any(part in stage.name for part in parts[:2])
 
 
-def _meant(name: str, variables: Iterable[str], mark: str = "") -> str:
+def _suggestion(name: str, variables: Iterable[str], mark: str = "") -> str:
     found = nearest(name, variables)
     return f" (did you mean {mark}{found}?)" if found else ""
 
@@ -301,8 +299,9 @@ def _image_findings(stage: Stage, image: KnownImage) -> Iterator[RuleFinding]:
 
 
 @dataclass(frozen=True, slots=True)
-class _StageEnd:
-    """What a stage hands on: `known` is false below an image whose variables are not known."""
+class _StageState:
+    """The state after an instruction, which later stages inherit; `known` is false if the variables
+    of the base image are unknown."""
 
     scope: Scope
     known: bool
@@ -312,9 +311,9 @@ class _StageEnd:
 
 @dataclass(slots=True)
 class StageWalk:
-    """Walks stages in order, each from where its base ended.
+    """Walks stages in order, each from the final state of its base.
 
-    Nothing is said of undefined variables below a base image that is not known.
+    Undefined variables are not reported in stages whose base image is unknown.
     """
 
     dockerfile: Dockerfile
@@ -322,62 +321,62 @@ class StageWalk:
     ignore: IgnoreRules
     images: KnownImages
     target: str
-    ends: dict[int, _StageEnd] = field(default_factory=dict)
+    ends: dict[int, _StageState] = field(default_factory=dict)
 
     def findings(self, stage: Stage) -> Iterator[RuleFinding]:
-        """Those of one stage; the stages before it must have been walked."""
-        place, found = self._start(stage)
+        """The findings of one stage; the stages before it must have been walked."""
+        state, found = self._start(stage)
         yield from found
         for instruction in stage.instructions:
-            yield from self._workdir(instruction, place)
-            yield from _json_args(instruction, place)
-            yield from self._copies(instruction)
-            place, found = self._step(instruction, place)
+            yield from self._workdir(instruction, state)
+            yield from _json_args(instruction, state)
+            yield from self._ignored_sources(instruction)
+            state, found = self._step(instruction, state)
             yield from found
-        self.ends[stage.index] = place
+        self.ends[stage.index] = state
 
-    def _start(self, stage: Stage) -> tuple[_StageEnd, list[RuleFinding]]:
+    def _start(self, stage: Stage) -> tuple[_StageState, list[RuleFinding]]:
         base = self.scope.base_of(stage)
         earlier = reversed(self.dockerfile.stages[: stage.index])
         parent = next((s for s in earlier if s.name == base.name), None)
         if parent is not None and parent.index in self.ends:
             return self.ends[parent.index], []
         if base.name == SCRATCH:
-            return _StageEnd(Scope.of_image(()), known=True), []
+            return _StageState(Scope.of_image(()), known=True), []
         image = self.images(base.name, base.platform or self.target)
         if image is None:
-            return _StageEnd(Scope.of_image(()), known=False), []
-        place = _StageEnd(Scope.of_image(image.variables), known=True)
-        return place, [*_image_findings(stage, image)]
+            return _StageState(Scope.of_image(()), known=False), []
+        state = _StageState(Scope.of_image(image.variables), known=True)
+        return state, [*_image_findings(stage, image)]
 
     def _step(
-        self, instruction: ins.Instruction, place: _StageEnd
-    ) -> tuple[_StageEnd, list[RuleFinding]]:
-        """The place after `instruction`, and UndefinedVar and the rules for ports."""
+        self, instruction: ins.Instruction, state: _StageState
+    ) -> tuple[_StageState, list[RuleFinding]]:
+        """The state after `instruction`, and findings about variables and ports."""
         found: list[RuleFinding] = []
-        step = apply(instruction, place.scope, self.scope)
-        if place.known:
+        step = apply(instruction, state.scope, self.scope)
+        if state.known:
             for name in sorted(step.undefined):
                 message = (
                     f"Usage of undefined variable '${name}'"
-                    f"{_meant(name, place.scope.variables, '$')}"
+                    f"{_suggestion(name, state.scope.variables, '$')}"
                 )
                 found.append(finding("UndefinedVar", message, instruction))
         if isinstance(instruction, ins.Expose):
             for port in instruction.ports:
-                words = process_word(port, place.scope.variables, escape=self.scope.escape).words
+                words = process_word(port, state.scope.variables, escape=self.scope.escape).words
                 found += (item for word in words for item in port_findings(instruction, word))
         return replace(
-            place,
+            state,
             scope=step.scope,
-            shell=place.shell or isinstance(instruction, ins.Shell),
-            workdir=place.workdir or isinstance(instruction, ins.Workdir),
+            shell=state.shell or isinstance(instruction, ins.Shell),
+            workdir=state.workdir or isinstance(instruction, ins.Workdir),
         ), found
 
-    def _workdir(self, instruction: ins.Instruction, place: _StageEnd) -> Iterator[RuleFinding]:
-        if not isinstance(instruction, ins.Workdir) or place.workdir:
+    def _workdir(self, instruction: ins.Instruction, state: _StageState) -> Iterator[RuleFinding]:
+        if not isinstance(instruction, ins.Workdir) or state.workdir:
             return
-        step = apply(instruction, place.scope, self.scope).instruction
+        step = apply(instruction, state.scope, self.scope).instruction
         if isinstance(step, ins.Workdir) and not step.path.startswith("/"):
             message = (
                 f'Relative workdir "{step.path}" can have unexpected results if the base image '
@@ -385,8 +384,8 @@ class StageWalk:
             )
             yield finding("WorkdirRelativePath", message, instruction)
 
-    def _copies(self, instruction: ins.Instruction) -> Iterator[RuleFinding]:
-        """CopyIgnoredFile; rules with exceptions are too subtle to judge a source by its name."""
+    def _ignored_sources(self, instruction: ins.Instruction) -> Iterator[RuleFinding]:
+        """CopyIgnoredFile; skipped for ignore rules with exceptions, which need the files."""
         if not isinstance(instruction, ins.Transfer):
             return
         if isinstance(instruction, ins.Copy) and instruction.origin:
@@ -408,8 +407,8 @@ class StageWalk:
         return self.ignore.ignores(path)
 
 
-def _json_args(instruction: ins.Instruction, place: _StageEnd) -> Iterator[RuleFinding]:
-    if not isinstance(instruction, ins.Cmd | ins.Entrypoint) or place.shell:
+def _json_args(instruction: ins.Instruction, state: _StageState) -> Iterator[RuleFinding]:
+    if not isinstance(instruction, ins.Cmd | ins.Entrypoint) or state.shell:
         return
     if instruction.command.shell_form:
         message = (

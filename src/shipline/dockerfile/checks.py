@@ -1,9 +1,7 @@
-"""The build checks: which of them run, and what they find in a Dockerfile.
+"""The build checks: their options, and running them on a Dockerfile.
 
-Source: Docker manual, "Build checks", `# check=skip=A,B;error=true;experimental=C`.
-
-Source: Docker manual, "Build checks", whose rule names and messages these are. A rule yields
-findings; `lint` drops those that the file asks to skip.
+Source: Docker manual, "Build checks", for the rules, their messages, and the options
+`# check=skip=A,B;error=true;experimental=C`. `lint` drops findings that the file skips.
 """
 
 from __future__ import annotations
@@ -66,12 +64,12 @@ DESCRIPTIONS = {
     "ExposeInvalidFormat": "IP address and host-port mapping should not be used in EXPOSE "
     "instruction. This will become an error in a future release",
 }
-"""What each rule asks for, in BuildKit's words."""
+"""The description of each rule, as in BuildKit."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """Rule names to skip or, of the experimental ones, to run; `all` stands for every rule.
+    """Rules to skip, and experimental rules to run; `all` means every rule.
 
     `error` makes a warning fail the build.
     """
@@ -82,7 +80,7 @@ class CheckOptions:
 
     @classmethod
     def parse(cls, text: str) -> CheckOptions:
-        """Raises DockerfileError for an option that is not known."""
+        """Raises DockerfileError for an unknown option."""
         lists: dict[str, frozenset[str]] = {}
         error = False
         for part in filter(None, (part.strip() for part in text.split(";"))):
@@ -105,14 +103,14 @@ class CheckOptions:
         return not self.skip & {_ALL, rule}
 
     def merged(self, other: CheckOptions) -> CheckOptions:
-        """These options with those of a comment, which add to them, for one instruction."""
+        """These options extended by those of a comment, for one instruction."""
         return CheckOptions(
             self.skip | other.skip, self.experimental | other.experimental, self.error
         )
 
 
 def rule_url(rule: str) -> str:
-    """The page about a rule in the Docker manual."""
+    """The page of a rule in the Docker manual."""
     name = _WORD.sub("-", rule).lower()
     return f"https://docs.docker.com/go/dockerfile/rule/{name}/"
 
@@ -127,7 +125,7 @@ def _boolean(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LintWarning:
-    """A rule that was broken, why, and where."""
+    """A violated rule, with message and position."""
 
     rule: str
     message: str
@@ -162,13 +160,13 @@ def lint(
     walk = StageWalk(dockerfile, scope, ignore or IgnoreRules(), images, platforms.target)
     for item in plan.stages if target else dockerfile.stages:
         findings += walk.findings(item)
-    return _wanted(findings, options)
+    return _enabled(findings, options)
 
 
 def check_options(dockerfile: Dockerfile) -> CheckOptions:
     """The options of the file's `check` directive.
 
-    Raises DockerfileError for one that cannot be read.
+    Raises DockerfileError for an invalid one.
     """
     directives = dockerfile.directives
     with located(dict(directives.spans).get("check", dockerfile.stages[0].span)):
@@ -176,7 +174,7 @@ def check_options(dockerfile: Dockerfile) -> CheckOptions:
 
 
 def enforce(warnings: Iterable[LintWarning], options: CheckOptions) -> None:
-    """Raises DockerfileError for the first warning where the file says `error=true`."""
+    """Raises DockerfileError for the first warning if the file has `error=true`."""
     found = list(warnings)
     if not options.error or not found:
         return
@@ -188,16 +186,16 @@ def enforce(warnings: Iterable[LintWarning], options: CheckOptions) -> None:
     )
 
 
-def _wanted(findings: Iterable[RuleFinding], options: CheckOptions) -> tuple[LintWarning, ...]:
-    kept = {
+def _enabled(findings: Iterable[RuleFinding], options: CheckOptions) -> tuple[LintWarning, ...]:
+    warnings = {
         LintWarning(finding.rule, finding.message, finding.span): None
         for finding in findings
-        if _local(options, finding).runs(finding.rule)
+        if _options_at(options, finding).runs(finding.rule)
     }
-    return tuple(sorted(kept, key=lambda warning: warning.span.line))
+    return tuple(sorted(warnings, key=lambda warning: warning.span.line))
 
 
-def _local(options: CheckOptions, finding: RuleFinding) -> CheckOptions:
+def _options_at(options: CheckOptions, finding: RuleFinding) -> CheckOptions:
     text = check_comments(finding.comments)
     if not text:
         return options

@@ -1,8 +1,7 @@
 """The parts of an instruction as typed values: flags, commands, COPY and ADD, HEALTHCHECK.
 
-Source: Dockerfile reference, "COPY", "ADD", "Here-documents".
-
-Source: Dockerfile reference, "HEALTHCHECK"; OCI image configuration, "Healthcheck".
+Source: Dockerfile reference, "COPY", "ADD", "Here-documents", "HEALTHCHECK"; OCI image
+configuration, "Healthcheck".
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Common(TypedDict):
 
 @contextmanager
 def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
-    """Gives a DockerfileError from inside the block the place and `hint` it lacks, and `prefix`."""
+    """Adds span and `hint`, if it has none, and `prefix` to a DockerfileError of the block."""
     try:
         yield
     except DockerfileError as error:
@@ -56,7 +55,7 @@ def read_command(text: str) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class InstructionFlags:
-    """The values of the flags by name, in order; no name means the flag was not given."""
+    """The values of the given flags by name, in order."""
 
     values: dict[str, tuple[str, ...]]
 
@@ -80,7 +79,7 @@ def read_flags(
     repeated: tuple[str, ...] = (),
     switches: tuple[str, ...] = (),
 ) -> InstructionFlags:
-    """The flags `words` (`--name=value`) as one of three kinds.
+    """The flags `words` (`--name=value`), of three kinds.
 
     Raises DockerfileError for an unknown flag, one given twice that is not `repeated`, a missing
     value and a switch that is neither true nor false.

@@ -1,7 +1,7 @@
-"""What an instruction runs, and what the image history says of it.
+"""The command of an instruction, and its entry in the image history.
 
-Source: OCI image configuration, "history"; the texts are those that BuildKit writes to
-`created_by`, which follow Go's `%q` and `%v`.
+Source: OCI image configuration, "history"; the texts are those of BuildKit's `created_by`, which
+follow Go's `%q` and `%v`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARK = " # buildkit"
 def command_line(
     instruction: ins.Run | ins.Cmd | ins.Entrypoint, shell: Sequence[str] = DEFAULT_SHELL
 ) -> tuple[str, ...]:
-    """The words to execute: with the shell in front in shell form, here-documents folded in.
+    """The words to execute, prefixed by the shell in shell form, with here-documents inlined.
 
     Raises DockerfileError for a here-document of a RUN in exec form.
     """
@@ -39,10 +39,10 @@ def command_line(
 
 
 def script_of(instruction: ins.Run) -> ins.InlineFile | None:
-    """The here-document of a RUN that is a program of its own: alone, and starting with `#!`.
+    """The here-document of a RUN that is a script: alone, and starting with `#!`.
 
-    It must lie executable in `/dev/pipes` under its name while the step runs. Its content is
-    final: variables are left to the program.
+    It must be executable in `/dev/pipes` under its name while the step runs. Its content is
+    final: variables are left to the script.
     """
     document = _only_document(instruction)
     if document is None or not document.content.startswith("#!"):
@@ -51,7 +51,7 @@ def script_of(instruction: ins.Run) -> ins.InlineFile | None:
 
 
 def _only_document(instruction: ins.Run) -> ins.InlineFile | None:
-    """The document where the whole command is `<<NAME`, tabs removed if asked."""
+    """The document if the whole command is `<<NAME`, with tabs removed for `<<-`."""
     if not instruction.files or not parse_heredoc(" ".join(instruction.command.words)):
         return None
     first = instruction.files[0]
@@ -70,9 +70,9 @@ def _with_documents(instruction: ins.Run) -> str:
 
 
 def resolve_path(workdir: str, path: str, *, keep_slash: bool = False) -> str:
-    """`path` seen from `workdir`, absolute and clean.
+    """`path` relative to `workdir`, absolute and normalised.
 
-    `keep_slash` keeps what makes COPY take a destination for a directory: an end in `/` or `.`.
+    `keep_slash` keeps the final `/` or `.` that makes a destination of COPY a directory.
     """
     clean = posixpath.normpath("/" + posixpath.join(workdir, path).lstrip("/"))
     wanted = path.endswith("/") or posixpath.basename(path) in ("", ".")
@@ -80,14 +80,14 @@ def resolve_path(workdir: str, path: str, *, keep_slash: bool = False) -> str:
 
 
 def working_directory(workdir: str, path: str) -> str:
-    """What WORKDIR writes into the configuration: an absolute path stays as it is written."""
+    """The WorkingDir that WORKDIR sets; an absolute path is kept as written."""
     return path if path.startswith("/") else resolve_path(workdir, path)
 
 
 def makes_layer(instruction: ins.Instruction, *, workdir: str = "/") -> bool:
-    """Whether the history entry of `instruction` stands for a layer.
+    """Whether the history entry of `instruction` has a layer.
 
-    `workdir` is the working directory before it: a WORKDIR that leads to `/` makes nothing.
+    `workdir` is the working directory before it: a WORKDIR to `/` has none.
     """
     if isinstance(instruction, ins.Workdir):
         return working_directory(workdir, instruction.path) != "/"
@@ -101,7 +101,7 @@ def history_text(
     shell: Sequence[str] = DEFAULT_SHELL,
     workdir: str = "/",
 ) -> str | None:
-    """The `created_by` of an expanded instruction; None where there is no entry (ONBUILD, FROM).
+    """The `created_by` of an expanded instruction; None if it has no entry (ONBUILD, FROM).
 
     `scope`, `shell` and `workdir` are those before the instruction.
     """
@@ -150,7 +150,7 @@ def _arg(name: str, value: str | None) -> str:
 
 
 def _declared(scope: Scope) -> list[str]:
-    """`|2 A=1 B=2`: how many ARGs are in scope, and their values as a command sees them."""
+    """`|2 A=1 B=2`: the number of ARGs in scope, and their values in the environment."""
     values = {name: scope.variables.get(name, value or "") for name, value in scope.args}
     if not values:
         return []

@@ -1,12 +1,10 @@
 """Ignore rules: `.dockerignore`, the patterns of COPY --exclude and --parents, and wildcards in
 paths.
 
-Source: Go path/filepath, Match, which COPY and ADD use for their sources; a class never matches a
-slash here. moby/patternmatcher documents `**`.
-
-Source: Docker's "Build context" manual, ".dockerignore files"; moby/patternmatcher. A pattern
-holds for a path and all below it; the last pattern that holds decides. As in BuildKit's walk a `!`
-pattern holds below a directory only if it re-included that directory or matches the path itself.
+Source: Go path/filepath, Match, for sources of COPY and ADD, where a class never matches a slash;
+Docker's "Build context" manual, ".dockerignore files", and moby/patternmatcher. An ignore pattern
+matches a path and everything below it; the last match decides. As in BuildKit, a `!` pattern
+applies below a directory only if it re-included that directory or matches the path itself.
 """
 
 from __future__ import annotations
@@ -143,9 +141,9 @@ def _malformed(pattern: str) -> DockerfileError:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What the rules say of one path; pass it on to the entries of that directory.
+    """The result for one path; pass it to the entries of that directory.
 
-    Bit n of `hits` is set where pattern n holds; the highest one decides.
+    Bit n of `hits` is set if pattern n matches; the highest one decides.
     """
 
     ignored: bool
@@ -157,8 +155,8 @@ UNMATCHED = Match(ignored=False, hits=0)
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One rule; `text` is clean and without the `!` that makes it `negated`; `place` is where it
-    stands, `.dockerignore:3`.
+    """One rule; `text` is clean and without the `!` that makes it `negated`; `place` is its
+    position, such as `.dockerignore:3`.
     """
 
     text: str
@@ -213,7 +211,7 @@ class IgnoreRules:
     def parse(cls, text: str, *, file: str = ".dockerignore") -> IgnoreRules:
         """The rules of an ignore file: `#` comments in the first column, blank lines skipped.
 
-        Raises DockerfileError with the line for a pattern that cannot be.
+        Raises DockerfileError with the line for an invalid pattern.
         """
         patterns: list[Pattern] = []
         for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
@@ -243,15 +241,15 @@ class IgnoreRules:
         return bool(self.patterns)
 
     def match(self, path: str, parent: Match | None = None) -> Match:
-        """What the rules say of `path`, given what they say of the directory that holds it.
+        """The result for `path`, given that of its directory.
 
-        Without `parent` the directories of `path` are looked at as well.
+        Without `parent`, the directories of `path` are matched as well.
         """
         if self.expression is None:
             return UNMATCHED
         if parent is None:
             parent = self._parents(path)
-        # Most paths match no pattern themselves: one look at the union of all settles those.
+        # Most paths match no pattern: the union of all rules them out at once.
         if not self.expression.fullmatch(path):
             return parent
         ignored, hits = False, parent.hits
@@ -276,14 +274,14 @@ class IgnoreRules:
         return path != "." and self.match(path).ignored
 
     def rule_of(self, path: str) -> Pattern | None:
-        """The rule that leaves `path` out, or a directory it is in; None where it is not."""
+        """The rule that ignores `path`, or a directory it is in; None if it is not ignored."""
         match = self.match(path)
         return self.patterns[match.hits.bit_length() - 1] if match.ignored else None
 
     def may_reinclude(self, directory: str, match: Match) -> bool:
         """Whether something inside an ignored `directory` can be re-included.
 
-        `match` is what the rules say of the directory. False: a walk need not enter it.
+        `match` is the result for the directory. If False, a walk need not enter it.
         """
         later = self.patterns[match.hits.bit_length() :]
         return any(p.negated and p.may_match_below(directory) for p in later)

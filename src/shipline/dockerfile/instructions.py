@@ -1,4 +1,4 @@
-"""The instructions of a Dockerfile as typed values, as they are written: nothing is expanded.
+"""The instructions of a Dockerfile as typed values, unexpanded.
 
 Source: Dockerfile reference. Durations are nanoseconds, as in the image configuration.
 """
@@ -13,7 +13,7 @@ from shipline.errors import Span
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """What every instruction has.
+    """The common fields of instructions.
 
     `source` is the logical line, `keyword` its first word in the letter case of the file,
     `comments` the comment lines directly above it.
@@ -42,8 +42,8 @@ class Command:
 class InlineFile:
     """A here-document.
 
-    Of COPY and ADD `content` is final but for the variables in it, which are replaced when
-    `expand` is true. Of RUN `content` is as in the file; `chomp` says that tabs go.
+    For COPY and ADD, `content` is final except for variables, which are expanded if `expand`. For
+    RUN, `content` is as in the file; `chomp` removes leading tabs.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ArgDefault:
-    """A build argument; `default` None: it has none, which differs from an empty one."""
+    """A build argument; `default` is None if it has none, unlike an empty one."""
 
     name: str
     default: str | None
@@ -71,7 +71,7 @@ class ArgDefault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class From(Instruction):
-    """FROM: `alias` is the stage's name as written, `as_keyword` how AS is written, or empty."""
+    """FROM: `alias` is the stage's name as written, `as_keyword` is AS as written, or empty."""
 
     image: str
     platform: str = ""

@@ -24,9 +24,9 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 @dataclass(slots=True)
 class MountOptions:
-    """The options of one mount: text by key, `order` the keys as they came.
+    """The options of one mount by key; `order` holds the keys as given.
 
-    Every method raises DockerfileError for a value that is not what the key takes.
+    Every method raises DockerfileError for an invalid value.
     """
 
     values: dict[str, str]
@@ -103,7 +103,7 @@ _FLAGS = frozenset({"readonly", "readwrite", "required"})
 
 
 class MountType(StrEnum):
-    """What is mounted."""
+    """The type of a mount."""
 
     BIND = "bind"
     CACHE = "cache"
@@ -113,7 +113,7 @@ class MountType(StrEnum):
 
 
 class Sharing(StrEnum):
-    """Whether steps that run at the same time may use a cache mount together."""
+    """Whether concurrent steps may share a cache mount."""
 
     SHARED = "shared"
     PRIVATE = "private"
@@ -122,7 +122,7 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MountFlag:
-    """A `--mount` as written. `origin` is its `from`, which knows no variables."""
+    """A `--mount` as written. `origin` is its `from`, which cannot contain variables."""
 
     options: tuple[tuple[str, str | None], ...]
     origin: str = ""
@@ -137,11 +137,11 @@ class MountFlag:
 class Mount:
     """A mount with every option in effect, defaults filled in.
 
-    `target` is as given, so it may be relative to the working directory. It is empty for an ssh
-    agent without a place of its own (/run/buildkit/ssh_agent.N) and for a secret that is only an
-    environment variable `env`. `origin` is a stage, image or context; empty is the build context
-    for a bind, nothing for a cache. `size` is in bytes, 0 for no limit. `owned` tells whether any
-    of mode, uid and gid was given: a cache that has them is another than one that has not.
+    `target` is as given, possibly relative to the working directory. It is empty for an SSH agent
+    at the default path (/run/buildkit/ssh_agent.N) and for a secret that is only an environment
+    variable `env`. `origin` is a stage, image or context; if empty, the build context for a bind,
+    nothing for a cache. `size` is in bytes, 0 for no limit. `owned` tells whether mode, uid or gid
+    was given: that makes a cache a different one.
     """
 
     type: MountType
@@ -163,8 +163,8 @@ class Mount:
 def parse_mount_flag(text: str) -> MountFlag:
     """The options of `text`, comma separated values, keys in lower case and under one name.
 
-    Only `from` is looked at: the other values may hold variables, and a stage that is not built
-    is not checked. Raises DockerfileError for a variable in `from` and for broken quotes.
+    Only `from` is checked: other values may contain variables, and stages that are not built are
+    not checked. Raises DockerfileError for a variable in `from` and for broken quotes.
     """
     try:
         rows = list(csv.reader([text], strict=True))
@@ -189,10 +189,10 @@ def _option(text: str) -> tuple[str, str | None]:
 
 
 def resolve_mount(flag: MountFlag, expand: Callable[[str], str]) -> Mount:
-    """The mount that `flag` means once its values went through `expand`.
+    """The mount of `flag`, with its values expanded by `expand`.
 
-    Raises DockerfileError for an unknown key or type, a value that is not what the key takes,
-    and a key that the type does not have.
+    Raises DockerfileError for an unknown key or type, an invalid value, and a key that the type
+    does not have.
     """
     options = MountOptions({})
     for key, value in flag.options:

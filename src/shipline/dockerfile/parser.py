@@ -1,10 +1,8 @@
-"""A Dockerfile's text as parser directives and raw nodes: one node per instruction, with its
+"""Parsing a Dockerfile into parser directives and nodes: one node per instruction, with its
 position, flags and heredocs.
 
-Source: Dockerfile reference, "Parser directives"; BuildKit additionally finds `syntax` after
-`//` and in a JSON object, so that files of other frontends can name theirs.
-
-Source: Dockerfile reference, "Format", "Escape", "Here-documents".
+Source: Dockerfile reference, "Parser directives", "Format", "Escape", "Here-documents". BuildKit
+also finds `syntax` after `//` and in a JSON object, for the files of other frontends.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _ESCAPES = ("\\", "`")
 
 @dataclass(frozen=True, slots=True)
 class Directives:
-    """The directives of a file; `syntax` and `check` are empty where they are not given."""
+    """The directives of a file; `syntax` and `check` are empty if not given."""
 
     syntax: str = ""
     escape: str = "\\"
@@ -57,7 +55,7 @@ def read_directives(lines: list[str], file: str) -> tuple[Directives, int]:
             break
         name, value = directive
         span = Span(file, number, number, text=line.rstrip("\r\n"))
-        if not shebang:  # below one BuildKit looks for syntax and check only
+        if not shebang:  # below a shebang, BuildKit only looks for syntax and check
             _check_directive(name, value, found, span)
         if not shebang or (name != "escape" and name not in found):
             found[name] = (value, span)
@@ -81,7 +79,7 @@ def _check_directive(name: str, value: str, found: dict[str, tuple[str, Span]], 
 
 
 def detect_syntax(content: str) -> str:
-    """The frontend that `content` asks for, or an empty string.
+    """The frontend that `content` names, or an empty string.
 
     The value up to its first space; found in `# syntax=`, then `// syntax=`, then a JSON object.
     Never raises: a broken file is reported by the parser.
@@ -122,7 +120,7 @@ _HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
 class Heredoc:
     """An inline document: `content` as in the file, with its line ends.
 
-    `expand` is false where a part of the name was quoted, `chomp` true for `<<-`.
+    `expand` is false if a part of the name was quoted, `chomp` is true for `<<-`.
     """
 
     name: str
@@ -150,7 +148,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ParseWarning:
-    """Something that is read, but should not be written so."""
+    """A deprecated syntax that is still accepted."""
 
     message: str
     span: Span
@@ -248,7 +246,7 @@ class _Reader:
                 following, more = self.cut_continuation(following)
                 line += following
         if empty:
-            last = self.span(self.position - 1)  # as BuildKit has it
+            last = self.span(self.position - 1)  # as in BuildKit
             self.warnings.append(ParseWarning("Empty continuation line", last))
         return line
 
@@ -279,7 +277,7 @@ class _Reader:
 
 
 def heredocs_of(node: Node) -> tuple[Heredoc, ...]:
-    """The documents that the line of `node` announces, in order, without their content."""
+    """The heredocs that the line of `node` declares, in order, without their content."""
     keyword, rest = node.keyword.upper(), node.rest
     if keyword == "ONBUILD":
         inner, _, rest = split_instruction(rest)
@@ -295,7 +293,7 @@ def heredocs_of(node: Node) -> tuple[Heredoc, ...]:
 
 
 def parse_heredoc(word: str) -> Heredoc | None:
-    """The document that `<<NAME`, `<<-NAME` or `<<"NAME"` announces, None for another word."""
+    """The document that `<<NAME`, `<<-NAME` or `<<"NAME"` declares, None for another word."""
     found = _HEREDOC.fullmatch(word)
     if found is None or not found[3]:
         return None
@@ -314,7 +312,7 @@ def _quotes(text: str) -> int:
 
 
 def chomp(content: str) -> str:
-    """`content` without the leading tabs of each line, as `<<-` asks."""
+    """`content` without the leading tabs of each line, for `<<-`."""
     return re.sub(r"^\t+", "", content, flags=re.MULTILINE)
 
 

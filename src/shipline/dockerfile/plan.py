@@ -1,4 +1,4 @@
-"""Which stages a target needs, and what the names in them stand for.
+"""The stages that a target needs, and what the names in them refer to.
 
 Source: Dockerfile reference, "FROM", "COPY --from", "RUN --mount", "ONBUILD".
 """
@@ -27,14 +27,14 @@ class StageSource:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """Files of an image, or none for `scratch`."""
+    """Files of an image, none for `scratch`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSource:
-    """Files of a named context, or of the build context where the name is empty."""
+    """Files of a named context, or of the build context if the name is empty."""
 
     name: str
 
@@ -44,11 +44,11 @@ Source = StageSource | ImageSource | ContextSource
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The stages that a target needs, in the order of the file, and what every name means.
+    """The stages that a target needs, in file order, and the sources of all names.
 
     `bases` holds the source of each stage's FROM by its index; `triggers` the ONBUILD
-    instructions that came with it and run before the stage's own; `sources` those of the names
-    that `COPY --from` and `RUN --mount=from` use; `replaced` the stages whose name is a context's.
+    instructions of the base, which run before the stage's own; `sources` those of the names in
+    `COPY --from` and `RUN --mount=from`; `replaced` the stages that a named context replaces.
     """
 
     target: Stage
@@ -59,13 +59,13 @@ class StagePlan:
     replaced: frozenset[int] = frozenset()
 
     def instructions(self, stage: Stage) -> tuple[ins.Instruction, ...]:
-        """What to run on the base of `stage`, triggers first; nothing where it is replaced."""
+        """The instructions to run in `stage`, triggers first; none if it is replaced."""
         if stage.index in self.replaced:
             return ()
         return (*self.triggers.get(stage.index, ()), *stage.instructions)
 
     def source(self, name: str) -> Source:
-        """What `name` means after `--from=` or in a mount's `from=`; empty: the context."""
+        """The source that `--from=` or a mount's `from=` names; empty is the context."""
         return self.sources.get(name.lower()) or ImageSource(name)
 
 
@@ -90,11 +90,11 @@ def stage_plan(
     image_triggers: Callable[[Stage], tuple[ins.Instruction, ...]] = lambda stage: (),
     all_stages: bool = False,
 ) -> StagePlan:
-    """The stages needed for `target`, or with `all_stages` those of the file.
+    """The stages needed for `target`, or all of the file with `all_stages`.
 
     `base_name` gives the name in a stage's FROM after expansion. `contexts` are the named
-    contexts, which replace stages and images of their name. `image_triggers` gives the ONBUILD
-    instructions of the image that a stage is made from; those of a base stage are found here.
+    contexts, which replace stages and images of the same name. `image_triggers` gives the ONBUILD
+    instructions of a stage's base image; those of a base stage are found here.
 
     Raises DockerfileError for a stage that is used before it is defined, an index that no stage
     has, and a variable in `--from`.
@@ -109,7 +109,7 @@ def stage_plan(
 
 @dataclass(slots=True)
 class _Walk:
-    """Collects the stages reachable from a target; every edge leads to an earlier stage."""
+    """Collects the stages reachable from a target; edges lead to earlier stages only."""
 
     dockerfile: Dockerfile
     base_name: Callable[[Stage], str]
@@ -139,9 +139,7 @@ class _Walk:
             self.visit(self.dockerfile.stages[source.index])
 
     def base(self, stage: Stage) -> Source:
-        """Only stages before this one can be meant, by their names in lower case; another name is
-        an image.
-        """
+        """A stage before this one, by its lower-case name; any other name is an image."""
         name = self.base_name(stage)
         earlier = (s for s in reversed(self.dockerfile.stages[: stage.index]) if s.name)
         found = next((s for s in earlier if s.name == name), None)

@@ -40,10 +40,10 @@ _SECURITY = ("sandbox", "insecure")
 
 
 def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
-    """The instruction that `node` holds.
+    """The instruction of `node`.
 
-    Raises DockerfileError with the place, for an unknown keyword or flag, a wrong number of
-    arguments and a value that can never be right.
+    Raises DockerfileError with the position for an unknown keyword or flag, a wrong number of
+    arguments and an invalid value.
     """
     prefix = f"dockerfile parse error on line {node.span.line}: "
     with located(node.span, prefix=prefix, hint=f"see {node.keyword.upper()} in the reference"):
@@ -51,9 +51,9 @@ def read_instruction(node: Node, *, escape: str = "\\") -> ins.Instruction:
 
 
 def parse_trigger(text: str, span: Span, *, escape: str = "\\") -> ins.Instruction:
-    """The instruction of an ONBUILD trigger out of an image configuration.
+    """The instruction of an ONBUILD trigger in an image configuration.
 
-    `span` is the place to blame: the FROM that brought the image in.
+    `span` is the position for errors: the FROM of the image.
     """
     with located(span):
         parsed = parse(f"# escape={escape}\n{text}", file=span.file)
@@ -75,11 +75,11 @@ def _read(node: Node, escape: str) -> ins.Instruction:
 
 
 def _unknown_hint(node: Node) -> str:
-    if meant := nearest(node.keyword.upper(), _READERS):
-        return f"write {meant}"
+    if suggestion := nearest(node.keyword.upper(), _READERS):
+        return f"write {suggestion}"
     if node.keyword.upper() in {"IMPORT", "INCLUDE"}:
         return "a Dockerfile cannot include another; use a stage or a named context"
-    return "a line that belongs to the one before needs the escape character at that one's end"
+    return "to continue a line, end it with the escape character"
 
 
 def _no_flags(node: Node) -> None:
@@ -127,9 +127,7 @@ def _read_from(node: Node, escape: str) -> ins.From:
 
 
 def _read_run(node: Node, escape: str) -> ins.Run:
-    flags = read_flags(
-        node.flags, text=("network", "security"), repeated=("mount", "device"), switches=()
-    )
+    flags = read_flags(node.flags, text=("network", "security"), repeated=("mount", "device"))
     return ins.Run(
         command=read_command(node.rest),
         files=tuple(

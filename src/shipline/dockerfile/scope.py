@@ -1,11 +1,8 @@
-"""The variables that the words of a Dockerfile can see, the predefined ones included, and what each
-instruction does to them.
+"""Variables of a Dockerfile: the predefined ones, and how each instruction changes them.
 
-Source: Dockerfile reference, "Automatic platform ARGs in the global scope", "Predefined ARGs".
-
-Source: Dockerfile reference, "ARG", "ENV", "Predefined ARGs", "Automatic platform ARGs". As in
-BuildKit the later of ENV and ARG wins within the build, and a stage made from another stage
-inherits its ARGs.
+Source: Dockerfile reference, "ARG", "ENV", "Predefined ARGs", "Automatic platform ARGs in the
+global scope". As in BuildKit, the later of ENV and ARG wins within the build, and a stage based on
+another stage inherits its ARGs.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"
 
 @dataclass(frozen=True, slots=True)
 class PlatformArgs:
-    """The platforms of a build as `os/arch[/variant]`: what it makes, where it runs."""
+    """The platforms of a build as `os/arch[/variant]`: of the image, and of the builder."""
 
     target: str
     build: str
@@ -54,9 +51,9 @@ def _platform_variables(prefix: str, platform: str) -> dict[str, str]:
 
 
 def proxy_variables(build_args: Mapping[str, str]) -> dict[str, str]:
-    """The proxy settings among `build_args`, each name in both letter cases.
+    """The proxy settings in `build_args`, each name in both letter cases.
 
-    They belong in the environment of a command even undeclared, and never in a cache key.
+    Commands get them even if undeclared; cache keys never include them.
     """
     given = {name.upper(): value for name, value in build_args.items()}
     result = {}
@@ -74,9 +71,9 @@ Word = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The FROM of a stage after expansion; `platform` is empty where none is given.
+    """The FROM of a stage after expansion; `platform` is empty if not given.
 
-    `used` and `undefined` are the variables that name and platform refer to.
+    `used` and `undefined` are the variables in name and platform.
     """
 
     name: str
@@ -89,7 +86,7 @@ class Base:
 class GlobalScope:
     """The variables before the first FROM: platform ARGs and global ARGs with their values.
 
-    `build_args` are the values given from outside, which beat every default.
+    `build_args` override every default.
     """
 
     variables: Mapping[str, str]
@@ -97,7 +94,7 @@ class GlobalScope:
     escape: str = BACKSLASH
 
     def base_of(self, stage: Stage) -> Base:
-        """Raises DockerfileError for a name or platform that expands to nothing."""
+        """Raises DockerfileError for a name or platform that expands to the empty string."""
         with located(stage.span):
             name = self._expand(stage.base)
             platform = self._expand(stage.platform)
@@ -106,7 +103,7 @@ class GlobalScope:
             if stage.platform and not platform.text:
                 raise DockerfileError(
                     f"empty platform value from expression {stage.platform}"
-                    + _meant(platform.undefined, self.variables),
+                    + _suggestion(platform.undefined, self.variables),
                     hint="give the ARG a default before the first FROM",
                 )
         return Base(
@@ -120,12 +117,12 @@ class GlobalScope:
 def _blank_base(text: str, name: Expansion, variables: Mapping[str, str]) -> DockerfileError:
     missing = ", ".join(sorted(name.undefined)) or text
     return DockerfileError(
-        f"base name ({text}) should not be blank" + _meant(name.undefined, variables),
+        f"base name ({text}) should not be blank" + _suggestion(name.undefined, variables),
         hint=f"declare ARG {missing} with a default before the first FROM, or pass --build-arg",
     )
 
 
-def _meant(undefined: Iterable[str], variables: Iterable[str]) -> str:
+def _suggestion(undefined: Iterable[str], variables: Iterable[str]) -> str:
     return next(filter(None, (did_you_mean(name, variables) for name in sorted(undefined))), "")
 
 
@@ -138,7 +135,7 @@ def open_scope(
 ) -> GlobalScope:
     """The global scope of a build; `target` is the name of the target stage.
 
-    Raises DockerfileError for a default of a global ARG that does not expand.
+    Raises DockerfileError if the default of a global ARG cannot be expanded.
     """
     given = dict(build_args or {})
     name = target or dockerfile.stages[-1].name
@@ -164,11 +161,11 @@ def _declare_global(instruction: ins.Arg, scope: GlobalScope) -> GlobalScope:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The variables at one place of a stage.
+    """The variables at one point of a stage.
 
-    `env` goes into the image configuration, in order. `variables` is what `$NAME` means and what
-    a command gets as environment. `args` are the declared ARGs with their values, in order; None
-    is an ARG without a value.
+    `env` goes into the image configuration, in order. `variables` is used for `$NAME` and as the
+    environment of commands. `args` are the declared ARGs with their values, in order; None is an
+    ARG without a value.
     """
 
     env: tuple[tuple[str, str], ...] = ()
@@ -179,7 +176,7 @@ class Scope:
     def of_image(cls, env: Iterable[str] = (), *, os: str = "linux") -> Scope:
         """The scope at the start of a stage whose base is an image with `env` (`NAME=value`).
 
-        Outside Windows a missing PATH is added, as every image must have one to run commands.
+        A missing PATH is added, except on Windows, because commands need one.
         """
         pairs: dict[str, str] = {}
         for entry in env:
@@ -206,7 +203,7 @@ class Scope:
 class ScopedInstruction:
     """An instruction after expansion, the scope after it, and the mounts of a RUN.
 
-    `undefined` are variables that are neither in scope nor declared.
+    `undefined` are the variables that are neither in scope nor declared.
     """
 
     instruction: ins.Instruction
@@ -218,10 +215,10 @@ class ScopedInstruction:
 def apply(
     instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope
 ) -> ScopedInstruction:
-    """What `instruction` means in `scope`.
+    """Expand `instruction` in `scope`.
 
-    Raises DockerfileError with the place for a text that does not expand and a mount or port
-    that is wrong.
+    Raises DockerfileError with the position for text that cannot be expanded, and for an invalid
+    mount or port.
     """
     words = _Expander(scope.variables, global_scope.escape)
     with located(instruction.span):
@@ -243,7 +240,7 @@ def _undeclared(undefined: Iterable[str], scope: Scope) -> frozenset[str]:
 
 @dataclass(slots=True)
 class _Expander:
-    """Expands words of one instruction and remembers the variables that were missing."""
+    """Expands words of one instruction and collects undefined variables."""
 
     variables: Mapping[str, str]
     escape: str
@@ -256,7 +253,7 @@ class _Expander:
         return self._note(process_word(text, self.variables, escape=self.escape)).words
 
     def document(self, text: str) -> str:
-        """Text of a heredoc: quotes mean nothing and the escape is always a backslash."""
+        """Text of a heredoc: quotes are literal, and the escape is always a backslash."""
         return self._note(process_word(text, self.variables, mode=Mode(quoting=False))).text
 
     def _note(self, expansion: Expansion) -> Expansion:
@@ -265,9 +262,9 @@ class _Expander:
 
 
 def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> ScopedInstruction:
-    """ARG: --build-arg beats the default, the default beats the global value.
+    """ARG: --build-arg overrides the default, the default overrides the global value.
 
-    A default sees the ARGs before it on the same line; one that is beaten is not looked at.
+    A default sees the ARGs before it on the same line; an overridden one is not expanded.
     """
     args: list[ins.ArgDefault] = []
     undefined: frozenset[str] = frozenset()

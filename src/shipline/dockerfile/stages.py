@@ -1,4 +1,4 @@
-"""A Dockerfile as stages.
+"""The stages of a Dockerfile.
 
 Source: Dockerfile reference, "FROM", "Format".
 """
@@ -18,7 +18,7 @@ from shipline.errors import DockerfileError, Span
 class Stage:
     """A FROM with the instructions up to the next one.
 
-    `name` is in lower case, empty where the stage has none; `base` and `platform` are as written.
+    `name` is in lower case, empty without one; `base` and `platform` are as written.
     """
 
     index: int
@@ -43,13 +43,13 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """The name, or `stage-<index>`: how progress and messages call the stage."""
+        """The name, or `stage-<index>`, for progress and messages."""
         return self.name or f"stage-{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """A whole file; there is at least one stage."""
+    """A whole file, with at least one stage."""
 
     file: str
     directives: Directives
@@ -62,7 +62,7 @@ class Dockerfile:
         return self.directives.escape
 
     def find(self, name: str) -> Stage | None:
-        """The stage with this name, letter case ignored; the last one where names repeat."""
+        """The stage with this name, ignoring letter case; the last one if names repeat."""
         named = (stage for stage in reversed(self.stages) if stage.name == name.lower() != "")
         return next(named, None)
 
@@ -70,8 +70,7 @@ class Dockerfile:
 def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Dockerfile:
     """The stages of `content`; `file` names it in messages.
 
-    Raises DockerfileError with the place for everything that can be known to be wrong without
-    the values of variables.
+    Raises DockerfileError with the position for every error that does not depend on variables.
     """
     parsed = parse(content, file=file)
     escape = parsed.directives.escape
@@ -90,7 +89,7 @@ def parse_dockerfile(content: bytes | str, *, file: str = "Dockerfile") -> Docke
             raise DockerfileError(
                 "no build stage in current context",
                 span=instruction.span,
-                hint=f"only ARG may stand before the first FROM; move {instruction.name} below it",
+                hint=f"only ARG may precede the first FROM; move {instruction.name} below it",
             )
     if not stages:
         raise DockerfileError(

@@ -1,5 +1,4 @@
-"""Text as Go and BuildKit treat it: what a space is, how it is quoted, and what a misspelt name was
-meant to be.
+"""Text as Go and BuildKit treat it: white space, quoting, and suggestions for misspelt names.
 
 Source: Go packages unicode, IsSpace, and strconv, Quote.
 """
@@ -27,7 +26,7 @@ _ESCAPES = {
 
 
 def quote(text: str) -> str:
-    """`text` in double quotes, what is not printable as an escape."""
+    """`text` in double quotes, with unprintable characters escaped."""
     return f'"{"".join(_quoted(char) for char in text)}"'
 
 
@@ -42,17 +41,17 @@ def _quoted(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-_CLOSE = 3  # edits, exclusive
+_MAX_EDITS = 3  # edits, exclusive
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """The option fewer than three edits away from `word`, letter case ignored; else empty.
+    """The option fewer than three edits away from `word`, ignoring letter case; else empty.
 
-    An option that `word` equals but for letter case is the best one.
+    An option that differs only in letter case is best.
     """
     scored = [(_distance(word.lower(), option.lower()), option) for option in options]
-    distance, best = min(scored, default=(_CLOSE, ""))
-    return best if distance < _CLOSE and best != word else ""
+    distance, best = min(scored, default=(_MAX_EDITS, ""))
+    return best if distance < _MAX_EDITS and best != word else ""
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -62,7 +61,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def _distance(a: str, b: str) -> int:
-    """Edits between two words: one character put in, left out, replaced, or two swapped."""
+    """The edits between two words: insertions, deletions, replacements and transpositions."""
     before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
     for i, char in enumerate(a, 1):
         above, before, row = before, row, [i]

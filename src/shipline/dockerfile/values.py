@@ -1,11 +1,7 @@
 """Values with a syntax of their own: Go durations, the ports of EXPOSE, the signals of STOPSIGNAL.
 
-Source: Go package time, ParseDuration and Duration.String.
-
-Source: Dockerfile reference, "EXPOSE"; the `ip:host:container` form is read for compatibility and
-only its container part counts.
-
-Source: signal(7); Dockerfile reference, "STOPSIGNAL".
+Source: Go package time, ParseDuration and Duration.String; signal(7); Dockerfile reference,
+"EXPOSE", "STOPSIGNAL". Of the `ip:host:container` form of EXPOSE, only the container part counts.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ _WHOLE = re.compile(rf"[+-]?({_PART.pattern})+")
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds. Raises ValueError for a text that is not a duration."""
+    """Nanoseconds. Raises ValueError for an invalid duration."""
     if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0
     if not _WHOLE.fullmatch(text):
@@ -75,7 +71,7 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
-    """One word of EXPOSE taken apart, as written; `protocol` is empty where it is not given."""
+    """The parts of one word of EXPOSE, as written; `protocol` is empty if not given."""
 
     address: str
     host: str
@@ -91,10 +87,10 @@ class PortSpec:
 
 
 def exposed_ports(words: Iterable[str]) -> tuple[str, ...]:
-    """Each port as `80/tcp`, ranges written out, in the order given, repeats kept.
+    """Each port as `80/tcp`, with ranges expanded, in order, including duplicates.
 
-    Raises DockerfileError for a port that is not a number up to 65535, a range that runs
-    backwards, an unknown protocol.
+    Raises DockerfileError for a port that is not a number up to 65535, a descending range and an
+    unknown protocol.
     """
     return tuple(port for word in words for port in _ports(word))
 
@@ -158,7 +154,7 @@ NAMES = tuple(
 
 
 def checked_signal(text: str) -> str:
-    """`text` where it is a positive number or a name, with or without SIG, letter case ignored.
+    """`text` if it is a positive number or a signal name, with or without SIG, in any letter case.
 
     Raises DockerfileError otherwise.
     """

@@ -1,10 +1,8 @@
-"""Variables, quotes and escapes in the words of a Dockerfile, with the patterns of `${v#p}`,
+"""Expansion of variables, quotes and escapes in the words of a Dockerfile, including `${v#p}`,
 `${v%p}` and `${v/p/r}`.
 
-Source: Dockerfile reference, "Environment replacement"; POSIX XCU 2.13.
-
-Source: Dockerfile reference, "Environment replacement"; the shell grammar it borrows is POSIX
-XCU 2.6.2. Patterns know `*` and `?` only.
+Source: Dockerfile reference, "Environment replacement"; for the shell grammar POSIX XCU 2.6.2 and
+2.13. Patterns support `*` and `?` only.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def replace_matches(pattern: str, value: str, replacement: str, *, every: bool) 
     result: list[str] = []
     position = 0
     for found in expression.finditer(value):
-        # An empty match that touches the one before it is not a second match.
+        # An empty match adjacent to the previous one does not count.
         if result and found.start() == found.end() == position:
             continue
         result += [value[position : found.start()], replacement]
@@ -73,7 +71,7 @@ def _reversed_pattern(pattern: str) -> str:
 
 
 BACKSLASH = "\\"
-_DEEPEST = 100  # substitutions in the words of substitutions
+_MAX_DEPTH = 100  # nested substitutions
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 _END = ""
 
@@ -82,8 +80,8 @@ _END = ""
 class Expansion:
     """A text after expansion.
 
-    `text` keeps its spaces; `words` is the same split at unquoted spaces, also those that came
-    out of a variable. `used` and `undefined` are the variables that were looked up.
+    `text` keeps its spaces; `words` is split at unquoted spaces, including those from variables.
+    `used` and `undefined` are the variables that were looked up.
     """
 
     text: str
@@ -94,9 +92,10 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What stays as it was written: quotes, escapes, undefined variables; `escape` is the char.
+    """What is kept as written: quotes, escapes, undefined variables; `escape` is the escape
+    character.
 
-    `quoting` false takes quotes as ordinary characters, as inside a heredoc.
+    With `quoting` false, quotes are ordinary characters, as in a heredoc.
     """
 
     escape: str = BACKSLASH
@@ -126,7 +125,7 @@ def process_word(
 
 @dataclass(slots=True)
 class _Words:
-    """Words under construction; quoted and escaped characters never split."""
+    """Words under construction; quoted and escaped characters do not split."""
 
     current: str = ""
     done: list[str] = field(default_factory=list)
@@ -196,7 +195,7 @@ class _Lexer:
         return "".join(result), words.finish()
 
     def redirection(self) -> str:
-        """`<`, or `<<` with the spaces after it: one word with the name of a here-document."""
+        """`<`, or `<<` with following spaces, which belong to the name of a heredoc."""
         start = self.position
         self.take()
         if self.peek() == "<":
@@ -282,7 +281,7 @@ class _Lexer:
         return self.modified(name, operator)
 
     def modified(self, name: str, operator: str) -> str:
-        """`${name<operator>word}` after the operator was read; a `:` makes empty mean unset."""
+        """`${name<operator>word}`, after the operator; with `:`, an empty value counts as unset."""
         kind = operator[-1]
         word = self.operand("}", raw_escapes=kind in "#%")
         value = self.lookup(name)
@@ -322,8 +321,8 @@ class _Lexer:
         return replace_matches(pattern, value or "", with_text, every=every)
 
     def operand(self, stop: str, *, raw_escapes: bool) -> str:
-        if self.depth == _DEEPEST:
-            raise DockerfileError(f"more than {_DEEPEST} substitutions inside each other")
+        if self.depth == _MAX_DEPTH:
+            raise DockerfileError(f"more than {_MAX_DEPTH} nested substitutions")
         self.depth += 1
         try:
             return self.read_until(stop, raw_escapes=raw_escapes)[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import run_shipline
-from shipline.cli.imagetools import Inspection, _result, describe, look_up
+from shipline.cli.imagetools import Inspection, _result, describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
 from shipline.errors import NotFound
@@ -49,7 +49,7 @@ def store() -> MemoryStore:
 
 
 def find(store: MemoryStore, tag: str) -> Inspection:
-    return look_up(store, Reference.parse(f"h:5000/a:{tag}"))
+    return inspect_image(store, Reference.parse(f"h:5000/a:{tag}"))
 
 
 def test_an_index_is_described_with_its_platforms(store: MemoryStore) -> None:
