@@ -139,8 +139,6 @@ COMMANDS = {
 
 _COPY = "`shipline imagetools create -t NEW OLD` copies and tags images in registries"
 POINTERS = {
-    "buildx": "`shipline build` takes the flags of `docker buildx build`, and `shipline imagetools`"
-    " replaces `docker buildx imagetools`",
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
     "pull": "builds pull what they need; `shipline build --load -t NAME .` loads the result into"
     " the local engine, `shipline imagetools inspect NAME` shows an image",

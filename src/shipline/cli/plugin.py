@@ -1,0 +1,99 @@
+"""shipline as a plugin of the docker command: `docker shipline build`, or in the place of buildx.
+
+docker runs `docker-NAME`, a link to shipline in `~/.docker/cli-plugins`, with its own options in
+front; `shipline buildx build` means the same as `docker buildx build`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Mapping, MutableMapping
+from pathlib import PurePath
+
+_INSIDE = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
+_SOCKET = "DOCKER_CLI_PLUGIN_SOCKET"
+_VARIABLES = {
+    "--config": "DOCKER_CONFIG",
+    "-c": "DOCKER_CONTEXT",
+    "--context": "DOCKER_CONTEXT",
+    "-H": "DOCKER_HOST",
+    "--host": "DOCKER_HOST",
+    "--tlsverify": "DOCKER_TLS_VERIFY",
+    "--builder": "BUILDX_BUILDER",
+}
+_WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--tlskey"} - {
+    "--tlsverify"
+}
+_DEBUG = ("-D", "--debug")
+
+
+def metadata(version: str) -> str:
+    """What docker asks of a plugin before it runs it, as JSON."""
+    return (
+        '{"SchemaVersion": "0.1.0", "Vendor": "shipline", "ShortDescription": "From a git commit to'
+        f' a signed, multi-architecture image", "Version": "{version}"}}'
+    )
+
+
+def own_arguments(
+    program: str, arguments: list[str], environ: MutableMapping[str, str]
+) -> list[str]:
+    """`arguments` as shipline takes them: without docker's options, which go into `environ`, and
+    without the name of the plugin, or `buildx`.
+    """
+    name = PurePath(program).name
+    called = name.removeprefix("docker-") if name.startswith("docker-") else ""
+    if not called and _INSIDE not in environ and arguments[:1] != ["buildx"]:
+        return arguments
+    rest, options = _taken(arguments, environ)
+    if rest[:1] == [called or "buildx"]:
+        rest, more = _taken(rest[1:], environ)
+        options += more
+    if rest == ["version"] and (called or "buildx") == "buildx":
+        return ["--version"]
+    return [*options, *rest]
+
+
+def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[list[str], list[str]]:
+    """What follows the options in front, and those of them that shipline has too."""
+    kept: list[str] = []
+    while arguments and arguments[0].startswith("-"):
+        option, equals, value = arguments[0].partition("=")
+        if option in _DEBUG:
+            kept.append("-D")
+        elif option not in _WITH_VALUE and option not in ("--tls", "--tlsverify"):
+            break  # an option of ours
+        arguments = arguments[1:]
+        if option in _WITH_VALUE and not equals:
+            value, arguments = (arguments or [""])[0], arguments[1:]
+        if option in _VARIABLES:
+            environ[_VARIABLES[option]] = value or "1"
+    return arguments, kept
+
+
+def cancel_with_docker(environ: Mapping[str, str]) -> None:
+    """Have this process interrupted when docker ends or is interrupted: it closes a socket then.
+
+    The kernel sends the signal (fcntl(2), F_SETSIG), since no thread may start before a build
+    enters its user namespace.
+    """
+    address = environ.get(_SOCKET, "")
+    if not address:
+        return
+    import fcntl
+    import select
+
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        connection.close()
+        return
+    fd = connection.detach()  # open as long as the process lives
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGINT)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([fd], [], [], 0)[0]:  # it had ended before the line above
+        signal.raise_signal(signal.SIGINT)
