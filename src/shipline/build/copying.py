@@ -76,11 +76,7 @@ def copy(
         placement = Placement(below, owner, worker.clock.now_ns())
         selected: list[Selected] = []
         if source is not None:
-            root: Root = (
-                Root(stack.enter_context(snapshots.mounted(source)), options.origin)
-                if isinstance(source, Snapshot)
-                else source
-            )
+            root = _root(source, snapshots, options.origin, stack)
             selected = select(root, op.sources, op.excludes, parents=op.parents)
         attributes = CopyAttributes(owner or _default_owner(source), parse_mode(op.chmod))
         if op.parents:
@@ -123,6 +119,12 @@ def copy(
             return list(placement.items())
 
         return _layer(key, worker, options, items)
+
+
+def _root(source: Source, snapshots: Snapshots, origin: str, stack: ExitStack) -> Root:
+    if isinstance(source, Snapshot):
+        return Root(stack.enter_context(snapshots.mounted(source)), origin)
+    return source
 
 
 def _layer(

@@ -1,7 +1,7 @@
-"""What the state directory takes of the disk, and what is evicted when it is too much.
+"""The disk usage of the state directory, and the eviction of what exceeds its limit.
 
-Every record may go at any time: a blob is fetched or made again, files are unpacked again, a table
-is read again. What a running build has used since it began stays.
+Every record may be evicted at any time: blobs are fetched or made again, files are unpacked again,
+tables are read again. What a running build has used since it started stays.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PruneLimits:
 
 
 def scan(state: Path) -> list[CacheRecord]:
-    """What is there, the least recently used first; unpacked files before blobs of the same age."""
+    """All records, least recently used first; unpacked files before blobs of the same age."""
     since = _running_since(state)
     found = [*_layers(state), *_tables(state), *_contexts(state), *_mounts(state), *_blobs(state)]
     found.sort(key=lambda one: one.last_used)
@@ -82,7 +82,7 @@ def scan(state: Path) -> list[CacheRecord]:
 def prune(
     state: Path, limits: PruneLimits, chosen: Callable[[CacheRecord], bool] = lambda record: True
 ) -> Iterator[CacheRecord]:
-    """Evict records that are `chosen` and not in use until `limits` are met; yields each that went.
+    """Evict records that are `chosen` and not in use until `limits` are met; yields each of them.
 
     Raises OSError for a disk that cannot be written.
     """
@@ -125,7 +125,7 @@ def limit_of(text: str, state: Path) -> int | None:
 
 
 def grew(state: Path, since: float) -> bool:
-    """Whether anything was added to the cache at or after `since`, told without reading it all."""
+    """Whether anything was added to the cache at or after `since`, without reading all of it."""
     for place in (state / "content/blobs/sha256", *state.glob("layers*"), *state.glob("mounts*/*")):
         with suppress(FileNotFoundError, NotADirectoryError):
             if place.stat().st_mtime >= since:
@@ -198,7 +198,7 @@ def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _layer_size(place: Path, witness: Path) -> int:
-    """A layer never changes: its size is counted once."""
+    """The size of a layer, which is counted once, since layers never change."""
     kept = place / _SIZE
     with suppress(OSError, ValueError):
         return int(kept.read_text())
@@ -210,7 +210,7 @@ def _layer_size(place: Path, witness: Path) -> int:
 
 
 def _remembered(kept: Path, lock: Path, place: Path) -> int:
-    """The size of a cache mount, counted anew after each use."""
+    """The size of a cache mount, which is counted again after each use."""
     with suppress(OSError, ValueError):
         if kept.stat().st_mtime > lock.stat().st_mtime:
             return int(kept.read_text())
@@ -239,7 +239,7 @@ def _tree_size(place: Path) -> int:
 
 
 def _running_since(state: Path, besides: Path | None = None) -> float:
-    """When the oldest of the running builds began; infinite where none runs."""
+    """When the oldest running build started; infinite if none runs."""
     own = besides.with_suffix(".lock") if besides is not None else None
     found = [float("inf")]
     for lock in (state / "tmp").glob("*.lock"):
@@ -279,7 +279,7 @@ def _evict(record: CacheRecord, recency: Recency, since: float, scratch: Path) -
 
 
 def _evict_mount(record: CacheRecord, trash: Path) -> bool:
-    """Take a cache mount away under its lock, as its next user expects; False while it is used."""
+    """Move a cache mount away under its lock; False while it is in use."""
     with open(record.witness, "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,7 @@
 """ADD of URLs: files fetched over HTTP, kept by digest, fetched again only when they changed.
 
-A file has mode 0600 and the time of Last-Modified, else that of the epoch, as with BuildKit. The
-server is asked at every build, with the ETag of what is there; not where `--checksum` already
-names it.
+As in BuildKit, a file has mode 0600 and the time of Last-Modified, or else Unix time 0. Every build
+sends a request with the ETag of the stored file, unless `--checksum` is its digest.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from shipline.events import Step
 from shipline.oci import Descriptor, Digest, InvalidDigest
 
 _UNNAMED = "__unnamed__"
-_HINT = "is the URL right, and the server reachable from here?"
+_HINT = "check the URL, and that the server can be reached from here"
 _HINTS = {
-    401: "the server wants a login: write it into the URL, or fetch the file before the build",
-    403: "the server does not give this file to everybody: fetch it before the build",
+    401: "the server requires a login: add it to the URL, or fetch the file before the build",
+    403: "the server refuses access to this file: fetch it before the build",
     404: "check the URL: the server has no such file",
 }
 _MEDIA_TYPE = "application/octet-stream"
 
 
 class Reply(Protocol):
-    """An HTTP response, its body unread."""
+    """An HTTP response whose body was not read yet."""
 
     @property
     def status(self) -> int: ...
@@ -48,20 +47,20 @@ class Reply(Protocol):
 
 
 Get = Callable[[str, Mapping[str, str]], Reply]
-"""GET a URL with headers, redirects followed: status 200, or 304. Raises RegistryError."""
+"""Sends GET with headers and follows redirects: status 200 or 304. Raises RegistryError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Downloader:
-    """Fetches what ADD names; safe to use from any thread."""
+    """Fetches the files of ADD; safe to use from any thread."""
 
     get: Get
     cache: Cache
     store: LocalStore
 
     def fetch(self, url: str, checksum: str, step: Step) -> RemoteFile:
-        """The file behind `url`, in the store. Raises RegistryError, and UsageError for one that
-        has not the `checksum`.
+        """The file at `url`, in the store. Raises RegistryError, and UsageError for a file without
+        the digest `checksum`.
         """
         known = self.cache.remote_file(url)
         if known is not None and checksum and str(known.content.digest) == checksum:
@@ -104,13 +103,13 @@ class Downloader:
 
 
 def last_modified(url: str, get: Get) -> int:
-    """When the file behind `url` changed, in seconds since the epoch; 0 where nobody says."""
+    """Last-Modified of `url` as Unix time in seconds; 0 without one."""
     with closing(get(*_without_login(url))) as reply:
         return int(_seconds(reply.header("Last-Modified")))
 
 
 def place_file(file: RemoteFile, store: LocalStore, path: Path) -> None:
-    """Write the file to `path` as ADD has it."""
+    """Write the file to `path`, with the mode and time of ADD."""
     with store.fetch(file.content) as reader, path.open("wb") as target:
         for data in chunks(reader):
             target.write(data)
@@ -120,18 +119,18 @@ def place_file(file: RemoteFile, store: LocalStore, path: Path) -> None:
 
 
 def is_url(source: str) -> bool:
-    """Whether ADD takes `source` from somewhere else than a context."""
+    """Whether a source of ADD is remote, not in a context."""
     return "://" in source or source.startswith("git@")
 
 
 def is_http(source: str) -> bool:
-    """Whether `source` is a file behind a URL, rather than a repository of git."""
+    """Whether `source` is a file at an HTTP URL, not a Git repository."""
     parts = urlsplit(source)
     return parts.scheme in ("http", "https") and not parts.path.endswith(".git")
 
 
 def file_name(url: str) -> str:
-    """The name that the file has in a directory."""
+    """The name of the file in a directory."""
     name = posixpath.basename(unquote(urlsplit(url).path))
     return _UNNAMED if name in ("", ".", "..") or "\0" in name else name
 
@@ -164,8 +163,8 @@ def _without_login(url: str) -> tuple[str, dict[str, str]]:
 
 
 def no_network(url: str, headers: Mapping[str, str]) -> Reply:
-    """A `Get` for builds that were handed none."""
-    raise RegistryError(f"cannot fetch {shown_url(url)}: this build was given no way to", host="")
+    """A `Get` for builds without one."""
+    raise RegistryError(f"cannot fetch {shown_url(url)}: this build has no HTTP client", host="")
 
 
 def _seconds(date: str) -> float:

@@ -102,8 +102,8 @@ class RunMount:
 
 @dataclass(frozen=True, slots=True)
 class HttpOp(_Operation):
-    """Files behind URLs, each in a directory that is called by its number: tuples of the URL, the
-    name of the file, and the digest that it must have, empty for any.
+    """Files at URLs, each in a directory with its number as name: tuples of URL, file name, and the
+    required digest, empty for any.
     """
 
     KIND = "http/1"

@@ -16,6 +16,7 @@ from shipline.build.copying import instruction_key
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
+    HttpOp,
     ImageOp,
     MakeDirectoryOp,
     Op,
@@ -38,6 +39,7 @@ OPERATIONS: tuple[Op, ...] = (
     ScratchOp(),
     ImageOp(Digest.of(b"one")),
     ContextOp("context"),
+    HttpOp((("https://h/f", "f", ""),)),
     RUN,
     COPY,
     MakeDirectoryOp("/w"),
@@ -93,6 +95,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "21abffa9426f",
         "120ea3639279",
         "3a9dcdc592eb",
+        "951c743b98cc",
         "ec112ba4b67a",
         "a99a0c877215",
         "c85e16c624f5",
