@@ -211,7 +211,7 @@ class GateUndecided(ShiplineError):
     """No gate failed, but at least one could not decide; `verdicts` lists the reasons."""
 
     code = "gate-undecided"
-    title = "a gate could not tell"
+    title = "a gate could not decide"
     exit_code = 11
 
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:

@@ -1,8 +1,8 @@
-"""When files of a cache were last used, and their eviction, which never meets a use.
+"""Last uses of cached files, and eviction that cannot race with a use.
 
-The last use is the modification time of a file. Whoever relies on a file touches it first; whoever
-evicts looks at the time under a lock that touches share. So either the touch came first and the
-file stays, or it is missing, which the toucher is told.
+The last use is the modification time of a file. A user touches the file first, under a shared lock;
+eviction checks the time under the exclusive lock. So either the touch comes first and the file
+stays, or `touch` reports that it is gone.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 
 
 class Recency:
-    """Last uses of files, kept in order by flock(2) on the file `lock`, across processes."""
+    """Last uses of files, synchronised across processes by flock(2) on the file `lock`."""
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
 
     def touch(self, path: Path) -> bool:
-        """Note that `path` is used from now on. Returns whether it exists."""
+        """Mark `path` as used now. Returns whether it exists."""
         with self._held(fcntl.LOCK_SH):
             try:
                 os.utime(path)
             except FileNotFoundError:
                 return False
-            except PermissionError:  # of another user: not evicted from here either
+            except PermissionError:  # another user's file: it is not evicted from here either
                 return path.exists()
             return True
 
@@ -36,7 +36,7 @@ class Recency:
         `before` (seconds since the epoch). Returns whether it is gone.
         """
         with self._held(fcntl.LOCK_EX):
-            with suppress(FileNotFoundError):  # incomplete: nobody may rely on it
+            with suppress(FileNotFoundError):  # incomplete: nothing may rely on it
                 if witness.stat().st_mtime >= before:
                     return False
             with suppress(FileNotFoundError):

@@ -143,11 +143,11 @@ def lint(
 ) -> tuple[LintWarning, ...]:
     """The warnings of a file in the order of its lines, each once.
 
-    With `target` only the stages that it needs are looked at, beside the rules for the file as a
-    whole; else all. `ignore` are the ignore rules of the build context, `images` has the base
-    images that are known.
+    With `target`, only the stages that it needs are checked, besides the rules for the whole file;
+    else all. `ignore` are the ignore rules of the build context, `images` has the base images that
+    are known.
 
-    Raises DockerfileError where the file cannot be built at all.
+    Raises DockerfileError if the file cannot be built at all.
     """
     options = check_options(dockerfile)
     stage = target or dockerfile.stages[-1]

@@ -136,11 +136,11 @@ class TocBuilder:
 
     def _directory(self, path: str) -> dict[str, Row | None]:
         """The rows of a new directory; its parents are implied."""
-        place = resolve(path, self._toc.lookup)
-        rows = self._toc.directories.setdefault(place, {})
-        while place:
-            place, _, name = place.rpartition("/")
-            self._toc.directories.setdefault(place, {}).setdefault(name, None)
+        implied = resolve(path, self._toc.lookup)
+        rows = self._toc.directories.setdefault(implied, {})
+        while implied:
+            implied, _, name = implied.rpartition("/")
+            self._toc.directories.setdefault(implied, {}).setdefault(name, None)
         return rows
 
     def _remove_below(self, path: str) -> None:

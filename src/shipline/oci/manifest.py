@@ -118,10 +118,10 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
     for key in document:
         if _FIELDS.get(key.casefold(), key) != key:
             raise ContentError(f"{key!r} must be spelled {_FIELDS[key.casefold()]!r}")
-    said = media_type.partition(";")[0].strip()
-    claimed = text_from(document, "mediaType")
-    if claimed and said in media.NAMED and claimed != said:
-        raise ContentError(f"the manifest says {claimed!r}, its registry says {said!r}")
+    content_type = media_type.partition(";")[0].strip()
+    declared = text_from(document, "mediaType")
+    if declared and content_type in media.NAMED and declared != content_type:
+        raise ContentError(f"the manifest says {declared!r}, its registry says {content_type!r}")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ContentError("a document cannot be both a manifest and an index")
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
@@ -129,9 +129,9 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
             "the image has a Docker schema 1 manifest", hint="push it again with a newer client"
         )
     if "manifests" in document:
-        return _index(raw, document, claimed or said or media.OCI_INDEX)
+        return _index(raw, document, declared or content_type or media.OCI_INDEX)
     if "config" in document and "layers" in document:
-        return _manifest(raw, document, claimed or said or media.OCI_MANIFEST)
+        return _manifest(raw, document, declared or content_type or media.OCI_MANIFEST)
     raise ContentError("the document is neither a manifest nor an index")
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a container may use (runtime-spec, linux.resources and process.rlimits)."""
+"""Resource limits of a container (runtime-spec, linux.resources and process.rlimits)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ulimit:
-    """A resource limit of processes, -1 for none (setrlimit(2)); `name` without RLIMIT_."""
+    """A resource limit of processes, -1 for unlimited (setrlimit(2)); `name` without RLIMIT_."""
 
     name: str
     soft: int
@@ -18,7 +18,7 @@ class Ulimit:
 class Resources:
     """Control group limits; 0 and empty mean no limit. Memory, and memory with swap (-1: any amount
     of swap), are in bytes, CPU periods and quotas in microseconds, cpusets are lists of ranges;
-    `cgroup_parent` is the group below which that of the container is made.
+    `cgroup_parent` is the parent cgroup of the container.
     """
 
     memory: int = 0

@@ -42,14 +42,14 @@ class Scope:
 
         A name may contain colons: only the first and the last one separate.
         """
-        found = []
+        scopes = []
         for piece in text.split():
             kind, colon, rest = piece.partition(":")
             name, second, actions = rest.rpartition(":")
             if colon and second and name:
                 kind = kind.partition("(")[0]
-                found.append(cls(kind, name, frozenset(filter(None, actions.split(",")))))
-        return tuple(found)
+                scopes.append(cls(kind, name, frozenset(filter(None, actions.split(",")))))
+        return tuple(scopes)
 
     def __str__(self) -> str:
         order = sorted(self.actions, key=lambda action: (action == "push", action))
@@ -66,11 +66,11 @@ def covers(granted: Scopes, wanted: Scopes) -> bool:
 
 def union(first: Scopes, second: Scopes) -> Scopes:
     """One scope per resource, in the order in which resources are first named."""
-    found: dict[tuple[str, str], frozenset[str]] = {}
+    merged: dict[tuple[str, str], frozenset[str]] = {}
     for scope in (*first, *second):
         key = (scope.type, scope.name)
-        found[key] = found.get(key, frozenset()) | scope.actions
-    return tuple(Scope(kind, name, actions) for (kind, name), actions in found.items())
+        merged[key] = merged.get(key, frozenset()) | scope.actions
+    return tuple(Scope(kind, name, actions) for (kind, name), actions in merged.items())
 
 
 CLIENT_ID = "shipline"
@@ -205,9 +205,9 @@ def _read(response: HttpResponse, scopes: Scopes) -> Token:
 
 
 def _lifetime(document: Mapping[str, Any]) -> float:
-    found = document.get("expires_in", _DEFAULT_LIFETIME_S)
+    expires_in = document.get("expires_in", _DEFAULT_LIFETIME_S)
     try:
-        seconds = float(found)
+        seconds = float(expires_in)
     except (TypeError, ValueError, OverflowError):
         return _DEFAULT_LIFETIME_S
     if seconds != seconds or seconds <= 0:
@@ -320,7 +320,7 @@ def _choose(challenges: tuple[Challenge, ...]) -> Challenge | None:
     return None
 
 
-def _within(asked: Scopes, ours: Scopes) -> Scopes:
+def _within(requested: Scopes, own: Scopes) -> Scopes:
     """The scopes a registry asks for, limited to the resources of this request."""
-    about = {(scope.type, scope.name) for scope in ours}
-    return tuple(scope for scope in asked if (scope.type, scope.name) in about)
+    resources = {(scope.type, scope.name) for scope in own}
+    return tuple(scope for scope in requested if (scope.type, scope.name) in resources)

@@ -82,11 +82,11 @@ class HttpClient:
 
     def auth(self, endpoint: Endpoint) -> EndpointAuth:
         with self._lock:
-            found = self._auths.get(endpoint)
-            if found is None:
-                found = EndpointAuth(endpoint, self._keychain, self._clock)
-                self._auths[endpoint] = found
-            return found
+            auth = self._auths.get(endpoint)
+            if auth is None:
+                auth = EndpointAuth(endpoint, self._keychain, self._clock)
+                self._auths[endpoint] = auth
+            return auth
 
     def limits(self, origin: Origin) -> HostLimits:
         with self._lock:

@@ -54,12 +54,12 @@ class ConfigKeychain:
         for path, document in self._manifests or ():
             for helper in helpers_of(document, host):
                 server = HUB_KEY if host == "docker.io" else host
-                found = self._ask(helper, server, path)
-                if found is not None:
-                    return found
-            found = _from_auths(document.get("auths"), host, repository)
-            if found is not None:
-                return found
+                credentials = self._ask(helper, server, path)
+                if credentials is not None:
+                    return credentials
+            credentials = _from_auths(document.get("auths"), host, repository)
+            if credentials is not None:
+                return credentials
         return None
 
     def _ask(self, helper: str, server: str, path: Path) -> Credentials | None:
@@ -155,14 +155,14 @@ def _entry(value: object) -> Credentials | None:
         return None
 
     def text(key: str) -> str:
-        found = value.get(key)
-        return found if isinstance(found, str) else ""
+        field = value.get(key)
+        return field if isinstance(field, str) else ""
 
     username, password = text("username"), text("password")
     if text("auth"):
         username, password = _decode(text("auth")) or (username, password)
-    found = Credentials(username, password, text("identitytoken"), text("registrytoken"))
-    return found if found != Credentials(username) else None
+    credentials = Credentials(username, password, text("identitytoken"), text("registrytoken"))
+    return credentials if credentials != Credentials(username) else None
 
 
 def _decode(auth: str) -> tuple[str, str] | None:

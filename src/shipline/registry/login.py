@@ -123,12 +123,12 @@ def _clear_entries(document: dict[str, Any], host: str) -> None:
 
 
 def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
-    found = document.get(key)
-    if found is None:
+    table = document.get(key)
+    if table is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise ConfigError(f"{key} of config.json is not an object", hint="repair the file")
-    return found
+    return table
 
 
 def _plain(credentials: Credentials) -> dict[str, str]:

@@ -160,11 +160,11 @@ def list_referrers(
     """The manifests with this `subject`, of one artifact type if it is not empty.
 
     From the referrers API, else the referrers tag."""
-    found = _from_api(api, subject, artifact_type) if api.quirks.referrers else None
-    if found is None:
-        found = _from_tag(api, subject)
-    kept = (one for one in found if not artifact_type or one.artifact_type == artifact_type)
-    return tuple({one.digest: one for one in kept}.values())
+    entries = _from_api(api, subject, artifact_type) if api.quirks.referrers else None
+    if entries is None:
+        entries = _from_tag(api, subject)
+    matching = (one for one in entries if not artifact_type or one.artifact_type == artifact_type)
+    return tuple({one.digest: one for one in matching}.values())
 
 
 def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:
@@ -237,7 +237,7 @@ def _from_api(
     url: Url | None = api.url("referrers", str(subject))
     if url is not None and artifact_type:
         url = url.with_query(("artifactType", artifact_type))
-    found: list[Descriptor] = []
+    entries: list[Descriptor] = []
     seen: set[Url] = set()
     while url is not None and url not in seen and len(seen) < _REFERRER_PAGES:
         seen.add(url)
@@ -253,7 +253,7 @@ def _from_api(
             content_type = response.header("Content-Type").partition(";")[0].strip()
             if response.status != 200 or content_type != media.OCI_INDEX:
                 return None
-            found += _referrer_entries(response.content(PAGE_LIMIT), api)
+            entries += _referrer_entries(response.content(PAGE_LIMIT), api)
             link = next_link(response.header("Link"))
         finally:
             response.close()
@@ -264,7 +264,7 @@ def _from_api(
                 host=api.host,
             )
         url = following
-    return tuple(found)
+    return tuple(entries)
 
 
 def _from_tag(api: RepositoryApi, subject: Digest) -> tuple[Descriptor, ...]:
