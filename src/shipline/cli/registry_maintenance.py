@@ -90,8 +90,8 @@ def gc(
     else:
         span = None if grace is None else str(grace) or "0"
         options = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
-        wanted = {name: value for name, value in options.items() if value is not None}
-        report = GcReport(**run_job(str(node), "/api/gc", wanted))
+        given = {name: value for name, value in options.items() if value is not None}
+        report = GcReport(**run_job(str(node), "/api/gc", given))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -270,9 +270,9 @@ def retention(
         return
     for one in decisions:
         click.echo(_line(one, dry_run))
-    gone = sum(not one["kept"] for one in decisions)
+    removed = sum(not one["kept"] for one in decisions)
     click.echo(
-        f"{'would remove' if dry_run else 'removed'} {gone} of {len(decisions)} tags", err=True
+        f"{'would remove' if dry_run else 'removed'} {removed} of {len(decisions)} tags", err=True
     )
 
 

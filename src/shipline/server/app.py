@@ -170,7 +170,7 @@ MIDDLEWARE: tuple[Middleware, ...] = (
 def _error_response(node: Node, request: Request, error: Exception) -> Response:
     problem = problem_of(error, method=request.method, path=request.path, request_id=request.id)
     if problem.status == 403:
-        what = f"{request.method} {request.path}: {problem.message}"
-        node.publish(request, "refused", request.repository, message=what)
+        message = f"{request.method} {request.path}: {problem.message}"
+        node.publish(request, "refused", request.repository, message=message)
     headers = [("Content-Type", "application/json"), ("X-Request-Id", request.id)]
     return Response.of(problem.status, [*headers, *problem.headers], problem.body())

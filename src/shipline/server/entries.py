@@ -121,7 +121,7 @@ def no_tag_entries(name: str, tag: str, digest: str) -> Changes:
 
 def counts(name: str, **deltas: int) -> Counts:
     """Changes of a repository's usage counters."""
-    return {("usage", name, what): delta for what, delta in deltas.items() if delta}
+    return {("usage", name, counter): delta for counter, delta in deltas.items() if delta}
 
 
 def needs(content: Manifest | Index) -> Iterator[Descriptor]:
@@ -198,9 +198,9 @@ def counted(records: Records, name: str) -> Derived:
         for _, value in walk(records, (kind, name)):
             found[kind + "s"] += 1
             found["bytes"] += 0 if kind == "tag" else int(json.loads(value)["size"])
-    for what, number in found.items():
+    for counter, number in found.items():
         if number:
-            yield ("usage", name, what), b"%d" % number
+            yield ("usage", name, counter), b"%d" % number
 
 
 def read_manifest(store: LocalStore, digest: Digest, media_type: str) -> Manifest | Index | None:

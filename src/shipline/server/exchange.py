@@ -74,18 +74,18 @@ class AiohttpHandler:
         """Never raises for a broken connection."""
         transport = incoming.transport
         if transport is None:
-            return _LAST
+            return _CLOSE
         self.busy.add(incoming.protocol)
         request = _request_of(incoming, self._scheme)
         try:
             if incoming.body_exists or transport.get_write_buffer_size():
                 with self._minimum_rate.watch(transport, request.address) as window:
                     return await self._exchange(incoming, request, window)
-            done = await self._respond(request, None)
-            return await self._send(incoming, request, done, None)
+            outgoing = await self._respond(request, None)
+            return await self._send(incoming, request, outgoing, None)
         except ConnectionError as error:
             _log.debug("client disconnected: %s", error)
-            return _LAST
+            return _CLOSE
         finally:
             self.busy.discard(incoming.protocol)
 
@@ -101,10 +101,10 @@ class AiohttpHandler:
             BufferedBytes(self._buffered, client_network(request.address)),
         )
         try:
-            done = await self._respond(request, body)
+            outgoing = await self._respond(request, body)
         finally:
             await body.close()
-        return await self._send(incoming, request, done, window)
+        return await self._send(incoming, request, outgoing, window)
 
     async def _respond(self, request: Request, body: _Body | None) -> _OpenResponse:
         """Run the application's coroutine until it returns a response."""
@@ -133,17 +133,17 @@ class AiohttpHandler:
         self,
         incoming: web.BaseRequest,
         request: Request,
-        done: _OpenResponse,
+        outgoing: _OpenResponse,
         window: RateWindow | None,
     ) -> web.StreamResponse:
-        transport, response = incoming.transport, done.response
+        transport, response = incoming.transport, outgoing.response
         if transport is None or transport.is_closing():
-            done.close()
+            outgoing.close()
             raise ConnectionResetError
         unread = not incoming.content.is_eof()
         endless = isinstance(response.body, Iterator) and request.version < (1, 1)
         ends = unread or endless or self.stopping
-        outcome = _NEXT if incoming.keep_alive and not ends else _LAST
+        outcome = _KEEP_ALIVE if incoming.keep_alive and not ends else _CLOSE
         head = _encode_head(request, response, keep_alive=outcome.keep_alive)
         body = response.body
         if window is None and isinstance(body, bytes) and len(body) <= _WRITE_BUFFER:
@@ -154,55 +154,57 @@ class AiohttpHandler:
             send_window.active(),
         ):
             try:
-                await self._send_all(incoming, request, head, done)
+                await self._send_all(incoming, request, head, outgoing)
             finally:
-                done.close()
+                outgoing.close()
         return outcome
 
     async def _send_all(
-        self, incoming: web.BaseRequest, request: Request, head: bytes, done: _OpenResponse
+        self, incoming: web.BaseRequest, request: Request, head: bytes, outgoing: _OpenResponse
     ) -> None:
-        out, body = _Connection(incoming), done.response.body
-        await out.flush()
+        connection, body = _Connection(incoming), outgoing.response.body
+        await connection.flush()
         if request.method == "HEAD":
-            await out.write(head)
+            await connection.write(head)
         elif isinstance(body, bytes):
-            await out.write(head + body[:_WRITE_BUFFER])
+            await connection.write(head + body[:_WRITE_BUFFER])
             for start in range(_WRITE_BUFFER, len(body), _WRITE_BUFFER):
-                await out.write(body[start : start + _WRITE_BUFFER])
+                await connection.write(body[start : start + _WRITE_BUFFER])
         elif isinstance(body, File):
-            await out.write(head)
-            await self._send_file(out, request, body, done.fd)
+            await connection.write(head)
+            await self._send_file(connection, request, body, outgoing.fd)
         else:
-            await out.write(head)
-            await self._send_chunks(out, request, body)
+            await connection.write(head)
+            await self._send_chunks(connection, request, body)
 
-    async def _send_file(self, out: _Connection, request: Request, part: File, fd: int) -> None:
+    async def _send_file(
+        self, connection: _Connection, request: Request, part: File, fd: int
+    ) -> None:
         """With sendfile(2) on a thread; TLS needs the bytes in user space."""
         position, end = part.start, part.start + part.size
-        if out.is_tls:
+        if connection.is_tls:
             while position < end:
                 size = min(_WRITE_BUFFER, end - position)
                 data = await self._run(DISK, request, os.pread, fd, size, position)
                 if not data:
                     raise ConnectionAbortedError(f"{part.path} was truncated")
-                await out.write(data)
+                await connection.write(data)
                 position += len(data)
             return
-        with out.duplicate() as link:
+        with connection.duplicate() as sock:
             while position < end:
-                position = await self._run(DISK, request, _sendfile, link, fd, position, end)
+                position = await self._run(DISK, request, _sendfile, sock, fd, position, end)
                 if position < end:
-                    await _writable(link)
+                    await _writable(sock)
 
     async def _send_chunks(
-        self, out: _Connection, request: Request, chunks: Iterator[bytes]
+        self, connection: _Connection, request: Request, chunks: Iterator[bytes]
     ) -> None:
         """Chunked, or up to the end of the connection for HTTP/1.0."""
         chunked = request.version > (1, 0)
         while data := await self._run(DISK, request, next, chunks, b""):
-            await out.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
-        await out.write(b"0\r\n\r\n" if chunked else b"")
+            await connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+        await connection.write(b"0\r\n\r\n" if chunked else b"")
 
 
 class _OpenResponse:
@@ -333,8 +335,8 @@ class _Connection:
     @contextmanager
     def duplicate(self) -> Iterator[socket.socket]:
         """A duplicate of the socket; write nothing else while it is in use."""
-        with self._transport.get_extra_info("socket").dup() as link:
-            yield link
+        with self._transport.get_extra_info("socket").dup() as sock:
+            yield sock
 
 
 class AlreadySent(web.StreamResponse):
@@ -355,7 +357,7 @@ class AlreadySent(web.StreamResponse):
         return None
 
 
-_NEXT, _LAST = AlreadySent(keep_alive=True), AlreadySent(keep_alive=False)
+_KEEP_ALIVE, _CLOSE = AlreadySent(keep_alive=True), AlreadySent(keep_alive=False)
 
 
 def _start(coroutine: Coro[Response]) -> Pool | Wait | _OpenResponse:
@@ -398,14 +400,14 @@ def _open_response(response: Response) -> _OpenResponse:
     return _OpenResponse(Response(response.status, response.headers, data, len(data)))
 
 
-def _sendfile(link: socket.socket, fd: int, position: int, end: int) -> int:
+def _sendfile(sock: socket.socket, fd: int, position: int, end: int) -> int:
     """Send as much of a file as the socket takes now; returns the new position. Waiting here for a
     fast client is slower: it then takes little at a time.
     """
     stop = min(end, position + _SENDFILE_SLICE)
     while position < stop:
         try:
-            sent = os.sendfile(link.fileno(), fd, position, stop - position)
+            sent = os.sendfile(sock.fileno(), fd, position, stop - position)
         except BlockingIOError:
             break
         if not sent:
@@ -414,14 +416,14 @@ def _sendfile(link: socket.socket, fd: int, position: int, end: int) -> int:
     return position
 
 
-async def _writable(link: socket.socket) -> None:
+async def _writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_writer(link, partial(_set_done, ready))
+    loop.add_writer(sock, partial(_set_done, ready))
     try:
         await ready
     finally:
-        loop.remove_writer(link)
+        loop.remove_writer(sock)
 
 
 def _set_done(ready: asyncio.Future[None]) -> None:

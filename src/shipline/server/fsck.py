@@ -190,12 +190,12 @@ def _check_derived(records: Records, store: LocalStore, name: str) -> Findings:
 def _check_counts(records: Records, name: str) -> Findings:
     expected = {key[-1]: value for key, value in counted(records, name)}
     recorded = {key[0]: value for key, value in records.scan(("usage", name))}
-    for what in sorted(expected.keys() | recorded.keys()):
-        if expected.get(what, b"0") != recorded.get(what, b"0"):
-            message = f"counts {recorded.get(what, b'0').decode()} {what}, "
-            message += f"has {expected.get(what, b'0').decode()}"
+    for counter in sorted(expected.keys() | recorded.keys()):
+        if expected.get(counter, b"0") != recorded.get(counter, b"0"):
+            message = f"counts {recorded.get(counter, b'0').decode()} {counter}, "
+            message += f"has {expected.get(counter, b'0').decode()}"
             yield Inconsistency(
-                "wrong-count", name, message, {("usage", name, what): expected.get(what)}
+                "wrong-count", name, message, {("usage", name, counter): expected.get(counter)}
             )
 
 

@@ -79,6 +79,7 @@ REASON = "collected"
 _REMOVE_BATCH = 100  # removed under one exclusive lock
 _SCAN_BATCH = 500  # examined between two pauses
 _ROUNDS = 100  # levels of referrers of referrers
+_HOLDERS = 1000  # holders of one file that a dry run examines
 T = TypeVar("T")
 
 
@@ -355,13 +356,13 @@ class GcRun:
         except InvalidDigest:
             return True
         holders = self._storage.records.scan(
-            ("holder", digest), limit=1 if not self._would_remove else 1000
+            ("holder", digest), limit=_HOLDERS if self._would_remove else 1
         )
         return any(hash((digest, *holder)) not in self._would_remove for holder, _ in holders)
 
-    def _throttled(self, things: Iterable[T], number: int = _REMOVE_BATCH) -> Iterator[list[T]]:
+    def _throttled(self, items: Iterable[T], number: int = _REMOVE_BATCH) -> Iterator[list[T]]:
         """Batches, with a pause after each in proportion to the time it took."""
-        for batch in _batches(things, number):
+        for batch in _batches(items, number):
             started = time.monotonic()
             yield batch
             check()
@@ -369,8 +370,8 @@ class GcRun:
                 sleep((time.monotonic() - started) * self._pause_ratio)
 
 
-def _batches(things: Iterable[T], number: int) -> Iterator[list[T]]:
-    source = iter(things)
+def _batches(items: Iterable[T], number: int) -> Iterator[list[T]]:
+    source = iter(items)
     while batch := list(islice(source, number)):
         yield batch
 

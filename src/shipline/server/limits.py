@@ -76,8 +76,8 @@ _SHARE = {DISK: 12, CPU: 1, RESERVED: 1}  # threads that one network may use at 
 _BUFFER_LIMITS = {"address": 32 << 20, "all": 128 << 20}  # bytes of buffered bodies
 _ALWAYS_ALLOWED = 64 << 10  # bytes, whatever else is buffered
 _TCP_INFO_BYTES = 136
-_MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
-_MOVED_AT = 120
+_COUNTERS = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
+_COUNTERS_OFFSET = 120
 T = TypeVar("T")
 
 
@@ -168,13 +168,13 @@ class RateWindow:
         self.address = address
         self.counting = False
         self._started = time.monotonic()
-        self._moved_before = self._moved()
+        self._transferred_before = self._transferred()
 
     def stalled(self, now: float, window_s: float, minimum: float) -> bool:
         """Whether too little was transferred for `window_s`."""
-        moved = self._moved()
-        if not self.counting or moved - self._moved_before >= minimum:
-            self._started, self._moved_before = now, moved
+        transferred = self._transferred()
+        if not self.counting or transferred - self._transferred_before >= minimum:
+            self._started, self._transferred_before = now, transferred
         return now - self._started >= window_s
 
     @contextmanager
@@ -185,12 +185,12 @@ class RateWindow:
         finally:
             self.counting = False
 
-    def _moved(self) -> int:
+    def _transferred(self) -> int:
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:
             return 0  # closed
-        acked, received = _MOVED.unpack_from(info, _MOVED_AT)
+        acked, received = _COUNTERS.unpack_from(info, _COUNTERS_OFFSET)
         return int(acked + received)
 
 

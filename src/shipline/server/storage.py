@@ -119,8 +119,8 @@ class Storage:
         self.cache = ReadCache()
         self._sizes = BlobSizes()
         self.totals = UsageTotals()
-        for (name, what), value in walk(self.records, ("usage",)):
-            self.totals.add({("usage", name, what): int(value)})
+        for (name, counter), value in walk(self.records, ("usage",)):
+            self.totals.add({("usage", name, counter): int(value)})
         self.reserve = ReservedSpace(root)
         self.reserve.hold()
 
@@ -194,7 +194,7 @@ class Storage:
     def usage(self, repository: str) -> Usage:
         """Usage of a repository as of the last commit; zero if it does not exist."""
         found = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
-        return Usage(**{what: found.get(what, 0) for what in COUNTED})
+        return Usage(**{counter: found.get(counter, 0) for counter in COUNTED})
 
     def usages(self, prefix: str = "") -> Iterator[tuple[str, Usage]]:
         """Usage of every repository whose name begins with `prefix`.

@@ -36,7 +36,7 @@ from shipline.server.upload_session import UploadSession, expected_size
 
 _log = logging.getLogger(__name__)
 _MAX_SESSIONS = 2000  # unfinished uploads of one account
-_SYNC_THREADS = 4  # threads
+_SYNC_THREADS = 4
 EXPIRY_S = 24 * 3600.0  # after the last byte arrived
 _LOCK_TIMEOUT_S = 10.0  # for another request of the same session
 
@@ -334,10 +334,8 @@ class Uploads:
     def _append(
         self, session: UploadSession, content_range: str | None, length: int | None, check: Check
     ) -> Coro[None]:
-        expected, checkpoint = (
-            expected_size(session.size, content_range, length),
-            session.checkpoint(),
-        )
+        expected = expected_size(session.size, content_range, length)
+        checkpoint = session.checkpoint()
         check_size = partial(self._check_size, session, session.size, expected or 0, check)
         try:
             check_size(expected or 0, False)
@@ -350,7 +348,7 @@ class Uploads:
         if expected is not None and received != expected:
             session.rewind(*checkpoint)
             self._set_size(session.upload_id, session.size)
-            raise out_of_order(session.size, f"{received} bytes came instead of {expected}")
+            raise out_of_order(session.size, f"got {received} bytes instead of {expected}")
 
     def _check_size(
         self,
@@ -362,9 +360,7 @@ class Uploads:
         complete: bool,
     ) -> None:
         if self._max_size is not None and before + received > self._max_size:
-            raise Problem(
-                413, "SIZE_INVALID", f"a blob may have {self._max_size} bytes here at most"
-            )
+            raise Problem(413, "SIZE_INVALID", f"blobs are limited to {self._max_size} bytes")
         self._set_size(session.upload_id, before + max(received, expected))
         check(received, complete)
 

@@ -286,14 +286,14 @@ def _private(pem: str) -> EllipticCurvePrivateKey:
 
 
 def _load(view: AccountsView) -> _Loaded:
-    kept = {kid: json.loads(record) for kid, record in view.keys.items()}
-    signing = [kid for kid, fields in kept.items() if not fields["retired"]]
+    stored = {kid: json.loads(record) for kid, record in view.keys.items()}
+    signing = [kid for kid, fields in stored.items() if not fields["retired"]]
     if not signing:
         raise InvalidToken("there is no signing key")
     return _Loaded(
         view.keys,
         signing[-1],
-        _private(kept[signing[-1]]["pem"]),
-        {kid: _public(fields["pem"]) for kid, fields in kept.items()},
-        {kid: fields["retired"] for kid, fields in kept.items()},
+        _private(stored[signing[-1]]["pem"]),
+        {kid: _public(fields["pem"]) for kid, fields in stored.items()},
+        {kid: fields["retired"] for kid, fields in stored.items()},
     )

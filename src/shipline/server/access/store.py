@@ -45,7 +45,7 @@ from shipline.server.access.accounts import (
 )
 from shipline.server.layout import sync_directory
 
-_LONGEST = 255  # characters of a repository name
+_MAX_NAME = 255  # characters of a repository name
 _MAX_AGE_S = 0.005  # maximum age of the view
 _MTIME_GRAIN_NS = 20_000_000  # granularity of file times: a younger stamp may hide a second write
 Stamp = tuple[int, ...]
@@ -84,7 +84,7 @@ class AccountsView:
         """The project of a repository: the longest matching prefix; None if that one was
         removed.
         """
-        name = repository if len(repository) <= _LONGEST else ""
+        name = repository if len(repository) <= _MAX_NAME else ""
         while name:
             found = self.projects.get(name)
             if found is not None or name in self.removed:

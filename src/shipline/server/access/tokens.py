@@ -56,9 +56,9 @@ def issue_refresh(
         "stamp": account.stamp,
     }
     with accounts.change(wait=False) as changes:
-        kept = sorted(refresh_tokens(accounts, subject), key=lambda one: one.created)
-        ended = [one for one in kept if one.expires <= now]
-        alive = [one for one in kept if one.expires > now]
+        stored = sorted(refresh_tokens(accounts, subject), key=lambda one: one.created)
+        ended = [one for one in stored if one.expires <= now]
+        alive = [one for one in stored if one.expires > now]
         for one in [*ended, *alive[: max(0, len(alive) - _MAX_REFRESH_TOKENS + 1)]]:
             changes[("refresh", subject, one.digest)] = None
         changes[("refresh", subject, digest_secret(token))] = json.dumps(fields).encode()

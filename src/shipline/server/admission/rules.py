@@ -70,9 +70,9 @@ class Quotas:
     def _usage_of(self, project: str, known: set[str]) -> Counter[str]:
         """The usage of a project, without that of projects nested in it."""
         usage = self._totals.total(project)
-        inside = {one for one in known if one.startswith(f"{project}/")}
-        for one in inside:
-            if inside.isdisjoint(list(prefixes(one))[1:]):
+        nested = {one for one in known if one.startswith(f"{project}/")}
+        for one in nested:
+            if nested.isdisjoint(list(prefixes(one))[1:]):
                 usage.subtract(self._totals.total(one))
         return usage
 

@@ -95,7 +95,7 @@ def _attempt(
         sock = _connect(target, timeout_s)
     except OSError as error:
         raise _unreachable(target, error) from None
-    with sock, sock.dup() as lifeline, on_cancel(partial(_shut_down, lifeline)):
+    with sock, sock.dup() as duplicate, on_cancel(partial(_shut_down, duplicate)):
         try:
             connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
             connection.sock = _wrap_tls(target, sock) if target.tls else sock

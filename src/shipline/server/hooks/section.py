@@ -15,7 +15,7 @@ from shipline.server.hooks.outbound import DeliveryTarget
 from shipline.units import Duration
 
 _ATTEMPT, _THREE_DAYS = Duration(10_000), Duration(259_200_000)
-_BLOB = "application/octet-stream"
+_BLOB_TYPE = "application/octet-stream"
 _NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
 SentEvent = Literal["push", "pull", "delete", "untag", "mount", "refused", "quota"]
 
@@ -63,7 +63,7 @@ class WebhookSection:
 
     def matches(self, event: NodeEvent) -> bool:
         """Whether this event is sent to the receiver."""
-        if event.kind not in self.events or (event.media_type == _BLOB and not self.blobs):
+        if event.kind not in self.events or (event.media_type == _BLOB_TYPE and not self.blobs):
             return False
         return any(pattern.matches(event.repository) for pattern in self.repositories)
 

@@ -170,7 +170,7 @@ class Site:
         except Problem as problem:
             return self.form(request, problem.message, username)
         secure = "; Secure" if authenticator.is_secure(request) else ""
-        value = f"{COOKIE}={self._sessions.begin(found)}; Path=/; HttpOnly; SameSite=Strict"
+        value = f"{COOKIE}={self._sessions.start(found)}; Path=/; HttpOnly; SameSite=Strict"
         return _redirect(
             _local_path(fields.get("next", "/")),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),

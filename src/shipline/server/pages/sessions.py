@@ -12,7 +12,7 @@ from shipline.server.http import Principal
 
 COOKIE = "shipline_session"
 LIFETIME_S = 12 * 3600.0
-_MOST = 10_000  # sessions; the oldest are dropped
+_MAX_SESSIONS = 10_000  # sessions; the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class LoginSession:
 
     account: str
     stamp: str
-    until: float
+    expires: float
 
 
 class LoginSessions:
@@ -30,16 +30,16 @@ class LoginSessions:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[bytes, LoginSession] = {}
+        self._sessions: dict[bytes, LoginSession] = {}
 
-    def begin(self, principal: Principal) -> str:
+    def start(self, principal: Principal) -> str:
         """Start a session; returns the cookie's value."""
         session = secrets.token_urlsafe(32)
         with self._lock:
-            while len(self._known) >= _MOST:
-                del self._known[next(iter(self._known))]
-            until = self._clock() + LIFETIME_S
-            self._known[_key(session)] = LoginSession(principal.name, principal.stamp, until)
+            while len(self._sessions) >= _MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            expires = self._clock() + LIFETIME_S
+            self._sessions[_key(session)] = LoginSession(principal.name, principal.stamp, expires)
         return session
 
     def find(self, session: str) -> LoginSession | None:
@@ -47,15 +47,15 @@ class LoginSessions:
         changed.
         """
         with self._lock:
-            found = self._known.get(_key(session))
-            if found is not None and found.until <= self._clock():
-                self._known.pop(_key(session), None)
+            found = self._sessions.get(_key(session))
+            if found is not None and found.expires <= self._clock():
+                self._sessions.pop(_key(session), None)
                 return None
         return found
 
     def end(self, session: str) -> None:
         with self._lock:
-            self._known.pop(_key(session), None)
+            self._sessions.pop(_key(session), None)
 
 
 def cookie(header: str | None) -> str:

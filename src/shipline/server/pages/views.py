@@ -21,9 +21,9 @@ _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
 CHILDREN = 32  # children of an index that are read
 _LISTED = 1000  # children of an index that are shown
-_MOST = 100  # values of one member of the configuration
-_LONGEST = 2000  # characters of one label, annotation or step
-_DOCUMENT = 256 << 10  # characters of a manifest that are shown
+_MAX_VALUES = 100  # values of one member of the configuration
+_MAX_TEXT = 2000  # characters of one label, annotation or step
+_MAX_DOCUMENT = 256 << 10  # characters of a manifest that are shown
 _FACTS = ("User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal")
 _ATTACHED = (".sig", ".att", ".sbom")
 _ATTESTATION = "attestation-manifest"  # BuildKit's annotation, not a platform
@@ -57,7 +57,7 @@ class Attachment:
     """A manifest attached to another."""
 
     digest: Digest
-    what: str
+    kind: str
     predicate: str
     size: int
     created: str
@@ -95,7 +95,7 @@ def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
     kinds: dict[str, list[Attachment]] = {"signature": [], "attestation": []}
     others: list[Attachment] = []
     for one in attached:
-        kinds.get(one.what, others).append(one)
+        kinds.get(one.kind, others).append(one)
     return ImageView(
         node.manifests.entry(name, stored.digest),
         document,
@@ -112,7 +112,7 @@ def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
         tuple(kinds["attestation"]),
         tuple(others),
         more,
-        _cut(json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False), _DOCUMENT),
+        _truncate(json.dumps(json.loads(stored.raw), indent=2, ensure_ascii=False), _MAX_DOCUMENT),
     )
 
 
@@ -173,10 +173,10 @@ def _steps(document: Manifest | Index, config: ImageConfig | None) -> Iterator[H
     layers = iter(document.layers if isinstance(document, Manifest) else ())
     for entry in config.history if config is not None else ():
         layer = None if entry.empty_layer else next(layers, None)
-        yield HistoryStep(_cut(entry.created_by or entry.comment), entry.created, layer)
+        yield HistoryStep(_truncate(entry.created_by or entry.comment), entry.created, layer)
     for layer in layers:
         title = layer.annotations.get("org.opencontainers.image.title", "")
-        yield HistoryStep(_cut(title), "", layer)
+        yield HistoryStep(_truncate(title), "", layer)
 
 
 def _facts(config: ImageConfig) -> Iterator[Fact]:
@@ -184,9 +184,9 @@ def _facts(config: ImageConfig) -> Iterator[Fact]:
     for key in _FACTS:
         value = config.run.get(key)
         if isinstance(value, (list, dict)):
-            texts = tuple(_cut(str(one)) for one in islice(value, _MOST))
+            texts = tuple(_truncate(str(one)) for one in islice(value, _MAX_VALUES))
         else:
-            texts = () if value in (None, "") else (_cut(str(value)),)
+            texts = () if value in (None, "") else (_truncate(str(value)),)
         if texts:
             yield key, texts
 
@@ -196,10 +196,10 @@ def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[t
     labels = config.run.get("Labels") if config is not None else None
     found = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
     for key, value in sorted((str(key), str(value)) for key, value in found):
-        yield _cut(key, 255), _cut(value)
+        yield _truncate(key, 255), _truncate(value)
 
 
-def _cut(text: str, longest: int = _LONGEST) -> str:
+def _truncate(text: str, longest: int = _MAX_TEXT) -> str:
     """Truncate a text, noting how much is missing."""
     if len(text) <= longest:
         return text
@@ -219,18 +219,21 @@ def _referrers(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
 
 def _attachment(entry: dict[str, Any]) -> Attachment:
     notes: dict[str, str] = entry.get("annotations") or {}
-    kind = str(entry.get("artifactType") or "")
+    artifact_type = str(entry.get("artifactType") or "")
     predicate = notes.get("dev.sigstore.bundle.predicateType", "")
-    what = kind or str(entry["mediaType"])
-    if predicate.startswith("https://sigstore.dev/cosign/sign") or "cosign.artifact.sig" in kind:
-        what = "signature"
-    elif predicate or "in-toto" in kind or "dev.sigstore.bundle" in kind:
-        what = "attestation"
-    elif kind == "application/vnd.cncf.notary.signature":
-        what, predicate = "signature", "Notary Project"
+    kind = artifact_type or str(entry["mediaType"])
+    if (
+        predicate.startswith("https://sigstore.dev/cosign/sign")
+        or "cosign.artifact.sig" in artifact_type
+    ):
+        kind = "signature"
+    elif predicate or "in-toto" in artifact_type or "dev.sigstore.bundle" in artifact_type:
+        kind = "attestation"
+    elif artifact_type == "application/vnd.cncf.notary.signature":
+        kind, predicate = "signature", "Notary Project"
     created = notes.get("org.opencontainers.image.created", "")
     return Attachment(
-        Digest.parse(entry["digest"]), what, predicate, int(entry.get("size", 0)), created
+        Digest.parse(entry["digest"]), kind, predicate, int(entry.get("size", 0)), created
     )
 
 
@@ -243,14 +246,14 @@ def _by_tag(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
         document = parse_manifest(stored.raw, stored.media_type)
         layers = document.layers if isinstance(document, Manifest) else ()
         for layer in layers:
-            what = {".sig": "signature", ".att": "attestation"}.get(suffix, layer.media_type)
+            kind = {".sig": "signature", ".att": "attestation"}.get(suffix, layer.media_type)
             predicate = layer.annotations.get("predicateType", "")
-            yield Attachment(stored.digest, what, predicate, layer.size, "")
+            yield Attachment(stored.digest, kind, predicate, layer.size, "")
 
 
 PAGE = 100  # rows
-_LARGE = 64 << 10  # bytes; lists do not read larger manifests
-_SCANNED = 20_000  # names examined for one page
+_MAX_READ = 64 << 10  # bytes; lists do not read larger manifests
+_MAX_EXAMINED = 20_000  # names examined for one page
 N = TypeVar("N")
 R = TypeVar("R")
 
@@ -315,21 +318,21 @@ def is_attachment(tag: str) -> bool:
 
 
 def _page(
-    things: Iterable[N],
+    items: Iterable[N],
     name: Callable[[N], str],
-    wanted: Callable[[N], bool],
+    accept: Callable[[N], bool],
     row: Callable[[N], R],
 ) -> RowPage[R]:
     rows: list[R] = []
     last = ""
-    for seen, thing in enumerate(things):
-        if seen == _SCANNED:
+    for seen, item in enumerate(items):
+        if seen == _MAX_EXAMINED:
             return RowPage(tuple(rows), last, stopped=True)
-        if wanted(thing):
+        if accept(item):
             if len(rows) == PAGE:
                 return RowPage(tuple(rows), last)
-            rows.append(row(thing))
-        last = name(thing)
+            rows.append(row(item))
+        last = name(item)
     return RowPage(tuple(rows))
 
 
@@ -349,7 +352,7 @@ def _tag_row(node: Node, name: str, tagged: TaggedDigest) -> TagRow:
     stored = node.manifests.get(name, tagged.digest)
     if stored is None:  # deleted between the two reads
         return TagRow(tagged, "", (), 0, 0)
-    if len(stored.raw) > _LARGE:
+    if len(stored.raw) > _MAX_READ:
         return TagRow(tagged, stored.media_type, (), None, 0)
     document = parse_manifest(stored.raw, stored.media_type)
     attached, _ = attached_to(node, name, stored.digest)
@@ -358,7 +361,7 @@ def _tag_row(node: Node, name: str, tagged: TaggedDigest) -> TagRow:
         document.artifact_type or stored.media_type,
         _platforms(node, name, document),
         size_of(node, name, document),
-        sum(one.what == "signature" for one in attached),
+        sum(one.kind == "signature" for one in attached),
     )
 
 
