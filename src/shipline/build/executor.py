@@ -16,7 +16,7 @@ from pathlib import Path
 from shipline import dockerfile as df
 from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.request import Secret
-from shipline.build.selecting import ContextDirectory, Root, missing
+from shipline.build.selecting import ContextDirectory, Root, find_source
 from shipline.build.snapshots import USE_LOCK, Snapshot
 from shipline.build.worker import Source, Worker
 from shipline.content import Recency
@@ -136,10 +136,7 @@ class StepMounts:
         """The host path of `path` in a snapshot; of a context, in a copy of its files."""
         if isinstance(source, Snapshot):
             root = self._stack.enter_context(self._worker.snapshots.mounted(source))
-            found = resolve_in_root(root, path)
-            if not os.path.lexists(found):
-                raise missing(Root(root, "the stage or image"), path)
-            return found
+            return find_source(Root(root, "the stage or image"), path)
         found = resolve_in_root(source.path, path)
         copy = self._worker.temporary("context")
         copy.mkdir()
@@ -211,10 +208,7 @@ class StepMounts:
 
 
 def _context_tree(source: ContextDirectory, path: str) -> Tree:
-    place = resolve_in_root(source.path, path)
-    if not os.path.lexists(place):
-        raise missing(source, path)
-    inside = os.path.relpath(place, source.path)
+    inside = os.path.relpath(find_source(source, path), source.path)
     inside = "" if inside == "." else inside
     return scan(source.path, inside, prune=source.prune, cache=source.cache)
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from shipline import dockerfile as df
 from shipline.errors import SandboxError, UsageError
-from shipline.layer import Entry, Item, Prune, StatCache, Tree, scan
+from shipline.layer import Entry, Item, Prune, StatCache, Tree, resolve, scan
 from shipline.sandbox import resolve_in_root
 from shipline.tasks import Once
 
@@ -96,7 +96,7 @@ def select(
         base, parts = _split(source, parents=parents)
         matches = list(_expand(root, base, parts))
         if not matches and not df.has_wildcards(source):
-            raise missing(root, source)
+            raise _missing(root, source)
         for path in matches:
             pivot = path[len(base) :].lstrip("/")
             if not parents:
@@ -108,15 +108,24 @@ def select(
     return found
 
 
-def missing(root: Root, source: str) -> UsageError:
+def find_source(root: Root, source: str) -> Path:
+    """Where `source` is, links followed inside the root. Raises UsageError where it is not."""
+    path = _clean(source)
+    if not _visible(root, path):
+        raise _missing(root, source)
+    return resolve_in_root(root.path, path)
+
+
+def _missing(root: Root, source: str) -> UsageError:
     """The error for a source that does not exist: why, and what may have been meant."""
     path = _clean(source.replace("/./", "/"))
-    rule = root.rules.rule_of(path)
-    if rule is not None and _find(root, path) is not None:
-        return UsageError(
-            f"{source!r} is excluded from {root.name} by {rule.place}: {rule}",
-            hint=f"remove the line, or add !{path} below it",
-        )
+    for step in _steps(root, path) if _find(root, path) is not None else ():
+        if (rule := root.rules.rule_of(step)) is not None:
+            leads = "" if step == path else f" leads to {step!r}, which"
+            return UsageError(
+                f"{source!r}{leads} is excluded from {root.name} by {rule.place}: {rule}",
+                hint=f"remove the line, or add !{step} below it",
+            )
     return UsageError(f"{source!r} was not found in {root.name}", hint=_hint(root, source, path))
 
 
@@ -162,7 +171,7 @@ def _require_directory(root: Root, base: str, parts: list[str]) -> None:
         return
     place = _find(root, base)
     if place is None or not _visible(root, base):
-        raise missing(root, base)
+        raise _missing(root, base)
     if root.is_context and not place.is_dir():
         raise UsageError(f"{base!r} in {root.name} is a file, not a directory")
 
@@ -212,23 +221,40 @@ def _clean(path: str) -> str:
     return "" if cleaned == "." else cleaned
 
 
-def _expand(root: Root, done: str, parts: list[str]) -> Iterator[str]:
+def _expand(root: Root, done: str, parts: list[str], *, matched: bool = False) -> Iterator[str]:
+    """The paths that `parts` lead to from `done`; `matched` is what a wildcard was there for.
+
+    A link that was found by a wildcard is not entered; as the last part it has to lead somewhere.
+    """
     if not parts:
         if _visible(root, done):
             yield done
+        elif matched and (link := _matched_link(root, done)) and _kept(root, link):
+            raise _missing(root, done)
+        return
+    if matched and _matched_link(root, done):
         return
     part, *rest = parts
     if part == "**":
-        yield from _expand(root, done, rest)
+        yield from _expand(root, done, rest, matched=matched)
         for name in _directories(root, done):
-            yield from _expand(root, _join(done, name), parts)
+            yield from _expand(root, _join(done, name), parts, matched=True)
     elif not df.has_wildcards(part):
-        yield from _expand(root, _join(done, part), rest)
+        yield from _expand(root, _join(done, part), rest, matched=matched)
     else:
         wildcard = df.Wildcard.parse(part)
         for name in _names(root, done):
             if wildcard.matches(name):
-                yield from _expand(root, _join(done, name), rest)
+                yield from _expand(root, _join(done, name), rest, matched=True)
+
+
+def _matched_link(root: Root, path: str) -> str:
+    """Where the link is that the last part of `path` names; empty where it names none."""
+    directory, name = posixpath.split(path)
+    parent = _find(root, directory)
+    if parent is None or not (parent / name).is_symlink():
+        return ""
+    return os.path.relpath(parent / name, root.path)
 
 
 def _find(root: Root, path: str) -> Path | None:
@@ -241,15 +267,40 @@ def _find(root: Root, path: str) -> Path | None:
 
 
 def _visible(root: Root, path: str) -> bool:
-    place = _find(root, path)
-    if place is None:
+    """Whether something is there, and no link on the way to it is left out, nor it itself."""
+    if _find(root, path) is None:
         return False
-    if root.prune is None or not path:
+    return root.prune is None or all(_kept(root, step) for step in _steps(root, path) if step)
+
+
+def _kept(root: Root, path: str) -> bool:
+    """Whether .dockerignore leaves in what is at `path`, where no link is on the way."""
+    if root.prune is None:
         return True
-    verdict = root.prune(path, place.is_dir())
+    place = root.path / path
+    verdict = root.prune(path, _is_plain_directory(place))
     if verdict is None:
         return len(scan(root.path, path, prune=root.prune)) > 0
     return not verdict
+
+
+def _steps(root: Root, path: str) -> list[str]:
+    """The links that are followed on the way to `path`, and the place that it is."""
+    links: list[str] = []
+
+    def lookup(step: str) -> Entry | None:
+        link = link_at(root.path, step)
+        links.extend([step] if link else [])
+        return link
+
+    end = resolve(path, lookup)
+    return [*links, end]
+
+
+def link_at(directory: Path, path: str) -> Entry | None:
+    """The link at `path`, on the way to which there is none; None for everything else."""
+    place = directory / path
+    return Entry(path, "symlink", link=os.readlink(place)) if place.is_symlink() else None
 
 
 def _names(root: Root, path: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shipline import dockerfile as df
-from shipline.build.selecting import ContextDirectory, Root, included, select
+from shipline.build.selecting import ContextDirectory, Root, find_source, included, select
 from shipline.errors import UsageError
 
 
@@ -42,8 +42,10 @@ def content(root: Root, source: str, *excludes: str) -> list[str]:
         ("*.txt", ["a.txt", "b.txt"]),
         ("[ab].txt", ["a.txt", "b.txt"]),
         ("?.txt", ["a.txt", "b.txt"]),
-        ("*/x.c", ["docs/x.c", "link/x.c"]),
-        ("**/x.c", ["docs/x.c", "link/x.c"]),
+        ("*/x.c", ["docs/x.c"]),
+        ("**/x.c", ["docs/x.c"]),
+        ("link/*.c", ["link/x.c"]),
+        ("l*k", ["link"]),
         ("none*", []),
     ],
 )
@@ -133,6 +135,29 @@ def test_ignored_files_are_not_there(root: Path) -> None:
         select(base, ("a.txt",), ())
     assert content(base, "src") == ["main.c"]
     assert included(df.IgnoreRules.of(())) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "rule", "step"),
+    [("link/x.c", "src/sub/x.c", "src/sub/x.c"), ("link/x.h", "link", "link")],
+)
+def test_links_lead_to_nothing_that_is_ignored(
+    root: Path, source: str, rule: str, step: str
+) -> None:
+    rules = df.IgnoreRules.parse(rule, file=".dockerignore")
+    context = ContextDirectory(root, "the context", included(rules), rules=rules)
+    for choose in (lambda: select(context, (source,), ()), lambda: find_source(context, source)):
+        with pytest.raises(UsageError) as caught:
+            choose()
+        assert f"leads to {step!r}, which is excluded from the context" in caught.value.message
+
+
+@pytest.mark.parametrize("source", ["ou?", "*", "dangl*", "lo*"])
+def test_a_link_that_a_wildcard_finds_leads_somewhere(root: Path, source: str) -> None:
+    (root / "dangling").symlink_to("nothing")
+    (root / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="was not found in the context"):
+        select(Root(root, "the context"), (source,), ())
 
 
 def test_ignoring_everything_leaves_nothing(root: Path) -> None:
