@@ -32,7 +32,14 @@ from shipline.layer import (
     sniff,
     unpack,
 )
-from shipline.sandbox import can_mount_files, find_owner, in_user_namespace, remove_tree
+from shipline.sandbox import (
+    can_mount_files,
+    find_owner,
+    in_user_namespace,
+    needs_files,
+    owner_of,
+    remove_tree,
+)
 
 _DIRECTORY = 0o755
 _HEAD = 512  # bytes, enough to recognise an archive
@@ -42,22 +49,17 @@ _WORTH_KEEPING = 16 << 20  # bytes of files; from there on later steps mount the
 def instruction_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Source | None) -> str:
     """The cache key that needs no files; empty for files of a context."""
     if isinstance(op, MakeDirectoryOp):
-        return key_of("directory layer/1", op=op.key(), base=base.diff_ids)
+        return key_of("directory layer/2", op=op.key(), base=base.diff_ids)
     if isinstance(source, ContextDirectory):
         return ""
     layers = source and source.diff_ids
-    return key_of("copy layer/1", op=op.key(), base=base.diff_ids, source=layers)
+    return key_of("copy layer/2", op=op.key(), base=base.diff_ids, source=layers)
 
 
 def make_directory(
     op: MakeDirectoryOp, base: Snapshot, worker: Worker, options: StepOptions
 ) -> LayerResult:
     """WORKDIR: a layer with the directory and its parents, if they are missing."""
-    if not base.layers and not op.user.partition(":")[0].isdecimal() and op.user:
-        raise UsageError(
-            f"WORKDIR cannot look up user {op.user!r}: the image has no /etc/passwd yet",
-            hint="write the numeric id, or move WORKDIR below the first COPY",
-        )
     owner = _owner(op.user, "USER ", base, worker.snapshots, options.step)
     placement = Placement(worker.snapshots.table(base), owner, worker.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
@@ -90,7 +92,7 @@ def copy(
         if not archives:  # a cached layer may be from another base
             _require_room(targets, placement)
         key = key_of(
-            "files/1",
+            "files/2",
             texts=op.files,
             chmod=op.chmod,
             owner=owner,
@@ -256,23 +258,19 @@ def _owner(
     """The ids of `text` in the image, None for no text; `written` precedes it in messages."""
     if not text:
         return None
-    user, _, group = text.partition(":")
-    if user.isdecimal() and (group.isdecimal() or not group):
-        return int(user), int(group or user)
+
+    def on_unknown(error: UsageError, instead: str) -> None:
+        step.warn(f"{written}{text}: {error.message}; {instead} is used instead", error.hint)
+
+    if not needs_files(text):
+        return owner_of(text, "", "", on_unknown)
+    if not base.layers:
+        raise UsageError(
+            f"{written}{text} cannot be looked up: the image has no files yet",
+            hint="write numeric ids, or copy other files first",
+        )
     with snapshots.mounted(base) as root:
-        try:
-            return find_owner(root, text)
-        except UsageError as error:  # as in BuildKit
-            step.warn(f"{written}{text}: {error.message}; root is used instead", error.hint)
-            return find_owner(root, user) if group and _is_known(root, user) else (0, 0)
-
-
-def _is_known(root: Path, user: str) -> bool:
-    try:
-        find_owner(root, user)
-    except UsageError:
-        return False
-    return True
+        return find_owner(root, text, on_unknown)
 
 
 def _default_owner(source: Source | None) -> tuple[int, int] | None:

@@ -36,7 +36,7 @@ from shipline.sandbox.rootless import (
 )
 from shipline.sandbox.run import Sandbox, open_sandbox
 from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.users import User, find_owner, find_user, owner_of, user_of
+from shipline.sandbox.users import User, find_owner, find_user, needs_files, owner_of, user_of
 from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "in_user_namespace",
     "make_erofs_index",
     "mounted",
+    "needs_files",
     "open_sandbox",
     "open_workspace",
     "owner_of",

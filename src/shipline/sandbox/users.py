@@ -8,7 +8,7 @@ process could drop it and read what is closed to that group alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +39,18 @@ def find_user(root: Path, text: str) -> User:
     return user_of(text, _text(root, "/etc/passwd"), _text(root, "/etc/group"))
 
 
-def find_owner(root: Path, text: str) -> tuple[int, int]:
-    """The uid and gid that `--chown=text` means inside `root`; raises UsageError.
+OnUnknown = Callable[[UsageError, str], None]
+"""Is called for a name that the image does not have, with what is used instead."""
 
-    A number without a group is its own group, as Docker has it.
-    """
-    if _number(text) is not None:
-        return owner_of(text, "", "")  # a root without files is enough
-    return owner_of(text, _text(root, "/etc/passwd"), _text(root, "/etc/group"))
+
+def find_owner(root: Path, text: str, on_unknown: OnUnknown) -> tuple[int, int]:
+    """The uid and gid that `--chown=text` means inside `root`; see `owner_of`."""
+    return owner_of(text, _text(root, "/etc/passwd"), _text(root, "/etc/group"), on_unknown)
+
+
+def needs_files(text: str) -> bool:
+    """Whether `text` has names to look up; root is known everywhere."""
+    return any(_known_id(part) is None for part in text.split(":", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,29 @@ def user_of(text: str, passwd: str, group: str) -> User:
     return User(account.uid, account.gid, groups, account.home)
 
 
-def owner_of(text: str, passwd: str, group: str) -> tuple[int, int]:
-    """`find_owner` on the content of the two files."""
-    name, _, group_name = text.partition(":")
-    number = _number(name)
-    if number is not None:
-        return number, _gid(group_name, group) if group_name else number
-    account = _account(name or "0", passwd)
-    return account.uid, _gid(group_name, group) if group_name else account.gid
+def owner_of(text: str, passwd: str, group: str, on_unknown: OnUnknown) -> tuple[int, int]:
+    """`find_owner` on the content of the two files.
+
+    As in BuildKit, an unknown user is root. The group is the user's own unless a known one is
+    given; a number without an account is its own group, and an empty group is root's. Raises
+    UsageError for a number that is too large.
+    """
+    name, separator, group_name = text.partition(":")
+    uid, gid = _known_id(name), _known_id(group_name)
+    own_group = uid or 0
+    try:
+        if uid is None:
+            account = _account(name, passwd)
+            uid, own_group = account.uid, account.gid
+    except UsageError as error:
+        on_unknown(error, "root")
+    try:
+        if gid is None:
+            gid = _gid(group_name, group)
+    except UsageError as error:
+        on_unknown(error, "the user's own group")
+        gid = own_group
+    return uid or 0, gid if separator else own_group
 
 
 def _account(name: str, passwd: str) -> _Account:
@@ -103,6 +122,11 @@ def _gid(name: str, group: str) -> int:
         f"no group {name!r} in the image's /etc/group",
         hint="create it in an earlier RUN step, or write the numeric id",
     )
+
+
+def _known_id(text: str) -> int | None:
+    """The id that needs no file: a number, or root by name or by omission."""
+    return 0 if text in ("", "root") else _number(text)
 
 
 def _number(text: str) -> int | None:

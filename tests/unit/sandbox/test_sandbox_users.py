@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.errors import UsageError
-from shipline.sandbox import User, find_owner, find_user, owner_of, user_of
+from shipline.sandbox import User, find_owner, find_user, needs_files, owner_of, user_of
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -45,32 +45,71 @@ def test_a_user_is_ids_groups_and_home(text: str, user: User) -> None:
     assert user_of(text, PASSWD, GROUP) == user
 
 
+def owner(text: str, passwd: str = PASSWD, group: str = GROUP) -> tuple[tuple[int, int], str]:
+    """The ids, and what is taken instead of names that are not known."""
+    told: list[str] = []
+    ids = owner_of(text, passwd, group, lambda error, instead: told.append(instead))
+    return ids, ", ".join(told)
+
+
 @pytest.mark.parametrize(
-    ("text", "owner"),
+    ("text", "ids"),
     [
         ("app", (1000, 100)),
         ("app:staff", (1000, 50)),
+        ("app:", (1000, 0)),
         ("5", (5, 5)),
+        ("5:", (5, 0)),
         ("5:6", (5, 6)),
         ("5:staff", (5, 50)),
         ("app:6", (1000, 6)),
+        (":6", (0, 6)),
+        ("root:6", (0, 6)),
     ],
 )
-def test_an_owner_is_two_ids(text: str, owner: tuple[int, int]) -> None:
-    assert owner_of(text, PASSWD, GROUP) == owner
+def test_an_owner_is_two_ids(text: str, ids: tuple[int, int]) -> None:
+    assert owner(text) == (ids, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "instead"),
+    [
+        ("ghost", (0, 0), "root"),
+        ("ghost:6", (0, 6), "root"),
+        ("-1", (0, 0), "root"),
+        ("²", (0, 0), "root"),
+        ("app:ghosts", (1000, 100), "the user's own group"),
+        ("5:ghosts", (5, 5), "the user's own group"),
+        ("ghost:ghosts", (0, 0), "root, the user's own group"),
+    ],
+)
+def test_an_owner_that_the_image_does_not_know_is_replaced(
+    text: str, ids: tuple[int, int], instead: str
+) -> None:
+    assert owner(text) == (ids, instead)
+
+
+def test_only_names_need_the_files_of_an_image() -> None:
+    assert not any(map(needs_files, ("5", "5:6", "root", "root:root", ":5", "5:", "")))
+    assert all(map(needs_files, ("app", "5:app", "app:5")))
+    assert owner("root:root", "", "") == ((0, 0), "")
 
 
 @pytest.mark.parametrize("text", ["ghost", "app:ghosts", "-1", "4294967295", "1:4294967295", "²"])
 def test_what_the_image_does_not_know_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         user_of(text, PASSWD, GROUP)
+
+
+@pytest.mark.parametrize("text", ["4294967295", "1:4294967295"])
+def test_an_id_that_is_too_large_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        owner_of(text, PASSWD, GROUP)
+        owner(text)
 
 
 @given(st.integers(0, MOST), st.integers(0, MOST))
 def test_numbers_need_no_files(uid: int, gid: int) -> None:
-    assert owner_of(f"{uid}:{gid}", "", "") == (uid, gid)
+    assert owner(f"{uid}:{gid}", "", "") == ((uid, gid), "")
     assert user_of(f"{uid}:{gid}", "", "") == User(uid, gid, (gid,), "/")
 
 
@@ -87,9 +126,9 @@ def test_the_files_are_those_of_the_root_whatever_its_links_say(tmp_path: Path) 
     (root / "real/passwd").write_text(PASSWD)
     (root / "real/group").write_text(GROUP)
     (root / "etc").symlink_to("/real")
-    assert find_user(root, "app").uid == 1000 and find_owner(root, "app:staff") == (1000, 50)
+    assert find_user(root, "app").uid == 1000 and find_owner(root, "app:staff", print) == (1000, 50)
     (root / "etc").unlink()
     (root / "etc").symlink_to("../outside")
     with pytest.raises(UsageError):
         find_user(root, "app")
-    assert find_owner(root, "12") == (12, 12)
+    assert find_owner(root, "app", print) == (0, 0)
