@@ -15,7 +15,7 @@ from typing import TypedDict
 from shipline.dockerfile.arguments import blank_separated, json_strings
 from shipline.dockerfile.instructions import Add, Command, Copy, HealthCheck, InlineFile
 from shipline.dockerfile.parser import Node, chomp, parse_heredoc
-from shipline.dockerfile.text import did_you_mean
+from shipline.dockerfile.text import SPACES, did_you_mean
 from shipline.dockerfile.values import format_duration, parse_duration
 from shipline.errors import DockerfileError, Span
 
@@ -42,7 +42,12 @@ def located(span: Span, *, prefix: str = "", hint: str = "") -> Iterator[None]:
 
 def common(node: Node) -> Common:
     """The fields of the class Instruction."""
-    return Common(span=node.span, source=node.text, keyword=node.keyword, comments=node.comments)
+    return Common(
+        span=node.span,
+        source=node.text.rstrip(SPACES),
+        keyword=node.keyword,
+        comments=node.comments,
+    )
 
 
 def read_command(text: str) -> Command:

@@ -130,7 +130,7 @@ def _plain(instruction: ins.Instruction) -> str:
         case ins.Arg():
             return " ".join(_arg(arg.name, arg.default) for arg in instruction.args)
         case ins.Expose():
-            return bare_list(sorted(instruction.ports))
+            return bare_list(instruction.ports)
         case ins.Volume():
             return bare_list(instruction.paths)
         case ins.Shell():

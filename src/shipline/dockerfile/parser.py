@@ -133,8 +133,8 @@ class Heredoc:
 class Node:
     """One instruction before its arguments are read.
 
-    `text` is the logical line, continuations joined; `rest` is what follows keyword and flags;
-    `comments` are the comment lines directly above, without `#`.
+    `text` is the logical line, continuations joined, with the blanks at its end; `rest` is what
+    follows keyword and flags; `comments` are the comment lines directly above, without `#`.
     """
 
     keyword: str
@@ -227,7 +227,7 @@ class _Reader:
         start = self.position
         text = self.logical_line()
         keyword, flags, rest = split_instruction(text)
-        node = Node(keyword, flags, rest, text.strip(SPACES), self.span(start), comments=comments)
+        node = Node(keyword, flags, rest, text, self.span(start), comments=comments)
         heredocs = tuple(self.heredoc(doc, start) for doc in heredocs_of(node))
         return replace(node, heredocs=heredocs, span=self.span(start))
 

@@ -27,7 +27,7 @@ def texts(content: bytes | str) -> list[str]:
         ("RUN a \\  \n b\n", ["RUN a  b"]),
         ("RUN a \\\\\nRUN b\n", ["RUN a \\\\", "RUN b"]),
         ("\\\nFROM a\n", ["FROM a"]),
-        ("FROM a \\", ["FROM a"]),
+        ("FROM a \\", ["FROM a "]),
         ("# escape=`\nRUN C:\\ `\n b\n", ["RUN C:\\  b"]),
         ("  \n\t\nFROM a\n\n", ["FROM a"]),
         ("RUN a # b\n", ["RUN a # b"]),
