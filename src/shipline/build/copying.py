@@ -11,12 +11,13 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
 from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
-from shipline.build.selecting import ContextDirectory, Root, Selected, select
+from shipline.build.selecting import ContextDirectory, Root, Selected, link_at, select
 from shipline.build.snapshots import Snapshot, Snapshots, owned
 from shipline.build.worker import Source, StepOptions, Worker
 from shipline.errors import ContentError, UsageError
@@ -28,6 +29,7 @@ from shipline.layer import (
     Tree,
     decompress,
     read_tar,
+    resolve,
     scan,
     sniff,
     unpack,
@@ -109,8 +111,9 @@ def copy(
         def items() -> list[Item]:
             for target in targets:
                 if target.archive:
-                    tree = _unpacked(target, worker.temporary("archive"), stack)
-                    placement.place_archive(target.path, tree.items(), CopyAttributes(owner))
+                    tree, listed = _unpacked(target, worker.temporary("archive"), stack)
+                    own = CopyAttributes(owner)
+                    placement.place_archive(target.path, tree.items(), own, listed)
                 else:
                     _place(target, placement, attributes)
             for path, (_, text) in zip(files, op.files, strict=True):
@@ -208,7 +211,7 @@ def _place(target: CopyTarget, placement: Placement, attributes: CopyAttributes)
 
 
 def _archive(source: Selected) -> str:
-    """The compression of a tar archive, empty for another file."""
+    """The compression of a tar archive, empty for another file and for one without entries."""
     place = source.root / source.path
     if not place.is_file():
         return ""
@@ -218,19 +221,29 @@ def _archive(source: Selected) -> str:
             return ""
         file.seek(0)
         try:
-            next(iter(read_tar(decompress(file, compression))), None)
+            first = next(iter(read_tar(decompress(file, compression))), None)
         except ContentError:
             return ""
-    return compression
+    return compression if first else ""
 
 
-def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> Tree:
+def _unpacked(target: CopyTarget, place: Path, stack: ExitStack) -> tuple[Tree, set[str]]:
+    """The files of an archive, and those of its directories that have their own entries."""
     place.mkdir()
     stack.callback(remove_tree, place)
+    listed: list[str] = []
+
+    def noted(items: Iterable[Item]) -> Iterator[Item]:
+        for entry, content in items:
+            if entry.kind == "dir":
+                listed.append(entry.path)
+            yield entry, content
+
     with (target.source.root / target.source.path).open("rb") as file:
-        items = owned(_contained(read_tar(decompress(file, target.archive))))
+        items = owned(_contained(noted(read_tar(decompress(file, target.archive)))))
         unpack(items, place, whiteouts="keep", devices=not in_user_namespace())
-    return scan(place)
+    lookup = partial(link_at, place)
+    return scan(place), {resolve(path, lookup, follow_last=False) for path in listed}
 
 
 def _contained(items: Iterable[Item]) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from shipline.errors import DockerfileError, UsageError
@@ -135,6 +135,7 @@ class Placement:
         self._owner = owner
         self._now_ns = now_ns
         self._items: dict[str, Item] = {}
+        self._inodes: dict[str, object] = {}  # equal for hard links to one file
 
     def items(self) -> Iterator[Item]:
         """The entries of the layer, parents first, existing parents included.
@@ -142,8 +143,14 @@ class Placement:
         A directory in which a name is new or becomes another file gets a new time.
         """
         items = self._items | {path: (entry, None) for path, entry in self._parents().items()}
+        first: dict[object, str] = {}
         for path in sorted(items, key=lambda path: path.replace("/", "\0")):
-            yield items[path]
+            entry, content = items[path]
+            earlier = first.setdefault(self._inodes.get(path, path), path)
+            if earlier == path:
+                yield entry, content
+            else:
+                yield entry._replace(kind="hardlink", link=earlier, size=0, xattrs=()), None
 
     def _parents(self) -> dict[str, Entry]:
         """The existing directories above placed entries."""
@@ -198,25 +205,30 @@ class Placement:
             path = posixpath.dirname(path)
         return found
 
-    def make_directories(self, path: str, mode: int = _MODE) -> None:
-        """Create the directory `path` and its parents. Raises UsageError where a file is."""
+    def make_directories(
+        self, path: str, mode: int = _MODE, *, owner: tuple[int, int] | None = None
+    ) -> None:
+        """Create the directory `path` and its parents, for `owner` where that is given.
+
+        Raises UsageError where a file is.
+        """
         done = ""
         for part in path.split("/") if path else ():
             done = f"{done}/{part}" if done else part
             entry = self.lookup(done)
             if entry is None:
-                self._items[done] = (self._new_directory(done, mode), None)
+                self._items[done] = (self._new_directory(done, mode, owner or self._owner), None)
             elif entry.kind != "dir":
                 raise UsageError(f"/{done} is not a directory")
 
-    def _new_directory(self, path: str, mode: int) -> Entry:
+    def _new_directory(self, path: str, mode: int, owner: tuple[int, int] | None) -> Entry:
         """As mkdir(2) creates it: below a setgid directory it is setgid, too, with its group."""
         mode &= _MODE  # as an umask of 022 does
-        uid, gid = self._owner or (0, 0)
+        uid, gid = owner or (0, 0)
         parent = self.lookup(posixpath.dirname(path))
         if parent is not None and parent.mode & 0o2000:
             mode |= 0o2000
-            gid = gid if self._owner else parent.gid
+            gid = gid if owner else parent.gid
         return Entry(path, "dir", mode, uid, gid, mtime_ns=self._now_ns)
 
     def is_directory(self, path: str) -> bool:
@@ -250,7 +262,27 @@ class Placement:
     def place(self, entry: Entry, content: Content) -> None:
         """Add one entry. Raises UsageError where a directory meets a file."""
         self._require_room(entry.path, entry.kind == "dir")
-        self._items[entry.path] = (entry, content)
+        self._put(entry, content)
+
+    def _put(self, entry: Entry, content: Content, *, same_as: str = "") -> None:
+        """Add or replace an entry; `same_as` is an earlier hard link to the same file.
+
+        Other hard links to a replaced file keep its content.
+        """
+        path = entry.path
+        there = self._items.get(path)
+        if there is not None and there[0].kind == "dir" and entry.kind != "dir":
+            for inside in [name for name in self._items if name.startswith(f"{path}/")]:
+                del self._items[inside]
+                self._inodes.pop(inside, None)
+        self._inodes.pop(path, None)
+        if same_as:
+            first = self._items.get(same_as)
+            if first is None or first[0].kind == "dir":
+                raise UsageError(f"/{path} is a hard link to /{same_as}, which was replaced")
+            entry, content = first[0]._replace(path=path), first[1]
+            self._inodes[path] = self._inodes.setdefault(same_as, object())
+        self._items[path] = (entry, content)
 
     def require_room(self, target: str, tree: Tree) -> None:
         """Raise the UsageError that `place_tree` would raise.
@@ -296,34 +328,53 @@ class Placement:
             entry = there._replace(mode=entry.mode)
         self.place(entry._replace(mtime_ns=self._now_ns), None)
 
-    def place_archive(self, target: str, items: Iterable[Item], attributes: CopyAttributes) -> None:
-        """Add the contents of an archive: links to directories are followed, the rest replaced."""
+    def place_archive(
+        self,
+        target: str,
+        items: Iterable[Item],
+        attributes: CopyAttributes,
+        listed: Container[str],
+    ) -> None:
+        """Add the contents of an archive, which is unpacked with `target` as its root.
+
+        Symbolic links above an entry are followed. An entry replaces what has its path, except a
+        directory another. Directories that are not `listed` only lead to other entries: they are
+        created, for root, where they are missing. Raises UsageError where a file is.
+        """
         prefix = f"{target}/" if target else ""
+        places: dict[str, str] = {}  # of entries that links lead elsewhere
+
+        def lookup(path: str) -> Entry | None:
+            return self.lookup(prefix + path)
+
         for entry, content in items:
-            parent, _, name = (prefix + entry.path).rpartition("/")
-            place = posixpath.join(self.resolve(parent), name)
-            if entry.kind == "dir" and self.is_directory(self.resolve(place)):
-                place = self.resolve(place)
-            link = prefix + entry.link if entry.kind == "hardlink" else entry.link
-            mtime_ns = max(0, entry.mtime_ns)
-            placed = attributes.of(entry._replace(link=link, mtime_ns=mtime_ns), place)
-            if place:
-                self._items[place] = (placed, content)
+            parent, _, name = entry.path.rpartition("/")
+            place = posixpath.join(resolve(parent, lookup), name)
+            implied = entry.kind == "dir" and entry.path not in listed
+            if implied:
+                place = resolve(place, lookup)
+                self.make_directories((prefix + place).rstrip("/"), owner=(0, 0))
+            if place != entry.path:
+                places[entry.path] = place
+            if not implied:
+                placed = attributes.of(
+                    entry._replace(mtime_ns=max(0, entry.mtime_ns)), prefix + place
+                )
+                first = prefix + places.get(entry.link, entry.link)
+                self._put(placed, content, same_as=first if entry.kind == "hardlink" else "")
 
     def place_tree(self, target: str, items: Iterable[Item], attributes: CopyAttributes) -> None:
         """Add the contents of a directory to the directory `target`."""
-        fresh = not self._below.children(target) and not any(
-            path.startswith(f"{target}/") for path in self._items
-        )
         prefix = f"{target}/" if target else ""
+        fresh = not self._below.children(target) and not any(
+            path.startswith(prefix) for path in self._items
+        )
         for entry, content in items:
             placed = attributes.of(entry, prefix + entry.path)
-            if placed.kind == "hardlink":
-                placed = placed._replace(link=prefix + placed.link)
-            if fresh:
-                self._items[placed.path] = (placed, content)
-            else:
-                self.place(placed, content)
+            if not fresh:
+                self._require_room(placed.path, placed.kind == "dir")
+            first = prefix + entry.link if entry.kind == "hardlink" else ""
+            self._put(placed, content, same_as=first)
 
     def _covered(self, path: str) -> bool:
         """Whether a new entry above `path` is not a directory."""

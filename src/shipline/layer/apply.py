@@ -292,7 +292,7 @@ class _Writer:
 
     def _hardlink(self, fd: int, name: str, entry: Entry, _: Content) -> None:
         if entry.link == entry.path:
-            return
+            raise ContentError(f"{entry.path} is a hard link to itself")
         check_path(entry.link)
         parent, _slash, target = entry.link.rpartition("/")
         source = os.dup(self._cache.directory(parent))

@@ -117,13 +117,80 @@ def test_an_existing_directory_takes_the_look_of_one_that_is_part_of_the_source(
     assert made.lookup("usr/bin/tool") is not None
 
 
+LINKED = ((Entry("a", "file", size=1), b"x"), (Entry("b", "hardlink", link="a"), None))
+
+
+def written(made: Placement) -> list[str]:
+    return [f"{e.path} {e.kind} {e.link} {content!r}" for e, content in made.items()]
+
+
 def test_hard_links_keep_to_their_tree() -> None:
     made = placement()
-    source = [(Entry("a", "file", size=1), b"x"), (Entry("b", "hardlink", link="a"), None)]
-    made.place_tree("new/place", iter(source), CopyAttributes())
-    found = made.lookup("new/place/b")
-    assert found is not None
-    assert found.link == "new/place/a"
+    made.place_tree("new/place", iter(LINKED), CopyAttributes())
+    assert written(made) == ["new/place/a file  b'x'", "new/place/b hardlink new/place/a None"]
+
+
+def unpack(made: Placement, target: str, *entries: Entry, listed: str = "") -> None:
+    items = [(entry, b"x" if entry.kind == "file" else None) for entry in entries]
+    made.place_archive(target, iter(items), CopyAttributes(), listed.split())
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_other_names_of_a_file_keep_it_when_one_is_replaced(archive: bool) -> None:
+    made = placement(LayeredToc([]))
+    entries = [entry for entry, _ in LINKED] + [Entry("c", "hardlink", link="a")]
+    if archive:
+        unpack(made, "n", *entries)
+    else:
+        items = [(entry, b"x" if entry.kind == "file" else None) for entry in entries]
+        made.place_tree("n", iter(items), CopyAttributes())
+    made.place_one(Entry("n/a", "file", size=1), b"y")
+    assert written(made) == ["n/a file  b'y'", "n/b file  b'x'", "n/c hardlink n/b None"]
+
+
+def test_hard_links_of_an_archive_follow_their_file_through_links() -> None:
+    made = placement()
+    unpack(
+        made, "", Entry("bin", "dir"), Entry("bin/z", "file"), Entry("c", "hardlink", link="bin/z")
+    )
+    assert written(made)[0] == "c file  b'x'"
+    assert written(made)[-1] == "usr/bin/z hardlink c None"
+
+
+def test_what_was_in_a_directory_that_an_archive_replaces_is_gone() -> None:
+    made = placement(LayeredToc([]))
+    unpack(made, "", Entry("d", "dir"), Entry("d/x", "file"), listed="d")
+    unpack(made, "", Entry("d", "symlink", link="e"))
+    assert written(made) == ["d symlink e None"]
+
+
+def test_directories_on_the_way_to_a_name_of_an_archive_are_not_its_own() -> None:
+    made = placement()
+    way = Entry("bin", "dir", 0o711), Entry("new", "dir", 0o711, 1, 1)
+    unpack(made, "", *way, Entry("bin/f", "file"), Entry("new/f", "file"))
+    found = {entry.path: entry for entry, _ in made.items()}
+    assert found["usr/bin"].mode == 0o700 and "bin" not in found
+    assert found["new"] == Entry("new", "dir", 0o755, mtime_ns=NOW)
+
+
+def test_a_directory_of_an_archive_takes_the_place_of_a_link() -> None:
+    made = placement()
+    unpack(made, "", Entry("bin", "dir", 0o711), Entry("bin/f", "file"), listed="bin")
+    assert written(made) == ["bin dir  None", "bin/f file  b'x'"]
+
+
+def test_links_on_the_way_through_an_archive_start_at_its_root() -> None:
+    below = table_of(Entry("t", "dir"), Entry("t/l", "symlink", link="/real"), Entry("real", "dir"))
+    made = placement(below)
+    unpack(made, "t", Entry("l", "dir"), Entry("l/f", "file"))
+    assert paths(made) == ["t", "t/real", "t/real/f"]
+
+
+def test_a_file_at_the_root_is_no_place_for_a_directory() -> None:
+    made = placement(LayeredToc([]))
+    made.place_one(Entry("b", "file"), b"")
+    with pytest.raises(UsageError, match="non-directory: /b"):
+        made.place_tree("", iter([(Entry("b", "dir"), None)]), CopyAttributes())
 
 
 def test_a_look_changes_owner_and_mode_but_never_a_links_mode() -> None:
@@ -148,23 +215,13 @@ def test_what_is_placed_is_seen_by_the_next_source() -> None:
 def test_a_file_over_a_directory_hides_what_was_in_it() -> None:
     made = placement()
     assert made.lookup("etc/host") is not None
-    made.place_archive("", [(Entry("etc", "file"), b"")], CopyAttributes())
+    unpack(made, "", Entry("etc", "file"))
     assert made.lookup("etc/host") is None
 
 
-def test_an_archive_replaces_what_it_meets_and_follows_links_to_directories() -> None:
+def test_an_archive_replaces_what_it_meets() -> None:
     made = placement()
-    made.place_archive(
-        "",
-        [
-            (Entry("bin", "dir", 0o755), None),
-            (Entry("bin/tool", "file", size=1), b"n"),
-            (Entry("etc/host", "dir", 0o755, mtime_ns=-5), None),
-        ],
-        CopyAttributes(),
-    )
-    assert "usr/bin/tool" in paths(made)
-    assert "bin" not in paths(made)
+    unpack(made, "", Entry("etc/host", "dir", 0o755, mtime_ns=-5), listed="etc/host")
     host = made.lookup("etc/host")
     assert host is not None
     assert (host.kind, host.mtime_ns) == ("dir", 0)

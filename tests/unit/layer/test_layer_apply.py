@@ -81,6 +81,11 @@ def test_paths_out_of_the_tree_are_refused(place: Path, path: str) -> None:
     assert sorted(os.listdir(place.parent)) == ["outside", "place"]
 
 
+def test_a_hard_link_to_itself_is_refused(place: Path) -> None:
+    with pytest.raises(ContentError, match="a is a hard link to itself"):
+        put(place, file("a"), (Entry("a", "hardlink", link="a"), None))
+
+
 @pytest.mark.parametrize(
     "target", ["/outside", "../outside", "../../../outside", "loop/../../outside"]
 )
