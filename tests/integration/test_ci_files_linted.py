@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from linters import ACTION, GITLAB, SHELL, WORKFLOW, complaints
-from shipline.deliver.ci import Pins, buildx, github, gitlab
+from shipline.deliver.ci import Pins, buildx_workflow, github_workflow, gitlab_pipeline
 from workflows import ALL, FULL
 
 ROOT = Path(__file__).parents[2]
@@ -25,21 +25,23 @@ def test_no_linter_finds_anything_in_a_workflow(tmp_path: Path) -> None:
     place = tmp_path / ".github/workflows"
     place.mkdir(parents=True)
     for number, workflow in enumerate(ALL):
-        for style in (github, buildx):
+        for style in (github_workflow, buildx_workflow):
             (place / f"{style.__name__}-{number}.yml").write_text(style(workflow, PINS))
     assert complaints(WORKFLOW, *place.iterdir()) == ""
 
 
 def test_the_linters_can_find_something(tmp_path: Path) -> None:
     file = tmp_path / "bad.yml"
-    text = github(FULL, PINS).replace("persist-credentials: false", "persist-credentials: true")
+    text = github_workflow(FULL, PINS).replace(
+        "persist-credentials: false", "persist-credentials: true"
+    )
     file.write_text(text)
     assert "artipacked" in complaints(WORKFLOW, file)
 
 
 def test_pipelines_of_gitlab_fit_their_schema(tmp_path: Path) -> None:
     for number, workflow in enumerate(ALL):
-        (tmp_path / f"{number}.gitlab-ci.yml").write_text(gitlab(workflow))
+        (tmp_path / f"{number}.gitlab-ci.yml").write_text(gitlab_pipeline(workflow))
     assert complaints(GITLAB, *tmp_path.iterdir()) == ""
 
 
@@ -50,7 +52,7 @@ def test_the_action_passes_the_linters() -> None:
 def test_scripts_of_gitlab_pass_shellcheck(tmp_path: Path) -> None:
     files = []
     for number, workflow in enumerate(ALL):
-        for name, job in read(gitlab(workflow)).items():
+        for name, job in read(gitlab_pipeline(workflow)).items():
             if "script" in job:
                 files.append(tmp_path / f"{number}-{name}.sh")
                 lines = [*job["before_script"], *job["script"]]

@@ -20,7 +20,7 @@ import pytest
 from builds import config, document, tags
 from nodes import Node, node
 from peers import push_base_images
-from shipline.deliver.project import detect
+from shipline.deliver.project import detect_project
 from ships import Project
 from toolboxes import toolbox
 
@@ -309,7 +309,7 @@ def _project(place: Path, registry: Node, kind: Kind, request: pytest.FixtureReq
 
 def _set_up(project: Project, kind: Kind) -> None:
     """What a developer of the project, and the generated workflow, have done before the tests."""
-    language = detect(project.root).language
+    language = detect_project(project.root).language
     if language is None:
         return
     if language.toolchain.kind == "python":

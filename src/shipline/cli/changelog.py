@@ -1,4 +1,4 @@
-"""`shipline changelog`: what changed since the last version, out of conventional commits."""
+"""`shipline changelog`: changes since the last version, from conventional commits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from shipline.tags import markdown, read_release
 @click.option("--all", "everything", is_flag=True, help="Include changes that users do not notice.")
 @click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
 def command(
-    asked: CommitQuery, since: str, until: str, output: Path | None, everything: bool, as_json: bool
+    query: CommitQuery, since: str, until: str, output: Path | None, everything: bool, as_json: bool
 ) -> None:
     """Print what changed since the last version, as Markdown."""
     release, url = read_release(
-        asked.git, asked.section, since=since, until=until, fetch=asked.fetch
+        query.git, query.section, since=since, until=until, fetch=query.fetch
     )
-    url = asked.event.url or url
+    url = query.event.url or url
     if as_json:
         text = json.dumps(release.to_json(), indent=2) + "\n"
     else:

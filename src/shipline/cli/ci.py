@@ -19,7 +19,7 @@ from shipline.cli.failures import ProgramSettings
 from shipline.cli.results import write_whole
 from shipline.config import Config, load
 from shipline.deliver.ci import (
-    LEFT_OUT,
+    UNSUPPORTED_OPTIONS,
     CiSection,
     FileState,
     Login,
@@ -27,15 +27,15 @@ from shipline.deliver.ci import (
     Signing,
     Unread,
     Workflow,
-    buildx,
+    buildx_workflow,
     freshness,
-    github,
-    gitlab,
+    github_workflow,
+    gitlab_pipeline,
     kind_of,
-    left_out,
+    unsupported_options,
     with_variables,
 )
-from shipline.deliver.project import detect
+from shipline.deliver.project import detect_project
 from shipline.errors import ConfigError, UsageError
 from shipline.git import Git, GitError, read_repository, web_address
 from shipline.oci import Reference
@@ -69,7 +69,7 @@ def _workflow(config: Config, root: Path) -> Workflow:
                 hint="write it out: a generated workflow names the registry it logs in to",
             )
     tests = {name: step for name, step in pipeline.commands.items() if not step.after_build}
-    language = detect(root).language
+    language = detect_project(root).language
     return Workflow(
         image=pipeline.image.name,
         shipline=own_requirement() or f"shipline=={__version__}",
@@ -126,7 +126,7 @@ def _at(url: str, commit: str) -> str:
 
 
 def _without(config: Config) -> Iterator[str]:
-    """What only `shipline ship` does, in words of shipline.yaml."""
+    """Settings of shipline.yaml that only `shipline ship` supports."""
     yield "versions and tags by rules: the commit is the only tag"
     if config.gates is not None:
         yield f"gates: {', '.join(name for name, _, _ in config.gates.gates())}"
@@ -199,13 +199,13 @@ def _pins(workflow: Workflow, root: Path) -> Pins:
 _WRITERS: dict[str, tuple[str, Writer]] = {
     "github": (
         ".github/workflows/shipline.yml",
-        lambda workflow, root: github(workflow, _pins(workflow, root)),
+        lambda workflow, root: github_workflow(workflow, _pins(workflow, root)),
     ),
     "github --style buildx": (
         ".github/workflows/docker.yml",
-        lambda workflow, root: buildx(workflow, _pins(workflow, root)),
+        lambda workflow, root: buildx_workflow(workflow, _pins(workflow, root)),
     ),
-    "gitlab": (".gitlab-ci.yml", lambda workflow, _: gitlab(workflow)),
+    "gitlab": (".gitlab-ci.yml", lambda workflow, _: gitlab_pipeline(workflow)),
 }
 """Where each kind of file is kept, and who writes it."""
 
@@ -253,7 +253,7 @@ def gitlab_command(path: Path | None, output: str | None, stdout: bool, force: b
 @FILE
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def check(path: Path | None, files: tuple[str, ...]) -> None:
-    """Fail where a generated file is not what would be written now; prints the difference."""
+    """Fail if a generated file is out of date; prints the difference."""
     stale = []
     for place, wanted in _generated(path, files):
         found = freshness(_text(place), wanted, os.path.relpath(place))
@@ -279,7 +279,7 @@ def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
 @group.command("action-build", hidden=True)
 @click.pass_obj
 def action_build(settings: ProgramSettings) -> None:
-    """What the action of this repository runs: `shipline build` from the inputs of a step."""
+    """Run by the action of this repository: `shipline build` with the inputs of a step."""
     from shipline.cli.action import run_action
 
     run_action(settings, os.environ)
@@ -298,10 +298,10 @@ def _write(kind: str, path: Path | None, output: str | None, *, stdout: bool, fo
 
 
 def _warn(workflow: Workflow, kind: str) -> None:
-    """Say what will not work or is not there, before CI does."""
+    """Warn about unsupported settings and missing files before CI runs."""
     if kind.endswith("buildx"):
-        click.echo(LEFT_OUT, err=True)
-        for one in left_out(workflow):
+        click.echo(UNSUPPORTED_OPTIONS, err=True)
+        for one in unsupported_options(workflow):
             click.echo(f"- {one}", err=True)
     elif not workflow.section.install and not own_requirement():
         click.echo(
@@ -323,7 +323,7 @@ def _ci_workflow(path: Path | None) -> tuple[Workflow, Path]:
 
 
 def _generated(path: Path | None, files: tuple[str, ...]) -> list[tuple[Path, str]]:
-    """The generated files, each with what it should be. Raises ConfigError where there is none."""
+    """The generated files with their expected content. Raises ConfigError if there are none."""
     workflow, root = _ci_workflow(path)
     places = [Path(file) for file in files] or [_top(root) / one for one, _ in _WRITERS.values()]
     kinds = [(place, kind_of(_text(place) or "")) for place in places]

@@ -1,4 +1,4 @@
-"""The commit that a command is about: its options, and what they come to."""
+"""The options that select a commit, and the query they make."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CommitQuery:
     event: Event
     fetch: bool
     now: int
-    ask: bool = True
+    ask_remote: bool = True
     image: str = ""
     config: Config | None = None
 
@@ -44,12 +44,17 @@ class CommitQuery:
 _SHORT_SHA = "DOCKER_METADATA_SHORT_SHA_LENGTH"
 
 
-def foreseen(asked: CommitQuery) -> Decision:
-    """The decision for the commit, with a warning where it stands on this clone alone."""
-    from shipline.tags import foresee
+def expected_decision(query: CommitQuery) -> Decision:
+    """The decision for the commit; warns if it is based on this clone alone."""
+    from shipline.tags import expected_decision
 
-    found = foresee(
-        asked.git, asked.section, asked.event, fetch=asked.fetch, ask=asked.ask, now=asked.now
+    found = expected_decision(
+        query.git,
+        query.section,
+        query.event,
+        fetch=query.fetch,
+        ask_remote=query.ask_remote,
+        now=query.now,
     )
     if found.doubt:
         click.echo(f"warning: {found.doubt}", err=True)
@@ -69,8 +74,8 @@ def commit_options(command: F) -> F:
         fetch: bool | None,
         **others: Any,
     ) -> Any:
-        told = Event.of(ref, event, pr) if ref or event or pr else None
-        return command(asked=_asked(directory, path, told, fetch), **others)
+        given = Event.of(ref, event, pr) if ref or event or pr else None
+        return command(query=_query(directory, path, given, fetch), **others)
 
     for option in reversed(_OPTIONS):
         called = option(called)
@@ -84,7 +89,7 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         default=".",
         metavar="DIRECTORY",
-        help="The directory to work in.",
+        help="Run in this directory.",
     ),
     click.option(
         "-f",
@@ -116,35 +121,37 @@ _OPTIONS = (
 )
 
 
-def _asked(
-    directory: Path, path: Path | None, told: Event | None, fetch: bool | None
+def _query(
+    directory: Path, path: Path | None, given: Event | None, fetch: bool | None
 ) -> CommitQuery:
     from shipline.config import find, load
 
     environ = os.environ
     found = event_from(environ, _payload(environ))
-    event = replace(found if told is None else _with(told, found), short_sha=_short_sha(environ))
+    event = replace(
+        found if given is None else _override(given, found), short_sha=_short_sha(environ)
+    )
     section, image, config = TagsSection(), "", None
     if path is not None or find(directory.absolute()) is not None:
         config = load(path, directory.absolute(), environ)
         section = config.tags or section
         image = str(config.pipeline.image or "")
-    ask = fetch is not False
+    ask_remote = fetch is not False
     fetch = found.ci if fetch is None else fetch
     git = Git(directory, environ)
-    return CommitQuery(git, section, event, fetch, _now(environ), ask, image, config)
+    return CommitQuery(git, section, event, fetch, _now(environ), ask_remote, image, config)
 
 
-def _with(told: Event, found: Event) -> Event:
-    """What the command line tells, and of the rest what CI tells about the repository."""
-    ref = told.ref or found.ref
-    same = found.kind == told.kind and ref == found.ref
+def _override(given: Event, found: Event) -> Event:
+    """The event of the command line, completed with what CI reports about the repository."""
+    ref = given.ref or found.ref
+    same = found.kind == given.kind and ref == found.ref
     return replace(
-        found if same else told,
-        kind=told.kind,
+        found if same else given,
+        kind=given.kind,
         ref=ref,
-        number=told.number or (found.number if same else ""),
-        source=told.source,
+        number=given.number or (found.number if same else ""),
+        source=given.source,
         default_branch=found.default_branch,
         title=found.title,
         description=found.description,

@@ -1,4 +1,4 @@
-"""`shipline config`: check the configuration file, show what it comes to, print its schema."""
+"""`shipline config`: check the configuration, show the effective one, print its schema."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def group() -> None:
 @group.command("check")
 @FILE
 def check(path: Path | None) -> None:
-    """Tell everything that is wrong with the file, and what it names and is not there."""
+    """Report all errors in the file, and files that it names but that do not exist."""
     from shipline.config import load
 
     config = load(path, Path.cwd(), os.environ)

@@ -130,7 +130,7 @@ _OPTIONS = (
         type=_PATH,
         default=".",
         metavar="DIRECTORY",
-        help="The directory to work in.",
+        help="Run in this directory.",
     ),
     click.option("-f", "--file", "path", type=_PATH, metavar="PATH", help="The configuration."),
     _many("--report", "A report of any kind: PATH, FORMAT:PATH or GATE=PATH.", "[FORMAT:]PATH"),

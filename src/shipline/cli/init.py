@@ -1,4 +1,4 @@
-"""`shipline init`: look at a project and write what it needs to be shipped."""
+"""`shipline init`: write the files that a project needs to be shipped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from pathlib import Path
 import click
 
 from shipline.config import NAMES
-from shipline.deliver.init import PLATFORMS, configuration, dockerfile, dockerignore, gitignore
-from shipline.deliver.project import Project, detect, guess_image
+from shipline.deliver.init import (
+    PLATFORMS,
+    initial_config,
+    initial_dockerfile,
+    initial_dockerignore,
+    initial_gitignore,
+)
+from shipline.deliver.project import Project, detect_project, guess_image
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
 
@@ -40,7 +46,7 @@ def command(
     """Write what the project in DIRECTORY needs to be shipped: shipline.yaml, and a Dockerfile and
     ignore files where there are none. No file is ever replaced.
     """
-    project = detect(directory)
+    project = detect_project(directory)
     wanted = _files(directory, project, image, _platforms(platforms), docker)
     present = [name for name in wanted if (directory / name).exists()]
     if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(wanted)):
@@ -70,7 +76,7 @@ def _files(
     there = next((one for one in NAMES if (directory / one).exists()), NAMES[0])
     files: dict[str, str] = {}
     if docker is not False and not project.dockerfiles:
-        text = dockerfile(project)
+        text = initial_dockerfile(project)
         if text is not None:
             files["Dockerfile"] = text
             project = replace(project, dockerfiles=("Dockerfile",))
@@ -82,10 +88,10 @@ def _files(
                 hint="write a Dockerfile; `shipline init` then takes it as it is",
             )
     if (docker or "Dockerfile" in files) and not project.has_dockerignore:
-        files[".dockerignore"] = dockerignore(project)
+        files[".dockerignore"] = initial_dockerignore(project)
     if project.language and not project.has_gitignore:
-        files[".gitignore"] = gitignore(project)
-    return {there: configuration(project, image=name, platforms=platforms or PLATFORMS), **files}
+        files[".gitignore"] = initial_gitignore(project)
+    return {there: initial_config(project, image=name, platforms=platforms or PLATFORMS), **files}
 
 
 def _platforms(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,7 +126,9 @@ def _tell(project: Project, written: list[str]) -> None:
     if project.ci:
         click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
     if not project.dockerfiles and "Dockerfile" not in written:
-        why = "" if dockerfile(project) else ": nothing here says how the program is started"
+        why = (
+            "" if initial_dockerfile(project) else ": nothing here says how the program is started"
+        )
         click.echo(f"there is no Dockerfile{why}; write one before you ship", err=True)
     names = " ".join(written)
     commit = f"git add {names} && git commit -m 'build: ship with shipline'"

@@ -120,7 +120,7 @@ def _words(
 )
 @click.pass_obj
 def command(
-    settings: ProgramSettings, /, asked: CommitQuery, show: bool, as_json: bool, **given: Any
+    settings: ProgramSettings, /, query: CommitQuery, show: bool, as_json: bool, **given: Any
 ) -> int:
     """Lint, test, build, scan, judge, sign, copy and tag: the chain in shipline.yaml."""
     from shipline.ship.prepare import prepare
@@ -128,7 +128,7 @@ def command(
     from shipline.ship.runs import Runs
 
     options = Options(**given)
-    with _opened(asked, options) as (project, environment):
+    with _opened(query, options) as (project, environment):
         resume = None
         if options.resume is not None and not show:
             resume = Runs(environment.home).resolve(options.resume, str(project.root))
@@ -138,7 +138,7 @@ def command(
             _selection(project, options),
             allow_dirty=options.allow_dirty,
             plan_only=show,
-            fetch=asked.fetch or not show,
+            fetch=query.fetch or not show,
             ignore=[*options.built, *filter(None, [options.metadata_file])],
         )
         if show:
@@ -148,20 +148,20 @@ def command(
 
 
 @contextmanager
-def _opened(asked: CommitQuery, options: Options) -> Iterator[tuple[Project, Environment]]:
+def _opened(query: CommitQuery, options: Options) -> Iterator[tuple[Project, Environment]]:
     """The project, and its environment with an open registry client."""
     from shipline.api import open_client
 
     with open_client() as client:
-        yield _project(asked, options), _environment(asked, client, options)
+        yield _project(query, options), _environment(query, client, options)
 
 
-def _project(asked: CommitQuery, options: Options) -> Project:
+def _project(query: CommitQuery, options: Options) -> Project:
     from shipline.build import parse_platforms
     from shipline.ship.plan import Project
     from shipline.tags import TagsSection
 
-    config = asked.config
+    config = query.config
     if config is None or config.file is None:
         raise ConfigError("there is no shipline.yaml", hint="`shipline init` creates one")
     pipeline = config.pipeline
@@ -172,7 +172,7 @@ def _project(asked: CommitQuery, options: Options) -> Project:
     return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
 
-def _environment(asked: CommitQuery, client: Client, options: Options) -> Environment:
+def _environment(query: CommitQuery, client: Client, options: Options) -> Environment:
     from shipline.cli.signing import private_keys
     from shipline.home import state_directory
     from shipline.ship.plan import Environment
@@ -180,7 +180,7 @@ def _environment(asked: CommitQuery, client: Client, options: Options) -> Enviro
     return Environment(
         home=state_directory(),
         environ=os.environ,
-        event=asked.event,
+        event=query.event,
         repositories=client.repository,
         signers=lambda place: private_keys([place], options.password_file),
     )

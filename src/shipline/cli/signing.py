@@ -1,4 +1,4 @@
-"""What the commands about signatures share: keys, passwords, images in registries."""
+"""Shared by the commands about signatures: keys, passwords, images in registries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def password_option(command: _Command) -> _Command:
 
 @dataclass(frozen=True, slots=True)
 class ImageAddress:
-    """An image in a registry: what was asked for, and what it is."""
+    """An image in a registry: the given reference and the manifest it resolves to."""
 
     repository: RemoteRepository
     reference: Reference
@@ -104,7 +104,7 @@ def public_keys(paths: Iterable[str]) -> list[PublicKey]:
 
 
 def password_of(name: str, password_file: Path | None) -> Callable[[], bytes]:
-    """How the password of the key `name` is found, when it is needed."""
+    """A function that finds the password of the key `name` when it is needed."""
 
     def find() -> bytes:
         given = _given_password(password_file)

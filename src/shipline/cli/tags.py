@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from shipline.cli.commit import CommitQuery, commit_options, foreseen
+from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.cli.environment import registry_options
 from shipline.cli.template import render
 from shipline.errors import UsageError
@@ -214,7 +214,7 @@ def _output(name: str, value: str) -> str:
 @click.option("--registry", is_flag=True, help="Compare with what the registry has.")
 @registry_options
 def command(
-    asked: CommitQuery,
+    query: CommitQuery,
     images: Sequence[str],
     as_json: bool,
     form: str,
@@ -224,13 +224,13 @@ def command(
     """Print the tags of this commit's image, with the reason for each."""
     from shipline.oci import Reference
 
-    decision = foreseen(asked)
-    wanted = enabled_images(images) if images else filter(None, [asked.image])
+    decision = expected_decision(query)
+    wanted = enabled_images(images) if images else filter(None, [query.image])
     named = [Reference.parse(one) for one in wanted]
     names = tuple(one.name for one in named)
     if form == "github":  # as docker/metadata-action has them: name/app, without docker.io
         names = tuple(replace(one, tag="", digest=None).familiar for one in named)
-    placements = {name: compare(asked, decision, name) for name in names} if registry else {}
+    placements = {name: compare(query, decision, name) for name in names} if registry else {}
     click.echo(show(decision, names, placements, "json" if as_json else form, bake), nl=False)
 
 
@@ -259,8 +259,8 @@ def _names_of(line: str) -> list[str]:
     return [name.lower()] if enable == "true" else []
 
 
-def compare(asked: CommitQuery, decision: Decision, image: str) -> tuple[TagPlacement, ...]:
-    """What to do about each tag in the registry that has `image`."""
+def compare(query: CommitQuery, decision: Decision, image: str) -> tuple[TagPlacement, ...]:
+    """The action for each tag in the registry of `image`."""
     from shipline.cli.imagetools import OpenRepositories
     from shipline.git import is_ancestor
     from shipline.oci import Reference
@@ -268,4 +268,4 @@ def compare(asked: CommitQuery, decision: Decision, image: str) -> tuple[TagPlac
     with ExitStack() as stack:
         repository = OpenRepositories(stack)(Reference.parse(image))
         found = snapshot(repository, decision.names)
-    return place(decision, found, lambda old, new: is_ancestor(asked.git, old, new))
+    return place(decision, found, lambda old, new: is_ancestor(query.git, old, new))

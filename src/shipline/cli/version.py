@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from shipline import __version__
-from shipline.cli.commit import CommitQuery, commit_options, foreseen
+from shipline.cli.commit import CommitQuery, commit_options, expected_decision
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 
@@ -24,7 +24,7 @@ from shipline.git import NoRepository
 )
 @click.option("--parts", is_flag=True, help="The versions of shipline and of its parts.")
 def command(
-    asked: CommitQuery, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
+    query: CommitQuery, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
 ) -> None:
     """Print the version that this commit has, or gets.
 
@@ -34,22 +34,22 @@ def command(
         click.echo("\n".join(_parts()))
         return
     try:
-        asked.git.text("rev-parse", "--git-dir")
+        query.git.text("rev-parse", "--git-dir")
     except NoRepository:
         if reserving or following or as_json:
             raise
         click.echo("\n".join(_parts()))
         return
-    _decided(_anywhere(asked) if following else asked, why, as_json, reserving)
+    _print_version(_on_any_branch(query) if following else query, why, as_json, reserving)
 
 
-def _decided(asked: CommitQuery, why: bool, as_json: bool, reserving: bool) -> None:
+def _print_version(query: CommitQuery, why: bool, as_json: bool, reserving: bool) -> None:
     from shipline.tags import reserve
 
     if reserving:
-        decision = reserve(asked.git, asked.section, asked.event, fetch=True, now=asked.now)
+        decision = reserve(query.git, query.section, query.event, fetch=True, now=query.now)
     else:
-        decision = foreseen(asked)
+        decision = expected_decision(query)
     if not decision.version:
         raise ConfigError(
             f"this commit has no version: {decision.version_reason}",
@@ -67,10 +67,10 @@ def _decided(asked: CommitQuery, why: bool, as_json: bool, reserving: bool) -> N
         click.echo(decision.version_reason)
 
 
-def _anywhere(asked: CommitQuery) -> CommitQuery:
+def _on_any_branch(query: CommitQuery) -> CommitQuery:
     """As if the commit was pushed to a branch that makes versions."""
-    event = replace(asked.event, kind="push", ref="HEAD")
-    return replace(asked, section=asked.section.releasing(), event=event)
+    event = replace(query.event, kind="push", ref="HEAD")
+    return replace(query, section=query.section.releasing(), event=event)
 
 
 def _parts() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Lines that a change adds or alters, told by `git diff`."""
+"""Lines that a change adds or alters, from `git diff`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ChangedLines:
     base: str = ""
 
     def touches(self, path: str, line: int) -> bool:
-        """Whether the line is new or altered; line 0 asks for any line of the file."""
+        """Whether the line was added or altered; line 0 means any line of the file."""
         spans = self.lines.get(path, ())
         return any(line in span for span in spans) if line else bool(spans)
 
@@ -71,19 +71,19 @@ def _top(git: Git) -> str:
 
 
 def _parse(output: bytes) -> dict[str, list[range]]:
-    """A hunk says how many lines follow, so that no text of a file is taken for a header."""
-    found: dict[str, list[range]] = {}
+    """Skips the lines of a hunk by its counts, so that file content is never read as a header."""
+    changes: dict[str, list[range]] = {}
     spans: list[range] = []
     lines = iter(output.split(b"\n"))
     for line in lines:
         if line.startswith(b"+++ "):
-            spans = found.setdefault(_path(line[4:]), [])
+            spans = changes.setdefault(_path(line[4:]), [])
         elif hunk := _HUNK.match(line):
-            removed, start, added = (int(one) if one else 1 for one in hunk.groups())
+            removed, start, added = (int(number) if number else 1 for number in hunk.groups())
             _pass_over(lines, removed + added)
             if added:
                 spans.append(range(start, start + added))
-    return found
+    return changes
 
 
 def _pass_over(lines: Iterator[bytes], count: int) -> None:
@@ -93,7 +93,7 @@ def _pass_over(lines: Iterator[bytes], count: int) -> None:
 
 
 def _path(text: bytes) -> str:
-    """Names with quotes or control characters are written as C strings."""
+    """git writes names with quotes or control characters as C strings."""
     text = text.removesuffix(b"\t")
     if text.startswith(b'"'):
         text = _ESCAPE.sub(_unescaped, text[1:-1])

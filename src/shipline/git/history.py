@@ -39,14 +39,14 @@ def log(
     `paths` are globs from the top of the repository, `!` in front excludes; where there are any,
     only commits that touch one of them are told, on every side of a merge. Raises GitError.
     """
-    excluded = [f"^{one}" for one in since]
+    excluded = [f"^{commit}" for commit in since]
     limits = ["--full-history", "--", *_pathspecs(paths)] if paths else ["--"]
     done = git.run(*_LOG, f"--format={_FIELDS}", until, *excluded, *limits)
     return tuple(_commit(record) for record in done.output.split(b"\0") if record)
 
 
 def read_commit(git: Git, revision: str) -> Commit:
-    """The commit that `revision` names. Raises GitError where there is none."""
+    """The commit of `revision`. Raises GitError if there is none."""
     done = git.run(*_LOG, "--max-count=1", f"--format={_FIELDS}", f"{revision}^{{commit}}", "--")
     return _commit(done.output.rstrip(b"\0"))
 
@@ -63,14 +63,14 @@ def is_ancestor(git: Git, old: str, new: str) -> bool:
     return git.run("merge-base", "--is-ancestor", old, new, allowed=(0, 1, 128)).status == 0
 
 
-def merge_base(git: Git, one: str, other: str) -> str:
+def merge_base(git: Git, left: str, right: str) -> str:
     """The best common ancestor of two commits, empty where their histories are not related."""
-    done = git.run("merge-base", one, other, allowed=(0, 1))
+    done = git.run("merge-base", left, right, allowed=(0, 1))
     return done.output.decode().strip()
 
 
 def merged(git: Git, refs: Iterable[str], commit: str) -> frozenset[str]:
-    """Those of the full ref names whose commit is `commit` or in its history."""
+    """The refs whose commit is `commit` or an ancestor of it."""
     names = [*refs]
     if not names:
         return frozenset()
@@ -81,7 +81,7 @@ def merged(git: Git, refs: Iterable[str], commit: str) -> frozenset[str]:
 
 
 def abbreviate(git: Git, sha: str, width: int) -> str:
-    """The shortest prefix of at least `width` digits that names this commit alone."""
+    """The shortest unique prefix of the SHA, of at least `width` digits."""
     done = git.run("rev-parse", f"--short={width}", f"{sha}^{{commit}}", allowed=(0, 128))
     return done.output.decode().strip() if done.status == 0 else sha[:width]
 
@@ -90,8 +90,8 @@ _MANY = 500  # names on one command line
 
 
 def _pathspecs(paths: Sequence[str]) -> list[str]:
-    positive = [f":(top,glob){one}" for one in paths if not one.startswith("!")]
-    negative = [f":(top,exclude,glob){one[1:]}" for one in paths if one.startswith("!")]
+    positive = [f":(top,glob){path}" for path in paths if not path.startswith("!")]
+    negative = [f":(top,exclude,glob){path[1:]}" for path in paths if path.startswith("!")]
     return [*(positive or [":(top)"]), *negative]
 
 

@@ -1,4 +1,4 @@
-"""What a repository says of itself: HEAD, refs, remote, and how deep its history is."""
+"""Reads the state of a repository: HEAD, refs, remote, and depth of its history."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
 
 
 def _require_unborn(git: Git) -> None:
-    """Raises GitError where HEAD names a commit, but nobody can read it."""
-    named = git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128))
-    if sha := named.output.decode().strip():
+    """Raises GitError if HEAD names a commit that cannot be read."""
+    named_head = git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128))
+    if sha := named_head.output.decode().strip():
         raise GitError(
             f"the repository is damaged or incomplete: the commit {sha[:12]} of HEAD is unreadable",
             hint="git fsck says more; a fresh clone repairs it",
@@ -58,7 +58,7 @@ def _require_unborn(git: Git) -> None:
 
 
 def remote_tags(git: Git, remote: str) -> frozenset[str]:
-    """The names of the tags that `remote` has. Raises GitError where it does not answer."""
+    """The tags of `remote`. Raises GitError if it does not answer."""
     lines = git.lines("ls-remote", "--quiet", "--tags", "--refs", remote)
     return frozenset(line.partition("\trefs/tags/")[2] for line in lines if line)
 
@@ -68,7 +68,7 @@ def tags(git: Git) -> dict[str, str]:
 
     Raises GitError for one that git cannot read, which may be the last version.
     """
-    found = {}
+    commits = {}
     done = git.run("for-each-ref", f"--format={_TAGS}", "refs/tags")
     if broken := re.search(r"broken ref (\S+)", done.errors):
         raise GitError(
@@ -78,30 +78,30 @@ def tags(git: Git) -> dict[str, str]:
     for line in _decode(done.output).split("\n"):
         if line:
             name, direct, peeled = line.split("\0")
-            found[name.removeprefix("refs/tags/")] = peeled or direct
-    return found
+            commits[name.removeprefix("refs/tags/")] = peeled or direct
+    return commits
 
 
 def branches_containing(git: Git, commit: str, remote: str) -> tuple[str, ...]:
     """The remote branches that have `commit`; local ones where none of the remote has it."""
-    for place in (f"refs/remotes/{remote}/", "refs/heads/"):
-        if place == "refs/remotes//":
+    for namespace in (f"refs/remotes/{remote}/", "refs/heads/"):
+        if namespace == "refs/remotes//":
             continue
         listing = ("for-each-ref", "--format=%(refname)%00%(symref)", f"--contains={commit}")
-        lines = [line.split("\0") for line in git.lines(*listing, place) if line]
-        if names := [name.removeprefix(place) for name, symref in lines if not symref]:
+        lines = [line.split("\0") for line in git.lines(*listing, namespace) if line]
+        if names := [name.removeprefix(namespace) for name, symref in lines if not symref]:
             return tuple(names)
     return ()
 
 
 def resolve(git: Git, ref: str) -> str:
-    """The commit that `ref` names, empty where there is none."""
+    """The commit of `ref`; empty if there is none."""
     done = git.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", allowed=(0, 1, 128))
     return done.output.decode().strip()
 
 
 def default_branch(git: Git, remote: str) -> str:
-    """The remote's default branch as the clone knows it, empty where it does not."""
+    """The default branch of the remote as known to the clone; empty if unknown."""
     done = git.run("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD", allowed=(0, 1, 128))
     return _decode(done.output).removeprefix(f"refs/remotes/{remote}/")
 
@@ -111,28 +111,28 @@ def web_address(url: str) -> str:
 
     Credentials in the URL are dropped; `git@host:name.git` and ssh URLs become https.
     """
-    if found := re.fullmatch(r"(?:[^@/:]+@)?([^/:@]+\.[^/:@]+):(?!//)/?(.+?)(?:\.git)?/?", url):
-        return f"https://{found[1]}/{found[2]}"
+    if match := re.fullmatch(r"(?:[^@/:]+@)?([^/:@]+\.[^/:@]+):(?!//)/?(.+?)(?:\.git)?/?", url):
+        return f"https://{match[1]}/{match[2]}"
     pattern = r"(https?|ssh|git)(?:\+ssh)?://(?:[^@/]*@)?([^/:]+)(:\d+)?/(.+?)(?:\.git)?/?"
-    if not (found := re.fullmatch(pattern, url)):
+    if not (match := re.fullmatch(pattern, url)):
         return ""
-    scheme, port = (found[1], found[3] or "") if found[1].startswith("http") else ("https", "")
-    return f"{scheme}://{found[2]}{port}/{found[4]}"
+    scheme, port = (match[1], match[3] or "") if match[1].startswith("http") else ("https", "")
+    return f"{scheme}://{match[2]}{port}/{match[4]}"
 
 
 def _remotes(git: Git) -> dict[str, str]:
     done = git.run("config", "-z", "--get-regexp", r"^remote\..*\.url$", allowed=(0, 1))
-    entries = [one.partition("\n") for one in _decode(done.output).split("\0") if one]
+    entries = [line.partition("\n") for line in _decode(done.output).split("\0") if line]
     return {
         key.removeprefix("remote.").removesuffix(".url"): url for key, _, url in reversed(entries)
     }
 
 
-def _choose(remotes: Mapping[str, str], wanted: str) -> tuple[str, str]:
-    if wanted and wanted not in remotes:
+def _choose(remotes: Mapping[str, str], preferred: str) -> tuple[str, str]:
+    if preferred and preferred not in remotes:
         known = ", ".join(sorted(remotes)) or "none"
-        raise GitError(f"there is no remote {wanted}", hint=f"remotes of this clone: {known}")
-    name = wanted or ("origin" if "origin" in remotes else "")
+        raise GitError(f"there is no remote {preferred}", hint=f"remotes of this clone: {known}")
+    name = preferred or ("origin" if "origin" in remotes else "")
     if not name and len(remotes) == 1:
         name = next(iter(remotes))
     return name, remotes.get(name, "")
@@ -159,9 +159,9 @@ def complete_history(git: Git, remote: str, *, trees: bool = False) -> None:
     """
     if not remote:
         raise shallow_clone(remote, "it has no remote to fetch from")
-    wanted = f"--filter={'blob:none' if trees else 'tree:0'}"
+    object_filter = f"--filter={'blob:none' if trees else 'tree:0'}"
     try:
-        git.run(*_FETCH, "--unshallow", wanted, remote)
+        git.run(*_FETCH, "--unshallow", object_filter, remote)
     except GitError:
         _plainly(git, remote)
     if git.text("rev-parse", "--is-shallow-repository") == "true":
@@ -176,10 +176,10 @@ def fetch_tags(git: Git, remote: str) -> None:
     git.run(*_FETCH, remote)
 
 
-def shallow_clone(remote: str, why: str) -> ShallowClone:
+def shallow_clone(remote: str, reason: str) -> ShallowClone:
     """The error for a clone that is shallow and stays so."""
     return ShallowClone(
-        f"the clone is shallow, so older versions cannot be seen: {why}",
+        f"the clone is shallow, so older versions cannot be seen: {reason}",
         hint=f"git fetch --tags --unshallow {remote or 'REMOTE'}"
         " (GitHub: fetch-depth: 0, GitLab: GIT_DEPTH: 0), or --fetch",
     )

@@ -55,11 +55,11 @@ def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) 
 
 
 def _holder(git: Git, remote: str, name: str) -> str:
-    """The commit that the remote's tag stands for, empty where there is none."""
-    wanted = f"refs/tags/{name}"
-    lines = git.lines("ls-remote", "--quiet", remote, wanted, f"{wanted}^{{}}")
+    """The commit of the tag in the remote; empty if there is none."""
+    ref = f"refs/tags/{name}"
+    lines = git.lines("ls-remote", "--quiet", remote, ref, f"{ref}^{{}}")
     found = {ref: sha for sha, _, ref in (line.partition("\t") for line in lines if line)}
-    return found.get(f"{wanted}^{{}}", found.get(wanted, ""))
+    return found.get(f"{ref}^{{}}", found.get(ref, ""))
 
 
 def _tag(name: str, commit: Commit, message: str) -> bytes:
@@ -75,10 +75,14 @@ def _tag(name: str, commit: Commit, message: str) -> bytes:
 
 
 def _reason(done: GitResult) -> str:
-    """What the remote said, else what git made of it."""
+    """The messages of the remote, else the error of git."""
     lines = [line.strip() for line in done.errors.splitlines()]
-    told = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    messages = [
+        line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")
+    ]
     refused = [
         line for line in done.output.decode(errors="replace").splitlines() if line[:1] == "!"
     ]
-    return (told or [line.split("\t")[-1] for line in refused] or lines or ["no reason given"])[0]
+    return (messages or [line.split("\t")[-1] for line in refused] or lines or ["no reason given"])[
+        0
+    ]

@@ -21,7 +21,7 @@ from shipline.tasks import check, on_cancel
 
 
 class GitError(ShiplineError):
-    """The repository, or what it was asked for, cannot be used."""
+    """A git command failed, or the repository cannot be used."""
 
     code = "git"
     title = "git error"
@@ -47,52 +47,52 @@ class Unreachable(GitError):
 
 
 def explain(arguments: Sequence[str], text: str, directory: Path) -> GitError:
-    """The error for what git wrote to its standard error while it ran `arguments`."""
+    """The error for the standard error of `git ARGUMENTS`."""
     for pattern, make in _KNOWN:
-        if found := re.search(pattern, text, re.IGNORECASE):
-            return make(found, directory)
+        if match := re.search(pattern, text, re.IGNORECASE):
+            return make(match, directory)
     lines = [line for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith(("fatal:", "error:"))), "")
-    reason = (told or " ".join(lines[-1:])).removeprefix("fatal: ").removeprefix("error: ")
+    fatal = next((line for line in lines if line.startswith(("fatal:", "error:"))), "")
+    reason = (fatal or " ".join(lines[-1:])).removeprefix("fatal: ").removeprefix("error: ")
     return GitError(f"git {_verb(arguments)} failed: {reason or 'no reason given'}")
 
 
 def _verb(arguments: Sequence[str]) -> str:
-    return next((one for one in arguments if not one.startswith("-")), "")
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
-def _no_repository(found: re.Match[str], directory: Path) -> GitError:
+def _no_repository(match: re.Match[str], directory: Path) -> GitError:
     return NoRepository(
         f"not in a git repository: {directory.absolute()}",
         hint="run it inside a clone, or name one with -C",
     )
 
 
-def _owned_by_another(found: re.Match[str], directory: Path) -> GitError:
-    place = found.group(1)
+def _owned_by_another(match: re.Match[str], directory: Path) -> GitError:
+    path = match.group(1)
     return GitError(
-        f"the repository {place} belongs to another user, so git refuses to read it",
-        hint=f"git config --global --add safe.directory {place}",
+        f"the repository {path} belongs to another user, so git refuses to read it",
+        hint=f"git config --global --add safe.directory {path}",
     )
 
 
-def _unreachable(found: re.Match[str], directory: Path) -> GitError:
-    error = Unreachable(f"the remote repository cannot be read: {found.group(0).strip()}")
+def _unreachable(match: re.Match[str], directory: Path) -> GitError:
+    error = Unreachable(f"the remote repository cannot be read: {match.group(0).strip()}")
     error.hint = "check the URL of the remote and the credentials git has for it"
     return error
 
 
-def _other_tag(found: re.Match[str], directory: Path) -> GitError:
-    tag = found.group(1)
+def _other_tag(match: re.Match[str], directory: Path) -> GitError:
+    tag = match.group(1)
     return GitError(
         f"the git tag {tag} of this clone is not that of the remote",
         hint=f"git tag -d {tag} takes it away here; the next fetch brings the remote's",
     )
 
 
-def _corrupt(found: re.Match[str], directory: Path) -> GitError:
+def _corrupt(match: re.Match[str], directory: Path) -> GitError:
     return GitError(
-        f"the repository is damaged or incomplete: {found.group(0).strip()}",
+        f"the repository is damaged or incomplete: {match.group(0).strip()}",
         hint="git fsck says more; a fresh clone repairs it",
     )
 
@@ -123,7 +123,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class GitResult:
-    """How a run of git ended: `status` is its exit status, `output` and `errors` what it wrote."""
+    """The result of a git command: exit `status`, standard `output` and standard `errors`."""
 
     status: int
     output: bytes
@@ -132,7 +132,7 @@ class GitResult:
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """git at work in `directory`; `environ` is the environment it inherits (HOME, PATH, agents)."""
+    """git in `directory`; `environ` is the environment it inherits (HOME, PATH, agents)."""
 
     directory: Path
     environ: Mapping[str, str]

@@ -40,7 +40,7 @@ from shipline.tags import (
     Tag,
     TagConflict,
     decide,
-    foresee,
+    expected_decision,
     ref_of,
     reusable,
     survey,
@@ -194,7 +194,9 @@ class _Policy:
     def doubt(self) -> str:
         """Why a run, which fetches tags, may make another version than this plan."""
         try:
-            return foresee(self.git, self.project.tags, self.environment.event, now=self.now).doubt
+            return expected_decision(
+                self.git, self.project.tags, self.environment.event, now=self.now
+            ).doubt
         except GitError as error:
             return f"{error.message}: {error.hint}"
 

@@ -32,7 +32,7 @@ from shipline.supply.envelopes import BUNDLE, Bundle
 from shipline.tasks import sleep
 
 FORMS = (Form.TAG, Form.BUNDLE)
-"""What is written: both, since older programs know only the tag and newer ones the bundle."""
+"""The written forms: both, because older programs only read the tag and newer ones the bundle."""
 
 _EMPTY = b"{}"
 _NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
@@ -72,16 +72,20 @@ def attach_layers(
     it was written, and what another writer took away is added again.
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
-    wanted = {(one.descriptor.digest, *one.annotations.items()) for one in pieces}
-    for one in pieces:
-        repository.push(one.descriptor.plain, MemoryStore(one.content))
+    wanted = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
+    for piece in pieces:
+        repository.push(piece.descriptor.plain, MemoryStore(piece.content))
     for _ in range(_TRIES):
         manifest = _extended(_current(repository, tag), pieces, drop)
         store = MemoryStore(_config(manifest.layers), manifest.raw)
         repository.push(manifest.config, store)
         repository.tag(manifest.descriptor, store, tag)
         after = _current(repository, tag)
-        kept = {(one.digest, *one.annotations.items()) for one in after.layers} if after else set()
+        kept = (
+            {(layer.digest, *layer.annotations.items()) for layer in after.layers}
+            if after
+            else set()
+        )
         if wanted <= kept:
             return manifest.descriptor
     raise _contended(target)
@@ -140,9 +144,9 @@ def _is_settled(
     """Whether nobody has written since where `attached` was written: to the tag, or to the list of
     referrers, which is a tag too where a registry has no other.
     """
-    bundles = {one.digest for one in attached if one.artifact_type}
-    tagged = {one.digest for one in attached} - bundles
-    if bundles and not bundles <= {one.digest for one in repository.referrers(target)}:
+    bundles = {manifest.digest for manifest in attached if manifest.artifact_type}
+    tagged = {manifest.digest for manifest in attached} - bundles
+    if bundles and not bundles <= {referrer.digest for referrer in repository.referrers(target)}:
         return False
     try:
         tag = attachment_tag(target.digest, kind)
@@ -159,10 +163,12 @@ def _contended(target: Descriptor) -> ContentError:
 
 def _current(repository: Attachable, tag: str) -> Manifest | None:
     try:
-        found = repository.resolve(tag)
+        descriptor = repository.resolve(tag)
     except NotFound:
         return None
-    manifest = parse_manifest(fetch_all(repository, found, MANIFEST_LIMIT), found.media_type)
+    manifest = parse_manifest(
+        fetch_all(repository, descriptor, MANIFEST_LIMIT), descriptor.media_type
+    )
     if isinstance(manifest, Manifest):
         return manifest
     raise ContentError(f"{tag} is not a manifest of signatures", hint=f"delete the tag {tag}")
@@ -171,8 +177,8 @@ def _current(repository: Attachable, tag: str) -> Manifest | None:
 def _extended(
     before: Manifest | None, pieces: Iterable[AttachmentLayer], drop: Callable[[Descriptor], bool]
 ) -> Manifest:
-    kept = () if before is None else tuple(one for one in before.layers if not drop(one))
-    layers = (*kept, *(one.descriptor for one in pieces))
+    kept = () if before is None else tuple(layer for layer in before.layers if not drop(layer))
+    layers = (*kept, *(piece.descriptor for piece in pieces))
     if len(layers) > DEFAULT_LIMITS.statements:
         raise ContentError(
             f"{len(layers)} statements under one tag are more than anybody verifies",
@@ -190,7 +196,7 @@ def _extended(
 
 def _config(layers: Iterable[Descriptor]) -> bytes:
     """The configuration that cosign writes: layers and their number, nothing that can run."""
-    digests = [str(one.digest) for one in layers]
+    digests = [str(layer.digest) for layer in layers]
     document: dict[str, Any] = {
         "architecture": "",
         "created": _NEVER,

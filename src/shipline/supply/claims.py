@@ -69,7 +69,7 @@ class Form(StrEnum):
 
 
 class ClaimKind(StrEnum):
-    """What is looked for; the value ends the tag under which it may be."""
+    """The kind of claim; the value is the suffix of its tag."""
 
     SIGNATURE = "sig"
     ATTESTATION = "att"
@@ -80,7 +80,7 @@ _LAYERS = {ClaimKind.SIGNATURE: SIMPLE_SIGNING, ClaimKind.ATTESTATION: ENVELOPE}
 
 @dataclass(frozen=True, slots=True)
 class EvidenceLimits:
-    """More than this is not read, and what is not read does not count."""
+    """Limits of what is read; evidence beyond them does not count."""
 
     statements: int = 256  # in one manifest, or as referrers
     envelope: int = 16 << 20  # bytes of one attestation
@@ -108,12 +108,14 @@ class Claim:
     def signers(self, keys: Iterable[PublicKey]) -> tuple[PublicKey, ...]:
         """Those of `keys` that really signed."""
         return tuple(
-            key for key in keys if any(key.verify(one, self.message) for one in self.signatures)
+            key
+            for key in keys
+            if any(key.verify(signature, self.message) for signature in self.signatures)
         )
 
 
 class RejectReason(Enum):
-    """Why something that is attached proves nothing, the most telling first."""
+    """Why an attachment proves nothing, the most specific reason first."""
 
     NAME = auto()
     NO_NAME = auto()
@@ -124,11 +126,11 @@ class RejectReason(Enum):
 
 
 class Unproven(ContentError):
-    """A claim that was read and proves nothing about what is asked."""
+    """A claim that was read but does not prove what is required."""
 
-    def __init__(self, why: RejectReason, message: str) -> None:
+    def __init__(self, reason: RejectReason, message: str) -> None:
         super().__init__(message)
-        self.why = why
+        self.why = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Rejected:
 
 
 def attachment_tag(digest: Digest, kind: ClaimKind) -> str:
-    """The tag under which statements about `digest` are; nothing where it would be too long."""
+    """The tag of statements about `digest`; empty if it would be too long."""
     tag = f"{digest.algorithm}-{digest.hex}.{kind}"
     return tag if len(tag) <= _TAG_LIMIT else ""
 
@@ -174,12 +176,12 @@ def find_claims(
                 yield Rejected(layer.digest, form, f"too much is attached: over {limits.total} B")
                 continue
             budget[form] -= layer.size
-            found = _claim(source, layer, form, place, kind, limits)
-            if isinstance(found, Rejected):
-                yield found
-            elif (key := (form, found.body, found.signatures)) not in seen:
+            claim = _claim(source, layer, form, place, kind, limits)
+            if isinstance(claim, Rejected):
+                yield claim
+            elif (key := (form, claim.body, claim.signatures)) not in seen:
                 seen.add(key)
-                yield found
+                yield claim
 
 
 _Place = tuple[Form, Digest, Manifest | str]
@@ -202,25 +204,25 @@ def _manifests(
             yield Form.TAG, target.digest, error.message
     try:
         candidates = [
-            one
-            for one in source.referrers(target)
-            if one.artifact_type in _REFERRING and _may_be(one, predicate_type)
+            referrer
+            for referrer in source.referrers(target)
+            if referrer.artifact_type in _REFERRING and _may_be(referrer, predicate_type)
         ]
     except ContentError as error:
         yield Form.BUNDLE, target.digest, error.message
         return
-    for one in candidates[: limits.statements]:
-        form, place, found = _opened(source, one, Form.BUNDLE, limits)
-        if isinstance(found, Manifest):
-            if found.subject is None or found.subject.digest != target.digest:
-                found = "it refers to another image"
-            elif found.artifact_type != BUNDLE:
-                if found.config.media_type != COSIGN_ARTIFACT or kind is not ClaimKind.SIGNATURE:
+    for candidate in candidates[: limits.statements]:
+        form, place, manifest = _opened(source, candidate, Form.BUNDLE, limits)
+        if isinstance(manifest, Manifest):
+            if manifest.subject is None or manifest.subject.digest != target.digest:
+                manifest = "it refers to another image"
+            elif manifest.artifact_type != BUNDLE:
+                if manifest.config.media_type != COSIGN_ARTIFACT or kind is not ClaimKind.SIGNATURE:
                     continue
                 form = Form.REFERRER
-            elif not _may_be(found, predicate_type):
+            elif not _may_be(manifest, predicate_type):
                 continue
-        yield form, place, found
+        yield form, place, manifest
     if len(candidates) > limits.statements:
         reason = f"{len(candidates)} referrers, more than the {limits.statements} that are read"
         yield Form.BUNDLE, target.digest, reason
@@ -243,24 +245,26 @@ def claims_in(
             yield claim
 
 
-def _may_be(one: Descriptor | Manifest, predicate_type: str) -> bool:
-    said = one.annotations.get(PREDICATE_ANNOTATION) or one.annotations.get(LAYER_PREDICATE, "")
-    return not said or not predicate_type or said == predicate_type
+def _may_be(manifest: Descriptor | Manifest, predicate_type: str) -> bool:
+    stated = manifest.annotations.get(PREDICATE_ANNOTATION) or manifest.annotations.get(
+        LAYER_PREDICATE, ""
+    )
+    return not stated or not predicate_type or stated == predicate_type
 
 
-def _opened(source: Fetcher, found: Descriptor, form: Form, limits: EvidenceLimits) -> _Place:
+def _opened(source: Fetcher, descriptor: Descriptor, form: Form, limits: EvidenceLimits) -> _Place:
     try:
-        raw = fetch_all(source, found, MANIFEST_LIMIT)
-        manifest = parse_manifest(raw, found.media_type)
+        raw = fetch_all(source, descriptor, MANIFEST_LIMIT)
+        manifest = parse_manifest(raw, descriptor.media_type)
     except ContentError as error:
-        return form, found.digest, error.message
+        return form, descriptor.digest, error.message
     if not isinstance(manifest, Manifest):
-        return form, found.digest, "it is an index, not a manifest"
+        return form, descriptor.digest, "it is an index, not a manifest"
     if not 0 < len(manifest.layers) <= limits.statements:
         count = len(manifest.layers)
         reason = f"{count} signatures, more than {limits.statements}" if count else "it is empty"
-        return form, found.digest, reason
-    return form, found.digest, manifest
+        return form, descriptor.digest, reason
+    return form, descriptor.digest, manifest
 
 
 def _claim(

@@ -21,7 +21,7 @@ _SIGNATURES = 16  # of one envelope
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """What is signed: type and payload, each after its length, so that no two pairs are alike."""
+    """The signed bytes: type and payload, each with its length (DSSE, PAE)."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -49,15 +49,16 @@ class Envelope:
         if not 0 < len(found) <= _SIGNATURES:
             raise ContentError(f"the envelope has {len(found)} signatures")
         signatures = tuple(
-            from_base64(one.get("sig") if isinstance(one, dict) else None) for one in found
+            from_base64(signature.get("sig") if isinstance(signature, dict) else None)
+            for signature in found
         )
         return cls(from_base64(payload), signatures, kind)
 
     def to_json(self, *, key_ids: bool) -> dict[str, Any]:
         """`key_ids` writes empty ones, as cosign does in attachments but not in bundles."""
         entries = [
-            {**({"keyid": ""} if key_ids else {}), "sig": base64.b64encode(one).decode()}
-            for one in self.signatures
+            {**({"keyid": ""} if key_ids else {}), "sig": base64.b64encode(signature).decode()}
+            for signature in self.signatures
         ]
         payload = base64.b64encode(self.payload).decode()
         return {"payloadType": self.payload_type, "payload": payload, "signatures": entries}

@@ -41,15 +41,15 @@ def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
 
     Raises ConfigError for a file that holds none, and for a wrong password.
     """
-    if found := _OURS.search(pem):
-        return _from_pkcs8(_open_box(found[2], name, password()), name, None)
+    if match := _OURS.search(pem):
+        return _from_pkcs8(_open_box(match[2], name, password()), name, None)
     if b"OPENSSH PRIVATE KEY" in pem:
         raise ConfigError(
             f"{name} is an OpenSSH key", hint="convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
         )
     if b"PRIVATE KEY-----" not in pem:
-        what = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
-        raise ConfigError(f"{name} is {what}", hint="`shipline key generate` makes a pair of keys")
+        kind = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
+        raise ConfigError(f"{name} is {kind}", hint="`shipline key generate` makes a pair of keys")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
     return _from_pkcs8(pem, name, password() if encrypted else None)
 
@@ -96,11 +96,11 @@ def _open_box(body: bytes, name: str, password: bytes) -> bytes:
 
 
 def _checked(params: Any, name: str) -> dict[str, int]:
-    found = {key: params[key] for key in _SCRYPT}
-    whole = all(type(value) is int and value > 0 for value in found.values())
-    if not whole or 128 * found["N"] * found["r"] > _MEMORY or found["p"] > _ROUNDS:
-        raise ConfigError(f"{name} asks for more work than a key should: scrypt {found}")
-    return found
+    values = {key: params[key] for key in _SCRYPT}
+    whole = all(type(value) is int and value > 0 for value in values.values())
+    if not whole or 128 * values["N"] * values["r"] > _MEMORY or values["p"] > _ROUNDS:
+        raise ConfigError(f"{name} asks for more work than a key should: scrypt {values}")
+    return values
 
 
 def _stretched(password: bytes, salt: bytes, params: dict[str, int]) -> bytes:
@@ -153,7 +153,7 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def read_pem(path: Path) -> bytes:
-    """What is in a key file. Raises ConfigError where there is none, or too much."""
+    """The content of a key file. Raises ConfigError if it is missing or too large."""
     try:
         with path.open("rb") as file:
             content = file.read(PEM_LIMIT + 1)
@@ -199,17 +199,17 @@ def check_free(files: KeyFiles, *, replace: bool = False) -> None:
 
 
 def _place(path: Path, content: bytes, mode: int, replace: bool) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     try:
         with open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
         if replace:
-            part.replace(path)
+            temporary.replace(path)
         else:
-            os.link(part, path)  # fails where somebody else was faster
+            os.link(temporary, path)  # fails where somebody else was faster
     finally:
         with suppress(FileNotFoundError):
-            part.unlink()
+            temporary.unlink()

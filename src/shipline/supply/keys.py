@@ -113,7 +113,7 @@ class PublicKey:
 
 
 class PrivateKey:
-    """A key that signs; what it is made of is never shown."""
+    """A private key; its secret is never shown."""
 
     __slots__ = ("_key", "public")
 

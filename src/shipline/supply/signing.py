@@ -51,7 +51,7 @@ _DEPTH = 4  # of indexes in indexes
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What was attached to `target`; nothing where all signatures were there already."""
+    """The signatures attached to `target`; empty if all existed already."""
 
     target: Descriptor
     attached: tuple[Descriptor, ...]
@@ -83,8 +83,8 @@ def sign(
         raise UsageError("there is no key to sign with", hint="name one with --key")
     repository = at_the_source(repository)
     targets = [*signable(repository, target)] if recursive else [target.plain]
-    signings = [_Signing(repository, one, reference, annotations, clock) for one in targets]
-    return tuple(one.run(signers, forms, again) for one in signings)
+    signings = [_Signing(repository, target, reference, annotations, clock) for target in targets]
+    return tuple(signing.run(signers, forms, again) for signing in signings)
 
 
 def signable(repository: Attachable, target: Descriptor) -> Iterator[Descriptor]:
@@ -116,12 +116,12 @@ class _Signing:
         return str(self.reference.at(None))
 
     def run(self, signers: Sequence[PrivateKey], forms: Sequence[Form], again: bool) -> Signed:
-        unique = {one.public: one for one in signers}
+        unique = {signer.public: signer for signer in signers}
         before = self._done(tuple(unique)) if again else {}
 
         def attach() -> list[Descriptor]:
-            found = self._done(tuple(unique))
-            done = {claim for claim, count in found.items() if count > before.get(claim, 0)}
+            proven = self._done(tuple(unique))
+            done = {claim for claim, count in proven.items() if count > before.get(claim, 0)}
             return self._attach(unique, forms, done)
 
         kind = ClaimKind.SIGNATURE
@@ -134,28 +134,29 @@ class _Signing:
         done: set[tuple[PublicKey, Form]],
     ) -> list[Descriptor]:
         attached: list[Descriptor] = []
-        missing = [one for key, one in signers.items() if (key, Form.TAG) not in done]
+        missing = [signer for key, signer in signers.items() if (key, Form.TAG) not in done]
         if (
             Form.TAG in forms
             and missing
             and attachment_tag(self.target.digest, ClaimKind.SIGNATURE)
         ):
-            pieces = [self._piece(one) for one in missing]
+            pieces = [self._piece(signer) for signer in missing]
             attached.append(
                 attach_layers(self.repository, self.target, ClaimKind.SIGNATURE, pieces)
             )
         if Form.BUNDLE in forms:
-            missing = [one for key, one in signers.items() if (key, Form.BUNDLE) not in done]
+            missing = [signer for key, signer in signers.items() if (key, Form.BUNDLE) not in done]
             attached += map(self._bundle, missing)
         return attached
 
     def _done(self, keys: Sequence[PublicKey]) -> Counter[tuple[PublicKey, Form]]:
         """How often each key has signed this already, by form."""
-        found = examine(self.repository, self.target, self.reference, keys)
+        verification = examine(self.repository, self.target, self.reference, keys)
         return Counter(
-            (one.key, one.form)
-            for one in found.signatures
-            if one.identity == self.identity and _added(one.annotations) == dict(self.annotations)
+            (signature.key, signature.form)
+            for signature in verification.signatures
+            if signature.identity == self.identity
+            and _added(signature.annotations) == dict(self.annotations)
         )
 
     def _piece(self, signer: PrivateKey) -> AttachmentLayer:
@@ -212,17 +213,25 @@ def attest(
     repository, content = at_the_source(repository), _checked(statement, target)
     if not signers:
         raise UsageError("there is no key to sign with", hint="name one with --key")
-    unique = {one.public: one for one in signers}
+    unique = {signer.public: signer for signer in signers}
     kind = statement.predicate_type
 
     def attach() -> list[Descriptor]:
         proven = examine_attestations(repository, target, tuple(unique), kind).proven
-        same = {(one.key, one.form) for one in proven if one.envelope.payload == content}
-        old = [one for one in proven if replace and one.envelope.payload != content]
+        same = {
+            (attestation.key, attestation.form)
+            for attestation in proven
+            if attestation.envelope.payload == content
+        }
+        old = [
+            attestation
+            for attestation in proven
+            if replace and attestation.envelope.payload != content
+        ]
         attached: list[Descriptor] = []
         if Form.TAG in forms and attachment_tag(target.digest, ClaimKind.ATTESTATION):
-            missing = [one for key, one in unique.items() if (key, Form.TAG) not in same]
-            pieces = [_piece(kind, content, one) for one in missing]
+            missing = [signer for key, signer in unique.items() if (key, Form.TAG) not in same]
+            pieces = [_piece(kind, content, signer) for signer in missing]
             attached += _under_tag(repository, target, pieces, old)
         for one in [k for key, k in unique.items() if (key, Form.BUNDLE) not in same]:
             if Form.BUNDLE in forms:
@@ -249,7 +258,7 @@ def _under_tag(
     pieces: list[AttachmentLayer],
     old: Sequence[Attestation],
 ) -> list[Descriptor]:
-    outdated = {one.place for one in old if one.form is Form.TAG}
+    outdated = {attestation.place for attestation in old if attestation.form is Form.TAG}
     if not pieces and not outdated:
         return []
     return [
@@ -272,7 +281,9 @@ def _piece(kind: str, content: bytes, signer: PrivateKey) -> AttachmentLayer:
 def _delete_bundles(repository: Attachable, old: Sequence[Attestation]) -> None:
     if not isinstance(repository, _Deleting):
         return
-    for manifest in {one.manifest for one in old if one.form is Form.BUNDLE}:
+    for manifest in {
+        attestation.manifest for attestation in old if attestation.form is Form.BUNDLE
+    }:
         with suppress(NotFound, RegistryError):  # many registries have deletes off
             repository.delete(str(manifest))
 

@@ -18,7 +18,7 @@ _SUBJECTS = 1024  # the limit of sigstore-go
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a statement is about: `digests` maps algorithms to hex."""
+    """The subject of a statement: `digests` maps algorithms to hex."""
 
     name: str
     digests: Mapping[str, str]
@@ -78,8 +78,8 @@ class Statement:
         predicate = document.get("predicate", {})
         if not _is_text(kind) or not kind or not isinstance(predicate, dict | str):
             raise ContentError("the statement lacks its predicateType, or a usable predicate")
-        found = tuple(map(Subject.from_json, subjects))
-        return cls(found, kind, predicate, document["_type"])
+        subjects_found = tuple(map(Subject.from_json, subjects))
+        return cls(subjects_found, kind, predicate, document["_type"])
 
     def to_bytes(self) -> bytes:
         predicate = self.predicate if isinstance(self.predicate, str) else dict(self.predicate)
@@ -87,16 +87,16 @@ class Statement:
             {
                 "_type": self.type,
                 "predicateType": self.predicate_type,
-                "subject": [one.to_json() for one in self.subjects],
+                "subject": [subject.to_json() for subject in self.subjects],
                 "predicate": predicate,
             }
         )
 
     def subject_of(self, digest: Digest) -> Subject | None:
         """The subject with that digest, None where the statement is about something else."""
-        for one in self.subjects:
-            if one.digests.get(digest.algorithm) == digest.hex:
-                return one
+        for subject in self.subjects:
+            if subject.digests.get(digest.algorithm) == digest.hex:
+                return subject
         return None
 
 
@@ -136,9 +136,9 @@ _TIMES = (
 
 
 def predicate_type(text: str) -> str:
-    """The URI behind a short name, or `text` where it is one. Raises UsageError."""
-    if found := _TYPES.get(text):
-        return found
+    """The URI of a short name, or `text` if it is a URI. Raises UsageError."""
+    if uri := _TYPES.get(text):
+        return uri
     if "://" in text or text.startswith("urn:"):
         return text
     raise UsageError(
@@ -152,13 +152,13 @@ def short_name(uri: str) -> str:
 
 
 def stated_time(predicate: Mapping[str, Any] | str) -> float | None:
-    """When the predicate says it was made, in seconds since 1970; None where it does not."""
+    """The time stated in the predicate, in seconds since 1970; None if there is none."""
     for path in _TIMES:
         value: Any = predicate
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if (found := seconds(value)) is not None:
-            return found
+        if (time := seconds(value)) is not None:
+            return time
     return None
 
 
@@ -169,7 +169,7 @@ def seconds(value: object) -> float | None:
     if not isinstance(value, str):
         return None
     try:
-        found = datetime.fromisoformat(value)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        parsed = datetime.fromisoformat(value)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -132,7 +132,7 @@ class Identity:
         return signed.name == name.name and same_tag
 
     def on_any_host(self) -> Self:
-        """The same rule where nobody knows by which host an image is asked for."""
+        """The same rule for any host name."""
         return replace(self, rule=_Rule.PATH) if self.rule is _Rule.REPOSITORY else self
 
     def __str__(self) -> str:
@@ -194,7 +194,7 @@ class Verification:
     @property
     def keys(self) -> tuple[PublicKey, ...]:
         """The distinct keys that signed, in the order in which they were found."""
-        return tuple(dict.fromkeys(one.key for one in self.signatures))
+        return tuple(dict.fromkeys(signature.key for signature in self.signatures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,8 @@ def examine(
             raise Unproven(RejectReason.ANNOTATION, reason)
         return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
 
-    found = find_claims(source, target, ClaimKind.SIGNATURE, COSIGN_SIGN, limits)
-    return Verification(target, *_sorted(found, keys, check))
+    claims = find_claims(source, target, ClaimKind.SIGNATURE, COSIGN_SIGN, limits)
+    return Verification(target, *_sorted(claims, keys, check))
 
 
 def verify(
@@ -253,20 +253,22 @@ def verify(
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
     """The proof that at least `threshold` of `keys` signed `target`. Raises SignatureRefused."""
-    found = examine(
+    verification = examine(
         source, target, name, keys, identity=identity, annotations=annotations, limits=limits
     )
-    if len(found.keys) >= max(threshold, 1):
-        return found
-    have = f"{len(found.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
-    more = "else " if found.keys else ""
+    if len(verification.keys) >= max(threshold, 1):
+        return verification
+    have = f"{len(verification.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
+    more = "else " if verification.keys else ""
     sign = f"`shipline sign --key KEY {name.name}@{target.digest}`"
     raise SignatureRefused(
         f"{name.at(target.digest)}: {have} signed it",
-        verdicts=reasons(found.rejected, f"nothing {more}that is a signature is attached to it"),
+        verdicts=reasons(
+            verification.rejected, f"nothing {more}that is a signature is attached to it"
+        ),
         hint=f"more keys must sign it: {sign}"
-        if found.keys
-        else way_out(found.rejected, sign, "give its public half with --key"),
+        if verification.keys
+        else way_out(verification.rejected, sign, "give its public half with --key"),
     )
 
 
@@ -274,7 +276,7 @@ def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
     """What to do about what was rejected, by the most telling reason. `sign` is how to sign the
     image, `trust` how to let another key count.
     """
-    worst = min((one.why for one in rejected), key=lambda why: why.value, default=None)
+    worst = min((rejection.why for rejection in rejected), key=lambda why: why.value, default=None)
     match worst:
         case RejectReason.NAME:
             return (
@@ -321,8 +323,8 @@ def examine_attestations(
             for key in signers
         ]
 
-    found = find_claims(source, target, ClaimKind.ATTESTATION, predicate_type, limits)
-    proven, rejected = _sorted(found, keys, check)
+    claims = find_claims(source, target, ClaimKind.ATTESTATION, predicate_type, limits)
+    proven, rejected = _sorted(claims, keys, check)
     return Attestations(target, predicate_type, proven, rejected)
 
 
@@ -336,15 +338,17 @@ def verify_attestations(
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
     """At least one attestation of this type by one of `keys`. Raises SignatureRefused."""
-    found = examine_attestations(source, target, keys, predicate_type, limits=limits)
-    if found.proven:
-        return found
+    attestations = examine_attestations(source, target, keys, predicate_type, limits=limits)
+    if attestations.proven:
+        return attestations
     attach = f"`shipline attest --key KEY --type {short_name(predicate_type)} --predicate FILE`"
     raise SignatureRefused(
         f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
-        verdicts=reasons(found.rejected, "no attestation of this type is attached to it"),
-        hint=way_out(found.rejected, f"{attach} {name.at(target.digest)}", "give it with --key")
-        if found.rejected
+        verdicts=reasons(attestations.rejected, "no attestation of this type is attached to it"),
+        hint=way_out(
+            attestations.rejected, f"{attach} {name.at(target.digest)}", "give it with --key"
+        )
+        if attestations.rejected
         else f"attach one with {attach} {name.at(target.digest)}",
     )
 
@@ -373,12 +377,12 @@ def _is_about(claim: Claim, subject: Digest) -> bool:
 
 def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:
     """The reasons as lines, equal ones together; `nothing` where there are none."""
-    found: dict[str, list[Rejected]] = {}
-    for one in rejected:
-        found.setdefault(one.reason, []).append(one)
+    by_reason: dict[str, list[Rejected]] = {}
+    for rejection in rejected:
+        by_reason.setdefault(rejection.reason, []).append(rejection)
     lines = tuple(
         str(alike[0]) if len(alike) == 1 else f"{len(alike)} times: {reason}"
-        for reason, alike in found.items()
+        for reason, alike in by_reason.items()
     )
     more = (f"and {len(lines) - _REASONS} more",) if len(lines) > _REASONS else ()
     return (*lines[:_REASONS], *more) or (nothing,)
@@ -388,14 +392,14 @@ _Proof = TypeVar("_Proof", Signature, Attestation)
 
 
 def _sorted(
-    found: Iterable[Claim | Rejected],
+    claims: Iterable[Claim | Rejected],
     keys: Sequence[PublicKey],
     check: Callable[[Claim, tuple[PublicKey, ...]], list[_Proof]],
 ) -> tuple[tuple[_Proof, ...], tuple[Rejected, ...]]:
     """What `check` proves of the claims that one of `keys` signed, and all the rest."""
     proven: list[_Proof] = []
     rejected: list[Rejected] = []
-    for claim in found:
+    for claim in claims:
         if isinstance(claim, Rejected):
             rejected.append(claim)
             continue

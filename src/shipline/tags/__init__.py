@@ -1,4 +1,4 @@
-"""Which version a commit has and what its image is called: decided from facts, with reasons."""
+"""Decides the version and image tags of a commit, with reasons."""
 
 from shipline.tags.changelog import Release, markdown, read_release
 from shipline.tags.decision import (
@@ -25,7 +25,7 @@ from shipline.tags.published import (
     revision,
     snapshot,
 )
-from shipline.tags.reserving import foresee, reserve
+from shipline.tags.reserving import expected_decision, reserve
 from shipline.tags.section import Flavor, RuleEvents, TagRule, TagsSection
 from shipline.tags.situation import CommitHistory, Situation
 
@@ -54,7 +54,7 @@ __all__ = [
     "choose_rule",
     "decide",
     "event_from",
-    "foresee",
+    "expected_decision",
     "last_version",
     "markdown",
     "place",

@@ -1,4 +1,4 @@
-"""What changed between two versions, out of conventional commits, as Markdown and as values."""
+"""The changes between two versions, from conventional commits, as Markdown and as values."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ class Release:
         left out.
         """
         changes = read_changes(commits)
-        told = tuple(one for one in changes if one.type or one.breaking or not _is_merge(one))
-        return cls(title, date, since, until, told)
+        listed = tuple(
+            change for change in changes if change.type or change.breaking or not _is_merge(change)
+        )
+        return cls(title, date, since, until, listed)
 
     @property
     def breaking(self) -> tuple[Change, ...]:
@@ -64,14 +66,14 @@ class Release:
 
     def groups(self, *, everything: bool = False) -> tuple[tuple[str, tuple[Change, ...]], ...]:
         """The changes under their headings; those that users do not notice only on demand."""
-        wanted = _GROUPS if everything else _TOLD
+        groups = _GROUPS if everything else _TOLD
         found = [
             (_GROUPS[kind], tuple(one for one in self.changes if one.type == kind))
-            for kind in wanted
+            for kind in groups
         ]
         if everything:
-            rest = tuple(one for one in self.changes if one.type not in _GROUPS)
-            found.append((_OTHER, rest))
+            others = tuple(change for change in self.changes if change.type not in _GROUPS)
+            found.append((_OTHER, others))
         return tuple((heading, changes) for heading, changes in found if changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,10 +108,10 @@ def markdown(release: Release, *, url: str = "", everything: bool = False) -> st
     lines = [f"## {heading} ({render_date(release.date, 'YYYY-MM-DD')})"]
     if release.breaking:
         lines += ["", "### Breaking changes", ""]
-        lines += [_line(one, one.breaking, links) for one in release.breaking]
+        lines += [_line(change, change.breaking, links) for change in release.breaking]
     for name, changes in release.groups(everything=everything):
         lines += ["", f"### {name}", ""]
-        lines += [_line(one, one.description, links) for one in changes]
+        lines += [_line(change, change.description, links) for change in changes]
     if len(lines) == 1:
         lines += ["", "No changes that users notice."]
     return "\n".join(lines) + "\n"

@@ -74,20 +74,20 @@ def standing(commits: Sequence[Commit]) -> list[Commit]:
     for commit in commits:
         if commit.sha in gone or "This reverts commit" not in commit.message:
             continue
-        named = [_whole(sha, known) for sha in _REVERTED.findall(commit.message)]
-        if named and known.issuperset(named):
-            gone.update((commit.sha, *named))
+        reverted = [_whole(sha, known) for sha in _REVERTED.findall(commit.message)]
+        if reverted and known.issuperset(reverted):
+            gone.update((commit.sha, *reverted))
     return [commit for commit in commits if commit.sha not in gone]
 
 
 def _whole(sha: str, known: Collection[str]) -> str:
-    """The one of the commits that a shortened name stands for; the name itself without one."""
-    found = [sha] if sha in known else [one for one in known if one.startswith(sha)]
-    return found[0] if len(found) == 1 else sha
+    """The commit that an abbreviated SHA means; the text itself if there is none."""
+    matches = [sha] if sha in known else [commit for commit in known if commit.startswith(sha)]
+    return matches[0] if len(matches) == 1 else sha
 
 
 def read_change(commit: Commit) -> Change:
-    """The change that a commit's message tells; every message is one."""
+    """The change that a commit message describes."""
     body = commit.message.partition("\n")[2]
     note = _BREAKING.search(body) if "BREAKING" in body else None
     return _change(commit, commit.subject, " ".join(note["text"].split()) if note else "")
@@ -95,14 +95,14 @@ def read_change(commit: Commit) -> Change:
 
 def _changes(commit: Commit) -> tuple[Change, ...]:
     """The change of the commit, and those of the commits that were squashed into it."""
-    own, body = read_change(commit), commit.message.partition("\n")[2]
+    change, body = read_change(commit), commit.message.partition("\n")[2]
     logged = _SQUASHED in commit.message
     if len(commit.parents) > 1 or not (logged or _LISTING.match(body)):
-        return (own,)
-    lines = dict.fromkeys(one["line"] for one in (_LOGGED if logged else _ITEM).finditer(body))
-    title = _PULL.sub("", own.line)
+        return (change,)
+    lines = dict.fromkeys(match["line"] for match in (_LOGGED if logged else _ITEM).finditer(body))
+    title = _PULL.sub("", change.line)
     listed = (_change(commit, line) for line in lines if _PULL.sub("", line) != title)
-    return (own, *(change for change in listed if change.type))
+    return (change, *(change for change in listed if change.type))
 
 
 def _change(commit: Commit, line: str, breaking: str = "") -> Change:

@@ -12,7 +12,7 @@ from shipline.errors import ConfigError
 from shipline.tags.entry import TagEntry
 from shipline.tags.event import Event
 from shipline.tags.labels import completed, usual
-from shipline.tags.making import CandidateTag, NotApplicable, RuleMatch, expressions, make
+from shipline.tags.making import CandidateTag, NotApplicable, RuleMatch, expressions, make_candidate
 from shipline.tags.proposal import Proposal, propose
 from shipline.tags.section import TagRule, TagsSection, match
 from shipline.tags.situation import Situation
@@ -37,7 +37,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class GitTag:
-    """The git tag of the version; where it is `new` it has to be reserved before publishing."""
+    """The git tag of the version; a `new` one must be reserved before publishing."""
 
     name: str
     commit: str
@@ -69,7 +69,7 @@ class Decision:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tags, as text, the most telling first."""
+        """The names of the tags, the most specific first."""
         return tuple(tag.name for tag in self.tags)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Decision:
                 {"name": tag.name, "mutable": tag.mutable, "reason": tag.reason}
                 for tag in self.tags
             ],
-            "skipped": [{"entry": one.entry, "reason": one.reason} for one in self.skipped],
+            "skipped": [{"entry": skip.entry, "reason": skip.reason} for skip in self.skipped],
             "push": self.push,
             "gitTag": {"name": git_tag.name, "commit": git_tag.commit, "new": git_tag.new}
             if git_tag
@@ -104,7 +104,7 @@ class Decision:
 
 
 class NoRuleMatches(ConfigError):
-    """The policy says nothing about the event, so the image gets no name at all."""
+    """No rule matches the event, so the image gets no tag."""
 
     code = "tags-no-rule"
 
@@ -119,9 +119,9 @@ def choose_rule(section: TagsSection, event: Event) -> tuple[int, TagRule, str]:
     for number, rule in enumerate(section.chosen_rules, 1):
         if rule.on is None:
             return number, rule, ""
-        found = match(rule.on.patterns(event.kind), name) if name or pulled else None
-        if found:
-            return number, rule, "" if pulled else found.name
+        matched = match(rule.on.patterns(event.kind), name) if name or pulled else None
+        if matched:
+            return number, rule, "" if pulled else matched.name
     raise NoRuleMatches(
         f"no rule matches {_told(event)}",
         hint=f"rules are for {_rules(section)}; add one for it to tags.rules of shipline.yaml",
@@ -139,13 +139,13 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
     if rule.wants_version or (situation.event.tag and rule.version != "none"):
         proposal = propose(rule, section, situation)
     case = RuleMatch(rule, section, situation, name, proposal.version, proposal.reason)
-    made, skipped = _make_all(case)
-    if not made and rule.on is None and not rule.wants_version:
+    candidates, skipped = _make_all(case)
+    if not candidates and rule.on is None and not rule.wants_version:
         raise _nothing(situation.event, skipped)
-    made = _with_latest(made, case)
-    tags, held = _held_back(_distinct(made), situation)
+    candidates = _with_latest(candidates, case)
+    tags, held_back = _held_back(_distinct(candidates), situation)
     version = str(proposal.version or "")
-    called = _called(made, version, rule)
+    called = _called(candidates, version, rule)
     known, values = usual(situation, called), expressions(case)
     return Decision(
         event=situation.event,
@@ -155,7 +155,7 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
         version=version,
         version_reason=proposal.reason,
         tags=tags,
-        skipped=(*skipped, *held),
+        skipped=(*skipped, *held_back),
         git_tag=_git_tag(rule, proposal, situation),
         push=rule.push and bool(tags),
         labels=completed(known, section.labels, values, called),
@@ -166,47 +166,47 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
 
 
 def _make_all(case: RuleMatch) -> tuple[list[CandidateTag], tuple[Skipped, ...]]:
-    made, skipped = [], []
+    candidates, skipped = [], []
     for entry in sorted(case.rule.entries, key=_rank):
         try:
-            made.append(make(entry, case))
+            candidates.append(make_candidate(entry, case))
         except NotApplicable as why:
             skipped.append(Skipped(str(entry), str(why)))
-    return made, tuple(skipped)
+    return candidates, tuple(skipped)
 
 
 def _rank(entry: TagEntry) -> int:
     return -entry.rank
 
 
-def _called(made: list[CandidateTag], version: str, rule: TagRule) -> str:
+def _called(candidates: list[CandidateTag], version: str, rule: TagRule) -> str:
     """What label and output `version` say: the version that was decided, else the first tag. Where
     entries of docker/metadata-action speak for themselves it is the first tag, as it is there.
     """
-    first = made[0] if made else None
+    first = candidates[0] if candidates else None
     upstream = first is not None and first.latest is not None and rule.version is None
     return first.name if first is not None and (upstream or not version) else version
 
 
-def _with_latest(made: list[CandidateTag], case: RuleMatch) -> list[CandidateTag]:
+def _with_latest(candidates: list[CandidateTag], case: RuleMatch) -> list[CandidateTag]:
     """With `latest` where the flavor wants it: `auto` leaves it to the first entry, alone."""
     flavor = case.section.flavor
-    first = next((one for one in made if one.latest is not None), None)
+    first = next((candidate for candidate in candidates if candidate.latest is not None), None)
     along = first if first is not None and first.latest else None
-    wanted = flavor.latest == "true" or (flavor.latest == "auto" and along is not None)
-    if not wanted or not made:
-        return made
+    add_latest = flavor.latest == "true" or (flavor.latest == "auto" and along is not None)
+    if not add_latest or not candidates:
+        return candidates
     prefix = flavor.prefix if flavor.prefix_latest else ""
     suffix = flavor.suffix if flavor.suffix_latest else ""
-    why = f"goes along with {along.name}" if along else "flavor.latest is true"
-    return [*made, CandidateTag(f"{prefix}latest{suffix}", True, why)]
+    reason = f"goes along with {along.name}" if along else "flavor.latest is true"
+    return [*candidates, CandidateTag(f"{prefix}latest{suffix}", True, reason)]
 
 
-def _distinct(made: Iterable[CandidateTag]) -> tuple[Tag, ...]:
-    found: dict[str, Tag] = {}
-    for one in made:
-        found.setdefault(one.name, Tag(one.name, one.mutable, one.reason))
-    return tuple(found.values())
+def _distinct(candidates: Iterable[CandidateTag]) -> tuple[Tag, ...]:
+    tags: dict[str, Tag] = {}
+    for candidate in candidates:
+        tags.setdefault(candidate.name, Tag(candidate.name, candidate.mutable, candidate.reason))
+    return tuple(tags.values())
 
 
 def _held_back(
@@ -215,10 +215,10 @@ def _held_back(
     """Without the tags that move, where the branch has moved on: they are the newer commit's."""
     if not situation.tip:
         return tags, ()
-    where = situation.event.branch
-    why = f"superseded: {where} has moved on to {situation.tip[:12]}"
-    held = tuple(Skipped(tag.name, why) for tag in tags if tag.mutable)
-    return tuple(tag for tag in tags if not tag.mutable), held
+    branch = situation.event.branch
+    reason = f"superseded: {branch} has moved on to {situation.tip[:12]}"
+    skipped = tuple(Skipped(tag.name, reason) for tag in tags if tag.mutable)
+    return tuple(tag for tag in tags if not tag.mutable), skipped
 
 
 def _git_tag(rule: TagRule, proposal: Proposal, situation: Situation) -> GitTag | None:
@@ -245,8 +245,8 @@ def _notes(situation: Situation, tags: tuple[Tag, ...], section: TagsSection) ->
 
 def _nothing(event: Event, skipped: Iterable[Skipped]) -> NoRuleMatches:
     error = NoRuleMatches(f"no entry of the rule gives a tag for {_told(event)}")
-    for one in skipped:
-        error.add_note(f"{one.entry}: {one.reason}")
+    for skip in skipped:
+        error.add_note(f"{skip.entry}: {skip.reason}")
     return error
 
 

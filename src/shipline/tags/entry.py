@@ -73,13 +73,13 @@ class TagEntry:
         """`type=semver,pattern={{version}}`, or a template. Raises ConfigError."""
         if not re.match(r"\s*type\s*=", text):
             return cls(template=text.strip())
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for item in next(csv.reader([text.strip()], skipinitialspace=True)):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals:
                 key, value = "value", item.strip()
-            _set(found, key.lower(), value, text)
-        return cls(**found)
+            _set(values, key.lower(), value, text)
+        return cls(**values)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -107,18 +107,18 @@ class TagEntry:
         return ",".join([f"type={self.type}", *shown])
 
 
-def _set(found: dict[str, Any], key: str, value: str, text: str) -> None:
-    known = {one.name for one in fields(TagEntry)} - {"template"}
+def _set(values: dict[str, Any], key: str, value: str, text: str) -> None:
+    known = {item.name for item in fields(TagEntry)} - {"template"}
     if key not in known:
         raise ConfigError(f"{text}: there is no key {key!r}", hint=", ".join(sorted(known)))
     if key in {"priority", "group"}:
         if not re.fullmatch(r"-?\d+", value):
             raise ConfigError(f"{text}: {key} must be a whole number, not {value!r}")
-        found[key] = int(value)
+        values[key] = int(value)
     elif key == "immutable":
-        found[key] = value == "true"
+        values[key] = value == "true"
     else:
-        found[key] = value
+        values[key] = value
 
 
 def _check(entry: TagEntry) -> None:
@@ -153,8 +153,8 @@ def _check_match(entry: TagEntry) -> None:
 
 def search_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression, bare or as `/expression/flags`. Raises ConfigError."""
-    found = re.fullmatch(r"/(.+)/([dgimsuvy]*)", pattern, re.DOTALL)
-    return regular_expression(*found.groups()) if found else regular_expression(pattern)
+    match = re.fullmatch(r"/(.+)/([dgimsuvy]*)", pattern, re.DOTALL)
+    return regular_expression(*match.groups()) if match else regular_expression(pattern)
 
 
 def regular_expression(text: str, letters: str = "", *, key: str = "pattern") -> re.Pattern[str]:

@@ -57,26 +57,28 @@ class Event:
         """
         if kind and kind not in KINDS:
             raise UsageError(f"not an event: {kind}", hint=f"one of {', '.join(KINDS)}")
-        found = ref_of(ref, tag=kind == "tag") if ref else ""
-        number = number or pull_number(found)
-        meant = next((one for one in KINDS if one == kind), _kind(found, number))
-        if meant == "pull-request" and not number:
+        full_ref = ref_of(ref, tag=kind == "tag") if ref else ""
+        number = number or pull_number(full_ref)
+        event_kind = next(
+            (candidate for candidate in KINDS if candidate == kind), _kind(full_ref, number)
+        )
+        if event_kind == "pull-request" and not number:
             raise UsageError(
                 "a pull request needs its number", hint="--ref refs/pull/NUMBER/merge, or --pr"
             )
-        return cls(meant, found, number=number, source="the command line")
+        return cls(event_kind, full_ref, number=number, source="the command line")
 
 
 def ref_of(name: str, *, tag: bool = False) -> str:
-    """A full ref name for what people and CI systems write."""
+    """The full ref name of a branch or tag name."""
     return name if name.startswith("refs/") else (_TAGS if tag else _HEADS) + name
 
 
 def pull_number(ref: str) -> str:
     """The number in `refs/pull/N/merge` and `refs/merge-requests/N/head`, else empty."""
     parts = ref.split("/")
-    wanted = len(parts) > 2 and parts[0] == "refs" and parts[1] in {"pull", "merge-requests"}
-    return parts[2] if wanted and parts[2].isdecimal() else ""
+    is_pull = len(parts) > 2 and parts[0] == "refs" and parts[1] in {"pull", "merge-requests"}
+    return parts[2] if is_pull and parts[2].isdecimal() else ""
 
 
 def _kind(ref: str, number: str) -> Kind:
@@ -87,7 +89,7 @@ def _kind(ref: str, number: str) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class _System:
-    """The names of a system's variables; the first that is set counts."""
+    """The variables of a CI system; the first that is set counts."""
 
     name: str
     marker: str
@@ -246,12 +248,12 @@ def _default(name: str, ref: str) -> str:
 
 
 def _queued(event: Event, payload: Mapping[str, Any]) -> Event:
-    """A pull request in the merge queue: what is built is the commit that the base would become."""
-    found = _QUEUE.fullmatch(event.branch)
-    if not found:
+    """A pull request in the merge queue: builds the commit that the base would become."""
+    match = _QUEUE.fullmatch(event.branch)
+    if not match:
         return event
-    base = _branch(_text(_part(payload, "merge_group"), "base_ref")) or found["base"]
-    number = found["number"]
+    base = _branch(_text(_part(payload, "merge_group"), "base_ref")) or match["base"]
+    number = match["number"]
     return replace(event, kind="pull-request", number=number, head=event.sha, base=base)
 
 
@@ -304,10 +306,10 @@ def _branch(ref: str) -> str:
 
 
 def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = document.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = document.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:
-    found = document.get(key)
-    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""
+    value = document.get(key)
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""

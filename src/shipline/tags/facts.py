@@ -47,12 +47,12 @@ def survey(
     event = _with_head(_with_ref(event, clone, section), clone)
     _require_tagged(event, clone)
     _, rule, _ = choose_rule(section, event)
-    named = event.head if event.kind == "pull-request" else commit.sha
+    named_commit = event.head if event.kind == "pull-request" else commit.sha
     situation = Situation(
         event,
         commit,
         clone.tags,
-        unique=len(repositories.abbreviate(git, named, 7)),
+        unique=len(repositories.abbreviate(git, named_commit, 7)),
         tip=_tip(event, clone),
         url=repository.url,
         now=now,
@@ -65,12 +65,14 @@ def survey(
 
 
 def last_version(clone: RepositoryClone, section: TagsSection, commit: str) -> str:
-    """The git tag of the highest full version in the history of `commit`, empty without one."""
+    """The git tag of the highest release in the history of `commit`; empty if there is none."""
     return _last(clone, _ranked(clone.tags, section.tag_prefix), commit)
 
 
 def _last(clone: RepositoryClone, ranked: Iterable[tuple[Version, str]], commit: str) -> str:
-    return _highest_merged(clone, [tag for one, tag in ranked if not one.prerelease], commit)
+    return _highest_merged(
+        clone, [tag for version, tag in ranked if not version.prerelease], commit
+    )
 
 
 def _with_ref(event: Event, clone: RepositoryClone, section: TagsSection) -> Event:
@@ -89,7 +91,7 @@ def _with_ref(event: Event, clone: RepositoryClone, section: TagsSection) -> Eve
 
 
 def _require_tagged(event: Event, clone: RepositoryClone) -> None:
-    """Raises GitError where a git tag was pushed that names another commit than the one here."""
+    """Raises GitError if the pushed git tag is not on the checked-out commit."""
     head = clone.repository.head
     there = clone.tags.get(event.tag, head)
     if event.tag and there != head:
@@ -100,20 +102,20 @@ def _require_tagged(event: Event, clone: RepositoryClone) -> None:
 
 
 def _is_branch(name: str, clone: RepositoryClone) -> bool:
-    places = ("refs/heads", f"refs/remotes/{clone.repository.remote}")
-    return any(repositories.resolve(clone.git, f"{place}/{name}") for place in places)
+    prefixes = ("refs/heads", f"refs/remotes/{clone.repository.remote}")
+    return any(repositories.resolve(clone.git, f"{prefix}/{name}") for prefix in prefixes)
 
 
 def _detached(clone: RepositoryClone) -> str:
     """The only branch that has HEAD."""
     repository = clone.repository
-    found = repositories.branches_containing(clone.git, repository.head, repository.remote)
-    if len(found) == 1:
-        return ref_of(found[0])
-    names = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
-    told = f"several branches have it: {names}" if found else "no branch has it"
+    branches = repositories.branches_containing(clone.git, repository.head, repository.remote)
+    if len(branches) == 1:
+        return ref_of(branches[0])
+    names = ", ".join(branches[:8]) + (", ..." if len(branches) > 8 else "")
+    problem = f"several branches have it: {names}" if branches else "no branch has it"
     raise UsageError(
-        f"HEAD is detached at {repository.head[:12]}, and {told}",
+        f"HEAD is detached at {repository.head[:12]}, and {problem}",
         hint="name the branch or tag with --ref, such as --ref main or --ref refs/tags/v1.2.3",
     )
 
@@ -151,7 +153,7 @@ def _with_history(
     head = situation.commit.sha
     ranked = _ranked(clone.tags, section.tag_prefix)
     last = _last(clone, ranked, head)
-    above = itertools.takewhile(lambda one: one[1] != last, ranked)
+    above = itertools.takewhile(lambda entry: entry[1] != last, ranked)
     pending = _highest_merged(clone, [tag for version, tag in above if version.prerelease], head)
     commits = (
         repositories.log(clone.git, head, since=[clone.tags[last]], paths=section.paths)
@@ -189,8 +191,10 @@ def versions_among(tags: Iterable[str], prefix: str) -> list[str]:
 
 def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
     """Version tags, the highest first."""
-    found = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
-    return sorted(found, key=lambda one: (one[0], not one[0].build, one[1]), reverse=True)
+    versions = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
+    return sorted(
+        versions, key=lambda entry: (entry[0], not entry[0].build, entry[1]), reverse=True
+    )
 
 
 def _highest_merged(clone: RepositoryClone, tags: Sequence[str], commit: str) -> str:
@@ -198,9 +202,9 @@ def _highest_merged(clone: RepositoryClone, tags: Sequence[str], commit: str) ->
     start = 0
     for size in (*_CHUNKS, len(tags)):
         chunk = tags[start : start + size]
-        found = repositories.merged(clone.git, [f"refs/tags/{tag}" for tag in chunk], commit)
+        merged = repositories.merged(clone.git, [f"refs/tags/{tag}" for tag in chunk], commit)
         for tag in chunk:
-            if f"refs/tags/{tag}" in found:
+            if f"refs/tags/{tag}" in merged:
                 return tag
         start += size
     return ""

@@ -21,7 +21,7 @@ def built_from(labels: Mapping[str, object]) -> str:
 
 
 def usual(situation: Situation, version: str) -> dict[str, str]:
-    """What is known of the image, without empty values. The time is that of the commit."""
+    """The standard labels with a value. The creation time is that of the commit."""
     event = situation.event
     url = event.url or web_address(situation.url)
     found = {

@@ -1,4 +1,4 @@
-"""Entries of a rule into tags: what each kind gives on an event, with the reason."""
+"""Candidate tags from the entries of a rule, with reasons."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class CandidateTag:
 
 
 class NotApplicable(Exception):
-    """The entry gives no tag on this event; the text says why."""
+    """The entry gives no tag for this event; the message says why."""
 
 
-def make(entry: TagEntry, case: RuleMatch) -> CandidateTag:
-    """The tag. Raises NotHere where the entry gives none, ConfigError where it is wrong."""
+def make_candidate(entry: TagEntry, case: RuleMatch) -> CandidateTag:
+    """The tag of an entry. Raises NotApplicable if it gives none, ConfigError if it is invalid."""
     enabled = text_of(entry.enable, expressions(case))
     if enabled not in {"true", "false"}:
         raise ConfigError(f"{entry}: enable must come out as true or false, not {enabled!r}")
@@ -66,21 +66,21 @@ def make(entry: TagEntry, case: RuleMatch) -> CandidateTag:
         raise NotApplicable("it is not enabled")
     pieces, mutable, reason, latest = _KINDS[entry.type](entry, case)
     if entry.type != "template":
-        pieces = _dressed(pieces, entry, case)
+        pieces = _with_affixes(pieces, entry, case)
         if not pieces:
             raise NotApplicable("it comes out empty")
     try:
         name = fit(pieces, unique=case.section.unique_names)
     except ConfigError as error:
         raise ConfigError(f"{entry}: {error.message}", hint=error.hint) from None
-    _refuse_disguise(name, pieces, entry, case)
+    _refuse_reserved_name(name, pieces, entry, case)
     if entry.immutable is not None or case.rule.immutable is not None:
         mutable = not (case.rule.immutable if entry.immutable is None else entry.immutable)
     return CandidateTag(name, mutable, reason, latest)
 
 
 Parts = tuple[tuple[TemplatePiece, ...], bool, str, bool | None]
-"""The pieces, whether they are mutable, the reason, and what `Made.latest` is."""
+"""The pieces, whether they are mutable, the reason, and `CandidateTag.latest`."""
 
 
 def expressions(case: RuleMatch) -> dict[str, TemplatePiece | Call]:
@@ -91,8 +91,8 @@ def expressions(case: RuleMatch) -> dict[str, TemplatePiece | Call]:
     base = event.base if event.tag or event.kind == "pull-request" else ""
 
     def date(seconds: int) -> Call:
-        def call(arguments: tuple[str, ...], named: Mapping[str, str]) -> TemplatePiece:
-            return TemplatePiece(render_date(seconds, " ".join(arguments), named.get("tz", "")))
+        def call(arguments: tuple[str, ...], keywords: Mapping[str, str]) -> TemplatePiece:
+            return TemplatePiece(render_date(seconds, " ".join(arguments), keywords.get("tz", "")))
 
         return call
 
@@ -113,8 +113,8 @@ def _template(entry: TagEntry, case: RuleMatch) -> Parts:
     if fields & templates.VERSION_FIELDS and case.version is None:
         raise NotApplicable(case.reason)
     if case.version and case.version.prerelease:
-        meant = bool(case.rule.prerelease) or entry.template != "latest"
-        if templates.hides_prerelease(entry.template) or not meant:
+        allowed = bool(case.rule.prerelease) or entry.template != "latest"
+        if templates.hides_prerelease(entry.template) or not allowed:
             raise NotApplicable(f"{case.version} is a prerelease, which this tag would not tell")
     if {"branch", "name"} & fields and "name" not in _values(case):
         raise NotApplicable("the event has no branch")
@@ -175,7 +175,7 @@ def _semver(entry: TagEntry, case: RuleMatch) -> Parts:
 
 
 def _bare(text: str, prefix: str) -> str:
-    """Without the prefix of version tags, and without the one v that a version may have."""
+    """Without the prefix of version tags, and without a leading v."""
     bare = text.removeprefix(prefix)
     return bare if bare != text and prefix.endswith("v") else bare.removeprefix("v")
 
@@ -204,10 +204,10 @@ def _of_version(
     puts around it.
     """
     used = expressions_of(entry.pattern)
-    whole = bool(used & {"version", "raw"}) or {"major", "minor", "patch"} <= used
+    complete = bool(used & {"version", "raw"}) or {"major", "minor", "patch"} <= used
     pattern = entry.pattern if final or _RAW.fullmatch(entry.pattern) else "{{version}}"
     pieces = render(pattern, {**expressions(case), **values})
-    return pieces, not (whole or not final), reason, final
+    return pieces, not (complete or not final), reason, final
 
 
 def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
@@ -226,38 +226,38 @@ def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
 
 def _version_text(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
     """As `_given`, reduced to what `match` finds in the whole of it."""
-    given, reason = _given(entry, case)
+    value, reason = _given(entry, case)
     if entry.match:
-        found = regular_expression(entry.match).search(_whole(given, entry, case))
-        given = (found[1] or "") if found else given
-    return given.replace("/", "-"), reason
+        match = regular_expression(entry.match).search(_whole(value, entry, case))
+        value = (match[1] or "") if match else value
+    return value.replace("/", "-"), reason
 
 
-def _whole(given: str, entry: TagEntry, case: RuleMatch) -> str:
+def _whole(value: str, entry: TagEntry, case: RuleMatch) -> str:
     """The git tag with the directory that the section's tag-prefix takes away."""
-    return given if entry.value else case.situation.event.tag or given
+    return value if entry.value else case.situation.event.tag or value
 
 
 def _match(entry: TagEntry, case: RuleMatch) -> Parts:
-    given, reason = _given(entry, case)
-    raw = _whole(given, entry, case)
-    found = search_pattern(entry.pattern).search(raw)
-    if not found:
+    value, reason = _given(entry, case)
+    raw = _whole(value, entry, case)
+    match = search_pattern(entry.pattern).search(raw)
+    if not match:
         raise NotApplicable(f"{entry.pattern} is not in {raw}")
-    if entry.group > found.re.groups:
+    if entry.group > match.re.groups:
         raise NotApplicable(f"there is no group {entry.group} in {entry.pattern}")
-    if not (text := found[entry.group]):
+    if not (text := match[entry.group]):
         raise NotApplicable(f"group {entry.group} of {entry.pattern} is empty in {raw}")
     return (TemplatePiece(text, ref=True),), True, reason, True
 
 
 def _edge(entry: TagEntry, case: RuleMatch) -> Parts:
     event = case.situation.event
-    wanted = text_of(entry.branch, expressions(case)) or event.default_branch
-    if not wanted:
+    edge_branch = text_of(entry.branch, expressions(case)) or event.default_branch
+    if not edge_branch:
         raise NotApplicable("the default branch is not known")
-    if event.branch != wanted:
-        raise NotApplicable(f"the branch is not {wanted}")
+    if event.branch != edge_branch:
+        raise NotApplicable(f"the branch is not {edge_branch}")
     return (TemplatePiece("edge"),), True, _event_reason(case), False
 
 
@@ -300,7 +300,7 @@ _KINDS: Mapping[str, Callable[[TagEntry, RuleMatch], Parts]] = {
 }
 
 
-def _dressed(
+def _with_affixes(
     pieces: tuple[TemplatePiece, ...], entry: TagEntry, case: RuleMatch
 ) -> tuple[TemplatePiece, ...]:
     """With prefix and suffix: the entry's own, the type's, or those of the flavor."""
@@ -322,7 +322,7 @@ def _event_reason(case: RuleMatch) -> str:
     return f"a push to {event.branch}" if event.branch else f"a push to {event.ref}"
 
 
-def _refuse_disguise(
+def _refuse_reserved_name(
     name: str, pieces: tuple[TemplatePiece, ...], entry: TagEntry, case: RuleMatch
 ) -> None:
     """Raises ConfigError where a branch would be published under the name of something else."""

@@ -33,8 +33,8 @@ def propose(rule: TagRule, section: TagsSection, situation: Situation) -> Propos
     prefix = section.tag_prefix
     if tag := situation.event.tag:
         version = version_of(tag, prefix)
-        said = "was pushed" if version else f"is no version after the prefix {prefix!r}"
-        return Proposal(version, f"the git tag {tag} {said}", tag)
+        problem = "was pushed" if version else f"is no version after the prefix {prefix!r}"
+        return Proposal(version, f"the git tag {tag} {problem}", tag)
     if tag := tag_of_commit(rule, section, situation):
         return Proposal(version_of(tag, prefix), f"the commit has the git tag {tag}", tag)
     history = situation.history or CommitHistory()
@@ -45,7 +45,7 @@ def propose(rule: TagRule, section: TagsSection, situation: Situation) -> Propos
 
 
 def tag_of_commit(rule: TagRule, section: TagsSection, situation: Situation) -> str:
-    """The highest version tag on the commit that counts for the rule; empty without one."""
+    """The highest version tag on the commit that the rule accepts; empty if there is none."""
     found = [
         (version, not version.build, tag)
         for tag, commit in situation.tags.items()
@@ -82,40 +82,40 @@ def _level(rule: TagRule, section: TagsSection, history: CommitHistory) -> tuple
     number = len(history.commits)
     count = f"{number} commit{'s' * (number != 1)} since {history.last}"
     if change is not None and level is not Bump.NONE:
-        told = f"{change.commit.sha[:_SHOWN]} “{_short(change.line)}”"
-        return level, f"{count}; {told} asks for a {level.name.lower()} version"
+        example = f"{change.commit.sha[:_SHOWN]} “{_short(change.line)}”"
+        return level, f"{count}; {example} asks for a {level.name.lower()} version"
     if (rule.none_releasable or section.none_releasable) == "none":
         return level, f"{count}; none of them asks for a version"
     return Bump.PATCH, f"{count}; none of them asks for a version, so it is a patch"
 
 
 def highest(changes: list[Change], levels: Levels) -> tuple[Bump, Change | None]:
-    """The level of the change that asks for most, and the oldest such change."""
+    """The largest bump that a change requires, and the oldest such change."""
     change = max(reversed(changes), key=levels.of, default=None)
     return (levels.of(change) if change else Bump.NONE), change
 
 
 def _free(
-    found: Proposal,
+    proposal: Proposal,
     rule: TagRule,
     section: TagsSection,
     situation: Situation,
     history: CommitHistory,
 ) -> Proposal:
     """The first version from the proposed one on that no other commit has."""
-    version, reason, clashes = found.version, found.reason, list[str]()
+    version, reason, clashes = proposal.version, proposal.reason, list[str]()
     if rule.prerelease and version is not None:
         version = Version(version.major, version.minor, version.patch, (rule.prerelease, "1"))
     while (tag := f"{section.tag_prefix}{version}") in situation.tags:
         clashes.append(tag)
         holder = situation.tags[tag][:_SHOWN]
         if tag in history.later:
-            said = f"{tag} was given to {holder}, which contains this commit"
-            return Proposal(None, said, clashes=tuple(clashes))
+            problem = f"{tag} was given to {holder}, which contains this commit"
+            return Proposal(None, problem, clashes=tuple(clashes))
         if not _is_earlier(version, rule):
             reason += f"; {tag} is that of {holder}"
         version = _next(version)
-    return Proposal(version, reason, tag, True, found.level, tuple(clashes))
+    return Proposal(version, reason, tag, True, proposal.level, tuple(clashes))
 
 
 def _is_earlier(version: Version | None, rule: TagRule) -> bool:

@@ -1,4 +1,4 @@
-"""Tags against what the registry has: never overwritten, never rebuilt, never moved back."""
+"""Compares tags with the registry: fixed tags are never overwritten, others never move back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reusable(placements: Iterable[TagPlacement]) -> Digest | None:
     """
     found = [*placements]
     require_free(found)
-    return next((one.digest for one in found if one.action == "reuse"), None)
+    return next((placement.digest for placement in found if placement.action == "reuse"), None)
 
 
 class TagConflict(GateRefused):
@@ -72,11 +72,11 @@ class TagConflict(GateRefused):
 
 def require_free(placements: Iterable[TagPlacement]) -> None:
     """Raises TagConflict where a tag is another commit's."""
-    lost = [one for one in placements if one.action == "conflict"]
+    lost = [placement for placement in placements if placement.action == "conflict"]
     if lost:
         raise TagConflict(
             f"the tag {lost[0].tag} is another image's and must not move",
-            verdicts=tuple(f"{one.tag}: {one.reason}" for one in lost),
+            verdicts=tuple(f"{placement.tag}: {placement.reason}" for placement in lost),
             hint="release another commit, or delete the tag in the registry if it is wrong",
         )
 
@@ -96,8 +96,8 @@ def _place(
     if is_ancestor(there.revision, commit):
         return TagPlacement(tag.name, "move", f"{whose}, which is older")
     newer = is_ancestor(commit, there.revision)
-    why = "newer: superseded" if newer else "not in the history of this commit"
-    return TagPlacement(tag.name, "keep", f"{whose}, which is {why}", there.digest)
+    reason = "newer: superseded" if newer else "not in the history of this commit"
+    return TagPlacement(tag.name, "keep", f"{whose}, which is {reason}", there.digest)
 
 
 _CONFIG_LIMIT = 8 << 20  # bytes
@@ -108,14 +108,14 @@ def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, Published
 
     Raises RegistryError, AuthError, ContentError.
     """
-    found = {}
+    images = {}
     for tag in tags:
         try:
             target = repository.resolve(tag)
-            found[tag] = PublishedImage(target.digest, revision(repository, target))
+            images[tag] = PublishedImage(target.digest, revision(repository, target))
         except NotFound:
             continue
-    return found
+    return images
 
 
 def revision(repository: Repository, target: Descriptor) -> str:
@@ -125,10 +125,10 @@ def revision(repository: Repository, target: Descriptor) -> str:
     """
     raw = fetch_all(repository, target, MANIFEST_LIMIT)
     document = parse_manifest(raw, target.media_type)
-    if told := built_from(document.annotations):
-        return told
+    if stated := built_from(document.annotations):
+        return stated
     if isinstance(document, Index):
-        images = [one for one in document.manifests if one.platform is not None]
+        images = [child for child in document.manifests if child.platform is not None]
         return revision(repository, images[0]) if images else ""
     return _label(repository, document)
 

@@ -27,19 +27,19 @@ _PAUSE_S = 0.2  # grows with each attempt
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDecision:
-    """A decision that nothing is reserved for; `doubt` says why it may be another in the end."""
+    """A decision without a reservation; `doubt` says why the final one may differ."""
 
     decision: Decision
     doubt: str = ""
 
 
-def foresee(
+def expected_decision(
     git: Git,
     section: TagsSection,
     event: Event,
     *,
     fetch: bool = False,
-    ask: bool = True,
+    ask_remote: bool = True,
     now: int = 0,
 ) -> ExpectedDecision:
     """What `reserve` would decide for HEAD. A version that follows from others is only as good as
@@ -50,18 +50,20 @@ def foresee(
     there is none here and the remote does not tell; what `survey` and `decide` raise.
     """
     decision = decide(section, survey(git, section, event, fetch=fetch, now=now))
-    standing = decision.git_tag is not None and not decision.git_tag.new
+    reserved = decision.git_tag is not None and not decision.git_tag.new
     remote = read_repository(git, remote=section.remote).remote
-    if not remote or not decision.version or decision.event.tag or standing:
+    if not remote or not decision.version or decision.event.tag or reserved:
         return ExpectedDecision(decision)
-    here = versions_among(tags(git), section.tag_prefix)
+    local_tags = versions_among(tags(git), section.tag_prefix)
     try:
-        there = versions_among(remote_tags(git, remote) if ask else (), section.tag_prefix)
+        there = versions_among(remote_tags(git, remote) if ask_remote else (), section.tag_prefix)
     except GitError as error:
-        return _in_doubt(decision, remote, bool(here), f"{remote} does not tell: {error.message}")
-    if not ask:
-        return _in_doubt(decision, remote, bool(here), f"{remote} was not asked")
-    if not (missing := [tag for tag in there if tag not in here]):
+        return _with_doubt(
+            decision, remote, bool(local_tags), f"{remote} does not tell: {error.message}"
+        )
+    if not ask_remote:
+        return _with_doubt(decision, remote, bool(local_tags), f"{remote} was not asked")
+    if not (missing := [tag for tag in there if tag not in local_tags]):
         return ExpectedDecision(decision)
     if fetch:
         fetch_tags(git, remote)
@@ -72,11 +74,13 @@ def foresee(
     )
 
 
-def _in_doubt(decision: Decision, remote: str, some: bool, why: str) -> ExpectedDecision:
-    if some:
-        return ExpectedDecision(decision, f"{why}; versions that others made are not known here")
+def _with_doubt(
+    decision: Decision, remote: str, has_versions: bool, reason: str
+) -> ExpectedDecision:
+    if has_versions:
+        return ExpectedDecision(decision, f"{reason}; versions that others made are not known here")
     raise GitError(
-        f"the version cannot be known: no version tag is here, and {why}",
+        f"the version cannot be known: no version tag is here, and {reason}",
         hint=f"git fetch --tags {remote}, where it can be reached",
     )
 
@@ -102,16 +106,16 @@ def reserve(
     for attempt in range(ATTEMPTS):
         situation = survey(git, section, event, fetch=fetch, now=now)
         decision = decide(section, situation)
-        wanted = decision.git_tag
-        if wanted is None or not wanted.new:
+        git_tag = decision.git_tag
+        if git_tag is None or not git_tag.new:
             return decision
         if not remote:
             raise GitError(
-                f"the version {wanted.name} cannot be reserved: the clone has no remote",
+                f"the version {git_tag.name} cannot be reserved: the clone has no remote",
                 hint="git remote add origin URL, or git-tag: false in the rule",
             )
         try:
-            reserve_tag(git, remote, wanted.name, situation.commit, wanted.name)
+            reserve_tag(git, remote, git_tag.name, situation.commit, git_tag.name)
             return decision
         except TagTaken:
             if attempt == ATTEMPTS - 1:

@@ -18,7 +18,7 @@ from shipline.tags.versions import Version
 
 @dataclass(frozen=True, slots=True)
 class PatternMatch:
-    """`name` is what stands where the pattern's first wildcard begins; whole without one."""
+    """The part of `name` from the first wildcard of the pattern; all of it without a wildcard."""
 
     pattern: str
     name: str
@@ -39,7 +39,7 @@ def match(patterns: Sequence[str], ref: str) -> PatternMatch | None:
 
 
 def check_pattern(pattern: str) -> str:
-    """The pattern. Raises ValueError where it cannot match anything."""
+    """The pattern. Raises ValueError if it cannot match anything."""
     if not pattern.removeprefix("!"):
         raise ValueError("a pattern must not be empty")
     glob(pattern.removeprefix("!"))
@@ -57,7 +57,7 @@ Patterns = str | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class RuleEvents:
-    """The events a rule is for: patterns of names such as `main`, `feature/**`, `!feature/x`."""
+    """The events of a rule, as patterns of ref names such as `main`, `feature/**`, `!feature/x`."""
 
     push: Patterns = field(default=(), metadata={"doc": "Branches that were pushed."})
     tag: Patterns = field(default=(), metadata={"doc": "Git tags that were pushed."})
@@ -75,13 +75,13 @@ class RuleEvents:
 
     def patterns(self, kind: str) -> tuple[str, ...]:
         """The patterns for a kind of event."""
-        found: Patterns = getattr(self, kind.replace("-", "_"))
-        return (found,) if isinstance(found, str) else found
+        value: Patterns = getattr(self, kind.replace("-", "_"))
+        return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)
 class TagRule:
-    """What images are called on some events; without `on` the rule is for all of them."""
+    """The tags of images for some events; without `on`, for all events."""
 
     tags: tuple[str | TagEntry, ...] = field(
         metadata={"doc": "Templates such as v{version}, or entries of docker/metadata-action."}
@@ -130,8 +130,8 @@ class TagRule:
     @property
     def wants_version(self) -> bool:
         """Whether a version has to be decided."""
-        needed = any(entry.needs_version for entry in self.entries)
-        return self.version == "conventional" or (needed and self.version is None)
+        needs_version = any(entry.needs_version for entry in self.entries)
+        return self.version == "conventional" or (needs_version and self.version is None)
 
     @property
     def makes_git_tag(self) -> bool:
@@ -140,7 +140,7 @@ class TagRule:
 
 @dataclass(frozen=True, slots=True)
 class Flavor:
-    """What holds for all entries of docker/metadata-action's kind."""
+    """Defaults of all docker/metadata-action entries."""
 
     latest: Literal["auto", "true", "false"] = field(
         default="auto", metadata={"doc": "Whether to add the tag latest."}
@@ -231,7 +231,7 @@ class TagsSection:
 
 
 def usual_rules(tag_prefix: str) -> tuple[TagRule, ...]:
-    """main gets versions, develop `latest`, branches and pull requests names of their own."""
+    """main gets versions, develop `latest`; branches and pull requests get their own names."""
     return (
         TagRule(("v{major}.{minor}.{patch}",), RuleEvents(push="main"), version="conventional"),
         TagRule(("dev-{sha}", "latest"), RuleEvents(push="develop")),
@@ -243,8 +243,8 @@ def usual_rules(tag_prefix: str) -> tuple[TagRule, ...]:
 
 def _check_word(word: str) -> None:
     try:
-        found = Version.parse(f"1.0.0-{word}.1").prerelease
+        prerelease = Version.parse(f"1.0.0-{word}.1").prerelease
     except ValueError:
-        found = ()
-    if len(found) != 2 or found[0].isdecimal():
+        prerelease = ()
+    if len(prerelease) != 2 or prerelease[0].isdecimal():
         raise ConfigError(f"prerelease: {word!r} is not one word such as beta")

@@ -72,7 +72,7 @@ def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
     """
     at = datetime.fromtimestamp(seconds, _zone(zone) if zone else UTC)
     return _PATTERN.sub(
-        lambda found: _TOKENS[found["token"]](at) if found["token"] else found["literal"],
+        lambda match: _TOKENS[match["token"]](at) if match["token"] else match["literal"],
         pattern or _ISO,
     )
 
@@ -95,31 +95,31 @@ _DIRECTORY = re.compile(r"\A(feature|feat|bugfix|hotfix|releases?)-(?=.)")
 _RESERVED = {"latest", "edge", "nightly"}
 
 
-def clean(name: str, *, room: int = LONGEST, unique: bool = True) -> str:
+def clean(name: str, *, limit: int = LONGEST, unique: bool = True) -> str:
     """`name` as (part of) a tag of at most `room` characters.
 
     Without `unique` only what must change is changed, so that `a/b` and `a-b` become the same.
     """
     cleaned = _ILLEGAL.sub("-", name).lstrip(".-")
     own = not unique or (_owner(cleaned) == name and not _MARKED.match(cleaned))
-    if cleaned and own and len(cleaned) <= room:
+    if cleaned and own and len(cleaned) <= limit:
         return cleaned
-    kept = cleaned[: max(0, room - _MARK - 1)].rstrip(".-")
+    kept = cleaned[: max(0, limit - _MARK - 1)].rstrip(".-")
     return f"{kept}-{mark(name)}" if kept else mark(name)
 
 
 def _owner(tag: str) -> str:
-    """The name that gets `tag` itself; nearly nobody uses both `feature/a` and `feature-a`."""
+    """The ref name that gets `tag` unchanged; `feature/a` and `feature-a` rarely both exist."""
     return _DIRECTORY.sub(r"\1/", tag)
 
 
 def spelt(text: str) -> str:
-    """Text that somebody wrote into a template, with `-` for what no tag can hold."""
+    """Literal text of a template, with `-` for characters that are illegal in tags."""
     return _ILLEGAL.sub("-", text)
 
 
 def mark(name: str) -> str:
-    """Eight digits that tell names apart, a letter among them: a date is no mark."""
+    """Eight hex digits that distinguish names, with a letter, so that no date looks like one."""
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
     letter = re.search("[a-f]", digest)
     start = max(0, letter.start() + 1 - _MARK) if letter else 0
@@ -127,7 +127,7 @@ def mark(name: str) -> str:
 
 
 def shortest(name: str) -> int:
-    """How much room `clean` needs to tell `name` from others."""
+    """The characters that `clean` needs to keep `name` distinct."""
     return min(len(name), _MARK)
 
 
@@ -155,7 +155,7 @@ def fit(pieces: Sequence[TemplatePiece], *, unique: bool = True) -> str:
     if room < max((shortest(piece.text) for piece in refs), default=0):
         raise _too_long(pieces)
     text = "".join(
-        clean(piece.text, room=room, unique=unique) if piece.ref else spelt(piece.text)
+        clean(piece.text, limit=room, unique=unique) if piece.ref else spelt(piece.text)
         for piece in pieces
     )
     if len(text) > LONGEST:
@@ -182,14 +182,14 @@ _LITERAL = re.compile(r"[A-Za-z0-9._-]*\Z")
 
 
 def fields_of(template: str) -> frozenset[str]:
-    """The names of the fields in the template."""
-    return frozenset(found["name"] for found in _FIELD.finditer(template))
+    """The fields of the template."""
+    return frozenset(match["name"] for match in _FIELD.finditer(template))
 
 
 def check_template(template: str) -> None:
     """Raises ConfigError for a field that is not known, or text that no tag can hold."""
-    for found in _FIELD.finditer(template):
-        name, width = found["name"], found["width"]
+    for match in _FIELD.finditer(template):
+        name, width = match["name"], match["width"]
         if name not in FIELDS:
             raise ConfigError(f"{template}: there is no field {{{name}}}{_meant(name)}")
         if width and (name not in {"sha", "commit"} or not _NARROWEST <= int(width) <= 40):
@@ -210,15 +210,15 @@ def fill(
     never below `unique` digits. Raises ConfigError for a field that has no value here.
     """
     pieces, end = [], 0
-    for found in _FIELD.finditer(template):
-        pieces.append(TemplatePiece(template[end : found.start()]))
-        end = found.end()
-        if found["name"] in {"sha", "commit"}:
-            pieces.append(TemplatePiece(sha[: max(int(found["width"] or SHA_WIDTH), unique)]))
-        elif (value := values.get(found["name"])) is not None:
+    for match in _FIELD.finditer(template):
+        pieces.append(TemplatePiece(template[end : match.start()]))
+        end = match.end()
+        if match["name"] in {"sha", "commit"}:
+            pieces.append(TemplatePiece(sha[: max(int(match["width"] or SHA_WIDTH), unique)]))
+        elif (value := values.get(match["name"])) is not None:
             pieces.append(value)
         else:
-            raise ConfigError(f"{template}: {{{found['name']}}} has no value on this event")
+            raise ConfigError(f"{template}: {{{match['name']}}} has no value on this event")
     pieces.append(TemplatePiece(template[end:]))
     return tuple(piece for piece in pieces if piece.text)
 
@@ -240,8 +240,8 @@ def hides_prerelease(template: str) -> bool:
 def _meant(name: str) -> str:
     from difflib import get_close_matches  # only where something is wrong
 
-    found = get_close_matches(name, sorted(FIELDS), 1)
-    return f" (did you mean {{{found[0]}}}?)" if found else ""
+    suggestions = get_close_matches(name, sorted(FIELDS), 1)
+    return f" (did you mean {{{suggestions[0]}}}?)" if suggestions else ""
 
 
 Call = Callable[[tuple[str, ...], Mapping[str, str]], TemplatePiece]
@@ -257,10 +257,10 @@ def render(template: str, values: Mapping[str, TemplatePiece | Call]) -> tuple[T
     Raises ConfigError for an expression that is not known, naming those that are.
     """
     pieces, end = [], 0
-    for found in _EXPRESSION.finditer(template):
-        pieces.append(TemplatePiece(template[end : found.start()]))
-        pieces.append(_evaluate(found["inner"], values, template))
-        end = found.end()
+    for match in _EXPRESSION.finditer(template):
+        pieces.append(TemplatePiece(template[end : match.start()]))
+        pieces.append(_evaluate(match["inner"], values, template))
+        end = match.end()
     if "{{" in template[end:]:
         raise ConfigError(f"{template}: '{{{{' without '}}}}'")
     pieces.append(TemplatePiece(template[end:]))
@@ -268,14 +268,14 @@ def render(template: str, values: Mapping[str, TemplatePiece | Call]) -> tuple[T
 
 
 def text_of(template: str, values: Mapping[str, TemplatePiece | Call]) -> str:
-    """The rendered template as plain text, for what is no tag."""
+    """The rendered template as plain text, for values that are not tags."""
     return "".join(piece.text for piece in render(template, values))
 
 
 def expressions_of(template: str) -> frozenset[str]:
-    """The names of the expressions in the template."""
+    """The expressions of the template."""
     return frozenset(
-        found["inner"].split()[0] for found in _EXPRESSION.finditer(template) if found["inner"]
+        match["inner"].split()[0] for match in _EXPRESSION.finditer(template) if match["inner"]
     )
 
 
@@ -293,9 +293,9 @@ def _evaluate(
     if isinstance(value, TemplatePiece):
         return value
     arguments = tuple(_text(word) for word in words[1:] if not word["key"])
-    named = {word["key"]: _text(word) for word in words[1:] if word["key"]}
+    keywords = {word["key"]: _text(word) for word in words[1:] if word["key"]}
     try:
-        return value(arguments, named)
+        return value(arguments, keywords)
     except ValueError as error:
         raise ConfigError(f"{template}: {error}") from error
 

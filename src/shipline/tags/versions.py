@@ -1,4 +1,4 @@
-"""Semantic versions (semver.org 2.0.0), and what a change does to them."""
+"""Semantic versions (semver.org 2.0.0), and how changes bump them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for what is no semantic version."""
-        found = _SEMVER.fullmatch(text) if len(text) <= _LONGEST else None
-        if not found:
+        """Raises ValueError for anything but a semantic version."""
+        match = _SEMVER.fullmatch(text) if len(text) <= _LONGEST else None
+        if not match:
             raise ValueError(f"not a semantic version: {text!r}")
-        pre, build = found["pre"], found["build"]
+        pre, build = match["pre"], match["build"]
         return cls(
-            int(found["major"]),
-            int(found["minor"]),
-            int(found["patch"]),
+            int(match["major"]),
+            int(match["minor"]),
+            int(match["patch"]),
             tuple(pre.split(".")) if pre else (),
             tuple(build.split(".")) if build else (),
         )
@@ -71,7 +71,8 @@ class Version:
 
     def _rank(self) -> tuple[object, ...]:
         words = tuple(
-            (0, int(one), "") if one.isdecimal() else (1, 0, one) for one in self.prerelease
+            (0, int(identifier), "") if identifier.isdecimal() else (1, 0, identifier)
+            for identifier in self.prerelease
         )
         return (self.major, self.minor, self.patch, not words, words)
 
@@ -82,7 +83,7 @@ class Version:
 
 
 def version_of(name: str, prefix: str) -> Version | None:
-    """The version that the git tag `name` stands for, None where it stands for none."""
+    """The version of the git tag `name`; None if it is not a version tag."""
     if not name.startswith(prefix):
         return None
     try:

@@ -38,8 +38,8 @@ def read_containers_policy(content: bytes) -> TrustSection:
     if everything is None:
         raise ConfigError("the policy has no default, which policy.json must have")
     rules = [
-        _rule(_patterns(scope), said, f"docker {scope}")
-        for scope, said in sorted(scopes.items(), key=lambda one: _width(one[0]))
+        _rule(_patterns(scope), requirements, f"docker {scope}")
+        for scope, requirements in sorted(scopes.items(), key=lambda item: _width(item[0]))
         if scope
     ]
     return TrustSection((*rules, _rule(("**",), everything, "default")))
@@ -62,45 +62,60 @@ def _patterns(scope: str) -> tuple[str, ...]:
     return (scope, f"{scope}/**") if path else (f"{scope}/**",)
 
 
-def _rule(patterns: tuple[str, ...], said: Any, place: str) -> TrustRule:
+def _rule(patterns: tuple[str, ...], requirements: Any, where: str) -> TrustRule:
     images = tuple(map(ImagePattern.parse, patterns))
-    if not isinstance(said, list) or not said or not all(isinstance(one, dict) for one in said):
-        raise ConfigError(f"{place}: must be a list of requirements")
-    kinds = {one.get("type") if isinstance(one.get("type"), str) else "" for one in said}
+    if (
+        not isinstance(requirements, list)
+        or not requirements
+        or not all(isinstance(requirement, dict) for requirement in requirements)
+    ):
+        raise ConfigError(f"{where}: must be a list of requirements")
+    kinds = {
+        requirement.get("type") if isinstance(requirement.get("type"), str) else ""
+        for requirement in requirements
+    }
     if "reject" in kinds:
         return TrustRule(images, "reject")
     if kinds == {"insecureAcceptAnything"}:
         return TrustRule(images, "accept")
-    demands = [one for one in said if one.get("type") != "insecureAcceptAnything"]
+    demands = [
+        requirement
+        for requirement in requirements
+        if requirement.get("type") != "insecureAcceptAnything"
+    ]
     if kinds - {"sigstoreSigned", "insecureAcceptAnything"}:
-        _cannot(place, f"the requirement {sorted(kinds - {'sigstoreSigned'})[0]!r}")
-    return _signed(images, demands, place)
+        _cannot(where, f"the requirement {sorted(kinds - {'sigstoreSigned'})[0]!r}")
+    return _signed(images, demands, where)
 
 
-def _signed(images: tuple[ImagePattern, ...], said: list[dict[str, Any]], place: str) -> TrustRule:
+def _signed(
+    images: tuple[ImagePattern, ...], requirements: list[dict[str, Any]], where: str
+) -> TrustRule:
     """Several requirements must all hold: each has one key then, and all of them must sign."""
-    keys = [_keys(one, place) for one in said]
-    identities = {_identity(one.get("signedIdentity"), place) for one in said}
-    if len(said) > 1 and (any(len(one) != 1 for one in keys) or len(identities) > 1):
-        _cannot(place, "several requirements with choices in them")
-    flat = tuple(dict.fromkeys(key for one in keys for key in one))
-    threshold = len(flat) if len(said) > 1 else 1
+    keys = [_keys(requirement, where) for requirement in requirements]
+    identities = {
+        _identity(requirement.get("signedIdentity"), where) for requirement in requirements
+    }
+    if len(requirements) > 1 and (any(len(one) != 1 for one in keys) or len(identities) > 1):
+        _cannot(where, "several requirements with choices in them")
+    flat = tuple(dict.fromkeys(key for group in keys for key in group))
+    threshold = len(flat) if len(requirements) > 1 else 1
     identity = Identity.parse(identities.pop())
     return TrustRule(images, "require", flat, threshold=threshold, identity=identity)
 
 
-def _keys(said: Mapping[str, Any], place: str) -> tuple[str, ...]:
+def _keys(requirement: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """Paths and PEM of one requirement."""
-    if unknown := sorted(said.keys() - {"type", "signedIdentity", *_KEYS}):
-        _cannot(place, unknown[0])
-    given = [name for name in _KEYS if name in said]
-    if len(given) != 1:
-        raise ConfigError(f"{place}: sigstoreSigned needs exactly one of {', '.join(_KEYS)}")
-    value = said[given[0]]
-    texts = value if given[0].endswith("s") else [value]
-    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
-        raise ConfigError(f"{place}: {given[0]} is not text")
-    return tuple(map(_pem, texts)) if "Data" in given[0] else tuple(texts)
+    if unknown := sorted(requirement.keys() - {"type", "signedIdentity", *_KEYS}):
+        _cannot(where, unknown[0])
+    sources = [name for name in _KEYS if name in requirement]
+    if len(sources) != 1:
+        raise ConfigError(f"{where}: sigstoreSigned needs exactly one of {', '.join(_KEYS)}")
+    value = requirement[sources[0]]
+    texts = value if sources[0].endswith("s") else [value]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{where}: {sources[0]} is not text")
+    return tuple(map(_pem, texts)) if "Data" in sources[0] else tuple(texts)
 
 
 def _pem(text: str) -> str:
@@ -110,25 +125,25 @@ def _pem(text: str) -> str:
         raise ConfigError("keyData is not a PEM file in base64") from None
 
 
-def _identity(said: Any, place: str) -> str:
-    if said is None:
+def _identity(identity: Any, where: str) -> str:
+    if identity is None:
         return "exact"
-    kind = _table(said, place).get("type")
-    if kind == "exactRepository" and isinstance(said.get("dockerRepository"), str):
-        return str(said["dockerRepository"])
+    kind = _table(identity, where).get("type")
+    if kind == "exactRepository" and isinstance(identity.get("dockerRepository"), str):
+        return str(identity["dockerRepository"])
     if not isinstance(kind, str) or kind not in _IDENTITIES:
-        _cannot(place, f"the signedIdentity {kind!r}")
+        _cannot(where, f"the signedIdentity {kind!r}")
     return _IDENTITIES[kind]
 
 
-def _table(value: Any, place: str) -> dict[str, Any]:
+def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{place}: must be a JSON object")
+        raise ConfigError(f"{where}: must be a JSON object")
     return value
 
 
-def _cannot(place: str, what: str) -> NoReturn:
+def _cannot(where: str, problem: str) -> NoReturn:
     raise ConfigError(
-        f"{place}: {what} cannot be followed",
+        f"{where}: {problem} cannot be followed",
         hint="write the rules in the section `trust` of a shipline.yaml",
     )

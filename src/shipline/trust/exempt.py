@@ -90,7 +90,7 @@ def is_statement(source: Fetcher, target: Descriptor) -> bool:
         parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
         if isinstance(parsed, Index):  # a list of referrers, whose images are judged one by one
             return bool(parsed.manifests) and all(
-                one.artifact_type and one.platform is None for one in parsed.manifests
+                child.artifact_type and child.platform is None for child in parsed.manifests
             )
         return (
             bool(parsed.layers)
@@ -137,9 +137,9 @@ def _is_document(source: Fetcher, layer: Descriptor) -> bool:
 def _members(seen: _Seen) -> set[str]:
     """Of the JSON object, which is read to its end. Raises ReportError or UnicodeDecodeError."""
     reader = JsonReader(seen)
-    found = set(reader.members())
+    names = set(reader.members())
     reader.finish()
-    return found
+    return names
 
 
 class _Seen:
@@ -172,8 +172,8 @@ def is_tar(block: bytes) -> bool:
 
 def statement_subject(tag: str) -> Digest | None:
     """The image that `sha256-<hex>.sig`, `.att`, `.sbom` or a referrers tag is about."""
-    found = _TAG.fullmatch(tag)
+    match = _TAG.fullmatch(tag)
     try:
-        return Digest.parse(f"{found[1]}:{found[2]}") if found else None
+        return Digest.parse(f"{match[1]}:{match[2]}") if match else None
     except InvalidDigest:
         return None

@@ -70,10 +70,10 @@ class TrustPolicy:
             return TrustVerdict(rule.said.action == "accept", rule.said.title, "the rule says so")
         if self._trust.as_podman:
             return self._each_platform(_Asked(rule, source, name, _no_parents, Form.TAG), target)
-        found = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
-        if not found.accepted and self._statements.has(source, target):
+        verdict = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
+        if not verdict.accepted and self._statements.has(source, target):
             return TrustVerdict(True, rule.said.title, "it is a statement about an image itself")
-        return found
+        return verdict
 
     def demand(
         self,
@@ -83,47 +83,47 @@ class TrustPolicy:
         parents: Parents = _no_parents,
     ) -> TrustVerdict:
         """The same, but raises TrustRefused instead of a refusal."""
-        found = self.verdict(source, name, target, parents)
-        if found.accepted:
-            return found
+        verdict = self.verdict(source, name, target, parents)
+        if verdict.accepted:
+            return verdict
         raise TrustRefused(
-            f"{name.at(target.digest)} is not trusted (rule: {found.rule}): {found.reason}",
-            verdicts=found.details,
-            hint=found.hint,
+            f"{name.at(target.digest)} is not trusted (rule: {verdict.rule}): {verdict.reason}",
+            verdicts=verdict.details,
+            hint=verdict.hint,
         )
 
     def forget(self, digest: Digest) -> None:
         """A statement about `digest` was deleted."""
         self._cache.forget(digest)
 
-    def _each_platform(self, asked: _Asked, target: Descriptor) -> TrustVerdict:
+    def _each_platform(self, request: _Asked, target: Descriptor) -> TrustVerdict:
         """The verdict on what is run: each image of an index, whose own signature counts for none
         of them. What is refused on one platform is refused.
         """
         now, found = self._clock(), None
-        for image in _images(asked.source, target):
-            found = judge(asked.rule, asked.findings(image), now)
+        for image in _images(request.source, target):
+            found = judge(request.rule, request.findings(image), now)
             if not found.accepted:
                 where = "" if image.digest == target.digest else f"{_shown(image)}: "
                 return replace(found, reason=f"{where}{found.reason}")
-        return found or TrustVerdict(False, asked.rule.said.title, "the index lists no image")
+        return found or TrustVerdict(False, request.rule.said.title, "the index lists no image")
 
-    def _signed(self, asked: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
+    def _signed(self, request: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
         """The verdict by signatures of `target`, or of an index that lists it."""
-        now, policy, where = self._clock(), self._trust.hash, str(asked.name.at(None))
-        if kept := self._cache.get(policy, target.digest, where, now):
-            return kept
-        found, via = judge(asked.rule, asked.findings(target), now), ""
-        if not found.accepted and depth:
-            for parent in asked.listing(target):
-                above = self._signed(asked, parent, depth - 1)
+        now, policy, where = self._clock(), self._trust.hash, str(request.name.at(None))
+        if cached := self._cache.get(policy, target.digest, where, now):
+            return cached
+        verdict, via = judge(request.rule, request.findings(target), now), ""
+        if not verdict.accepted and depth:
+            for parent in request.listing(target):
+                above = self._signed(request, parent, depth - 1)
                 if above.accepted:
                     reason = f"listed by {parent.digest}, {above.reason}"
-                    found, via = replace(above, reason=reason), str(parent.digest)
+                    verdict, via = replace(above, reason=reason), str(parent.digest)
                     break
-        if found.accepted:
-            self._cache.put(policy, target.digest, where, found, now, via)
-        return found
+        if verdict.accepted:
+            self._cache.put(policy, target.digest, where, verdict, now, via)
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +137,19 @@ class _Asked:
     form: Form | None = None  # the only one that counts
 
     def findings(self, target: Descriptor) -> Proofs:
-        """What is proven; attestations only where there are signatures enough."""
-        said, keys = self.rule.said, self.rule.keys
+        """The proofs; attestations are only read if there are enough signatures."""
+        rule, keys = self.rule.said, self.rule.keys
         signatures = examine(
             self.source,
             target,
             self.name,
             keys,
-            identity=said.identity,
-            annotations=said.annotations,
+            identity=rule.identity,
+            annotations=rule.annotations,
         )
         if self.form is not None:
             signatures = _only(signatures, self.form)
-        if len(signatures.keys) < said.threshold:
+        if len(signatures.keys) < rule.threshold:
             return Proofs(signatures)
         attested = {
             kind: examine_attestations(self.source, target, keys, kind)
@@ -167,15 +167,19 @@ class _Asked:
 _NO_RULE = "add a rule for it to `trust.rules`, or set `trust.default: accept`"
 
 
-def _only(found: Verification, form: Form) -> Verification:
+def _only(verification: Verification, form: Form) -> Verification:
     """Without signatures in forms that podman and skopeo do not read."""
-    left_out = (one for one in found.signatures if one.form is not form)
+    left_out = (signature for signature in verification.signatures if signature.form is not form)
     rejected = (
-        Rejected(one.place, one.form, f"podman and skopeo read no signature as a {one.form}")
-        for one in left_out
+        Rejected(
+            signature.place,
+            signature.form,
+            f"podman and skopeo read no signature as a {signature.form}",
+        )
+        for signature in left_out
     )
-    proven = tuple(one for one in found.signatures if one.form is form)
-    return replace(found, signatures=proven, rejected=(*found.rejected, *rejected))
+    proven = tuple(signature for signature in verification.signatures if signature.form is form)
+    return replace(verification, signatures=proven, rejected=(*verification.rejected, *rejected))
 
 
 def _images(source: Evidence, target: Descriptor) -> Iterator[Descriptor]:
@@ -184,9 +188,9 @@ def _images(source: Evidence, target: Descriptor) -> Iterator[Descriptor]:
         yield target
         return
     index = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
-    for one in index.manifests if isinstance(index, Index) else ():
-        if one.platform is None or one.platform.os != "unknown":
-            yield from _images(source, one)
+    for child in index.manifests if isinstance(index, Index) else ():
+        if child.platform is None or child.platform.os != "unknown":
+            yield from _images(source, child)
 
 
 def _shown(image: Descriptor) -> str:
@@ -199,4 +203,4 @@ def _lists(source: Evidence, parent: Descriptor, digest: Digest) -> bool:
         parsed = parse_manifest(raw, parent.media_type)
     except ContentError:
         return False
-    return isinstance(parsed, Index) and any(one.digest == digest for one in parsed.manifests)
+    return isinstance(parsed, Index) and any(child.digest == digest for child in parsed.manifests)

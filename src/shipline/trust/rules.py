@@ -34,7 +34,7 @@ class PredicateRule:
 
 @dataclass(frozen=True, slots=True)
 class TrustRule:
-    """What holds for the images that match; the first rule that matches an image decides."""
+    """A rule for the images that match; the first matching rule decides."""
 
     images: tuple[ImagePattern, ...] = field(
         metadata={"doc": "Patterns of host/repository: * is a part of a component, ** crosses /."}
@@ -141,45 +141,47 @@ def load_trust(section: TrustSection | None, base: Path) -> ResolvedPolicy:
     if section is None or not section.rules:
         return NO_TRUST
     named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
-    rules = tuple(_rule(one, number, named, base) for number, one in enumerate(section.rules))
+    rules = tuple(_rule(rule, number, named, base) for number, rule in enumerate(section.rules))
     return ResolvedPolicy(rules, section.default == "accept", _hash(section, rules))
 
 
 def trusted_keys(
-    texts: Iterable[str], named: Mapping[str, str], base: Path, place: str
+    texts: Iterable[str], named: Mapping[str, str], base: Path, where: str
 ) -> tuple[PublicKey, ...]:
     """Keys by a name of `named`, as a path relative to `base`, or as PEM. Raises ConfigError."""
-    return tuple(_key(named.get(text, text), text, base, place) for text in texts)
+    return tuple(_key(named.get(text, text), text, base, where) for text in texts)
 
 
-def _rule(said: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> ResolvedRule:
-    if said.action != "require":
-        return ResolvedRule(said, (), {})
-    place = f"rules[{number}]"
-    found = [
-        named[text] if text in named else _key(text, text, base, f"{place}.keys")
-        for text in said.keys
+def _rule(rule: TrustRule, number: int, named: Mapping[str, PublicKey], base: Path) -> ResolvedRule:
+    if rule.action != "require":
+        return ResolvedRule(rule, (), {})
+    where = f"rules[{number}]"
+    keys_found = [
+        named[text] if text in named else _key(text, text, base, f"{where}.keys")
+        for text in rule.keys
     ]
-    keys = tuple(dict.fromkeys(found or named.values()))
+    keys = tuple(dict.fromkeys(keys_found or named.values()))
     if not keys:
-        raise ConfigError(f"{place}.keys: signatures are required, but there is no key")
-    if said.threshold > len(keys):
+        raise ConfigError(f"{where}.keys: signatures are required, but there is no key")
+    if rule.threshold > len(keys):
         raise ConfigError(
-            f"{place}.threshold: {said.threshold} keys must sign, but there are {len(keys)}"
+            f"{where}.threshold: {rule.threshold} keys must sign, but there are {len(keys)}"
         )
-    return ResolvedRule(said, keys, dict(_predicate(one, place) for one in said.predicates))
+    return ResolvedRule(
+        rule, keys, dict(_predicate(predicate, where) for predicate in rule.predicates)
+    )
 
 
-def _predicate(said: str | PredicateRule, place: str) -> tuple[str, float | None]:
+def _predicate(predicate: str | PredicateRule, where: str) -> tuple[str, float | None]:
     """The URI of a required type, and how old it may be in seconds."""
-    asked = PredicateRule(said) if isinstance(said, str) else said
+    asked = PredicateRule(predicate) if isinstance(predicate, str) else predicate
     try:
         return predicate_type(asked.type), asked.max_age.seconds if asked.max_age else None
     except UsageError as error:
-        raise ConfigError(f"{place}.predicates: {error.message}", hint=error.hint) from error
+        raise ConfigError(f"{where}.predicates: {error.message}", hint=error.hint) from error
 
 
-def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
+def _key(text: str, name: str, base: Path, where: str) -> PublicKey:
     try:
         if _PEM in text:
             name = "key" if _PEM in name else name
@@ -187,7 +189,7 @@ def _key(text: str, name: str, base: Path, place: str) -> PublicKey:
         found = read_public_key(base / text)
         return PublicKey(name, found.der)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _hash(section: TrustSection, rules: tuple[ResolvedRule, ...]) -> str:
@@ -196,7 +198,7 @@ def _hash(section: TrustSection, rules: tuple[ResolvedRule, ...]) -> str:
         said = rule.said
         parts.append(
             {
-                "images": [str(one) for one in said.images],
+                "images": [str(image) for image in said.images],
                 "action": said.action,
                 "keys": [key.id for key in rule.keys],
                 "threshold": said.threshold,

@@ -23,7 +23,7 @@ _SKEW_S = 300  # how far a signer's clock may be ahead
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """What was proven about an image: signatures, and attestations by type."""
+    """The verified signatures of an image, and its attestations by type."""
 
     signatures: Verification
     attestations: Mapping[str, Attestations] = field(default_factory=dict, hash=False)
@@ -46,88 +46,90 @@ class TrustVerdict:
     until: float | None = None
 
 
-def judge(rule: ResolvedRule, found: Proofs, now: float) -> TrustVerdict:
-    """Whether what was found satisfies a rule that requires signatures."""
+def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
+    """Whether the proofs satisfy a rule that requires signatures."""
     title = rule.said.title
-    fresh, stale = _fresh_keys(rule, found.signatures, now)
+    fresh, stale = _fresh_keys(rule, proofs.signatures, now)
     if len(fresh) < rule.said.threshold:
         nothing = f"no {'other ' if fresh else ''}signature is attached to it"
-        details = reasons(found.signatures.rejected, nothing)
+        details = reasons(proofs.signatures.rejected, nothing)
         return TrustVerdict(
             False,
             title,
             f"{len(fresh)} of {rule.said.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
-            _way_out(rule, found.signatures, signed=bool(fresh), stale=bool(stale)),
+            _way_out(rule, proofs.signatures, signed=bool(fresh), stale=bool(stale)),
         )
     ends = [_kth_end(fresh.values(), rule.said.threshold)]
     for kind, max_age in rule.predicates.items():
-        end, problem = _attested(found.attestations.get(kind), max_age, now)
+        expiry, problem = _attested(proofs.attestations.get(kind), max_age, now)
         if problem:
             keys = tuple(key.id for key in fresh)
             hint = f"`shipline attest --type {short_name(kind)} ...` with {_names(rule.keys)}"
             return TrustVerdict(
                 False, title, f"{short_name(kind)}: {problem[0]}", keys, problem[1:], hint
             )
-        ends.append(end)
+        ends.append(expiry)
     until = min((end for end in ends if end is not None), default=None)
     reason = f"signed by {_names(fresh)}"
-    if nameless := [key for key in fresh if _nameless(key, found.signatures)]:
+    if nameless := [key for key in fresh if _nameless(key, proofs.signatures)]:
         reason += f", without the name of an image (by {_names(nameless)})"
     return TrustVerdict(True, title, reason, tuple(key.id for key in fresh), until=until)
 
 
-def _way_out(rule: ResolvedRule, found: Verification, *, signed: bool, stale: bool) -> str:
+def _way_out(rule: ResolvedRule, verification: Verification, *, signed: bool, stale: bool) -> str:
     sign = f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}"
     if stale:
         return sign
     if signed:
         return f"more keys must sign it: {sign}"
-    return way_out(found.rejected, sign, "add it to the keys of the rule")
+    return way_out(verification.rejected, sign, "add it to the keys of the rule")
 
 
-def _nameless(key: PublicKey, found: Verification) -> bool:
-    return not any(one.identity for one in found.signatures if one.key == key)
+def _nameless(key: PublicKey, verification: Verification) -> bool:
+    return not any(
+        signature.identity for signature in verification.signatures if signature.key == key
+    )
 
 
 def _fresh_keys(
-    rule: ResolvedRule, found: Verification, now: float
+    rule: ResolvedRule, verification: Verification, now: float
 ) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
     """The keys whose signatures count, with the time when they cease to; and why others do not."""
     max_age = rule.said.max_age
     fresh: dict[PublicKey, float | None] = {}
     stale: list[str] = []
-    for one in found.signatures:
+    for signature in verification.signatures:
         if max_age is None:
-            fresh[one.key] = None
-        elif problem := _too_old(one.signed_at, max_age.seconds, now):
-            stale.append(f"{one.form} signature by {one.key.name}: {problem}")
+            fresh[signature.key] = None
+        elif problem := _too_old(signature.signed_at, max_age.seconds, now):
+            stale.append(f"{signature.form} signature by {signature.key.name}: {problem}")
         else:
-            end = (one.signed_at or 0) + max_age.seconds
-            fresh[one.key] = max(fresh.get(one.key) or 0, end)
+            end = (signature.signed_at or 0) + max_age.seconds
+            fresh[signature.key] = max(fresh.get(signature.key) or 0, end)
     return fresh, tuple(stale)
 
 
 def _attested(
-    found: Attestations | None, max_age: float | None, now: float
+    attestations: Attestations | None, max_age: float | None, now: float
 ) -> tuple[float | None, tuple[str, ...]]:
     """When the newest attestation ceases to count, or the lines that say why none does."""
-    if found is None or not found.proven:
-        rejected = () if found is None else found.rejected
+    if attestations is None or not attestations.proven:
+        rejected = () if attestations is None else attestations.rejected
         return None, ("no trusted key attested it", *reasons(rejected, "nothing is attached"))
     if max_age is None:
         return None, ()
-    times = [one.made_at for one in found.proven]
-    good = [time for time in times if time is not None and not _too_old(time, max_age, now)]
-    if good:
-        return max(good) + max_age, ()
+    times = [attestation.made_at for attestation in attestations.proven]
+    valid = [time for time in times if time is not None and not _too_old(time, max_age, now)]
+    if valid:
+        return max(valid) + max_age, ()
     newest = max((time for time in times if time is not None), default=None)
     return None, (_too_old(newest, max_age, now),)
 
 
 def _too_old(time: float | None, max_age: float, now: float) -> str:
-    """Why a statement of that time does not count; nothing where it does."""
+    """Why a statement of that time does not count; empty if it does."""
     if time is None:
         return "it does not state its time"
     if time > now + _SKEW_S:
@@ -137,9 +139,9 @@ def _too_old(time: float | None, max_age: float, now: float) -> str:
     return ""
 
 
-def _kth_end(ends: Iterable[float | None], threshold: int) -> float | None:
+def _kth_end(expiries: Iterable[float | None], threshold: int) -> float | None:
     """When fewer than `threshold` are left; None where that never happens."""
-    known = sorted((end for end in ends if end is not None), reverse=True)
+    known = sorted((end for end in expiries if end is not None), reverse=True)
     return known[threshold - 1] if len(known) >= threshold else None
 
 
@@ -148,8 +150,8 @@ def _days(seconds: float) -> str:
 
 
 def _choice(rule: ResolvedRule) -> str:
-    names, needed = _names(rule.keys), rule.said.threshold
-    return names if len(rule.keys) == needed else f"{needed} of the keys {names}"
+    names, threshold = _names(rule.keys), rule.said.threshold
+    return names if len(rule.keys) == threshold else f"{threshold} of the keys {names}"
 
 
 def _names(keys: Iterable[PublicKey]) -> str:
@@ -182,12 +184,12 @@ class VerdictCache:
     def get(self, policy: str, digest: Digest, name: str, now: float) -> TrustVerdict | None:
         key = (policy, str(digest), name)
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None:
+            cached = self._kept.get(key)
+            if cached is not None:
                 self._kept.move_to_end(key)
-        if kept is None and self._records is not None:
-            kept = _read(self._records.get((_ROOM, *key)))
-        return kept.verdict if kept is not None and now < kept.until else None
+        if cached is None and self._records is not None:
+            cached = _read(self._records.get((_ROOM, *key)))
+        return cached.verdict if cached is not None and now < cached.until else None
 
     def put(
         self,
@@ -198,11 +200,11 @@ class VerdictCache:
         now: float,
         via: str = "",
     ) -> None:
-        """Keep an accepted verdict; it ends with what it rests on."""
+        """Cache an accepted verdict; it expires with its proofs."""
         until = min(now + _KEPT_S, verdict.until if verdict.until is not None else now + _KEPT_S)
-        key, kept = (policy, str(digest), name), CachedVerdict(verdict, until, via)
+        key, entry = (policy, str(digest), name), CachedVerdict(verdict, until, via)
         with self._lock:
-            self._kept[key] = kept
+            self._kept[key] = entry
             self._kept.move_to_end(key)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
@@ -211,7 +213,7 @@ class VerdictCache:
         if self._records is not None:
             if prune:
                 self._prune(policy, now)
-            self._records.write({(_ROOM, *key): _written(kept)})
+            self._records.write({(_ROOM, *key): _written(entry)})
 
     def forget(self, digest: Digest) -> None:
         """Something that was attached to `digest` is gone: ask again, also for its children."""
@@ -226,27 +228,27 @@ class VerdictCache:
             gone = [
                 key
                 for key, value in walk(self._records, (_ROOM,))
-                if key[1] == text or ((kept := _read(value)) and kept.via == text)
+                if key[1] == text or ((entry := _read(value)) and entry.via == text)
             ]
             self._records.write({(_ROOM, *key): None for key in gone})
 
     def _prune(self, policy: str, now: float) -> None:
-        """Delete what has ended, what another policy said, and what is too much."""
+        """Delete expired verdicts, those of other policies, and those over capacity."""
         assert self._records is not None
         room = self._capacity - 1
         gone: list[Key] = []
         for key, value in walk(self._records, (_ROOM,)):
-            kept = _read(value)
-            if key[0] == policy and kept is not None and now < kept.until and room:
+            entry = _read(value)
+            if key[0] == policy and entry is not None and now < entry.until and room:
                 room -= 1
             else:
                 gone.append((_ROOM, *key))
         self._records.write(dict.fromkeys(gone))
 
 
-def _written(kept: CachedVerdict) -> bytes:
-    verdict = kept.verdict
-    fields = [verdict.rule, verdict.reason, verdict.keys, verdict.until, kept.until, kept.via]
+def _written(entry: CachedVerdict) -> bytes:
+    verdict = entry.verdict
+    fields = [verdict.rule, verdict.reason, verdict.keys, verdict.until, entry.until, entry.via]
     return json.dumps(fields).encode()
 
 

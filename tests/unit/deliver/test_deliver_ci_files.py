@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from shipline.deliver.ci import INPUTS, CiSection, Pins, Workflow, buildx, github, gitlab
+from shipline.deliver.ci import (
+    INPUTS,
+    CiSection,
+    Pins,
+    Workflow,
+    buildx_workflow,
+    github_workflow,
+    gitlab_pipeline,
+)
 from shipline.deliver.ci.action import variable
 from shipline.deliver.ci.workflow import Unread, quoted
 from shipline.errors import ConfigError
@@ -42,7 +50,11 @@ def steps(document: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("workflow", ALL)
 def test_no_script_holds_an_expression_and_every_action_is_a_commit(workflow: Workflow) -> None:
-    texts = [github(workflow, PINS), buildx(workflow, PINS), (ROOT / "action.yml").read_text()]
+    texts = [
+        github_workflow(workflow, PINS),
+        buildx_workflow(workflow, PINS),
+        (ROOT / "action.yml").read_text(),
+    ]
     for step in (step for text in texts for step in steps(read(text))):
         assert "${{" not in step.get("run", "")
         assert re.search(r"@[0-9a-f]{40}\Z", step.get("uses", "@" + "0" * 40))
@@ -50,7 +62,7 @@ def test_no_script_holds_an_expression_and_every_action_is_a_commit(workflow: Wo
 
 @pytest.mark.parametrize("workflow", ALL)
 def test_jobs_of_pull_requests_see_no_secret_and_have_no_right_to_write(workflow: Workflow) -> None:
-    document = read(github(workflow, PINS))
+    document = read(github_workflow(workflow, PINS))
     assert document["permissions"] == {}
     for name, job in document["jobs"].items():
         if name == "findings" or "event_name != 'pull_request'" in job.get("if", ""):
@@ -60,27 +72,27 @@ def test_jobs_of_pull_requests_see_no_secret_and_have_no_right_to_write(workflow
 
 
 def test_secrets_are_in_an_environment_and_never_in_a_script() -> None:
-    for name, job in read(github(FULL, PINS))["jobs"].items():
+    for name, job in read(github_workflow(FULL, PINS))["jobs"].items():
         assert ("secrets." in str(job)) == ("environment" in job), name
 
 
 def test_an_identity_takes_the_place_of_stored_credentials() -> None:
     for job in ("build", "release"):
-        on_github = read(github(KEYLESS, PINS))["jobs"][job]
+        on_github = read(github_workflow(KEYLESS, PINS))["jobs"][job]
         assert on_github["permissions"]["id-token"] == "write"
         assert "REGISTRY_PASSWORD" not in str(on_github)
-        on_gitlab = read(gitlab(KEYLESS))[job]
+        on_gitlab = read(gitlab_pipeline(KEYLESS))[job]
         assert on_gitlab["id_tokens"] == {"SHIPLINE_ID_TOKEN": {"aud": "registry"}}
         assert "REGISTRY_PASSWORD" not in str(on_gitlab)
 
 
 def test_findings_of_a_pattern_are_uploaded_by_directory() -> None:
-    uploads = read(github(FULL, PINS))["jobs"]["findings"]["steps"][3:]
+    uploads = read(github_workflow(FULL, PINS))["jobs"]["findings"]["steps"][3:]
     assert [step["with"]["sarif_file"] for step in uploads] == ["reports", "reports/lint.sarif"]
 
 
 def test_each_platform_is_built_where_it_is_native() -> None:
-    jobs = read(github(FULL, PINS))["jobs"]
+    jobs = read(github_workflow(FULL, PINS))["jobs"]
     machines = jobs["build"]["strategy"]["matrix"]["include"]
     assert [one["runner"] for one in machines] == [
         *("ubuntu-24.04", "ubuntu-24.04-arm", "ubuntu-24.04")
@@ -93,28 +105,30 @@ def test_runners_of_ones_own_have_several_labels() -> None:
     labels = ("self-hosted", "linux", "x64")
     section = CiSection(runners={"linux/amd64": labels, "linux/arm64": ("big-arm",)})
     workflow = replace(FULL, section=section)
-    machines = read(github(workflow, PINS))["jobs"]["build"]["strategy"]["matrix"]["include"]
+    machines = read(github_workflow(workflow, PINS))["jobs"]["build"]["strategy"]["matrix"][
+        "include"
+    ]
     assert [one["runner"] for one in machines[:2]] == [[*labels], ["big-arm"]]
     with pytest.raises(ConfigError, match="one tag, not 3"):
-        gitlab(workflow)
+        gitlab_pipeline(workflow)
     section = CiSection(runners={"linux/amd64": labels[:1], "linux/arm64": "big-arm"})
-    jobs = read(gitlab(replace(FULL, section=section)))["build"]["parallel"]["matrix"]
+    jobs = read(gitlab_pipeline(replace(FULL, section=section)))["build"]["parallel"]["matrix"]
     assert [one["RUNNER"] for one in jobs[:2]] == ["self-hosted", "big-arm"]
 
 
 def test_scanners_are_installed_before_credentials_are_there() -> None:
-    steps = [step["name"] for step in read(github(FULL, PINS))["jobs"]["release"]["steps"]]
+    steps = [step["name"] for step in read(github_workflow(FULL, PINS))["jobs"]["release"]["steps"]]
     assert steps.index("Set up the release") < steps.index("Log in to ghcr.io")
-    script = read(gitlab(FULL))["release"]["script"]
+    script = read(gitlab_pipeline(FULL))["release"]["script"]
     assert script[:2] == ["./get-scanner.sh", "true"]
 
 
 def test_a_release_is_never_cut_short() -> None:
-    document = read(github(FULL, PINS))
+    document = read(github_workflow(FULL, PINS))
     assert document["concurrency"]["cancel-in-progress"] == (
         "${{ github.event_name == 'pull_request' }}"
     )
-    pipeline = read(gitlab(FULL))
+    pipeline = read(gitlab_pipeline(FULL))
     assert pipeline["release"]["interruptible"] is False
     assert pipeline["release"]["resource_group"]
 
@@ -140,7 +154,7 @@ def test_an_unread_variable_is_read_by_the_job() -> None:
 
 
 def test_branch_patterns_become_expressions() -> None:
-    rules = read(gitlab(FULL))["workflow"]["rules"]
+    rules = read(gitlab_pipeline(FULL))["workflow"]["rules"]
     assert {"if": "$CI_COMMIT_BRANCH =~ /^feature\\/.*$/"} in rules
     assert {"if": "$CI_COMMIT_TAG =~ /^v[^\\/]*$/"} in rules or {
         "if": "$CI_COMMIT_TAG =~ /^v[^/]*$/"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shipline.deliver.ci import Pins, Workflow, buildx, github, gitlab
-from shipline.deliver.init import dockerfile
-from shipline.deliver.project import detect
+from shipline.deliver.ci import Pins, Workflow, buildx_workflow, github_workflow, gitlab_pipeline
+from shipline.deliver.init import initial_dockerfile
+from shipline.deliver.project import detect_project
 from workflows import ALL
 
 ROOT = Path(__file__).parents[3]
@@ -74,7 +74,11 @@ def test_an_install_without_a_version_is_found() -> None:
 
 @pytest.mark.parametrize("workflow", ALL)
 def test_generated_jobs_install_versions_and_run_actions_by_commit(workflow: Workflow) -> None:
-    for text in (github(workflow, PINS), buildx(workflow, PINS), gitlab(workflow)):
+    for text in (
+        github_workflow(workflow, PINS),
+        buildx_workflow(workflow, PINS),
+        gitlab_pipeline(workflow),
+    ):
         assert unpinned(text) == []
         assert all(re.search("@[0-9a-f]{40} # v", one) for one in re.findall("uses:.*", text))
         assert all(re.search(r":\d", one) for one in re.findall(r"(?m)^ *image: (.+)$", text))
@@ -96,8 +100,8 @@ def test_what_init_writes_installs_managers_by_version(
 ) -> None:
     for name, text in {**files, lock: ""}.items():
         (tmp_path / name).write_text(text)
-    found = detect(tmp_path)
-    written = dockerfile(found)
+    found = detect_project(tmp_path)
+    written = initial_dockerfile(found)
     assert found.language is not None and written is not None
     for text in (written, "\n".join(found.language.toolchain.setup)):
         assert INSTALLS.search(text) and unpinned(text) == []

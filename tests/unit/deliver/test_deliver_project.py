@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shipline.config import loads
-from shipline.deliver.init import configuration, dockerfile, dockerignore
-from shipline.deliver.project import Language, detect, guess_image
+from shipline.deliver.init import initial_config, initial_dockerfile, initial_dockerignore
+from shipline.deliver.project import Language, detect_project, guess_image
 from shipline.dockerfile import parse_dockerfile
 
 
@@ -21,7 +21,7 @@ def project(root: Path, files: dict[str, str]) -> Path:
 
 
 def language(root: Path, files: dict[str, str]) -> Language:
-    found = detect(project(root, files)).language
+    found = detect_project(project(root, files)).language
     assert found is not None
     return found
 
@@ -65,31 +65,31 @@ def test_managers_have_the_version_of_the_project_or_one_of_ours(
 ) -> None:
     more = {"packageManager": files["pin"]} if "pin" in files else {}
     text = package(dependencies={"x": "1"}, main="a.js", **more)
-    found = detect(project(tmp_path, {"package.json": text, "a.js": "", **files}))
+    found = detect_project(project(tmp_path, {"package.json": text, "a.js": "", **files}))
     assert found.language is not None
     lines = found.language.toolchain.setup
     assert all(line.startswith(part) for line, part in zip(lines, setup, strict=True)), lines
-    docker = dockerfile(found)
+    docker = initial_dockerfile(found)
     assert docker is not None and f"{lines[0]} && {lines[1]}" in docker
 
 
 def test_without_a_lock_file_nothing_asks_for_one(tmp_path: Path) -> None:
     text = package(scripts={"lint": "eslint"}, dependencies={"x": "1"}, main="a.js")
-    found = detect(project(tmp_path, {"package.json": text, "a.js": ""}))
+    found = detect_project(project(tmp_path, {"package.json": text, "a.js": ""}))
     assert found.language is not None and not found.language.locked
     assert found.language.toolchain.setup[0].startswith("npm install --no-package-lock")
     assert [one.name for one in found.language.checks] == ["lint"]  # npm audit needs one
-    docker = dockerfile(found)
+    docker = initial_dockerfile(found)
     assert docker is not None
     assert "npm install" in docker and "lock" not in docker and "npm ci" not in docker
 
 
 def test_nothing_is_installed_for_a_project_without_dependencies(tmp_path: Path) -> None:
     text = package(scripts={"test": "node --test", "start": "node server.js"})
-    found = detect(project(tmp_path, {"package.json": text, "server.js": ""}))
+    found = detect_project(project(tmp_path, {"package.json": text, "server.js": ""}))
     assert found.language is not None and found.language.locked
     assert found.language.toolchain.setup == ()
-    docker = dockerfile(found)
+    docker = initial_dockerfile(found)
     assert docker is not None and "npm" not in docker and docker.count("FROM") == 1
 
 
@@ -114,18 +114,20 @@ def test_what_starts_a_program_of_node(
 
 def test_what_is_built_is_built_in_a_stage_of_its_own(tmp_path: Path) -> None:
     text = package(scripts={"start": "node dist/main.js", "build": "tsc"}, dependencies={"x": "1"})
-    found = detect(project(tmp_path, {"package.json": text, "package-lock.json": ""}))
-    docker = dockerfile(found)
+    found = detect_project(project(tmp_path, {"package.json": text, "package-lock.json": ""}))
+    docker = initial_dockerfile(found)
     assert docker is not None and "RUN npm run build && npm prune --omit=dev" in docker
-    assert "dist" in dockerignore(found).splitlines()
+    assert "dist" in initial_dockerignore(found).splitlines()
 
 
 def test_static_sites_are_served(tmp_path: Path) -> None:
     text = package(scripts={"build": "vite build"}, devDependencies={"vite": "7"})
     files = {"package.json": text, "package-lock.json": "", "index.html": ""}
-    built = dockerfile(detect(project(tmp_path / "built", files)))
+    built = initial_dockerfile(detect_project(project(tmp_path / "built", files)))
     assert built is not None and "COPY --link --from=build /app/dist /usr" in built
-    plain = dockerfile(detect(project(tmp_path / "plain", {"public/index.html": ""})))
+    plain = initial_dockerfile(
+        detect_project(project(tmp_path / "plain", {"public/index.html": ""}))
+    )
     assert plain is not None and "COPY --link public /usr/share/nginx/html" in plain
 
 
@@ -228,9 +230,9 @@ def test_the_setup_has_what_developers_need(
 def test_what_starts_a_program_of_python(
     files: dict[str, str], start: tuple[str, ...], tmp_path: Path
 ) -> None:
-    found = detect(project(tmp_path, files))
+    found = detect_project(project(tmp_path, files))
     assert found.language is not None and found.language.start == start
-    assert (dockerfile(found) is None) is (not start)
+    assert (initial_dockerfile(found) is None) is (not start)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +257,9 @@ def test_go_projects(tmp_path: Path) -> None:
 
 
 def test_a_library_has_no_program(tmp_path: Path) -> None:
-    found = detect(project(tmp_path, {"go.mod": "module a\n", "a.go": "package a\n"}))
+    found = detect_project(project(tmp_path, {"go.mod": "module a\n", "a.go": "package a\n"}))
     assert found.language is not None and found.language.start == ()
-    assert dockerfile(found) is None
+    assert initial_dockerfile(found) is None
 
 
 @pytest.mark.parametrize(
@@ -268,20 +270,20 @@ def test_a_library_has_no_program(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_dockerfile_for_tests_or_development_is_not_shipped(name: str, tmp_path: Path) -> None:
-    assert detect(project(tmp_path, {name: "FROM scratch\n"})).dockerfiles == ()
+    assert detect_project(project(tmp_path, {name: "FROM scratch\n"})).dockerfiles == ()
 
 
 def test_a_dockerfile_is_built_from_where_its_files_are(tmp_path: Path) -> None:
     files = {"api/Dockerfile": "FROM scratch\nCOPY --link main.go ./\n", "api/main.go": ""}
-    found = detect(project(tmp_path / "own", files))
+    found = detect_project(project(tmp_path / "own", files))
     assert found.context == "api"
-    text = configuration(found, image="registry.example/team/app")
+    text = initial_config(found, image="registry.example/team/app")
     build = loads(text.encode(), "shipline.yaml", {}).pipeline.build
     assert (build.context, build.file) == ("api", None)
     files = {"docker/Dockerfile": "FROM scratch\nCOPY main.go ./\n", "main.go": ""}
-    found = detect(project(tmp_path / "top", files))
+    found = detect_project(project(tmp_path / "top", files))
     assert found.context == "."
-    text = configuration(found, image="registry.example/team/app")
+    text = initial_config(found, image="registry.example/team/app")
     assert loads(text.encode(), "f", {}).pipeline.build.file == "docker/Dockerfile"
 
 
@@ -292,10 +294,10 @@ def test_a_broken_file_is_no_reason_to_fail(tmp_path: Path) -> None:
         "pnpm-workspace.yaml": "\0",
         "go.work": "",
     }
-    assert detect(project(tmp_path, files)).language is not None  # pyproject.toml is there
+    assert detect_project(project(tmp_path, files)).language is not None  # pyproject.toml is there
     (tmp_path / "package.json").write_bytes(b"\xff\xfe")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert detect(tmp_path).name
+    assert detect_project(tmp_path).name
 
 
 def test_a_monorepo_is_seen(tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_a_monorepo_is_seen(tmp_path: Path) -> None:
         ".github/workflows/ci.yml": "",
         ".gitlab-ci.yml": "",
     }
-    found = detect(project(tmp_path, files))
+    found = detect_project(project(tmp_path, files))
     assert found.dockerfiles == ("api/Dockerfile",)
     assert found.parts == ("api", "packages/a")
     assert found.ci == (".github/workflows/ci.yml", ".gitlab-ci.yml")
@@ -330,7 +332,7 @@ def test_the_registry_beside_the_git_server_is_guessed(
     project(
         tmp_path, {".git/config": f'[core]\n\tbare = false\n[remote "origin"]\n\turl = {url}\n'}
     )
-    assert guess_image(detect(tmp_path)) == image
+    assert guess_image(detect_project(tmp_path)) == image
 
 
 PROJECTS = (
@@ -349,8 +351,8 @@ PROJECTS = (
 
 @pytest.mark.parametrize("files", PROJECTS)
 def test_what_is_written_can_be_read(files: dict[str, str], tmp_path: Path) -> None:
-    found = detect(project(tmp_path, files))
-    text = configuration(found, image="registry.example/team/app")
+    found = detect_project(project(tmp_path, files))
+    text = initial_config(found, image="registry.example/team/app")
     config = loads(text.encode(), "shipline.yaml", {})
     assert str(config.pipeline.image) == "registry.example/team/app"
     assert (
@@ -358,10 +360,10 @@ def test_what_is_written_can_be_read(files: dict[str, str], tmp_path: Path) -> N
         if (found.language)
         else not config.pipeline.steps
     )
-    docker = dockerfile(found)
+    docker = initial_dockerfile(found)
     assert (docker is None) == (found.language is None)
     if docker is not None:
         stages = parse_dockerfile(docker).stages
         assert len(stages) == 2
-        assert ".git" in dockerignore(found).splitlines()
+        assert ".git" in initial_dockerignore(found).splitlines()
         assert "USER" in docker or "nonroot" in docker

@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
     "that is a list": (raw(lambda text: f"[{text}]"), "not a JSON object"),
     "with a key twice": (
         raw(lambda text: text.replace('"type":', '"type": "x", "type":')),
-        "twice",
+        "repeated",
     ),
     "that is nested without end": (raw(lambda text: "[" * 60_000), "not JSON"),
     "with a number without end": (raw(lambda text: "9" * 60_000), "not JSON"),

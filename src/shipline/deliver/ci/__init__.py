@@ -1,17 +1,17 @@
 """Generated CI: workflow files that call shipline, and the action that this repository is."""
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
-from shipline.deliver.ci.buildx import LEFT_OUT, buildx, left_out
+from shipline.deliver.ci.buildx import UNSUPPORTED_OPTIONS, buildx_workflow, unsupported_options
 from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of
-from shipline.deliver.ci.github import github
-from shipline.deliver.ci.gitlab import gitlab
+from shipline.deliver.ci.github import github_workflow
+from shipline.deliver.ci.gitlab import gitlab_pipeline
 from shipline.deliver.ci.section import CiSection
 from shipline.deliver.ci.steps import Pin, Pins
 from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow, with_variables
 
 __all__ = [
     "INPUTS",
-    "LEFT_OUT",
+    "UNSUPPORTED_OPTIONS",
     "CiSection",
     "FileState",
     "Freshness",
@@ -22,12 +22,12 @@ __all__ = [
     "Signing",
     "Unread",
     "Workflow",
-    "buildx",
+    "buildx_workflow",
     "freshness",
-    "github",
-    "gitlab",
+    "github_workflow",
+    "gitlab_pipeline",
     "invocation",
     "kind_of",
-    "left_out",
+    "unsupported_options",
     "with_variables",
 ]

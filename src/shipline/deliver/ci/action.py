@@ -36,7 +36,7 @@ def by_line(text: str, name: str) -> tuple[str, ...]:
 
 
 def verbatim(text: str) -> tuple[str, ...]:
-    """Each line is a value as it stands, quotes included."""
+    """Each line is a literal value, including quotes."""
     return _present(text.splitlines())
 
 
@@ -120,13 +120,13 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> I
 
     Raises UsageError for an input that cannot be read. What the build itself refuses, it refuses.
     """
-    given = {name: environ.get(variable(name), "").strip() for name in INPUTS}
-    context = given["context"] or _workspace(environ)
-    outputs = verbatim(given["outputs"])
-    secrets = _secrets(given, context, environ, keep)
+    inputs = {name: environ.get(variable(name), "").strip() for name in INPUTS}
+    context = inputs["context"] or _workspace(environ)
+    outputs = verbatim(inputs["outputs"])
+    secrets = _secrets(inputs, context, environ, keep)
     metadata = scratch / "metadata.json"
-    iidfile = None if _exports_files(outputs) or _only_asks(given) else scratch / "iid"
-    flags = [*_plain(given), *_each("--output", outputs), *secrets.flags]
+    iidfile = None if _exports_files(outputs) or _only_asks(inputs) else scratch / "iid"
+    flags = [*_plain(inputs), *_each("--output", outputs), *secrets.flags]
     if iidfile is not None:
         flags += ["--iidfile", str(iidfile)]
     flags += ["--metadata-file", str(metadata), "--", context]
@@ -138,16 +138,16 @@ def variable(name: str) -> str:
     return "INPUT_" + name.upper().replace("-", "_")
 
 
-def _plain(given: Mapping[str, str]) -> list[str]:
+def _plain(inputs: Mapping[str, str]) -> list[str]:
     """The inputs that are flags of the same meaning."""
     flags: list[str] = []
     for name, flag in _COMMA_LISTS.items():
-        flags += _each(flag, by_comma(given[name], name))
+        flags += _each(flag, by_comma(inputs[name], name))
     for name, flag in _LINE_LISTS.items():
-        flags += _each(flag, by_line(given[name], name))
+        flags += _each(flag, by_line(inputs[name], name))
     for name, flag in _TEXTS.items():
-        flags += _each(flag, [given[name]] if given[name] else [])
-    return flags + [flag for name, flag in _SWITCHES.items() if _boolean(given[name], name)]
+        flags += _each(flag, [inputs[name]] if inputs[name] else [])
+    return flags + [flag for name, flag in _SWITCHES.items() if _boolean(inputs[name], name)]
 
 
 def _each(flag: str, values: Iterable[str]) -> list[str]:
@@ -180,15 +180,15 @@ def _exports_files(outputs: tuple[str, ...]) -> bool:
     return False
 
 
-def _only_asks(given: Mapping[str, str]) -> bool:
-    return given["call"].partition(",")[0] not in ("", "build")
+def _only_asks(inputs: Mapping[str, str]) -> bool:
+    return inputs["call"].partition(",")[0] not in ("", "build")
 
 
 def _secrets(
-    given: Mapping[str, str], context: str, environ: Mapping[str, str], keep: KeepSecret
+    inputs: Mapping[str, str], context: str, environ: Mapping[str, str], keep: KeepSecret
 ) -> _Secrets:
     flags, masked, warnings = [], [], []
-    pairs = [*by_line(given["secrets"], "secrets"), *_token(given, context, environ)]
+    pairs = [*by_line(inputs["secrets"], "secrets"), *_token(inputs, context, environ)]
     for number, pair in enumerate(pairs, 1):
         name, _, value = pair.partition("=")
         if name and value:
@@ -196,9 +196,9 @@ def _secrets(
             flags.append(f"id={name},src={keep(value)}")
         else:  # a secret that this run may not see is empty: the original goes on without it
             warnings.append(f"input secrets: number {number} ({name}) has no value")
-    for name, value in _pairs(by_comma(given["secret-envs"], "secret-envs"), "secret-envs"):
+    for name, value in _pairs(by_comma(inputs["secret-envs"], "secret-envs"), "secret-envs"):
         flags.append(f"id={name},env={value}")
-    for name, value in _pairs(by_line(given["secret-files"], "secret-files"), "secret-files"):
+    for name, value in _pairs(by_line(inputs["secret-files"], "secret-files"), "secret-files"):
         if not Path(value).is_file():
             raise UsageError(f"input secret-files: there is no file {value}")
         flags.append(f"id={name},src={value}")
@@ -215,10 +215,12 @@ def _pairs(values: Iterable[str], name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _token(given: Mapping[str, str], context: str, environ: Mapping[str, str]) -> list[str]:
+def _token(inputs: Mapping[str, str], context: str, environ: Mapping[str, str]) -> list[str]:
     """The token of the job, where the context is the job's own repository on the server."""
-    home = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}.git"
-    wanted = given["github-token"] and "://" in context and context.startswith(home)
-    if not wanted or given["secrets"].startswith("GIT_AUTH_TOKEN="):
+    own_repository = (
+        f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}.git"
+    )
+    use_token = inputs["github-token"] and "://" in context and context.startswith(own_repository)
+    if not use_token or inputs["secrets"].startswith("GIT_AUTH_TOKEN="):
         return []
-    return [f"GIT_AUTH_TOKEN={given['github-token']}"]
+    return [f"GIT_AUTH_TOKEN={inputs['github-token']}"]

@@ -20,14 +20,14 @@ _INPUTS = {
 """The inputs of docker/build-push-action for flags of the build."""
 
 
-def buildx(workflow: Workflow, pins: Pins) -> str:
+def buildx_workflow(workflow: Workflow, pins: Pins) -> str:
     """The text of a workflow that pushes each commit of the first branch, named after it. What it
     leaves out of shipline.yaml is told at its top.
     """
     section = workflow.section
-    told = "".join(f"\n- {one}" for one in left_out(workflow))
+    omitted = "".join(f"\n- {option}" for option in unsupported_options(workflow))
     document: Node = {
-        **({Comment(f"{LEFT_OUT}{told}\n"): None} if told else {}),
+        **({Comment(f"{UNSUPPORTED_OPTIONS}{omitted}\n"): None} if omitted else {}),
         "name": "docker",
         Comment(): None,
         "on": {"push": {"branches": Inline(section.branches[:1] or ("main",))}},
@@ -50,16 +50,18 @@ def buildx(workflow: Workflow, pins: Pins) -> str:
     return headed(render(document), "github --style buildx")
 
 
-LEFT_OUT = "Docker's own actions build and push. Left out of what shipline.yaml asks for:"
+UNSUPPORTED_OPTIONS = (
+    "Docker's own actions build and push. Left out of what shipline.yaml asks for:"
+)
 
 
-def left_out(workflow: Workflow) -> tuple[str, ...]:
-    """What shipline.yaml asks for and this workflow does not do."""
-    flags = sorted({one for one in workflow.build if one.startswith("--")} - {*_INPUTS})
+def unsupported_options(workflow: Workflow) -> tuple[str, ...]:
+    """The settings of shipline.yaml that this workflow does not support."""
+    flags = sorted({flag for flag in workflow.build if flag.startswith("--")} - {*_INPUTS})
     others = [login.host for login in workflow.logins[1:]]
     found = (
         ("steps: " + ", ".join(workflow.tests), workflow.tests),
-        *((one, True) for one in workflow.without),
+        *((option, True) for option in workflow.without),
         ("copies to " + ", ".join(others), others),
         ("build: " + ", ".join(flags), flags),
         (
@@ -98,14 +100,14 @@ def _steps(workflow: Workflow, pins: Pins) -> list[Node]:
 
 
 def _login(login: Login, pins: Pins) -> Node:
-    ours = login.host == "ghcr.io"
+    is_ghcr = login.host == "ghcr.io"
     return {
         "name": f"Log in to {login.host}",
         "uses": pins.uses("docker/login-action"),
         "with": {
             "registry": login.host,
-            "username": "${{ github.actor }}" if ours else secret(login.username),
-            "password": secret("GITHUB_TOKEN" if ours else login.password),
+            "username": "${{ github.actor }}" if is_ghcr else secret(login.username),
+            "password": secret("GITHUB_TOKEN" if is_ghcr else login.password),
         },
     }
 
@@ -121,5 +123,5 @@ def _options(flags: tuple[str, ...]) -> Node:
 
 def _expression(name: str) -> str:
     """A variable: GitHub's own, else one of the repository."""
-    own = name.startswith("GITHUB_")
-    return f"${{{{ github.{name[7:].lower()} }}}}" if own else f"${{{{ vars.{name} }}}}"
+    is_builtin = name.startswith("GITHUB_")
+    return f"${{{{ github.{name[7:].lower()} }}}}" if is_builtin else f"${{{{ vars.{name} }}}}"

@@ -40,7 +40,7 @@ class Noted(str):
 
 
 class Inline(list[str]):
-    """A list that stands on one line where it fits."""
+    """A list that is written on one line if it fits."""
 
 
 def render(document: Mapping[Any, Any]) -> str:
@@ -60,8 +60,8 @@ def _mapping(mapping: Mapping[Any, Any], depth: int) -> Iterator[str]:
 def _entry(start: str, value: Any, depth: int) -> Iterator[str]:
     """The lines of `start` (a key, or the dash of a list) with its value below or behind it."""
     indent = "  " * depth
-    if isinstance(value, Inline) and len(short := f"{start} {_flow(value)}") <= _WIDTH:
-        yield short
+    if isinstance(value, Inline) and len(line := f"{start} {_flow(value)}") <= _WIDTH:
+        yield line
     elif isinstance(value, Mapping) and value:
         yield start
         yield from _mapping(value, depth + 1)
@@ -139,7 +139,7 @@ _HEADER = re.compile(
 
 
 class FileState(Enum):
-    """What a file is, next to what it should be."""
+    """The state of a file compared with its expected content."""
 
     FRESH = "fresh"
     MISSING = "missing"
@@ -167,18 +167,18 @@ def headed(body: str, kind: str) -> str:
 
 def kind_of(text: str) -> str | None:
     """Which command wrote the file, as `gitlab` or `github --style buildx`; None for a person's."""
-    found = _HEADER.match(text)
-    return found[1] if found else None
+    header = _HEADER.match(text)
+    return header[1] if header else None
 
 
-def freshness(present: str | None, wanted: str, name: str) -> Freshness:
-    """Compare the file with what would be written now; None is a file that is not there."""
-    if present == wanted:
+def freshness(present: str | None, expected: str, name: str) -> Freshness:
+    """Compare a file with its expected content; `present` is None if it does not exist."""
+    if present == expected:
         return Freshness(FileState.FRESH)
     diff = "".join(
         unified_diff(
             (present or "").splitlines(keepends=True),
-            wanted.splitlines(keepends=True),
+            expected.splitlines(keepends=True),
             name,
             f"{name} (as it should be)",
         )
@@ -189,10 +189,10 @@ def freshness(present: str | None, wanted: str, name: str) -> Freshness:
 def _state(present: str | None) -> FileState:
     if present is None:
         return FileState.MISSING
-    found = _HEADER.match(present)
-    if found is None:
+    header = _HEADER.match(present)
+    if header is None:
         return FileState.FOREIGN
-    return FileState.STALE if _digest(present[found.end() :]) == found[2] else FileState.EDITED
+    return FileState.STALE if _digest(present[header.end() :]) == header[2] else FileState.EDITED
 
 
 def _digest(body: str) -> str:

@@ -19,7 +19,7 @@ _ORDER = (
 )
 
 
-def github(workflow: Workflow, pins: Pins) -> str:
+def github_workflow(workflow: Workflow, pins: Pins) -> str:
     """The text of `.github/workflows/shipline.yml`."""
     jobs = {
         "test": _test(workflow, pins) if workflow.tests else None,
@@ -73,13 +73,13 @@ def spaced(jobs: Node) -> Node:
     return document
 
 
-def _job(workflow: Workflow, name: str, **more: Any) -> Node:
+def _job(workflow: Workflow, name: str, **fields: Any) -> Node:
     job = {
         "name": name,
         "runs-on": _RUNNER,
         "timeout-minutes": workflow.section.timeout_minutes,
         "permissions": {"contents": Noted("read", "check out")},
-        **more,
+        **fields,
     }
     return {key: job[key] for key in _ORDER if key in job}
 
@@ -123,12 +123,12 @@ def _findings(workflow: Workflow, pins: Pins) -> Node:
         "security-events": Noted("write", "show findings"),
     }
     condition = f"${{{{ !cancelled() && (github.event_name != 'pull_request' || {inside}) }}}}"
-    more = {"needs": "test", "if": condition, "permissions": permissions}
-    return _job(workflow, "Findings", **more, steps=sequence)
+    fields = {"needs": "test", "if": condition, "permissions": permissions}
+    return _job(workflow, "Findings", **fields, steps=sequence)
 
 
 def _file_or_directory(path: str) -> str:
-    """What upload-sarif takes: a file, or the directory with all files of a pattern."""
+    """The input of upload-sarif: a file, or the directory of a pattern."""
     return path if "*" not in path else path.partition("*")[0].rpartition("/")[0] or "."
 
 
@@ -145,14 +145,14 @@ def _machines(workflow: Workflow) -> Node:
 
 
 def _runner(workflow: Workflow, platform: str) -> Inline | str:
-    found = workflow.section.runners.get(platform, native_runner(platform) or _RUNNER)
-    return found if isinstance(found, str) else Inline(found)
+    runner = workflow.section.runners.get(platform, native_runner(platform) or _RUNNER)
+    return runner if isinstance(runner, str) else Inline(runner)
 
 
-def _matrix_job(workflow: Workflow, name: str, **more: Any) -> Node:
+def _matrix_job(workflow: Workflow, name: str, **fields: Any) -> Node:
     """One job per platform, on a runner that is such a machine."""
     runner = {"runs-on": "${{ matrix.runner }}", "strategy": _machines(workflow)}
-    return _job(workflow, f"{name} ${{{{ matrix.platform }}}}", **runner, **more)
+    return _job(workflow, f"{name} ${{{{ matrix.platform }}}}", **runner, **fields)
 
 
 def _try(workflow: Workflow, pins: Pins) -> Node:
@@ -191,9 +191,9 @@ def _build(workflow: Workflow, pins: Pins) -> Node:
     return _matrix_job(workflow, "Build", **{"if": _NO_PULL_REQUEST}, **guard, steps=sequence)
 
 
-def _guard(workflow: Workflow, contents: str, why: str) -> Node:
+def _guard(workflow: Workflow, contents: str, reason: str) -> Node:
     """The environment with the secrets, and the rights that the registry needs."""
-    permissions = {"contents": Noted(contents, why)}
+    permissions = {"contents": Noted(contents, reason)}
     if workflow.section.oidc_audience:
         permissions["id-token"] = Noted("write", "a short-lived identity for the registry")
     if any(login.host == "ghcr.io" for login in workflow.logins):
@@ -219,8 +219,8 @@ def _release(workflow: Workflow, pins: Pins) -> Node:
     ]
     needs = Inline(["test", "build"] if workflow.tests else ["build"])
     guard = _guard(workflow, "write", "reserve the git tag of a version")
-    more = {"needs": needs, "if": _NO_PULL_REQUEST, **guard}
-    return _job(workflow, "Release", **more, steps=sequence)
+    fields = {"needs": needs, "if": _NO_PULL_REQUEST, **guard}
+    return _job(workflow, "Release", **fields, steps=sequence)
 
 
 def _release_variables(workflow: Workflow) -> Node:

@@ -18,7 +18,7 @@ _TAGS = {"amd64": "saas-linux-small-amd64", "arm64": "saas-linux-small-arm64"}
 _COBERTURA = ("coverage.xml", "cobertura.xml", "cobertura-coverage.xml")
 
 
-def gitlab(workflow: Workflow) -> str:
+def gitlab_pipeline(workflow: Workflow) -> str:
     """The text of `.gitlab-ci.yml`."""
     jobs = {
         "test": _test(workflow) if workflow.tests else None,
@@ -53,8 +53,10 @@ def gitlab(workflow: Workflow) -> str:
 
 
 def _rules(workflow: Workflow) -> list[Node]:
-    refs = [f"$CI_COMMIT_TAG =~ {_expression(one)}" for one in workflow.section.tags]
-    refs += [f"$CI_COMMIT_BRANCH =~ {_expression(one)}" for one in workflow.section.branches]
+    refs = [f"$CI_COMMIT_TAG =~ {_expression(pattern)}" for pattern in workflow.section.tags]
+    refs += [
+        f"$CI_COMMIT_BRANCH =~ {_expression(pattern)}" for pattern in workflow.section.branches
+    ]
     return [
         {"if": _MERGE_REQUEST},
         *({"if": ref} for ref in refs),
@@ -62,7 +64,7 @@ def _rules(workflow: Workflow) -> list[Node]:
 
 
 def _expression(glob: str) -> str:
-    """A pattern of GitHub, as the regular expression that GitLab asks for."""
+    """A GitHub pattern as a regular expression for GitLab."""
     text = "".join(
         {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, _escaped(part)) for part in _parts(glob)
     )
@@ -70,11 +72,11 @@ def _expression(glob: str) -> str:
 
 
 def _parts(glob: str) -> list[str]:
-    parts, rest = [], glob
-    while rest:
-        size = 2 if rest.startswith("**") else 1
-        parts.append(rest[:size])
-        rest = rest[size:]
+    parts, remaining = [], glob
+    while remaining:
+        size = 2 if remaining.startswith("**") else 1
+        parts.append(remaining[:size])
+        remaining = remaining[size:]
     return parts
 
 
@@ -82,14 +84,14 @@ def _escaped(character: str) -> str:
     return character if character.isalnum() or character in "_-" else f"\\{character}"
 
 
-def _install(*wanted: str) -> list[str]:
-    names = " ".join(sorted({"git", "python3-venv", *wanted}))
-    place = "$CI_PROJECT_DIR/.shipline-venv"
+def _install(*packages_to_install: str) -> list[str]:
+    names = " ".join(sorted({"git", "python3-venv", *packages_to_install}))
+    venv = "$CI_PROJECT_DIR/.shipline-venv"
     return [
         "apt-get update -qq",
         f"apt-get install -y -qq --no-install-recommends {names} > /dev/null",
-        scripts.install(place),
-        f'export PATH="{place}/programs:$PATH"',
+        scripts.install(venv),
+        f'export PATH="{venv}/programs:$PATH"',
         "printf '/%s\\n' .shipline-venv .shipline-state >> .git/info/exclude",
     ]
 
@@ -109,50 +111,54 @@ def _test(workflow: Workflow) -> Node:
     return job
 
 
-def _toolchain_image(found: Toolchain) -> str:
-    name = {"node": "node", "python": "python", "go": "golang"}[found.kind]
-    return f"{name}:{found.version}-bookworm"
+def _toolchain_image(toolchain: Toolchain) -> str:
+    name = {"node": "node", "python": "python", "go": "golang"}[toolchain.kind]
+    return f"{name}:{toolchain.version}-bookworm"
 
 
 def _shown(reports: tuple[str, ...]) -> Node:
     """Reports in forms that merge requests show."""
     shown: Node = {}
-    if junit := [one for one in reports if "junit" in one.lower() and one.endswith(".xml")]:
+    if junit := [path for path in reports if "junit" in path.lower() and path.endswith(".xml")]:
         shown["junit"] = junit
-    if found := [one for one in reports if one.rpartition("/")[2] in _COBERTURA]:
+    if found := [path for path in reports if path.rpartition("/")[2] in _COBERTURA]:
         shown["coverage_report"] = {"coverage_format": "cobertura", "path": found[0]}
     return {"reports": shown} if shown else {}
 
 
 def _matrix(workflow: Workflow, rule: str, commands: list[str]) -> Node:
     """One job per platform, on a runner that is such a machine."""
-    wanted = {name for one in workflow.platforms for name in packages(one)}
+    names = {name for platform in workflow.platforms for name in packages(platform)}
     return {
         "stage": "build",
         "needs": [],
         "rules": [{"if": rule}],
         "parallel": {
             "matrix": [
-                {"PLATFORM": one, "NAME": slug(one), "RUNNER": _runner(workflow, one)}
-                for one in workflow.platforms
+                {
+                    "PLATFORM": platform,
+                    "NAME": slug(platform),
+                    "RUNNER": _runner(workflow, platform),
+                }
+                for platform in workflow.platforms
             ]
         },
         "tags": ["$RUNNER"],
-        "cache": {"key": "shipline-$NAME", "paths": [f"{_PLACE}/{one}" for one in STATE]},
-        "before_script": _install(*wanted),
+        "cache": {"key": "shipline-$NAME", "paths": [f"{_PLACE}/{path}" for path in STATE]},
+        "before_script": _install(*names),
         "script": commands,
     }
 
 
 def _runner(workflow: Workflow, platform: str) -> str:
     machine = platform.split("/")[1]
-    found = workflow.section.runners.get(platform, _TAGS.get(machine, _TAGS["amd64"]))
-    if isinstance(found, str):
-        return found
-    if len(found) == 1:
-        return found[0]
+    tags = workflow.section.runners.get(platform, _TAGS.get(machine, _TAGS["amd64"]))
+    if isinstance(tags, str):
+        return tags
+    if len(tags) == 1:
+        return tags[0]
     raise ConfigError(
-        f"ci.runners.{platform}: a job for GitLab finds its runner by one tag, not {len(found)}",
+        f"ci.runners.{platform}: a job for GitLab finds its runner by one tag, not {len(tags)}",
         hint="give the runners a tag of their own, and name that",
     )
 
@@ -189,7 +195,7 @@ def _login_variables(login: Login) -> tuple[str, str]:
 def _logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[str]:
     if workflow.section.login:
         return [scripts.own_login(workflow)]
-    return [scripts.login(one.host, *_login_variables(one)) for one in logins]
+    return [scripts.login(login.host, *_login_variables(login)) for login in logins]
 
 
 def _passphrase(workflow: Workflow) -> Node:
@@ -220,6 +226,6 @@ def _release(workflow: Workflow) -> Node:
 
 
 def _identity(workflow: Workflow) -> Node:
-    """A short-lived token that says which job this is."""
+    """A short-lived identity token of the job (OIDC)."""
     audience = workflow.section.oidc_audience
     return {"id_tokens": {"SHIPLINE_ID_TOKEN": {"aud": audience}}} if audience else {}

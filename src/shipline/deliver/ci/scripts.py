@@ -5,15 +5,15 @@ from __future__ import annotations
 from shipline.deliver.ci.workflow import Workflow, pattern, quoted
 
 
-def install(place: str) -> str:
+def install(venv: str) -> str:
     """Install what `$SHIPLINE` names into a virtual environment in `place`. Its programs alone are
     in `place/programs`: on the PATH, `python` and `pip` stay those of the project.
     """
     return (
-        f'python3 -m venv "{place}"\n'
-        f'"{place}/bin/pip" install --quiet --disable-pip-version-check "$SHIPLINE"\n'
-        f'mkdir -p "{place}/programs"\n'
-        f'ln -sf ../bin/shipline ../bin/docker-credential-shipline "{place}/programs/"'
+        f'python3 -m venv "{venv}"\n'
+        f'"{venv}/bin/pip" install --quiet --disable-pip-version-check "$SHIPLINE"\n'
+        f'mkdir -p "{venv}/programs"\n'
+        f'ln -sf ../bin/shipline ../bin/docker-credential-shipline "{venv}/programs/"'
     )
 
 
@@ -67,7 +67,7 @@ def pack(workflow: Workflow) -> str:
 
 
 def unpack() -> str:
-    """Put reports back, and nothing else: no file that is there is replaced."""
+    """Restore reports, without replacing existing files."""
     return "tar --extract --file reports.tar --keep-old-files --exclude=.git"
 
 

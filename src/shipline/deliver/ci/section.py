@@ -1,4 +1,4 @@
-"""What shipline.yaml says about generated CI: runners, where secrets are, how to install."""
+"""The section `ci` of shipline.yaml: runners, secrets, and installation in generated CI."""
 
 from __future__ import annotations
 

@@ -38,22 +38,22 @@ class Pins:
     table: Mapping[str, Pin] = field(hash=False)
 
     @classmethod
-    def load(cls, own: Path | None = None) -> Self:
+    def load(cls, path: Path | None = None) -> Self:
         """Those of the package, with the entries of the pin file `own` in their place.
 
         Raises ConfigError for a file that is not a pin file.
         """
         shipped = files("shipline.deliver.ci").joinpath("pins.json").read_text()
         table = _parse(shipped, "pins.json")
-        if own is not None:
-            table |= _parse(_read(own), str(own))
+        if path is not None:
+            table |= _parse(_read(path), str(path))
         return cls(table)
 
     def uses(self, action: str, path: str = "") -> Noted:
-        """What `uses:` says: `owner/name/path@commit`, with the version as comment."""
+        """The value of `uses:`: `owner/name/path@commit`, with the version as comment."""
         pin = self.table[action]
-        place = f"{action}/{path}" if path else action
-        return Noted(f"{place}@{pin.commit}", pin.version)
+        target = f"{action}/{path}" if path else action
+        return Noted(f"{target}@{pin.commit}", pin.version)
 
 
 def _read(path: Path) -> str:
@@ -102,24 +102,25 @@ def checkout(pins: Pins, *, history: bool = True) -> Node:
 
 def install() -> Node:
     """Make `shipline` a command of later steps."""
-    place = "$RUNNER_TEMP/shipline"
-    path = f'echo "{place}/programs" >> "$GITHUB_PATH"'
-    return {"name": "Install shipline", "run": f"{scripts.install(place)}\n{path}\n"}
+    directory = "$RUNNER_TEMP/shipline"
+    path = f'echo "{directory}/programs" >> "$GITHUB_PATH"'
+    return {"name": "Install shipline", "run": f"{scripts.install(directory)}\n{path}\n"}
 
 
 def toolchain(workflow: Workflow, pins: Pins) -> list[Node]:
     """Set up the language of the project."""
-    found = workflow.toolchain
-    if found is None:
+    toolchain = workflow.toolchain
+    if toolchain is None:
         return []
-    action = f"actions/setup-{found.kind}"
+    action = f"actions/setup-{toolchain.kind}"
     options: Node = {
-        f"{found.kind}-version{'-file' if found.file else ''}": found.file or found.version
+        f"{toolchain.kind}-version{'-file' if toolchain.file else ''}": toolchain.file
+        or toolchain.version
     }
     # A cache that a pull request could write is not read by releases.
-    options |= {"package-manager-cache": False} if found.kind == "node" else {}
-    options |= {"cache": False} if found.kind == "go" else {}
-    return [{"name": f"Set up {found.title}", "uses": pins.uses(action), "with": options}]
+    options |= {"package-manager-cache": False} if toolchain.kind == "node" else {}
+    options |= {"cache": False} if toolchain.kind == "go" else {}
+    return [{"name": f"Set up {toolchain.title}", "uses": pins.uses(action), "with": options}]
 
 
 def release_setup(workflow: Workflow) -> list[Node]:
@@ -138,7 +139,7 @@ def keep(name: str, path: str, pins: Pins, *, always: bool = False) -> Node:
 
 
 def fetch(name: str, pins: Pins, **options: Any) -> Node:
-    """Fetch what earlier jobs kept; a name with * is a pattern."""
+    """Download the artifacts of earlier jobs; a name with * is a pattern."""
     key = "pattern" if "*" in name else "name"
     return {
         "name": f"Fetch {name.rstrip('-*')}",
@@ -153,12 +154,12 @@ def unpack() -> Node:
 
 
 def prepare(workflow: Workflow) -> Node:
-    """Install what steps of builds need."""
-    wanted = sorted({name for one in workflow.platforms for name in packages(one)})
+    """Install the packages that build steps need."""
+    names = sorted({name for platform in workflow.platforms for name in packages(platform)})
     return {
         "name": "Prepare the runner",
         "run": "sudo apt-get update -qq\n"
-        f"sudo apt-get install -y -qq --no-install-recommends {' '.join(wanted)}\n"
+        f"sudo apt-get install -y -qq --no-install-recommends {' '.join(names)}\n"
         "# Ubuntu keeps programs without root from user namespaces, in which builds run.\n"
         "sudo sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0\n",
     }

@@ -1,4 +1,4 @@
-"""What a CI file is made from: one image, its platforms, its checks, and where its secrets are."""
+"""The input of generated CI files: image, platforms, checks and secrets."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Unread(Mapping[str, str]):
 
 
 def with_variables(text: str, form: Callable[[str], str]) -> str:
-    """`text` in which `form` says how each unread variable is written."""
-    return _UNREAD.sub(lambda found: form(bytes.fromhex(found[1]).decode()), text)
+    """`text` with each unread variable replaced by `form`."""
+    return _UNREAD.sub(lambda match: form(bytes.fromhex(match[1]).decode()), text)
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A registry, and the names of the CI secrets that open it."""
+    """A registry, and the names of the CI secrets with its credentials."""
 
     host: str
     username: str
@@ -80,7 +80,7 @@ class Workflow:
 
     @property
     def install(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return self.section.install or self.shipline
 
     @property
@@ -100,7 +100,7 @@ def slug(platform: str) -> str:
 
 
 def native_runner(platform: str) -> str | None:
-    """The runner of GitHub that is such a machine; None where there is none."""
+    """The GitHub runner with this platform; None if there is none."""
     return {
         "linux/amd64": "ubuntu-24.04",
         "linux/386": "ubuntu-24.04",
@@ -118,10 +118,10 @@ def quoted(word: str) -> str:
     """A word for a POSIX shell in which only unread variables are still replaced."""
     if re.fullmatch(r"[\w@%+=:,./-]+", word) and not _UNREAD.search(word):
         return word
-    text = re.sub(r'[\\"`$]', lambda found: "\\" + found[0], word)
+    text = re.sub(r'[\\"`$]', lambda match: "\\" + match[0], word)
     return f'"{with_variables(text, "${{{}}}".format)}"'
 
 
 def pattern(path: str) -> str:
-    """A shell pattern for a script: expanded where that is safe, else the path as it stands."""
+    """A shell pattern for a script: unquoted if that is safe, else the literal path."""
     return path if re.fullmatch(r"[\w@%+=:,./*?-]+", path) else quoted(path)

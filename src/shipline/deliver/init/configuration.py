@@ -14,7 +14,7 @@ _SHOWN = 5  # parts that are named
 KEY = "env://COSIGN_PRIVATE_KEY"
 
 
-def configuration(
+def initial_config(
     project: Project,
     *,
     image: str = "",
@@ -63,8 +63,10 @@ def _steps(language: Language | None) -> dict[object, object]:
         if check.note:
             steps[Comment(f"{check.note[0].upper()}{check.note[1:]}.")] = None
         steps[check.name] = _step(check)
-    why = "\nCommands of the project. Independent ones run side by side; reports feed the gates."
-    return {Comment(why): None, "steps": steps}
+    comment = (
+        "\nCommands of the project. Independent ones run side by side; reports feed the gates."
+    )
+    return {Comment(comment): None, "steps": steps}
 
 
 def _step(check: ProjectCheck) -> object:
@@ -91,8 +93,8 @@ def _remarks(project: Project, file: str) -> Iterator[str]:
     for other in project.dockerfiles[1:]:
         yield f"{other} is another image: give it a shipline.yaml of its own."
     if project.parts:
-        more = ", ..." if len(project.parts) > _SHOWN else ""
-        yield f"Parts: {', '.join(project.parts[:_SHOWN])}{more}. One that has versions of its"
+        ellipsis = ", ..." if len(project.parts) > _SHOWN else ""
+        yield f"Parts: {', '.join(project.parts[:_SHOWN])}{ellipsis}. One that has versions of its"
         yield "own gets a shipline.yaml with tags.paths and tags.tag-prefix."
 
 
@@ -104,10 +106,10 @@ def _gates(language: Language | None) -> dict[object, object]:
     gates = {name: dict(limits) for name, limits in _LIMITS.items() if name in written}
     if not gates:
         return {}
-    why = (
+    comment = (
         "\nWhat has to hold before anything gets a name. A report that is missing is never a pass."
     )
-    return {Comment(why): None, "gates": gates}
+    return {Comment(comment): None, "gates": gates}
 
 
 _LIMITS: dict[str, dict[str, object]] = {

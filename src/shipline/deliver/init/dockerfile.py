@@ -12,7 +12,7 @@ NGINX = "nginxinc/nginx-unprivileged:1.29-alpine"  # listens on 8080, and is not
 _SITE = "/usr/share/nginx/html"
 
 
-def dockerfile(project: Project) -> str | None:
+def initial_dockerfile(project: Project) -> str | None:
     """The text of a Dockerfile; None for a project that has nothing we know how to start."""
     language = project.language
     if language is not None and language.site:
@@ -23,17 +23,17 @@ def dockerfile(project: Project) -> str | None:
     return _SYNTAX + _plain_site(project.site) if project.site else None
 
 
-def dockerignore(project: Project) -> str:
-    """What the build has no use for: history, secrets, and what it makes itself."""
+def initial_dockerignore(project: Project) -> str:
+    """Files that the build does not need: history, secrets, and build outputs."""
     language = project.language
     own = _IGNORED[language.toolchain.kind] if language else ()
-    made = ("dist",) if language and language.toolchain.kind == "node" and language.build else ()
+    outputs = ("dist",) if language and language.toolchain.kind == "node" and language.build else ()
     lines = ["# What does not belong into an image, or would change a layer for nothing.", *_ALWAYS]
-    return "\n".join([*lines, *own, *made]) + "\n"
+    return "\n".join([*lines, *own, *outputs]) + "\n"
 
 
-def gitignore(project: Project) -> str:
-    """What tools leave in the tree and is no part of a commit."""
+def initial_gitignore(project: Project) -> str:
+    """Files that tools leave in the tree and that are not committed."""
     language = project.language
     own = _LEFT[language.toolchain.kind] if language else ()
     return "\n".join([*own, "reports/", "*.key", ".env"]) + "\n"
@@ -138,8 +138,8 @@ def _built_site(language: Language) -> str:
     )
 
 
-def _plain_site(place: str) -> str:
-    return _served(f"COPY --link {place} {_SITE}")
+def _plain_site(directory: str) -> str:
+    return _served(f"COPY --link {directory} {_SITE}")
 
 
 def _served(copy: str) -> str:

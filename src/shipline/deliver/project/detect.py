@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipline.deliver.project.node import node
+from shipline.deliver.project.node import detect_node
 from shipline.deliver.project.project import Language, Project, ProjectCheck, Toolchain, read
-from shipline.deliver.project.python import python
+from shipline.deliver.project.python import detect_python
 
 DEFAULT = "1.25"
 
 _GOLANGCI = (".golangci.yml", ".golangci.yaml", ".golangci.toml", ".golangci.json")
 
 
-def go(root: Path) -> Language | None:
-    """What go.mod tells; None without one."""
+def detect_go(root: Path) -> Language | None:
+    """The language of go.mod; None without one."""
     module = read(root / "go.mod")
     if not module:
         return None
@@ -73,16 +73,16 @@ _NOT_SHIPPED = re.compile(
 _SITES = (".", "public", "site", "www", "html")
 
 
-def detect(root: Path) -> Project:
-    """What is in `root`; a directory without anything known is a project without language."""
-    language = node(root) or go(root) or python(root)
+def detect_project(root: Path) -> Project:
+    """The project in `root`; without a language if none is recognised."""
+    language = detect_node(root) or detect_go(root) or detect_python(root)
     dockerfiles = tuple(_dockerfiles(root))
     return Project(
         name=_legal(language.name if language else "") or _legal(root.resolve().name) or "app",
         language=language,
         dockerfiles=dockerfiles,
         context=_context(root, dockerfiles[0]) if dockerfiles else ".",
-        site=next((one for one in _SITES if (root / one / "index.html").is_file()), ""),
+        site=next((site for site in _SITES if (root / site / "index.html").is_file()), ""),
         has_dockerignore=(root / ".dockerignore").is_file(),
         has_gitignore=(root / ".gitignore").is_file(),
         parts=tuple(_parts(root, dockerfiles)),
@@ -94,12 +94,12 @@ def detect(root: Path) -> Project:
 
 def guess_image(project: Project) -> str | None:
     """The repository that the registry beside the git server has; None where that is not known."""
-    found = re.search(
+    match = re.search(
         r"(?:@|//(?:[^@/]+@)?)([\w.-]+)(?::\d+)?[:/]+(.+?)(?:\.git)?/?\Z", project.remote
     )
-    if found is None:
+    if match is None:
         return None
-    host, path = found[1].lower(), "/".join(map(_legal, found[2].split("/")))
+    host, path = match[1].lower(), "/".join(map(_legal, match[2].split("/")))
     registry = {"github.com": "ghcr.io", "gitlab.com": "registry.gitlab.com"}.get(host)
     return f"{registry}/{path}" if registry and path else None
 
@@ -110,16 +110,18 @@ def _legal(name: str) -> str:
 
 
 def _dockerfiles(root: Path) -> Iterator[str]:
-    found = [path.relative_to(root) for path in _files(root, _DEPTH)]
-    shipped = [path for path in found if _is_dockerfile(path)]
-    yield from (str(path) for path in sorted(shipped, key=lambda one: (len(one.parts), str(one))))
+    paths = [path.relative_to(root) for path in _files(root, _DEPTH)]
+    shipped = [path for path in paths if _is_dockerfile(path)]
+    yield from (
+        str(path) for path in sorted(shipped, key=lambda path: (len(path.parts), str(path)))
+    )
 
 
 def _is_dockerfile(path: Path) -> bool:
     """Whether it makes an image that could be shipped: none for tests or for development."""
     kind = re.fullmatch(r"(?:Docker|Container)file(\..+)?", path.name)
-    told = (*path.parts[:-1], (kind[1] or ".")[1:]) if kind else ()
-    return bool(kind) and not any(_NOT_SHIPPED.fullmatch(part) for part in told)
+    words = (*path.parts[:-1], (kind[1] or ".")[1:]) if kind else ()
+    return bool(kind) and not any(_NOT_SHIPPED.fullmatch(part) for part in words)
 
 
 def _context(root: Path, dockerfile: str) -> str:
@@ -130,8 +132,8 @@ def _context(root: Path, dockerfile: str) -> str:
     )
     names = [name.removeprefix("./") for name in copied if re.fullmatch(r"[\w./-]+", name)]
     missing = [name for name in names if not (root / name).exists()]
-    here = all((root / own / name).exists() for name in names)
-    return str(own) if missing and here else "."
+    available = all((root / own / name).exists() for name in names)
+    return str(own) if missing and available else "."
 
 
 def _files(directory: Path, depth: int) -> Iterator[Path]:
@@ -150,8 +152,8 @@ def _files(directory: Path, depth: int) -> Iterator[Path]:
 
 
 def _parts(root: Path, dockerfiles: tuple[str, ...]) -> Iterator[str]:
-    """Directories that are projects of their own, by the ways a monorepo says so."""
-    found = {str(Path(one).parent) for one in dockerfiles} - {"."}
+    """Directories of a monorepo that are separate projects."""
+    directories = {str(Path(path).parent) for path in dockerfiles} - {"."}
     try:
         package = json.loads(read(root / "package.json") or "{}")
     except ValueError:
@@ -163,12 +165,12 @@ def _parts(root: Path, dockerfiles: tuple[str, ...]) -> Iterator[str]:
     patterns += re.findall(r"(?m)^\s*(?:use\s+)?(\./[\w./-]+)", read(root / "go.work"))
     for text in patterns:
         if isinstance(text, str) and not text.startswith(("!", "/")) and ".." not in text:
-            found |= {
+            directories |= {
                 str(one.relative_to(root))
                 for one in root.glob(text.removeprefix("./"))
                 if one.is_dir()
             }
-    yield from sorted(found)
+    yield from sorted(directories)
 
 
 def _ci(root: Path) -> Iterator[str]:
@@ -180,5 +182,5 @@ def _ci(root: Path) -> Iterator[str]:
 def _remote(root: Path) -> str:
     """The URL of origin, as .git/config has it; a worktree's is not looked for."""
     section = re.search(r'(?ms)^\[remote "origin"\]\n(.*?)(?=^\[|\Z)', read(root / ".git/config"))
-    found = re.search(r"(?m)^\s*url\s*=\s*(\S+)", section[1]) if section else None
-    return found[1] if found else ""
+    match = re.search(r"(?m)^\s*url\s*=\s*(\S+)", section[1]) if section else None
+    return match[1] if match else ""

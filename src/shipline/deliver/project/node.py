@@ -21,7 +21,7 @@ _LOCKS = {
     "package-lock.json": "npm",
 }
 _MANAGERS = {"pnpm": "pnpm@10.34.9", "yarn": "yarn@1.22.22", "bun": "bun@1.4.5"}
-"""What npm installs for each manager, where package.json names no version of it."""
+"""The npm package of each manager, if package.json names no version."""
 _SYNC = {
     "npm": ("npm ci",),
     "pnpm": ("pnpm install --frozen-lockfile",),
@@ -51,8 +51,8 @@ node --test --experimental-test-coverage \\
   --test-reporter=lcov --test-reporter-destination=reports/lcov.info"""
 
 
-def node(root: Path) -> Language | None:
-    """What package.json and the files around it tell; None without one that can be read."""
+def detect_node(root: Path) -> Language | None:
+    """The language of package.json; None if it is missing or invalid."""
     package = _package(root)
     if package is None:
         return None
@@ -62,8 +62,8 @@ def node(root: Path) -> Language | None:
     file = next((name for name in (".nvmrc", ".node-version") if first_line(root / name)), "")
     version = _major(first_line(root / file) if file else _engines(package))
     build = _text(_table(package, "scripts").get("build"))
-    start = _start(root, package, built=bool(build))
-    made = [place for tool, place in _SITES.items() if re.search(tool, build)]
+    start_command = _start(root, package, built=bool(build))
+    sites = [site for tool, site in _SITES.items() if re.search(tool, build)]
     getting = _getting(package, manager, read(root / "yarn.lock"))
     berry = manager == "yarn" and getting == _COREPACK
     setup = (*filter(None, (getting,)), *_SYNC["berry" if berry else manager]) if manager else ()
@@ -71,12 +71,12 @@ def node(root: Path) -> Language | None:
         Toolchain("node", version, file, (setup or _UNLOCKED) if some else ()),
         manager or "npm",
         tuple(_checks(package, manager)),
-        start,
+        start_command,
         _text(package.get("name")).rpartition("/")[2],
         bool(manager) or not some,
         needs="workspaces" in package or any(needs[kind] for kind in _RUNTIME),
         build=f"{manager or 'npm'} run build" if build else "",
-        site=made[0] if made and not start else "",
+        site=sites[0] if sites and not start_command else "",
         getting=getting,
     )
 
@@ -87,18 +87,18 @@ def _getting(package: Mapping[str, Any], manager: str, yarn_lock: str) -> str:
     """
     if manager not in _MANAGERS:
         return ""
-    named = _text(package.get("packageManager")).partition("@")[0] == manager
-    if manager != "bun" and (named or "__metadata:" in yarn_lock):
+    is_named = _text(package.get("packageManager")).partition("@")[0] == manager
+    if manager != "bun" and (is_named or "__metadata:" in yarn_lock):
         return _COREPACK
     return f"npm install --global {_MANAGERS[manager]}"
 
 
 def _package(root: Path) -> Mapping[str, Any] | None:
     try:
-        found = json.loads(read(root / "package.json"))
+        document = json.loads(read(root / "package.json"))
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _text(value: object) -> str:
@@ -116,8 +116,8 @@ def _engines(package: Mapping[str, Any]) -> str:
 
 def _major(text: str) -> str:
     """The release line of an exact version; a range leaves the choice to us."""
-    found = re.fullmatch(r"[v^~]?(\d+)(\.[\dx*]+)*", text)
-    return found[1] if found else DEFAULT
+    match = re.fullmatch(r"[v^~]?(\d+)(\.[\dx*]+)*", text)
+    return match[1] if match else DEFAULT
 
 
 def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str, ...]:
@@ -125,12 +125,16 @@ def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str,
     and its start script may be for development.
     """
     script = _text(_table(package, "scripts").get("start"))
-    if found := re.fullmatch(r"node ((?:--[\w=./-]+ )*)([\w./-]+)", script):
-        return ("node", *found[1].split(), found[2])
+    if match := re.fullmatch(r"node ((?:--[\w=./-]+ )*)([\w./-]+)", script):
+        return ("node", *match[1].split(), match[2])
     main = _text(package.get("main"))
-    places = (main, "server.js", "index.js", "app.js", "src/server.js", "src/index.js")
-    there = (one for one in places if one and ((root / one).is_file() or (built and one == main)))
-    if first := next(there, ""):
+    candidates = (main, "server.js", "index.js", "app.js", "src/server.js", "src/index.js")
+    existing = (
+        path
+        for path in candidates
+        if path and ((root / path).is_file() or (built and path == main))
+    )
+    if first := next(existing, ""):
         return ("node", first)
     served = re.search(r"\b(next|nuxt|nest|remix-serve|react-router-serve)\b.*\bstart\b", script)
     return ("npm", "start") if script and (served or not built) else ()
@@ -143,12 +147,19 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[ProjectCheck]:
     manager = lock or "npm"
     scripts = {name: _text(text) for name, text in _table(package, "scripts").items()}
     checks = []
-    if name := next((one for one in ("lint:sarif", "lint:ci", "lint") if one in scripts), ""):
+    if name := next(
+        (script for script in ("lint:sarif", "lint:ci", "lint") if script in scripts), ""
+    ):
         checks.append(_lint(name, scripts[name], manager))
     if "typecheck" in scripts:
         checks.append(ProjectCheck("types", f"{manager} run typecheck"))
     if name := next(
-        (one for one in ("test:ci", "test:coverage", "coverage", "test") if one in scripts), ""
+        (
+            script
+            for script in ("test:ci", "test:coverage", "coverage", "test")
+            if script in scripts
+        ),
+        "",
     ):
         checks.append(_test(name, scripts[name], manager, package))
     elif "workspaces" in package and manager == "npm":
@@ -163,10 +174,10 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[ProjectCheck]:
 
 
 def _lint(name: str, script: str, manager: str) -> ProjectCheck:
-    """The linter, told to write a report where it is ESLint that writes none yet."""
+    """The linter; ESLint gets options to write a report."""
     if written := re.findall(r"(?<=[=\s])[\w./-]+\.sarif\b", script):
         return ProjectCheck(
-            "lint", f"{manager} run {name}", tuple(("analysis", one) for one in written)
+            "lint", f"{manager} run {name}", tuple(("analysis", path) for path in written)
         )
     report = re.search(r"--output-file[ =]([\w./-]+\.json)\b", script)
     if report and re.search(r"(--format|-f)[ =]json\b", script):
@@ -191,10 +202,10 @@ def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> P
     if re.fullmatch(r"node --test( [\w./*-]+)*", script):
         return ProjectCheck("test", _NODE_TEST, _BOTH)
     runner = f"{manager} run {name} --" if manager == "npm" else f"{manager} run {name}"
-    needed = {**_table(package, "dependencies"), **_table(package, "devDependencies")}
-    if "vitest" in script and "vitest" in needed:
-        return _vitest(runner, any(one.startswith("@vitest/coverage-") for one in needed))
-    if "jest" in script and "jest" in needed:
+    dependencies = {**_table(package, "dependencies"), **_table(package, "devDependencies")}
+    if "vitest" in script and "vitest" in dependencies:
+        return _vitest(runner, any(name.startswith("@vitest/coverage-") for name in dependencies))
+    if "jest" in script and "jest" in dependencies:
         words = f"{runner} --ci --coverage --coverageReporters=lcov --coverageDirectory=reports"
         return ProjectCheck("test", words, _BOTH[1:])
     return ProjectCheck("test", f"{manager} run {name}", note=_REPORTS)

@@ -1,4 +1,4 @@
-"""What a look at a project tells: its language, how it installs, checks and tests itself."""
+"""The result of project detection: language, install commands, checks and tests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Project:
 
 
 def read(path: Path) -> str:
-    """The text of a file; empty where there is none, it is huge, or it is not text."""
+    """The text of a file; empty if it is missing, too large, or not text."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LIMIT + 1)

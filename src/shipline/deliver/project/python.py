@@ -11,7 +11,7 @@ from shipline.deliver.project.project import Language, ProjectCheck, Toolchain, 
 
 DEFAULT = "3.13"
 MANAGERS = {"uv": "uv==0.13.9", "poetry": "poetry==2.5.1", "pdm": "pdm==2.29.4"}
-"""What pip installs for each manager: a version, so that a build today is one tomorrow."""
+"""The pip requirement of each manager, with a version for reproducible builds."""
 
 _PIP = "pip==26.3"  # knows dependency groups, as 25.1 and newer do
 _LOCKS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm"}
@@ -30,8 +30,8 @@ _APPLICATION = re.compile(r"(?m)^(\w+)(?:: *\w+)? *= *(FastAPI|Starlette|Litesta
 _VERSIONED = re.compile(r"setuptools[-_]scm|hatch-vcs")
 
 
-def python(root: Path) -> Language | None:
-    """What the project's Python files tell; None where there are none."""
+def detect_python(root: Path) -> Language | None:
+    """The language of the project's Python files; None if there are none."""
     names = ("pyproject.toml", "requirements.txt", "setup.py", "Pipfile")
     if not any((root / name).is_file() for name in names):
         return None
@@ -57,10 +57,10 @@ def _pyproject(root: Path) -> Mapping[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads(read(root / "pyproject.toml"))
+        document = tomllib.loads(read(root / "pyproject.toml"))
     except tomllib.TOMLDecodeError:
         return {}
-    return found if isinstance(found.get("project", {}), dict) else {}
+    return document if isinstance(document.get("project", {}), dict) else {}
 
 
 def _is_package(root: Path, project: Mapping[str, Any]) -> bool:
@@ -73,29 +73,29 @@ def _is_package(root: Path, project: Mapping[str, Any]) -> bool:
 
 
 def _requires(project: Mapping[str, Any]) -> str:
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"[~=]=\s*(3\.\d+)(\.\*|\.\d+)?", str(project.get("project", {}).get("requires-python", ""))
     )
-    return found[1] if found else ""
+    return match[1] if match else ""
 
 
 def _version(text: str) -> str:
-    found = re.match(r"3\.\d+", text)
-    return found[0] if found else DEFAULT
+    match = re.match(r"3\.\d+", text)
+    return match[0] if match else DEFAULT
 
 
 def _setup(root: Path, project: Mapping[str, Any], manager: str, installs: bool) -> Iterator[str]:
-    """Commands that install the project with what its own commands need."""
+    """Commands that install the project with its development dependencies."""
     extras = _names(project.get("project", {}), "optional-dependencies")
     if manager != "pip":
         yield f"{_INSTALL} {MANAGERS[manager]}"
-        yield " ".join((_SYNC[manager], *(f"{_EXTRA[manager]} {one}" for one in extras)))
+        yield " ".join((_SYNC[manager], *(f"{_EXTRA[manager]} {extra}" for extra in extras)))
         return
-    files = [one for one in ("requirements.txt", *_REQUIREMENTS) if (root / one).is_file()]
-    words = [f"-r {one}" for one in files]
+    files = [name for name in ("requirements.txt", *_REQUIREMENTS) if (root / name).is_file()]
+    words = [f"-r {path}" for path in files]
     if installs:
         words.append(f"-e '.[{','.join(extras)}]'" if extras else "-e .")
-    groups = [f"--group {one}" for one in _names(project, "dependency-groups")]
+    groups = [f"--group {group}" for group in _names(project, "dependency-groups")]
     if groups:
         yield f"{_INSTALL} {_PIP}"
     if words or groups:
@@ -104,8 +104,8 @@ def _setup(root: Path, project: Mapping[str, Any], manager: str, installs: bool)
 
 def _names(table: Mapping[str, Any], key: str) -> list[str]:
     """The extras or groups that are for development."""
-    found = table.get(key, {})
-    return [one for one in found if one in _DEVELOPMENT] if isinstance(found, dict) else []
+    groups = table.get(key, {})
+    return [group for group in groups if group in _DEVELOPMENT] if isinstance(groups, dict) else []
 
 
 def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
@@ -114,7 +114,7 @@ def _mentions(root: Path, project: Mapping[str, Any], name: str) -> bool:
         return True
     quoted, line = rf"[\"']{name}(?=[\"'\s<>=!~;\[])", rf"(?m)^{name}(?=[\s<>=!~;\[]|$)"
     names = ("pyproject.toml", "requirements.txt", *_REQUIREMENTS, "setup.py", "Pipfile")
-    return any(re.search(f"{line}|{quoted}", read(root / one)) for one in names)
+    return any(re.search(f"{line}|{quoted}", read(root / path)) for path in names)
 
 
 def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[ProjectCheck]:
@@ -128,7 +128,7 @@ def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[ProjectChe
     coverage = _mentions(root, project, "pytest-cov")
     if coverage or _mentions(root, project, "pytest"):
         checks.append(_test(coverage, run))
-    elif any("import unittest" in read(one) for one in sorted(root.glob("test*/test_*.py"))):
+    elif any("import unittest" in read(path) for path in sorted(root.glob("test*/test_*.py"))):
         checks.append(ProjectCheck("test", f"{run}python -m unittest discover", note=_NO_REPORT))
     note = "its status is 0 when nothing could be looked up: the gate reads the report"
     audit = (
@@ -145,7 +145,7 @@ _NO_REPORT = "unittest writes no report; with pytest tests and coverage feed gat
 
 
 def _checked(root: Path, project: Mapping[str, Any]) -> str:
-    """What mypy has to be told, where its configuration does not name files."""
+    """The arguments of mypy, if its configuration names no files."""
     own = project.get("tool", {}).get("mypy", {})
     named = isinstance(own, dict) and own.keys() & {"files", "packages", "modules"}
     elsewhere = read(root / "mypy.ini") + read(root / "setup.cfg")
@@ -170,16 +170,16 @@ def _scripts(project: Mapping[str, Any]) -> list[str]:
     own = project.get("project", {}).get("scripts", {})
     poetry = project.get("tool", {}).get("poetry", {})
     theirs = poetry.get("scripts", {}) if isinstance(poetry, dict) else {}
-    return [name for found in (own, theirs) if isinstance(found, dict) for name in found]
+    return [name for table in (own, theirs) if isinstance(table, dict) for name in table]
 
 
 def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
-    """How the program is started; nothing for what has none."""
+    """The start command of the program; empty if there is none."""
     if scripts := _scripts(project):
         return (scripts[0],)
     if served := _served(root, project):
         return served
-    if found := next((one for one in _PLACES if (root / one).is_file()), ""):
+    if found := next((path for path in _PLACES if (root / path).is_file()), ""):
         return ("python", found)
     if (root / "manage.py").is_file():
         return ("python", "manage.py", "runserver", "0.0.0.0:8080")
@@ -188,7 +188,7 @@ def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _served(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
-    """The server of a web application that only defines itself; nothing where there is none."""
+    """The server command of a WSGI or ASGI application; empty if there is none."""
     needs = {name for name in ("uvicorn", "gunicorn", "flask") if _mentions(root, project, name)}
     bind = ("--bind", "0.0.0.0:8080")
     for path in sorted((*root.glob("*.py"), *root.glob("*/*.py"), *root.glob("src/*/*.py"))):
