@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
-    {"errors", "events", "units", "globs", "home", "net"},
+    {"errors", "events", "files", "units", "globs", "home", "net"},
     {"tasks", "processes"},
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from shipline.build.request import Output
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.errors import UsageError
 from shipline.events import Step
+from shipline.files import open_whole
 from shipline.layer import Entry, Item, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.tasks import on_cancel
@@ -181,13 +181,8 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
         return
     path = Path(destination)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with open_whole(path) as file:
+        yield file
 
 
 def _load(archive: Iterator[bytes]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from shipline.build import BuildRequest
 from shipline.errors import UsageError
+from shipline.files import open_whole
 from shipline.oci import Digest, media
 
 if TYPE_CHECKING:
@@ -80,11 +80,7 @@ def image_id(result: BuildResult) -> Digest:
 def write_whole(path: Path, text: str) -> None:
     """Write a file atomically; a device is written directly."""
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text)
-            return
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text)
-        part.replace(path)
+        with open_whole(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,63 @@
+"""A file is there whole or not at all, and a device stays a device."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from shipline.files import open_whole
+
+
+def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with open_whole(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_after_a_failure_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), open_whole(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    with open_whole(path) as file:
+        file.write(b"x")
+    reader.join()
+    assert read == [b"x"] and stat.S_ISFIFO(path.lstat().st_mode)
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "null"
+    path.symlink_to("/dev/null")
+    for name in (path, Path("/dev/null")):
+        with open_whole(name) as file:
+            file.write(b"x")
+        assert stat.S_ISCHR(name.stat().st_mode)
+    assert path.is_symlink()
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with open_whole(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
