@@ -18,7 +18,8 @@ from peers import Docker, Registry, dockerd
 
 pytestmark = pytest.mark.peers
 
-ADDRESS = "192.0.2.77"  # docker verifies no certificate of a loopback address
+# docker verifies no certificate of a loopback address; each process that runs tests has its own
+ADDRESS = f"192.0.2.{1 + os.getpid() % 254}"
 BIN = Path(sys.executable).parent
 
 

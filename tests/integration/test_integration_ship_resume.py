@@ -15,6 +15,7 @@ from builds import processes, tags
 from nodes import node
 from ships import Project, coverage, new_project
 
+SECONDS = f"600.{os.getpid()}"  # that no other sleep on this machine has
 SLOW = """\
 image: {image}
 steps:
@@ -26,10 +27,10 @@ steps:
     needs: [build]
     run: |
       echo once >> ../counted-slow
-      if [ -e ../wait ]; then echo waiting; sleep 600.125; fi
+      if [ -e ../wait ]; then echo waiting; sleep SECONDS; fi
   late: {needs: [slow], run: test ! -e ../break}
 gates: {coverage: {min: 80}}
-"""
+""".replace("SECONDS", SECONDS)
 REPOSITORY = "team/app"
 WAIT_S = 120.0
 
@@ -70,7 +71,7 @@ def test_killed_run_continues_where_it_was(project: Project) -> None:
     assert record["state"] == "interrupted"
     assert states["slow"] == "interrupted"
     assert {states[name] for name in ("first", "test", "build")} == {"passed"}
-    until(lambda: not processes(project.home, "600.125"), "the step outlived the run")
+    until(lambda: not processes(project.home, SECONDS), "the step outlived the run")
     assert tags(project.node, REPOSITORY) == []
 
     done = project.ship("--resume").ok()
@@ -83,7 +84,7 @@ def test_killed_run_continues_where_it_was(project: Project) -> None:
 
 def test_interrupted_run_cleans_up_and_continues(project: Project) -> None:
     assert interrupted(project, signal.SIGTERM) == 130
-    assert processes(project.home, "600.125") == []
+    assert processes(project.home, SECONDS) == []
     assert project.states()["slow"] == "cancelled"
     project.ship("--resume").ok()
     assert (counted(project, "test"), counted(project, "slow")) == (1, 2)

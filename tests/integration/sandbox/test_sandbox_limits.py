@@ -15,6 +15,7 @@ from shipline.sandbox import limits
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
+PARENT = f"shipline-test-{os.getpid()}"
 # as text of `head -c` in a shell variable, memory is used by the shell itself
 HUNGRY = "x=$(head -c 100000000 /dev/zero | tr '\\0' a); echo ${#x}"
 
@@ -23,7 +24,7 @@ def groups() -> list[str]:
     return [
         name
         for name, _, _ in os.walk("/sys/fs/cgroup")
-        if f"shipline-{os.getpid()}-" in name or "shipline-test" in name
+        if f"shipline-{os.getpid()}-" in name or PARENT in name
     ]
 
 
@@ -51,12 +52,12 @@ def test_processors_are_limited(tmp_path: Path, runtime: str) -> None:
 
 
 def test_groups_hold_what_was_asked_for(tmp_path: Path) -> None:
-    wanted = Resources(64 << 20, 0, 512, 50_000, 25_000, "0", "0", "/shipline-test/below")
+    wanted = Resources(64 << 20, 0, 512, 50_000, 25_000, "0", "0", f"/{PARENT}/below")
     seen: dict[str, str] = {}
 
     def look() -> None:
         with limits.limited(wanted, tmp_path, "1"):
-            for path in tmp_path.glob("*/shipline-test/below/shipline-*/*"):
+            for path in tmp_path.glob(f"*/{PARENT}/below/shipline-*/*"):
                 if path.name.startswith(("memory.", "cpu", "cpuset.")):
                     try:
                         seen[path.name] = path.read_text().strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,8 +133,14 @@ def test_expansion_ends_or_raises_its_own_error(text: str) -> None:
 
 
 @given(st.text(alphabet="abc", max_size=8), st.text(alphabet="abc*?", max_size=4))
-def test_trimming_keeps_the_other_end(value: str, pattern: str) -> None:
-    for operator in ("#", "##"):
-        assert value.endswith(process_word(f"${{v{operator}{pattern}}}", {"v": value}).text)
-    for operator in ("%", "%%"):
-        assert value.startswith(process_word(f"${{v{operator}{pattern}}}", {"v": value}).text)
+def test_trimming_takes_the_shortest_or_the_longest_match_off_one_end(
+    value: str, pattern: str
+) -> None:
+    def trimmed(operator: str) -> str:
+        return process_word(f"${{v{operator}{pattern}}}", {"v": value}).text
+
+    cuts = range(len(value) + 1)
+    heads = [cut for cut in cuts if fnmatchcase(value[:cut], pattern)] or [0]
+    tails = [cut for cut in cuts if fnmatchcase(value[cut:], pattern)] or [len(value)]
+    assert (trimmed("#"), trimmed("##")) == (value[min(heads) :], value[max(heads) :])
+    assert (trimmed("%"), trimmed("%%")) == (value[: max(tails)], value[: min(tails)])

@@ -79,10 +79,39 @@ def test_a_shortened_revert_counts_where_it_names_one_commit() -> None:
     assert standing([new, old]) == []
 
 
-@given(st.lists(st.text(max_size=40), max_size=6))
-def test_any_messages_are_read(messages: list[str]) -> None:
+_TEXTS = st.text('aB cé:!#"*-', min_size=1, max_size=8).map(lambda text: f"a{text}b")
+FRAGMENTS = st.sampled_from(
+    [
+        *("feat: a", "fix(b)!: c", 'Revert "feat: a"', "BREAKING CHANGE: d"),
+        *("This reverts commit ", f"{0:040x}", f"{1:040x}", "Squashed commit of the following:"),
+        *("\n", "\n\n* ", "- fix: e", "    "),
+    ]
+)
+MESSAGES = st.lists(FRAGMENTS | st.text(max_size=4), max_size=8).map("".join)
+
+
+@given(st.lists(MESSAGES, max_size=6))
+def test_every_commit_that_stands_is_a_change_whatever_it_says(messages: list[str]) -> None:
     commits = [commit(place, text) for place, text in enumerate(messages)]
-    assert len(read_changes(commits)) >= len(standing(commits))
+    told = [change.commit for change in read_changes(commits)]
+    assert list(dict.fromkeys(told)) == standing(commits)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("feat", "fix", "docs")), _TEXTS) | st.integers(1, 4)))
+def test_a_history_is_read_as_it_was_written(history: list[tuple[str, str] | int]) -> None:
+    """Newest first; a number is a revert of the commit that is so many places older."""
+    commits, expected, gone = [], {}, set[int]()
+    for place, entry in enumerate(history):
+        if isinstance(entry, int):
+            commits.append(commit(place, revert(place + entry, "x: y")))
+            expected[place] = ("revert", "x: y")
+            if place not in gone and place + entry < len(history):
+                gone |= {place, place + entry}
+        else:
+            commits.append(commit(place, "{}: {}".format(*entry)))
+            expected[place] = entry
+    found = [(change.type, change.description) for change in read_changes(commits)]
+    assert found == [said for place, said in expected.items() if place not in gone]
 
 
 @pytest.mark.parametrize("filler", ["* x: y\n", "* ", "- a", "* \t", 'Revert "', "(#1"])
