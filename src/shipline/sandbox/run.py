@@ -231,4 +231,10 @@ def _verdict(spec: StepSpec, runtime: Runtime, failure: str, on_output: OnOutput
         if "no such file" in words or "not found" in words:
             on_output(f"exec {name}: no such file or directory\n".encode(), 2)
             return NOT_FOUND
+    if spec.ulimits:
+        limits = " ".join(f"--ulimit {one.name}={one.soft}:{one.hard}" for one in spec.ulimits)
+        raise SandboxError(
+            f"the step cannot start within {limits}: {failure}",
+            hint=f"raise the limits: {runtime.name} needs more before the command starts",
+        )
     raise SandboxError(f"{runtime.name} cannot start the step: {failure}")

@@ -164,8 +164,10 @@ def _errors(log: Path) -> str:
 
 
 def _entry(line: str) -> tuple[str, str]:
+    """The level and the message of a log line, which crun may have wrapped in another."""
     try:
         entry = json.loads(line)
-        return str(entry.get("level", "error")), str(entry.get("msg", ""))
+        level, text = str(entry.get("level", "error")), str(entry.get("msg", ""))
     except (json.JSONDecodeError, AttributeError):
         return "error", line.strip()
+    return _entry(text) if text.startswith('{"msg"') else (level, text)

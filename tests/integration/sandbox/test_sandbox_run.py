@@ -136,6 +136,13 @@ def test_limits_come_only_when_asked_for(tmp_path: Path, runtime: str) -> None:
         run_step(tmp_path, runtime, replace(SHELL, ulimits=(Ulimit("nofiles", 1, 1),)))
 
 
+@pytest.mark.parametrize("name", ["nofile", "stack"])
+def test_limits_that_are_too_low_to_start_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SandboxError, match=f"within --ulimit {name}=1:1: [^{{]*$") as caught:
+        run_step(tmp_path, "crun", replace(SHELL, ulimits=(Ulimit(name, 1, 1),)), script="true")
+    assert caught.value.hint == "raise the limits: crun needs more before the command starts"
+
+
 @both_runtimes
 def test_a_missing_command_is_127_in_dockers_words(tmp_path: Path, runtime: str) -> None:
     for args, status, words in (
