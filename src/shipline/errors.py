@@ -14,7 +14,8 @@
     ├── GateRefused         9   a quality gate failed
     ├── SandboxError       10   this machine cannot run the step
     ├── GateUndecided      11   a quality gate could not decide
-    └── GitError           12   git is missing or failed, or the repository is unusable (git/)
+    ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
+    └── EngineError        13   the container engine of --load is missing or refuses (build/)
 
     Cancelled             130   the work was interrupted
 

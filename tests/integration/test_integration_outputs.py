@@ -133,12 +133,13 @@ def test_docker_loads_every_platform(shipline: Shipline, docker: Docker, small: 
     docker.run("rmi", "--force", "from/load:2")
 
 
-def test_load_without_an_engine_says_so(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+def test_load_without_an_engine_fails_before_the_build(
+    shipline: Shipline, own: Path, tmp_path: Path
+) -> None:
     nowhere = f"unix://{tmp_path}/no-socket"
-    done = shipline.build("-t", "x", "--load", own, DOCKER_HOST=nowhere)
-    assert "docker load" in done.failed(2)
-    bare = shipline.build("-t", "x", "--load", own, PATH="/nowhere")
-    assert "docker" in bare.failed(2)
+    done = shipline.build("-t", "x", "--load", own, DOCKER_HOST=nowhere).failed(13)
+    assert "start the engine" in done and "COPY" not in done
+    assert "docker command" in shipline.build("-t", "x", "--load", own, PATH="/nowhere").failed(13)
     assert leftovers(shipline.home) == []
 
 

@@ -34,7 +34,7 @@ from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, PruneLimits, grew, limit_of, prune, total
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
-from shipline.build.exporters import ExportSource, export
+from shipline.build.exporters import ExportSource, check_engine, export
 from shipline.build.faults import Damage, system_errors
 from shipline.build.graph import HttpOp, ScratchOp, Vertex
 from shipline.build.plan import plan_platforms
@@ -100,6 +100,8 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     """
     check_request(request)
     check_environment(request, settings.environment)
+    if request.load:
+        check_engine()
     damage = Damage(step)
     limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
     started = time.time()

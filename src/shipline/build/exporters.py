@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import Output
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.errors import UsageError
+from shipline.errors import ShiplineError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.layer import Entry, Item, scan, unpack, write_tar
@@ -24,6 +24,21 @@ from shipline.tasks import on_cancel
 
 _CREATED_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class EngineError(ShiplineError):
+    """The container engine that `--load` loads into is missing, or refuses."""
+
+    code = "engine"
+    title = "container engine error"
+    exit_code = 13
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="start the engine (`systemctl start docker` as root), or set DOCKER_HOST to one"
+            " that runs; --output type=docker,dest=image.tar needs none",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,34 +200,37 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
         yield file
 
 
+def check_engine() -> None:
+    """Raise EngineError unless the container engine that `--load` loads into answers."""
+    _docker("ps", "--quiet")
+
+
 def _load(archive: Iterator[bytes]) -> None:
-    """Load an archive into the container engine of this machine."""
+    _docker("load", "--quiet", content=archive)
+
+
+def _docker(*arguments: str, content: Iterable[bytes] = ()) -> None:
+    """Run docker with `content` as its input. Raises EngineError."""
     try:
         process = subprocess.Popen(
-            ["docker", "load", "--quiet"],
+            ["docker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
     except FileNotFoundError:
-        raise UsageError(
-            "--load needs the docker command, which is not on the PATH",
-            hint="write a file instead: --output type=docker,dest=image.tar",
-        ) from None
+        raise EngineError("--load needs the docker command, which is not on the PATH") from None
     assert process.stdin is not None and process.stderr is not None
     with process, on_cancel(process.kill):
         try:
-            for data in archive:
+            for data in content:
                 process.stdin.write(data)
             process.stdin.close()
         except BrokenPipeError:
             pass
         message = process.stderr.read().decode("utf-8", "replace").strip()
     if process.returncode:
-        raise UsageError(
-            f"docker load failed: {message}",
-            hint="check that the engine is running, and that DOCKER_HOST is right",
-        )
+        raise EngineError(f"docker {arguments[0]} failed: {message}")
 
 
 _WRITERS: dict[str, Callable[[Output, ExportSource, BinaryIO | None], None]] = {
