@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,7 +69,7 @@ def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:
     with TemporaryDirectory(prefix="shipline-tree-") as scratch:
         copy = Path(scratch) / "index"
         if index.exists():
-            copy.write_bytes(index.read_bytes())
+            shutil.copy2(index, copy)  # its time tells git which entries it must not trust
         aside = {
             "GIT_INDEX_FILE": str(copy),
             "GIT_OBJECT_DIRECTORY": scratch,

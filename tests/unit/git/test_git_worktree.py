@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_the_tree_of_changed_files_is_the_one_that_a_commit_of_them_has(work: Wo
     found = read_work_tree(work.asked)
     assert (found.dirty, found.changes) == (True, ("a", "new"))
     assert work.git("status", "--porcelain").split() == ["M", "a", "??", "new"]  # not staged
+    work.git("add", ".")
+    assert found.tree == work.git("write-tree")
+
+
+def test_a_change_within_the_second_of_the_commit_counts(work: Work) -> None:
+    moment = 1_600_000_000
+    work.git("config", "core.trustctime", "false")
+    os.utime(work.path / "a", (moment, moment))
+    work.git("update-index", "--refresh")
+    (work.path / "a").write_text("two\n")  # as many bytes as before
+    for path in (work.path / "a", work.path / ".git/index"):
+        os.utime(path, (moment, moment))
+    found = read_work_tree(work.asked)
     work.git("add", ".")
     assert found.tree == work.git("write-tree")
 
