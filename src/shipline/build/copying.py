@@ -203,7 +203,9 @@ def _place(target: CopyTarget, placement: Placement, attributes: CopyAttributes)
     source = target.source
     if source.is_directory:
         placement.place_tree(target.path, source.items(), attributes)
-        if source.mtime_ns is not None:
+        if source.mtime_ns is None:
+            placement.renew(target.path)
+        else:
             placement.touch(target.path, source.mtime_ns)
     else:
         for entry, content in source.items():

@@ -308,9 +308,12 @@ class Placement:
     def place_one(self, entry: Entry, content: Content) -> None:
         """Add one file; the directory that holds it gets a new time."""
         self.place(entry, content)
-        parent = posixpath.dirname(entry.path)
-        if parent in self._items:
-            self.touch(parent, self._now_ns)
+        self.renew(posixpath.dirname(entry.path))
+
+    def renew(self, path: str) -> None:
+        """Give the directory at `path` the time of now. What is not placed gets it by `items`."""
+        if path in self._items:
+            self.touch(path, self._now_ns)
 
     def touch(self, path: str, mtime_ns: int) -> None:
         """Set the time of the directory at `path`."""
@@ -343,6 +346,8 @@ class Placement:
         """
         prefix = f"{target}/" if target else ""
         places: dict[str, str] = {}  # of entries that links lead elsewhere
+        changed: set[str] = set()  # directories
+        own_times: set[str] = set()
 
         def lookup(path: str) -> Entry | None:
             return self.lookup(prefix + path)
@@ -362,6 +367,10 @@ class Placement:
                 )
                 first = prefix + places.get(entry.link, entry.link)
                 self._put(placed, content, same_as=first if entry.kind == "hardlink" else "")
+                own_times.add(placed.path)
+                changed.add(posixpath.dirname(placed.path))
+        for path in changed - own_times:
+            self.renew(path)
 
     def place_tree(self, target: str, items: Iterable[Item], attributes: CopyAttributes) -> None:
         """Add the contents of a directory to the directory `target`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -101,7 +101,7 @@ def select(
             pivot = path[len(base) :].lstrip("/")
             if not parents:
                 found.append(_selected(root, path, pivot, excludes, None))
-            elif not pivot or not df.IgnoreRules.of(excludes).ignores(pivot):
+            elif not pivot or not _exclusions(excludes).ignores(pivot):
                 found.append(_selected(root, path, pivot, excludes, base))
         if not matches:
             _require_directory(root, base, [] if parents else parts)
@@ -326,7 +326,7 @@ def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune 
     """The rules of the context and of `--exclude`, whose patterns are relative to `base`."""
     if not excludes:
         return prune
-    rules = df.IgnoreRules.of(excludes)
+    rules = _exclusions(excludes)
 
     def both(path: str, is_directory: bool) -> bool | None:
         if rules.ignores(path[len(base) :].lstrip("/")):
@@ -334,6 +334,11 @@ def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune 
         return False if prune is None else prune(path, is_directory)
 
     return both
+
+
+def _exclusions(patterns: Iterable[str]) -> df.IgnoreRules:
+    """The rules of `--exclude`: a pattern with a leading slash matches nothing, as in BuildKit."""
+    return df.IgnoreRules.of(one for one in patterns if not one.removeprefix("!").startswith("/"))
 
 
 def included(rules: df.IgnoreRules) -> Prune | None:

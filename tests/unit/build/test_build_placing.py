@@ -179,6 +179,15 @@ def test_a_directory_of_an_archive_takes_the_place_of_a_link() -> None:
     assert written(made) == ["bin dir  None", "bin/f file  b'x'"]
 
 
+def test_a_directory_that_an_archive_adds_to_has_a_new_time() -> None:
+    made = placement(LayeredToc([]))
+    made.place_tree("", iter([(Entry("d", "dir", mtime_ns=5), None)]), CopyAttributes())
+    unpack(made, "", Entry("d", "dir"), Entry("d/f", "file"))
+    assert [entry.mtime_ns for entry, _ in made.items()] == [NOW, 0]
+    unpack(made, "", Entry("d", "dir", mtime_ns=7_000_000_000), Entry("d/g", "file"), listed="d")
+    assert [entry.mtime_ns for entry, _ in made.items()] == [7_000_000_000, 0, 0]
+
+
 def test_links_on_the_way_through_an_archive_start_at_its_root() -> None:
     below = table_of(Entry("t", "dir"), Entry("t/l", "symlink", link="/real"), Entry("real", "dir"))
     made = placement(below)

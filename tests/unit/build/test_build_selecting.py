@@ -125,6 +125,7 @@ def test_excludes_are_relative_to_the_source(root: Path) -> None:
     assert content(base, "src", "*.c") == ["sub", "sub/x.c", "sub/x.h"]
     assert content(base, "src", "**/*.c") == ["sub", "sub/x.h"]
     assert content(base, "src", "src") == ["main.c", "sub", "sub/x.c", "sub/x.h"]
+    assert content(base, "src", "/sub", "!/main.c", "main.c") == ["sub", "sub/x.c", "sub/x.h"]
 
 
 def test_ignored_files_are_not_there(root: Path) -> None:
