@@ -209,4 +209,4 @@ def test_an_open_node_doubts_that_signatures_were_meant(tmp_path: Path) -> None:
         rules: [{images: ["**"]}]
     """
     with served(tmp_path, section) as node:
-        assert "without accounts nobody can read" in node.log.read_text()
+        assert "without accounts nobody can pull" in node.log.read_text()

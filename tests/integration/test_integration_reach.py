@@ -99,7 +99,7 @@ def test_loopback_is_asked_over_tls_where_it_speaks_it(person: Person, secure: R
     said = person.try_("imagetools", "inspect", name).failed(6)
     assert "certificate refused" in said and "--ca" in said
     named = person.try_("imagetools", "inspect", "--insecure", secure.address, name).failed(6)
-    assert "HTTPS" in named and "leave --insecure" in named
+    assert "HTTPS" in named and "drop --insecure" in named
 
 
 def test_the_environment_says_the_same(person: Person, plain: Node, secure: Registry) -> None:
