@@ -9,17 +9,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shipline.build.cache import forget_missing, open_records
 from shipline.build.snapshots import COMPLETE, USE_LOCK
 from shipline.content import LocalStore, Recency
-from shipline.errors import UsageError
+from shipline.errors import Cancelled, ShiplineError, UsageError
+from shipline.events import Step
+from shipline.metadata import DamagedRecords
 from shipline.sandbox import open_workspace, remove_tree
-from shipline.units import ByteSize
+from shipline.units import ByteSize, counted, shown_size
 
 _SIZE = "size"
 _MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none is set
@@ -73,10 +76,7 @@ class PruneLimits:
 
 def scan(state: Path) -> list[CacheRecord]:
     """All records, least recently used first; unpacked files before blobs of the same age."""
-    since = _running_since(state)
-    found = [*_layers(state), *_tables(state), *_contexts(state), *_mounts(state), *_blobs(state)]
-    found.sort(key=lambda one: one.last_used)
-    return [replace(one, in_use=one.in_use or one.last_used >= since) for one in found]
+    return _records(state, _running_since(state))
 
 
 def prune(
@@ -88,18 +88,15 @@ def prune(
     """
     recency = Recency(state / USE_LOCK)
     with open_workspace(state) as scratch:
-        records = scan(state)
-        used = sum(record.size for record in records)
-        keep = limits.keep(used, _disk(state).f_bavail * _disk(state).f_frsize)
         since = _running_since(state, besides=scratch)
-        for record in records:
+        records = _records(state, since)
+        used, disk = total(records), _disk(state)
+        keep = limits.keep(used, disk.f_bavail * disk.f_frsize)
+        evictable = (record for record in records if not record.in_use and chosen(record))
+        for record in evictable:
             if used <= keep:
                 break
-            if (
-                record.last_used < since
-                and chosen(record)
-                and _evict(record, recency, since, scratch)
-            ):
+            if _evict(record, recency, since, scratch):
                 used -= record.size
                 yield record
     with open_records(state / "cache.db", lambda damaged: None) as known:
@@ -124,6 +121,35 @@ def limit_of(text: str, state: Path) -> int | None:
     return min(_MOST, max(_LEAST, disk.f_blocks * disk.f_frsize // 10))
 
 
+@contextmanager
+def kept_within(limit: int | None, state: Path, step: Step) -> Iterator[None]:
+    """Evict what exceeds `limit` when the block ends, if it added anything to the cache; not after
+    a cancellation. Never raises an error of its own.
+    """
+    started = time.time()
+    cancelled = False
+    try:
+        yield
+    except Cancelled:
+        cancelled = True
+        raise
+    finally:
+        if limit is not None and not cancelled and grew(state, started):
+            _enforce(limit, state, step)
+
+
+def _enforce(limit: int, state: Path, step: Step) -> None:
+    try:
+        evicted = list(prune(state, PruneLimits(max_used=limit)))
+    except (OSError, ShiplineError, DamagedRecords) as error:
+        step.warn(f"the cache could not be kept within its limit: {error}")
+        return
+    if evicted:
+        freed = shown_size(total(evicted))
+        with step.step(f"[internal] evicted {counted(len(evicted), 'cache record')}, {freed}"):
+            pass
+
+
 def grew(state: Path, since: float) -> bool:
     """Whether anything was added to the cache at or after `since`, without reading all of it."""
     for place in (state / "content/blobs/sha256", *state.glob("layers*"), *state.glob("mounts*/*")):
@@ -133,47 +159,54 @@ def grew(state: Path, since: float) -> bool:
     return False
 
 
-def _blobs(state: Path) -> Iterator[CacheRecord]:
-    for algorithm in ("sha256", "sha512"):
-        for entry in _entries(state / "content/blobs" / algorithm):
-            digest = f"{algorithm}:{entry.name}"
-            yield _record("regular", f"blob {digest}", Path(entry.path))
+def _records(state: Path, since: float) -> list[CacheRecord]:
+    """All records, least recently used first; what was used at or after `since` is in use."""
+    found = []
+    for pattern, record_of in _PARTS.items():
+        for path in sorted(state.glob(pattern)):
+            with suppress(FileNotFoundError):  # evicted meanwhile
+                found.append(record_of(path))
+    found.sort(key=lambda record: record.last_used)
+    return [replace(one, in_use=one.in_use or one.last_used >= since) for one in found]
 
 
-def _layers(state: Path) -> Iterator[CacheRecord]:
-    for place in state.glob("layers*"):
-        for entry in _entries(place):
-            if entry.name == ".locks":
-                continue
-            path = Path(entry.path)
-            record = _record(
-                "regular", f"files of layer sha256:{entry.name}", path, path / COMPLETE
-            )
-            yield replace(record, size=_layer_size(path, record.witness))
+def _layer(path: Path) -> CacheRecord:
+    record = _record("regular", f"files of layer sha256:{path.name}", path, path / COMPLETE)
+    # a layer never changes, so its size is counted once
+    size = _tree_size(path, path / _SIZE, current=record.witness != path)
+    return replace(record, size=size)
 
 
-def _tables(state: Path) -> Iterator[CacheRecord]:
-    for entry in _entries(state / "toc"):
-        yield _record("regular", f"file list of layer sha256:{entry.name}", Path(entry.path))
+def _table(path: Path) -> CacheRecord:
+    return _record("regular", f"file list of layer sha256:{path.name}", path)
 
 
-def _contexts(state: Path) -> Iterator[CacheRecord]:
-    for entry in _entries(state / "stat"):
-        if entry.is_file(follow_symlinks=False):
-            record = _record("source.local", "fingerprints of a local context", Path(entry.path))
-            yield replace(record, mutable=True)
+def _context(path: Path) -> CacheRecord:
+    record = _record("source.local", "fingerprints of a local context", path)
+    return replace(record, mutable=True)
 
 
-def _mounts(state: Path) -> Iterator[CacheRecord]:
-    for place in state.glob("mounts*"):
-        for cache in _entries(place):
-            for entry in _entries(Path(cache.path)):
-                if not entry.is_dir(follow_symlinks=False):
-                    continue
-                path, lock = Path(entry.path), Path(f"{entry.path}.lock")
-                record = _record("exec.cachemount", f"cache mount {cache.name[:12]}", path, lock)
-                size = _remembered(Path(f"{path}.size"), record.witness, path)
-                yield replace(record, size=size, mutable=True, in_use=_is_locked(lock))
+def _mount(lock: Path) -> CacheRecord:
+    path, kept = lock.with_suffix(""), lock.with_suffix(".size")
+    name = f"cache mount {path.parent.name[:12]}"
+    record = _record("exec.cachemount", name, path, lock)
+    current = kept.exists() and kept.stat().st_mtime > record.last_used
+    size = _tree_size(path, kept, current=current)
+    return replace(record, size=size, mutable=True, in_use=_is_locked(lock))
+
+
+def _blob(path: Path) -> CacheRecord:
+    return _record("regular", f"blob {path.parent.name}:{path.name}", path)
+
+
+_PARTS = {
+    "layers*/[!.]*": _layer,
+    "toc/*": _table,
+    "stat/*": _context,
+    "mounts*/*/*.lock": _mount,
+    "content/blobs/*/*": _blob,
+}
+"""What the state directory holds, by glob pattern; unpacked files come before blobs."""
 
 
 def _record(type: str, description: str, path: Path, witness: Path | None = None) -> CacheRecord:
@@ -192,50 +225,35 @@ def _record(type: str, description: str, path: Path, witness: Path | None = None
     )
 
 
-def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
-        yield from sorted(entries, key=lambda entry: entry.name)
-
-
-def _layer_size(place: Path, witness: Path) -> int:
-    """The size of a layer, which is counted once, since layers never change."""
-    kept = place / _SIZE
-    with suppress(OSError, ValueError):
-        return int(kept.read_text())
-    size = _tree_size(place)
-    if witness.name == COMPLETE:
-        with suppress(OSError):
-            kept.write_text(str(size))
-    return size
-
-
-def _remembered(kept: Path, lock: Path, place: Path) -> int:
-    """The size of a cache mount, which is counted again after each use."""
-    with suppress(OSError, ValueError):
-        if kept.stat().st_mtime > lock.stat().st_mtime:
+def _tree_size(place: Path, kept: Path, *, current: bool) -> int:
+    """Bytes on the disk below `place`: those that `kept` says if it is `current`, else counted and
+    kept there.
+    """
+    if current:
+        with suppress(OSError, ValueError):
             return int(kept.read_text())
-    size = _tree_size(place)
+    size = _counted_size(place)
     with suppress(OSError):
         kept.write_text(str(size))
     return size
 
 
-def _tree_size(place: Path) -> int:
+def _counted_size(place: Path) -> int:
     """Bytes on the disk below `place`, each hard-linked file counted once."""
-    total, seen = 0, set[int]()
+    size, seen = 0, set[int]()
     pending = [str(place)]
     while pending:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
-                if status.st_nlink == 1 or entry.is_dir(follow_symlinks=False):
-                    total += status.st_blocks * 512
-                elif status.st_ino not in seen:
-                    seen.add(status.st_ino)
-                    total += status.st_blocks * 512
-                if entry.is_dir(follow_symlinks=False):
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if is_directory:
                     pending.append(entry.path)
-    return total
+                elif status.st_nlink > 1 and status.st_ino in seen:
+                    continue
+                seen.add(status.st_ino)
+                size += status.st_blocks * 512
+    return size
 
 
 def _running_since(state: Path, besides: Path | None = None) -> float:

@@ -5,7 +5,6 @@ See ARCHITECTURE.md, "The straight line of a build".
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from shipline.build.cache import Cache, open_records
 from shipline.build.checks import show_warnings, unused_arguments, warnings_of
 from shipline.build.clock import EPOCH, Clock, clock_of
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
-from shipline.build.disk import LIMIT_VARIABLE, PruneLimits, grew, limit_of, prune, total
+from shipline.build.disk import LIMIT_VARIABLE, kept_within, limit_of
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import ExportSource, check_engine, export
@@ -51,13 +50,12 @@ from shipline.build.validation import (
 )
 from shipline.build.worker import Worker
 from shipline.content import LocalStore, Recency
-from shipline.errors import Cancelled, DamagedContent, DockerfileError, NotFound, ShiplineError
+from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
-from shipline.units import counted, shown_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +102,13 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         check_engine()
     damage = Damage(step)
     limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
-    started = time.time()
-    try:
-        with system_errors(settings.home):
-            try:
-                return _on_threads(request, settings, step, damage, verified=False)
-            except (DamagedContent, DamagedRecords, NotFound):
-                if not damage.found or _is_piped(request):
-                    raise
-            return _on_threads(request, settings, step, damage, verified=True)
-    except Cancelled:
-        limit = None
-        raise
-    finally:
-        _keep_within(settings.home, limit, started, step)
-
-
-def _keep_within(home: Path, limit: int | None, started: float, step: Step) -> None:
-    """Evict what is over `limit`, if the build added anything; never fails the build."""
-    if limit is None or not grew(home, started):
-        return
-    try:
-        evicted = list(prune(home, PruneLimits(max_used=limit)))
-    except (OSError, ShiplineError, DamagedRecords) as error:
-        step.warn(f"the cache could not be kept within its limit: {error}")
-        return
-    if evicted:
-        freed = shown_size(total(evicted))
-        with step.step(f"[internal] evicted {counted(len(evicted), 'cache record')}, {freed}"):
-            pass
+    with kept_within(limit, settings.home, step), system_errors(settings.home):
+        try:
+            return _on_threads(request, settings, step, damage, verified=False)
+        except (DamagedContent, DamagedRecords, NotFound):
+            if not damage.found or _is_piped(request):
+                raise
+        return _on_threads(request, settings, step, damage, verified=True)
 
 
 def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:

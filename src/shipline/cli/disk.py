@@ -127,7 +127,8 @@ def prune_command(
         if verbose:
             click.echo(_pretty([record]), nl=False)
         else:
-            click.echo("" if removed else _row(_HEADS), nl=not removed)
+            if not removed:
+                click.echo(_row(_HEADS))
             click.echo(_row(_columns(record)))
         removed.append(record)
     click.echo(f"Total:\t{human_size(total(removed))}")
@@ -243,9 +244,10 @@ def _pretty(records: Iterable[CacheRecord]) -> str:
 
 
 def _summary(records: Sequence[CacheRecord]) -> str:
-    size = sum(record.size for record in records)
-    free = sum(record.size for record in records if not record.in_use)
-    return f"Reclaimable:\t{human_size(free)}\nTotal:\t\t{human_size(size)}\n"
+    from shipline.build.disk import total
+
+    free = total(record for record in records if not record.in_use)
+    return f"Reclaimable:\t{human_size(free)}\nTotal:\t\t{human_size(total(records))}\n"
 
 
 def _values(record: CacheRecord) -> dict[str, object]:

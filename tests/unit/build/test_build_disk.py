@@ -166,3 +166,17 @@ def test_the_limit_can_be_set(tmp_path: Path) -> None:
     assert 5_000_000_000 <= (limit_of("", tmp_path / "missing") or 0) <= 50_000_000_000
     with pytest.raises(UsageError, match="SHIPLINE_MAX_USED_SPACE: 'much' is not a size"):
         limit_of("much", tmp_path)
+
+
+def test_records_that_go_while_they_are_read_are_left_out(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, kept = blob(store, b"a", OLD), blob(store, b"b", OLD)
+    lstat = Path.lstat
+
+    def evicting(path: Path) -> os.stat_result:
+        store.path(gone.digest).unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", evicting)
+    assert [record.path for record in scan(tmp_path)] == [store.path(kept.digest)]
