@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
@@ -132,13 +133,9 @@ class Cache:
         return self._running.get((key, fresh), find_or_make)
 
     def get(self, key: str) -> LayerResult | None:
-        found = self._records.get((self._space, key))
-        if found is None:
+        record = self._read(_KIND, self._space, key)
+        if record is None:
             return None
-        content = unseal(_KIND, found)
-        if content is None:
-            return None
-        record = json.loads(bytes(content))
         descriptor = Descriptor.from_json(record["layer"])
         if not self._content.exists(descriptor):
             return None
@@ -157,11 +154,9 @@ class Cache:
 
     def remote_file(self, url: str) -> RemoteFile | None:
         """What `url` returned when it was last fetched, if the content is still here."""
-        found = self._records.get((_FILES, url))
-        content = None if found is None else unseal(_REMOTE, found)
-        if content is None:
+        record = self._read(_REMOTE, _FILES, url)
+        if record is None:
             return None
-        record = json.loads(bytes(content))
         file = RemoteFile(
             Descriptor.from_json(record["content"]), record["etag"], record["modified"]
         )
@@ -172,3 +167,9 @@ class Cache:
         record = {"content": file.content.to_json(), "etag": file.etag, "modified": file.modified}
         value = seal(_REMOTE, json.dumps(record).encode())
         self._records.write({(_FILES, url): value}, durable=False)
+
+    def _read(self, kind: bytes, space: str, key: str) -> dict[str, Any] | None:
+        """A record, None if it is missing or damaged."""
+        found = self._records.get((space, key))
+        content = None if found is None else unseal(kind, found)
+        return None if content is None else json.loads(bytes(content))

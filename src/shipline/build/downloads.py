@@ -62,33 +62,25 @@ class Downloader:
         """The file at `url`, in the store. Raises RegistryError, and UsageError for a file without
         the digest `checksum`.
         """
-        known = self.cache.remote_file(url)
+        name = shown_url(url)
+        known = self.cache.remote_file(name)
         if known is not None and checksum and str(known.content.digest) == checksum:
             step.cached()
             return known
-        plain, headers = _without_login(url)
-        if known is not None and known.etag.startswith('"'):
-            headers["If-None-Match"] = known.etag
-        with closing(self._ask(plain, headers)) as reply:
+        etag = known.etag if known is not None and known.etag.startswith('"') else ""
+        with closing(_request(self.get, url, etag)) as reply:
             if reply.status == 304 and known is not None:
                 step.cached()
                 found = known
             else:
                 found = self._keep(reply, step)
-                self.cache.put_remote_file(url, found)
+                self.cache.put_remote_file(name, found)
         if checksum and str(found.content.digest) != checksum:
             raise UsageError(
-                f"{shown_url(url)} has the digest {found.content.digest}, not {checksum}",
+                f"{name} has the digest {found.content.digest}, not {checksum}",
                 hint="if the file was meant to change, update the checksum",
             )
         return found
-
-    def _ask(self, url: str, headers: Mapping[str, str]) -> Reply:
-        try:
-            return self.get(url, headers)
-        except RegistryError as error:
-            error.hint = _HINTS.get(error.status or 0, _HINT)
-            raise
 
     def _keep(self, reply: Reply, step: Step) -> RemoteFile:
         length = reply.header("Content-Length")
@@ -104,7 +96,7 @@ class Downloader:
 
 def last_modified(url: str, get: Get) -> int:
     """Last-Modified of `url` as Unix time in seconds; 0 without one."""
-    with closing(get(*_without_login(url))) as reply:
+    with closing(_request(get, url)) as reply:
         return int(_seconds(reply.header("Last-Modified")))
 
 
@@ -151,15 +143,20 @@ def shown_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _without_login(url: str) -> tuple[str, dict[str, str]]:
+def _request(get: Get, url: str, etag: str = "") -> Reply:
+    """The response for `url`, whose login goes into a header; 304 is possible with an `etag`."""
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
-    if not login:
-        return urlunsplit(parts._replace(fragment="")), {}
-    user, _, password = login.partition(":")
-    pair = f"{unquote(user)}:{unquote(password)}".encode()
-    headers = {"Authorization": f"Basic {b64encode(pair).decode('ascii')}"}
-    return urlunsplit(parts._replace(netloc=host, fragment="")), headers
+    headers = {"If-None-Match": etag} if etag else {}
+    if login:
+        user, _, password = login.partition(":")
+        pair = f"{unquote(user)}:{unquote(password)}".encode()
+        headers["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
+    try:
+        return get(urlunsplit(parts._replace(netloc=host, fragment="")), headers)
+    except RegistryError as error:
+        error.hint = _HINTS.get(error.status or 0, _HINT)
+        raise
 
 
 def no_network(url: str, headers: Mapping[str, str]) -> Reply:

@@ -132,6 +132,13 @@ def test_a_login_goes_into_a_header_alone(
     assert shown_url("https://me:secret@example.org/f.txt") == URL
 
 
+def test_a_login_is_in_no_record(downloader: Downloader, step: Step, tmp_path: Path) -> None:
+    url = "https://me:secret@example.org/f.txt"
+    assert downloader.fetch(url, "", step) == downloader.fetch(url, "", step)
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("cache.db*"))
+    assert b"example.org/f.txt" in kept and b"secret" not in kept
+
+
 def test_the_file_is_private_and_has_the_time_of_the_server(
     downloader: Downloader, step: Step, tmp_path: Path
 ) -> None:
