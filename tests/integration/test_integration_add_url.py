@@ -141,6 +141,8 @@ def test_what_is_not_there_is_an_error_with_its_line(
     server: Server, shipline: Shipline, tmp_path: Path
 ) -> None:
     url = server.url.replace("//", "//me:secret@")
+    good = context(tmp_path / "good", f"FROM scratch\nADD {url}/a.txt /\n")
+    assert "secret" not in shipline.build("-o", "type=cacheonly", good).ok().err
     place = context(tmp_path / "context", f"FROM scratch\nADD {url}/missing /\n")
     said = shipline.build(place).failed(6)
     assert "404" in said and "Dockerfile:2" in said and "check the URL" in said

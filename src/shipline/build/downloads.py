@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -30,6 +31,7 @@ _HINTS = {
     403: "the server refuses access to this file: fetch it before the build",
     404: "check the URL: the server has no such file",
 }
+_LOGIN = re.compile(r"://[^/?#\s]*@")
 _MEDIA_TYPE = "application/octet-stream"
 
 
@@ -62,7 +64,7 @@ class Downloader:
         """The file at `url`, in the store. Raises RegistryError, and UsageError for a file without
         the digest `checksum`.
         """
-        name = shown_url(url)
+        name = without_logins(url)
         known = self.cache.remote_file(name)
         if known is not None and checksum and str(known.content.digest) == checksum:
             step.cached()
@@ -137,10 +139,9 @@ def parse_checksum(text: str, span: Span | None) -> str:
         ) from None
 
 
-def shown_url(url: str) -> str:
-    """The URL without a login."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_logins(text: str) -> str:
+    """A URL, or a text with URLs, without their logins."""
+    return _LOGIN.sub("://", text)
 
 
 def _request(get: Get, url: str, etag: str = "") -> Reply:
@@ -161,7 +162,9 @@ def _request(get: Get, url: str, etag: str = "") -> Reply:
 
 def no_network(url: str, headers: Mapping[str, str]) -> Reply:
     """A `Get` for builds without one."""
-    raise RegistryError(f"cannot fetch {shown_url(url)}: this build has no HTTP client", host="")
+    raise RegistryError(
+        f"cannot fetch {without_logins(url)}: this build has no HTTP client", host=""
+    )
 
 
 def _seconds(date: str) -> float:

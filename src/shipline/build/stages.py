@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shipline import dockerfile as df
-from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, shown_url
+from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, without_logins
 from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.placing import parse_mode
 from shipline.build.request import Host, RunOptions
@@ -231,7 +231,8 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
     )
     inputs = [state.vertex, source] if copy.sources else [state.vertex]
     origin = options.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
-    vertex = options.vertex(op, inputs, copy.source, copy.span, origin)
+    name = without_logins(copy.source)
+    vertex = options.vertex(op, inputs, name, copy.span, origin)
     return state.noted(_text(state, step), vertex)
 
 
@@ -257,7 +258,7 @@ def _add_source(add: df.Add, options: DispatchOptions) -> tuple[Vertex, tuple[st
         raise DockerfileError("--checksum is for a single URL", span=add.span)
     checksum = parse_checksum(add.checksum, add.span)
     files = tuple((url, file_name(url), checksum) for url in remote)
-    shown = ", ".join(map(shown_url, remote))
+    shown = ", ".join(map(without_logins, remote))
     names = tuple(f"{number}/{_literal(name)}" for number, (_, name, _) in enumerate(files))
     return options.vertex(HttpOp(files), [], shown, add.span), names
 

@@ -18,7 +18,7 @@ from shipline.build.downloads import (
     last_modified,
     parse_checksum,
     place_file,
-    shown_url,
+    without_logins,
 )
 from shipline.content import LocalStore
 from shipline.errors import DockerfileError, RegistryError, UsageError
@@ -129,7 +129,12 @@ def test_a_login_goes_into_a_header_alone(
     downloader.fetch("https://me:s%40crt@example.org/f.txt#part", "", step)
     login = b64encode(b"me:s@crt").decode()
     assert server.asked == [(URL, {"Authorization": f"Basic {login}"})]
-    assert shown_url("https://me:secret@example.org/f.txt") == URL
+    assert without_logins("https://me:secret@example.org/f.txt") == URL
+
+
+def test_logins_are_left_out_of_any_text() -> None:
+    text = "ADD https://me:a@b@h/x?y=c@d http://h?u=a@b git@h:x /e@f/"
+    assert without_logins(text) == "ADD https://h/x?y=c@d http://h?u=a@b git@h:x /e@f/"
 
 
 def test_a_login_is_in_no_record(downloader: Downloader, step: Step, tmp_path: Path) -> None:
