@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from shipline import __version__
 
-_IN_DOCKER = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (that of the process where it is None); the exit status."""
@@ -20,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(metadata(__version__))
         return 0
-    if arguments[:1] == ["buildx"] or "docker-" in program or _IN_DOCKER in os.environ:
+    if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
         from shipline.cli.plugin import cancel_with_docker, own_arguments
 
         arguments = own_arguments(program, arguments, os.environ)

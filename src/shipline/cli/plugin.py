@@ -12,7 +12,6 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import PurePath
 
-_INSIDE = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
 _SOCKET = "DOCKER_CLI_PLUGIN_SOCKET"
 _VARIABLES = {
     "--config": "DOCKER_CONFIG",
@@ -45,7 +44,7 @@ def own_arguments(
     """
     name = PurePath(program).name
     called = name.removeprefix("docker-") if name.startswith("docker-") else ""
-    if not called and _INSIDE not in environ and arguments[:1] != ["buildx"]:
+    if not called and arguments[:1] != ["buildx"]:
         return arguments
     rest, options = _taken(arguments, environ)
     if rest[:1] == [called or "buildx"]:

@@ -40,6 +40,11 @@ def test_the_name_of_the_plugin_and_dockers_options_go(
     assert own_arguments(program, arguments.split(), {}) == own.split()
 
 
+def test_what_a_plugin_starts_is_no_plugin() -> None:
+    inherited = {"DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND": "docker"}
+    assert own_arguments("/usr/bin/shipline", ["version"], inherited) == ["version"]
+
+
 def test_dockers_options_become_its_variables() -> None:
     environ: dict[str, str] = {}
     words = "--config /c -H=unix:///s -c other --tlsverify buildx --builder b build ."
