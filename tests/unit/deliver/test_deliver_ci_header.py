@@ -40,6 +40,7 @@ def test_a_document_is_read_back_as_it_was(document: dict[str, object]) -> None:
 
 
 @given(st.lists(texts, min_size=1, max_size=4))
+@example([".0", "._", ".inf", ".NaN", ".github/x"])
 def test_a_list_on_one_line_is_read_back_as_it_was(items: list[str]) -> None:
     assert YAML(typ="safe", pure=True).load(render({"a": Inline(items)})) == {"a": items}
 
