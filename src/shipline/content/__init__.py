@@ -1,5 +1,12 @@
 """Content addressed by digest: protocols, stores and copying."""
 
+from shipline.content.cache_store import (
+    CACHE_DOCUMENT_LIMIT,
+    CacheReader,
+    CacheStore,
+    Merge,
+    OpenCache,
+)
 from shipline.content.graph import copy_graph, successors
 from shipline.content.layout import OciLayout
 from shipline.content.memory import MemoryStore
@@ -22,8 +29,11 @@ from shipline.content.recency import Recency
 from shipline.content.store import Follow, LocalIngest, LocalStore
 
 __all__ = [
+    "CACHE_DOCUMENT_LIMIT",
     "CHUNK",
     "Advance",
+    "CacheReader",
+    "CacheStore",
     "Exister",
     "Fetcher",
     "Follow",
@@ -32,8 +42,10 @@ __all__ = [
     "LocalIngest",
     "LocalStore",
     "MemoryStore",
+    "Merge",
     "Mounter",
     "OciLayout",
+    "OpenCache",
     "Pusher",
     "Reader",
     "Recency",
