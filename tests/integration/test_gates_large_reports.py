@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipline.gates.reports.json_stream import JsonReader
+from shipline.gates.reports.streams import JsonReader
 
 
 def test_one_text_of_100_mb_is_skipped_in_little_memory() -> None:

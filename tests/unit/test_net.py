@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from shipline.net import is_link_local, is_loopback, is_public, read_address
-from shipline.registry.address_policy import AddressPolicy
+from shipline.registry.hosts import AddressPolicy
 from shipline.server.hooks.outbound import DeliveryFailed, DeliveryTarget, post
 
 PRIVATE = (

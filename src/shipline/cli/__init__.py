@@ -1,5 +1,5 @@
 """The command line: the only place that reads argv and the environment, prints and exits."""
 
-from shipline.cli.main import main
+from shipline.cli.entry import main
 
 __all__ = ["main"]

@@ -12,12 +12,11 @@ import click
 
 from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
 from shipline.cli import engine
-from shipline.cli.build_options import IGNORED, NOT_YET, build_options
+from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.results import write_result
-from shipline.cli.switches import SwitchCommand
 from shipline.errors import UsageError
 from shipline.events import Event, Stream, Warned
 from shipline.observe import open_sinks, warning_json

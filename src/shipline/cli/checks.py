@@ -25,7 +25,7 @@ def check(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSetting
     """
     with Stream(*sinks) as stream, stream.step("check") as step:
         found = run_cancellable(
-            lambda: engine.check(request, step),
+            lambda: engine.run_checks(request, step),
             lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
     text = _as_json(found) if request.call.json else _as_text(found)

@@ -1,11 +1,13 @@
-"""`shipline ci`: write, check and refresh the files of CI systems."""
+"""A step of the repository's action: inputs in, a build, outputs for later steps."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from shipline import __version__
+from shipline.cli.build import command
 from shipline.cli.config import FILE
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.results import write_whole
@@ -22,6 +25,7 @@ from shipline.deliver.ci import (
     UNSUPPORTED_OPTIONS,
     CiSection,
     FileState,
+    Invocation,
     Login,
     Pins,
     Signing,
@@ -31,15 +35,66 @@ from shipline.deliver.ci import (
     freshness,
     github_workflow,
     gitlab_pipeline,
+    invocation,
     kind_of,
     unsupported_options,
     with_variables,
 )
 from shipline.deliver.project import detect_project
-from shipline.errors import ConfigError, UsageError
+from shipline.errors import ConfigError, StepFailed, UsageError
 from shipline.git import Git, GitError, read_repository, web_address
 from shipline.oci import Reference
 from shipline.ship import Build, Pipeline
+
+
+def run_action(settings: ProgramSettings, environ: Mapping[str, str]) -> None:
+    """Build what the inputs ask for; write imageid, digest and metadata where the runner says.
+
+    Secrets lie in files that only this user reads, until the build has ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="shipline-", dir=environ.get("RUNNER_TEMP")) as place:
+        scratch = Path(place)
+        wanted = invocation(environ, scratch, lambda value: _keep(scratch, value))
+        _announce(wanted, on_runner=environ.get("GITHUB_ACTIONS") == "true")
+        status = command.main(
+            list(wanted.arguments), "shipline build", standalone_mode=False, obj=settings
+        )
+        if status:
+            raise StepFailed("the build did not succeed", status=status)
+        if output := environ.get("GITHUB_OUTPUT"):
+            _write_outputs(Path(output), wanted)
+
+
+def _keep(scratch: Path, value: str) -> Path:
+    handle, name = tempfile.mkstemp(prefix="secret-", dir=scratch)  # mode 0600
+    with os.fdopen(handle, "w") as file:
+        file.write(value)
+    return Path(name)
+
+
+def _announce(wanted: Invocation, *, on_runner: bool) -> None:
+    """Keep secrets out of the log, which only the runner can do; say what was left out."""
+    if on_runner:
+        for value in wanted.masked:
+            for line in filter(None, value.splitlines()):
+                click.echo(f"::add-mask::{line}")
+    for warning in wanted.warnings:
+        click.echo(f"::warning::{warning}" if on_runner else f"warning: {warning}", err=True)
+
+
+def _write_outputs(output: Path, wanted: Invocation) -> None:
+    outputs = {}
+    if wanted.iidfile is not None and wanted.iidfile.exists():
+        outputs["imageid"] = wanted.iidfile.read_text().strip()
+    if wanted.metadata_file.exists():
+        text = wanted.metadata_file.read_text()
+        outputs["digest"] = json.loads(text).get("containerimage.digest", "")
+        outputs["metadata"] = text.strip()
+    with output.open("a") as file:
+        for name, value in outputs.items():
+            mark = f"end_{secrets.token_hex(8)}"  # a value cannot end its own block
+            file.write(f"{name}<<{mark}\n{value}\n{mark}\n")
+
 
 _FROM_VARIABLE = "env://"
 
@@ -280,7 +335,6 @@ def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
 @click.pass_obj
 def action_build(settings: ProgramSettings) -> None:
     """Run by the action of this repository: `shipline build` with the inputs of a step."""
-    from shipline.cli.action import run_action
 
     run_action(settings, os.environ)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shipline.cli.gateoptions import GateFlags, gate_options
+from shipline.cli.gate_options import GateFlags, gate_options, unrecognized_verdict
 from shipline.errors import ConfigError, GateUndecided, UsageError
 from shipline.gates import (
     SUMMARY_TYPE,
@@ -28,7 +28,6 @@ from shipline.gates import (
     render,
     run_gates,
 )
-from shipline.gates.options import unrecognized_verdict
 from shipline.git import ChangedLines, Git, GitError, changed_lines, resolve
 
 if TYPE_CHECKING:

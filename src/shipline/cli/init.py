@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from shipline.config import NAMES
-from shipline.deliver.init import (
+from shipline.deliver.project import Project, detect_project, guess_image
+from shipline.deliver.scaffold import (
     PLATFORMS,
     initial_config,
     initial_dockerfile,
     initial_dockerignore,
     initial_gitignore,
 )
-from shipline.deliver.project import Project, detect_project, guess_image
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
 

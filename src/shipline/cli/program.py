@@ -114,7 +114,9 @@ COMMANDS = {
         LazyCommand("version", "shipline.cli.version:command", "Print the version of this commit."),
         LazyCommand("tags", "shipline.cli.tags:command", "Print the tags of this commit, and why."),
         LazyCommand(
-            "changelog", "shipline.cli.changelog:command", "Print what changed since a version."
+            "changelog",
+            "shipline.cli.version:changelog",
+            "Print what changed since a version.",
         ),
         LazyCommand(
             "gate", "shipline.cli.gate:command", "Judge reports and images by quality gates."

@@ -1,12 +1,175 @@
-"""`shipline registry`: run a registry node."""
+"""`shipline registry`: run a node, configured by shipline.yaml and flags."""
 
 from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from shipline.cli.registry_accounts import audit, project, robot, token, user
 from shipline.cli.registry_maintenance import check, convert, gc, repair, retention, webhook
-from shipline.cli.registry_serve import serve
+from shipline.errors import UsageError
+
+if TYPE_CHECKING:
+    from shipline.server import LogSection, RegistrySection
+    from shipline.server.access import AccessSection, TlsSection
+
+
+Section = TypeVar("Section", "RegistrySection", "AccessSection", "TlsSection", "LogSection")
+_LISTEN = "127.0.0.1:5000"
+
+
+@click.command("serve")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="shipline.yaml.")
+@click.option("--listen", metavar="ADDRESS:PORT", help=f"Where to listen; default {_LISTEN}.")
+@click.option("--data", metavar="DIR", help="The data directory.")
+@click.option(
+    "--insecure-open",
+    is_flag=True,
+    help="Listen beyond loopback without accounts: anyone may push.",
+)
+@click.option("--insecure-http", is_flag=True, help="Accounts without TLS, behind a proxy.")
+@click.option("--accounts", is_flag=True, help="Require accounts on a loopback address too.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
+@click.option("--tls-client-ca", metavar="FILE", help="CA of required client certificates (PEM).")
+@click.option(
+    "--hostname", metavar="NAME", multiple=True, help="A host name for the generated certificate."
+)
+@click.option("--public-url", metavar="URL", help="URL by which clients reach the node.")
+@click.option(
+    "--public-project", metavar="NAME", multiple=True, help="A project that everyone may pull from."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Plain text, or one JSON object per line.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-requests", is_flag=True, help="Log every request.")
+@click.option(
+    "--drain-timeout", metavar="TIME", help="Time for running requests to finish at shutdown."
+)
+def serve(config: Path | None, insecure_open: bool, insecure_http: bool, **options: Any) -> None:
+    """Serve a data directory until interrupted.
+
+    On a loopback address the node is open to this machine. On any other it requires TLS and
+    accounts: it creates what is missing and prints the administrator's password, once. Flags
+    override `registry:` in shipline.yaml.
+    """
+    from shipline.server import logging_to, serve_registry, startup_line
+
+    section, base = _section(config, options)
+    if not section.data:
+        raise UsageError("no data directory given", hint="pass --data DIR, or set registry.data")
+
+    def print_line(line: str) -> None:
+        click.echo(startup_line(line, section.log), err=True)
+
+    def ready(url: str) -> None:
+        print_line(f"serving {section.data} on {url}")
+        _notify_systemd()
+
+    listen = f"0.0.0.0{section.listen}" if section.listen.startswith(":") else section.listen
+    with logging_to(sys.stderr, section.log):
+        serve_registry(
+            listen,
+            Path(section.data),
+            section=section,
+            ready=ready,
+            notify=print_line,
+            insecure_open=insecure_open,
+            insecure_http=insecure_http,
+            environ=os.environ,
+            base=base,
+        )
+
+
+def _notify_systemd() -> None:
+    """Tell systemd that the node accepts connections (sd_notify(3))."""
+    if socket_name := os.environ.get("NOTIFY_SOCKET"):
+        address = f"\0{socket_name[1:]}" if socket_name.startswith("@") else socket_name
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service, suppress(OSError):
+            service.sendto(b"READY=1", address)
+
+
+def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySection, Path]:
+    """The section from the file overridden by flags, and the file's directory."""
+    from shipline.config import load
+    from shipline.server import RegistrySection
+    from shipline.units import Duration
+
+    loaded = load(config, Path.cwd(), os.environ)
+    found = loaded.registry or RegistrySection()
+    if loaded.registry and loaded.file:
+        found = _resolve_paths(loaded.file.parent, found)
+    tls = _override(
+        found.access.tls,
+        cert=options["tls_cert"],
+        key=options["tls_key"],
+        client_ca=options["tls_client_ca"],
+        names=options["hostname"],
+    )
+    access = _override(
+        found.access,
+        mode="accounts" if options["accounts"] else None,
+        url=options["public_url"],
+        public_projects=options["public_project"],
+        tls=tls,
+    )
+    log = _override(
+        found.log,
+        format=options["log_format"],
+        level=options["log_level"],
+        requests=options["log_requests"],
+    )
+    drain = options["drain_timeout"]
+    try:
+        drain_timeout = Duration.parse(drain) if drain else None
+    except ValueError as error:
+        raise UsageError(f"--drain-timeout: {error}") from None
+    changed = _override(
+        found,
+        listen=options["listen"],
+        data=options["data"],
+        access=access,
+        log=log,
+        drain_timeout=drain_timeout,
+    )
+    return changed, loaded.file.parent if loaded.file else Path.cwd()
+
+
+def _override(section: Section, **values: Any) -> Section:
+    """Replace the fields that have a value."""
+    changes: dict[str, Any] = {key: value for key, value in values.items() if value}
+    return replace(section, **changes)
+
+
+def _resolve_paths(root: Path, section: RegistrySection) -> RegistrySection:
+    """Paths of the file are relative to its directory."""
+
+    def resolved(path: str) -> str:
+        return str(root / path) if path else ""
+
+    tls = section.access.tls
+    tls = replace(
+        tls, cert=resolved(tls.cert), key=resolved(tls.key), client_ca=resolved(tls.client_ca)
+    )
+    hooks = tuple(
+        replace(hook, secret_file=resolved(hook.secret_file)) for hook in section.webhooks
+    )
+    return replace(
+        section,
+        data=resolved(section.data),
+        access=replace(section.access, tls=tls),
+        webhooks=hooks,
+    )
 
 
 @click.group("registry")

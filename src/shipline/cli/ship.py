@@ -206,7 +206,7 @@ def _ship(
     resume: str | None,
     as_json: bool,
 ) -> int:
-    from shipline.cli.shipbuild import builder
+    from shipline.cli.engine import builder
     from shipline.ship.runner import ship
     from shipline.ship.runs import Runs, StepLogs
 

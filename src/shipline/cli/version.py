@@ -1,17 +1,21 @@
-"""`shipline version`: the version of this commit; `--parts` those that shipline is made of."""
+"""`shipline version` and `shipline changelog`: what the commits since the last version say."""
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from shipline import __version__
 from shipline.cli.commit import CommitQuery, commit_options, expected_decision
+from shipline.cli.results import write_whole
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
+from shipline.tags import markdown, read_release
 
 
 @click.command("version")
@@ -56,8 +60,6 @@ def _print_version(query: CommitQuery, why: bool, as_json: bool, reserving: bool
             hint="--next prints the version it would get as a release",
         )
     if as_json:
-        import json
-
         keys = ("version", "versionReason", "gitTag", "commit", "namedCommit", "event")
         document = decision.to_json()
         click.echo(json.dumps({key: document[key] for key in keys}, indent=2))
@@ -89,3 +91,34 @@ def _parts() -> Iterator[str]:
             yield f"{part} {version(part)}"
         except PackageNotFoundError:
             yield f"{part} missing"
+
+
+@click.command("changelog")
+@commit_options
+@click.option("--from", "since", default="", metavar="REV", help="After this; the last version.")
+@click.option("--to", "until", default="", metavar="REV", help="Up to this; by default HEAD.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write to a file instead.",
+)
+@click.option("--all", "everything", is_flag=True, help="Include changes that users do not notice.")
+@click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
+def changelog(
+    query: CommitQuery, since: str, until: str, output: Path | None, everything: bool, as_json: bool
+) -> None:
+    """Print what changed since the last version, as Markdown."""
+    release, url = read_release(
+        query.git, query.section, since=since, until=until, fetch=query.fetch
+    )
+    url = query.event.url or url
+    if as_json:
+        text = json.dumps(release.to_json(), indent=2) + "\n"
+    else:
+        text = markdown(release, url=url, everything=everything)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(output, text)

@@ -10,7 +10,7 @@ from shipline.gates.context import (
 )
 from shipline.gates.hooks import HOOKS, Hook, hook_states, install_hooks, uninstall_hooks
 from shipline.gates.judging import judge
-from shipline.gates.rendering import FORMATS, render
+from shipline.gates.rendering import OUTPUT_FORMATS, render
 from shipline.gates.report_files import ReportFile, read_reports
 from shipline.gates.reports import ReportError, Severity, parse_report
 from shipline.gates.run import GateEnvironment, merge_verdict, run_gates
@@ -31,8 +31,8 @@ from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.gates.waivers import Waiver, Waivers
 
 __all__ = [
-    "FORMATS",
     "HOOKS",
+    "OUTPUT_FORMATS",
     "REPORT_GATES",
     "SUMMARY_TYPE",
     "Baseline",

@@ -1,18 +1,20 @@
-"""From report files to the verdict of a gate, which checks first that the reports can be used."""
+"""Verdicts on reports: whether a report can be used, and the gates of tests and of findings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shipline.gates.context import GateContext, ImageFacts, ImageSubject
+from shipline.gates.context import GateContext, ImageFacts, ImageSubject, RepositoryPaths
 from shipline.gates.coverage import judge_coverage
-from shipline.gates.findings import judge_findings
 from shipline.gates.report_files import ReportFile
 from shipline.gates.reports import (
     Content,
     Coverage,
+    Finding,
     Findings,
+    Level,
     Report,
     Sbom,
     TestResults,
@@ -31,12 +33,137 @@ from shipline.gates.section import (
     TestsGate,
     VulnerabilitiesGate,
 )
-from shipline.gates.tests import judge_tests
-from shipline.gates.thresholds import shown_age, skipped, undecided
+from shipline.gates.thresholds import at_most, bound, shown_age, skipped, undecided
 from shipline.gates.verdict import Check, Measurements, Outcome, Verdict
 from shipline.gates.vulnerabilities import judge_vulnerabilities
-from shipline.gates.waivers import Waivers
-from shipline.units import Duration
+from shipline.gates.waivers import Waivers, expired_checks
+from shipline.units import Duration, counted
+
+_HINT = "fix them, or write a waiver with an owner, a reason and an end date"
+
+
+def judge_findings(
+    rules: FindingsGate, reports: list[Findings], waivers: Waivers, gate: str
+) -> tuple[list[Check], Measurements]:
+    """Checks on all reports together."""
+    findings = [
+        finding for report in reports for finding in report.findings if finding.state != "absent"
+    ]
+    keys = frozenset(finding.key for finding in findings)
+    return [*_finding_checks(rules, findings, waivers, gate)], Measurements(
+        {"findings": len(findings)}, keys
+    )
+
+
+def _finding_checks(
+    rules: FindingsGate, findings: list[Finding], waivers: Waivers, gate: str
+) -> Iterator[Check]:
+    context = waivers.context
+    counting = [finding for finding in findings if _counts(rules, finding)]
+    new = on = ""
+    if rules.new_only:
+        counting, new = [finding for finding in counting if _new(finding, context, gate)], "new "
+    if rules.changed_lines_only:
+        if context.changes is None:
+            yield undecided("findings", "there is no base to compare with", "name one: --base main")
+            return
+        counting, on = _on_changed_lines(counting, context), " on changed lines"
+    split = waivers.split(gate, counting)
+    noun = (f"{new}finding{on}", f"{new}findings{on}")
+    yield at_most("findings", split, rules.max, noun=noun, hint=_HINT)
+    yield from expired_checks(split.expired)
+
+
+def _counts(rules: FindingsGate, finding: Finding) -> bool:
+    if finding.suppressed and rules.suppressed == "ignore":
+        return False
+    if finding.level >= Level[rules.level.upper()]:
+        return True
+    return rules.severity is not None and finding.severity >= rules.severity
+
+
+def _new(finding: Finding, context: GateContext, gate: str) -> bool:
+    """Compared with the baseline, else by the tool itself (SARIF baselineState), else new."""
+    before = context.before(gate)
+    if before is not None:
+        return finding.key not in before.keys
+    return finding.state not in ("unchanged", "updated")
+
+
+def _on_changed_lines(findings: list[Finding], context: GateContext) -> list[Finding]:
+    """Findings without a location, or with an ambiguous one, are kept."""
+    assert context.changes is not None
+    changes, paths = context.changes, RepositoryPaths(context.changes)
+    kept = []
+    for finding in findings:
+        files = paths.find(finding.path) if finding.path else ()
+        if len(files) != 1 or changes.touches(files[0], finding.line):
+            kept.append(finding)
+    return kept
+
+
+def judge_tests(
+    rules: TestsGate, reports: list[TestResults], context: GateContext, gate: str
+) -> tuple[list[Check], Measurements]:
+    """Checks on all reports together."""
+    results = sum(reports, TestResults())
+    numbers = {"tests": results.total, "skipped": results.skipped, "flaky": results.flaky}
+    return [*_test_checks(rules, results, context, gate)], Measurements(numbers)
+
+
+def _test_checks(
+    rules: TestsGate, results: TestResults, context: GateContext, gate: str
+) -> Iterator[Check]:
+    failed = results.failed + results.errors
+    ran = results.total - results.skipped
+    yield replace(
+        bound(
+            "failures",
+            failed,
+            rules.max_failed,
+            reason=f"{failed:,} of {counted(results.total, 'test')} failed",
+            hint="fix the tests, or the code under test",
+        ),
+        details=results.failed_names,
+    )
+    if not ran:
+        problem = "no test ran" if results.total else "no tests were collected"
+        yield undecided("tests", problem, "check that the test runner finds them")
+    elif ran < rules.min_tests:
+        verb = "is" if rules.min_tests == 1 else "are"
+        reason = f"{counted(ran, 'test')} ran; {rules.min_tests:,} {verb} required"
+        limit = f">= {rules.min_tests}"
+        yield Check("tests", Outcome.FAIL, reason, str(ran), limit, "run all tests")
+    else:
+        reason = f"{counted(ran, 'test')} ran"
+        yield Check("tests", Outcome.PASS, reason, str(ran), f">= {rules.min_tests}")
+    if rules.max_skipped is not None:
+        yield bound(
+            "skipped",
+            results.skipped,
+            rules.max_skipped,
+            reason=f"{counted(results.skipped, 'test was', 'tests were')} skipped",
+        )
+    if rules.max_flaky is not None:
+        problem = f"{counted(results.flaky, 'test')} passed only on retry"
+        yield replace(
+            bound("flaky", results.flaky, rules.max_flaky, reason=problem),
+            details=results.flaky_names,
+        )
+    if rules.max_duration is not None:
+        seconds, longest = round(results.duration_s, 1), rules.max_duration.seconds
+        yield bound("duration", seconds, longest, reason=f"the tests took {seconds} s")
+    if rules.max_lost is not None:
+        yield _lost(results, context, gate, rules.max_lost)
+
+
+def _lost(results: TestResults, context: GateContext, gate: str, limit: int) -> Check:
+    before = context.before(gate)
+    if before is None or "tests" not in before.numbers:
+        return skipped("lost", "no promoted image to compare with yet")
+    lost = max(0, int(before.numbers["tests"]) - results.total)
+    return bound("lost", lost, limit, reason=f"{counted(lost, 'test')} fewer than before")
+
 
 _CLOCK_SKEW = timedelta(minutes=5)  # between two machines
 _SHORTEST_COMMIT = 7  # hex digits of an abbreviated commit

@@ -10,7 +10,7 @@ from shipline.gates.statements import summary
 from shipline.gates.verdict import Check, Outcome, Verdict, Verdicts
 from shipline.observe import clean
 
-FORMATS = ("text", "json", "markdown", "sarif", "github")
+OUTPUT_FORMATS = ("text", "json", "markdown", "sarif", "github")
 _HEADINGS = ("GATE", "OUTCOME", "CHECK", "MEASURED", "LIMIT", "REASON")
 _DETAILS_SHOWN = 20  # details of a check in text
 _LEVELS = {Outcome.FAIL: "error", Outcome.ERROR: "error", Outcome.INCOMPLETE: "warning"}
@@ -18,7 +18,7 @@ _NOT_PASSED = (Outcome.FAIL, Outcome.ERROR, Outcome.INCOMPLETE)
 
 
 def render(verdicts: Verdicts, format: str) -> str:
-    """The verdicts in one of FORMATS, without a final newline. Raises KeyError for another one."""
+    """The verdicts in one of OUTPUT_FORMATS, without a final newline. KeyError for others."""
     renderers = {
         "text": as_text,
         "json": as_json,

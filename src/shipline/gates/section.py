@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shipline.errors import ConfigError
-from shipline.gates.reports import FORMATS, Severity
+from shipline.gates.reports import REPORT_FORMATS, Severity
 from shipline.gates.waivers import Waiver
 from shipline.globs import Glob
 from shipline.units import ByteSize, Duration
@@ -360,7 +360,7 @@ KINDS = (*REPORT_GATES, "image")
 def split_format(text: str) -> tuple[str, str]:
     """Format and path of `FORMAT:PATH`; the format is empty for a plain path."""
     head, colon, tail = text.partition(":")
-    return (head, tail) if colon and head in FORMATS else ("", text)
+    return (head, tail) if colon and head in REPORT_FORMATS else ("", text)
 
 
 def _require_not_negative(rules: Any, *keys: str) -> None:

@@ -1,6 +1,6 @@
 """The commit graph, refs and remotes of a repository, read through the git program."""
 
-from shipline.git.changes import ChangedLines, changed_lines
+from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
 from shipline.git.history import (
     Commit,
     abbreviate,
@@ -14,7 +14,9 @@ from shipline.git.history import (
 from shipline.git.repository import (
     CommitOrder,
     Repository,
+    Reserved,
     ShallowClone,
+    TagTaken,
     branches_containing,
     commit_order,
     complete_history,
@@ -22,14 +24,13 @@ from shipline.git.repository import (
     fetch_tags,
     read_repository,
     remote_tags,
+    reserve_tag,
     resolve,
     shallow_clone,
     tags,
     web_address,
 )
-from shipline.git.reserve import Reserved, TagTaken, reserve_tag
 from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
-from shipline.git.worktree import WorkTree, read_work_tree
 
 __all__ = [
     "ChangedLines",

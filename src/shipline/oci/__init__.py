@@ -1,8 +1,7 @@
 """The OCI specifications as immutable values, without I/O."""
 
 from shipline.oci import media
-from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor
-from shipline.oci.digest import Digest, Hasher, InvalidDigest
+from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, Hasher, InvalidDigest
 from shipline.oci.image import History, ImageConfig
 from shipline.oci.manifest import (
     MANIFEST_LIMIT,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from shipline.errors import ContentError
-from shipline.oci.digest import Digest
+from shipline.oci.descriptor import Digest
 from shipline.oci.manifest import from_bytes, to_bytes
 from shipline.oci.platform import Platform
 

@@ -12,8 +12,7 @@ from typing import Any, Self
 
 from shipline.errors import ContentError
 from shipline.oci import media
-from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, annotations_from, text_from
-from shipline.oci.digest import Digest
+from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, annotations_from, text_from
 from shipline.oci.platform import Platform, best_match
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from shipline.errors import UsageError
-from shipline.oci.digest import Digest
+from shipline.oci.descriptor import Digest
 
 DEFAULT_HOST = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

@@ -15,10 +15,9 @@ from urllib.parse import urlencode
 
 from shipline.errors import AuthError
 from shipline.registry.credentials import Credentials, Keychain
-from shipline.registry.error_response import HttpResponse, response_error
+from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
-from shipline.registry.origin import Url
-from shipline.registry.request import Request
+from shipline.registry.request import Request, Url
 from shipline.tasks import Limiter
 
 Scopes = tuple["Scope", ...]

@@ -12,10 +12,9 @@ from shipline.oci import Reference
 from shipline.registry.credentials import Keychain, NoKeychain
 from shipline.registry.hosts import HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
-from shipline.registry.origin import Url
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
-from shipline.registry.request import Request
+from shipline.registry.request import Request, Url
 
 if TYPE_CHECKING:
     from shipline.registry.transport import Response

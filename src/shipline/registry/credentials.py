@@ -1,11 +1,17 @@
-"""Credentials, whose secrets are kept out of repr, and keychains that supply them."""
+"""Credentials, keychains that supply them, and credential helpers (docker-credential-helpers)."""
 
 from __future__ import annotations
 
 import base64
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from shipline.errors import AuthError, ShiplineError
+from shipline.registry.errors import clean
+from shipline.tasks import on_cancel
 
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB = {"docker.io", "registry-1.docker.io", "index.docker.io"}
@@ -57,3 +63,102 @@ def normal_host(key: str) -> str:
     host = key.strip().lower().partition("://")[2] or key.strip().lower()
     host = host.partition("/")[0]
     return "docker.io" if host in _HUB else host
+
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
+_TIMEOUT_S = 60.0  # the user may have to unlock a keyring
+_LIMIT = 1 << 20  # bytes of output
+_NOT_FOUND = (
+    "credentials not found in native keychain",
+    "no credentials server URL",
+    "no credentials username",
+)
+_IDENTITY = "<token>"  # the username that marks the secret as an identity token
+
+
+def get_from_helper(
+    name: str, server: str, environment: Mapping[str, str] | None = None
+) -> Credentials | None:
+    """The credentials stored for `server`, None for none. Raises AuthError if the helper fails."""
+    status, text = _run(name, "get", server, server, environment)
+    if not status:
+        return _read(name, server, text)
+    if any(text.startswith(phrase) for phrase in _NOT_FOUND):
+        return None
+    raise _failed(name, server, clean(text) or "it failed without a message")
+
+
+def store_in_helper(
+    name: str,
+    server: str,
+    credentials: Credentials,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Store the credentials of `server`. Raises AuthError if the helper fails."""
+    identity = credentials.identity_token
+    entry = {
+        "ServerURL": server,
+        "Username": _IDENTITY if identity else credentials.username,
+        "Secret": identity or credentials.password,
+    }
+    status, text = _run(name, "store", server, json.dumps(entry), environment)
+    if status:
+        raise _failed(name, server, clean(text) or "it failed without a message")
+
+
+def erase_from_helper(name: str, server: str, environment: Mapping[str, str] | None = None) -> None:
+    """Erase the credentials of `server`, if any. Raises AuthError if the helper fails."""
+    status, text = _run(name, "erase", server, server, environment)
+    if status and not any(text.startswith(phrase) for phrase in _NOT_FOUND):
+        raise _failed(name, server, clean(text) or "it failed without a message")
+
+
+def _run(
+    name: str, verb: str, server: str, text: str, environment: Mapping[str, str] | None
+) -> tuple[int, str]:
+    """Exit status and output of the helper; secrets go to its standard input only."""
+    import subprocess
+
+    if not _NAME.match(name) or name.startswith((".", "-")):
+        raise _failed(name, server, "that is not a valid helper name")
+    program = f"docker-credential-{name}"
+    try:
+        process = subprocess.Popen(
+            [program, verb],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environment) if environment else None,
+        )
+    except OSError as error:
+        raise _failed(name, server, f"{program} cannot be run: {error.strerror}") from None
+    with process:
+        try:
+            with on_cancel(process.kill):
+                output, _ = process.communicate(text.encode(), timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise _failed(name, server, f"{program} timed out") from None
+        finally:
+            process.kill()
+    return process.returncode, output[:_LIMIT].decode("utf-8", "replace").strip()
+
+
+def _read(name: str, server: str, text: str) -> Credentials | None:
+    try:
+        response = json.loads(text)
+        user, secret = response["Username"], response["Secret"]
+    except (ValueError, LookupError, TypeError):
+        raise _failed(name, server, "its output is malformed") from None
+    if not isinstance(user, str) or not isinstance(secret, str) or not secret:
+        return None
+    if user == _IDENTITY:
+        return Credentials(user, identity_token=secret)
+    return Credentials(user, secret)
+
+
+def _failed(name: str, server: str, reason: str) -> ShiplineError:
+    return AuthError(
+        f"the credential helper {name!r} failed for {server}: {reason}",
+        host=server,
+        hint="install or repair it, or remove it from credsStore and credHelpers in config.json",
+    )

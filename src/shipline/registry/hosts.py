@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import socket
 import types
@@ -12,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-from shipline.errors import RegistryError, UsageError
-from shipline.net import is_loopback
-from shipline.registry.origin import Origin, Url
+from shipline.errors import AuthError, RegistryError, UsageError
+from shipline.net import is_link_local, is_loopback, is_public, read_address
+from shipline.registry.request import Origin, Url
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,3 +270,58 @@ def quirks_of(host: str) -> Quirks:
             return _BY_SUFFIX[host]
         host = host.partition(".")[2]
     return _NONE
+
+
+class AddressPolicy(enum.Enum):
+    """The addresses a request may connect to."""
+
+    ANYWHERE = enum.auto()
+    NOT_LINK_LOCAL = enum.auto()
+    PUBLIC = enum.auto()
+
+    def allows(self, address: str) -> bool:
+        if self is AddressPolicy.ANYWHERE:
+            return True
+        parsed = read_address(address)
+        if parsed is None:
+            return False
+        return is_public(parsed) if self is AddressPolicy.PUBLIC else not is_link_local(parsed)
+
+
+def policy_for_realm(
+    settings: HostSettings, endpoint: Endpoint, realm: Url, *, on_internet: bool
+) -> AddressPolicy:
+    """Where a token request may connect; `on_internet` tells whether the registry is public.
+
+    Raises AuthError if `realm` is not trusted at all.
+    """
+    registry, host = endpoint.origin, endpoint.host
+    if registry.scheme == "https" and realm.origin.scheme != "https":
+        raise _untrusted_realm(realm, host, "it is not https, and the registry is")
+    allowed_hosts = settings.token_hosts.get(host, ())
+    if realm.origin.host == registry.host or realm.origin.authority in allowed_hosts:
+        return AddressPolicy.ANYWHERE
+    if settings.strict:
+        raise _untrusted_realm(realm, host, "only the registry's own host and listed hosts are")
+    if registry.scheme == "http" and not is_loopback(registry.host):
+        raise _untrusted_realm(
+            realm, host, "it was announced over plain HTTP, where anyone can forge it"
+        )
+    return AddressPolicy.PUBLIC if on_internet else AddressPolicy.NOT_LINK_LOCAL
+
+
+def policy_for_link(
+    settings: HostSettings, url: Url, origin: Origin, *, on_internet: bool
+) -> AddressPolicy:
+    """Where a request may connect whose `url` came from the registry at `origin`."""
+    if url.origin.host == origin.host:
+        return AddressPolicy.ANYWHERE
+    return AddressPolicy.PUBLIC if settings.strict and on_internet else AddressPolicy.NOT_LINK_LOCAL
+
+
+def _untrusted_realm(realm: Url, host: str, reason: str) -> AuthError:
+    return AuthError(
+        f"{host} sends its clients to {realm.origin} for a token, which is not trusted: {reason}",
+        host=host,
+        hint="if that is correct, add the host to the registry's token hosts",
+    )

@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING
 
 from shipline import __version__
 from shipline.errors import RegistryError, ShiplineError
-from shipline.registry.address_policy import AddressPolicy, policy_for_link, policy_for_realm
 from shipline.registry.auth import EndpointAuth, Scopes, Token
 from shipline.registry.credentials import Keychain
-from shipline.registry.error_response import RETRIED, HttpResponse, RequestRefused, response_error
-from shipline.registry.hosts import Endpoint, HostSettings
-from shipline.registry.origin import Origin, Url
-from shipline.registry.request import Request
+from shipline.registry.errors import RETRIED, HttpResponse, RequestRefused, response_error
+from shipline.registry.hosts import (
+    AddressPolicy,
+    Endpoint,
+    HostSettings,
+    policy_for_link,
+    policy_for_realm,
+)
+from shipline.registry.request import Origin, Request, Url
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shipline.content import MemoryStore
 from shipline.errors import AuthError, Cancelled, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, Hasher
-from shipline.registry.error_response import response_error
+from shipline.registry.errors import response_error
 from shipline.registry.http import back_off
 from shipline.registry.repository_api import RepositoryApi
 from shipline.registry.upload import (

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import AuthError, ConfigError
-from shipline.registry.credential_helpers import get_from_helper
-from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
+from shipline.registry.credentials import HUB_KEY, Credentials, get_from_helper, normal_host
 
 STORE_FILE = "shipline-credentials.json"  # beside the config.json that refers to it
 _LIMIT = 4 << 20  # bytes of a configuration file

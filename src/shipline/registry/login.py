@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from shipline.errors import ConfigError, UsageError
-from shipline.registry.credential_helpers import erase_from_helper, store_in_helper
-from shipline.registry.credentials import HUB_KEY, Credentials, normal_host
+from shipline.registry.credentials import (
+    HUB_KEY,
+    Credentials,
+    erase_from_helper,
+    normal_host,
+    store_in_helper,
+)
 from shipline.registry.keychain import (
     STORE_FILE,
     STORE_HELPER,

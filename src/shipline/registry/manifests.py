@@ -21,8 +21,8 @@ from shipline.oci import (
     media,
     parse_manifest,
 )
-from shipline.registry.origin import Url
 from shipline.registry.repository_api import WRITE, RepositoryApi
+from shipline.registry.request import Url
 from shipline.tasks import sleep
 
 ACCEPT = ", ".join(

@@ -10,8 +10,7 @@ from shipline.oci import Digest
 from shipline.registry.auth import Scope
 from shipline.registry.hosts import Endpoint, Quirks, quirks_of
 from shipline.registry.http import Caller, HttpClient
-from shipline.registry.origin import Url
-from shipline.registry.request import Payload, Request
+from shipline.registry.request import Payload, Request, Url
 
 if TYPE_CHECKING:
     from shipline.registry.transport import RequestWriter, Response

@@ -14,9 +14,8 @@ from shipline.content import Advance, Fetcher
 from shipline.errors import AuthError, DigestMismatch, RegistryError
 from shipline.oci import Descriptor
 from shipline.registry.http import back_off
-from shipline.registry.origin import Url
 from shipline.registry.repository_api import WRITE, RepositoryApi
-from shipline.registry.request import BlobRange, Meter
+from shipline.registry.request import BlobRange, Meter, Url
 
 OCTET_STREAM = {"Content-Type": "application/octet-stream"}
 _SESSION_LOST = frozenset({404, 416})  # the session is gone, or at another offset

@@ -1,22 +1,163 @@
-"""Start-up and shutdown of a registry node."""
+"""A registry node: assembled from its section, started and shut down."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from shipline.errors import Cancelled
 from shipline.server.access import AccessControl, ProjectUsage, check_access, open_access_control
-from shipline.server.admission.rules import size_limit
+from shipline.server.admission.retention import retain_forever
+from shipline.server.admission.rules import AdmissionRules, size_limit
 from shipline.server.app import make_app
-from shipline.server.assembly import Assembly
+from shipline.server.events import NodeEvent
+from shipline.server.gc import GcReport, collect_forever
+from shipline.server.hooks import Webhooks, hook_routes
+from shipline.server.jobs import Job, collection, job_routes, retention
+from shipline.server.logs import log_request
+from shipline.server.manifests import Manifests
+from shipline.server.metrics import Metrics, Readings
+from shipline.server.node import Node, publish
+from shipline.server.routes.operations import Health, health_routes
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
 from shipline.server.uploads import Uploads
 from shipline.tasks import TaskGroup, sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The node, and the parts with background threads."""
+
+    node: Node
+    health: Health
+    hooks: Webhooks
+    jobs: tuple[Job, ...]
+    section: RegistrySection
+
+    @classmethod
+    def of(
+        cls,
+        storage: Storage,
+        uploads: Uploads,
+        access_control: AccessControl,
+        section: RegistrySection,
+        environ: Mapping[str, str],
+        base: Path,
+    ) -> Self:
+        """Raises ConfigError for a missing secret or key; paths of keys are relative to `base`."""
+        health = Health(storage, section.limits.disk_floor.bytes)
+        metrics = Metrics(lambda: uploads.in_flight)
+        on_attempt = partial(_count_delivery, metrics)
+        hooks = Webhooks(storage.records, section.webhooks, environ=environ, on_attempt=on_attempt)
+        _add_gauges(metrics, storage, health, hooks)
+        access_control.account_listeners.append(partial(_count_login, metrics))
+        manifests = Manifests(storage)
+        admission = AdmissionRules(
+            section.policy, storage, manifests, metrics, base, access_control.projects
+        )
+        listeners = (admission, *access_control.listeners, hooks)
+        on_report = partial(_count_collection, metrics)
+        notify = partial(publish, listeners)
+        gc = collection(storage, section.collection, on_report, notify)
+        retain = retention(storage, manifests, section.policy, admission, notify)
+        node = Node.over(
+            storage,
+            uploads=uploads,
+            manifests=manifests,
+            metrics=metrics,
+            authenticator=access_control.authenticator,
+            admission=admission,
+            routes=(
+                *health_routes(health),
+                *hook_routes(hooks),
+                *job_routes("/api/gc", gc, "dry_run", "untagged", "grace"),
+                *job_routes("/api/retention", retain, "dry_run"),
+                *access_control.routes,
+            ),
+            listeners=listeners,
+            observers=(log_request,) if section.log.requests else (),
+            pulls_in_loop=_pulls_in_loop(section),
+        )
+        return cls(node, health, hooks, (gc, retain), section)
+
+    def start(self, group: TaskGroup) -> None:
+        """Start the background work; it ends when the scope of `group` does."""
+        storage, section, node = self.node.storage, self.section, self.node
+        self.hooks.start(group)
+        on_report = partial(_count_collection, node.metrics)
+        notify = partial(publish, node.listeners)
+        group.start(
+            collect_forever, storage, section.collection, on_report=on_report, publish=notify
+        )
+        for job in self.jobs:
+            job.start(group)
+        if section.policy.retention:
+            policy, admission = section.policy, node.admission
+            group.start(
+                retain_forever,
+                storage,
+                node.manifests,
+                policy,
+                admission=admission,
+                publish=notify,
+            )
+
+
+def _pulls_in_loop(section: RegistrySection) -> bool:
+    policy = section.policy
+    listens = any("pull" in webhook.events for webhook in section.webhooks)
+    return not (
+        policy.signatures or policy.vulnerabilities or section.access.audit_pulls or listens
+    )
+
+
+def _count_collection(metrics: Metrics, report: GcReport | None) -> None:
+    metrics.gc_runs.labels("failed" if report is None else "ok").inc()
+    if report is not None:
+        metrics.gc_freed.inc(report.bytes)
+
+
+def _count_delivery(metrics: Metrics, target: str, result: str) -> None:
+    metrics.deliveries.labels(target, result).inc()
+
+
+def _count_login(metrics: Metrics, event: NodeEvent) -> None:
+    if event.kind == "login":
+        metrics.logins.labels(event.message.partition(":")[0]).inc()
+
+
+def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webhooks) -> None:
+    """A blob counts once per repository that has it."""
+
+    def stored() -> Readings:
+        found: dict[tuple[str, ...], float] = {
+            ("repositories",): 0.0,
+            ("blobs",): 0.0,
+            ("manifests",): 0.0,
+        }
+        for _, usage in storage.usages():
+            found["repositories",] += 1
+            found["blobs",] += usage.blobs
+            found["manifests",] += usage.manifests
+        return found
+
+    def stored_bytes() -> float:
+        return float(sum(usage.bytes for _, usage in storage.usages()))
+
+    metrics.gauge("stored", "Repositories, and their blobs and manifests.", stored, "kind")
+    metrics.gauge("stored_bytes", "Bytes of all repositories.", stored_bytes)
+    metrics.gauge("disk_free_bytes", "Free disk space.", lambda: float(health.free_bytes()))
+    metrics.gauge(
+        "ready", "Whether the node is ready for requests.", lambda: float(not health.problems())
+    )
+    metrics.gauge("webhook_queue_events", "Events waiting for delivery.", hooks.depths, "target")
+
 
 _EXPIRE_EVERY_S = 600.0
 

@@ -1,6 +1,6 @@
 """Statements about images: signatures and attestations, made and verified."""
 
-from shipline.supply.attach import FORMS
+from shipline.supply.attachments import FORMS, copy_with_evidence
 from shipline.supply.claims import (
     COSIGN_ARTIFACT,
     DEFAULT_LIMITS,
@@ -14,7 +14,6 @@ from shipline.supply.claims import (
     RejectReason,
     attachment_tag,
 )
-from shipline.supply.copying import copy_with_evidence
 from shipline.supply.envelopes import (
     BUNDLE,
     ENVELOPE,

@@ -16,7 +16,7 @@ from shipline import __version__
 from shipline.content import successors
 from shipline.errors import NotFound, RegistryError, UsageError
 from shipline.oci import NO_ANNOTATIONS, Descriptor, Reference, media
-from shipline.supply.attach import (
+from shipline.supply.attachments import (
     FORMS,
     AttachmentLayer,
     attach_bundle,

@@ -2,6 +2,8 @@
 
 from shipline.tags.changelog import Release, markdown, read_release
 from shipline.tags.decision import (
+    PULL_MERGE,
+    REVISION,
     Decision,
     GitTag,
     NoRuleMatches,
@@ -11,9 +13,7 @@ from shipline.tags.decision import (
     decide,
 )
 from shipline.tags.entry import TagEntry
-from shipline.tags.event import Event, event_from, ref_of
-from shipline.tags.facts import RepositoryClone, last_version, survey
-from shipline.tags.labels import PULL_MERGE, REVISION
+from shipline.tags.event import CommitHistory, Event, Situation, event_from, ref_of
 from shipline.tags.proposal import Proposal, propose
 from shipline.tags.published import (
     PublishedImage,
@@ -25,9 +25,14 @@ from shipline.tags.published import (
     revision,
     snapshot,
 )
-from shipline.tags.reserving import expected_decision, reserve
+from shipline.tags.repository import (
+    RepositoryClone,
+    expected_decision,
+    last_version,
+    reserve,
+    survey,
+)
 from shipline.tags.section import Flavor, RuleEvents, TagRule, TagsSection
-from shipline.tags.situation import CommitHistory, Situation
 
 __all__ = [
     "PULL_MERGE",

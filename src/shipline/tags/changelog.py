@@ -9,13 +9,12 @@ from typing import Any
 
 from shipline import git as repositories
 from shipline.git import Commit, Git, GitError
-from shipline.tags.commits import Change, read_changes
-from shipline.tags.event import Event
-from shipline.tags.facts import RepositoryClone, completed, last_version, survey
+from shipline.tags.event import Event, Situation
 from shipline.tags.proposal import propose, tag_of_commit
+from shipline.tags.repository import RepositoryClone, completed, last_version, survey
 from shipline.tags.section import TagsSection
-from shipline.tags.situation import Situation
 from shipline.tags.templates import render_date
+from shipline.tags.versions import Change, read_changes
 
 _GROUPS = {
     "feat": "Features",

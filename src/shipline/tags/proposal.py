@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shipline.tags.commits import Change, Levels, read_changes
+from shipline.tags.event import CommitHistory, Situation
 from shipline.tags.section import TagRule, TagsSection
-from shipline.tags.situation import CommitHistory, Situation
-from shipline.tags.versions import Bump, Version, version_of
+from shipline.tags.versions import Bump, Change, Levels, Version, read_changes, version_of
 
 _SHOWN = 12  # digits of a commit in a reason
 

@@ -10,8 +10,7 @@ from typing import Literal
 from shipline.content import Repository, fetch_all
 from shipline.errors import GateRefused, NotFound
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Manifest, parse_manifest
-from shipline.tags.decision import Decision, Tag
-from shipline.tags.labels import built_from
+from shipline.tags.decision import Decision, Tag, built_from
 
 Action = Literal["create", "reuse", "move", "keep", "conflict"]
 

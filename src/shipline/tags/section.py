@@ -11,9 +11,8 @@ from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import glob
-from shipline.tags.commits import Levels
 from shipline.tags.entry import TagEntry
-from shipline.tags.versions import Version
+from shipline.tags.versions import Levels, Version
 
 
 @dataclass(frozen=True, slots=True)

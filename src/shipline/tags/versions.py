@@ -1,12 +1,19 @@
-"""Semantic versions (semver.org 2.0.0), and how changes bump them."""
+"""Semantic versions (semver.org), and the bumps that conventional commits ask for.
+
+A squashed commit counts for each of the commits that its body lists, a commit and its revert count
+for nothing together.
+"""
 
 from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import total_ordering
 from typing import Self
+
+from shipline.git import Commit
 
 _NUMBER = r"0|[1-9]\d*"
 _WORD = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"
@@ -90,3 +97,106 @@ def version_of(name: str, prefix: str) -> Version | None:
         return Version.parse(name.removeprefix(prefix))
     except ValueError:
         return None
+
+
+_HEADER = re.compile(
+    r"(?P<type>[A-Za-z][\w-]*)(?:\((?P<scope>[^()\r\n]*)\))?(?P<breaking>!)?:[ \t]+(?P<text>\S.*)"
+)
+_BREAKING = re.compile(
+    r"^BREAKING[ -]CHANGE(?::[ \t]+|[ \t]+#)"
+    r"(?P<text>\S[^\r\n]*(?:\r?\n(?!\s*$|[\w-]+(?:: | #))[^\r\n]+)*)",  # to the next footer
+    re.MULTILINE,
+)
+
+
+_ITEM = re.compile(r"^[*-][ \t]+(?P<line>\S.*?)[ \t\r]*$", re.MULTILINE)
+_LISTING = re.compile(r"\s*[*-][ \t]+\S")  # as GitHub and GitLab begin the body of a squash
+_LOGGED = re.compile(r"^ {4}(?P<line>\S.*?)[ \t\r]*$", re.MULTILINE)
+_SQUASHED = "Squashed commit of the following:"  # as git merge --squash has it, with a log
+_REVERT = re.compile(r"Revert \"(?P<text>.+)\"(?: \(#\d+\))?")
+_REVERTED = re.compile(r"^This reverts commit ([0-9a-f]{7,64})\b", re.MULTILINE)
+_PULL = re.compile(r" \((?:#|!)\d+\)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit says of itself. `type` is lower case, empty where the message has none.
+
+    `breaking` is the note on what breaks, the description itself where `!` is all that is said.
+    `line` is where it says so: the subject, or a line of the body.
+    """
+
+    commit: Commit
+    type: str
+    scope: str
+    description: str
+    breaking: str = ""
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Which types of change ask for a minor, and which for a patch release."""
+
+    minor: Collection[str] = ("feat",)
+    patch: Collection[str] = ("fix", "perf", "revert")
+
+    def of(self, change: Change) -> Bump:
+        if change.breaking:
+            return Bump.MAJOR
+        if change.type in self.minor:
+            return Bump.MINOR
+        return Bump.PATCH if change.type in self.patch else Bump.NONE
+
+
+def read_changes(commits: Sequence[Commit]) -> list[Change]:
+    """All changes of the commits, in their order (newest first), without those taken back."""
+    return [change for commit in standing(commits) for change in _changes(commit)]
+
+
+def standing(commits: Sequence[Commit]) -> list[Commit]:
+    """The commits, newest first, without reverts of others among them, and without the latter."""
+    known, gone = {commit.sha for commit in commits}, set[str]()
+    for commit in commits:
+        if commit.sha in gone or "This reverts commit" not in commit.message:
+            continue
+        reverted = [_whole(sha, known) for sha in _REVERTED.findall(commit.message)]
+        if reverted and known.issuperset(reverted):
+            gone.update((commit.sha, *reverted))
+    return [commit for commit in commits if commit.sha not in gone]
+
+
+def _whole(sha: str, known: Collection[str]) -> str:
+    """The commit that an abbreviated SHA means; the text itself if there is none."""
+    matches = [sha] if sha in known else [commit for commit in known if commit.startswith(sha)]
+    return matches[0] if len(matches) == 1 else sha
+
+
+def read_change(commit: Commit) -> Change:
+    """The change that a commit message describes."""
+    body = commit.message.partition("\n")[2]
+    note = _BREAKING.search(body) if "BREAKING" in body else None
+    return _change(commit, commit.subject, " ".join(note["text"].split()) if note else "")
+
+
+def _changes(commit: Commit) -> tuple[Change, ...]:
+    """The change of the commit, and those of the commits that were squashed into it."""
+    change, body = read_change(commit), commit.message.partition("\n")[2]
+    logged = _SQUASHED in commit.message
+    if len(commit.parents) > 1 or not (logged or _LISTING.match(body)):
+        return (change,)
+    lines = dict.fromkeys(match["line"] for match in (_LOGGED if logged else _ITEM).finditer(body))
+    title = _PULL.sub("", change.line)
+    listed = (_change(commit, line) for line in lines if _PULL.sub("", line) != title)
+    return (change, *(change for change in listed if change.type))
+
+
+def _change(commit: Commit, line: str, breaking: str = "") -> Change:
+    header = _HEADER.fullmatch(line)
+    if header:
+        breaking = breaking or (header["text"] if header["breaking"] else "")
+        scope, text = (header["scope"] or "").strip(), header["text"].strip()
+        return Change(commit, header["type"].lower(), scope, text, breaking, line)
+    if taken_back := _REVERT.fullmatch(line):
+        return Change(commit, "revert", "", taken_back["text"], breaking, line)
+    return Change(commit, "", "", line, breaking, line)

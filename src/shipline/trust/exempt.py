@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from shipline.content import Fetcher, Reader, fetch_all
 from shipline.errors import ContentError
-from shipline.gates.reports.json_stream import JsonReader
+from shipline.gates.reports.streams import JsonReader
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 
 from served import served
-from shipline.cli.registry_serve import serve
+from shipline.cli.registry import serve
 from shipline.config import loads
 from shipline.errors import UsageError
 from shipline.server import Storage

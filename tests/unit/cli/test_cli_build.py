@@ -11,8 +11,8 @@ import pytest
 
 from shipline.build import BuildRequest, Output, RunOptions, Secret
 from shipline.cli.build import command, request_of
+from shipline.cli.build_options import plain_switches
 from shipline.cli.environment import implied_build_args
-from shipline.cli.switches import plain_switches
 from shipline.errors import ConfigError, UsageError
 from shipline.oci import Platform, Reference
 

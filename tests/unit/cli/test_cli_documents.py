@@ -15,8 +15,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from shipline import api
+from shipline.cli.build_options import SwitchCommand, plain_switches
 from shipline.cli.program import program
-from shipline.cli.switches import SwitchCommand, plain_switches
 from shipline.config import Config, loads
 from shipline.deliver.ci import INPUTS
 

@@ -12,7 +12,7 @@ import pytest
 
 from shipline import __version__
 from shipline.cli import main
-from shipline.cli.plugin import cancel_with_docker, own_arguments
+from shipline.cli.entry import cancel_with_docker, own_arguments
 
 PLUGIN = "/home/me/.docker/cli-plugins/docker-shipline"
 BUILDX = "/usr/libexec/docker/cli-plugins/docker-buildx"

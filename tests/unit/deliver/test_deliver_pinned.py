@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shipline.deliver.ci import Pins, Workflow, buildx_workflow, github_workflow, gitlab_pipeline
-from shipline.deliver.init import initial_dockerfile
 from shipline.deliver.project import detect_project
+from shipline.deliver.scaffold import initial_dockerfile
 from workflows import ALL
 
 ROOT = Path(__file__).parents[3]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shipline.config import loads
-from shipline.deliver.init import initial_config, initial_dockerfile, initial_dockerignore
 from shipline.deliver.project import Language, detect_project, guess_image
+from shipline.deliver.scaffold import initial_config, initial_dockerfile, initial_dockerignore
 from shipline.dockerfile import parse_dockerfile
 
 

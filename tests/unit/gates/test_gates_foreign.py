@@ -14,14 +14,14 @@ from judging import NOW, verdict_of
 from shipline.gates import Outcome, ReportFile, VulnerabilitiesGate
 from shipline.gates.report_files import read_report
 from shipline.gates.reports import (
-    FORMATS,
+    REPORT_FORMATS,
     ReportError,
     Severity,
     Vulnerabilities,
     parse_report,
 )
 
-READERS = ("", *FORMATS)
+READERS = ("", *REPORT_FORMATS)
 
 
 def refusal(document: Any, format: str = "") -> ReportError:
@@ -30,8 +30,8 @@ def refusal(document: Any, format: str = "") -> ReportError:
     return caught.value
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("reader", FORMATS)
+@pytest.mark.parametrize("name", REPORT_FORMATS)
+@pytest.mark.parametrize("reader", REPORT_FORMATS)
 def test_a_report_is_read_by_the_reader_of_its_format_alone(name: str, reader: str) -> None:
     if name == reader:
         assert parse_report(BytesIO(ALL[name]), reader).content == parsed(ALL[name]).content
@@ -69,7 +69,7 @@ def test_an_empty_list_names_the_tools_that_write_it() -> None:
 
 def test_no_known_tool_gets_the_list_of_formats() -> None:
     hint = refusal({"x": 1}).hint
-    assert all(name in hint for name in FORMATS)
+    assert all(name in hint for name in REPORT_FORMATS)
 
 
 def test_a_leak_report_is_no_proof_of_no_vulnerabilities(tmp_path: Any) -> None:

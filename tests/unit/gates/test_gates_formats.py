@@ -35,7 +35,7 @@ from gate_samples import (
 )
 
 from shipline.gates.reports import (
-    FORMATS,
+    REPORT_FORMATS,
     Component,
     Coverage,
     FileCoverage,
@@ -60,7 +60,7 @@ def coverage(report: Report) -> Coverage:
     return report.content
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", REPORT_FORMATS)
 def test_every_format_is_told_by_its_content(format: str) -> None:
     assert parsed(ALL[format]).format == ("spdx" if format == "spdx3" else format)
     assert parsed(ALL[format], format) == parsed(ALL[format])

@@ -12,8 +12,8 @@ from gate_samples import ALL, COVERAGE_PY, TRIVY, parsed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipline.gates.reports import FORMATS, ReportError, parse_report
-from shipline.gates.reports.json_stream import JsonReader
+from shipline.gates.reports import REPORT_FORMATS, ReportError, parse_report
+from shipline.gates.reports.streams import JsonReader
 
 LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE testsuite [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">
 <!ENTITY c "&b;&b;&b;&b;">]><testsuite><testcase name="&c;"/></testsuite>"""
@@ -39,14 +39,14 @@ def test_an_undeclared_external_entity_is_never_read() -> None:
     assert parsed(head + b'<testsuite><testcase name="a"/></testsuite>').format == "junit"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", REPORT_FORMATS)
 def test_empty_is_an_error(format: str) -> None:
     for content in (b"", b"  \n", b"\xef\xbb\xbf"):
         refused(content)
         refused(content, format)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", REPORT_FORMATS)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_report_that_is_cut_off_is_an_error(format: str, part: float) -> None:
     content = ALL[format]
@@ -57,7 +57,7 @@ def test_a_report_that_is_cut_off_is_an_error(format: str, part: float) -> None:
     refused(content, format)
 
 
-@pytest.mark.parametrize("format", sorted({*FORMATS} - {"lcov", "go"}))
+@pytest.mark.parametrize("format", sorted({*REPORT_FORMATS} - {"lcov", "go"}))
 def test_no_beginning_of_a_report_says_anything_else(format: str) -> None:
     """Text formats have no end mark: only a record in pieces tells that it is cut off."""
     content = ALL[format]
@@ -118,7 +118,7 @@ def test_wrong_bytes_are_an_error(format: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=300), st.sampled_from(("", *FORMATS)))
+@given(st.binary(max_size=300), st.sampled_from(("", *REPORT_FORMATS)))
 @example(b"{", "")
 @example(b'{"a":{', "")
 @example(b"[", "")
@@ -128,7 +128,7 @@ def test_arbitrary_bytes_give_a_report_or_a_report_error(content: bytes, format:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(FORMATS), st.data())
+@given(st.sampled_from(REPORT_FORMATS), st.data())
 def test_damaged_reports_give_a_report_or_a_report_error(format: str, data: st.DataObject) -> None:
     content = bytearray(ALL[format])
     for _ in range(data.draw(st.integers(1, 4))):

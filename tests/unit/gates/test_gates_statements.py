@@ -11,7 +11,7 @@ from judging import CONTEXT, NOW, cobertura, verdict_of, waiver
 
 from shipline.errors import ConfigError
 from shipline.gates import (
-    FORMATS,
+    OUTPUT_FORMATS,
     SUMMARY_TYPE,
     Baseline,
     Check,
@@ -25,8 +25,8 @@ from shipline.gates import (
     summary,
 )
 from shipline.gates.reports import Severity
-from shipline.gates.scans import read_scan
 from shipline.gates.statements import TEST_RESULT, VULNERABILITIES
+from shipline.server.admission.vulnerabilities import read_scan
 
 GOOD = verdict_of(CoverageGate(), cobertura(a=[1]), gate="coverage")
 BAD = verdict_of(VulnerabilitiesGate(), TRIVY, gate="vulnerabilities")
@@ -86,7 +86,7 @@ def test_what_is_no_baseline_is_refused(raw: bytes) -> None:
 HOSTILE = "x\n::set-output name=a::b\r\n| <script> `rm` ](http://x) \x1b[31m"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", OUTPUT_FORMATS)
 def test_text_of_a_report_cannot_become_a_command_or_markup(format: str) -> None:
     check = Check("c", Outcome.FAIL, HOSTILE, hint=HOSTILE, details=(HOSTILE,))
     verdicts = Verdicts((Verdict(HOSTILE, "kind", (check,), warnings=(HOSTILE,)),), NOW)

@@ -23,10 +23,9 @@ from shipline.registry.auth import (
     union,
 )
 from shipline.registry.credentials import Credentials, StaticKeychain
-from shipline.registry.error_response import HttpResponse
+from shipline.registry.errors import HttpResponse
 from shipline.registry.hosts import HostSettings
-from shipline.registry.origin import Url
-from shipline.registry.request import Request
+from shipline.registry.request import Request, Url
 
 REALM = Url.parse("https://auth.example.com/token?x=1")
 PULL = (Scope.repository("a/b", "pull"),)

@@ -12,7 +12,7 @@ import pytest
 
 from shipline.errors import AuthError, ConfigError, ShiplineError
 from shipline.registry import Credentials, keychain_from
-from shipline.registry.credential_helpers import get_from_helper
+from shipline.registry.credentials import get_from_helper
 
 HUB = "https://index.docker.io/v1/"
 
@@ -188,7 +188,7 @@ def test_a_helper_is_asked_once(tmp_path: Path) -> None:
 
 
 def test_a_helper_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shipline.registry.credential_helpers._TIMEOUT_S", 0.3)
+    monkeypatch.setattr("shipline.registry.credentials._TIMEOUT_S", 0.3)
     helper(tmp_path, "slow", "exec sleep 30")
     begin = time.monotonic()
     with pytest.raises(AuthError, match="timed out"):

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from shipline.errors import RegistryError, UsageError
 from shipline.registry import HostSettings, Proxies, parse_mirrors, settings_from
-from shipline.registry.error_response import retry_after
+from shipline.registry.errors import retry_after
 from shipline.registry.hosts import Endpoint, quirks_of
 from shipline.registry.manifests import next_link
-from shipline.registry.origin import Origin, Url
-from shipline.registry.request import Request
+from shipline.registry.request import Origin, Request, Url
 
 
 @pytest.mark.parametrize(

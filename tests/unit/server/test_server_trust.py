@@ -12,7 +12,6 @@ import pytest
 from attached import Repository, add_image, add_index
 from node_app import NodeApp, NodeRepository
 from shipline.content import copy_graph
-from shipline.gates.scans import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.globs import Glob
 from shipline.oci import Descriptor, Index, Reference
 from shipline.server.admission.section import (
@@ -20,6 +19,7 @@ from shipline.server.admission.section import (
     AdmissionSection,
     VulnerabilityRule,
 )
+from shipline.server.admission.vulnerabilities import COSIGN_VULN, IN_TOTO_VULNS
 from shipline.supply import Form, ImagePattern, PrivateKey, Statement, attest, generate_key, sign
 from shipline.trust import TrustRule, TrustSection
 from shipline.units import Day, Duration

@@ -22,7 +22,7 @@ from shipline.ship.section import Build, Pipeline, Step
 from shipline.ship.steps.build import PushedImage, image_labels, read_built
 from shipline.ship.steps.sign import provenance
 from shipline.tags import Event, Situation, TagsSection, decide
-from shipline.tags.labels import built_from
+from shipline.tags.decision import built_from
 
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from shipline.git import Commit
 from shipline.tags.changelog import Release, markdown
-from shipline.tags.commits import Levels, read_changes, standing
 from shipline.tags.proposal import highest
-from shipline.tags.versions import Bump
+from shipline.tags.versions import Bump, Levels, read_changes, standing
 
 
 def commit(number: int, message: str, *, parents: int = 1) -> Commit:

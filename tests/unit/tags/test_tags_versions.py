@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.git import Commit
-from shipline.tags.commits import Levels, read_change
-from shipline.tags.versions import Bump, Version, version_of
+from shipline.tags.versions import Bump, Levels, Version, read_change, version_of
 
 words = st.one_of(
     st.integers(0, 10**9).map(str),

@@ -1,13 +1,16 @@
 """Generated CI: workflow files that call shipline, and the action that this repository is."""
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
-from shipline.deliver.ci.buildx import UNSUPPORTED_OPTIONS, buildx_workflow, unsupported_options
 from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of
-from shipline.deliver.ci.github import github_workflow
+from shipline.deliver.ci.github import (
+    UNSUPPORTED_OPTIONS,
+    buildx_workflow,
+    github_workflow,
+    unsupported_options,
+)
 from shipline.deliver.ci.gitlab import gitlab_pipeline
-from shipline.deliver.ci.section import CiSection
 from shipline.deliver.ci.steps import Pin, Pins
-from shipline.deliver.ci.workflow import Login, Signing, Unread, Workflow, with_variables
+from shipline.deliver.ci.workflow import CiSection, Login, Signing, Unread, Workflow, with_variables
 
 __all__ = [
     "INPUTS",

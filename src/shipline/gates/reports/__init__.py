@@ -1,7 +1,7 @@
 """Parsers for reports of other tools."""
 
 from shipline.gates.reports.coverage import Coverage, FileCoverage, LineSet, Ratio
-from shipline.gates.reports.parse import FORMATS, formats_of, parse_report
+from shipline.gates.reports.parse import REPORT_FORMATS, formats_of, parse_report
 from shipline.gates.reports.report import (
     Component,
     Content,
@@ -22,7 +22,7 @@ from shipline.gates.reports.report import (
 )
 
 __all__ = [
-    "FORMATS",
+    "REPORT_FORMATS",
     "Component",
     "Content",
     "Coverage",

@@ -16,9 +16,8 @@ from shipline.gates.reports.coverage import (
     contradictions,
 )
 from shipline.gates.reports.fields import Fields, line_number, parse_count, parse_number
-from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import Report, ReportError, Tool, parse_epoch, parse_local_time
-from shipline.gates.reports.streams import End, Start, read_lines, read_xml
+from shipline.gates.reports.streams import End, JsonReader, Start, read_lines, read_xml
 
 
 def parse_clover(source: BinaryIO) -> Report:

@@ -10,7 +10,6 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from shipline.gates.reports.fields import Fields
-from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import (
     Finding,
     Findings,
@@ -22,6 +21,7 @@ from shipline.gates.reports.report import (
     Tool,
     parse_time,
 )
+from shipline.gates.reports.streams import JsonReader
 
 _EXTERNAL = "results are in external files, which are not read (section 3.15.2)"
 _MESSAGE = 500  # characters kept

@@ -8,7 +8,6 @@ from typing import BinaryIO, NamedTuple
 
 from shipline.errors import UsageError
 from shipline.gates.reports.coverage import Coverage
-from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import (
     Content,
     Findings,
@@ -19,7 +18,7 @@ from shipline.gates.reports.report import (
     Vex,
     Vulnerabilities,
 )
-from shipline.gates.reports.streams import Start, read_xml
+from shipline.gates.reports.streams import JsonReader, Start, read_xml
 
 _HEAD = 4096  # bytes
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -227,7 +226,7 @@ _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
     Vex: {"openvex": "sbom_formats:parse_openvex"},
 }
 _PARSER_OF = {name: place for some in _PARSERS.values() for name, place in some.items()}
-FORMATS = tuple(_PARSER_OF)
+REPORT_FORMATS = tuple(_PARSER_OF)
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
 
 
@@ -239,12 +238,14 @@ def formats_of(content: type[Content]) -> tuple[str, ...]:
 def parse_report(source: BinaryIO, format: str = "") -> Report:
     """The report in `source`, a seekable file.
 
-    `format` is one of FORMATS, or empty to detect it. Raises ReportError for anything else than
-    a complete report of that format, with a hint if another tool is recognised; UsageError for an
-    unknown format.
+    `format` is one of REPORT_FORMATS, or empty to detect it. Raises ReportError for anything else
+    than a complete report of that format, with a hint if another tool is recognised; UsageError for
+    an unknown format.
     """
     if format and format not in _PARSER_OF:
-        raise UsageError(f"unknown report format: {format!r}", hint=f"one of {', '.join(FORMATS)}")
+        raise UsageError(
+            f"unknown report format: {format!r}", hint=f"one of {', '.join(REPORT_FORMATS)}"
+        )
     try:
         return _parsed(source, format)
     except ReportError as error:
@@ -252,7 +253,7 @@ def parse_report(source: BinaryIO, format: str = "") -> Report:
             raise
         tool = _unsupported_format(source)
         if tool is None:
-            hint = f"supported formats: {', '.join(FORMATS)}"
+            hint = f"supported formats: {', '.join(REPORT_FORMATS)}"
             raise ReportError(error.message, hint=hint) from None
         raise ReportError(f"this is {tool.description}: {error.message}", hint=tool.hint) from None
 

@@ -7,7 +7,6 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from shipline.gates.reports.fields import Fields
-from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import (
     Component,
     Report,
@@ -19,6 +18,7 @@ from shipline.gates.reports.report import (
     VexStatement,
     parse_time,
 )
+from shipline.gates.reports.streams import JsonReader
 
 _NOT_COUNTED = ("file", "operating-system")
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import BinaryIO, Literal
 
 from shipline.gates.reports.fields import Fields
-from shipline.gates.reports.json_stream import JsonReader
 from shipline.gates.reports.report import (
     Report,
     ReportError,
@@ -18,6 +17,7 @@ from shipline.gates.reports.report import (
     Vulnerability,
     parse_time,
 )
+from shipline.gates.reports.streams import JsonReader
 from shipline.units import counted
 
 

@@ -1,10 +1,26 @@
-"""XML and text read as streams, in bounded memory."""
+"""JSON, XML and lines read as streams, in bounded memory.
+
+reader = JsonReader(stream)
+for key in reader.members():
+if key == "results":
+for _ in reader.elements():
+use(reader.value())
+reader.finish()
+
+A member or element that the loop does not read is skipped: only its end is looked for. In what is
+read, NaN and infinite numbers, which RFC 8259 does not know, are errors.
+"""
 
 from __future__ import annotations
 
+import codecs
+import json
+import math
+import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
+from shipline.content import Reader
 from shipline.gates.reports.report import ReportError
 
 _CHUNK = 64 << 10  # bytes
@@ -112,3 +128,189 @@ def read_lines(source: BinaryIO) -> Iterator[str]:
             raise ReportError(f"a line of more than {_LINE_LIMIT >> 10} KiB")
         if line := data.decode("utf-8-sig").strip():
             yield line
+
+
+_JSON_CHUNK = 256 << 10  # bytes
+_VALUE_LIMIT = 8 << 20  # characters of one value that is taken whole
+_SPACE = re.compile(r"[ \t\n\r]*+")
+_STRUCTURE = re.compile(r'[\[\]{}"]')
+_STRING_REST = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_NEAR_THE_END = 16  # characters: an error here may only mean that the text goes on
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ReportError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ReportError(f"{text[:40]} is too large a number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+class JsonReader:
+    """A position in a JSON text. Raises ReportError, UnicodeDecodeError or RecursionError."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        first = source.read(_JSON_CHUNK)
+        encoding = next((name for bom, name in _ENCODINGS if first.startswith(bom)), "utf-8")
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._buffer = self._decoder.decode(first)
+        self._at = 0
+        self._dropped = 0
+        self._ended = not first
+
+    def kind(self) -> str:
+        """The first character of the next value."""
+        return self._peek()
+
+    def members(self) -> Iterator[str]:
+        """The keys of the object that comes next; its value is read between two of them."""
+        self._expect("{")
+        first = True
+        while self._peek() != "}":
+            if not first:
+                self._expect(",")
+            key = self.value()
+            if not isinstance(key, str):
+                self._fail("the key of an object is not text")
+            self._expect(":")
+            self._peek()
+            mark = self._place
+            yield key
+            if self._place == mark:
+                self.skip()
+            first = False
+        self._expect("}")
+
+    def elements(self) -> Iterator[int]:
+        """The places in the array that comes next; its element is read between two of them."""
+        self._expect("[")
+        count = 0
+        while self._peek() != "]":
+            if count:
+                self._expect(",")
+            self._peek()
+            mark = self._place
+            yield count
+            if self._place == mark:
+                self.skip()
+            count += 1
+        self._expect("]")
+
+    def value(self) -> object:
+        """The next value, whole."""
+        self._peek()
+        while True:
+            try:
+                found, end = _DECODER.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                if self._ended or self._final(error):
+                    self._fail(error.msg)
+            else:
+                if self._ended or not self._may_go_on(found, end):
+                    self._at = end
+                    return found
+            if len(self._buffer) - self._at > _VALUE_LIMIT:
+                self._fail(f"a value of more than {_VALUE_LIMIT >> 20} MiB")
+            self._fill(len(self._buffer) - self._at)
+
+    def skip(self) -> None:
+        """Pass over the next value without keeping it."""
+        start = self._peek()
+        if start in "{[":
+            self._skip_nested()
+        elif start == '"':
+            self._at += 1
+            self._skip_string()
+        else:
+            self.value()
+
+    def finish(self) -> None:
+        """Raises ReportError where something follows."""
+        if self._peek(required=False):
+            self._fail("something follows the end of the document")
+
+    @property
+    def _place(self) -> int:
+        return self._dropped + self._at
+
+    def _skip_nested(self) -> None:
+        depth = 0
+        while True:
+            mark = _STRUCTURE.search(self._buffer, self._at)
+            if mark is None:
+                self._at = len(self._buffer)
+                self._more()
+                continue
+            self._at = mark.end()
+            if mark[0] == '"':
+                self._skip_string()
+            else:
+                depth += 1 if mark[0] in "[{" else -1
+            if depth == 0:
+                return
+            if depth > _DEPTH_LIMIT:
+                self._fail(f"nested deeper than {_DEPTH_LIMIT} levels")
+
+    def _skip_string(self) -> None:
+        """From behind the opening quote to behind the closing one."""
+        while True:
+            rest = _STRING_REST.match(self._buffer, self._at)
+            self._at = rest.end() if rest else self._at
+            if self._buffer[self._at : self._at + 1] == '"':
+                self._at += 1
+                return
+            self._more()
+
+    def _peek(self, *, required: bool = True) -> str:
+        while True:
+            space = _SPACE.match(self._buffer, self._at)
+            self._at = space.end() if space else self._at
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if self._ended:
+                return self._fail("the document ends too early") if required else ""
+            self._fill()
+
+    def _expect(self, character: str) -> None:
+        if self._peek() != character:
+            self._fail(f"expected {character!r}")
+        self._at += 1
+
+    def _more(self) -> None:
+        if self._ended:
+            self._fail("the document ends too early")
+        self._fill()
+
+    def _fill(self, size: int = 0) -> None:
+        data = self._source.read(max(size, _JSON_CHUNK))
+        self._ended = not data
+        self._dropped += self._at
+        self._buffer = self._buffer[self._at :] + self._decoder.decode(data, final=self._ended)
+        self._at = 0
+
+    def _may_go_on(self, found: object, end: int) -> bool:
+        """Whether it is a number whose last digits, fraction or exponent are still to come."""
+        rest = self._buffer[end : end + _NEAR_THE_END]
+        return isinstance(found, int | float) and not rest.strip("0123456789.eE+-")
+
+    def _final(self, error: json.JSONDecodeError) -> bool:
+        """Whether more text would not mend it."""
+        unfinished = error.msg.startswith("Unterminated string")
+        return not unfinished and error.pos < len(self._buffer) - _NEAR_THE_END
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise ReportError(f"not valid JSON near character {self._place}: {reason}")

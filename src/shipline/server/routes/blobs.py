@@ -1,11 +1,15 @@
-"""Blobs: end-2 pull, end-10 delete."""
+"""Blobs and their uploads: end-2 to end-7, end-10, end-11."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from shipline.errors import UsageError
 from shipline.oci import Digest, check_repository
 from shipline.server.http import (
+    Coro,
     File,
     Headers,
     NotSatisfiable,
@@ -17,9 +21,10 @@ from shipline.server.http import (
     route,
 )
 from shipline.server.node import Node
-from shipline.server.problems import Problem, blob_unknown
+from shipline.server.problems import Problem, blob_unknown, digest_invalid, received
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
+from shipline.server.uploads import Check
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
@@ -94,3 +99,157 @@ def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
 
 def _file_response(status: int, headers: Headers, part: File) -> Response:
     return Response(status, [*headers, ("Content-Length", str(part.size))], part, part.size)
+
+
+_ALGORITHMS = ("sha256", "sha512")
+_BYTES = "application/octet-stream"
+_CHECK_EVERY = 64 << 20  # bytes of a body between two quota checks
+
+
+def upload_routes(node: Node) -> tuple[Route, ...]:
+    uploads = node.uploads
+
+    def start(request: Request, name: str) -> Coro[Response]:
+        check_repository(name)
+        actor = request.principal.actor
+        mount, digest = request.parameter("mount"), request.parameter("digest")
+        if mount and _mount(node, request, Digest.parse(mount), name):
+            node.publish(request, "mount", name, digest=mount)
+            return _created(name, Digest.parse(mount))
+        if digest:
+            target = Digest.parse(digest)
+            check = _quota_check(node, request, name)
+            length = request.content_length
+            yield from uploads.put(name, target, length, actor=actor, check=check)
+            node.publish(
+                request, "push", name, digest=digest, size=request.received, media_type=_BYTES
+            )
+            return _created(name, target)
+        node.admission.blob(request.principal, name, 1)
+        algorithm = request.parameter("digest-algorithm") or "sha256"
+        if algorithm not in _ALGORITHMS:
+            raise digest_invalid(f"unsupported digest algorithm {algorithm[:40]!r}")
+        return _session_response(202, name, uploads.start(name, algorithm, actor=actor), 0)
+
+    def append(request: Request, name: str, session: str) -> Coro[Response]:
+        with _with_location(name, session):
+            size = yield from uploads.append(
+                name,
+                session,
+                request.header("Content-Range"),
+                request.content_length,
+                actor=request.principal.actor,
+                check=_quota_check(node, request, name),
+            )
+        return _session_response(202, name, session, size)
+
+    def finish(request: Request, name: str, session: str) -> Coro[Response]:
+        digest = request.parameter("digest")
+        if digest is None:
+            raise digest_invalid("the digest parameter is missing")
+        target = Digest.parse(digest)
+        with _with_location(name, session):
+            yield from uploads.finish(
+                name,
+                session,
+                target,
+                request.header("Content-Range"),
+                request.content_length,
+                actor=request.principal.actor,
+                check=_quota_check(node, request, name),
+            )
+        size = node.storage.blob_size(name, target) or 0
+        node.publish(request, "push", name, digest=digest, size=size, media_type=_BYTES)
+        return _created(name, target)
+
+    def status(request: Request, name: str, session: str) -> Response:
+        size = uploads.size(check_repository(name), session, actor=request.principal.actor)
+        return _session_response(204, name, session, size)
+
+    def cancel(request: Request, name: str, session: str) -> Response:
+        uploads.cancel(check_repository(name), session, actor=request.principal.actor)
+        return Response(204)
+
+    return (
+        route("/v2/(?P<name>.+)/blobs/uploads/?", requires="upload", POST=start),
+        route(
+            "/v2/(?P<name>.+)/blobs/uploads/(?P<session>[A-Za-z0-9-]+)",
+            requires="upload",
+            PATCH=append,
+            PUT=finish,
+            GET=status,
+            DELETE=cancel,
+        ),
+    )
+
+
+def _quota_check(node: Node, request: Request, name: str) -> Check:
+    """Checks the quota at the start, periodically, and at the end: the length may be unknown, and
+    other uploads run concurrently.
+    """
+    checked_at = -_CHECK_EVERY
+
+    def check(received_bytes: int, whole: bool) -> None:
+        nonlocal checked_at
+        if whole or received_bytes - checked_at >= _CHECK_EVERY:
+            checked_at = received_bytes
+            node.admission.blob(request.principal, name, 0)
+
+    return check
+
+
+@contextmanager
+def _with_location(name: str, session: str) -> Iterator[None]:
+    """Adds the Location header to a 416 response."""
+    try:
+        yield
+    except Problem as problem:
+        if problem.status == 416:
+            problem.headers += (("Location", _location(name, session)),)
+        raise
+
+
+def _location(name: str, session: str) -> str:
+    return f"/v2/{name}/blobs/uploads/{session}"
+
+
+def _mount(node: Node, request: Request, digest: Digest, name: str) -> bool:
+    """Mount the blob if the client may pull its source; otherwise it uploads, and learns nothing
+    about the source. If only the token's scope lacks the source, the client is asked for it (401).
+    """
+    source = request.parameter("from")
+    try:
+        if source is not None:
+            check_repository(source)
+    except UsageError:
+        return False
+    principal = request.principal
+    if source and not principal.may("pull", source) and principal.account_may("pull", source):
+        raise node.authenticator.request_scope(request, source)
+    return node.storage.mount(
+        digest,
+        name,
+        source,
+        actor=principal.actor,
+        readable=partial(principal.may, "pull"),
+        check=partial(node.admission.blob, principal, name),
+    )
+
+
+def _created(name: str, digest: Digest) -> Response:
+    return Response.of(
+        201,
+        [
+            ("Location", f"/v2/{name}/blobs/{digest}"),
+            ("Docker-Content-Digest", str(digest)),
+        ],
+    )
+
+
+def _session_response(status: int, name: str, session: str, size: int) -> Response:
+    headers: Headers = [
+        ("Location", _location(name, session)),
+        ("Range", received(size)),
+        ("Docker-Upload-UUID", session),
+    ]
+    return Response(status, headers) if status == 204 else Response.of(status, headers)

@@ -11,8 +11,8 @@ from packaging.version import Version as PythonVersion
 from shipline.errors import ConfigError
 from shipline.tags import templates
 from shipline.tags.entry import TagEntry, regular_expression, search_pattern
+from shipline.tags.event import Situation
 from shipline.tags.section import TagRule, TagsSection
-from shipline.tags.situation import Situation
 from shipline.tags.templates import (
     Call,
     TemplatePiece,

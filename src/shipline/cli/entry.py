@@ -1,4 +1,5 @@
-"""shipline as a plugin of the docker command: `docker shipline build`, or in the place of buildx.
+"""The entry of the program, also as a plugin of docker. It answers `--version` before anything is
+loaded.
 
 docker runs `docker-NAME`, a link to shipline in `~/.docker/cli-plugins`, with its own options in
 front; `shipline buildx build` means the same as `docker buildx build`.
@@ -7,10 +8,10 @@ front; `shipline buildx build` means the same as `docker buildx build`.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-from collections.abc import Mapping, MutableMapping
-from pathlib import PurePath
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from shipline import __version__
 
 _SOCKET = "DOCKER_CLI_PLUGIN_SOCKET"
 _VARIABLES = {
@@ -42,7 +43,7 @@ def own_arguments(
     """`arguments` as shipline takes them: without docker's options, which go into `environ`, and
     without the name of the plugin, or `buildx`.
     """
-    name = PurePath(program).name
+    name = os.path.basename(program)
     called = name.removeprefix("docker-") if name.startswith("docker-") else ""
     if not called and arguments[:1] != ["buildx"]:
         return arguments
@@ -83,6 +84,8 @@ def cancel_with_docker(environ: Mapping[str, str]) -> None:
         return
     import fcntl
     import select
+    import signal
+    import socket
 
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -96,3 +99,21 @@ def cancel_with_docker(environ: Mapping[str, str]) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([fd], [], [], 0)[0]:  # it had ended before the line above
         signal.raise_signal(signal.SIGINT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (that of the process where it is None); the exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    program = sys.argv[0] if argv is None else ""
+    if arguments[:1] == ["docker-cli-plugin-metadata"]:
+        print(metadata(__version__))
+        return 0
+    if arguments[:1] == ["buildx"] or os.path.basename(program).startswith("docker-"):
+        arguments = own_arguments(program, arguments, os.environ)
+        cancel_with_docker(os.environ)
+    if arguments == ["--version"]:
+        print(f"shipline {__version__}")
+        return 0
+    from shipline.cli.program import run  # four times as long as the line above
+
+    return run(arguments)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shipline.content import MemoryStore, fetch_all
+from shipline.content import MemoryStore, Repository, copy_graph, fetch_all, successors
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
     MANIFEST_LIMIT,
@@ -211,3 +212,47 @@ def _config(layers: Iterable[Descriptor]) -> bytes:
 def _rfc3339(now: float) -> str:
     """With fractions of a second, so that what is attached again is another manifest."""
     return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
+
+
+_ATTACHED = ("sig", "att", "sbom")
+_DEPTH = 4  # of statements about statements, and of indexes in indexes
+
+
+def copy_with_evidence(source: Attachable, destination: Repository, target: Descriptor) -> int:
+    """Copy `target` and everything that is attached to it or to its images.
+
+    The number of attached manifests is returned. Running it again continues a broken copy.
+    """
+    copy_graph(source, destination, target)
+    count = 0
+    for subject in _images(source, target, _DEPTH):
+        count += _copy_attached(source, destination, subject, _DEPTH)
+    return count
+
+
+def _images(source: Attachable, target: Descriptor, depth: int) -> Iterator[Descriptor]:
+    """An index and the images in it."""
+    yield target
+    if target.media_type in media.INDEXES and depth:
+        for child in successors(source, target):
+            if child.media_type in media.NAMED:
+                yield from _images(source, child, depth - 1)
+
+
+def _copy_attached(
+    source: Attachable, destination: Repository, subject: Descriptor, depth: int
+) -> int:
+    count = 0
+    for referrer in source.referrers(subject):
+        copy_graph(source, destination, referrer.plain)
+        count += 1
+        if depth:
+            count += _copy_attached(source, destination, referrer.plain, depth - 1)
+    for suffix in _ATTACHED:
+        tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
+        with suppress(NotFound):
+            found = source.resolve(tag)
+            copy_graph(source, destination, found)
+            destination.tag(found, source, tag)
+            count += 1
+    return count
