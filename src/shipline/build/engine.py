@@ -41,6 +41,7 @@ from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, 
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.snapshots import USE_LOCK, Snapshots
 from shipline.build.solver import Solver
+from shipline.build.ssh import agents_of
 from shipline.build.stages import StageState
 from shipline.build.validation import (
     check_environment,
@@ -208,6 +209,7 @@ def _build(
     home = settings.home
     formats = formats_of(request)
     targets = push_targets(request, settings.repositories)
+    agents = agents_of(request.ssh, settings.environment)
     with ExitStack() as stack:
         scratch = stack.enter_context(open_workspace(home))
         blobs = Blobs(store, step)
@@ -232,6 +234,7 @@ def _build(
         executor = Executor(
             sandbox=_sandbox(scratch, stack),
             secrets={secret.id: secret for secret in request.secrets},
+            agents=agents,
             environment=settings.environment,
             state=home,
         )

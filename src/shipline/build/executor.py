@@ -18,6 +18,7 @@ from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.request import Secret
 from shipline.build.selecting import ContextDirectory, Root, find_source
 from shipline.build.snapshots import USE_LOCK, Snapshot
+from shipline.build.ssh import Agent, served
 from shipline.build.worker import Source, Worker
 from shipline.content import Recency
 from shipline.errors import UsageError
@@ -43,15 +44,26 @@ _AGAIN_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """What commands need besides a worker: the sandbox, secrets, and caches, which stay in `state`
-    between builds.
+    """What commands need besides a worker: the sandbox, secrets, SSH agents, and caches, which stay
+    in `state` between builds.
     """
 
     sandbox: Callable[[], Sandbox]
     secrets: Mapping[str, Secret]
+    agents: Mapping[str, Agent]
     environment: Mapping[str, str]
     state: Path
     emptied: Once[None] = field(default_factory=Once)
+
+    def agent(self, mount: RunMount) -> Agent | None:
+        """An SSH agent, None where it was not given and is not required."""
+        found = self.agents.get(mount.id)
+        if found is None and mount.required:
+            raise UsageError(
+                f'no SSH key "{mount.id}" forwarded from the client',
+                hint=f"give it with --ssh {mount.id}",
+            )
+        return found
 
     def secret(self, mount: RunMount) -> bytes | None:
         """The value of a secret, None where it was not given and is not required."""
@@ -99,7 +111,9 @@ class StepMounts:
         mounts: list[StepMount] = []
         variables: list[str] = []
         for mount in op.mounts:
-            if mount.type != "secret":
+            if mount.type == "ssh":
+                mounts += self._agent(mount)
+            elif mount.type != "secret":
                 mounts.append(self._mount(mount, caches))
             elif (content := self._executor.secret(mount)) is not None:
                 if mount.env:
@@ -111,6 +125,14 @@ class StepMounts:
         if name:
             mounts.append(self._script(name, content_of_script))
         return tuple(mounts), tuple(variables)
+
+    def _agent(self, mount: RunMount) -> list[StepMount]:
+        if (agent := self._executor.agent(mount)) is None:
+            return []
+        require_ids(uids=(mount.uid,), gids=(mount.gid,))
+        place = self._worker.temporary("ssh")
+        socket = served(agent, place, uid=mount.uid, gid=mount.gid, mode=mount.mode)
+        return [BindMount(self._stack.enter_context(socket), mount.target)]
 
     def _script(self, name: str, content: str) -> StepMount:
         script = self._worker.temporary("script")

@@ -12,6 +12,7 @@ from shipline.build.downloads import file_name, is_http, is_url, parse_checksum,
 from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.placing import parse_mode
 from shipline.build.request import Host, RunOptions
+from shipline.build.ssh import SSH_AUTH_SOCK
 from shipline.errors import DockerfileError, Span
 from shipline.oci import ImageConfig, Platform
 
@@ -115,10 +116,13 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
             inputs.append(source)
         number = inputs.index(source, 1) if source else 0
         mounts.append(_run_mount(mount, state, number, options.cache_namespace))
+    mounts = _placed_agents(mounts)
+    agent = next((one.target for one in mounts if one.type == "ssh"), None)
+    variables = ({SSH_AUTH_SOCK: agent} if agent else {}) | dict(step.scope.variables)
     script = df.script_of(run)
     op = RunOp(
         args=df.command_line(run, state.shell),
-        env=tuple(f"{name}={value}" for name, value in step.scope.variables.items()),
+        env=tuple(f"{name}={value}" for name, value in variables.items()),
         cwd=df.resolve_path("/", state.workdir),
         user=state.user,
         platform=str(options.platform),
@@ -139,6 +143,17 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
     return state.noted(_text(state, step), vertex)
 
 
+def _placed_agents(mounts: Iterable[RunMount]) -> list[RunMount]:
+    """The mounts, with the default target for SSH agents that have none."""
+    number, found = 0, []
+    for one in mounts:
+        if one.type == "ssh":
+            one = one if one.target else replace(one, target=f"/run/buildkit/ssh_agent.{number}")
+            number += 1
+        found.append(one)
+    return found
+
+
 def _address(host: Host) -> str:
     """Steps share the network of this machine, so its gateway is the loopback address."""
     return "127.0.0.1" if host.address == "host-gateway" else host.address
@@ -157,8 +172,6 @@ def _mount_source(mount: df.Mount, options: DispatchOptions, span: Span) -> Vert
 
 
 def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) -> RunMount:
-    if mount.type == "ssh":
-        raise DockerfileError("RUN --mount=type=ssh is not supported yet", span=None)
     target = mount.target
     identity = mount.id
     if namespace and mount.type == "cache":

@@ -10,6 +10,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from shipline.build.request import BuildRequest, Context, ContextKind, RunOptions
+from shipline.build.ssh import agents_of
 from shipline.errors import DockerfileError, UsageError
 
 
@@ -36,7 +37,6 @@ def _contexts(request: BuildRequest) -> list[Context]:
 
 _CACHE = "leave it out: builds on this machine reuse the results of earlier ones"
 GAPS = (
-    Gap("--ssh", lambda r: bool(r.ssh)),
     Gap("--cache-from", lambda r: bool(r.cache.sources), _CACHE),
     Gap("--cache-to", lambda r: bool(r.cache.targets), _CACHE),
     Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
@@ -56,14 +56,15 @@ _POLICY = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
 
 
 def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None:
-    """Raises UsageError for a secret whose file cannot be used, even if no step mounts it, and for
-    variables that ask for missing features.
+    """Raises UsageError for a secret or an SSH agent that cannot be used, even if no step mounts
+    it, and for variables that ask for missing features.
     """
     if environ.get(_POLICY):
         raise UsageError(
             f"{_POLICY} is set, and policies for sources are not supported yet",
             hint="unset it to build without the policy",
         )
+    agents_of(request.ssh, environ)
     for secret in request.secrets:
         if secret.file is not None:
             _check_secret(secret.id, secret.file)

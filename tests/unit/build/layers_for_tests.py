@@ -130,6 +130,6 @@ def open_solver(
     def no_sandbox() -> Sandbox:
         raise AssertionError("no step runs here")
 
-    executor = Executor(no_sandbox, {}, {}, worker.scratch)
+    executor = Executor(no_sandbox, {}, {}, {}, worker.scratch)
     downloader = Downloader(no_network, worker.cache, worker.store)
     return Solver(worker, executor, downloader, contexts or {}, images or {}, step)

@@ -239,7 +239,6 @@ def test_steps_are_counted_as_people_see_them() -> None:
         ("ADD https://h/f.git /", "ADD of a Git repository"),
         ("ADD https://h/f a /", "either URLs or files"),
         ("ADD --checksum=sha256:00 https://h/f /", "--checksum"),
-        ("RUN --mount=type=ssh x", "type=ssh"),
         ("RUN --device=gpu x", "--device"),
         ("ADD --checksum=sha256:00 a /", "--checksum"),
     ],

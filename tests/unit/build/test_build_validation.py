@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shipline import api
-from shipline.build import CacheBackend, CacheOptions, Ssh
+from shipline.build import CacheBackend, CacheOptions
 from shipline.errors import UsageError
 
 CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
@@ -16,7 +16,6 @@ CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
 @pytest.mark.parametrize(
     ("request_", "named"),
     [
-        (api.BuildRequest(CONTEXT, ssh=(Ssh("default"),)), "--ssh"),
         (
             api.BuildRequest(CONTEXT, cache=CacheOptions(targets=(CacheBackend("s3"),))),
             "--cache-to",

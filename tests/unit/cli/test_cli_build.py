@@ -92,7 +92,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--ssh", "default"), "--ssh"),
         (("--cache-from", "a/b"), "--cache-from"),
         (("--cache-to", "type=inline"), "--cache-to"),
         (("--provenance", "true"), "provenance"),
