@@ -17,7 +17,7 @@ from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.rules import AdmissionRules
 from shipline.server.admission.section import AdmissionSection
 from shipline.server.http import READ, ClientGone, Coro, File, Request, Response
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 
 BIG = 1 << 30  # bytes
 T = TypeVar("T")
@@ -47,16 +47,18 @@ class NodeApp:
     def __init__(self, data: Path, policy: AdmissionSection | None = None, **parts: Any) -> None:
         self.now = 1_800_000_000.0
         self.storage = Storage(data, clock=lambda: self.now)
-        self.node = Node.over(self.storage, **parts)
+        self.node = RegistryNode.over(self.storage, **parts)
         if policy is not None:
             self.node = self._with_rules(policy, data, parts)
         self.app = make_app(self.node)
 
-    def _with_rules(self, policy: AdmissionSection, data: Path, parts: dict[str, Any]) -> Node:
+    def _with_rules(
+        self, policy: AdmissionSection, data: Path, parts: dict[str, Any]
+    ) -> RegistryNode:
         node = self.node
         admission = AdmissionRules(policy, self.storage, node.manifests, node.metrics, data)
         listeners = (admission, *node.listeners)
-        return Node.over(self.storage, **parts, admission=admission, listeners=listeners)
+        return RegistryNode.over(self.storage, **parts, admission=admission, listeners=listeners)
 
     def close(self) -> None:
         self.node.uploads.close()

@@ -11,7 +11,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
     {"errors", "events", "files", "units", "globs", "home", "net"},
-    {"tasks", "processes"},
+    {"tasks"},
+    {"processes"},
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},
     {"layer", "registry", "supply"},

@@ -50,7 +50,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class Logged:
     """A command in the span wrote `data`; `stream` is 1 for stdout, 2 for stderr."""
 
     span: int
@@ -80,7 +80,7 @@ class Finished:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
-Event = Started | Progress | Output | Warned | Finished
+Event = Started | Progress | Logged | Warned | Finished
 Sink = Callable[[Event], None]
 
 
@@ -99,7 +99,7 @@ class Step:
         self._stream.emit(Progress(self.span, self._stream.clock(), current, total))
 
     def output(self, data: bytes, stream: int = 1) -> None:
-        self._stream.emit(Output(self.span, self._stream.clock(), data, stream))
+        self._stream.emit(Logged(self.span, self._stream.clock(), data, stream))
 
     def warn(self, message: str, hint: str = "") -> None:
         self._stream.emit(Warned(self.span, self._stream.clock(), message, hint))

@@ -1,4 +1,4 @@
-"""A child process and its process group, ended without signalling an unrelated process.
+"""Running programs: each with a process group of its own, which ends as a whole.
 
 A pid, and the process group named after it, is reserved only until the parent has waited for it
 (wait(2)): then the kernel may reuse it. So nothing here waits before the last signal is sent.
@@ -8,10 +8,121 @@ from __future__ import annotations
 
 import os
 import select
+import selectors
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shipline.tasks import check
+
+_CHUNK = 1 << 16  # bytes
+_GRACE_S = 5.0  # between SIGTERM and SIGKILL
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """How a program ended: its exit status, 128 + N after signal N as in shells, and whether it was
+    stopped at its time limit.
+    """
+
+    status: int
+    timed_out: bool = False
+
+
+def run_process(
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    write: Callable[[bytes], object],
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stderr: IO[bytes] | int = subprocess.STDOUT,
+) -> ProcessResult:
+    """Run a program to its end; `write` gets its output, with standard error unless that is
+    redirected.
+
+    The program and everything that it started end when it does, at its time limit, when the calling
+    thread is cancelled, and when this process dies in any way. Raises OSError if it cannot be
+    started, Cancelled.
+    """
+    with _watcher() as watch:
+        process = subprocess.Popen(
+            argv,
+            cwd=directory,
+            env=dict(environ),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        watch(process.pid)
+        group = ProcessGroup(process)
+        assert process.stdout is not None
+        with process.stdout as output:
+            try:
+                timed_out = _follow(output, group, time.monotonic() + timeout_s, write)
+            finally:
+                group.terminate()
+    status = process.returncode
+    return ProcessResult(status if status >= 0 else 128 - status, timed_out)
+
+
+@contextmanager
+def _watcher() -> Iterator[Callable[[int], None]]:
+    """A second process that kills a group once this process is gone: after SIGKILL only the kernel
+    still acts, by closing this end of a pipe. It is started before the program, and then sent the
+    number of its group.
+    """
+    watcher = subprocess.Popen(
+        ["sh", "-c", 'read -r group && { read -r _ || kill -KILL -"$group"; }'],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pipe = watcher.stdin
+    assert pipe is not None
+
+    def watch(group: int) -> None:
+        os.write(pipe.fileno(), b"%d\n" % group)
+
+    try:
+        yield watch
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def _follow(
+    output: IO[bytes], group: ProcessGroup, deadline: float, write: Callable[[bytes], object]
+) -> bool:
+    """Read output until the program ends; returns whether its time was up before.
+
+    Daemons that keep the output open after the program has ended are not waited for.
+    """
+    fd = output.fileno()
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while True:
+            check()
+            ended = group.ended(0)
+            if selector.select(0 if ended else _POLL_S):
+                data = os.read(fd, _CHUNK)
+                if not data:
+                    return not group.ended(deadline - time.monotonic())
+                write(data)
+            elif ended:
+                return False
+            if time.monotonic() > deadline:
+                return True
 
 
 class ProcessGroup:
@@ -40,6 +151,13 @@ class ProcessGroup:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """End the child, with time to clean up: SIGTERM, then `end`. Call once."""
+        if not self.ended(0):
+            self.signal(signal.SIGTERM)
+            self.ended(_GRACE_S)
+        return self.end()
 
     def end(self) -> int:
         """Kill the group and reap the child; its status, negative after a signal. Call once."""

@@ -23,7 +23,7 @@ from shipline.server.fsck import CheckSummary, check, open_offline
 from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 from shipline.units import Duration
 from spec_client import MANIFEST, OCTETS, Target, sha256, to_json
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
     with disk(tmp_path / "disk", 96):
         storage = Storage(tmp_path / "disk" / "data", metadata=metadata)
         storage.promises.assume_none()
-        uploads, manifests = Uploads(storage), Manifests(storage)
+        uploads, manifests = UploadStore(storage), Manifests(storage)
         kept = b"{}"
         fill(uploads.put("repo", Digest.of(kept), 2), [kept])
         image = Manifest.make(Descriptor.of(kept, _CONFIG), [])
@@ -214,7 +214,7 @@ def test_a_full_disk_is_emptied_by_a_collection(tmp_path: Path, metadata: str) -
         storage.close()
 
 
-def fill_disk(uploads: Uploads) -> int:
+def fill_disk(uploads: UploadStore) -> int:
     """Push until the disk is full; returns how many were refused."""
     for number in range(1000):
         content = number.to_bytes(2, "big") * (1 << 19)

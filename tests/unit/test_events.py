@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shipline.events import Event, Finished, Output, Progress, Started, Stream, Warned, silent
+from shipline.events import Event, Finished, Logged, Progress, Started, Stream, Warned, silent
 
 
 class Broken:
@@ -49,7 +49,7 @@ def test_spans_form_a_tree() -> None:
     assert seen == [
         Started(1, 7.0, "outer", 0, {"kind": "x"}),
         Started(2, 7.0, "inner", 1),
-        Output(2, 7.0, b"text", 2),
+        Logged(2, 7.0, b"text", 2),
         Finished(2, 7.0),
         Warned(1, 7.0, "careful", "look"),
         Finished(1, 7.0),
@@ -119,7 +119,7 @@ def test_a_slow_sink_costs_progress_alone() -> None:
             step.output(b"kept")
         opened.set()
     kinds = [type(event) for event in seen]
-    assert kinds.count(Output) == 1000
+    assert kinds.count(Logged) == 1000
     assert 0 < kinds.count(Progress) < 6000
     assert kinds[0] is Started
     assert kinds[-1] is Finished
@@ -131,7 +131,7 @@ def test_a_full_queue_holds_the_work_up_and_loses_nothing() -> None:
 
     def work(stream: Stream) -> None:
         for number in range(9000):
-            stream.emit(Output(1, 0.0, b"%d" % number))
+            stream.emit(Logged(1, 0.0, b"%d" % number))
 
     with Stream(_held(opened, seen)) as stream:
         worker = threading.Thread(target=work, args=(stream,))
@@ -140,7 +140,7 @@ def test_a_full_queue_holds_the_work_up_and_loses_nothing() -> None:
         assert worker.is_alive()
         opened.set()
         worker.join()
-    assert [one.data for one in seen if isinstance(one, Output)] == [
+    assert [one.data for one in seen if isinstance(one, Logged)] == [
         b"%d" % number for number in range(9000)
     ]
 
@@ -163,7 +163,7 @@ def test_each_span_keeps_its_order_under_many_threads() -> None:
         own = [event for event in seen if event.span == span]
         assert isinstance(own[0], Started)
         assert isinstance(own[-1], Finished)
-        assert [one.data for one in own if isinstance(one, Output)] == [
+        assert [one.data for one in own if isinstance(one, Logged)] == [
             b"%d" % number for number in range(200)
         ]
 

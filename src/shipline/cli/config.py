@@ -53,14 +53,16 @@ def check(path: Path | None) -> None:
 
 
 def _missing(config: Config, root: Path) -> Iterator[str]:
-    from shipline.ship.plan import Project
+    from shipline.ship.plan import ProjectConfig
     from shipline.ship.prepare import missing_parts
     from shipline.tags import TagsSection
     from shipline.trust import load_trust
 
     assert config.file is not None
     tags = config.tags or TagsSection()
-    yield from missing_parts(Project(root, config.file.name, config.pipeline, tags, config.gates))
+    yield from missing_parts(
+        ProjectConfig(root, config.file.name, config.pipeline, tags, config.gates)
+    )
     try:
         load_trust(config.trust, root)
     except ConfigError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from shipline.config import NAMES
-from shipline.deliver.project import Project, detect_project, guess_image
+from shipline.deliver.project import DetectedProject, detect_project, guess_image
 from shipline.deliver.scaffold import (
     PLATFORMS,
     initial_config,
@@ -66,7 +66,7 @@ def command(
 
 def _files(
     directory: Path,
-    project: Project,
+    project: DetectedProject,
     image: str | None,
     platforms: tuple[str, ...],
     docker: bool | None,
@@ -108,7 +108,7 @@ def _create(path: Path, text: str) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-def _tell(project: Project, written: list[str]) -> None:
+def _tell(project: DetectedProject, written: list[str]) -> None:
     language = project.language
     kind = "a static site" if project.site else "no known language"
     kind = f"{language.toolchain.title} with {language.manager}" if language else kind

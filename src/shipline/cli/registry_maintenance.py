@@ -106,15 +106,15 @@ def gc(
 def _collect(data: Path, dry_run: bool, untagged: bool, grace: Duration | None) -> GcReport:
     from shipline.server.fsck import open_offline
     from shipline.server.gc import GcOptions, collect
-    from shipline.server.uploads import Uploads
+    from shipline.server.uploads import UploadStore
 
     options = GcOptions(every=None, untagged=untagged)
     if grace is not None:
         options = replace(options, grace=grace)
     with _disk(data), open_offline(data) as storage:
         if not dry_run:
-            Uploads(storage).recover()
-            Uploads(storage).expire()
+            UploadStore(storage).recover()
+            UploadStore(storage).expire()
         actor, publish = local_actor(), audit_publisher(data)
         return collect(storage, options, dry_run=dry_run, actor=actor, publish=publish)
 

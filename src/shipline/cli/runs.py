@@ -15,7 +15,7 @@ import click
 from shipline.errors import UsageError
 
 if TYPE_CHECKING:
-    from shipline.ship.record import Run
+    from shipline.ship.record import RunRecord
     from shipline.ship.runs import Runs
 
 
@@ -110,7 +110,7 @@ def _project() -> str:
     return str(Path.cwd() if found is None else found.parent)
 
 
-def _line(run: Run) -> str:
+def _line(run: RunRecord) -> str:
     from shipline.ship.steps.publish import names_of
 
     started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M")
@@ -120,7 +120,7 @@ def _line(run: Run) -> str:
     return f"{run.id}  {state:<11}  {started}  {took:>6}  {commit}  {what}".rstrip()
 
 
-def _unnamed(run: Run) -> str:
+def _unnamed(run: RunRecord) -> str:
     """The error of a run whose image has no name, else its digest."""
     from shipline.ship.steps.build import digest_of
 

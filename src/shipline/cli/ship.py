@@ -25,8 +25,8 @@ from shipline.events import Stream
 if TYPE_CHECKING:
     from shipline.events import Sink
     from shipline.registry import Client
-    from shipline.ship.plan import Environment, Plan, Project, Selection
-    from shipline.ship.record import Run
+    from shipline.ship.plan import Environment, Plan, ProjectConfig, Selection
+    from shipline.ship.record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def command(
 
 
 @contextmanager
-def _opened(query: CommitQuery, options: Options) -> Iterator[tuple[Project, Environment]]:
+def _opened(query: CommitQuery, options: Options) -> Iterator[tuple[ProjectConfig, Environment]]:
     """The project, and its environment with an open registry client."""
     from shipline.api import open_client
 
@@ -156,9 +156,9 @@ def _opened(query: CommitQuery, options: Options) -> Iterator[tuple[Project, Env
         yield _project(query, options), _environment(query, client, options)
 
 
-def _project(query: CommitQuery, options: Options) -> Project:
+def _project(query: CommitQuery, options: Options) -> ProjectConfig:
     from shipline.build import parse_platforms
-    from shipline.ship.plan import Project
+    from shipline.ship.plan import ProjectConfig
     from shipline.tags import TagsSection
 
     config = query.config
@@ -169,7 +169,7 @@ def _project(query: CommitQuery, options: Options) -> Project:
         platforms = parse_platforms(options.platforms)
         pipeline = replace(pipeline, build=replace(pipeline.build, platforms=platforms))
     tags = config.tags or TagsSection()
-    return Project(config.file.parent, config.file.name, pipeline, tags, config.gates)
+    return ProjectConfig(config.file.parent, config.file.name, pipeline, tags, config.gates)
 
 
 def _environment(query: CommitQuery, client: Client, options: Options) -> Environment:
@@ -186,7 +186,7 @@ def _environment(query: CommitQuery, client: Client, options: Options) -> Enviro
     )
 
 
-def _selection(project: Project, options: Options) -> Selection:
+def _selection(project: ProjectConfig, options: Options) -> Selection:
     from shipline.ship.plan import Selection
     from shipline.ship.steps.build import read_built
 
@@ -252,7 +252,7 @@ def _sinks(mode: str) -> Sequence[Sink]:
     return open_sinks(mode, sys.stderr, os.environ)
 
 
-def _explain(failure: ShiplineError | Cancelled, run: Run, plan: Plan) -> int:
+def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> int:
     """Print the box that a failed run ends with; the exit status."""
     from shipline.observe import boxed, can_encode
     from shipline.ship.render import failure_sections
@@ -267,7 +267,7 @@ def _explain(failure: ShiplineError | Cancelled, run: Run, plan: Plan) -> int:
     return failure.exit_code
 
 
-def _show(run: Run, *, as_json: bool) -> None:
+def _show(run: RunRecord, *, as_json: bool) -> None:
     """Print the record, or the names of the image, else its digest."""
     if as_json:
         click.echo(json.dumps(run.to_json(), indent=2))
@@ -286,7 +286,7 @@ def _show(run: Run, *, as_json: bool) -> None:
         click.echo(f"{run.image}@{digest}")
 
 
-def _write_files(run: Run, options: Options) -> None:
+def _write_files(run: RunRecord, options: Options) -> None:
     """Write the files for other programs: metadata, summary, outputs of the CI job."""
     from shipline.cli.results import write_whole
     from shipline.ship.render import outputs, summary

@@ -22,7 +22,7 @@ from shipline.cli.signing import (
 from shipline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from shipline.supply import Attestation, Signature
+    from shipline.supply import Signature, VerifiedAttestation
     from shipline.trust import ResolvedPolicy, TrustVerdict
 
 _KEYS = click.option(
@@ -232,12 +232,12 @@ def _line(one: Signature) -> str:
     return f"  signed by {one.key.name}{name}{when} ({one.form}){extra}"
 
 
-def _attested(one: Attestation) -> str:
+def _attested(one: VerifiedAttestation) -> str:
     when = f" of {_time(one.made_at)}" if one.made_at is not None else ""
     return f"  {one.statement.predicate_type}{when}, signed by {one.key.name} ({one.form})"
 
 
-def _envelope(one: Attestation) -> str:
+def _envelope(one: VerifiedAttestation) -> str:
     return one.envelope.to_bytes().decode()
 
 

@@ -26,7 +26,7 @@ from shipline.config.shape import (
     Either,
     Many,
     Named,
-    Parsed,
+    ParsedString,
     Plain,
     Record,
     Shape,
@@ -213,7 +213,9 @@ class _Decoder:
             return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
         return _INVALID
 
-    def scalar(self, node: Scalar, shape: Plain | Choice | Parsed, key: Key, expand: bool) -> Any:
+    def scalar(
+        self, node: Scalar, shape: Plain | Choice | ParsedString, key: Key, expand: bool
+    ) -> Any:
         if expand:
             try:
                 node = Scalar(node.mark, interpolate(node.text, self.environ), node.plain)
@@ -282,7 +284,7 @@ def shape_text(shape: Shape) -> str:
         return f"one of {words}" if len(shape.values) > 1 else repr(words)
     if isinstance(shape, Either):
         return " or ".join(dict.fromkeys(map(shape_text, shape.options)))
-    if isinstance(shape, Parsed):
+    if isinstance(shape, ParsedString):
         return "a string"
     return "a list" if isinstance(shape, Many) else "a mapping"
 

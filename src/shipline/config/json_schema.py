@@ -19,7 +19,7 @@ from shipline.config.shape import (
     Field,
     Many,
     Named,
-    Parsed,
+    ParsedString,
     Plain,
     Record,
     Shape,
@@ -56,7 +56,7 @@ class _Writer:
             return {"type": _SCALARS if shape.type is str else _TYPES[shape.type]}
         if isinstance(shape, Choice):
             return {"enum": [_json(value) for _, value in shape.values]}
-        if isinstance(shape, Parsed):
+        if isinstance(shape, ParsedString):
             return {"type": ["string", "number"]}
         if isinstance(shape, Many):
             return {"type": "array", "items": self.of(shape.item)}

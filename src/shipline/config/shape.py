@@ -33,7 +33,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class ParsedString:
     """A string parsed by a class; `str` of the value gives an equivalent string."""
 
     type: type
@@ -89,7 +89,7 @@ class Record:
         return fields_of(self.type)
 
 
-Shape = Plain | Choice | Parsed | Many | Named | Either | Record
+Shape = Plain | Choice | ParsedString | Many | Named | Either | Record
 
 
 @cache
@@ -115,7 +115,7 @@ def _shape_of_class(cls: type) -> Shape:
     if issubclass(cls, Enum):
         return Choice(tuple((_yaml_text(one.value), one) for one in cls))
     if hasattr(cls, "parse"):
-        return Parsed(cls)
+        return ParsedString(cls)
     if dataclasses.is_dataclass(cls):
         return Record(cls)
     raise TypeError(f"{cls!r} has no YAML shape")
@@ -194,7 +194,7 @@ def encode(value: object, *, defaults: bool = False) -> Any:
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(shape_of(type(value)), Parsed):
+        if isinstance(shape_of(type(value)), ParsedString):
             return str(value)
         return _record(value, defaults)
     if isinstance(value, Mapping):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipline.deliver.ci.document import Comment, Inline, render
-from shipline.deliver.project import Language, Project, ProjectCheck
+from shipline.deliver.project import DetectedProject, Language, ProjectCheck
 from shipline.deliver.project.python import MANAGERS
 
 PLACEHOLDER = "registry.example/team"
@@ -17,7 +17,7 @@ KEY = "env://COSIGN_PRIVATE_KEY"
 
 
 def initial_config(
-    project: Project,
+    project: DetectedProject,
     *,
     image: str = "",
     platforms: tuple[str, ...] = PLATFORMS,
@@ -43,7 +43,7 @@ only tells it, `shipline config check` reads it, `shipline ci github` writes the
 """
 
 
-def _image(project: Project, image: str) -> dict[object, object]:
+def _image(project: DetectedProject, image: str) -> dict[object, object]:
     if image:
         return {"image": image}
     return {
@@ -77,7 +77,7 @@ def _step(check: ProjectCheck) -> object:
     return {"run": check.run, "reports": dict(check.reports)}
 
 
-def _build(project: Project, platforms: tuple[str, ...]) -> dict[object, object]:
+def _build(project: DetectedProject, platforms: tuple[str, ...]) -> dict[object, object]:
     build: dict[object, object] = {}
     file = project.dockerfiles[0] if project.dockerfiles else ""
     if project.context != ".":
@@ -88,7 +88,7 @@ def _build(project: Project, platforms: tuple[str, ...]) -> dict[object, object]
     return {Comment("\n" + "\n".join(_remarks(project, file))): None, "build": build}
 
 
-def _remarks(project: Project, file: str) -> Iterator[str]:
+def _remarks(project: DetectedProject, file: str) -> Iterator[str]:
     yield "All platforms are built at once and published under one name."
     if not file:
         yield "TODO: there is no Dockerfile yet, and nothing here says how the program is started."
@@ -138,7 +138,7 @@ NGINX = "nginxinc/nginx-unprivileged:1.29-alpine"  # listens on 8080, and is not
 _SITE = "/usr/share/nginx/html"
 
 
-def initial_dockerfile(project: Project) -> str | None:
+def initial_dockerfile(project: DetectedProject) -> str | None:
     """The text of a Dockerfile; None for a project that has nothing we know how to start."""
     language = project.language
     if language is not None and language.site:
@@ -149,7 +149,7 @@ def initial_dockerfile(project: Project) -> str | None:
     return _SYNTAX + _plain_site(project.site) if project.site else None
 
 
-def initial_dockerignore(project: Project) -> str:
+def initial_dockerignore(project: DetectedProject) -> str:
     """Files that the build does not need: history, secrets, and build outputs."""
     language = project.language
     own = _IGNORED[language.toolchain.kind] if language else ()
@@ -158,7 +158,7 @@ def initial_dockerignore(project: Project) -> str:
     return "\n".join([*lines, *own, *outputs]) + "\n"
 
 
-def initial_gitignore(project: Project) -> str:
+def initial_gitignore(project: DetectedProject) -> str:
     """Files that tools leave in the tree and that are not committed."""
     language = project.language
     own = _LEFT[language.toolchain.kind] if language else ()

@@ -13,8 +13,8 @@ from shipline.gates.reports import (
     Content,
     Coverage,
     Finding,
+    FindingLevel,
     Findings,
-    Level,
     Report,
     Sbom,
     TestResults,
@@ -77,7 +77,7 @@ def _finding_checks(
 def _counts(rules: FindingsGate, finding: Finding) -> bool:
     if finding.suppressed and rules.suppressed == "ignore":
         return False
-    if finding.level >= Level[rules.level.upper()]:
+    if finding.level >= FindingLevel[rules.level.upper()]:
         return True
     return rules.severity is not None and finding.severity >= rules.severity
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +32,8 @@ from shipline.gates.thresholds import skipped
 from shipline.gates.verdict import Check, Location, Measurements, Outcome, Verdict, Verdicts
 from shipline.gates.waivers import Waivers, read_waivers, waive_outside
 from shipline.git import Git, GitError, is_ancestor, resolve
-from shipline.processes import ProcessGroup
-from shipline.tasks import TaskGroup, check, on_cancel
+from shipline.processes import run_process
+from shipline.tasks import TaskGroup
 from shipline.units import counted
 
 _OUTPUT_LIMIT = 16 << 20  # bytes read from standard output
@@ -42,12 +41,10 @@ _STDERR_TAIL = 2000  # bytes kept of standard error
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """The end of a program: `status` is None if it could not start or was stopped, and `problem`
-    says why.
-    """
+class ProgramResult:
+    """How a program of the user ended; `problem` says why it has no result."""
 
-    status: int | None
+    status: int = 0
     output: bytes = b""
     errors: str = ""
     problem: str = ""
@@ -60,57 +57,39 @@ def run_program(
     environ: Mapping[str, str],
     timeout_s: float,
     stdin: bytes = b"",
-) -> ProcessResult:
-    """Run `command` in `root`, a string through the shell. Its process group is killed when it
-    ends, at the time limit, and when the calling thread is cancelled; then raises Cancelled.
-    """
-    check()
+) -> ProgramResult:
+    """Run `command` in `root`, a string through the shell. Raises Cancelled."""
     arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
     if not arguments:
-        return ProcessResult(None, problem="the command is empty")
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+        return ProgramResult(problem="the command is empty")
+    output, problem = bytearray(), ""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as errors:
         source.write(stdin)
         source.seek(0)
-        with tempfile.TemporaryFile() as errors:
-            try:
-                process = subprocess.Popen(
-                    arguments,
-                    cwd=root,
-                    env={**environ},
-                    stdin=source,
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                problem = f"cannot run {arguments[0]}: {error.strerror}"
-                return ProcessResult(None, problem=problem)
-            problem = _wait(process, timeout_s)
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _STDERR_TAIL))
-            tail = errors.read().decode(errors="replace")
-        output.seek(0)
-        data = output.read(_OUTPUT_LIMIT + 1)
-    check()
-    if len(data) > _OUTPUT_LIMIT:
-        problem = problem or f"it wrote more than {_OUTPUT_LIMIT >> 20} MiB"
-    return ProcessResult(
-        None if problem else process.returncode, data[:_OUTPUT_LIMIT], tail, problem
-    )
+        try:
+            ended = run_process(
+                arguments,
+                directory=root,
+                environ=environ,
+                timeout_s=timeout_s,
+                write=lambda data: output.extend(data[: _OUTPUT_LIMIT + 1 - len(output)]),
+                stdin=source,
+                stderr=errors,
+            )
+        except OSError as error:
+            return ProgramResult(problem=f"cannot run {arguments[0]}: {error.strerror}")
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _STDERR_TAIL))
+        tail = errors.read().decode(errors="replace")
+    if ended.timed_out:
+        problem = f"it did not end within {timeout_s:g} s"
+    elif len(output) > _OUTPUT_LIMIT:
+        problem = f"it wrote more than {_OUTPUT_LIMIT >> 20} MiB"
+    return ProgramResult(ended.status, bytes(output), tail, problem)
 
 
 def shown_command(command: str | tuple[str, ...]) -> str:
     """The command as typed in a shell."""
     return command if isinstance(command, str) else shlex.join(command)
-
-
-def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> str:
-    """Why the process was stopped; empty if it ended by itself."""
-    group = ProcessGroup(process)
-    try:
-        with on_cancel(group.kill):
-            return "" if group.ended(timeout_s) else f"it did not end within {timeout_s:g} s"
-    finally:
-        group.end()
 
 
 PROTOCOL = 1
@@ -169,7 +148,7 @@ def command_input(gate: str, context: GateContext) -> dict[str, Any]:
     }
 
 
-def _parse_verdict(result: ProcessResult) -> Check:
+def _parse_verdict(result: ProgramResult) -> Check:
     if result.problem:
         raise ReportError(result.problem)
     ending = f"exited with status {result.status}" if result.status else "wrote nothing"

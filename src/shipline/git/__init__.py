@@ -13,7 +13,7 @@ from shipline.git.history import (
 )
 from shipline.git.repository import (
     CommitOrder,
-    Repository,
+    GitRepository,
     Reserved,
     ShallowClone,
     TagTaken,
@@ -39,9 +39,9 @@ __all__ = [
     "Git",
     "GitError",
     "GitMissing",
+    "GitRepository",
     "GitResult",
     "NoRepository",
-    "Repository",
     "Reserved",
     "ShallowClone",
     "TagTaken",

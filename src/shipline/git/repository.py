@@ -14,7 +14,7 @@ _TAGS = "%(refname)%00%(objectname)%00%(*objectname)"
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class GitRepository:
     """The state of a clone: `head` is empty before the first commit, `branch` on a detached HEAD.
 
     `remote` is the remote that releases go to, `url` where it is; both empty where there is none.
@@ -27,7 +27,7 @@ class Repository:
     url: str = ""
 
 
-def read_repository(git: Git, *, remote: str = "") -> Repository:
+def read_repository(git: Git, *, remote: str = "") -> GitRepository:
     """The repository that `git` works in; `remote` is the wanted one instead of the usual one.
 
     The usual one is `origin`, else the only one. Raises NoRepository, or GitError for a remote
@@ -39,7 +39,7 @@ def read_repository(git: Git, *, remote: str = "") -> Repository:
         _require_unborn(git)
     branch = git.run("symbolic-ref", "--quiet", "HEAD", allowed=(0, 1)).output
     chosen, url = _choose(_remotes(git), remote)
-    return Repository(
+    return GitRepository(
         head=head.output.decode().strip(),
         branch=_decode(branch).removeprefix("refs/heads/"),
         shallow=shallow == ["true"],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from shipline.errors import Cancelled
-from shipline.events import Finished, Output, Progress, Started
+from shipline.events import Finished, Logged, Progress, Started
 from shipline.observe.text import clean
 
 _TRANSFERS = frozenset({"upload", "pull", "download", "unpack"})
@@ -115,7 +115,7 @@ class Board:
             activity.current, activity.total = event.current, event.total or activity.total
         return activity
 
-    def output(self, event: Output) -> Iterator[bytes]:
+    def output(self, event: Logged) -> Iterator[bytes]:
         vertex = self.vertex(event.span)
         return iter(()) if vertex is None else vertex.take(event.data, event.stream)
 

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from shipline.errors import ShiplineError, StepFailed
-from shipline.events import Event, Finished, Output, Progress, Started, Warned
+from shipline.events import Event, Finished, Logged, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean
 
@@ -51,7 +51,7 @@ class JsonSink:
         vertex = self._board.vertex(event.span)
         if vertex is None:
             return {}
-        if isinstance(event, Output):
+        if isinstance(event, Logged):
             return {"logs": [_log(vertex, event)]}
         if isinstance(event, Warned):
             return {"warnings": [_warning(vertex, event)]}
@@ -123,7 +123,7 @@ def _status_entry(vertex: VertexState, activity: Activity, at: float) -> dict[st
     return value
 
 
-def _log(vertex: VertexState, event: Output) -> dict[str, Any]:
+def _log(vertex: VertexState, event: Logged) -> dict[str, Any]:
     return {
         "vertex": _digest(vertex),
         "stream": event.stream,

@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TextIO
 
-from shipline.events import Event, Finished, Output, Progress, Started, Warned
+from shipline.events import Event, Finished, Logged, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import clean, progress_text, seconds_text
 
@@ -41,7 +41,7 @@ class LinesSink:
         vertex = self._board.vertex(event.span)
         if vertex is None:
             return _outside(event)
-        if isinstance(event, Output):
+        if isinstance(event, Logged):
             return [_log(vertex, event.at, line) for line in self._board.output(event)]
         if isinstance(event, Warned):
             return [f"#{vertex.number} WARN: {line}" for line in _warning(event)]
@@ -101,7 +101,7 @@ def _outside(event: Event) -> list[str]:
     """Warnings and output of the whole operation, outside any vertex."""
     if isinstance(event, Warned):
         return [f"WARN: {line}" for line in _warning(event)]
-    if isinstance(event, Output):
+    if isinstance(event, Logged):
         return [clean(line) for line in event.data.splitlines()]
     return []
 
@@ -127,7 +127,7 @@ class GroupsSink(LinesSink):
         if vertex is None:
             return []
         kept = self._kept.setdefault(vertex.span, deque(maxlen=_MAX_LOG_LINES))
-        if isinstance(event, Output):
+        if isinstance(event, Logged):
             kept.extend(clean(line) for line in self._board.output(event))
         elif isinstance(event, Finished) and self._board.finish(event) is vertex:
             kept.extend(clean(line) for line in vertex.rest())

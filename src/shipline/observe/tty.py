@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
-from shipline.events import Event, Finished, Output, Progress, Started, Warned
+from shipline.events import Event, Finished, Logged, Progress, Started, Warned
 from shipline.observe.board import Activity, Board, VertexState
 from shipline.observe.text import cells, clean, clip, progress_text, seconds_text, size_text
 from shipline.tasks import TaskGroup
@@ -182,14 +182,14 @@ class TtySink:
             self._board.start(event)
         elif isinstance(event, Progress):
             self._board.progress(event)
-        elif isinstance(event, Output):
+        elif isinstance(event, Logged):
             self._log(event)
         elif isinstance(event, Warned):
             self._finished.append(event)
         else:
             self._finish(event)
 
-    def _log(self, event: Output) -> None:
+    def _log(self, event: Logged) -> None:
         vertex = self._board.vertex(event.span)
         for line in self._board.output(event):
             if vertex is not None and (text := clean(line)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from shipline.server.http import Coro, Request, Response, match_route
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.pages import page_routes
 from shipline.server.problems import Problem, problem_of
 from shipline.server.routes import (
@@ -21,10 +21,10 @@ _VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 _HTTP_1_0 = (1, 0)
 Application = Callable[[Request], Coro[Response]]
 """Never raises: every exception becomes a response."""
-Middleware = Callable[[Node, Application], Application]
+Middleware = Callable[[RegistryNode, Application], Application]
 
 
-def make_app(node: Node) -> Application:
+def make_app(node: RegistryNode) -> Application:
     """The application over a node's parts; it serves any number of requests concurrently."""
     app: Application = _call_handler
     for middleware in reversed(MIDDLEWARE):
@@ -32,7 +32,7 @@ def make_app(node: Node) -> Application:
     return app
 
 
-def _observe(node: Node, app: Application) -> Application:
+def _observe(node: RegistryNode, app: Application) -> Application:
     """Record metrics and call the observers, such as the access log."""
 
     def observe_request(request: Request) -> Coro[Response]:
@@ -47,7 +47,7 @@ def _observe(node: Node, app: Application) -> Application:
     return observe_request
 
 
-def _handle_errors(node: Node, app: Application) -> Application:
+def _handle_errors(node: RegistryNode, app: Application) -> Application:
     """Turn exceptions into responses."""
 
     def respond(request: Request) -> Coro[Response]:
@@ -61,7 +61,7 @@ def _handle_errors(node: Node, app: Application) -> Application:
     return respond
 
 
-def _check_framing(node: Node, app: Application) -> Application:
+def _check_framing(node: RegistryNode, app: Application) -> Application:
     """Reject ambiguous requests that HTTP servers accept (RFC 9112, 3.2 and 6.1): not exactly one
     Host, transfer codings other than chunked, two body lengths.
     """
@@ -82,7 +82,7 @@ def _check_framing(node: Node, app: Application) -> Application:
     return check_framing
 
 
-def _refuse_cross_site(node: Node, app: Application) -> Application:
+def _refuse_cross_site(node: RegistryNode, app: Application) -> Application:
     """Refuse changes that a browser sends for a page of another site: they would carry the user's
     credentials, or come from an address that an open node trusts.
 
@@ -100,7 +100,7 @@ def _refuse_cross_site(node: Node, app: Application) -> Application:
     return refuse_cross_site
 
 
-def _route(node: Node, app: Application) -> Application:
+def _route(node: RegistryNode, app: Application) -> Application:
     """Find the route of the request."""
     table = (  # tried in order, the most frequent first
         *manifest_routes(node),
@@ -120,7 +120,7 @@ def _route(node: Node, app: Application) -> Application:
     return route_request
 
 
-def _authorize(node: Node, app: Application) -> Application:
+def _authorize(node: RegistryNode, app: Application) -> Application:
     """Authenticate and authorize before anything is done or revealed."""
 
     def authorize(request: Request) -> Coro[Response]:
@@ -135,7 +135,7 @@ def _authorize(node: Node, app: Application) -> Application:
     return authorize
 
 
-def _read_body(node: Node, app: Application) -> Application:
+def _read_body(node: RegistryNode, app: Application) -> Application:
     """Read the body, up to the route's limit, unless the handler streams it."""
 
     def read_body(request: Request) -> Coro[Response]:
@@ -167,7 +167,7 @@ MIDDLEWARE: tuple[Middleware, ...] = (
 """
 
 
-def _error_response(node: Node, request: Request, error: Exception) -> Response:
+def _error_response(node: RegistryNode, request: Request, error: Exception) -> Response:
     problem = problem_of(error, method=request.method, path=request.path, request_id=request.id)
     if problem.status == 403:
         message = f"{request.method} {request.path}: {problem.message}"

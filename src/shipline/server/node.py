@@ -14,7 +14,7 @@ from shipline.server.http import Request, Response, Route
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 
 _log = logging.getLogger(__name__)
 Observer = Callable[[Request, Response, float], None]
@@ -22,11 +22,11 @@ Observer = Callable[[Request, Response, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class RegistryNode:
     """The parts that handle requests; `routes` are tried after the protocol's own."""
 
     storage: Storage
-    uploads: Uploads
+    uploads: UploadStore
     manifests: Manifests
     metrics: Metrics
     authenticator: Authenticator
@@ -39,7 +39,7 @@ class Node:
     @classmethod
     def over(cls, storage: Storage, **parts: Any) -> Self:
         """A node over a data directory; by default open, without admission rules."""
-        uploads = parts.pop("uploads", None) or Uploads(storage)
+        uploads = parts.pop("uploads", None) or UploadStore(storage)
         defaults: dict[str, Any] = {
             "manifests": Manifests(storage),
             "metrics": Metrics(lambda: uploads.in_flight),

@@ -51,7 +51,7 @@ from shipline.server.layout import (
     write_layout,
 )
 from shipline.server.storage import Storage, lock_directory
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 
 _BATCH = 500  # findings per transaction
 _ROUNDS = 1000  # each removes what relied on what the last removed
@@ -69,7 +69,7 @@ def repair(
     Hashes files once, unless `quick`. Raises ContentError if findings remain.
     """
     total = _repair_once(storage, quick, on_repair, advance)
-    Uploads(storage).recover()
+    UploadStore(storage).recover()
     for _ in range(_ROUNDS):
         again = _repair_once(storage, True, on_repair, lambda size: None)
         total.kinds += again.kinds

@@ -22,11 +22,11 @@ from shipline.server.jobs import Job, collection, job_routes, retention
 from shipline.server.logs import log_request
 from shipline.server.manifests import Manifests
 from shipline.server.metrics import Metrics, Readings
-from shipline.server.node import Node, publish
+from shipline.server.node import RegistryNode, publish
 from shipline.server.routes.operations import Health, health_routes
 from shipline.server.section import LimitsSection, RegistrySection
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 from shipline.tasks import TaskGroup, sleep
 
 
@@ -34,7 +34,7 @@ from shipline.tasks import TaskGroup, sleep
 class Assembly:
     """The node, and the parts with background threads."""
 
-    node: Node
+    node: RegistryNode
     health: Health
     hooks: Webhooks
     jobs: tuple[Job, ...]
@@ -44,7 +44,7 @@ class Assembly:
     def of(
         cls,
         storage: Storage,
-        uploads: Uploads,
+        uploads: UploadStore,
         access_control: AccessControl,
         section: RegistrySection,
         environ: Mapping[str, str],
@@ -66,7 +66,7 @@ class Assembly:
         notify = partial(publish, listeners)
         gc = collection(storage, section.collection, on_report, notify)
         retain = retention(storage, manifests, section.policy, admission, notify)
-        node = Node.over(
+        node = RegistryNode.over(
             storage,
             uploads=uploads,
             manifests=manifests,
@@ -193,7 +193,7 @@ def serve_registry(
     check_access(section.access, host, insecure_open=insecure_open)
     with ExitStack() as stack:
         storage = stack.enter_context(closing(Storage(data, metadata=section.metadata)))
-        uploads = Uploads(storage, max_size=_max_blob_size(section.limits))
+        uploads = UploadStore(storage, max_size=_max_blob_size(section.limits))
         stack.enter_context(closing(uploads))
         listener = stack.enter_context(closing(open_listener(address)))
         uploads.recover()
@@ -255,7 +255,7 @@ def _warnings(section: RegistrySection, access_control: AccessControl) -> Iterat
         )
 
 
-def _expire(uploads: Uploads, age_s: float) -> None:
+def _expire(uploads: UploadStore, age_s: float) -> None:
     try:
         while True:
             sleep(min(_EXPIRE_EVERY_S, max(age_s, 1.0)))

@@ -58,7 +58,7 @@ class _Reserved:
     size: int = 0
 
 
-class Uploads:
+class UploadStore:
     """The upload sessions of a data directory."""
 
     def __init__(self, storage: Storage, *, max_size: int | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shipline.errors import UsageError
 from shipline.git import Git, WorkTree
 from shipline.oci import Descriptor, Digest, Reference
-from shipline.ship.record import Run, StepResult
+from shipline.ship.record import RunRecord, StepResult
 from shipline.ship.section import Pipeline
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ UNGATED_HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
+class ProjectConfig:
     """The declared chain. `root` is where its paths start, `file` the configuration in it."""
 
     root: Path
@@ -136,7 +136,7 @@ class Naming:
 class PlanInput:
     """What a plan is made from; `event` is why the project is shipped."""
 
-    project: Project
+    project: ProjectConfig
     work_tree: WorkTree
     selection: Selection
     event: Event
@@ -194,7 +194,7 @@ class StepKind:
     steps: Callable[[PlanInput], Iterable[ChainStep]]
     decode: Callable[[Mapping[str, Any]], StepResult | None] = lambda results: None
     names: Callable[[Pipeline], Iterable[str]] | None = None
-    missing: Callable[[Project], Iterable[str]] = lambda project: ()
+    missing: Callable[[ProjectConfig], Iterable[str]] = lambda project: ()
     uses_decision: bool = True
 
     def names_in(self, pipeline: Pipeline) -> Iterable[str]:
@@ -319,11 +319,11 @@ class StepContext:
         return self.plan.given
 
     @property
-    def project(self) -> Project:
+    def project(self) -> ProjectConfig:
         return self.plan.given.project
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunRecord:
         return self.recorder.run
 
     @property

@@ -24,7 +24,7 @@ from shipline.ship.plan import (
     Naming,
     Plan,
     PlanInput,
-    Project,
+    ProjectConfig,
     Selection,
     make_plan,
 )
@@ -52,7 +52,7 @@ _UNASKED = "whether this commit has an image already is not known"
 
 
 def prepare(
-    project: Project,
+    project: ProjectConfig,
     environment: Environment,
     selection: Selection,
     *,
@@ -94,7 +94,7 @@ def prepare(
     return make_plan(given, declared_steps(given))
 
 
-def missing_parts(project: Project) -> Iterator[str]:
+def missing_parts(project: ProjectConfig) -> Iterator[str]:
     """What the file names that does not exist or cannot: as far as that is known without a build, a
     registry or a commit. A step that runs before the build may still make what it needs.
     """
@@ -132,7 +132,7 @@ class DirtyWorkTree(UsageError):
 class _Policy:
     """The tag policy of the project, asked about HEAD."""
 
-    def __init__(self, project: Project, environment: Environment, fetch: bool) -> None:
+    def __init__(self, project: ProjectConfig, environment: Environment, fetch: bool) -> None:
         self.project = project
         self.environment = environment
         self.fetch = fetch

@@ -80,7 +80,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """A run as its record has it."""
 
     id: str

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from shipline.errors import GateRefused, GateUndecided, RegistryError, ShiplineError, StepFailed
 from shipline.ship.plan import UNGATED, UNGATED_HINT, Plan
-from shipline.ship.process import LAST_LINES
-from shipline.ship.record import Run, RunState, StepRecord
+from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import digest_of
-from shipline.ship.steps.command import COMMAND, reproduction
+from shipline.ship.steps.command import COMMAND, LAST_LINES, reproduction
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import names_of, version_of
 from shipline.units import counted
@@ -74,7 +73,7 @@ def _step_lines(plan: Plan) -> Iterator[str]:
 
 
 def failure_sections(
-    error: ShiplineError, run: Run | None, pipeline: Pipeline
+    error: ShiplineError, run: RunRecord | None, pipeline: Pipeline
 ) -> Iterator[list[str]]:
     """The paragraphs of the one box that a failed run ends with."""
     failures = [one for one in (run.steps if run else ()) if one.state is RunState.FAILED]
@@ -100,7 +99,7 @@ def failure_sections(
         yield [f"hint: {error.hint}"]
 
 
-def _where(run: Run, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:
+def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> list[str]:
     lines = ["digest so far:", digest_of(run)] if digest_of(run) else []
     command = pipeline.commands.get(failed.name) if failed else None
     if command is not None:
@@ -111,7 +110,7 @@ def _where(run: Run, failed: StepRecord | None, pipeline: Pipeline) -> list[str]
     return lines
 
 
-def summary(run: Run) -> str:
+def summary(run: RunRecord) -> str:
     """Markdown for the page of a CI run."""
     lines = [f"## {run.image or 'shipline'}", ""]
     if digest_of(run):
@@ -130,13 +129,13 @@ def summary(run: Run) -> str:
     return "\n".join([*lines, ""])
 
 
-def ungated(run: Run) -> bool:
+def ungated(run: RunRecord) -> bool:
     """Whether the image got tags though nothing was judged."""
     gates = run.step("gates")
     return bool(names_of(run)) and gates is not None and gates.state is RunState.SKIPPED
 
 
-def outputs(run: Run) -> Mapping[str, str]:
+def outputs(run: RunRecord) -> Mapping[str, str]:
     """The outputs for later steps of a CI job."""
     names = names_of(run)
     return {
@@ -149,7 +148,7 @@ def outputs(run: Run) -> Mapping[str, str]:
     }
 
 
-def run_text(run: Run) -> str:
+def run_text(run: RunRecord) -> str:
     """A record for a person."""
     started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     resumed = f", resumed {counted(run.resumed, 'time')}" if run.resumed else ""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from shipline.errors import ConfigError
 from shipline.net import is_loopback
-from shipline.ship.record import DONE, Run
-from shipline.ship.section import Pipeline, Step, listed
+from shipline.ship.record import DONE, RunRecord
+from shipline.ship.section import Pipeline, StepSection, listed
 
 if TYPE_CHECKING:
     from shipline.gates import GatesSection
@@ -101,14 +101,14 @@ def _places(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             yield f"steps.{name}.scanner", gate
 
 
-def gates_of(step: Step) -> Iterable[str]:
+def gates_of(step: StepSection) -> Iterable[str]:
     """The gates that read the reports of a step."""
     if step.scanner is not None:
         return (SCANNERS[step.scanner].gate,)
     return step.reports if isinstance(step.reports, Mapping) else ()
 
 
-def left_to_gates(section: GatesSection | None, step: Step) -> bool:
+def left_to_gates(section: GatesSection | None, step: StepSection) -> bool:
     """Whether all reports of a step are findings that gates judge: then its tool may exit with a
     failure only because there are some.
     """
@@ -118,7 +118,9 @@ def left_to_gates(section: GatesSection | None, step: Step) -> bool:
     return bool(step.reports) and all(kinds.get(gate) in _FINDINGS for gate in step.reports)
 
 
-def reports_by_gate(section: GatesSection, pipeline: Pipeline, run: Run) -> dict[str, list[str]]:
+def reports_by_gate(
+    section: GatesSection, pipeline: Pipeline, run: RunRecord
+) -> dict[str, list[str]]:
     """The reports of each gate that steps write for: those it names itself, then theirs."""
     own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
     found: dict[str, list[str]] = {}
@@ -129,7 +131,7 @@ def reports_by_gate(section: GatesSection, pipeline: Pipeline, run: Run) -> dict
     return found
 
 
-def _reports(step: Step, run: Run, name: str) -> Iterator[tuple[str, str]]:
+def _reports(step: StepSection, run: RunRecord, name: str) -> Iterator[tuple[str, str]]:
     record = run.step(name)
     if step.scanner is not None and record is not None and record.state in DONE:
         yield from ((SCANNERS[step.scanner].gate, path) for path in record.reports)

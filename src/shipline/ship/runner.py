@@ -17,10 +17,9 @@ from shipline.ship.plan import (
     PlannedStep,
     StepContext,
 )
-from shipline.ship.process import require_program
-from shipline.ship.record import DONE, KEYS, Run, RunState, StepRecord
+from shipline.ship.record import DONE, KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runs import Recorder, Runs
-from shipline.ship.steps.command import file_digest
+from shipline.ship.steps.command import file_digest, require_program
 from shipline.tasks import CPUS, Limiter, Task, TaskGroup
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def ship(
     resume: str | None = None,
     keep_going: bool = False,
     on_start: Callable[[str], object] = lambda run: None,
-) -> Run:
+) -> RunRecord:
     """Do what the plan says; the record of the run that passed.
 
     `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what the
@@ -67,7 +66,7 @@ def ship(
     return run
 
 
-def _recorded(runner: StepRunner, span: Span) -> Run:
+def _recorded(runner: StepRunner, span: Span) -> RunRecord:
     """Run all steps; how that ended is on record whatever it raises."""
     recorder, clock = runner.context.recorder, runner.context.environment.clock
     state, why, code = RunState.PASSED, "", 0
@@ -85,9 +84,9 @@ def _recorded(runner: StepRunner, span: Span) -> Run:
     return recorder.run
 
 
-def _new(plan: Plan, environment: Environment, recorder: Recorder) -> Run:
+def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
     given = plan.given
-    return Run(
+    return RunRecord(
         id=recorder.directory.name,
         root=str(given.project.root),
         file=given.project.file,
@@ -101,7 +100,7 @@ def _new(plan: Plan, environment: Environment, recorder: Recorder) -> Run:
     )
 
 
-def _resumed(runs: Runs, run: str, plan: Plan) -> Run:
+def _resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
     """The record to continue. Raises UsageError for one of another project or commit."""
     before, work_tree = runs.read(run), plan.given.work_tree
     if before.root != str(plan.given.project.root):
@@ -114,7 +113,7 @@ def _resumed(runs: Runs, run: str, plan: Plan) -> Run:
     return replace(before, resumed=before.resumed + 1)
 
 
-def begin(plan: Plan, run: Run) -> Run:
+def begin(plan: Plan, run: RunRecord) -> RunRecord:
     """The record of a run that starts or continues: the steps of the plan, with those of the record
     that need not be done again.
     """
@@ -126,7 +125,7 @@ def begin(plan: Plan, run: Run) -> Run:
     return replace(running, finished=0.0, error="", exit_code=0)
 
 
-def _done(planned: PlannedStep, run: Run) -> StepRecord | None:
+def _done(planned: PlannedStep, run: RunRecord) -> StepRecord | None:
     record = run.step(planned.name)
     return record if record and record.state in DONE and record.key == planned.key else None
 

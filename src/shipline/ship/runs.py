@@ -29,7 +29,7 @@ from typing import TextIO
 from shipline.errors import ContentError, NotFound, ShiplineError, UsageError
 from shipline.events import Event, Sink, Started
 from shipline.observe import LinesSink
-from shipline.ship.record import Run, RunState
+from shipline.ship.record import RunRecord, RunState
 from shipline.ship.steps import decode
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z")
@@ -78,7 +78,7 @@ class Runs:
             raise UsageError(f"{text!r} matches {len(matching)} runs", hint=", ".join(matching[:5]))
         raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
 
-    def read(self, run: str) -> Run:
+    def read(self, run: str) -> RunRecord:
         """The record; `interrupted` where its process is gone. Raises UsageError for none, NotFound
         for one that cannot be read.
         """
@@ -87,13 +87,13 @@ class Runs:
         except FileNotFoundError:
             raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
         try:
-            found = Run.from_json(json.loads(text), decode)
+            found = RunRecord.from_json(json.loads(text), decode)
         except (ValueError, ContentError) as error:
             why = error.message if isinstance(error, ContentError) else "the record is damaged"
             raise NotFound(f"{run}: {why}", hint=f"shipline runs rm {run}") from None
         return found if self.alive(run) else found.interrupted()
 
-    def all(self) -> Iterator[Run]:
+    def all(self) -> Iterator[RunRecord]:
         """Every readable record, the newest first."""
         for _, same_second in groupby(self.ids(), key=lambda run: run[:_SECOND]):
             found = []
@@ -102,7 +102,7 @@ class Runs:
                     found.append(self.read(run))
             yield from sorted(found, key=attrgetter("started"), reverse=True)
 
-    def latest(self, root: str) -> Run:
+    def latest(self, root: str) -> RunRecord:
         """The newest run of the project at `root`. Raises UsageError for none."""
         for run in self.all():
             if run.root == root:
@@ -180,23 +180,23 @@ class Recorder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = threading.Lock()
-        self._run: Run | None = None
+        self._run: RunRecord | None = None
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunRecord:
         assert self._run is not None  # `begin` comes first
         return self._run
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunRecord) -> None:
         with self._lock:
             self._write(run)
 
-    def change(self, function: Callable[[Run], Run]) -> None:
+    def change(self, function: Callable[[RunRecord], RunRecord]) -> None:
         """Replace the record; on the disk when this returns."""
         with self._lock:
             self._write(function(self.run))
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: RunRecord) -> None:
         self._run = run
         part = self.directory / f".run.json.{os.getpid()}"
         with part.open("w") as file:

@@ -39,7 +39,7 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepSection:
     """A command of the project: lint, tests, static analysis, or a scan of what was built."""
 
     run: str | tuple[str, ...] = field(
@@ -167,7 +167,7 @@ class Pipeline:
         default=None,
         metadata={"doc": "The repository to push to, without a tag.", "interpolate": True},
     )
-    steps: Mapping[str, str | Step] = field(
+    steps: Mapping[str, str | StepSection] = field(
         default_factory=dict,
         metadata={"doc": "Commands by name: a script, or a mapping. They run side by side."},
     )
@@ -200,10 +200,11 @@ class Pipeline:
         _check_needs(self.commands, self.build.needs)
 
     @property
-    def commands(self) -> Mapping[str, Step]:
+    def commands(self) -> Mapping[str, StepSection]:
         """The steps, each in its long form."""
         return {
-            name: Step(run=one) if isinstance(one, str) else one for name, one in self.steps.items()
+            name: StepSection(run=one) if isinstance(one, str) else one
+            for name, one in self.steps.items()
         }
 
 
@@ -212,7 +213,7 @@ def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _check_needs(steps: Mapping[str, Step], before_build: tuple[str, ...]) -> None:
+def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]) -> None:
     """Raises ConfigError for a step that does not exist, and for a circle."""
     edges: dict[str, tuple[str, ...]] = {"build": before_build}
     for name, step in steps.items():

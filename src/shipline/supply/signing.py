@@ -43,7 +43,7 @@ from shipline.supply.envelopes import (
 )
 from shipline.supply.keys import PrivateKey, PublicKey
 from shipline.supply.statement import COSIGN_SIGN, Statement
-from shipline.supply.verification import Attestation, examine, examine_attestations
+from shipline.supply.verification import VerifiedAttestation, examine, examine_attestations
 
 _RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives them types of their own
 _DEPTH = 4  # of indexes in indexes
@@ -256,7 +256,7 @@ def _under_tag(
     repository: Attachable,
     target: Descriptor,
     pieces: list[AttachmentLayer],
-    old: Sequence[Attestation],
+    old: Sequence[VerifiedAttestation],
 ) -> list[Descriptor]:
     outdated = {attestation.place for attestation in old if attestation.form is Form.TAG}
     if not pieces and not outdated:
@@ -278,7 +278,7 @@ def _piece(kind: str, content: bytes, signer: PrivateKey) -> AttachmentLayer:
     return AttachmentLayer(envelope, ENVELOPE, annotations)
 
 
-def _delete_bundles(repository: Attachable, old: Sequence[Attestation]) -> None:
+def _delete_bundles(repository: Attachable, old: Sequence[VerifiedAttestation]) -> None:
     if not isinstance(repository, _Deleting):
         return
     for manifest in {

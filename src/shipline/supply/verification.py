@@ -171,7 +171,7 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Attestation:
+class VerifiedAttestation:
     """Proven: `key` signed the statement, which is about the digest; `envelope` has its bytes."""
 
     key: PublicKey
@@ -203,7 +203,7 @@ class Attestations:
 
     target: Descriptor
     predicate_type: str
-    proven: tuple[Attestation, ...]
+    proven: tuple[VerifiedAttestation, ...]
     rejected: tuple[Rejected, ...]
 
 
@@ -310,7 +310,7 @@ def examine_attestations(
 ) -> Attestations:
     """Check every attestation of this type on `target` against `keys`; others are left out."""
 
-    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Attestation]:
+    def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[VerifiedAttestation]:
         statement = Statement.parse(claim.body)
         if statement.predicate_type != predicate_type:
             return []
@@ -319,7 +319,9 @@ def examine_attestations(
         made_at = stated_time(statement.predicate)
         envelope = Envelope(claim.body, claim.signatures)
         return [
-            Attestation(key, claim.form, statement, envelope, made_at, claim.place, claim.manifest)
+            VerifiedAttestation(
+                key, claim.form, statement, envelope, made_at, claim.place, claim.manifest
+            )
             for key in signers
         ]
 
@@ -388,7 +390,7 @@ def reasons(rejected: Sequence[Rejected], nothing: str) -> tuple[str, ...]:
     return (*lines[:_REASONS], *more) or (nothing,)
 
 
-_Proof = TypeVar("_Proof", Signature, Attestation)
+_Proof = TypeVar("_Proof", Signature, VerifiedAttestation)
 
 
 def _sorted(

@@ -14,7 +14,7 @@ from shipline.errors import UsageError
 from shipline.git import (
     Git,
     GitError,
-    Repository,
+    GitRepository,
     TagTaken,
     fetch_tags,
     read_repository,
@@ -37,7 +37,7 @@ class RepositoryClone:
     """A repository with its tags; `fetch` allows to complete the history of a shallow one."""
 
     git: Git
-    repository: Repository
+    repository: GitRepository
     tags: Mapping[str, str]
     fetch: bool = False
 

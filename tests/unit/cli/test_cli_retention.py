@@ -13,7 +13,7 @@ from node_app import fill
 from shipline.oci import Descriptor, ImageConfig, Manifest, Platform, media
 from shipline.server import Storage
 from shipline.server.manifests import Manifests
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 
 FILE = """
 registry:
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     storage = Storage(tmp_path / "data", clock=lambda: now[0])
     config = ImageConfig(Platform("linux", "amd64")).to_bytes()
     target = Descriptor.of(config, media.OCI_CONFIG)
-    fill(Uploads(storage).put("team/app", target.digest, len(config)), [config])
+    fill(UploadStore(storage).put("team/app", target.digest, len(config)), [config])
     image = Manifest.make(target, [])
     for tag in ("main", "v1", "dev-1", "dev-2"):
         Manifests(storage).put("team/app", image.descriptor.digest, image, (tag,))

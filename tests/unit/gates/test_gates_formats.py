@@ -39,8 +39,8 @@ from shipline.gates.reports import (
     Component,
     Coverage,
     FileCoverage,
+    FindingLevel,
     Findings,
-    Level,
     LineSet,
     Ratio,
     Report,
@@ -191,9 +191,9 @@ def test_eslint_has_levels_suppressions_and_what_no_rule_found() -> None:
     assert [
         (one.rule, one.level, one.path, one.line, one.suppressed) for one in content.findings
     ] == [
-        ("no-unused-vars", Level.ERROR, "/repo/src/a.js", 3, False),
-        ("no-console", Level.WARNING, "/repo/src/a.js", 4, False),
-        ("no-eval", Level.ERROR, "/repo/src/a.js", 9, True),
+        ("no-unused-vars", FindingLevel.ERROR, "/repo/src/a.js", 3, False),
+        ("no-console", FindingLevel.WARNING, "/repo/src/a.js", 4, False),
+        ("no-eval", FindingLevel.ERROR, "/repo/src/a.js", 9, True),
     ]
     broken = {"ruleId": None, "fatal": True, "severity": 2, "message": "Unexpected token"}
     content = parsed([{"filePath": "a.js", "messages": [broken]}]).content
@@ -243,9 +243,13 @@ def test_sarif_resolves_levels_severities_and_suppressions() -> None:
     report = parsed(SARIF)
     assert isinstance(report.content, Findings)
     first, second, third, fourth = report.content.findings
-    assert (first.path, first.line, first.level) == ("src/a b.py", 7, Level.ERROR)
+    assert (first.path, first.line, first.level) == ("src/a b.py", 7, FindingLevel.ERROR)
     assert first.severity is Severity.HIGH
-    assert (second.rule, second.level, second.severity) == ("R2", Level.NOTE, Severity.UNKNOWN)
+    assert (second.rule, second.level, second.severity) == (
+        "R2",
+        FindingLevel.NOTE,
+        Severity.UNKNOWN,
+    )
     assert (third.suppressed, fourth.suppressed, fourth.state) == (True, False, "unchanged")
     assert report.subject.revision == "a" * 40
 

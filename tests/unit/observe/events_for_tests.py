@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shipline.events import Attribute, Event, Finished, Output, Progress, Sink, Started, Warned
+from shipline.events import Attribute, Event, Finished, Logged, Progress, Sink, Started, Warned
 
 START = 1_700_000_000.0
 
@@ -30,7 +30,7 @@ class Script:
         self._send(Progress(span, START + at, current, total))
 
     def output(self, at: float, span: int, data: bytes, stream: int = 1) -> None:
-        self._send(Output(span, START + at, data, stream))
+        self._send(Logged(span, START + at, data, stream))
 
     def warn(self, at: float, span: int, message: str, hint: str = "") -> None:
         self._send(Warned(span, START + at, message, hint))

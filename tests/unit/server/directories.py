@@ -12,7 +12,7 @@ from shipline.oci import Descriptor, Digest, Index, Manifest
 from shipline.server.gc import GcOptions, GcReport, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -37,7 +37,7 @@ class Directory:
         self.clock = Clock()
         self.storage = Storage(root, metadata=metadata, clock=clock or self.clock)
         self.storage.promises.assume_none()
-        self.uploads = Uploads(self.storage)
+        self.uploads = UploadStore(self.storage)
         self.manifests = Manifests(self.storage)
 
     def close(self) -> None:

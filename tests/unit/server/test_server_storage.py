@@ -17,7 +17,7 @@ from shipline.server.http import ClientGone
 from shipline.server.manifests import Manifests
 from shipline.server.problems import Problem
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 
 A, B = b"a" * 3_000_000, b"b" * 10
 
@@ -30,8 +30,8 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def uploads(storage: Storage) -> Iterator[Uploads]:
-    opened = Uploads(storage)
+def uploads(storage: Storage) -> Iterator[UploadStore]:
+    opened = UploadStore(storage)
     yield opened
     opened.close()
 
@@ -55,12 +55,12 @@ def test_one_process_at_a_time(storage: Storage) -> None:
 
 def test_session_goes_on_in_another_process(tmp_path: Path) -> None:
     first = Storage(tmp_path)
-    identity = Uploads(first).start("repo", "sha256")
-    uploads = Uploads(first)
+    identity = UploadStore(first).start("repo", "sha256")
+    uploads = UploadStore(first)
     assert fill(uploads.append("repo", identity, None, None), [A]) == len(A)
     first.close()
     second = Storage(tmp_path)
-    uploads = Uploads(second)
+    uploads = UploadStore(second)
     uploads.recover()
     assert uploads.size("repo", identity) == len(A)
     fill(uploads.append("repo", identity, f"{len(A)}-{len(A + B) - 1}", len(B)), [B])
@@ -71,7 +71,7 @@ def test_session_goes_on_in_another_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_digest_of_another_algorithm_than_the_session_began_with(
-    storage: Storage, uploads: Uploads, algorithm: str
+    storage: Storage, uploads: UploadStore, algorithm: str
 ) -> None:
     identity = uploads.start("repo", algorithm)
     fill(uploads.append("repo", identity, None, None), [A])
@@ -81,7 +81,7 @@ def test_digest_of_another_algorithm_than_the_session_began_with(
     assert content_of(storage, "repo", digest) == A + B
 
 
-def test_refused_chunk_leaves_the_session_as_it_was(storage: Storage, uploads: Uploads) -> None:
+def test_refused_chunk_leaves_the_session_as_it_was(storage: Storage, uploads: UploadStore) -> None:
     identity = uploads.start("repo", "sha256")
     fill(uploads.append("repo", identity, None, None), [A])
     with pytest.raises(Problem) as refused:
@@ -95,7 +95,7 @@ def test_refused_chunk_leaves_the_session_as_it_was(storage: Storage, uploads: U
     assert content_of(storage, "repo", Digest.of(A)) == A
 
 
-def test_broken_connection_keeps_what_came(storage: Storage, uploads: Uploads) -> None:
+def test_broken_connection_keeps_what_came(storage: Storage, uploads: UploadStore) -> None:
     identity = uploads.start("repo", "sha256")
 
     def broken() -> Iterator[bytes]:
@@ -109,7 +109,7 @@ def test_broken_connection_keeps_what_came(storage: Storage, uploads: Uploads) -
     assert content_of(storage, "repo", Digest.of(B + A)) == B + A
 
 
-def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Uploads) -> None:
+def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: UploadStore) -> None:
     identity = uploads.start("repo", "sha256")
     begun, cancelled = threading.Event(), threading.Event()
     refused: list[Problem] = []
@@ -136,7 +136,7 @@ def test_cancelled_session_ends_while_it_is_filled(storage: Storage, uploads: Up
     assert files(storage.incoming) == []
 
 
-def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: Uploads) -> None:
+def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: UploadStore) -> None:
     old, young = (uploads.start("repo", "sha256") for _ in range(2))
     os.utime(storage.incoming / old, (0, time.time() - 100))
     assert uploads.expire(50) == 1
@@ -146,14 +146,16 @@ def test_old_sessions_expire_and_young_ones_stay(storage: Storage, uploads: Uplo
         uploads.size("repo", old)
 
 
-def test_recover_deletes_files_of_no_session(storage: Storage, uploads: Uploads) -> None:
+def test_recover_deletes_files_of_no_session(storage: Storage, uploads: UploadStore) -> None:
     known = uploads.start("repo", "sha256")
     (storage.incoming / "manifest-half").write_bytes(b"{")
     uploads.recover()
     assert files(storage.incoming) == [known]
 
 
-def test_one_request_push_leaves_nothing_when_refused(storage: Storage, uploads: Uploads) -> None:
+def test_one_request_push_leaves_nothing_when_refused(
+    storage: Storage, uploads: UploadStore
+) -> None:
     with pytest.raises(Problem):
         fill(uploads.put("repo", Digest.of(B), len(A)), [A])
     assert files(storage.incoming) == []
@@ -161,7 +163,7 @@ def test_one_request_push_leaves_nothing_when_refused(storage: Storage, uploads:
 
 
 def test_blob_is_read_only_through_repositories_that_have_it(
-    storage: Storage, uploads: Uploads
+    storage: Storage, uploads: UploadStore
 ) -> None:
     digest = Digest.of(A)
     fill(uploads.put("one", digest, None), [A])
@@ -174,7 +176,7 @@ def test_blob_is_read_only_through_repositories_that_have_it(
     assert storage.mount(digest, "four", None)
 
 
-def test_pushing_again_repairs_a_damaged_blob(storage: Storage, uploads: Uploads) -> None:
+def test_pushing_again_repairs_a_damaged_blob(storage: Storage, uploads: UploadStore) -> None:
     digest = Digest.of(A)
     fill(uploads.put("repo", digest, None), [A])
     storage.store.path(digest).chmod(0o644)
@@ -184,14 +186,16 @@ def test_pushing_again_repairs_a_damaged_blob(storage: Storage, uploads: Uploads
     assert storage.store.path(digest).stat().st_mode & 0o777 == 0o444
 
 
-def image(uploads: Uploads, name: str) -> Manifest:
+def image(uploads: UploadStore, name: str) -> Manifest:
     for content in (A, B):
         fill(uploads.put(name, Digest.of(content), None), [content])
     layer = Descriptor.of(A, "application/vnd.oci.image.layer.v1.tar")
     return Manifest.make(Descriptor.of(B, "application/vnd.oci.image.config.v1+json"), [layer])
 
 
-def test_every_file_has_a_holder_until_it_is_deleted(storage: Storage, uploads: Uploads) -> None:
+def test_every_file_has_a_holder_until_it_is_deleted(
+    storage: Storage, uploads: UploadStore
+) -> None:
     """What a collector relies on: no holder, no need."""
     manifests, content = Manifests(storage), image(uploads, "repo")
     digest = content.descriptor.digest
@@ -208,7 +212,7 @@ def test_every_file_has_a_holder_until_it_is_deleted(storage: Storage, uploads: 
     assert holders(digest) == holders(Digest.of(A)) == []
 
 
-def test_manifest_delete_takes_thousands_of_tags(storage: Storage, uploads: Uploads) -> None:
+def test_manifest_delete_takes_thousands_of_tags(storage: Storage, uploads: UploadStore) -> None:
     manifests, content = Manifests(storage), image(uploads, "repo")
     digest = content.descriptor.digest
     manifests.put("repo", digest, content, tuple(f"t{number}" for number in range(2500)))

@@ -15,16 +15,9 @@ from shipline.errors import ConfigError, UsageError
 from shipline.gates import GatesSection, TestsGate
 from shipline.git import WorkTree
 from shipline.oci import Digest
-from shipline.ship.plan import (
-    Naming,
-    Plan,
-    PlanInput,
-    Project,
-    Selection,
-    make_plan,
-)
+from shipline.ship.plan import Naming, Plan, PlanInput, ProjectConfig, Selection, make_plan
 from shipline.ship.render import plan_text
-from shipline.ship.section import Pipeline, Step
+from shipline.ship.section import Pipeline, StepSection
 from shipline.ship.steps import declared_steps
 from shipline.tags import Decision, Event, GitTag, Tag, TagsSection
 
@@ -70,7 +63,7 @@ def plan(
     work_tree: WorkTree = WORK_TREE,
     **selected: Any,
 ) -> Plan:
-    project = Project(
+    project = ProjectConfig(
         Path("/project"), "shipline.yaml", declared or pipeline(text), TagsSection(), gates
     )
     selection = Selection(**selected)
@@ -119,7 +112,9 @@ steps = st.lists(st.sampled_from("abcdef"), unique=True).flatmap(
 def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], random: Any) -> None:
     names = list(needs)
     random.shuffle(names)
-    declared = Pipeline(steps={name: Step(run="x", needs=tuple(needs[name])) for name in names})
+    declared = Pipeline(
+        steps={name: StepSection(run="x", needs=tuple(needs[name])) for name in names}
+    )
     seen: set[str] = set()
     for one in plan(declared=declared).steps:
         assert set(one.step.needs) <= seen

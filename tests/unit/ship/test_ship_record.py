@@ -11,7 +11,7 @@ import pytest
 
 from shipline.errors import ContentError, NotFound
 from shipline.oci import Digest, Platform, Reference
-from shipline.ship.record import KEYS, Run, as_json
+from shipline.ship.record import KEYS, RunRecord, as_json
 from shipline.ship.runs import Runs
 from shipline.ship.section import RESERVED, Build, Pipeline
 from shipline.ship.steps import KINDS, decode
@@ -76,8 +76,8 @@ def written(**changes: Any) -> dict[str, Any]:
     }
 
 
-def read(document: dict[str, Any]) -> Run:
-    return Run.from_json(json.loads(json.dumps(document)), decode)
+def read(document: dict[str, Any]) -> RunRecord:
+    return RunRecord.from_json(json.loads(json.dumps(document)), decode)
 
 
 def test_results_are_read_as_they_were_written() -> None:

@@ -23,7 +23,7 @@ from shipline.ship.plan import (
     StepContext,
     StepOutcome,
 )
-from shipline.ship.record import KEYS, Run, RunState, StepRecord
+from shipline.ship.record import KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runner import StepRunner, begin
 from shipline.ship.runs import Recorder, Runs, StepLogs
 from shipline.ship.steps import decode
@@ -48,8 +48,8 @@ def planned(name: str, *needs: str, skip: str = "") -> PlannedStep:
 DIAMOND = (planned("a"), planned("b", "a"), planned("c", "a"), planned("d", "b", "c"))
 
 
-def new_run(name: str = NAME, *, started: float = 1.0) -> Run:
-    return Run(name, "/r", "shipline.yaml", "i", "c", "t", "main", False, started, ())
+def new_run(name: str = NAME, *, started: float = 1.0) -> RunRecord:
+    return RunRecord(name, "/r", "shipline.yaml", "i", "c", "t", "main", False, started, ())
 
 
 def run(
@@ -57,9 +57,9 @@ def run(
     steps: tuple[PlannedStep, ...],
     do: Do,
     *,
-    before: Run | None = None,
+    before: RunRecord | None = None,
     keep_going: bool = False,
-) -> Run:
+) -> RunRecord:
     """The record, whether or not the chain came to its end; `do` does each step."""
 
     def doing(one: PlannedStep) -> PlannedStep:
@@ -80,7 +80,7 @@ def run(
         return recorder.run
 
 
-def states(run: Run) -> dict[str, RunState]:
+def states(run: RunRecord) -> dict[str, RunState]:
     return {one.name: one.state for one in run.steps}
 
 
@@ -178,7 +178,7 @@ def test_keep_going_does_not_hide_a_bug(tmp_path: Path) -> None:
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     done = run(tmp_path, DIAMOND, Log("b"))
-    assert Run.from_json(json.loads(json.dumps(done.to_json())), decode) == done
+    assert RunRecord.from_json(json.loads(json.dumps(done.to_json())), decode) == done
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1, "steps": 3}'])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipline.errors import UsageError
-from shipline.ship.record import Run, RunState
+from shipline.ship.record import RunRecord, RunState
 from shipline.ship.runs import Runs
 
 ROOT = "/project"
@@ -19,7 +19,7 @@ def make(runs: Runs, number: int, end: str = "abcdef", started: float = 1.0) -> 
     run = f"20260101-0000{number:02}-{end}"
     with runs.hold(run) as recorder:
         recorder.begin(
-            Run(
+            RunRecord(
                 id=run,
                 root=ROOT,
                 file="shipline.yaml",

@@ -15,10 +15,10 @@ from shipline.git import Commit, WorkTree
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Descriptor, Digest, Reference, media
 from shipline.ship.prepare import dirty_decision
-from shipline.ship.record import Run, RunState, StepRecord
+from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.reports import SCANNERS
-from shipline.ship.section import Build, Pipeline, Step
+from shipline.ship.section import Build, Pipeline, StepSection
 from shipline.ship.steps.build import PushedImage, image_labels, read_built
 from shipline.ship.steps.sign import provenance
 from shipline.tags import Event, Situation, TagsSection, decide
@@ -27,7 +27,7 @@ from shipline.tags.decision import built_from
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")
 INDEX = Descriptor(media.OCI_INDEX, DIGEST, 5)
-RUN = Run(
+RUN = RunRecord(
     "20260101-000000-abcdef", "/project", "shipline.yaml", str(IMAGE), "c" * 40, "t", "main",
     False, 1.0,
     (
@@ -87,7 +87,7 @@ def test_provenance_has_no_credentials_and_no_values() -> None:
 
 def test_the_box_says_how_to_continue() -> None:
     error = StepFailed("test ended with 1", status=1, log=tuple(f"line {n}" for n in range(40)))
-    pipeline = Pipeline(steps={"test": Step(run="make test", working_directory="sub")})
+    pipeline = Pipeline(steps={"test": StepSection(run="make test", working_directory="sub")})
     box = boxed("failed", failure_sections(error, RUN, pipeline), unicode=False)
     for said in (
         "line 39",

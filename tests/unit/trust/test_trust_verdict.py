@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from shipline.oci import Descriptor, Digest
 from shipline.supply import (
-    Attestation,
     Attestations,
     Envelope,
     Form,
@@ -18,6 +17,7 @@ from shipline.supply import (
     Signature,
     Statement,
     Verification,
+    VerifiedAttestation,
 )
 from shipline.trust import Proofs, ResolvedRule, TrustRule, TrustVerdict, judge
 from shipline.units import Duration
@@ -42,7 +42,7 @@ def signature(key: int, signed_at: float | None = None, form: Form = Form.TAG) -
 def findings(*signatures: Signature, made_at: tuple[float | None, ...] = ()) -> Proofs:
     statement = Statement((), VULN, {})
     proven = tuple(
-        Attestation(KEYS[0], Form.TAG, statement, Envelope(b"", ()), one, PLACE, PLACE)
+        VerifiedAttestation(KEYS[0], Form.TAG, statement, Envelope(b"", ()), one, PLACE, PLACE)
         for one in made_at
     )
     verification = Verification(TARGET, signatures, ())

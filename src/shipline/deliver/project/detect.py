@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipline.deliver.project.node import detect_node
-from shipline.deliver.project.project import Language, Project, ProjectCheck, Toolchain, read
+from shipline.deliver.project.project import (
+    DetectedProject,
+    Language,
+    ProjectCheck,
+    Toolchain,
+    read,
+)
 from shipline.deliver.project.python import detect_python
 
 DEFAULT = "1.25"
@@ -73,11 +79,11 @@ _NOT_SHIPPED = re.compile(
 _SITES = (".", "public", "site", "www", "html")
 
 
-def detect_project(root: Path) -> Project:
+def detect_project(root: Path) -> DetectedProject:
     """The project in `root`; without a language if none is recognised."""
     language = detect_node(root) or detect_go(root) or detect_python(root)
     dockerfiles = tuple(_dockerfiles(root))
-    return Project(
+    return DetectedProject(
         name=_legal(language.name if language else "") or _legal(root.resolve().name) or "app",
         language=language,
         dockerfiles=dockerfiles,
@@ -92,7 +98,7 @@ def detect_project(root: Path) -> Project:
     )
 
 
-def guess_image(project: Project) -> str | None:
+def guess_image(project: DetectedProject) -> str | None:
     """The repository that the registry beside the git server has; None where that is not known."""
     match = re.search(
         r"(?:@|//(?:[^@/]+@)?)([\w.-]+)(?::\d+)?[:/]+(.+?)(?:\.git)?/?\Z", project.remote

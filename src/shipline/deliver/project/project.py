@@ -64,7 +64,7 @@ class Language:
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
+class DetectedProject:
     """A directory of source. `dockerfiles` are those of images that could be shipped, relative, the
     one at the top first, and `context` is what the first of them is built from; `site` is the
     directory of a static site; `ci` are files of CI systems; `parts` are the directories of a

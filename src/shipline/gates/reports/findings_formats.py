@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from shipline.gates.reports.fields import Fields
 from shipline.gates.reports.report import (
     Finding,
+    FindingLevel,
     Findings,
-    Level,
     Report,
     ReportError,
     ReportSubject,
@@ -32,7 +32,7 @@ _SKIPPED_MEMBERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    level: Level = Level.WARNING
+    level: FindingLevel = FindingLevel.WARNING
     severity: Severity = Severity.UNKNOWN
 
 
@@ -135,7 +135,7 @@ def _rules(reader: JsonReader, run: _Run, *, indexed: bool = True) -> None:
         rule = Fields(reader.value(), "a rule")
         level = rule.child("defaultConfiguration").text("level")
         run.rules[rule.text("id")] = _Rule(
-            _level(level) if level else Level.WARNING, _severity(rule.child("properties"))
+            _level(level) if level else FindingLevel.WARNING, _severity(rule.child("properties"))
         )
         if indexed:
             run.indexed_rules.append(rule.text("id"))
@@ -171,7 +171,7 @@ def _result(reader: JsonReader, run: _Run) -> None:
     message = value.child("message")
     finding = Finding(
         value.text("ruleId") or rule.text("id"),
-        _level(value.text("level")) if "level" in value else Level.WARNING,
+        _level(value.text("level")) if "level" in value else FindingLevel.WARNING,
         (message.text("text") or message.text("markdown") or message.text("id"))[:_MESSAGE],
         *location,
         _severity(value.child("properties")),
@@ -182,7 +182,7 @@ def _result(reader: JsonReader, run: _Run) -> None:
     if value.text("kind") in ("", "fail"):
         run.results.append((finding, index if isinstance(index, int) else -1, "level" in value))
     elif value.text("kind") in ("open", "review"):
-        finding = replace(finding, level=Level.NOTE)
+        finding = replace(finding, level=FindingLevel.NOTE)
         run.results.append((finding, index if isinstance(index, int) else -1, True))
 
 
@@ -218,9 +218,9 @@ def _path(uri: str) -> str:
     return unquote(uri.removeprefix("file://")).removeprefix("./")
 
 
-def _level(text: str) -> Level:
+def _level(text: str) -> FindingLevel:
     try:
-        return Level[text.upper()]
+        return FindingLevel[text.upper()]
     except KeyError:
         raise ReportError(f"not a level: {text[:40]!r}") from None
 
@@ -265,7 +265,7 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
-_LEVELS = {1: Level.WARNING, 2: Level.ERROR}
+_LEVELS = {1: FindingLevel.WARNING, 2: FindingLevel.ERROR}
 _KEPT = ("filePath", "messages", "suppressedMessages")
 
 

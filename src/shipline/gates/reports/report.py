@@ -65,7 +65,7 @@ _WORDS = {
 }
 
 
-class Level(IntEnum):
+class FindingLevel(IntEnum):
     """The level of a finding (SARIF 2.1.0, section 3.27.10), in order."""
 
     NONE = 0
@@ -86,7 +86,7 @@ class Finding:
     """
 
     rule: str
-    level: Level
+    level: FindingLevel
     message: str
     path: str = ""
     line: int = 0

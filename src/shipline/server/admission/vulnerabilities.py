@@ -22,9 +22,9 @@ from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, parse_manife
 from shipline.server.admission.evidence import StoredEvidence
 from shipline.server.admission.section import VulnerabilityRule, matches_any
 from shipline.supply import (
-    Attestation,
     ClaimKind,
     PublicKey,
+    VerifiedAttestation,
     attachment_tag,
     examine_attestations,
     stated_time,
@@ -221,7 +221,7 @@ def _describe(bad: Sequence[Vulnerability], least: str) -> str:
 def _newest_scan(
     source: StoredEvidence, target: Descriptor, keys: tuple[PublicKey, ...]
 ) -> tuple[Scan | None, str]:
-    proven: list[Attestation] = []
+    proven: list[VerifiedAttestation] = []
     rejected = 0
     for kind in SCAN_TYPES:
         found = examine_attestations(source, target, keys, kind)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, unquote
 from shipline import __version__
 from shipline.oci import Digest, check_repository, check_tag
 from shipline.server.http import Handler, Pool, Principal, Request, Response, Route, route
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.pages import views
 from shipline.server.pages.rendering import SAFE, asset, page
 from shipline.server.problems import Problem, problem_of
@@ -94,7 +94,7 @@ class Visitor:
     version: str = __version__
 
 
-def page_routes(node: Node) -> tuple[Route, ...]:
+def page_routes(node: RegistryNode) -> tuple[Route, ...]:
     """The pages show only what the visitor may pull."""
     site = Site(node)
     return (
@@ -143,7 +143,7 @@ def page_routes(node: Node) -> tuple[Route, ...]:
 class Site:
     """The pages of one node; all public methods but `with_error_page` are handlers."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: RegistryNode) -> None:
         self._node = node
         self._sessions = LoginSessions(node.storage.clock)
 

@@ -15,7 +15,7 @@ from shipline.server.cache import StoredManifest
 from shipline.server.entries import Usage
 from shipline.server.http import Principal
 from shipline.server.manifests import ManifestEntry, Manifests, TaggedDigest
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 
 _CONFIG_LIMIT = 4 << 20  # bytes
 _REFERRERS = 200
@@ -87,7 +87,7 @@ class ImageView:
     text: str
 
 
-def image(node: Node, name: str, stored: StoredManifest) -> ImageView:
+def image(node: RegistryNode, name: str, stored: StoredManifest) -> ImageView:
     """Raises ContentError for a manifest that is damaged on disk."""
     document = parse_manifest(stored.raw, stored.media_type)
     config = config_of(node, name, document)
@@ -129,7 +129,7 @@ def _has_image_config(document: Manifest | Index) -> bool:
     return isinstance(document, Manifest) and document.config.media_type in known
 
 
-def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Child]:
+def _children(node: RegistryNode, name: str, document: Manifest | Index) -> Iterator[Child]:
     entries = document.manifests[:_LISTED] if isinstance(document, Index) else ()
     for number, entry in enumerate(entries):
         platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
@@ -140,7 +140,7 @@ def _children(node: Node, name: str, document: Manifest | Index) -> Iterator[Chi
         yield Child(entry, platform, size)
 
 
-def size_of(node: Node, name: str, document: Manifest | Index) -> int | None:
+def size_of(node: RegistryNode, name: str, document: Manifest | Index) -> int | None:
     """Bytes to download for everything below the manifest; None for a large index."""
     if isinstance(document, Manifest):
         return document.config.size + sum(layer.size for layer in document.layers)
@@ -154,7 +154,7 @@ def size_of(node: Node, name: str, document: Manifest | Index) -> int | None:
     return total
 
 
-def config_of(node: Node, name: str, document: Manifest | Index) -> ImageConfig | None:
+def config_of(node: RegistryNode, name: str, document: Manifest | Index) -> ImageConfig | None:
     if isinstance(document, Index) or not _has_image_config(document):
         return None
     blob = node.storage.open_blob(name, document.config.digest)
@@ -206,13 +206,13 @@ def _truncate(text: str, longest: int = _MAX_TEXT) -> str:
     return f"{text[:longest]} … ({len(text) - longest} characters more)"
 
 
-def attached_to(node: Node, name: str, digest: Digest) -> tuple[list[Attachment], bool]:
+def attached_to(node: RegistryNode, name: str, digest: Digest) -> tuple[list[Attachment], bool]:
     """What is attached to a manifest, and whether more exists."""
     found = list(islice(_referrers(node, name, digest), _REFERRERS + 1))
     return [*found[:_REFERRERS], *_by_tag(node, name, digest)], len(found) > _REFERRERS
 
 
-def _referrers(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
+def _referrers(node: RegistryNode, name: str, digest: Digest) -> Iterator[Attachment]:
     for entry in node.manifests.referrers(name, digest, ""):
         yield _attachment(entry)
 
@@ -237,7 +237,7 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
     )
 
 
-def _by_tag(node: Node, name: str, digest: Digest) -> Iterator[Attachment]:
+def _by_tag(node: RegistryNode, name: str, digest: Digest) -> Iterator[Attachment]:
     """cosign's scheme from before referrers: a tag made from the digest."""
     for suffix in _ATTACHED:
         stored = node.manifests.get(name, f"{digest.algorithm}-{digest.hex}{suffix}")
@@ -289,7 +289,7 @@ class TagRow:
 
 
 def repositories(
-    node: Node, principal: Principal, after: str, search: str
+    node: RegistryNode, principal: Principal, after: str, search: str
 ) -> RowPage[RepositoryRow]:
     """Repositories after `after` that `principal` may pull, by name."""
     return _page(
@@ -300,7 +300,7 @@ def repositories(
     )
 
 
-def tags(node: Node, name: str, after: str, search: str) -> RowPage[TagRow]:
+def tags(node: RegistryNode, name: str, after: str, search: str) -> RowPage[TagRow]:
     """Tags after `after`, without those that only hold signatures and attestations."""
     return _page(
         _tagged(node.manifests, name, after),
@@ -336,7 +336,7 @@ def _page(
     return RowPage(tuple(rows))
 
 
-def _names(node: Node, after: str) -> Iterator[str]:
+def _names(node: RegistryNode, after: str) -> Iterator[str]:
     while page := node.storage.repositories(after, 1000):
         yield from page
         after = page[-1]
@@ -348,7 +348,7 @@ def _tagged(manifests: Manifests, name: str, after: str) -> Iterator[TaggedDiges
         after = page[-1].tag
 
 
-def _tag_row(node: Node, name: str, tagged: TaggedDigest) -> TagRow:
+def _tag_row(node: RegistryNode, name: str, tagged: TaggedDigest) -> TagRow:
     stored = node.manifests.get(name, tagged.digest)
     if stored is None:  # deleted between the two reads
         return TagRow(tagged, "", (), 0, 0)
@@ -365,7 +365,7 @@ def _tag_row(node: Node, name: str, tagged: TaggedDigest) -> TagRow:
     )
 
 
-def _platforms(node: Node, name: str, document: Manifest | Index) -> tuple[str, ...]:
+def _platforms(node: RegistryNode, name: str, document: Manifest | Index) -> tuple[str, ...]:
     if isinstance(document, Index):
         images = filter(is_image, document.manifests)
         return tuple(str(one.platform) for one in islice(images, CHILDREN))

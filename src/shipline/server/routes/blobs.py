@@ -20,7 +20,7 @@ from shipline.server.http import (
     not_modified,
     route,
 )
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, blob_unknown, digest_invalid, received
 from shipline.server.reachability import needed_by
 from shipline.server.storage import Storage
@@ -29,7 +29,7 @@ from shipline.server.uploads import Check
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 
 
-def blob_routes(node: Node) -> tuple[Route, ...]:
+def blob_routes(node: RegistryNode) -> tuple[Route, ...]:
     storage = node.storage
 
     def pull(request: Request, name: str, digest: str) -> Response:
@@ -106,7 +106,7 @@ _BYTES = "application/octet-stream"
 _CHECK_EVERY = 64 << 20  # bytes of a body between two quota checks
 
 
-def upload_routes(node: Node) -> tuple[Route, ...]:
+def upload_routes(node: RegistryNode) -> tuple[Route, ...]:
     uploads = node.uploads
 
     def start(request: Request, name: str) -> Coro[Response]:
@@ -183,7 +183,7 @@ def upload_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _quota_check(node: Node, request: Request, name: str) -> Check:
+def _quota_check(node: RegistryNode, request: Request, name: str) -> Check:
     """Checks the quota at the start, periodically, and at the end: the length may be unknown, and
     other uploads run concurrently.
     """
@@ -213,7 +213,7 @@ def _location(name: str, session: str) -> str:
     return f"/v2/{name}/blobs/uploads/{session}"
 
 
-def _mount(node: Node, request: Request, digest: Digest, name: str) -> bool:
+def _mount(node: RegistryNode, request: Request, digest: Digest, name: str) -> bool:
     """Mount the blob if the client may pull its source; otherwise it uploads, and learns nothing
     about the source. If only the token's scope lacks the source, the client is asked for it (401).
     """

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from shipline.oci import Digest, check_repository, media
 from shipline.server.http import Headers, Principal, Request, Response, Route, route
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.problems import Problem, name_unknown
 
 _PAGE = 10_000  # names
@@ -19,7 +19,7 @@ _PAGE_BYTES = 2 << 20  # bytes of descriptors after which a page ends
 _JSON = ("Content-Type", "application/json")
 
 
-def listing_routes(node: Node) -> tuple[Route, ...]:
+def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
     storage, manifests = node.storage, node.manifests
 
     def tags(request: Request, name: str) -> Response:
@@ -69,7 +69,7 @@ def listing_routes(node: Node) -> tuple[Route, ...]:
     )
 
 
-def _visible(node: Node, principal: Principal, after: str, limit: int) -> list[str]:
+def _visible(node: RegistryNode, principal: Principal, after: str, limit: int) -> list[str]:
     """Up to `limit` names of repositories that the account may pull. Checks the account's rights:
     the token's scope covers the catalog, not its repositories.
     """

@@ -33,7 +33,7 @@ from shipline.server.http import (
     precondition_holds,
     route,
 )
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.problems import (
     Problem,
     digest_invalid,
@@ -50,7 +50,7 @@ _PER_BYTE, _PER_PART = 3, 300  # bytes in memory per byte, per object or list
 _PARSE_WAIT_S = 10.0
 
 
-def manifest_routes(node: Node) -> tuple[Route, ...]:
+def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
     manifests, parse_memory = node.manifests, ParseMemory()
 
     def pull(request: Request, name: str, reference: str) -> Response:
@@ -179,7 +179,9 @@ class ParseMemory:
         )
 
 
-def _check_conditions(node: Node, request: Request, name: str, target: Digest | str) -> None:
+def _check_conditions(
+    node: RegistryNode, request: Request, name: str, target: Digest | str
+) -> None:
     """Check If-Match and If-None-Match. Raises Problem 412."""
     if_match, if_none_match = request.header("If-Match"), request.header("If-None-Match")
     if if_match is None and if_none_match is None:
@@ -193,7 +195,7 @@ def _check_conditions(node: Node, request: Request, name: str, target: Digest | 
 
 
 def _note_pull(
-    node: Node, request: Request, name: str, target: Digest | str, found: StoredManifest
+    node: RegistryNode, request: Request, name: str, target: Digest | str, found: StoredManifest
 ) -> None:
     tags = () if isinstance(target, Digest) else (target,)
     node.publish(
@@ -208,7 +210,7 @@ def _note_pull(
 
 
 def _check_overwrite(
-    node: Node, principal: Principal, name: str, digest: Digest, tags: tuple[str, ...]
+    node: RegistryNode, principal: Principal, name: str, digest: Digest, tags: tuple[str, ...]
 ) -> None:
     """Check the right to create or move each tag; pushing the same digest again only needs push.
     Raises Problem 403.
@@ -221,7 +223,9 @@ def _check_overwrite(
             raise Problem(403, "DENIED", f"{principal.actor} may not {verb} the tag {name}:{tag}")
 
 
-def _check_removal(node: Node, principal: Principal, name: str, target: Digest | str) -> None:
+def _check_removal(
+    node: RegistryNode, principal: Principal, name: str, target: Digest | str
+) -> None:
     """Deleting a manifest deletes its tags, so all must be allowed, and no index may list it.
     Raises Problem 403 or 405.
     """
@@ -233,7 +237,7 @@ def _check_removal(node: Node, principal: Principal, name: str, target: Digest |
             raise Problem(403, "DENIED", f"{principal.actor} may not delete the tag {name}:{tag}")
 
 
-def _tags_of(node: Node, name: str, digest: Digest) -> Iterator[str]:
+def _tags_of(node: RegistryNode, name: str, digest: Digest) -> Iterator[str]:
     return (tag for (tag,), _ in walk(node.storage.records, ("tagged", name, str(digest))))
 
 

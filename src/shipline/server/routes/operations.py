@@ -7,7 +7,7 @@ import threading
 import time
 
 from shipline.server.http import Pool, Request, Response, Route, route
-from shipline.server.node import Node
+from shipline.server.node import RegistryNode
 from shipline.server.storage import Storage
 
 _FRESH_S = 5.0  # between two probe writes
@@ -64,7 +64,7 @@ def health_routes(health: Health) -> tuple[Route, ...]:
     return (route("/readyz", requires="open", pool=Pool.RESERVED, GET=ready),)
 
 
-def operation_routes(node: Node) -> tuple[Route, ...]:
+def operation_routes(node: RegistryNode) -> tuple[Route, ...]:
     def base(request: Request) -> Response:
         return Response.of(200, [("Content-Type", "application/json")], b"{}")
 

@@ -35,8 +35,15 @@ from shipline.oci import (
     combine,
     parse_manifest,
 )
-from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
-from shipline.ship.record import Run, StepResult, as_json
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    ProjectConfig,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
+from shipline.ship.record import RunRecord, StepResult, as_json
 from shipline.ship.section import Build
 
 if TYPE_CHECKING:
@@ -124,7 +131,7 @@ def _steps(given: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _missing(project: Project) -> Iterator[str]:
+def _missing(project: ProjectConfig) -> Iterator[str]:
     build = project.pipeline.build
     for platform in build.platforms:
         for word, known in ((platform.os, _SYSTEMS), (platform.architecture, _ARCHITECTURES)):
@@ -164,12 +171,12 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     return StepOutcome(result=read_image(repository, target), reason=note)
 
 
-def pushed_image(run: Run) -> PushedImage | None:
+def pushed_image(run: RunRecord) -> PushedImage | None:
     """The image of a run; None before it is built, or where it was not pushed."""
     return run.result("build", PushedImage)
 
 
-def require_image(run: Run) -> Descriptor:
+def require_image(run: RunRecord) -> Descriptor:
     """The image of a run. Raises UsageError where there is none."""
     image = pushed_image(run)
     if image is None:
@@ -177,7 +184,7 @@ def require_image(run: Run) -> Descriptor:
     return image.descriptor
 
 
-def digest_of(run: Run) -> str:
+def digest_of(run: RunRecord) -> str:
     """The digest of the image of a run; empty where none was pushed."""
     image = pushed_image(run)
     return str(image.digest) if image else ""
@@ -207,7 +214,7 @@ def command_line(build: Build, image: Reference | None) -> str:
 
 
 def build_request(
-    project: Project,
+    project: ProjectConfig,
     environ: Mapping[str, str],
     *,
     labels: Mapping[str, str],
@@ -257,7 +264,7 @@ def _annotations(values: Mapping[str, str], several: bool) -> Iterator[Annotatio
             yield Annotation(level, key, value)
 
 
-def build_problem(project: Project, environ: Mapping[str, str]) -> ConfigError | None:
+def build_problem(project: ProjectConfig, environ: Mapping[str, str]) -> ConfigError | None:
     """Why the image cannot be built here, as far as it is known before any work."""
     build, place = project.pipeline.build, _dockerfile(project.pipeline.build)
     try:

@@ -9,24 +9,44 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipline.errors import StepFailed, UsageError
 from shipline.globs import glob
-from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
-from shipline.ship.process import CommandResult, argv_of, environment, run_command
+from shipline.processes import run_process
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    ProjectConfig,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
 from shipline.ship.record import as_json
 from shipline.ship.reports import SCANNERS, findings_in, left_to_gates
-from shipline.ship.section import Step, When, listed
+from shipline.ship.section import StepSection, When, listed
 from shipline.ship.steps.build import PushedImage, pushed_image
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span
     from shipline.tags import Event
 
+LAST_LINES = 30
+_NOT_FOUND = 127  # sh(1), "Exit Status"
+_LINE_KEPT = 1 << 16  # bytes of an unfinished line
+_USUAL = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR"),
+    *("TERM", "NO_COLOR", "FORCE_COLOR", "CI", "GITHUB_ACTIONS", "GITLAB_CI", "XDG_*_HOME"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    *("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "SOURCE_DATE_EPOCH"),
+)
 _SCRIPT = re.compile(r"[;&|\n]")
 _NOT_RUN = 126  # from here on the shell could not run it, or a signal ended it (sh(1))
 _SHOWN = 20  # findings in the failure of a step
@@ -51,7 +71,7 @@ def _steps(given: PlanInput) -> Iterator[ChainStep]:
         )
 
 
-def _key(step: Step) -> object:
+def _key(step: StepSection) -> object:
     return {
         "run": as_json(step.run),
         "scanner": step.scanner,
@@ -63,7 +83,7 @@ def _key(step: Step) -> object:
     }
 
 
-def _missing(project: Project) -> Iterator[str]:
+def _missing(project: ProjectConfig) -> Iterator[str]:
     """Only for steps that no other comes before: that one may make the directory."""
     for name, step in project.pipeline.commands.items():
         place = step.working_directory
@@ -85,7 +105,7 @@ class _Command:
     """The work of such a step."""
 
     name: str
-    step: Step
+    step: StepSection
 
     def run(self, context: StepContext, span: Span) -> StepOutcome:
         """Where gates judge all of its reports, findings in them are no failure of the step."""
@@ -208,7 +228,7 @@ def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
     return ""
 
 
-def shown(step: Step) -> str:
+def shown(step: StepSection) -> str:
     """The command of a step as a person would type it; a script is left as it is."""
     if step.scanner:
         return str(SCANNERS[step.scanner])
@@ -230,7 +250,7 @@ def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
     return found
 
 
-def reproduction(step: Step, root: Path) -> str:
+def reproduction(step: StepSection, root: Path) -> str:
     """What a person types to see the failure of a step alone."""
     place = shlex.quote(os.path.normpath(root / step.working_directory))
     variables = [f"{name}={value}" for name, value in step.env.items()]
@@ -259,7 +279,7 @@ def file_digest(path: Path) -> str:
         return ""
 
 
-def _explained(ended: CommandResult, step: Step, root: Path) -> bool:
+def _explained(ended: CommandResult, step: StepSection, root: Path) -> bool:
     """Whether findings explain its failure: it ended by itself and wrote all of its reports."""
     if ended.timed_out or ended.status >= _NOT_RUN:
         return False
@@ -267,11 +287,11 @@ def _explained(ended: CommandResult, step: Step, root: Path) -> bool:
     return whole and bool(findings_in(_reports(root, step)))
 
 
-def _how(ended: CommandResult, step: Step) -> str:
+def _how(ended: CommandResult, step: StepSection) -> str:
     return f"took more than {step.timeout}" if ended.timed_out else f"ended with {ended.status}"
 
 
-def _reports(root: Path, step: Step) -> Iterator[Path]:
+def _reports(root: Path, step: StepSection) -> Iterator[Path]:
     for pattern in step.report_paths:
         yield from _matching(root, pattern)
 
@@ -280,3 +300,82 @@ def _matching(root: Path, pattern: str) -> Iterator[Path]:
     for path in root.glob(pattern):
         if path.is_file():
             yield path
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. `log` has the last lines of its output, `timed_out` is whether it was
+    stopped at its time limit.
+    """
+
+    status: int
+    log: tuple[str, ...]
+    timed_out: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0 and not self.timed_out
+
+
+def environment(
+    environ: Mapping[str, str], names: Sequence[str], more: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a command: the usual variables, those that match `names`, and `more`."""
+    allowed = (*_USUAL, *names)
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in allowed)
+    }
+    return {**kept, **more}
+
+
+def argv_of(run: str | Sequence[str]) -> tuple[str, ...]:
+    """The arguments to start: a text is a script for `sh -e`."""
+    return ("sh", "-ec", run) if isinstance(run, str) else tuple(run)
+
+
+def run_command(
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    write: Callable[[bytes], object],
+) -> CommandResult:
+    """Run a command to its end; `write` gets its output and standard error, in order.
+
+    Raises StepFailed where it cannot be started, Cancelled when interrupted.
+    """
+    if not directory.is_dir():
+        raise StepFailed(f"the working directory {directory} does not exist", status=1)
+    require_program(argv[0], environ)
+    tail: deque[bytes] = deque(maxlen=LAST_LINES + 1)
+    ended = run_process(
+        argv,
+        directory=directory,
+        environ=environ,
+        timeout_s=timeout_s,
+        write=lambda data: _take(data, tail, write),
+    )
+    log = tuple(line.decode(errors="replace") for line in tail if line)[-LAST_LINES:]
+    return CommandResult(ended.status, log, ended.timed_out)
+
+
+def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> None:
+    """Pass output on, and keep its last lines; the last one may be incomplete."""
+    write(data)
+    first, *others = data.split(b"\n")
+    grown = (tail.pop() if tail else b"") + first
+    tail.append(grown[-_LINE_KEPT:])
+    tail.extend(others)
+
+
+def require_program(name: str, environ: Mapping[str, str]) -> None:
+    """Raises StepFailed for a program that is not installed, with the status of a shell for it."""
+    if shutil.which(name, path=environ.get("PATH")) is None:
+        raise StepFailed(
+            f"the program {name} is not installed",
+            status=_NOT_FOUND,
+            hint="install it, or correct the step",
+        )

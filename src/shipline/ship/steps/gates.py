@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 from shipline.errors import NotFound
 from shipline.git import ChangedLines, GitError, changed_lines, read_repository, tags
 from shipline.oci import Descriptor
-from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
-from shipline.ship.record import Run, as_json
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    ProjectConfig,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
+from shipline.ship.record import RunRecord, as_json
 from shipline.ship.reports import gates_of, reports_by_gate
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import pushed_image, require_image
@@ -57,7 +64,7 @@ def _steps(given: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _missing(project: Project) -> Iterator[str]:
+def _missing(project: ProjectConfig) -> Iterator[str]:
     for file in project.gates.waiver_files if project.gates else ():
         if not (project.root / file).is_file():
             yield f"gates.waiver-files: there is no file {file}"
@@ -95,7 +102,7 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     )
 
 
-def gate_verdicts(run: Run) -> GateVerdicts:
+def gate_verdicts(run: RunRecord) -> GateVerdicts:
     """The verdicts of a run; none where nothing was judged."""
     return run.result("gates", GateVerdicts) or GateVerdicts()
 

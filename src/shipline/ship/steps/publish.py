@@ -16,7 +16,7 @@ from shipline.errors import NotFound
 from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
 from shipline.ship.plan import ChainStep, PlanInput, StepContext, StepKind, StepOutcome
-from shipline.ship.record import Run
+from shipline.ship.record import RunRecord
 from shipline.ship.steps.build import require_image
 from shipline.tags import (
     Decision,
@@ -152,13 +152,13 @@ def _publish(context: StepContext, span: Span) -> StepOutcome:
     return StepOutcome(result=published, reason=", ".join(names))
 
 
-def names_of(run: Run) -> tuple[str, ...]:
+def names_of(run: RunRecord) -> tuple[str, ...]:
     """The names that the image of a run was given."""
     published = run.result("publish", PublishedNames)
     return published.names if published else ()
 
 
-def version_of(run: Run) -> str:
+def version_of(run: RunRecord) -> str:
     """The version that was reserved, or that the commit had; empty where it has none."""
     results = run.result("reserve", ReservedVersion), run.result("publish", PublishedNames)
     return next((one.version for one in results if one and one.version), "")

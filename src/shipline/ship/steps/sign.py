@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from shipline import __version__
 from shipline.oci import Reference
-from shipline.ship.plan import ChainStep, PlanInput, Project, StepContext, StepKind, StepOutcome
-from shipline.ship.record import Run, as_json
+from shipline.ship.plan import (
+    ChainStep,
+    PlanInput,
+    ProjectConfig,
+    StepContext,
+    StepKind,
+    StepOutcome,
+)
+from shipline.ship.record import RunRecord, as_json
 from shipline.ship.section import Build
 from shipline.ship.steps.build import pushed_image, require_image
 from shipline.ship.steps.gates import gate_verdicts
@@ -86,7 +93,7 @@ def _copy_steps(given: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _missing_key(project: Project) -> Iterator[str]:
+def _missing_key(project: ProjectConfig) -> Iterator[str]:
     key = project.pipeline.sign.key if project.pipeline.sign else ""
     if key and "://" not in key and not (project.root / key).is_file():
         yield f"sign.key: there is no file {key}; `shipline key generate` makes a key"
@@ -176,7 +183,7 @@ def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
 
 
 def provenance(
-    run: Run, build: Build, url: str, environ: Mapping[str, str], finished: float
+    run: RunRecord, build: Build, url: str, environ: Mapping[str, str], finished: float
 ) -> dict[str, Any]:
     """The predicate: what was built from which commit, by whom and when.
 
@@ -214,11 +221,11 @@ def provenance(
     }
 
 
-def _steps(run: Run) -> dict[str, str]:
+def _steps(run: RunRecord) -> dict[str, str]:
     return {one.name: one.state.value for one in run.steps if one.kind == "command"}
 
 
-def _sha256(run: Run) -> str:
+def _sha256(run: RunRecord) -> str:
     path = Path(run.root) / run.file
     return hashlib.sha256(path.read_bytes()).hexdigest() if run.file and path.is_file() else ""
 
@@ -232,7 +239,7 @@ def _builder(environ: Mapping[str, str]) -> str:
     return _LOCAL
 
 
-def _invocation(run: Run, environ: Mapping[str, str]) -> str:
+def _invocation(run: RunRecord, environ: Mapping[str, str]) -> str:
     if number := environ.get("GITHUB_RUN_ID", ""):
         place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
         return f"{place}/actions/runs/{number}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
