@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from shipline import dockerfile as df
+from shipline.build.cache import LayerResult
 from shipline.build.graph import ImageOp
+from shipline.build.layer_files import LayerFiles
 from shipline.content import LocalStore, Reader, Repository, fetch_all
 from shipline.errors import ContentError, DamagedContent, NotFound
 from shipline.events import Step
-from shipline.layer import Layer
+from shipline.layer import Layer, codec, stream_layer
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -26,6 +28,7 @@ from shipline.oci import (
     Manifest,
     Platform,
     Reference,
+    media,
     parse_manifest,
 )
 from shipline.tasks import Once
@@ -35,10 +38,14 @@ Repositories = Callable[[Reference], Repository]
 
 
 class Blobs:
-    """The local store, and the repositories that have content which is missing there."""
+    """The local store, and where content comes from that is missing there: repositories, and the
+    files of layers that were made here, which give the same blob when they are compressed again.
+    """
 
-    def __init__(self, store: LocalStore, step: Step) -> None:
+    def __init__(self, store: LocalStore, step: Step, files: LayerFiles | None = None) -> None:
         self.store = store
+        self._files = files
+        self._results: dict[Digest, LayerResult] = {}
         self._step = step
         self._lock = threading.Lock()
         self._origins: dict[Digest, tuple[Repository, str]] = {}
@@ -54,19 +61,27 @@ class Blobs:
         with self._lock:
             return self._origins[digest][0] if digest in self._origins else None
 
-    def ensure(self, target: Descriptor, step: Step | None = None) -> None:
-        """Download the content unless it is in the local store, as part of `step`.
+    def remember(self, result: LayerResult) -> None:
+        """Remember how the layer of `result` was compressed."""
+        if result.level is not None:
+            with self._lock:
+                self._results[result.layer.descriptor.digest] = result
 
-        Raises NotFound, RegistryError.
+    def ensure(self, target: Descriptor, step: Step | None = None) -> None:
+        """Make or download the content unless it is in the local store, as part of `step`.
+
+        Raises NotFound, RegistryError, DamagedContent.
         """
         if not self.store.exists(target):
-            self._once.get(target.digest, lambda: self._download(target, step or self._step))
+            self._once.get(target.digest, lambda: self._provide(target, step or self._step))
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
         """The content, from the local store, or from its registry without keeping it."""
         with self._lock:
             origin = self._origins.get(target.digest)
+        if origin is None:
+            self.ensure(target)
         if origin is None or self.store.exists(target):
             with self.store.fetch(target) as reader:
                 yield reader
@@ -75,10 +90,44 @@ class Blobs:
                 yield reader
 
     def exists(self, target: Descriptor) -> bool:
-        """Whether the content is in the local store, or known to be in a registry."""
+        """Whether the content is in the local store, known to be in a registry, or can be made."""
         with self._lock:
             known = target.digest in self._origins
-        return known or self.store.exists(target)
+        return known or self.store.exists(target) or self._makeable(target) is not None
+
+    def _makeable(self, target: Descriptor) -> LayerResult | None:
+        """The result whose files give the content."""
+        with self._lock:
+            result = self._results.get(target.digest)
+        if result is None or self._files is None or not self._files.has(result.layer.diff_id):
+            return None
+        return result
+
+    def _provide(self, target: Descriptor, step: Step) -> None:
+        result = self._makeable(target)
+        if result is None:
+            self._download(target, step)
+        else:
+            self._compress(result, step)
+
+    def _compress(self, result: LayerResult, step: Step) -> None:
+        """Make the blob of a layer again from its files, which are removed if they do not give it:
+        they were damaged, or the compression library is another one now.
+        """
+        assert self._files is not None
+        layer = result.layer
+        form = codec(media.compression(layer.descriptor.media_type) or "", result.level)
+        name = f"compress {layer.descriptor.digest.short}"
+        with (
+            step.step(name, kind="internal", size=layer.descriptor.size),
+            self.store.ingest() as ingest,
+        ):
+            made = stream_layer(self._files.tar(layer.diff_id), ingest, form)
+        if made.descriptor.digest != layer.descriptor.digest:
+            self._files.remove(layer.diff_id)
+            raise DamagedContent(
+                f"the files of layer {layer.diff_id} do not give its blob", hint="run again"
+            )
 
     def _download(self, target: Descriptor, step: Step) -> None:
         with self._lock:

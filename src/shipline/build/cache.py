@@ -66,25 +66,51 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
             raise
 
 
-def forget_missing(records: Records, content: Exister) -> None:
-    """Delete the records of layers and files that are no longer in `content`."""
+def forget_missing(records: Records, content: Exister, has_files: Callable[[Digest], bool]) -> None:
+    """Delete the records of layers and files that are no longer in `content`; `has_files` says
+    whether the files of a layer are here, from which its blob is made again.
+    """
     for key, value in walk(records, ()):
         sealed = unseal(_REMOTE if key[0] == _FILES else _KIND, value)
         record = {} if sealed is None else json.loads(bytes(sealed))
         target = record.get("layer") or record.get("content")
-        if target is None or not content.exists(Descriptor.from_json(target)):
+        if target is not None and content.exists(Descriptor.from_json(target)):
+            continue
+        if "diff_id" not in record or not has_files(Digest.parse(record["diff_id"])):
             records.write({key: None}, durable=False)
+
+
+def results(records: Records) -> Iterator[LayerResult]:
+    """The results of all builds, also those whose layer has gone."""
+    for key, value in walk(records, ()):
+        sealed = unseal(_KIND, value) if key[0] != _FILES else None
+        if sealed is not None:
+            yield _result(json.loads(bytes(sealed)))
+
+
+def _result(record: dict[str, Any]) -> LayerResult:
+    layer = Layer(Descriptor.from_json(record["layer"]), Digest.parse(record["diff_id"]))
+    return LayerResult(layer, record["created"], record.get("level"))
 
 
 class Cache:
     """Results by key, durable and shared by all builds with the state directory `state`.
 
-    `variant` separates builds that make other layers from the same work.
+    `variant` separates builds that make other layers from the same work. `on_result` is told of a
+    result before `content` is asked whether its layer exists.
     """
 
-    def __init__(self, records: Records, content: Exister, state: Path, variant: str = "") -> None:
+    def __init__(
+        self,
+        records: Records,
+        content: Exister,
+        state: Path,
+        variant: str = "",
+        on_result: Callable[[LayerResult], object] = lambda result: None,
+    ) -> None:
         self._records = records
         self._content = content
+        self._on_result = on_result
         self._state = state
         self._space = f"layers {variant}".rstrip()
         self._running: Once[tuple[LayerResult, bool]] = Once()
@@ -136,11 +162,9 @@ class Cache:
         record = self._read(_KIND, self._space, key)
         if record is None:
             return None
-        descriptor = Descriptor.from_json(record["layer"])
-        if not self._content.exists(descriptor):
-            return None
-        layer = Layer(descriptor, Digest.parse(record["diff_id"]))
-        return LayerResult(layer, record["created"], record.get("level"))
+        result = _result(record)
+        self._on_result(result)
+        return result if self._content.exists(result.layer.descriptor) else None
 
     def put(self, key: str, result: LayerResult) -> None:
         record = {

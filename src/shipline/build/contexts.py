@@ -17,9 +17,9 @@ from shipline import dockerfile as df
 from shipline.build.checks import configured
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.graph import MAIN_CONTEXT
+from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory, included
-from shipline.build.snapshots import USE_LOCK
 from shipline.build.validation import check_frontend
 from shipline.content import Reader, Recency
 from shipline.errors import SandboxError, UsageError

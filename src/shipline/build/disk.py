@@ -10,21 +10,24 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from shipline.build.cache import forget_missing, open_records
-from shipline.build.snapshots import COMPLETE, USE_LOCK
+from shipline.build.cache import forget_missing, open_records, results
+from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
 from shipline.content import LocalStore, Recency
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.events import Step
-from shipline.metadata import DamagedRecords
+from shipline.metadata import DamagedRecords, Records
+from shipline.oci import Digest
 from shipline.sandbox import open_workspace, remove_tree
 from shipline.units import ByteSize, counted, shown_size
 
 _SIZE = "size"
+_WORTH = 1 << 20  # bytes; smaller blobs are not worth a second look
 _MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none is set
 LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
 
@@ -88,8 +91,8 @@ def prune(
     """
     recency = Recency(state / USE_LOCK)
     with open_workspace(state) as scratch:
-        since = _running_since(state, besides=scratch)
-        records = _records(state, since)
+        since = partial(_running_since, state, besides=scratch)
+        records = _records(state, since())
         used, disk = total(records), _disk(state)
         keep = limits.keep(used, disk.f_bavail * disk.f_frsize)
         evictable = (record for record in records if not record.in_use and chosen(record))
@@ -100,7 +103,56 @@ def prune(
                 used -= record.size
                 yield record
     with open_records(state / "cache.db", lambda damaged: None) as known:
-        forget_missing(known, LocalStore(state / "content"))
+        forget_missing(known, LocalStore(state / "content"), partial(_has_files, state))
+
+
+def keep_once(
+    state: Path,
+    scratch: Path,
+    records: Records,
+    files: LayerFiles,
+    exported: Collection[Digest],
+    step: Step,
+) -> None:
+    """Remove the blobs of layers whose files are here and give the same blob at any time; those of
+    `exported`, small ones, and what another running build has used stay. Raises no error.
+
+    The files stay, since the next steps need them: a blob is needed again only where a registry
+    does not have it.
+    """
+    try:
+        _drop_blobs(state, scratch, records, files, exported)
+    except (OSError, ShiplineError, DamagedRecords) as error:
+        step.warn(f"the cache keeps some layers twice: {error}")
+
+
+def _drop_blobs(
+    state: Path,
+    scratch: Path,
+    records: Records,
+    files: LayerFiles,
+    exported: Collection[Digest],
+) -> None:
+    store, recency = LocalStore(state / "content"), Recency(state / USE_LOCK)
+    twice = {}
+    for result in results(records):
+        target, diff_id = result.layer.descriptor, result.layer.diff_id
+        if result.level is None or target.size < _WORTH or target.digest in exported:
+            continue
+        if store.path(target.digest).exists() and files.exact(diff_id):
+            twice[store.path(target.digest)] = diff_id
+    for path, diff_id in twice.items():
+        try:
+            files.secure(diff_id)
+        except FileNotFoundError:  # evicted meanwhile
+            continue
+        trash = scratch / f"dropped-{os.urandom(6).hex()}"
+        if recency.evict(path, path, partial(_running_since, state, scratch), trash):
+            trash.unlink(missing_ok=True)
+
+
+def _has_files(state: Path, diff_id: Digest) -> bool:
+    return any(state.glob(f"layers*/{diff_id.hex}/{COMPLETE}"))
 
 
 def limit_of(text: str, state: Path) -> int | None:
@@ -281,7 +333,9 @@ def _is_locked(path: Path) -> bool:
         os.close(fd)
 
 
-def _evict(record: CacheRecord, recency: Recency, since: float, scratch: Path) -> bool:
+def _evict(
+    record: CacheRecord, recency: Recency, since: Callable[[], float], scratch: Path
+) -> bool:
     trash = scratch / f"evicted-{os.urandom(6).hex()}"
     if record.type == "exec.cachemount":
         gone = _evict_mount(record, trash)

@@ -5,6 +5,7 @@ See ARCHITECTURE.md, "The straight line of a build".
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -30,16 +31,24 @@ from shipline.build.cache import Cache, open_records
 from shipline.build.checks import show_warnings, unused_arguments, warnings_of
 from shipline.build.clock import EPOCH, Clock, clock_of
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
-from shipline.build.disk import LIMIT_VARIABLE, kept_within, limit_of
+from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import ExportSource, check_engine, export
 from shipline.build.faults import Damage, system_errors
 from shipline.build.graph import HttpOp, ScratchOp, Vertex
+from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
-from shipline.build.publish import UPLOADS, Uploads, push_documents, push_tags, push_targets
+from shipline.build.publish import (
+    UPLOADS,
+    Results,
+    Uploads,
+    push_documents,
+    push_tags,
+    push_targets,
+)
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
-from shipline.build.snapshots import USE_LOCK, Snapshots
+from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.ssh import agents_of
 from shipline.build.stages import StageState
@@ -54,7 +63,7 @@ from shipline.content import LocalStore, Recency
 from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.metadata import DamagedRecords
-from shipline.oci import Descriptor, Reference
+from shipline.oci import Descriptor, Digest, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
 
@@ -206,13 +215,14 @@ def _build(
     request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
 ) -> BuildResult:
     private_mounts()
-    home = settings.home
+    home, started = settings.home, time.time()
     formats = formats_of(request)
     targets = push_targets(request, settings.repositories)
     agents = agents_of(request.ssh, settings.environment)
     with ExitStack() as stack:
         scratch = stack.enter_context(open_workspace(home))
-        blobs = Blobs(store, step)
+        files = LayerFiles(home, scratch, damage)
+        blobs = Blobs(store, step, files)
         images = RegistryImages(settings.repositories, blobs, step)
         time_of = partial(_time_of_stage, images, settings)
         request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step, time_of)
@@ -225,8 +235,8 @@ def _build(
         records = stack.enter_context(open_records(home / "cache.db", damage))
         worker = Worker(
             store=store,
-            snapshots=Snapshots(home, scratch, blobs, damage),
-            cache=Cache(records, blobs, home, clock.variant),
+            snapshots=Snapshots(home, scratch, blobs, files),
+            cache=Cache(records, blobs, home, clock.variant, blobs.remember),
             codec=codec_of(formats[0]),
             clock=clock,
             scratch=scratch,
@@ -247,7 +257,7 @@ def _build(
             solver = Solver(worker, executor, downloader, contexts, images.found, step, follower)
             _solve(stages, solver, uploads)
         with TaskGroup() as group:
-            group.start(worker.snapshots.sync)
+            group.start(files.sync)
             results = {
                 one: _assemble(stages, one, solver, recoder, clock, indexed=indexed)
                 for one in formats
@@ -259,8 +269,17 @@ def _build(
                 source = ExportSource(result, names, blobs, snapshots, clock.now_ns())
                 export(output, source, settings.stdout, step)
             push_tags(results, targets, step)
+        if grew(home, started):
+            keep_once(home, scratch, records, files, _exported(request, results), step)
         first = results[formats[0]]
         return BuildResult(first.descriptor, first.images, request.tags)
+
+
+def _exported(request: BuildRequest, results: Results) -> set[Digest]:
+    """The layers that were written to files or loaded; an equal build reads them again."""
+    formats = {format_of(one, request) for one in request.outputs if one.type in ("oci", "docker")}
+    images = [image for one in formats for image in results[one].images]
+    return {layer.descriptor.digest for image in images for layer in image.layers}
 
 
 def _check_dockerfile(

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from shipline import dockerfile as df
 from shipline.build.graph import RunMount, RunOp, key_of
+from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import Secret
 from shipline.build.selecting import ContextDirectory, Root, find_source
-from shipline.build.snapshots import USE_LOCK, Snapshot
+from shipline.build.snapshots import Snapshot
 from shipline.build.ssh import Agent, served
 from shipline.build.worker import Source, Worker
 from shipline.content import Recency

@@ -1,31 +1,20 @@
 """Snapshots: lists of layers, unpacked or mounted only when a step needs their files.
 
-layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
-layers/<diff id>/layer.tar    or, for a big layer: its tar,
-layers/<diff id>/index.erofs  with an index that the kernel mounts
-layers/<diff id>/complete     the names of its parts, and the boot in which it was written
-layers/<diff id>/synced       an empty file: the layer is on the disk
-toc/<diff id>                 its table of contents
-
-A layer that was not synced is valid only until the machine restarts: the build goes on at once,
-and a power loss never leaves truncated files that a step trusts.
+Their files are in `layers`; toc/<diff id> is the table of contents of a layer.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import queue
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from shipline.build.base_images import Blobs
-from shipline.content import Reader, Recency, chunks, seal, unseal
+from shipline.build.layer_files import USE_LOCK, LayerFiles
+from shipline.content import Reader, Recency, chunks
 from shipline.errors import ContentError, DigestMismatch
 from shipline.events import Step
 from shipline.layer import (
@@ -41,23 +30,17 @@ from shipline.layer import (
 )
 from shipline.oci import Digest, Hasher, media
 from shipline.sandbox import (
-    Erofs,
     Overlay,
     can_mount_files,
     in_user_namespace,
     make_erofs_index,
     mounted,
-    owners_suffix,
     remove_tree,
     require_ids,
-    sync_file_system,
 )
 from shipline.tasks import Once, TaskGroup
 
 _LAYERS_AT_ONCE = 4
-_KIND = b"layer-1\n"
-COMPLETE, _SYNCED = "complete", "synced"
-USE_LOCK = "use.lock"
 BIG = 64 << 20  # bytes; a bigger tar gets an index instead of being unpacked
 
 
@@ -90,20 +73,14 @@ class Writable:
 class Snapshots:
     """Layers of a state directory as tables and as directories; several builds may share it."""
 
-    def __init__(
-        self, state: Path, scratch: Path, blobs: Blobs, on_damage: Callable[[Path], object]
-    ) -> None:
+    def __init__(self, state: Path, scratch: Path, blobs: Blobs, files: LayerFiles) -> None:
         self._state = state
-        self._on_damage = on_damage
         self._recency = Recency(state / USE_LOCK)
-        self._files = state / f"layers{owners_suffix()}"
+        self._files = files
         self._scratch = scratch
         self._blobs = blobs
         self._tocs: Once[Toc] = Once()
         self._directories: Once[Path] = Once()
-        self._unsynced: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        self._files.mkdir(parents=True, exist_ok=True)
-        self._files.chmod(0o700)  # other users must not find setuid programs of images
         (state / "toc").mkdir(parents=True, exist_ok=True)
 
     def table(self, snapshot: Snapshot) -> LayeredToc:
@@ -112,8 +89,12 @@ class Snapshots:
 
     def absent(self, layers: Iterable[Layer], *, files: bool) -> list[Layer]:
         """Those whose files (or, without `files`, tables of contents) are missing here."""
-        place = self._files if files else self._state / "toc"
-        return [layer for layer in layers if not (place / layer.diff_id.hex).exists()]
+
+        def place(layer: Layer) -> Path:
+            own = self._files.path(layer.diff_id)
+            return own if files else self._state / "toc" / own.name
+
+        return [layer for layer in layers if not place(layer).exists()]
 
     def prepare(self, layers: Iterable[Layer], step: Step, *, files: bool) -> None:
         """Download layers and unpack them (or, without `files`, read their tables of contents).
@@ -161,20 +142,18 @@ class Snapshots:
 
         Does nothing unless the files are exactly those of the layer's tar.
         """
-        with self._locked(layer.diff_id):
-            if not self._is_kept(layer) and conform(upper, self._toc(layer)):
-                with self._building(layer.diff_id) as building:
-                    os.chown(upper, 0, 0)
-                    os.chmod(upper, 0o755)
-                    os.rename(upper, building / "fs")
+        with self._files.making(layer.diff_id) as building:
+            if building is not None and conform(upper, self._toc(layer)):
+                os.chown(upper, 0, 0)
+                os.chmod(upper, 0o755)
+                os.rename(upper, building / "fs")
 
     def keep_tar(self, layer: Layer, tar: Path) -> None:
         """Keep the tar of a new layer, so that a step can mount it without unpacking."""
-        with self._locked(layer.diff_id):
-            if not self._is_kept(layer):
-                with self._building(layer.diff_id) as building:
-                    os.rename(tar, building / "layer.tar")
-                    make_erofs_index(building / "layer.tar", building / "index.erofs")
+        with self._files.making(layer.diff_id) as building:
+            if building is not None:
+                os.rename(tar, building / "layer.tar")
+                make_erofs_index(building / "layer.tar", building / "index.erofs")
 
     def save_toc(self, diff_id: Digest, toc: Toc) -> None:
         path = self._state / "toc" / diff_id.hex
@@ -224,58 +203,20 @@ class Snapshots:
     def _directory(self, layer: Layer) -> Path:
         return self._directories.get(layer.diff_id, lambda: self._open_directory(layer))
 
-    def sync(self) -> None:
-        """Return when every layer that this build has unpacked or used is on the disk."""
-        places = []
-        with suppress(queue.Empty):
-            while True:
-                places.append(self._unsynced.get_nowait())
-        if places:
-            sync_file_system(self._files)
-        for place in places:
-            with suppress(FileNotFoundError):  # found damaged, and removed
-                (place / _SYNCED).touch()
-
     def _open_directory(self, layer: Layer) -> Path:
-        place = self._kept(layer)
-        if (place / "fs").exists():
-            return place / "fs"
-        target = _directory(self._scratch / "erofs" / layer.diff_id.hex)
+        self._unpack(layer)
         try:
-            _mount_tar(place, target)
+            return self._files.mount_point(layer.diff_id)
         except OSError:
-            self._remove(place)
-            _mount_tar(self._kept(layer), target)
-        return target
+            self._files.remove(layer.diff_id)
+            self._unpack(layer)
+            return self._files.mount_point(layer.diff_id)
 
-    def _kept(self, layer: Layer) -> Path:
-        """The directory of the layer, which is unpacked if it is missing."""
-        with self._locked(layer.diff_id):
-            if not self._is_kept(layer):
-                with self._building(layer.diff_id) as building:
-                    self._make(layer, building)
-        return self._layer(layer.diff_id)
-
-    def _is_kept(self, layer: Layer) -> bool:
-        """Whether the layer is here and complete; one that cannot be trusted is removed."""
-        place = self._layer(layer.diff_id)
-        self._recency.touch(place / COMPLETE)
-        if not place.exists():
-            return False
-        boot, parts = _complete(place)
-        if parts != _parts(place):
-            self._remove(place)
-            return False
-        if not (place / _SYNCED).exists():
-            if boot != _boot():
-                remove_tree(place)
-                return False
-            self._unsynced.put(place)
-        return True
-
-    def _remove(self, damaged: Path) -> None:
-        self._on_damage(damaged)
-        remove_tree(damaged)
+    def _unpack(self, layer: Layer) -> None:
+        """Unpack the layer unless its files are here."""
+        with self._files.making(layer.diff_id) as building:
+            if building is not None:
+                self._make(layer, building)
 
     def _make(self, layer: Layer, building: Path) -> None:
         builder = TocBuilder()
@@ -293,32 +234,6 @@ class Snapshots:
                     userxattr=in_user_namespace(),
                 )
             self.save_toc(layer.diff_id, builder.toc())
-
-    def _layer(self, diff_id: Digest) -> Path:
-        return self._files / diff_id.hex
-
-    @contextmanager
-    def _building(self, diff_id: Digest) -> Iterator[Path]:
-        """A directory to build the layer in, below the scratch directory; it gets its name when the
-        block ends without an error.
-        """
-        building = _directory(self._scratch / f"layer-{os.urandom(6).hex()}")
-        yield building
-        complete = json.dumps([_boot(), _parts(building)]).encode()
-        (building / COMPLETE).write_bytes(seal(_KIND, complete))
-        os.rename(building, self._layer(diff_id))
-        self._unsynced.put(self._layer(diff_id))
-
-    @contextmanager
-    def _locked(self, diff_id: Digest) -> Iterator[None]:
-        """Hold the lock of the layer's directory, against other builds."""
-        locks = _directory(self._files / ".locks")
-        fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
     @contextmanager
     def _place(self) -> Iterator[Path]:
@@ -373,36 +288,6 @@ def unpackable(items: Iterable[Item]) -> Iterable[Item]:
     if not in_user_namespace():
         return owned(items)
     return owned(item for item in items if item[0].kind not in ("char", "block"))
-
-
-@cache
-def _boot() -> str:
-    """Identifies the current boot of this machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _parts(place: Path) -> dict[str, object]:
-    """The parts of a layer, by which a damaged one is recognised cheaply."""
-    if (place / "fs").is_dir():
-        return {"fs": sorted(os.listdir(place / "fs"))}
-    files = (place / "layer.tar", place / "index.erofs")
-    return {file.name: file.stat().st_size for file in files if file.exists()}
-
-
-def _complete(place: Path) -> tuple[str, object]:
-    """The boot in which the layer was written, and its parts; empty where the record is damaged."""
-    try:
-        found = unseal(_KIND, (place / COMPLETE).read_bytes())
-    except OSError:
-        return "", None
-    if found is None:
-        return "", None
-    boot, parts = json.loads(bytes(found))
-    return boot, parts
-
-
-def _mount_tar(place: Path, target: Path) -> None:
-    Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
 
 
 def _directory(path: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,13 +31,14 @@ class Recency:
                 return path.exists()
             return True
 
-    def evict(self, path: Path, witness: Path, before: float, trash: Path) -> bool:
+    def evict(self, path: Path, witness: Path, before: Callable[[], float], trash: Path) -> bool:
         """Move `path` to `trash` unless `witness`, which is touched for it, was used at or after
-        `before` (seconds since the epoch). Returns whether it is gone.
+        `before` (seconds since the epoch), asked while nothing is touched. Returns whether it is
+        gone.
         """
         with self._held(fcntl.LOCK_EX):
             with suppress(FileNotFoundError):  # incomplete: nothing may rely on it
-                if witness.stat().st_mtime >= before:
+                if witness.stat().st_mtime >= before():
                     return False
             with suppress(FileNotFoundError):
                 os.rename(path, trash)

@@ -20,7 +20,7 @@ from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
 from shipline.layer.toc import LayeredToc, Toc, TocBuilder
-from shipline.layer.tree import Prune, StatCache, Tree, scan
+from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
 
 __all__ = [
     "CAPABILITY",
@@ -56,5 +56,6 @@ __all__ = [
     "sniff",
     "stream_layer",
     "unpack",
+    "unpacked_items",
     "write_tar",
 ]

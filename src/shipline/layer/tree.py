@@ -19,6 +19,7 @@ from shipline.content import seal, unseal
 from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
+    PREFIX,
     Entry,
     Item,
     OpenDirectory,
@@ -153,17 +154,22 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def scan(
-    root: int | Path, path: str = "", *, prune: Prune | None = None, cache: StatCache | None = None
+    root: int | Path,
+    path: str = "",
+    *,
+    prune: Prune | None = None,
+    cache: StatCache | None = None,
+    whiteouts: bool = False,
 ) -> Tree:
     """The tree at `path` below the directory `root`: a directory with its content, or one file.
 
-    Symbolic links are not followed. Sockets, stray whiteouts of overlayfs and pruned paths are
-    omitted; a pruned directory is not entered. Raises ContentError for absent or unreadable
-    files.
+    Symbolic links are not followed. Sockets, whiteouts of overlayfs (unless `whiteouts`) and pruned
+    paths are omitted; a pruned directory is not entered. Raises ContentError for absent or
+    unreadable files.
     """
     opened = OpenDirectory(root)
     started_ns = time.time_ns()
-    scanner = _Scanner(opened, prune)
+    scanner = _Scanner(opened, prune, whiteouts=whiteouts)
     try:
         status = os.stat(path or ".", dir_fd=opened.fd, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
@@ -176,10 +182,27 @@ def scan(
     return Tree(opened, path, scanner.directories, started_ns, cache)
 
 
+def unpacked_items(root: Path) -> Iterator[Item]:
+    """The items of a layer that `unpack` wrote to the directory `root` with whiteouts of overlayfs,
+    in the order of layers that shipline makes; opaque directories appear as others.
+    """
+    hidden: set[str] = set()
+    for entry, content in scan(root, whiteouts=True).items():
+        is_device = entry.kind == "char" and not entry.major and not entry.minor
+        if is_device or entry.link in hidden:  # overlayfs links all its whiteouts to one file
+            hidden.add(entry.path)
+            directory, _, name = entry.path.rpartition("/")
+            path = f"{directory}/{PREFIX}{name}" if directory else PREFIX + name
+            yield Entry(path, "file", 0), b""
+        else:
+            yield entry, content
+
+
 class _Scanner:
     """The walk: each directory's sorted names, and whether none was pruned."""
 
-    def __init__(self, root: OpenDirectory, prune: Prune | None) -> None:
+    def __init__(self, root: OpenDirectory, prune: Prune | None, *, whiteouts: bool) -> None:
+        self._whiteouts = whiteouts
         self._prune = prune
         self.directories: dict[str, tuple[list[Stat], bool]] = {}
 
@@ -187,7 +210,7 @@ class _Scanner:
         check()
         fd = os.open(name, _LIST, dir_fd=parent)
         try:
-            stats = _listed(fd)
+            stats = _listed(fd, whiteouts=self._whiteouts)
             listed = len(stats)
             prefix = f"{path}/" if path else ""
             emptied: set[str] = set()
@@ -209,7 +232,7 @@ class _Scanner:
             os.close(fd)
 
 
-def _listed(directory: int) -> list[Stat]:
+def _listed(directory: int, *, whiteouts: bool) -> list[Stat]:
     """The stats of a directory's entries. A whiteout in a lower directory of overlayfs appears as a
     device 0/0; in a directory of only one layer, the mount lists the name but stat(2) fails.
     """
@@ -220,7 +243,11 @@ def _listed(directory: int) -> list[Stat]:
         with os.scandir(directory) as found:
             shown = [one for one in found if not _hides(one)]
         stats = [(one.name, *_status(one.stat(follow_symlinks=False))) for one in shown]
-    return [one for one in stats if one[1] & 0o170000 in KINDS and not _is_whiteout(directory, one)]
+    return [
+        one
+        for one in stats
+        if one[1] & 0o170000 in KINDS and (whiteouts or not _is_whiteout(directory, one))
+    ]
 
 
 def _hides(one: os.DirEntry[str]) -> bool:

@@ -14,6 +14,7 @@ from shipline.build.downloads import Downloader, no_network
 from shipline.build.executor import Executor
 from shipline.build.faults import Damage
 from shipline.build.graph import ImageOp
+from shipline.build.layer_files import LayerFiles
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
@@ -108,11 +109,12 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
     scratch = state / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with silent() as quiet, closing(SqliteRecords(state / "cache.db")) as records:
-        blobs = Blobs(LocalStore(state / "content"), step or quiet)
+        files = LayerFiles(state, scratch, Damage(quiet))
+        blobs = Blobs(LocalStore(state / "content"), step or quiet, files)
         yield Worker(
             store=blobs.store,
-            snapshots=Snapshots(state, scratch, blobs, Damage(quiet)),
-            cache=Cache(records, blobs, state),
+            snapshots=Snapshots(state, scratch, blobs, files),
+            cache=Cache(records, blobs, state, on_result=blobs.remember),
             codec=codec("gzip"),
             clock=Clock(1_000_000_000),
             scratch=scratch,

@@ -148,7 +148,7 @@ def test_a_touch_and_an_eviction_never_both_succeed(tmp_path: Path) -> None:
             os.utime(path, (OLD, OLD))
             touched = pool.submit(touch)
             start.wait()
-            evicted = recency.evict(path, path, since, trash)
+            evicted = recency.evict(path, path, lambda: since, trash)
             assert touched.result() == path.exists() == (not evicted)
 
 

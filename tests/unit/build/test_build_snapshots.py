@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from layers_for_tests import items_of, make_layer
 
-import shipline.build.snapshots as snapshots_module
+from shipline.build import layer_files
 from shipline.build.base_images import Blobs
 from shipline.build.faults import Damage
+from shipline.build.layer_files import LayerFiles
 from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.content import LocalStore, MemoryStore, Repository
 from shipline.content.readers import VerifiedReader
@@ -26,7 +27,7 @@ from shipline.tasks import TaskGroup
 ME = (os.getuid(), os.getgid())
 
 
-def files(**texts: str) -> list[Item]:
+def texts(**texts: str) -> list[Item]:
     return [(entry._replace(uid=ME[0], gid=ME[1]), data) for entry, data in items_of(texts)]
 
 
@@ -55,13 +56,18 @@ def store(tmp_path: Path) -> Counted:
 
 
 def open_snapshots(tmp_path: Path, store: LocalStore, step: Step) -> Snapshots:
+    return open_files(tmp_path, store, step)[1]
+
+
+def open_files(tmp_path: Path, store: LocalStore, step: Step) -> tuple[LayerFiles, Snapshots]:
     scratch = tmp_path / f"scratch-{os.urandom(4).hex()}"
     scratch.mkdir()
-    return Snapshots(tmp_path, scratch, Blobs(store, step), Damage(step))
+    files = LayerFiles(tmp_path, scratch, Damage(step))
+    return files, Snapshots(tmp_path, scratch, Blobs(store, step, files), files)
 
 
 def test_threads_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
     snapshots = open_snapshots(tmp_path, store, step)
 
     def look() -> str:
@@ -75,7 +81,7 @@ def test_threads_that_ask_together_unpack_once(tmp_path: Path, store: Counted, s
 
 
 def test_builds_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
 
     def look() -> str:
         with open_snapshots(tmp_path, store, step).mounted(Snapshot((layer,))) as root:
@@ -90,7 +96,7 @@ def test_builds_that_ask_together_unpack_once(tmp_path: Path, store: Counted, st
 def test_a_layer_that_is_not_its_diff_id_is_refused_and_not_kept(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:
-    honest = make_layer(store, files(a="content"))
+    honest = make_layer(store, texts(a="content"))
     wrong = Layer(honest.descriptor, Digest.of(b"another tar"))
     snapshots = open_snapshots(tmp_path, store, step)
     with pytest.raises(DigestMismatch, match="base image"), snapshots.mounted(Snapshot((wrong,))):
@@ -102,7 +108,7 @@ def test_a_layer_that_is_not_its_diff_id_is_refused_and_not_kept(
 
 
 def test_a_table_is_read_once_and_kept(tmp_path: Path, store: Counted, step: Step) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
     for _ in range(2):
         found = open_snapshots(tmp_path, store, step).table(Snapshot((layer,))).lookup("a")
         assert found is not None
@@ -111,7 +117,7 @@ def test_a_table_is_read_once_and_kept(tmp_path: Path, store: Counted, step: Ste
 
 
 def test_a_damaged_table_is_read_anew(tmp_path: Path, store: Counted, step: Step) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
     (tmp_path / "toc").mkdir()
     for damage in (b"", b"garbage", b"shipline-toc-1\n"):
         (tmp_path / "toc" / layer.diff_id.hex).write_bytes(damage)
@@ -122,7 +128,7 @@ def test_a_damaged_table_is_read_anew(tmp_path: Path, store: Counted, step: Step
 def test_upper_layers_hide_lower_ones_in_the_table(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:
-    lower = make_layer(store, files(a="1", b="2"))
+    lower = make_layer(store, texts(a="1", b="2"))
     upper = make_layer(store, [(Entry(".wh.a", "file", uid=ME[0], gid=ME[1]), b"")])
     table = open_snapshots(tmp_path, store, step).table(Snapshot((lower, upper)))
     assert [entry.path for entry in table.walk()] == ["b"]
@@ -135,7 +141,7 @@ def test_whiteouts_that_hide_nothing_are_not_there(
 ) -> None:
     names = ("d/c", ".wh.a", "d/.wh.b")
     layer = make_layer(store, [(Entry(name, "file"), b"") for name in names])
-    under = (make_layer(store, files(z="1")),) if below else ()
+    under = (make_layer(store, texts(z="1")),) if below else ()
     with open_snapshots(tmp_path, store, step).mounted(Snapshot((*under, layer))) as root:
         assert [one.path for one in scan(root).entries()] == ["d", "d/c", *["z"] * below]
         assert not os.path.lexists(root / "a") and not os.path.lexists(root / "d/b")
@@ -148,13 +154,14 @@ def test_nothing_is_an_empty_directory(tmp_path: Path, store: Counted, step: Ste
 
 def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, store: Counted) -> None:
     remote: Repository = MemoryStore()
-    layer = make_layer(remote, files(a="content"))
+    layer = make_layer(remote, texts(a="content"))
     seen: list[Event] = []
     with Stream(seen.append) as stream, stream.step("build") as step:
-        blobs = Blobs(store, step)
-        blobs.offer(layer.descriptor, remote, "h/base")
         (tmp_path / "scratch").mkdir()
-        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, Damage(step))
+        files = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
+        blobs = Blobs(store, step, files)
+        blobs.offer(layer.descriptor, remote, "h/base")
+        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, files)
         assert not store.exists(layer.descriptor)
         with snapshots.mounted(Snapshot((layer,))) as root:
             assert (root / "a").read_text() == "content"
@@ -163,7 +170,7 @@ def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, stor
 
 
 def test_a_layer_that_is_nowhere_is_named(tmp_path: Path, store: Counted, step: Step) -> None:
-    layer = make_layer(MemoryStore(), files(a="content"))
+    layer = make_layer(MemoryStore(), texts(a="content"))
     snapshots = open_snapshots(tmp_path, store, step)
     with pytest.raises(NotFound, match=layer.descriptor.digest.hex):
         snapshots.table(Snapshot((layer,)))
@@ -177,7 +184,7 @@ def test_what_is_no_layer_is_refused(tmp_path: Path, store: Counted, step: Step)
 
 
 def test_compression_does_not_change_what_a_snapshot_is(store: Counted) -> None:
-    one, two = (make_layer(store, files(a="1"), kind) for kind in ("gzip", "zstd"))
+    one, two = (make_layer(store, texts(a="1"), kind) for kind in ("gzip", "zstd"))
     assert one.descriptor != two.descriptor
     assert Snapshot((one,)).diff_ids == Snapshot((two,)).diff_ids
 
@@ -188,7 +195,7 @@ def test_the_files_kept_for_a_layer_are_those_of_its_tar(
 ) -> None:
     """What a step only copied up would show below other images with an equal layer."""
     snapshots = open_snapshots(tmp_path, store, step)
-    for number, items in enumerate(([], files(a="content"))):
+    for number, items in enumerate(([], texts(a="content"))):
         layer = make_layer(store, items)
         upper = tmp_path / f"upper-{number}"
         (upper / "etc").mkdir(parents=True, mode=0o700)
@@ -208,7 +215,7 @@ def test_the_files_kept_for_a_layer_are_those_of_its_tar(
 def test_files_that_are_not_those_of_the_tar_are_not_kept(
     tmp_path: Path, store: Counted, step: Step
 ) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
     upper = tmp_path / "upper"
     upper.mkdir()
     (upper / "a").write_text("other")
@@ -226,14 +233,14 @@ def files_of(snapshots: Snapshots, layer: Layer) -> list[str]:
 def test_a_layer_that_is_not_known_to_be_on_the_disk_counts_in_the_boot_that_wrote_it(
     tmp_path: Path, store: Counted, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = make_layer(store, files(a="content"))
+    layer = make_layer(store, texts(a="content"))
 
     def look(boot: str, *, sync: bool = False) -> int:
-        monkeypatch.setattr(snapshots_module, "_boot", lambda: boot)
-        snapshots = open_snapshots(tmp_path, store, step)
+        monkeypatch.setattr(layer_files, "_boot", lambda: boot)
+        files, snapshots = open_files(tmp_path, store, step)
         assert files_of(snapshots, layer) == ["a"]
         if sync:
-            snapshots.sync()
+            files.sync()
         return store.reads
 
     assert [look("one"), look("one")] == [1, 1]
@@ -245,8 +252,8 @@ def test_a_layer_that_is_not_known_to_be_on_the_disk_counts_in_the_boot_that_wro
 def test_files_are_on_the_disk_before_the_layer_is_called_synced(
     tmp_path: Path, store: Counted, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = make_layer(store, files(a="content"))
-    snapshots = open_snapshots(tmp_path, store, step)
+    layer = make_layer(store, texts(a="content"))
+    files, snapshots = open_files(tmp_path, store, step)
     files_of(snapshots, layer)
     synced = tmp_path / "layers" / layer.diff_id.hex / "synced"
     seen = []
@@ -254,9 +261,9 @@ def test_files_are_on_the_disk_before_the_layer_is_called_synced(
     def record(path: Path) -> None:
         seen.append((path, (synced.parent / "fs/a").read_text(), synced.exists()))
 
-    monkeypatch.setattr(snapshots_module, "sync_file_system", record)
-    snapshots.sync()
+    monkeypatch.setattr(layer_files, "sync_file_system", record)
+    files.sync()
     assert seen == [(tmp_path / "layers", "content", False)]
     assert synced.exists()
-    snapshots.sync()
+    files.sync()
     assert len(seen) == 1, "nothing is left to sync"

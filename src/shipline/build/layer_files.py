@@ -1,0 +1,199 @@
+"""The files of layers: directories and mountable tars, complete or not there.
+
+layers/<diff id>/fs           a layer's files, whiteouts as overlayfs has them
+layers/<diff id>/layer.tar    or, for a big layer: its tar,
+layers/<diff id>/index.erofs  with an index that the kernel mounts
+layers/<diff id>/complete     the names of its parts, and the boot in which it was written
+layers/<diff id>/synced       an empty file: the layer is on the disk
+layers/<diff id>/exact        whether `fs` gives the tar of the layer again, yes or no
+
+A layer that was not synced is valid only until the machine restarts: the build goes on at once,
+and a power loss never leaves truncated files that a step trusts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from shipline.content import Recency, chunks, seal, unseal
+from shipline.errors import ContentError
+from shipline.layer import unpacked_items, write_tar
+from shipline.oci import Digest, Hasher
+from shipline.sandbox import (
+    Erofs,
+    owners_suffix,
+    remove_tree,
+    sync_file_system,
+)
+
+_KIND = b"layer-1\n"
+COMPLETE, _SYNCED, _EXACT = "complete", "synced", "exact"
+USE_LOCK = "use.lock"
+
+
+class LayerFiles:
+    """The files of layers in a state directory; several builds may share it."""
+
+    def __init__(self, state: Path, scratch: Path, on_damage: Callable[[Path], object]) -> None:
+        self._on_damage = on_damage
+        self._recency = Recency(state / USE_LOCK)
+        self._root = state / f"layers{owners_suffix()}"
+        self._scratch = scratch
+        self._unsynced: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o700)  # other users must not find setuid programs of images
+
+    def path(self, diff_id: Digest) -> Path:
+        """The directory of the layer, which may not exist."""
+        return self._root / diff_id.hex
+
+    def has(self, diff_id: Digest) -> bool:
+        """Whether the layer is here, complete; it counts as used."""
+        with self._locked(diff_id):
+            return self._is_kept(diff_id)
+
+    @contextmanager
+    def making(self, diff_id: Digest) -> Iterator[Path | None]:
+        """A directory for the parts of the layer, or None if the layer is here.
+
+        The layer is complete if the block ends without an error and has put parts there. Others
+        that want to make it wait.
+        """
+        with self._locked(diff_id):
+            if self._is_kept(diff_id):
+                yield None
+                return
+            building = self._scratch / f"layer-{os.urandom(6).hex()}"
+            building.mkdir()
+            yield building
+            if parts := _parts(building):
+                complete = json.dumps([_boot(), parts]).encode()
+                (building / COMPLETE).write_bytes(seal(_KIND, complete))
+                os.rename(building, self.path(diff_id))
+                self._unsynced.put(self.path(diff_id))
+
+    def mount_point(self, diff_id: Digest) -> Path:
+        """Its directory of files; a tar is mounted. Raises OSError if that fails."""
+        place = self.path(diff_id)
+        if (place / "fs").exists():
+            return place / "fs"
+        target = self._scratch / "erofs" / diff_id.hex
+        target.mkdir(parents=True, exist_ok=True)
+        Erofs(place / "index.erofs", target, device=place / "layer.tar").attach()
+        return target
+
+    def tar(self, diff_id: Digest) -> Iterator[bytes]:
+        """The tar of the layer; of an `exact` one its very bytes. Raises ContentError."""
+        place = self.path(diff_id)
+        try:
+            with open(place / "layer.tar", "rb") as file:
+                yield from chunks(file)
+        except FileNotFoundError:
+            yield from write_tar(unpacked_items(place / "fs"))
+
+    def exact(self, diff_id: Digest) -> bool:
+        """Whether the layer is here and `tar` gives its bytes; files are read for this once."""
+        place = self.path(diff_id)
+        if not (place / COMPLETE).exists():
+            return False
+        if (place / "layer.tar").exists():
+            return True
+        with suppress(OSError):
+            return (place / _EXACT).read_text() == "yes"
+        seen = Hasher(diff_id.algorithm)
+        try:
+            for data in self.tar(diff_id):
+                seen.update(data)
+        except ContentError:
+            return False
+        is_exact = seen.digest == diff_id
+        with suppress(FileNotFoundError):  # evicted meanwhile
+            (place / _EXACT).write_text("yes" if is_exact else "no")
+        return is_exact
+
+    def remove(self, diff_id: Digest) -> None:
+        """Remove a damaged layer, and report it."""
+        self._on_damage(self.path(diff_id))
+        remove_tree(self.path(diff_id))
+
+    def secure(self, diff_id: Digest) -> None:
+        """Return when the layer will be here after a power loss; `sync` comes before."""
+        place = os.open(self.path(diff_id), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+    def sync(self) -> None:
+        """Return when every layer that this build has unpacked or used is on the disk."""
+        places = []
+        with suppress(queue.Empty):
+            while True:
+                places.append(self._unsynced.get_nowait())
+        if places:
+            sync_file_system(self._root)
+        for place in places:
+            with suppress(FileNotFoundError):  # found damaged, and removed
+                (place / _SYNCED).touch()
+
+    def _is_kept(self, diff_id: Digest) -> bool:
+        """Whether the layer is here and complete; one that cannot be trusted is removed."""
+        place = self.path(diff_id)
+        self._recency.touch(place / COMPLETE)
+        if not place.exists():
+            return False
+        boot, parts = _complete(place)
+        if parts != _parts(place):
+            self.remove(diff_id)
+            return False
+        if not (place / _SYNCED).exists():
+            if boot != _boot():
+                remove_tree(place)
+                return False
+            self._unsynced.put(place)
+        return True
+
+    @contextmanager
+    def _locked(self, diff_id: Digest) -> Iterator[None]:
+        """Hold the lock of the layer's directory, against other builds."""
+        locks = self._root / ".locks"
+        locks.mkdir(exist_ok=True)
+        fd = os.open(locks / diff_id.hex, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+@cache
+def _boot() -> str:
+    """Identifies the current boot of this machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _parts(place: Path) -> dict[str, object]:
+    """The parts of a layer, by which a damaged one is recognised cheaply."""
+    if (place / "fs").is_dir():
+        return {"fs": sorted(os.listdir(place / "fs"))}
+    files = (place / "layer.tar", place / "index.erofs")
+    return {file.name: file.stat().st_size for file in files if file.exists()}
+
+
+def _complete(place: Path) -> tuple[str, object]:
+    """The boot in which the layer was written, and its parts; empty where the record is damaged."""
+    try:
+        found = unseal(_KIND, (place / COMPLETE).read_bytes())
+    except OSError:
+        return "", None
+    if found is None:
+        return "", None
+    boot, parts = json.loads(bytes(found))
+    return boot, parts
