@@ -1,23 +1,14 @@
-"""Failed connections and error responses as RegistryError: the one place that translates foreign
-exceptions.
-"""
+"""Error responses of a registry: status and body as one exception with a hint."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import socket
-import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
-import urllib3.exceptions as urllib3_errors
-
 from shipline.errors import AuthError, RegistryError, ShiplineError
-from shipline.registry.request import Origin, Url
-from shipline.tasks import check
+from shipline.registry.request import Url
 
 RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
 BODY_LIMIT = 64 << 10  # bytes of an error body
@@ -161,86 +152,3 @@ def _entry(entry: object) -> Iterator[tuple[str, str]]:
     code = code if isinstance(code, str) else ""
     if code or text:
         yield code, f"{code}: {text}" if code and text else code or text
-
-
-_TUNNEL = "Tunnel connection failed: "  # of http.client
-_ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
-
-
-@contextmanager
-def translate_errors(origin: Origin, proxy: str = "") -> Iterator[None]:
-    """Raises RegistryError for any failure at `origin`, Cancelled when interrupted.
-
-    `proxy` is the host:port that is connected to instead.
-    """
-    try:
-        yield
-    except (OSError, http.client.HTTPException, urllib3_errors.HTTPError, ValueError) as error:
-        check()  # an interruption is the cause, if there was one
-        if proxy and (problem := _proxy_problem(error)):
-            raise _proxy_error(origin, proxy, problem, error) from error
-        raise _connection_error(origin, error) from error
-
-
-def _proxy_problem(error: Exception) -> str:
-    """How the proxy itself failed; empty if it did not."""
-    if isinstance(error, urllib3_errors.NameResolutionError):
-        return "cannot be resolved"
-    if isinstance(error, ConnectionRefusedError):
-        return "refuses connections"
-    if isinstance(error, TimeoutError | urllib3_errors.TimeoutError):
-        return "timed out"
-    if isinstance(error, OSError) and str(error).startswith(_TUNNEL):
-        return f"refuses the tunnel: {str(error).removeprefix(_TUNNEL)}"
-    return ""
-
-
-def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> RegistryError:
-    host = origin.authority
-    hint = f"check HTTP_PROXY and HTTPS_PROXY, or add {origin.host} to NO_PROXY"
-    if str(error).startswith(f"{_TUNNEL}407"):
-        hint = "add credentials: http://user:password@host:port in HTTP_PROXY and HTTPS_PROXY"
-    retriable = not isinstance(error, ConnectionRefusedError | urllib3_errors.NameResolutionError)
-    message = f"{host}: the proxy {proxy} {problem}"
-    return RegistryError(message, host=host, hint=hint, retriable=retriable)
-
-
-def _connection_error(origin: Origin, error: Exception) -> RegistryError:
-    host = origin.authority
-    text, hint, retriable = f"connection lost: {error}", "run again, or check the network", True
-    if isinstance(error, urllib3_errors.NameResolutionError):
-        cause = error.__cause__
-        retriable = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
-        text, hint = "the host name cannot be resolved", "check the spelling and this machine's DNS"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        text, retriable = f"certificate refused: {error.verify_message}", False
-        hint = "if the registry has a private CA, name its file with --ca, or put it at "
-        hint += f"/etc/docker/certs.d/{host}/ca.crt"
-    elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
-        text, retriable = "the server does not speak TLS", False
-        hint = f"if plain HTTP is intended, allow it with --insecure {host}"
-    elif isinstance(error, TimeoutError | urllib3_errors.TimeoutError):
-        text, hint = "timed out", "the registry or the network is slow or blocked"
-    elif isinstance(error, ConnectionRefusedError):
-        text, hint = "connection refused", "is the registry running, and is the port right?"
-    elif isinstance(error, FileNotFoundError | PermissionError) or (
-        isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-    ):
-        text, hint, retriable = f"TLS: {error}", "check the certificate files", False
-    elif isinstance(error, urllib3_errors.ProxyError):
-        text, hint = f"the proxy failed: {error}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-    elif isinstance(error, http.client.BadStatusLine) and str(error.args[0]).startswith(_ALERT):
-        text, hint, retriable = (
-            "the server speaks TLS, but the request was plain HTTP",
-            tls_hint(host),
-            False,
-        )
-    elif isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
-        text = "the connection was closed unexpectedly"
-        if origin.scheme == "http" and isinstance(error, http.client.RemoteDisconnected):
-            hint += f"; if it speaks TLS, {tls_hint(host)}"
-    elif isinstance(error, ValueError) and not isinstance(error, OSError):
-        text, hint, retriable = f"invalid request: {error}", "", False
-    elif isinstance(error, OSError):
-        text = f"connection lost: {error.strerror or error}"
-    return RegistryError(f"{host}: {text}", host=host, hint=hint, retriable=retriable)

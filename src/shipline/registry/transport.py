@@ -25,7 +25,7 @@ import urllib3.util
 from urllib3.connection import ProxyConfig
 
 from shipline.errors import RegistryError
-from shipline.registry.errors import translate_errors
+from shipline.registry.connection_errors import translate_errors
 from shipline.registry.hosts import AddressPolicy, HostSettings
 from shipline.registry.request import Origin, Url
 from shipline.tasks import on_cancel
