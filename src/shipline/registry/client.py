@@ -44,12 +44,15 @@ class Client:
             self.settings, keychain or NoKeychain(), at_once=at_once, tries=tries, clock=clock
         )
 
+    @property
+    def http(self) -> HttpClient:
+        """The connections, for services that are no registries."""
+        return self._http
+
     def repository(self, reference: Reference) -> RemoteRepository:
         """The repository of `reference`; its tag and digest are ignored. Makes no request."""
         endpoints = self.settings.endpoints(reference.host)
-        apis = tuple(
-            RepositoryApi(self._http, endpoint, reference.repository) for endpoint in endpoints
-        )
+        apis = tuple(RepositoryApi(self._http, one, reference.repository) for one in endpoints)
         return RemoteRepository(reference.host, reference.repository, apis)
 
     def check(self, host: str) -> None:

@@ -124,7 +124,8 @@ class HostSettings:
     system's; `certificates` is laid out like docker's certs.d; `mirrors` are base URLs per host,
     tried in order before the host itself; `token_hosts` lists other hosts that may receive a host's
     credentials. With `strict`, none but these may, and no link of a server is followed to a private
-    address: for programs that fetch on behalf of others.
+    address: for programs that fetch on behalf of others. `connect_s` and `read_s` are the longest
+    waits for a connection and for bytes, in seconds.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -136,6 +137,8 @@ class HostSettings:
     token_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=_empty)
     strict: bool = False
     probe: Callable[[str, int], bool] = field(default=_never, compare=False)
+    connect_s: float = 10.0
+    read_s: float = 60.0
 
     def endpoint(self, host: str) -> Endpoint:
         """The registry itself: content is pushed there, and its tags are authoritative."""
@@ -205,7 +208,7 @@ def settings_from(
 
     Loopback registries are probed for TLS.
     """
-    hosts = (host.strip() for host in environment.get("SHIPLINE_INSECURE", "").split(","))
+    hosts = (one.strip() for one in environment.get("SHIPLINE_INSECURE", "").split(","))
     files = environment.get("SHIPLINE_CA", "").split(os.pathsep)
     system = environment.get("SSL_CERT_FILE", "")
     return HostSettings(

@@ -38,6 +38,7 @@ _REDIRECTS = 5
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 20.0
 _MAX_RETRY_AFTER_S = 60.0  # a longer Retry-After is an error
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+Explain = Callable[[HttpResponse, str], ShiplineError]
 
 
 class HostLimits:
@@ -106,18 +107,22 @@ class HttpClient:
         limit: str = "small",
         tries: int = 0,
         redirects: int = _REDIRECTS,
+        linked_from: Origin | None = None,
+        explain: Explain = response_error,
     ) -> Response:
         """Send until the status is one of `expect`; the caller closes the response.
 
         Retriable failures are retried with backoff. `operation` names the request in messages,
-        `limit` the field of `HostLimits` that counts it. Raises AuthError, RegistryError.
+        `limit` the field of `HostLimits` that counts it. `linked_from` is the server that the URL
+        came from, if it came from one; `explain` makes the error of another status, and closes its
+        response. Raises AuthError, RegistryError.
         """
         for attempt in itertools.count(1):
             try:
-                response = self._attempt(request, caller, limit, redirects)
+                response = self._attempt(request, caller, limit, redirects, linked_from)
                 if response.status in expect:
                     return response
-                raise response_error(response, operation)
+                raise explain(response, operation)
             except RegistryError as error:
                 if not error.retriable or attempt >= (tries or self.tries):
                     raise
@@ -152,11 +157,17 @@ class HttpClient:
             return self._transport_
 
     def _attempt(
-        self, request: Request, caller: Caller | None, limit: str, redirects: int
+        self,
+        request: Request,
+        caller: Caller | None,
+        limit: str,
+        redirects: int,
+        linked_from: Origin | None,
     ) -> Response:
         """One attempt, with a token once the registry has asked for one, repeated after a 401."""
+        first = linked_from or (caller.endpoint.origin if caller else request.url.origin)
         authorization = self._authorization(request, caller)
-        response = self._follow(request.with_authorization(authorization), caller, limit, redirects)
+        response = self._follow(request.with_authorization(authorization), first, limit, redirects)
         if (
             response.status != 401
             or caller is None
@@ -165,7 +176,7 @@ class HttpClient:
             return response
         response.close()
         again = request.with_authorization(self._authorization(request, caller))
-        return self._follow(again, caller, limit, redirects)
+        return self._follow(again, first, limit, redirects)
 
     def _authorization(self, request: Request, caller: Caller | None) -> str:
         if caller is None or request.url.origin != caller.endpoint.origin:
@@ -187,7 +198,9 @@ class HttpClient:
 
     def _ping(self, endpoint: Endpoint) -> str:
         """The challenge of /v2/, for registries that send none elsewhere (gcr.io)."""
-        response = self._follow(Request("GET", Url(endpoint.origin, "/v2/")), None, "small", 0)
+        response = self._follow(
+            Request("GET", Url(endpoint.origin, "/v2/")), endpoint.origin, "small", 0
+        )
         try:
             return response.header("WWW-Authenticate")
         finally:
@@ -212,7 +225,7 @@ class HttpClient:
     def _send_retrying(self, request: Request, address_policy: AddressPolicy) -> Response:
         for attempt in itertools.count(1):
             try:
-                response = self._follow(request, None, "small", 0, address_policy)
+                response = self._follow(request, request.url.origin, "small", 0, address_policy)
                 if response.status not in RETRIED or attempt >= self.tries:
                     return response
                 raise response_error(response, "requesting a token")
@@ -233,12 +246,12 @@ class HttpClient:
     def _follow(
         self,
         request: Request,
-        caller: Caller | None,
+        first: Origin,
         limit: str,
         redirects: int,
         address_policy: AddressPolicy | None = None,
     ) -> Response:
-        first = caller.endpoint.origin if caller else request.url.origin
+        """Follow redirects; `first` is the server that pointed to the URL of `request`."""
         for _ in range(redirects + 1):
             policy = address_policy or self._address_policy(request.url, first)
             response = self._send(request, limit, policy)

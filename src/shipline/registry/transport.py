@@ -30,8 +30,6 @@ from shipline.registry.hosts import AddressPolicy, HostSettings
 from shipline.registry.request import Origin, Url
 from shipline.tasks import on_cancel
 
-CONNECT_S = 10.0
-
 
 class InterruptibleConnection(urllib3.connection.HTTPConnection):
     """Connects to allowed addresses only; another thread can abort it."""
@@ -54,7 +52,7 @@ class InterruptibleConnection(urllib3.connection.HTTPConnection):
                 raise address_refused(self.host, str(address[0]))
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(CONNECT_S)
+                sock.settimeout(self.timeout)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with on_cancel(lambda sock=sock: _shut(sock)):  # type: ignore[misc]
                     sock.connect(address)
@@ -107,7 +105,6 @@ def address_refused(host: str, address: str) -> RegistryError:
     )
 
 
-READ_S = 60.0
 _MAX_IDLE = 16  # connections per origin
 _SENDFILE_CHUNK = 4 << 20  # bytes per sendfile(2), so that progress is reported
 _READ_CHUNK = 1 << 20  # bytes per read without sendfile(2)
@@ -346,8 +343,8 @@ class Transport:
             try:
                 with on_cancel(connection.abort):
                     connection.connect()
-                connection.timeout = READ_S
-                connection.sock.settimeout(READ_S)
+                connection.timeout = self._settings.read_s
+                connection.sock.settimeout(self._settings.read_s)
                 if not proxy:
                     with self._lock:
                         self._peers[origin] = str(connection.sock.getpeername()[0])
@@ -362,10 +359,13 @@ class Transport:
         connection: InterruptibleConnection
         if origin.scheme == "https":
             connection = TlsConnection(
-                origin.host, origin.port, timeout=CONNECT_S, ssl_context=self._context(origin)
+                origin.host,
+                origin.port,
+                timeout=self._settings.connect_s,
+                ssl_context=self._context(origin),
             )
         else:
-            connection = PlainConnection(origin.host, origin.port, timeout=CONNECT_S)
+            connection = PlainConnection(origin.host, origin.port, timeout=self._settings.connect_s)
         connection.address_policy = address_policy
         return connection
 
@@ -388,7 +388,7 @@ class Transport:
         tunnel = TlsConnection(
             host,
             port,
-            timeout=CONNECT_S,
+            timeout=self._settings.connect_s,
             ssl_context=context,
             proxy=proxy,
             proxy_config=ProxyConfig(self._context(None), False, None, None),
