@@ -8,6 +8,9 @@ attr libcap2-bin iproute2 openssh-client curl xz-utils bzip2 zstd e2fsprogs
 docker.io docker-buildx docker-cli docker-registry skopeo oras podman buildah cosign
 wrk chromium chromium-driver prometheus tmux"
 
+# npm comes with Node.js from elsewhere, and with many packages from Debian
+command -v npm > /dev/null || packages="$packages nodejs npm"
+
 missing=""
 for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from peers import Docker, Registry, docker_registry, dockerd, newest, push_base_images
+from peers import (
+    ActionsCache,
+    Docker,
+    Registry,
+    S3Service,
+    actions_cache,
+    azurite,
+    docker_registry,
+    dockerd,
+    moto_server,
+    newest,
+    push_base_images,
+)
 
 # Commands that tests run by name are those of this interpreter's environment; and how long one
 # example takes says nothing on a machine that does other things too.
@@ -49,21 +61,6 @@ def _need(*programs: str, root: bool = False) -> None:
         pytest.skip("needs root")
 
 
-@pytest.fixture
-def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """scrypt with N = 16 for every secret that is stored while the test runs.
-
-    What is stored says its parameters, so reading is the same code; what is read keeps its own.
-    """
-    from shipline.registry import keychain
-    from shipline.server.access import login
-    from shipline.supply import keyfile
-
-    monkeypatch.setattr(login, "_LOG_N", 4)
-    monkeypatch.setitem(keychain._COST, "n", 16)
-    monkeypatch.setattr(keyfile, "_SCRYPT", {**keyfile._SCRYPT, "N": 16})
-
-
 @pytest.fixture(scope="session")
 def peers_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the session's peers keep data and logs."""
@@ -75,6 +72,28 @@ def registry(peers_directory: Path) -> Iterator[Registry]:
     """Debian's docker-registry over plain HTTP, without authentication."""
     _need("docker-registry")
     with docker_registry(peers_directory) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[S3Service]:
+    """S3 with the buckets `cache` and `other`."""
+    with moto_server("cache", "other") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def azure_account(peers_directory: Path) -> Iterator[str]:
+    """The URL of Azurite's account."""
+    _need("node", "npm")
+    with azurite(peers_directory) as url:
+        yield url
+
+
+@pytest.fixture
+def github_cache() -> Iterator[ActionsCache]:
+    """An empty cache service of GitHub Actions."""
+    with actions_cache() as running:
         yield running
 
 

@@ -5,21 +5,28 @@ with docker_registry(work) as registry, dockerd(work, registry, programs=newest(
     docker.run("buildx", "build", "--push", ...)
 """
 
+from peers.actions_cache import ActionsCache, actions_cache
 from peers.bases import push_base_images
 from peers.binfmt import can_run_arm64
 from peers.docker import Docker, dockerd, newest
+from peers.object_storage import S3Service, azurite, moto_server
 from peers.process import PeerFailed, free_port, running
 from peers.registry import Account, Registry, docker_registry
 
 __all__ = [
     "Account",
+    "ActionsCache",
     "Docker",
     "PeerFailed",
     "Registry",
+    "S3Service",
+    "actions_cache",
+    "azurite",
     "can_run_arm64",
     "docker_registry",
     "dockerd",
     "free_port",
+    "moto_server",
     "newest",
     "push_base_images",
     "running",

@@ -36,7 +36,7 @@ def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
         elif parse_boolean(value, name):
             plain.append(name)
         else:
-            plain = [earlier for earlier in plain if earlier != name]
+            plain = [one for one in plain if one != name]
     return plain
 
 

@@ -30,15 +30,15 @@ def implied_build_args(environ: Mapping[str, str]) -> dict[str, str]:
     """Implicit build arguments: SOURCE_DATE_EPOCH, and the proxies of the docker configuration
     (`proxies.default`) in upper and lower case. Raises ConfigError.
     """
-    arguments: dict[str, str] = {}
+    found: dict[str, str] = {}
     proxies = _default_proxies(environ)
     for key, name in _PROXIES.items():
         value = proxies.get(key)
         if isinstance(value, str) and value:
-            arguments |= {name: value, name.lower(): value}
+            found |= {name: value, name.lower(): value}
     if epoch := environ.get("SOURCE_DATE_EPOCH"):
-        arguments["SOURCE_DATE_EPOCH"] = epoch
-    return arguments
+        found["SOURCE_DATE_EPOCH"] = epoch
+    return found
 
 
 def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
@@ -46,7 +46,7 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
     path = (Path(place) if place else Path.home() / ".docker") / "config.json"
     try:
         document = json.loads(path.read_bytes())
-        proxies = document.get("proxies", {}).get("default", {})
+        found = document.get("proxies", {}).get("default", {})
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -55,7 +55,7 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
         raise ConfigError(
             f"{path} is not a docker configuration", hint="repair the JSON, or remove the file"
         ) from None
-    return proxies if isinstance(proxies, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def registry_options(command: Command) -> Command:
@@ -99,7 +99,7 @@ def host_of(text: str) -> str:
 
 
 def _named(context: click.Context, parameter: click.Parameter, hosts: Sequence[str]) -> None:
-    _add(context, _INSECURE, ",", [host_of(host) for host in hosts])
+    _add(context, _INSECURE, ",", [host_of(one) for one in hosts])
 
 
 def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence[str]) -> None:
@@ -127,8 +127,8 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
 
     None if the context is not in a repository, as in buildx.
     """
-    setting = environ.get("BUILDX_GIT_LABELS", "")
-    if setting != "full" and not (setting and parse_boolean(setting, "BUILDX_GIT_LABELS")):
+    asked = environ.get("BUILDX_GIT_LABELS", "")
+    if asked != "full" and not (asked and parse_boolean(asked, "BUILDX_GIT_LABELS")):
         return {}
     from shipline.git import Git, GitError, read_repository
 
@@ -143,10 +143,10 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
     check = environ.get("BUILDX_GIT_CHECK_DIRTY", "")
     if check and parse_boolean(check, "BUILDX_GIT_CHECK_DIRTY"):
         commit += "-dirty" if git.text("status", "--porcelain", "--untracked-files=no") else ""
-    labels = {"org.opencontainers.image.revision": commit}
+    found = {"org.opencontainers.image.revision": commit}
     file = Path(dockerfile).absolute() if dockerfile else place / "Dockerfile"
     if file.resolve().is_relative_to(top):
-        labels["com.docker.image.source.entrypoint"] = str(file.resolve().relative_to(top))
-    if setting == "full" and (url := read_repository(git).url):
-        labels["org.opencontainers.image.source"] = re.sub(r"://[^/@]*@", "://", url)
-    return labels
+        found["com.docker.image.source.entrypoint"] = str(file.resolve().relative_to(top))
+    if asked == "full" and (url := read_repository(git).url):
+        found["org.opencontainers.image.source"] = re.sub(r"://[^/@]*@", "://", url)
+    return found

@@ -56,7 +56,7 @@ class Inspection:
         value = self.descriptor.to_json()
         if isinstance(self.document, Index):
             value = {"schemaVersion": 2, **value}
-            value["manifests"] = [manifest.to_json() for manifest in self.document.manifests]
+            value["manifests"] = [one.to_json() for one in self.document.manifests]
         if self.document.annotations:
             value["annotations"] = dict(self.document.annotations)
         return value
@@ -66,16 +66,15 @@ class Inspection:
         if isinstance(self.document, Manifest):
             return self._config(self.document)
         return {
-            str(manifest.platform): lambda child=manifest: self._config(self._child(child))
-            for manifest in self.document.manifests
-            if manifest.platform is not None and _ATTESTATION not in manifest.annotations
+            str(one.platform): lambda one=one: self._config(self._child(one))
+            for one in self.document.manifests
+            if one.platform is not None and _ATTESTATION not in one.annotations
         }
 
-    def _child(self, descriptor: Descriptor) -> Manifest:
-        raw = fetch_all(self.repository, descriptor, MANIFEST_LIMIT)
-        child = parse_manifest(raw, descriptor.media_type)
+    def _child(self, one: Descriptor) -> Manifest:
+        child = parse_manifest(fetch_all(self.repository, one, MANIFEST_LIMIT), one.media_type)
         if isinstance(child, Index):
-            raise ContentError(f"{descriptor.digest} is an index inside an index")
+            raise ContentError(f"{one.digest} is an index inside an index")
         return child
 
     def _config(self, manifest: Manifest) -> dict[str, Any]:
@@ -106,21 +105,21 @@ def describe(inspected: Inspection) -> str:
     ]
     if isinstance(inspected.document, Index):
         lines += ["", "Manifests:"]
-        for manifest in inspected.document.manifests:
-            lines += [*_entry(inspected.reference, manifest), ""]
+        for one in inspected.document.manifests:
+            lines += [*_entry(inspected.reference, one), ""]
     return "\n".join(lines).rstrip()
 
 
-def _entry(reference: Reference, child: Descriptor) -> Iterator[str]:
-    yield f"  Name:      {reference.name}@{child.digest}"
-    yield f"  MediaType: {child.media_type}"
-    if child.platform is not None:
-        yield f"  Platform:  {child.platform}"
-    if child.artifact_type:
-        yield f"  ArtifactType: {child.artifact_type}"
-    if child.annotations:
+def _entry(reference: Reference, one: Descriptor) -> Iterator[str]:
+    yield f"  Name:      {reference.name}@{one.digest}"
+    yield f"  MediaType: {one.media_type}"
+    if one.platform is not None:
+        yield f"  Platform:  {one.platform}"
+    if one.artifact_type:
+        yield f"  ArtifactType: {one.artifact_type}"
+    if one.annotations:
         yield "  Annotations:"
-        yield from (f"    {key}: {value}" for key, value in sorted(child.annotations.items()))
+        yield from (f"    {key}: {value}" for key, value in sorted(one.annotations.items()))
 
 
 def _platform(config: dict[str, Any]) -> Platform | None:
@@ -178,7 +177,7 @@ def create(
     """Tag SOURCE, or several images as one index."""
     targets = parse_tags(tags)
     names = [Reference.parse(source) for source in sources]
-    extra = _annotations(annotations)
+    wanted = _annotations(annotations)
     if not targets and (append or not dry_run):
         raise UsageError("there is no tag to write to", hint="add one with --tag")
     if not names:
@@ -187,15 +186,15 @@ def create(
         remotes = OpenRepositories(stack)
         inspected = [*(_existing(remotes, targets) if append else ())]
         inspected += [inspect_image(remotes(name), name) for name in names]
-        raw, target = _result(inspected, extra, prefer_index)
+        raw, target = _result(inspected, wanted, prefer_index)
         if dry_run:
             click.echo(raw.decode())
             return
         for name in targets:
             repository = remotes(name)
-            for image in inspected:
-                if image.reference.name != name.name:
-                    copy_graph(image.repository, repository, image.descriptor)
+            for one in inspected:
+                if one.reference.name != name.name:
+                    copy_graph(one.repository, repository, one.descriptor)
             repository.tag(target, MemoryStore(raw), name.tag)
             click.echo(f"{name}@{target.digest}", err=True)
 
@@ -225,35 +224,31 @@ def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterab
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
-    annotations = [annotation for text in texts for annotation in parse_annotation(text)]
-    for annotation in annotations:
-        if annotation.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
+    wanted = [one for text in texts for one in parse_annotation(text)]
+    for one in wanted:
+        if one.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(
-                f"--annotation: {annotation.key} cannot be added to an existing {annotation.level}",
+                f"--annotation: {one.key} cannot be added to an existing {one.level}",
                 hint="write index:key=value or manifest-descriptor:key=value",
             )
-    return annotations
+    return wanted
 
 
 def _result(
-    inspected: Sequence[Inspection], annotations: Iterable[Annotation], prefer_index: bool
+    inspected: Sequence[Inspection], wanted: Iterable[Annotation], prefer_index: bool
 ) -> tuple[bytes, Descriptor]:
     """The document to publish; a single index, or image without `prefer_index`, is unchanged."""
-    annotations = tuple(annotations)
-    only = inspected[0].document if len(inspected) == 1 and not annotations else None
+    wanted = tuple(wanted)
+    only = inspected[0].document if len(inspected) == 1 and not wanted else None
     if isinstance(only, Index) or (only is not None and not prefer_index):
         return only.raw, inspected[0].descriptor.plain
     index = combine(
-        [image.part() for image in inspected],
-        annotations={
-            annotation.key: annotation.value
-            for annotation in annotations
-            if annotation.level is Level.INDEX
-        },
+        [one.part() for one in inspected],
+        annotations={one.key: one.value for one in wanted if one.level is Level.INDEX},
         annotate=[
-            (annotation.platform, annotation.key, annotation.value)
-            for annotation in annotations
-            if annotation.level is Level.MANIFEST_DESCRIPTOR
+            (one.platform, one.key, one.value)
+            for one in wanted
+            if one.level is Level.MANIFEST_DESCRIPTOR
         ],
     )
     return index.raw, index.descriptor

@@ -106,25 +106,25 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     from shipline.units import Duration
 
     loaded = load(config, Path.cwd(), os.environ)
-    section = loaded.registry or RegistrySection()
+    found = loaded.registry or RegistrySection()
     if loaded.registry and loaded.file:
-        section = _resolve_paths(loaded.file.parent, section)
+        found = _resolve_paths(loaded.file.parent, found)
     tls = _override(
-        section.access.tls,
+        found.access.tls,
         cert=options["tls_cert"],
         key=options["tls_key"],
         client_ca=options["tls_client_ca"],
         names=options["hostname"],
     )
     access = _override(
-        section.access,
+        found.access,
         mode="accounts" if options["accounts"] else None,
         url=options["public_url"],
         public_projects=options["public_project"],
         tls=tls,
     )
     log = _override(
-        section.log,
+        found.log,
         format=options["log_format"],
         level=options["log_level"],
         requests=options["log_requests"],
@@ -135,7 +135,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     except ValueError as error:
         raise UsageError(f"--drain-timeout: {error}") from None
     changed = _override(
-        section,
+        found,
         listen=options["listen"],
         data=options["data"],
         access=access,

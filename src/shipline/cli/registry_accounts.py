@@ -87,12 +87,12 @@ def list_users(data: Path | None, node: str | None) -> None:
     with open_accounts(data, node) as accounts:
         rows = [
             (
-                user["name"],
-                "administrator" if user["admin"] else "user",
-                "disabled" if user["disabled"] else "",
-                when(user["used"]),
+                one["name"],
+                "administrator" if one["admin"] else "user",
+                "disabled" if one["disabled"] else "",
+                when(one["used"]),
             )
-            for user in accounts.listed("users")
+            for one in accounts.listed("users")
         ]
     table(("NAME", "KIND", "STATE", "LAST USED"), rows)
 
@@ -151,11 +151,11 @@ def list_projects(data: Path | None, node: str | None) -> None:
     with open_accounts(data, node) as accounts:
         rows = [
             (
-                project["name"],
-                "public" if project["public"] else "private",
-                ", ".join(f"{name} ({role})" for name, role in sorted(project["members"].items())),
+                one["name"],
+                "public" if one["public"] else "private",
+                ", ".join(f"{name} ({role})" for name, role in sorted(one["members"].items())),
             )
-            for project in accounts.listed("projects")
+            for one in accounts.listed("projects")
         ]
     table(("NAME", "VISIBILITY", "MEMBERS"), rows)
 
@@ -255,14 +255,8 @@ def list_robots(data: Path | None, node: str | None) -> None:
     """List robots."""
     with open_accounts(data, node) as accounts:
         rows = [
-            (
-                robot["name"],
-                robot["may"],
-                robot["state"],
-                when(robot["expires"]),
-                when(robot["used"]),
-            )
-            for robot in accounts.listed("robots")
+            (one["name"], one["may"], one["state"], when(one["expires"]), when(one["used"]))
+            for one in accounts.listed("robots")
         ]
     table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)
 
@@ -278,8 +272,8 @@ def list_tokens(data: Path | None, node: str | None) -> None:
     """List refresh tokens, without their secrets."""
     with open_accounts(data, node) as accounts:
         rows = [
-            (token["account"], token["client"], when(token["created"]), when(token["expires"]))
-            for token in accounts.listed("tokens")
+            (one["account"], one["client"], when(one["created"]), when(one["expires"]))
+            for one in accounts.listed("tokens")
         ]
     table(("ACCOUNT", "CLIENT", "CREATED", "EXPIRES"), rows)
 
@@ -318,7 +312,7 @@ def _permission(project_name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "project",
         "namespace": project_name or "*",
-        "access": [{"resource": "repository", "action": action} for action in options["allow"]],
+        "access": [{"resource": "repository", "action": one} for one in options["allow"]],
         "repositories": list(options["repository"]),
         "tags": list(options["tag"]),
     }

@@ -90,8 +90,8 @@ def gc(
     else:
         span = None if grace is None else str(grace) or "0"
         options = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
-        overrides = {name: value for name, value in options.items() if value is not None}
-        report = GcReport(**run_job(str(node), "/api/gc", overrides))
+        given = {name: value for name, value in options.items() if value is not None}
+        report = GcReport(**run_job(str(node), "/api/gc", given))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -191,10 +191,8 @@ def _recover(data: Path, dry_run: bool) -> None:
     if dry_run:
         raise UsageError("--recover has no dry run", hint="copy the directory and try it there")
     with _disk(data):
-        recovered = recover(data)
-    click.echo(
-        f"recovered {recovered.named} manifests by name, and {recovered.unnamed} in {UNNAMED}"
-    )
+        found = recover(data)
+    click.echo(f"recovered {found.named} manifests by name, and {found.unnamed} in {UNNAMED}")
 
 
 def _show(finding: Inconsistency, as_json: bool) -> None:
@@ -260,7 +258,7 @@ def retention(
     The directory must not be served meanwhile; with --node, a running node applies its own rules.
     """
     if node is None:
-        decisions = [decision.to_json() for decision in _retain(config, data, dry_run)]
+        decisions = [one.to_json() for one in _retain(config, data, dry_run)]
     elif config or data:
         raise UsageError(
             "--node excludes --config and --data", hint="a node has its own rules and directory"
@@ -270,9 +268,9 @@ def retention(
     if as_json:
         click.echo(json.dumps(decisions, indent=2))
         return
-    for decision in decisions:
-        click.echo(_line(decision, dry_run))
-    removed = sum(not decision["kept"] for decision in decisions)
+    for one in decisions:
+        click.echo(_line(one, dry_run))
+    removed = sum(not one["kept"] for one in decisions)
     click.echo(
         f"{'would remove' if dry_run else 'removed'} {removed} of {len(decisions)} tags", err=True
     )
@@ -333,16 +331,16 @@ def list_webhooks(node: str, as_json: bool) -> None:
     if as_json:
         click.echo(raw)
         return
-    webhooks: list[dict[str, Any]] = json.loads(raw)
+    found: list[dict[str, Any]] = json.loads(raw)
     rows = [
         (
-            webhook["name"],
-            str(webhook["waiting"]),
-            str(webhook["given_up"]),
-            webhook["url"],
-            webhook["events"][0]["reason"] if webhook["events"] else "",
+            one["name"],
+            str(one["waiting"]),
+            str(one["given_up"]),
+            one["url"],
+            one["events"][0]["reason"] if one["events"] else "",
         )
-        for webhook in webhooks
+        for one in found
     ]
     table(("NAME", "WAITING", "GIVEN UP", "URL", "REASON"), rows)
 

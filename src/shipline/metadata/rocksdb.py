@@ -53,22 +53,22 @@ class RocksRecords:
 
     def get(self, key: Key) -> bytes | None:
         with self._readable() as store:
-            value: bytes | None = store.get(encode(key))
-        return value
+            found: bytes | None = store.get(encode(key))
+        return found
 
     def scan(self, prefix: Key, *, after: Key = (), limit: int = 1000) -> list[tuple[Key, bytes]]:
         beyond, end, cut = bounds(prefix, after)
-        records: list[tuple[Key, bytes]] = []
+        found: list[tuple[Key, bytes]] = []
         with self._readable() as store:
             options = self._package.ReadOptions()
             options.set_iterate_upper_bound(end)
             cursor = store.iter(options)
             cursor.seek(beyond + b"\0")
-            while len(records) < limit and cursor.valid():
-                records.append((decode(cursor.key(), cut), cursor.value()))
+            while len(found) < limit and cursor.valid():
+                found.append((decode(cursor.key(), cut), cursor.value()))
                 cursor.next()
             cursor.status()
-        return records
+        return found
 
     def write(
         self,

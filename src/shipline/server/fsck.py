@@ -76,11 +76,11 @@ def repository_names(records: Records) -> list[str]:
 
 def check_repository(records: Records, store: LocalStore, name: str) -> Findings:
     """Findings of one repository."""
-    problems = 0
+    found = 0
     for finding in _check_records(records, store, name):
-        problems += 1
+        found += 1
         yield finding
-    if not problems:  # derived records of broken ones would be wrong too
+    if not found:  # derived records of broken ones would be wrong too
         yield from _check_derived(records, store, name)
 
 

@@ -168,10 +168,8 @@ class _Gauge(Collector):
         self._name, self._text, self._labels, self._read = name, text, labels, read
 
     def collect(self) -> Iterator[Metric]:
-        readings = self._read()
+        found = self._read()
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, value in (
-            readings.items() if isinstance(readings, Mapping) else [((), readings)]
-        ):
+        for labels, value in found.items() if isinstance(found, Mapping) else [((), found)]:
             family.add_metric(labels, value)
         yield family

@@ -28,13 +28,13 @@ def match(patterns: Sequence[str], ref: str) -> PatternMatch | None:
 
     `*` and `?` stand for anything but `/`, `**` for anything, `[abc]` for one of them.
     """
-    best = None
+    found = None
     for pattern in patterns:
         if glob(pattern.removeprefix("!")).fullmatch(ref):
-            best = (
+            found = (
                 None if pattern.startswith("!") else PatternMatch(pattern, ref[_fixed(pattern) :])
             )
-    return best
+    return found
 
 
 def check_pattern(pattern: str) -> str:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import click
+import pytest
 
 import shipline
 from shipline.cli.program import program
@@ -73,6 +74,9 @@ def is_hint(target: ast.AST) -> bool:
     return False
 
 
+PATHS = sorted(SOURCE.rglob("*.py"))
+
+
 def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield words
     if isinstance(group, click.Group):
@@ -108,20 +112,16 @@ def every_option() -> set[str]:
     return set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
 
 
-@cache
-def every_hint() -> list[Hint]:
-    return [hint for path in sorted(SOURCE.rglob("*.py")) for hint in hints(path)]
-
-
-def test_what_a_hint_names_is_there() -> None:
-    for hint in every_hint():
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_a_hint_names_is_there(path: Path) -> None:
+    for hint in hints(path):
         check_hint(hint)
 
 
 def check_hint(hint: Hint) -> None:
     for quoted in re.findall(r"`([^`]*)`", hint.text):
         if quoted.startswith("shipline "):
-            check_command(shlex.split(quoted)[1:], hint)
+            check_command(shlex.split(quoted)[1:])
     for found in _COMMAND.finditer(hint.text):
         words = found[1].split()
         command, left = find(words)
@@ -134,13 +134,14 @@ def check_hint(hint: Hint) -> None:
         assert set(_OPTION.findall(hint.text)) <= known, hint
 
 
-def check_command(words: list[str], hint: Hint) -> None:
+def check_command(words: list[str]) -> None:
     command, left = find(words)
-    assert len(left) < len(words), f"there is no command {words} in {hint}"
+    assert len(left) < len(words), f"there is no command {words}"
     used = {word.partition("=")[0] for word in left if word.startswith("-") and word != "-"}
-    assert used <= options_of(command), f"{words} has no {used - options_of(command)} in {hint}"
+    assert used <= options_of(command), f"{words} has no {used - options_of(command)}"
 
 
 def test_hints_are_found_at_all() -> None:
-    assert len(every_hint()) > 200
-    assert any("--ca" in hint.text for hint in every_hint())
+    found = [hint for path in PATHS for hint in hints(path)]
+    assert len(found) > 200
+    assert any("--ca" in hint.text for hint in found)

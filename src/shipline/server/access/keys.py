@@ -134,31 +134,31 @@ def _check_claims(claims: dict[str, Any], issuer: str, audience: str, now: float
 
 
 def _time(claims: dict[str, Any], name: str) -> float:
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+    found = claims.get(name)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not isfinite(found):
         raise InvalidToken(f"no time in {name}")
-    return value
+    return found
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(_bytes(text))
+        found = json.loads(_bytes(text))
     except (ValueError, RecursionError):
         raise InvalidToken("not JSON") from None
-    if not isinstance(value, dict):
+    if not isinstance(found, dict):
         raise InvalidToken("not an object")
-    return value
+    return found
 
 
 def _bytes(text: str) -> bytes:
     """Accepts only the canonical encoding, so that each token has one text."""
     try:
-        decoded = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        found = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InvalidToken("not base64url") from None
-    if encode(decoded) != text:
+    if encode(found) != text:
         raise InvalidToken("not base64url")
-    return decoded
+    return found
 
 
 def _json(value: object) -> bytes:
@@ -269,20 +269,20 @@ def _public(pem: str) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    key = load_pem_public_key(pem.encode()) if "PUBLIC" in pem else _private(pem).public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
+    found = load_pem_public_key(pem.encode()) if "PUBLIC" in pem else _private(pem).public_key()
+    if not isinstance(found, EllipticCurvePublicKey):
         raise InvalidToken("a stored key is of the wrong type")
-    return key
+    return found
 
 
 def _private(pem: str) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = load_pem_private_key(pem.encode(), None)
-    if not isinstance(key, EllipticCurvePrivateKey):
+    found = load_pem_private_key(pem.encode(), None)
+    if not isinstance(found, EllipticCurvePrivateKey):
         raise InvalidToken("a stored key is of the wrong type")
-    return key
+    return found
 
 
 def _load(view: AccountsView) -> _Loaded:

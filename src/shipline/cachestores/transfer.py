@@ -1,0 +1,115 @@
+"""Large blobs in pieces, several at once: ranges that are resumed, parts that are sent again."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from shipline.content import CHUNK, Reader
+from shipline.errors import RegistryError
+from shipline.registry.http import TRIES, back_off
+from shipline.tasks import check, ordered_map
+
+if TYPE_CHECKING:
+    from shipline.registry.transport import Response
+
+PIECE = 8 << 20  # bytes of one request
+AT_ONCE = 4  # requests for one blob, so that it takes at most 40 MiB of memory
+
+GetRange = Callable[[int, int], "Response"]
+"""The response to a request for the bytes from a position up to another: status 200, 206, 416."""
+
+
+class RangedReader:
+    """The bytes of an object, in order, of requests for `PIECE` bytes of which several run.
+
+    Nothing is verified. An object that is shorter than `size` ends early.
+    """
+
+    def __init__(self, get: GetRange, size: int, *, at_once: int = AT_ONCE) -> None:
+        starts = range(0, size, PIECE)
+        pieces = ordered_map(
+            lambda start: _fetch(get, start, min(start + PIECE, size)),
+            starts,
+            workers=min(at_once, len(starts)),
+            ahead=0,
+        )
+        self._pieces: Iterator[bytes] = pieces
+        self._piece = memoryview(next(pieces, b""))  # the first: raises what is wrong with it all
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        if size and not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        data, self._piece = bytes(self._piece[:size]), self._piece[size:]
+        return data
+
+    def close(self) -> None:
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()
+
+
+def _fetch(get: GetRange, start: int, end: int) -> bytes:
+    """The bytes up to `end`, fewer where the object ends; a broken response is continued."""
+    data, failures = bytearray(), 0
+    while len(data) < end - start:
+        check()
+        before = len(data)
+        response = get(start + before, end)
+        try:
+            with closing(response):
+                _append(data, response, start + before, end - start - before)
+        except RegistryError as error:
+            failures = 1 if len(data) > before else failures + 1
+            if not error.retriable or failures >= TRIES:
+                raise
+            back_off(failures, error)
+        else:
+            if len(data) == before:
+                break
+    return bytes(data)
+
+
+def _append(data: bytearray, response: Response, start: int, left: int) -> None:
+    if response.status == 416:
+        return
+    found = re.match(r"bytes ([0-9]{1,18})-", response.header("Content-Range"))
+    if (int(found[1]) if found else 0) != start:
+        host = response.url.origin.authority
+        raise RegistryError(f"{host}: sends other bytes than were asked for", host=host)
+    while left and (more := response.read(min(left, CHUNK))):
+        data += more
+        left -= len(more)
+
+
+def read_whole(get: Callable[[], Response], limit: int) -> tuple[bytes, str]:
+    """Content and ETag of a small object; a response that breaks off is asked for again.
+
+    Raises RegistryError if the object is larger than `limit` bytes.
+    """
+    for attempt in itertools.count(1):
+        response = get()
+        try:
+            with closing(response):
+                return response.content(limit), response.header("ETag")
+        except RegistryError as error:
+            if not error.retriable or attempt >= TRIES:
+                raise
+            back_off(attempt, error)
+    raise AssertionError  # count() has no end
+
+
+def parts(reader: Reader, size: int) -> Iterator[bytes]:
+    """What `reader` gives, in pieces of `size` bytes of which the last may be shorter."""
+    while part := b"".join(_exactly(reader, size)):
+        yield part
+
+
+def _exactly(reader: Reader, size: int) -> Iterator[bytes]:
+    while size and (data := reader.read(min(size, CHUNK))):
+        yield data
+        size -= len(data)

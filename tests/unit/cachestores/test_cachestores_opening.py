@@ -1,0 +1,87 @@
+"""Attributes of caches: those that exist, those that are needed, and what stands in for them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+
+from shipline.cachestores import KINDS, open_store
+from shipline.errors import AuthError, UsageError
+from shipline.registry import Client
+
+S3 = {"bucket": "b", "region": "eu-central-1"}
+AZURE = {"account_url": "https://account.blob.core.windows.net"}
+
+
+def token(expires: float) -> str:
+    listed = json.dumps([{"Scope": "refs/heads/main", "Permission": 3}])
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": expires, "ac": listed}).encode())
+    return f"e30.{claims.decode().rstrip('=')}.c2ln"
+
+
+def opened(kind: str, given: dict[str, str], **variables: str) -> object:
+    with Client() as client:
+        return open_store(kind, given, client=client, variables={"HOME": "/none", **variables})
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_an_unknown_attribute_is_an_error_that_lists_the_known_ones(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"type={kind} has no buckte=") as caught:
+        opened(kind, {"buckte": "x"})
+    assert "mode" in caught.value.hint and "ignore-error" in caught.value.hint
+
+
+def test_what_is_missing_may_come_from_the_environment() -> None:
+    with pytest.raises(UsageError, match="needs bucket= or AWS_BUCKET"):
+        opened("s3", {"region": "x"})
+    with pytest.raises(UsageError, match="needs region= or AWS_REGION"):
+        opened("s3", {"bucket": "x"})
+    opened("s3", {}, AWS_BUCKET="b", AWS_DEFAULT_REGION="eu-central-1")
+    with pytest.raises(UsageError, match="needs account_url="):
+        opened("azblob", {})
+    opened("azblob", {}, BUILDKIT_AZURE_STORAGE_ACCOUNT_URL=AZURE["account_url"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("s3", {**S3, "touch_refresh": "soon"}),
+        ("s3", {**S3, "upload_parallelism": "0"}),
+        ("s3", {**S3, "use_path_style": "maybe"}),
+        ("s3", {**S3, "endpoint_url": "minio:9000"}),
+        ("s3", {**S3, "bucket": "a b"}),
+        ("s3", {**S3, "access_key_id": "only"}),
+        ("azblob", {"account_url": "ftp://x"}),
+        ("azblob", {**AZURE, "secret_access_key": "not base64!"}),
+        ("gha", {"version": "1"}),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_an_error(kind: str, given: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        opened(kind, given)
+
+
+def test_outside_of_actions_the_hint_says_what_is_missing() -> None:
+    with pytest.raises(AuthError, match="ACTIONS_RUNTIME_TOKEN is not set"):
+        opened("gha", {})
+    with pytest.raises(AuthError, match="ACTIONS_RESULTS_URL is not set"):
+        opened("gha", {}, ACTIONS_RUNTIME_TOKEN=token(time.time() + 60))
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b.c", "e30.e30.x", token(time.time() - 60)])
+def test_a_token_that_cannot_be_used_is_not_shown(text: str) -> None:
+    with pytest.raises(AuthError) as caught:
+        opened("gha", {"url_v2": "https://results.example/", "token": text})
+    assert len(text) < 4 or text not in repr(caught.value)
+
+
+def test_no_store_shows_its_secrets() -> None:
+    secret = base64.b64encode(b"hidden").decode()
+    for store in (
+        opened("s3", {**S3, "access_key_id": "id", "secret_access_key": secret}),
+        opened("azblob", {**AZURE, "secret_access_key": secret}),
+    ):
+        assert secret not in repr(vars(store))
