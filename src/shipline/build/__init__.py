@@ -18,7 +18,6 @@ from shipline.build.flags import (
 )
 from shipline.build.request import (
     Annotation,
-    Attestation,
     BuildRequest,
     CacheBackend,
     CacheOptions,
@@ -29,7 +28,9 @@ from shipline.build.request import (
     Level,
     Output,
     OutputFormat,
+    ProvenanceOptions,
     RunOptions,
+    SbomOptions,
     Secret,
     Ssh,
 )
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Annotation",
-    "Attestation",
     "BuildRequest",
     "BuildResult",
     "CacheBackend",
@@ -53,7 +53,9 @@ __all__ = [
     "Level",
     "Output",
     "OutputFormat",
+    "ProvenanceOptions",
     "RunOptions",
+    "SbomOptions",
     "Secret",
     "Settings",
     "Ssh",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shipline.build.attestations import AttestationManifest
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
@@ -35,10 +36,18 @@ _OCI_TYPES = {docker: oci for oci, docker in _DOCKER_TYPES.items()}
 
 
 def format_of(output: Output, request: BuildRequest) -> OutputFormat:
-    """The format of `output`, with the annotations of the request."""
+    """The format of `output`, with the annotations of the request; `attested` if attestations go
+    into it, which need the media types of OCI.
+    """
     if output.type not in _OF_IMAGES:
         return PLAIN
-    return replace(output.format, annotations=(*request.annotations, *output.format.annotations))
+    notes = (*request.annotations, *output.format.annotations)
+    format = replace(output.format, annotations=notes)
+    stated = request.provenance
+    required = request.sbom is not None or (stated is not None and not stated.inline_only)
+    if output.type != "docker" and (required or (stated is not None and format.inline)):
+        return replace(format, attested=True, inline=True, docker=False)
+    return replace(format, artifact=True, inline=True)
 
 
 def formats_of(request: BuildRequest) -> tuple[OutputFormat, ...]:
@@ -66,7 +75,7 @@ def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> N
                 f"there is no image for {one.platform} to annotate",
                 hint=f"the build is for {', '.join(map(str, platforms))}",
             )
-        if one.level.of_index and len(platforms) == 1:
+        if one.level.of_index and len(platforms) == 1 and not wanted.attested:
             raise UsageError(
                 f"the annotation {one.key} is for an index, but a build for one platform has none",
                 hint="annotate the manifest, or build for several platforms",
@@ -187,6 +196,18 @@ class Assembled:
     images: tuple[Image, ...]
     root: Index | Manifest
     descriptor: Descriptor
+    attestations: tuple[AttestationManifest, ...] = ()
+
+    @property
+    def documents(self) -> dict[Descriptor, bytes]:
+        """All that belongs to the result but layers, children first."""
+        found: dict[Descriptor, bytes] = {}
+        for image in self.images:
+            found[image.config_descriptor] = image.config_bytes
+            found[image.manifest.descriptor] = image.manifest.raw
+        for one in self.attestations:
+            found |= one.documents
+        return {**found, self.root.descriptor: self.root.raw}
 
 
 def assemble(
@@ -239,25 +260,31 @@ def _history(
 
 
 def combine(
-    images: Sequence[Image], format: OutputFormat = PLAIN, *, indexed: bool = False
+    images: Sequence[Image],
+    format: OutputFormat = PLAIN,
+    *,
+    indexed: bool = False,
+    attestations: Sequence[AttestationManifest] = (),
 ) -> Assembled:
-    """An index of the images of all platforms, in their order; a single image has one only if it is
-    to be `indexed`.
+    """An index of the images of all platforms, in their order, and then of their attestations; a
+    single image has one only if it is to be `indexed`, or has attestations.
     """
 
     def described(image: Image) -> Descriptor:
         notes = annotations_at(format.annotations, Level.MANIFEST_DESCRIPTOR, image.platform)
         return replace(image.manifest.descriptor, annotations=notes)
 
-    if len(images) == 1 and not indexed:
+    if len(images) == 1 and not indexed and not attestations:
         return Assembled(tuple(images), images[0].manifest, described(images[0]))
+    entries = [replace(described(image), platform=image.platform) for image in images]
     index = Index.make(
-        (replace(described(image), platform=image.platform) for image in images),
+        [*entries, *(one.descriptor for one in attestations)],
         media_type=media.DOCKER_INDEX if format.docker else media.OCI_INDEX,
         annotations=annotations_at(format.annotations, Level.INDEX),
     )
     notes = annotations_at(format.annotations, Level.INDEX_DESCRIPTOR)
-    return Assembled(tuple(images), index, replace(index.descriptor, annotations=notes))
+    described_index = replace(index.descriptor, annotations=notes)
+    return Assembled(tuple(images), index, described_index, tuple(attestations))
 
 
 def annotations_at(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shipline import dockerfile as df
 from shipline.build.assembly import (
@@ -26,6 +26,7 @@ from shipline.build.assembly import (
     formats_of,
     wants_index,
 )
+from shipline.build.attesting import Attestor, new_id
 from shipline.build.base_images import Blobs, RegistryImages, Repositories
 from shipline.build.cache import Cache, open_records
 from shipline.build.checks import show_warnings, unused_arguments, warnings_of
@@ -34,11 +35,12 @@ from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
-from shipline.build.exporters import ExportSource, check_engine, export
+from shipline.build.exporters import FILES, ExportSource, check_engine, export
 from shipline.build.faults import Damage, system_errors
 from shipline.build.graph import HttpOp, ScratchOp, Vertex
 from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
+from shipline.build.provenance import Invocation
 from shipline.build.publish import (
     UPLOADS,
     Results,
@@ -63,7 +65,7 @@ from shipline.content import LocalStore, Recency
 from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
 from shipline.events import Step
 from shipline.metadata import DamagedRecords
-from shipline.oci import Descriptor, Digest, Reference
+from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
 
@@ -92,12 +94,15 @@ class CheckResult:
 class BuildResult:
     """The result in the format of its first pushed output, or else its first; `names` are all tags.
 
-    `root` is the index, or the manifest of a single platform.
+    `root` is the index, or the manifest of a single platform; `invocation` names this run;
+    `provenance` is how the image of each platform was built, if the metadata is to have that.
     """
 
     root: Descriptor
     images: tuple[Image, ...]
     names: tuple[Reference, ...]
+    invocation: str = ""
+    provenance: Mapping[Platform, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -215,7 +220,7 @@ def _build(
     request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
 ) -> BuildResult:
     private_mounts()
-    home, started = settings.home, time.time()
+    home, started_ns = settings.home, time.time_ns()
     formats = formats_of(request)
     targets = push_targets(request, settings.repositories)
     agents = agents_of(request.ssh, settings.environment)
@@ -256,23 +261,31 @@ def _build(
             follower = uploads if targets else None
             solver = Solver(worker, executor, downloader, contexts, images.found, step, follower)
             _solve(stages, solver, uploads)
+        run = Invocation(new_id(), started_ns, time.time_ns())
+        attestor = Attestor(request, dockerfile, images.found, solver, run)
         with TaskGroup() as group:
             group.start(files.sync)
             results = {
-                one: _assemble(stages, one, solver, recoder, clock, indexed=indexed)
+                one: _assemble(stages, one, solver, recoder, clock, attestor, indexed=indexed)
                 for one in formats
             }
             push_documents(results, targets, step)
             for output in request.outputs:
                 result = results[format_of(output, request)]
                 names, snapshots = request.names_of(output), worker.snapshots
-                source = ExportSource(result, names, blobs, snapshots, clock.now_ns())
+                stated = attestor.of_all(stages, result.images) if output.type in FILES else {}
+                source = ExportSource(result, names, blobs, snapshots, clock.now_ns(), stated)
                 export(output, source, settings.stdout, step)
             push_tags(results, targets, step)
-        if grew(home, started):
+        if grew(home, started_ns / 1e9):
             keep_once(home, scratch, records, files, _exported(request, results), step)
         first = results[formats[0]]
-        return BuildResult(first.descriptor, first.images, request.tags)
+        facts = {
+            image.platform: attestor.provenance(stage, image, request.metadata_provenance)
+            for stage, image in zip(stages, first.images, strict=True)
+            if request.metadata_provenance is not None
+        }
+        return BuildResult(first.descriptor, first.images, request.tags, run.id, facts)
 
 
 def _exported(request: BuildRequest, results: Results) -> set[Digest]:
@@ -327,6 +340,7 @@ def _assemble(
     solver: Solver,
     recoder: Recoder,
     clock: Clock,
+    attestor: Attestor,
     *,
     indexed: bool,
 ) -> Assembled:
@@ -334,8 +348,10 @@ def _assemble(
         added = solver.result(vertex).added
         return added.created if added is not None else ""
 
-    images = []
+    images, attestations = [], []
     for stage in stages:
         layers = [recoder.recode(*found, format) for found in solver.layers(stage.vertex)]
         images.append(assemble(stage, layers, created, clock, format))
-    return combine(images, format, indexed=indexed)
+        if format.attested:
+            attestations.append(attestor.manifest(stage, images[-1], artifact=format.artifact))
+    return combine(images, format, indexed=indexed, attestations=attestations)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from shipline.build.assembly import Assembled
+from shipline.build.attestations import Predicate
 from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import Output
@@ -18,9 +21,15 @@ from shipline.build.snapshots import Snapshot, Snapshots
 from shipline.errors import ShiplineError, UsageError
 from shipline.events import Step
 from shipline.files import open_whole
-from shipline.layer import Entry, Item, scan, unpack, write_tar
+from shipline.layer import Content, Entry, Item, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.tasks import on_cancel
+
+if TYPE_CHECKING:
+    from shipline.supply import Subject
+
+FILES = ("local", "tar")
+"""The types of outputs that hold the files of an image."""
 
 _CREATED_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -43,13 +52,16 @@ class EngineError(ShiplineError):
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
-    """A result in the format of an output, with its names and what gives its files."""
+    """A result in the format of an output, with its names and what gives its files; `predicates`
+    are what is stated about the images of each platform.
+    """
 
     assembled: Assembled
     names: Sequence[Reference]
     blobs: Blobs
     snapshots: Snapshots
     mtime_ns: int
+    predicates: Mapping[Platform, Sequence[Predicate]] = field(default_factory=dict)
 
 
 def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> None:
@@ -64,32 +76,79 @@ def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: 
 
 def _local(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     destination = Path(output.destination)
-    for prefix, snapshot in _trees(output, source):
+    for prefix, items in _trees(output, source):
         place = destination / prefix
         place.mkdir(parents=True, exist_ok=True)
-        with source.snapshots.mounted(snapshot) as root:
-            unpack(scan(root).items(), place, whiteouts="keep", owner=False)
+        unpack(items, place, whiteouts="keep", owner=False)
 
 
 def _tar(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     def everything() -> Iterator[Item]:
-        for prefix, snapshot in _trees(output, source):
+        for prefix, items in _trees(output, source):
             if prefix:
                 yield Entry(prefix, "dir", 0o755, mtime_ns=source.mtime_ns), None
-            with source.snapshots.mounted(snapshot) as root:
-                yield from _below(prefix, scan(root).items())
+            yield from _below(prefix, items)
 
     with _opened(output.destination, stdout) as file:
         for data in write_tar(everything()):
             file.write(data)
 
 
-def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Snapshot]]:
-    """The files of each image; with several images each has its own directory."""
+def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator[Item]]]:
+    """The files of each image, with its attestations; with several images each has its own
+    directory.
+    """
     several = isinstance(source.assembled.root, Index)
     split = several if output.split is None else output.split
     for image in source.assembled.images:
-        yield _directory_name(image.platform) if split else "", Snapshot(image.layers)
+        predicates = [
+            one for one in source.predicates.get(image.platform, ()) if not one.inline_only
+        ]
+        with source.snapshots.mounted(Snapshot(image.layers)) as root:
+            prefix = _directory_name(image.platform) if split else ""
+            yield prefix, _attested(output, root, predicates, source.mtime_ns)
+
+
+def _attested(
+    output: Output, root: Path, predicates: Sequence[Predicate], mtime_ns: int
+) -> Iterator[Item]:
+    """The files below `root`, and the statements about them."""
+    yield from scan(root).items()
+    subjects = _subjects(root) if predicates else []
+    for one in predicates:
+        name = f"{output.attestation_prefix}{one.filename}"
+        if (root / name).exists():
+            raise UsageError(
+                f"the image has a file {name!r} already, which is the name of an attestation",
+                hint="give --output attestation-prefix=",
+            )
+        content = one.file(subjects)
+        yield Entry(name, "file", 0o600, size=len(content), mtime_ns=mtime_ns), content
+
+
+def _subjects(root: Path) -> list[Subject]:
+    """The regular files below `root`, by their digests."""
+    from shipline.supply import Subject  # slow to import
+
+    found: dict[str, str] = {}
+    for entry, content in scan(root).items():
+        if entry.kind == "hardlink":
+            found[entry.path] = found[entry.link]
+        elif entry.kind == "file":
+            found[entry.path] = _sha256(root / entry.path, content)
+    return [Subject(shown_path(path), {"sha256": hex}) for path, hex in sorted(found.items())]
+
+
+def _sha256(path: Path, content: Content) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown_path(path: str) -> str:
+    """A path as JSON can have it: names that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _below(prefix: str, items: Iterator[Item]) -> Iterator[Item]:
@@ -126,15 +185,8 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
     are verified while they are read.
     """
     documents = {
-        descriptor.digest.hex: raw
-        for image in source.assembled.images
-        for descriptor, raw in (
-            (image.config_descriptor, image.config_bytes),
-            (image.manifest.descriptor, image.manifest.raw),
-        )
+        descriptor.digest.hex: raw for descriptor, raw in source.assembled.documents.items()
     }
-    root = source.assembled.root
-    documents[root.descriptor.digest.hex] = root.raw
     layers = {layer.descriptor.digest.hex: layer.descriptor for image in source.assembled.images
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():

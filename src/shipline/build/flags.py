@@ -13,12 +13,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from shipline.build.request import (
     SHM_SIZE,
     Annotation,
-    Attestation,
     BuildRequest,
     CacheBackend,
     CacheOptions,
@@ -31,7 +30,9 @@ from shipline.build.request import (
     Output,
     OutputFormat,
     OutputType,
+    ProvenanceOptions,
     RunOptions,
+    SbomOptions,
     Secret,
     Ssh,
 )
@@ -39,6 +40,8 @@ from shipline.errors import UsageError
 from shipline.oci import Platform, Reference, Resources, Ulimit
 
 T = TypeVar("T")
+_NO_ARTIFACT = "BUILDX_NO_DEFAULT_OCI_ARTIFACT"
+_METADATA = "BUILDX_METADATA_PROVENANCE"
 
 
 def parse_request(
@@ -86,10 +89,13 @@ def parse_request(
 ) -> BuildRequest:
     """The request for flags of the same names; those that may be repeated are iterables.
 
-    `environ` has the values for bare names of --build-arg, and DOCKER_DEFAULT_PLATFORM. A request
+    `environ` has the values for bare names of --build-arg, DOCKER_DEFAULT_PLATFORM, and
+    the variables of buildx for attestations. A request
     that can be parsed may still be impossible: see `check_request`.
     """
-    outputs = parse_outputs(output, push=push, load=load)
+    plain = parse_boolean(environ.get(_NO_ARTIFACT) or "false", _NO_ARTIFACT)
+    outputs = parse_outputs(output, push=push, load=load, artifact=not plain)
+    stated, listed = parse_attestations(attest, provenance=provenance, sbom=sbom)
     limits = {
         "memory": memory,
         "memory-swap": memory_swap,
@@ -127,10 +133,12 @@ def parse_request(
         ),
         tags=_unique(*parse_tags(tag), *(name for one in outputs for name in one.names)),
         outputs=outputs,
-        attestations=parse_attestations(attest, provenance=provenance, sbom=sbom),
+        provenance=stated,
+        sbom=listed,
         call=parse_call(call),
         iidfile=Path(iidfile) if iidfile else None,
         metadata_file=Path(metadata_file) if metadata_file else None,
+        metadata_provenance=_metadata_provenance(environ.get(_METADATA) or "min", metadata_file),
     )
 
 
@@ -339,31 +347,104 @@ def parse_resources(
 
 def parse_attestations(
     attest: Iterable[str], *, provenance: str | None = None, sbom: str | None = None
-) -> tuple[Attestation, ...]:
-    """--attest, with the short forms --provenance and --sbom: a boolean, or attributes."""
-    found = [_attestation(parse_attributes(text, "--attest"), text) for text in attest]
+) -> tuple[ProvenanceOptions | None, SbomOptions | None]:
+    """--attest, with the short forms --provenance and --sbom: a boolean, or attributes.
+
+    As in buildx, the first attestation of a type counts, those of --attest before the short forms;
+    an empty short form is as good as none.
+    """
+    texts = [_attributes(text, "--attest") for text in attest]
     for kind, text in (("provenance", provenance), ("sbom", sbom)):
-        if text is not None:
-            found.append(_short_attestation(kind, text))
-    if len({one.type for one in found}) != len(found):
-        raise UsageError("--attest: the same type of attestation is given twice")
-    return tuple(found)
+        if text:
+            texts.append({"type": kind, **_short_attestation(kind, text)})
+    found: dict[str, dict[str, str]] = {}
+    for fields in texts:
+        kind = fields.pop("type", "")
+        if kind not in ("provenance", "sbom"):
+            what = f"unknown attestation type {kind!r}" if kind else "the type is missing"
+            raise UsageError(f"--attest: {what}", hint="write type=provenance or type=sbom")
+        if parse_boolean(fields.pop("disabled", "false"), f"--attest type={kind} disabled"):
+            fields = {"disabled": "true"}
+        found.setdefault(kind, fields)
+    wanted = {kind: fields for kind, fields in found.items() if "disabled" not in fields}
+    return (
+        _provenance(wanted["provenance"]) if "provenance" in wanted else None,
+        _sbom(wanted["sbom"]) if "sbom" in wanted else None,
+    )
 
 
-def _attestation(fields: dict[str, str], text: str) -> Attestation:
-    kind = fields.pop("type", "")
-    if kind not in ("provenance", "sbom"):
-        raise UsageError(f"--attest: {text!r} has neither type=provenance nor type=sbom")
-    disabled = parse_boolean(fields.pop("disabled", "false"), "--attest disabled")
-    return Attestation(kind, fields, disabled)
-
-
-def _short_attestation(kind: str, text: str) -> Attestation:
+def _short_attestation(kind: str, text: str) -> dict[str, str]:
     if "=" in text:
-        return _attestation({"type": kind, **parse_attributes(text, f"--{kind}")}, text)
-    if kind == "provenance" and text in ("min", "max"):
-        return Attestation(kind, {"mode": text})
-    return Attestation(kind, disabled=not parse_boolean(text, f"--{kind}"))
+        return _attributes(text, f"--{kind}")
+    if text in ("min", "max"):
+        raise UsageError(f"--{kind}: {text!r} is neither true nor false", hint=f"write mode={text}")
+    return {} if parse_boolean(text, f"--{kind}") else {"disabled": "true"}
+
+
+def _attributes(text: str, flag: str) -> dict[str, str]:
+    """Attributes of which the last one of a name counts."""
+    found: dict[str, str] = {}
+    for part in split_csv(text):
+        found |= parse_attributes(part, flag)
+    return found
+
+
+def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
+    flag, mode = "--provenance", fields.pop("mode", "max").lower()
+    mode, version = "max" if mode == "full" else mode, fields.pop("version", "v1")
+    for name, value, known in (
+        ("mode", mode, ("min", "max")),
+        ("version", version, ("v1", "v0.2")),
+    ):
+        if value not in known:
+            raise UsageError(f"{flag}: {name} {value!r} is not one of {', '.join(known)}")
+    options = ProvenanceOptions(
+        mode=cast(Literal["min", "max"], mode),
+        version=cast(Literal["v1", "v0.2"], version),
+        builder_id=fields.pop("builder-id", ""),
+        reproducible=_switch(fields, "reproducible", flag),
+        inline_only=_switch(fields, "inline-only", flag),
+        filename=fields.pop("filename", "") or "provenance.json",
+    )
+    if "/" in options.filename or options.filename in (".", ".."):
+        raise UsageError(f"{flag}: filename {options.filename!r} is a path", hint="write a name")
+    _refuse_unknown(fields, flag, "mode, version, builder-id, reproducible, inline-only, filename")
+    return options
+
+
+def _sbom(fields: dict[str, str]) -> SbomOptions:
+    generator = fields.pop("generator", "")
+    if generator not in ("", "syft", "builtin"):
+        raise UsageError(
+            f"--sbom: the generator {generator!r} is an image, and images of scanners are not run",
+            hint="leave it out, or write generator=syft for the program of this name on the PATH,"
+            " or generator=builtin for the scan that is built in",
+        )
+    options = SbomOptions(
+        cast(Literal["", "syft", "builtin"], generator), _switch(fields, "cyclonedx", "--sbom")
+    )
+    _refuse_unknown(fields, "--sbom", "generator, cyclonedx")
+    return options
+
+
+def _metadata_provenance(text: str, file: str | None) -> ProvenanceOptions | None:
+    """What BUILDX_METADATA_PROVENANCE says: min, max, disabled or a boolean; None without a
+    metadata file.
+    """
+    if text not in ("min", "max", "disabled"):
+        text = "min" if parse_boolean(text, _METADATA) else "disabled"
+    if text == "disabled" or not file:
+        return None
+    return ProvenanceOptions("max" if text == "max" else "min")
+
+
+def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
+    return parse_boolean(fields.pop(name, "false"), f"{flag} {name}")
+
+
+def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
+    for name in fields:
+        raise UsageError(f"{flag}: there is no attribute {name!r}", hint=f"it has {known}")
 
 
 _METHODS = ("build", "check", "outline", "targets", "subrequests.describe")
@@ -408,15 +489,17 @@ _NOT_YET = {
 }
 
 
-def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Output, ...]:
+def parse_outputs(
+    texts: Iterable[str], *, push: bool, load: bool, artifact: bool = True
+) -> tuple[Output, ...]:
     """All outputs of a build. --push makes image outputs push, or adds one; --load adds the engine
-    of this machine unless it is there.
+    of this machine unless it is there. `artifact` is the default of oci-artifact.
     """
-    outputs = [parse_output(text) for text in texts]
+    outputs = [parse_output(text, artifact=artifact) for text in texts]
     if push:
         outputs = [replace(one, push=True) if one.type == "image" else one for one in outputs]
         if not any(output.push for output in outputs):
-            outputs.append(Output("image", push=True))
+            outputs.append(Output("image", push=True, format=OutputFormat(artifact=artifact)))
     if load and not any(output.loads for output in outputs):
         outputs.append(Output("docker"))
     if sum(output.destination == "-" for output in outputs) > 1:
@@ -424,9 +507,9 @@ def parse_outputs(texts: Iterable[str], *, push: bool, load: bool) -> tuple[Outp
     return tuple(outputs)
 
 
-def parse_output(text: str) -> Output:
+def parse_output(text: str, *, artifact: bool = True) -> Output:
     """`type=T,key=value,...`; a path alone is type=local, `-` is type=tar to standard output, and
-    type=registry is type=image,push=true.
+    type=registry is type=image,push=true. `artifact` is the default of oci-artifact.
     """
     if split_csv(text) == (text,) and not text.startswith("type="):
         return Output("tar" if text == "-" else "local", text)
@@ -442,6 +525,9 @@ def parse_output(text: str) -> Output:
     _check_attributes(kind, fields)
     on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
     _refuse_missing(fields, on)
+    if "/" in fields.get("attestation-prefix", ""):
+        raise UsageError("--output attestation-prefix: it begins a file name, and has no '/'")
+    on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
     destination = fields.get("dest", "")
     if kind in ("local", "tar", "oci") and not destination:
         raise UsageError(f"--output: type={kind} needs dest=")
@@ -456,6 +542,7 @@ def parse_output(text: str) -> Output:
         archive=on.get("tar", True),
         split=on.get("platform-split"),
         rewrite_timestamp=on.get("rewrite-timestamp", False),
+        attestation_prefix=fields.get("attestation-prefix", ""),
     )
 
 
@@ -489,6 +576,8 @@ def _output_format(fields: Mapping[str, str], on: Mapping[str, bool]) -> OutputF
         force,
         docker=not on.get("oci-mediatypes", True),
         annotations=_attribute_annotations(fields),
+        artifact=on["oci-artifact"],
+        inline=on["attestation-inline"],
     )
     if name:
         from shipline.layer import codec  # slow to import

@@ -167,6 +167,14 @@ Op = ScratchOp | ImageOp | ContextOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a vertex fetched from outside: a URI without logins, and digests by algorithm."""
+
+    uri: str
+    digests: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """How a vertex is displayed; `origin` is what messages call the source that it copies from."""
 

@@ -17,7 +17,7 @@ from shipline.content import Follow, LocalIngest, MemoryStore, Repository
 from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
-from shipline.oci import Descriptor, Digest, Reference
+from shipline.oci import Descriptor, Digest, Reference, media
 from shipline.tasks import Once, TaskGroup, check
 
 UPLOADS = 16  # at once, to all targets
@@ -189,12 +189,14 @@ def push_documents(results: Results, targets: Iterable[PushTarget], step: Step) 
 
     def push(target: PushTarget) -> None:
         result = results[target.format]
-        images = result.images
-        documents = [raw for image in images for raw in (image.config_bytes, image.manifest.raw)]
-        source = MemoryStore(*documents, result.root.raw)
+        documents = result.documents
+        source = MemoryStore(*documents.values())
+        blobs = [one for one in documents if one.media_type not in media.NAMED]
+        images = [image.manifest.descriptor for image in result.images]
         with step.step(f"push manifests to {target}", kind="push", host=target.host):
-            _push_all(target, [image.config_descriptor for image in images], source)
-            _push_all(target, [image.manifest.descriptor for image in images], source)
+            _push_all(target, blobs, source)
+            _push_all(target, images, source)
+            _push_all(target, [one.manifest.descriptor for one in result.attestations], source)
             target.repository.push(result.root.descriptor, source)
 
     with TaskGroup() as group:

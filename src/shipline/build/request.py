@@ -69,7 +69,9 @@ class Annotation:
 class OutputFormat:
     """How an image is written. An empty `compression` leaves layers as they are; `level` None is
     any level, and the default for new layers. `force` recompresses layers of base images, too;
-    `docker` chooses the media types of Docker's manifest format.
+    `docker` chooses the media types of Docker's manifest format. Attestations of an image are OCI
+    artifacts that refer to it, or with `artifact` false what older BuildKits wrote; `inline` adds
+    those too that are only for images.
     """
 
     compression: Compression | Literal[""] = ""
@@ -77,6 +79,9 @@ class OutputFormat:
     force: bool = False
     docker: bool = False
     annotations: tuple[Annotation, ...] = ()
+    artifact: bool = True
+    inline: bool = True
+    attested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Output:
     insecure: bool = False  # push over plain HTTP
     archive: bool = True  # oci, docker: a tar file, not a directory
     split: bool | None = None  # a directory per platform; None: if several
+    attestation_prefix: str = ""  # local, tar: before the names of their files
     rewrite_timestamp: bool = False
 
     @property
@@ -161,12 +167,31 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Attestation:
-    """An attestation to add to the image: `type` is provenance or sbom; `disabled` forbids it."""
+class ProvenanceOptions:
+    """How to state in an attestation how the image was built (BuildKit, slsa-provenance.md).
 
-    type: str
-    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-    disabled: bool = False
+    `mode` max adds the steps, the Dockerfile and the build arguments. `inline_only` leaves it out
+    of outputs that are files; `filename` is its name there.
+    """
+
+    mode: Literal["min", "max"] = "max"
+    version: Literal["v1", "v0.2"] = "v1"
+    builder_id: str = ""
+    reproducible: bool = False
+    inline_only: bool = False
+    filename: str = "provenance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SbomOptions:
+    """How to list in an attestation the packages that the image contains.
+
+    `generator` is `syft`, a program, or `builtin`, the scan of this one; an empty one takes
+    syft where it is installed. `cyclonedx` adds a document in that format.
+    """
+
+    generator: Literal["", "syft", "builtin"] = ""
+    cyclonedx: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +209,8 @@ class BuildRequest:
 
     `dockerfile` None is `Dockerfile` in the context, `-` is standard input. Without `platforms`,
     the build is for this machine. `outputs` includes those of --push and --load. `build_args` has
-    values only: names without a value are resolved or left out. Paths are relative to the working
-    directory.
+    values only: names without a value are resolved or left out. `vcs` says what the context is in a
+    repository: source, revision. Paths are relative to the working directory.
     """
 
     context: Context
@@ -203,10 +228,17 @@ class BuildRequest:
     cache: CacheOptions = field(default_factory=CacheOptions)
     tags: tuple[Reference, ...] = ()
     outputs: tuple[Output, ...] = ()
-    attestations: tuple[Attestation, ...] = ()
+    provenance: ProvenanceOptions | None = None
+    sbom: SbomOptions | None = None
+    vcs: Mapping[str, str] = field(default_factory=dict)
     call: Call = field(default_factory=Call)
     iidfile: Path | None = None
     metadata_file: Path | None = None
+    metadata_provenance: ProvenanceOptions | None = None
+
+    @property
+    def attested(self) -> bool:
+        return self.provenance is not None or self.sbom is not None
 
     @property
     def push(self) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
 from shipline.build.copying import copy, instruction_key, make_directory
-from shipline.build.downloads import Downloader, place_file
+from shipline.build.downloads import Downloader, place_file, without_logins
 from shipline.build.executor import Executor
 from shipline.build.graph import (
     ContextOp,
@@ -20,6 +20,7 @@ from shipline.build.graph import (
     Label,
     MakeDirectoryOp,
     Op,
+    Origin,
     RunOp,
     ScratchOp,
     Vertex,
@@ -46,10 +47,13 @@ _KINDS: dict[type[Op], str] = {
 
 @dataclass(frozen=True, slots=True)
 class VertexResult:
-    """The files of a vertex, and the layer that it added; None for images and contexts."""
+    """The files of a vertex, the layer that it added, None for images and contexts, and where what
+    it fetched is from.
+    """
 
     files: Source
     added: LayerResult | None = None
+    origins: tuple[Origin, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -123,7 +127,7 @@ class Solver:
             case ContextOp(name):
                 return VertexResult(self._contexts[name])
             case HttpOp():
-                return VertexResult(self._download(vertex, vertex.op))
+                return self._download(vertex, vertex.op)
         base = inputs[0]
         if not isinstance(base, Snapshot):
             raise DockerfileError(
@@ -133,10 +137,10 @@ class Solver:
             added = self._add_layer(vertex, base, inputs)
         return VertexResult(base.plus(added.layer), added)
 
-    def _download(self, vertex: Vertex, op: HttpOp) -> ContextDirectory:
+    def _download(self, vertex: Vertex, op: HttpOp) -> VertexResult:
         """The files of the URLs, as a directory."""
         place = self._worker.temporary("http")
-        times = []
+        times, origins = [], []
         with (
             _located(vertex.label),
             self._step.step(vertex.label.name, **_attributes(vertex)) as step,
@@ -146,7 +150,10 @@ class Solver:
                 (place / str(number)).mkdir(parents=True)
                 place_file(file, self._worker.store, place / str(number) / name)
                 times.append("" if checksum else file.modified)
-        return ContextDirectory(place, "the URL", stamp="\n".join(times))
+                digest = file.content.digest
+                origins.append(Origin(without_logins(url), ((digest.algorithm, digest.hex),)))
+        directory = ContextDirectory(place, "the URL", stamp="\n".join(times))
+        return VertexResult(directory, origins=tuple(origins))
 
     def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
         """The layer of a step, which is shown when its own work begins."""

@@ -23,10 +23,6 @@ class Gap:
     hint: str = ""
 
 
-def _asks(kind: str) -> Callable[[BuildRequest], bool]:
-    return lambda r: any(one.type == kind and not one.disabled for one in r.attestations)
-
-
 def _reads(kind: ContextKind) -> Callable[[BuildRequest], bool]:
     return lambda r: any(one.kind is kind for one in _contexts(r))
 
@@ -39,8 +35,7 @@ _CACHE = "leave it out: builds on this machine reuse the results of earlier ones
 GAPS = (
     Gap("--cache-from", lambda r: bool(r.cache.sources), _CACHE),
     Gap("--cache-to", lambda r: bool(r.cache.targets), _CACHE),
-    Gap("--attest type=provenance", _asks("provenance"), "leave it out, or --provenance=false"),
-    Gap("--attest type=sbom", _asks("sbom"), "leave it out, or --sbom=false"),
+    Gap("--attest type=sbom", lambda r: r.sbom is not None, "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
     Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
@@ -112,6 +107,11 @@ def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, 
             "No output specified. Build result will only remain in the build cache. To push result"
             " image into registry use --push or to load image into docker use --load",
             "use --output type=cacheonly to build without this warning",
+        )
+    if request.attested and any(output.type == "docker" for output in request.outputs):
+        yield (
+            "an output of type=docker carries no attestations: docker load reads none",
+            "push the image, or write --output type=oci",
         )
     if request.build_args.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"):
         yield (

@@ -13,7 +13,7 @@ import click
 from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
-from shipline.cli.environment import git_labels, implied_build_args
+from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
 from shipline.cli.results import write_result
@@ -73,6 +73,7 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
         request,
         build_args=implied_build_args(environ) | {**request.build_args},
         labels=git_labels(environ, context, request.dockerfile) | {**request.labels},
+        vcs=git_facts(environ, context, request.dockerfile) if request.provenance else {},
     )
     check_request(request)
     return request

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,23 +131,62 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
     asked = environ.get("BUILDX_GIT_LABELS", "")
     if asked != "full" and not (asked and parse_boolean(asked, "BUILDX_GIT_LABELS")):
         return {}
+    source = _git_source(environ, context, dockerfile)
+    if source is None:
+        return {}
+    found = {"org.opencontainers.image.revision": source.revision}
+    if source.file is not None:
+        found["com.docker.image.source.entrypoint"] = str(source.file)
+    if asked == "full" and source.url:
+        found["org.opencontainers.image.source"] = source.url
+    return found
+
+
+def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
+    """What the provenance of a local context says of its repository: source, revision, and where
+    context and Dockerfile are in it; nothing with BUILDX_GIT_INFO=false, or outside of one.
+    """
+    asked = environ.get("BUILDX_GIT_INFO", "")
+    if asked and not parse_boolean(asked, "BUILDX_GIT_INFO"):
+        return {}
+    source = _git_source(environ, context, dockerfile)
+    if source is None:
+        return {}
+    found = {"source": source.url} if source.url else {}
+    found |= {"revision": source.revision, "localdir:context": str(source.place)}
+    if source.file is not None:
+        found["localdir:dockerfile"] = str(source.file.parent)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _GitSource:
+    """Where a context is in its repository; `file` is the Dockerfile, None if it is outside."""
+
+    revision: str
+    url: str
+    place: Path
+    file: Path | None
+
+
+def _git_source(
+    environ: Mapping[str, str], context: str, dockerfile: str | None
+) -> _GitSource | None:
+    """The repository of a context; None for one that is in no commit."""
+    if not os.path.isdir(context):
+        return None
     from shipline.git import Git, GitError, read_repository
 
-    if not os.path.isdir(context):
-        return {}
-    place = Path(context).absolute()
+    place = Path(context).resolve()
     git = Git(place, environ)
     try:
         commit, top = git.text("rev-parse", "HEAD"), Path(git.text("rev-parse", "--show-toplevel"))
     except GitError:
-        return {}
+        return None
     check = environ.get("BUILDX_GIT_CHECK_DIRTY", "")
     if check and parse_boolean(check, "BUILDX_GIT_CHECK_DIRTY"):
         commit += "-dirty" if git.text("status", "--porcelain", "--untracked-files=no") else ""
-    found = {"org.opencontainers.image.revision": commit}
-    file = Path(dockerfile).absolute() if dockerfile else place / "Dockerfile"
-    if file.resolve().is_relative_to(top):
-        found["com.docker.image.source.entrypoint"] = str(file.resolve().relative_to(top))
-    if asked == "full" and (url := read_repository(git).url):
-        found["org.opencontainers.image.source"] = re.sub(r"://[^/@]*@", "://", url)
-    return found
+    file = (Path(dockerfile) if dockerfile else place / "Dockerfile").resolve()
+    inside = file.relative_to(top) if file.is_relative_to(top) else None
+    url = re.sub(r"://[^/@]*@", "://", read_repository(git).url)
+    return _GitSource(commit, url, place.relative_to(top), inside)

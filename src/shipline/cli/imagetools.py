@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,14 @@ from shipline.oci import (
 )
 
 _CONFIG_LIMIT = 8 << 20  # bytes
+_STATEMENT_LIMIT = 40 << 20  # bytes, as in BuildKit
 _ATTESTATION = "vnd.docker.reference.type"
+_ABOUT = "vnd.docker.reference.digest"
+_PREDICATE = "in-toto.io/predicate-type"
+_SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
+
+Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
+"""Predicates with their types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,14 @@ class Inspection:
         return Part(self.document, _platform(self._config(self.document)))
 
     def fields(self) -> dict[str, Any]:
-        """The fields of templates: Name, Manifest, and Image, which is fetched on use."""
-        return {"Name": str(self.reference), "Manifest": self._manifest(), "Image": self._image}
+        """The fields of templates; Image, Provenance and SBOM are fetched on use."""
+        return {
+            "Name": str(self.reference),
+            "Manifest": self._manifest(),
+            "Image": self._image,
+            "Provenance": lambda: self._attested(_provenance),
+            "SBOM": lambda: self._attested(_sbom),
+        }
 
     def _manifest(self) -> dict[str, Any]:
         value = self.descriptor.to_json()
@@ -61,15 +74,54 @@ class Inspection:
             value["annotations"] = dict(self.document.annotations)
         return value
 
-    def _image(self) -> dict[str, Any]:
+    def _image(self) -> object:
         """The configuration; for an index by platform, each fetched on use."""
         if isinstance(self.document, Manifest):
             return self._config(self.document)
-        return {
-            str(one.platform): lambda one=one: self._config(self._child(one))
-            for one in self.document.manifests
-            if one.platform is not None and _ATTESTATION not in one.annotations
+        return self._by_platform(
+            {
+                str(one.platform): lambda one=one: self._config(self._child(one))
+                for one in self._images
+            }
+        )
+
+    def _attested(self, select: Callable[[Statements], dict[str, Any]]) -> object:
+        """What `select` takes of the statements about each image; for an index by platform."""
+        found = {
+            str(one.platform): selected
+            for one in self._images
+            if (selected := select(self._statements(one)))
         }
+        return self._by_platform(found or {})
+
+    def _by_platform(self, values: dict[str, Any]) -> object:
+        """The values; that of the only platform where an index has attestations besides it."""
+        listed = self.document.manifests if isinstance(self.document, Index) else ()
+        if len(values) == 1 and len(listed) > len(self._images) == 1:
+            return next(iter(values.values()))
+        return values
+
+    @property
+    def _images(self) -> list[Descriptor]:
+        """The entries of an index that are images."""
+        entries = self.document.manifests if isinstance(self.document, Index) else ()
+        return [
+            one
+            for one in entries
+            if one.platform is not None and _ATTESTATION not in one.annotations
+        ]
+
+    def _statements(self, image: Descriptor) -> Statements:
+        """The predicates about `image`, with their types."""
+        assert isinstance(self.document, Index)
+        for entry in self.document.manifests:
+            if entry.annotations.get(_ABOUT) == str(image.digest):
+                for layer in self._child(entry).layers:
+                    if kind := layer.annotations.get(_PREDICATE, ""):
+                        raw = fetch_all(self.repository, layer, _STATEMENT_LIMIT)
+                        from shipline.supply import Statement  # slow to import
+
+                        yield kind, Statement.parse(raw).predicate
 
     def _child(self, one: Descriptor) -> Manifest:
         child = parse_manifest(fetch_all(self.repository, one, MANIFEST_LIMIT), one.media_type)
@@ -86,6 +138,18 @@ class Inspection:
         if not isinstance(document, dict):
             raise ContentError(f"{manifest.config.digest} is not an image configuration")
         return document
+
+
+def _provenance(statements: Statements) -> dict[str, Any]:
+    found = [predicate for kind, predicate in statements if kind.startswith(_SLSA)]
+    return {"SLSA": found[0]} if found else {}
+
+
+def _sbom(statements: Statements) -> dict[str, Any]:
+    """The list of the image's own packages, and those of stages and contexts."""
+    found = [predicate for kind, predicate in statements if kind == _SPDX]
+    more = {"AdditionalSPDXs": found[1:]} if found[1:] else {}
+    return {"SPDX": found[0], **more} if found else {}
 
 
 def inspect_image(repository: Repository, reference: Reference) -> Inspection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ def write_result(
     if request.iidfile is not None:
         write_whole(request.iidfile, str(image_id(result)))
     if request.metadata_file is not None:
-        facts = metadata(result, reference=f"native/native0/{secrets.token_hex(13)}")
+        facts = metadata(result, reference=f"native/native0/{result.invocation}")
         if warnings is not None:
             facts["buildx.build.warnings"] = warnings
         write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
@@ -60,7 +59,11 @@ def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
     """The metadata in the form of buildx; `reference` identifies this run."""
-    facts: dict[str, Any] = {"buildx.build.ref": reference}
+    facts: dict[str, Any] = {}
+    for platform, predicate in result.provenance.items():
+        several = f"/{platform}" if len(result.provenance) > 1 else ""
+        facts[f"buildx.build.provenance{several}"] = predicate
+    facts["buildx.build.ref"] = reference
     if result.root.media_type not in media.INDEXES:
         facts["containerimage.config.digest"] = str(image_id(result))
     facts["containerimage.descriptor"] = result.root.to_json()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shipline.build import (
     Annotation,
-    Attestation,
     CacheBackend,
     Call,
     Context,
@@ -20,6 +19,8 @@ from shipline.build import (
     Level,
     Output,
     OutputFormat,
+    ProvenanceOptions,
+    SbomOptions,
     Secret,
     Ssh,
     flags,
@@ -155,14 +156,33 @@ def test_resources() -> None:
 
 
 def test_attestations() -> None:
-    assert flags.parse_attestations([], provenance="false", sbom="true") == (
-        Attestation("provenance", disabled=True),
-        Attestation("sbom"),
+    read = flags.parse_attestations
+    assert read([]) == (None, None)
+    assert read([], provenance="false", sbom="true") == (None, SbomOptions())
+    assert read([], provenance="true")[0] == ProvenanceOptions("max", "v1")
+    assert read(["type=sbom,generator=syft"], provenance="mode=min,builder-id=b") == (
+        ProvenanceOptions("min", builder_id="b"),
+        SbomOptions("syft"),
     )
-    assert flags.parse_attestations(["type=sbom,generator=g"], provenance="mode=max") == (
-        Attestation("sbom", {"generator": "g"}),
-        Attestation("provenance", {"mode": "max"}),
-    )
+
+
+@pytest.mark.parametrize(
+    ("attest", "short", "mode"),
+    [
+        ([], "", None),
+        ([], "mode=max,mode=min", "min"),
+        ([], "Mode=full", "max"),
+        ([], "mode=min,disabled=true", None),
+        (["type=provenance,mode=min", "type=provenance"], None, "min"),
+        (["type=provenance,mode=min"], "false", "min"),
+        (["type=provenance,disabled=true"], "true", None),
+    ],
+)
+def test_the_first_attestation_of_a_type_counts(
+    attest: list[str], short: str | None, mode: str | None
+) -> None:
+    found, _ = flags.parse_attestations(attest, provenance=short)
+    assert (found and found.mode) == mode
 
 
 def test_calls() -> None:
@@ -209,7 +229,18 @@ Read = Callable[[], object]
         ("--ulimit", lambda: flags.parse_ulimit("nofile=2:1")),
         ("--resource", lambda: flags.parse_resources(["memroy=1"])),
         ("--attest", lambda: flags.parse_attestations(["mode=max"])),
-        ("--attest", lambda: flags.parse_attestations(["type=sbom"], sbom="true")),
+        ("--attest", lambda: flags.parse_attestations(["type=vex"])),
+        ("--attest", lambda: flags.parse_attestations(["provenance"])),
+        ("--attest", lambda: flags.parse_attestations(["type=sbom,disabled=perhaps"])),
+        ("--sbom", lambda: flags.parse_attestations([], sbom="generator=docker/scanner")),
+        ("--sbom", lambda: flags.parse_attestations([], sbom="mode=max")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="max")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="true,mode=max")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="mode=most")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="version=v9")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="builderid=b")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="reproducible=x")),
+        ("--provenance", lambda: flags.parse_attestations([], provenance="filename=../x")),
         ("--provenance", lambda: flags.parse_attestations([], provenance="perhaps")),
         ("--call", lambda: flags.parse_call("guess")),
         ("--allow", lambda: flags.parse_entitlements(["everything"])),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from shipline.build import BuildRequest
 from shipline.cli import engine, main
 from shipline.errors import Span, StepFailed
 from shipline.events import Step
-from shipline.oci import Descriptor, Manifest, Reference, media
+from shipline.oci import Descriptor, Manifest, Platform, Reference, media
 from shipline.tasks import check, sleep
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Result:
     root: Descriptor
     images: tuple[Built, ...]
     names: tuple[Reference, ...]
+    invocation: str = "run"
+    provenance: Mapping[Platform, object] = field(default_factory=dict)
 
 
 def start(request: BuildRequest, step: Step) -> BuildResult:

@@ -94,7 +94,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
     [
         (("--cache-from", "a/b"), "--cache-from"),
         (("--cache-to", "type=inline"), "--cache-to"),
-        (("--provenance", "true"), "provenance"),
         (("--sbom", "true"), "sbom"),
         (("--call", "outline"), "--call"),
         (("-o", "type=image,compatibility-version=20"), "compatibility-version"),

@@ -1,0 +1,286 @@
+"""Attestations through the whole program: what is stated, where it is kept, and who reads it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import json
+import re
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builds import PLATFORMS, Shipline, command, context, document, get
+from peers import Docker, Registry
+from shipline.oci import Digest
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+
+HELLO = b"hello"
+DOCKERFILE = """
+FROM busybox AS build
+ARG VER=1
+ARG GREETING=hello
+WORKDIR /src
+COPY . .
+RUN --network=none --mount=type=secret,id=tok --mount=type=cache,target=/c \\
+    echo $GREETING > out.txt && \\
+    cat out.txt
+COPY <<EOF /etc/f.txt
+hi
+EOF
+ADD --checksum={digest} {url}/hello.txt /dl/
+FROM scratch
+COPY --from=build /src/out.txt /out.txt
+COPY --from=build /dl /dl
+CMD ["/x"]
+"""
+OWN = "FROM scratch\nCOPY page.html /\n"
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that has hello.txt."""
+    place = tmp_path_factory.mktemp("web")
+    (place / "hello.txt").write_bytes(HELLO)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = partial(Quiet, directory=place)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def shipline(tmp_path: Path, base_images: Registry) -> Shipline:
+    insecure = {"SHIPLINE_INSECURE": base_images.address}
+    return Shipline(tmp_path / "home", base_images.address, insecure)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return context(tmp_path / "own", OWN, page__html="hello\n")
+
+
+def statements(registry: Registry, repository: str, tag: str) -> list[dict[str, Any]]:
+    """What is stated about the first image."""
+    entries = document(registry, repository, tag)["manifests"]
+    image = entries[0]["digest"]
+    about = (one for one in entries if image in one.get("annotations", {}).values())
+    layers = document(registry, repository, next(about)["digest"])["layers"]
+    return [blob(registry, repository, layer["digest"]) for layer in layers]
+
+
+def blob(registry: Registry, repository: str, digest: str) -> Any:
+    status, body = get(registry, f"/v2/{repository}/blobs/{digest}")
+    assert status == 200
+    return json.loads(body)
+
+
+def shown(docker: Docker, name: str, field: str) -> Any:
+    """What buildx shows of an image."""
+    template = f"{{{{json .{field}}}}}"
+    words = ("buildx", "imagetools", "inspect", name, "--format", template)
+    return json.loads(docker.run(*words).stdout)
+
+
+def normal(value: Any) -> Any:
+    """A predicate without what differs in any two builds, or is the builder's own: identifiers,
+    times, digests of steps and of the layers, which two builders compress differently.
+    """
+    text = json.dumps(value)
+    text = re.sub(r'"[^"]*On": "[^"]*"', '"on": ""', text)
+    text = re.sub(r'"(invocationId|buildInvocationID)": "[^"]*"', r'"\1": ""', text)
+    text = text.replace('"attrs": {"image.resolvemode": "local"}, ', "")
+    found = json.loads(text)
+    for part in parts(found):
+        if "digestMapping" in part:
+            part["digestMapping"] = sorted(part["digestMapping"].values())
+        if "layers" in part:
+            part["layers"] = {key: len(one[0]) for key, one in part["layers"].items()}
+        if "language" in part:
+            part["data"] = base64.b64decode(part["data"]).decode()
+    return found
+
+
+def parts(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects in a document."""
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, dict | list):
+            yield from parts(one)
+
+
+@pytest.mark.parametrize(
+    "options", ["mode=max,version=v1", "mode=min,version=v1", "mode=max,version=v0.2"]
+)
+def test_provenance_is_that_of_buildkit(
+    shipline: Shipline, docker: Docker, registry: Registry, web: str, tmp_path: Path, options: str
+) -> None:
+    text = DOCKERFILE.format(digest=Digest.of(HELLO), url=web).lstrip()
+    place = context(tmp_path / "rich", text, a__txt="a\n")
+    (tmp_path / "secret").write_text("hidden")
+    words: list[str | Path] = ["--network", "none", "--build-arg", "GREETING=hi", "--label", "l=1"]
+    words += ["--secret", f"id=tok,src={tmp_path / 'secret'}"]
+    words += ["--provenance", options, "--push", "-t"]
+    name = f"{registry.address}/proven"
+    done = docker.run("buildx", "build", *words, f"{name}:theirs", place)
+    assert done.returncode == 0, done.stdout
+    shipline.build(*words, f"{name}:ours", place).ok()
+    theirs = normal(shown(docker, f"{name}:theirs", "Provenance"))
+    ours = normal(shown(docker, f"{name}:ours", "Provenance"))
+    if "min" in options:
+        assert "hi" not in json.dumps(ours).split('"')
+    assert ours == theirs
+
+
+def test_an_image_with_attestations_is_an_index(
+    shipline: Shipline, own: Path, registry: Registry
+) -> None:
+    name = f"{registry.address}/indexed"
+    for tag, old in (("new", "0"), ("old", "1")):
+        words = ("--provenance=mode=min", "--push", "-t", f"{name}:{tag}", own)
+        shipline.build(*words, BUILDX_NO_DEFAULT_OCI_ARTIFACT=old).ok()
+        image, attestation = document(registry, "indexed", tag)["manifests"]
+        assert attestation["platform"] == {"architecture": "unknown", "os": "unknown"}
+        assert attestation["annotations"] == {
+            "vnd.docker.reference.digest": image["digest"],
+            "vnd.docker.reference.type": "attestation-manifest",
+        }
+        manifest = document(registry, "indexed", attestation["digest"])
+        (layer,) = manifest["layers"]
+        assert layer["mediaType"] == "application/vnd.in-toto+json"
+        kind = "https://slsa.dev/provenance/v1"
+        assert layer["annotations"] == {"in-toto.io/predicate-type": kind}
+        statement = blob(registry, "indexed", layer["digest"])
+        assert statement["_type"] == "https://in-toto.io/Statement/v1"
+        assert statement["predicateType"] == kind
+        (subject,) = statement["subject"]
+        assert subject["name"] == f"pkg:docker/{name}@{tag}?platform=linux%2Famd64"
+        assert f"sha256:{subject['digest']['sha256']}" == image["digest"]
+        if tag == "new":
+            assert manifest["subject"]["digest"] == image["digest"]
+            assert manifest["config"]["data"] == "e30="
+        else:
+            config = blob(registry, "indexed", manifest["config"]["digest"])
+            assert config["rootfs"]["diff_ids"] == [layer["digest"]]
+            assert "subject" not in manifest and "artifactType" not in manifest
+
+
+def test_each_platform_has_its_attestations(
+    shipline: Shipline, own: Path, registry: Registry, docker: Docker
+) -> None:
+    name = f"{registry.address}/platforms:1"
+    shipline.build("--provenance=true", "--platform", PLATFORMS, "--push", "-t", name, own).ok()
+    entries = document(registry, "platforms", "1")["manifests"]
+    assert [one["platform"]["os"] for one in entries] == ["linux"] * 2 + ["unknown"] * 2
+    about = [one["annotations"]["vnd.docker.reference.digest"] for one in entries[2:]]
+    assert about == [one["digest"] for one in entries[:2]]
+    found = shown(docker, name, "Provenance")
+    assert sorted(found) == ["linux/amd64", "linux/arm64"]
+    words = ["imagetools", "inspect", name, "--format", "{{json .Provenance}}"]
+    run = [*command()[:-1], *words]
+    done = subprocess.run(run, env=shipline.environ(), capture_output=True, check=True)
+    assert json.loads(done.stdout) == found
+
+
+def test_files_carry_their_attestations_beside_them(
+    shipline: Shipline, own: Path, tmp_path: Path
+) -> None:
+    out, tar = tmp_path / "out", tmp_path / "out.tar"
+    asked = ("--provenance=true", "--platform", PLATFORMS)
+    shipline.build("-o", f"type=local,dest={out},attestation-prefix=x.", *asked, own).ok()
+    shipline.build("-o", f"type=tar,dest={tar}", *asked, own).ok()
+    place = out / "linux_amd64/x.provenance.json"
+    assert place.stat().st_mode & 0o777 == 0o600
+    statement = json.loads(place.read_bytes())
+    digest = hashlib.sha256(b"hello\n").hexdigest()
+    assert statement["subject"] == [{"name": "page.html", "digest": {"sha256": digest}}]
+    with tarfile.open(tar) as archive:
+        assert "linux_arm64/provenance.json" in archive.getnames()
+
+
+def test_an_attestation_replaces_no_file(shipline: Shipline, tmp_path: Path) -> None:
+    place = context(tmp_path / "c", "FROM scratch\nCOPY . /\n", provenance__json="mine")
+    out = tmp_path / "out"
+    assert "attestation-prefix" in shipline.build("-o", out, "--provenance=1", place).failed(2)
+
+
+def test_inline_only_is_for_images(
+    shipline: Shipline, own: Path, registry: Registry, tmp_path: Path
+) -> None:
+    out, tar, name = tmp_path / "out", tmp_path / "oci.tar", f"{registry.address}/inline:1"
+    words = ("-o", f"type=oci,dest={tar}", "-o", out, "--push", "-t", name)
+    shipline.build("--provenance=inline-only=true", *words, own).ok()
+    assert len(document(registry, "inline", "1")["manifests"]) == 2
+    assert not (out / "provenance.json").exists()
+    with tarfile.open(tar) as archive:
+        index = archive.extractfile("index.json")
+        assert index is not None
+        (entry,) = json.loads(index.read())["manifests"]
+    assert entry["mediaType"].endswith("manifest.v1+json")
+
+
+def test_nothing_is_attested_unless_asked(
+    shipline: Shipline, own: Path, registry: Registry
+) -> None:
+    name = f"{registry.address}/plain:1"
+    shipline.build("--provenance=false", "--sbom=false", "--push", "-t", name, own).ok()
+    assert "manifests" not in document(registry, "plain", "1")
+
+
+def test_secrets_and_logins_are_in_no_attestation(
+    shipline: Shipline, registry: Registry, web: str, tmp_path: Path
+) -> None:
+    login = web.replace("://", "://me:hunter2@")
+    text = (
+        f"FROM busybox\nADD {login}/hello.txt /\nARG FROM_URL\n"
+        "RUN --mount=type=secret,id=k,env=K true\n"
+    )
+    place = context(tmp_path / "c", text)
+    name = f"{registry.address}/secret:1"
+    words = ["--provenance=mode=max", "--network=none", "--push", "-t", name]
+    words += ["--secret", "id=k,env=TOKEN", "--build-arg", f"FROM_URL={login}"]
+    words += ["--build-arg", "HTTPS_PROXY=http://me:hunter2@proxy:1"]
+    subprocess.run(["git", "init", "-q", place], check=True)
+    origin = "https://me:hunter2@git.example/x.git"
+    subprocess.run(["git", "-C", place, "remote", "add", "origin", origin], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    commit = ["commit", "-q", "--allow-empty", "-m", "x"]
+    subprocess.run(["git", "-C", place, *author, *commit], check=True)
+    meta = tmp_path / "meta.json"
+    done = shipline.build(*words, "--metadata-file", meta, place, TOKEN="hunter3")
+    done.ok()
+    (statement,) = statements(registry, "secret", "1")
+    facts = statement["predicate"]["runDetails"]["metadata"]["buildkit_metadata"]
+    dockerfile = base64.b64decode(facts["source"]["infos"][0]["data"]).decode()
+    for text in (json.dumps(statement), dockerfile, meta.read_text()):
+        assert "hunter" not in text
+    vcs = facts["vcs"]
+    assert vcs["source"] == "https://git.example/x.git"
+    assert vcs["localdir:context"] == "."
+
+
+@pytest.mark.parametrize(("asked", "steps"), [("min", False), ("max", True), ("disabled", None)])
+def test_metadata_says_how_the_image_was_built(
+    shipline: Shipline, own: Path, tmp_path: Path, asked: str, steps: bool | None
+) -> None:
+    file = tmp_path / "meta.json"
+    words = ("--metadata-file", file, "-o", "type=cacheonly", own)
+    shipline.build(*words, BUILDX_METADATA_PROVENANCE=asked).ok()
+    found = json.loads(file.read_bytes()).get("buildx.build.provenance")
+    if found is not None:
+        found = "buildConfig" in found["buildDefinition"]["internalParameters"]
+    assert found == steps
