@@ -261,7 +261,8 @@ def actions_cache() -> Iterator[ActionsCache]:
 
         def _send(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
-            for name, text in {**headers, "Content-Length": str(len(body))}.items():
+            always = {"Content-Length": str(len(body)), "x-ms-request-id": "1"}  # BuildKit wants it
+            for name, text in {**headers, **always}.items():
                 self.send_header(name, text)
             self.end_headers()
             self.wfile.write(body)
