@@ -103,4 +103,25 @@ def run_step(
     return Outcome(status, out.decode(), err.decode(), directory / "upper")
 
 
+def run_in_build(
+    directory: Path, spec: StepSpec, *, inside: bool = False
+) -> tuple[Outcome, list[str]]:
+    """Run one step by the runtime of this machine, in the calling thread if `inside`; and what was
+    told of the default network.
+    """
+    told: list[str] = []
+    directory = Path(tempfile.mkdtemp(dir=directory))
+
+    def build() -> tuple[int, bytes, bytes]:
+        with (
+            open_workspace(directory / "state") as scratch,
+            open_sandbox(scratch, on_network=told.append) as sandbox,
+            overlay(directory, busybox_root()) as root,
+        ):
+            return run_in(sandbox, root, spec)
+
+    status, out, err = build() if inside else in_build(build)
+    return Outcome(status, out.decode(), err.decode(), directory / "upper"), told
+
+
 SHELL = StepSpec(("/bin/sh",))

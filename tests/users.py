@@ -27,6 +27,7 @@ TIMEOUT_S = 300
 COUNT = 65_536
 _OWN = os.getpid() % 20_000  # other processes that run tests have other users
 UID, FIRST = 30_000 + _OWN, 1_000_000 + _OWN * COUNT  # the user, the first of its subordinate ids
+_TUN = Path("/dev/net/tun")
 _ETC = {
     "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{UID}:{UID}::{{home}}:/bin/sh\n",
     "group": f"root:x:0:\nbuilder:x:{UID}:\n",
@@ -107,6 +108,8 @@ class User:
             yield shlex.join(("mount", "--bind", str(file), f"/etc/{file.name}"))
         for name, source in _SHOWN.items():
             yield shlex.join(("mount", "--bind", source, str(self.place / name)))
+        if _TUN.exists():
+            yield shlex.join(("mount", "--bind", str(self.place / "tun"), str(_TUN)))
 
 
 def _is_of_user(uid: int) -> bool:
@@ -132,6 +135,9 @@ def ordinary_user(*, subids: bool, outer: Sequence[str] = ()) -> Iterator[User]:
         ranges = f"builder:{FIRST}:{COUNT}\n" if subids else ""
         for name, text in {**_ETC, "subuid": ranges, "subgid": ranges}.items():
             (place / "etc" / name).write_text(text.format(home=user.home))
+        if _TUN.exists():  # open to all, as where udev makes it
+            os.mknod(place / "tun", _TUN.stat().st_mode, _TUN.stat().st_rdev)
+            (place / "tun").chmod(0o666)
         user.home.mkdir()
         user.give(user.home)
         yield user

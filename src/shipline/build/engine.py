@@ -247,7 +247,7 @@ def _build(
             scratch=scratch,
         )
         executor = Executor(
-            sandbox=_sandbox(scratch, stack),
+            sandbox=_sandbox(scratch, stack, step),
             secrets={secret.id: secret for secret in request.secrets},
             agents=agents,
             environment=settings.environment,
@@ -314,10 +314,18 @@ def _check_dockerfile(
     df.enforce(found, df.check_options(dockerfile))
 
 
-def _sandbox(scratch: Path, stack: ExitStack) -> Callable[[], Sandbox]:
+def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbox]:
     """The sandbox, opened when it is first used."""
     opened: Once[Sandbox] = Once()
-    return lambda: opened.get("sandbox", lambda: stack.enter_context(open_sandbox(scratch)))
+
+    def show(network: str) -> None:
+        with step.step(f"[internal] network of RUN: {network}"):
+            pass
+
+    def open_() -> Sandbox:
+        return stack.enter_context(open_sandbox(scratch, on_network=show))
+
+    return lambda: opened.get("sandbox", open_)
 
 
 def _solve(stages: Sequence[StageState], solver: Solver, uploads: Uploads) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import ClassVar, Self
 
+from shipline.build.request import Network
 from shipline.errors import Span
 from shipline.oci import Digest, Resources, Ulimit
 
@@ -117,7 +118,7 @@ class RunOp(_Operation):
     `resources`.
     """
 
-    KIND = "run/1"
+    KIND = "run/2"
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -125,7 +126,7 @@ class RunOp(_Operation):
     user: str
     platform: str
     mounts: tuple[RunMount, ...] = ()
-    network: str = "host"
+    network: Network = "default"
     insecure: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
     shm_size: int = 0

@@ -161,7 +161,7 @@ def _spec(
         user=find_user(root, op.user),
         mounts=mounts,
         secret_env=secrets,
-        network="none" if op.network == "none" else "host",
+        network=op.network,
         extra_hosts=op.hosts,
         shm_size=op.shm_size,
         ulimits=op.ulimits,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from shipline import dockerfile as df
 from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, without_logins
 from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.placing import parse_mode
-from shipline.build.request import Host, RunOptions
+from shipline.build.request import Network, RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
 from shipline.errors import DockerfileError, Span
 from shipline.oci import ImageConfig, Platform
@@ -129,7 +129,7 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         mounts=tuple(mounts),
         network=_network(run, options),
         insecure=_insecure(run, options),
-        hosts=tuple((host.name, _address(host)) for host in settings.hosts),
+        hosts=tuple((host.name, host.address) for host in settings.hosts),
         shm_size=settings.shm_size,
         ulimits=settings.ulimits,
         script=(script.name, script.content) if script is not None else ("", ""),
@@ -152,11 +152,6 @@ def _placed_agents(mounts: Iterable[RunMount]) -> list[RunMount]:
             number += 1
         found.append(one)
     return found
-
-
-def _address(host: Host) -> str:
-    """Steps share the network of this machine, so its gateway is the loopback address."""
-    return "127.0.0.1" if host.address == "host-gateway" else host.address
 
 
 def _shown(run: df.Run) -> str:
@@ -194,26 +189,27 @@ def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) 
     )
 
 
-def _network(run: df.Run, options: DispatchOptions) -> str:
-    wanted = run.network if run.network not in ("", "default") else options.run.network
-    if run.network == "host" and "network.host" not in options.run.entitlements:
+def _network(run: df.Run, options: DispatchOptions) -> Network:
+    """The network of a command; --network=host of the build allows it to the commands, too."""
+    settings = options.run
+    if run.network == "host" and settings.network != "host":
+        _require(run, options, "network.host")
+    return settings.network if run.network == "default" else cast(Network, run.network)
+
+
+def _require(run: df.Run, options: DispatchOptions, entitlement: str) -> None:
+    if entitlement not in options.run.entitlements:
         raise DockerfileError(
-            "RUN --network=host needs an entitlement",
+            f"{entitlement} is not allowed",
             span=run.span,
-            hint="allow it with --allow network.host",
+            hint=f"allow it with --allow {entitlement}",
         )
-    return "none" if wanted == "none" else "host"
 
 
 def _insecure(run: df.Run, options: DispatchOptions) -> bool:
     if run.security != "insecure":
         return False
-    if "security.insecure" not in options.run.entitlements:
-        raise DockerfileError(
-            "RUN --security=insecure needs an entitlement",
-            span=run.span,
-            hint="allow it with --allow security.insecure",
-        )
+    _require(run, options, "security.insecure")
     return True
 
 

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any, Literal
 from shipline.errors import SandboxError, UsageError
 from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
+from shipline.sandbox.network import HOST, StepNetwork
 from shipline.sandbox.users import ROOT, User
 
-Network = Literal["host", "none"]
+Network = Literal["default", "host", "none"]
 
 HOSTNAME = "buildkitsandbox"
 
@@ -62,7 +64,9 @@ class StepSpec:
 
     `env` entries are `NAME=value`; PATH and HOME are added where they are missing. `secret_env`
     is the same for values that must not be shown. Relative mount targets start at `cwd`. Mounts
-    are made in order; a later one may be inside an earlier one.
+    are made in order; a later one may be inside an earlier one. The `default` network is isolated
+    from the host's loopback where this machine can do that. `extra_hosts` are names with addresses;
+    the address `host-gateway` is that of the host.
     """
 
     args: tuple[str, ...]
@@ -71,7 +75,7 @@ class StepSpec:
     user: User = ROOT
     mounts: tuple[StepMount, ...] = ()
     secret_env: tuple[str, ...] = field(default=(), repr=False)
-    network: Network = "host"
+    network: Network = "default"
     extra_hosts: tuple[tuple[str, str], ...] = ()
     hostname: str = HOSTNAME
     shm_size: int = 64 << 20
@@ -131,11 +135,12 @@ class Layout:
     network_files: tuple[Placed, ...]
     mounts: tuple[Placed, ...]
     control_groups: bool = True
+    network: StepNetwork = HOST
 
 
 def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
     """The content of `config.json`; raises SandboxError for a limit that cannot be set."""
-    kept = _capabilities(spec)
+    kept = _capabilities(spec, layout.network)
     process: dict[str, Any] = {
         "terminal": False,
         "user": {
@@ -173,9 +178,9 @@ def environment(spec: StepSpec) -> list[str]:
     return [f"{name}={value}" for name, value in entries.items()]
 
 
-def _capabilities(spec: StepSpec) -> list[str]:
+def _capabilities(spec: StepSpec, network: StepNetwork) -> list[str]:
     if not spec.insecure:
-        return list(CAPABILITIES)
+        return [one for one in CAPABILITIES if one not in network.withheld]
     ours = kernel.capabilities()
     return [f"CAP_{name}" for number, name in enumerate(_ALL_CAPABILITIES) if number in ours]
 
@@ -210,7 +215,8 @@ def _terminal_group() -> tuple[str, ...]:
 
 def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
     read_only = () if spec.insecure else ("ro",)
-    if spec.network == "host" and kernel.in_user_namespace():
+    shared = spec.network != "none" and layout.network.namespace is None
+    if shared and kernel.in_user_namespace():
         # A user namespace mounts sysfs only with a network namespace of its own.
         return [_mount("/sys", "bind", "/sys", ("rbind", *_SAFE, "ro"))]
     mounts = [_mount("/sys", "sysfs", "sysfs", (*_SAFE, *read_only))]
@@ -243,7 +249,10 @@ def _linux(spec: StepSpec, layout: Layout, capabilities: frozenset[str]) -> dict
     kinds = ["pid", "ipc", "uts", "mount"]
     kinds += ["cgroup"] if layout.control_groups else []
     kinds += ["network"] if spec.network == "none" else []
-    linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
+    namespaces = [{"type": kind} for kind in kinds]
+    if layout.network.namespace is not None:
+        namespaces.append({"type": "network", "path": str(layout.network.namespace)})
+    linux: dict[str, Any] = {"namespaces": namespaces}
     if spec.insecure:
         return linux
     linux["maskedPaths"], linux["readonlyPaths"] = list(_MASKED), list(_READ_ONLY)
@@ -282,6 +291,21 @@ def make_device_directory(path: Path) -> None:
         *(("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")),
     ):
         os.symlink(target, path / name)
+
+
+def add_host_devices(path: Path) -> None:
+    """Create the devices that BuildKit gives to insecure steps, those that this machine has."""
+    loops = [f"/dev/loop{number}" for number in range(_LOOPS)]
+    for name in (*(f"/dev/{one}" for one in _INSECURE_DEVICES), *loops):
+        with suppress(OSError):
+            status = os.stat(name)
+            target = path / os.path.relpath(name, "/dev")
+            target.parent.mkdir(exist_ok=True)
+            os.mknod(target, status.st_mode, status.st_rdev)
+
+
+_INSECURE_DEVICES = ("kmsg", "cuse", "fuse", "kvm", "net/tun", "loop-control")
+_LOOPS = 8
 
 
 PROFILES = (

@@ -2,7 +2,7 @@
 
 Every function raises OSError with the path concerned. Callers turn it into a SandboxError with
 `sandbox_error`, which says what failed and what to do. References: mount(2), umount2(2),
-unshare(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
+unshare(2), setns(2), openat2(2), fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from shipline.errors import SandboxError
 
 CLONE_FS, CLONE_NEWNS, CLONE_NEWPID = 0x200, 0x20000, 0x20000000
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
@@ -76,6 +76,11 @@ def umount(target: Path, flags: int = MNT_DETACH) -> None:
 def unshare(flags: int) -> None:
     """unshare(2); affects only the calling thread."""
     _checked(_libc().unshare(flags), "unshare")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """setns(2); affects only the calling thread."""
+    _checked(_libc().setns(descriptor, kind), "setns")
 
 
 def sync_file_system(path: Path) -> None:

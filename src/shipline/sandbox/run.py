@@ -8,11 +8,12 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipline.errors import SandboxError, UsageError
+from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
     BindMount,
     Layout,
@@ -21,17 +22,22 @@ from shipline.sandbox.bundle import (
     StepMount,
     StepSpec,
     TmpfsMount,
+    add_host_devices,
     config,
     environment,
     make_device_directory,
 )
 from shipline.sandbox.limits import limited
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
+from shipline.sandbox.network import HOST, Connector, StepNetwork, find_connector
 from shipline.sandbox.rooted import CreatedPath, make_in_root, remove_created, resolve_in_root
 from shipline.sandbox.rootless import require_ids
 from shipline.sandbox.runtime import Runtime, find_runtime
 from shipline.sandbox.supervise import OnOutput
+from shipline.tasks import Once
 
+OnNetwork = Callable[[str], None]
+HOST_GATEWAY = "host-gateway"
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as in a shell: sh(1)
 
 
@@ -79,8 +85,12 @@ _NO_RESOLVER = (
 
 
 @contextmanager
-def open_sandbox(scratch: Path, *, runtime: Runtime | None = None) -> Iterator[Sandbox]:
+def open_sandbox(
+    scratch: Path, *, runtime: Runtime | None = None, on_network: OnNetwork = lambda text: None
+) -> Iterator[Sandbox]:
     """The sandbox of a build, inside the workspace `scratch`; call `private_mounts` before.
+
+    `on_network` is told once how the default network works here, when a step needs it.
 
     Bundles, runtime state and secrets are on a tmpfs of this mount namespace: they never reach a
     disk and vanish with the process. Raises SandboxError when no runtime works.
@@ -88,19 +98,19 @@ def open_sandbox(scratch: Path, *, runtime: Runtime | None = None) -> Iterator[S
     directory = scratch / "run"
     directory.mkdir(mode=0o711)
     with mounted(Tmpfs(directory, mode=0o711)):
-        yield Sandbox(directory, runtime or find_runtime(directory))
+        yield Sandbox(directory, runtime or find_runtime(directory), on_network)
 
 
 class Sandbox:
     """Runs the steps of one build; safe to use from all of its threads."""
 
-    def __init__(self, directory: Path, runtime: Runtime) -> None:
+    def __init__(self, directory: Path, runtime: Runtime, on_network: OnNetwork) -> None:
         self.runtime = runtime
+        self._on_network = on_network
+        self._connector: Once[Connector | None] = Once()
         self._directory = directory
         self._numbers = itertools.count(1)
         self._state = directory / "state"  # one for all: crun keeps compiled filters in it
-        self._resolv_conf = directory / "resolv.conf"
-        self._resolv_conf.write_text(_resolver(Path("/etc/resolv.conf")))
 
     def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> int:
         """Run `spec` in `root` (a mounted tree): its exit status, 128 + n after signal n.
@@ -118,13 +128,20 @@ class Sandbox:
         for name in ("dev", "root", "secrets"):
             (step / name).mkdir(parents=True, mode=0o711)
         try:
-            with _placed(spec, root, step, self._resolv_conf) as (network_files, mounts):
+            with (
+                self._network(spec, step) as network,
+                _placed(spec, root, step, network) as (network_files, mounts),
+            ):
                 devices = Tmpfs(step / "dev", size=_DEVICES_SIZE, devices=spec.insecure)
                 seen = Bind(root, step / "root", devices=spec.insecure)
                 with mounted(devices, seen):
                     make_device_directory(devices.target)
+                    if spec.insecure and not kernel.in_user_namespace():
+                        add_host_devices(devices.target)
                     groups = self.runtime.control_groups
-                    layout = Layout(seen.target, devices.target, network_files, mounts, groups)
+                    layout = Layout(
+                        seen.target, devices.target, network_files, mounts, groups, network
+                    )
                     (step / "config.json").write_text(json.dumps(config(spec, layout)))
                     with limited(spec.resources, step, step.name) as join:
                         status, failure = self.runtime.run(step, self._state, on_output, join)
@@ -132,10 +149,30 @@ class Sandbox:
         finally:
             shutil.rmtree(step, ignore_errors=True)
 
+    @contextmanager
+    def _network(self, spec: StepSpec, step: Path) -> Iterator[StepNetwork]:
+        connector = None
+        if spec.network == "default":
+            connector = self._connector.get("connector", self._find_connector)
+        if connector is None:
+            yield HOST
+            return
+        gateway = any(address == HOST_GATEWAY for _, address in spec.extra_hosts)
+        with connector.connected(step, gateway=gateway) as network:
+            yield network
+
+    def _find_connector(self) -> Connector | None:
+        connector, reason = find_connector(self._directory)
+        if connector is None:
+            self._on_network(f"that of this machine: {reason}")
+        else:
+            self._on_network(f"isolated by {connector.name}")
+        return connector
+
 
 @contextmanager
 def _placed(
-    spec: StepSpec, root: Path, step: Path, resolv_conf: Path
+    spec: StepSpec, root: Path, step: Path, network: StepNetwork
 ) -> Iterator[tuple[tuple[Placed, ...], tuple[Placed, ...]]]:
     """Create the mount points in `root`; those still empty are removed when the block ends."""
     created: list[CreatedPath] = []
@@ -143,8 +180,10 @@ def _placed(
         undo.callback(lambda: remove_created(created))
         for name in ("/proc", "/sys", "/dev"):
             created += make_in_root(root, name, directory=True)[1]
-        hosts = step / "hosts"
-        hosts.write_text(_hosts(spec))
+        hosts, resolv_conf = step / "hosts", step / "resolv.conf"
+        hosts.write_text(_hosts(spec, network))
+        text = _resolver(Path("/etc/resolv.conf"), network)
+        resolv_conf.write_text(text, errors="surrogateescape")
         network_files = []
         for name, file in (("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)):
             file.chmod(0o644)
@@ -200,16 +239,25 @@ def _write_secret(path: Path, secret: SecretFile) -> None:
         os.fchmod(descriptor, secret.mode)
 
 
-def _hosts(spec: StepSpec) -> str:
-    more = "".join(f"{address}\t{name}\n" for name, address in spec.extra_hosts)
+def _hosts(spec: StepSpec, network: StepNetwork) -> str:
+    known = {HOST_GATEWAY: network.gateway}
+    more = "".join(f"{known.get(one, one)}\t{name}\n" for name, one in spec.extra_hosts)
     return _LOCALHOST.format(host=spec.hostname) + more
 
 
-def _resolver(path: Path) -> str:
+def _resolver(path: Path, network: StepNetwork) -> str:
+    """The host's resolv.conf(5), with servers that a network of its own can reach."""
     try:
-        return path.read_text(errors="surrogateescape") or _NO_RESOLVER
+        text = path.read_text(errors="surrogateescape") or _NO_RESOLVER
     except OSError:
         return _NO_RESOLVER
+    if not network.resolver or not _LOCAL_SERVER.search(text):
+        return text
+    others = [line for line in text.splitlines() if not line.startswith("nameserver")]
+    return "\n".join([f"nameserver {network.resolver}", *others, ""])
+
+
+_LOCAL_SERVER = re.compile(r"^nameserver\s+(?:127\.|::1\s*$|\S+%)", re.MULTILINE)
 
 
 _CANNOT_EXECUTE = re.compile(r"\bexec(utable|:| )|not a regular file|\$PATH", re.IGNORECASE)

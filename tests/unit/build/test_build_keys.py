@@ -96,7 +96,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "120ea3639279",
         "3a9dcdc592eb",
         "951c743b98cc",
-        "ec112ba4b67a",
+        "a6a6dc89e79c",
         "a99a0c877215",
         "c85e16c624f5",
     ]

@@ -22,6 +22,7 @@ from shipline.build.graph import (
     walk,
 )
 from shipline.build.plan import PlatformPlan
+from shipline.build.request import RunOptions
 from shipline.build.stages import StageState
 from shipline.errors import DockerfileError, NotFound, ShiplineError
 from shipline.oci import Digest, History, ImageConfig, Platform, Reference
@@ -231,6 +232,42 @@ def test_named_contexts_replace_images() -> None:
 def test_steps_are_counted_as_people_see_them() -> None:
     found = plan("FROM base\nENV A=1\nCOPY a /\nRUN x\n").vertex
     assert [one.label.number for one in found.chain()] == ["3/3", "2/3", "1/3"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "entitlement", "allowed"),
+    [
+        ("--network=host", "network.host", RunOptions(entitlements=frozenset({"network.host"}))),
+        ("--network=host", "network.host", RunOptions(network="host")),
+        (
+            "--security=insecure",
+            "security.insecure",
+            RunOptions(entitlements=frozenset({"security.insecure"})),
+        ),
+    ],
+)
+def test_an_entitlement_is_refused_unless_it_is_given(
+    flag: str, entitlement: str, allowed: RunOptions
+) -> None:
+    text = f"FROM base\nRUN {flag} x\n"
+    others = {"network.host", "security.insecure"} - {entitlement}
+    for run in (RunOptions(), RunOptions(entitlements=frozenset(others))):
+        with pytest.raises(DockerfileError, match=f"^{entitlement} is not allowed$"):
+            plan(text, request=replace(REQUEST, run=run))
+    op = plan(text, request=replace(REQUEST, run=allowed)).vertex.op
+    assert isinstance(op, RunOp)
+    assert (op.network == "host", op.insecure) in ((True, False), (False, True))
+
+
+@pytest.mark.parametrize("given", ["default", "none", "host"])
+@pytest.mark.parametrize("written", ["", "--network=default ", "--network=none "])
+def test_the_network_is_that_of_the_build_unless_a_command_has_none(
+    given: str, written: str
+) -> None:
+    request = replace(REQUEST, run=RunOptions(network=given))  # type: ignore[arg-type]
+    op = plan(f"FROM base\nRUN {written}x\n", request=request).vertex.op
+    assert isinstance(op, RunOp)
+    assert op.network == ("none" if "none" in written else given)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""What RUN is allowed: networks, privileges and devices, by its flags and those of the build."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import Shipline, context, leftovers, processes
+from connectors import connector_path
+from peers import Registry
+from users import ordinary_user
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+PLAIN = ("--progress", "plain", "-o", "type=cacheonly")
+NETWORK = "[internal] network of RUN: "
+
+
+@pytest.fixture
+def shipline(tmp_path: Path, base_images: Registry) -> Iterator[Shipline]:
+    home = tmp_path / "home"
+    yield Shipline(home, base_images.address)
+    assert leftovers(home, word=str(home)) == []
+
+
+def test_without_its_entitlement_nothing_of_the_build_runs(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    steps = "FROM busybox\nRUN touch /x\nRUN --security=insecure mount -t tmpfs none /mnt\n"
+    place = context(tmp_path / "context", steps)
+    said = shipline.build(*PLAIN, "--allow", "network.host", place).failed(4)
+    assert "security.insecure is not allowed" in said and "--allow security.insecure" in said
+    assert "] RUN touch" not in said
+
+
+def test_an_insecure_step_has_what_the_build_has_and_a_sandboxed_one_does_not(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    script = (
+        "mkdir -p /x && mount -t tmpfs none /x && echo mounted; ls /dev;"
+        " grep -q ' /proc/sys ' /proc/mounts || echo writable; grep CapEff /proc/self/status"
+    )
+    flags = ("--security=insecure ", "", "--security=sandbox ")
+    steps = "".join(f"RUN {flag}: {n}; {script}\n" for n, flag in enumerate(flags))
+    place = context(tmp_path / "context", f"FROM busybox\n{steps}")
+    said = shipline.build(*PLAIN, "--allow", "security.insecure", place).ok().err
+    own = Path("/proc/self/status").read_text().split("CapEff:\t")[1].split()[0]
+    assert said.count(" writable\n") == said.count(" mounted\n") == said.count(own) == 1
+    assert said.count("00000000a80425fb") == 2
+    if Path("/dev/fuse").exists():
+        assert " fuse\n" in said
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_an_ordinary_user_has_steps_with_networks_of_their_own(
+    base_images: Registry, program: str
+) -> None:
+    host, port = base_images.address.split(":")
+    script = f"wget -q -O- http://{host}:{port}/v2/ && echo reached; ls /sys/class/net; true"
+    steps = f"FROM busybox\nRUN --network=default {script}\nRUN --network=none {script}\n"
+    with ordinary_user(subids=True) as user:
+        place = context(user.home / "user", steps)
+        user.give(user.home)
+        mirrors = f"docker.io=http://{base_images.address}"
+        programs, *system = connector_path(program).split(":")
+        shown = user.home / "programs"  # the cache of the tests is root's
+        copy_programs(Path(programs).parent, shown)
+        path = ":".join([str(shown / program), *system])
+        given = ("build", *PLAIN, str(place))
+        done = user.run(*given, SHIPLINE_MIRRORS=mirrors, PATH=path)
+        assert done.returncode == 0, done.stdout
+        assert f"{NETWORK}isolated by {program}" in done.stdout, done.stdout
+        assert "reached" not in done.stdout.replace("&& echo reached", "")
+        allowed = ("--network", "host", "--no-cache")
+        done = user.run(*given, *allowed, SHIPLINE_MIRRORS=mirrors, PATH=path)
+        assert NETWORK not in done.stdout
+        assert done.stdout.replace("&& echo reached", "").count("reached") == 1
+        assert user.processes() == []
+
+
+def copy_programs(source: Path, target: Path) -> None:
+    """The wrappers and their files at a place where anybody can read them."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("partial", "lock"))
+    for wrapper in target.glob("*/*"):
+        if wrapper.is_file():
+            wrapper.write_text(wrapper.read_text().replace(str(source), str(target)))
+
+
+def test_killed_it_leaves_no_program_of_a_network(shipline: Shipline, tmp_path: Path) -> None:
+    place = context(tmp_path / "context", "FROM busybox\nRUN echo begun && sleep 1000\n")
+    with shipline.start(*PLAIN, place, PATH=connector_path("pasta")) as process:
+        assert process.stderr is not None
+        assert any(line.endswith(b" begun\n") for line in process.stderr)
+        assert any("pasta" in one for one in processes(shipline.home, str(shipline.home)))
+        process.kill()
+    shipline.build(*PLAIN, context(tmp_path / "next", "FROM busybox\nRUN true\n")).ok()
+
+
+def test_without_a_program_the_build_says_that_steps_share_the_network(
+    shipline: Shipline, tmp_path: Path
+) -> None:
+    place = context(tmp_path / "context", "FROM busybox\nRUN true\n")
+    path = ":".join(connector_path("pasta").split(":")[1:])
+    said = shipline.build(*PLAIN, place, PATH=path).ok().err
+    assert f"{NETWORK}that of this machine: neither pasta nor slirp4netns is installed" in said
