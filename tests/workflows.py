@@ -40,4 +40,9 @@ OTHERS = tuple(
     )
     for toolchain in (Toolchain("go", "1.25", "go.mod"), Toolchain("python", "3.13"), None)
 )
-ALL = (SMALL, FULL, KEYLESS, *OTHERS)
+WITH_CACHE = Workflow(
+    "registry.example/team/app",
+    "shipline==1.2.3",
+    build=("--cache-from", "type=gha,scope=app", "--cache-to", "mode=max,type=gha"),
+)
+ALL = (SMALL, WITH_CACHE, FULL, KEYLESS, *OTHERS)

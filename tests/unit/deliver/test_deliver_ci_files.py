@@ -22,9 +22,10 @@ from shipline.deliver.ci import (
     gitlab_pipeline,
 )
 from shipline.deliver.ci.action import variable
+from shipline.deliver.ci.steps import cache_variables
 from shipline.deliver.ci.workflow import Unread, quoted
 from shipline.errors import ConfigError
-from workflows import ALL, FULL, KEYLESS
+from workflows import ALL, FULL, KEYLESS, WITH_CACHE
 
 ROOT = Path(__file__).parents[3]
 PINS = Pins.load()
@@ -39,7 +40,22 @@ def test_the_action_hands_over_every_input() -> None:
     assert set(action["inputs"]) == INPUTS
     assert set(action["outputs"]) == {"imageid", "digest", "metadata"}
     handed = action["runs"]["steps"][-1]["env"]
-    assert handed == {variable(name): f"${{{{ inputs.{name} }}}}" for name in INPUTS}
+    inputs = {variable(name): f"${{{{ inputs.{name} }}}}" for name in INPUTS}
+    assert handed == {**inputs, **cache_variables(WITH_CACHE)}
+
+
+def test_only_a_build_with_the_cache_of_actions_is_handed_its_token() -> None:
+    action = read((ROOT / "action.yml").read_text())
+    (opened,) = (step for step in steps(action) if step.get("id") == "cache")
+    document = read(github_workflow(WITH_CACHE, PINS))
+    for job in ("try", "build"):
+        sequence = document["jobs"][job]["steps"]
+        tokens = [step for step in sequence if step.get("id") == "cache"]
+        assert [step["with"] for step in tokens] == [opened["with"]]
+        handed = [step for step in sequence if "ACTIONS_RUNTIME_TOKEN" in step.get("env", {})]
+        assert [step["name"].partition(" ")[0] for step in handed] == ["Build"]
+    assert "ACTIONS_RUNTIME_TOKEN" not in str(document["jobs"]["release"])
+    assert "ACTIONS_RUNTIME_TOKEN" not in github_workflow(FULL, PINS)
 
 
 def steps(document: Any) -> Iterator[dict[str, Any]]:

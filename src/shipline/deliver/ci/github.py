@@ -159,12 +159,14 @@ def _matrix_job(workflow: Workflow, name: str, **fields: Any) -> Node:
 def _try(workflow: Workflow, pins: Pins) -> Node:
     """The build of a pull request: no secret, no push."""
     build = scripts.attempt(workflow)
-    build_step = {"name": "Build", "env": {"PLATFORM": "${{ matrix.platform }}"}, "run": build}
+    variables = {"PLATFORM": "${{ matrix.platform }}", **steps.cache_variables(workflow)}
+    build_step = {"name": "Build", "env": variables, "run": build}
     sequence = [
         steps.checkout(pins),
         steps.prepare(workflow),
         steps.install(),
         steps.cache(pins, save=False),
+        *steps.cache_token(workflow, pins),
         build_step,
     ]
     return _matrix_job(workflow, "Try", **{"if": _PULL_REQUEST}, steps=sequence)
@@ -174,6 +176,7 @@ def _build(workflow: Workflow, pins: Pins) -> Node:
     variables = {
         "NAME": "${{ matrix.name }}",
         "PLATFORM": "${{ matrix.platform }}",
+        **steps.cache_variables(workflow),
         **steps.passphrase(workflow),
         **{name: steps.secret(name) for name in (*workflow.variables, *workflow.section.secrets)},
     }
@@ -183,6 +186,7 @@ def _build(workflow: Workflow, pins: Pins) -> Node:
         steps.prepare(workflow),
         steps.install(),
         steps.cache(pins, save=False),
+        *steps.cache_token(workflow, pins),
         *steps.logins(workflow, workflow.logins[:1]),
         {"name": "Build and push by digest", "env": variables, "run": script},
         steps.cache(pins, save=True),
@@ -244,6 +248,8 @@ _INPUTS = {
     "--build-arg": "build-args",
     "--label": "labels",
     "--build-context": "build-contexts",
+    "--cache-from": "cache-from",
+    "--cache-to": "cache-to",
 }
 """The inputs of docker/build-push-action for flags of the build."""
 

@@ -180,6 +180,33 @@ def cache(pins: Pins, *, save: bool) -> Node:
     return step | {"uses": pins.uses("actions/cache", path), "with": options}
 
 
+_CACHE_TOKEN = """\
+core.setSecret(process.env.ACTIONS_RUNTIME_TOKEN)
+core.setOutput('token', process.env.ACTIONS_RUNTIME_TOKEN)
+core.setOutput('url', process.env.ACTIONS_RESULTS_URL)
+"""
+
+
+def cache_token(workflow: Workflow, pins: Pins) -> list[Node]:
+    """What the cache of GitHub Actions is reached with, where the build uses it: actions have it in
+    their environment, scripts do not. Only the steps that are handed it see it.
+    """
+    if not workflow.actions_cache:
+        return []
+    step = {"name": "Open the cache of GitHub Actions", "id": "cache"}
+    return [step | {"uses": pins.uses("actions/github-script"), "with": {"script": _CACHE_TOKEN}}]
+
+
+def cache_variables(workflow: Workflow) -> Node:
+    """The environment of a build after `cache_token`."""
+    if not workflow.actions_cache:
+        return {}
+    return {
+        "ACTIONS_RUNTIME_TOKEN": "${{ steps.cache.outputs.token }}",
+        "ACTIONS_RESULTS_URL": "${{ steps.cache.outputs.url }}",
+    }
+
+
 def secret(name: str) -> str:
     """The expression for a secret."""
     return f"${{{{ secrets.{name} }}}}"

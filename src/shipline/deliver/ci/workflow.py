@@ -89,6 +89,7 @@ class CiSection:
 STATE = ("content", "toc", "cache.db")
 """What is worth keeping of the state directory: layers, their tables, what came out of what."""
 
+_CACHE_FLAGS = ("--cache-from", "--cache-to")
 _UNREAD = re.compile(r"unread-((?:[0-9a-f]{2})+)-unread")
 
 
@@ -169,6 +170,12 @@ class Workflow:
     def findings(self) -> tuple[str, ...]:
         """The reports in SARIF."""
         return tuple(path for path in self.reports if path.endswith((".sarif", ".sarif.json")))
+
+    @property
+    def actions_cache(self) -> bool:
+        """Whether the build keeps its cache in that of GitHub Actions."""
+        flags = zip(self.build, self.build[1:], strict=False)
+        return any("type=gha" in text.split(",") for flag, text in flags if flag in _CACHE_FLAGS)
 
 
 def slug(platform: str) -> str:
