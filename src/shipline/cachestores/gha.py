@@ -101,24 +101,14 @@ class Entry:
 
 
 class ActionsService:
-    """The calls of the cache service, until `deadline` of `clock`."""
+    """The calls of the cache service."""
 
-    def __init__(
-        self,
-        service: Service,
-        url: Url,
-        token: ActionsToken,
-        *,
-        deadline: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, service: Service, url: Url, token: ActionsToken) -> None:
         self.name = service.name
         self._service = service
         self._storage = replace(service, linked_from=url.origin)
         self._url = url
         self._token = token
-        self._deadline = deadline
-        self._clock = clock
 
     def find(self, key: str) -> Entry | None:
         """The newest entry whose key begins with `key`, one of that key first."""
@@ -152,14 +142,13 @@ class ActionsService:
             put_blob(self._storage, url, b"".join(pieces), operation=operation)
             advance(size)
         else:
-            upload_blob(self._storage, url, self._timely(pieces), advance, operation=operation)
+            upload_blob(self._storage, url, pieces, advance, operation=operation)
         fields = {"key": key, "size_bytes": size, "version": VERSION}
         if not self._call("FinalizeCacheEntryUpload", fields, f"finalizing {key}").get("ok"):
             raise RegistryError(f"{self.name}: the service did not finalize {key}", host="")
 
     def read(self, entry: Entry, start: int = 0, end: int = 0) -> Response:
         """The bytes of an entry. Raises NotFound if it was evicted."""
-        self._check_time()
         operation = f"reading {entry.key}"
         response = get_blob(self._storage, entry.url, operation=operation, start=start, end=end)
         if response.status == 404:
@@ -170,7 +159,6 @@ class ActionsService:
     def _call(
         self, method: str, fields: Mapping[str, object], operation: str
     ) -> Mapping[str, object]:
-        self._check_time()
         url = replace(self._url, target=f"{self._url.path.rstrip('/')}/{_SERVICE}/{method}")
         headers = {
             "Authorization": f"Bearer {self._token.text}",
@@ -186,19 +174,6 @@ class ActionsService:
         )
         return json_object(body)
 
-    def _timely(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            self._check_time()
-            yield piece
-
-    def _check_time(self) -> None:
-        if self._clock() > self._deadline:
-            raise RegistryError(
-                f"{self.name}: its time is over",
-                host="",
-                hint="a slow or limited service: give the cache a longer timeout=",
-            )
-
 
 Lister = Callable[[str], frozenset[str]]
 """The keys of all entries that begin with a text."""
@@ -207,8 +182,9 @@ Lister = Callable[[str], frozenset[str]]
 class ActionsCache:
     """A CacheStore in the cache of GitHub Actions, under a name that BuildKit calls scope.
 
-    `keys` lists what there is, for a repository with a token of GitHub's REST API: one request in
-    the place of one for each blob.
+    Reading or writing a blob, or a document, is given up after `timeout_s`. `keys` lists what there
+    is, for a repository with a token of GitHub's REST API: one request in the place of one for each
+    blob.
     """
 
     def __init__(
@@ -217,14 +193,14 @@ class ActionsCache:
         token: ActionsToken,
         scope: str,
         *,
+        timeout_s: float,
         keys: Lister | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._token = token
         self._scope = scope
+        self._timeout_s = timeout_s
         self._keys = keys
-        self._clock = clock
         self._listed: Once[frozenset[str]] = Once()
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
@@ -238,11 +214,12 @@ class ActionsCache:
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
-        key = _blob(target)
+        key, check_time = _blob(target), self._timer()
         if self._entry(key) is None:
             raise NotFound(f"{self._service.name} has no {key}")
 
         def get(start: int, end: int) -> Response:
+            check_time()
             return self._read(key, start, end)
 
         ranges = RangedReader(get, target.size)
@@ -250,14 +227,14 @@ class ActionsCache:
             yield reader
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
-        key = _blob(target)
+        key, check_time = _blob(target), self._timer()
         if self.exists(target):
             return
         url = self._reserve(key)
         if url is None:
             return  # written by another build, now or before
         with source.fetch(target) as reader:
-            pieces = parts(reader, PIECE)
+            pieces = _timely(parts(reader, PIECE), check_time)
             self._service.save(key, url, pieces, target.size, advance or (lambda _: None))
 
     def documents(self) -> Sequence[bytes]:
@@ -269,8 +246,10 @@ class ActionsCache:
         writable = self._token.writable
         if writable is None:
             raise self._read_only()
-        index, passed, held, held_since = self._index(writable), 0, 0, 0.0
+        index, check_time = self._index(writable), self._timer()
+        passed, held, held_since = 0, 0, 0.0
         while True:
+            check_time()
             present = self._document(index)
             content = present[1] if present else None
             document = merge(content)
@@ -283,11 +262,25 @@ class ActionsCache:
                 self._service.save(key, url, iter((document,)), len(document), lambda _: None)
                 return
             if held != number:
-                held, held_since = number, self._clock()
-            if self._clock() - held_since > _HELD_S:
+                held, held_since = number, time.monotonic()
+            if time.monotonic() - held_since > _HELD_S:
                 passed = number
             else:
                 sleep(random.uniform(0.25, 1) * _RETRY_S)
+
+    def _timer(self) -> Callable[[], None]:
+        """Raises RegistryError when called after the time for a piece of work is over."""
+        deadline = time.monotonic() + self._timeout_s
+
+        def check() -> None:
+            if time.monotonic() > deadline:
+                raise RegistryError(
+                    f"{self._service.name}: its time is over",
+                    host="",
+                    hint="a slow or limited service: give the cache a longer timeout=",
+                )
+
+        return check
 
     def _document(self, index: str) -> tuple[int, bytes] | None:
         """Number and content of the newest document."""
@@ -345,6 +338,12 @@ class ActionsCache:
         """What the keys of the documents of a branch begin with; a number follows."""
         branch = hashlib.sha256(github_scope.encode()).hexdigest()[:8]
         return f"index-{self._scope}-1-{branch}#"
+
+
+def _timely(pieces: Iterator[bytes], check_time: Callable[[], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        check_time()
+        yield piece
 
 
 def _blob(target: Descriptor) -> str:

@@ -43,6 +43,7 @@ class ObjectState:
             modified = parsedate_to_datetime(response.header("Last-Modified"))
         except ValueError:
             modified = datetime.now(UTC)
+        modified = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
         return cls(int(size) if size.isdigit() else -1, modified)
 
 

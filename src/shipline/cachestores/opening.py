@@ -142,17 +142,18 @@ def _open_gha(given: _Attributes, client: Client) -> CacheStore:
             "variables if an action has exported them",
         )
     parsed = gha.ActionsToken.parse(token, time.time())
-    deadline = time.monotonic() + given.seconds("timeout", "10m")
     denied = "the token is that of another job, has expired, or may not write this branch's cache"
     service = Service(client.http, name, denied)
-    actions = gha.ActionsService(service, given.url("url_v2", url), parsed, deadline=deadline)
+    actions = gha.ActionsService(service, given.url("url_v2", url), parsed)
     keys = None
     repository = given.text("repository", variable="GITHUB_REPOSITORY")
     if given.text("ghtoken") and repository:
         api = given.url("url", given.text("", "https://api.github.com", variable="GITHUB_API_URL"))
         listing = replace(service, sign=partial(_bear, given.text("ghtoken")))
         keys = partial(gha.list_keys, listing, api, repository, parsed)
-    return gha.ActionsCache(actions, parsed, scope, keys=keys)
+    return gha.ActionsCache(
+        actions, parsed, scope, timeout_s=given.seconds("timeout", "10m"), keys=keys
+    )
 
 
 def _bear(token: str, request: Request) -> Request:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shipline.registry.transport import Response
 
 _LARGEST_COPY = 5 << 30  # bytes of one copy
-_LOST = frozenset({409, 412})  # another writer was first
+_LOST = {"If-None-Match": {409, 412}, "If-Match": {404, 409, 412}}  # another writer was first
 
 
 class S3Api:
@@ -61,11 +61,12 @@ class S3Api:
         return response
 
     def put(self, key: str, body: bytes, condition: Mapping[str, str]) -> bool:
+        lost = {status for name in condition for status in _LOST[name]}
         try:
             status, _ = self._service.finish(
                 "PUT",
                 self._url(key),
-                expect={200, *(_LOST if condition else ())},
+                expect={200, *lost},
                 operation=f"writing {key}",
                 headers=condition,
                 body=body,

@@ -165,14 +165,17 @@ def test_a_limit_that_lasts_too_long_is_an_error_that_says_so(
     assert "900 seconds" in caught.value.hint
 
 
-def test_a_cache_whose_time_is_over_asks_nothing_more(
-    github_cache: ActionsCache, client: Client
+def test_each_piece_of_work_has_its_time(
+    github_cache: ActionsCache, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = on_main(github_cache, client, timeout="1ms")
-    time.sleep(0.01)
+    store = on_main(github_cache, client, timeout="100ms")
+    time.sleep(0.2)  # of the build, before it uses the cache
+    store.push(TARGET, MemoryStore(BLOB))
+    monkeypatch.setattr(gha, "_RETRY_S", 0.1)
+    index = "index-buildkit-1-" + hashlib.sha256(MAIN.encode()).hexdigest()[:8]
+    github_cache.entries.append(Stored(99, MAIN, f"{index}#1", gha.VERSION))
     with pytest.raises(RegistryError, match="its time is over"):
-        store.exists(TARGET)
-    assert github_cache.calls == []
+        store.update(lambda _: b"1")
 
 
 def test_with_a_token_of_the_rest_api_blobs_are_listed_at_once(
