@@ -35,7 +35,11 @@ _SEGMENT_ALIGNMENT = 0x10000  # bytes: the largest page size of these machines
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The ELF header of an architecture; `code` exits with 0, `qemu` is the emulator's suffix."""
+    """The ELF header of an architecture; `code` exits with 0, `qemu` is the emulator's suffix.
+
+    `probe_code` exits with the error number of munlockall(2), which is 0 where no filter refuses
+    the call; empty if it is not known.
+    """
 
     number: int  # e_machine
     wide: bool
@@ -43,6 +47,7 @@ class Machine:
     qemu: str
     flags: int = 0  # e_flags
     little: bool = True
+    probe_code: str = ""
 
     def header(self, kind: int = 2) -> bytes:
         """The first 20 bytes of an ELF file of this machine; `kind` 2 is an executable."""
@@ -52,9 +57,15 @@ class Machine:
 
 
 MACHINES = {
-    "amd64": Machine(62, True, "b83c000000 31ff 0f05", "x86_64"),
+    "amd64": Machine(
+        *(62, True, "b83c000000 31ff 0f05", "x86_64"),
+        probe_code="b898000000 0f05 f7d8 89c7 b83c000000 0f05",
+    ),
     "386": Machine(3, False, "31db b801000000 cd80", "i386"),
-    "arm64": Machine(183, True, "000080d2 a80b80d2 010000d4", "aarch64"),
+    "arm64": Machine(
+        *(183, True, "000080d2 a80b80d2 010000d4", "aarch64"),
+        probe_code="e81c80d2 010000d4 e00300cb a80b80d2 010000d4",
+    ),
     "arm": Machine(40, False, "0000a0e3 0170a0e3 000000ef", "arm", flags=0x05000200),
     "riscv64": Machine(243, True, "13050000 9308d005 73000000", "riscv64"),
     "ppc64le": Machine(21, True, "01000038 00006038 02000044", "ppc64le", flags=2),
@@ -75,7 +86,17 @@ def machine_of(platform: Platform) -> Machine:
 def exit_program(platform: Platform) -> bytes:
     """An executable file for `platform` that exits with status 0."""
     machine = machine_of(platform)
-    code = bytes.fromhex(machine.code)
+    return _executable(machine, bytes.fromhex(machine.code))
+
+
+def probe_program(platform: Platform) -> bytes | None:
+    """An executable file for `platform` that runs `Machine.probe_code`; None if not known."""
+    machine = machine_of(platform)
+    code = bytes.fromhex(machine.probe_code)
+    return _executable(machine, code) if code else None
+
+
+def _executable(machine: Machine, code: bytes) -> bytes:
     order = "<" if machine.little else ">"
     header_size, entry_size = (64, 56) if machine.wide else (52, 32)
     start = header_size + entry_size

@@ -121,6 +121,12 @@ class Sandbox:
         run the step, Cancelled when interrupted: every process of the step is dead then.
         """
         require_ids(uids=(spec.user.uid,), gids=(spec.user.gid,))
+        if not (self.runtime.filters or spec.insecure):
+            raise SandboxError(
+                f"{self.runtime.path} does not filter system calls",
+                hint="install a crun that was built with libseccomp (`crun --version` lists"
+                " +SECCOMP), or runc; steps with --security=insecure need no filter",
+            )
         if (missing := missing_command(spec, root)) is not None:
             on_output(missing[1].encode() + b"\n", 2)
             return missing[0]

@@ -1,21 +1,26 @@
 """The OCI runtime that runs steps: the first on the PATH that works on this machine.
 
+crun and youki can be built without libseccomp; they then ignore the filter of a bundle and say
+nothing (runc refuses the bundle). So the trial of a runtime makes a call that its filter refuses.
+
 Reference: runc(8), crun(1): all take `--root`, `--log`, `run --bundle`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from shipline.errors import SandboxError
 from shipline.oci import Platform
 from shipline.sandbox.bundle import Layout, StepSpec, config, make_device_directory
-from shipline.sandbox.emulation import exit_program
+from shipline.sandbox.emulation import exit_program, probe_program
 from shipline.sandbox.supervise import OnOutput, supervise
 from shipline.tasks import Once
 
@@ -30,11 +35,14 @@ _PREFIXES = {"crun": (b'{"msg":"exec ',), "runc": (b"exec ",)}
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A program that runs bundles; `control_groups` says whether it can mount their hierarchy."""
+    """A program that runs bundles; `control_groups` says whether it can mount their hierarchy,
+    `filters` whether it filters system calls.
+    """
 
     name: str
     path: Path
     control_groups: bool = True
+    filters: bool = True
 
     def run(
         self,
@@ -100,7 +108,8 @@ _found: Once[Runtime] = Once()
 
 
 def find_runtime(directory: Path) -> Runtime:
-    """The first of crun, runc and youki that runs a container; tested once, in `directory`.
+    """The first of crun, runc and youki that runs a container and filters its system calls; if
+    none filters, the first that runs one. Tested once, in `directory`.
 
     Raises SandboxError with the reason why each failed.
     """
@@ -109,7 +118,7 @@ def find_runtime(directory: Path) -> Runtime:
 
 def search_runtime(directory: Path) -> Runtime:
     """As `find_runtime`, without remembering the result."""
-    failures = []
+    failures, unfiltered = [], None
     for name in _OPTIONS:
         path = shutil.which(name)
         if path is None:
@@ -120,11 +129,20 @@ def search_runtime(directory: Path) -> Runtime:
             failure = _try(runtime, directory)
             if not failure:
                 return runtime
+            if failure == _NO_FILTER:
+                unfiltered = unfiltered or replace(runtime, filters=False)
+                break
         failures.append(f"{path}: {failure}")
+    if unfiltered is not None:
+        return unfiltered
     raise SandboxError(
         "no OCI runtime works here\n" + "\n".join(f"  {failure}" for failure in failures),
         hint="install crun (apt-get install crun), as root or with user namespaces allowed",
     )
+
+
+_NO_FILTER = "it does not filter system calls: it was built without libseccomp"
+_REFUSED = errno.ENOMSG  # an error that no kernel gives for munlockall(2)
 
 
 def _try(runtime: Runtime, directory: Path) -> str:
@@ -138,20 +156,39 @@ def _try(runtime: Runtime, directory: Path) -> str:
 
 
 def _trial(runtime: Runtime, bundle: Path, state: Path) -> str:
+    """Why the runtime cannot be used, or "": run a program in a bundle like that of a step."""
     root, devices = bundle / "root", bundle / "dev"
     for path in (*(root / name for name in ("proc", "sys", "dev")), devices):
         path.mkdir(parents=True)
     program = root / "exit"
-    program.write_bytes(exit_program(Platform.local()))
+    calling = probe_program(Platform.local())
+    program.write_bytes(calling or exit_program(Platform.local()))
     program.chmod(0o755)
     make_device_directory(devices)
     layout = Layout(root, devices, (), (), runtime.control_groups)
-    (bundle / "config.json").write_text(json.dumps(config(StepSpec(("/exit",)), layout)))
+    document = config(StepSpec(("/exit",)), layout)
+    filtered = calling is not None and "seccomp" in document["linux"]
+    if filtered:
+        document["linux"]["seccomp"] = _refusing("munlockall", document["linux"]["seccomp"])
+    (bundle / "config.json").write_text(json.dumps(document))
     words: list[bytes] = []
     status, error = runtime.run(bundle, state, lambda data, _: words.append(data))
-    if status == 0:
+    if status == (_REFUSED if filtered else 0):
         return ""
+    if status == 0:
+        return _NO_FILTER
     return error or b"".join(words).decode(errors="replace").strip() or f"status {status}"
+
+
+def _refusing(name: str, rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter with one call refused."""
+    others = [
+        {**rule, "names": names}
+        for rule in rules["syscalls"]
+        if (names := [one for one in rule["names"] if one != name])
+    ]
+    refused = {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": _REFUSED}
+    return {**rules, "syscalls": [*others, refused]}
 
 
 def _errors(log: Path) -> str:

@@ -18,6 +18,7 @@ from shipline.sandbox.emulation import (
     MACHINES,
     handler_for,
     handlers,
+    probe_program,
 )
 
 ARM64, AMD64 = Platform("linux", "arm64"), Platform("linux", "amd64")
@@ -34,6 +35,16 @@ def test_registered_once_it_runs_in_any_root() -> None:
     before = handlers()
     register(FOREIGN)
     assert handlers() == before and FOREIGN in supported_platforms()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("platform", [AMD64, ARM64], ids=str)
+def test_the_probe_of_a_filter_exits_with_0_without_one(tmp_path: Path, platform: Platform) -> None:
+    register(platform)
+    program = tmp_path / "probe"
+    program.write_bytes(probe_program(platform) or b"")
+    program.chmod(0o755)
+    assert subprocess.run([program]).returncode == 0
 
 
 @pytest.mark.root

@@ -67,6 +67,50 @@ def test_the_first_runtime_that_works_is_taken(
     assert "install crun" in raised.value.hint
 
 
+# As if it had been built without libseccomp: what the bundle says of filters is not there.
+DEAF = f"""#!{sys.executable}
+import json, os, sys
+from pathlib import Path
+bundle = Path(sys.argv[sys.argv.index("--bundle") + 1], "config.json")
+document = json.loads(bundle.read_text())
+document["linux"].pop("seccomp", None)
+bundle.write_text(json.dumps(document))
+os.execv("/usr/bin/crun", sys.argv)
+"""
+
+
+@pytest.mark.root
+def test_a_runtime_that_ignores_the_filter_of_system_calls_runs_insecure_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "crun").write_text(DEAF)
+    (tools / "crun").chmod(0o755)
+    for name in ("setpriv", "unshare", "sh", "mount", "runc"):
+        (tools / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", str(tools))
+    runtime = in_build(lambda: search_runtime(tmp_path))
+    assert (runtime.name, runtime.filters) == ("runc", True)
+    (tools / "runc").unlink()
+    deaf = in_build(lambda: search_runtime(tmp_path))
+    assert (deaf.name, deaf.filters) == ("crun", False)
+
+    def steps() -> int:
+        with (
+            open_workspace(tmp_path / "state") as scratch,
+            open_sandbox(scratch, runtime=deaf) as sandbox,
+            overlay(tmp_path, busybox_root()) as root,
+        ):
+            step = replace(SHELL, args=("/bin/true",))
+            with pytest.raises(SandboxError, match="does not filter system calls") as refused:
+                run_in(sandbox, root, step)
+            assert "libseccomp" in refused.value.hint
+            return run_in(sandbox, root, replace(step, insecure=True))[0]
+
+    assert in_build(steps) == 0
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_steps_of_one_build_run_at_once(tmp_path: Path, runtime: str) -> None:
