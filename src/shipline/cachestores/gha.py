@@ -164,15 +164,16 @@ class ActionsService:
             "Authorization": f"Bearer {self._token.text}",
             "Content-Type": "application/json",
         }
-        _, body = self._service.finish(
-            "POST",
-            url,
-            expect={200},
-            operation=operation,
-            headers=headers,
-            body=json.dumps(fields).encode(),
-        )
-        return json_object(body)
+        body = json.dumps(fields).encode()
+        try:
+            _, found = self._service.finish(
+                "POST", url, expect={200}, operation=operation, headers=headers, body=body
+            )
+        except RequestRefused as error:
+            if error.status == 404 and {*error.diagnostics} <= {"bad_route"}:
+                error.hint = f"{url.origin} has no cache service of version 2"
+            raise
+        return json_object(found)
 
 
 Lister = Callable[[str], frozenset[str]]

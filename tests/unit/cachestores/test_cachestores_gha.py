@@ -190,3 +190,12 @@ def test_with_a_token_of_the_rest_api_blobs_are_listed_at_once(
     assert all(store.exists(Descriptor.of(blob, "x")) for blob in blobs)
     assert not store.exists(TARGET)
     assert github_cache.calls == []
+
+
+def test_a_server_without_the_service_is_named_in_the_hint(
+    github_cache: ActionsCache, client: Client
+) -> None:
+    store = on_main(github_cache, client, url_v2=f"{github_cache.url}/elsewhere/")
+    with pytest.raises(RegistryError) as caught:
+        store.documents()
+    assert "no cache service of version 2" in caught.value.hint
