@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -14,8 +15,10 @@ from posixpath import normpath
 from shipline.cachestores import aws, azblob, azure, gha, s3
 from shipline.cachestores.objects import Layout, ObjectCache
 from shipline.cachestores.service import Service, Sign, utc_now
-from shipline.content.cache_store import CacheStore
-from shipline.errors import AuthError, RegistryError, UsageError
+from shipline.content import Advance, Fetcher, Reader
+from shipline.content.cache_store import CacheStore, Merge
+from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError, UsageError
+from shipline.oci import Descriptor
 from shipline.registry import Client, NoKeychain, Proxies
 from shipline.registry.http import HttpClient
 from shipline.registry.request import Request, Url
@@ -43,10 +46,36 @@ def open_store(
     """The cache that `attributes` name, of a type in `KINDS`; `variables` are the environment's.
 
     Makes no request; the store is used while `client` is open. Raises UsageError for attributes
-    that do not exist or cannot be used, AuthError if the environment has no token for gha.
+    that do not exist or cannot be used. A store without the token that it needs raises AuthError
+    whenever it is used: a build outside of GitHub Actions goes on without its gha cache.
     """
     given = _Attributes(kind, attributes, variables)
-    return {"gha": _open_gha, "s3": _open_s3, "azblob": _open_azblob}[kind](given, client)
+    try:
+        return {"gha": _open_gha, "s3": _open_s3, "azblob": _open_azblob}[kind](given, client)
+    except (AuthError, ConfigError) as error:
+        return UnusableCache(error)
+
+
+class UnusableCache:
+    """A CacheStore that cannot be used, for the reason that it raises."""
+
+    def __init__(self, reason: ShiplineError) -> None:
+        self._reason = reason
+
+    def documents(self) -> Sequence[bytes]:
+        raise self._reason
+
+    def update(self, merge: Merge) -> None:
+        raise self._reason
+
+    def exists(self, target: Descriptor) -> bool:
+        raise self._reason
+
+    def fetch(self, target: Descriptor) -> AbstractContextManager[Reader]:
+        raise self._reason
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        raise self._reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ import time
 import pytest
 
 from shipline.cachestores import KINDS, open_store
+from shipline.content import MemoryStore
+from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, UsageError
+from shipline.oci import Descriptor
 from shipline.registry import Client
 
 S3 = {"bucket": "b", "region": "eu-central-1"}
@@ -22,7 +25,7 @@ def token(expires: float) -> str:
     return f"e30.{claims.decode().rstrip('=')}.c2ln"
 
 
-def opened(kind: str, given: dict[str, str], **variables: str) -> object:
+def opened(kind: str, given: dict[str, str], **variables: str) -> CacheStore:
     with Client() as client:
         return open_store(kind, given, client=client, variables={"HOME": "/none", **variables})
 
@@ -64,18 +67,27 @@ def test_a_value_that_cannot_be_used_is_an_error(kind: str, given: dict[str, str
         opened(kind, given)
 
 
-def test_outside_of_actions_the_hint_says_what_is_missing() -> None:
+def test_outside_of_actions_the_cache_says_what_is_missing_when_it_is_used() -> None:
     with pytest.raises(AuthError, match="ACTIONS_RUNTIME_TOKEN is not set"):
-        opened("gha", {})
+        opened("gha", {}).documents()
     with pytest.raises(AuthError, match="ACTIONS_RESULTS_URL is not set"):
-        opened("gha", {}, ACTIONS_RUNTIME_TOKEN=token(time.time() + 60))
+        opened("gha", {}, ACTIONS_RUNTIME_TOKEN=token(time.time() + 60)).documents()
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "e30.e30.x", token(time.time() - 60)])
 def test_a_token_that_cannot_be_used_is_not_shown(text: str) -> None:
-    with pytest.raises(AuthError) as caught:
-        opened("gha", {"url_v2": "https://results.example/", "token": text})
-    assert len(text) < 4 or text not in repr(caught.value)
+    store = opened("gha", {"url_v2": "https://results.example/", "token": text})
+    target = Descriptor.of(b"", "x")
+    for work in (
+        store.documents,
+        lambda: store.update(lambda _: b""),
+        lambda: store.exists(target),
+        lambda: store.push(target, MemoryStore(b"")),
+        lambda: store.fetch(target).__enter__(),
+    ):
+        with pytest.raises(AuthError) as caught:
+            work()
+        assert len(text) < 4 or text not in repr(caught.value)
 
 
 def test_no_store_shows_its_secrets() -> None:
