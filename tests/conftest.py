@@ -61,6 +61,21 @@ def _need(*programs: str, root: bool = False) -> None:
         pytest.skip("needs root")
 
 
+@pytest.fixture
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scrypt with N = 16 for every secret that is stored while the test runs.
+
+    What is stored says its parameters, so reading is the same code; what is read keeps its own.
+    """
+    from shipline.registry import keychain
+    from shipline.server.access import login
+    from shipline.supply import keyfile
+
+    monkeypatch.setattr(login, "_LOG_N", 4)
+    monkeypatch.setitem(keychain._COST, "n", 16)
+    monkeypatch.setattr(keyfile, "_SCRYPT", {**keyfile._SCRYPT, "N": 16})
+
+
 @pytest.fixture(scope="session")
 def peers_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the session's peers keep data and logs."""

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import click
-import pytest
 
 import shipline
 from shipline.cli.program import program
@@ -74,9 +73,6 @@ def is_hint(target: ast.AST) -> bool:
     return False
 
 
-PATHS = sorted(SOURCE.rglob("*.py"))
-
-
 def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield words
     if isinstance(group, click.Group):
@@ -112,16 +108,20 @@ def every_option() -> set[str]:
     return set().union(*(options_of(find(list(words))[0]) for words in commands(program)))
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_what_a_hint_names_is_there(path: Path) -> None:
-    for hint in hints(path):
+@cache
+def every_hint() -> list[Hint]:
+    return [hint for path in sorted(SOURCE.rglob("*.py")) for hint in hints(path)]
+
+
+def test_what_a_hint_names_is_there() -> None:
+    for hint in every_hint():
         check_hint(hint)
 
 
 def check_hint(hint: Hint) -> None:
     for quoted in re.findall(r"`([^`]*)`", hint.text):
         if quoted.startswith("shipline "):
-            check_command(shlex.split(quoted)[1:])
+            check_command(shlex.split(quoted)[1:], hint)
     for found in _COMMAND.finditer(hint.text):
         words = found[1].split()
         command, left = find(words)
@@ -134,14 +134,13 @@ def check_hint(hint: Hint) -> None:
         assert set(_OPTION.findall(hint.text)) <= known, hint
 
 
-def check_command(words: list[str]) -> None:
+def check_command(words: list[str], hint: Hint) -> None:
     command, left = find(words)
-    assert len(left) < len(words), f"there is no command {words}"
+    assert len(left) < len(words), f"there is no command {words} in {hint}"
     used = {word.partition("=")[0] for word in left if word.startswith("-") and word != "-"}
-    assert used <= options_of(command), f"{words} has no {used - options_of(command)}"
+    assert used <= options_of(command), f"{words} has no {used - options_of(command)} in {hint}"
 
 
 def test_hints_are_found_at_all() -> None:
-    found = [hint for path in PATHS for hint in hints(path)]
-    assert len(found) > 200
-    assert any("--ca" in hint.text for hint in found)
+    assert len(every_hint()) > 200
+    assert any("--ca" in hint.text for hint in every_hint())

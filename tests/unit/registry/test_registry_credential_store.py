@@ -12,6 +12,7 @@ from shipline.errors import AuthError, ConfigError
 from shipline.registry.credentials import Credentials
 from shipline.registry.keychain import CredentialStore, credential_store, erase_credentials
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
 ALICE = Credentials("alice", "s3cret: with ünicode")
 
 

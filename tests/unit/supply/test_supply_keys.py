@@ -31,6 +31,8 @@ from shipline.supply import (
     write_key_pair,
 )
 
+pytestmark = pytest.mark.usefixtures("cheap_hashes")
+
 # A pair that cosign 2.5.0 made with COSIGN_PASSWORD=secret.
 COSIGN_KEY = b"""\
 -----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----
@@ -91,6 +93,15 @@ def test_what_is_written_is_read(password: bytes) -> None:
     pem = encrypted_pem(key, password)
     assert key.pkcs8() not in base64.b64decode(b"".join(pem.split(b"\n")[1:-2]))
     assert parse_private_key(pem, "k", lambda: password).public == key.public
+
+
+def test_a_guess_costs_as_much_as_with_cosign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    ours, theirs = (
+        json.loads(base64.b64decode(b"".join(pem.split(b"\n")[1:-2])))["kdf"]["params"]
+        for pem in (encrypted_pem(generate_key(), b"p"), COSIGN_KEY)
+    )
+    assert ours == theirs
 
 
 def test_two_files_of_one_key_have_nothing_in_common() -> None:
