@@ -27,7 +27,7 @@ from shipline.server.admission.section import (
     Quota,
     VulnerabilityRule,
 )
-from shipline.server.manifests import StoredManifest
+from shipline.server.cache import StoredManifest
 from shipline.server.pages.views import CHILDREN
 from shipline.server.routes.manifests import ParseMemory
 from shipline.server.storage import Storage

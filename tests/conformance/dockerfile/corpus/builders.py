@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from commands import run_shipline
 from corpus.case import Case
 from corpus.context import write
 from corpus.image import Image, read_images
@@ -94,21 +94,16 @@ class Shipline:
             "SHIPLINE_MIRRORS": f"docker.io={self.registry.url}",
         }
         reference = f"{self.registry.address}/shipline/{case.name}"
-        command = [sys.executable, "-m", "shipline", "build", "--push"]
-        command += [] if self.warm else ["--no-cache"]
+        words = ["build", "--push", *([] if self.warm else ["--no-cache"]), "-t", reference]
         with TemporaryDirectory(prefix="corpus-") as temporary:
             flags = _prepare(case, Path(temporary))
             start = time.monotonic()
-            done = subprocess.run(
-                [*command, "-t", reference, *flags, f"{temporary}/{case.name}"],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_S,
+            done = run_shipline(
+                *(*words, *flags, f"{temporary}/{case.name}"),
+                environ=environment,
+                timeout_s=TIMEOUT_S,
             )
+        done.stdout += done.stderr
         return _outcome(done, start, self.registry, f"shipline/{case.name}", "latest")
 
 
