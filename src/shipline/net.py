@@ -26,27 +26,27 @@ def read_address(text: str) -> Address | None:
     import ipaddress
 
     try:
-        found = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address always means this machine."""
     if host.lower() == "localhost":
         return True
-    found = read_address(host) if host[:1].isdigit() or ":" in host else None
-    return found is not None and found.is_loopback
+    address = read_address(host) if host[:1].isdigit() or ":" in host else None
+    return address is not None and address.is_loopback
 
 
 def is_public(address: Address) -> bool:
     """Whether it is public: not private, loopback, link-local, reserved or multicast."""
-    found = embedded(address)
-    if found.version == 6 and found not in _network("2000::/3"):  # RFC 4291, global unicast
+    inner = embedded(address)
+    if inner.version == 6 and inner not in _network("2000::/3"):  # RFC 4291, global unicast
         return False
-    reserved = any(found in _network(text) for text in _NOT_PUBLIC)
-    return found.is_global and not found.is_multicast and not reserved
+    reserved = any(inner in _network(text) for text in _NOT_PUBLIC)
+    return inner.is_global and not inner.is_multicast and not reserved
 
 
 def is_link_local(address: Address) -> bool:

@@ -346,13 +346,13 @@ class _Visit(Generic[N]):
     def _expand(self, node: N) -> None:
         inputs = list(dict.fromkeys(self._inputs(node)))
         with self._lock:
-            pending = [one for one in inputs if one not in self._done]
-            undiscovered = [one for one in pending if one not in self._dependents]
-            for one in pending:
-                self._dependents.setdefault(one, []).append(node)
+            pending = [item for item in inputs if item not in self._done]
+            undiscovered = [item for item in pending if item not in self._dependents]
+            for item in pending:
+                self._dependents.setdefault(item, []).append(node)
             self._waiting_for[node] = len(pending)
-        for one in reversed(undiscovered):
-            self._start(self._expand, one)
+        for item in reversed(undiscovered):
+            self._start(self._expand, item)
         if not pending:
             self._start(self._finish, node)
 
@@ -362,13 +362,13 @@ class _Visit(Generic[N]):
             self._done.add(node)
             del self._waiting_for[node]
             ready = []
-            for one in self._dependents[node]:
-                self._waiting_for[one] -= 1
-                if not self._waiting_for[one]:
-                    ready.append(one)
+            for dependent in self._dependents[node]:
+                self._waiting_for[dependent] -= 1
+                if not self._waiting_for[dependent]:
+                    ready.append(dependent)
             self._dependents[node] = []
-        for one in ready:
-            self._start(self._finish, one)
+        for dependent in ready:
+            self._start(self._finish, dependent)
 
     def _start(self, job: Callable[[N], None], node: N) -> None:
         with self._lock:

@@ -23,8 +23,8 @@ class Duration:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for text without a unit, and for zero."""
-        found = _SPAN.fullmatch(text.strip())
-        numbers = found.groups() if found else ()
+        match = _SPAN.fullmatch(text.strip())
+        numbers = match.groups() if match else ()
         total = sum(
             int(number or 0) * unit
             for number, unit in zip(numbers, _SPANS_MS.values(), strict=False)
@@ -55,10 +55,10 @@ class ByteSize:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for anything else."""
-        found = _SIZE.fullmatch(text.strip())
-        if found is None:
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
             raise ValueError(f"{text!r} is not a size: write 500MB, 4GiB or a number of bytes")
-        number, unit = found[1], found[2].upper()
+        number, unit = match[1], match[2].upper()
         base = 1024 if unit.endswith("I") else 1000
         return cls(round(float(number) * base ** _POWERS[unit.removesuffix("I")]))
 
@@ -93,9 +93,9 @@ class Day:
         return self.date.isoformat()
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, singular: str, many: str = "") -> str:
     """`1 file`, `2,000 files`; `many` is the plural if not `one` with an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
 def shown_size(number: int) -> str:

@@ -36,7 +36,7 @@ def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
         elif parse_boolean(value, name):
             plain.append(name)
         else:
-            plain = [one for one in plain if one != name]
+            plain = [earlier for earlier in plain if earlier != name]
     return plain
 
 

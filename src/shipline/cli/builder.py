@@ -37,7 +37,7 @@ def bootstrap(platforms: Sequence[str]) -> None:
             "only root can register emulators",
             hint="run it as root; builds without root register emulators in their own namespace",
         )
-    undo = [register(one) for one in parse_platforms(platforms) or emulators()]
+    undo = [register(platform) for platform in parse_platforms(platforms) or emulators()]
     for platform in supported_platforms():
         click.echo(str(platform))
     for command in filter(None, undo):

@@ -24,44 +24,44 @@ def check(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSetting
     Raises UsageError where there is no Dockerfile.
     """
     with Stream(*sinks) as stream, stream.step("check") as step:
-        found = run_cancellable(
+        result = run_cancellable(
             lambda: engine.run_checks(request, step),
             lambda: step.warn("cancelling", "interrupt once more to exit at once"),
         )
-    text = _as_json(found) if request.call.json else _as_text(found)
+    text = _as_json(result) if request.call.json else _as_text(result)
     if text:
         click.echo(text)
-    if found.failure is not None:
-        report(found.failure, settings)
+    if result.failure is not None:
+        report(result.failure, settings)
         return 1
-    return int(bool(found.warnings) and not request.call.ignore_status)
+    return int(bool(result.warnings) and not request.call.ignore_status)
 
 
-def _as_text(found: CheckResult) -> str:
+def _as_text(result: CheckResult) -> str:
     """As buildx has it: rule and link, what it asks for, what was found, and where."""
     from shipline.observe import excerpt
 
     blocks = [
         "\n".join(
             [
-                f"WARNING: {one.rule} - {rule_url(one.rule)}",
-                DESCRIPTIONS[one.rule],
-                one.message,
-                *excerpt(one.span),
+                f"WARNING: {warning.rule} - {rule_url(warning.rule)}",
+                DESCRIPTIONS[warning.rule],
+                warning.message,
+                *excerpt(warning.span),
             ]
         )
-        for one in found.warnings
+        for warning in result.warnings
     ]
     if not blocks:
-        return "" if found.failure else "Check complete, no warnings found."
+        return "" if result.failure else "Check complete, no warnings found."
     count = "1 warning has" if len(blocks) == 1 else f"{len(blocks)} warnings have"
     return "\n\n".join([f"Check complete, {count} been found!", *blocks])
 
 
-def _as_json(found: CheckResult) -> str:
-    document: dict[str, Any] = {"warnings": [_entry(one) for one in found.warnings]}
-    if found.failure is not None:
-        document["buildError"] = _build_error(found.failure)
+def _as_json(result: CheckResult) -> str:
+    document: dict[str, Any] = {"warnings": [_entry(warning) for warning in result.warnings]}
+    if result.failure is not None:
+        document["buildError"] = _build_error(result.failure)
     return json.dumps(document, indent=2)
 
 
@@ -74,14 +74,14 @@ def _location(span: Span | None) -> dict[str, Any]:
     if span is None:
         return {}
     lines = range(span.line, span.end + 1)
-    return {"ranges": [{"start": {"line": one}, "end": {"line": one}} for one in lines]}
+    return {"ranges": [{"start": {"line": line}, "end": {"line": line}} for line in lines]}
 
 
-def _entry(one: LintWarning) -> dict[str, Any]:
+def _entry(warning: LintWarning) -> dict[str, Any]:
     return {
-        "ruleName": one.rule,
-        "description": DESCRIPTIONS[one.rule],
-        "url": rule_url(one.rule),
-        "detail": one.message,
-        "location": _location(one.span),
+        "ruleName": warning.rule,
+        "description": DESCRIPTIONS[warning.rule],
+        "url": rule_url(warning.rule),
+        "detail": warning.message,
+        "location": _location(warning.span),
     }

@@ -54,15 +54,15 @@ def run_action(settings: ProgramSettings, environ: Mapping[str, str]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="shipline-", dir=environ.get("RUNNER_TEMP")) as place:
         scratch = Path(place)
-        wanted = invocation(environ, scratch, lambda value: _keep(scratch, value))
-        _announce(wanted, on_runner=environ.get("GITHUB_ACTIONS") == "true")
+        call = invocation(environ, scratch, lambda value: _keep(scratch, value))
+        _announce(call, on_runner=environ.get("GITHUB_ACTIONS") == "true")
         status = command.main(
-            list(wanted.arguments), "shipline build", standalone_mode=False, obj=settings
+            list(call.arguments), "shipline build", standalone_mode=False, obj=settings
         )
         if status:
             raise StepFailed("the build did not succeed", status=status)
         if output := environ.get("GITHUB_OUTPUT"):
-            _write_outputs(Path(output), wanted)
+            _write_outputs(Path(output), call)
 
 
 def _keep(scratch: Path, value: str) -> Path:
@@ -72,22 +72,22 @@ def _keep(scratch: Path, value: str) -> Path:
     return Path(name)
 
 
-def _announce(wanted: Invocation, *, on_runner: bool) -> None:
+def _announce(call: Invocation, *, on_runner: bool) -> None:
     """Keep secrets out of the log, which only the runner can do; say what was left out."""
     if on_runner:
-        for value in wanted.masked:
+        for value in call.masked:
             for line in filter(None, value.splitlines()):
                 click.echo(f"::add-mask::{line}")
-    for warning in wanted.warnings:
+    for warning in call.warnings:
         click.echo(f"::warning::{warning}" if on_runner else f"warning: {warning}", err=True)
 
 
-def _write_outputs(output: Path, wanted: Invocation) -> None:
+def _write_outputs(output: Path, call: Invocation) -> None:
     outputs = {}
-    if wanted.iidfile is not None and wanted.iidfile.exists():
-        outputs["imageid"] = wanted.iidfile.read_text().strip()
-    if wanted.metadata_file.exists():
-        text = wanted.metadata_file.read_text()
+    if call.iidfile is not None and call.iidfile.exists():
+        outputs["imageid"] = call.iidfile.read_text().strip()
+    if call.metadata_file.exists():
+        text = call.metadata_file.read_text()
         outputs["digest"] = json.loads(text).get("containerimage.digest", "")
         outputs["metadata"] = text.strip()
     with output.open("a") as file:
@@ -117,10 +117,10 @@ def _workflow(config: Config, root: Path) -> Workflow:
             "shipline.yaml does not say where the image goes",
             hint="add `image: registry.example/team/app`",
         )
-    for one in (pipeline.image, *pipeline.copies):
-        if with_variables(str(one), str) != str(one):
+    for image in (pipeline.image, *pipeline.copies):
+        if with_variables(str(image), str) != str(image):
             raise ConfigError(
-                f"{with_variables(str(one), '${{{}}}'.format)}: the registry is not known here",
+                f"{with_variables(str(image), '${{{}}}'.format)}: the registry is not known here",
                 hint="write it out: a generated workflow names the registry it logs in to",
             )
     tests = {name: step for name, step in pipeline.commands.items() if not step.after_build}
@@ -130,7 +130,7 @@ def _workflow(config: Config, root: Path) -> Workflow:
         shipline=own_requirement() or f"shipline=={__version__}",
         platforms=tuple(map(str, pipeline.build.platforms)) or ("linux/amd64",),
         tests=tuple(tests),
-        reports=tuple(dict.fromkeys(path for one in tests.values() for path in one.report_paths)),
+        reports=tuple(dict.fromkeys(path for step in tests.values() for path in step.report_paths)),
         build=tuple(_flags(pipeline.build)),
         context=pipeline.build.context,
         variables=tuple(_variables(pipeline.build)),
@@ -167,12 +167,16 @@ def _pushed(checkout: Path) -> str:
     """The requirement for the commit that is out, where its remote has it."""
     git = Git(checkout, os.environ)
     try:
-        found = read_repository(git)
-        places = ("for-each-ref", f"--contains={found.head}", f"refs/remotes/{found.remote}/")
-        there = found.head and found.remote and any(git.lines(*places))
+        repository = read_repository(git)
+        places = (
+            "for-each-ref",
+            f"--contains={repository.head}",
+            f"refs/remotes/{repository.remote}/",
+        )
+        there = repository.head and repository.remote and any(git.lines(*places))
     except GitError:
         return ""
-    return _at(found.url, found.head) if there else ""
+    return _at(repository.url, repository.head) if there else ""
 
 
 def _at(url: str, commit: str) -> str:
@@ -310,11 +314,11 @@ def gitlab_command(path: Path | None, output: str | None, stdout: bool, force: b
 def check(path: Path | None, files: tuple[str, ...]) -> None:
     """Fail if a generated file is out of date; prints the difference."""
     stale = []
-    for place, wanted in _generated(path, files):
-        found = freshness(_text(place), wanted, os.path.relpath(place))
-        if found.state is not FileState.FRESH:
+    for place, expected in _generated(path, files):
+        state = freshness(_text(place), expected, os.path.relpath(place))
+        if state.state is not FileState.FRESH:
             stale.append(os.path.relpath(place))
-            click.echo(found.diff, nl=False)
+            click.echo(state.diff, nl=False)
         else:
             click.echo(f"{os.path.relpath(place)}: up to date", err=True)
     if stale:
@@ -327,8 +331,8 @@ def check(path: Path | None, files: tuple[str, ...]) -> None:
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
     """Write the generated files again: with this configuration, and today's pins of actions."""
-    for place, wanted in _generated(path, files):
-        _replace(place, wanted, force=force)
+    for place, expected in _generated(path, files):
+        _replace(place, expected, force=force)
 
 
 @group.command("action-build", hidden=True)
@@ -355,8 +359,8 @@ def _warn(workflow: Workflow, kind: str) -> None:
     """Warn about unsupported settings and missing files before CI runs."""
     if kind.endswith("buildx"):
         click.echo(UNSUPPORTED_OPTIONS, err=True)
-        for one in unsupported_options(workflow):
-            click.echo(f"- {one}", err=True)
+        for option in unsupported_options(workflow):
+            click.echo(f"- {option}", err=True)
     elif not workflow.section.install and not own_requirement():
         click.echo(
             f"warning: the jobs install {workflow.install} from their package index, because this"
@@ -367,31 +371,31 @@ def _warn(workflow: Workflow, kind: str) -> None:
 
 
 def _ci_workflow(path: Path | None) -> tuple[Workflow, Path]:
-    found, root = workflow(path, Path.cwd())
+    content, root = workflow(path, Path.cwd())
     if _top(root) != root:
         raise UsageError(
             f"{os.path.relpath(root)} is not the top of the repository, where CI jobs begin",
             hint="keep shipline.yaml at the top, with build.context and build.file below",
         )
-    return found, root
+    return content, root
 
 
 def _generated(path: Path | None, files: tuple[str, ...]) -> list[tuple[Path, str]]:
     """The generated files with their expected content. Raises ConfigError if there are none."""
     workflow, root = _ci_workflow(path)
-    places = [Path(file) for file in files] or [_top(root) / one for one, _ in _WRITERS.values()]
+    places = [Path(file) for file in files] or [_top(root) / path for path, _ in _WRITERS.values()]
     kinds = [(place, kind_of(_text(place) or "")) for place in places]
-    found = [
+    present = [
         (place, _WRITERS[kind][1](workflow, root)) for place, kind in kinds if kind in _WRITERS
     ]
     foreign = [str(place) for place, kind in kinds if kind not in _WRITERS]
     if foreign and files:
         raise ConfigError(f"not generated by shipline: {', '.join(foreign)}")
-    if not found:
+    if not present:
         raise ConfigError(
             "there is no generated file", hint="run `shipline ci github` or `shipline ci gitlab`"
         )
-    return found
+    return present
 
 
 def _replace(place: Path, text: str, *, force: bool) -> None:

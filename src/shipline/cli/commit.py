@@ -48,7 +48,7 @@ def expected_decision(query: CommitQuery) -> Decision:
     """The decision for the commit; warns if it is based on this clone alone."""
     from shipline.tags import expected_decision
 
-    found = expected_decision(
+    expected = expected_decision(
         query.git,
         query.section,
         query.event,
@@ -56,9 +56,9 @@ def expected_decision(query: CommitQuery) -> Decision:
         ask_remote=query.ask_remote,
         now=query.now,
     )
-    if found.doubt:
-        click.echo(f"warning: {found.doubt}", err=True)
-    return found.decision
+    if expected.doubt:
+        click.echo(f"warning: {expected.doubt}", err=True)
+    return expected.decision
 
 
 def commit_options(command: F) -> F:
@@ -74,8 +74,8 @@ def commit_options(command: F) -> F:
         fetch: bool | None,
         **others: Any,
     ) -> Any:
-        given = Event.of(ref, event, pr) if ref or event or pr else None
-        return command(query=_query(directory, path, given, fetch), **others)
+        event_option = Event.of(ref, event, pr) if ref or event or pr else None
+        return command(query=_query(directory, path, event_option, fetch), **others)
 
     for option in reversed(_OPTIONS):
         called = option(called)
@@ -122,14 +122,15 @@ _OPTIONS = (
 
 
 def _query(
-    directory: Path, path: Path | None, given: Event | None, fetch: bool | None
+    directory: Path, path: Path | None, event_option: Event | None, fetch: bool | None
 ) -> CommitQuery:
     from shipline.config import find, load
 
     environ = os.environ
-    found = event_from(environ, _payload(environ))
+    detected = event_from(environ, _payload(environ))
     event = replace(
-        found if given is None else _override(given, found), short_sha=_short_sha(environ)
+        detected if event_option is None else _override(event_option, detected),
+        short_sha=_short_sha(environ),
     )
     section, image, config = TagsSection(), "", None
     if path is not None or find(directory.absolute()) is not None:
@@ -137,26 +138,26 @@ def _query(
         section = config.tags or section
         image = str(config.pipeline.image or "")
     ask_remote = fetch is not False
-    fetch = found.ci if fetch is None else fetch
+    fetch = detected.ci if fetch is None else fetch
     git = Git(directory, environ)
     return CommitQuery(git, section, event, fetch, _now(environ), ask_remote, image, config)
 
 
-def _override(given: Event, found: Event) -> Event:
+def _override(event_option: Event, detected: Event) -> Event:
     """The event of the command line, completed with what CI reports about the repository."""
-    ref = given.ref or found.ref
-    same = found.kind == given.kind and ref == found.ref
+    ref = event_option.ref or detected.ref
+    same = detected.kind == event_option.kind and ref == detected.ref
     return replace(
-        found if same else given,
-        kind=given.kind,
+        detected if same else event_option,
+        kind=event_option.kind,
         ref=ref,
-        number=given.number or (found.number if same else ""),
-        source=given.source,
-        default_branch=found.default_branch,
-        title=found.title,
-        description=found.description,
-        url=found.url,
-        licenses=found.licenses,
+        number=event_option.number or (detected.number if same else ""),
+        source=event_option.source,
+        default_branch=detected.default_branch,
+        title=detected.title,
+        description=detected.description,
+        url=detected.url,
+        licenses=detected.licenses,
     )
 
 

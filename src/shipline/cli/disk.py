@@ -166,10 +166,10 @@ def _chosen(filters: Iterable[str]) -> Callable[[CacheRecord], bool]:
 
 
 def _test(text: str) -> Callable[[CacheRecord], bool]:
-    found = re.fullmatch(r"([a-z-]+)(!=|~=|=)(.*)", text, re.DOTALL)
-    if found is None:
+    match = re.fullmatch(r"([a-z-]+)(!=|~=|=)(.*)", text, re.DOTALL)
+    if match is None:
         raise UsageError(f"--filter: {text!r} is not NAME=VALUE")
-    name, operator, value = found.groups()
+    name, operator, value = match.groups()
     if name in _AGES and operator == "=":
         try:
             age = Duration.parse(value).seconds
@@ -225,7 +225,7 @@ def _row(columns: Sequence[str]) -> str:
 
 
 def _table(records: Iterable[CacheRecord]) -> str:
-    return "".join(f"{_row(one)}\n" for one in (_HEADS, *map(_columns, records)))
+    return "".join(f"{_row(row)}\n" for row in (_HEADS, *map(_columns, records)))
 
 
 def _pretty(records: Iterable[CacheRecord]) -> str:

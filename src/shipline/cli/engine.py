@@ -115,17 +115,17 @@ def _follow(source: IO[bytes], step: Step, stream: Stream) -> Descriptor | BaseE
 
     while True:
         try:
-            found = pickle.load(source)
+            message = pickle.load(source)
         except EOFError:
             return None
-        if isinstance(found, (Descriptor, tuple)):
-            return found if isinstance(found, Descriptor) else _error(*found)
-        if isinstance(found, Started) and not found.parent:
-            root = found.span
-        elif isinstance(found, Started):
-            stream.emit(replace(found, span=ours(found.span), parent=ours(found.parent)))
-        elif not (isinstance(found, Finished) and found.span == root):
-            stream.emit(replace(found, span=ours(found.span)))
+        if isinstance(message, (Descriptor, tuple)):
+            return message if isinstance(message, Descriptor) else _error(*message)
+        if isinstance(message, Started) and not message.parent:
+            root = message.span
+        elif isinstance(message, Started):
+            stream.emit(replace(message, span=ours(message.span), parent=ours(message.parent)))
+        elif not (isinstance(message, Finished) and message.span == root):
+            stream.emit(replace(message, span=ours(message.span)))
 
 
 def child() -> None:

@@ -31,15 +31,15 @@ def implied_build_args(environ: Mapping[str, str]) -> dict[str, str]:
     """Implicit build arguments: SOURCE_DATE_EPOCH, and the proxies of the docker configuration
     (`proxies.default`) in upper and lower case. Raises ConfigError.
     """
-    found: dict[str, str] = {}
+    arguments: dict[str, str] = {}
     proxies = _default_proxies(environ)
     for key, name in _PROXIES.items():
         value = proxies.get(key)
         if isinstance(value, str) and value:
-            found |= {name: value, name.lower(): value}
+            arguments |= {name: value, name.lower(): value}
     if epoch := environ.get("SOURCE_DATE_EPOCH"):
-        found["SOURCE_DATE_EPOCH"] = epoch
-    return found
+        arguments["SOURCE_DATE_EPOCH"] = epoch
+    return arguments
 
 
 def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
@@ -47,7 +47,7 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
     path = (Path(place) if place else Path.home() / ".docker") / "config.json"
     try:
         document = json.loads(path.read_bytes())
-        found = document.get("proxies", {}).get("default", {})
+        proxies = document.get("proxies", {}).get("default", {})
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -56,7 +56,7 @@ def _default_proxies(environ: Mapping[str, str]) -> Mapping[str, object]:
         raise ConfigError(
             f"{path} is not a docker configuration", hint="repair the JSON, or remove the file"
         ) from None
-    return found if isinstance(found, dict) else {}
+    return proxies if isinstance(proxies, dict) else {}
 
 
 def registry_options(command: Command) -> Command:
@@ -100,7 +100,7 @@ def host_of(text: str) -> str:
 
 
 def _named(context: click.Context, parameter: click.Parameter, hosts: Sequence[str]) -> None:
-    _add(context, _INSECURE, ",", [host_of(one) for one in hosts])
+    _add(context, _INSECURE, ",", [host_of(host) for host in hosts])
 
 
 def _trusted(context: click.Context, parameter: click.Parameter, files: Sequence[str]) -> None:
@@ -128,35 +128,35 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
 
     None if the context is not in a repository, as in buildx.
     """
-    asked = environ.get("BUILDX_GIT_LABELS", "")
-    if asked != "full" and not (asked and parse_boolean(asked, "BUILDX_GIT_LABELS")):
+    setting = environ.get("BUILDX_GIT_LABELS", "")
+    if setting != "full" and not (setting and parse_boolean(setting, "BUILDX_GIT_LABELS")):
         return {}
     source = _git_source(environ, context, dockerfile)
     if source is None:
         return {}
-    found = {"org.opencontainers.image.revision": source.revision}
+    labels = {"org.opencontainers.image.revision": source.revision}
     if source.file is not None:
-        found["com.docker.image.source.entrypoint"] = str(source.file)
-    if asked == "full" and source.url:
-        found["org.opencontainers.image.source"] = source.url
-    return found
+        labels["com.docker.image.source.entrypoint"] = str(source.file)
+    if setting == "full" and source.url:
+        labels["org.opencontainers.image.source"] = source.url
+    return labels
 
 
 def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) -> dict[str, str]:
     """What the provenance of a local context says of its repository: source, revision, and where
     context and Dockerfile are in it; nothing with BUILDX_GIT_INFO=false, or outside of one.
     """
-    asked = environ.get("BUILDX_GIT_INFO", "")
-    if asked and not parse_boolean(asked, "BUILDX_GIT_INFO"):
+    setting = environ.get("BUILDX_GIT_INFO", "")
+    if setting and not parse_boolean(setting, "BUILDX_GIT_INFO"):
         return {}
     source = _git_source(environ, context, dockerfile)
     if source is None:
         return {}
-    found = {"source": source.url} if source.url else {}
-    found |= {"revision": source.revision, "localdir:context": str(source.place)}
+    facts = {"source": source.url} if source.url else {}
+    facts |= {"revision": source.revision, "localdir:context": str(source.place)}
     if source.file is not None:
-        found["localdir:dockerfile"] = str(source.file.parent)
-    return found
+        facts["localdir:dockerfile"] = str(source.file.parent)
+    return facts
 
 
 @dataclass(frozen=True, slots=True)

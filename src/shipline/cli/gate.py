@@ -258,7 +258,9 @@ def _attest(verdicts: Verdicts, flags: GateFlags, place: ImageAddress) -> None:
     from shipline.supply import attest, statement_about
 
     signers = private_keys(flags.keys, flags.password_file)
-    for one in predicates(verdicts):
-        statement = statement_about(place.target, place.reference, one.type, dict(one.content))
+    for predicate in predicates(verdicts):
+        statement = statement_about(
+            place.target, place.reference, predicate.type, dict(predicate.content)
+        )
         attest(place.repository, place.target, statement, signers, replace=True)
-        click.echo(f"{place} attested: {one.type}", err=True)
+        click.echo(f"{place} attested: {predicate.type}", err=True)

@@ -69,7 +69,7 @@ class Inspection:
         value = self.descriptor.to_json()
         if isinstance(self.document, Index):
             value = {"schemaVersion": 2, **value}
-            value["manifests"] = [one.to_json() for one in self.document.manifests]
+            value["manifests"] = [manifest.to_json() for manifest in self.document.manifests]
         if self.document.annotations:
             value["annotations"] = dict(self.document.annotations)
         return value
@@ -80,19 +80,19 @@ class Inspection:
             return self._config(self.document)
         return self._by_platform(
             {
-                str(one.platform): lambda one=one: self._config(self._child(one))
-                for one in self._images
+                str(image.platform): lambda image=image: self._config(self._child(image))
+                for image in self._images
             }
         )
 
     def _attested(self, select: Callable[[Statements], dict[str, Any]]) -> object:
         """What `select` takes of the statements about each image; for an index by platform."""
-        found = {
-            str(one.platform): selected
-            for one in self._images
-            if (selected := select(self._statements(one)))
+        attested = {
+            str(image.platform): selected
+            for image in self._images
+            if (selected := select(self._statements(image)))
         }
-        return self._by_platform(found or {})
+        return self._by_platform(attested)
 
     def _by_platform(self, values: dict[str, Any]) -> object:
         """The values; that of the only platform where an index has attestations besides it."""
@@ -106,9 +106,9 @@ class Inspection:
         """The entries of an index that are images."""
         entries = self.document.manifests if isinstance(self.document, Index) else ()
         return [
-            one
-            for one in entries
-            if one.platform is not None and _ATTESTATION not in one.annotations
+            entry
+            for entry in entries
+            if entry.platform is not None and _ATTESTATION not in entry.annotations
         ]
 
     def _statements(self, image: Descriptor) -> Statements:
@@ -123,10 +123,11 @@ class Inspection:
 
                         yield kind, Statement.parse(raw).predicate
 
-    def _child(self, one: Descriptor) -> Manifest:
-        child = parse_manifest(fetch_all(self.repository, one, MANIFEST_LIMIT), one.media_type)
+    def _child(self, descriptor: Descriptor) -> Manifest:
+        raw = fetch_all(self.repository, descriptor, MANIFEST_LIMIT)
+        child = parse_manifest(raw, descriptor.media_type)
         if isinstance(child, Index):
-            raise ContentError(f"{one.digest} is an index inside an index")
+            raise ContentError(f"{descriptor.digest} is an index inside an index")
         return child
 
     def _config(self, manifest: Manifest) -> dict[str, Any]:
@@ -169,21 +170,21 @@ def describe(inspected: Inspection) -> str:
     ]
     if isinstance(inspected.document, Index):
         lines += ["", "Manifests:"]
-        for one in inspected.document.manifests:
-            lines += [*_entry(inspected.reference, one), ""]
+        for manifest in inspected.document.manifests:
+            lines += [*_entry(inspected.reference, manifest), ""]
     return "\n".join(lines).rstrip()
 
 
-def _entry(reference: Reference, one: Descriptor) -> Iterator[str]:
-    yield f"  Name:      {reference.name}@{one.digest}"
-    yield f"  MediaType: {one.media_type}"
-    if one.platform is not None:
-        yield f"  Platform:  {one.platform}"
-    if one.artifact_type:
-        yield f"  ArtifactType: {one.artifact_type}"
-    if one.annotations:
+def _entry(reference: Reference, child: Descriptor) -> Iterator[str]:
+    yield f"  Name:      {reference.name}@{child.digest}"
+    yield f"  MediaType: {child.media_type}"
+    if child.platform is not None:
+        yield f"  Platform:  {child.platform}"
+    if child.artifact_type:
+        yield f"  ArtifactType: {child.artifact_type}"
+    if child.annotations:
         yield "  Annotations:"
-        yield from (f"    {key}: {value}" for key, value in sorted(one.annotations.items()))
+        yield from (f"    {key}: {value}" for key, value in sorted(child.annotations.items()))
 
 
 def _platform(config: dict[str, Any]) -> Platform | None:
@@ -241,7 +242,7 @@ def create(
     """Tag SOURCE, or several images as one index."""
     targets = parse_tags(tags)
     names = [Reference.parse(source) for source in sources]
-    wanted = _annotations(annotations)
+    extra = _annotations(annotations)
     if not targets and (append or not dry_run):
         raise UsageError("there is no tag to write to", hint="add one with --tag")
     if not names:
@@ -250,15 +251,15 @@ def create(
         remotes = OpenRepositories(stack)
         inspected = [*(_existing(remotes, targets) if append else ())]
         inspected += [inspect_image(remotes(name), name) for name in names]
-        raw, target = _result(inspected, wanted, prefer_index)
+        raw, target = _result(inspected, extra, prefer_index)
         if dry_run:
             click.echo(raw.decode())
             return
         for name in targets:
             repository = remotes(name)
-            for one in inspected:
-                if one.reference.name != name.name:
-                    copy_graph(one.repository, repository, one.descriptor)
+            for image in inspected:
+                if image.reference.name != name.name:
+                    copy_graph(image.repository, repository, image.descriptor)
             repository.tag(target, MemoryStore(raw), name.tag)
             click.echo(f"{name}@{target.digest}", err=True)
 
@@ -288,31 +289,35 @@ def _existing(remotes: OpenRepositories, targets: Iterable[Reference]) -> Iterab
 
 
 def _annotations(texts: Iterable[str]) -> list[Annotation]:
-    wanted = [one for text in texts for one in parse_annotation(text)]
-    for one in wanted:
-        if one.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
+    annotations = [annotation for text in texts for annotation in parse_annotation(text)]
+    for annotation in annotations:
+        if annotation.level not in (Level.INDEX, Level.MANIFEST_DESCRIPTOR):
             raise UsageError(
-                f"--annotation: {one.key} cannot be added to an existing {one.level}",
+                f"--annotation: {annotation.key} cannot be added to an existing {annotation.level}",
                 hint="write index:key=value or manifest-descriptor:key=value",
             )
-    return wanted
+    return annotations
 
 
 def _result(
-    inspected: Sequence[Inspection], wanted: Iterable[Annotation], prefer_index: bool
+    inspected: Sequence[Inspection], annotations: Iterable[Annotation], prefer_index: bool
 ) -> tuple[bytes, Descriptor]:
     """The document to publish; a single index, or image without `prefer_index`, is unchanged."""
-    wanted = tuple(wanted)
-    only = inspected[0].document if len(inspected) == 1 and not wanted else None
+    annotations = tuple(annotations)
+    only = inspected[0].document if len(inspected) == 1 and not annotations else None
     if isinstance(only, Index) or (only is not None and not prefer_index):
         return only.raw, inspected[0].descriptor.plain
     index = combine(
-        [one.part() for one in inspected],
-        annotations={one.key: one.value for one in wanted if one.level is Level.INDEX},
+        [image.part() for image in inspected],
+        annotations={
+            annotation.key: annotation.value
+            for annotation in annotations
+            if annotation.level is Level.INDEX
+        },
         annotate=[
-            (one.platform, one.key, one.value)
-            for one in wanted
-            if one.level is Level.MANIFEST_DESCRIPTOR
+            (annotation.platform, annotation.key, annotation.value)
+            for annotation in annotations
+            if annotation.level is Level.MANIFEST_DESCRIPTOR
         ],
     )
     return index.raw, index.descriptor

@@ -47,21 +47,21 @@ def command(
     ignore files where there are none. No file is ever replaced.
     """
     project = detect_project(directory)
-    wanted = _files(directory, project, image, _platforms(platforms), docker)
-    present = [name for name in wanted if (directory / name).exists()]
-    if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(wanted)):
+    files = _files(directory, project, image, _platforms(platforms), docker)
+    present = [name for name in files if (directory / name).exists()]
+    if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(files)):
         raise UsageError(
             f"{directory / present[0]} is there already",
             hint="`shipline init --dry-run` prints what a new one would hold",
         )
-    for name, text in wanted.items():
+    for name, text in files.items():
         if dry_run:
             click.echo(f"# --- {name}\n{text}", nl=False)
         elif name not in present:
             _create(directory / name, text)
         else:
             click.echo(f"{directory / name} is there already; it was left alone", err=True)
-    _tell(project, [name for name in wanted if name not in present])
+    _tell(project, [name for name in files if name not in present])
 
 
 def _files(
@@ -73,7 +73,7 @@ def _files(
 ) -> dict[str, str]:
     """The text of each file by name, shipline.yaml first."""
     name = Reference.parse(image).name if image else guess_image(project) or ""
-    there = next((one for one in NAMES if (directory / one).exists()), NAMES[0])
+    there = next((name for name in NAMES if (directory / name).exists()), NAMES[0])
     files: dict[str, str] = {}
     if docker is not False and not project.dockerfiles:
         text = initial_dockerfile(project)

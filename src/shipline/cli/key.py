@@ -82,11 +82,11 @@ def public(key: Path, password_file: Path | None, outfile: Path | None) -> None:
     """Print the public key that belongs to the private KEY."""
     from shipline.supply import read_private_key
 
-    found = read_private_key(key, password_of(str(key), password_file)).public
+    public_key = read_private_key(key, password_of(str(key), password_file)).public
     if outfile is None:
-        click.echo(found.pem.decode(), nl=False)
+        click.echo(public_key.pem.decode(), nl=False)
     else:
-        write_whole(outfile, found.pem.decode())
+        write_whole(outfile, public_key.pem.decode())
 
 
 @group.command("inspect")
@@ -100,15 +100,15 @@ def inspect(key: Path, password_file: Path | None, output: str) -> None:
     pem = read_pem(key)
     private = b"PRIVATE KEY-----" in pem
     if private:
-        found = parse_private_key(pem, str(key), password_of(str(key), password_file)).public
+        public_key = parse_private_key(pem, str(key), password_of(str(key), password_file)).public
     else:
-        found = PublicKey.parse(pem, str(key))
+        public_key = PublicKey.parse(pem, str(key))
     facts = {
         "file": str(key),
         "kind": "private" if private else "public",
-        "algorithm": found.algorithm,
-        "id": found.id,
-        "hint": found.hint,
+        "algorithm": public_key.algorithm,
+        "id": public_key.id,
+        "hint": public_key.hint,
     }
     if output == "json":
         click.echo(json.dumps(facts, indent=2))

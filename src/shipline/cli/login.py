@@ -71,9 +71,11 @@ def logout(host: str, everywhere: bool) -> None:
     """Remove the stored credentials of a registry."""
     from shipline.registry import forget_login, logins
 
-    for one in logins(os.environ) if everywhere else (host_of(host),):
-        known = forget_login(one, os.environ)
-        click.echo(f"logged out of {one}" if known else f"not logged in to {one}", err=True)
+    for registry in logins(os.environ) if everywhere else (host_of(host),):
+        known = forget_login(registry, os.environ)
+        click.echo(
+            f"logged out of {registry}" if known else f"not logged in to {registry}", err=True
+        )
 
 
 def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:

@@ -106,25 +106,25 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     from shipline.units import Duration
 
     loaded = load(config, Path.cwd(), os.environ)
-    found = loaded.registry or RegistrySection()
+    section = loaded.registry or RegistrySection()
     if loaded.registry and loaded.file:
-        found = _resolve_paths(loaded.file.parent, found)
+        section = _resolve_paths(loaded.file.parent, section)
     tls = _override(
-        found.access.tls,
+        section.access.tls,
         cert=options["tls_cert"],
         key=options["tls_key"],
         client_ca=options["tls_client_ca"],
         names=options["hostname"],
     )
     access = _override(
-        found.access,
+        section.access,
         mode="accounts" if options["accounts"] else None,
         url=options["public_url"],
         public_projects=options["public_project"],
         tls=tls,
     )
     log = _override(
-        found.log,
+        section.log,
         format=options["log_format"],
         level=options["log_level"],
         requests=options["log_requests"],
@@ -135,7 +135,7 @@ def _section(config: Path | None, options: dict[str, Any]) -> tuple[RegistrySect
     except ValueError as error:
         raise UsageError(f"--drain-timeout: {error}") from None
     changed = _override(
-        found,
+        section,
         listen=options["listen"],
         data=options["data"],
         access=access,

@@ -87,12 +87,12 @@ def list_users(data: Path | None, node: str | None) -> None:
     with open_accounts(data, node) as accounts:
         rows = [
             (
-                one["name"],
-                "administrator" if one["admin"] else "user",
-                "disabled" if one["disabled"] else "",
-                when(one["used"]),
+                user["name"],
+                "administrator" if user["admin"] else "user",
+                "disabled" if user["disabled"] else "",
+                when(user["used"]),
             )
-            for one in accounts.listed("users")
+            for user in accounts.listed("users")
         ]
     table(("NAME", "KIND", "STATE", "LAST USED"), rows)
 
@@ -151,11 +151,11 @@ def list_projects(data: Path | None, node: str | None) -> None:
     with open_accounts(data, node) as accounts:
         rows = [
             (
-                one["name"],
-                "public" if one["public"] else "private",
-                ", ".join(f"{name} ({role})" for name, role in sorted(one["members"].items())),
+                project["name"],
+                "public" if project["public"] else "private",
+                ", ".join(f"{name} ({role})" for name, role in sorted(project["members"].items())),
             )
-            for one in accounts.listed("projects")
+            for project in accounts.listed("projects")
         ]
     table(("NAME", "VISIBILITY", "MEMBERS"), rows)
 
@@ -255,8 +255,14 @@ def list_robots(data: Path | None, node: str | None) -> None:
     """List robots."""
     with open_accounts(data, node) as accounts:
         rows = [
-            (one["name"], one["may"], one["state"], when(one["expires"]), when(one["used"]))
-            for one in accounts.listed("robots")
+            (
+                robot["name"],
+                robot["may"],
+                robot["state"],
+                when(robot["expires"]),
+                when(robot["used"]),
+            )
+            for robot in accounts.listed("robots")
         ]
     table(("LOGIN", "MAY", "STATE", "EXPIRES", "LAST USED"), rows)
 
@@ -272,8 +278,8 @@ def list_tokens(data: Path | None, node: str | None) -> None:
     """List refresh tokens, without their secrets."""
     with open_accounts(data, node) as accounts:
         rows = [
-            (one["account"], one["client"], when(one["created"]), when(one["expires"]))
-            for one in accounts.listed("tokens")
+            (token["account"], token["client"], when(token["created"]), when(token["expires"]))
+            for token in accounts.listed("tokens")
         ]
     table(("ACCOUNT", "CLIENT", "CREATED", "EXPIRES"), rows)
 
@@ -312,7 +318,7 @@ def _permission(project_name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "project",
         "namespace": project_name or "*",
-        "access": [{"resource": "repository", "action": one} for one in options["allow"]],
+        "access": [{"resource": "repository", "action": action} for action in options["allow"]],
         "repositories": list(options["repository"]),
         "tags": list(options["tag"]),
     }

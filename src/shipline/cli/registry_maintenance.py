@@ -90,8 +90,8 @@ def gc(
     else:
         span = None if grace is None else str(grace) or "0"
         options = {"dry_run": dry_run, "untagged": untagged or None, "grace": span}
-        given = {name: value for name, value in options.items() if value is not None}
-        report = GcReport(**run_job(str(node), "/api/gc", given))
+        overrides = {name: value for name, value in options.items() if value is not None}
+        report = GcReport(**run_job(str(node), "/api/gc", overrides))
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -191,8 +191,10 @@ def _recover(data: Path, dry_run: bool) -> None:
     if dry_run:
         raise UsageError("--recover has no dry run", hint="copy the directory and try it there")
     with _disk(data):
-        found = recover(data)
-    click.echo(f"recovered {found.named} manifests by name, and {found.unnamed} in {UNNAMED}")
+        recovered = recover(data)
+    click.echo(
+        f"recovered {recovered.named} manifests by name, and {recovered.unnamed} in {UNNAMED}"
+    )
 
 
 def _show(finding: Inconsistency, as_json: bool) -> None:
@@ -258,7 +260,7 @@ def retention(
     The directory must not be served meanwhile; with --node, a running node applies its own rules.
     """
     if node is None:
-        decisions = [one.to_json() for one in _retain(config, data, dry_run)]
+        decisions = [decision.to_json() for decision in _retain(config, data, dry_run)]
     elif config or data:
         raise UsageError(
             "--node excludes --config and --data", hint="a node has its own rules and directory"
@@ -268,9 +270,9 @@ def retention(
     if as_json:
         click.echo(json.dumps(decisions, indent=2))
         return
-    for one in decisions:
-        click.echo(_line(one, dry_run))
-    removed = sum(not one["kept"] for one in decisions)
+    for decision in decisions:
+        click.echo(_line(decision, dry_run))
+    removed = sum(not decision["kept"] for decision in decisions)
     click.echo(
         f"{'would remove' if dry_run else 'removed'} {removed} of {len(decisions)} tags", err=True
     )
@@ -331,16 +333,16 @@ def list_webhooks(node: str, as_json: bool) -> None:
     if as_json:
         click.echo(raw)
         return
-    found: list[dict[str, Any]] = json.loads(raw)
+    webhooks: list[dict[str, Any]] = json.loads(raw)
     rows = [
         (
-            one["name"],
-            str(one["waiting"]),
-            str(one["given_up"]),
-            one["url"],
-            one["events"][0]["reason"] if one["events"] else "",
+            webhook["name"],
+            str(webhook["waiting"]),
+            str(webhook["given_up"]),
+            webhook["url"],
+            webhook["events"][0]["reason"] if webhook["events"] else "",
         )
-        for one in found
+        for webhook in webhooks
     ]
     table(("NAME", "WAITING", "GIVEN UP", "URL", "REASON"), rows)
 

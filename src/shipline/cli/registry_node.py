@@ -109,8 +109,8 @@ class _LocalAccounts:
     def listed(self, kind: str) -> list[dict[str, Any]]:
         from shipline.server.access import accounts_json
 
-        found: list[dict[str, Any]] = accounts_json(self._store)[kind]
-        return found
+        entries: list[dict[str, Any]] = accounts_json(self._store)[kind]
+        return entries
 
     def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
         from shipline.server.access import read_audit
@@ -133,8 +133,8 @@ class _RemoteAccounts:
         return json.loads(raw)["result"]
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(ask(self._node, "GET", "/api/accounts"))[kind]
-        return found
+        entries: list[dict[str, Any]] = json.loads(ask(self._node, "GET", "/api/accounts"))[kind]
+        return entries
 
     def audit(self, last: int) -> Iterator[Mapping[str, Any]]:
         query = f"?last={last}" if last else ""

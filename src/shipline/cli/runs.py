@@ -34,13 +34,13 @@ def group(context: click.Context) -> None:
 @click.option("-n", "--last", "count", type=int, default=20, show_default=True, help="How many.")
 def listing(as_json: bool = False, count: int = 20) -> None:
     """List runs, the newest first."""
-    found = list(islice(_runs().all(), count))
+    latest = list(islice(_runs().all(), count))
     if as_json:
-        click.echo(json.dumps([run.to_json() for run in found], indent=2))
+        click.echo(json.dumps([run.to_json() for run in latest], indent=2))
         return
-    if not found:
+    if not latest:
         click.echo("no runs yet: `shipline ship` makes one", err=True)
-    for run in found:
+    for run in latest:
         click.echo(_line(run))
 
 
@@ -52,8 +52,8 @@ def show(run: str, as_json: bool) -> None:
     from shipline.ship.render import run_text
 
     runs = _runs()
-    found = runs.read(runs.resolve(run, _project()))
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else run_text(found))
+    record = runs.read(runs.resolve(run, _project()))
+    click.echo(json.dumps(record.to_json(), indent=2) if as_json else run_text(record))
 
 
 @group.command("logs")
@@ -62,16 +62,16 @@ def show(run: str, as_json: bool) -> None:
 def logs(run: str, steps: Sequence[str]) -> None:
     """Print the logs of steps."""
     runs = _runs()
-    found = runs.read(runs.resolve(run, _project()))
-    names = [one.name for one in found.steps]
+    record = runs.read(runs.resolve(run, _project()))
+    names = [step.name for step in record.steps]
     for step in steps:
         if step not in names:
             raise UsageError(
-                f"{found.id} has no step {step!r}", hint=f"its steps: {', '.join(names)}"
+                f"{record.id} has no step {step!r}", hint=f"its steps: {', '.join(names)}"
             )
     sys.stdout.flush()
     for step in steps or names:
-        path = runs.log(found.id, step)
+        path = runs.log(record.id, step)
         if path.is_file():
             click.echo(f"==> {step}", err=True)
             with path.open("rb") as file:
@@ -87,7 +87,7 @@ def remove(runs: Sequence[str], everything: bool) -> None:
     if not runs and not everything:
         raise UsageError("no run is named", hint="name some, or --all")
     kept = _runs()
-    chosen = kept.ids() if everything else [kept.resolve(one, _project()) for one in runs]
+    chosen = kept.ids() if everything else [kept.resolve(name, _project()) for name in runs]
     for run in chosen:
         if everything and kept.alive(run):
             continue
@@ -106,8 +106,8 @@ def _project() -> str:
     """The directory with the configuration of this project; else the current one."""
     from shipline.config import find
 
-    found = find(Path.cwd())
-    return str(Path.cwd() if found is None else found.parent)
+    config_file = find(Path.cwd())
+    return str(Path.cwd() if config_file is None else config_file.parent)
 
 
 def _line(run: RunRecord) -> str:
@@ -124,5 +124,5 @@ def _unnamed(run: RunRecord) -> str:
     """The error of a run whose image has no name, else its digest."""
     from shipline.ship.steps.build import digest_of
 
-    found = run.error.partition("\n")[0] or digest_of(run)
-    return f"{run.image}: {found}" if run.image and found else found or run.image
+    outcome = run.error.partition("\n")[0] or digest_of(run)
+    return f"{run.image}: {outcome}" if run.image and outcome else outcome or run.image

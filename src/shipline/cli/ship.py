@@ -261,8 +261,8 @@ def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> 
         click.echo(f"interrupted; continue with: shipline ship --resume {run.id}", err=True)
         return INTERRUPTED
     width = message_width()
-    sections = failure_sections(failure, run, plan.given.pipeline)
-    title = f"shipping {plan.given.work_tree.short} failed"
+    sections = failure_sections(failure, run, plan.inputs.pipeline)
+    title = f"shipping {plan.inputs.work_tree.short} failed"
     click.echo(boxed(title, sections, unicode=can_encode(sys.stderr), width=width), err=True)
     return failure.exit_code
 

@@ -93,13 +93,13 @@ def command(
                 name or place.reference,
                 signers,
                 annotations=extra,
-                forms=[Form(one) for one in FORMS[form]],
+                forms=[Form(name) for name in FORMS[form]],
                 recursive=recursive,
                 again=again,
             )
-            for one in done:
-                what = "signed" if one.attached else "was signed already"
-                click.echo(f"{place.reference.name}@{one.target.digest} {what}", err=True)
+            for signed in done:
+                what = "signed" if signed.attached else "was signed already"
+                click.echo(f"{place.reference.name}@{signed.target.digest} {what}", err=True)
             click.echo(str(place))
 
 
@@ -147,18 +147,20 @@ def attest_command(
     content = _read(predicate or statement or "")
     signers = private_keys(keys, password_file)
     with open_images(images, plain=allow_http_registry) as places:
-        said = [_statement(place, content, kind, whole=statement is not None) for place in places]
-        for place, one in zip(places, said, strict=True):
+        statements = [
+            _statement(place, content, kind, whole=statement is not None) for place in places
+        ]
+        for place, about in zip(places, statements, strict=True):
             done = attest(
                 place.repository,
                 place.target,
-                one,
+                about,
                 signers,
                 forms=[Form(name) for name in FORMS[form]],
                 replace=replace,
             )
             what = "attested" if done.attached else "was attested already"
-            click.echo(f"{place} {what}: {one.predicate_type}", err=True)
+            click.echo(f"{place} {what}: {about.predicate_type}", err=True)
             click.echo(str(place))
 
 

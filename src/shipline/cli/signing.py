@@ -62,13 +62,13 @@ def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddr
     from shipline.api import open_client
 
     references = [Reference.parse(name).or_latest for name in names]
-    insecure = {one.host for one in references} if plain else set()
+    insecure = {reference.host for reference in references} if plain else set()
     with open_client(*insecure) as client:
         places = []
-        for one in references:
-            repository = client.repository(one)
-            target = repository.resolve(str(one.digest or one.tag))
-            places.append(ImageAddress(repository, one, target))
+        for reference in references:
+            repository = client.repository(reference)
+            target = repository.resolve(str(reference.digest or reference.tag))
+            places.append(ImageAddress(repository, reference, target))
         yield places
 
 
@@ -128,14 +128,14 @@ def new_password(name: str, password_file: Path | None) -> bytes:
 
 def annotations_of(texts: Iterable[str]) -> dict[str, str]:
     """`key=value` pairs."""
-    found: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise UsageError(f"--annotation: write key=value, not {text!r}")
-        if found.setdefault(key, value) != value:
+        if annotations.setdefault(key, value) != value:
             raise UsageError(f"--annotation: {key} is given twice")
-    return found
+    return annotations
 
 
 def _given_password(file: Path | None) -> bytes | None:

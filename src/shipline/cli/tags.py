@@ -81,19 +81,21 @@ def _text(decision: Decision, placements: Placements) -> Iterator[str]:
     if decision.version:
         made = "to be made as" if git_tag and git_tag.new else "of"
         name = f", {made} git tag {git_tag.name}" if git_tag else ""
-        told = any(tag.reason == decision.version_reason for tag in decision.tags)
-        yield f"version {decision.version}{name}" + ("" if told else f": {decision.version_reason}")
+        explained = any(tag.reason == decision.version_reason for tag in decision.tags)
+        yield f"version {decision.version}{name}" + (
+            "" if explained else f": {decision.version_reason}"
+        )
     width = max((len(tag.name) for tag in decision.tags), default=0)
     for tag in decision.tags:
         kind = "moves" if tag.mutable else "fixed"
         yield f"  {tag.name:<{width}}  {kind}  {tag.reason}"
     if not decision.tags:
         yield f"  no tag: {decision.version_reason}"
-    for one in decision.skipped:
-        yield f"  without {one.entry}: {one.reason}"
-    for image, found in placements.items():
+    for skipped in decision.skipped:
+        yield f"  without {skipped.entry}: {skipped.reason}"
+    for image, entries in placements.items():
         yield f"in {image}:"
-        for placement in found:
+        for placement in entries:
             yield f"  {placement.tag:<{width}}  {placement.action}  {placement.reason}"
     if not decision.push:
         yield "not pushed" + ("" if decision.tags else ": there is no tag")
@@ -107,14 +109,14 @@ def _document(decision: Decision, images: Sequence[str], placements: Placements)
         document["registry"] = {
             image: [
                 {
-                    "tag": one.tag,
-                    "action": one.action,
-                    "reason": one.reason,
-                    "digest": str(one.digest) if one.digest else None,
+                    "tag": entry.tag,
+                    "action": entry.action,
+                    "reason": entry.reason,
+                    "digest": str(entry.digest) if entry.digest else None,
                 }
-                for one in found
+                for entry in entries
             ]
-            for image, found in placements.items()
+            for image, entries in placements.items()
         }
     return document
 
@@ -226,10 +228,10 @@ def command(
 
     decision = expected_decision(query)
     wanted = enabled_images(images) if images else filter(None, [query.image])
-    named = [Reference.parse(one) for one in wanted]
-    names = tuple(one.name for one in named)
+    named = [Reference.parse(name) for name in wanted]
+    names = tuple(reference.name for reference in named)
     if form == "github":  # as docker/metadata-action has them: name/app, without docker.io
-        names = tuple(replace(one, tag="", digest=None).familiar for one in named)
+        names = tuple(replace(reference, tag="", digest=None).familiar for reference in named)
     placements = {name: compare(query, decision, name) for name in names} if registry else {}
     click.echo(show(decision, names, placements, "json" if as_json else form, bake), nl=False)
 
@@ -246,12 +248,12 @@ def _names_of(line: str) -> list[str]:
     fields = [field.strip() for field in next(csv.reader([line]))]
     if not any("=" in field for field in fields):
         return [field.lower() for field in fields if field]
-    told = {}
+    attributes = {}
     for field in fields:
         key, equals, value = (part.strip() for part in field.partition("="))
-        told[key.lower() if equals else "name"] = value if equals else key
-    name, enable = told.pop("name", ""), told.pop("enable", "true")
-    if not name or told or enable not in {"true", "false"}:
+        attributes[key.lower() if equals else "name"] = value if equals else key
+    name, enable = attributes.pop("name", ""), attributes.pop("enable", "true")
+    if not name or attributes or enable not in {"true", "false"}:
         raise UsageError(
             f"--image {line}: not name=NAME,enable=true|false",
             hint="NAME alone, or name=NAME with enable=true or enable=false",
@@ -267,5 +269,5 @@ def compare(query: CommitQuery, decision: Decision, image: str) -> tuple[TagPlac
 
     with ExitStack() as stack:
         repository = OpenRepositories(stack)(Reference.parse(image))
-        found = snapshot(repository, decision.names)
-    return place(decision, found, lambda old, new: is_ancestor(query.git, old, new))
+        current = snapshot(repository, decision.names)
+    return place(decision, current, lambda old, new: is_ancestor(query.git, old, new))

@@ -232,8 +232,8 @@ def _resolve_all(value: Value) -> Value:
     """The value with all callables resolved."""
     value = _resolve(value)
     if isinstance(value, Mapping):
-        return {key: _resolve_all(one) for key, one in value.items()}
-    return [_resolve_all(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: _resolve_all(item) for key, item in value.items()}
+    return [_resolve_all(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _length(value: Value) -> int:

@@ -101,7 +101,7 @@ def command(
     rule, trusted, extra = Identity.parse(identity), public_keys(keys), annotations_of(annotations)
     with open_images(images, plain=allow_http_registry) as places:
         for place in places:
-            found = verify(
+            signatures = verify(
                 place.repository,
                 place.target,
                 place.reference,
@@ -110,7 +110,7 @@ def command(
                 annotations=extra,
                 threshold=threshold,
             )
-            _show(place, found.signatures, output)
+            _show(place, signatures.signatures, output)
 
 
 @click.command("verify-attestation")
@@ -140,23 +140,23 @@ def _verify_attestations(
         raise UsageError("there is no key to verify with", hint="name one with --key")
     with open_images(images, plain=plain) as places:
         for place in places:
-            found = verify_attestations(
+            attestations = verify_attestations(
                 place.repository, place.target, place.reference, trusted, uri
             )
             if output == "json":
-                for text in dict.fromkeys(map(_envelope, found.proven)):
+                for text in dict.fromkeys(map(_envelope, attestations.proven)):
                     click.echo(text)
             else:
-                lines = [_attested(one) for one in found.proven]
+                lines = [_attested(attestation) for attestation in attestations.proven]
                 click.echo("\n".join([str(place), *lines]))
 
 
 def _show(place: ImageAddress, signatures: Sequence[Signature], output: str) -> None:
     if output == "json":
-        click.echo(json.dumps([_as_cosign(place, one) for one in signatures]))
+        click.echo(json.dumps([_as_cosign(place, signature) for signature in signatures]))
     else:
         lines = [str(place), *map(_line, signatures)]
-        if all(not one.identity for one in signatures):
+        if all(not signature.identity for signature in signatures):
             lines.append(_NAMELESS)
         click.echo("\n".join(lines))
 
@@ -179,8 +179,8 @@ def _trust(policy: Path | None) -> ResolvedPolicy:
     from shipline.trust import load_trust, read_containers_policy
 
     if policy is not None and policy.suffix == ".json":
-        found = load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)
-        return replace(found, as_podman=True)
+        rules = load_trust(read_containers_policy(_content(policy)), policy.absolute().parent)
+        return replace(rules, as_podman=True)
     config = load(policy, Path.cwd(), os.environ)
     section = config.trust
     if section is None or not section.rules or config.file is None:
@@ -209,36 +209,41 @@ def _verdict(place: ImageAddress, verdict: TrustVerdict) -> dict[str, Any]:
     }
 
 
-def _as_cosign(place: ImageAddress, one: Signature) -> dict[str, Any]:
+def _as_cosign(place: ImageAddress, signature: Signature) -> dict[str, Any]:
     """A signature with the fields that `cosign verify` prints, and more."""
     return {
         "critical": {
-            "identity": {"docker-reference": one.identity},
+            "identity": {"docker-reference": signature.identity},
             "image": {"docker-manifest-digest": str(place.target.digest)},
             "type": "cosign container image signature",
         },
-        "optional": dict(one.annotations) or None,
-        "key": {"name": one.key.name, "id": one.key.id, "algorithm": one.key.algorithm},
-        "form": str(one.form),
-        "signedAt": _time(one.signed_at) or None,
+        "optional": dict(signature.annotations) or None,
+        "key": {
+            "name": signature.key.name,
+            "id": signature.key.id,
+            "algorithm": signature.key.algorithm,
+        },
+        "form": str(signature.form),
+        "signedAt": _time(signature.signed_at) or None,
     }
 
 
-def _line(one: Signature) -> str:
-    shown = {key: value for key, value in one.annotations.items() if key not in _OURS}
+def _line(signature: Signature) -> str:
+    shown = {key: value for key, value in signature.annotations.items() if key not in _OURS}
     extra = "".join(f" {key}={value}" for key, value in sorted(shown.items()))
-    when = f" at {_time(one.signed_at)}" if one.signed_at is not None else ""
-    name = f" as {one.identity}" if one.identity else ", naming no image"
-    return f"  signed by {one.key.name}{name}{when} ({one.form}){extra}"
+    when = f" at {_time(signature.signed_at)}" if signature.signed_at is not None else ""
+    name = f" as {signature.identity}" if signature.identity else ", naming no image"
+    return f"  signed by {signature.key.name}{name}{when} ({signature.form}){extra}"
 
 
-def _attested(one: VerifiedAttestation) -> str:
-    when = f" of {_time(one.made_at)}" if one.made_at is not None else ""
-    return f"  {one.statement.predicate_type}{when}, signed by {one.key.name} ({one.form})"
+def _attested(attestation: VerifiedAttestation) -> str:
+    when = f" of {_time(attestation.made_at)}" if attestation.made_at is not None else ""
+    kind, signer = attestation.statement.predicate_type, attestation.key.name
+    return f"  {kind}{when}, signed by {signer} ({attestation.form})"
 
 
-def _envelope(one: VerifiedAttestation) -> str:
-    return one.envelope.to_bytes().decode()
+def _envelope(attestation: VerifiedAttestation) -> str:
+    return attestation.envelope.to_bytes().decode()
 
 
 _NAMELESS = (

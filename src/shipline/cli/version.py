@@ -83,10 +83,10 @@ def _parts() -> Iterator[str]:
     yield f"shipline {__version__}"
     yield f"{platform.python_implementation()} {platform.python_version()}"
     try:
-        required = [Requirement(one) for one in requires("shipline") or ()]
+        required = [Requirement(text) for text in requires("shipline") or ()]
     except PackageNotFoundError:  # run from its source
         return
-    for part in (one.name for one in required if not one.marker):
+    for part in (requirement.name for requirement in required if not requirement.marker):
         try:
             yield f"{part} {version(part)}"
         except PackageNotFoundError:

@@ -48,12 +48,12 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
     Any other `$` is literal.
     """
 
-    def replace(found: re.Match[str]) -> str:
-        if found["dollar"]:
+    def replace(match: re.Match[str]) -> str:
+        if match["dollar"]:
             return "$"
-        if found["wrong"]:
+        if match["wrong"]:
             raise ValueError("${ starts a variable: write ${NAME}, or $${ for a literal ${")
-        return _variable_value(found["name"], found["how"] or "", found["word"] or "", environ)
+        return _variable_value(match["name"], match["how"] or "", match["word"] or "", environ)
 
     return _VARIABLE.sub(replace, text)
 
@@ -152,18 +152,18 @@ class _Decoder:
         expand: bool,
     ) -> None:
         """Fill `values` with the fields of `node`, keyed by inline record, or empty."""
-        fields = {one.key: one for one in Record(cls).fields}
+        fields = {field.key: field for field in Record(cls).fields}
         for name, child in node.entries:
-            if one := fields.get(name.text):
-                values[one.inline][one.name] = self.value(
-                    child, one.shape, (*key, one.key), expand or one.interpolate
+            if field := fields.get(name.text):
+                values[field.inline][field.name] = self.value(
+                    child, field.shape, (*key, field.key), expand or field.interpolate
                 )
             elif key or not name.text.startswith(EXTENSION):
                 meant = _suggest_key(name.text, list(fields))
                 self.report(name.mark, (*key, name.text), f"unknown key{meant}")
-        for one in fields.values():
-            if one.required and one.name not in values[one.inline]:
-                self.report(node.mark, key, f"the key {one.key} is missing")
+        for field in fields.values():
+            if field.required and field.name not in values[field.inline]:
+                self.report(node.mark, key, f"the key {field.key} is missing")
 
     def construct(self, node: Table, cls: type, values: Mapping[str, Any], key: Key) -> Any:
         """Build the record; an error is reported at the key that its message starts with, else at
@@ -176,38 +176,38 @@ class _Decoder:
         except (ShiplineError, ValueError) as error:
             message_text = _message(error)
             inner, _, rest = message_text.partition(": ")
-            if found := _node_at(node, inner):
-                return self.report(found.mark, (*key, inner), rest)
+            if inner_node := _node_at(node, inner):
+                return self.report(inner_node.mark, (*key, inner), rest)
             return self.report(node.mark, key, message_text)
 
     def many(self, node: Node, shape: Many, key: Key, expand: bool) -> Any:
         if not isinstance(node, Listing):
             return self.report(node.mark, key, f"must be a list, not {_kind(node)}")
-        found = [
+        values = [
             self.value(item, shape.item, _indexed(key, position), expand)
             for position, item in enumerate(node.items)
         ]
-        return _INVALID if any(one is _INVALID for one in found) else tuple(found)
+        return _INVALID if any(value is _INVALID for value in values) else tuple(values)
 
     def named(self, node: Node, shape: Named, key: Key, expand: bool) -> Any:
         if not isinstance(node, Table):
             return self.report(node.mark, key, f"must be a mapping, not {_kind(node)}")
-        found = {
+        values = {
             name.text: self.value(child, shape.value, (*key, name.text), expand)
             for name, child in node.entries
         }
-        return _INVALID if any(one is _INVALID for one in found.values()) else found
+        return _INVALID if any(value is _INVALID for value in values.values()) else values
 
     def either(self, node: Node, shape: Either, key: Key, expand: bool) -> Any:
-        options = [one for one in shape.options if _fits(node, one)]
+        options = [option for option in shape.options if _fits(node, option)]
         if not options:
             return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
         before = len(self.problems)
         for option in options:
             del self.problems[before:]
-            found = self.value(node, option, key, expand)
-            if found is not _INVALID:
-                return found
+            decoded = self.value(node, option, key, expand)
+            if decoded is not _INVALID:
+                return decoded
         if len(options) > 1:
             del self.problems[before:]
             return self.report(node.mark, key, f"must be {shape_text(shape)}, not {_kind(node)}")
@@ -263,7 +263,7 @@ def _converted(text: str, kind: type) -> Any:
 def _fits(node: Node, shape: Shape) -> bool:
     """Whether a node has the kind that a shape requires."""
     if isinstance(shape, Either):
-        return any(_fits(node, one) for one in shape.options)
+        return any(_fits(node, option) for option in shape.options)
     if isinstance(shape, (Record, Named)):
         return isinstance(node, Table)
     if isinstance(shape, Many):
@@ -298,11 +298,11 @@ def _kind(node: Node) -> str:
 
 def _node_at(node: Node, dotted: str) -> Node | None:
     """The node at a dotted key."""
-    found: Node | None = node
+    current: Node | None = node
     for part in dotted.split("."):
-        entries = found.entries if isinstance(found, Table) else ()
-        found = next((child for name, child in entries if name.text == part), None)
-    return found
+        entries = current.entries if isinstance(current, Table) else ()
+        current = next((child for name, child in entries if name.text == part), None)
+    return current
 
 
 def _indexed(key: Key, position: int) -> Key:

@@ -195,7 +195,7 @@ class _Builder:
 
     def _aliased(self, anchor: str, mark: Mark) -> Node:
         if anchor not in self._anchors:
-            inside = any(one.anchor == anchor for one in self._open)
+            inside = any(collection.anchor == anchor for collection in self._open)
             reason = "refers to its own parent" if inside else "has no anchor above"
             raise _invalid(self._file, mark, f"the alias *{anchor} {reason}")
         return self._anchors[anchor]
@@ -232,11 +232,11 @@ class _Builder:
 
     def _merged(self, value: Node) -> Iterator[tuple[Scalar, Node]]:
         """The entries that `<<` merges (yaml.org/type/merge), of a mapping or a list of them."""
-        for one in value.items if isinstance(value, Listing) else (value,):
-            if isinstance(one, Table):
-                yield from one.entries
+        for mapping in value.items if isinstance(value, Listing) else (value,):
+            if isinstance(mapping, Table):
+                yield from mapping.entries
             else:
-                self._problem(one.mark, "<< takes a mapping, or a list of them")
+                self._problem(mapping.mark, "<< takes a mapping, or a list of them")
 
     def _problem(self, mark: Mark, message: str) -> None:
         self.problems.append(ConfigProblem(self._file, mark, "", message))

@@ -63,7 +63,7 @@ class _Writer:
         if isinstance(shape, Named):
             return {"type": "object", "additionalProperties": self.of(shape.value)}
         if isinstance(shape, Either):
-            return {"anyOf": [self.of(one) for one in shape.options]}
+            return {"anyOf": [self.of(option) for option in shape.options]}
         return {"$ref": f"#/$defs/{self.name(shape.type)}"}
 
     def name(self, cls: type) -> str:
@@ -81,17 +81,17 @@ class _Writer:
             "description": _first_line(cls),
             "type": "object",
             "additionalProperties": False,
-            "properties": {one.key: self.field(one) for one in fields},
+            "properties": {field.key: self.field(field) for field in fields},
         }
-        if required := [one.key for one in fields if one.required]:
+        if required := [field.key for field in fields if field.required]:
             result["required"] = required
         return result
 
-    def field(self, one: Field) -> dict[str, Any]:
-        result = self.of(one.shape)
-        if one.doc:
-            result = {"description": one.doc, **result}
-        if not one.required and (default := one.default()) not in (None, (), {}, ""):
+    def field(self, field: Field) -> dict[str, Any]:
+        result = self.of(field.shape)
+        if field.doc:
+            result = {"description": field.doc, **result}
+        if not field.required and (default := field.default()) not in (None, (), {}, ""):
             value = encode(default)
             if value != {}:
                 result["default"] = value
@@ -135,22 +135,22 @@ def _record(cls: type, title: str, seen: dict[type, None]) -> Iterator[str]:
     text = (inspect.getdoc(cls) or "").partition("\n\n")[0]
     yield f"## {title}\n\n{' '.join(text.split())}\n"
     yield "| key | value | default | |\n|---|---|---|---|"
-    for one in Record(cls).fields:
-        yield _row(one, seen)
+    for field in Record(cls).fields:
+        yield _row(field, seen)
     yield ""
 
 
-def _row(one: Field, seen: dict[type, None]) -> str:
-    value = _linked(one.shape, seen)
-    mark = " `${}`" if one.interpolate else ""
-    doc = one.doc.replace("|", "\\|")
-    return f"| `{one.key}` | {value}{mark} | {_default(one)} | {doc} |"
+def _row(field: Field, seen: dict[type, None]) -> str:
+    value = _linked(field.shape, seen)
+    mark = " `${}`" if field.interpolate else ""
+    doc = field.doc.replace("|", "\\|")
+    return f"| `{field.key}` | {value}{mark} | {_default(field)} | {doc} |"
 
 
-def _default(one: Field) -> str:
-    if one.required:
+def _default(field: Field) -> str:
+    if field.required:
         return "required"
-    result = one.default()
+    result = field.default()
     value = encode(result)
     if result is None or value in ("", [], {}):
         return ""
@@ -167,6 +167,6 @@ def _linked(shape: Shape, seen: dict[type, None]) -> str:
     if isinstance(shape, Named):
         return f"map of {_linked(shape.value, seen)}"
     if isinstance(shape, Either):
-        words = [_linked(one, seen) for one in shape.options if shape_text(one) != "null"]
+        words = [_linked(option, seen) for option in shape.options if shape_text(option) != "null"]
         return " or ".join(dict.fromkeys(words))
     return re.sub("^an? ", "", shape_text(shape))

@@ -113,7 +113,7 @@ def shape_of(hint: Any) -> Shape:
 
 def _shape_of_class(cls: type) -> Shape:
     if issubclass(cls, Enum):
-        return Choice(tuple((_yaml_text(one.value), one) for one in cls))
+        return Choice(tuple((_yaml_text(member.value), member) for member in cls))
     if hasattr(cls, "parse"):
         return ParsedString(cls)
     if dataclasses.is_dataclass(cls):
@@ -132,42 +132,42 @@ def _yaml_text(value: object) -> str:
 def fields_of(cls: type) -> tuple[Field, ...]:
     """The keys of a record in order, including those of inline records."""
     result: list[Field] = []
-    for one in dataclasses.fields(cls):
-        meta = one.metadata
-        if not one.init or meta.get("key", one.name) is None:
+    for field in dataclasses.fields(cls):
+        meta = field.metadata
+        if not field.init or meta.get("key", field.name) is None:
             continue
         if meta.get("inline"):
-            nested = fields_of(_hint(cls, one.name, meta))
-            result += [dataclasses.replace(inside, inline=one.name) for inside in nested]
+            nested = fields_of(_hint(cls, field.name, meta))
+            result += [dataclasses.replace(inside, inline=field.name) for inside in nested]
             continue
-        result.append(_field(cls, one))
+        result.append(_field(cls, field))
     return tuple(result)
 
 
 def inlined_in(cls: type) -> dict[str, type]:
     """The inline records, by the name of their field."""
-    inlined = (one for one in dataclasses.fields(cls) if one.metadata.get("inline"))
-    return {one.name: _hint(cls, one.name, one.metadata) for one in inlined}
+    inlined = (field for field in dataclasses.fields(cls) if field.metadata.get("inline"))
+    return {field.name: _hint(cls, field.name, field.metadata) for field in inlined}
 
 
-def _field(cls: type, one: dataclasses.Field[Any]) -> Field:
+def _field(cls: type, field: dataclasses.Field[Any]) -> Field:
     def hint() -> Any:
-        return _hint(cls, one.name, one.metadata)
+        return _hint(cls, field.name, field.metadata)
 
     def default() -> Any:
-        if one.default is not dataclasses.MISSING:
-            return one.default
-        return cast(Callable[[], Any], one.default_factory)()
+        if field.default is not dataclasses.MISSING:
+            return field.default
+        return cast(Callable[[], Any], field.default_factory)()
 
-    required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     return Field(
-        key=one.name.rstrip("_").replace("_", "-"),
-        name=one.name,
+        key=field.name.rstrip("_").replace("_", "-"),
+        name=field.name,
         hint=hint,
-        doc=str(one.metadata.get("doc", "")),
+        doc=str(field.metadata.get("doc", "")),
         required=required,
         default=default,
-        interpolate=bool(one.metadata.get("interpolate")),
+        interpolate=bool(field.metadata.get("interpolate")),
     )
 
 
@@ -181,7 +181,7 @@ def _hint(cls: type, name: str, meta: Mapping[str, Any]) -> Any:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The types of all fields; sections are not imported, and appear as object."""
-    sections = (one.metadata.get("section", "") for one in dataclasses.fields(cls))
+    sections = (field.metadata.get("section", "") for field in dataclasses.fields(cls))
     unread = {target.partition(":")[2]: object for target in sections if target}
     return get_type_hints(cls, localns=unread)
 
@@ -198,9 +198,9 @@ def encode(value: object, *, defaults: bool = False) -> Any:
             return str(value)
         return _record(value, defaults)
     if isinstance(value, Mapping):
-        return {key: encode(one, defaults=defaults) for key, one in value.items()}
+        return {key: encode(item, defaults=defaults) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [encode(one, defaults=defaults) for one in value]
+        return [encode(item, defaults=defaults) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
@@ -208,13 +208,13 @@ def encode(value: object, *, defaults: bool = False) -> Any:
 
 def _record(value: object, defaults: bool) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for one in Record(type(value)).fields:
-        content = _content(value, one)
-        if defaults or one.required or content != one.default():
-            result[one.key] = encode(content, defaults=defaults)
+    for field in Record(type(value)).fields:
+        content = _content(value, field)
+        if defaults or field.required or content != field.default():
+            result[field.key] = encode(content, defaults=defaults)
     return result
 
 
-def _content(value: object, one: Field) -> Any:
-    holder = getattr(value, one.inline) if one.inline else value
-    return getattr(holder, one.name)
+def _content(value: object, field: Field) -> Any:
+    holder = getattr(value, field.inline) if field.inline else value
+    return getattr(holder, field.name)

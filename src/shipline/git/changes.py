@@ -157,8 +157,8 @@ def read_work_tree(git: Git, *, ignore: tuple[str, ...] = ()) -> WorkTree:
 
 def _changes(git: Git, ignore: tuple[str, ...]) -> tuple[str, ...]:
     excluded = (f":(exclude,glob){os.path.normpath(path)}" for path in ignore)
-    found = git.text("status", "--porcelain", "-z", "--", ".", *excluded)
-    return tuple(entry[3:] for entry in found.split("\0") if entry[2:3] == " ")
+    status = git.text("status", "--porcelain", "-z", "--", ".", *excluded)
+    return tuple(entry[3:] for entry in status.split("\0") if entry[2:3] == " ")
 
 
 def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:

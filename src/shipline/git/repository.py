@@ -264,8 +264,8 @@ def _holder(git: Git, remote: str, name: str) -> str:
     """The commit of the tag in the remote; empty if there is none."""
     ref = f"refs/tags/{name}"
     lines = git.lines("ls-remote", "--quiet", remote, ref, f"{ref}^{{}}")
-    found = {ref: sha for sha, _, ref in (line.partition("\t") for line in lines if line)}
-    return found.get(f"{ref}^{{}}", found.get(ref, ""))
+    commits = {ref: sha for sha, _, ref in (line.partition("\t") for line in lines if line)}
+    return commits.get(f"{ref}^{{}}", commits.get(ref, ""))
 
 
 def _tag(name: str, commit: Commit, message: str) -> bytes:

@@ -75,14 +75,14 @@ class GroupCommit:
     def _commit(self, group: list[Write]) -> None:
         """Commit a group; if the disk is full, each write alone, since some may fit."""
         failure = self._attempt(group)
-        for one in group:
+        for write in group:
             alone = len(group) > 1 and _no_space(failure)
-            one.failure = self._attempt([one]) if alone else failure
-            one.done = True
+            write.failure = self._attempt([write]) if alone else failure
+            write.done = True
 
     def _attempt(self, group: list[Write]) -> BaseException | None:
         try:
-            self._apply(*merged(group), any(one.durable for one in group))
+            self._apply(*merged(group), any(write.durable for write in group))
         except BaseException as failure:  # raised in every caller's own thread
             return failure
         return None
@@ -92,11 +92,11 @@ def merged(group: Iterable[Write]) -> tuple[dict[bytes, bytes | None], dict[byte
     """The combined effect of the writes in order."""
     changes: dict[bytes, bytes | None] = {}
     counters: dict[bytes, int] = {}
-    for one in group:
-        for key in one.changes:
+    for write in group:
+        for key in write.changes:
             counters.pop(key, None)
-        changes.update(one.changes)
-        for key, delta in one.add.items():
+        changes.update(write.changes)
+        for key, delta in write.add.items():
             if key in changes:
                 changes[key] = b"%d" % (int(changes[key] or 0) + delta)
             else:

@@ -53,22 +53,22 @@ class RocksRecords:
 
     def get(self, key: Key) -> bytes | None:
         with self._readable() as store:
-            found: bytes | None = store.get(encode(key))
-        return found
+            value: bytes | None = store.get(encode(key))
+        return value
 
     def scan(self, prefix: Key, *, after: Key = (), limit: int = 1000) -> list[tuple[Key, bytes]]:
         beyond, end, cut = bounds(prefix, after)
-        found: list[tuple[Key, bytes]] = []
+        records: list[tuple[Key, bytes]] = []
         with self._readable() as store:
             options = self._package.ReadOptions()
             options.set_iterate_upper_bound(end)
             cursor = store.iter(options)
             cursor.seek(beyond + b"\0")
-            while len(found) < limit and cursor.valid():
-                found.append((decode(cursor.key(), cut), cursor.value()))
+            while len(records) < limit and cursor.valid():
+                records.append((decode(cursor.key(), cut), cursor.value()))
                 cursor.next()
             cursor.status()
-        return found
+        return records
 
     def write(
         self,

@@ -73,7 +73,10 @@ def live_lines(
     """
     running = [vertex for vertex in vertexes if vertex.running or _running_transfers(vertex)]
     for logged, moved in ((LOG_LINES, 8), (2, 4), (0, 4), (0, 0)):
-        blocks = [_block(one, logs.get(one.span, ()), now, width, logged, moved) for one in running]
+        blocks = [
+            _block(vertex, logs.get(vertex.span, ()), now, width, logged, moved)
+            for vertex in running
+        ]
         if sum(map(len, blocks)) <= height:
             return [line for block in blocks for line in block]
     shown = max(height - 1, 0)
@@ -103,7 +106,7 @@ def _block(
 
 def _running_transfers(vertex: VertexState) -> list[Activity]:
     """Running transfers, which may outlive their step."""
-    return [one for one in vertex.transfers.values() if one.running]
+    return [transfer for transfer in vertex.transfers.values() if transfer.running]
 
 
 def _transfer_text(activity: Activity, now: float) -> str:
@@ -211,7 +214,7 @@ class TtySink:
             return
         width, height = self._window
         with self._lock:
-            final = [line for one in self._finished for line in _final_lines(one, width)]
+            final = [line for event in self._finished for line in _final_lines(event, width)]
             self._finished.clear()
             live = self._live(width, 0 if last else height)
         parts = [_HIDE_CURSOR, _erase(self._drawn, width + 1 if self._reflows else 0)]
@@ -251,10 +254,10 @@ class TtySink:
         return 79, 24
 
 
-def _final_lines(one: VertexState | Warned, width: int) -> list[ScreenLine]:
-    if isinstance(one, Warned):
-        return warning_lines(clean(one.message), clean(one.hint), width)
-    return [final_line(one, width)]
+def _final_lines(event: VertexState | Warned, width: int) -> list[ScreenLine]:
+    if isinstance(event, Warned):
+        return warning_lines(clean(event.message), clean(event.hint), width)
+    return [final_line(event, width)]
 
 
 def _erase(drawn: list[str], columns: int) -> str:

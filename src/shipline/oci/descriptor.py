@@ -152,18 +152,20 @@ class Descriptor:
 
 def text_from(value: Mapping[str, Any], key: str) -> str:
     """A string field of a parsed document, empty if absent. Raises ContentError."""
-    found = value.get(key)
-    if found is not None and not isinstance(found, str):
-        raise ContentError(f"{key} is not a string: {found!r:.200}")
-    return found or ""
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
+        raise ContentError(f"{key} is not a string: {text!r:.200}")
+    return text or ""
 
 
 def annotations_from(value: Mapping[str, Any]) -> Mapping[str, str]:
     """The `annotations` of a parsed document. Raises ContentError if they are not strings."""
-    found = value.get("annotations") or {}
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise ContentError(f"annotations must map strings to strings: {found!r:.200}")
-    return types.MappingProxyType(found) if found else NO_ANNOTATIONS
+    annotations = value.get("annotations") or {}
+    if not isinstance(annotations, dict) or not all(
+        isinstance(text, str) for text in annotations.values()
+    ):
+        raise ContentError(f"annotations must map strings to strings: {annotations!r:.200}")
+    return types.MappingProxyType(annotations) if annotations else NO_ANNOTATIONS
 
 
 def _urls(value: object) -> tuple[str, ...]:

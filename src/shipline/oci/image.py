@@ -72,7 +72,7 @@ class ImageConfig:
         history = document.get("history") or []
         if not isinstance(run, dict) or not isinstance(rootfs, dict):
             raise ContentError("the image configuration has an ill-typed config or rootfs")
-        if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
+        if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
             raise ContentError("the image configuration has an ill-typed history")
         diff_ids = rootfs.get("diff_ids") or []
         if not isinstance(diff_ids, list):
@@ -80,7 +80,7 @@ class ImageConfig:
         return cls(
             Platform.from_json(document),
             types.MappingProxyType(run),
-            tuple(Digest.parse(str(one)) for one in diff_ids),
+            tuple(Digest.parse(str(diff_id)) for diff_id in diff_ids),
             tuple(map(_history, history)),
             str(document.get("created") or ""),
             str(document.get("author") or ""),

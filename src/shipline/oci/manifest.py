@@ -95,8 +95,10 @@ class Index:
     @property
     def platforms(self) -> tuple[Platform, ...]:
         """The platforms of the entries, without attestations (unknown/unknown)."""
-        found = (entry.platform for entry in self.manifests)
-        return tuple(one for one in found if one is not None and one.os != "unknown")
+        platforms = (entry.platform for entry in self.manifests)
+        return tuple(
+            platform for platform in platforms if platform is not None and platform.os != "unknown"
+        )
 
     def select(self, platform: Platform) -> Descriptor | None:
         """The entry that fits `platform` best, None if none does."""
@@ -169,10 +171,10 @@ def from_bytes(raw: bytes, *, heaviest: int = HEAVIEST) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a key is repeated")
-    return found
+    return members
 
 
 def _not_json(word: str) -> None:
@@ -189,17 +191,17 @@ def _finish(
 
 
 def _entries(document: Mapping[str, Any], key: str) -> tuple[Descriptor, ...]:
-    found = document[key]
-    if found is None:
+    entries = document[key]
+    if entries is None:
         return ()
-    if not isinstance(found, list) or len(found) > _ENTRIES:
+    if not isinstance(entries, list) or len(entries) > _ENTRIES:
         raise ContentError(f"{key} is not a list, or has more than {_ENTRIES} entries")
-    return tuple(map(Descriptor.from_json, found))
+    return tuple(map(Descriptor.from_json, entries))
 
 
 def _subject(document: Mapping[str, Any]) -> Descriptor | None:
-    found = document.get("subject")
-    return None if found is None else Descriptor.from_json(found)
+    subject = document.get("subject")
+    return None if subject is None else Descriptor.from_json(subject)
 
 
 def _manifest(raw: bytes, document: Mapping[str, Any], media_type: str) -> Manifest:
@@ -252,24 +254,27 @@ def combine(
     is annotated, which that type does not support.
     """
     annotate = tuple(annotate)
-    found: dict[Digest, Descriptor] = {}
-    for one in (descriptor for part in parts for descriptor in part.descriptors):
-        known = found.setdefault(one.digest, one)
-        found[one.digest] = replace(
+    by_digest: dict[Digest, Descriptor] = {}
+    for manifest in (descriptor for part in parts for descriptor in part.descriptors):
+        known = by_digest.setdefault(manifest.digest, manifest)
+        by_digest[manifest.digest] = replace(
             known,
-            platform=known.platform or one.platform,
-            annotations={**known.annotations, **one.annotations},
+            platform=known.platform or manifest.platform,
+            annotations={**known.annotations, **manifest.annotations},
         )
-    manifests = [_annotated(one, annotate) for one in found.values()]
+    manifests = [_annotated(manifest, annotate) for manifest in by_digest.values()]
     docker = all(
-        one.media_type == media.DOCKER_MANIFEST and not one.annotations for one in manifests
+        manifest.media_type == media.DOCKER_MANIFEST and not manifest.annotations
+        for manifest in manifests
     )
     media_type = media.DOCKER_INDEX if docker and not annotations else media.OCI_INDEX
     return Index.make(manifests, media_type=media_type, annotations=annotations)
 
 
 def _annotated(
-    one: Descriptor, annotate: tuple[tuple[Platform | None, str, str], ...]
+    manifest: Descriptor, annotate: tuple[tuple[Platform | None, str, str], ...]
 ) -> Descriptor:
-    more = {key: value for platform, key, value in annotate if platform in (None, one.platform)}
-    return replace(one, annotations={**one.annotations, **more})
+    more = {
+        key: value for platform, key, value in annotate if platform in (None, manifest.platform)
+    }
+    return replace(manifest, annotations={**manifest.annotations, **more})

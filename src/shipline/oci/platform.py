@@ -114,5 +114,8 @@ def runs_on(wanted: Platform) -> tuple[Platform, ...]:
 
 def best_match(wanted: Platform, offered: Iterable[Platform]) -> Platform | None:
     """The offered platform that fits `wanted` best, None if none does."""
-    plain = {Platform(one.os, one.architecture, one.variant): one for one in reversed([*offered])}
+    plain = {
+        Platform(platform.os, platform.architecture, platform.variant): platform
+        for platform in reversed([*offered])
+    }
     return next((plain[fit] for fit in runs_on(wanted) if fit in plain), None)

@@ -55,11 +55,11 @@ class Scope:
         return f"{self.type}:{self.name}:{','.join(order)}"
 
 
-def covers(granted: Scopes, wanted: Scopes) -> bool:
+def covers(granted: Scopes, requested: Scopes) -> bool:
     """Whether a token for `granted` can be used where `wanted` is needed."""
     actions = {(scope.type, scope.name): scope.actions for scope in granted}
     return all(
-        scope.actions <= actions.get((scope.type, scope.name), frozenset()) for scope in wanted
+        scope.actions <= actions.get((scope.type, scope.name), frozenset()) for scope in requested
     )
 
 
@@ -113,15 +113,15 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
 
 def _challenges(text: str) -> Iterator[Challenge]:
     position = 0
-    while found := _CHALLENGE.match(text, position):
-        position = found.end()
+    while match := _CHALLENGE.match(text, position):
+        position = match.end()
         parameters: dict[str, str] = {}
         while parameter := _PARAMETER.match(text, position):
             name, quoted, plain = parameter.groups()
             value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain
             parameters.setdefault(name.lower(), value)
             position = parameter.end()
-        yield Challenge(found[1].lower(), parameters)
+        yield Challenge(match[1].lower(), parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,14 +278,14 @@ class EndpointAuth:
             changed = self._challenge is None or self._challenge.scheme != challenge.scheme
             self._challenge = challenge
             known = self._extra_scopes.get(scopes, scopes)
-            wanted = union(known, _within(challenge.scopes, scopes))
-            if not covers(known, wanted):
-                self._extra_scopes[scopes] = wanted
+            requested = union(known, _within(challenge.scopes, scopes))
+            if not covers(known, requested):
+                self._extra_scopes[scopes] = requested
             value = authorization.removeprefix("Bearer ")
             kept = [cached for cached in self._tokens if cached.token.value != value]
             dropped = len(kept) != len(self._tokens)
             self._tokens = kept
-        return changed or not authorization or dropped or not covers(known, wanted)
+        return changed or not authorization or dropped or not covers(known, requested)
 
     def _basic(self, credentials: Credentials | None) -> str:
         if credentials is None or not (credentials.username or credentials.password):

@@ -52,7 +52,9 @@ class Client:
     def repository(self, reference: Reference) -> RemoteRepository:
         """The repository of `reference`; its tag and digest are ignored. Makes no request."""
         endpoints = self.settings.endpoints(reference.host)
-        apis = tuple(RepositoryApi(self._http, one, reference.repository) for one in endpoints)
+        apis = tuple(
+            RepositoryApi(self._http, endpoint, reference.repository) for endpoint in endpoints
+        )
         return RemoteRepository(reference.host, reference.repository, apis)
 
     def check(self, host: str) -> None:

@@ -208,7 +208,7 @@ def settings_from(
 
     Loopback registries are probed for TLS.
     """
-    hosts = (one.strip() for one in environment.get("SHIPLINE_INSECURE", "").split(","))
+    hosts = (host.strip() for host in environment.get("SHIPLINE_INSECURE", "").split(","))
     files = environment.get("SHIPLINE_CA", "").split(os.pathsep)
     system = environment.get("SSL_CERT_FILE", "")
     return HostSettings(

@@ -163,8 +163,10 @@ def list_referrers(
     entries = _from_api(api, subject, artifact_type) if api.quirks.referrers else None
     if entries is None:
         entries = _from_tag(api, subject)
-    matching = (one for one in entries if not artifact_type or one.artifact_type == artifact_type)
-    return tuple({one.digest: one for one in matching}.values())
+    matching = (
+        entry for entry in entries if not artifact_type or entry.artifact_type == artifact_type
+    )
+    return tuple({referrer.digest: referrer for referrer in matching}.values())
 
 
 def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:
@@ -182,13 +184,13 @@ def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None
     )
     for attempt in range(_REFERRER_TRIES):
         before = _from_tag(api, parsed.subject.digest)
-        if any(one.digest == target.digest for one in before):
+        if any(referrer.digest == target.digest for referrer in before):
             return
         if attempt:
             sleep(random.uniform(*_REFERRER_PAUSE_S))
             before = _from_tag(api, parsed.subject.digest)
         _put_index(api, parsed.subject.digest, Index.make((*before, entry)))
-    if all(one.digest != target.digest for one in _from_tag(api, parsed.subject.digest)):
+    if all(referrer.digest != target.digest for referrer in _from_tag(api, parsed.subject.digest)):
         raise RegistryError(
             f"{api.host}: other clients keep overwriting {referrers_tag(parsed.subject.digest)}",
             host=api.host,

@@ -156,7 +156,7 @@ def noting_mirrors(failures: Sequence[ShiplineError]) -> Iterator[None]:
     except ShiplineError as error:
         for failure in failures:
             error.add_note(f"a mirror failed before: {failure.message}")
-        absent = failures and all(isinstance(one, NotFound) for one in failures)
+        absent = failures and all(isinstance(failure, NotFound) for failure in failures)
         if absent and isinstance(error, RegistryError) and not error.status:
             error.hint = f"no mirror has it: check the name and the connection to {error.host}"
         raise
@@ -170,8 +170,8 @@ def _missing(api: RepositoryApi, target: Descriptor) -> NotFound:
 
 
 def _range_start(content_range: str) -> int:
-    found = re.match(r"bytes ([0-9]{1,18})-", content_range)
-    return int(found[1]) if found else -1
+    match = re.match(r"bytes ([0-9]{1,18})-", content_range)
+    return int(match[1]) if match else -1
 
 
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
@@ -255,7 +255,7 @@ class RemoteRepository:
             return False
         origin = self._registry.endpoint.origin
         names = [api.repository for api in source._apis if api.endpoint.origin == origin]
-        return any(self._mount(target, one) for one in names if one != self._registry.repository)
+        return any(self._mount(target, name) for name in names if name != self._registry.repository)
 
     def _mount(self, target: Descriptor, repository: str) -> bool:
         url = self._registry.url("blobs", "uploads", "").with_query(

@@ -239,6 +239,6 @@ def is_there(api: RepositoryApi, target: Descriptor) -> bool:
 
 def _received(header: str) -> int:
     """Bytes received, from `Range: 0-<last>`; most registries write 0-0 for none."""
-    found = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", header.strip())
-    last = int(found[1]) if found else 0
+    match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", header.strip())
+    last = int(match[1]) if match else 0
     return last + 1 if last else 0

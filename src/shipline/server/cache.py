@@ -50,9 +50,9 @@ class RecordCache(Generic[Value]):
     ) -> Value | None:
         """The cached value for a tag or digest of a repository, else what `load` returns."""
         key = (name, str(reference))
-        found = self._entries.get(key)
-        if found is not None:
-            return found
+        entry = self._entries.get(key)
+        if entry is not None:
+            return entry
         writes = self._writes
         loaded = load()
         if loaded is not None:
@@ -113,9 +113,9 @@ class UsageTotals:
         with self._lock:
             for kind, name, counter in (key for key in counts if key[0] == "usage"):
                 for prefix in prefixes(name):
-                    found = self._counts[prefix]
-                    found[counter] += counts[kind, name, counter]
-                    if not any(found.values()):
+                    count = self._counts[prefix]
+                    count[counter] += counts[kind, name, counter]
+                    if not any(count.values()):
                         del self._counts[prefix]
 
     def upload(self, name: str, more: int) -> None:

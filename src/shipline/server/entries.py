@@ -88,13 +88,13 @@ def manifest_entries(
 
 def derived_entries(name: str, digest: Digest, content: Manifest | Index) -> Changes:
     """The records derived from a manifest's bytes."""
-    found: Changes = {
+    changes: Changes = {
         ("needed", name, str(need.digest), str(digest)): b"" for need in needs(content)
     }
     if content.subject is not None:
         key = ("referrer", name, str(content.subject.digest), str(digest))
-        found[key] = json.dumps(_referrer(digest, content).to_json()).encode()
-    return found
+        changes[key] = json.dumps(_referrer(digest, content).to_json()).encode()
+    return changes
 
 
 def no_manifest_entries(name: str, digest: str, subject: str) -> Changes:
@@ -193,12 +193,12 @@ def derived_of(records: Records, store: LocalStore, name: str) -> Derived:
 
 def counted(records: Records, name: str) -> Derived:
     """The usage counters of a repository, counted from its blobs, manifests and tags."""
-    found: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
     for kind in ("blob", "manifest", "tag"):
         for _, value in walk(records, (kind, name)):
-            found[kind + "s"] += 1
-            found["bytes"] += 0 if kind == "tag" else int(json.loads(value)["size"])
-    for counter, number in found.items():
+            counts[kind + "s"] += 1
+            counts["bytes"] += 0 if kind == "tag" else int(json.loads(value)["size"])
+    for counter, number in counts.items():
         if number:
             yield ("usage", name, counter), b"%d" % number
 

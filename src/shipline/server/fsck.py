@@ -76,11 +76,11 @@ def repository_names(records: Records) -> list[str]:
 
 def check_repository(records: Records, store: LocalStore, name: str) -> Findings:
     """Findings of one repository."""
-    found = 0
+    problems = 0
     for finding in _check_records(records, store, name):
-        found += 1
+        problems += 1
         yield finding
-    if not found:  # derived records of broken ones would be wrong too
+    if not problems:  # derived records of broken ones would be wrong too
         yield from _check_derived(records, store, name)
 
 

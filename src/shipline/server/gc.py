@@ -148,8 +148,8 @@ class GcRun:
                 young.add(digest)
             else:
                 old.append(digest)
-        found = reachable(self._storage, name, young) if old else set()
-        return [digest for digest in old if digest not in found]
+        reached = reachable(self._storage, name, young) if old else set()
+        return [digest for digest in old if digest not in reached]
 
     def _remove_manifests(self, name: str, batch: list[str]) -> list[str]:
         """Remove manifests; returns those still in use."""
@@ -244,8 +244,10 @@ class GcRun:
     def _collect_blobs(self, name: str) -> None:
         records = self._storage.records
         for batch in self._throttled(walk(records, ("blob", name)), _SCAN_BATCH):
-            found = [digest for (digest,), value in batch if self._is_garbage(name, digest, value)]
-            for part in _batches(found, _REMOVE_BATCH):
+            garbage = [
+                digest for (digest,), value in batch if self._is_garbage(name, digest, value)
+            ]
+            for part in _batches(garbage, _REMOVE_BATCH):
                 with self._storage.exclusive():
                     self._remove_blobs(name, part)
 
@@ -327,10 +329,10 @@ class GcRun:
             directory = self._storage.root / "blobs" / algorithm
             with os.scandir(directory) as files:
                 for batch in self._throttled(files, _SCAN_BATCH):
-                    found = [
+                    garbage = [
                         file.name for file in batch if not self._is_referenced(algorithm, file.name)
                     ]
-                    for part in _batches(found, _REMOVE_BATCH):
+                    for part in _batches(garbage, _REMOVE_BATCH):
                         self._remove_files(directory, part)
 
     def _remove_files(self, directory: Path, names: list[str]) -> None:

@@ -144,15 +144,15 @@ class Request:
     def id(self) -> str:
         """X-Request-Id as sent by the client or a proxy, else a random one."""
         if not self._id:
-            given = self.header("X-Request-Id") or ""
-            self._id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+            header = self.header("X-Request-Id") or ""
+            self._id = header if _REQUEST_ID.fullmatch(header) else os.urandom(8).hex()
         return self._id
 
     @property
     def traceparent(self) -> str:
         """The traceparent (W3C Trace Context), empty without a valid one."""
-        given = self.header("Traceparent") or ""
-        return given if _TRACEPARENT.fullmatch(given) else ""
+        header = self.header("Traceparent") or ""
+        return header if _TRACEPARENT.fullmatch(header) else ""
 
     @property
     def content_type(self) -> str:
@@ -360,7 +360,7 @@ def precondition_holds(if_match: str | None, if_none_match: str | None, etag: st
     exist (RFC 9110, 13.1.1 and 13.1.2).
     """
     if if_match is not None:
-        tags = {one.strip() for one in if_match.split(",")}
+        tags = {tag.strip() for tag in if_match.split(",")}
         if not etag or not tags & {"*", etag}:
             return False
     return not etag or not not_modified(if_none_match, etag)
@@ -373,5 +373,5 @@ def not_modified(if_none_match: str | None, etag: str) -> bool:
     """
     if if_none_match is None:
         return False
-    known = {one.strip().removeprefix("W/").strip('"') for one in if_none_match.split(",")}
+    known = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
     return etag.strip('"') in known or "*" in known

@@ -65,10 +65,10 @@ def parse_address(listen: str) -> Address:
             f"not an address to listen on: {listen!r}", hint="write host:port, like 127.0.0.1:5000"
         )
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
         raise UsageError(f"cannot listen on {listen}: {error}") from None
-    address: Address = found[0][4]
+    address: Address = addresses[0][4]
     return address
 
 

@@ -132,7 +132,7 @@ def retention(
             actor=actor,
             publish=publish,
         )
-        return [one.to_json() for one in done]
+        return [run.to_json() for run in done]
 
     return Job(work, storage.clock)
 
@@ -154,19 +154,19 @@ def _read_options(request: Request, known: tuple[str, ...]) -> JobOptions:
     if request.content_type != "application/json":
         raise _bad_request("send application/json; {} for the defaults")
     try:
-        found = json.loads(request.read(_LIMIT))
+        document = json.loads(request.read(_LIMIT))
     except (ValueError, RecursionError):
         raise _bad_request("the body is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise _bad_request("the body is not a JSON object")
-    for name, value in found.items():
+    for name, value in document.items():
         if name not in known:
             raise _bad_request(f"unknown option {name[:50]}; known: {', '.join(known)}")
         if not isinstance(value, _KINDS[name]):
             raise _bad_request(f"{name} is not of type {_KINDS[name].__name__}")
-    if "grace" in found:
-        _parse_grace(found["grace"])
-    return found
+    if "grace" in document:
+        _parse_grace(document["grace"])
+    return document
 
 
 def _parse_grace(text: str) -> Duration:

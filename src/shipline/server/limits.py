@@ -42,8 +42,8 @@ class Network:
         """Whether an address is in the block; IPv4-mapped IPv6 counts as IPv4, anything else is
         False.
         """
-        found = read_address(address)
-        return found is not None and found in ipaddress.ip_network(self.text)
+        parsed = read_address(address)
+        return parsed is not None and parsed in ipaddress.ip_network(self.text)
 
 
 def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
@@ -54,19 +54,19 @@ def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...
     for text in reversed((forwarded or "").split(",")):
         if not any(network.contains(address) for network in trusted):
             return address
-        found = read_address(text)
-        if found is None:
+        parsed = read_address(text)
+        if parsed is None:
             return address
-        address = str(found)
+        address = str(parsed)
     return address
 
 
 @lru_cache(4096)
 def client_network(address: str) -> str:
     """The addresses that one client can choose from: an IPv6 /64, else the address itself."""
-    found = read_address(address)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, 64), strict=False))
+    parsed = read_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
     return address
 
 

@@ -80,9 +80,9 @@ class Manifests:
         """The manifest for a digest or tag; None if there is none or its file is damaged, which
         pushing again repairs.
         """
-        found = self._find(name, reference)
-        if found is None or isinstance(reference, str):
-            return found
+        located = self._find(name, reference)
+        if located is None or isinstance(reference, str):
+            return located
         self._storage.protect(name, reference)
         return self._find(name, reference)
 
@@ -262,10 +262,10 @@ class Manifests:
         """Also marks what the manifest refers to as promised, so that a running collection keeps
         it.
         """
-        found = [
+        sizes = [
             (need, self._size(kind_of(content, need), name, need.digest)) for need in needs(content)
         ]
-        missing = [str(need.digest) for need, size in found if size is None]
+        missing = [str(need.digest) for need, size in sizes if size is None]
         if missing:
             raise Problem(
                 400,
@@ -273,7 +273,7 @@ class Manifests:
                 f"push {missing[0]} to this repository before the manifest that refers to it",
                 detail={"digest": missing[0], "digests": missing[:100]},
             )
-        for need, size in found:
+        for need, size in sizes:
             if size != need.size:
                 raise manifest_invalid(f"{need.digest} has {size} bytes, not {need.size}")
 
@@ -318,8 +318,8 @@ def _has_content(file: Path, raw: bytes) -> bool:
 
 def _tagged(record: tuple[Key, bytes]) -> TaggedDigest:
     (tag,), value = record
-    found = json.loads(value)
-    return TaggedDigest(tag, Digest.parse(found["digest"]), float(found["at"]), found.get("by", ""))
+    entry = json.loads(value)
+    return TaggedDigest(tag, Digest.parse(entry["digest"]), float(entry["at"]), entry.get("by", ""))
 
 
 def _after(last: str) -> Key:

@@ -168,8 +168,10 @@ class _Gauge(Collector):
         self._name, self._text, self._labels, self._read = name, text, labels, read
 
     def collect(self) -> Iterator[Metric]:
-        found = self._read()
+        readings = self._read()
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, value in found.items() if isinstance(found, Mapping) else [((), found)]:
+        for labels, value in (
+            readings.items() if isinstance(readings, Mapping) else [((), readings)]
+        ):
             family.add_metric(labels, value)
         yield family

@@ -40,8 +40,8 @@ def cosign_tags(storage: Storage, name: str, digest: str) -> Iterator[tuple[str,
 
 
 def referrers(storage: Storage, name: str, digest: str) -> Iterator[str]:
-    for (found,), _ in walk(storage.records, ("referrer", name, digest)):
-        yield found
+    for (referrer,), _ in walk(storage.records, ("referrer", name, digest)):
+        yield referrer
 
 
 def ordinary_tags(storage: Storage, name: str, digest: str) -> Iterator[str]:
@@ -71,17 +71,17 @@ def reachable(storage: Storage, name: str, roots: set[str]) -> set[str]:
 
     Memory grows with the manifests of this one repository.
     """
-    found: set[str] = set()
+    reached: set[str] = set()
     pending = list(roots)
     for (tag,), value in walk(storage.records, ("tag", name)):
         if not is_companion(storage, name, tag):
             pending.append(json.loads(value)["digest"])
     while pending:
         digest = pending.pop()
-        if digest not in found:
-            found.add(digest)
+        if digest not in reached:
+            reached.add(digest)
             pending += _successors(storage, name, digest)
-    return found
+    return reached
 
 
 def _successors(storage: Storage, name: str, digest: str) -> Iterator[str]:

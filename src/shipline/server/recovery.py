@@ -132,11 +132,11 @@ def restore_layout(root: Path) -> None:
         read_layout(root)
     except ContentError:
         layouts = [DataLayout(VERSION, driver) for driver in DRIVERS]
-        found = [layout for layout in layouts if layout.records(root).exists()]
-        if len(found) == 1:
+        matching = [layout for layout in layouts if layout.records(root).exists()]
+        if len(matching) == 1:
             fd = lock_directory(root)
             try:
-                write_layout(root, found[0])
+                write_layout(root, matching[0])
             finally:
                 os.close(fd)
 
@@ -149,21 +149,21 @@ def recover(root: Path) -> Recovered:
     restore_layout(root)
     _require_lost_metadata(root)
     _create_metadata(root)
-    found = Recovered()
+    recovered = Recovered()
     with open_offline(root) as storage:
         for entry in read_catalogue(root):
             digest = _digest(entry.digest)
             content = digest and read_manifest(storage.store, digest, entry.media_type)
             if digest and content:
                 _add_manifest(storage, entry.repository, digest, content, entry.tags)
-                found.named += 1
+                recovered.named += 1
         for digest, content in _manifests(storage.store):
             if not storage.records.scan(("holder", str(digest)), limit=1):
                 _add_manifest(storage, UNNAMED, digest, content, ())
-                found.unnamed += 1
+                recovered.unnamed += 1
         derive(storage.records, storage.store)
         repair(storage, quick=True)
-    return found
+    return recovered
 
 
 def _require_lost_metadata(root: Path) -> None:

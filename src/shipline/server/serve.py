@@ -136,16 +136,16 @@ def _add_gauges(metrics: Metrics, storage: Storage, health: Health, hooks: Webho
     """A blob counts once per repository that has it."""
 
     def stored() -> Readings:
-        found: dict[tuple[str, ...], float] = {
+        counts: dict[tuple[str, ...], float] = {
             ("repositories",): 0.0,
             ("blobs",): 0.0,
             ("manifests",): 0.0,
         }
         for _, usage in storage.usages():
-            found["repositories",] += 1
-            found["blobs",] += usage.blobs
-            found["manifests",] += usage.manifests
-        return found
+            counts["repositories",] += 1
+            counts["blobs",] += usage.blobs
+            counts["manifests",] += usage.manifests
+        return counts
 
     def stored_bytes() -> float:
         return float(sum(usage.bytes for _, usage in storage.usages()))

@@ -193,8 +193,8 @@ class Storage:
 
     def usage(self, repository: str) -> Usage:
         """Usage of a repository as of the last commit; zero if it does not exist."""
-        found = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
-        return Usage(**{counter: found.get(counter, 0) for counter in COUNTED})
+        counters = {key[0]: int(value) for key, value in self.records.scan(("usage", repository))}
+        return Usage(**{counter: counters.get(counter, 0) for counter in COUNTED})
 
     def usages(self, prefix: str = "") -> Iterator[tuple[str, Usage]]:
         """Usage of every repository whose name begins with `prefix`.

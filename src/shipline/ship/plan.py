@@ -117,12 +117,12 @@ class Naming:
         return self._git_tag(new=False)
 
     def _git_tag(self, *, new: bool) -> str:
-        found = self.decision.git_tag if self.decision else None
-        return found.name if found and found.new == new else ""
+        tag = self.decision.git_tag if self.decision else None
+        return tag.name if tag and tag.new == new else ""
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "tags": [{"name": one.name, "reason": one.reason} for one in self.tags],
+            "tags": [{"name": tag.name, "reason": tag.reason} for tag in self.tags],
             "git_tag": self.new_git_tag,
             "standing": self.existing_git_tag,
             "push": self.push,
@@ -215,16 +215,16 @@ class PlannedStep:
 
     def to_json(self) -> dict[str, Any]:
         shown = ("name", "kind", "needs", "title", "command")
-        found = {key: getattr(self.step, key) for key in shown}
+        document = {key: getattr(self.step, key) for key in shown}
         note = "" if self.skip else self.step.note
-        return {**found, "key": self.key, "skip": self.skip, "note": note}
+        return {**document, "key": self.key, "skip": self.skip, "note": note}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole run, in an order that its needs allow."""
 
-    given: PlanInput
+    inputs: PlanInput
     steps: tuple[PlannedStep, ...]
 
     @property
@@ -236,25 +236,25 @@ class Plan:
         return bool(self.step(name).skip)
 
     def step(self, name: str) -> PlannedStep:
-        return next(one for one in self.steps if one.name == name)
+        return next(step for step in self.steps if step.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        work_tree = self.given.work_tree
+        work_tree = self.inputs.work_tree
         return {
             "version": 1,
-            "image": str(self.given.pipeline.image or ""),
+            "image": str(self.inputs.pipeline.image or ""),
             "commit": work_tree.commit,
             "tree": work_tree.tree,
-            "branch": self.given.branch,
+            "branch": self.inputs.branch,
             "dirty": work_tree.dirty,
-            "steps": [one.to_json() for one in self.steps],
-            "naming": self.given.naming.to_json(),
+            "steps": [step.to_json() for step in self.steps],
+            "naming": self.inputs.naming.to_json(),
         }
 
 
-def make_plan(given: PlanInput, steps: Iterable[ChainStep]) -> Plan:
+def make_plan(inputs: PlanInput, steps: Iterable[ChainStep]) -> Plan:
     """The plan of a run of `steps`: each after those that it needs, else as they come."""
-    declared = {one.name: one for one in steps}
+    declared = {step.name: step for step in steps}
     planned: dict[str, PlannedStep] = {}
 
     def add(step: ChainStep) -> None:
@@ -262,12 +262,12 @@ def make_plan(given: PlanInput, steps: Iterable[ChainStep]) -> Plan:
             return
         for needed in step.needs:
             add(declared[needed])
-        key = _key(step, given.work_tree, [planned[needed].key for needed in step.needs])
-        planned[step.name] = PlannedStep(step, key, _skip(step, given, planned))
+        key = _key(step, inputs.work_tree, [planned[needed].key for needed in step.needs])
+        planned[step.name] = PlannedStep(step, key, _skip(step, inputs, planned))
 
     for step in declared.values():
         add(step)
-    return Plan(given, tuple(planned.values()))
+    return Plan(inputs, tuple(planned.values()))
 
 
 def _key(step: ChainStep, work_tree: WorkTree, above: list[str]) -> str:
@@ -275,33 +275,33 @@ def _key(step: ChainStep, work_tree: WorkTree, above: list[str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _skip(step: ChainStep, given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
+def _skip(step: ChainStep, inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
     """Why a step does nothing: it is not selected, or for a reason of its own or of the chain: only
     an image that was built can be looked at, only one that was also judged gets a name.
     """
-    if reason := given.selection.left_out(step.name):
+    if reason := inputs.selection.left_out(step.name):
         return reason
     if step.on_image:
-        return step.skip or _no_image(given, before["build"].skip)
+        return step.skip or _no_image(inputs, before["build"].skip)
     if step.gives_names:
-        return _no_names(given, before) or step.skip
+        return _no_names(inputs, before) or step.skip
     return step.skip
 
 
-def _no_image(given: PlanInput, build: str) -> str:
+def _no_image(inputs: PlanInput, build: str) -> str:
     if build:
         return f"there is no image to look at: build is {build}"
-    return "" if given.naming.push else "nothing is pushed that could be looked at"
+    return "" if inputs.naming.push else "nothing is pushed that could be looked at"
 
 
-def _no_names(given: PlanInput, before: Mapping[str, PlannedStep]) -> str:
+def _no_names(inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
     if build := before["build"].skip:
         return f"there is no image: build is {build}"
-    if given.project.gates is not None and (gates := before["gates"].skip):
+    if inputs.project.gates is not None and (gates := before["gates"].skip):
         return f"nothing gets a name before the gates: they are {gates}"
-    if given.naming.refused or given.naming.push:
-        return given.naming.refused
-    return f"the tag policy pushes nothing for a {given.event.kind}"
+    if inputs.naming.refused or inputs.naming.push:
+        return inputs.naming.refused
+    return f"the tag policy pushes nothing for a {inputs.event.kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,12 +315,12 @@ class StepContext:
     signers: tuple[PrivateKey, ...] = ()
 
     @property
-    def given(self) -> PlanInput:
-        return self.plan.given
+    def inputs(self) -> PlanInput:
+        return self.plan.inputs
 
     @property
     def project(self) -> ProjectConfig:
-        return self.plan.given.project
+        return self.plan.inputs.project
 
     @property
     def run(self) -> RunRecord:
@@ -329,7 +329,7 @@ class StepContext:
     @property
     def decision(self) -> Decision:
         """What the tag policy decided before the run."""
-        decision = self.given.naming.decision
+        decision = self.inputs.naming.decision
         assert decision is not None  # a step that uses one is not run without
         return decision
 

@@ -90,8 +90,8 @@ def prepare(
         if not plan_only:
             raise problem
         naming = replace(naming, notes=(*naming.notes, problem.message))
-    given = PlanInput(project, work_tree, selection, event, environment.environ, naming)
-    return make_plan(given, declared_steps(given))
+    inputs = PlanInput(project, work_tree, selection, event, environment.environ, naming)
+    return make_plan(inputs, declared_steps(inputs))
 
 
 def missing_parts(project: ProjectConfig) -> Iterator[str]:

@@ -67,16 +67,16 @@ class StepRecord:
         return max(self.finished - self.started, 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        found = _fields(self)
-        result = found.pop("result")
-        return {**found, "results": result.to_json() if result else {}}
+        document = _fields(self)
+        result = document.pop("result")
+        return {**document, "results": result.to_json() if result else {}}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], decode: Decode) -> Self:
-        found = _known(cls, document)
+        known = _known(cls, document)
         results = document["results"]
-        result = decode(found["kind"], results) if results else None
-        return cls(**{**found, "state": RunState(found["state"]), "result": result})
+        result = decode(known["kind"], results) if results else None
+        return cls(**{**known, "state": RunState(known["state"]), "result": result})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class RunRecord:
     keys: int = KEYS
 
     def step(self, name: str) -> StepRecord | None:
-        return next((one for one in self.steps if one.name == name), None)
+        return next((step for step in self.steps if step.name == name), None)
 
     def result(self, name: str, kind: type[R]) -> R | None:
         """What the step of this name handed on, where it is of this kind."""
@@ -111,7 +111,7 @@ class RunRecord:
     def with_step(self, step: StepRecord) -> Self:
         """The run with this record in the place of the one of the same name."""
         return replace(
-            self, steps=tuple(step if one.name == step.name else one for one in self.steps)
+            self, steps=tuple(step if known.name == step.name else known for known in self.steps)
         )
 
     def interrupted(self) -> Self:
@@ -119,13 +119,13 @@ class RunRecord:
         if self.state is not RunState.RUNNING:
             return self
         steps = tuple(
-            replace(one, state=RunState.INTERRUPTED) if one.state is RunState.RUNNING else one
-            for one in self.steps
+            replace(step, state=RunState.INTERRUPTED) if step.state is RunState.RUNNING else step
+            for step in self.steps
         )
         return replace(self, state=RunState.INTERRUPTED, steps=steps)
 
     def to_json(self) -> dict[str, Any]:
-        steps = [one.to_json() for one in self.steps]
+        steps = [step.to_json() for step in self.steps]
         return {"version": VERSION, **_fields(self), "steps": steps}
 
     @classmethod
@@ -134,20 +134,20 @@ class RunRecord:
         try:
             if document["version"] != VERSION:
                 raise ContentError("the record is of another version of shipline")
-            steps = tuple(StepRecord.from_json(one, decode) for one in document["steps"])
-            found = {"keys": 1, **_known(cls, document)}
-            return cls(**{**found, "state": RunState(found["state"]), "steps": steps})
+            steps = tuple(StepRecord.from_json(item, decode) for item in document["steps"])
+            known = {"keys": 1, **_known(cls, document)}
+            return cls(**{**known, "state": RunState(known["state"]), "steps": steps})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ContentError(f"the record is damaged: {error}") from None
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in fields(value)}
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _known(cls: Any, document: Mapping[str, Any]) -> dict[str, Any]:
     """What the class has of a document; later versions of shipline may have written more."""
-    return {one.name: document[one.name] for one in fields(cls) if one.name in document}
+    return {field.name: document[field.name] for field in fields(cls) if field.name in document}
 
 
 def as_json(value: object) -> object:
@@ -159,12 +159,18 @@ def as_json(value: object) -> object:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, tuple):
-        return [as_json(one) for one in value]
+        return [as_json(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if is_dataclass(value):
-        held = {one.name: (getattr(value, one.name), one) for one in fields(value) if one.compare}
-        return {name: as_json(one) for name, (one, made) in held.items() if one != _default(made)}
+        held = {
+            field.name: (getattr(value, field.name), field)
+            for field in fields(value)
+            if field.compare
+        }
+        return {
+            name: as_json(item) for name, (item, made) in held.items() if item != _default(made)
+        }
     raise TypeError(f"not a value of shipline.yaml: {type(value).__name__}")
 
 

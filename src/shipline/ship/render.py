@@ -35,11 +35,11 @@ _ICONS = {
 
 def plan_text(plan: Plan) -> str:
     """The plan for a person: every step with its command, or why it is skipped."""
-    given, naming = plan.given, plan.given.naming
-    where = f" on {given.branch}" if given.branch else ""
-    dirty = ", with uncommitted changes" if given.work_tree.dirty else ""
-    lines = [f"image   {given.pipeline.image or '(none)'}"]
-    lines += [f"commit  {given.work_tree.short}{where}{dirty}"]
+    inputs, naming = plan.inputs, plan.inputs.naming
+    where = f" on {inputs.branch}" if inputs.branch else ""
+    dirty = ", with uncommitted changes" if inputs.work_tree.dirty else ""
+    lines = [f"image   {inputs.pipeline.image or '(none)'}"]
+    lines += [f"commit  {inputs.work_tree.short}{where}{dirty}"]
     lines += ["", "steps", *_step_lines(plan)]
     if plan.ungated:
         lines += ["", f"warning: {UNGATED}", f"  {UNGATED_HINT}"]
@@ -55,14 +55,14 @@ def plan_text(plan: Plan) -> str:
 
 def _step_lines(plan: Plan) -> Iterator[str]:
     """Neighbours that are skipped for the same reason share a line."""
-    width = max(len(one.name) for one in plan.steps)
+    width = max(len(step.name) for step in plan.steps)
     for skip, several in groupby(plan.steps, key=attrgetter("skip")):
         if skip:
-            reason = "the run is refused, see below" if skip == plan.given.naming.refused else skip
-            names = ", ".join(one.name for one in several)
+            reason = "the run is refused, see below" if skip == plan.inputs.naming.refused else skip
+            names = ", ".join(planned.name for planned in several)
             yield f"  {names:<{width}}  skipped: {reason}"
             continue
-        for step in (one.step for one in several):
+        for step in (planned.step for planned in several):
             first, *rest = (step.command or "-").rstrip().split("\n")
             note = f"  ({step.note})" if step.note else ""
             declared = step.needs and step.kind == COMMAND.name
@@ -76,7 +76,7 @@ def failure_sections(
     error: ShiplineError, run: RunRecord | None, pipeline: Pipeline
 ) -> Iterator[list[str]]:
     """The paragraphs of the one box that a failed run ends with."""
-    failures = [one for one in (run.steps if run else ()) if one.state is RunState.FAILED]
+    failures = [step for step in (run.steps if run else ()) if step.state is RunState.FAILED]
     failed = failures[0] if failures else None
     yield [f"{failed.name}: {error.message}" if failed else error.message]
     if isinstance(error, (GateRefused, GateUndecided)) and error.verdicts:
@@ -92,7 +92,7 @@ def failure_sections(
         if error.span is not None:
             yield [str(error.span)]
     if others := failures[1:]:
-        yield ["also failed:", *(f"- {one.reason}" for one in others)]
+        yield ["also failed:", *(f"- {other.reason}" for other in others)]
     if run is not None:
         yield _where(run, failed, pipeline)
     if error.hint:
@@ -117,9 +117,9 @@ def summary(run: RunRecord) -> str:
         lines += [f"Digest `{digest_of(run)}`, commit `{run.commit[:_COMMIT]}`", ""]
     lines += [f"- `{name}`" for name in names_of(run)]
     lines += ["", "| step | result | time | |", "|---|---|---|---|"]
-    for one in run.steps:
-        mark = f"{_ICONS.get(one.state, '')} {one.state.value}".strip()
-        lines.append(f"| {one.name} | {mark} | {_time(one)} | {_cell(one.reason)} |")
+    for step in run.steps:
+        mark = f"{_ICONS.get(step.state, '')} {step.state.value}".strip()
+        lines.append(f"| {step.name} | {mark} | {_time(step)} | {_cell(step.reason)} |")
     if ungated(run):
         lines += ["", f"> ⚠️ {UNGATED}"]
     if verdicts := gate_verdicts(run).verdicts:
@@ -159,16 +159,16 @@ def run_text(run: RunRecord) -> str:
         f"started {started}{resumed}",
         "",
     ]
-    width = max((len(one.name) for one in run.steps), default=0)
-    for one in run.steps:
-        state = _MARKS.get(one.state, one.state.value)
-        lines.append(f"  {one.name:<{width}}  {state} {_time(one)}  {one.reason}".rstrip())
+    width = max((len(step.name) for step in run.steps), default=0)
+    for step in run.steps:
+        state = _MARKS.get(step.state, step.state.value)
+        lines.append(f"  {step.name:<{width}}  {state} {_time(step)}  {step.reason}".rstrip())
     lines += ["", *names_of(run)] if names_of(run) else []
     return "\n".join(lines)
 
 
-def _time(one: StepRecord) -> str:
-    return f"{one.elapsed_s:.1f}s" if one.finished else ""
+def _time(step: StepRecord) -> str:
+    return f"{step.elapsed_s:.1f}s" if step.finished else ""
 
 
 def _cell(text: str) -> str:

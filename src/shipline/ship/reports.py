@@ -123,12 +123,12 @@ def reports_by_gate(
 ) -> dict[str, list[str]]:
     """The reports of each gate that steps write for: those it names itself, then theirs."""
     own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
-    found: dict[str, list[str]] = {}
+    reports: dict[str, list[str]] = {}
     for name, step in pipeline.commands.items():
         for gate, path in _reports(step, run, name):
-            if gate in own and path not in found.setdefault(gate, [*own[gate]]):
-                found[gate].append(path)
-    return found
+            if gate in own and path not in reports.setdefault(gate, [*own[gate]]):
+                reports[gate].append(path)
+    return reports
 
 
 def _reports(step: StepSection, run: RunRecord, name: str) -> Iterator[tuple[str, str]]:
@@ -147,14 +147,14 @@ def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
     from shipline.gates.report_files import read_report
     from shipline.gates.reports import Findings, TestResults, Vulnerabilities
 
-    found: list[str] = []
+    findings: list[str] = []
     for path in paths:
         report = read_report(path, str(path)).report
         match report.content if report else None:
             case Findings(items):
-                found += [str(one) for one in items if not one.suppressed]
+                findings += [str(item) for item in items if not item.suppressed]
             case Vulnerabilities(vulnerable):
-                found += map(str, vulnerable)
+                findings += map(str, vulnerable)
             case TestResults() as results:
-                found += results.failed_names
-    return tuple(found)
+                findings += results.failed_names
+    return tuple(findings)

@@ -62,7 +62,7 @@ def ship(
         run = _recorded(
             StepRunner(StepContext(plan, environment, build, recorder, signers), keep_going), span
         )
-    runs.prune(plan.given.pipeline.keep_runs, run.root, spare=run.id)
+    runs.prune(plan.inputs.pipeline.keep_runs, run.root, spare=run.id)
     return run
 
 
@@ -85,16 +85,16 @@ def _recorded(runner: StepRunner, span: Span) -> RunRecord:
 
 
 def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
-    given = plan.given
+    inputs = plan.inputs
     return RunRecord(
         id=recorder.directory.name,
-        root=str(given.project.root),
-        file=given.project.file,
-        image=str(given.pipeline.image or ""),
-        commit=given.work_tree.commit,
-        tree=given.work_tree.tree,
-        branch=given.branch,
-        dirty=given.work_tree.dirty,
+        root=str(inputs.project.root),
+        file=inputs.project.file,
+        image=str(inputs.pipeline.image or ""),
+        commit=inputs.work_tree.commit,
+        tree=inputs.work_tree.tree,
+        branch=inputs.branch,
+        dirty=inputs.work_tree.dirty,
         started=environment.clock(),
         steps=(),
     )
@@ -102,8 +102,8 @@ def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
 
 def _resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
     """The record to continue. Raises UsageError for one of another project or commit."""
-    before, work_tree = runs.read(run), plan.given.work_tree
-    if before.root != str(plan.given.project.root):
+    before, work_tree = runs.read(run), plan.inputs.work_tree
+    if before.root != str(plan.inputs.project.root):
         raise UsageError(f"{run} is a run of {before.root}", hint="resume it there")
     if before.commit != work_tree.commit:
         raise UsageError(
@@ -132,7 +132,7 @@ def _done(planned: PlannedStep, run: RunRecord) -> StepRecord | None:
 
 def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:
     """The keys to sign with, read before anything runs: a wrong password costs no build."""
-    project = plan.given.project
+    project = plan.inputs.project
     if project.pipeline.sign is None or plan.skips("sign"):
         return ()
     key = project.pipeline.sign.key

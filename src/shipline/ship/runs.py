@@ -52,8 +52,8 @@ class Runs:
     def ids(self) -> list[str]:
         """The newest first."""
         with suppress(FileNotFoundError):
-            found = (one.name for one in self.root.iterdir() if _ID.match(one.name))
-            return sorted(found, reverse=True)
+            names = (path.name for path in self.root.iterdir() if _ID.match(path.name))
+            return sorted(names, reverse=True)
         return []
 
     def directory(self, run: str) -> Path:
@@ -70,8 +70,8 @@ class Runs:
         """
         if text == "latest":
             return self.latest(root).id
-        found = self.ids()
-        matching = [one for one in found if one.startswith(text) or one.endswith(text)]
+        ids = self.ids()
+        matching = [name for name in ids if name.startswith(text) or name.endswith(text)]
         if len(matching) == 1:
             return matching[0]
         if len(matching) > 1:
@@ -87,20 +87,20 @@ class Runs:
         except FileNotFoundError:
             raise UsageError(f"there is no run {run}", hint=_LIST_HINT) from None
         try:
-            found = RunRecord.from_json(json.loads(text), decode)
+            record = RunRecord.from_json(json.loads(text), decode)
         except (ValueError, ContentError) as error:
             why = error.message if isinstance(error, ContentError) else "the record is damaged"
             raise NotFound(f"{run}: {why}", hint=f"shipline runs rm {run}") from None
-        return found if self.alive(run) else found.interrupted()
+        return record if self.alive(run) else record.interrupted()
 
     def all(self) -> Iterator[RunRecord]:
         """Every readable record, the newest first."""
         for _, same_second in groupby(self.ids(), key=lambda run: run[:_SECOND]):
-            found = []
+            records = []
             for run in same_second:
                 with suppress(ShiplineError):
-                    found.append(self.read(run))
-            yield from sorted(found, key=attrgetter("started"), reverse=True)
+                    records.append(self.read(run))
+            yield from sorted(records, key=attrgetter("started"), reverse=True)
 
     def latest(self, root: str) -> RunRecord:
         """The newest run of the project at `root`. Raises UsageError for none."""

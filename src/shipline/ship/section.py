@@ -190,9 +190,9 @@ class Pipeline:
                 raise ConfigError(f"steps: {name!r} is not a name of letters, digits, . _ and -")
             if name in RESERVED:
                 raise ConfigError(f"steps: {name} is a step that every chain has: rename yours")
-        for key, one in (("image", self.image), *(("copies", copy) for copy in self.copies)):
-            if one is not None and (one.tag or one.digest):
-                raise ConfigError(f"{key}: {one} has a tag or digest: name the repository alone")
+        for key, image in (("image", self.image), *(("copies", copy) for copy in self.copies)):
+            if image is not None and (image.tag or image.digest):
+                raise ConfigError(f"{key}: {image} has a tag or digest: name the repository alone")
         if self.image in self.copies:
             raise ConfigError(f"copies: {self.image} is the image itself")
         if self.keep_runs < 1:
@@ -203,8 +203,8 @@ class Pipeline:
     def commands(self) -> Mapping[str, StepSection]:
         """The steps, each in its long form."""
         return {
-            name: StepSection(run=one) if isinstance(one, str) else one
-            for name, one in self.steps.items()
+            name: StepSection(run=step) if isinstance(step, str) else step
+            for name, step in self.steps.items()
         }
 
 

@@ -73,7 +73,7 @@ def attach_layers(
     it was written, and what another writer took away is added again.
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
-    wanted = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
+    new = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
     for piece in pieces:
         repository.push(piece.descriptor.plain, MemoryStore(piece.content))
     for _ in range(_TRIES):
@@ -87,7 +87,7 @@ def attach_layers(
             if after
             else set()
         )
-        if wanted <= kept:
+        if new <= kept:
             return manifest.descriptor
     raise _contended(target)
 
@@ -251,8 +251,8 @@ def _copy_attached(
     for suffix in _ATTACHED:
         tag = f"{subject.digest.algorithm}-{subject.digest.hex}.{suffix}"
         with suppress(NotFound):
-            found = source.resolve(tag)
-            copy_graph(source, destination, found)
-            destination.tag(found, source, tag)
+            attached = source.resolve(tag)
+            copy_graph(source, destination, attached)
+            destination.tag(attached, source, tag)
             count += 1
     return count

@@ -43,14 +43,15 @@ class Envelope:
     def from_json(cls, value: Any) -> Self:
         if not isinstance(value, dict):
             raise ContentError("the envelope is not a JSON object")
-        kind, payload, found = (value.get(key) for key in ("payloadType", "payload", "signatures"))
-        if not isinstance(kind, str) or not isinstance(found, list):
+        kind, payload, entries = (
+            value.get(key) for key in ("payloadType", "payload", "signatures")
+        )
+        if not isinstance(kind, str) or not isinstance(entries, list):
             raise ContentError("the envelope lacks payloadType or signatures")
-        if not 0 < len(found) <= _SIGNATURES:
-            raise ContentError(f"the envelope has {len(found)} signatures")
+        if not 0 < len(entries) <= _SIGNATURES:
+            raise ContentError(f"the envelope has {len(entries)} signatures")
         signatures = tuple(
-            from_base64(signature.get("sig") if isinstance(signature, dict) else None)
-            for signature in found
+            from_base64(entry.get("sig") if isinstance(entry, dict) else None) for entry in entries
         )
         return cls(from_base64(payload), signatures, kind)
 

@@ -233,9 +233,9 @@ def attest(
             missing = [signer for key, signer in unique.items() if (key, Form.TAG) not in same]
             pieces = [_piece(kind, content, signer) for signer in missing]
             attached += _under_tag(repository, target, pieces, old)
-        for one in [k for key, k in unique.items() if (key, Form.BUNDLE) not in same]:
+        for signer in [s for key, s in unique.items() if (key, Form.BUNDLE) not in same]:
             if Form.BUNDLE in forms:
-                bundle = sign_statement(content, one)
+                bundle = sign_statement(content, signer)
                 attached.append(attach_bundle(repository, target, bundle, kind, clock()))
         _delete_bundles(repository, old)
         return attached

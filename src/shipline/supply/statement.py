@@ -148,7 +148,7 @@ def predicate_type(text: str) -> str:
 
 def short_name(uri: str) -> str:
     """The shortest name that `predicate_type` reads as `uri`; the URI itself for others."""
-    return min((name for name, found in _TYPES.items() if found == uri), key=len, default=uri)
+    return min((name for name, known in _TYPES.items() if known == uri), key=len, default=uri)
 
 
 def stated_time(predicate: Mapping[str, Any] | str) -> float | None:

@@ -223,19 +223,24 @@ def examine(
     """
 
     def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Signature]:
-        said, found, signed_at = _read(claim, target.digest)
-        if not identity.accepts(said, name):
-            if not said:
+        stated_name, stated_annotations, signed_at = _read(claim, target.digest)
+        if not identity.accepts(stated_name, name):
+            if not stated_name:
                 raise Unproven(
                     RejectReason.NO_NAME,
                     f"it names no image, so it is not for {name.name} (identity: {identity})",
                 )
-            reason = f"it is for {said!r:.200}, not for {name.name} (identity: {identity})"
+            reason = f"it is for {stated_name!r:.200}, not for {name.name} (identity: {identity})"
             raise Unproven(RejectReason.NAME, reason)
-        if missing := [key for key, value in annotations.items() if found.get(key) != value]:
-            reason = f"its annotation {missing[0]!r} is {found.get(missing[0])!r:.100}"
+        for key, value in annotations.items():
+            if stated_annotations.get(key) == value:
+                continue
+            reason = f"its annotation {key!r} is {stated_annotations.get(key)!r:.100}"
             raise Unproven(RejectReason.ANNOTATION, reason)
-        return [Signature(key, claim.form, said, found, signed_at, claim.place) for key in signers]
+        return [
+            Signature(key, claim.form, stated_name, stated_annotations, signed_at, claim.place)
+            for key in signers
+        ]
 
     claims = find_claims(source, target, ClaimKind.SIGNATURE, COSIGN_SIGN, limits)
     return Verification(target, *_sorted(claims, keys, check))
@@ -428,6 +433,6 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
     subject = statement.subject_of(digest)
     if subject is None:
         raise Unproven(RejectReason.DIGEST, "the statement is about another digest")
-    said = statement.predicate
-    time = seconds(said.get("timestamp")) if isinstance(said, Mapping) else None
+    predicate = statement.predicate
+    time = seconds(predicate.get("timestamp")) if isinstance(predicate, Mapping) else None
     return subject.name, subject.annotations, time

@@ -29,7 +29,7 @@ _GROUPS = {
     "style": "Style",
     "chore": "Chores",
 }
-_TOLD = ("feat", "fix", "perf", "revert")
+_NOTICED = ("feat", "fix", "perf", "revert")
 _OTHER = "Other changes"
 _ISSUE = re.compile(r"(?<![\w&/#\[])#(\d+)\b")
 
@@ -65,15 +65,15 @@ class Release:
 
     def groups(self, *, everything: bool = False) -> tuple[tuple[str, tuple[Change, ...]], ...]:
         """The changes under their headings; those that users do not notice only on demand."""
-        groups = _GROUPS if everything else _TOLD
-        found = [
-            (_GROUPS[kind], tuple(one for one in self.changes if one.type == kind))
-            for kind in groups
+        kinds = _GROUPS if everything else _NOTICED
+        groups = [
+            (_GROUPS[kind], tuple(change for change in self.changes if change.type == kind))
+            for kind in kinds
         ]
         if everything:
             others = tuple(change for change in self.changes if change.type not in _GROUPS)
-            found.append((_OTHER, others))
-        return tuple((heading, changes) for heading, changes in found if changes)
+            groups.append((_OTHER, others))
+        return tuple((heading, changes) for heading, changes in groups if changes)
 
     def to_json(self) -> dict[str, Any]:
         """All changes, whatever their kind."""

@@ -37,7 +37,7 @@ def usual(situation: Situation, version: str) -> dict[str, str]:
     """The standard labels with a value. The creation time is that of the commit."""
     event = situation.event
     url = event.url or web_address(situation.url)
-    found = {
+    labels = {
         f"{_OCI}.created": render_date(situation.commit.time, _CREATED),
         f"{_OCI}.description": event.description,
         f"{_OCI}.licenses": event.licenses,
@@ -48,8 +48,8 @@ def usual(situation: Situation, version: str) -> dict[str, str]:
         f"{_OCI}.version": version,
     }
     if situation.named_commit != situation.commit.sha:
-        found[PULL_MERGE] = situation.commit.sha
-    return {key: value for key, value in found.items() if value}
+        labels[PULL_MERGE] = situation.commit.sha
+    return {key: value for key, value in labels.items() if value}
 
 
 def completed(
@@ -172,7 +172,7 @@ def choose_rule(section: TagsSection, event: Event) -> tuple[int, TagRule, str]:
         if matched:
             return number, rule, "" if pulled else matched.name
     raise NoRuleMatches(
-        f"no rule matches {_told(event)}",
+        f"no rule matches {_event_text(event)}",
         hint=f"rules are for {_rules(section)}; add one for it to tags.rules of shipline.yaml",
     )
 
@@ -293,13 +293,13 @@ def _notes(situation: Situation, tags: tuple[Tag, ...], section: TagsSection) ->
 
 
 def _nothing(event: Event, skipped: Iterable[Skipped]) -> NoRuleMatches:
-    error = NoRuleMatches(f"no entry of the rule gives a tag for {_told(event)}")
+    error = NoRuleMatches(f"no entry of the rule gives a tag for {_event_text(event)}")
     for skip in skipped:
         error.add_note(f"{skip.entry}: {skip.reason}")
     return error
 
 
-def _told(event: Event) -> str:
+def _event_text(event: Event) -> str:
     if event.kind == "pull-request":
         return f"pull request {event.number}" + (f" into {event.base}" if event.base else "")
     return f"a schedule on {event.ref}" if event.kind == "schedule" else event.ref
@@ -307,11 +307,11 @@ def _told(event: Event) -> str:
 
 def _rules(section: TagsSection) -> str:
     kinds = ("push", "tag", "pull-request", "schedule")
-    found = [
+    rules = [
         f"{kind} {pattern}"
         for rule in section.chosen_rules
         if rule.on is not None
         for kind in kinds
         for pattern in rule.on.patterns(kind)
     ]
-    return ", ".join(found)
+    return ", ".join(rules)

@@ -45,14 +45,14 @@ def propose(rule: TagRule, section: TagsSection, situation: Situation) -> Propos
 
 def tag_of_commit(rule: TagRule, section: TagsSection, situation: Situation) -> str:
     """The highest version tag on the commit that the rule accepts; empty if there is none."""
-    found = [
+    versions = [
         (version, not version.build, tag)
         for tag, commit in situation.tags.items()
         if commit == situation.commit.sha
         and (version := version_of(tag, section.tag_prefix)) is not None
         and (not version.prerelease or version.prerelease[0] == rule.prerelease)
     ]
-    return max(found)[-1] if found else ""
+    return max(versions)[-1] if versions else ""
 
 
 def _following(rule: TagRule, section: TagsSection, history: CommitHistory) -> Proposal:

@@ -58,9 +58,9 @@ def reusable(placements: Iterable[TagPlacement]) -> Digest | None:
 
     A tag that moves does not count where another tag names an image. Raises TagConflict.
     """
-    found = [*placements]
-    require_free(found)
-    return next((placement.digest for placement in found if placement.action == "reuse"), None)
+    known = [*placements]
+    require_free(known)
+    return next((placement.digest for placement in known if placement.action == "reuse"), None)
 
 
 class TagConflict(GateRefused):

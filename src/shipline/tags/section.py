@@ -28,13 +28,13 @@ def match(patterns: Sequence[str], ref: str) -> PatternMatch | None:
 
     `*` and `?` stand for anything but `/`, `**` for anything, `[abc]` for one of them.
     """
-    found = None
+    best = None
     for pattern in patterns:
         if glob(pattern.removeprefix("!")).fullmatch(ref):
-            found = (
+            best = (
                 None if pattern.startswith("!") else PatternMatch(pattern, ref[_fixed(pattern) :])
             )
-    return found
+    return best
 
 
 def check_pattern(pattern: str) -> str:

@@ -96,7 +96,7 @@ def _signed(
     identities = {
         _identity(requirement.get("signedIdentity"), where) for requirement in requirements
     }
-    if len(requirements) > 1 and (any(len(one) != 1 for one in keys) or len(identities) > 1):
+    if len(requirements) > 1 and (any(len(group) != 1 for group in keys) or len(identities) > 1):
         _cannot(where, "several requirements with choices in them")
     flat = tuple(dict.fromkeys(key for group in keys for key in group))
     threshold = len(flat) if len(requirements) > 1 else 1

@@ -66,13 +66,15 @@ class TrustPolicy:
             accepted = self._trust.accepts_others
             reason = "no rule is about it" if self._trust.rules else "there is no trust policy"
             return TrustVerdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
-        if rule.said.action != "require":
-            return TrustVerdict(rule.said.action == "accept", rule.said.title, "the rule says so")
+        if rule.section.action != "require":
+            return TrustVerdict(
+                rule.section.action == "accept", rule.section.title, "the rule says so"
+            )
         if self._trust.as_podman:
             return self._each_platform(_Asked(rule, source, name, _no_parents, Form.TAG), target)
         verdict = self._signed(_Asked(rule, source, name, parents), target, _DEPTH)
         if not verdict.accepted and self._statements.has(source, target):
-            return TrustVerdict(True, rule.said.title, "it is a statement about an image itself")
+            return TrustVerdict(True, rule.section.title, "it is a statement about an image itself")
         return verdict
 
     def demand(
@@ -100,13 +102,15 @@ class TrustPolicy:
         """The verdict on what is run: each image of an index, whose own signature counts for none
         of them. What is refused on one platform is refused.
         """
-        now, found = self._clock(), None
+        now, verdict = self._clock(), None
         for image in _images(request.source, target):
-            found = judge(request.rule, request.findings(image), now)
-            if not found.accepted:
+            verdict = judge(request.rule, request.findings(image), now)
+            if not verdict.accepted:
                 where = "" if image.digest == target.digest else f"{_shown(image)}: "
-                return replace(found, reason=f"{where}{found.reason}")
-        return found or TrustVerdict(False, request.rule.said.title, "the index lists no image")
+                return replace(verdict, reason=f"{where}{verdict.reason}")
+        return verdict or TrustVerdict(
+            False, request.rule.section.title, "the index lists no image"
+        )
 
     def _signed(self, request: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
         """The verdict by signatures of `target`, or of an index that lists it."""
@@ -138,7 +142,7 @@ class _Asked:
 
     def findings(self, target: Descriptor) -> Proofs:
         """The proofs; attestations are only read if there are enough signatures."""
-        rule, keys = self.rule.said, self.rule.keys
+        rule, keys = self.rule.section, self.rule.keys
         signatures = examine(
             self.source,
             target,

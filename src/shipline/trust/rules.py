@@ -106,12 +106,12 @@ _PEM = "-----BEGIN "
 class ResolvedRule:
     """A rule of the section with its keys; `predicates` maps URIs to the age in seconds."""
 
-    said: TrustRule
+    section: TrustRule
     keys: tuple[PublicKey, ...]
     predicates: Mapping[str, float | None] = field(hash=False)
 
     def matches(self, name: Reference) -> bool:
-        return any(pattern.matches(name) for pattern in self.said.images)
+        return any(pattern.matches(name) for pattern in self.section.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,9 @@ def _rule(rule: TrustRule, number: int, named: Mapping[str, PublicKey], base: Pa
 
 def _predicate(predicate: str | PredicateRule, where: str) -> tuple[str, float | None]:
     """The URI of a required type, and how old it may be in seconds."""
-    asked = PredicateRule(predicate) if isinstance(predicate, str) else predicate
+    rule = PredicateRule(predicate) if isinstance(predicate, str) else predicate
     try:
-        return predicate_type(asked.type), asked.max_age.seconds if asked.max_age else None
+        return predicate_type(rule.type), rule.max_age.seconds if rule.max_age else None
     except UsageError as error:
         raise ConfigError(f"{where}.predicates: {error.message}", hint=error.hint) from error
 
@@ -186,8 +186,8 @@ def _key(text: str, name: str, base: Path, where: str) -> PublicKey:
         if _PEM in text:
             name = "key" if _PEM in name else name
             return PublicKey.parse(text.encode(), name)
-        found = read_public_key(base / text)
-        return PublicKey(name, found.der)
+        key = read_public_key(base / text)
+        return PublicKey(name, key.der)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
 
@@ -195,16 +195,15 @@ def _key(text: str, name: str, base: Path, where: str) -> PublicKey:
 def _hash(section: TrustSection, rules: tuple[ResolvedRule, ...]) -> str:
     parts: list[Any] = [section.default]
     for rule in rules:
-        said = rule.said
         parts.append(
             {
-                "images": [str(image) for image in said.images],
-                "action": said.action,
+                "images": [str(image) for image in rule.section.images],
+                "action": rule.section.action,
                 "keys": [key.id for key in rule.keys],
-                "threshold": said.threshold,
-                "identity": str(said.identity),
-                "max-age": said.max_age and said.max_age.seconds,
-                "annotations": dict(said.annotations),
+                "threshold": rule.section.threshold,
+                "identity": str(rule.section.identity),
+                "max-age": rule.section.max_age and rule.section.max_age.seconds,
+                "annotations": dict(rule.section.annotations),
                 "predicates": dict(rule.predicates),
             }
         )

@@ -48,20 +48,20 @@ class TrustVerdict:
 
 def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
     """Whether the proofs satisfy a rule that requires signatures."""
-    title = rule.said.title
+    title = rule.section.title
     fresh, stale = _fresh_keys(rule, proofs.signatures, now)
-    if len(fresh) < rule.said.threshold:
+    if len(fresh) < rule.section.threshold:
         nothing = f"no {'other ' if fresh else ''}signature is attached to it"
         details = reasons(proofs.signatures.rejected, nothing)
         return TrustVerdict(
             False,
             title,
-            f"{len(fresh)} of {rule.said.threshold} required keys signed it",
+            f"{len(fresh)} of {rule.section.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
             _way_out(rule, proofs.signatures, signed=bool(fresh), stale=bool(stale)),
         )
-    ends = [_kth_end(fresh.values(), rule.said.threshold)]
+    ends = [_kth_end(fresh.values(), rule.section.threshold)]
     for kind, max_age in rule.predicates.items():
         expiry, problem = _attested(proofs.attestations.get(kind), max_age, now)
         if problem:
@@ -97,7 +97,7 @@ def _fresh_keys(
     rule: ResolvedRule, verification: Verification, now: float
 ) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
     """The keys whose signatures count, with the time when they cease to; and why others do not."""
-    max_age = rule.said.max_age
+    max_age = rule.section.max_age
     fresh: dict[PublicKey, float | None] = {}
     stale: list[str] = []
     for signature in verification.signatures:
@@ -150,7 +150,7 @@ def _days(seconds: float) -> str:
 
 
 def _choice(rule: ResolvedRule) -> str:
-    names, threshold = _names(rule.keys), rule.said.threshold
+    names, threshold = _names(rule.keys), rule.section.threshold
     return names if len(rule.keys) == threshold else f"{threshold} of the keys {names}"
 
 
@@ -220,8 +220,10 @@ class VerdictCache:
         text = str(digest)
         with self._lock:
             lost = {text}
-            while found := [k for k, one in self._kept.items() if lost & {k[1], one.via}]:
-                for key in found:
+            while affected := [
+                k for k, verdict in self._kept.items() if lost & {k[1], verdict.via}
+            ]:
+                for key in affected:
                     lost.add(key[1])
                     del self._kept[key]
         if self._records is not None:

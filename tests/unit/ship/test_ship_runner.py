@@ -66,8 +66,8 @@ def run(
         work = replace(one.step, run=lambda context, span: do(one.name))
         return replace(one, step=work)
 
-    given: Any = SimpleNamespace(project=SimpleNamespace(root=home))
-    plan = Plan(given, tuple(map(doing, steps)))
+    inputs: Any = SimpleNamespace(project=SimpleNamespace(root=home))
+    plan = Plan(inputs, tuple(map(doing, steps)))
     nothing: Any = None
     environment = Environment(home, {}, nothing, nothing, nothing)
     with Runs(home).hold(NAME) as recorder, silent() as span:

@@ -32,7 +32,7 @@ def policy(docker: Any = None, default: Any = (REJECT,)) -> bytes:
 def actions(content: bytes, *names: str) -> list[str]:
     trust = load_trust(read_containers_policy(content), Path())
     rules = [trust.rule_for(Reference.parse(name)) for name in names]
-    return [rule.said.action if rule else "none" for rule in rules]
+    return [rule.section.action if rule else "none" for rule in rules]
 
 
 def test_the_narrowest_scope_decides() -> None:
@@ -66,7 +66,7 @@ def test_the_default_of_the_transport_comes_before_that_of_the_file() -> None:
 def test_identities_are_followed(said: Any, identity: str) -> None:
     demand = {**SIGNED, **({"signedIdentity": said} if said else {})}
     (rule,) = load_trust(read_containers_policy(policy(default=[demand])), Path()).rules
-    assert str(rule.said.identity) == identity
+    assert str(rule.section.identity) == identity
 
 
 def test_keys_are_found_in_files_and_in_place(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_keys_are_found_in_files_and_in_place(tmp_path: Path) -> None:
     ):
         content = policy(default=[demand])
         (rule,) = load_trust(read_containers_policy(content), tmp_path).rules
-        assert rule.keys == (KEY.public,) and rule.said.threshold == 1
+        assert rule.keys == (KEY.public,) and rule.section.threshold == 1
 
 
 def test_of_several_keys_in_a_requirement_one_must_sign_of_several_requirements_all() -> None:
@@ -87,7 +87,7 @@ def test_of_several_keys_in_a_requirement_one_must_sign_of_several_requirements_
     both = [SIGNED, {"type": "sigstoreSigned", "keyData": OTHER_DATA}]
     for demands, threshold in (([either], 1), (both, 2), ([*both, ACCEPT], 2), ([SIGNED] * 2, 1)):
         (rule,) = load_trust(read_containers_policy(policy(default=demands)), Path()).rules
-        assert rule.said.threshold == threshold, demands
+        assert rule.section.threshold == threshold, demands
     assert actions(policy(default=[SIGNED, REJECT]), "r.example/x") == ["reject"]
 
 

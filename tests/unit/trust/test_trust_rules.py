@@ -62,7 +62,7 @@ def test_a_whole_section_is_read(base: Path) -> None:
         "https://spdx.dev/Document": None,
         "https://cosign.sigstore.dev/attestation/vuln/v1": 7 * 86400,
     }
-    assert second.said.action == "accept" and trust.accepts_others
+    assert second.section.action == "accept" and trust.accepts_others
 
 
 def test_the_first_rule_that_matches_decides(base: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_first_rule_that_matches_decides(base: Path) -> None:
 """
     trust = load_trust(section(text), base)
     actions = {
-        name: rule.said.action
+        name: rule.section.action
         for name in ("r.example/team/public", "r.example/team/app", "r.example/x")
         if (rule := trust.rule_for(Reference.parse(name)))
     }

@@ -21,10 +21,10 @@ def by_comma(text: str, name: str) -> tuple[str, ...]:
 
     Raises UsageError that names the input.
     """
-    found: list[str] = []
+    values: list[str] = []
     for record in _records(text, name):
-        found += record if len(record) > 1 else record[0].split(",")
-    return _present(found)
+        values += record if len(record) > 1 else record[0].split(",")
+    return _present(values)
 
 
 def by_line(text: str, name: str) -> tuple[str, ...]:
@@ -206,13 +206,13 @@ def _secrets(
 
 
 def _pairs(values: Iterable[str], name: str) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for text in values:
         key, _, value = text.partition("=")
         if not key or not value:
             raise UsageError(f"input {name}: {text!r} is not ID=VALUE")
-        found.append((key, value))
-    return found
+        pairs.append((key, value))
+    return pairs
 
 
 def _token(inputs: Mapping[str, str], context: str, environ: Mapping[str, str]) -> list[str]:

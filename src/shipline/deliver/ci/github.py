@@ -293,7 +293,7 @@ def unsupported_options(workflow: Workflow) -> tuple[str, ...]:
     """The settings of shipline.yaml that this workflow does not support."""
     flags = sorted({flag for flag in workflow.build if flag.startswith("--")} - {*_INPUTS})
     others = [login.host for login in workflow.logins[1:]]
-    found = (
+    options = (
         ("steps: " + ", ".join(workflow.tests), workflow.tests),
         *((option, True) for option in workflow.without),
         ("copies to " + ", ".join(others), others),
@@ -303,7 +303,7 @@ def unsupported_options(workflow: Workflow) -> tuple[str, ...]:
             workflow.section.branches[1:] or workflow.section.tags,
         ),
     )
-    return tuple(text for text, there in found if there)
+    return tuple(text for text, there in options if there)
 
 
 def _permissions(workflow: Workflow) -> Node:
@@ -348,11 +348,11 @@ def _login(login: Login, pins: Pins) -> Node:
 
 def _options(flags: tuple[str, ...]) -> Node:
     """The flags of the build that are inputs of the action."""
-    found: dict[str, list[str]] = {}
+    inputs: dict[str, list[str]] = {}
     for flag, value in pairwise(flags):
         if flag in _INPUTS:
-            found.setdefault(_INPUTS[flag], []).append(with_variables(value, _expression))
-    return {name: "\n".join(values) for name, values in found.items()}
+            inputs.setdefault(_INPUTS[flag], []).append(with_variables(value, _expression))
+    return {name: "\n".join(values) for name, values in inputs.items()}
 
 
 def _expression(name: str) -> str:

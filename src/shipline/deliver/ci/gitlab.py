@@ -121,8 +121,8 @@ def _shown(reports: tuple[str, ...]) -> Node:
     shown: Node = {}
     if junit := [path for path in reports if "junit" in path.lower() and path.endswith(".xml")]:
         shown["junit"] = junit
-    if found := [path for path in reports if path.rpartition("/")[2] in _COBERTURA]:
-        shown["coverage_report"] = {"coverage_format": "cobertura", "path": found[0]}
+    if cobertura := [path for path in reports if path.rpartition("/")[2] in _COBERTURA]:
+        shown["coverage_report"] = {"coverage_format": "cobertura", "path": cobertura[0]}
     return {"reports": shown} if shown else {}
 
 

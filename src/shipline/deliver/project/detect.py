@@ -172,9 +172,9 @@ def _parts(root: Path, dockerfiles: tuple[str, ...]) -> Iterator[str]:
     for text in patterns:
         if isinstance(text, str) and not text.startswith(("!", "/")) and ".." not in text:
             directories |= {
-                str(one.relative_to(root))
-                for one in root.glob(text.removeprefix("./"))
-                if one.is_dir()
+                str(path.relative_to(root))
+                for path in root.glob(text.removeprefix("./"))
+                if path.is_dir()
             }
     yield from sorted(directories)
 

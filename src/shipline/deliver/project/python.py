@@ -169,8 +169,8 @@ def _test(coverage: bool, run: str) -> ProjectCheck:
 def _scripts(project: Mapping[str, Any]) -> list[str]:
     own = project.get("project", {}).get("scripts", {})
     poetry = project.get("tool", {}).get("poetry", {})
-    theirs = poetry.get("scripts", {}) if isinstance(poetry, dict) else {}
-    return [name for table in (own, theirs) if isinstance(table, dict) for name in table]
+    poetry_scripts = poetry.get("scripts", {}) if isinstance(poetry, dict) else {}
+    return [name for table in (own, poetry_scripts) if isinstance(table, dict) for name in table]
 
 
 def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,8 +179,8 @@ def _start(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
         return (scripts[0],)
     if served := _served(root, project):
         return served
-    if found := next((path for path in _PLACES if (root / path).is_file()), ""):
-        return ("python", found)
+    if start := next((path for path in _PLACES if (root / path).is_file()), ""):
+        return ("python", start)
     if (root / "manage.py").is_file():
         return ("python", "manage.py", "runserver", "0.0.0.0:8080")
     modules = sorted((*root.glob("src/*/__main__.py"), *root.glob("*/__main__.py")))
@@ -196,13 +196,13 @@ def _served(root: Path, project: Mapping[str, Any]) -> tuple[str, ...]:
         module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
         if path.name == "wsgi.py" and len(inside.parts) > 1 and "gunicorn" in needs:
             return ("gunicorn", *bind, module)
-        if not (found := _APPLICATION.search(read(path))):
+        if not (match := _APPLICATION.search(read(path))):
             continue
-        if found[2] != "Flask" and "uvicorn" in needs:
-            return ("uvicorn", f"{module}:{found[1]}", "--host", "0.0.0.0", "--port", "8080")
-        if found[2] == "Flask" and "gunicorn" in needs:
-            return ("gunicorn", *bind, f"{module}:{found[1]}")
-        if found[2] == "Flask" and "app.run(" not in read(path):
-            named = f"{module}:{found[1]}"
+        if match[2] != "Flask" and "uvicorn" in needs:
+            return ("uvicorn", f"{module}:{match[1]}", "--host", "0.0.0.0", "--port", "8080")
+        if match[2] == "Flask" and "gunicorn" in needs:
+            return ("gunicorn", *bind, f"{module}:{match[1]}")
+        if match[2] == "Flask" and "app.run(" not in read(path):
+            named = f"{module}:{match[1]}"
             return ("flask", "--app", named, "run", "--host", "0.0.0.0", "--port", "8080")
     return ()

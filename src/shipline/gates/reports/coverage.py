@@ -121,8 +121,8 @@ def contradictions(stated: Ratio, *listed: Ratio) -> tuple[str, ...]:
 
     `listed` are the ways to count the listed lines, of which one must match.
     """
-    found = [_contradiction(stated, ratio) for ratio in listed]
-    return () if "" in found else (found[0],)
+    problems = [_contradiction(stated, ratio) for ratio in listed]
+    return () if "" in problems else (problems[0],)
 
 
 def _contradiction(stated: Ratio, listed: Ratio) -> str:

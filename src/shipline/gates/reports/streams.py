@@ -215,14 +215,14 @@ class JsonReader:
         self._peek()
         while True:
             try:
-                found, end = _DECODER.raw_decode(self._buffer, self._at)
+                decoded, end = _DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
                 if self._ended or self._final(error):
                     self._fail(error.msg)
             else:
-                if self._ended or not self._may_go_on(found, end):
+                if self._ended or not self._may_go_on(decoded, end):
                     self._at = end
-                    return found
+                    return decoded
             if len(self._buffer) - self._at > _VALUE_LIMIT:
                 self._fail(f"a value of more than {_VALUE_LIMIT >> 20} MiB")
             self._fill(len(self._buffer) - self._at)
@@ -302,10 +302,10 @@ class JsonReader:
         self._buffer = self._buffer[self._at :] + self._decoder.decode(data, final=self._ended)
         self._at = 0
 
-    def _may_go_on(self, found: object, end: int) -> bool:
+    def _may_go_on(self, decoded: object, end: int) -> bool:
         """Whether it is a number whose last digits, fraction or exponent are still to come."""
         rest = self._buffer[end : end + _NEAR_THE_END]
-        return isinstance(found, int | float) and not rest.strip("0123456789.eE+-")
+        return isinstance(decoded, int | float) and not rest.strip("0123456789.eE+-")
 
     def _final(self, error: json.JSONDecodeError) -> bool:
         """Whether more text would not mend it."""

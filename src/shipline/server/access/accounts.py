@@ -89,10 +89,10 @@ class Permission:
 
     @property
     def actions(self) -> frozenset[Action]:
-        found: frozenset[Action] = frozenset()
+        actions: frozenset[Action] = frozenset()
         for entry in self.access:
-            found |= _GRANTS.get((entry.resource, entry.action), frozenset())
-        return found
+            actions |= _GRANTS.get((entry.resource, entry.action), frozenset())
+        return actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def read_robot(record: bytes) -> Robot:
 
 
 def _permission(entry: dict[str, Any]) -> Permission:
-    access = tuple(RobotAccess(**one) for one in entry.pop("access"))
+    access = tuple(RobotAccess(**item) for item in entry.pop("access"))
     repositories, tags = (tuple(entry.pop(key)) for key in ("repositories", "tags"))
     return Permission(access=access, repositories=repositories, tags=tags, **entry)
 

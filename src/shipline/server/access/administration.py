@@ -148,9 +148,9 @@ class Administration:
         """
         with self._accounts.change() as changes:
             view = self.view
-            found = _require(view.projects, name, "project")
+            project = _require(view.projects, name, "project")
             changes[("project", name)] = pack_account(
-                Project(name, id=found.id, created=found.created, removed=True)
+                Project(name, id=project.id, created=project.created, removed=True)
             )
             for robot in view.robots.values():
                 if robot.project == name:
@@ -163,12 +163,12 @@ class Administration:
             raise UsageError(f"unknown role {role!r}", hint=f"roles: {', '.join(ROLES)}")
         with self._accounts.change() as changes:
             view = self.view
-            found = _require(view.projects, project, "project")
+            stored = _require(view.projects, project, "project")
             _require(view.users, user, "user")
-            members = {key: value for key, value in found.members.items() if key != user}
+            members = {key: value for key, value in stored.members.items() if key != user}
             if role is not None:
                 members[user] = role
-            changes[("project", project)] = pack_account(replace(found, members=members))
+            changes[("project", project)] = pack_account(replace(stored, members=members))
         self._publish_change(f"{user} is {role or 'no member'} in project {project}")
 
     def add_robot(self, options: RobotOptions) -> tuple[Robot, str]:
@@ -231,7 +231,7 @@ class Administration:
         with self._accounts.change() as changes:
             robot = _require(self.view.robots, number, "robot")
             now = self._accounts.clock()
-            newest = max(robot.secrets, key=lambda one: one.created)
+            newest = max(robot.secrets, key=lambda secret: secret.created)
             before = (replace(newest, expires=now + overlap_s),) if overlap_s > 0 else ()
             secrets = (*before, StoredSecret(digest_secret(secret), now))
             changed = replace(robot, secrets=secrets, updated=now)
@@ -274,7 +274,7 @@ def _check_administrator(view: AccountsView, without: str) -> None:
 
 
 def _require(known: Mapping[_K, _V], key: _K, what: str) -> _V:
-    found = known.get(key)
-    if found is None:
+    account = known.get(key)
+    if account is None:
         raise NoSuchName(f"no such {what}: {key}")
-    return found
+    return account

@@ -67,7 +67,7 @@ class Sampler:
     def _summaries(self, now: float) -> list[NodeEvent]:
         """Start a new window; returns the summaries of the last one."""
         seen, self._seen, self._began = self._seen, {}, now
-        return [found for key, counts in seen.items() if (found := _summary(*key, counts, now))]
+        return [summary for key, counts in seen.items() if (summary := _summary(*key, counts, now))]
 
 
 def _is_refusal(event: NodeEvent) -> bool:
@@ -81,7 +81,7 @@ def _key(event: NodeEvent) -> tuple[str, str]:
 
 def _summary(kind: str, actor: str, counts: Counter[str], now: float) -> NodeEvent | None:
     more = counts.total() - min(
-        _PER_ACCOUNT, sum(min(one, _PER_NETWORK) for one in counts.values())
+        _PER_ACCOUNT, sum(min(count, _PER_NETWORK) for count in counts.values())
     )
     if more <= 0:
         return None
@@ -109,8 +109,8 @@ class Audit:
     def on_event(self, event: NodeEvent) -> None:
         if event.kind == "pull" and not self._pulls:
             return
-        for one in self._sampler.sample(event):
-            self._write(one)
+        for sampled in self._sampler.sample(event):
+            self._write(sampled)
 
     def _write(self, event: NodeEvent) -> None:
         line = json.dumps(_line(event), ensure_ascii=True, separators=(",", ":")) + "\n"
@@ -163,5 +163,5 @@ def _line(event: NodeEvent) -> dict[str, Any]:
     at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
     facts = {key: value for key, value in asdict(event).items() if value and key != "at"}
     longest = _REFUSED_TEXT if _is_refusal(event) else _TEXT
-    short = {key: one[:longest] if isinstance(one, str) else one for key, one in facts.items()}
+    short = {key: fact[:longest] if isinstance(fact, str) else fact for key, fact in facts.items()}
     return {"at": at.replace("+00:00", "Z"), **short}

@@ -83,14 +83,14 @@ def open_certificates(data: Path, section: TlsSection, host: str) -> Certificate
 
 def _names(configured: tuple[str, ...], host: str) -> list[str]:
     """All names of this machine, in a fixed order."""
-    found = ["localhost", "127.0.0.1", "::1", *configured]
+    names = ["localhost", "127.0.0.1", "::1", *configured]
     own = socket.gethostname().lower()
     for name in (own, host.lower()):
         if name not in ("", "0.0.0.0", "::"):
-            found.append(name)
+            names.append(name)
     if host in ("0.0.0.0", "::"):
-        found += _addresses(own)
-    return list(dict.fromkeys(name for name in found if _general_names([name])))
+        names += _addresses(own)
+    return list(dict.fromkeys(name for name in names if _general_names([name])))
 
 
 def _addresses(host: str) -> list[str]:
@@ -104,14 +104,14 @@ def _addresses(host: str) -> list[str]:
 def _general_names(names: list[str]) -> list[GeneralName]:
     from cryptography.x509 import DNSName, IPAddress
 
-    found: list[GeneralName] = []
+    general_names: list[GeneralName] = []
     for name in names:
         try:
-            found.append(IPAddress(ipaddress.ip_address(name.strip("[]"))))
+            general_names.append(IPAddress(ipaddress.ip_address(name.strip("[]"))))
         except ValueError:
             if len(name) < 254 and _HOST.fullmatch(name):
-                found.append(DNSName(name))
-    return found
+                general_names.append(DNSName(name))
+    return general_names
 
 
 def _open_ca(root: Path) -> tuple[Certificate, EllipticCurvePrivateKey]:
@@ -194,16 +194,16 @@ def _is_valid(root: Path, ca: Certificate, names: list[str]) -> bool:
     from cryptography import x509
 
     try:
-        found = x509.load_pem_x509_certificate((root / "server.crt").read_bytes())
+        certificate = x509.load_pem_x509_certificate((root / "server.crt").read_bytes())
         key = _read_key(root / "server.key")
-        found.verify_directly_issued_by(ca)
+        certificate.verify_directly_issued_by(ca)
     except Exception:  # any defect: generate a new one
         return False
-    alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return (
         list(alternative) == _general_names(names)
-        and found.public_key() == key.public_key()
-        and found.not_valid_after_utc - datetime.now(UTC) > _RENEW
+        and certificate.public_key() == key.public_key()
+        and certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW
     )
 
 

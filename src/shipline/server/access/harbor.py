@@ -100,14 +100,14 @@ def _project_routes(
         view = accounts.view()
         name = request.principal.name
         account = view.account(name) if name else None
-        found = sorted(view.projects.values(), key=lambda project: project.name)
-        return [project for project in found if can_see(view, account, project)]
+        projects = sorted(view.projects.values(), key=lambda project: project.name)
+        return [project for project in projects if can_see(view, account, project)]
 
     def listing(request: Request) -> Response:
-        found = [project for project in visible(request) if _matches(request, project)]
+        projects = [project for project in visible(request) if _matches(request, project)]
         repositories = project_usage.repositories(accounts.view())
         to_json = partial(_project_json, repositories)
-        return page_response(request, "/projects", found, to_json)
+        return page_response(request, "/projects", projects, to_json)
 
     def exists(request: Request) -> Response:
         name = request.parameter("project_name")
@@ -127,26 +127,26 @@ def _project_routes(
         return json_response({}, 201, [("Location", f"{BASE}/projects/{project.id}")])
 
     def show(request: Request, project: str) -> Response:
-        found = one_project(project, visible(request))
-        return json_response(_project_json(project_usage.repositories(accounts.view()), found))
+        shown = one_project(project, visible(request))
+        return json_response(_project_json(project_usage.repositories(accounts.view()), shown))
 
     def summary(request: Request, project: str) -> Response:
-        found = one_project(project, visible(request))
-        return json_response(_summary(project_usage, accounts.view(), found))
+        shown = one_project(project, visible(request))
+        return json_response(_summary(project_usage, accounts.view(), shown))
 
     def change(request: Request, project: str) -> Response:
-        found = managed_project(accounts, request, project)
-        administration(request).set_project(found.name, public=_public(read_body(request)))
+        managed = managed_project(accounts, request, project)
+        administration(request).set_project(managed.name, public=_public(read_body(request)))
         return json_response({})
 
     def remove(request: Request, project: str) -> Response:
-        found = one_project(project, visible(request))
+        removed = one_project(project, visible(request))
         if not administers(accounts.view(), account_of(accounts, request), ""):
             raise problem(403, "only an administrator may remove projects")
-        administration(request).remove_project(found.name)
+        administration(request).remove_project(removed.name)
         return json_response({})
 
-    one = f"{BASE}/projects/(?P<project>[^/]+)"
+    project_path = f"{BASE}/projects/(?P<project>[^/]+)"
     return (
         route(
             f"{BASE}/projects",
@@ -155,8 +155,14 @@ def _project_routes(
             HEAD=harbor(exists),
             POST=harbor(create),
         ),
-        route(one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
-        route(f"{one}/summary", requires="own", GET=harbor(summary)),
+        route(
+            project_path,
+            requires="own",
+            GET=harbor(show),
+            PUT=harbor(change),
+            DELETE=harbor(remove),
+        ),
+        route(f"{project_path}/summary", requires="own", GET=harbor(summary)),
     )
 
 

@@ -38,12 +38,12 @@ def one_project(text: str, projects: list[Project]) -> Project:
 def managed_project(accounts: AccountStore, request: Request, text: str) -> Project:
     """A project that the client administers. Raises Problem 403 for one that it can only see."""
     view, account = accounts.view(), account_of(accounts, request)
-    found = one_project(
-        text, [one for one in view.projects.values() if can_see(view, account, one)]
+    managed = one_project(
+        text, [project for project in view.projects.values() if can_see(view, account, project)]
     )
-    if not administers(view, account, found.name):
-        raise problem(403, f"{account.login} does not administer {found.name}")
-    return found
+    if not administers(view, account, managed.name):
+        raise problem(403, f"{account.login} does not administer {managed.name}")
+    return managed
 
 
 _ROLES: dict[int, Role] = {
@@ -68,46 +68,48 @@ def member_routes(
     """Member ids are user ids."""
 
     def listing(request: Request, project: str) -> Response:
-        found = managed_project(accounts, request, project)
+        managed = managed_project(accounts, request, project)
         view = accounts.view()
-        members = sorted(name for name in found.members if name in view.users)
-        path = f"/projects/{found.id}/members"
-        return page_response(request, path, members, lambda name: _member(view, found, name))
+        members = sorted(name for name in managed.members if name in view.users)
+        path = f"/projects/{managed.id}/members"
+        return page_response(request, path, members, lambda name: _member(view, managed, name))
 
     def add(request: Request, project: str) -> Response:
-        found = managed_project(accounts, request, project)
+        managed = managed_project(accounts, request, project)
         body = read_body(request)
         name = take(take(body, "member_user", dict, {}), "username", str, "")
-        if name in found.members:
-            raise NameTaken(f"{name} is already a member of {found.name}")
-        administration(request).set_member(found.name, name, _role(body))
+        if name in managed.members:
+            raise NameTaken(f"{name} is already a member of {managed.name}")
+        administration(request).set_member(managed.name, name, _role(body))
         number = accounts.view().users[name].id
         return json_response(
-            {}, 201, [("Location", f"{BASE}/projects/{found.id}/members/{number}")]
+            {}, 201, [("Location", f"{BASE}/projects/{managed.id}/members/{number}")]
         )
 
     def show(request: Request, project: str, member: str) -> Response:
-        found = managed_project(accounts, request, project)
+        managed = managed_project(accounts, request, project)
         view = accounts.view()
-        return json_response(_member(view, found, _name(view, found, member)))
+        return json_response(_member(view, managed, _name(view, managed, member)))
 
     def change(request: Request, project: str, member: str) -> Response:
-        found = managed_project(accounts, request, project)
-        name = _name(accounts.view(), found, member)
-        administration(request).set_member(found.name, name, _role(read_body(request)))
+        managed = managed_project(accounts, request, project)
+        name = _name(accounts.view(), managed, member)
+        administration(request).set_member(managed.name, name, _role(read_body(request)))
         return json_response({})
 
     def remove(request: Request, project: str, member: str) -> Response:
-        found = managed_project(accounts, request, project)
-        name = _name(accounts.view(), found, member)
-        administration(request).set_member(found.name, name, None)
+        managed = managed_project(accounts, request, project)
+        name = _name(accounts.view(), managed, member)
+        administration(request).set_member(managed.name, name, None)
         return json_response({})
 
     every = f"{BASE}/projects/(?P<project>[^/]+)/members"
-    one = every + "/(?P<member>[0-9]{1,9})"
+    member_path = every + "/(?P<member>[0-9]{1,9})"
     return (
         route(every, requires="own", GET=harbor(listing), POST=harbor(add)),
-        route(one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)),
+        route(
+            member_path, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)
+        ),
     )
 
 
@@ -155,9 +157,9 @@ def robot_routes(
         return _page_of(accounts, request, "/robots", project, filters.get("name", ""))
 
     def listing_below(request: Request, project: str) -> Response:
-        found = managed_project(accounts, request, project)
+        managed = managed_project(accounts, request, project)
         path = f"/projects/{project}/robots"
-        return _page_of(accounts, request, path, found.name, _filters(request).get("name", ""))
+        return _page_of(accounts, request, path, managed.name, _filters(request).get("name", ""))
 
     def create(request: Request) -> Response:
         account_of(accounts, request)
@@ -165,46 +167,46 @@ def robot_routes(
         return _create_robot(accounts, request, administration(request), body, _project_of(body))
 
     def create_below(request: Request, project: str) -> Response:
-        found = managed_project(accounts, request, project)
-        body = _from_v1(read_body(request), found.name)
-        return _create_robot(accounts, request, administration(request), body, found.name)
+        managed = managed_project(accounts, request, project)
+        body = _from_v1(read_body(request), managed.name)
+        return _create_robot(accounts, request, administration(request), body, managed.name)
 
     def show(request: Request, robot: str, project: str = "") -> Response:
         return json_response(robot_json(_robot(accounts, request, robot, project)))
 
     def change(request: Request, robot: str, project: str = "") -> Response:
         """Harbor's clients send the whole robot; name and level must be unchanged."""
-        found = _robot(accounts, request, robot, project)
+        account = _robot(accounts, request, robot, project)
         body = read_body(request)
-        if take(body, "name", str, found.login) not in (found.login, found.name):
+        if take(body, "name", str, account.login) not in (account.login, account.name):
             raise problem(400, "the name of a robot cannot be changed")
-        level = "project" if found.project else "system"
+        level = "project" if account.project else "system"
         if take(body, "level", str, level) != level:
             raise problem(400, f"the level of a robot cannot be changed: it is {level}")
-        administration(request).set_robot(found.id, _changed(found, body))
+        administration(request).set_robot(account.id, _changed(account, body))
         return json_response({})
 
     def refresh(request: Request, robot: str) -> Response:
         """`overlap` (an extension): seconds that the previous secret stays valid."""
-        found = _robot(accounts, request, robot, "")
+        account = _robot(accounts, request, robot, "")
         body = read_body(request)
         _check_secret(body)
         overlap = take(body, "overlap", int, 0)
         if not 0 <= overlap <= _LONGEST_OVERLAP_S:
             raise problem(400, f"overlap is 0 to {_LONGEST_OVERLAP_S} seconds")
-        secret = administration(request).rotate_robot(found.id, overlap_s=overlap)
+        secret = administration(request).rotate_robot(account.id, overlap_s=overlap)
         return json_response({"secret": secret})
 
     def remove(request: Request, robot: str, project: str = "") -> Response:
         administration(request).remove_robot(_robot(accounts, request, robot, project).id)
         return json_response({})
 
-    one = "/robots/(?P<robot>[0-9]{1,9})"
+    robot_path = "/robots/(?P<robot>[0-9]{1,9})"
     below = f"{BASE}/projects/(?P<project>[^/]+)"
     return (
         route(f"{BASE}/robots", requires="own", GET=harbor(listing), POST=harbor(create)),
         route(
-            BASE + one,
+            BASE + robot_path,
             requires="own",
             GET=harbor(show),
             PUT=harbor(change),
@@ -215,7 +217,11 @@ def robot_routes(
             f"{below}/robots", requires="own", GET=harbor(listing_below), POST=harbor(create_below)
         ),
         route(
-            below + one, requires="own", GET=harbor(show), PUT=harbor(change), DELETE=harbor(remove)
+            below + robot_path,
+            requires="own",
+            GET=harbor(show),
+            PUT=harbor(change),
+            DELETE=harbor(remove),
         ),
     )
 
@@ -229,8 +235,8 @@ def _page_of(
     accounts: AccountStore, request: Request, path: str, project: str, name: str
 ) -> Response:
     robots = sorted(accounts.view().robots.values(), key=lambda robot: robot.id)
-    found = [robot for robot in robots if robot.project == project and name in robot.login]
-    return page_response(request, path, found, robot_json)
+    matching = [robot for robot in robots if robot.project == project and name in robot.login]
+    return page_response(request, path, matching, robot_json)
 
 
 def _filters(request: Request) -> dict[str, str]:
@@ -320,9 +326,9 @@ def _from_v1(body: dict[str, Any], project: str) -> dict[str, Any]:
 def _robot(accounts: AccountStore, request: Request, number: str, project: str) -> Robot:
     """A robot that the client may manage. Raises NoSuchName for any other."""
     account, view = account_of(accounts, request), accounts.view()
-    found = view.robots.get(int(number))
-    if found is None or not administers(view, account, found.project):
+    robot = view.robots.get(int(number))
+    if robot is None or not administers(view, account, robot.project):
         raise NoSuchName(f"no such robot: {number}")
-    if project and managed_project(accounts, request, project).name != found.project:
+    if project and managed_project(accounts, request, project).name != robot.project:
         raise NoSuchName(f"no robot {number} in project {project}")
-    return found
+    return robot

@@ -68,21 +68,21 @@ def json_response(
 
 
 def page_response(
-    request: Request, path: str, found: Sequence[Any], to_json: Callable[[Any], Any]
+    request: Request, path: str, entries: Sequence[Any], to_json: Callable[[Any], Any]
 ) -> Response:
     """One page of a list, with Harbor's paging headers."""
     number = _number(request, "page", 1, 1 << 30)
     size = _number(request, "page_size", _PAGE, _LARGEST)
     start = (number - 1) * size
-    headers: Headers = [("X-Total-Count", str(len(found)))]
+    headers: Headers = [("X-Total-Count", str(len(entries)))]
     links = []
     if number > 1:
         links.append(_link(request, path, number - 1, size, "prev"))
-    if start + size < len(found):
+    if start + size < len(entries):
         links.append(_link(request, path, number + 1, size, "next"))
     if links:
         headers.append(("Link", " , ".join(links)))
-    return json_response([to_json(one) for one in found[start : start + size]], headers=headers)
+    return json_response([to_json(item) for item in entries[start : start + size]], headers=headers)
 
 
 def read_body(request: Request) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def read_body(request: Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise problem(400, "send application/json")
     try:
-        found = json.loads(request.read(_LIMIT))
+        body = json.loads(request.read(_LIMIT))
     except (ValueError, RecursionError):
         raise problem(400, "the body is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise problem(400, "the body is not a JSON object")
-    return found
+    return body
 
 
 def take(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -112,10 +112,13 @@ def take(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
 
 
 def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = take(body, name, list, [])
-    if not all(isinstance(one, str) and 0 < len(one) <= 256 for one in found) or len(found) > 100:
+    values = take(body, name, list, [])
+    if (
+        not all(isinstance(scope, str) and 0 < len(scope) <= 256 for scope in values)
+        or len(values) > 100
+    ):
         raise problem(400, f"{name} is not a list of short strings")
-    return tuple(found)
+    return tuple(values)
 
 
 def permissions_of(body: dict[str, Any]) -> tuple[Permission, ...]:
@@ -130,19 +133,19 @@ def _permission(entry: Any) -> Permission:
     namespace = take(entry, "namespace", str, "")
     if kind not in ("system", "project") or not namespace:
         raise problem(400, "a permission has kind system or project, and a namespace")
-    access = tuple(_access(one) for one in take(entry, "access", list, []))
+    access = tuple(_access(item) for item in take(entry, "access", list, []))
     return Permission(namespace, access, kind, texts(entry, "repositories"), texts(entry, "tags"))
 
 
 def _access(entry: Any) -> RobotAccess:
     if not isinstance(entry, dict):
         raise problem(400, "an access is not an object")
-    found = RobotAccess(take(entry, "resource", str, ""), take(entry, "action", str, ""))
+    access = RobotAccess(take(entry, "resource", str, ""), take(entry, "action", str, ""))
     if take(entry, "effect", str, "allow") not in ("allow", ""):
         raise problem(400, "the only supported effect is allow")
-    if not _WORD.fullmatch(found.resource) or not _WORD.fullmatch(found.action):
-        raise problem(400, f"invalid access: {found.resource[:64]!r}, {found.action[:64]!r}")
-    return found
+    if not _WORD.fullmatch(access.resource) or not _WORD.fullmatch(access.action):
+        raise problem(400, f"invalid access: {access.resource[:64]!r}, {access.action[:64]!r}")
+    return access
 
 
 def robot_json(robot: Robot) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def robot_json(robot: Robot) -> dict[str, Any]:
 
 
 def _permission_json(entry: Permission) -> dict[str, Any]:
-    access = [{"resource": one.resource, "action": one.action} for one in entry.access]
+    access = [{"resource": grant.resource, "action": grant.action} for grant in entry.access]
     to_json: dict[str, Any] = {"kind": entry.kind, "namespace": entry.namespace, "access": access}
     if entry.repositories:
         to_json["repositories"] = list(entry.repositories)

@@ -134,31 +134,31 @@ def _check_claims(claims: dict[str, Any], issuer: str, audience: str, now: float
 
 
 def _time(claims: dict[str, Any], name: str) -> float:
-    found = claims.get(name)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not isfinite(found):
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise InvalidToken(f"no time in {name}")
-    return found
+    return value
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(_bytes(text))
+        value = json.loads(_bytes(text))
     except (ValueError, RecursionError):
         raise InvalidToken("not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InvalidToken("not an object")
-    return found
+    return value
 
 
 def _bytes(text: str) -> bytes:
     """Accepts only the canonical encoding, so that each token has one text."""
     try:
-        found = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InvalidToken("not base64url") from None
-    if encode(found) != text:
+    if encode(decoded) != text:
         raise InvalidToken("not base64url")
-    return found
+    return decoded
 
 
 def _json(value: object) -> bytes:
@@ -269,20 +269,20 @@ def _public(pem: str) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    found = load_pem_public_key(pem.encode()) if "PUBLIC" in pem else _private(pem).public_key()
-    if not isinstance(found, EllipticCurvePublicKey):
+    key = load_pem_public_key(pem.encode()) if "PUBLIC" in pem else _private(pem).public_key()
+    if not isinstance(key, EllipticCurvePublicKey):
         raise InvalidToken("a stored key is of the wrong type")
-    return found
+    return key
 
 
 def _private(pem: str) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    found = load_pem_private_key(pem.encode(), None)
-    if not isinstance(found, EllipticCurvePrivateKey):
+    key = load_pem_private_key(pem.encode(), None)
+    if not isinstance(key, EllipticCurvePrivateKey):
         raise InvalidToken("a stored key is of the wrong type")
-    return found
+    return key
 
 
 def _load(view: AccountsView) -> _Loaded:

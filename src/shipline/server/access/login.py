@@ -62,8 +62,8 @@ def check_password(password: str) -> str:
 def hash_password(password: str) -> str:
     """The stored form of a password: parameters, salt and scrypt hash."""
     salt = secrets.token_bytes(16)
-    found = _scrypt(password, salt, _LOG_N, _R, _P)
-    return f"scrypt${_LOG_N}${_R}${_P}${_text(salt)}${_text(found)}"
+    hashed = _scrypt(password, salt, _LOG_N, _R, _P)
+    return f"scrypt${_LOG_N}${_R}${_P}${_text(salt)}${_text(hashed)}"
 
 
 def same_password(password: str, stored: str) -> bool:
@@ -151,9 +151,9 @@ class Throttle:
         audit log.
         """
         with self._lock:
-            found = [entry for key in _keys(name, address) if (entry := self._entry(key))]
-            news = not all(entry.reported for entry in found)
-            for entry in found:
+            entries = [entry for key in _keys(name, address) if (entry := self._entry(key))]
+            news = not all(entry.reported for entry in entries)
+            for entry in entries:
                 entry.reported = True
             return news
 

@@ -52,8 +52,8 @@ class ProjectUsage:
 
     def repositories(self, view: AccountsView) -> Counter[str]:
         """The number of repositories per project."""
-        found = (view.project(name) for name, _ in self.usages())
-        return Counter(project.name for project in found if project is not None)
+        projects = (view.project(name) for name, _ in self.usages())
+        return Counter(project.name for project in projects if project is not None)
 
     def bytes_of(self, view: AccountsView, project: Project) -> int:
         """Bytes of a project; a blob in two repositories counts twice."""
@@ -70,10 +70,10 @@ def perform(administration: Administration, operation: str, arguments: Mapping[s
 
     Raises UsageError if it is impossible, Problem for malformed arguments.
     """
-    found = _OPERATIONS.get(operation)
-    if found is None:
+    function = _OPERATIONS.get(operation)
+    if function is None:
         raise NoSuchName(f"unknown operation {operation}; known: {', '.join(_OPERATIONS)}")
-    return found(administration, arguments)
+    return function(administration, arguments)
 
 
 def accounts_json(accounts: AccountStore) -> dict[str, Any]:
@@ -82,35 +82,35 @@ def accounts_json(accounts: AccountStore) -> dict[str, Any]:
     return {
         "users": [
             {
-                "name": one.name,
-                "admin": one.admin,
-                "disabled": one.disabled,
-                "used": accounts.last_used(one.name),
+                "name": user.name,
+                "admin": user.admin,
+                "disabled": user.disabled,
+                "used": accounts.last_used(user.name),
             }
-            for one in sorted(view.users.values(), key=lambda one: one.name)
+            for user in sorted(view.users.values(), key=lambda user: user.name)
         ],
         "projects": [
-            {"name": one.name, "public": one.public, "members": dict(one.members)}
-            for one in sorted(view.projects.values(), key=lambda one: one.name)
+            {"name": project.name, "public": project.public, "members": dict(project.members)}
+            for project in sorted(view.projects.values(), key=lambda project: project.name)
         ],
         "robots": [
             {
-                **robot_json(one),
-                "may": "; ".join(map(_describe, one.permissions)),
-                "state": _state(one, now),
-                "expires": one.expires,
-                "used": accounts.last_used(one.login),
+                **robot_json(robot),
+                "may": "; ".join(map(_describe, robot.permissions)),
+                "state": _state(robot, now),
+                "expires": robot.expires,
+                "used": accounts.last_used(robot.login),
             }
-            for one in sorted(view.robots.values(), key=lambda one: one.id)
+            for robot in sorted(view.robots.values(), key=lambda robot: robot.id)
         ],
         "tokens": [
             {
-                "account": one.subject,
-                "client": one.client,
-                "created": one.created,
-                "expires": one.expires,
+                "account": token.subject,
+                "client": token.client,
+                "created": token.created,
+                "expires": token.expires,
             }
-            for one in refresh_tokens(accounts)
+            for token in refresh_tokens(accounts)
         ],
     }
 
@@ -146,10 +146,10 @@ def account_routes(
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:
-    found = take(dict(arguments), name, str, "")
-    if not found:
+    text = take(dict(arguments), name, str, "")
+    if not text:
         raise UsageError(f"{name} is missing")
-    return str(found)
+    return str(text)
 
 
 def _add_user(administration: Administration, arguments: Mapping[str, Any]) -> None:
@@ -158,8 +158,8 @@ def _add_user(administration: Administration, arguments: Mapping[str, Any]) -> N
 
 
 def _set_user(administration: Administration, arguments: Mapping[str, Any]) -> None:
-    found = {name: take(dict(arguments), name, bool, None) for name in ("admin", "disabled")}
-    fields = {name: value for name, value in found.items() if value is not None}
+    flags = {name: take(dict(arguments), name, bool, None) for name in ("admin", "disabled")}
+    fields = {name: value for name, value in flags.items() if value is not None}
     administration.set_user(_text(arguments, "name"), **fields)
 
 
@@ -210,10 +210,10 @@ def _set_robot(administration: Administration, arguments: Mapping[str, Any]) -> 
 
 def _robot(administration: Administration, arguments: Mapping[str, Any]) -> Robot:
     login = _text(arguments, "login")
-    found = administration.view.logins.get(login)
-    if found is None:
+    account = administration.view.logins.get(login)
+    if account is None:
         raise NoSuchName(f"no such robot: {login}", hint="shipline registry robot ls")
-    return found
+    return account
 
 
 _OPERATIONS: Mapping[str, Operation] = {
@@ -246,8 +246,8 @@ def _state(robot: Robot, now: float) -> str:
 
 def _describe(entry: Permission) -> str:
     may = ",".join(
-        one.action if one.resource == "repository" else f"{one.resource}:{one.action}"
-        for one in entry.access
+        grant.action if grant.resource == "repository" else f"{grant.resource}:{grant.action}"
+        for grant in entry.access
     )
     where = ",".join(entry.repositories) or entry.namespace
     return f"{may} {where}" + (f" tags {','.join(entry.tags)}" if entry.tags else "")

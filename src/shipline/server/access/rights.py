@@ -104,8 +104,8 @@ def administers(view: AccountsView, account: Account | None, project: str) -> bo
     """Whether the account may manage members and robots of a project ("" is the system)."""
     if not isinstance(account, User):
         return False
-    found = view.projects.get(project)
-    return account.admin or (found is not None and found.members.get(account.name) == "admin")
+    stored = view.projects.get(project)
+    return account.admin or (stored is not None and stored.members.get(account.name) == "admin")
 
 
 def can_see(view: AccountsView, account: Account | None, project: Project) -> bool:

@@ -86,9 +86,9 @@ class AccountsView:
         """
         name = repository if len(repository) <= _MAX_NAME else ""
         while name:
-            found = self.projects.get(name)
-            if found is not None or name in self.removed:
-                return found
+            project = self.projects.get(name)
+            if project is not None or name in self.removed:
+                return project
             name = name.rpartition("/")[0]
         return None
 

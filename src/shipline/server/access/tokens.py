@@ -56,11 +56,11 @@ def issue_refresh(
         "stamp": account.stamp,
     }
     with accounts.change(wait=False) as changes:
-        stored = sorted(refresh_tokens(accounts, subject), key=lambda one: one.created)
-        ended = [one for one in stored if one.expires <= now]
-        alive = [one for one in stored if one.expires > now]
-        for one in [*ended, *alive[: max(0, len(alive) - _MAX_REFRESH_TOKENS + 1)]]:
-            changes[("refresh", subject, one.digest)] = None
+        stored = sorted(refresh_tokens(accounts, subject), key=lambda token: token.created)
+        ended = [token for token in stored if token.expires <= now]
+        alive = [token for token in stored if token.expires > now]
+        for expired in [*ended, *alive[: max(0, len(alive) - _MAX_REFRESH_TOKENS + 1)]]:
+            changes[("refresh", subject, expired.digest)] = None
         changes[("refresh", subject, digest_secret(token))] = json.dumps(fields).encode()
     return token
 
@@ -94,10 +94,10 @@ def refresh_tokens(accounts: AccountStore, subject: str = "") -> list[RefreshTok
 
 def revoke_refresh(accounts: AccountStore, changes: Changes, subject: str) -> int:
     """Delete an account's refresh tokens as part of a change; returns their number."""
-    found = refresh_tokens(accounts, subject)
-    for one in found:
-        changes[("refresh", subject, one.digest)] = None
-    return len(found)
+    tokens = refresh_tokens(accounts, subject)
+    for token in tokens:
+        changes[("refresh", subject, token.digest)] = None
+    return len(tokens)
 
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
@@ -150,7 +150,11 @@ class Tokens:
         """Issue a token to an account, or to an anonymous client."""
         view, section = self._accounts.view(), self._section
         granted = tuple(
-            scope for scope in (self._grant(view, account, one) for one in requested) if scope
+            scope
+            for scope in (
+                self._grant(view, account, requested_scope) for requested_scope in requested
+            )
+            if scope
         )
         now, lifetime = int(self._accounts.clock()), int(section.token_lifetime.seconds)
         claims = {

@@ -48,10 +48,10 @@ class StoredEvidence:
             yield VerifiedReader(file, target, self._name)
 
     def resolve(self, reference: str) -> Descriptor:
-        found = self.find(Digest.parse(reference) if ":" in reference else reference)
-        if found is None:
+        stored = self.find(Digest.parse(reference) if ":" in reference else reference)
+        if stored is None:
             raise NotFound(f"{self._name} has no manifest {reference}")
-        return found
+        return stored
 
     def find(self, reference: Digest | str) -> Descriptor | None:
         """Like `resolve`, but None if not found."""
@@ -64,16 +64,18 @@ class StoredEvidence:
         """
         subject, records = str(target.digest), self._storage.records
         marked = records.scan(("proven", self._name, subject), limit=_REFERRERS)
-        marks = sorted((json.loads(value) for _, value in marked), key=lambda one: -one["at"])
+        marks = sorted((json.loads(value) for _, value in marked), key=lambda mark: -mark["at"])
         first = [
             json.loads(value)
-            for one in marks
-            if (value := records.get(("referrer", self._name, subject, one["in"]))) is not None
+            for mark in marks
+            if (value := records.get(("referrer", self._name, subject, mark["in"]))) is not None
         ]
         others = self._manifests.referrers(self._name, target.digest, "")
         entries = {entry["digest"]: entry for entry in (*first, *_first_referrers(others))}
-        found = map(Descriptor.from_json, entries.values())
-        return tuple(one for one in found if artifact_type in ("", one.artifact_type))
+        descriptors = map(Descriptor.from_json, entries.values())
+        return tuple(
+            referrer for referrer in descriptors if artifact_type in ("", referrer.artifact_type)
+        )
 
     def parents(self, target: Descriptor) -> Iterator[Descriptor]:
         """The indexes that list a manifest, proven ones first."""
@@ -108,7 +110,7 @@ class StoredEvidence:
         index = self._manifests.get(self._name, subject)
         parsed = None if index is None else parse_manifest(index.raw, index.media_type)
         children = parsed.manifests if isinstance(parsed, Index) else ()
-        vouched = (("vouched", self._name, str(one.digest), str(subject)) for one in children)
+        vouched = (("vouched", self._name, str(child.digest), str(subject)) for child in children)
         at = self._storage.clock()
         return {key: pack(at=at, **{"in": str(place)}), **dict.fromkeys(vouched, b"")}
 

@@ -44,22 +44,22 @@ def decide(
     """One decision per tag that a rule applies to. A tag is kept if any rule keeps it. Tags that
     hold statements about an image are skipped.
     """
-    known = [one for one in tags if statement_subject(one.tag) is None]
-    found: dict[str, RetentionDecision] = {}
+    known = [tagged for tagged in tags if statement_subject(tagged.tag) is None]
+    decisions: dict[str, RetentionDecision] = {}
     for rule in rules:
         if not matches_any(rule.repositories, repository):
             continue
-        ours = [one for one in known if matches_any(rule.tags, one.tag)]
-        newest = sorted(ours, key=lambda one: (-one.at, one.tag))
-        for rank, one in enumerate(newest):
-            reason = _keep_reason(rule, one, rank, now)
-            before = found.get(one.tag)
+        matching = [tagged for tagged in known if matches_any(rule.tags, tagged.tag)]
+        newest = sorted(matching, key=lambda tagged: (-tagged.at, tagged.tag))
+        for rank, tagged in enumerate(newest):
+            reason = _keep_reason(rule, tagged, rank, now)
+            before = decisions.get(tagged.tag)
             if before is None or not before.kept:
                 why = reason or _expiry_reason(rule)
-                found[one.tag] = RetentionDecision(
-                    repository, one.tag, one.digest, bool(reason), why
+                decisions[tagged.tag] = RetentionDecision(
+                    repository, tagged.tag, tagged.digest, bool(reason), why
                 )
-    return [found[tag] for tag in sorted(found)]
+    return [decisions[tag] for tag in sorted(decisions)]
 
 
 def retain(
@@ -87,7 +87,7 @@ def retain(
                     publish(_event(decisions[-1], actor))
         after = names[-1]
     if not dry_run:
-        removed = sum(not one.kept for one in decisions)
+        removed = sum(not decision.kept for decision in decisions)
         message = f"retention: {removed} tags removed, {len(decisions) - removed} kept"
         publish(NodeEvent("collect", actor=actor, message=message))
     return decisions
@@ -119,7 +119,7 @@ def retain_forever(
             except OSError:
                 _log.exception("retention failed; retrying in %s", section.retention_every)
                 continue
-            removed = sum(not one.kept for one in decisions)
+            removed = sum(not decision.kept for decision in decisions)
             _log.info("retention removed %d tags and kept %d", removed, len(decisions) - removed)
 
 
@@ -146,13 +146,13 @@ def _apply(
     return decision
 
 
-def _keep_reason(rule: RetentionRule, one: TaggedDigest, rank: int, now: float) -> str:
+def _keep_reason(rule: RetentionRule, tagged: TaggedDigest, rank: int, now: float) -> str:
     """Why the rule keeps the tag, empty if it does not."""
-    if matches_any(rule.keep, one.tag):
+    if matches_any(rule.keep, tagged.tag):
         return "always kept by name"
     if rule.latest is not None and rank < rule.latest:
         return f"one of the last {rule.latest}"
-    if rule.within is not None and now - one.at <= rule.within.seconds:
+    if rule.within is not None and now - tagged.at <= rule.within.seconds:
         return f"pushed within {rule.within}"
     return ""
 

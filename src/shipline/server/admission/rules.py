@@ -53,7 +53,9 @@ class Quotas:
         if not self._rules:
             return
         known = {rule.project for rule in self._rules}.union(self._projects())
-        project = next((one for one in prefixes(name) if one in known), name.partition("/")[0])
+        project = next(
+            (prefix for prefix in prefixes(name) if prefix in known), name.partition("/")[0]
+        )
         rules = _rules_for(self._rules, project)
         if not rules:
             return
@@ -70,10 +72,12 @@ class Quotas:
     def _usage_of(self, project: str, known: set[str]) -> Counter[str]:
         """The usage of a project, without that of projects nested in it."""
         usage = self._totals.total(project)
-        nested = {one for one in known if one.startswith(f"{project}/")}
-        for one in nested:
-            if nested.isdisjoint(list(prefixes(one))[1:]):
-                usage.subtract(self._totals.total(one))
+        nested = {
+            known_project for known_project in known if known_project.startswith(f"{project}/")
+        }
+        for other in nested:
+            if nested.isdisjoint(list(prefixes(other))[1:]):
+                usage.subtract(self._totals.total(other))
         return usage
 
 
@@ -154,15 +158,15 @@ class AdmissionRules:
         tags: tuple[str, ...],
     ) -> None:
         before = {tag: self._manifests.target(name, tag) for tag in tags}
-        for tag, found in before.items():
-            if found not in (None, digest) and self._immutable(name, tag):
+        for tag, current in before.items():
+            if current not in (None, digest) and self._immutable(name, tag):
                 raise self._refusal(
                     "immutable",
-                    f"tag {tag} of {name} is immutable: it points to {found}; use another tag",
+                    f"tag {tag} of {name} is immutable: it points to {current}; use another tag",
                 )
-            if found not in (None, digest) and not principal.may("delete", name, tag):
+            if current not in (None, digest) and not principal.may("delete", name, tag):
                 self._check_evidence(principal, name, tag, content)
-        new = sum(found is None for found in before.values())
+        new = sum(current is None for current in before.values())
         with self._counting_refusals("quota"):
             self._quotas.admit(name, len(content.raw), tags=new)
 
@@ -282,11 +286,11 @@ def _explain(verdict: TrustVerdict) -> str:
 
 def _for_node(section: AdmissionSection) -> TrustSection | None:
     """The trust rules for the node; without a configured hostname, hosts are not compared."""
-    found = section.signatures
-    if found is None or section.hostname:
-        return found
-    rules = tuple(replace(rule, identity=rule.identity.on_any_host()) for rule in found.rules)
-    return replace(found, rules=rules)
+    signatures = section.signatures
+    if signatures is None or section.hostname:
+        return signatures
+    rules = tuple(replace(rule, identity=rule.identity.on_any_host()) for rule in signatures.rules)
+    return replace(signatures, rules=rules)
 
 
 def _load_rules(section: AdmissionSection, base: Path) -> list[LoadedRule]:

@@ -155,11 +155,11 @@ class Scans:
         and the most recent must be recent enough. An index without scans is judged by those of its
         images.
         """
-        found = [self._scan(rule, source, one) for one in (target, *source.parents(target))]
-        scans = [scan for scan, _ in found if scan is not None]
+        results = [self._scan(rule, source, image) for image in (target, *source.parents(target))]
+        scans = [scan for scan, _ in results if scan is not None]
         if scans:
             return self._rule_refusal(rule.section, scans)
-        images, own = _images(source, target), found[0][1]
+        images, own = _images(source, target), results[0][1]
         if not images or own != _NO_SCAN:
             return own
         for image in images:
@@ -190,27 +190,31 @@ class Scans:
         """
         now = self._clock()
         if rule.max_age is not None:
-            finished = max((one.finished for one in scans if one.finished), default=None)
+            finished = max((scan.finished for scan in scans if scan.finished), default=None)
             if finished is None:
                 return "its scan result has no end time"
             if now - finished > rule.max_age.seconds:
                 return f"its last scan is older than {rule.max_age}; scan it again"
         today = datetime.fromtimestamp(now, UTC)
-        allowed = {one.id for one in rule.allow if not one.until.over(today)}
+        allowed = {accepted.id for accepted in rule.allow if not accepted.until.over(today)}
         least = Severity.parse(rule.refuse)
         bad = [
-            one
-            for one in dict.fromkeys(one for scan in scans for one in scan.vulnerabilities)
-            if (one.severity >= least or one.severity is Severity.UNKNOWN)
-            and (one.fixed or not rule.fixable_only)
-            and not allowed.intersection(one.names)
+            vulnerability
+            for vulnerability in dict.fromkeys(
+                vulnerability for scan in scans for vulnerability in scan.vulnerabilities
+            )
+            if (vulnerability.severity >= least or vulnerability.severity is Severity.UNKNOWN)
+            and (vulnerability.fixed or not rule.fixable_only)
+            and not allowed.intersection(vulnerability.names)
         ]
         return _describe(bad, rule.refuse) if bad else ""
 
 
 def _describe(bad: Sequence[Vulnerability], least: str) -> str:
-    worst = sorted(bad, key=lambda one: (-one.severity, one.id))
-    names = ", ".join(f"{one.id} ({one.severity})" for one in worst[:_SHOWN])
+    worst = sorted(bad, key=lambda vulnerability: (-vulnerability.severity, vulnerability.id))
+    names = ", ".join(
+        f"{vulnerability.id} ({vulnerability.severity})" for vulnerability in worst[:_SHOWN]
+    )
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return (
         f"{len(bad)} vulnerabilities of severity {least} or above: {names}{more}; update the image "
@@ -224,18 +228,20 @@ def _newest_scan(
     proven: list[VerifiedAttestation] = []
     rejected = 0
     for kind in SCAN_TYPES:
-        found = examine_attestations(source, target, keys, kind)
-        proven += found.proven
-        rejected += len(found.rejected)
+        examined = examine_attestations(source, target, keys, kind)
+        proven += examined.proven
+        rejected += len(examined.rejected)
     problem = (
         f"{rejected} scan results are attached, but none is signed by a trusted key"
         if rejected
         else _NO_SCAN
     )
     scans: list[Scan] = []
-    for one in proven:
+    for attestation in proven:
         try:
-            scans.append(read_scan(one.statement.predicate_type, one.statement.predicate))
+            scans.append(
+                read_scan(attestation.statement.predicate_type, attestation.statement.predicate)
+            )
         except ContentError as error:
             problem = f"its scan result is unusable: {error.message}"
     if not scans:
@@ -245,14 +251,18 @@ def _newest_scan(
 
 def _attached(source: StoredEvidence, target: Descriptor) -> Iterator[Digest]:
     """Everything attached to an image, by digest."""
-    yield from (one.digest for one in source.referrers(target))
-    found = source.find(attachment_tag(target.digest, ClaimKind.ATTESTATION))
-    if found is not None:
-        yield found.digest
+    yield from (referrer.digest for referrer in source.referrers(target))
+    manifest = source.find(attachment_tag(target.digest, ClaimKind.ATTESTATION))
+    if manifest is not None:
+        yield manifest.digest
 
 
 def _images(source: StoredEvidence, target: Descriptor) -> Sequence[Descriptor]:
     parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
     if not isinstance(parsed, Index):
         return ()
-    return [one for one in parsed.manifests if one.platform and one.platform.os != "unknown"]
+    return [
+        manifest
+        for manifest in parsed.manifests
+        if manifest.platform and manifest.platform.os != "unknown"
+    ]

@@ -80,12 +80,14 @@ def post(target: DeliveryTarget, body: bytes, headers: Mapping[str, str], timeou
 
 def _redirected(target: DeliveryTarget, location: str) -> DeliveryTarget:
     try:
-        found = DeliveryTarget.parse(urljoin(target.url, location))
+        redirected = DeliveryTarget.parse(urljoin(target.url, location))
     except ConfigError as error:
         raise DeliveryFailed(f"{target.host}: invalid redirect: {error.message}") from None
-    if target.tls and not found.tls:
+    if target.tls and not redirected.tls:
         raise DeliveryFailed(f"{target.host} redirects from https to http")
-    return DeliveryTarget(found.tls, found.host, found.port, found.path, target.allow)
+    return DeliveryTarget(
+        redirected.tls, redirected.host, redirected.port, redirected.path, target.allow
+    )
 
 
 def _attempt(
@@ -142,11 +144,11 @@ def _unreachable(target: DeliveryTarget, error: OSError) -> DeliveryFailed:
 
 def _allowed_address(target: DeliveryTarget) -> Address:
     """The first address of the host. Raises DeliveryFailed if any of them is not allowed."""
-    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in resolved]
     for address in addresses:
         end = embedded(address)
-        allowed = (one for one in target.allow if one.version == end.version)
+        allowed = (network for network in target.allow if network.version == end.version)
         if not is_public(address) and not any(end in network for network in allowed):
             raise DeliveryFailed(
                 f"{target.host} resolves to {address}, which is not a public address",

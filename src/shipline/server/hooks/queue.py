@@ -114,8 +114,8 @@ class Queue:
 
     def dead(self, receiver: str) -> list[tuple[PendingDelivery, str]]:
         """Given-up events with the reasons."""
-        found = walk(self._records, ("hook-dead", receiver))
-        return [(_decode(key[0], value), json.loads(value)["reason"]) for key, value in found]
+        records = walk(self._records, ("hook-dead", receiver))
+        return [(_decode(key[0], value), json.loads(value)["reason"]) for key, value in records]
 
     def _has_room(self, receiver: str) -> bool:
         """Call with the lock held; logs once when the queue is full."""
@@ -139,6 +139,6 @@ class Queue:
 
 
 def _decode(number: str, value: bytes) -> PendingDelivery:
-    found = json.loads(value)
-    fields = found["event"] | {"tags": tuple(found["event"]["tags"])}
-    return PendingDelivery(number, found["id"], NodeEvent(**fields))
+    document = json.loads(value)
+    fields = document["event"] | {"tags": tuple(document["event"]["tags"])}
+    return PendingDelivery(number, document["id"], NodeEvent(**fields))

@@ -176,16 +176,16 @@ class Webhooks:
 
     def on_event(self, event: NodeEvent) -> None:
         if self._receivers:
-            for one in self._sampler.sample(event):
-                self._put(one)
+            for sampled in self._sampler.sample(event):
+                self._put(sampled)
 
     def _put(self, event: NodeEvent) -> None:
-        receivers = [one for one in self._receivers if one.section.matches(event)]
+        receivers = [receiver for receiver in self._receivers if receiver.section.matches(event)]
         if not receivers:
             return
-        self.queue.put([one.section.name for one in receivers], event)
-        for one in receivers:
-            one.wake.set()
+        self.queue.put([receiver.section.name for receiver in receivers], event)
+        for receiver in receivers:
+            receiver.wake.set()
 
     def start(self, group: TaskGroup) -> None:
         """Start delivering; ends with the group's scope."""
@@ -195,27 +195,27 @@ class Webhooks:
     @property
     def receivers(self) -> dict[str, str]:
         """Receivers' URLs by name."""
-        return {one.section.name: one.section.url for one in self._receivers}
+        return {receiver.section.name: receiver.section.url for receiver in self._receivers}
 
     def redeliver(self, receiver: str) -> int:
         """Retry given-up events; returns their number."""
         number = self.queue.redeliver(receiver)
-        for one in self._receivers:
-            one.wake.set()
+        for known in self._receivers:
+            known.wake.set()
         return number
 
     def ping(self, receiver: str) -> None:
         """Send a test event once, past the queue. Raises DeliveryFailed."""
         event = NodeEvent("ping", message="a test of this webhook")
-        for one in self._receivers:
-            if one.section.name == receiver:
-                one.deliver(PendingDelivery("", str(uuid.uuid4()), event))
+        for known in self._receivers:
+            if known.section.name == receiver:
+                known.deliver(PendingDelivery("", str(uuid.uuid4()), event))
 
     def depths(self) -> dict[tuple[str, ...], float]:
         """The number of waiting events per receiver."""
         return {
-            (one.section.name,): float(self.queue.depth(one.section.name))
-            for one in self._receivers
+            (receiver.section.name,): float(self.queue.depth(receiver.section.name))
+            for receiver in self._receivers
         }
 
     def _send_all(self, receiver: WebhookReceiver) -> None:
@@ -289,8 +289,8 @@ def hook_routes(hooks: Webhooks) -> tuple[Route, ...]:
     """/api/webhooks, and /api/webhooks/NAME/redeliver and /test."""
 
     def show(request: Request) -> Response:
-        found = [_described(hooks, name) for name in hooks.receivers]
-        return Response.of(200, _JSON, json.dumps(found).encode())
+        described = [_described(hooks, name) for name in hooks.receivers]
+        return Response.of(200, _JSON, json.dumps(described).encode())
 
     def redeliver(request: Request, name: str) -> Response:
         check_known(name)

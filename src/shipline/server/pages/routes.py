@@ -54,11 +54,11 @@ class LoginSessions:
         changed.
         """
         with self._lock:
-            found = self._sessions.get(_key(session))
-            if found is not None and found.expires <= self._clock():
+            stored = self._sessions.get(_key(session))
+            if stored is not None and stored.expires <= self._clock():
                 self._sessions.pop(_key(session), None)
                 return None
-        return found
+        return stored
 
     def end(self, session: str) -> None:
         with self._lock:
@@ -168,10 +168,10 @@ class Site:
 
     def index(self, request: Request) -> Response:
         search, after = _query(request)
-        found = views.repositories(self._node, self._principal(request), after, search)
+        repositories = views.repositories(self._node, self._principal(request), after, search)
         return page(
             "repositories.html",
-            found=found,
+            found=repositories,
             search=search,
             visitor=self._visitor(request),
         )
@@ -179,11 +179,11 @@ class Site:
     def repository(self, request: Request, name: str) -> Response:
         self._check_readable(request, name)
         search, after = _query(request)
-        found = views.tags(self._node, name, after, search)
+        tags = views.tags(self._node, name, after, search)
         return page(
             "repository.html",
             name=name,
-            found=found,
+            found=tags,
             search=search,
             usage=self._node.storage.usage(name),
             visitor=self._visitor(request),
@@ -208,10 +208,10 @@ class Site:
         return self._manifest(request, name, Digest.parse(digest))
 
     def asset(self, request: Request, name: str) -> Response:
-        found = asset(name)
-        if found is None:
+        response = asset(name)
+        if response is None:
             raise Problem(404, "UNSUPPORTED", "The page has no such file.")
-        return found
+        return response
 
     def form(self, request: Request, refused: str = "", username: str = "") -> Response:
         if not self._node.authenticator.accounts:
@@ -231,11 +231,11 @@ class Site:
         if not authenticator.accounts:
             return self.form(request)
         try:
-            found = authenticator.sign_in(username, fields.get("password", ""), request.address)
+            principal = authenticator.sign_in(username, fields.get("password", ""), request.address)
         except Problem as problem:
             return self.form(request, problem.message, username)
         secure = "; Secure" if authenticator.is_secure(request) else ""
-        value = f"{COOKIE}={self._sessions.start(found)}; Path=/; HttpOnly; SameSite=Strict"
+        value = f"{COOKIE}={self._sessions.start(principal)}; Path=/; HttpOnly; SameSite=Strict"
         return _redirect(
             _local_path(fields.get("next", "/")),
             ("Set-Cookie", f"{value}; Max-Age={LIFETIME_S:.0f}{secure}"),
@@ -253,10 +253,12 @@ class Site:
             if authenticator.accounts
             else None
         )
-        found = authenticator.principal_of(session.account, request.address) if session else None
-        if session is None or found is None or found.stamp != session.stamp:
+        principal = (
+            authenticator.principal_of(session.account, request.address) if session else None
+        )
+        if session is None or principal is None or principal.stamp != session.stamp:
             return request.principal
-        return found
+        return principal
 
     def _visitor(self, request: Request) -> Visitor:
         query = request.query_string

@@ -94,8 +94,8 @@ def image(node: RegistryNode, name: str, stored: StoredManifest) -> ImageView:
     attached, more = attached_to(node, name, stored.digest)
     kinds: dict[str, list[Attachment]] = {"signature": [], "attestation": []}
     others: list[Attachment] = []
-    for one in attached:
-        kinds.get(one.kind, others).append(one)
+    for item in attached:
+        kinds.get(item.kind, others).append(item)
     return ImageView(
         node.manifests.entry(name, stored.digest),
         document,
@@ -133,10 +133,10 @@ def _children(node: RegistryNode, name: str, document: Manifest | Index) -> Iter
     entries = document.manifests[:_LISTED] if isinstance(document, Index) else ()
     for number, entry in enumerate(entries):
         platform = "attestation" if _is_attestation(entry) else str(entry.platform or "")
-        found = node.manifests.get(name, entry.digest) if number < CHILDREN else None
+        stored = node.manifests.get(name, entry.digest) if number < CHILDREN else None
         size = None
-        if found is not None:
-            size = size_of(node, name, parse_manifest(found.raw, found.media_type))
+        if stored is not None:
+            size = size_of(node, name, parse_manifest(stored.raw, stored.media_type))
         yield Child(entry, platform, size)
 
 
@@ -148,9 +148,9 @@ def size_of(node: RegistryNode, name: str, document: Manifest | Index) -> int | 
         return None
     total = 0
     for entry in document.manifests:
-        found = node.manifests.get(name, entry.digest)
-        if found is not None and found.media_type in media.MANIFESTS:
-            total += size_of(node, name, parse_manifest(found.raw, found.media_type)) or 0
+        stored = node.manifests.get(name, entry.digest)
+        if stored is not None and stored.media_type in media.MANIFESTS:
+            total += size_of(node, name, parse_manifest(stored.raw, stored.media_type)) or 0
     return total
 
 
@@ -184,7 +184,7 @@ def _facts(config: ImageConfig) -> Iterator[Fact]:
     for key in _FACTS:
         value = config.run.get(key)
         if isinstance(value, (list, dict)):
-            texts = tuple(_truncate(str(one)) for one in islice(value, _MAX_VALUES))
+            texts = tuple(_truncate(str(element)) for element in islice(value, _MAX_VALUES))
         else:
             texts = () if value in (None, "") else (_truncate(str(value)),)
         if texts:
@@ -194,8 +194,8 @@ def _facts(config: ImageConfig) -> Iterator[Fact]:
 def _notes(document: Manifest | Index, config: ImageConfig | None) -> Iterator[tuple[str, str]]:
     """Labels and annotations, sorted by key."""
     labels = config.run.get("Labels") if config is not None else None
-    found = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
-    for key, value in sorted((str(key), str(value)) for key, value in found):
+    notes = [*(labels.items() if isinstance(labels, dict) else ()), *document.annotations.items()]
+    for key, value in sorted((str(key), str(value)) for key, value in notes):
         yield _truncate(key, 255), _truncate(value)
 
 
@@ -208,8 +208,8 @@ def _truncate(text: str, longest: int = _MAX_TEXT) -> str:
 
 def attached_to(node: RegistryNode, name: str, digest: Digest) -> tuple[list[Attachment], bool]:
     """What is attached to a manifest, and whether more exists."""
-    found = list(islice(_referrers(node, name, digest), _REFERRERS + 1))
-    return [*found[:_REFERRERS], *_by_tag(node, name, digest)], len(found) > _REFERRERS
+    descriptors = list(islice(_referrers(node, name, digest), _REFERRERS + 1))
+    return [*descriptors[:_REFERRERS], *_by_tag(node, name, digest)], len(descriptors) > _REFERRERS
 
 
 def _referrers(node: RegistryNode, name: str, digest: Digest) -> Iterator[Attachment]:
@@ -361,13 +361,13 @@ def _tag_row(node: RegistryNode, name: str, tagged: TaggedDigest) -> TagRow:
         document.artifact_type or stored.media_type,
         _platforms(node, name, document),
         size_of(node, name, document),
-        sum(one.kind == "signature" for one in attached),
+        sum(item.kind == "signature" for item in attached),
     )
 
 
 def _platforms(node: RegistryNode, name: str, document: Manifest | Index) -> tuple[str, ...]:
     if isinstance(document, Index):
         images = filter(is_image, document.manifests)
-        return tuple(str(one.platform) for one in islice(images, CHILDREN))
+        return tuple(str(image.platform) for image in islice(images, CHILDREN))
     config = config_of(node, name, document)
     return (str(config.platform),) if config is not None else ()

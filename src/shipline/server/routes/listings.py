@@ -26,13 +26,13 @@ def listing_routes(node: RegistryNode) -> tuple[Route, ...]:
         if not storage.exists(check_repository(name)):
             raise name_unknown(name)
         last, count = _page_parameters(request)
-        found = manifests.tags(name, last, count + 1) if count else []
-        return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", found, count)
+        tags = manifests.tags(name, last, count + 1) if count else []
+        return _page(f"/v2/{name}/tags/list", {"name": name}, "tags", tags, count)
 
     def catalogue(request: Request) -> Response:
         last, count = _page_parameters(request)
-        found = _visible(node, request.principal, last, count + 1) if count else []
-        return _page("/v2/_catalog", {}, "repositories", found, count)
+        names = _visible(node, request.principal, last, count + 1) if count else []
+        return _page("/v2/_catalog", {}, "repositories", names, count)
 
     def referrers(request: Request, name: str, digest: str) -> Response:
         check_repository(name)
@@ -98,13 +98,13 @@ def _last(request: Request) -> str:
     return last
 
 
-def _page(path: str, document: dict[str, Any], key: str, found: list[str], count: int) -> Response:
+def _page(path: str, document: dict[str, Any], key: str, names: list[str], count: int) -> Response:
     """`found` has one more name than fits if there is a next page."""
     headers: Headers = [_JSON]
-    if count and len(found) > count:
-        found = found[:count]
-        headers.append(_next(path, {"n": count, "last": found[-1]}))
-    return Response.of(200, headers, json.dumps({**document, key: found}).encode())
+    if count and len(names) > count:
+        names = names[:count]
+        headers.append(_next(path, {"n": count, "last": names[-1]}))
+    return Response.of(200, headers, json.dumps({**document, key: names}).encode())
 
 
 def _next(path: str, query: dict[str, Any]) -> tuple[str, str]:

@@ -58,18 +58,18 @@ def manifest_routes(node: RegistryNode) -> tuple[Route, ...]:
         target = _pull_reference(reference)
         if isinstance(target, str) and not request.principal.may("pull", name, target):
             raise Problem(403, "DENIED", f"{request.principal.actor} may not pull {name}:{target}")
-        found = manifests.get(name, target)
-        if found is None:
+        stored = manifests.get(name, target)
+        if stored is None:
             raise manifest_unknown(reference)
-        node.admission.pull(request.principal, name, target, found)
-        headers = _headers(found, FOREVER if isinstance(target, Digest) else _REVALIDATE)
+        node.admission.pull(request.principal, name, target, stored)
+        headers = _headers(stored, FOREVER if isinstance(target, Digest) else _REVALIDATE)
         known = request.header("If-None-Match")
-        if known is not None and not_modified(known, f'"{found.digest}"'):
+        if known is not None and not_modified(known, f'"{stored.digest}"'):
             return Response(304, headers[1:])
-        headers.append(("Content-Length", str(len(found.raw))))
+        headers.append(("Content-Length", str(len(stored.raw))))
         if request.method == "GET":
-            _note_pull(node, request, name, target, found)
-        return Response(200, headers, found.raw, len(found.raw))
+            _note_pull(node, request, name, target, stored)
+        return Response(200, headers, stored.raw, len(stored.raw))
 
     def push(request: Request, name: str, reference: str) -> Response:
         check_repository(name)
@@ -186,26 +186,26 @@ def _check_conditions(
     if_match, if_none_match = request.header("If-Match"), request.header("If-None-Match")
     if if_match is None and if_none_match is None:
         return
-    found = node.manifests.get(name, target)
+    stored = node.manifests.get(name, target)
     if not precondition_holds(
-        if_match, if_none_match, "" if found is None else f'"{found.digest}"'
+        if_match, if_none_match, "" if stored is None else f'"{stored.digest}"'
     ):
-        now = "not there" if found is None else str(found.digest)
+        now = "not there" if stored is None else str(stored.digest)
         raise Problem(412, "PRECONDITION_FAILED", f"{name}:{target} is {now}")
 
 
 def _note_pull(
-    node: RegistryNode, request: Request, name: str, target: Digest | str, found: StoredManifest
+    node: RegistryNode, request: Request, name: str, target: Digest | str, stored: StoredManifest
 ) -> None:
     tags = () if isinstance(target, Digest) else (target,)
     node.publish(
         request,
         "pull",
         name,
-        digest=str(found.digest),
+        digest=str(stored.digest),
         tags=tags,
-        media_type=found.media_type,
-        size=len(found.raw),
+        media_type=stored.media_type,
+        size=len(stored.raw),
     )
 
 
@@ -241,10 +241,10 @@ def _tags_of(node: RegistryNode, name: str, digest: Digest) -> Iterator[str]:
     return (tag for (tag,), _ in walk(node.storage.records, ("tagged", name, str(digest))))
 
 
-def _headers(found: StoredManifest, caching: tuple[str, str]) -> Headers:
-    digest = str(found.digest)
+def _headers(stored: StoredManifest, caching: tuple[str, str]) -> Headers:
+    digest = str(stored.digest)
     return [
-        ("Content-Type", found.media_type),
+        ("Content-Type", stored.media_type),
         ("Docker-Content-Digest", digest),
         ("ETag", f'"{digest}"'),
         caching,

@@ -18,15 +18,15 @@ KINDS = (COMMAND, BUILD, GATES, RESERVE, SIGN, COPY, PUBLISH)
 """In the order of the chain."""
 
 
-def declared_steps(given: PlanInput) -> Iterator[ChainStep]:
+def declared_steps(inputs: PlanInput) -> Iterator[ChainStep]:
     """The steps of a project, of all kinds."""
     for kind in KINDS:
-        yield from kind.steps(given)
+        yield from kind.steps(inputs)
 
 
 def decode(kind: str, results: Mapping[str, Any]) -> StepResult | None:
     """What a step of this kind handed on, from its record. Raises ContentError for other kinds."""
-    for one in KINDS:
-        if one.name == kind:
-            return one.decode(results)
+    for step_kind in KINDS:
+        if step_kind.name == kind:
+            return step_kind.decode(results)
     raise ContentError(f"the record has a step of a kind that is not known here: {kind}")

@@ -112,10 +112,10 @@ def _decode(results: Mapping[str, Any]) -> StepResult:
     return PushedImage.from_json(results)
 
 
-def _steps(given: PlanInput) -> Iterator[ChainStep]:
-    build, image = given.pipeline.build, given.pipeline.image
-    built, reuse = [str(one) for one in given.selection.built], given.naming.reuse
-    note = "" if given.naming.push else "not pushed"
+def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    build, image = inputs.pipeline.build, inputs.pipeline.image
+    built, reuse = [str(image) for image in inputs.selection.built], inputs.naming.reuse
+    note = "" if inputs.naming.push else "not pushed"
     if built or reuse:
         note = "built elsewhere, merged here" if built else f"this commit is {reuse} already"
     yield ChainStep(
@@ -147,16 +147,16 @@ BUILD = StepKind(name="build", steps=_steps, decode=_decode, missing=_missing)
 
 
 def _run(context: StepContext, span: Span) -> StepOutcome:
-    decision, given = context.decision, context.given
+    decision, inputs = context.decision, context.inputs
     repository, note = context.repository, context.plan.step("build").step.note
-    if given.naming.reuse is not None:
-        target = repository.resolve(str(given.naming.reuse))
+    if inputs.naming.reuse is not None:
+        target = repository.resolve(str(inputs.naming.reuse))
         image = replace(read_image(repository, target), reused=True)
         return StepOutcome(result=image, reason=note, cached=True)
     fixed = decision.git_tag is None or not decision.git_tag.new
     annotations = image_labels(decision.annotations, fixed=fixed)
-    if given.selection.built:
-        target = merge(repository, given.selection.built, annotations)
+    if inputs.selection.built:
+        target = merge(repository, inputs.selection.built, annotations)
     else:
         request = build_request(
             context.project,
@@ -311,7 +311,9 @@ def _built(path: Path, image: Reference) -> Digest:
         with path.open("rb") as file:
             document = json.loads(file.read(_METADATA_LIMIT))
         digest = Digest.parse(document["containerimage.digest"])
-        names = [Reference.parse(one) for one in document.get("image.name", "").split(",") if one]
+        names = [
+            Reference.parse(text) for text in document.get("image.name", "").split(",") if text
+        ]
     except OSError as error:
         raise UsageError(f"--built: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
@@ -319,7 +321,7 @@ def _built(path: Path, image: Reference) -> Digest:
             f"--built: {path} does not name an image",
             hint="give what `shipline build --metadata-file` wrote",
         ) from None
-    if names and image.name not in {one.name for one in names}:
+    if names and image.name not in {name.name for name in names}:
         raise UsageError(f"--built: {path} is a build of {names[0].name}, not of {image.name}")
     return digest
 
@@ -355,9 +357,9 @@ def _platform(repository: Repository, config: Descriptor) -> Platform:
 
 
 def _images(index: Index) -> Iterator[tuple[Platform, Digest]]:
-    for one in index.manifests:
-        if one.platform is not None and _ATTESTATION not in one.annotations:
-            yield one.platform, one.digest
+    for manifest in index.manifests:
+        if manifest.platform is not None and _ATTESTATION not in manifest.annotations:
+            yield manifest.platform, manifest.digest
 
 
 def read_image(repository: Repository, target: Descriptor) -> PushedImage:

@@ -52,8 +52,8 @@ _NOT_RUN = 126  # from here on the shell could not run it, or a signal ended it 
 _SHOWN = 20  # findings in the failure of a step
 
 
-def _steps(given: PlanInput) -> Iterator[ChainStep]:
-    for name, step in given.pipeline.commands.items():
+def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    for name, step in inputs.pipeline.commands.items():
         first, _, rest = shown(step).strip().partition("\n")
         implied = ("build",) if step.scanner and "build" not in step.needs else ()
         yield ChainStep(
@@ -64,7 +64,7 @@ def _steps(given: PlanInput) -> Iterator[ChainStep]:
             compared=_key(step),
             run=_Command(name, step).run,
             needs=(*step.needs, *implied),
-            skip=unmet(step.when, given.event, given.environ),
+            skip=unmet(step.when, inputs.event, inputs.environ),
             programs=(step.scanner,) if step.scanner else (),
             on_image=step.after_build,
             own_log=True,
@@ -144,7 +144,7 @@ class _Command:
         if image is None:
             raise UsageError(f"{self.name}: there is no image to scan")
         scanner, repository = SCANNERS[step.scanner], context.image
-        ended, found = CommandResult(0, ()), dict[str, str]()
+        ended, reports = CommandResult(0, ()), dict[str, str]()
         for platform, digest in image.platforms:
             report = context.recorder.report(self.name, f"{platform}.{scanner.suffix}")
             report.unlink(missing_ok=True)
@@ -154,8 +154,8 @@ class _Command:
                 return ended, {}
             if not report.is_file():
                 raise StepFailed(f"{self.name} passed, but wrote no report", status=0)
-            found[str(report)] = file_digest(report)
-        return ended, found
+            reports[str(report)] = file_digest(report)
+        return ended, reports
 
     def _start(
         self, argv: tuple[str, ...], variables: Mapping[str, str], context: StepContext, span: Span
@@ -165,7 +165,7 @@ class _Command:
             "SHIPLINE": "true",
             "SHIPLINE_RUN": context.run.id,
             "SHIPLINE_COMMIT": context.run.commit,
-            "SHIPLINE_BRANCH": context.given.branch,
+            "SHIPLINE_BRANCH": context.inputs.branch,
             "SHIPLINE_ROOT": str(root),
             "SHIPLINE_STEP": self.name,
         }
@@ -188,7 +188,7 @@ class _Command:
 
     def _written(self, root: Path) -> dict[str, str]:
         """The digests of the reports. Raises StepFailed for one that was not written."""
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         for pattern in self.step.report_paths:
             paths = list(_matching(root, pattern))
             if not paths:
@@ -197,19 +197,21 @@ class _Command:
                     status=0,
                     hint="correct the path under `reports`, or the command",
                 )
-            found |= {str(path.relative_to(root)): file_digest(path) for path in paths}
-        return found
+            digests |= {str(path.relative_to(root)): file_digest(path) for path in paths}
+        return digests
 
     def _failure(self, root: Path, ended: CommandResult) -> StepFailed:
         """With the findings of its reports, since many tools print nothing then."""
         step = self.step
         log = ended.log or ("(it printed nothing)",)
         failure = StepFailed(f"{self.name} {_how(ended, step)}", status=ended.status, log=log)
-        found = findings_in(_reports(root, step))
-        for line in found[:_SHOWN]:
+        findings = findings_in(_reports(root, step))
+        for line in findings[:_SHOWN]:
             failure.add_note(line)
-        if len(found) > _SHOWN:
-            failure.add_note(f"and {len(found) - _SHOWN} more, in {', '.join(step.report_paths)}")
+        if len(findings) > _SHOWN:
+            failure.add_note(
+                f"and {len(findings) - _SHOWN} more, in {', '.join(step.report_paths)}"
+            )
         return failure
 
 
@@ -238,7 +240,7 @@ def shown(step: StepSection) -> str:
 def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
     """The variables with which a command finds the image and its platforms."""
     name = context.image.at(image.digest)
-    found = {
+    variables = {
         "SHIPLINE_IMAGE": str(name),
         "SHIPLINE_DIGEST": str(image.digest),
         "SHIPLINE_REPOSITORY": name.name,
@@ -246,8 +248,8 @@ def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
     }
     for platform, digest in image.platforms:
         word = platform.upper().replace("/", "_").replace("-", "_")
-        found[f"SHIPLINE_IMAGE_{word}"] = str(context.image.at(digest))
-    return found
+        variables[f"SHIPLINE_IMAGE_{word}"] = str(context.image.at(digest))
+    return variables
 
 
 def reproduction(step: StepSection, root: Path) -> str:

@@ -41,17 +41,19 @@ class GateVerdicts:
     statements: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        statements = [{"type": kind, "content": dict(one)} for kind, one in self.statements]
+        statements = [{"type": kind, "content": dict(content)} for kind, content in self.statements]
         return {"statements": statements, "verdicts": [*self.verdicts]}
 
 
 def _decode(results: Mapping[str, Any]) -> GateVerdicts:
-    statements = tuple((one["type"], one["content"]) for one in results["statements"])
+    statements = tuple(
+        (statement["type"], statement["content"]) for statement in results["statements"]
+    )
     return GateVerdicts(tuple(results["verdicts"]), statements)
 
 
-def _steps(given: PlanInput) -> Iterator[ChainStep]:
-    gates = given.project.gates
+def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    gates = inputs.project.gates
     yield ChainStep(
         name="gates",
         kind="gates",
@@ -59,7 +61,7 @@ def _steps(given: PlanInput) -> Iterator[ChainStep]:
         command="shipline gate",
         compared=as_json(gates),
         run=_run,
-        needs=(*given.pipeline.commands, "build"),
+        needs=(*inputs.pipeline.commands, "build"),
         skip="" if gates else "nothing is gated: shipline.yaml has no gates",
     )
 
@@ -95,10 +97,12 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     )
     span.output(render(verdicts, "text").encode())
     verdicts.require()
-    statements = tuple((one.type, dict(one.content)) for one in predicates(verdicts))
+    statements = tuple(
+        (predicate.type, dict(predicate.content)) for predicate in predicates(verdicts)
+    )
     return StepOutcome(
-        result=GateVerdicts(tuple(one.line for one in verdicts), statements),
-        reason=", ".join(f"{one.gate} {one.outcome}" for one in verdicts),
+        result=GateVerdicts(tuple(verdict.line for verdict in verdicts), statements),
+        reason=", ".join(f"{verdict.gate} {verdict.outcome}" for verdict in verdicts),
     )
 
 
@@ -121,12 +125,12 @@ def _gate_context(context: StepContext) -> GateContext:
     """What the gates may use besides the reports."""
     from shipline.gates import GateContext, image_facts
 
-    given = context.given
+    inputs = context.inputs
     known = GateContext(
         now=datetime.fromtimestamp(context.environment.clock(), UTC),
-        revision=given.work_tree.commit,
+        revision=inputs.work_tree.commit,
         changes=_changes(context),
-        built_at=datetime.fromtimestamp(given.work_tree.committed, UTC),
+        built_at=datetime.fromtimestamp(inputs.work_tree.committed, UTC),
     )
     if pushed_image(context.run) is None:
         return known
@@ -134,7 +138,7 @@ def _gate_context(context: StepContext) -> GateContext:
     return replace(
         known,
         image=image_facts(context.repository, target),
-        repository=str(given.pipeline.image),
+        repository=str(inputs.pipeline.image),
         baseline=_baseline(context, target),
     )
 
@@ -158,7 +162,7 @@ def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
     from shipline.gates import SUMMARY_TYPE, Baseline
     from shipline.supply import examine_attestations
 
-    keys = [one.public for one in context.signers]
+    keys = [signer.public for signer in context.signers]
     for name in _earlier_tags(context) if keys else ():
         try:
             before = context.repository.resolve(name)
@@ -168,7 +172,7 @@ def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
             continue
         proven = examine_attestations(context.repository, before, keys, SUMMARY_TYPE).proven
         if proven:
-            return Baseline.newest(one.statement.predicate for one in proven)
+            return Baseline.newest(attestation.statement.predicate for attestation in proven)
     return None
 
 

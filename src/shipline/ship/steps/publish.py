@@ -56,7 +56,7 @@ class ReservedVersion:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        tags = tuple((one["name"], bool(one["mutable"])) for one in value["tags"])
+        tags = tuple((tag["name"], bool(tag["mutable"])) for tag in value["tags"])
         return cls(value["version"], value["git_tag"], tags)
 
     def applied_to(self, decision: Decision) -> Decision:
@@ -84,8 +84,8 @@ class PublishedNames:
         return cls(tuple(value["names"]), value["version"])
 
 
-def _reserve_steps(given: PlanInput) -> Iterator[ChainStep]:
-    name, existing = given.naming.new_git_tag, given.naming.existing_git_tag
+def _reserve_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    name, existing = inputs.naming.new_git_tag, inputs.naming.existing_git_tag
     skip = f"the git tag {existing} exists" if existing else "there is no version to make"
     yield ChainStep(
         name="reserve",
@@ -100,9 +100,9 @@ def _reserve_steps(given: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _publish_steps(given: PlanInput) -> Iterator[ChainStep]:
-    places = [str(one) for one in _places(given)]
-    tags = [one.name for one in given.naming.tags]
+def _publish_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    places = [str(place) for place in _places(inputs)]
+    tags = [tag.name for tag in inputs.naming.tags]
     yield ChainStep(
         name="publish",
         kind="publish",
@@ -126,7 +126,7 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
     decision = reserve(git, section, event, fetch=True, now=now)
     with suppress(GitError):  # the clone gets the tag too, for whoever looks next
         fetch_tags(git, read_repository(git, remote=section.remote).remote)
-    planned, reserved = context.given.naming.new_git_tag, ReservedVersion.of(decision)
+    planned, reserved = context.inputs.naming.new_git_tag, ReservedVersion.of(decision)
     if reserved.git_tag != planned:
         now_called = f"this one is {reserved.git_tag}" if reserved.git_tag else ""
         span.warn(f"another run took {planned}: {now_called or decision.version_reason}")
@@ -137,17 +137,20 @@ def _publish(context: StepContext, span: Span) -> StepOutcome:
     """No place gets a tag where one of them has another commit's. Raises TagConflict."""
     decision, target = reserved_decision(context), require_image(context.run)
     older = commit_order(context.git, context.project.tags.remote, fetch=True)
-    places = {one: context.environment.repositories(one) for one in _places(context.given)}
-    for repository in places.values():
+    destinations = {
+        name: context.environment.repositories(name) for name in _places(context.inputs)
+    }
+    for repository in destinations.values():
         placements(repository, decision, older)
     names: list[str] = []
-    for one, repository in places.items():
+    for destination, repository in destinations.items():
         done = give_tags(repository, target, decision, older)
-        _report(one, done, span)
-        lost = lost_races(repository, target, done.given)
+        _report(destination, done, span)
+        lost = lost_races(repository, target, done.added)
         for tag in lost:
-            span.warn(f"{one}:{tag} was moved by another run meanwhile")
-        names += [f"{one.name}:{tag}" for tag in (*done.given, *done.there) if tag not in lost]
+            span.warn(f"{destination}:{tag} was moved by another run meanwhile")
+        current = (*done.added, *done.present)
+        names += [f"{destination.name}:{tag}" for tag in current if tag not in lost]
     published = PublishedNames(tuple(names), decision.version)
     return StepOutcome(result=published, reason=", ".join(names))
 
@@ -161,7 +164,7 @@ def names_of(run: RunRecord) -> tuple[str, ...]:
 def version_of(run: RunRecord) -> str:
     """The version that was reserved, or that the commit had; empty where it has none."""
     results = run.result("reserve", ReservedVersion), run.result("publish", PublishedNames)
-    return next((one.version for one in results if one and one.version), "")
+    return next((result.version for result in results if result and result.version), "")
 
 
 def reserved_decision(context: StepContext) -> Decision:
@@ -170,15 +173,15 @@ def reserved_decision(context: StepContext) -> Decision:
     return reserved.applied_to(context.decision) if reserved else context.decision
 
 
-def _places(given: PlanInput) -> tuple[Reference, ...]:
-    image = given.pipeline.image
-    return (image, *given.pipeline.copies) if image else ()
+def _places(inputs: PlanInput) -> tuple[Reference, ...]:
+    image = inputs.pipeline.image
+    return (image, *inputs.pipeline.copies) if image else ()
 
 
 def _report(place: Reference, done: TagChanges, span: Span) -> None:
     lines = [
-        *(f"{place.name}:{tag}" for tag in done.given),
-        *(f"{place.name}:{tag} was already there" for tag in done.there),
+        *(f"{place.name}:{tag}" for tag in done.added),
+        *(f"{place.name}:{tag} was already there" for tag in done.present),
         *(f"{place}:{tag} stays: {reason}" for tag, reason in done.kept),
     ]
     span.output("".join(f"{line}\n" for line in lines).encode())
@@ -188,40 +191,42 @@ def placements(
     repository: Attachable, decision: Decision, older: CommitOrder
 ) -> tuple[TagPlacement, ...]:
     """What to do about each tag of the decision in one repository. Raises TagConflict."""
-    found = place(decision, snapshot(repository, decision.names), older)
-    require_free(found)
-    return found
+    placed = place(decision, snapshot(repository, decision.names), older)
+    require_free(placed)
+    return placed
 
 
 @dataclass(frozen=True, slots=True)
 class TagChanges:
-    """What became of the tags in one repository: given now, already there, left as they were."""
+    """What became of the tags in one repository: added now, already there, left as they were."""
 
-    given: tuple[str, ...]
-    there: tuple[str, ...]
+    added: tuple[str, ...]
+    present: tuple[str, ...]
     kept: tuple[tuple[str, str], ...]
 
 
 def give_tags(
     repository: Attachable, target: Descriptor, decision: Decision, older: CommitOrder
 ) -> TagChanges:
-    """Give `target` its tags: those that never move first. Raises TagConflict, before any is given.
+    """Give `target` its tags: those that never move first. Raises TagConflict before any is set.
 
     A tag that another run moved meanwhile to a newer commit is left to it.
     """
     mutable = {tag.name for tag in decision.tags if tag.mutable}
-    given, there, kept = [], [], []
-    for one in placements(repository, decision, older):
-        if one.action == "reuse" and one.digest == target.digest:
-            there.append(one.tag)
-        elif one.action == "keep" or (one.action == "reuse" and one.tag not in mutable):
-            kept.append((one.tag, one.reason))
+    added, present, kept = [], [], []
+    for placement in placements(repository, decision, older):
+        if placement.action == "reuse" and placement.digest == target.digest:
+            present.append(placement.tag)
+        elif placement.action == "keep" or (
+            placement.action == "reuse" and placement.tag not in mutable
+        ):
+            kept.append((placement.tag, placement.reason))
         else:
-            given.append(one.tag)
+            added.append(placement.tag)
     raw = MemoryStore(fetch_all(repository, target, MANIFEST_LIMIT))
-    for tag in sorted(given, key=mutable.__contains__):
+    for tag in sorted(added, key=mutable.__contains__):
         repository.tag(target, raw, tag)
-    return TagChanges(tuple(given), tuple(there), tuple(kept))
+    return TagChanges(tuple(added), tuple(present), tuple(kept))
 
 
 def lost_races(repository: Attachable, target: Descriptor, tags: Iterable[str]) -> tuple[str, ...]:

@@ -61,15 +61,15 @@ class Copies:
         return {"copies": [*self.copies]}
 
 
-def _sign_steps(given: PlanInput) -> Iterator[ChainStep]:
-    section = given.pipeline.sign
-    skip = "uncommitted changes are never signed" if given.work_tree.dirty else ""
+def _sign_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    section = inputs.pipeline.sign
+    skip = "uncommitted changes are never signed" if inputs.work_tree.dirty else ""
     key = section.key if section else ""
     yield ChainStep(
         name="sign",
         kind="sign",
         title="sign and attest",
-        command=f"shipline sign --key {key} {given.pipeline.image}@DIGEST" if key else "",
+        command=f"shipline sign --key {key} {inputs.pipeline.image}@DIGEST" if key else "",
         compared=as_json(section),
         run=_sign,
         needs=("reserve",),
@@ -78,13 +78,13 @@ def _sign_steps(given: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _copy_steps(given: PlanInput) -> Iterator[ChainStep]:
-    copies = [str(one) for one in given.pipeline.copies]
+def _copy_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+    copies = [str(copy) for copy in inputs.pipeline.copies]
     yield ChainStep(
         name="copy",
         kind="copy",
         title="copy to other registries",
-        command="; ".join(f"copy {given.pipeline.image}@DIGEST to {one}" for one in copies),
+        command="; ".join(f"copy {inputs.pipeline.image}@DIGEST to {copy}" for copy in copies),
         compared=copies,
         run=_copy,
         needs=("sign",),
@@ -126,7 +126,7 @@ def _sign(context: StepContext, span: Span) -> StepOutcome:
         )
         attached += bool(done.attached)
     return StepOutcome(
-        result=SigningKeys(tuple(one.public.id for one in context.signers)),
+        result=SigningKeys(tuple(signer.public.id for signer in context.signers)),
         reason=f"signatures added: {added}, attestations: {attached}",
     )
 
@@ -161,7 +161,7 @@ def sign_in(context: StepContext, place: Reference) -> int:
             annotations=section.annotations if section else {},
             clock=context.environment.clock,
         )
-        added += sum(len(one.attached) for one in done)
+        added += sum(len(signed.attached) for signed in done)
     return added
 
 
@@ -175,7 +175,7 @@ def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
         predicate = provenance(
             context.run,
             context.project.pipeline.build,
-            context.given.work_tree.url,
+            context.inputs.work_tree.url,
             context.environment.environ,
             record.finished,
         )
@@ -203,7 +203,7 @@ def provenance(
                     "context": build.context,
                     "dockerfile": build.file or "Dockerfile",
                     "target": build.target or "",
-                    "platforms": [str(one) for one in build.platforms],
+                    "platforms": [str(platform) for platform in build.platforms],
                     "arguments": sorted(build.args),
                 },
             },
@@ -222,7 +222,7 @@ def provenance(
 
 
 def _steps(run: RunRecord) -> dict[str, str]:
-    return {one.name: one.state.value for one in run.steps if one.kind == "command"}
+    return {step.name: step.state.value for step in run.steps if step.kind == "command"}
 
 
 def _sha256(run: RunRecord) -> str:
