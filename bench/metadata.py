@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shipline.errors import ConfigError
 from shipline.metadata import DRIVERS, Key, Records, open_records
+from shipline.values import replace
 
 _ROWS = 100_000
 _VALUE = b"v" * 160  # bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from shipline.content import MemoryStore, copy_graph
@@ -24,6 +23,7 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.supply import SIMPLE_SIGNING, PrivateKey
+from shipline.values import replace
 
 NAME = Reference.parse("registry.example/team/app:v1")
 SIGNATURE = "dev.cosignproject.cosign/signature"

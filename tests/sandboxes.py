@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from shipline.sandbox import (
     private_mounts,
 )
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 T = TypeVar("T")
 RUNTIMES = ("crun", "runc")

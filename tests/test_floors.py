@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "shipline"
 FLOORS = (
-    {"errors", "events", "files", "units", "globs", "home", "net"},
+    {"errors", "events", "files", "units", "globs", "home", "net", "values"},
     {"tasks"},
     {"processes"},
     {"oci", "dockerfile", "metadata", "observe", "git"},

@@ -18,18 +18,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct, field
 
 Attribute = str | int | float | bool
 _CAPACITY = 8192  # events
 _PROGRESS_LIMIT = _CAPACITY // 2
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """A span began: `parent` is the span around it, 0 at the root; `at` is Unix time in seconds."""
 
     span: int
@@ -39,8 +39,7 @@ class Started:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """Progress of a span: `current` of `total` bytes, `total` 0 if unknown."""
 
     span: int
@@ -49,8 +48,7 @@ class Progress:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(Struct, frozen=True):
     """A command in the span wrote `data`; `stream` is 1 for stdout, 2 for stderr."""
 
     span: int
@@ -59,8 +57,7 @@ class Logged:
     stream: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(Struct, frozen=True):
     """A warning; the work continues."""
 
     span: int
@@ -69,8 +66,7 @@ class Warned:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """A span ended; `error` is empty on success, `cached` tells that nothing had to run."""
 
     span: int

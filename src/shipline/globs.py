@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
+
+from msgspec import Struct
 
 
 @lru_cache(1024)
@@ -46,8 +47,7 @@ def _set(inner: str) -> str:
     return f"[^/{inner}]" if negated else f"[{inner}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(Struct, frozen=True):
     """A glob in a configuration."""
 
     text: str

@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from shipline.tasks import check
 
@@ -26,8 +27,7 @@ _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
+class ProcessResult(Struct, frozen=True):
     """How a program ended: its exit status, 128 + N after signal N as in shells, and whether it was
     stopped at its time limit.
     """

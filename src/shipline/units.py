@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
+
+from msgspec import Struct
 
 _SPANS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
@@ -14,8 +15,7 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Duration:
+class Duration(Struct, frozen=True, order=True):
     """A duration in whole milliseconds."""
 
     milliseconds: int
@@ -46,8 +46,7 @@ class Duration:
         return "".join(parts)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ByteSize:
+class ByteSize(Struct, frozen=True, order=True):
     """A number of bytes; `MB` counts in thousands and `MiB` in 1024s (IEC 80000-13)."""
 
     bytes: int
@@ -71,8 +70,7 @@ class ByteSize:
         return f"{self.bytes}B"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Day:
+class Day(Struct, frozen=True, order=True):
     """A day in UTC, over when the next one begins."""
 
     date: date

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -27,6 +27,7 @@ from shipline.errors import AuthError, RegistryError
 from shipline.oci import Descriptor, media
 from shipline.registry import Client
 from shipline.registry.request import Request, Url
+from shipline.values import replace
 
 pytestmark = pytest.mark.peers
 BLOB = b"a layer"

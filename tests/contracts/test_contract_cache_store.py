@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -25,6 +24,7 @@ from shipline.errors import (
 from shipline.oci import Descriptor, media
 from shipline.registry import Client
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 pytestmark = pytest.mark.peers
 LARGE = random.Random(1).randbytes((9 << 20) + 7)  # two pieces, the last one short

@@ -7,7 +7,6 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -24,6 +23,7 @@ from shipline.content import (
 from shipline.errors import DigestMismatch, NotFound, ShiplineError
 from shipline.oci import Descriptor, Digest, Index, Manifest, Platform, media, parse_manifest
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 BLOB = random.Random(1).randbytes(3_000_001)
 TARGET = Descriptor.of(BLOB, media.OCI_LAYER)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builds import document
 from nodes import Node, node
+from shipline.values import replace
 from ships import Project, new_project
 
 

@@ -7,7 +7,8 @@ that do not fit a format are recompressed, each only once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from shipline.build.attestations import AttestationManifest
 from shipline.build.base_images import Blobs
@@ -23,6 +24,7 @@ from shipline.events import Step
 from shipline.layer import Codec, Layer, codec, decompress, stream_layer
 from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
 from shipline.tasks import Once
+from shipline.values import replace
 
 PLAIN = OutputFormat()
 """Layers as they are, OCI media types, no annotations."""
@@ -177,8 +179,7 @@ class Recoder:
         return recoded
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """The image for one platform, without the bytes of its layers."""
 
     platform: Platform
@@ -189,8 +190,7 @@ class Image:
     layers: tuple[Layer, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
+class Assembled(Struct, frozen=True):
     """The result in one format. `descriptor` is that of `root`, with its annotations."""
 
     images: tuple[Image, ...]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from shipline.build.provenance import image_uri
 from shipline.oci import Descriptor, Manifest, Platform, Reference, media, to_bytes
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.supply import Statement, Subject
@@ -24,8 +26,7 @@ _UNKNOWN = Platform("unknown", "unknown")
 _EMPTY = b"{}"
 
 
-@dataclass(frozen=True, slots=True)
-class Predicate:
+class Predicate(Struct, frozen=True):
     """What is stated about an image. In outputs that are files its file is called `filename`, and
     it is left out with `inline_only`.
     """
@@ -46,8 +47,7 @@ class Predicate:
         return json.dumps(document, indent=2, ensure_ascii=False).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class AttestationManifest:
+class AttestationManifest(Struct, frozen=True):
     """The statements about the image `about`, one in each layer."""
 
     manifest: Manifest

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.cache import LayerResult
@@ -146,8 +147,7 @@ class Blobs:
             self.store.push(target, origin[0], advance)
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(Struct, frozen=True):
     """An image to build on, for one platform; its layers need not be here yet."""
 
     reference: Reference

@@ -12,9 +12,10 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from shipline.content import Exister, seal, unseal
 from shipline.layer import Layer
@@ -27,8 +28,7 @@ _FILES = "remote file"
 _AGAIN_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class LayerResult:
+class LayerResult(Struct, frozen=True):
     """The layer that a step made, which may be empty, and when (RFC 3339).
 
     `level` is the level of its compression, None if it is not known.
@@ -39,8 +39,7 @@ class LayerResult:
     level: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(Struct, frozen=True):
     """A file that was fetched over HTTP; `etag` and `modified` are its headers, empty without."""
 
     content: Descriptor

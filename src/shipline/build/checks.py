@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.oci import ImageConfig, Platform
+from shipline.values import replace
 
 KnownImages = Callable[[str, Platform], ImageConfig | None]
 """The configuration of an image for a platform; None where it is not known."""

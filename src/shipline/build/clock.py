@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.request import BuildRequest
 from shipline.errors import UsageError
 from shipline.oci import Platform
+from shipline.values import replace
 
 EPOCH = "SOURCE_DATE_EPOCH"
 EPOCH_HINT = f"give seconds since 1970: {EPOCH}=$(git log -1 --format=%ct)"
@@ -19,8 +21,7 @@ _YEAR_9999 = 253370764800  # seconds since 1970
 _SECOND = 1_000_000_000  # nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """`epoch` is Unix time in seconds, None for the wall clock; `clamp` limits file times to it.
 
     See reproducible-builds.org/specs/source-date-epoch.

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from shipline.errors import SandboxError, UsageError
 from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
 from shipline.sandbox import resolve_in_root
+from shipline.values import replace
 
 TimeOfStage = Callable[[BuildRequest, df.Dockerfile, str, df.Stage], int]
 """The time of a stage for SOURCE_DATE_EPOCH, in seconds; raises DockerfileError without one."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
@@ -42,6 +43,7 @@ from shipline.sandbox import (
     owner_of,
     remove_tree,
 )
+from shipline.values import replace
 
 _DIRECTORY = 0o755
 _HEAD = 512  # bytes, enough to recognise an archive
@@ -149,8 +151,7 @@ def _layer(
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class CopyTarget:
+class CopyTarget(Struct, frozen=True):
     """One source and the `path` it goes to; `archive` is its compression if it is unpacked."""
 
     source: Selected

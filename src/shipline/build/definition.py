@@ -11,9 +11,10 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
+
+from msgspec import Struct, field
 
 from shipline.build.graph import (
     MAIN_CONTEXT,
@@ -41,8 +42,7 @@ _MODES = {"secret": 0o400, "ssh": 0o600}
 _NO_INPUT = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(Struct, frozen=True):
     """Steps in the order of the graph; `places` has where each is written, `outputs` the step that
     is the result of a vertex.
     """
@@ -85,8 +85,7 @@ def define_files(sources: list[str]) -> Json:
     return {"llbDefinition": built.steps, "digestMapping": built.digests}
 
 
-@dataclass(slots=True)
-class _Steps:
+class _Steps(Struct):
     steps: list[Json] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     places: dict[str, Span | None] = field(default_factory=dict)

@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.build.cache import forget_missing, open_records, results
 from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
@@ -25,6 +26,7 @@ from shipline.metadata import DamagedRecords, Records
 from shipline.oci import Digest
 from shipline.sandbox import open_workspace, remove_tree
 from shipline.units import ByteSize, counted, shown_size
+from shipline.values import replace
 
 _SIZE = "size"
 _WORTH = 1 << 20  # bytes; smaller blobs are not worth a second look
@@ -32,8 +34,7 @@ _MOST, _LEAST = 50_000_000_000, 5_000_000_000  # bytes, of the limit when none i
 LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRecord:
+class CacheRecord(Struct, frozen=True):
     """A part of the cache. Times are in seconds since the epoch, `size` in bytes on the disk.
 
     `type` is one of buildx's: regular, source.local, exec.cachemount. `in_use` is true where a
@@ -52,8 +53,7 @@ class CacheRecord:
     in_use: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PruneLimits:
+class PruneLimits(Struct, frozen=True):
     """How much may stay: the fields are those of `docker buildx prune`, in bytes; None is no limit.
 
     Without any of them everything goes.

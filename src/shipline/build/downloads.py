@@ -12,11 +12,12 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from shipline.build.cache import Cache, RemoteFile
 from shipline.content import CHUNK, LocalStore, chunks
@@ -52,8 +53,7 @@ Get = Callable[[str, Mapping[str, str]], Reply]
 """Sends GET with headers and follows redirects: status 200 or 304. Raises RegistryError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Downloader:
+class Downloader(Struct, frozen=True):
     """Fetches the files of ADD; safe to use from any thread."""
 
     get: Get

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
+
+from msgspec import Struct, field
 
 from shipline import dockerfile as df
 from shipline.build.assembly import (
@@ -68,10 +69,10 @@ from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
+from shipline.values import replace
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What a build uses of its process: state directory, registries, environment, streams."""
 
     home: Path
@@ -82,16 +83,14 @@ class Settings:
     stdout: BinaryIO | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(Struct, frozen=True):
     """What the build checks found, and the error that would stop a build before it starts."""
 
     warnings: tuple[df.LintWarning, ...] = ()
     failure: ShiplineError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(Struct, frozen=True):
     """The result in the format of its first pushed output, or else its first; `names` are all tags.
 
     `root` is the index, or the manifest of a single platform; `invocation` names this run;

@@ -9,9 +9,10 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from shipline import dockerfile as df
 from shipline.build.graph import RunMount, RunOp, key_of
@@ -43,8 +44,7 @@ _PREFIX = "renewed"  # a file in a cache: the prefix of its directories since it
 _AGAIN_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Executor:
+class Executor(Struct, frozen=True):
     """What commands need besides a worker: the sandbox, secrets, SSH agents, and caches, which stay
     in `state` between builds.
     """

@@ -8,9 +8,10 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from msgspec import Struct, field
 
 from shipline.build.assembly import Assembled
 from shipline.build.attestations import Predicate
@@ -24,6 +25,7 @@ from shipline.files import open_whole
 from shipline.layer import Content, Entry, Item, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.tasks import on_cancel
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.supply import Subject
@@ -50,8 +52,7 @@ class EngineError(ShiplineError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ExportSource:
+class ExportSource(Struct, frozen=True):
     """A result in the format of an output, with its names and what gives its files; `predicates`
     are what is stated about the images of each platform.
     """

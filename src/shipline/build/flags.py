@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -38,6 +37,7 @@ from shipline.build.request import (
 )
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference, Resources, Ulimit
+from shipline.values import replace
 
 T = TypeVar("T")
 _NO_ARTIFACT = "BUILDX_NO_DEFAULT_OCI_ARTIFACT"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
 from typing import ClassVar, Self
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from shipline.build.request import Network
 from shipline.errors import Span
@@ -32,37 +34,35 @@ MAIN_CONTEXT = "context"
 """The name of the build context among those of --build-context."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """The key covers every compared field, so that a new field cannot be forgotten."""
+class _Operation(Struct, frozen=True):
+    """The key covers every field that is not in WITHOUT_EFFECT: a new one cannot be forgotten."""
 
     KIND: ClassVar[str]
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
 
     def key(self) -> str:
         """Equal for operations that do the same with the same inputs."""
-        return key_of(self.KIND, **_compared(self))
+        return key_of(self.KIND, **_parts(self, self.WITHOUT_EFFECT))
 
 
-def _compared(value: object) -> dict[str, object]:
-    assert is_dataclass(value)
-    return {one.name: _json(getattr(value, one.name)) for one in fields(value) if one.compare}
+def _parts(value: Struct, omitted: frozenset[str] = frozenset()) -> dict[str, object]:
+    names = (name for name in value.__struct_fields__ if name not in omitted)
+    return {name: _json(getattr(value, name)) for name in names}
 
 
 def _json(value: object) -> object:
     if isinstance(value, tuple):
-        return [_json(one) for one in value]
-    return _compared(value) if is_dataclass(value) else value
+        return [_json(item) for item in value]
+    return _parts(value) if isinstance(value, Struct) else value
 
 
-@dataclass(frozen=True, slots=True)
-class ScratchOp(_Operation):
+class ScratchOp(_Operation, frozen=True):
     """Nothing."""
 
     KIND = "scratch/1"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOp(_Operation):
+class ImageOp(_Operation, frozen=True):
     """An image as it is: the manifest of one platform."""
 
     KIND = "image/1"
@@ -70,8 +70,7 @@ class ImageOp(_Operation):
     manifest: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOp(_Operation):
+class ContextOp(_Operation, frozen=True):
     """A directory of this machine: the build context, or one of `--build-context`."""
 
     KIND = "context/1"
@@ -79,8 +78,7 @@ class ContextOp(_Operation):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunMount:
+class RunMount(Struct, frozen=True):
     """A mount of a RUN. `input` is the number of the vertex input that it shows, 0 for none;
     `owned` says whether mode, uid or gid were given.
     """
@@ -101,8 +99,7 @@ class RunMount:
     owned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HttpOp(_Operation):
+class HttpOp(_Operation, frozen=True):
     """Files at URLs, each in a directory with its number as name: tuples of URL, file name, and the
     required digest, empty for any.
     """
@@ -112,8 +109,7 @@ class HttpOp(_Operation):
     files: tuple[tuple[str, str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunOp(_Operation):
+class RunOp(_Operation, frozen=True):
     """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
     `resources`.
     """
@@ -133,12 +129,11 @@ class RunOp(_Operation):
     ulimits: tuple[Ulimit, ...] = ()
     script: tuple[str, str] = ("", "")
     hostname: str = ""
-    proxies: tuple[str, ...] = field(default=(), compare=False)
-    resources: Resources = field(default_factory=Resources, compare=False)
+    proxies: tuple[str, ...] = ()
+    resources: Resources = Resources()
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOp(_Operation):
+class CopyOp(_Operation, frozen=True):
     """Files of input 1, or `files` given inline, placed on top of input 0."""
 
     KIND = "copy/1"
@@ -154,8 +149,7 @@ class CopyOp(_Operation):
     unpack: str = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDirectoryOp(_Operation):
+class MakeDirectoryOp(_Operation, frozen=True):
     """A directory, with its parents, on top of input 0; new ones belong to `user`."""
 
     KIND = "directory/1"
@@ -167,16 +161,14 @@ class MakeDirectoryOp(_Operation):
 Op = ScratchOp | ImageOp | ContextOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """What a vertex fetched from outside: a URI without logins, and digests by algorithm."""
 
     uri: str
     digests: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(Struct, frozen=True):
     """How a vertex is displayed; `origin` is what messages call the source that it copies from."""
 
     name: str
@@ -187,19 +179,18 @@ class Label:
     origin: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Vertex:
+class Vertex(Struct, frozen=True, eq=False):
     """One piece of work, compared and hashed by `digest`; `fresh` forbids a cached result."""
 
     op: Op
     inputs: tuple[Self, ...] = ()
     label: Label = Label("")
     fresh: bool = False
-    digest: str = field(init=False, default="")
+    digest: str = ""
 
     def __post_init__(self) -> None:
-        inputs = [one.digest for one in self.inputs]
-        object.__setattr__(self, "digest", key_of("vertex/1", op=self.op.key(), inputs=inputs))
+        inputs = [vertex.digest for vertex in self.inputs]
+        force_setattr(self, "digest", key_of("vertex/1", op=self.op.key(), inputs=inputs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vertex) and other.digest == self.digest

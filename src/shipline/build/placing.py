@@ -15,7 +15,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.errors import DockerfileError, UsageError
 from shipline.layer import Content, Entry, Item, LayeredToc, Tree, resolve
@@ -103,8 +104,7 @@ def _permit(mode: int, executable: bool, who: str, sign: str, letters: str) -> i
     return mode & ~bits if sign == "-" else mode & ~reach | bits
 
 
-@dataclass(frozen=True, slots=True)
-class CopyAttributes:
+class CopyAttributes(Struct, frozen=True):
     """Owner and mode of copied files; None keeps those of the source. Times are whole seconds."""
 
     owner: tuple[int, int] | None = None

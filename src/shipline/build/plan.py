@@ -7,7 +7,6 @@ changes files adds a vertex, the others only change the configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from shipline import dockerfile as df
@@ -25,6 +24,7 @@ from shipline.build.stages import (
 from shipline.errors import DockerfileError, ShiplineError, Span
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 
 class BaseImages(Protocol):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.base_images import BaseImage
@@ -33,8 +34,7 @@ _FRONTEND = "dockerfile.v0"
 _DEFAULT = "Dockerfile"
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(Struct, frozen=True):
     """One run of the builder: a random `id`, and its times in nanoseconds since 1970."""
 
     id: str
@@ -42,8 +42,7 @@ class Invocation:
     finished_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True):
     """What is known of a finished build, besides its request: `origins` has what the vertices that
     fetch something brought, `layers` the layers of those that made some.
     """

@@ -7,7 +7,8 @@ the index by digest, children first, and then tags.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
 from shipline.build.base_images import Blobs, Repositories
@@ -25,8 +26,7 @@ _WORTH_STREAMING = 4 << 20  # bytes; a smaller layer is uploaded once it is comp
 _AT_ONCE = 8  # requests of one kind
 
 
-@dataclass(frozen=True, slots=True)
-class PushTarget:
+class PushTarget(Struct, frozen=True):
     """A repository to push one format to, and the tags that the result gets there."""
 
     host: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from shipline.oci import Platform, Reference, Resources, Ulimit
 
@@ -29,8 +31,7 @@ class ContextKind(StrEnum):
     LAYOUT = "oci-layout"
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """Files to build from. `location` is a path, a URL or an image, without the scheme for kinds
     IMAGE and LAYOUT. For STDIN it is the directory that an archive was unpacked to, empty before
     that and if standard input is only the Dockerfile; `newest` is the latest time of the files in
@@ -55,8 +56,7 @@ class Level(StrEnum):
         return self in (Level.INDEX, Level.INDEX_DESCRIPTOR)
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(Struct, frozen=True):
     """An annotation of the image for `platform`, or of all for None."""
 
     level: Level
@@ -65,8 +65,7 @@ class Annotation:
     platform: Platform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFormat:
+class OutputFormat(Struct, frozen=True):
     """How an image is written. An empty `compression` leaves layers as they are; `level` None is
     any level, and the default for new layers. `force` recompresses layers of base images, too;
     `docker` chooses the media types of Docker's manifest format. Attestations of an image are OCI
@@ -84,8 +83,7 @@ class OutputFormat:
     attested: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """Where a result goes, and its format (the exporters of BuildKit).
 
     `destination` is the path to write to, `-` for standard output; `docker` without one loads the
@@ -111,8 +109,7 @@ class Output:
         return self.type == "docker" and not self.destination
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """A secret, from a file or a variable; its value is read only when a step mounts it."""
 
     id: str
@@ -120,24 +117,22 @@ class Secret:
     env: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ssh:
+class Ssh(Struct, frozen=True):
     """An SSH agent socket or keys; without paths the agent of SSH_AUTH_SOCK."""
 
     id: str
     paths: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class CacheBackend:
     """A cache to read from or to write to: `type` registry, local, inline, gha, s3 or azblob."""
 
     type: str
-    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
+class CacheOptions(Struct, frozen=True):
     """Which earlier results may be used, and where those of this build go."""
 
     disabled: bool = False
@@ -146,16 +141,14 @@ class CacheOptions:
     targets: tuple[CacheBackend, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """A line for /etc/hosts; `address` may be the word `host-gateway`."""
 
     name: str
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """The options of every RUN; `entitlements` are network.host, security.insecure, device[=..]."""
 
     network: Network = "default"
@@ -163,11 +156,10 @@ class RunOptions:
     entitlements: frozenset[str] = frozenset()
     ulimits: tuple[Ulimit, ...] = ()
     shm_size: int = SHM_SIZE
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = Resources()
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenanceOptions:
+class ProvenanceOptions(Struct, frozen=True):
     """How to state in an attestation how the image was built (BuildKit, slsa-provenance.md).
 
     `mode` max adds the steps, the Dockerfile and the build arguments. `inline_only` leaves it out
@@ -182,8 +174,7 @@ class ProvenanceOptions:
     filename: str = "provenance.json"
 
 
-@dataclass(frozen=True, slots=True)
-class SbomOptions:
+class SbomOptions(Struct, frozen=True):
     """How to list in an attestation the packages that the image contains.
 
     `generator` is `syft`, a program, or `builtin`, the scan of this one; an empty one takes
@@ -194,8 +185,7 @@ class SbomOptions:
     cyclonedx: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """What to do with the Dockerfile: build it, or only evaluate `method` (check, outline, ...)."""
 
     method: str = "build"
@@ -203,8 +193,7 @@ class Call:
     ignore_status: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True):
     """Everything that `shipline build` is asked for.
 
     `dockerfile` None is `Dockerfile` in the context, `-` is standard input. Without `platforms`,
@@ -224,14 +213,14 @@ class BuildRequest:
     pull: bool = False
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Ssh, ...] = ()
-    run: RunOptions = field(default_factory=RunOptions)
-    cache: CacheOptions = field(default_factory=CacheOptions)
+    run: RunOptions = RunOptions()
+    cache: CacheOptions = CacheOptions()
     tags: tuple[Reference, ...] = ()
     outputs: tuple[Output, ...] = ()
     provenance: ProvenanceOptions | None = None
     sbom: SbomOptions | None = None
     vcs: Mapping[str, str] = field(default_factory=dict)
-    call: Call = field(default_factory=Call)
+    call: Call = Call()
     iidfile: Path | None = None
     metadata_file: Path | None = None
     metadata_provenance: ProvenanceOptions | None = None

@@ -8,7 +8,6 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from shipline.build.cache import LayerResult
@@ -30,6 +29,7 @@ from shipline.sandbox import (
     register,
     require_execution,
 )
+from shipline.values import replace
 
 _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message

@@ -6,10 +6,11 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
+
+from msgspec import Struct, field
 
 from shipline import dockerfile as df
 from shipline.errors import SandboxError, UsageError
@@ -20,8 +21,7 @@ from shipline.tasks import Once
 _LISTED = 8  # names in a hint
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Struct, frozen=True):
     """A tree to copy from; `name` is what messages call it. `prune` excludes what `rules` say.
 
     `trees` holds scanned trees, so that the platforms of a build share one scan.
@@ -36,16 +36,14 @@ class Root:
     is_context: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class ContextDirectory(Root):
+class ContextDirectory(Root, frozen=True):
     """A directory of this machine to build from; a cache key has its `stamp` besides its files."""
 
     stamp: str = ""
     is_context = True
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(Struct, frozen=True):
     """One source: `written` is its path in the Dockerfile, with wildcards replaced; `path` is that
     path with links followed.
 

@@ -9,8 +9,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.build.base_images import Blobs
 from shipline.build.layer_files import USE_LOCK, LayerFiles
@@ -44,8 +45,7 @@ _LAYERS_AT_ONCE = 4
 BIG = 64 << 20  # bytes; a bigger tar gets an index instead of being unpacked
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A root filesystem: layers, bottom first."""
 
     layers: tuple[Layer, ...] = ()
@@ -59,8 +59,7 @@ class Snapshot:
         return tuple(str(layer.diff_id) for layer in self.layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Writable:
+class Writable(Struct, frozen=True):
     """A mounted snapshot: `root` is what a step sees, `upper` collects what it changes, `lower`
     is the state before, read-only.
     """

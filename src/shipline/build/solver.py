@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
@@ -45,8 +46,7 @@ _KINDS: dict[type[Op], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class VertexResult:
+class VertexResult(Struct, frozen=True):
     """The files of a vertex, the layer that it added, None for images and contexts, and where what
     it fetched is from.
     """

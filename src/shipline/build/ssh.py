@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
+
 from shipline.build.request import Ssh
 from shipline.errors import Cancelled, UsageError
 from shipline.tasks import TaskGroup, on_cancel
@@ -78,8 +80,7 @@ def _agent_of(ssh: Ssh, environment: Mapping[str, str]) -> Agent:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardedAgent:
+class ForwardedAgent(Struct, frozen=True):
     """The agent that listens on a socket of this machine."""
 
     path: Path
@@ -106,8 +107,7 @@ class Key:
     sign: Callable[[bytes, int], bytes] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyAgent:
+class KeyAgent(Struct, frozen=True):
     """An agent with keys from files."""
 
     keys: tuple[Key, ...]

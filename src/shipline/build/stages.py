@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, without_logins
@@ -15,13 +16,13 @@ from shipline.build.request import Network, RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
 from shipline.errors import DockerfileError, Span
 from shipline.oci import ImageConfig, Platform
+from shipline.values import replace
 
 LAYERED = (df.Run, df.Copy, df.Add, df.Workdir)
 """The instructions that can add a layer: the numbered steps of a build."""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryNote:
+class HistoryNote(Struct, frozen=True):
     """An entry for the image history; `vertex` adds its layer, None for an entry without one."""
 
     text: str
@@ -29,8 +30,7 @@ class HistoryNote:
     comment: str = df.COMMENT
 
 
-@dataclass(frozen=True, slots=True)
-class StageState:
+class StageState(Struct, frozen=True):
     """A stage so far. `image` has the history of the base only, `notes` are the entries since."""
 
     vertex: Vertex
@@ -58,8 +58,7 @@ class StageState:
         return replace(state, notes=(*self.notes, HistoryNote(text, vertex)))
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchOptions:
+class DispatchOptions(Struct, frozen=True):
     """What an instruction uses besides the state of its stage. `source` resolves a name after
     `--from=`, an empty one to the main context; `described` is what messages call it; `fresh`
     forbids cached results; `number` counts steps from 1; `shown` is the platform in the display.

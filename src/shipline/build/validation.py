@@ -5,17 +5,17 @@ line each, which is deleted when the feature lands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
+
+from msgspec import Struct
 
 from shipline.build.request import BuildRequest, Context, ContextKind, RunOptions
 from shipline.build.ssh import agents_of
 from shipline.errors import DockerfileError, UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """A missing feature: its flag, and whether a request needs it."""
 
     flag: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
@@ -32,8 +33,7 @@ class Follower(Protocol):
         """The layer is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepOptions:
+class StepOptions(Struct, frozen=True):
     """Options of one step: `step` reports its progress, `follower` gets the bytes of its layer,
     `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.
     `origin` is what messages call the stage or image that it copies from.
@@ -46,8 +46,7 @@ class StepOptions:
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Struct, frozen=True):
     """Content, the cache of results, and `make_layer`, the only way in which files become a layer.
 
     Shared by all steps of a build; every part may be used from any thread.

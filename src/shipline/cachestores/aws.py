@@ -11,7 +11,7 @@ import hmac
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from shipline.cachestores.service import Clock, Service, element, json_object, s
 from shipline.errors import AuthError, ConfigError, RegistryError
 from shipline.net import is_loopback
 from shipline.registry.request import Request, Url
+from shipline.values import replace
 
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _EARLY = timedelta(minutes=5)  # before they expire, credentials are fetched anew

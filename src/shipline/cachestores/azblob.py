@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from shipline.content import Advance
 from shipline.errors import NotFound
 from shipline.registry.request import Request, Url
 from shipline.tasks import ordered_map
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.registry.transport import Response

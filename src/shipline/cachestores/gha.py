@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -30,6 +30,7 @@ from shipline.oci import Descriptor
 from shipline.registry.errors import RequestRefused
 from shipline.registry.request import Url
 from shipline.tasks import Once, sleep
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.registry.transport import Response

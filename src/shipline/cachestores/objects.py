@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from shipline.cachestores.transfer import PIECE, RangedReader, parts, read_whole
 from shipline.content import Advance, Fetcher, VerifiedReader
@@ -28,8 +29,7 @@ _ROUNDS = 12  # of reading and writing a document that others write too
 _MOST_PARTS = 10_000  # of S3; Azure takes more
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectState:
+class ObjectState(Struct, frozen=True):
     """Size in bytes and time of the last change."""
 
     size: int
@@ -72,8 +72,7 @@ class ObjectApi(Protocol):
         """Make an object look as if it was written now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where things are: what is put before a digest, and the keys of the cache's documents.
 
     Objects that were last changed before `refresh` are touched when a cache relies on them, so that

@@ -7,7 +7,7 @@ import binascii
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from posixpath import normpath
@@ -23,6 +23,7 @@ from shipline.registry import Client, NoKeychain, Proxies
 from shipline.registry.http import HttpClient
 from shipline.registry.request import Request, Url
 from shipline.units import Duration
+from shipline.values import replace
 
 _OF_ALL = {"mode", "ignore-error"}  # of the export itself, whatever the store
 _OF_OBJECTS = {"name", "prefix", "blobs_prefix", "manifests_prefix", "secret_access_key"}

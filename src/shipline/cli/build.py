@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +19,7 @@ from shipline.cli.results import write_result
 from shipline.errors import UsageError
 from shipline.events import Event, Stream, Warned
 from shipline.observe import open_sinks, warning_json
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult

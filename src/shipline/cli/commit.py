@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -16,6 +16,7 @@ import click
 from shipline.errors import ConfigError, UsageError
 from shipline.git import Git
 from shipline.tags import Event, TagsSection, event_from
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.config import Config

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from shipline.build import BuildRequest
@@ -19,6 +18,7 @@ from shipline.errors import Cancelled, SandboxError, ShiplineError
 from shipline.events import Finished, Started, Step, Stream
 from shipline.oci import Descriptor
 from shipline.tasks import check, on_cancel
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult, CheckResult, Settings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from shipline.gates import (
     run_gates,
 )
 from shipline.git import ChangedLines, Git, GitError, changed_lines, resolve
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.cli.signing import ImageAddress

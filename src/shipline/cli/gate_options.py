@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -31,6 +31,7 @@ from shipline.gates.reports import (
 from shipline.gates.section import REPORT_GATES, GatesSection, ImageGate, ReportGate, split_format
 from shipline.gates.verdict import Check, Outcome, Verdict
 from shipline.units import ByteSize, Duration
+from shipline.values import replace
 
 _RULE_CLASSES: dict[str, type[ReportGate] | type[ImageGate]] = {**REPORT_GATES, "image": ImageGate}
 _KIND_BY_CONTENT: dict[type[Content], str] = {

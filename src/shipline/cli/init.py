@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,6 +17,7 @@ from shipline.deliver.scaffold import (
 )
 from shipline.errors import UsageError
 from shipline.oci import Platform, Reference
+from shipline.values import replace
 
 
 @click.command("init")

@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ import click
 from shipline.cli.registry_accounts import audit, project, robot, token, user
 from shipline.cli.registry_maintenance import check, convert, gc, repair, retention, webhook
 from shipline.errors import UsageError
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.server import LogSection, RegistrySection

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from shipline.cli.registry_node import (
 )
 from shipline.errors import ContentError, UsageError
 from shipline.units import shown_size
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.server.admission.retention import RetentionDecision

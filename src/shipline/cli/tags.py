@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from shipline.cli.environment import registry_options
 from shipline.cli.template import render
 from shipline.errors import UsageError
 from shipline.tags import Decision, TagPlacement, place, snapshot
+from shipline.values import replace
 
 Placements = Mapping[str, Sequence[TagPlacement]]
 _TARGET = "docker-metadata-action"

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from shipline.cli.signing import (
     public_keys,
 )
 from shipline.errors import ConfigError, UsageError
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.supply import Signature, VerifiedAttestation

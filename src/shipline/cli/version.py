@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from shipline.cli.results import write_whole
 from shipline.errors import ConfigError
 from shipline.git import NoRepository
 from shipline.tags import markdown, read_release
+from shipline.values import replace
 
 
 @click.command("version")

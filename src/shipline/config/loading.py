@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from shipline.config.decoding import decode
 from shipline.config.document import LIMIT, read_document
 from shipline.errors import ConfigError
 from shipline.ship import Pipeline
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.deliver.ci import CiSection

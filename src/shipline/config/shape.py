@@ -17,6 +17,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from shipline.values import replace
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -138,7 +140,7 @@ def fields_of(cls: type) -> tuple[Field, ...]:
             continue
         if meta.get("inline"):
             nested = fields_of(_hint(cls, field.name, meta))
-            result += [dataclasses.replace(inside, inline=field.name) for inside in nested]
+            result += [replace(inside, inline=field.name) for inside in nested]
             continue
         result.append(_field(cls, field))
     return tuple(result)

@@ -6,13 +6,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from shipline.content.protocols import Fetcher
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
 from shipline.oci import Descriptor, Index, check_tag, parse_manifest
+from shipline.values import replace
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'

@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
@@ -17,6 +18,7 @@ from shipline.dockerfile.text import nearest
 from shipline.dockerfile.values import PortSpec
 from shipline.dockerfile.words import process_word
 from shipline.errors import DockerfileError, Span
+from shipline.values import replace
 
 _RESERVED = ("context", SCRATCH)
 _SECRET = re.compile(
@@ -26,8 +28,7 @@ _SECRET = re.compile(
 _NOT_SECRET = re.compile("(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class RuleFinding:
+class RuleFinding(Struct, frozen=True):
     """A violated rule; `comments` are above the instruction and may skip the rule."""
 
     rule: str
@@ -210,8 +211,7 @@ _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "wasi")
 _EVERYTHING = ("*", "**", "**/*")
 
 
-@dataclass(frozen=True, slots=True)
-class KnownImage:
+class KnownImage(Struct, frozen=True):
     """A base image: its variables (`NAME=value`), its platform and the one that was wanted, both
     as `os/arch[/variant]`.
     """
@@ -298,8 +298,7 @@ def _image_findings(stage: Stage, image: KnownImage) -> Iterator[RuleFinding]:
         yield finding("InvalidBaseImagePlatform", message, stage.opening)
 
 
-@dataclass(frozen=True, slots=True)
-class _StageState:
+class _StageState(Struct, frozen=True):
     """The state after an instruction, which later stages inherit; `known` is false if the variables
     of the base image are unknown."""
 
@@ -309,8 +308,7 @@ class _StageState:
     workdir: bool = False
 
 
-@dataclass(slots=True)
-class StageWalk:
+class StageWalk(Struct):
     """Walks stages in order, each from the final state of its base.
 
     Undefined variables are not reported in stages whose base image is unknown.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.dockerfile.check_rules import (
     FILE_RULES,
@@ -67,8 +68,7 @@ DESCRIPTIONS = {
 """The description of each rule, as in BuildKit."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True):
     """Rules to skip, and experimental rules to run; `all` means every rule.
 
     `error` makes a warning fail the build.
@@ -123,8 +123,7 @@ def _boolean(text: str) -> bool:
     return text.lower() in _TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class LintWarning:
+class LintWarning(Struct, frozen=True):
     """A violated rule, with message and position."""
 
     rule: str

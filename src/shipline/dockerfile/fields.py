@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypedDict
+
+from msgspec import Struct
 
 from shipline.dockerfile.arguments import blank_separated, json_strings
 from shipline.dockerfile.instructions import Add, Command, Copy, HealthCheck, InlineFile
@@ -58,8 +59,7 @@ def read_command(text: str) -> Command:
     return Command((text,) if text else (), shell_form=True)
 
 
-@dataclass(frozen=True, slots=True)
-class InstructionFlags:
+class InstructionFlags(Struct, frozen=True):
     """The values of the given flags by name, in order."""
 
     values: dict[str, tuple[str, ...]]

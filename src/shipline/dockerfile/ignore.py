@@ -12,10 +12,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from msgspec import Struct
+
 from shipline.errors import DockerfileError, Span
+from shipline.values import replace
 
 _WILD = re.compile(r"[*?\[]|\\(?:.|$)", re.DOTALL)
 
@@ -25,8 +27,7 @@ def has_wildcards(path: str) -> bool:
     return any(not found[0].startswith("\\") for found in _WILD.finditer(path))
 
 
-@dataclass(frozen=True, slots=True)
-class Wildcard:
+class Wildcard(Struct, frozen=True):
     """A compiled source pattern of COPY or ADD; paths are relative, with slashes."""
 
     pattern: str
@@ -139,8 +140,7 @@ def _malformed(pattern: str) -> DockerfileError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """The result for one path; pass it to the entries of that directory.
 
     Bit n of `hits` is set if pattern n matches; the highest one decides.
@@ -153,8 +153,7 @@ class Match:
 UNMATCHED = Match(ignored=False, hits=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """One rule; `text` is clean and without the `!` that makes it `negated`; `place` is its
     position, such as `.dockerignore:3`.
     """
@@ -200,8 +199,7 @@ def _clean(text: str) -> str:
     return path[1:] if len(path) > 1 and path.startswith("/") else path
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoreRules:
+class IgnoreRules(Struct, frozen=True):
     """Compiled rules, false when there are none. Paths are relative, clean, with slashes."""
 
     patterns: tuple[Pattern, ...] = ()

@@ -5,14 +5,13 @@ Source: Dockerfile reference. Durations are nanoseconds, as in the image configu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shipline.dockerfile.mounts import MountFlag
 from shipline.errors import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(Struct, frozen=True, kw_only=True):
     """The common fields of instructions.
 
     `source` is the logical line, `keyword` its first word in the letter case of the file,
@@ -30,16 +29,14 @@ class Instruction:
         return self.keyword.upper()
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command: one text for the shell (`shell_form`), or the words of the exec form."""
 
     words: tuple[str, ...]
     shell_form: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Struct, frozen=True):
     """A here-document.
 
     For COPY and ADD, `content` is final except for variables, which are expanded if `expand`. For
@@ -52,8 +49,7 @@ class InlineFile:
     chomp: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A key with its value; `legacy` is the form without `=`."""
 
     key: str
@@ -61,16 +57,14 @@ class Pair:
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ArgDefault:
+class ArgDefault(Struct, frozen=True):
     """A build argument; `default` is None if it has none, unlike an empty one."""
 
     name: str
     default: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Instruction):
+class From(Instruction, frozen=True, kw_only=True):
     """FROM: `alias` is the stage's name as written, `as_keyword` is AS as written, or empty."""
 
     image: str
@@ -79,8 +73,7 @@ class From(Instruction):
     as_keyword: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Instruction):
+class Run(Instruction, frozen=True, kw_only=True):
     """RUN; `network` is default, none or host, `security` sandbox or insecure."""
 
     command: Command
@@ -91,8 +84,7 @@ class Run(Instruction):
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer(Instruction):
+class Transfer(Instruction, frozen=True, kw_only=True):
     """What COPY and ADD share; `files` follow the `sources`, `excludes` are ignore patterns."""
 
     sources: tuple[str, ...]
@@ -104,16 +96,14 @@ class Transfer(Instruction):
     excludes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Transfer):
+class Copy(Transfer, frozen=True, kw_only=True):
     """COPY; `origin` is `--from`: a stage, its index, an image or a named context."""
 
     origin: str = ""
     parents: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Transfer):
+class Add(Transfer, frozen=True, kw_only=True):
     """ADD; None means the flag was not given: `unpack` then depends on the source."""
 
     keep_git_dir: bool | None = None
@@ -121,85 +111,73 @@ class Add(Transfer):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Instruction):
+class Env(Instruction, frozen=True, kw_only=True):
     """ENV"""
 
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label(Instruction):
+class Label(Instruction, frozen=True, kw_only=True):
     """LABEL"""
 
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Instruction):
+class Arg(Instruction, frozen=True, kw_only=True):
     """ARG; after expansion the defaults are the values in effect."""
 
     args: tuple[ArgDefault, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Instruction):
+class Workdir(Instruction, frozen=True, kw_only=True):
     """WORKDIR"""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Instruction):
+class User(Instruction, frozen=True, kw_only=True):
     """USER: a name or number, with an optional group after `:`"""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Instruction):
+class Cmd(Instruction, frozen=True, kw_only=True):
     """CMD"""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Instruction):
+class Entrypoint(Instruction, frozen=True, kw_only=True):
     """ENTRYPOINT"""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Instruction):
+class Shell(Instruction, frozen=True, kw_only=True):
     """SHELL"""
 
     shell: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Instruction):
+class Expose(Instruction, frozen=True, kw_only=True):
     """EXPOSE; after expansion each port is a number with its protocol."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class Volume(Instruction, frozen=True, kw_only=True):
     """VOLUME"""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopSignal(Instruction):
+class StopSignal(Instruction, frozen=True, kw_only=True):
     """STOPSIGNAL"""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthCheck(Instruction):
+class HealthCheck(Instruction, frozen=True, kw_only=True):
     """HEALTHCHECK; `test` as in the image configuration, zero where nothing was given."""
 
     test: tuple[str, ...]
@@ -210,8 +188,7 @@ class HealthCheck(Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnBuild(Instruction):
+class OnBuild(Instruction, frozen=True, kw_only=True):
     """ONBUILD; `expression` goes into the image configuration, heredocs included. It is read where
     it is used: most of what can be wrong with it is no error before.
     """
@@ -219,8 +196,7 @@ class OnBuild(Instruction):
     expression: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Instruction):
+class Maintainer(Instruction, frozen=True, kw_only=True):
     """MAINTAINER, deprecated; `author` goes into the image configuration."""
 
     author: str

@@ -9,9 +9,10 @@ import csv
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
+
+from msgspec import Struct, field
 
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError
@@ -22,8 +23,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-@dataclass(slots=True)
-class MountOptions:
+class MountOptions(Struct):
     """The options of one mount by key; `order` holds the keys as given.
 
     Every method raises DockerfileError for an invalid value.
@@ -120,8 +120,7 @@ class Sharing(StrEnum):
     LOCKED = "locked"
 
 
-@dataclass(frozen=True, slots=True)
-class MountFlag:
+class MountFlag(Struct, frozen=True):
     """A `--mount` as written. `origin` is its `from`, which cannot contain variables."""
 
     options: tuple[tuple[str, str | None], ...]
@@ -133,8 +132,7 @@ class MountFlag:
         return next((value or "" for key, value in self.options if key == "type"), "bind").lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A mount with every option in effect, defaults filled in.
 
     `target` is as given, possibly relative to the working directory. It is empty for an SSH agent

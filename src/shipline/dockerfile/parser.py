@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from shipline.dockerfile.arguments import json_strings, split_instruction
 from shipline.dockerfile.text import SPACES
 from shipline.dockerfile.words import Mode, process_word
 from shipline.errors import DockerfileError, Span
+from shipline.values import replace
 
 _DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*", re.ASCII)
 _NAMES = frozenset({"syntax", "escape", "check"})
@@ -116,8 +119,7 @@ _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)")
 _HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Struct, frozen=True):
     """An inline document: `content` as in the file, with its line ends.
 
     `expand` is false if a part of the name was quoted, `chomp` is true for `<<-`.
@@ -129,8 +131,7 @@ class Heredoc:
     chomp: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One instruction before its arguments are read.
 
     `text` is the logical line, continuations joined, with the blanks at its end; `rest` is what
@@ -146,16 +147,14 @@ class Node:
     comments: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ParseWarning:
+class ParseWarning(Struct, frozen=True):
     """A deprecated syntax that is still accepted."""
 
     message: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(Struct, frozen=True):
     """The nodes of a file in order; never empty."""
 
     nodes: tuple[Node, ...]

@@ -6,7 +6,8 @@ Source: Dockerfile reference, "FROM", "COPY --from", "RUN --mount", "ONBUILD".
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
@@ -18,22 +19,19 @@ from shipline.errors import DockerfileError
 SCRATCH = "scratch"
 
 
-@dataclass(frozen=True, slots=True)
-class StageSource:
+class StageSource(Struct, frozen=True):
     """Files of another stage."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSource:
+class ImageSource(Struct, frozen=True):
     """Files of an image, none for `scratch`."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSource:
+class ContextSource(Struct, frozen=True):
     """Files of a named context, or of the build context if the name is empty."""
 
     name: str
@@ -42,8 +40,7 @@ class ContextSource:
 Source = StageSource | ImageSource | ContextSource
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
+class StagePlan(Struct, frozen=True):
     """The stages that a target needs, in file order, and the sources of all names.
 
     `bases` holds the source of each stage's FROM by its index; `triggers` the ONBUILD
@@ -107,8 +104,7 @@ def stage_plan(
     return StagePlan(target, stages, walk.bases, walk.triggers, walk.sources, replaced)
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     """Collects the stages reachable from a target; edges lead to earlier stages only."""
 
     dockerfile: Dockerfile

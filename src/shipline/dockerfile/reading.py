@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.arguments import (
@@ -31,6 +30,7 @@ from shipline.dockerfile.mounts import parse_mount_flag
 from shipline.dockerfile.parser import Node, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span
+from shipline.values import replace
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD_WORD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)

@@ -8,7 +8,8 @@ another stage inherits its ARGs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
@@ -18,12 +19,12 @@ from shipline.dockerfile.text import did_you_mean
 from shipline.dockerfile.values import checked_signal, exposed_ports
 from shipline.dockerfile.words import BACKSLASH, Expansion, Mode, process_word
 from shipline.errors import DockerfileError
+from shipline.values import replace
 
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformArgs:
+class PlatformArgs(Struct, frozen=True):
     """The platforms of a build as `os/arch[/variant]`: of the image, and of the builder."""
 
     target: str
@@ -69,8 +70,7 @@ _NOT_IN_ENVIRONMENT = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 Word = Callable[[str], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """The FROM of a stage after expansion; `platform` is empty if not given.
 
     `used` and `undefined` are the variables in name and platform.
@@ -82,8 +82,7 @@ class Base:
     undefined: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalScope:
+class GlobalScope(Struct, frozen=True):
     """The variables before the first FROM: platform ARGs and global ARGs with their values.
 
     `build_args` override every default.
@@ -159,8 +158,7 @@ def _declare_global(instruction: ins.Arg, scope: GlobalScope) -> GlobalScope:
     return replace(scope, variables=variables)
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """The variables at one point of a stage.
 
     `env` goes into the image configuration, in order. `variables` is used for `$NAME` and as the
@@ -199,8 +197,7 @@ class Scope:
         return replace(self, variables=variables, args=(*self.args, (name, value)))
 
 
-@dataclass(frozen=True, slots=True)
-class ScopedInstruction:
+class ScopedInstruction(Struct, frozen=True):
     """An instruction after expansion, the scope after it, and the mounts of a RUN.
 
     `undefined` are the variables that are neither in scope nor declared.
@@ -238,8 +235,7 @@ def _undeclared(undefined: Iterable[str], scope: Scope) -> frozenset[str]:
     return frozenset(undefined) - declared - _NOT_IN_ENVIRONMENT
 
 
-@dataclass(slots=True)
-class _Expander:
+class _Expander(Struct):
     """Expands words of one instruction and collects undefined variables."""
 
     variables: Mapping[str, str]

@@ -5,17 +5,17 @@ Source: Dockerfile reference, "FROM", "Format".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.parser import Directives, ParseWarning, parse
 from shipline.dockerfile.reading import read_instruction
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError, Span
+from shipline.values import replace
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """A FROM with the instructions up to the next one.
 
     `name` is in lower case, empty without one; `base` and `platform` are as written.
@@ -47,8 +47,7 @@ class Stage:
         return self.name or f"stage-{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Struct, frozen=True):
     """A whole file, with at least one stage."""
 
     file: str

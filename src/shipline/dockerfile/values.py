@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError
@@ -69,8 +70,7 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 _LAST_PORT = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class PortSpec:
+class PortSpec(Struct, frozen=True):
     """The parts of one word of EXPOSE, as written; `protocol` is empty if not given."""
 
     address: str

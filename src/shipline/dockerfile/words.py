@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shipline.dockerfile.text import SPACES, quote
 from shipline.errors import DockerfileError
@@ -76,8 +77,7 @@ _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 _END = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Struct, frozen=True):
     """A text after expansion.
 
     `text` keeps its spaces; `words` is split at unquoted spaces, including those from variables.
@@ -90,8 +90,7 @@ class Expansion:
     undefined: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(Struct, frozen=True):
     """What is kept as written: quotes, escapes, undefined variables; `escape` is the escape
     character.
 
@@ -123,8 +122,7 @@ def process_word(
     return Expansion(result, words, frozenset(lexer.used), frozenset(lexer.undefined))
 
 
-@dataclass(slots=True)
-class _Words:
+class _Words(Struct):
     """Words under construction; quoted and escaped characters do not split."""
 
     current: str = ""
@@ -145,8 +143,7 @@ class _Words:
         return (*self.done, self.current) if self.current else tuple(self.done)
 
 
-@dataclass(slots=True)
-class _Lexer:
+class _Lexer(Struct):
     """Reads one text from left to right; `position` is the next character."""
 
     text: str

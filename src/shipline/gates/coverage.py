@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 
 from shipline.gates.context import GateContext, RepositoryPaths
@@ -13,6 +13,7 @@ from shipline.gates.thresholds import listed, skipped, undecided
 from shipline.gates.verdict import Check, Location, Measurements, Outcome
 from shipline.git import ChangedLines
 from shipline.units import counted
+from shipline.values import replace
 
 _MAX_SPANS = 20  # line ranges named per file
 _MORE_TESTS = "write tests for the lines that did not run"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shipline.gates.context import GateContext, ImageFacts, ImageSubject, RepositoryPaths
@@ -38,6 +37,7 @@ from shipline.gates.verdict import Check, Measurements, Outcome, Verdict
 from shipline.gates.vulnerabilities import judge_vulnerabilities
 from shipline.gates.waivers import Waivers, expired_checks
 from shipline.units import Duration, counted
+from shipline.values import replace
 
 _HINT = "fix them, or write a waiver with an owner, a reason and an end date"
 

@@ -6,13 +6,14 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from shipline.gates.reports import Coverage, Findings, Report, ReportError, parse_report
 from shipline.gates.section import split_format
 from shipline.gates.verdict import JudgedReport
+from shipline.values import replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from shipline.git import Git, GitError, is_ancestor, resolve
 from shipline.processes import run_process
 from shipline.tasks import TaskGroup
 from shipline.units import counted
+from shipline.values import replace
 
 _OUTPUT_LIMIT = 16 << 20  # bytes read from standard output
 _STDERR_TAIL = 2000  # bytes kept of standard error

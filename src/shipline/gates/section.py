@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shipline.errors import ConfigError
@@ -11,6 +11,7 @@ from shipline.gates.reports import REPORT_FORMATS, Severity
 from shipline.gates.waivers import Waiver
 from shipline.globs import Glob
 from shipline.units import ByteSize, Duration
+from shipline.values import replace
 
 
 def _doc(text: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from shipline.gates.context import GateContext
@@ -14,6 +13,7 @@ from shipline.gates.thresholds import at_most, shown_age, undecided
 from shipline.gates.verdict import Check, Measurements
 from shipline.gates.waivers import WaivedFindings, Waivers, expired_checks
 from shipline.units import Duration
+from shipline.values import replace
 
 _MAX_DATABASE_AGE = Duration(5 * 86_400_000)  # the limit of Grype itself
 _HINT = "update the packages, or write a waiver with an owner, a reason and an end date"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -19,6 +19,7 @@ from shipline.gates.reports import Finding, VexStatement, Vulnerability
 from shipline.gates.verdict import Check, Outcome, Verdict
 from shipline.globs import Glob, glob
 from shipline.units import Day
+from shipline.values import replace
 
 
 def _doc(text: str) -> dict[str, str]:

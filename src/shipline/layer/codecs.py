@@ -11,9 +11,10 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
+
+from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.oci import media
@@ -36,8 +37,7 @@ _MEDIA_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(Struct, frozen=True):
     """A compression of layers; `docker` selects the media types of Docker's manifest format.
 
     Raises UsageError for an unknown name, an invalid level, or zstd for Docker.

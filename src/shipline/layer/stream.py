@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.content import Ingest
 from shipline.layer.codecs import BLOCK, Codec, cut
@@ -15,8 +16,7 @@ from shipline.tasks import Limiter, TaskGroup
 _MAX_LAG = 8  # blocks that the sinks may lag behind
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A compressed layer, and the digest of its tar (image specification, config.md, "DiffID")."""
 
     descriptor: Descriptor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shipline.content import seal, unseal
 from shipline.errors import ContentError
@@ -22,8 +23,7 @@ _KIND = b"shipline-toc-2\n"
 _NO_ROWS: Mapping[str, Row | None] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Toc:
+class Toc(Struct, frozen=True):
     """What a layer adds and hides (image specification, layer.md, "Whiteouts").
 
     `directories` maps a directory to its entries by name; None is a directory only implied by its

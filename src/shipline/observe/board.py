@@ -9,7 +9,8 @@ that vertex.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shipline.errors import Cancelled
 from shipline.events import Finished, Logged, Progress, Started
@@ -20,8 +21,7 @@ _MAX_LINE = 1 << 16  # bytes
 _INTERRUPTED = str(Cancelled())
 
 
-@dataclass(slots=True)
-class Activity:
+class Activity(Struct):
     """A vertex or transfer: start, end and bytes; times are Unix time in seconds."""
 
     name: str
@@ -48,7 +48,6 @@ class Activity:
         return self.error == _INTERRUPTED
 
 
-@dataclass(slots=True)
 class VertexState(Activity):
     """A build step: `number` counts from 1, `name` is `[platform stage 2/3] text`."""
 

@@ -7,11 +7,14 @@ import hashlib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
+
+from msgspec import Struct
 
 from shipline.errors import ContentError
 from shipline.oci.platform import Platform
+from shipline.values import replace
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 
@@ -22,8 +25,7 @@ class InvalidDigest(ContentError):
     code = "digest-invalid"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True):
     """`algorithm:hex`, checked; safe to use in a path or a URL."""
 
     algorithm: str

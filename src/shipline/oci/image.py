@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Self
+
+from msgspec import Struct, field
 
 from shipline.errors import ContentError
 from shipline.oci.descriptor import Digest
 from shipline.oci.manifest import from_bytes, to_bytes
 from shipline.oci.platform import Platform
+from shipline.values import replace
 
 _KNOWN = {
     "architecture",
@@ -26,8 +28,7 @@ _KNOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """One instruction; `empty_layer` is true if it has no layer. `created` is RFC 3339 text."""
 
     created: str = ""
@@ -49,8 +50,7 @@ class History:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """The image's settings. `run` holds the `config` object with its keys as specified
     (`Env`, `Cmd`, `Entrypoint`, `User`, ...); unknown keys, there and in `extra`, are kept.
     """

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
+
+from msgspec import Struct
 
 from shipline.errors import ContentError
 from shipline.oci import media
 from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, annotations_from, text_from
 from shipline.oci.platform import Platform, best_match
+from shipline.values import replace
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
 HEAVIEST = 100_000  # objects and lists of one document
@@ -227,8 +230,7 @@ def _index(raw: bytes, document: Mapping[str, Any], media_type: str) -> Index:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A document to combine; `platform` is that of a single image, from its configuration."""
 
     document: Manifest | Index

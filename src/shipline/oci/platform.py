@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
+
+from msgspec import Struct
 
 from shipline.errors import ContentError, UsageError
 
@@ -30,8 +31,7 @@ _KNOWN = frozenset(
 _WORD = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Platform:
+class Platform(Struct, frozen=True, order=True):
     """Normalised: aarch64 is arm64, arm64/v8 is arm64, arm is arm/v7."""
 
     os: str

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Self
+
+from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.oci.descriptor import Digest
+from shipline.values import replace
 
 DEFAULT_HOST = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -26,8 +28,7 @@ class InvalidReference(UsageError):
     code = "reference-invalid"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(Struct, frozen=True, order=True):
     """`host/repository`, with a tag, a digest, both or neither."""
 
     host: str

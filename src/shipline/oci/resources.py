@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Ulimit:
+class Ulimit(Struct, frozen=True):
     """A resource limit of processes, -1 for unlimited (setrlimit(2)); `name` without RLIMIT_."""
 
     name: str
@@ -14,8 +13,7 @@ class Ulimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """Control group limits; 0 and empty mean no limit. Memory, and memory with swap (-1: any amount
     of swap), are in bytes, CPU periods and quotas in microseconds, cpusets are lists of ranges;
     `cgroup_parent` is the parent cgroup of the container.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlencode
 
+from msgspec import Struct
+
 from shipline.errors import AuthError
 from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import HttpResponse, response_error
@@ -23,8 +25,7 @@ from shipline.tasks import Limiter
 Scopes = tuple["Scope", ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Scope:
+class Scope(Struct, frozen=True, order=True):
     """`type:name:actions`, with the actions sorted."""
 
     type: str
@@ -86,8 +87,7 @@ _PARAMETER = re.compile(
 _MAX_HEADER = 16 << 10  # bytes of a header
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """A challenge of a 401; `scheme` is lower case."""
 
     scheme: str
@@ -219,8 +219,7 @@ RequestToken = Callable[[Url, Generator[Request, HttpResponse, Token]], Token]
 """Runs a token flow with the token server at a URL, if that is trusted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _CachedToken:
+class _CachedToken(Struct, frozen=True):
     token: Token
     until: float
 

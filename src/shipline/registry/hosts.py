@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+from msgspec import Struct
+
 from shipline.errors import AuthError, RegistryError, UsageError
 from shipline.net import is_link_local, is_loopback, is_public, read_address
 from shipline.registry.request import Origin, Url
 
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
+class Proxies(Struct, frozen=True):
     """Proxy URLs per scheme, empty for none; `no_proxy` lists hosts to reach directly."""
 
     http: str = ""
@@ -90,8 +91,7 @@ def _empty() -> Mapping[str, tuple[str, ...]]:
     return types.MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A server of a registry's content.
 
     Credentials are stored under `host`; `prefix` is prepended to repository names.
@@ -102,8 +102,7 @@ class Endpoint:
     prefix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsTrust:
+class TlsTrust(Struct, frozen=True):
     """PEM files: additional CAs, and the client certificate with its key."""
 
     authorities: tuple[Path, ...] = ()
@@ -246,8 +245,7 @@ def _mirror(text: str) -> Endpoint:
     return Endpoint(url.origin, url.origin.authority, f"{path}/" if path else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Quirks:
+class Quirks(Struct, frozen=True):
     """Deviations of a registry: `resumes` is False where a second PATCH loses bytes, `mounts` where
     mounting never works, `referrers` where that API does something else. `chunk` is the largest
     chunk in bytes, `page` the largest page of tags."""

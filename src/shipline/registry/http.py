@@ -11,9 +11,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from shipline import __version__
 from shipline.errors import RegistryError, ShiplineError
@@ -54,8 +55,7 @@ class HostLimits:
         self.write = Limiter(at_once)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """What a request is authorised for: endpoint, repository and scopes."""
 
     endpoint: Endpoint

@@ -9,7 +9,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 from shipline.errors import ContentError, DigestMismatch, NotFound, RegistryError
 from shipline.oci import (
@@ -24,6 +23,7 @@ from shipline.oci import (
 from shipline.registry.repository_api import WRITE, RepositoryApi
 from shipline.registry.request import Url
 from shipline.tasks import sleep
+from shipline.values import replace
 
 ACCEPT = ", ".join(
     (

@@ -6,14 +6,17 @@ import os
 import re
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
+from msgspec import Struct
+
 from shipline.content import CHUNK, Advance, Fetcher, LocalStore
 from shipline.errors import NotFound, RegistryError
 from shipline.oci import Descriptor
+from shipline.values import replace
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?\.?\Z|[0-9a-f:.]*:[0-9a-f:.]*\Z")
@@ -22,8 +25,7 @@ _TARGET = "/?&=%:@!$'()*+,;~-._[]"
 _LONGEST = 16 << 10  # bytes
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Origin:
+class Origin(Struct, frozen=True, order=True):
     """Scheme, host and port (RFC 6454): credentials are bound to one."""
 
     scheme: str
@@ -40,8 +42,7 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(Struct, frozen=True):
     """`target` is path and query as on the request line."""
 
     origin: Origin
@@ -161,8 +162,7 @@ class Meter:
             self._high = position
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRange:
+class BlobRange(Struct, frozen=True):
     """The bytes of a blob from `start` up to `end`; a `Payload`."""
 
     source: Fetcher

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shipline.content import Advance, Fetcher
 from shipline.errors import AuthError, DigestMismatch, RegistryError
@@ -23,8 +24,7 @@ _TOO_LARGE = 413  # some proxies limit the size of requests
 _MIN_CHUNK = 16 << 20  # bytes per chunk, where chunks are needed
 
 
-@dataclass(frozen=True, slots=True)
-class UploadState:
+class UploadState(Struct, frozen=True):
     """An upload session: its Location, bytes received, and OCI-Chunk-Min-Length."""
 
     url: Url

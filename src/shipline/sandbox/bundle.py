@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from shipline.errors import SandboxError, UsageError
 from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
@@ -27,8 +29,7 @@ Network = Literal["default", "host", "none"]
 HOSTNAME = "buildkitsandbox"
 
 
-@dataclass(frozen=True, slots=True)
-class BindMount:
+class BindMount(Struct, frozen=True):
     """A directory, file or socket of the host, seen at `target`."""
 
     source: Path
@@ -36,8 +37,7 @@ class BindMount:
     read_only: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TmpfsMount:
+class TmpfsMount(Struct, frozen=True):
     """An empty directory in memory; `size` in bytes, 0 for the kernel's default."""
 
     target: str
@@ -113,8 +113,7 @@ _TTY = 5  # the group of terminals
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A mount of the step at its resolved path inside the root; `source` exists on the host."""
 
     target: str
@@ -122,8 +121,7 @@ class Placed:
     options: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where the parts of a bundle are on the host.
 
     `devices` is the directory that becomes /dev, `network_files` are /etc/hosts and

@@ -20,9 +20,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.oci import Platform
@@ -33,8 +34,7 @@ _BASE = 0x400000  # where the file is mapped
 _SEGMENT_ALIGNMENT = 0x10000  # bytes: the largest page size of these machines
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """The ELF header of an architecture; `code` exits with 0, `qemu` is the emulator's suffix.
 
     `probe_code` exits with the error number of munlockall(2), which is 0 where no filter refuses
@@ -125,8 +125,7 @@ _ETXTBSY_ATTEMPTS = 20
 _REGISTERING = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(Struct, frozen=True):
     """One entry of binfmt_misc."""
 
     name: str

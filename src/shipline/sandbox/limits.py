@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.oci import Resources
@@ -45,8 +46,7 @@ def limited(resources: Resources, directory: Path, number: str) -> Iterator[Call
         yield join
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(Struct, frozen=True):
     """A hierarchy and the settings of a group in it; `kind` is the type for mount(2)."""
 
     kind: str

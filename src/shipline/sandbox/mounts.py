@@ -18,9 +18,10 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
@@ -35,8 +36,7 @@ _PLAIN = {
 }  # `upper` stays a plain tree
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(Struct, frozen=True):
     """Directories merged into one: `lowers[0]` is the top one; read-only without an `upper`.
 
     `upper` and `work` are empty directories of one file system. Writes are not synced to disk
@@ -63,8 +63,7 @@ class Overlay:
             _overlay_by_links(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(Struct, frozen=True):
     """`source`, visible at `target` as well."""
 
     source: Path
@@ -88,8 +87,7 @@ class Bind:
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class Tmpfs:
+class Tmpfs(Struct, frozen=True):
     """An empty directory in memory: `size` in bytes, 0 for the kernel's default."""
 
     target: Path
@@ -106,8 +104,7 @@ class Tmpfs:
         kernel.mount("tmpfs", self.target, "tmpfs", flags, options)
 
 
-@dataclass(frozen=True, slots=True)
-class Erofs:
+class Erofs(Struct, frozen=True):
     """A file system image, read-only; `device` is the tar that the index refers to."""
 
     image: Path

@@ -14,8 +14,9 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
@@ -26,8 +27,7 @@ _SLIRP_RESOLVER = "10.0.2.3"
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-@dataclass(frozen=True, slots=True)
-class StepNetwork:
+class StepNetwork(Struct, frozen=True):
     """The network of one step. Without a `namespace` it is that of the host, or none.
 
     `resolver` forwards requests to the resolver of the host. `gateway` is an address of the host.
@@ -43,8 +43,7 @@ class StepNetwork:
 HOST = StepNetwork()
 
 
-@dataclass(frozen=True, slots=True)
-class Connector:
+class Connector(Struct, frozen=True):
     """A program that connects network namespaces, `pasta` or `slirp4netns`."""
 
     path: Path
@@ -84,8 +83,7 @@ def find_connector(directory: Path) -> tuple[Connector | None, str]:
     return None, "; ".join(failures) or f"neither {' nor '.join(_PROGRAMS)} is installed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Program:
+class _Program(Struct, frozen=True):
     """How a program is used: the words after its name for a namespace and whether an address of the
     host is wanted, `{}` for the descriptor to say on that it is ready; and the network that it
     makes.

@@ -10,8 +10,9 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.sandbox import kernel
@@ -20,8 +21,7 @@ _MOST_LINKS = 40  # as the kernel: path_resolution(7)
 _READ_LIMIT = 16 << 20  # bytes of a file read from an image
 
 
-@dataclass(frozen=True, slots=True)
-class CreatedPath:
+class CreatedPath(Struct, frozen=True):
     """A directory or empty file that was created as a mount point."""
 
     path: Path

@@ -13,9 +13,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.oci import Platform
@@ -23,6 +24,7 @@ from shipline.sandbox.bundle import Layout, StepSpec, config, make_device_direct
 from shipline.sandbox.emulation import exit_program, probe_program
 from shipline.sandbox.supervise import OnOutput, supervise
 from shipline.tasks import Once
+from shipline.values import replace
 
 _OPTIONS = {
     "crun": ("--cgroup-manager=disabled",),
@@ -33,8 +35,7 @@ _LONGEST = 64 << 10  # bytes of an error message
 _PREFIXES = {"crun": (b'{"msg":"exec ',), "runc": (b"exec ",)}
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(Struct, frozen=True):
     """A program that runs bundles; `control_groups` says whether it can mount their hierarchy,
     `filters` whether it filters system calls.
     """

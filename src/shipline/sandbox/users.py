@@ -9,8 +9,9 @@ process could drop it and read what is closed to that group alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.sandbox.rooted import read_in_root
@@ -18,8 +19,7 @@ from shipline.sandbox.rooted import read_in_root
 _MOST = 2**32 - 2  # the largest id; the next one means "unchanged" to chown(2)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """Numeric ids of a process: user, group, supplementary groups; and the home directory."""
 
     uid: int = 0
@@ -53,8 +53,7 @@ def needs_files(text: str) -> bool:
     return any(_known_id(part) is None for part in text.split(":", 1))
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(Struct, frozen=True):
     name: str
     uid: int
     gid: int

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from shipline.errors import Cancelled
@@ -22,6 +22,7 @@ from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.tasks import TaskGroup
 from shipline.units import Duration
+from shipline.values import replace
 
 _log = logging.getLogger(__name__)
 _LIMIT = 4096  # bytes of a request

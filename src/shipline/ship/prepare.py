@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from shipline.errors import AuthError, ConfigError, RegistryError, UsageError
@@ -45,6 +44,7 @@ from shipline.tags import (
     reusable,
     survey,
 )
+from shipline.values import replace
 
 _SHOWN = 5  # changed paths in a message
 _SHORT = 12  # digits of a commit or tree in a tag

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
+from msgspec import Struct, structs
+
 from shipline.errors import ContentError
+from shipline.values import replace
 
 VERSION = 1
 KEYS = 2
@@ -171,6 +174,9 @@ def as_json(value: object) -> object:
         return {
             name: as_json(item) for name, (item, made) in held.items() if item != _default(made)
         }
+    if isinstance(value, Struct):
+        parts = ((item, getattr(value, item.name)) for item in structs.fields(value))
+        return {item.name: as_json(part) for item, part in parts if part != item.default}
     raise TypeError(f"not a value of shipline.yaml: {type(value).__name__}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shipline.errors import Cancelled, ShiplineError, UsageError
@@ -21,6 +21,7 @@ from shipline.ship.record import DONE, KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runs import Recorder, Runs
 from shipline.ship.steps.command import file_digest, require_program
 from shipline.tasks import CPUS, Limiter, Task, TaskGroup
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.supply import PrivateKey

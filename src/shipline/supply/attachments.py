@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from shipline.supply.claims import (
 )
 from shipline.supply.envelopes import BUNDLE, Bundle
 from shipline.tasks import sleep
+from shipline.values import replace
 
 FORMS = (Form.TAG, Form.BUNDLE)
 """The written forms: both, because older programs only read the tag and newer ones the bundle."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -34,6 +34,7 @@ from shipline.supply.claims import (
 from shipline.supply.envelopes import SIMPLE_SIGNING, Envelope, SimplePayload
 from shipline.supply.keys import PublicKey
 from shipline.supply.statement import COSIGN_SIGN, Statement, seconds, short_name, stated_time
+from shipline.values import replace
 
 _OPTIONAL = "optional"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from shipline import git as repositories
@@ -15,6 +15,7 @@ from shipline.tags.repository import RepositoryClone, completed, last_version, s
 from shipline.tags.section import TagsSection
 from shipline.tags.templates import render_date
 from shipline.tags.versions import Change, read_changes
+from shipline.values import replace
 
 _GROUPS = {
     "feat": "Features",

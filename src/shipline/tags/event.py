@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from shipline.errors import UsageError
 from shipline.git import Commit
+from shipline.values import replace
 
 Kind = Literal["push", "tag", "pull-request", "schedule"]
 KINDS: tuple[Kind, ...] = ("push", "tag", "pull-request", "schedule")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shipline import git as repositories
 from shipline.errors import UsageError
@@ -28,6 +28,7 @@ from shipline.tags.proposal import propose, tag_of_commit
 from shipline.tags.section import TagRule, TagsSection
 from shipline.tags.versions import Version, version_of
 from shipline.tasks import sleep
+from shipline.values import replace
 
 _CHUNKS = (1, 8)  # tags tried at once, the highest first, before all of them are
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shipline.errors import ConfigError
 from shipline.globs import glob
 from shipline.tags.entry import TagEntry
 from shipline.tags.versions import Levels, Version
+from shipline.values import replace
 
 
 @dataclass(frozen=True, slots=True)

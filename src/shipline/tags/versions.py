@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import total_ordering
 from typing import Self
 
 from shipline.git import Commit
+from shipline.values import replace
 
 _NUMBER = r"0|[1-9]\d*"
 _WORD = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"

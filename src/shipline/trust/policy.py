@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from shipline.supply import Evidence, Form, Rejected, Verification, examine, exa
 from shipline.trust.exempt import StatementCheck
 from shipline.trust.rules import ResolvedPolicy, ResolvedRule
 from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
+from shipline.values import replace
 
 Parents = Callable[[Descriptor], Iterable[Descriptor]]
 """The indexes that may list an image; what they really list is looked up."""

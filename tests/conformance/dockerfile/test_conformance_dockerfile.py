@@ -5,7 +5,6 @@ See `compare.py` for work on single cases.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from corpus import (
 from corpus.difference import compare
 
 from peers import Docker, Registry
+from shipline.values import replace
 
 pytestmark = pytest.mark.peers
 CASES = load_all()

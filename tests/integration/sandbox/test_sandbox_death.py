@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from sandboxes import RUNTIMES, SHELL, in_build, overlay, runtime_named
 from shipline.errors import Cancelled
 from shipline.sandbox import open_sandbox, open_workspace, private_mounts, remove_stale
 from shipline.tasks import TaskGroup, on_cancel, sleep
+from shipline.values import replace
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
@@ -98,7 +98,7 @@ def test_kill_9_leaves_nothing(tmp_path: Path, runtime: str) -> None:
     program = f"""
         import sys
         sys.path.insert(0, {str(_TESTS)!r})
-        from dataclasses import replace
+        from shipline.values import replace
         from pathlib import Path
         from sandboxes import *
         def build():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from sandboxes import RUNTIMES, SHELL, in_build, run_step
 from shipline.errors import SandboxError
 from shipline.oci import Resources
 from shipline.sandbox import limits
+from shipline.values import replace
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)

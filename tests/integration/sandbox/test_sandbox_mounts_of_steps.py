@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from shipline.sandbox import (
     open_sandbox,
     open_workspace,
 )
+from shipline.values import replace
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from connectors import NAMES, connector_path
 from sandboxes import SHELL, in_build, run_in_build
 from shipline.sandbox import bundle, kernel
 from shipline.sandbox.network import Connector, find_connector
+from shipline.values import replace
 
 pytestmark = pytest.mark.root
 each_program = pytest.mark.parametrize("program", NAMES)

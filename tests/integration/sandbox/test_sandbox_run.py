@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from sandboxes import RUNTIMES, SHELL, run_step
 from shipline.errors import SandboxError, UsageError
 from shipline.oci import Ulimit
 from shipline.sandbox import StepSpec, find_user
+from shipline.values import replace
 
 pytestmark = pytest.mark.root
 both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from shipline.errors import SandboxError
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace
 from shipline.sandbox.runtime import search_runtime
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 
 @pytest.mark.root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.build.base_images import BaseImage, Blobs
@@ -44,6 +44,7 @@ from shipline.oci import (
     media,
 )
 from shipline.sandbox import Sandbox
+from shipline.values import replace
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shipline import dockerfile as df
@@ -12,6 +10,7 @@ from shipline.build.checks import configured, show_warnings, warnings_of
 from shipline.errors import DockerfileError
 from shipline.events import Event, Started, Stream, Warned
 from shipline.oci import ImageConfig, Platform
+from shipline.values import replace
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."), platforms=(AMD64, ARM64))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
 from shipline.build.clock import EPOCH, epoch_of, with_seconds
 from shipline.errors import DockerfileError, ShiplineError, UsageError
+from shipline.values import replace
 
 LOCAL = BuildRequest(Context(ContextKind.LOCAL, "."))
 ARCHIVE = BuildRequest(Context(ContextKind.STDIN, "/unpacked", newest=7))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from shipline.build.graph import ContextOp, CopyOp, Label, RunOp, ScratchOp, Vertex, walk
+from shipline.values import replace
 
 SCRATCH = Vertex(ScratchOp())
 RUN = RunOp(("true",), (), "/", "", "linux/amd64")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from shipline.build.request import RunOptions
 from shipline.build.stages import StageState
 from shipline.errors import DockerfileError, NotFound, ShiplineError
 from shipline.oci import Digest, History, ImageConfig, Platform, Reference
+from shipline.values import replace
 
 REQUEST = BuildRequest(Context(ContextKind.LOCAL, "."))
 

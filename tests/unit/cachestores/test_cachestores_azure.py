@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -19,6 +18,7 @@ from shipline.errors import AuthError
 from shipline.registry import HostSettings, NoKeychain
 from shipline.registry.http import HttpClient
 from shipline.registry.request import Request, Url
+from shipline.values import replace
 
 NOW = datetime(2026, 11, 29, 8, 0, 5, tzinfo=UTC)
 BLOB = Request("GET", Url.parse("https://account.blob.core.windows.net/cache/x"))

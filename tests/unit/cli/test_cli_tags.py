@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from commands import run_shipline
 from commits import Work, with_remote
+from shipline.values import replace
 
 
 def shipline(work: Work, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from shipline.content import Follow, LocalStore, MemoryStore, copy_graph, fetch_
 from shipline.errors import Cancelled, DamagedContent, DigestMismatch, NotFound
 from shipline.oci import Descriptor, Digest, Index, Manifest, media
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 BLOB = b"layer" * 1000
 TARGET = Descriptor.of(BLOB, media.OCI_LAYER)

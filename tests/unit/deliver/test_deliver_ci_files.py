@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from shipline.deliver.ci.action import variable
 from shipline.deliver.ci.steps import cache_variables
 from shipline.deliver.ci.workflow import Unread, quoted
 from shipline.errors import ConfigError
+from shipline.values import replace
 from workflows import ALL, FULL, KEYLESS, WITH_CACHE
 
 ROOT = Path(__file__).parents[3]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
@@ -16,6 +15,7 @@ from shipline.gates.statements import summary
 from shipline.gates.verdict import Verdicts
 from shipline.git import ChangedLines
 from shipline.units import Day
+from shipline.values import replace
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONTEXT = GateContext(NOW)

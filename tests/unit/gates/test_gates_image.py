@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from shipline.gates import (
 from shipline.gates.sbom import denied
 from shipline.oci import Descriptor, Index, Manifest, Platform, media
 from shipline.units import ByteSize, Duration
+from shipline.values import replace
 
 
 class Shelf:

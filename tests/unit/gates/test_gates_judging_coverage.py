@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from gate_samples import GO, ISTANBUL_SUMMARY, JUNIT
 from hypothesis import given
@@ -14,6 +12,7 @@ from shipline.gates import CoverageGate, Outcome, TestsGate
 from shipline.gates.context import RepositoryPaths
 from shipline.git import ChangedLines
 from shipline.globs import Glob
+from shipline.values import replace
 
 RULES = CoverageGate()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from shipline.gates import (
     judge,
 )
 from shipline.units import Duration
+from shipline.values import replace
 
 LODASH = {**GRYPE["matches"][0]}
 RULES = VulnerabilitiesGate(max_database_age=Duration.parse("30d"))

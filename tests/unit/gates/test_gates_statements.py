@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from gate_samples import GRYPE, TRIVY
@@ -27,6 +26,7 @@ from shipline.gates import (
 from shipline.gates.reports import Severity
 from shipline.gates.statements import TEST_RESULT, VULNERABILITIES
 from shipline.server.admission.vulnerabilities import read_scan
+from shipline.values import replace
 
 GOOD = verdict_of(CoverageGate(), cobertura(a=[1]), gate="coverage")
 BAD = verdict_of(VulnerabilitiesGate(), TRIVY, gate="vulnerabilities")

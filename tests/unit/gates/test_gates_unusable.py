@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from shipline.gates import (
     run_gates,
 )
 from shipline.units import Duration
+from shipline.values import replace
 
 OTHER = "sha256:" + "9" * 64
 CLEAN: dict[str, Any] = {**TRIVY, "Results": [{"Target": "a", "Class": "os-pkgs"}]}

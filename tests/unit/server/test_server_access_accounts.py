@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from shipline.server.access.store import AccountStore
 from shipline.server.access.tokens import issue_refresh, refresh_tokens, subject_of
 from shipline.server.events import NodeEvent
 from shipline.server.problems import Problem
+from shipline.values import replace
 
 pytestmark = pytest.mark.usefixtures("cheap_hashes")
 HERE = "192.0.2.7"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shipline.ship.render import plan_text
 from shipline.ship.section import Pipeline, StepSection
 from shipline.ship.steps import declared_steps
 from shipline.tags import Decision, Event, GitTag, Tag, TagsSection
+from shipline.values import replace
 
 WORK_TREE = WorkTree("c" * 40, "7" * 40, 0, "main")
 GATES = GatesSection(tests=TestsGate())

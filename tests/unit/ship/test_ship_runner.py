@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from shipline.ship.record import KEYS, RunRecord, RunState, StepRecord
 from shipline.ship.runner import StepRunner, begin
 from shipline.ship.runs import Recorder, Runs, StepLogs
 from shipline.ship.steps import decode
+from shipline.values import replace
 
 Do = Callable[[str], StepOutcome]
 NAME = "20260101-000000-abcdef"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from shipline.ship.steps.build import PushedImage, image_labels, read_built
 from shipline.ship.steps.sign import provenance
 from shipline.tags import Event, Situation, TagsSection, decide
 from shipline.tags.decision import built_from
+from shipline.values import replace
 
 IMAGE = Reference.parse("registry.example/team/app")
 DIGEST = Digest.of(b"image")

@@ -10,7 +10,6 @@ import base64
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +40,7 @@ from shipline.supply import (
     sign,
     verify,
 )
+from shipline.values import replace
 
 KEY, OTHER = generate_key("ours"), generate_key("theirs")
 Hostile = Callable[[Repository, Descriptor], Descriptor]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -25,6 +24,7 @@ from shipline.supply import (
     statement_about,
     verify,
 )
+from shipline.values import replace
 
 KEY = generate_key("ours")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shipline.errors import ConfigError
@@ -21,6 +19,7 @@ from shipline.tags import (
     decide,
 )
 from shipline.tags.templates import render_date
+from shipline.values import replace
 
 SHA = "90dd6032fac8bda1b6c4436a2e65de27961ed071"
 NOW = 1_616_770_800  # 2021-03-26T15:00:00Z
@@ -37,7 +36,7 @@ def decided(ref: str, *entries: str, kind: str = "", **section: object) -> Decis
     )
     policy = TagsSection(rules=(TagRule(entries),), unique_names=False)
     situation = Situation(event, HEAD, now=NOW, url="https://github.com/octocat/hello.git")
-    return decide(replace(policy, **section), situation)  # type: ignore[arg-type]
+    return decide(replace(policy, **section), situation)
 
 
 DEFAULT = ("type=schedule", "type=ref,event=branch", "type=ref,event=tag", "type=ref,event=pr")

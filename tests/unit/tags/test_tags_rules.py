@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -21,6 +20,7 @@ from shipline.tags import (
     decide,
 )
 from shipline.tags.section import match
+from shipline.values import replace
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40

@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +56,7 @@ from shipline.trust import (
     statement_subject,
 )
 from shipline.units import Duration
+from shipline.values import replace
 
 KEY, OTHER = generate_key("ours"), generate_key("theirs")
 NOW = 1_700_000_000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -22,6 +22,7 @@ from shipline.gates.reports.report import (
     parse_time,
 )
 from shipline.gates.reports.streams import JsonReader
+from shipline.values import replace
 
 _EXTERNAL = "results are in external files, which are not read (section 3.15.2)"
 _MESSAGE = 500  # characters kept

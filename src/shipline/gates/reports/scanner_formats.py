@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import BinaryIO, Literal
 
 from shipline.gates.reports.fields import Fields
@@ -19,6 +18,7 @@ from shipline.gates.reports.report import (
 )
 from shipline.gates.reports.streams import JsonReader
 from shipline.units import counted
+from shipline.values import replace
 
 
 def parse_grype(source: BinaryIO) -> Report:

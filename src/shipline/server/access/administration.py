@@ -7,7 +7,6 @@ A secret is returned once, by the function that generates it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from shipline.errors import UsageError
@@ -34,6 +33,7 @@ from shipline.server.access.login import (
 from shipline.server.access.store import AccountStore, AccountsView, Changes
 from shipline.server.access.tokens import revoke_refresh
 from shipline.server.events import NodeEvent, Publish
+from shipline.values import replace
 
 _DAY_S = 86400.0
 _K = TypeVar("_K")

@@ -16,13 +16,14 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from shipline.server.events import NodeEvent
 from shipline.server.limits import client_network
+from shipline.values import replace
 
 _TEXT = 1000  # characters per field: clients choose some
 _REFUSED_TEXT = 250  # of a refusal

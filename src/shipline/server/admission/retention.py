@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from shipline.errors import Cancelled
@@ -19,6 +19,7 @@ from shipline.server.problems import Problem
 from shipline.server.storage import Storage
 from shipline.tasks import sleep
 from shipline.trust import statement_subject
+from shipline.values import replace
 
 _log = logging.getLogger(__name__)
 RETENTION = "retention"  # the actor of automatic runs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from shipline.errors import ContentError
@@ -30,6 +29,7 @@ from shipline.trust import (
     statement_subject,
     trusted_keys,
 )
+from shipline.values import replace
 
 
 class Quotas:

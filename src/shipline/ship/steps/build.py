@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,6 +45,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import RunRecord, StepResult, as_json
 from shipline.ship.section import Build
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span

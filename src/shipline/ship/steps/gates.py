@@ -8,7 +8,7 @@ only those signed with our own keys count, so nothing is compared without a key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from shipline.ship.record import RunRecord, as_json
 from shipline.ship.reports import gates_of, reports_by_gate
 from shipline.ship.section import Pipeline
 from shipline.ship.steps.build import pushed_image, require_image
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from shipline.content import MemoryStore, fetch_all
@@ -28,6 +28,7 @@ from shipline.tags import (
     reserve,
     snapshot,
 )
+from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.events import Step as Span

@@ -16,8 +16,10 @@ import stat
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from shipline.values import replace
 
 _ACCEPT = ", ".join(
     f"application/vnd.{name}+json"
