@@ -115,6 +115,7 @@ class RunOp(_Operation, frozen=True):
     """
 
     KIND = "run/2"
+    WITHOUT_EFFECT = frozenset({"proxies", "resources"})
 
     args: tuple[str, ...]
     env: tuple[str, ...]
