@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +54,53 @@ def test_an_insecure_step_has_what_the_build_has_and_a_sandboxed_one_does_not(
     assert said.count("00000000a80425fb") == 2
     if Path("/dev/fuse").exists():
         assert " fuse\n" in said
+
+
+@pytest.fixture
+def vendor() -> Iterator[str]:
+    """A vendor with a device, which this machine knows for the test alone."""
+    name = f"shipline-test-{os.getpid()}.example"
+    edits = {
+        "env": ["CARD=here", "PATH=/card:/bin"],
+        "deviceNodes": [
+            {"path": "/dev/card", "hostPath": "/dev/zero", "fileMode": 0o604, "uid": 7},
+            {"path": "/opt/card", "hostPath": "/dev/full"},
+        ],
+        "mounts": [{"hostPath": "/etc/hostname", "containerPath": "/card/name"}],
+    }
+    document = {"kind": f"{name}/card", "devices": [{"name": "one", "containerEdits": edits}]}
+    file = Path("/run/cdi", f"{name}.json")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(document))
+    try:
+        yield f"{name}/card"
+    finally:
+        file.unlink()
+        with contextlib.suppress(OSError):
+            file.parent.rmdir()
+
+
+def test_a_step_has_the_devices_that_are_allowed(
+    shipline: Shipline, tmp_path: Path, vendor: str
+) -> None:
+    script = (
+        "echo $CARD $PATH; stat -c '%n %a %u %t' /dev/card; head -c 3 /dev/card | od -An -tx1;"
+        " echo x > /opt/card || echo full; cat /card/name; echo x >> /card/name; mknod /x b 7 0;"
+        " head -c 1 /x || echo closed"
+    )
+    steps = f"FROM busybox\nRUN --device={vendor}=one,required {script}\n"
+    place = context(tmp_path / "context", steps + f"RUN --device={vendor}=two ls /dev\n")
+    refused = shipline.build(*PLAIN, place).failed(4)
+    assert f"device {vendor}=one is requested by the build but not allowed" in refused
+    assert f"--allow device={vendor}=one" in refused
+    out = tmp_path / "out"
+    said = shipline.build(*PLAIN, "--allow", "device", "-o", str(out), place).ok().err
+    lines = [line.split(" ", 2)[-1] for line in said.splitlines()]
+    assert "here /card:/bin" in lines and "/dev/card 604 7 1" in lines
+    assert {" 00 00 00", "full", "closed"} <= {*lines}
+    assert f"Optional device {vendor}=two is not registered" in said
+    assert not (out / "card").exists() and not (out / "opt/card").exists()
+    assert "CACHED" in shipline.build(*PLAIN, "--allow", f"device={vendor}=one", place).ok().err
 
 
 @pytest.mark.parametrize("program", ["pasta", "slirp4netns"])

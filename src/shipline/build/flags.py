@@ -299,11 +299,17 @@ def parse_host(text: str) -> Host:
 
 
 def parse_entitlements(texts: Iterable[str]) -> frozenset[str]:
-    """Comma-separated network.host, security.insecure, device[=name]."""
-    words = frozenset(_each(split_csv, texts))
+    """Comma-separated network.host, security.insecure, device; or device=NAME[,alias=OTHER]."""
+    words = frozenset(
+        _each(lambda text: (text,) if text.startswith("device=") else split_csv(text), texts)
+    )
     for word in words:
-        if word.partition("=")[0] not in _ENTITLEMENTS:
+        kind, _, rest = word.partition("=")
+        if kind not in _ENTITLEMENTS or (rest and kind != "device"):
             raise UsageError(f"--allow: {word!r} is not one of {', '.join(_ENTITLEMENTS)}")
+        for more in split_csv(rest)[1:]:
+            if not more.startswith("alias="):
+                raise UsageError(f"--allow: {more!r} in {word!r} is not alias=NAME")
     return words
 
 

@@ -111,11 +111,11 @@ class HttpOp(_Operation, frozen=True):
 
 class RunOp(_Operation, frozen=True):
     """A command in the root filesystem of input 0. Its result depends neither on `proxies` nor on
-    `resources`.
+    `resources`, nor on which optional devices are `absent`.
     """
 
     KIND = "run/2"
-    WITHOUT_EFFECT = frozenset({"proxies", "resources"})
+    WITHOUT_EFFECT = frozenset({"proxies", "resources", "absent"})
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -132,6 +132,8 @@ class RunOp(_Operation, frozen=True):
     hostname: str = ""
     proxies: tuple[str, ...] = ()
     resources: Resources = Resources()
+    devices: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 class CopyOp(_Operation, frozen=True):

@@ -22,6 +22,8 @@ from shipline.layer import changeset, lower_directory
 from shipline.oci import Platform
 from shipline.sandbox import (
     HOSTNAME,
+    DeviceEdits,
+    Devices,
     StepMount,
     StepSpec,
     can_execute,
@@ -61,6 +63,8 @@ def run(
     """The layer that the command makes on top of input 0. Raises StepFailed."""
     base = inputs[0]
     assert isinstance(base, Snapshot)
+    for device in op.absent:
+        options.step.warn(f"Optional device {device} is not registered: the step runs without it")
     ensure_platform(Platform.parse(op.platform), options.step)
     with ExitStack() as stack:
         place = stack.enter_context(worker.snapshots.writable(base))
@@ -154,12 +158,16 @@ class _Tail:
 def _spec(
     op: RunOp, root: Path, mounts: tuple[StepMount, ...], secrets: tuple[str, ...]
 ) -> StepSpec:
+    edits, user = (
+        Devices().edits(op.devices) if op.devices else DeviceEdits(),
+        find_user(root, op.user),
+    )
     return StepSpec(
         args=op.args,
-        env=(*op.proxies, *op.env),
+        env=(*op.proxies, *op.env, *edits.env),
         cwd=op.cwd,
-        user=find_user(root, op.user),
-        mounts=mounts,
+        user=replace(user, groups=(*user.groups, *edits.groups)),
+        mounts=(*mounts, *edits.mounts),
         secret_env=secrets,
         network=op.network,
         extra_hosts=op.hosts,

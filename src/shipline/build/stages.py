@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct
 
 from shipline import dockerfile as df
 from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, without_logins
+from shipline.build.entitlements import devices_of, is_insecure, network_of
 from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
 from shipline.build.placing import parse_mode
-from shipline.build.request import Network, RunOptions
+from shipline.build.request import RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
 from shipline.errors import DockerfileError, Span
 from shipline.oci import ImageConfig, Platform
@@ -119,6 +120,7 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
     agent = next((one.target for one in mounts if one.type == "ssh"), None)
     variables = ({SSH_AUTH_SOCK: agent} if agent else {}) | dict(step.scope.variables)
     script = df.script_of(run)
+    devices, absent = devices_of(run, settings)
     op = RunOp(
         args=df.command_line(run, state.shell),
         env=tuple(f"{name}={value}" for name, value in variables.items()),
@@ -126,8 +128,8 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         user=state.user,
         platform=str(options.platform),
         mounts=tuple(mounts),
-        network=_network(run, options),
-        insecure=_insecure(run, options),
+        network=network_of(run, settings),
+        insecure=is_insecure(run, settings),
         hosts=tuple((host.name, host.address) for host in settings.hosts),
         shm_size=settings.shm_size,
         ulimits=settings.ulimits,
@@ -135,9 +137,9 @@ def _run(state: StageState, step: df.ScopedInstruction, options: DispatchOptions
         hostname=options.hostname,
         proxies=options.proxies,
         resources=settings.resources,
+        devices=devices,
+        absent=absent,
     )
-    if run.devices:
-        raise DockerfileError("RUN --device is not supported yet", span=run.span)
     vertex = options.vertex(op, inputs, f"RUN {_shown(run)}", run.span)
     return state.noted(_text(state, step), vertex)
 
@@ -186,30 +188,6 @@ def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) 
         size=mount.size,
         owned=mount.owned,
     )
-
-
-def _network(run: df.Run, options: DispatchOptions) -> Network:
-    """The network of a command; --network=host of the build allows it to the commands, too."""
-    settings = options.run
-    if run.network == "host" and settings.network != "host":
-        _require(run, options, "network.host")
-    return settings.network if run.network == "default" else cast(Network, run.network)
-
-
-def _require(run: df.Run, options: DispatchOptions, entitlement: str) -> None:
-    if entitlement not in options.run.entitlements:
-        raise DockerfileError(
-            f"{entitlement} is not allowed",
-            span=run.span,
-            hint=f"allow it with --allow {entitlement}",
-        )
-
-
-def _insecure(run: df.Run, options: DispatchOptions) -> bool:
-    if run.security != "insecure":
-        return False
-    _require(run, options, "security.insecure")
-    return True
 
 
 def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:

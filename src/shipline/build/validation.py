@@ -41,7 +41,6 @@ GAPS = (
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
     Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),
     Gap("--file with a URL", lambda r: "://" in (r.dockerfile or "")),
-    Gap("--allow device", lambda r: any(w.startswith("device") for w in r.run.entitlements)),
 )
 
 

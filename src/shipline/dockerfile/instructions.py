@@ -73,6 +73,15 @@ class From(Instruction, frozen=True, kw_only=True):
     as_keyword: str = ""
 
 
+class DeviceFlag(Struct, frozen=True):
+    """A device of RUN: `VENDOR/CLASS=NAME` (CDI) or an alias; without it the step runs unless
+    `required`.
+    """
+
+    name: str
+    required: bool = False
+
+
 class Run(Instruction, frozen=True, kw_only=True):
     """RUN; `network` is default, none or host, `security` sandbox or insecure."""
 
@@ -81,7 +90,7 @@ class Run(Instruction, frozen=True, kw_only=True):
     mount_flags: tuple[MountFlag, ...] = ()
     network: str = "default"
     security: str = "sandbox"
-    devices: tuple[str, ...] = ()
+    devices: tuple[DeviceFlag, ...] = ()
 
 
 class Transfer(Instruction, frozen=True, kw_only=True):

@@ -50,10 +50,7 @@ class MountOptions(Struct):
             ) from None
 
     def boolean(self, key: str) -> bool:
-        text = self.text(key, "false")
-        if text not in _TRUE | _FALSE:
-            raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
-        return text in _TRUE
+        return parse_boolean(key, self.text(key, "false"))
 
     def read_only(self, default: bool) -> bool:
         """The last of readonly and readwrite wins."""
@@ -78,6 +75,12 @@ class MountOptions(Struct):
 
     def owner(self, mode: int) -> tuple[int, int, int]:
         return self.number("mode", mode, base=8), self.number("uid", 0), self.number("gid", 0)
+
+
+def parse_boolean(key: str, text: str) -> bool:
+    if text not in _TRUE | _FALSE:
+        raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
+    return text in _TRUE
 
 
 def parse_size(text: str) -> int:
@@ -164,13 +167,7 @@ def parse_mount_flag(text: str) -> MountFlag:
     Only `from` is checked: other values may contain variables, and stages that are not built are
     not checked. Raises DockerfileError for a variable in `from` and for broken quotes.
     """
-    try:
-        rows = list(csv.reader([text], strict=True))
-    except csv.Error as error:
-        raise DockerfileError(
-            f"failed to parse csv mounts: {error}", hint="double a quote inside quotes"
-        ) from None
-    options = tuple(_option(field) for field in (rows[0] if rows else []))
+    options = tuple(map(_option, split_options(text, "mounts")))
     origin = next((value or "" for key, value in reversed(options) if key == "from"), "")
     if re.search(r"\$.", origin):
         raise DockerfileError(
@@ -178,6 +175,17 @@ def parse_mount_flag(text: str) -> MountFlag:
             hint="write FROM image:$VERSION AS name, then from=name",
         )
     return MountFlag(options, origin)
+
+
+def split_options(text: str, of: str) -> list[str]:
+    """The comma separated values of a flag. Raises DockerfileError for broken quotes."""
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise DockerfileError(
+            f"failed to parse csv {of}: {error}", hint="double a quote inside quotes"
+        ) from None
+    return rows[0] if rows else []
 
 
 def _option(text: str) -> tuple[str, str | None]:

@@ -26,7 +26,7 @@ from shipline.dockerfile.fields import (
     read_flags,
     read_health_check,
 )
-from shipline.dockerfile.mounts import parse_mount_flag
+from shipline.dockerfile.mounts import parse_boolean, parse_mount_flag, split_options
 from shipline.dockerfile.parser import Node, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span
@@ -136,9 +136,34 @@ def _read_run(node: Node, escape: str) -> ins.Run:
         mount_flags=tuple(parse_mount_flag(text) for text in flags.all("mount")),
         network=_one_of(flags, "network", _NETWORKS, 'invalid network mode "{}"'),
         security=_one_of(flags, "security", _SECURITY, 'security "{}" is not valid'),
-        devices=flags.all("device"),
+        devices=tuple(map(_device, flags.all("device"))),
         **common(node),
     )
+
+
+def _device(text: str) -> ins.DeviceFlag:
+    """`[name=]NAME[,required[=BOOL]]`; a name that holds `=` stands alone, too."""
+    name, required = "", False
+    for field in split_options(text, "devices"):
+        key, equals, value = field.partition("=")
+        match key.lower():
+            case "required":
+                required = not equals or parse_boolean("required", value)
+            case "name" if equals and name:
+                raise DockerfileError(f"device name already set to {name}")
+            case "name" if equals:
+                name = value
+            case _ if not name:
+                name = field
+            case _ if equals:
+                raise DockerfileError(
+                    f"unexpected key '{key.lower()}' in '{field}'"
+                    + did_you_mean(key, ("name", "required")),
+                    hint="write --device=VENDOR/CLASS=NAME,required",
+                )
+            case _:
+                raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
+    return ins.DeviceFlag(name, required)
 
 
 def _one_of(flags: InstructionFlags, name: str, known: tuple[str, ...], message: str) -> str:

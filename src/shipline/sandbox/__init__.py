@@ -3,11 +3,13 @@
 from shipline.sandbox.bundle import (
     HOSTNAME,
     BindMount,
+    DeviceNode,
     SecretFile,
     StepMount,
     StepSpec,
     TmpfsMount,
 )
+from shipline.sandbox.devices import DeviceEdits, Devices
 from shipline.sandbox.emulation import (
     can_execute,
     emulators,
@@ -43,6 +45,9 @@ __all__ = [
     "HOSTNAME",
     "Bind",
     "BindMount",
+    "DeviceEdits",
+    "DeviceNode",
+    "Devices",
     "Erofs",
     "Mount",
     "Overlay",

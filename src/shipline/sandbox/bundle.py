@@ -55,7 +55,19 @@ class SecretFile:
     gid: int = 0
 
 
-StepMount = BindMount | TmpfsMount | SecretFile
+class DeviceNode(Struct, frozen=True):
+    """A device of the host, seen at `target`; with its mode and owner unless others are given,
+    which only root can give.
+    """
+
+    source: Path
+    target: str
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+StepMount = BindMount | TmpfsMount | SecretFile | DeviceNode
 
 
 @dataclass(frozen=True, slots=True)

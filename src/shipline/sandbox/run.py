@@ -16,6 +16,7 @@ from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
     BindMount,
+    DeviceNode,
     Layout,
     Placed,
     SecretFile,
@@ -198,7 +199,10 @@ def _placed(
         covered = ["/proc", "/sys", "/dev"]
         mounts = []
         for number, mount in enumerate(spec.mounts):
-            source, options = _source(mount, step / "secrets" / str(number), spec)
+            if isinstance(mount, DeviceNode) and not (step / "nodes").exists():
+                (step / "nodes").mkdir()
+                undo.enter_context(mounted(Tmpfs(step / "nodes", devices=True)))
+            source, options = _source(mount, step, number, spec)
             target = _target(mount, spec)
             if not any(target == one or target.startswith(f"{one}/") for one in covered):
                 directory = source is None or source.is_dir()
@@ -221,19 +225,36 @@ def _target(mount: StepMount, spec: StepSpec) -> str:
     return target
 
 
-def _source(mount: StepMount, secret: Path, spec: StepSpec) -> tuple[Path | None, tuple[str, ...]]:
+def _source(
+    mount: StepMount, step: Path, number: int, spec: StepSpec
+) -> tuple[Path | None, tuple[str, ...]]:
     nodev = () if spec.insecure else ("nodev",)
     match mount:
         case TmpfsMount(size=size):
             limit = (f"size={size}",) if size else ()
             return None, ("nosuid", *nodev, "mode=1777", *limit)
+        case DeviceNode():
+            return _device(mount, step / "nodes" / str(number)), ("bind", "nosuid", "noexec")
         case SecretFile():
+            secret = step / "secrets" / str(number)
             _write_secret(secret, mount)
             return secret, ("bind", "ro", "nosuid", "nodev", "noexec")
         case BindMount(source=source, read_only=read_only):
             if not source.exists():
                 raise SandboxError(f"the source of the mount on {mount.target} does not exist")
             return source, ("bind", "ro" if read_only else "rw", *nodev)
+
+
+def _device(node: DeviceNode, own: Path) -> Path:
+    """The host path of the device: its own, or a node with another mode or owner at `own`."""
+    same = node.mode is None and node.uid is None and node.gid is None
+    if same or kernel.in_user_namespace():
+        return node.source
+    status = node.source.stat()
+    os.mknod(own, status.st_mode, status.st_rdev)
+    os.chown(own, node.uid or 0, node.gid or 0)
+    os.chmod(own, stat.S_IMODE(status.st_mode) if node.mode is None else node.mode)
+    return own
 
 
 def _write_secret(path: Path, secret: SecretFile) -> None:

@@ -276,7 +276,8 @@ def test_the_network_is_that_of_the_build_unless_a_command_has_none(
         ("ADD https://h/f.git /", "ADD of a Git repository"),
         ("ADD https://h/f a /", "either URLs or files"),
         ("ADD --checksum=sha256:00 https://h/f /", "--checksum"),
-        ("RUN --device=gpu x", "--device"),
+        ("RUN --device=gpu x", 'invalid device "gpu"'),
+        ("RUN --device=v.example/c=x,required y", 'device "v.example/c=x" is not registered'),
         ("ADD --checksum=sha256:00 a /", "--checksum"),
     ],
 )

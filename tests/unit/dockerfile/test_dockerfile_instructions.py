@@ -13,6 +13,7 @@ from shipline.dockerfile import (
     Cmd,
     Command,
     Copy,
+    DeviceFlag,
     Entrypoint,
     Env,
     Expose,
@@ -55,11 +56,43 @@ def test_run_keeps_its_text_for_the_shell() -> None:
     run = one("RUN --network=none --security=insecure --device=a --device=b echo  $x 'a' \\\n b")
     assert isinstance(run, Run)
     assert run.command == Command(("echo  $x 'a'  b",), shell_form=True)
-    assert (run.network, run.security, run.devices) == ("none", "insecure", ("a", "b"))
+    assert (run.network, run.security) == ("none", "insecure")
+    assert run.devices == (DeviceFlag("a"), DeviceFlag("b"))
     assert run.source.startswith("RUN --network")
     exec_form = one('RUN ["a", "b c"]')
     assert isinstance(exec_form, Run)
     assert exec_form.command == Command(("a", "b c"), shell_form=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("v.com/d=foo", DeviceFlag("v.com/d=foo")),
+        ("v.com/d", DeviceFlag("v.com/d")),
+        ("name=v.com/d=foo,required", DeviceFlag("v.com/d=foo", required=True)),
+        ("v.com/d=*,required=false", DeviceFlag("v.com/d=*")),
+        ("required=true,name=a", DeviceFlag("a", required=True)),
+        ("", DeviceFlag("")),
+    ],
+)
+def test_devices_of_run(text: str, expected: DeviceFlag) -> None:
+    run = one(f"RUN --device={text} x")
+    assert isinstance(run, Run)
+    assert run.devices == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name=a,name=b", "device name already set to a"),
+        ("a,b", "invalid field 'b' must be a key=value pair"),
+        ("a,requird=true", "unexpected key 'requird' in 'requird=true'"),
+        ("a,required=maybe", "invalid value for required: maybe"),
+    ],
+)
+def test_broken_devices_are_refused(text: str, said: str) -> None:
+    with pytest.raises(DockerfileError, match=said):
+        one(f"RUN --device={text} x")
 
 
 def test_copy_flags() -> None:
