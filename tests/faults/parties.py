@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from serving import ReceivedRequest, Reply, Served
-
 from shipline.oci import Reference
 from shipline.registry import Client, Credentials, HostSettings, StaticKeychain
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serving import ReceivedRequest, Reply, Served, serving
-
 from shipline.oci import Digest
 
 

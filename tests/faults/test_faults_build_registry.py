@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from proxy import Answer, CutRequest, FaultProxy, FlipBit, LoseResponse
 
 from builds import Shipline, context, document, get, leftovers, tags
 from peers import Account, Registry, docker_registry
 from peers.registry import certificate
+from proxy import Answer, CutRequest, FaultProxy, FlipBit, LoseResponse
 from shipline.oci import Digest
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]

@@ -12,10 +12,10 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
-from proxy import Answer, FaultProxy, Stall
 
 from builds import Shipline, context, document, get, leftovers, processes, tags
 from peers import Registry
+from proxy import Answer, FaultProxy, Stall
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proxy import FaultProxy
 
 from builds import PLATFORMS, Shipline, context, manifests, tags
 from peers import Registry
+from proxy import FaultProxy
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 

@@ -9,8 +9,8 @@ import json
 
 import pytest
 from parties import client_for, name
-from serving import ReceivedRequest, Reply, serving
 
+from serving import ReceivedRequest, Reply, serving
 from shipline.errors import AuthError, ContentError, DigestMismatch, RegistryError, ShiplineError
 from shipline.oci import Descriptor, Digest, InvalidDigest, media
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from parties import SECRET, basic, client_for, name, secrets_at
 from registries import make_identity
-from serving import ReceivedRequest, Reply, Served, serving
 from tunnel import tunnel
 
+from serving import ReceivedRequest, Reply, Served, serving
 from shipline.content import MemoryStore
 from shipline.errors import (
     AuthError,
