@@ -9,6 +9,8 @@ import time
 import pytest
 
 from shipline.cachestores import KINDS, open_store
+from shipline.cachestores.aws import domain
+from shipline.cachestores.s3 import bucket_url
 from shipline.content import MemoryStore
 from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, UsageError
@@ -97,3 +99,20 @@ def test_no_store_shows_its_secrets() -> None:
         opened("azblob", {**AZURE, "secret_access_key": secret}),
     ):
         assert secret not in repr(vars(store))
+
+
+@pytest.mark.parametrize(
+    ("bucket", "region", "endpoint", "path_style", "url"),
+    [
+        ("b", "eu-west-1", "", False, "https://b.s3.eu-west-1.amazonaws.com/"),
+        ("b", "eu-west-1", "", True, "https://s3.eu-west-1.amazonaws.com/b/"),
+        ("a.b", "eu-west-1", "", False, "https://s3.eu-west-1.amazonaws.com/a.b/"),
+        ("b", "cn-north-1", "", False, "https://b.s3.cn-north-1.amazonaws.com.cn/"),
+        ("b", "auto", "https://minio:9000", False, "https://b.minio:9000/"),
+        ("b", "auto", "http://minio:9000/s3/", True, "http://minio:9000/s3/b/"),
+    ],
+)
+def test_a_bucket_is_part_of_the_host_or_of_the_path(
+    bucket: str, region: str, endpoint: str, path_style: bool, url: str
+) -> None:
+    assert str(bucket_url(bucket, region, endpoint, domain(region), path_style=path_style)) == url
