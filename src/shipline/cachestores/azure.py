@@ -19,7 +19,7 @@ from shipline.registry.request import Request, Url
 
 _RESOURCE = "https://storage.azure.com/"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_METADATA = "http://169.254.169.254/metadata/identity/oauth2/token"
+_METADATA = "http://169.254.169.254"
 _EARLY = timedelta(minutes=5)  # before it expires, a token is fetched anew
 
 
@@ -115,7 +115,9 @@ class AzureEnvironment:
             url, version = Url.parse(endpoint), "2019-08-01"
             headers = {"X-IDENTITY-HEADER": header}
         else:
-            url, version, headers = Url.parse(_METADATA), "2018-02-01", {"Metadata": "true"}
+            host = self._variable("AZURE_POD_IDENTITY_AUTHORITY_HOST") or _METADATA
+            url = Url.parse(f"{host.rstrip('/')}/metadata/identity/oauth2/token")
+            version, headers = "2018-02-01", {"Metadata": "true"}
         try:
             _, body = self.metadata.finish(
                 "GET",

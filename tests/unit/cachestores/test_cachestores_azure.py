@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from peers import free_port
 from serving import ReceivedRequest, Reply, Served, serving
 from shipline.cachestores.azblob import sign_with_query
 from shipline.cachestores.azure import AzureEnvironment, AzureLogin
@@ -34,7 +35,10 @@ def entra(request: ReceivedRequest) -> Reply:
             return 401, {}, json.dumps(error).encode()
         who = form.get("client_secret") or form["client_assertion"]
         return 200, {}, json.dumps({"access_token": f"of-{who}", "expires_in": 3600}).encode()
-    assert request.headers["x-identity-header"] == "header"
+    if request.path == "/metadata/identity/oauth2/token":
+        assert request.headers["metadata"] == "true" and request.query["client_id"] == ["client"]
+    else:
+        assert request.headers["x-identity-header"] == "header"
     assert request.query["resource"] == ["https://storage.azure.com/"]
     until = str(int((NOW + timedelta(hours=1)).timestamp()))
     return 200, {}, json.dumps({"access_token": "of-machine", "expires_on": until}).encode()
@@ -83,6 +87,18 @@ def test_a_managed_identity_asks_its_endpoint(
 ) -> None:
     found = login(IDENTITY_ENDPOINT=f"{played.url}/msi", IDENTITY_HEADER="header")
     assert found.sign(BLOB).headers["Authorization"] == "Bearer of-machine"
+
+
+def test_a_virtual_machine_asks_its_metadata_service(
+    login: Callable[..., AzureLogin], played: Served
+) -> None:
+    found = login(AZURE_POD_IDENTITY_AUTHORITY_HOST=played.url, AZURE_CLIENT_ID="client")
+    assert found.sign(BLOB).headers["Authorization"] == "Bearer of-machine"
+
+
+def test_without_any_identity_requests_are_anonymous(login: Callable[..., AzureLogin]) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert login(AZURE_POD_IDENTITY_AUTHORITY_HOST=nobody).sign(BLOB) == BLOB
 
 
 def test_a_wrong_secret_is_an_error_that_does_not_show_it(
