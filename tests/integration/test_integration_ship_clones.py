@@ -56,7 +56,7 @@ def test_plan_of_a_clone_without_tags_says_that_it_guesses(tmp_path: Path, regis
     project.git("clone", "--quiet", "--no-tags", str(project.remote), str(place))
     clone = replace(project, root=place)
     planned = clone.ship("--plan").ok().out
-    assert "note: the version cannot be known: origin has v0.1.0" in planned
+    assert "note: the version cannot be determined: this clone lacks v0.1.0 of origin" in planned
     assert "v0.2.0" in clone.ship("--plan", "--fetch").ok().out
 
 

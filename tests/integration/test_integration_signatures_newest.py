@@ -184,7 +184,7 @@ def test_a_bundle_without_a_name_counts_and_is_told(peers: Peers) -> None:
     name, _ = signed(peers, "cosign 3")
     words = ("verify", "--key", "ours.pub", "--allow-http-registry", name)
     found = peers.shipline(*words)
-    assert "naming no image" in found.stdout and "--identity repository" in found.stdout
+    assert ", without a name" in found.stdout and "--identity repository" in found.stdout
     demanded = peers.shipline(*words, "--identity", "repository")
     assert demanded.returncode == 9
     assert "it names no image" in demanded.stderr and "signed without a name" in demanded.stderr
@@ -195,8 +195,8 @@ def test_a_rule_of_a_project_takes_a_bundle_without_a_name_unless_it_demands_one
 ) -> None:
     name, _ = signed(peers, "cosign 3")
     for demand, status, said in (
-        ("", 0, "without the name of an image"),
-        (", identity: optional", 0, "without the name of an image"),
+        ("", 0, "without an image name"),
+        (", identity: optional", 0, "without an image name"),
         (", identity: repository", 9, "names no image"),
     ):
         path = peers.directory / "trust.yaml"

@@ -1,4 +1,8 @@
-"""Boolean flags as docker takes them: `--push`, and also `--push=true` and `--push=false`."""
+"""The flags of `shipline build`: those of `docker buildx build`, hidden and old ones included, and
+boolean flags with a value (`--push=false`).
+
+Only names and help are here; `shipline.build.parse_request` parses the values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A step of the repository's action: inputs in, a build, outputs for later steps."""
+"""`shipline ci`: generate workflows for CI systems, check them, and run the action of this
+repository.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,9 @@ from shipline.ship import Build, Pipeline
 
 
 def run_action(settings: ProgramSettings, environ: Mapping[str, str]) -> None:
-    """Build what the inputs ask for; write imageid, digest and metadata where the runner says.
+    """Build according to the inputs of the action; write imageid, digest and metadata as outputs.
 
-    Secrets lie in files that only this user reads, until the build has ended.
+    Until the build has ended, secrets are in files that only this user can read.
     """
     with tempfile.TemporaryDirectory(prefix="shipline-", dir=environ.get("RUNNER_TEMP")) as place:
         scratch = Path(place)
@@ -60,7 +62,7 @@ def run_action(settings: ProgramSettings, environ: Mapping[str, str]) -> None:
             list(call.arguments), "shipline build", standalone_mode=False, obj=settings
         )
         if status:
-            raise StepFailed("the build did not succeed", status=status)
+            raise StepFailed("the build failed", status=status)
         if output := environ.get("GITHUB_OUTPUT"):
             _write_outputs(Path(output), call)
 
@@ -73,7 +75,7 @@ def _keep(scratch: Path, value: str) -> Path:
 
 
 def _announce(call: Invocation, *, on_runner: bool) -> None:
-    """Keep secrets out of the log, which only the runner can do; say what was left out."""
+    """Have the runner mask secrets in the log; print the warnings."""
     if on_runner:
         for value in call.masked:
             for line in filter(None, value.splitlines()):
@@ -100,9 +102,9 @@ _FROM_VARIABLE = "env://"
 
 
 def workflow(path: Path | None, cwd: Path) -> tuple[Workflow, Path]:
-    """The workflow that the configuration asks for, and the directory of the project.
+    """The workflow for the configuration, and the directory of the project.
 
-    Variables of the configuration stay unread: they are those of the job. Raises ConfigError.
+    `${NAME}` is not replaced: it is a variable of the job. Raises ConfigError.
     """
     config = load(path, cwd, Unread())
     if config.file is None:
@@ -114,14 +116,15 @@ def _workflow(config: Config, root: Path) -> Workflow:
     pipeline, section = config.pipeline, config.ci or CiSection()
     if pipeline.image is None:
         raise ConfigError(
-            "shipline.yaml does not say where the image goes",
+            "shipline.yaml has no image",
             hint="add `image: registry.example/team/app`",
         )
     for image in (pipeline.image, *pipeline.copies):
         if with_variables(str(image), str) != str(image):
+            name = with_variables(str(image), "${{{}}}".format)
             raise ConfigError(
-                f"{with_variables(str(image), '${{{}}}'.format)}: the registry is not known here",
-                hint="write it out: a generated workflow names the registry it logs in to",
+                f"{name}: the registry is unknown, because of a variable",
+                hint="write the name without variables: the generated workflow logs in to it",
             )
     tests = {name: step for name, step in pipeline.commands.items() if not step.after_build}
     language = detect_project(root).language
@@ -143,11 +146,9 @@ def _workflow(config: Config, root: Path) -> Workflow:
 
 
 def own_requirement(read: Callable[[str], str | None] | None = None) -> str:
-    """What pip is asked for to install this very shipline elsewhere: the commit of the repository
-    that it came from, or its version where it came from an index. Empty where nobody else can
-    reach what it came from. `read` gives a file of the installation's metadata.
-
-    Source: PEP 610 (direct_url.json).
+    """The requirement with which pip installs this shipline elsewhere: a commit of its repository,
+    or a version if it came from a package index. Empty if its source cannot be reached from
+    elsewhere. `read` returns a file of the distribution's metadata (PEP 610, direct_url.json).
     """
     try:
         text = (read or distribution("shipline").read_text)("direct_url.json")
@@ -164,7 +165,7 @@ def own_requirement(read: Callable[[str], str | None] | None = None) -> str:
 
 
 def _pushed(checkout: Path) -> str:
-    """The requirement for the commit that is out, where its remote has it."""
+    """The requirement for the checked-out commit; empty unless its remote has it."""
     git = Git(checkout, os.environ)
     try:
         repository = read_repository(git)
@@ -186,7 +187,7 @@ def _at(url: str, commit: str) -> str:
 
 def _without(config: Config) -> Iterator[str]:
     """Settings of shipline.yaml that only `shipline ship` supports."""
-    yield "versions and tags by rules: the commit is the only tag"
+    yield "versions and tags by rules: images are only tagged with the commit"
     if config.gates is not None:
         yield f"gates: {', '.join(name for name, _, _ in config.gates.gates())}"
     if config.pipeline.sign is not None:
@@ -202,14 +203,14 @@ def _signing(pipeline: Pipeline, section: CiSection, root: Path) -> Signing | No
     file = os.path.relpath(root / sign.key, root)
     if file.startswith("..") or os.path.isabs(sign.key):
         raise ConfigError(
-            f"sign.key: {sign.key} is outside of the project",
-            hint="name env://COSIGN_PRIVATE_KEY, or a file of the project to write a secret to",
+            f"sign.key: {sign.key} is outside the project",
+            hint="use env://COSIGN_PRIVATE_KEY, or a file in the project, which CI then writes",
         )
     return Signing(section.key, file)
 
 
 def _flags(build: Build) -> Iterator[str]:
-    """The flags of `shipline build` for the section, besides platforms and outputs."""
+    """The flags of `shipline build` for the section, except platforms and outputs."""
     for flag, value in (("--file", build.file), ("--target", build.target)):
         if value:
             yield from (flag, value)
@@ -232,7 +233,7 @@ def _pairs(flag: str, values: Mapping[str, str]) -> Iterable[str]:
 
 
 def _variables(build: Build) -> Iterator[str]:
-    """The variables that the secrets of the build come from."""
+    """The variables with the secrets of the build."""
     for text in build.secrets:
         fields = dict(part.partition("=")[::2] for part in text.split(","))
         if name := fields.get("env"):
@@ -240,7 +241,7 @@ def _variables(build: Build) -> Iterator[str]:
 
 
 def _logins(images: Iterable[Reference], section: CiSection) -> Iterator[Login]:
-    """One login per registry; those of copies have variables with the registry's name."""
+    """One login per registry; those of copies use variables named after the registry."""
     hosts = list(dict.fromkeys(image.host for image in images))
     for number, host in enumerate(hosts):
         prefix = re.sub(r"\W", "_", host).upper()
@@ -266,16 +267,18 @@ _WRITERS: dict[str, tuple[str, Writer]] = {
     ),
     "gitlab": (".gitlab-ci.yml", lambda workflow, _: gitlab_pipeline(workflow)),
 }
-"""Where each kind of file is kept, and who writes it."""
+"""The path of each kind of file, and the function that generates it."""
 
 _OUTPUT = click.option("-o", "--output", metavar="PATH", help="Write to this path instead.")
-_STDOUT = click.option("--stdout", is_flag=True, help="Print the file, and write nothing.")
-_FORCE = click.option("--force", is_flag=True, help="Replace a file that was written by hand.")
+_STDOUT = click.option("--stdout", is_flag=True, help="Print the file instead of writing it.")
+_FORCE = click.option(
+    "--force", is_flag=True, help="Also replace a file that was written or changed by hand."
+)
 
 
 @click.group("ci")
 def group() -> None:
-    """Write the files of CI systems, and keep them up to date."""
+    """Generate workflows for CI systems, and keep them up to date."""
 
 
 @group.command("github")
@@ -285,7 +288,7 @@ def group() -> None:
     type=click.Choice(["shipline", "buildx"]),
     default="shipline",
     show_default=True,
-    help="buildx: the plain workflow with Docker's own actions.",
+    help="buildx: a workflow with Docker's own actions, without shipline.",
 )
 @_OUTPUT
 @_STDOUT
@@ -293,7 +296,7 @@ def group() -> None:
 def github_command(
     path: Path | None, style: str, output: str | None, stdout: bool, force: bool
 ) -> None:
-    """Write a workflow of GitHub Actions."""
+    """Generate a GitHub Actions workflow: .github/workflows/shipline.yml."""
     kind = "github" if style == "shipline" else f"github --style {style}"
     _write(kind, path, output, stdout=stdout, force=force)
 
@@ -304,7 +307,7 @@ def github_command(
 @_STDOUT
 @_FORCE
 def gitlab_command(path: Path | None, output: str | None, stdout: bool, force: bool) -> None:
-    """Write a pipeline of GitLab CI."""
+    """Generate a GitLab CI pipeline: .gitlab-ci.yml."""
     _write("gitlab", path, output, stdout=stdout, force=force)
 
 
@@ -312,7 +315,10 @@ def gitlab_command(path: Path | None, output: str | None, stdout: bool, force: b
 @FILE
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def check(path: Path | None, files: tuple[str, ...]) -> None:
-    """Fail if a generated file is out of date; prints the difference."""
+    """Check that the generated files are up to date.
+
+    Prints a diff and exits with 3 if one is not.
+    """
     stale = []
     for place, expected in _generated(path, files):
         state = freshness(_text(place), expected, os.path.relpath(place))
@@ -327,10 +333,10 @@ def check(path: Path | None, files: tuple[str, ...]) -> None:
 
 @group.command("update")
 @FILE
-@click.option("--force", is_flag=True, help="Also files that were edited by hand.")
+@click.option("--force", is_flag=True, help="Also replace files that were changed by hand.")
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
-    """Write the generated files again: with this configuration, and today's pins of actions."""
+    """Regenerate the files, with the current configuration and pins of actions."""
     for place, expected in _generated(path, files):
         _replace(place, expected, force=force)
 
@@ -338,8 +344,7 @@ def update(path: Path | None, force: bool, files: tuple[str, ...]) -> None:
 @group.command("action-build", hidden=True)
 @click.pass_obj
 def action_build(settings: ProgramSettings) -> None:
-    """Run by the action of this repository: `shipline build` with the inputs of a step."""
-
+    """`shipline build` with the inputs of the action of this repository."""
     run_action(settings, os.environ)
 
 
@@ -365,7 +370,7 @@ def _warn(workflow: Workflow, kind: str) -> None:
         click.echo(
             f"warning: the jobs install {workflow.install} from their package index, because this"
             " shipline was installed from files that they cannot reach. If the index does not have"
-            " it, set ci.install in shipline.yaml: a git URL with a commit, or a wheel.",
+            " it, set ci.install in shipline.yaml to a git URL with a commit, or to a wheel.",
             err=True,
         )
 
@@ -374,8 +379,8 @@ def _ci_workflow(path: Path | None) -> tuple[Workflow, Path]:
     content, root = workflow(path, Path.cwd())
     if _top(root) != root:
         raise UsageError(
-            f"{os.path.relpath(root)} is not the top of the repository, where CI jobs begin",
-            hint="keep shipline.yaml at the top, with build.context and build.file below",
+            f"{os.path.relpath(root)} is not the top of the repository, where CI jobs start",
+            hint="move shipline.yaml to the top; build.context and build.file can be below",
         )
     return content, root
 
@@ -393,7 +398,7 @@ def _generated(path: Path | None, files: tuple[str, ...]) -> list[tuple[Path, st
         raise ConfigError(f"not generated by shipline: {', '.join(foreign)}")
     if not present:
         raise ConfigError(
-            "there is no generated file", hint="run `shipline ci github` or `shipline ci gitlab`"
+            "there are no generated files", hint="run `shipline ci github` or `shipline ci gitlab`"
         )
     return present
 
@@ -405,8 +410,8 @@ def _replace(place: Path, text: str, *, force: bool) -> None:
         click.echo(f"{shown} is up to date", err=True)
         return
     if state in (FileState.FOREIGN, FileState.EDITED) and not force:
-        whose = "was written" if state is FileState.FOREIGN else "has been changed"
-        raise UsageError(f"{shown} {whose} by a person", hint="--force replaces it")
+        how = "was written" if state is FileState.FOREIGN else "has been changed"
+        raise UsageError(f"{shown} {how} by hand", hint="--force replaces it")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, text)
     click.echo(f"wrote {shown}", err=True)
@@ -422,7 +427,7 @@ def _text(place: Path) -> str | None:
 
 
 def _top(root: Path) -> Path:
-    """The top of the repository, where CI systems look; the project itself outside of one."""
+    """The top of the repository, where CI systems look; the project itself outside a repository."""
     for directory in (root, *root.parents):
         if (directory / ".git").exists():
             return directory

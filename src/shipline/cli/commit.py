@@ -28,8 +28,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class CommitQuery:
-    """A repository, the policy for it, why it is looked at, whether to fetch, and whether to `ask`
-    the remote at all; `config` is None where there is no file.
+    """A repository, its tag policy, the event that is decided for, and the current Unix time.
+
+    `fetch`: whether missing commits and tags may be fetched; `ask_remote`: whether the remote may
+    be asked for its tags. `config` is None without a configuration file.
     """
 
     git: Git
@@ -63,7 +65,7 @@ def expected_decision(query: CommitQuery) -> Decision:
 
 
 def commit_options(command: F) -> F:
-    """Add the options; the command gets one argument, `asked`, in place of them."""
+    """Add the options; the command gets one argument `query` in place of them."""
 
     @wraps(command)
     def called(
@@ -98,26 +100,26 @@ _OPTIONS = (
         "path",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="The configuration; by default shipline.yaml there or above.",
+        help="The configuration; by default shipline.yaml in this directory or above.",
     ),
     click.option(
         "--ref",
         default="",
         metavar="REF",
-        help="The branch, tag or pull request; by default what CI reports, or the branch.",
+        help="The branch, tag or pull request; by default from CI, or the current branch.",
     ),
     click.option(
         "--event",
         default="",
         metavar="KIND",
-        help="push, tag, pull-request or schedule; by default what CI reports.",
+        help="push, tag, pull-request or schedule; by default from CI.",
     ),
     click.option("--pr", default="", metavar="NUMBER", help="The number of the pull request."),
     click.option(
         "--fetch/--no-fetch",
         default=None,
-        help="Fetch what versions need: tags, a whole history; by default in CI only. --no-fetch "
-        "does not even ask the remote for its tags.",
+        help="Fetch missing tags and history for versions; by default only in CI. --no-fetch "
+        "does not ask the remote for its tags either.",
     ),
 )
 
@@ -180,7 +182,7 @@ def _short_sha(environ: Mapping[str, str]) -> int:
     """The digits of a short sha, from docker/metadata-action's variable. Raises UsageError."""
     digits = environ.get(_SHORT_SHA, "") or "7"
     if not (digits.isdecimal() and 0 < int(digits) <= 64):
-        raise UsageError(f"{_SHORT_SHA} is not a number of digits: {digits!r}")
+        raise UsageError(f"{_SHORT_SHA} must be a number from 1 to 64: {digits!r}")
     return int(digits)
 
 

@@ -1,4 +1,4 @@
-"""`shipline config`: check the configuration, show the effective one, print its schema."""
+"""`shipline config`: check and show the configuration, print its schema and reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = click.option(
     "path",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The configuration; by default shipline.yaml here or above.",
+    help="The configuration; by default shipline.yaml in this directory or above.",
 )
 
 
@@ -35,7 +35,7 @@ def group() -> None:
 @group.command("check")
 @FILE
 def check(path: Path | None) -> None:
-    """Report all errors in the file, and files that it names but that do not exist."""
+    """Report all errors in the file, and files it names that do not exist."""
     from shipline.config import load
 
     config = load(path, Path.cwd(), os.environ)
@@ -45,7 +45,7 @@ def check(path: Path | None) -> None:
     problems = [*_missing(config, config.file.parent)]
     if problems:
         count = counted(len(problems), "error")
-        error = ConfigError(f"{shown}: {count} in what it names")
+        error = ConfigError(f"{shown}: {count} in files and names that it refers to")
         for problem in problems:
             error.add_note(problem)
         raise error
@@ -72,9 +72,9 @@ def _missing(config: Config, root: Path) -> Iterator[str]:
 @group.command("show")
 @FILE
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of YAML.")
-@click.option("--all", "everything", is_flag=True, help="Also keys that have their default.")
+@click.option("--all", "everything", is_flag=True, help="Include keys with default values.")
 def show(path: Path | None, as_json: bool, everything: bool) -> None:
-    """Print the configuration as it was understood, variables replaced."""
+    """Print the effective configuration, with variables replaced."""
     from shipline.config import encode, load
 
     value = encode(load(path, Path.cwd(), os.environ), defaults=everything)

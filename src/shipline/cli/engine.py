@@ -1,7 +1,7 @@
 """The build engine as commands run it: in this process, or in a child for an ordinary user.
 
 Root builds in this process. An ordinary user builds in a child: the engine makes its process root
-of a user namespace, which the project's own commands must not run in.
+of a user namespace, and the project's own commands must not run in there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def enter() -> None:
     """Make an ordinary user root of a namespace, before any thread starts.
 
-    Where that is not allowed, the build goes on until it needs a mount and fails there.
+    If that is not allowed, the build fails where it first needs a mount.
     """
     from shipline.sandbox import enter_user_namespace
 
@@ -46,7 +46,7 @@ def start(request: BuildRequest, step: Step) -> BuildResult:
 
 
 def run_checks(request: BuildRequest, step: Step) -> CheckResult:
-    """What the build checks find, with the same registries and state directory."""
+    """Run the build checks, with the same registries and state directory."""
     from shipline.build import check
 
     with _settings(request) as settings:

@@ -1,5 +1,4 @@
-"""The entry of the program, also as a plugin of docker. It answers `--version` before anything is
-loaded.
+"""The entry point of the program, also as a plugin of docker.
 
 docker runs `docker-NAME`, a link to shipline in `~/.docker/cli-plugins`, with its own options in
 front; `shipline buildx build` means the same as `docker buildx build`.
@@ -30,7 +29,7 @@ _DEBUG = ("-D", "--debug")
 
 
 def metadata(version: str) -> str:
-    """What docker asks of a plugin before it runs it, as JSON."""
+    """The metadata that docker asks of a plugin, as JSON."""
     return (
         '{"SchemaVersion": "0.1.0", "Vendor": "shipline", "ShortDescription": "From a git commit to'
         f' a signed, multi-architecture image", "Version": "{version}"}}'
@@ -40,8 +39,8 @@ def metadata(version: str) -> str:
 def own_arguments(
     program: str, arguments: list[str], environ: MutableMapping[str, str]
 ) -> list[str]:
-    """`arguments` as shipline takes them: without docker's options, which go into `environ`, and
-    without the name of the plugin, or `buildx`.
+    """`arguments` without the name of the plugin, or `buildx`, and without docker's options, which
+    are stored in `environ`.
     """
     name = os.path.basename(program)
     called = name.removeprefix("docker-") if name.startswith("docker-") else ""
@@ -57,7 +56,7 @@ def own_arguments(
 
 
 def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[list[str], list[str]]:
-    """What follows the options in front, and those of them that shipline has too."""
+    """The arguments after docker's options, and those options that shipline has too."""
     kept: list[str] = []
     while arguments and arguments[0].startswith("-"):
         option, equals, value = arguments[0].partition("=")
@@ -74,7 +73,7 @@ def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[lis
 
 
 def cancel_with_docker(environ: Mapping[str, str]) -> None:
-    """Have this process interrupted when docker ends or is interrupted: it closes a socket then.
+    """Interrupt this process when docker ends or is interrupted, which closes a socket.
 
     The kernel sends the signal (fcntl(2), F_SETSIG), since no thread may start before a build
     enters its user namespace.
@@ -102,7 +101,7 @@ def cancel_with_docker(environ: Mapping[str, str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (that of the process where it is None); the exit status."""
+    """Run the command line `argv`, by default that of the process; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     program = sys.argv[0] if argv is None else ""
     if arguments[:1] == ["docker-cli-plugin-metadata"]:

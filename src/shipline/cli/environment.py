@@ -1,4 +1,4 @@
-"""What the environment adds to a command: how registries are reached, build arguments, labels."""
+"""What the environment adds to a command: registry settings, build arguments, labels."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def registry_options(command: Command) -> Command:
         metavar="HOST",
         expose_value=False,
         callback=_named,
-        help="Speak plain HTTP with this registry.",
+        help="Use plain HTTP for this registry.",
     )
     ca = click.option(
         "--ca",
@@ -80,13 +80,13 @@ def registry_options(command: Command) -> Command:
         expose_value=False,
         type=click.Path(exists=True, dir_okay=False, resolve_path=True),
         callback=_trusted,
-        help="Trust the authorities in this PEM file, too.",
+        help="Also trust the certificate authorities in this PEM file.",
     )
     return insecure(ca(command))
 
 
 def insecure_host() -> str:
-    """The registry that --insecure names, if there is exactly one."""
+    """The registry given with --insecure, if there is exactly one."""
     hosts = os.environ.get(_INSECURE, "").split(",")
     return hosts[0] if len(hosts) == 1 else ""
 
@@ -126,7 +126,7 @@ def git_labels(environ: Mapping[str, str], context: str, dockerfile: str | None)
     """The labels for BUILDX_GIT_LABELS: the commit, the path of the Dockerfile, and with `full` the
     URL of the repository; BUILDX_GIT_CHECK_DIRTY adds `-dirty`.
 
-    None if the context is not in a repository, as in buildx.
+    Empty if the context is not in a repository, as in buildx.
     """
     setting = environ.get("BUILDX_GIT_LABELS", "")
     if setting != "full" and not (setting and parse_boolean(setting, "BUILDX_GIT_LABELS")):

@@ -1,4 +1,4 @@
-"""`shipline init`: write the files that a project needs to be shipped."""
+"""`shipline init`: write the first files of a project."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ from shipline.values import replace
     default=".",
     metavar="[DIRECTORY]",
 )
-@click.option("--image", metavar="NAME", help="The image to push to; by default guessed from git.")
-@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="A platform.")
+@click.option(
+    "--image", metavar="NAME", help="The repository to push to; by default derived from git."
+)
+@click.option(
+    "--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Platforms to build for."
+)
 @click.option(
     "--dockerfile/--no-dockerfile",
     "docker",
     default=None,
-    help="Write a Dockerfile if there is none; by default for known languages.",
+    help="Write a Dockerfile if there is none; by default only for known languages.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the files instead of writing them.")
 def command(
     directory: Path,
     image: str | None,
@@ -43,16 +47,16 @@ def command(
     docker: bool | None,
     dry_run: bool,
 ) -> None:
-    """Write what the project in DIRECTORY needs to be shipped: shipline.yaml, and a Dockerfile and
-    ignore files where there are none. No file is ever replaced.
+    """Write shipline.yaml for the project in DIRECTORY, and a Dockerfile and ignore files if there
+    are none. Existing files are never replaced.
     """
     project = detect_project(directory)
     files = _files(directory, project, image, _platforms(platforms), docker)
     present = [name for name in files if (directory / name).exists()]
     if set(NAMES) & {*present} and not dry_run and not (docker and len(present) < len(files)):
         raise UsageError(
-            f"{directory / present[0]} is there already",
-            hint="`shipline init --dry-run` prints what a new one would hold",
+            f"{directory / present[0]} already exists",
+            hint="`shipline init --dry-run` prints what a new one would contain",
         )
     for name, text in files.items():
         if dry_run:
@@ -60,8 +64,8 @@ def command(
         elif name not in present:
             _create(directory / name, text)
         else:
-            click.echo(f"{directory / name} is there already; it was left alone", err=True)
-    _tell(project, [name for name in files if name not in present])
+            click.echo(f"{directory / name} already exists; it was not changed", err=True)
+    _report(project, [name for name in files if name not in present])
 
 
 def _files(
@@ -82,10 +86,10 @@ def _files(
             project = replace(project, dockerfiles=("Dockerfile",))
         elif docker:
             raise UsageError(
-                "--dockerfile: nothing here says how the program is started: no start script or"
-                " main of package.json, no script of pyproject.toml, no main.py or package main,"
-                " and no index.html",
-                hint="write a Dockerfile; `shipline init` then takes it as it is",
+                "--dockerfile: the start command is unknown: there is no start script or main in"
+                " package.json, no script in pyproject.toml, no main.py, no package main and no"
+                " index.html",
+                hint="write a Dockerfile; `shipline init` uses an existing one",
             )
     if (docker or "Dockerfile" in files) and not project.has_dockerignore:
         files[".dockerignore"] = initial_dockerignore(project)
@@ -101,14 +105,14 @@ def _platforms(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _create(path: Path, text: str) -> None:
     try:
-        with path.open("x") as file:  # never over a file that came in the meantime
+        with path.open("x") as file:  # never replaces a file created in the meantime
             file.write(text)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)
 
 
-def _tell(project: DetectedProject, written: list[str]) -> None:
+def _report(project: DetectedProject, written: list[str]) -> None:
     language = project.language
     kind = "a static site" if project.site else "no known language"
     kind = f"{language.toolchain.title} with {language.manager}" if language else kind
@@ -116,20 +120,18 @@ def _tell(project: DetectedProject, written: list[str]) -> None:
     reports = language and any(check.reports for check in language.checks)
     if reports and project.has_gitignore and not project.ignores_reports:
         click.echo(
-            "add `reports/` to .gitignore: a tree with other files is not the commit's", err=True
+            "add `reports/` to .gitignore: a work tree with new files counts as changed", err=True
         )
     if language and not language.locked:
         click.echo(
-            "there is no lock file: commit one (`npm install` writes it), or each build may differ",
+            "there is no lock file: commit one (`npm install` writes it), or builds may differ",
             err=True,
         )
     if project.ci:
-        click.echo(f"CI is there already: {', '.join(project.ci)}; it was left alone", err=True)
+        click.echo(f"existing CI was not changed: {', '.join(project.ci)}", err=True)
     if not project.dockerfiles and "Dockerfile" not in written:
-        why = (
-            "" if initial_dockerfile(project) else ": nothing here says how the program is started"
-        )
-        click.echo(f"there is no Dockerfile{why}; write one before you ship", err=True)
+        why = "" if initial_dockerfile(project) else ", and the start command is unknown"
+        click.echo(f"there is no Dockerfile{why}: write one before `shipline ship`", err=True)
     names = " ".join(written)
     commit = f"git add {names} && git commit -m 'build: ship with shipline'"
     ci = "" if project.ci else ", then `shipline ci github`"

@@ -1,4 +1,4 @@
-"""`shipline key`: make, look at and convert keys for signatures."""
+"""`shipline key`: generate, import and inspect signing keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PREFIX = click.option(
     metavar="PREFIX",
     help="Write PREFIX.key and PREFIX.pub.",
 )
-_FORCE = click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
+_FORCE = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
 
 
 @click.group("key")
 def group() -> None:
-    """Make, look at and convert keys for signatures."""
+    """Generate, import and inspect signing keys."""
 
 
 @group.command("generate")
@@ -33,15 +33,18 @@ def group() -> None:
 @password_option
 @_FORCE
 def generate(prefix: Path, password_file: Path | None, force: bool) -> None:
-    """Make an ECDSA P-256 key: PREFIX.key, encrypted as cosign does it, and PREFIX.pub."""
+    """Generate an ECDSA P-256 key pair: PREFIX.key and PREFIX.pub.
+
+    The private key is encrypted with a password, in cosign's format. Prints the id of the key.
+    """
     from shipline.supply import KeyFiles, check_free, generate_key, write_key_pair
 
     check_free(KeyFiles(Path(f"{prefix}.key"), Path(f"{prefix}.pub")), replace=force)
     password = new_password(f"{prefix}.key", password_file)
     key = generate_key(str(prefix))
     files = write_key_pair(key, prefix, password, replace=force)
-    click.echo(f"private key: {files.private} (keep it secret, and a copy of it)", err=True)
-    click.echo(f"public key:  {files.public} (for everybody)", err=True)
+    click.echo(f"private key: {files.private} (keep it secret, and back it up)", err=True)
+    click.echo(f"public key:  {files.public} (to verify signatures; not secret)", err=True)
     click.echo(key.public.id)
 
 
@@ -53,7 +56,7 @@ def generate(prefix: Path, password_file: Path | None, force: bool) -> None:
     "--source-password-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The password of the key as it is now, where it has one.",
+    help="The current password of the key, if it is encrypted.",
 )
 @_FORCE
 def import_key(
@@ -63,7 +66,7 @@ def import_key(
     source_password_file: Path | None,
     force: bool,
 ) -> None:
-    """Take a private key in PEM (PKCS #8, SEC 1, PKCS #1, cosign's) over as PREFIX.key."""
+    """Import a private key in PEM format (PKCS #8, SEC 1, PKCS #1 or cosign's) as PREFIX.key."""
     from shipline.supply import KeyFiles, check_free, read_private_key, write_key_pair
 
     check_free(KeyFiles(Path(f"{prefix}.key"), Path(f"{prefix}.pub")), replace=force)
@@ -79,7 +82,7 @@ def import_key(
 @password_option
 @click.option("--outfile", type=click.Path(path_type=Path), metavar="FILE")
 def public(key: Path, password_file: Path | None, outfile: Path | None) -> None:
-    """Print the public key that belongs to the private KEY."""
+    """Print the public key of the private KEY."""
     from shipline.supply import read_private_key
 
     public_key = read_private_key(key, password_of(str(key), password_file)).public
@@ -94,7 +97,7 @@ def public(key: Path, password_file: Path | None, outfile: Path | None) -> None:
 @password_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def inspect(key: Path, password_file: Path | None, output: str) -> None:
-    """Show kind and id of KEY; a private one needs its password."""
+    """Show kind, algorithm and id of KEY; a private key requires its password."""
     from shipline.supply import PublicKey, parse_private_key, read_pem
 
     pem = read_pem(key)

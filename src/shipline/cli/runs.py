@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.group("runs", invoke_without_command=True)
 @click.pass_context
 def group(context: click.Context) -> None:
-    """Look at what `shipline ship` did. RUN is an identifier, its beginning or end, or `latest`,
-    which is the newest of the project in this directory.
+    """Show the runs of `shipline ship`. RUN is an id, its beginning or end, or `latest`: the newest
+    run of the project in this directory.
     """
     if context.invoked_subcommand is None:
         context.invoke(listing)
@@ -39,7 +39,7 @@ def listing(as_json: bool = False, count: int = 20) -> None:
         click.echo(json.dumps([run.to_json() for run in latest], indent=2))
         return
     if not latest:
-        click.echo("no runs yet: `shipline ship` makes one", err=True)
+        click.echo("no runs yet: `shipline ship` starts one", err=True)
     for run in latest:
         click.echo(_line(run))
 
@@ -60,7 +60,7 @@ def show(run: str, as_json: bool) -> None:
 @click.argument("run", default="latest")
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 def logs(run: str, steps: Sequence[str]) -> None:
-    """Print the logs of steps."""
+    """Print the logs of STEPs, by default of all."""
     runs = _runs()
     record = runs.read(runs.resolve(run, _project()))
     names = [step.name for step in record.steps]
@@ -81,11 +81,11 @@ def logs(run: str, steps: Sequence[str]) -> None:
 
 @group.command("rm")
 @click.argument("runs", nargs=-1, metavar="RUN...")
-@click.option("--all", "everything", is_flag=True, help="All that are not running.")
+@click.option("--all", "everything", is_flag=True, help="Delete all runs that have ended.")
 def remove(runs: Sequence[str], everything: bool) -> None:
     """Delete runs."""
     if not runs and not everything:
-        raise UsageError("no run is named", hint="name some, or --all")
+        raise UsageError("no RUN is given", hint="name runs, or pass --all")
     kept = _runs()
     chosen = kept.ids() if everything else [kept.resolve(name, _project()) for name in runs]
     for run in chosen:
@@ -103,7 +103,7 @@ def _runs() -> Runs:
 
 
 def _project() -> str:
-    """The directory with the configuration of this project; else the current one."""
+    """The directory of this project's configuration; otherwise the current one."""
     from shipline.config import find
 
     config_file = find(Path.cwd())
@@ -121,7 +121,7 @@ def _line(run: RunRecord) -> str:
 
 
 def _unnamed(run: RunRecord) -> str:
-    """The error of a run whose image has no name, else its digest."""
+    """The error of a run without tags, else its digest."""
     from shipline.ship.steps.build import digest_of
 
     outcome = run.error.partition("\n")[0] or digest_of(run)

@@ -1,6 +1,4 @@
-"""`shipline sign` and `shipline attest`: sign images in registries, and attach signed statements to
-them.
-"""
+"""`shipline sign` and `shipline attest`: sign images in registries, attach signed statements."""
 
 from __future__ import annotations
 
@@ -40,29 +38,29 @@ FORMS = {"both": ("tag", "bundle"), "tag": ("tag",), "bundle": ("bundle",)}
     "annotations",
     multiple=True,
     metavar="K=V",
-    help="An annotation to sign along.",
+    help="An annotation to include in the signature.",
 )
 @click.option(
     "-r",
     "--recursive/--no-recursive",
     default=True,
-    help="Sign the images of an index too (the default): podman looks at those.",
+    help="Also sign the images of an index (the default): podman checks those.",
 )
 @click.option(
     "--identity",
     "--sign-container-identity",
     "identity",
     metavar="NAME",
-    help="The name to sign, if not that of IMAGE.",
+    help="The name to sign, by default IMAGE.",
 )
 @click.option(
     "--form",
     type=click.Choice(list(FORMS)),
     default="both",
     show_default=True,
-    help="The tag sha256-*.sig, or a sigstore bundle that refers to the image.",
+    help="Where to store it: the tag sha256-*.sig, a sigstore bundle as referrer, or both.",
 )
-@click.option("--again", is_flag=True, help="Sign even if this signature exists already.")
+@click.option("--again", is_flag=True, help="Sign even if there is such a signature.")
 @image_option
 def command(
     images: Sequence[str],
@@ -77,8 +75,8 @@ def command(
 ) -> None:
     """Sign IMAGE... with KEY, so that cosign, podman and shipline can verify it.
 
-    What is signed is the digest that is behind the name now; it is printed. Signing again with the
-    same key changes nothing.
+    Signs the digest that the name currently resolves to, and prints it. Signing again with the same
+    key changes nothing.
     """
     from shipline.supply import Form, sign
 
@@ -98,19 +96,19 @@ def command(
                 again=again,
             )
             for signed in done:
-                what = "signed" if signed.attached else "was signed already"
+                what = "signed" if signed.attached else "is already signed"
                 click.echo(f"{place.reference.name}@{signed.target.digest} {what}", err=True)
             click.echo(str(place))
 
 
-_LIMIT = 64 << 20  # bytes of a file; what can be attached is less
+_LIMIT = 64 << 20  # bytes of a file; statements are limited further
 
 
 @click.command("attest")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A private key, or env://NAME.")
 @password_option
-@click.option("--predicate", metavar="FILE", help="The predicate, JSON; - is standard input.")
+@click.option("--predicate", metavar="FILE", help="The predicate in JSON; - for standard input.")
 @click.option(
     "--type",
     "kind",
@@ -119,9 +117,9 @@ _LIMIT = 64 << 20  # bytes of a file; what can be attached is less
     metavar="TYPE",
     help="slsaprovenance1, spdx, cyclonedx, vuln, openvex, test-result, vsa, custom, or a URI.",
 )
-@click.option("--statement", metavar="FILE", help="A whole in-toto statement instead.")
+@click.option("--statement", metavar="FILE", help="A complete in-toto statement instead.")
 @click.option(
-    "--replace", is_flag=True, help="Take away what the key attested of this type before."
+    "--replace", is_flag=True, help="Remove earlier statements of this type by the same key."
 )
 @click.option("--form", type=click.Choice(list(FORMS)), default="both", show_default=True)
 @image_option
@@ -136,7 +134,7 @@ def attest_command(
     form: str,
     allow_http_registry: bool,
 ) -> None:
-    """Attach a statement about IMAGE..., signed with KEY.
+    """Attach a statement about IMAGE..., signed with KEY: an SBOM, provenance, a scan result.
 
     Attaching the same statement again changes nothing.
     """
@@ -159,7 +157,7 @@ def attest_command(
                 forms=[Form(name) for name in FORMS[form]],
                 replace=replace,
             )
-            what = "attested" if done.attached else "was attested already"
+            what = "attested" if done.attached else "is already attested"
             click.echo(f"{place} {what}: {about.predicate_type}", err=True)
             click.echo(str(place))
 
@@ -191,5 +189,5 @@ def _read(path: str) -> bytes:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > _LIMIT:
-        raise UsageError(f"{path} is larger than {_LIMIT >> 20} MiB, too large to be attached")
+        raise UsageError(f"{path} is larger than {_LIMIT >> 20} MiB: too large to attach")
     return content

@@ -1,4 +1,4 @@
-"""Shared by the commands about signatures: keys, passwords, images in registries."""
+"""What commands about signatures share: keys, passwords, images in registries."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ _Command = Callable[..., Any]
 
 
 def image_option(command: _Command) -> _Command:
-    """How registries are reached, for every command about images; one option has cosign's name."""
+    """The options for registries, and --allow-http-registry as in cosign."""
     plain = click.option(
-        "--allow-http-registry", is_flag=True, help="Speak plain HTTP with the images' registries."
+        "--allow-http-registry",
+        is_flag=True,
+        help="Use plain HTTP for the registries of the images.",
     )
     return plain(registry_options(command))
 
 
 def password_option(command: _Command) -> _Command:
-    """--password-file, for every command that opens or closes a private key."""
+    """--password-file, for every command that decrypts or encrypts a private key."""
     return click.option(
         "--password-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The password of the key; else SHIPLINE_KEY_PASSWORD, COSIGN_PASSWORD, or a prompt.",
+        help="File with the key's password; else SHIPLINE_KEY_PASSWORD, COSIGN_PASSWORD, a prompt.",
     )(command)
 
 
@@ -58,7 +60,7 @@ class ImageAddress:
 
 @contextmanager
 def open_images(names: Sequence[str], *, plain: bool) -> Iterator[list[ImageAddress]]:
-    """The images, resolved to digests. Raises NotFound for one that is not there."""
+    """The images, resolved to digests. Raises NotFound for one that does not exist."""
     from shipline.api import open_client
 
     references = [Reference.parse(name).or_latest for name in names]
@@ -86,7 +88,7 @@ def private_keys(paths: Iterable[str], password_file: Path | None) -> list[Priva
     if not keys:
         raise UsageError(
             "there is no key to sign with",
-            hint="name one with --key; `shipline key generate` makes one",
+            hint="pass --key KEY; `shipline key generate` creates one",
         )
     return keys
 
@@ -104,30 +106,30 @@ def public_keys(paths: Iterable[str]) -> list[PublicKey]:
 
 
 def password_of(name: str, password_file: Path | None) -> Callable[[], bytes]:
-    """A function that finds the password of the key `name` when it is needed."""
+    """A function that reads the password of the key `name` when it is needed."""
 
     def find() -> bytes:
         given = _given_password(password_file)
-        return _asked(f"Password of {name}") if given is None else given
+        return _prompt(f"Password of {name}") if given is None else given
 
     return find
 
 
 def new_password(name: str, password_file: Path | None) -> bytes:
-    """The password for a new key; typed twice where a person types it."""
+    """The password for a new key; a prompt asks for it twice."""
     given = _given_password(password_file)
     if given is not None:
         if not given:
             click.echo(f"warning: {name} is protected by an empty password", err=True)
         return given
-    first = _asked(f"Password for {name}")
-    if first != _asked("The same again"):
+    first = _prompt(f"Password for {name}")
+    if first != _prompt("Repeat the password"):
         raise UsageError("the two passwords differ")
     return first
 
 
 def annotations_of(texts: Iterable[str]) -> dict[str, str]:
-    """`key=value` pairs."""
+    """Parse `key=value` pairs. Raises UsageError."""
     annotations: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -151,10 +153,10 @@ def _given_password(file: Path | None) -> bytes | None:
     return None
 
 
-def _asked(question: str) -> bytes:
+def _prompt(question: str) -> bytes:
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"{question[0].lower()}{question[1:]} is needed, and there is nobody to ask",
+            f"{question[0].lower()}{question[1:]} is needed, but there is no terminal to ask on",
             hint=f"set {' or '.join(_VARIABLES)}, or give --password-file",
         )
     return str(click.prompt(question, hide_input=True, err=True)).encode()

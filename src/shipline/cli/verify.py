@@ -1,4 +1,4 @@
-"""`shipline verify` and `shipline verify-attestation`: who signed images in registries."""
+"""`shipline verify` and `shipline verify-attestation`: verify who signed images."""
 
 from __future__ import annotations
 
@@ -53,14 +53,15 @@ _OUTPUT = click.option(
     "annotations",
     multiple=True,
     metavar="K=V",
-    help="An annotation that a signature must carry.",
+    help="An annotation that signatures must have.",
 )
 @click.option(
     "--identity",
     default="optional",
     show_default=True,
     metavar="RULE",
-    help="repository, exact, path, any, or a pattern of names; optional: this repository or none.",
+    help="The signed name: repository, exact, tagged, path, any or a pattern; optional: the"
+    " repository, or no name.",
 )
 @click.option(
     "--type", "kind", metavar="TYPE", help="Verify attestations of this type, not signatures."
@@ -69,7 +70,7 @@ _OUTPUT = click.option(
     "--policy",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Judge by the section trust of a shipline.yaml, or by a policy.json of podman.",
+    help="Apply the section trust of this shipline.yaml, or a policy.json of podman.",
 )
 @_OUTPUT
 @image_option
@@ -84,9 +85,10 @@ def command(
     output: str,
     allow_http_registry: bool,
 ) -> None:
-    """Verify that IMAGE... is signed, with KEY or by the trust policy of the project.
+    """Verify that IMAGE... is signed: with KEY, or as the trust policy of the project requires.
 
-    Exits with 9 when it is not, with 6 or 7 when the registry does not tell.
+    Prints the verified digest. Exits with 9 if a signature is missing, with 6 or 7 if the registry
+    could not be asked.
     """
     if policy is not None and keys:
         raise UsageError("--policy and --key exclude each other")
@@ -126,7 +128,7 @@ def attestation(
     output: str,
     allow_http_registry: bool,
 ) -> None:
-    """Verify that IMAGE... has an attestation of TYPE that one of the keys signed."""
+    """Verify that IMAGE... has an attestation of TYPE, signed with KEY; prints who signed it."""
     _verify_attestations(images, keys, kind, output, allow_http_registry)
 
 
@@ -137,7 +139,7 @@ def _verify_attestations(
 
     uri, trusted = predicate_type(kind), public_keys(keys)
     if not trusted:
-        raise UsageError("there is no key to verify with", hint="name one with --key")
+        raise UsageError("there is no key to verify with", hint="pass --key PUBLIC_KEY")
     with open_images(images, plain=plain) as places:
         for place in places:
             attestations = verify_attestations(
@@ -185,8 +187,8 @@ def _trust(policy: Path | None) -> ResolvedPolicy:
     section = config.trust
     if section is None or not section.rules or config.file is None:
         raise UsageError(
-            "there is neither a key nor a trust policy to verify with",
-            hint="give --key PUBLIC_KEY, or write the section `trust` of shipline.yaml",
+            "there is no key and no trust policy to verify with",
+            hint="pass --key PUBLIC_KEY, or add a section `trust` to shipline.yaml",
         )
     return load_trust(section, config.file.parent)
 
@@ -232,7 +234,7 @@ def _line(signature: Signature) -> str:
     shown = {key: value for key, value in signature.annotations.items() if key not in _OURS}
     extra = "".join(f" {key}={value}" for key, value in sorted(shown.items()))
     when = f" at {_time(signature.signed_at)}" if signature.signed_at is not None else ""
-    name = f" as {signature.identity}" if signature.identity else ", naming no image"
+    name = f" as {signature.identity}" if signature.identity else ", without a name"
     return f"  signed by {signature.key.name}{name}{when} ({signature.form}){extra}"
 
 
@@ -247,8 +249,8 @@ def _envelope(attestation: VerifiedAttestation) -> str:
 
 
 _NAMELESS = (
-    "  note: a signature without a name holds in every repository that the image is copied to; "
-    "--identity repository demands one"
+    "  note: a signature without a name is valid in every repository that the image is copied to; "
+    "--identity repository requires a name"
 )
 _OURS = frozenset({"creator", "timestamp"})
 

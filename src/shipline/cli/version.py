@@ -1,4 +1,4 @@
-"""`shipline version` and `shipline changelog`: what the commits since the last version say."""
+"""`shipline version` and `shipline changelog`: version and changes from the commits."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from shipline.values import replace
 
 @click.command("version")
 @commit_options
-@click.option("--next", "following", is_flag=True, help="The next version, whatever the branch.")
+@click.option("--next", "following", is_flag=True, help="The next version, on any branch.")
 @click.option("--why", is_flag=True, help="Also print the reason.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with the reason and the git tag.")
 @click.option(
-    "--tag", "reserving", is_flag=True, help="Make the git tag in the remote, atomically."
+    "--tag", "reserving", is_flag=True, help="Reserve the version: push its git tag, atomically."
 )
-@click.option("--parts", is_flag=True, help="The versions of shipline and of its parts.")
+@click.option("--parts", is_flag=True, help="Print the versions of shipline and its libraries.")
 def command(
     query: CommitQuery, following: bool, why: bool, as_json: bool, reserving: bool, parts: bool
 ) -> None:
-    """Print the version that this commit has, or gets.
+    """Print the version of this commit.
 
-    Outside of a repository it prints the versions of shipline and its parts.
+    Outside a repository, prints the versions of shipline and its libraries.
     """
     if parts:
         click.echo("\n".join(_parts()))
@@ -70,7 +70,7 @@ def _print_version(query: CommitQuery, why: bool, as_json: bool, reserving: bool
 
 
 def _on_any_branch(query: CommitQuery) -> CommitQuery:
-    """As if the commit was pushed to a branch that makes versions."""
+    """As if the commit were pushed to a branch with versions."""
     event = replace(query.event, kind="push", ref="HEAD")
     return replace(query, section=query.section.releasing(), event=event)
 
@@ -95,8 +95,16 @@ def _parts() -> Iterator[str]:
 
 @click.command("changelog")
 @commit_options
-@click.option("--from", "since", default="", metavar="REV", help="After this; the last version.")
-@click.option("--to", "until", default="", metavar="REV", help="Up to this; by default HEAD.")
+@click.option(
+    "--from",
+    "since",
+    default="",
+    metavar="REV",
+    help="Changes after this commit; by default the last version.",
+)
+@click.option(
+    "--to", "until", default="", metavar="REV", help="Changes up to this commit; by default HEAD."
+)
 @click.option(
     "-o",
     "--output",
@@ -104,12 +112,14 @@ def _parts() -> Iterator[str]:
     metavar="PATH",
     help="Write to a file instead.",
 )
-@click.option("--all", "everything", is_flag=True, help="Include changes that users do not notice.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Include documentation, tests and similar changes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Every change, as JSON.")
 def changelog(
     query: CommitQuery, since: str, until: str, output: Path | None, everything: bool, as_json: bool
 ) -> None:
-    """Print what changed since the last version, as Markdown."""
+    """Print the changes since the last version as Markdown."""
     release, url = read_release(
         query.git, query.section, since=since, until=until, fetch=query.fetch
     )

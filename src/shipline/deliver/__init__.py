@@ -1,1 +1,1 @@
-"""Handing over: to CI systems, to GitOps repositories, to clusters."""
+"""Files for CI systems, the action of this repository, and the first files of a project."""

@@ -12,7 +12,7 @@ from shipline.deliver.project.python import MANAGERS
 
 PLACEHOLDER = "registry.example/team"
 PLATFORMS = ("linux/amd64", "linux/arm64")
-_SHOWN = 5  # parts that are named
+_SHOWN = 5  # parts listed
 KEY = "env://COSIGN_PRIVATE_KEY"
 
 
@@ -23,8 +23,8 @@ def initial_config(
     platforms: tuple[str, ...] = PLATFORMS,
     key: str = "",
 ) -> str:
-    """The text of shipline.yaml. Without `image` it names a registry that does not exist, and says
-    so; `key` is the private key that signs, where there is one.
+    """The text of shipline.yaml. Without `image` it has a placeholder and a TODO; `key` is the
+    signing key, if there is one.
     """
     document: dict[object, object] = {
         Comment(_HEADER): None,
@@ -38,8 +38,8 @@ def initial_config(
 
 
 _HEADER = """\
-From a commit to a signed image: `shipline ship` does what stands here, `shipline ship --plan`
-only tells it, `shipline config check` reads it, `shipline ci github` writes the CI workflow.
+From a commit to a signed image. `shipline ship` runs this pipeline, `shipline ship --plan` shows
+it, `shipline config check` checks this file, `shipline ci github` generates a CI workflow.
 """
 
 
@@ -47,7 +47,9 @@ def _image(project: DetectedProject, image: str) -> dict[object, object]:
     if image:
         return {"image": image}
     return {
-        Comment("TODO: where the image goes; tags come from git (`shipline tags`)."): None,
+        Comment(
+            "TODO: the repository to push to. Tags are derived from git (`shipline tags`)."
+        ): None,
         "image": f"{PLACEHOLDER}/{project.name}",
     }
 
@@ -56,7 +58,7 @@ def _steps(language: Language | None) -> dict[object, object]:
     if language is None or not language.checks:
         return {
             Comment(
-                "\nCommands of the project, side by side where they can; reports feed the gates.\n"
+                "\nCommands of the project. They run concurrently; gates judge their reports.\n"
                 "steps:\n  test:\n    run: make test\n    reports: {tests: reports/junit.xml}"
             ): None
         }
@@ -65,9 +67,7 @@ def _steps(language: Language | None) -> dict[object, object]:
         if check.note:
             steps[Comment(f"{check.note[0].upper()}{check.note[1:]}.")] = None
         steps[check.name] = _step(check)
-    comment = (
-        "\nCommands of the project. Independent ones run side by side; reports feed the gates."
-    )
+    comment = "\nCommands of the project. They run concurrently; gates judge their reports."
     return {Comment(comment): None, "steps": steps}
 
 
@@ -89,28 +89,26 @@ def _build(project: DetectedProject, platforms: tuple[str, ...]) -> dict[object,
 
 
 def _remarks(project: DetectedProject, file: str) -> Iterator[str]:
-    yield "All platforms are built at once and published under one name."
+    yield "All platforms are built at once and pushed as one image."
     if not file:
-        yield "TODO: there is no Dockerfile yet, and nothing here says how the program is started."
+        yield "TODO: write a Dockerfile; the start command of the program is unknown."
     for other in project.dockerfiles[1:]:
-        yield f"{other} is another image: give it a shipline.yaml of its own."
+        yield f"{other} is another image, which needs its own shipline.yaml."
     if project.parts:
         ellipsis = ", ..." if len(project.parts) > _SHOWN else ""
-        yield f"Parts: {', '.join(project.parts[:_SHOWN])}{ellipsis}. One that has versions of its"
-        yield "own gets a shipline.yaml with tags.paths and tags.tag-prefix."
+        yield f"Parts: {', '.join(project.parts[:_SHOWN])}{ellipsis}. A part with its own versions"
+        yield "needs its own shipline.yaml with tags.paths and tags.tag-prefix."
 
 
 def _gates(language: Language | None) -> dict[object, object]:
-    """Gates for the reports that the steps write."""
+    """Gates for the reports of the steps."""
     written = (
         {gate for check in language.checks for gate, _ in check.reports} if language else set()
     )
     gates = {name: dict(limits) for name, limits in _LIMITS.items() if name in written}
     if not gates:
         return {}
-    comment = (
-        "\nWhat has to hold before anything gets a name. A report that is missing is never a pass."
-    )
+    comment = "\nWhat must hold before the image is tagged. A missing report never passes."
     return {Comment(comment): None, "gates": gates}
 
 
@@ -127,8 +125,8 @@ def _signing(key: str) -> dict[object, object]:
         return {Comment(): None, "sign": {"key": key}}
     return {
         Comment(
-            "\nSigned with a key of your own: `shipline key generate` makes one. The private half\n"
-            f"stays out of git; CI has it as a secret.\nsign:\n  key: {KEY}"
+            "\nSign with your own key: `shipline key generate` creates one. Keep the private key\n"
+            f"out of git, as a secret of CI.\nsign:\n  key: {KEY}"
         ): None
     }
 
@@ -139,7 +137,7 @@ _SITE = "/usr/share/nginx/html"
 
 
 def initial_dockerfile(project: DetectedProject) -> str | None:
-    """The text of a Dockerfile; None for a project that has nothing we know how to start."""
+    """The text of a Dockerfile; None if the start command of the project is unknown."""
     language = project.language
     if language is not None and language.site:
         return _SYNTAX + _built_site(language)
@@ -150,16 +148,16 @@ def initial_dockerfile(project: DetectedProject) -> str | None:
 
 
 def initial_dockerignore(project: DetectedProject) -> str:
-    """Files that the build does not need: history, secrets, and build outputs."""
+    """The text of .dockerignore: history, secrets and build outputs."""
     language = project.language
     own = _IGNORED[language.toolchain.kind] if language else ()
     outputs = ("dist",) if language and language.toolchain.kind == "node" and language.build else ()
-    lines = ["# What does not belong into an image, or would change a layer for nothing.", *_ALWAYS]
+    lines = ["# What does not belong in the image, or would change layers needlessly.", *_ALWAYS]
     return "\n".join([*lines, *own, *outputs]) + "\n"
 
 
 def initial_gitignore(project: DetectedProject) -> str:
-    """Files that tools leave in the tree and that are not committed."""
+    """The text of .gitignore: files that tools write and that are not committed."""
     language = project.language
     own = _LEFT[language.toolchain.kind] if language else ()
     return "\n".join([*own, "reports/", "*.key", ".env"]) + "\n"
@@ -208,8 +206,8 @@ def _node(language: Language) -> str:
     if not language.needs:
         return _last(language, base, "COPY --link . .\n")
     return f"""\
-# Plain JavaScript is the same everywhere: installed once, on the machine that builds. Where a
-# dependency has native code, take `--platform=$BUILDPLATFORM` away.
+# Plain JavaScript is the same on every platform: install it once, on the build machine. If a
+# dependency has native code, remove `--platform=$BUILDPLATFORM`.
 FROM --platform=$BUILDPLATFORM {base} AS dependencies
 WORKDIR /app
 {_installed(language, _RUNTIME[language.manager])}
@@ -222,9 +220,11 @@ WORKDIR /app
 
 
 def _installed(language: Language, flags: str) -> str:
-    """The instructions that install the dependencies, before the source is there."""
+    """The instructions that install the dependencies before the source is copied."""
     manager = language.manager
-    setup = language.toolchain.setup[-1:]  # what installs, behind what gets the manager
+    setup = language.toolchain.setup[
+        -1:
+    ]  # the command that installs, after the one that installs the manager
     files, install = _FILES[manager], " && ".join((*filter(None, (language.getting,)), *setup))
     if manager == "npm":
         files = files if language.locked else "package.json"
@@ -235,8 +235,8 @@ def _installed(language: Language, flags: str) -> str:
 
 def _built(language: Language, base: str, build: str) -> str:
     return f"""\
-# Built once, on the machine that builds: JavaScript is the same everywhere. Where a dependency has
-# native code, take `--platform=$BUILDPLATFORM` away.
+# Built once, on the build machine: JavaScript is the same on every platform. If a dependency has
+# native code, remove `--platform=$BUILDPLATFORM`.
 FROM --platform=$BUILDPLATFORM {base} AS build
 WORKDIR /app
 {_installed(language, "")}
@@ -305,7 +305,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \\
     "pip": "RUN python -m venv /venv\n",
 }
 _VERSION = """\
-# No git here: the version is given, as with --build-arg VERSION=1.2.3.
+# The build has no git: pass the version, as --build-arg VERSION=1.2.3.
 ARG VERSION=0.0.0
 ENV SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION
 """
@@ -322,14 +322,14 @@ ENV {path}PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 {copy}COPY --link . .
 EXPOSE 8080
-# A user without a name, which owns nothing.
+# A user id that owns no files.
 USER 10001
 CMD {json.dumps(language.start)}
 """
 
 
 def _python_stage(language: Language, base: str) -> str:
-    """The dependencies, and the project where it is a package."""
+    """The stage with the dependencies, and the project itself if it is a package."""
     requirements = language.manager == "pip" and not language.installs
     manager = "requirements" if requirements else language.manager
     install = {
@@ -344,7 +344,7 @@ def _python_stage(language: Language, base: str) -> str:
 
 def _go(language: Language) -> str:
     return f"""\
-# The compiler runs on the machine that builds and writes programs for every platform.
+# The compiler runs on the build machine and cross-compiles for every platform.
 FROM --platform=$BUILDPLATFORM golang:{language.toolchain.version} AS build
 WORKDIR /src
 COPY go.mod go.sum* ./

@@ -26,8 +26,8 @@ _ESCAPED = dict(zip(b'abfnrtv"\\', b'\a\b\f\n\r\t\v"\\', strict=True))
 
 @dataclass(frozen=True, slots=True)
 class ChangedLines:
-    """`lines` has the new or altered lines of each changed file by its path from the top of the
-    repository; `files` are all paths of the repository. What was only deleted has no lines.
+    """`lines` has the added and changed lines of each changed file, by path from the top of the
+    repository; `files` are all paths of the repository. Deletions have no lines.
     """
 
     lines: Mapping[str, tuple[range, ...]]
@@ -35,16 +35,15 @@ class ChangedLines:
     base: str = ""
 
     def touches(self, path: str, line: int) -> bool:
-        """Whether the line was added or altered; line 0 means any line of the file."""
+        """Whether the line was added or changed; line 0 means any line of the file."""
         spans = self.lines.get(path, ())
         return any(line in span for span in spans) if line else bool(spans)
 
 
 def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) -> ChangedLines:
-    """What `head` adds to the point where it left `base`, as a merge request shows it.
-
-    Without `head` it is the working tree that is compared, with `staged` the index. Untracked
-    files do not count. Raises GitError where `base` or `head` is no commit, or they share none.
+    """The changes from the merge base of `base` and `head` to `head`, as in a merge request.
+    Without `head` the work tree is compared, with `staged` the index; untracked files do not count.
+    Raises GitError if `base` or `head` is not a commit, or they have no common ancestor.
     """
     end = head or "HEAD"
     for name in (base, end):
@@ -56,8 +55,8 @@ def changed_lines(git: Git, base: str, head: str = "", *, staged: bool = False) 
     start = merge_base(git, base, end)
     if not start:
         raise GitError(
-            f"{base} and {end} share no commit in this clone",
-            hint="git fetch --unshallow, or name another base",
+            f"{base} and {end} have no common ancestor in this clone",
+            hint="git fetch --unshallow, or use another base",
         )
     options = ("--cached",) if staged and not head else ()
     output = git.run("-C", _top(git), *_DIFF, *options, start, *filter(None, (head,)), "--").output
@@ -97,7 +96,7 @@ def _pass_over(lines: Iterator[bytes], count: int) -> None:
 
 
 def _path(text: bytes) -> str:
-    """git writes names with quotes or control characters as C strings."""
+    """Unquote a path: git quotes names with special characters as C strings."""
     text = text.removesuffix(b"\t")
     if text.startswith(b'"'):
         text = _ESCAPE.sub(_unescaped, text[1:-1])
@@ -114,8 +113,8 @@ _SHOWN = 12  # digits of a commit
 
 @dataclass(frozen=True, slots=True)
 class WorkTree:
-    """The commit that is checked out. `tree` names the files as they are now, so it is not the
-    commit's where there are `changes`: some of the paths that differ. `committed` is Unix time.
+    """The checked-out commit. `tree` is the tree object of the current files, and differs from the
+    commit's if there are `changes`: paths that differ. `committed` is in Unix time.
     """
 
     commit: str
@@ -135,14 +134,16 @@ class WorkTree:
 
 
 def read_work_tree(git: Git, *, ignore: tuple[str, ...] = ()) -> WorkTree:
-    """The state of the work tree from `git.directory` down; the repository is not written to.
+    """The state of the work tree below `git.directory`; the repository is not changed.
 
-    Changes of the paths in `ignore`, relative to that directory, do not count. Raises GitError
-    where there is no repository or no commit.
+    Paths in `ignore`, relative to that directory, do not count. Raises GitError without a
+    repository or a commit.
     """
     if git.run("rev-parse", "--verify", "--quiet", "HEAD", allowed=(0, 1, 128)).status:
         git.text("rev-parse", "--git-dir")
-        raise GitError("the repository has no commit yet", hint="commit first: that is what ships")
+        raise GitError(
+            "the repository has no commit yet", hint="commit something first: commits are shipped"
+        )
     commit, tree, committed = git.text("log", "-1", "--format=%H %T %ct").split()
     changes = _changes(git, ignore)
     return WorkTree(
@@ -162,13 +163,13 @@ def _changes(git: Git, ignore: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _written_tree(git: Git, ignore: tuple[str, ...]) -> str:
-    """The tree object of the work tree, computed in a store and an index of its own."""
+    """The tree object of the work tree, computed with a temporary object store and index."""
     objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
     index = Path(git.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
     with TemporaryDirectory(prefix="shipline-tree-") as scratch:
         copy = Path(scratch) / "index"
         if index.exists():
-            shutil.copy2(index, copy)  # its time tells git which entries it must not trust
+            shutil.copy2(index, copy)  # its time tells git which entries to compare by content
         aside = {
             "GIT_INDEX_FILE": str(copy),
             "GIT_OBJECT_DIRECTORY": scratch,

@@ -1,4 +1,4 @@
-"""Commits and the order between them."""
+"""Commits and their ancestry."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ _LOG = ("log", "-z", "--no-show-signature", "--no-color", "--encoding=UTF-8")
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit: `time` is the committer's, in seconds since 1970; `message` is whole.
-
-    What is no text in the encoding that the commit declares is replaced (U+FFFD).
+    """A commit: `time` is the committer's, in seconds since 1970; `message` is complete. Bytes that
+    are invalid in the commit's encoding are replaced (U+FFFD).
     """
 
     sha: str
@@ -36,8 +35,8 @@ def log(
 ) -> tuple[Commit, ...]:
     """The commits reachable from `until` and from none of `since`, newest first.
 
-    `paths` are globs from the top of the repository, `!` in front excludes; where there are any,
-    only commits that touch one of them are told, on every side of a merge. Raises GitError.
+    `paths` are globs from the top of the repository, `!` in front excludes; if given, only commits
+    that change one of these files are returned, on every side of a merge. Raises GitError.
     """
     excluded = [f"^{commit}" for commit in since]
     limits = ["--full-history", "--", *_pathspecs(paths)] if paths else ["--"]
@@ -52,7 +51,7 @@ def read_commit(git: Git, revision: str) -> Commit:
 
 
 def parents(git: Git, commit: str) -> tuple[str, ...]:
-    """The parents that the commit names, also those that a shallow clone does not have."""
+    """The parents of the commit, including those missing in a shallow clone."""
     header = git.run("cat-file", "commit", commit).output.partition(b"\n\n")[0]
     lines = header.decode(errors="replace").splitlines()
     return tuple(line.removeprefix("parent ") for line in lines if line.startswith("parent "))
@@ -64,13 +63,13 @@ def is_ancestor(git: Git, old: str, new: str) -> bool:
 
 
 def merge_base(git: Git, left: str, right: str) -> str:
-    """The best common ancestor of two commits, empty where their histories are not related."""
+    """The best common ancestor of two commits; empty if there is none."""
     done = git.run("merge-base", left, right, allowed=(0, 1))
     return done.output.decode().strip()
 
 
 def merged(git: Git, refs: Iterable[str], commit: str) -> frozenset[str]:
-    """The refs whose commit is `commit` or an ancestor of it."""
+    """Those refs whose commit is `commit` or one of its ancestors."""
     names = [*refs]
     if not names:
         return frozenset()
@@ -98,6 +97,6 @@ def _pathspecs(paths: Sequence[str]) -> list[str]:
 def _commit(record: bytes) -> Commit:
     parts = record.decode(errors="replace").split("\n", 5)
     if len(parts) != 6 or not parts[2].isdecimal():
-        raise GitError("git log answered in a form that is not known", hint="git 2.25 or newer")
+        raise GitError("git log printed an unknown format", hint="git 2.25 or newer is required")
     sha, parents, time, committer, author, message = parts
     return Commit(sha, tuple(parents.split()), int(time), committer, author, message)

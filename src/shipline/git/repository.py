@@ -1,4 +1,6 @@
-"""Reads the state of a repository: HEAD, refs, remote, and depth of its history."""
+"""The state of a repository: HEAD, refs, remote and depth of its history; fetching into it, and
+reserving a tag in its remote.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,7 @@ _TAGS = "%(refname)%00%(objectname)%00%(*objectname)"
 @dataclass(frozen=True, slots=True)
 class GitRepository:
     """The state of a clone: `head` is empty before the first commit, `branch` on a detached HEAD.
-
-    `remote` is the remote that releases go to, `url` where it is; both empty where there is none.
+    `remote` is the remote of releases and `url` its address; both are empty without a remote.
     """
 
     head: str
@@ -28,10 +29,9 @@ class GitRepository:
 
 
 def read_repository(git: Git, *, remote: str = "") -> GitRepository:
-    """The repository that `git` works in; `remote` is the wanted one instead of the usual one.
-
-    The usual one is `origin`, else the only one. Raises NoRepository, or GitError for a remote
-    that is not there and for a HEAD whose commit is not there.
+    """The state of the repository of `git`. The remote is `remote`, by default `origin` or the only
+    one. Raises NoRepository, or GitError for a remote that does not exist and a HEAD whose commit
+    is missing.
     """
     shallow = git.lines("rev-parse", "--is-shallow-repository")
     head = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", allowed=(0, 1, 128))
@@ -59,22 +59,21 @@ def _require_unborn(git: Git) -> None:
 
 
 def remote_tags(git: Git, remote: str) -> frozenset[str]:
-    """The tags of `remote`. Raises GitError if it does not answer."""
+    """The tags of `remote`. Raises GitError if it cannot be reached."""
     lines = git.lines("ls-remote", "--quiet", "--tags", "--refs", remote)
     return frozenset(line.partition("\trefs/tags/")[2] for line in lines if line)
 
 
 def tags(git: Git) -> dict[str, str]:
-    """Every tag with the object it stands for, annotated tags peeled.
-
-    Raises GitError for one that git cannot read, which may be the last version.
+    """Every tag with its object, annotated tags peeled. Raises GitError for an unreadable tag,
+    which could be the last version.
     """
     commits = {}
     done = git.run("for-each-ref", f"--format={_TAGS}", "refs/tags")
     if broken := re.search(r"broken ref (\S+)", done.errors):
         raise GitError(
             f"the repository is damaged or incomplete: {broken[1]} names no object",
-            hint=f"git update-ref -d {broken[1]} takes it away; the next fetch brings the remote's",
+            hint=f"git update-ref -d {broken[1]} deletes it; the next fetch restores the remote's",
         )
     for line in _decode(done.output).split("\n"):
         if line:
@@ -84,7 +83,7 @@ def tags(git: Git) -> dict[str, str]:
 
 
 def branches_containing(git: Git, commit: str, remote: str) -> tuple[str, ...]:
-    """The remote branches that have `commit`; local ones where none of the remote has it."""
+    """The remote branches that contain `commit`; local ones if no remote branch does."""
     for namespace in (f"refs/remotes/{remote}/", "refs/heads/"):
         if namespace == "refs/remotes//":
             continue
@@ -108,7 +107,7 @@ def default_branch(git: Git, remote: str) -> str:
 
 
 def web_address(url: str) -> str:
-    """Where a person finds the repository on the web, empty for a path of this machine.
+    """The address of the repository on the web; empty for a local path.
 
     Credentials in the URL are dropped; `git@host:name.git` and ssh URLs become https.
     """
@@ -143,20 +142,23 @@ def _decode(output: bytes) -> str:
     return output.decode(errors="surrogateescape").strip("\n")
 
 
-_FETCH = ("fetch", "--no-recurse-submodules", "--tags")  # --quiet would hide why it fails
+_FETCH = (
+    "fetch",
+    "--no-recurse-submodules",
+    "--tags",
+)  # --quiet would hide the reason of a failure
 
 
 class ShallowClone(GitError):
-    """The clone lacks the commits that the answer depends on."""
+    """The clone is shallow, and lacks commits that are needed."""
 
     code = "git-shallow"
 
 
 def complete_history(git: Git, remote: str, *, trees: bool = False) -> None:
-    """Fetch all commits and tags of `remote` into a shallow clone; `trees` tells to have paths too.
-
-    Commits come without trees, or without file contents, where the server can leave them out. No
-    branch, index or file of the clone changes. Raises ShallowClone with the command to run.
+    """Fetch all commits and tags of `remote` into a shallow clone, with `trees` also their trees.
+    Trees or file contents are left out if the server supports that. No branch, index or file of the
+    clone changes. Raises ShallowClone with the command to run.
     """
     if not remote:
         raise shallow_clone(remote, "it has no remote to fetch from")
@@ -170,17 +172,16 @@ def complete_history(git: Git, remote: str, *, trees: bool = False) -> None:
 
 
 def fetch_tags(git: Git, remote: str) -> None:
-    """Bring the tags of `remote` here, with the commits they need; tags that are here stay.
-
-    Raises GitError where one that is here is another commit's in the remote.
+    """Fetch the tags of `remote` with their commits; existing tags are kept. Raises GitError if one
+    of them is on another commit in the remote.
     """
     git.run(*_FETCH, remote)
 
 
 def shallow_clone(remote: str, reason: str) -> ShallowClone:
-    """The error for a clone that is shallow and stays so."""
+    """The error for a clone that remains shallow, with the command that completes it."""
     return ShallowClone(
-        f"the clone is shallow, so older versions cannot be seen: {reason}",
+        f"the clone is shallow and lacks older versions: {reason}",
         hint=f"git fetch --tags --unshallow {remote or 'REMOTE'}"
         " (GitHub: fetch-depth: 0, GitLab: GIT_DEPTH: 0), or --fetch",
     )
@@ -194,14 +195,13 @@ def _plainly(git: Git, remote: str) -> None:
 
 
 CommitOrder = Callable[[str, str], bool]
-"""Of two commits, whether the first is in the history of the second."""
+"""Whether the first of two commits is in the history of the second."""
 
 
 def commit_order(git: Git, remote: str, *, fetch: bool) -> CommitOrder:
-    """Whether one commit is in the history of another, where a shallow clone may not know.
-
-    Such a clone is completed from `remote` (the usual one where it is empty) before a no is
-    believed. The order raises ShallowClone where that fails or nothing may be fetched.
+    """A function that tells whether one commit is in the history of another. A shallow clone is
+    completed from `remote` (the default one if empty) before the function returns False; it raises
+    ShallowClone if that fails or is not allowed.
     """
 
     def older(old: str, new: str) -> bool:
@@ -211,7 +211,7 @@ def commit_order(git: Git, remote: str, *, fetch: bool) -> CommitOrder:
         if not clone.shallow:
             return False
         if not fetch:
-            raise shallow_clone(clone.remote, "nothing is fetched here unless --fetch says so")
+            raise shallow_clone(clone.remote, "nothing is fetched without --fetch")
         complete_history(git, clone.remote)
         return is_ancestor(git, old, new)
 
@@ -219,14 +219,14 @@ def commit_order(git: Git, remote: str, *, fetch: bool) -> CommitOrder:
 
 
 class Reserved(enum.Enum):
-    """How a reservation ended well."""
+    """The result of a successful reservation."""
 
     NEW = "new"
     OURS = "ours"
 
 
 class TagTaken(GitError):
-    """Another commit has the tag."""
+    """The tag belongs to another commit."""
 
     code = "git-tag-taken"
 
@@ -237,9 +237,10 @@ class TagTaken(GitError):
 
 
 def reserve_tag(git: Git, remote: str, name: str, commit: Commit, message: str) -> Reserved:
-    """Make `name` stand for `commit` in `remote`: atomically, and only if it is free or ours.
-
-    The clone gets no ref. Raises TagTaken, or GitError where the remote refuses for other reasons.
+    """Create the tag `name` for `commit` in `remote`, atomically. The clone gets no ref. The tag
+    object depends on the commit alone (its committer and time), so that a second push for the same
+    commit is nothing new to git. Raises TagTaken if another commit has the tag, GitError if the
+    remote refuses it.
     """
     if holder := _holder(git, remote, name):
         if holder != commit.sha:

@@ -1,10 +1,10 @@
-"""The git program, run in one directory: the only place that starts it and reads its failures.
+"""Runs the git program in a directory: the only place that starts it and interprets its errors.
 
     git = Git(Path("."), os.environ)
     git.text("rev-parse", "HEAD")
     git.run("merge-base", "--is-ancestor", old, new, allowed=(0, 1)).status
 
-Every answer of git that means trouble becomes a GitError with one clear message.
+Errors of git become a GitError with one clear message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class GitError(ShiplineError):
 
 
 class GitMissing(GitError):
-    """The git program is not there."""
+    """The git program is not installed."""
 
     code = "git-missing"
 
@@ -41,7 +41,7 @@ class NoRepository(GitError):
 
 
 class Unreachable(GitError):
-    """The remote repository did not answer or did not let us in."""
+    """The remote repository cannot be reached, or denies access."""
 
     code = "git-remote"
 
@@ -64,29 +64,29 @@ def _verb(arguments: Sequence[str]) -> str:
 def _no_repository(match: re.Match[str], directory: Path) -> GitError:
     return NoRepository(
         f"not in a git repository: {directory.absolute()}",
-        hint="run it inside a clone, or name one with -C",
+        hint="run the command in a clone, or pass -C DIRECTORY",
     )
 
 
 def _owned_by_another(match: re.Match[str], directory: Path) -> GitError:
     path = match.group(1)
     return GitError(
-        f"the repository {path} belongs to another user, so git refuses to read it",
+        f"the repository {path} belongs to another user, and git refuses to read it",
         hint=f"git config --global --add safe.directory {path}",
     )
 
 
 def _unreachable(match: re.Match[str], directory: Path) -> GitError:
     error = Unreachable(f"the remote repository cannot be read: {match.group(0).strip()}")
-    error.hint = "check the URL of the remote and the credentials git has for it"
+    error.hint = "check the URL of the remote and your git credentials for it"
     return error
 
 
 def _other_tag(match: re.Match[str], directory: Path) -> GitError:
     tag = match.group(1)
     return GitError(
-        f"the git tag {tag} of this clone is not that of the remote",
-        hint=f"git tag -d {tag} takes it away here; the next fetch brings the remote's",
+        f"the git tag {tag} of this clone differs from that of the remote",
+        hint=f"git tag -d {tag} deletes it here; the next fetch restores the remote's",
     )
 
 
@@ -112,11 +112,11 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str], Path], GitError]], ...] = (
 
 
 _SETTINGS = {
-    "LC_ALL": "C",  # messages are read by `failures`
+    "LC_ALL": "C",  # messages are matched by `_KNOWN`
     "GIT_TERMINAL_PROMPT": "0",
-    "GIT_OPTIONAL_LOCKS": "0",  # reading refreshes no index
+    "GIT_OPTIONAL_LOCKS": "0",  # reading does not refresh the index
     "GIT_PAGER": "cat",
-    "GIT_NO_REPLACE_OBJECTS": "1",  # history is what commits say, in every clone alike
+    "GIT_NO_REPLACE_OBJECTS": "1",  # the same history in every clone
     "GIT_GRAFT_FILE": os.devnull,
 }
 
@@ -142,7 +142,7 @@ class Git:
     ) -> GitResult:
         """Run `git ARGUMENTS` to its end; it is killed when the calling thread is cancelled.
 
-        Raises GitMissing where there is no git, GitError for a status that is not `allowed`.
+        Raises GitMissing if git is not installed, GitError for a status that is not `allowed`.
         """
         process = self._start(arguments)
         with process, on_cancel(process.kill):
@@ -154,9 +154,8 @@ class Git:
         return GitResult(process.returncode, output, text)
 
     def text(self, *arguments: str) -> str:
-        """What git prints, without the last line end; names in any encoding survive a round trip.
-
-        Bytes that are no UTF-8 become lone surrogates (PEP 383). Raises GitError.
+        """The output of git without the final newline. Bytes that are not UTF-8 become lone
+        surrogates (PEP 383), so that names in any encoding survive a round trip. Raises GitError.
         """
         return self.run(*arguments).output.decode(errors="surrogateescape").rstrip("\n")
 

@@ -1,4 +1,6 @@
-"""How to reach a host: mirrors, certificates, proxies, and quirks of known registries."""
+"""How to reach a host: mirrors, certificates, proxies, quirks of known registries, and which
+addresses its redirects and token realms may lead to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Blob downloads: mirrors first, resumed with Range after a broken connection."""
+"""A repository of a registry: the protocols of `content` over HTTP. Blobs are downloaded from
+mirrors first, and resumed with Range after a broken connection.
+"""
 
 from __future__ import annotations
 

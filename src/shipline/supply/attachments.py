@@ -1,4 +1,6 @@
-"""Attaching statements to an image: a layer under its tag, or a manifest that refers to it."""
+"""Statements attached to an image: a layer under its tag, or a manifest that refers to it. They are
+written, and copied along with the image.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from shipline.tasks import sleep
 from shipline.values import replace
 
 FORMS = (Form.TAG, Form.BUNDLE)
-"""The written forms: both, because older programs only read the tag and newer ones the bundle."""
+"""The forms that are written by default: both, because older programs only read the tag, newer ones
+the bundle.
+"""
 
 _EMPTY = b"{}"
 _NEVER = "0001-01-01T00:00:00Z"  # cosign writes it, so that equal signatures are equal manifests
@@ -68,10 +72,11 @@ def attach_layers(
     *,
     drop: Callable[[Descriptor], bool] = lambda layer: False,
 ) -> Descriptor:
-    """Add layers to the manifest under the tag of `target`; the others stay, but those to drop.
+    """Add layers to the manifest under the tag of `target`, and remove those in `drop`; others are
+    kept.
 
-    A registry has no way to say "only if nobody else wrote meanwhile": the tag is read again after
-    it was written, and what another writer took away is added again.
+    Registries have no conditional writes: the tag is read again after writing, and what another
+    writer removed is added again.
     """
     tag, pieces = attachment_tag(target.digest, kind), tuple(pieces)
     new = {(piece.descriptor.digest, *piece.annotations.items()) for piece in pieces}
@@ -100,7 +105,7 @@ def attach_bundle(
     predicate_type: str,
     now: float,
 ) -> Descriptor:
-    """Push a manifest that refers to `target` and holds the bundle; its descriptor."""
+    """Push a manifest with the bundle that refers to `target`; returns its descriptor."""
     content = bundle.to_bytes()
     layer = Descriptor.of(content, BUNDLE)
     manifest = Manifest.make(
@@ -126,9 +131,8 @@ def attach_settled(
     kind: ClaimKind,
     attach: Callable[[], Sequence[Descriptor]],
 ) -> tuple[Descriptor, ...]:
-    """Call `attach`, which attaches what is missing, until nobody writes over that: all of it.
-
-    Raises ContentError where that does not end.
+    """Call `attach`, which attaches what is missing, until no other writer has removed any of it;
+    returns all that was attached. Raises ContentError if that does not end.
     """
     done: tuple[Descriptor, ...] = ()
     for _ in range(_TRIES):
@@ -143,8 +147,8 @@ def attach_settled(
 def _is_settled(
     repository: Attachable, target: Descriptor, kind: ClaimKind, attached: Sequence[Descriptor]
 ) -> bool:
-    """Whether nobody has written since where `attached` was written: to the tag, or to the list of
-    referrers, which is a tag too where a registry has no other.
+    """Whether no other writer has changed what `attached` was written to: the tag, or the list of
+    referrers, which is a tag too in registries without the referrers API.
     """
     bundles = {manifest.digest for manifest in attached if manifest.artifact_type}
     tagged = {manifest.digest for manifest in attached} - bundles
@@ -159,7 +163,7 @@ def _is_settled(
 
 def _contended(target: Descriptor) -> ContentError:
     return ContentError(
-        f"others keep writing to what is attached to {target.digest}", hint="run the command again"
+        f"others keep changing the attachments of {target.digest}", hint="run the command again"
     )
 
 
@@ -173,7 +177,7 @@ def _current(repository: Attachable, tag: str) -> Manifest | None:
     )
     if isinstance(manifest, Manifest):
         return manifest
-    raise ContentError(f"{tag} is not a manifest of signatures", hint=f"delete the tag {tag}")
+    raise ContentError(f"{tag} is not a manifest with signatures", hint=f"delete the tag {tag}")
 
 
 def _extended(
@@ -183,7 +187,7 @@ def _extended(
     layers = (*kept, *(piece.descriptor for piece in pieces))
     if len(layers) > DEFAULT_LIMITS.statements:
         raise ContentError(
-            f"{len(layers)} statements under one tag are more than anybody verifies",
+            f"{len(layers)} statements under one tag are more than verifiers accept",
             hint="delete the tag and sign again, or attest with --replace",
         )
     config = _config(layers)
@@ -197,7 +201,7 @@ def _extended(
 
 
 def _config(layers: Iterable[Descriptor]) -> bytes:
-    """The configuration that cosign writes: layers and their number, nothing that can run."""
+    """The configuration that cosign writes: only the layers and their number."""
     digests = [str(layer.digest) for layer in layers]
     document: dict[str, Any] = {
         "architecture": "",
@@ -211,7 +215,9 @@ def _config(layers: Iterable[Descriptor]) -> bytes:
 
 
 def _rfc3339(now: float) -> str:
-    """With fractions of a second, so that what is attached again is another manifest."""
+    """The current time with fractions of a second, so that attaching again makes another
+    manifest.
+    """
     return datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -220,9 +226,8 @@ _DEPTH = 4  # of statements about statements, and of indexes in indexes
 
 
 def copy_with_evidence(source: Attachable, destination: Repository, target: Descriptor) -> int:
-    """Copy `target` and everything that is attached to it or to its images.
-
-    The number of attached manifests is returned. Running it again continues a broken copy.
+    """Copy `target` and everything attached to it or to its images; returns the number of attached
+    manifests. Running it again continues an interrupted copy.
     """
     copy_graph(source, destination, target)
     count = 0

@@ -30,15 +30,15 @@ from shipline.supply.keys import PublicKey
 
 class Referring(Protocol):
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
-        """Manifests whose subject is `target`, of one artifact type if it is given."""
+        """The manifests whose subject is `target`, of one artifact type if given."""
 
 
 class Evidence(Fetcher, Resolver, Referring, Protocol):
-    """A place to read statements from; registries and the storage of a node are such places."""
+    """Where statements are read from: a registry, or the storage of a node."""
 
 
 class Attachable(Repository, Referring, Protocol):
-    """A place to attach statements to images."""
+    """Where statements are attached to images."""
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ class _Mirrored(Protocol):
 
 
 def at_the_source(repository: Attachable) -> Attachable:
-    """The repository without mirrors: what a stale one says would be written back as the truth."""
+    """The repository without its mirrors: a stale mirror's answer must not be written back."""
     return repository.unmirrored if isinstance(repository, _Mirrored) else repository
 
 
@@ -80,7 +80,7 @@ _LAYERS = {ClaimKind.SIGNATURE: SIMPLE_SIGNING, ClaimKind.ATTESTATION: ENVELOPE}
 
 @dataclass(frozen=True, slots=True)
 class EvidenceLimits:
-    """Limits of what is read; evidence beyond them does not count."""
+    """Limits on the evidence that is read; anything beyond does not count."""
 
     statements: int = 256  # in one manifest, or as referrers
     envelope: int = 16 << 20  # bytes of one attestation
@@ -92,9 +92,8 @@ DEFAULT_LIMITS = EvidenceLimits()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`signatures` are said to be over `message`, which carries `body`: payload or statement.
-
-    `place` is the blob that says so, `manifest` the document that names the blob.
+    """`signatures` claim to sign `message`, which contains `body`: a payload or a statement.
+    `place` is the blob with the claim, `manifest` the manifest that lists the blob.
     """
 
     place: Digest
@@ -106,7 +105,7 @@ class Claim:
     signatures: tuple[bytes, ...]
 
     def signers(self, keys: Iterable[PublicKey]) -> tuple[PublicKey, ...]:
-        """Those of `keys` that really signed."""
+        """Those of `keys` that signed the message."""
         return tuple(
             key
             for key in keys
@@ -115,7 +114,7 @@ class Claim:
 
 
 class RejectReason(Enum):
-    """Why an attachment proves nothing, the most specific reason first."""
+    """Why an attachment proves nothing; the most specific reason first."""
 
     NAME = auto()
     NO_NAME = auto()
@@ -126,7 +125,7 @@ class RejectReason(Enum):
 
 
 class Unproven(ContentError):
-    """A claim that was read but does not prove what is required."""
+    """The claim does not prove what is required."""
 
     def __init__(self, reason: RejectReason, message: str) -> None:
         super().__init__(message)
@@ -135,7 +134,7 @@ class Unproven(ContentError):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Something attached that proves nothing, and why."""
+    """An attachment that proves nothing, and why."""
 
     place: Digest | None
     form: Form
@@ -159,11 +158,10 @@ def find_claims(
     predicate_type: str = "",
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Iterator[Claim | Rejected]:
-    """All claims about `target`, each once; `predicate_type` leaves out other types.
-
-    Raises what the registry raises when it cannot be asked: then nobody can tell.
+    """All claims about `target`, each once; with `predicate_type` only of that type. Raises what
+    the registry raises if it cannot be asked.
     """
-    budget = dict.fromkeys(Form, limits.total)  # a full tag takes nothing from what refers
+    budget = dict.fromkeys(Form, limits.total)  # a full tag does not reduce the limit of referrers
     seen: set[tuple[Form, bytes, tuple[bytes, ...]]] = set()
     for form, place, manifest in _manifests(source, target, kind, predicate_type, limits):
         if isinstance(manifest, str):
@@ -194,7 +192,7 @@ def _manifests(
     predicate_type: str,
     limits: EvidenceLimits,
 ) -> Iterator[_Place]:
-    """The manifests that may hold claims; instead of one that cannot be used the reason."""
+    """The manifests that may have claims, or the reason why one cannot be used."""
     if tag := attachment_tag(target.digest, kind):
         try:
             yield _opened(source, source.resolve(tag), Form.TAG, limits)

@@ -1,7 +1,7 @@
-"""What is signed and how it is wrapped: DSSE envelopes, simple signing, Sigstore bundles.
+"""Signed payloads and their envelopes: DSSE, simple signing, Sigstore bundles.
 
-Only the public-key form is read and written: certificates and transparency logs need a network of
-services that a private registry does not have.
+Only public keys are supported: certificates and transparency logs need services that a private
+registry does not have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """`signatures` are over `pae(payload_type, payload)`; which key made them is not proven."""
+    """`signatures` are over `pae(payload_type, payload)`; their keys are not verified yet."""
 
     payload: bytes
     signatures: tuple[bytes, ...]
@@ -73,13 +73,15 @@ class Envelope:
 
 
 def from_base64(text: object) -> bytes:
-    """The bytes in `text`, of either alphabet. Raises ContentError, also for no bytes at all."""
+    """The decoded bytes of `text`, in either alphabet. Raises ContentError, also if there are
+    none.
+    """
     if not isinstance(text, str) or not text:
-        raise ContentError("where bytes in base64 are expected, there is no text")
+        raise ContentError("base64 text is expected")
     try:
         return base64.b64decode(text.translate({ord("-"): "+", ord("_"): "/"}), validate=True)
     except (binascii.Error, ValueError):
-        raise ContentError("where bytes in base64 are expected, there is other text") from None
+        raise ContentError("invalid base64 text") from None
 
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -97,7 +99,9 @@ class SimplePayload:
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Raises ContentError for anything but exactly the fields of the specification."""
+        """Parse a payload. Raises ContentError unless it has exactly the fields of the
+        specification.
+        """
         if len(raw) > PAYLOAD_LIMIT:
             raise ContentError(f"the payload has {len(raw)} bytes, more than {PAYLOAD_LIMIT}")
         document = _exactly(from_bytes(raw), "the payload", "critical", "optional")
@@ -136,7 +140,7 @@ def _exactly(value: object, what: str, *keys: str) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ContentError(f"text is expected where the payload has {value!r:.100}")
+        raise ContentError(f"the payload has {value!r:.100} instead of a text")
     return value
 
 
@@ -151,7 +155,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """`hint` says which key may have signed; it proves nothing."""
+    """`hint` names the key that may have signed; it proves nothing."""
 
     envelope: Envelope
     hint: str = ""
@@ -163,7 +167,7 @@ class Bundle:
         if document.get("mediaType") not in _KNOWN:
             raise ContentError(f"not a sigstore bundle: mediaType {document.get('mediaType')!r}")
         if "dsseEnvelope" not in document:
-            raise ContentError("the bundle holds no DSSE envelope")
+            raise ContentError("the bundle has no DSSE envelope")
         return cls(Envelope.from_json(document["dsseEnvelope"]), _hint(document))
 
     def to_bytes(self) -> bytes:
@@ -179,7 +183,7 @@ class Bundle:
 def _hint(document: dict[str, Any]) -> str:
     material = document.get("verificationMaterial")
     if not isinstance(material, dict):
-        raise ContentError("the bundle does not say how to verify it")
+        raise ContentError("the bundle has no verification material")
     key = material.get("publicKey")
     if not isinstance(key, dict):
         raise ContentError("the bundle was signed with a certificate, not with a key")

@@ -1,7 +1,7 @@
-"""Keys on disk: cosign's encrypted PEM, which is also what is written, and PKCS #8.
+"""Keys on disk: cosign's encrypted PEM, which is also written, and PKCS #8.
 
-cosign's file is PEM around JSON: scrypt turns the password into a key, with which NaCl's secretbox
-closes the PKCS #8 bytes (github.com/secure-systems-lab/go-securesystemslib, `encrypted`).
+cosign's file is JSON in PEM: scrypt derives a key from the password, with which NaCl's secretbox
+encrypts the PKCS #8 bytes (github.com/secure-systems-lab/go-securesystemslib, `encrypted`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ _OURS = re.compile(
 )
 _KEY_SIZE = 32  # bytes
 _SCRYPT = {"N": 65536, "r": 8, "p": 1}
-_MEMORY = 256 << 20  # bytes that a key file may make scrypt take
-_ROUNDS = 16  # parallelisation of scrypt: each costs as much again
+_MEMORY = 256 << 20  # bytes; limit for the memory of scrypt
+_ROUNDS = 16  # limit for the parallelization of scrypt
 
 
 def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
-    """The key in a PEM file of cosign, PKCS #8, SEC 1 or PKCS #1.
-
-    Raises ConfigError for a file that holds none, and for a wrong password.
+    """The private key in PEM: cosign's, PKCS #8, SEC 1 or PKCS #1. Raises ConfigError for other
+    content and for a wrong password.
     """
     if match := _OURS.search(pem):
         return _from_pkcs8(_open_box(match[2], name, password()), name, None)
@@ -49,13 +48,13 @@ def parse_private_key(pem: bytes, name: str, password: Password) -> PrivateKey:
         )
     if b"PRIVATE KEY-----" not in pem:
         kind = "a public key" if b"PUBLIC KEY-----" in pem else "not a private key"
-        raise ConfigError(f"{name} is {kind}", hint="`shipline key generate` makes a pair of keys")
+        raise ConfigError(f"{name} is {kind}", hint="`shipline key generate` creates a key pair")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
     return _from_pkcs8(pem, name, password() if encrypted else None)
 
 
 def encrypted_pem(key: PrivateKey, password: bytes) -> bytes:
-    """The key as cosign writes it, encrypted under `password`."""
+    """The key in cosign's format, encrypted with `password`."""
     from nacl.secret import SecretBox
 
     salt = os.urandom(32)
@@ -74,7 +73,7 @@ def _open_box(body: bytes, name: str, password: bytes) -> bytes:
     from nacl.exceptions import CryptoError
     from nacl.secret import SecretBox
 
-    damaged = ConfigError(f"{name} is damaged: it is not a key as cosign writes it")
+    damaged = ConfigError(f"{name} is damaged: it is not in cosign's key format")
     try:
         document: Any = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
         kdf, cipher = document["kdf"], document["cipher"]
@@ -99,7 +98,7 @@ def _checked(params: Any, name: str) -> dict[str, int]:
     values = {key: params[key] for key in _SCRYPT}
     whole = all(type(value) is int and value > 0 for value in values.values())
     if not whole or 128 * values["N"] * values["r"] > _MEMORY or values["p"] > _ROUNDS:
-        raise ConfigError(f"{name} asks for more work than a key should: scrypt {values}")
+        raise ConfigError(f"{name} has excessive scrypt parameters: {values}")
     return values
 
 
@@ -120,13 +119,13 @@ def _from_pkcs8(content: bytes, name: str, password: bytes | None) -> PrivateKey
     except (ValueError, TypeError, UnsupportedAlgorithm):
         if password is not None:
             raise _wrong_password(name) from None
-        raise ConfigError(f"{name} is not a private key that can be used") from None
+        raise ConfigError(f"{name} is not a usable private key") from None
 
 
 def _wrong_password(name: str) -> ConfigError:
     return ConfigError(
-        f"{name} does not open: wrong password",
-        hint="SHIPLINE_KEY_PASSWORD or COSIGN_PASSWORD holds it, or --password-file names a file",
+        f"{name} cannot be decrypted: wrong password",
+        hint="set SHIPLINE_KEY_PASSWORD or COSIGN_PASSWORD, or pass --password-file",
     )
 
 
@@ -136,19 +135,21 @@ def _text(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
-    """Where a pair of keys is."""
+    """The files of a key pair."""
 
     private: Path
     public: Path
 
 
 def read_private_key(path: Path, password: Password) -> PrivateKey:
-    """Raises ConfigError for a file that cannot be read or holds no key, or a wrong password."""
+    """Read a private key. Raises ConfigError for an unreadable file, other content, or a wrong
+    password.
+    """
     return parse_private_key(read_pem(path), str(path), password)
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Raises ConfigError for a file that cannot be read or holds no public key."""
+    """Read a public key. Raises ConfigError for an unreadable file or other content."""
     return PublicKey.parse(read_pem(path), str(path))
 
 
@@ -160,7 +161,7 @@ def read_pem(path: Path) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
     if len(content) > PEM_LIMIT:
-        raise ConfigError(f"{path} is too large for a key")
+        raise ConfigError(f"{path} is too large for a key file")
     return content
 
 
@@ -169,7 +170,7 @@ def write_key_pair(
 ) -> KeyFiles:
     """Write PREFIX.key, readable by its owner only, and PREFIX.pub.
 
-    Both or none: raises ConfigError where one exists, unless it is to be replaced.
+    Writes both or neither. Raises ConfigError if one exists, unless `replace` is set.
     """
     files = KeyFiles(Path(f"{prefix}.key"), Path(f"{prefix}.pub"))
     check_free(files, replace=replace)
@@ -188,13 +189,13 @@ def write_key_pair(
 
 
 def check_free(files: KeyFiles, *, replace: bool = False) -> None:
-    """Raises ConfigError where a file would be overwritten that is not to be replaced."""
+    """Raises ConfigError if a file exists, unless `replace` is set."""
     for path in (files.private, files.public):
         if path.exists() and not replace:
             raise ConfigError(
-                f"{path} exists already",
-                hint="name another place with --output-key-prefix, or add --force: what was signed "
-                "with the old key can then no longer be repeated",
+                f"{path} already exists",
+                hint="choose another place with --output-key-prefix, or replace it with --force:"
+                " the old key is lost then",
             )
 
 
@@ -209,7 +210,7 @@ def _place(path: Path, content: bytes, mode: int, replace: bool) -> None:
         if replace:
             temporary.replace(path)
         else:
-            os.link(temporary, path)  # fails where somebody else was faster
+            os.link(temporary, path)  # fails if the file was created meanwhile
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()

@@ -1,4 +1,4 @@
-"""Keys that make and check signatures: ECDSA, Ed25519 and RSA, with a fixed choice of hashes."""
+"""Keys that create and verify signatures: ECDSA, Ed25519 and RSA, with fixed hash algorithms."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _CURVES = {"secp256r1": "ECDSA P-256", "secp384r1": "ECDSA P-384", "secp521r1": 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """`der` is the canonical SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) and alone makes keys equal;
-    `name` is what a person calls the key.
+    """`der` is the canonical SubjectPublicKeyInfo (RFC 5280, 4.1.2.7); keys are equal if it is.
+    `name` is for messages.
     """
 
     name: str = field(compare=False)
@@ -39,7 +39,7 @@ class PublicKey:
 
         if b"PRIVATE KEY-----" in pem:
             raise ConfigError(
-                f"{name} is a private key", hint="the public key is the file beside it, .pub"
+                f"{name} is a private key", hint="use the public key in the file .pub beside it"
             )
         try:
             if b"BEGIN CERTIFICATE" in pem:
@@ -50,12 +50,12 @@ class PublicKey:
         except (ValueError, UnsupportedAlgorithm):
             raise ConfigError(
                 f"{name} is not a public key",
-                hint="a PEM file that begins with -----BEGIN PUBLIC KEY-----",
+                hint="use a PEM file that begins with -----BEGIN PUBLIC KEY-----",
             ) from None
 
     @classmethod
     def of(cls, key: object, name: str) -> Self:
-        """A key of `cryptography`. Raises ConfigError for kinds that are not to be trusted."""
+        """The public key from a key of `cryptography`. Raises ConfigError for unsupported kinds."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         checked = _supported(key, name)
@@ -80,7 +80,7 @@ class PublicKey:
 
     @property
     def algorithm(self) -> str:
-        """For people: `ECDSA P-256`, `Ed25519`, `RSA 3072`."""
+        """The algorithm for messages: `ECDSA P-256`, `Ed25519`, `RSA 3072`."""
         from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
         key = _loaded(self.der)
@@ -89,10 +89,8 @@ class PublicKey:
         return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPublicKey) else "Ed25519"
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Whether this key signed exactly `message`.
-
-        ECDSA signatures are DER, over SHA-256 or the hash of the curve's own size; RSA is PKCS #1
-        v1.5 over SHA-256 or SHA-512, as cosign makes them.
+        """Whether this key signed exactly `message`. ECDSA signatures are in DER, over SHA-256 or
+        the hash of the curve's size; RSA is PKCS #1 v1.5 over SHA-256 or SHA-512, as in cosign.
         """
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -113,12 +111,12 @@ class PublicKey:
 
 
 class PrivateKey:
-    """A private key; its secret is never shown."""
+    """A private key; its repr has no secret."""
 
     __slots__ = ("_key", "public")
 
     def __init__(self, key: object, name: str) -> None:
-        """`key` is one of `cryptography`. Raises ConfigError for kinds that cannot sign here."""
+        """`key` is a key of `cryptography`. Raises ConfigError for unsupported kinds."""
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
         kinds = (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, rsa.RSAPrivateKey)
@@ -128,9 +126,8 @@ class PrivateKey:
         self.public = PublicKey.of(key.public_key(), name)
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of `message`, over SHA-256 where the key leaves a choice.
-
-        The same for the same message where OpenSSL can (RFC 6979).
+        """The signature of `message`, over SHA-256 if the key allows a choice; deterministic if
+        OpenSSL supports it (RFC 6979).
         """
         from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
         from cryptography.hazmat.primitives.hashes import SHA256
@@ -142,7 +139,7 @@ class PrivateKey:
         return self._key.sign(message)
 
     def pkcs8(self) -> bytes:
-        """The private key in the clear, PKCS #8 DER: to be sealed, never to be written."""
+        """The unencrypted private key in PKCS #8 DER. Encrypt it before it is written."""
         from cryptography.hazmat.primitives import serialization
 
         return self._key.private_bytes(
@@ -153,7 +150,7 @@ class PrivateKey:
 
 
 def generate_key(name: str = "key") -> PrivateKey:
-    """A new ECDSA P-256 key, the kind that every verifier of images knows."""
+    """A new ECDSA P-256 key, which every verifier of images supports."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return PrivateKey(ec.generate_private_key(ec.SECP256R1()), name)
@@ -191,7 +188,7 @@ def _supported(key: object, name: str) -> PublicNumbers:
 
 def _unusable(name: str) -> ConfigError:
     return ConfigError(
-        f"{name} is of a kind that is not used for signatures",
+        f"{name} is of an unsupported kind",
         hint="use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits",
     )
 

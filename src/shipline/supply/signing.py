@@ -45,13 +45,13 @@ from shipline.supply.keys import PrivateKey, PublicKey
 from shipline.supply.statement import COSIGN_SIGN, Statement
 from shipline.supply.verification import VerifiedAttestation, examine, examine_attestations
 
-_RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives them types of their own
+_RESERVED = frozenset({"creator", "timestamp"})  # containers/image gives these types
 _DEPTH = 4  # of indexes in indexes
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """The signatures attached to `target`; empty if all existed already."""
+    """The signatures that were attached to `target`; empty if all existed already."""
 
     target: Descriptor
     attached: tuple[Descriptor, ...]
@@ -69,18 +69,17 @@ def sign(
     again: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> tuple[Signed, ...]:
-    """Sign `target` with each of `signers`; of an index also its images, which come first.
+    """Sign `target` with each of `signers`; for an index, its images first.
 
-    `reference` is the identity that is signed: with the tag under which the image is going to be
-    published, since podman's default rule compares it. A signature that is there already, with this
-    identity and these annotations, is not repeated unless `again`. The tag of an image need not
-    exist yet. What others wrote over meanwhile is attached again; raises ContentError where that
-    does not end.
+    `reference` is the signed identity, with the tag that the image will get, since podman's default
+    rule compares it. An existing signature with this identity and these annotations is not repeated
+    unless `again` is set. The tag of an image need not exist yet. What others wrote over meanwhile
+    is attached again; raises ContentError where that does not end.
     """
     if reserved := sorted(_RESERVED & annotations.keys()):
-        raise UsageError(f"the annotation {reserved[0]!r} is written by the program itself")
+        raise UsageError(f"the annotation {reserved[0]!r} is reserved")
     if not signers:
-        raise UsageError("there is no key to sign with", hint="name one with --key")
+        raise UsageError("there is no key to sign with", hint="pass --key KEY")
     repository = at_the_source(repository)
     targets = [*signable(repository, target)] if recursive else [target.plain]
     signings = [_Signing(repository, target, reference, annotations, clock) for target in targets]
@@ -88,7 +87,7 @@ def sign(
 
 
 def signable(repository: Attachable, target: Descriptor) -> Iterator[Descriptor]:
-    """The images of an index, then the index; attestations inside it are covered by it."""
+    """The images of an index, then the index, which covers the attestations inside it."""
     yield from dict.fromkeys(_walk(repository, target, _DEPTH))
 
 
@@ -150,7 +149,7 @@ class _Signing:
         return attached
 
     def _done(self, keys: Sequence[PublicKey]) -> Counter[tuple[PublicKey, Form]]:
-        """How often each key has signed this already, by form."""
+        """The number of existing signatures of each key, by form."""
         verification = examine(self.repository, self.target, self.reference, keys)
         return Counter(
             (signature.key, signature.form)
@@ -186,7 +185,7 @@ def _added(annotations: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in annotations.items() if key not in _RESERVED}
 
 
-STATEMENT_LIMIT = 11 << 20  # bytes; in base64 and an envelope still below what is verified
+STATEMENT_LIMIT = 11 << 20  # bytes; in base64 and an envelope below the limit of verification
 
 
 @runtime_checkable
@@ -204,15 +203,14 @@ def attest(
     replace: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Signed:
-    """Attach `statement`, signed by each of `signers`, to the image that it is about.
-
-    One that is there already, byte for byte, is not repeated. `replace` takes away what the same
-    keys attested of this type before, where the registry can delete. Raises UsageError for a
-    statement about another image, and for one that is too large to be verified.
+    """Attach `statement`, signed by each of `signers`, to its image. An identical one is not
+    repeated. `replace` removes earlier statements of this type by the same keys, if the registry
+    supports deletion. Raises UsageError for a statement about another image, and for one too large
+    to be verified.
     """
     repository, content = at_the_source(repository), _checked(statement, target)
     if not signers:
-        raise UsageError("there is no key to sign with", hint="name one with --key")
+        raise UsageError("there is no key to sign with", hint="pass --key KEY")
     unique = {signer.public: signer for signer in signers}
     kind = statement.predicate_type
 
@@ -284,13 +282,13 @@ def _delete_bundles(repository: Attachable, old: Sequence[VerifiedAttestation]) 
     for manifest in {
         attestation.manifest for attestation in old if attestation.form is Form.BUNDLE
     }:
-        with suppress(NotFound, RegistryError):  # many registries have deletes off
+        with suppress(NotFound, RegistryError):  # many registries do not allow deletion
             repository.delete(str(manifest))
 
 
 def statement_about(
     target: Descriptor, reference: Reference, predicate_type: str, predicate: object
 ) -> Statement:
-    """A statement about an image; a predicate that is no JSON object is wrapped as cosign does."""
+    """A statement about an image; a predicate that is not a JSON object is wrapped as in cosign."""
     value = predicate if isinstance(predicate, dict) else {"Data": predicate}
     return Statement.about(target, str(reference.at(None)), predicate_type, value)

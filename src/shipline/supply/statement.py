@@ -45,7 +45,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`predicate` is a JSON object; older tools also wrote text."""
+    """`predicate` is a JSON object, or text from older tools."""
 
     subjects: tuple[Subject, ...]
     predicate_type: str
@@ -62,7 +62,7 @@ class Statement:
         *,
         annotations: Mapping[str, Any] = NO_ANNOTATIONS,
     ) -> Self:
-        """A statement about one image; `name` is for people and programs that look at it."""
+        """A statement about one image; `name` is informational."""
         subject = Subject(name, {target.digest.algorithm: target.digest.hex}, annotations)
         return cls((subject,), predicate_type, predicate)
 
@@ -77,7 +77,7 @@ class Statement:
             raise ContentError(f"a statement has between 1 and {_SUBJECTS} subjects")
         predicate = document.get("predicate", {})
         if not _is_text(kind) or not kind or not isinstance(predicate, dict | str):
-            raise ContentError("the statement lacks its predicateType, or a usable predicate")
+            raise ContentError("the statement lacks a predicateType or a usable predicate")
         subjects_found = tuple(map(Subject.from_json, subjects))
         return cls(subjects_found, kind, predicate, document["_type"])
 
@@ -93,7 +93,7 @@ class Statement:
         )
 
     def subject_of(self, digest: Digest) -> Subject | None:
-        """The subject with that digest, None where the statement is about something else."""
+        """The subject with that digest; None if the statement is about something else."""
         for subject in self.subjects:
             if subject.digests.get(digest.algorithm) == digest.hex:
                 return subject
@@ -105,7 +105,7 @@ def _is_text(value: object) -> bool:
 
 
 COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
-"""An empty predicate: the signature alone says that the image is approved."""
+"""An empty predicate: the signature alone approves the image."""
 
 CUSTOM = "https://cosign.sigstore.dev/attestation/v1"
 _TYPES = {

@@ -1,5 +1,5 @@
-"""Which keys signed an image, and for which name: a proof for each signature, a reason for each
-that is none.
+"""Which keys signed an image, and under which name: a verified signature, or a reason why it does
+not count.
 
 Stricter than cosign in what it accepts: the type of the payload, its fields, the media type of the
 layer and the identity must be right, and everything is bounded. Bytes are parsed after the
@@ -50,16 +50,15 @@ class _Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImagePattern:
-    """A glob of `host/repository`: `*` is any part of one component, `**` also crosses `/`.
-
-    Without a host (`team/*`) it holds for every host.
+    """A pattern of `host/repository`: `*` matches within one component, `**` also `/`. Without a
+    host (`team/*`) it applies to every host.
     """
 
     text: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ConfigError for characters that no name can have."""
+        """Raises ConfigError for characters that are invalid in names."""
         if not re.fullmatch(r"[a-zA-Z0-9._/*?:-]+", text) or "//" in text:
             raise ConfigError(
                 f"not a pattern of images: {text!r}",
@@ -68,7 +67,7 @@ class ImagePattern:
         return cls(text)
 
     def matches(self, reference: Reference) -> bool:
-        """Whether `reference` is such an image; tag and digest play no part."""
+        """Whether the name of `reference` matches; tag and digest are ignored."""
         first, slash, _ = self.text.partition("/")
         has_host = bool(slash) and (first.strip("*") == "" or re.search(r"[.:]|^localhost$", first))
         name = reference.name if has_host else reference.repository
@@ -110,7 +109,7 @@ class Identity:
         return cls(_Rule.PATTERN, ImagePattern.parse(text))
 
     def accepts(self, identity: str, name: Reference) -> bool:
-        """Whether a signature that carries `identity` holds for the image `name`."""
+        """Whether a signature with `identity` counts for the image `name`."""
         if self.rule is _Rule.ANY:
             return True
         if not identity:
@@ -150,17 +149,15 @@ _REASONS = 20  # lines of an error
 
 
 class SignatureRefused(GateRefused):
-    """The signatures that were asked for are not there; `verdicts` are the reasons."""
+    """Required signatures are missing; `verdicts` are the reasons."""
 
     code: ClassVar[str] = "signature"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Proven: `key` signed the digest, as `identity`, with these annotations.
-
-    `signed_at` is the time that the signer stated, in seconds since 1970; None where the signature
-    holds none.
+    """Verified: `key` signed the digest under the name `identity`, with these annotations.
+    `signed_at` is the time stated by the signer, in seconds since 1970; None if there is none.
     """
 
     key: PublicKey
@@ -173,7 +170,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedAttestation:
-    """Proven: `key` signed the statement, which is about the digest; `envelope` has its bytes."""
+    """Verified: `key` signed the statement, which is about the digest; `envelope` has its bytes."""
 
     key: PublicKey
     form: Form
@@ -186,7 +183,7 @@ class VerifiedAttestation:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All that was found out about the signatures of `target`."""
+    """The verified and the rejected signatures of `target`."""
 
     target: Descriptor
     signatures: tuple[Signature, ...]
@@ -194,13 +191,13 @@ class Verification:
 
     @property
     def keys(self) -> tuple[PublicKey, ...]:
-        """The distinct keys that signed, in the order in which they were found."""
+        """The distinct keys that signed, in order of appearance."""
         return tuple(dict.fromkeys(signature.key for signature in self.signatures))
 
 
 @dataclass(frozen=True, slots=True)
 class Attestations:
-    """All that was found out about attestations of one type on `target`."""
+    """The verified and the rejected attestations of one type on `target`."""
 
     target: Descriptor
     predicate_type: str
@@ -218,9 +215,8 @@ def examine(
     annotations: Mapping[str, str] = NO_ANNOTATIONS,
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
-    """Check every signature of `target`, which is asked for as `name`, against `keys`.
-
-    Raises RegistryError or AuthError where the place cannot be asked.
+    """Check every signature of `target`, requested as `name`, against `keys`. Raises RegistryError
+    or AuthError if the registry cannot be asked.
     """
 
     def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[Signature]:
@@ -229,7 +225,7 @@ def examine(
             if not stated_name:
                 raise Unproven(
                     RejectReason.NO_NAME,
-                    f"it names no image, so it is not for {name.name} (identity: {identity})",
+                    f"it has no image name, but one is required (identity: {identity})",
                 )
             reason = f"it is for {stated_name!r:.200}, not for {name.name} (identity: {identity})"
             raise Unproven(RejectReason.NAME, reason)
@@ -258,50 +254,50 @@ def verify(
     threshold: int = 1,
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Verification:
-    """The proof that at least `threshold` of `keys` signed `target`. Raises SignatureRefused."""
+    """The verification of `target`, signed by at least `threshold` of `keys`. Raises
+    SignatureRefused.
+    """
     verification = examine(
         source, target, name, keys, identity=identity, annotations=annotations, limits=limits
     )
     if len(verification.keys) >= max(threshold, 1):
         return verification
     have = f"{len(verification.keys)} of {threshold} keys" if threshold > 1 else "no trusted key"
-    more = "else " if verification.keys else ""
+    more = "other " if verification.keys else ""
     sign = f"`shipline sign --key KEY {name.name}@{target.digest}`"
     raise SignatureRefused(
         f"{name.at(target.digest)}: {have} signed it",
-        verdicts=reasons(
-            verification.rejected, f"nothing {more}that is a signature is attached to it"
-        ),
+        verdicts=reasons(verification.rejected, f"no {more}signature is attached to it"),
         hint=f"more keys must sign it: {sign}"
         if verification.keys
-        else way_out(verification.rejected, sign, "give its public half with --key"),
+        else way_out(verification.rejected, sign, "pass its public key with --key"),
     )
 
 
 def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
-    """What to do about what was rejected, by the most telling reason. `sign` is how to sign the
-    image, `trust` how to let another key count.
+    """The hint for rejected signatures, by the most specific reason. `sign` is how to sign the
+    image, `trust` how to accept another key.
     """
     worst = min((rejection.why for rejection in rejected), key=lambda why: why.value, default=None)
     match worst:
         case RejectReason.NAME:
             return (
-                "it was signed under another name: let that name count (identity: path for a copy, "
+                "it was signed under another name: accept that name (identity: path for a copy, "
                 f"a pattern, any), or sign it under this one: {sign}"
             )
         case RejectReason.NO_NAME:
             return (
-                "it was signed without a name: let that count (identity: optional), or sign it "
+                "it was signed without a name: accept that (identity: optional), or sign it "
                 f"with one: {sign}"
             )
         case RejectReason.ANNOTATION:
-            return f"it was signed with other annotations: demand those, or sign it anew: {sign}"
+            return f"it was signed with other annotations: require those, or sign it again: {sign}"
         case RejectReason.DIGEST:
-            return f"a signature of another image was attached to it: sign this one: {sign}"
+            return f"the attached signature is of another image: sign this one: {sign}"
         case RejectReason.KEY:
             return f"it was signed with another key: {trust}, or sign it with yours: {sign}"
         case RejectReason.UNUSABLE:
-            return f"what is attached to it cannot be used; add what can: {sign}"
+            return f"the attached signatures are not usable; add one: {sign}"
         case None:
             return f"sign it: {sign}"
 
@@ -314,7 +310,7 @@ def examine_attestations(
     *,
     limits: EvidenceLimits = DEFAULT_LIMITS,
 ) -> Attestations:
-    """Check every attestation of this type on `target` against `keys`; others are left out."""
+    """Check every attestation of this type on `target` against `keys`; other types are ignored."""
 
     def check(claim: Claim, signers: tuple[PublicKey, ...]) -> list[VerifiedAttestation]:
         statement = Statement.parse(claim.body)
@@ -354,7 +350,7 @@ def verify_attestations(
         f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
         verdicts=reasons(attestations.rejected, "no attestation of this type is attached to it"),
         hint=way_out(
-            attestations.rejected, f"{attach} {name.at(target.digest)}", "give it with --key"
+            attestations.rejected, f"{attach} {name.at(target.digest)}", "pass it with --key"
         )
         if attestations.rejected
         else f"attach one with {attach} {name.at(target.digest)}",
@@ -364,8 +360,8 @@ def verify_attestations(
 def proven_in(
     source: Fetcher, target: Descriptor, subject: Digest, keys: Sequence[PublicKey]
 ) -> set[Digest]:
-    """The statements about `subject` in the manifest `target` that one of `keys` has signed, by
-    their own digests: however they are wrapped, only a key makes more of them.
+    """The digests of statements about `subject` in the manifest `target` that one of `keys` signed:
+    without a key nobody can add one.
     """
     return {
         Digest.of(claim.body)
@@ -404,7 +400,7 @@ def _sorted(
     keys: Sequence[PublicKey],
     check: Callable[[Claim, tuple[PublicKey, ...]], list[_Proof]],
 ) -> tuple[tuple[_Proof, ...], tuple[Rejected, ...]]:
-    """What `check` proves of the claims that one of `keys` signed, and all the rest."""
+    """What `check` verifies of the claims signed by one of `keys`, and the rejected ones."""
     proven: list[_Proof] = []
     rejected: list[Rejected] = []
     for claim in claims:
@@ -413,7 +409,7 @@ def _sorted(
             continue
         try:
             if not (signers := claim.signers(keys)):
-                raise Unproven(RejectReason.KEY, "none of the given keys made this signature")
+                raise Unproven(RejectReason.KEY, "it was not made by any of the given keys")
             proven += check(claim, signers)
         except ContentError as error:
             why = error.why if isinstance(error, Unproven) else RejectReason.UNUSABLE
@@ -426,7 +422,7 @@ def _read(claim: Claim, digest: Digest) -> tuple[str, Mapping[str, Any], float |
     if claim.media_type == SIMPLE_SIGNING:
         payload = SimplePayload.parse(claim.body)
         if payload.digest != digest:
-            raise Unproven(RejectReason.DIGEST, f"the payload is for {payload.digest}")
+            raise Unproven(RejectReason.DIGEST, f"the payload is about {payload.digest}")
         return payload.identity, payload.optional, seconds(payload.optional.get("timestamp"))
     statement = Statement.parse(claim.body)
     if statement.predicate_type != COSIGN_SIGN:

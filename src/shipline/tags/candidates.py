@@ -29,8 +29,8 @@ _RAW = re.compile(r"\{\{\{?\s*raw\s*\}?\}\}")
 
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
-    """A rule that applies: `name` is what its pattern's wildcard stands for, `version` the one
-    that was decided, and `number` the rule's place in the list.
+    """A rule that matches the event: `name` is what its pattern's wildcard matched, `version` the
+    derived version, None with `reason` if there is none.
     """
 
     rule: TagRule
@@ -43,8 +43,8 @@ class RuleMatch:
 
 @dataclass(frozen=True, slots=True)
 class CandidateTag:
-    """A tag out of an entry. `latest` tells whether the tag latest goes along with it; None for a
-    template, which has no say in that.
+    """A tag that an entry gives. `latest`: whether the tag latest is added; None for templates,
+    which do not decide that.
     """
 
     name: str
@@ -54,21 +54,21 @@ class CandidateTag:
 
 
 class NotApplicable(Exception):
-    """The entry gives no tag for this event; the message says why."""
+    """The entry gives no tag for this event; the message is the reason."""
 
 
 def make_candidate(entry: TagEntry, case: RuleMatch) -> CandidateTag:
     """The tag of an entry. Raises NotApplicable if it gives none, ConfigError if it is invalid."""
     enabled = text_of(entry.enable, expressions(case))
     if enabled not in {"true", "false"}:
-        raise ConfigError(f"{entry}: enable must come out as true or false, not {enabled!r}")
+        raise ConfigError(f"{entry}: enable must evaluate to true or false, not {enabled!r}")
     if enabled == "false":
-        raise NotApplicable("it is not enabled")
+        raise NotApplicable("it is disabled")
     pieces, mutable, reason, latest = _KINDS[entry.type](entry, case)
     if entry.type != "template":
         pieces = _with_affixes(pieces, entry, case)
         if not pieces:
-            raise NotApplicable("it comes out empty")
+            raise NotApplicable("it evaluates to an empty tag")
     try:
         name = fit(pieces, unique=case.section.unique_names)
     except ConfigError as error:
@@ -84,7 +84,7 @@ Parts = tuple[tuple[TemplatePiece, ...], bool, str, bool | None]
 
 
 def expressions(case: RuleMatch) -> dict[str, TemplatePiece | Call]:
-    """The expressions that every entry, label and annotation knows."""
+    """The expressions for every entry, label and annotation."""
     situation = case.situation
     event = situation.event
     is_default = situation.is_default_branch
@@ -115,7 +115,7 @@ def _template(entry: TagEntry, case: RuleMatch) -> Parts:
     if case.version and case.version.prerelease:
         allowed = bool(case.rule.prerelease) or entry.template != "latest"
         if templates.hides_prerelease(entry.template) or not allowed:
-            raise NotApplicable(f"{case.version} is a prerelease, which this tag would not tell")
+            raise NotApplicable(f"{case.version} is a prerelease, which this tag would not show")
     if {"branch", "name"} & fields and "name" not in _values(case):
         raise NotApplicable("the event has no branch")
     unique = case.situation.unique
@@ -153,7 +153,7 @@ def _values(case: RuleMatch) -> dict[str, TemplatePiece]:
 
 def _schedule(entry: TagEntry, case: RuleMatch) -> Parts:
     if case.situation.event.kind != "schedule":
-        raise NotApplicable("the event is no schedule")
+        raise NotApplicable("the event is not a schedule")
     pieces = render(entry.pattern or "nightly", expressions(case))
     return pieces, True, _event_reason(case), False
 
@@ -175,7 +175,7 @@ def _semver(entry: TagEntry, case: RuleMatch) -> Parts:
 
 
 def _bare(text: str, prefix: str) -> str:
-    """Without the prefix of version tags, and without a leading v."""
+    """The text without the prefix of version tags and without a leading v."""
     bare = text.removeprefix(prefix)
     return bare if bare != text and prefix.endswith("v") else bare.removeprefix("v")
 
@@ -185,7 +185,7 @@ def _pep440(entry: TagEntry, case: RuleMatch) -> Parts:
     try:
         version = PythonVersion(raw)
     except ValueError:
-        raise NotApplicable(f"{raw} is not a version of PEP 440") from None
+        raise NotApplicable(f"{raw} is not a PEP 440 version") from None
     values = {
         "raw": TemplatePiece(raw, ref=True),
         "version": TemplatePiece(str(version), ref=True),
@@ -200,8 +200,8 @@ def _pep440(entry: TagEntry, case: RuleMatch) -> Parts:
 def _of_version(
     entry: TagEntry, case: RuleMatch, values: dict[str, TemplatePiece], reason: str, *, final: bool
 ) -> Parts:
-    """A prerelease only ever gives its whole version or the text as it is, whatever the pattern
-    puts around it.
+    """The tag of a version. A prerelease gives only its complete version or its raw text, whatever
+    the pattern.
     """
     used = expressions_of(entry.pattern)
     complete = bool(used & {"version", "raw"}) or {"major", "minor", "patch"} <= used
@@ -211,10 +211,10 @@ def _of_version(
 
 
 def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
-    """The text that a version is read from: that of the entry, the git tag, or the decided one."""
+    """The text to parse a version from: the entry's value, the git tag, or the derived version."""
     tag = case.situation.event.tag
     if entry.value:
-        return text_of(entry.value, expressions(case)), "the rule gives the value"
+        return text_of(entry.value, expressions(case)), "the rule sets the value"
     if tag:
         component = case.section.tag_prefix.rpartition("/")[0]
         name = tag.removeprefix(f"{component}/" if component else "")
@@ -225,7 +225,7 @@ def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
 
 
 def _version_text(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
-    """As `_given`, reduced to what `match` finds in the whole of it."""
+    """As `_given`, reduced to the group of `match`."""
     value, reason = _given(entry, case)
     if entry.match:
         match = regular_expression(entry.match).search(_whole(value, entry, case))
@@ -234,7 +234,7 @@ def _version_text(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
 
 
 def _whole(value: str, entry: TagEntry, case: RuleMatch) -> str:
-    """The git tag with the directory that the section's tag-prefix takes away."""
+    """The git tag including the directory of the section's tag-prefix."""
     return value if entry.value else case.situation.event.tag or value
 
 
@@ -243,7 +243,7 @@ def _match(entry: TagEntry, case: RuleMatch) -> Parts:
     raw = _whole(value, entry, case)
     match = search_pattern(entry.pattern).search(raw)
     if not match:
-        raise NotApplicable(f"{entry.pattern} is not in {raw}")
+        raise NotApplicable(f"{entry.pattern} does not match {raw}")
     if entry.group > match.re.groups:
         raise NotApplicable(f"there is no group {entry.group} in {entry.pattern}")
     if not (text := match[entry.group]):
@@ -255,7 +255,7 @@ def _edge(entry: TagEntry, case: RuleMatch) -> Parts:
     event = case.situation.event
     edge_branch = text_of(entry.branch, expressions(case)) or event.default_branch
     if not edge_branch:
-        raise NotApplicable("the default branch is not known")
+        raise NotApplicable("the default branch is unknown")
     if event.branch != edge_branch:
         raise NotApplicable(f"the branch is not {edge_branch}")
     return (TemplatePiece("edge"),), True, _event_reason(case), False
@@ -265,14 +265,14 @@ def _ref(entry: TagEntry, case: RuleMatch) -> Parts:
     event = case.situation.event
     if entry.event == "branch":
         if not event.branch:
-            raise NotApplicable("the ref is no branch")
+            raise NotApplicable("the ref is not a branch")
         return (TemplatePiece(event.branch, ref=True),), True, _event_reason(case), False
     if entry.event == "tag":
         if not event.tag:
-            raise NotApplicable("the ref is no tag")
+            raise NotApplicable("the ref is not a tag")
         return (TemplatePiece(event.tag, ref=True),), True, _event_reason(case), True
     if not event.number:
-        raise NotApplicable("the event is no pull request")
+        raise NotApplicable("the event is not a pull request")
     return (TemplatePiece(event.number),), True, _event_reason(case), False
 
 
@@ -303,7 +303,7 @@ _KINDS: Mapping[str, Callable[[TagEntry, RuleMatch], Parts]] = {
 def _with_affixes(
     pieces: tuple[TemplatePiece, ...], entry: TagEntry, case: RuleMatch
 ) -> tuple[TemplatePiece, ...]:
-    """With prefix and suffix: the entry's own, the type's, or those of the flavor."""
+    """The pieces with prefix and suffix: of the entry, its type, or the flavor."""
     flavor, values = case.section.flavor, expressions(case)
     prefix = flavor.prefix if entry.front is None else entry.front
     suffix = flavor.suffix if entry.suffix is None else entry.suffix
@@ -325,11 +325,11 @@ def _event_reason(case: RuleMatch) -> str:
 def _refuse_reserved_name(
     name: str, pieces: tuple[TemplatePiece, ...], entry: TagEntry, case: RuleMatch
 ) -> None:
-    """Raises ConfigError where a branch would be published under the name of something else."""
+    """Raises ConfigError if a branch would get a tag that means something else."""
     by_branch = any(piece.ref for piece in pieces) and not case.situation.event.tag
     if by_branch and entry.type in {"template", "ref", "raw"} and templates.is_reserved(name):
         raise ConfigError(
             f"the branch {case.situation.event.branch} would get the tag {name},"
-            " which stands for something else",
+            " which means something else",
             hint=f"rename the branch, or put text before the name: branch-{{name}} for {entry}",
         )

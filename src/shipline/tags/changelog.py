@@ -37,8 +37,8 @@ _ISSUE = re.compile(r"(?<![\w&/#\[])#(\d+)\b")
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a version brought. `since` and `until` are its ends as git names them, `since` empty
-    for the first one; `date` is in seconds since 1970. `changes` are newest first.
+    """The changes of a version. `since` and `until` are revisions, `since` empty for the first
+    version; `date` in seconds since 1970; `changes` newest first.
     """
 
     title: str
@@ -51,9 +51,7 @@ class Release:
     def of(
         cls, title: str, date: int, since: str, until: str, commits: Sequence[Commit]
     ) -> Release:
-        """A release of commits; what was taken back, and merges that only say that they merge, are
-        left out.
-        """
+        """The release of these commits, without reverted changes and plain merge commits."""
         changes = read_changes(commits)
         listed = tuple(
             change for change in changes if change.type or change.breaking or not _is_merge(change)
@@ -65,7 +63,9 @@ class Release:
         return tuple(change for change in self.changes if change.breaking)
 
     def groups(self, *, everything: bool = False) -> tuple[tuple[str, tuple[Change, ...]], ...]:
-        """The changes under their headings; those that users do not notice only on demand."""
+        """The changes under their headings; `everything` includes those that users do not
+        notice.
+        """
         kinds = _GROUPS if everything else _NOTICED
         groups = [
             (_GROUPS[kind], tuple(change for change in self.changes if change.type == kind))
@@ -98,7 +98,7 @@ class Release:
 
 
 def markdown(release: Release, *, url: str = "", everything: bool = False) -> str:
-    """The release for people, what breaks first; with links where the repository's `url` is
+    """The release as Markdown, breaking changes first, with links if the repository's `url` is
     known. Text of commits cannot become HTML.
     """
     links = _Links(url)
@@ -119,7 +119,7 @@ def markdown(release: Release, *, url: str = "", everything: bool = False) -> st
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """Where a hosting service shows things; the forms of GitHub, Gitea, GitLab and Bitbucket."""
+    """The links of a hosting service: GitHub, Gitea, GitLab or Bitbucket."""
 
     url: str
 
@@ -154,7 +154,7 @@ def _line(change: Change, text: str, links: _Links) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Without HTML, except in `code`, which shows it anyway."""
+    """The text with HTML escaped, except in `code`, where Markdown shows it literally."""
     parts = text.split("`")
     balanced = len(parts) % 2 == 1
     return "`".join(
@@ -173,10 +173,9 @@ _UNRELEASED = "Unreleased"
 def read_release(
     git: Git, section: TagsSection, *, since: str = "", until: str = "", fetch: bool = False
 ) -> tuple[Release, str]:
-    """What changed after `since`, by default the version before, up to `until`, by default HEAD;
-    and the address of the repository on the web, empty where nobody knows it.
-
-    Raises GitError for a revision that is not there.
+    """The release with the commits after `since` (by default the previous version) up to `until`
+    (by default HEAD), and the web address of the repository, empty if unknown. Raises GitError for
+    an unknown revision.
     """
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
@@ -201,7 +200,7 @@ def _existing(git: Git, revision: str) -> str:
 
 
 def _title(clone: RepositoryClone, section: TagsSection, target: Commit) -> str:
-    """The version tag on the commit; for HEAD the one it would get."""
+    """The version tag of the commit; for HEAD the tag it would get."""
     section = section.releasing()
     (rule,) = section.rules
     if tag := tag_of_commit(rule, section, Situation(Event(), target, clone.tags)):

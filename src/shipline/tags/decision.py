@@ -1,4 +1,8 @@
-"""Labels and annotations of an image (OCI image specification, "Annotations")."""
+"""The decision for a commit: its tags, version, labels and annotations, and why. A pure function of
+the policy and the situation.
+
+Labels follow the OCI image specification, "Annotations".
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,12 @@ from shipline.tags.templates import Call, TemplatePiece, render_date, text_of
 _OCI = "org.opencontainers.image"
 REVISION = f"{_OCI}.revision"
 PULL_MERGE = "org.shipline.pull-request.merge"
-"""The commit that was built, where the revision is the head of a pull request that it merges."""
+"""The merge commit that was built, if the revision is the head of a pull request."""
 _CREATED = "YYYY-MM-DDTHH:mm:ss[Z]"
 
 
 def built_from(labels: Mapping[str, object]) -> str:
-    """The commit that labels or annotations name, empty where they name none."""
+    """The commit in labels or annotations; empty if there is none."""
     return str(labels.get(PULL_MERGE) or labels.get(REVISION) or "")
 
 
@@ -58,9 +62,9 @@ def completed(
     expressions: Mapping[str, TemplatePiece | Call],
     version: str,
 ) -> dict[str, str]:
-    """The usual ones with those of the file over them; an empty value takes one away.
+    """The standard labels overridden by those of the configuration; an empty value removes one.
 
-    Raises ConfigError for an expression that is not known.
+    Raises ConfigError for an unknown expression.
     """
     values = {**expressions, "version": TemplatePiece(version)}
     filled = {key: text_of(value, values) for key, value in own.items()}
@@ -69,7 +73,7 @@ def completed(
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag that the image gets. `mutable` ones may move to a later image, the others never."""
+    """A tag that the image gets. A `mutable` tag may move to a later image."""
 
     name: str
     mutable: bool
@@ -78,7 +82,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A tag of the rule that the image does not get; `entry` is how the rule writes it."""
+    """An entry of the rule that gives no tag, and why."""
 
     entry: str
     reason: str
@@ -95,10 +99,9 @@ class GitTag:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Equal for equal situations. `version` is without prefix, empty where there is none.
-
-    `commit` is what is built, `named_commit` what tags are named by. `rule` counts from 1.
-    `called` is what label and output `version` say: the version, or the first tag.
+    """The decision for a commit, equal for equal situations. `version` has no prefix and is empty
+    if there is none. `commit` is what is built, `named_commit` the commit in tags. `rule` counts
+    from 1. `called` is the value of the label and output `version`: the version, or the first tag.
     """
 
     event: Event
@@ -122,7 +125,7 @@ class Decision:
         return tuple(tag.name for tag in self.tags)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values, in a fixed order."""
+        """The decision as JSON values, in a fixed order."""
         event, git_tag = self.event, self.git_tag
         return {
             "version": self.version,
@@ -153,13 +156,13 @@ class Decision:
 
 
 class NoRuleMatches(ConfigError):
-    """No rule matches the event, so the image gets no tag."""
+    """No rule matches the event: the image gets no tag."""
 
     code = "tags-no-rule"
 
 
 def choose_rule(section: TagsSection, event: Event) -> tuple[int, TagRule, str]:
-    """The first rule for the event: its number, the rule, what the pattern's wildcard stands for.
+    """The first rule for the event: its number, the rule, and what the pattern's wildcard matched.
 
     Raises NoRuleMatches.
     """
@@ -178,13 +181,12 @@ def choose_rule(section: TagsSection, event: Event) -> tuple[int, TagRule, str]:
 
 
 def decide(section: TagsSection, situation: Situation) -> Decision:
-    """The tags and the version of the commit, each with its reason.
-
-    Raises NoRuleMatches where no rule is for the event or none of a general rule's entries gives a
-    tag, ConfigError where a rule cannot be followed.
+    """The tags and the version of the commit, each with its reason. Raises NoRuleMatches if no rule
+    matches the event or no entry of a rule for all events gives a tag, ConfigError for an invalid
+    rule.
     """
     number, rule, name = choose_rule(section, situation.event)
-    proposal = Proposal(None, "the rule asks for no version")
+    proposal = Proposal(None, "the rule makes no version")
     if rule.wants_version or (situation.event.tag and rule.version != "none"):
         proposal = propose(rule, section, situation)
     case = RuleMatch(rule, section, situation, name, proposal.version, proposal.reason)
@@ -229,8 +231,8 @@ def _rank(entry: TagEntry) -> int:
 
 
 def _called(candidates: list[CandidateTag], version: str, rule: TagRule) -> str:
-    """What label and output `version` say: the version that was decided, else the first tag. Where
-    entries of docker/metadata-action speak for themselves it is the first tag, as it is there.
+    """The value of the label and output `version`: the derived version, else the first tag. With
+    entries of docker/metadata-action it is the first tag, as in that action.
     """
     first = candidates[0] if candidates else None
     upstream = first is not None and first.latest is not None and rule.version is None
@@ -238,7 +240,7 @@ def _called(candidates: list[CandidateTag], version: str, rule: TagRule) -> str:
 
 
 def _with_latest(candidates: list[CandidateTag], case: RuleMatch) -> list[CandidateTag]:
-    """With `latest` where the flavor wants it: `auto` leaves it to the first entry, alone."""
+    """The tags with `latest` if the flavor adds it: with `auto`, the first entry decides."""
     flavor = case.section.flavor
     first = next((candidate for candidate in candidates if candidate.latest is not None), None)
     along = first if first is not None and first.latest else None
@@ -247,7 +249,7 @@ def _with_latest(candidates: list[CandidateTag], case: RuleMatch) -> list[Candid
         return candidates
     prefix = flavor.prefix if flavor.prefix_latest else ""
     suffix = flavor.suffix if flavor.suffix_latest else ""
-    reason = f"goes along with {along.name}" if along else "flavor.latest is true"
+    reason = f"added with {along.name}" if along else "flavor.latest is true"
     return [*candidates, CandidateTag(f"{prefix}latest{suffix}", True, reason)]
 
 
@@ -261,7 +263,9 @@ def _distinct(candidates: Iterable[CandidateTag]) -> tuple[Tag, ...]:
 def _held_back(
     tags: tuple[Tag, ...], situation: Situation
 ) -> tuple[tuple[Tag, ...], tuple[Skipped, ...]]:
-    """Without the tags that move, where the branch has moved on: they are the newer commit's."""
+    """The tags without mutable ones if the branch has moved on: those belong to the newer
+    commit.
+    """
     if not situation.tip:
         return tags, ()
     branch = situation.event.branch
@@ -280,9 +284,8 @@ def _notes(situation: Situation, tags: tuple[Tag, ...], section: TagsSection) ->
     notes = []
     event = situation.event
     if event.sha and event.sha != situation.commit.sha:
-        notes.append(
-            f"{event.source} runs for {event.sha[:12]}, but {situation.commit.sha[:12]} is here"
-        )
+        head = situation.commit.sha[:12]
+        notes.append(f"{event.source} runs for {event.sha[:12]}, but {head} is checked out")
     usual_latest = not section.rules and any(tag.name == "latest" for tag in tags)
     if usual_latest:
         notes.append(

@@ -32,7 +32,7 @@ _PREFIXES = {"sha": "sha-", "ref/pr": "pr-"}
 
 @dataclass(frozen=True, slots=True)
 class TagEntry:
-    """A tag to make. Keys that the type does not use must be left out."""
+    """An entry of a rule. Keys that its type does not use are errors."""
 
     template: str = field(
         default="", metadata={"doc": "A tag with fields: v{version}, dev-{sha}, latest."}
@@ -43,18 +43,25 @@ class TagEntry:
     enable: str = field(
         default="true", metadata={"doc": "true, false or an expression: {{is_default_branch}}."}
     )
-    priority: int | None = field(default=None, metadata={"doc": "Higher comes first."})
-    prefix: str | None = field(default=None, metadata={"doc": "Text in front of the tag."})
-    suffix: str | None = field(default=None, metadata={"doc": "Text behind the tag."})
-    pattern: str = field(
-        default="", metadata={"doc": "What to make of a version or date; for match, what to find."}
+    priority: int | None = field(
+        default=None, metadata={"doc": "Entries with a higher priority come first."}
     )
-    group: int = field(default=0, metadata={"doc": "match: the group of the pattern to take."})
+    prefix: str | None = field(default=None, metadata={"doc": "Prefix of the tag."})
+    suffix: str | None = field(default=None, metadata={"doc": "Suffix of the tag."})
+    pattern: str = field(
+        default="",
+        metadata={"doc": "The format of a version or date; for match, the regular expression."},
+    )
+    group: int = field(
+        default=0, metadata={"doc": "match: the group of the pattern that is the tag."}
+    )
     match: str = field(
         default="",
-        metadata={"doc": "semver, pep440: what to find in the git tag; group 1 is the version."},
+        metadata={
+            "doc": "semver, pep440: a regular expression for the git tag; group 1 is the version."
+        },
     )
-    value: str = field(default="", metadata={"doc": "The text itself, instead of the git tag."})
+    value: str = field(default="", metadata={"doc": "The text to use instead of the git tag."})
     event: Literal["", "branch", "tag", "pr"] = field(
         default="", metadata={"doc": "ref: the kind of ref."}
     )
@@ -62,7 +69,7 @@ class TagEntry:
         default="", metadata={"doc": "edge: the branch, else the default branch of the remote."}
     )
     format: Literal["short", "long"] = field(
-        default="short", metadata={"doc": "sha: seven digits or all of them."}
+        default="short", metadata={"doc": "sha: short (seven digits) or long."}
     )
     immutable: bool | None = field(
         default=None, metadata={"doc": "Whether the tag may never move to another image."}
@@ -86,12 +93,12 @@ class TagEntry:
 
     @property
     def rank(self) -> int:
-        """The priority, with the type's own where none is given."""
+        """The priority, by default that of the type."""
         return _PRIORITIES[self.type] if self.priority is None else self.priority
 
     @property
     def front(self) -> str | None:
-        """The prefix, with the type's own where none is given."""
+        """The prefix, by default that of the type."""
         kind = f"{self.type}/{self.event}" if self.type == "ref" else self.type
         return self.prefix if self.prefix is not None else _PREFIXES.get(kind)
 
@@ -122,7 +129,7 @@ def _set(values: dict[str, Any], key: str, value: str, text: str) -> None:
 
 
 def _check(entry: TagEntry) -> None:
-    """Raises ConfigError for an entry that cannot make a tag."""
+    """Raises ConfigError for an entry that cannot give a tag."""
     if entry.type not in _TYPES:
         known = ", ".join(_TYPES)
         raise ConfigError(f"type: there is no type {entry.type!r}", hint=f"one of {known}")

@@ -1,4 +1,6 @@
-"""Why a pipeline runs: the event, read from what each CI system puts into a job's environment."""
+"""The event that a pipeline runs for, as reported by CI systems, and the situation it is decided
+in.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ _HEADS, _TAGS = "refs/heads/", "refs/tags/"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened, and to which ref. Unknown fields are empty.
+    """The event and its ref. Unknown fields are empty.
 
-    `sha` is the commit that the pipeline was started for, `head` that of a pull request's branch,
-    `base` the branch it goes into, `source` where this comes from ("GitHub Actions", "--ref", ...).
-    `short_sha` is the least number of digits of docker/metadata-action's short sha.
+    `sha` is the commit that the pipeline was started for, `head` the commit of a pull request's
+    branch, `base` its target branch, `source` where the event comes from ("GitHub Actions",
+    "--ref", ...). `short_sha` is the minimum number of digits of docker/metadata-action's short
+    sha.
     """
 
     kind: Kind = "push"
@@ -53,9 +56,8 @@ class Event:
 
     @classmethod
     def of(cls, ref: str, kind: str = "", number: str = "") -> Self:
-        """The event that the options of a command line name; `ref` may leave out `refs/heads/`.
-
-        Raises UsageError for words that are no event, or a pull request without a number.
+        """The event from command-line options; `ref` may omit `refs/heads/`. Raises UsageError for
+        an unknown event, or a pull request without a number.
         """
         if kind and kind not in KINDS:
             raise UsageError(f"not an event: {kind}", hint=f"one of {', '.join(KINDS)}")
@@ -66,7 +68,7 @@ class Event:
         )
         if event_kind == "pull-request" and not number:
             raise UsageError(
-                "a pull request needs its number", hint="--ref refs/pull/NUMBER/merge, or --pr"
+                "a pull request needs a number", hint="--ref refs/pull/NUMBER/merge, or --pr"
             )
         return cls(event_kind, full_ref, number=number, source="the command line")
 
@@ -91,7 +93,7 @@ def _kind(ref: str, number: str) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class _System:
-    """The variables of a CI system; the first that is set counts."""
+    """The variables of a CI system; of several names the first that is set is used."""
 
     name: str
     marker: str
@@ -198,7 +200,7 @@ _QUEUE = re.compile(r"gh-readonly-queue/(?P<base>.+)/pr-(?P<number>\d+)-[0-9a-f]
 
 
 def event_from(environ: Mapping[str, str], payload: Mapping[str, Any] | None = None) -> Event:
-    """The event of the CI system that `environ` belongs to; without one an Event without a ref.
+    """The event of the CI system in `environ`; an Event without a ref outside CI.
 
     `payload` is the document in the file GITHUB_EVENT_PATH.
     """
@@ -241,7 +243,7 @@ def _github(environ: Mapping[str, str], payload: Mapping[str, Any]) -> Event:
 
 
 def _default(name: str, ref: str) -> str:
-    """The branch of events that only ever happen on the default branch.
+    """The branch of events that only occur on the default branch.
 
     Source: GitHub Docs, "Events that trigger workflows" (GITHUB_REF of each).
     """
@@ -250,7 +252,7 @@ def _default(name: str, ref: str) -> str:
 
 
 def _queued(event: Event, payload: Mapping[str, Any]) -> Event:
-    """A pull request in the merge queue: builds the commit that the base would become."""
+    """A pull request in the merge queue: its commit is what the base branch would become."""
     match = _QUEUE.fullmatch(event.branch)
     if not match:
         return event
@@ -296,7 +298,7 @@ def _read(system: _System, environ: Mapping[str, str]) -> Event:
 
 
 def _local(name: str, environ: Mapping[str, str]) -> str:
-    """The branch without its remote, as Jenkins has it in GIT_BRANCH; empty for no branch."""
+    """The branch without its remote, from GIT_BRANCH of Jenkins; empty without a branch."""
     if name != environ.get("GIT_BRANCH") or "JENKINS_URL" not in environ:
         return name
     name = name.removeprefix("refs/remotes/").removeprefix("origin/")
@@ -319,10 +321,9 @@ def _text(document: Mapping[str, Any], key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CommitHistory:
-    """The commits since the last version. `last` is its git tag, empty where there is none.
-
-    `pending` is the highest prerelease tag in the history that is above `last`. `later` holds the
-    version tags whose commits have this one in their history.
+    """The commits since the last version. `last` is its git tag, empty if there is none. `pending`
+    is the highest prerelease tag in the history above `last`. `later` are version tags of commits
+    that have this one in their history.
     """
 
     last: str = ""
@@ -333,12 +334,12 @@ class CommitHistory:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A commit, why it is looked at, and what is known around it.
+    """A commit, its event, and its surroundings: all that a decision depends on.
 
-    `event` has its ref. `tags` are all git tags with their commits. `history` is None where the
-    rule for the event asks for no version. `unique` is how many digits tell the commit apart.
-    `tip` is the commit of the remote branch where that went on past this one. `now` is in seconds
-    since 1970, and only shows where a template asks for the date.
+    `event` has its ref. `tags` are all git tags with their commits. `history` is None if the rule
+    for the event makes no version. `unique` is the number of digits that identify the commit. `tip`
+    is the commit of the remote branch if it has moved on past this one. `now` is in seconds since
+    1970 and only used by templates with a date.
     """
 
     event: Event
@@ -352,12 +353,12 @@ class Situation:
 
     @property
     def named_commit(self) -> str:
-        """The commit that tags are named by: the head of a pull request, not its merge."""
+        """The commit in tags: the head of a pull request, not its merge commit."""
         return self.event.head if self.event.kind == "pull-request" else self.commit.sha
 
     @property
     def is_default_branch(self) -> bool:
-        """Whether the event is one of the default branch itself, as a schedule of GitHub is."""
+        """Whether the event is on the default branch, as schedules of GitHub are."""
         event = self.event
         default = event.default_branch or (event.branch if event.kind == "schedule" else "")
         return bool(event.branch) and event.branch == default

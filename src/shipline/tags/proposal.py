@@ -1,4 +1,6 @@
-"""The version of a commit, with the reason: its own tag, or the next one after the last."""
+"""The version of a commit, with the reason: from its own tag, or the next one after the last
+version.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,8 @@ _SHOWN = 12  # digits of a commit in a reason
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The version, or None with the reason why there is none.
-
-    `git_tag` is the tag that stands for it, `new` whether it still has to be made. `clashes` are
-    the tags that the version would have had, if they were not those of other commits.
+    """The version, or None with the reason. `git_tag` is its tag, `new` whether it must still be
+    created. `clashes` are tags that the version would have had, but that belong to other commits.
     """
 
     version: Version | None
@@ -28,11 +28,11 @@ class Proposal:
 
 
 def propose(rule: TagRule, section: TagsSection, situation: Situation) -> Proposal:
-    """The version that `rule` gives the commit."""
+    """The version of the commit according to `rule`."""
     prefix = section.tag_prefix
     if tag := situation.event.tag:
         version = version_of(tag, prefix)
-        problem = "was pushed" if version else f"is no version after the prefix {prefix!r}"
+        problem = "was pushed" if version else f"is not a version after the prefix {prefix!r}"
         return Proposal(version, f"the git tag {tag} {problem}", tag)
     if tag := tag_of_commit(rule, section, situation):
         return Proposal(version_of(tag, prefix), f"the commit has the git tag {tag}", tag)
@@ -61,7 +61,7 @@ def _following(rule: TagRule, section: TagsSection, history: CommitHistory) -> P
     pending = version_of(history.pending, section.tag_prefix)
     if last is None:
         version = max(Version.parse(section.initial), pending.base if pending else Version(0, 0, 0))
-        return Proposal(version, "there is no version yet, so it is the first one")
+        return Proposal(version, "the first version: there is none yet")
     if not history.commits:
         where = f"touches {', '.join(section.paths)} " if section.paths else "was made "
         return Proposal(None, f"no commit {where}since {history.last}")
@@ -69,7 +69,7 @@ def _following(rule: TagRule, section: TagsSection, history: CommitHistory) -> P
     if level is Bump.NONE:
         return Proposal(None, reason)
     if level is Bump.MAJOR and last.major == 0 and not section.major_on_zero:
-        level, reason = Bump.MINOR, f"{reason} (a minor one before 1.0.0)"
+        level, reason = Bump.MINOR, f"{reason} (minor, before 1.0.0)"
     version = last.base.bumped(level)
     if pending is not None and pending.base > version:
         version, reason = pending.base, f"{history.pending} announces it"
@@ -85,7 +85,7 @@ def _level(rule: TagRule, section: TagsSection, history: CommitHistory) -> tuple
         return level, f"{count}; {example} asks for a {level.name.lower()} version"
     if (rule.none_releasable or section.none_releasable) == "none":
         return level, f"{count}; none of them asks for a version"
-    return Bump.PATCH, f"{count}; none of them asks for a version, so it is a patch"
+    return Bump.PATCH, f"{count}; none of them asks for a version, so this is a patch"
 
 
 def highest(changes: list[Change], levels: Levels) -> tuple[Bump, Change | None]:
@@ -101,7 +101,7 @@ def _free(
     situation: Situation,
     history: CommitHistory,
 ) -> Proposal:
-    """The first version from the proposed one on that no other commit has."""
+    """The first version, from the proposed one on, that belongs to no other commit."""
     version, reason, clashes = proposal.version, proposal.reason, list[str]()
     if rule.prerelease and version is not None:
         version = Version(version.major, version.minor, version.patch, (rule.prerelease, "1"))
@@ -109,16 +109,18 @@ def _free(
         clashes.append(tag)
         holder = situation.tags[tag][:_SHOWN]
         if tag in history.later:
-            problem = f"{tag} was given to {holder}, which contains this commit"
+            problem = f"{tag} belongs to {holder}, which contains this commit"
             return Proposal(None, problem, clashes=tuple(clashes))
         if not _is_earlier(version, rule):
-            reason += f"; {tag} is that of {holder}"
+            reason += f"; {tag} belongs to {holder}"
         version = _next(version)
     return Proposal(version, reason, tag, True, proposal.level, tuple(clashes))
 
 
 def _is_earlier(version: Version | None, rule: TagRule) -> bool:
-    """Whether counting on from this version is the usual course, and needs no words."""
+    """Whether this version follows directly from the last one, so that the reason need not mention
+    it.
+    """
     return bool(rule.prerelease and version and version.prerelease)
 
 

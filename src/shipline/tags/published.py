@@ -1,4 +1,4 @@
-"""Compares tags with the registry: fixed tags are never overwritten, others never move back."""
+"""Compares tags with the registry: immutable tags are never overwritten, others never move back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Action = Literal["create", "reuse", "move", "keep", "conflict"]
 
 @dataclass(frozen=True, slots=True)
 class PublishedImage:
-    """An image under a tag: its digest, and the commit its annotation or label names, or none."""
+    """An image under a tag: its digest, and the commit in its annotations or labels; empty if there
+    is none.
+    """
 
     digest: Digest
     revision: str = ""
@@ -25,11 +27,9 @@ class PublishedImage:
 
 @dataclass(frozen=True, slots=True)
 class TagPlacement:
-    """What to do about a tag.
-
-    `create`: it is free. `reuse`: it has this commit's image, `digest`, which is taken as it is.
-    `move`: it has an older image. `keep`: it has a newer one and stays. `conflict`: it must not
-    move, and another commit has it.
+    """What to do about a tag. `create`: it does not exist. `reuse`: it has this commit's image,
+    `digest`. `move`: it has an older image. `keep`: it has a newer image and is not changed.
+    `conflict`: it is immutable and belongs to another commit.
     """
 
     tag: str
@@ -45,8 +45,8 @@ def place(
 ) -> tuple[TagPlacement, ...]:
     """What to do about each tag of the decision.
 
-    `snapshot` is what the registry has under these tags; `is_ancestor(old, new)` tells whether one
-    commit is in the history of another, False for commits that nobody knows.
+    `snapshot` has the images under these tags; `is_ancestor(old, new)` tells whether one commit is
+    in the history of another, False for unknown commits.
     """
     return tuple(
         _place(tag, decision.commit, snapshot.get(tag.name), is_ancestor) for tag in decision.tags
@@ -54,9 +54,9 @@ def place(
 
 
 def reusable(placements: Iterable[TagPlacement]) -> Digest | None:
-    """The image that this commit already has under a tag of its own: it must not be built again.
+    """The existing image of this commit, which need not be built again.
 
-    A tag that moves does not count where another tag names an image. Raises TagConflict.
+    A mutable tag does not count if another tag has an image. Raises TagConflict.
     """
     known = [*placements]
     require_free(known)
@@ -64,17 +64,17 @@ def reusable(placements: Iterable[TagPlacement]) -> Digest | None:
 
 
 class TagConflict(GateRefused):
-    """A tag that never moves is another commit's; `verdicts` name both."""
+    """An immutable tag belongs to another commit; `verdicts` name both."""
 
     code = "tag-conflict"
 
 
 def require_free(placements: Iterable[TagPlacement]) -> None:
-    """Raises TagConflict where a tag is another commit's."""
+    """Raises TagConflict if an immutable tag belongs to another commit."""
     lost = [placement for placement in placements if placement.action == "conflict"]
     if lost:
         raise TagConflict(
-            f"the tag {lost[0].tag} is another image's and must not move",
+            f"the tag {lost[0].tag} belongs to another image and is immutable",
             verdicts=tuple(f"{placement.tag}: {placement.reason}" for placement in lost),
             hint="release another commit, or delete the tag in the registry if it is wrong",
         )
@@ -84,14 +84,14 @@ def _place(
     tag: Tag, commit: str, there: PublishedImage | None, is_ancestor: Callable[[str, str], bool]
 ) -> TagPlacement:
     if there is None:
-        return TagPlacement(tag.name, "create", "the registry does not have it")
+        return TagPlacement(tag.name, "create", "it does not exist in the registry")
     whose = f"it is {there.digest} of {there.revision[:12] or 'an unknown commit'}"
     if there.revision == commit:
         return TagPlacement(tag.name, "reuse", f"{whose}, this one", there.digest)
     if not tag.mutable:
         return TagPlacement(tag.name, "conflict", f"{whose}; this is {commit[:12]}", there.digest)
     if not there.revision:
-        return TagPlacement(tag.name, "move", f"{whose}, so nothing shows that it is newer")
+        return TagPlacement(tag.name, "move", f"{whose}, so it is unknown which one is newer")
     if is_ancestor(there.revision, commit):
         return TagPlacement(tag.name, "move", f"{whose}, which is older")
     newer = is_ancestor(commit, there.revision)
@@ -103,7 +103,7 @@ _CONFIG_LIMIT = 8 << 20  # bytes
 
 
 def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, PublishedImage]:
-    """What is there under each of the tags; tags that are free are left out.
+    """The image under each of the tags; tags that do not exist are left out.
 
     Raises RegistryError, AuthError, ContentError.
     """
@@ -118,9 +118,8 @@ def snapshot(repository: Repository, tags: Iterable[str]) -> dict[str, Published
 
 
 def revision(repository: Repository, target: Descriptor) -> str:
-    """The commit that an image says it was made of, in its annotations or else its labels.
-
-    Of an index without the annotation the first image tells. Empty where nothing tells.
+    """The commit that an image was built from, from its annotations, else its labels; for an index
+    without the annotation, from its first image. Empty if unknown.
     """
     raw = fetch_all(repository, target, MANIFEST_LIMIT)
     document = parse_manifest(raw, target.media_type)

@@ -1,6 +1,7 @@
 """What the tag policy reads from a repository through git, and the version that it reserves there.
 
-Nothing is written, except that a shallow clone is completed where that is allowed and needed.
+Only a reservation writes to the remote; the clone is only changed to fetch missing history, if that
+is allowed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _CHUNKS = (1, 8)  # tags tried at once, the highest first, before all of them ar
 
 @dataclass(frozen=True, slots=True)
 class RepositoryClone:
-    """A repository with its tags; `fetch` allows to complete the history of a shallow one."""
+    """A repository with its tags; `fetch`: whether missing history may be fetched."""
 
     git: Git
     repository: GitRepository
@@ -46,9 +47,8 @@ class RepositoryClone:
 def survey(
     git: Git, section: TagsSection, event: Event, *, fetch: bool = False, now: int = 0
 ) -> Situation:
-    """The situation of HEAD; an event without a ref gets that of the branch that HEAD is on.
-
-    Raises GitError where the repository cannot tell, NoRuleMatches before history is read.
+    """The situation of HEAD; an event without a ref gets the current branch. Raises GitError if the
+    repository lacks what is needed, NoRuleMatches before history is read.
     """
     repository = repositories.read_repository(git, remote=section.remote)
     if not repository.head:
@@ -87,7 +87,7 @@ def _last(clone: RepositoryClone, ranked: Iterable[tuple[Version, str]], commit:
 
 
 def _with_ref(event: Event, clone: RepositoryClone, section: TagsSection) -> Event:
-    """The event with a ref and the default branch."""
+    """The event, with a ref and the default branch."""
     repository = clone.repository
     default = section.default_branch or event.default_branch
     default = default or repositories.default_branch(clone.git, repository.remote)
@@ -107,8 +107,8 @@ def _require_tagged(event: Event, clone: RepositoryClone) -> None:
     there = clone.tags.get(event.tag, head)
     if event.tag and there != head:
         raise GitError(
-            f"the git tag {event.tag} is that of {there[:12]}, but {head[:12]} is here",
-            hint=f"git checkout {event.tag}, or --ref BRANCH for what is here",
+            f"the git tag {event.tag} is on {there[:12]}, but {head[:12]} is checked out",
+            hint=f"git checkout {event.tag}, or --ref BRANCH for the checked-out commit",
         )
 
 
@@ -118,13 +118,13 @@ def _is_branch(name: str, clone: RepositoryClone) -> bool:
 
 
 def _detached(clone: RepositoryClone) -> str:
-    """The only branch that has HEAD."""
+    """The only branch that contains HEAD. Raises UsageError if there are several or none."""
     repository = clone.repository
     branches = repositories.branches_containing(clone.git, repository.head, repository.remote)
     if len(branches) == 1:
         return ref_of(branches[0])
     names = ", ".join(branches[:8]) + (", ..." if len(branches) > 8 else "")
-    problem = f"several branches have it: {names}" if branches else "no branch has it"
+    problem = f"several branches contain it: {names}" if branches else "no branch contains it"
     raise UsageError(
         f"HEAD is detached at {repository.head[:12]}, and {problem}",
         hint="name the branch or tag with --ref, such as --ref main or --ref refs/tags/v1.2.3",
@@ -132,7 +132,7 @@ def _detached(clone: RepositoryClone) -> str:
 
 
 def _with_head(event: Event, clone: RepositoryClone) -> Event:
-    """A pull request with the head of its branch: the second parent where HEAD is its merge."""
+    """A pull request with the head of its branch: the second parent if HEAD is its merge commit."""
     if event.kind != "pull-request" or event.head:
         return event
     head = clone.repository.head
@@ -142,7 +142,7 @@ def _with_head(event: Event, clone: RepositoryClone) -> Event:
 
 
 def _tip(event: Event, clone: RepositoryClone) -> str:
-    """Where the remote branch is, if it has gone on past HEAD."""
+    """The commit of the remote branch if it has moved on past HEAD; empty otherwise."""
     repository = clone.repository
     if event.kind != "push" or not event.branch or not repository.remote:
         return ""
@@ -176,17 +176,17 @@ def _with_history(
 
 
 def completed(clone: RepositoryClone, section: TagsSection) -> RepositoryClone:
-    """The shallow clone with its whole history, if it may be fetched. Raises ShallowClone."""
+    """The clone with its complete history, if it may be fetched. Raises ShallowClone."""
     if not clone.fetch:
         remote = clone.repository.remote
-        raise repositories.shallow_clone(remote, "nothing is fetched here unless --fetch says so")
+        raise repositories.shallow_clone(remote, "nothing is fetched without --fetch")
     remote = clone.repository.remote
     repositories.complete_history(clone.git, remote, trees=bool(section.paths))
     return replace(clone, tags=repositories.tags(clone.git))
 
 
 def _with_later(situation: Situation, rule: TagRule, section: TagsSection, git: Git) -> Situation:
-    """With the tags among those in the way whose commits come after this one."""
+    """The situation with those clashing tags whose commits have this one in their history."""
     head, history = situation.commit.sha, situation.history or CommitHistory()
     clashes = propose(rule, section, situation).clashes
     later = frozenset(
@@ -196,12 +196,12 @@ def _with_later(situation: Situation, rule: TagRule, section: TagsSection, git: 
 
 
 def versions_among(tags: Iterable[str], prefix: str) -> list[str]:
-    """Those tags that are versions, the highest first."""
+    """The version tags among these, highest first."""
     return [tag for _, tag in _ranked(tags, prefix)]
 
 
 def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
-    """Version tags, the highest first."""
+    """Versions and their tags, highest first."""
     versions = [(version, tag) for tag in tags if (version := version_of(tag, prefix)) is not None]
     return sorted(
         versions, key=lambda entry: (entry[0], not entry[0].build, entry[1]), reverse=True
@@ -209,7 +209,7 @@ def _ranked(tags: Iterable[str], prefix: str) -> list[tuple[Version, str]]:
 
 
 def _highest_merged(clone: RepositoryClone, tags: Sequence[str], commit: str) -> str:
-    """The first of the tags that is in the history of `commit`; few are asked at once."""
+    """The first of the tags that is in the history of `commit`; asks git about a few at a time."""
     start = 0
     for size in (*_CHUNKS, len(tags)):
         chunk = tags[start : start + size]
@@ -228,7 +228,7 @@ _PAUSE_S = 0.2  # grows with each attempt
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDecision:
-    """A decision without a reservation; `doubt` says why the final one may differ."""
+    """A decision without a reservation; `doubt` says why the reserved version may differ."""
 
     decision: Decision
     doubt: str = ""
@@ -243,12 +243,12 @@ def expected_decision(
     ask_remote: bool = True,
     now: int = 0,
 ) -> ExpectedDecision:
-    """What `reserve` would decide for HEAD. A version that follows from others is only as good as
-    the tags of this clone: with `ask` the remote is asked for its own, and those that are missing
-    are fetched where `fetch` allows it.
+    """What `reserve` would decide for HEAD. A version depends on existing version tags, which the
+    clone may lack: with `ask_remote` the remote is asked for its tags, and missing ones are fetched
+    if `fetch` is set.
 
-    Raises GitError where the version cannot be known: tags are missing and are not fetched, or
-    there is none here and the remote does not tell; what `survey` and `decide` raise.
+    Raises GitError if the version cannot be determined: tags are missing and may not be fetched, or
+    the clone has none and the remote cannot be reached; also what `survey` and `decide` raise.
     """
     decision = decide(section, survey(git, section, event, fetch=fetch, now=now))
     reserved = decision.git_tag is not None and not decision.git_tag.new
@@ -260,7 +260,7 @@ def expected_decision(
         there = versions_among(remote_tags(git, remote) if ask_remote else (), section.tag_prefix)
     except GitError as error:
         return _with_doubt(
-            decision, remote, bool(local_tags), f"{remote} does not tell: {error.message}"
+            decision, remote, bool(local_tags), f"{remote} cannot be asked: {error.message}"
         )
     if not ask_remote:
         return _with_doubt(decision, remote, bool(local_tags), f"{remote} was not asked")
@@ -270,7 +270,7 @@ def expected_decision(
         fetch_tags(git, remote)
         return ExpectedDecision(decide(section, survey(git, section, event, fetch=fetch, now=now)))
     raise GitError(
-        f"the version cannot be known: {remote} has {_listed(missing)}, this clone has not",
+        f"the version cannot be determined: this clone lacks {_listed(missing)} of {remote}",
         hint=f"git fetch --tags {remote}, or --fetch",
     )
 
@@ -279,15 +279,15 @@ def _with_doubt(
     decision: Decision, remote: str, has_versions: bool, reason: str
 ) -> ExpectedDecision:
     if has_versions:
-        return ExpectedDecision(decision, f"{reason}; versions that others made are not known here")
+        return ExpectedDecision(decision, f"{reason}; newer versions of others may be missing here")
     raise GitError(
-        f"the version cannot be known: no version tag is here, and {reason}",
-        hint=f"git fetch --tags {remote}, where it can be reached",
+        f"the version cannot be determined: this clone has no version tag, and {reason}",
+        hint=f"git fetch --tags {remote}, once it can be reached",
     )
 
 
 def _listed(names: list[str]) -> str:
-    """The first of many names, highest first."""
+    """The first few of many names."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -295,11 +295,10 @@ def _listed(names: list[str]) -> str:
 def reserve(
     git: Git, section: TagsSection, event: Event, *, fetch: bool = True, now: int = 0
 ) -> Decision:
-    """The decision for HEAD, whose new git tag, if it has one, the remote now holds for it.
-
-    Another commit that takes the tag first makes this one decide again, with that version known.
-    Doing it again for the same commit changes nothing. Raises what `survey` and `decide` raise,
-    TagTaken when others were faster every time.
+    """The decision for HEAD, with its new git tag, if any, pushed to the remote. If another commit
+    takes the tag first, the decision is made again with that version known. Repeating it for the
+    same commit changes nothing. Raises what `survey` and `decide` raise, and TagTaken if others
+    were faster every time.
     """
     remote = read_repository(git, remote=section.remote).remote
     if remote:

@@ -1,5 +1,5 @@
-"""The `tags` section of shipline.yaml: which tags an image gets, for which refs, and what makes a
-version.
+"""The section `tags` of shipline.yaml: the tags of images by event, and how versions are
+derived.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from shipline.values import replace
 
 @dataclass(frozen=True, slots=True)
 class PatternMatch:
-    """The part of `name` from the first wildcard of the pattern; all of it without a wildcard."""
+    """The part of the ref from the first wildcard of the pattern on; all of it without a
+    wildcard.
+    """
 
     pattern: str
     name: str
 
 
 def match(patterns: Sequence[str], ref: str) -> PatternMatch | None:
-    """The last pattern that matches decides; one with `!` in front excludes.
-
-    `*` and `?` stand for anything but `/`, `**` for anything, `[abc]` for one of them.
+    """The match of the last matching pattern, None if there is none or it begins with `!`. `*` and
+    `?` match anything but `/`, `**` anything, `[abc]` one of these characters.
     """
     best = None
     for pattern in patterns:
@@ -47,7 +48,7 @@ def check_pattern(pattern: str) -> str:
 
 
 def _fixed(pattern: str) -> int:
-    """How many characters the pattern gives before its first wildcard; 0 without any."""
+    """The number of characters before the first wildcard; 0 without one."""
     wild = re.search(r"[*?\[]", pattern)
     return wild.start() if wild else 0
 
@@ -62,9 +63,9 @@ class RuleEvents:
     push: Patterns = field(default=(), metadata={"doc": "Branches that were pushed."})
     tag: Patterns = field(default=(), metadata={"doc": "Git tags that were pushed."})
     pull_request: Patterns = field(
-        default=(), metadata={"doc": "Branches that a pull request goes into."}
+        default=(), metadata={"doc": "Target branches of pull requests."}
     )
-    schedule: Patterns = field(default=(), metadata={"doc": "Branches that a schedule runs on."})
+    schedule: Patterns = field(default=(), metadata={"doc": "Branches of schedules."})
 
     def __post_init__(self) -> None:
         if not any((self.push, self.tag, self.pull_request, self.schedule)):
@@ -86,14 +87,12 @@ class TagRule:
     tags: tuple[str | TagEntry, ...] = field(
         metadata={"doc": "Templates such as v{version}, or entries of docker/metadata-action."}
     )
-    on: RuleEvents | None = field(
-        default=None, metadata={"doc": "The events; all of them where it is left out."}
-    )
+    on: RuleEvents | None = field(default=None, metadata={"doc": "The events; by default all."})
     version: Literal["conventional", "none"] | None = field(
         default=None, metadata={"doc": "conventional: from the commits since the last version."}
     )
     prerelease: str = field(
-        default="", metadata={"doc": "Make versions such as 1.3.0-beta.1, with this word."}
+        default="", metadata={"doc": "Make prereleases such as 1.3.0-beta.1, with this word."}
     )
     immutable: bool | None = field(
         default=None,
@@ -104,7 +103,7 @@ class TagRule:
     git_tag: bool | None = field(
         default=None,
         metadata={
-            "doc": "Whether to make a git tag for a new version; by default a conventional one."
+            "doc": "Whether a new version becomes a git tag; by default with version: conventional."
         },
     )
     push: bool = field(default=True, metadata={"doc": "Whether the image is pushed at all."})
@@ -145,12 +144,8 @@ class Flavor:
     latest: Literal["auto", "true", "false"] = field(
         default="auto", metadata={"doc": "Whether to add the tag latest."}
     )
-    prefix: str = field(
-        default="", metadata={"doc": "Text in front of each tag that has no prefix of its own."}
-    )
-    suffix: str = field(
-        default="", metadata={"doc": "Text behind each tag that has no suffix of its own."}
-    )
+    prefix: str = field(default="", metadata={"doc": "Prefix of tags without their own prefix."})
+    suffix: str = field(default="", metadata={"doc": "Suffix of tags without their own suffix."})
     prefix_latest: bool = field(
         default=False, metadata={"doc": "Whether latest gets the prefix too."}
     )
@@ -161,51 +156,55 @@ class Flavor:
 
 @dataclass(frozen=True, slots=True)
 class TagsSection:
-    """How images are named. All of it has defaults; `rules` are tried from the top."""
+    """How images are tagged. Every key has a default; the first matching rule applies."""
 
     rules: tuple[TagRule, ...] = field(
         default=(), metadata={"doc": "The first rule for the event decides."}
     )
     tag_prefix: str = field(
-        default="v", metadata={"doc": "What git tags of versions begin with: v, or api/v."}
+        default="v", metadata={"doc": "How git tags of versions begin: v, or api/v."}
     )
     paths: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Only commits that touch these files count: services/api/**, !**/*.md."},
+        metadata={"doc": "Only commits that change these files count: services/api/**, !**/*.md."},
     )
-    initial: str = field(default="0.1.0", metadata={"doc": "The version when there is none yet."})
+    initial: str = field(default="0.1.0", metadata={"doc": "The first version."})
     none_releasable: Literal["patch", "none"] = field(
         default="patch", metadata={"doc": "When no commit asks for a version: a patch, or none."}
     )
     major_on_zero: bool = field(
-        default=True, metadata={"doc": "Whether a breaking change of 0.y.z makes 1.0.0."}
+        default=True, metadata={"doc": "Whether a breaking change in 0.y.z makes 1.0.0."}
     )
     minor_types: tuple[str, ...] = field(
-        default=("feat",), metadata={"doc": "Types of commits that ask for a minor."}
+        default=("feat",), metadata={"doc": "Types of commits that ask for a minor version."}
     )
     patch_types: tuple[str, ...] = field(
         default=("fix", "perf", "revert"),
-        metadata={"doc": "Types of commits that ask for a patch."},
+        metadata={"doc": "Types of commits that ask for a patch version."},
     )
     flavor: Flavor = field(
-        default=Flavor(), metadata={"doc": "Settings for entries of docker/metadata-action's kind."}
+        default=Flavor(), metadata={"doc": "Defaults of entries of docker/metadata-action."}
     )
     labels: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "More labels, or other values for usual ones."}
+        default_factory=dict, metadata={"doc": "More labels, or other values for standard ones."}
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "More annotations, or other values for usual ones."}
+        default_factory=dict,
+        metadata={"doc": "More annotations, or other values for standard ones."},
     )
     remote: str = field(
-        default="", metadata={"doc": "The remote that has the versions; origin, or the only one."}
+        default="",
+        metadata={"doc": "The remote with the version tags; by default origin, or the only one."},
     )
     default_branch: str = field(
         default="",
-        metadata={"doc": "The default branch, where neither CI nor the remote names it."},
+        metadata={"doc": "The default branch, if neither CI nor the remote reports it."},
     )
     unique_names: bool = field(
         default=True,
-        metadata={"doc": "Whether names that no tag can hold get a mark, so that no two meet."},
+        metadata={
+            "doc": "Whether names that are not valid tags get a hash, so that no two collide."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -214,19 +213,19 @@ class TagsSection:
         except ValueError as error:
             raise ConfigError(f"initial: {error}") from None
         if first.prerelease or first.build:
-            raise ConfigError("initial: major.minor.patch and no more")
+            raise ConfigError("initial: must be major.minor.patch")
 
     @property
     def levels(self) -> Levels:
         return Levels(frozenset(self.minor_types), frozenset(self.patch_types))
 
     def releasing(self) -> TagsSection:
-        """The same policy with one rule, which makes a version on every event."""
+        """The same policy with a single rule that makes a version for every event."""
         return replace(self, rules=(TagRule(("v{version}",), version="conventional"),))
 
     @property
     def chosen_rules(self) -> tuple[TagRule, ...]:
-        """The rules of the file, or the usual ones."""
+        """The rules of the file, or the default rules."""
         return self.rules or usual_rules(self.tag_prefix)
 
 
@@ -247,4 +246,4 @@ def _check_word(word: str) -> None:
     except ValueError:
         prerelease = ()
     if len(prerelease) != 2 or prerelease[0].isdecimal():
-        raise ConfigError(f"prerelease: {word!r} is not one word such as beta")
+        raise ConfigError(f"prerelease: {word!r} must be one word such as beta")

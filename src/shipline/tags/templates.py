@@ -66,9 +66,8 @@ _ISO = "YYYY-MM-DDTHH:mm:ssZ"
 
 
 def render_date(seconds: int, pattern: str = "", zone: str = "") -> str:
-    """The moment `seconds` after 1970 in the words of `pattern`; UTC where no `zone` is named.
-
-    Raises ValueError for a zone that is not known.
+    """The time `seconds` after 1970, formatted by `pattern`; in UTC unless `zone` is given. Raises
+    ValueError for an unknown zone.
     """
     at = datetime.fromtimestamp(seconds, _zone(zone) if zone else UTC)
     return _PATTERN.sub(
@@ -98,7 +97,7 @@ _RESERVED = {"latest", "edge", "nightly"}
 def clean(name: str, *, limit: int = LONGEST, unique: bool = True) -> str:
     """`name` as (part of) a tag of at most `room` characters.
 
-    Without `unique` only what must change is changed, so that `a/b` and `a-b` become the same.
+    Without `unique` only invalid characters are replaced, so that `a/b` and `a-b` become the same.
     """
     cleaned = _ILLEGAL.sub("-", name).lstrip(".-")
     own = not unique or (_owner(cleaned) == name and not _MARKED.match(cleaned))
@@ -132,22 +131,21 @@ def shortest(name: str) -> int:
 
 
 def is_reserved(tag: str) -> bool:
-    """Whether people expect something else under this tag than a branch: a version, `latest`."""
+    """Whether people expect something other than a branch under this tag: a version, `latest`."""
     return tag in _RESERVED or bool(_VERSION.match(tag))
 
 
 @dataclass(frozen=True, slots=True)
 class TemplatePiece:
-    """`ref` marks text that comes from a ref name: it may hold anything, and may be shortened."""
+    """`ref` marks text from a ref name: it can contain anything, and may be truncated."""
 
     text: str
     ref: bool = False
 
 
 def fit(pieces: Sequence[TemplatePiece], *, unique: bool = True) -> str:
-    """The legal tag for the pieces: text from refs is cleaned and cut to fit, the rest is whole.
-
-    Raises ConfigError where the rest alone is too long, or is nothing.
+    """The valid tag for the pieces: text from refs is cleaned and truncated to fit, the rest is
+    kept. Raises ConfigError if the rest alone is too long, or if nothing is left.
     """
     fixed = sum(len(spelt(piece.text)) for piece in pieces if not piece.ref)
     refs = [piece for piece in pieces if piece.ref]
@@ -161,7 +159,9 @@ def fit(pieces: Sequence[TemplatePiece], *, unique: bool = True) -> str:
     if len(text) > LONGEST:
         raise _too_long(pieces)
     if text[:1] in {"", ".", "-"}:
-        raise ConfigError(f"{text!r} is not a tag: it must begin with a letter, digit or '_'")
+        raise ConfigError(
+            f"{text!r} is not a valid tag: it must begin with a letter, a digit or '_'"
+        )
     return text
 
 
@@ -187,27 +187,27 @@ def fields_of(template: str) -> frozenset[str]:
 
 
 def check_template(template: str) -> None:
-    """Raises ConfigError for a field that is not known, or text that no tag can hold."""
+    """Raises ConfigError for an unknown field, or text that is invalid in a tag."""
     for match in _FIELD.finditer(template):
         name, width = match["name"], match["width"]
         if name not in FIELDS:
-            raise ConfigError(f"{template}: there is no field {{{name}}}{_meant(name)}")
+            raise ConfigError(f"{template}: unknown field {{{name}}}{_meant(name)}")
         if width and (name not in {"sha", "commit"} or not _NARROWEST <= int(width) <= 40):
             raise ConfigError(f"{template}: only {{sha:7}} to {{sha:40}} have a width")
     literal = _FIELD.sub("", template)
     if not _LITERAL.match(literal):
         raise ConfigError(
-            f"{template}: a tag holds letters, digits, '_', '.' and '-' beside its fields"
+            f"{template}: a tag consists of letters, digits, '_', '.' and '-' besides its fields"
         )
     if not template or template[0] in ".-":
-        raise ConfigError(f"{template!r}: a tag begins with a letter, a digit or '_'")
+        raise ConfigError(f"{template!r}: a tag must begin with a letter, a digit or '_'")
 
 
 def fill(
     template: str, values: Mapping[str, TemplatePiece], sha: str, unique: int
 ) -> tuple[TemplatePiece, ...]:
-    """The template with its fields filled in; `sha` is cut to the width that is asked for, and
-    never below `unique` digits. Raises ConfigError for a field that has no value here.
+    """The template with its fields filled in; `sha` has the requested width, but at least `unique`
+    digits. Raises ConfigError for a field without a value on this event.
     """
     pieces, end = [], 0
     for match in _FIELD.finditer(template):
@@ -224,7 +224,9 @@ def fill(
 
 
 def is_fixed(template: str) -> bool:
-    """Whether the tag can never mean another commit: it has the commit, or a whole version."""
+    """Whether the tag can never mean another commit: it contains the commit or a complete
+    version.
+    """
     fields = fields_of(template)
     return bool(fields & {"sha", "commit", "version", "tag"}) or {"major", "minor", "patch"} <= (
         fields
@@ -232,7 +234,7 @@ def is_fixed(template: str) -> bool:
 
 
 def hides_prerelease(template: str) -> bool:
-    """Whether the tag of a prerelease would pass for one of the release."""
+    """Whether the tag of a prerelease would look like that of the release."""
     fields, telling = fields_of(template), {"version", "prerelease", "tag", "sha", "commit"}
     return bool(fields & VERSION_FIELDS) and not fields & telling
 
@@ -254,7 +256,7 @@ _WORD = re.compile(
 def render(template: str, values: Mapping[str, TemplatePiece | Call]) -> tuple[TemplatePiece, ...]:
     """The pieces of the template with its expressions evaluated.
 
-    Raises ConfigError for an expression that is not known, naming those that are.
+    Raises ConfigError for an unknown expression, with the known ones.
     """
     pieces, end = [], 0
     for match in _EXPRESSION.finditer(template):

@@ -1,7 +1,7 @@
 """Semantic versions (semver.org), and the bumps that conventional commits ask for.
 
-A squashed commit counts for each of the commits that its body lists, a commit and its revert count
-for nothing together.
+A squashed commit counts as each of the commits that its body lists. A commit and its revert do not
+count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST = 256  # characters, as node-semver has it
 
 
 class Bump(enum.IntEnum):
-    """How much a change asks of those who use the software."""
+    """How much a change affects users: which part of the version it bumps."""
 
     NONE = 0
     PATCH = 1
@@ -121,10 +121,9 @@ _PULL = re.compile(r" \((?:#|!)\d+\)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit says of itself. `type` is lower case, empty where the message has none.
-
-    `breaking` is the note on what breaks, the description itself where `!` is all that is said.
-    `line` is where it says so: the subject, or a line of the body.
+    """A change described by a commit. `type` is lower case, empty if the message has none.
+    `breaking` is the note about the breaking change, or the description if there is only `!`.
+    `line` is the text it was parsed from: the subject, or a line of the body.
     """
 
     commit: Commit
@@ -137,7 +136,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Which types of change ask for a minor, and which for a patch release."""
+    """The types of changes that ask for a minor and for a patch release."""
 
     minor: Collection[str] = ("feat",)
     patch: Collection[str] = ("fix", "perf", "revert")
@@ -151,12 +150,14 @@ class Levels:
 
 
 def read_changes(commits: Sequence[Commit]) -> list[Change]:
-    """All changes of the commits, in their order (newest first), without those taken back."""
+    """The changes of the commits, in their order (newest first), without reverted ones."""
     return [change for commit in standing(commits) for change in _changes(commit)]
 
 
 def standing(commits: Sequence[Commit]) -> list[Commit]:
-    """The commits, newest first, without reverts of others among them, and without the latter."""
+    """The commits, newest first, without those reverted by others of them and without their
+    reverts.
+    """
     known, gone = {commit.sha for commit in commits}, set[str]()
     for commit in commits:
         if commit.sha in gone or "This reverts commit" not in commit.message:
@@ -168,7 +169,7 @@ def standing(commits: Sequence[Commit]) -> list[Commit]:
 
 
 def _whole(sha: str, known: Collection[str]) -> str:
-    """The commit that an abbreviated SHA means; the text itself if there is none."""
+    """The commit with this abbreviated SHA; the text itself if there is none."""
     matches = [sha] if sha in known else [commit for commit in known if commit.startswith(sha)]
     return matches[0] if len(matches) == 1 else sha
 
@@ -181,7 +182,7 @@ def read_change(commit: Commit) -> Change:
 
 
 def _changes(commit: Commit) -> tuple[Change, ...]:
-    """The change of the commit, and those of the commits that were squashed into it."""
+    """The change of the commit, or those of the commits that were squashed into it."""
     change, body = read_change(commit), commit.message.partition("\n")[2]
     logged = _SQUASHED in commit.message
     if len(commit.parents) > 1 or not (logged or _LISTING.match(body)):

@@ -1,6 +1,6 @@
-"""The policy.json of podman and skopeo, as rules (containers-policy.json(5)).
+"""The policy.json of podman and skopeo as trust rules (containers-policy.json(5)).
 
-What these rules cannot say exactly is an error: a policy is never taken for a weaker one.
+What trust rules cannot express exactly is an error, so that a policy never becomes weaker.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _IDENTITIES = {
 
 def read_containers_policy(content: bytes) -> TrustSection:
     """The rules for registries (`transports.docker` and `default`), the narrowest scope first.
-
-    Raises ConfigError for what is no such file, and for requirements other than `reject`,
+    Raises ConfigError for another kind of file, and for requirements other than `reject`,
     `insecureAcceptAnything` and `sigstoreSigned` with keys.
     """
     try:
@@ -46,7 +45,7 @@ def read_containers_policy(content: bytes) -> TrustSection:
 
 
 def _width(scope: str) -> tuple[bool, int]:
-    """Narrow scopes are long ones; those with a wildcard come after all others."""
+    """Sort key: narrow scopes are longer; those with a wildcard come last."""
     return scope.startswith("*."), -len(scope)
 
 
@@ -54,8 +53,8 @@ def _patterns(scope: str) -> tuple[str, ...]:
     host, _, path = scope.partition("/")
     if "@" in scope or ":" in path:
         raise ConfigError(
-            f"docker {scope}: a rule for one tag or digest cannot be followed",
-            hint="name the repository instead",
+            f"docker {scope}: rules for a tag or digest are not supported",
+            hint="use the repository instead",
         )
     if not path and not any(mark in host for mark in ".:") and host != "localhost":
         raise ConfigError(f"docker {scope}: not a registry")
@@ -91,13 +90,15 @@ def _rule(patterns: tuple[str, ...], requirements: Any, where: str) -> TrustRule
 def _signed(
     images: tuple[ImagePattern, ...], requirements: list[dict[str, Any]], where: str
 ) -> TrustRule:
-    """Several requirements must all hold: each has one key then, and all of them must sign."""
+    """The rule for requirements that must all hold: with several, each has one key, and all keys
+    must sign.
+    """
     keys = [_keys(requirement, where) for requirement in requirements]
     identities = {
         _identity(requirement.get("signedIdentity"), where) for requirement in requirements
     }
     if len(requirements) > 1 and (any(len(group) != 1 for group in keys) or len(identities) > 1):
-        _cannot(where, "several requirements with choices in them")
+        _cannot(where, "several requirements, some with a choice of keys")
     flat = tuple(dict.fromkeys(key for group in keys for key in group))
     threshold = len(flat) if len(requirements) > 1 else 1
     identity = Identity.parse(identities.pop())
@@ -105,7 +106,7 @@ def _signed(
 
 
 def _keys(requirement: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Paths and PEM of one requirement."""
+    """The keys of one requirement, as paths and PEM texts."""
     if unknown := sorted(requirement.keys() - {"type", "signedIdentity", *_KEYS}):
         _cannot(where, unknown[0])
     sources = [name for name in _KEYS if name in requirement]
@@ -144,6 +145,6 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 def _cannot(where: str, problem: str) -> NoReturn:
     raise ConfigError(
-        f"{where}: {problem} cannot be followed",
+        f"{where}: {problem} is not supported",
         hint="write the rules in the section `trust` of a shipline.yaml",
     )

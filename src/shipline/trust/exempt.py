@@ -1,4 +1,4 @@
-"""What needs no signature itself: statements about images, and lists of them.
+"""Manifests that need no signature: statements about images, and lists of them.
 
 A statement is a manifest in which nothing can run, by its content and never by what it says of
 itself: clients unpack whatever a manifest lists, whatever type it gives, and a tar of scripts is as
@@ -49,7 +49,7 @@ _MEMBERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "application/sarif+json": (("version", "runs"),),
     media.OCI_EMPTY: ((),),
 }
-"""Which members documents of a type have, one of these lists of them."""
+"""The members that identify a document of a type; one of the lists must be complete."""
 
 _COSE = "application/cose"
 _COSE_SIGN1 = (b"\xd2", b"\x84")  # with and without its tag (RFC 9052, 4.2)
@@ -64,7 +64,7 @@ _TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64,128})(?:\.(?:sig|att|sbom))?")
 
 
 class StatementCheck:
-    """Answers `is_statement`, and reads what is one only once. Safe to use from any thread."""
+    """Caches the result of `is_statement`. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,8 +83,8 @@ class StatementCheck:
 
 
 def is_statement(source: Fetcher, target: Descriptor) -> bool:
-    """Whether a manifest holds documents about an image and nothing that could run; False where
-    something of it is not there.
+    """Whether a manifest contains only documents about an image and nothing that could run; False
+    if part of it is missing.
     """
     try:
         parsed = parse_manifest(fetch_all(source, target, MANIFEST_LIMIT), target.media_type)
@@ -143,7 +143,7 @@ def _members(seen: _Seen) -> set[str]:
 
 
 class _Seen:
-    """A reader that remembers how its content begins, and whether it was text without NUL."""
+    """A reader that remembers the beginning of its content, and whether it was text without NUL."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -158,9 +158,8 @@ class _Seen:
 
 
 def is_tar(block: bytes) -> bool:
-    """Whether an archive may begin so, in the widest reading: a sum of all bytes is all that the
-    oldest tar has, and old programs added bytes with their sign (POSIX.1-2017, pax, "ustar
-    Interchange Format").
+    """Whether an archive may begin like this, read leniently: the oldest tar has only a checksum,
+    and old programs added signed bytes (POSIX.1-2017, pax, "ustar Interchange Format").
     """
     digits = re.search(rb"[0-7]+", block[148:156])
     if len(block) < _BLOCK or digits is None:
@@ -171,7 +170,7 @@ def is_tar(block: bytes) -> bool:
 
 
 def statement_subject(tag: str) -> Digest | None:
-    """The image that `sha256-<hex>.sig`, `.att`, `.sbom` or a referrers tag is about."""
+    """The image that a tag `sha256-<hex>.sig`, `.att`, `.sbom` or a referrers tag belongs to."""
     match = _TAG.fullmatch(tag)
     try:
         return Digest.parse(f"{match[1]}:{match[2]}") if match else None

@@ -1,4 +1,4 @@
-"""May this image be used: the rule for its name, the proofs, the verdict."""
+"""Whether an image may be used: the rule for its name, the evidence, the verdict."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
 from shipline.values import replace
 
 Parents = Callable[[Descriptor], Iterable[Descriptor]]
-"""The indexes that may list an image; what they really list is looked up."""
+"""The indexes that may list an image; their content is checked."""
 
 _DEPTH = 3  # of indexes in indexes
 _PARENTS = 32  # indexes of one image that are asked
 
 
 class TrustRefused(GateRefused):
-    """The trust policy does not let this image be used; `verdicts` are the reasons."""
+    """The trust policy refuses the image; `verdicts` are the reasons."""
 
     code: ClassVar[str] = "trust"
 
@@ -35,7 +35,7 @@ def _no_parents(target: Descriptor) -> Iterable[Descriptor]:
 
 
 class TrustPolicy:
-    """Verdicts of one policy. Safe to use from any thread."""
+    """Applies a policy, and caches its verdicts. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -56,16 +56,15 @@ class TrustPolicy:
         target: Descriptor,
         parents: Parents = _no_parents,
     ) -> TrustVerdict:
-        """Whether `target` may be used as `name` (host and repository; a tag counts where the rule
-        says `identity: exact`, so hand it in only where the image was asked for by that tag).
-
-        An image is also accepted where an index is that lists it. Raises what `source` raises when
-        it cannot be asked.
+        """Whether `target` may be used as `name`: host and repository, with the tag only if the
+        image was requested by that tag, since rules with `identity: exact` compare it. An image is
+        also accepted if an index that lists it is. Raises what `source` raises if it cannot be
+        read.
         """
         rule = self._trust.rule_for(name)
         if rule is None:
             accepted = self._trust.accepts_others
-            reason = "no rule is about it" if self._trust.rules else "there is no trust policy"
+            reason = "no rule matches it" if self._trust.rules else "there is no trust policy"
             return TrustVerdict(accepted, "default", reason, hint=_NO_RULE if not accepted else "")
         if rule.section.action != "require":
             return TrustVerdict(
@@ -85,7 +84,7 @@ class TrustPolicy:
         target: Descriptor,
         parents: Parents = _no_parents,
     ) -> TrustVerdict:
-        """The same, but raises TrustRefused instead of a refusal."""
+        """The same, but raises TrustRefused for a refusal."""
         verdict = self.verdict(source, name, target, parents)
         if verdict.accepted:
             return verdict
@@ -100,8 +99,8 @@ class TrustPolicy:
         self._cache.forget(digest)
 
     def _each_platform(self, request: _Asked, target: Descriptor) -> TrustVerdict:
-        """The verdict on what is run: each image of an index, whose own signature counts for none
-        of them. What is refused on one platform is refused.
+        """The verdict of podman: each image of an index must be signed itself. If one platform is
+        refused, the index is.
         """
         now, verdict = self._clock(), None
         for image in _images(request.source, target):
@@ -114,7 +113,7 @@ class TrustPolicy:
         )
 
     def _signed(self, request: _Asked, target: Descriptor, depth: int) -> TrustVerdict:
-        """The verdict by signatures of `target`, or of an index that lists it."""
+        """The verdict based on signatures of `target`, or of an index that lists it."""
         now, policy, where = self._clock(), self._trust.hash, str(request.name.at(None))
         if cached := self._cache.get(policy, target.digest, where, now):
             return cached
@@ -133,7 +132,7 @@ class TrustPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One question, with where to look for the answer."""
+    """A request for a verdict, with the source of evidence."""
 
     rule: ResolvedRule
     source: Evidence
@@ -142,7 +141,7 @@ class _Asked:
     form: Form | None = None  # the only one that counts
 
     def findings(self, target: Descriptor) -> Proofs:
-        """The proofs; attestations are only read if there are enough signatures."""
+        """The verified evidence; attestations are only read if there are enough signatures."""
         rule, keys = self.rule.section, self.rule.keys
         signatures = examine(
             self.source,
@@ -163,7 +162,7 @@ class _Asked:
         return Proofs(signatures, attested)
 
     def listing(self, target: Descriptor) -> Iterator[Descriptor]:
-        """The indexes that really list `target`."""
+        """The indexes that list `target`, checked by their content."""
         for parent in islice(self.parents(target), _PARENTS):
             if _lists(self.source, parent, target.digest):
                 yield parent
@@ -173,13 +172,13 @@ _NO_RULE = "add a rule for it to `trust.rules`, or set `trust.default: accept`"
 
 
 def _only(verification: Verification, form: Form) -> Verification:
-    """Without signatures in forms that podman and skopeo do not read."""
+    """The verification without signatures in forms that podman and skopeo do not read."""
     left_out = (signature for signature in verification.signatures if signature.form is not form)
     rejected = (
         Rejected(
             signature.place,
             signature.form,
-            f"podman and skopeo read no signature as a {signature.form}",
+            f"podman and skopeo do not read signatures in a {signature.form}",
         )
         for signature in left_out
     )
@@ -188,7 +187,7 @@ def _only(verification: Verification, form: Form) -> Verification:
 
 
 def _images(source: Evidence, target: Descriptor) -> Iterator[Descriptor]:
-    """The image, or those that an index has for platforms; its attestations are none."""
+    """The image itself, or the images of an index without its attestations."""
     if target.media_type not in media.INDEXES:
         yield target
         return

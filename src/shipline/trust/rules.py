@@ -1,4 +1,4 @@
-"""The section `trust` of shipline.yaml, and its rules with their keys read, ready to judge by."""
+"""The section `trust` of shipline.yaml, and its rules with their keys loaded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from shipline.units import Duration
 
 @dataclass(frozen=True, slots=True)
 class PredicateRule:
-    """An attestation that must be there."""
+    """A required attestation."""
 
     type: str = field(metadata={"doc": "spdx, cyclonedx, vuln, test-result, ... or a URI."})
     max_age: Duration | None = field(
-        default=None, metadata={"doc": "How old the statement may be, by the time it states."}
+        default=None, metadata={"doc": "The maximum age of the statement, by its own time."}
     )
 
 
@@ -37,14 +37,15 @@ class TrustRule:
     """A rule for the images that match; the first matching rule decides."""
 
     images: tuple[ImagePattern, ...] = field(
-        metadata={"doc": "Patterns of host/repository: * is a part of a component, ** crosses /."}
+        metadata={"doc": "Patterns of host/repository: * matches within a component, ** also /."}
     )
     action: Literal["require", "accept", "reject"] = field(
-        default="require", metadata={"doc": "require signatures, accept without, or reject always."}
+        default="require",
+        metadata={"doc": "require signatures, accept without them, or always reject."},
     )
     keys: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Names from trust.keys, paths, or PEM. Empty: all of trust.keys."},
+        metadata={"doc": "Names from trust.keys, paths, or PEM; by default all of trust.keys."},
     )
     threshold: int = field(default=1, metadata={"doc": "How many different keys must have signed."})
     identity: Identity = field(
@@ -56,29 +57,29 @@ class TrustRule:
     )
     max_age: Duration | None = field(
         default=None,
-        metadata={"doc": "How old a signature may be; one that states no time is too old."},
+        metadata={"doc": "The maximum age of signatures; one without a time is too old."},
     )
     annotations: Mapping[str, str] = field(
         default_factory=dict,
         hash=False,
-        metadata={"doc": "An annotation that a signature must carry."},
+        metadata={"doc": "Annotations that signatures must have."},
     )
     predicates: tuple[str | PredicateRule, ...] = field(
         default=(),
-        metadata={"doc": "Types of attestations that must be there, signed by one of the keys."},
+        metadata={"doc": "Types of required attestations, signed by one of the keys."},
     )
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ConfigError("images: name at least one pattern")
+            raise ConfigError("images: at least one pattern is required")
         if self.threshold < 1:
             raise ConfigError("threshold: at least one key must have signed")
         if self.action != "require" and (self.keys or self.predicates):
-            raise ConfigError(f"action: {self.action} does not look at keys or predicates")
+            raise ConfigError(f"action: {self.action} takes no keys or predicates")
 
     @property
     def title(self) -> str:
-        """How messages name the rule."""
+        """The name of the rule in messages."""
         return f"{self.action} {', '.join(map(str, self.images))}"
 
 
@@ -116,10 +117,9 @@ class ResolvedRule:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPolicy:
-    """The whole policy; `hash` names it with its keys, so that verdicts can be kept under it.
-
-    With `as_podman`, an image is what podman and skopeo make of it: that of one platform, by
-    signatures under tags alone.
+    """The complete policy; `hash` identifies it with its keys, as a key for cached verdicts. With
+    `as_podman`, images are judged as by podman and skopeo: each platform by itself, and only by
+    signatures in tags.
     """
 
     rules: tuple[ResolvedRule, ...]
@@ -128,7 +128,7 @@ class ResolvedPolicy:
     as_podman: bool = False
 
     def rule_for(self, name: Reference) -> ResolvedRule | None:
-        """The rule that decides about the image, None where `accepts_others` does."""
+        """The rule that matches the image; None if `accepts_others` decides."""
         return next((rule for rule in self.rules if rule.matches(name)), None)
 
 
@@ -137,7 +137,9 @@ NO_TRUST = ResolvedPolicy((), True, "none")
 
 
 def load_trust(section: TrustSection | None, base: Path) -> ResolvedPolicy:
-    """Read the keys; paths are relative to `base`. Raises ConfigError, with the place in front."""
+    """The policy with its keys loaded; paths are relative to `base`. Raises ConfigError with the
+    location in the section.
+    """
     if section is None or not section.rules:
         return NO_TRUST
     named = {name: _key(text, name, base, f"keys.{name}") for name, text in section.keys.items()}
@@ -148,7 +150,9 @@ def load_trust(section: TrustSection | None, base: Path) -> ResolvedPolicy:
 def trusted_keys(
     texts: Iterable[str], named: Mapping[str, str], base: Path, where: str
 ) -> tuple[PublicKey, ...]:
-    """Keys by a name of `named`, as a path relative to `base`, or as PEM. Raises ConfigError."""
+    """The key with a name in `named`, at a path relative to `base`, or in PEM. Raises
+    ConfigError.
+    """
     return tuple(_key(named.get(text, text), text, base, where) for text in texts)
 
 

@@ -1,8 +1,8 @@
-"""Judging: a rule and what was proven make a verdict; accepted ones are remembered for a day at
-most.
+"""Verdicts from a rule and the verified evidence, and a cache of accepted verdicts for at most a
+day.
 
-Refusals are not kept, so that a signature counts as soon as it is there. A tag is never part of a
-key: what it names may have changed since.
+Refusals are not cached, so that a new signature counts at once. A tag is never part of a cache key,
+because it can move.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ class Proofs:
 
 @dataclass(frozen=True, slots=True)
 class TrustVerdict:
-    """`reason` is one line; `details` are lines that say why, `hint` how to satisfy the rule.
-
-    `keys` are the ids of the keys that count; `until` is when an accepted image becomes too old, in
-    seconds since 1970.
+    """`reason` is one line; `details` explain it; `hint` is how to satisfy the rule. `keys` are the
+    ids of the keys that count; `until` is when an accepted image becomes too old, in seconds since
+    1970.
     """
 
     accepted: bool
@@ -47,7 +46,7 @@ class TrustVerdict:
 
 
 def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
-    """Whether the proofs satisfy a rule that requires signatures."""
+    """The verdict of a rule that requires signatures."""
     title = rule.section.title
     fresh, stale = _fresh_keys(rule, proofs.signatures, now)
     if len(fresh) < rule.section.threshold:
@@ -74,7 +73,7 @@ def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
     until = min((end for end in ends if end is not None), default=None)
     reason = f"signed by {_names(fresh)}"
     if nameless := [key for key in fresh if _nameless(key, proofs.signatures)]:
-        reason += f", without the name of an image (by {_names(nameless)})"
+        reason += f", without an image name (by {_names(nameless)})"
     return TrustVerdict(True, title, reason, tuple(key.id for key in fresh), until=until)
 
 
@@ -84,7 +83,7 @@ def _way_out(rule: ResolvedRule, verification: Verification, *, signed: bool, st
         return sign
     if signed:
         return f"more keys must sign it: {sign}"
-    return way_out(verification.rejected, sign, "add it to the keys of the rule")
+    return way_out(verification.rejected, sign, "add the key to the rule")
 
 
 def _nameless(key: PublicKey, verification: Verification) -> bool:
@@ -96,7 +95,7 @@ def _nameless(key: PublicKey, verification: Verification) -> bool:
 def _fresh_keys(
     rule: ResolvedRule, verification: Verification, now: float
 ) -> tuple[dict[PublicKey, float | None], tuple[str, ...]]:
-    """The keys whose signatures count, with the time when they cease to; and why others do not."""
+    """The keys whose signatures count, with the time until they do, and why others do not count."""
     max_age = rule.section.max_age
     fresh: dict[PublicKey, float | None] = {}
     stale: list[str] = []
@@ -114,7 +113,7 @@ def _fresh_keys(
 def _attested(
     attestations: Attestations | None, max_age: float | None, now: float
 ) -> tuple[float | None, tuple[str, ...]]:
-    """When the newest attestation ceases to count, or the lines that say why none does."""
+    """Until when the newest attestation counts, or the reasons why none does."""
     if attestations is None or not attestations.proven:
         rejected = () if attestations is None else attestations.rejected
         return None, ("no trusted key attested it", *reasons(rejected, "nothing is attached"))
@@ -129,18 +128,18 @@ def _attested(
 
 
 def _too_old(time: float | None, max_age: float, now: float) -> str:
-    """Why a statement of that time does not count; empty if it does."""
+    """Why a statement made at `time` does not count; empty if it does."""
     if time is None:
-        return "it does not state its time"
+        return "it has no time"
     if time > now + _SKEW_S:
-        return "it is from the future"
+        return "its time is in the future"
     if now - time > max_age:
         return f"it is {_days(now - time)} old, more than {_days(max_age)}"
     return ""
 
 
 def _kth_end(expiries: Iterable[float | None], threshold: int) -> float | None:
-    """When fewer than `threshold` are left; None where that never happens."""
+    """When fewer than `threshold` are left; None if never."""
     known = sorted((end for end in expiries if end is not None), reverse=True)
     return known[threshold - 1] if len(known) >= threshold else None
 
@@ -216,7 +215,7 @@ class VerdictCache:
             self._records.write({(_ROOM, *key): _written(entry)})
 
     def forget(self, digest: Digest) -> None:
-        """Something that was attached to `digest` is gone: ask again, also for its children."""
+        """Drop the verdicts on `digest` and its children, after an attachment was deleted."""
         text = str(digest)
         with self._lock:
             lost = {text}

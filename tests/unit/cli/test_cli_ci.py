@@ -50,11 +50,11 @@ def test_what_a_person_wrote_is_replaced_only_when_told_to(project: Path) -> Non
     place.write_text("name: ours\n")
     refused = run(project, "ci", "github")
     assert refused.returncode == 2
-    assert f"{WORKFLOW} was written by a person" in refused.stderr
+    assert f"{WORKFLOW} was written by hand" in refused.stderr
     assert place.read_text() == "name: ours\n"
     assert run(project, "ci", "github", "--force").returncode == 0
     place.write_text(place.read_text() + "# mine\n")
-    assert "has been changed by a person" in run(project, "ci", "update").stderr
+    assert "has been changed by hand" in run(project, "ci", "update").stderr
     assert run(project, "ci", "update", "--force").returncode == 0
 
 
@@ -76,10 +76,10 @@ def test_pins_of_the_project_are_used(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("steps: {test: make}\n", "does not say where the image goes"),
-        ("image: ${REGISTRY}/app\n", "the registry is not known here"),
-        (FILE + "sign: {key: ../ci.key}\n", "is outside of the project"),
-        (FILE + "ci: {timeout-minutes: 0}\n", "timeout-minutes is a number from 1 to 360"),
+        ("steps: {test: make}\n", "shipline.yaml has no image"),
+        ("image: ${REGISTRY}/app\n", "the registry is unknown"),
+        (FILE + "sign: {key: ../ci.key}\n", "is outside the project"),
+        (FILE + "ci: {timeout-minutes: 0}\n", "timeout-minutes must be a number from 1 to 360"),
         (FILE + "ci: {pins: none.json}\n", "cannot read the pin file"),
     ],
 )
@@ -128,7 +128,7 @@ def test_init_writes_once_and_what_it_writes_is_valid(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     again = run(tmp_path, "init", "--dockerfile")
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert (tmp_path / "Dockerfile").read_text() == "FROM scratch\n"
 
 
@@ -138,11 +138,11 @@ def test_a_dockerfile_is_added_to_a_project_that_has_a_configuration(tmp_path: P
     assert run(tmp_path, "init", "--no-dockerfile").returncode == 0
     assert not (tmp_path / "Dockerfile").exists()
     (tmp_path / "shipline.yaml").unlink()
-    assert "there is no Dockerfile; write one" in run(tmp_path, "init", "--no-dockerfile").stderr
+    assert "there is no Dockerfile: write one" in run(tmp_path, "init", "--no-dockerfile").stderr
     written = (tmp_path / "shipline.yaml").read_text()
     assert run(tmp_path, "init").returncode == 2
     done = run(tmp_path, "init", "--dockerfile")
-    assert done.returncode == 0 and "left alone" in done.stderr
+    assert done.returncode == 0 and "existing CI was not changed" in done.stderr
     assert (tmp_path / "Dockerfile").exists()
     assert (tmp_path / "shipline.yaml").read_text() == written
 
@@ -151,7 +151,7 @@ def test_init_has_no_dockerfile_for_a_language_it_does_not_know(tmp_path: Path) 
     done = run(tmp_path, "init", "--dockerfile")
     assert done.returncode == 2
     assert not (tmp_path / "shipline.yaml").exists()
-    assert "nothing here says how the program is started" in run(tmp_path, "init").stderr
+    assert "the start command is unknown" in run(tmp_path, "init").stderr
 
 
 def test_the_action_builds_and_hands_its_outputs_on(tmp_path: Path) -> None:
@@ -234,6 +234,6 @@ def test_the_plain_workflow_tells_what_it_leaves_out(project: Path) -> None:
     for one in (
         "gates: coverage",
         "sign: nothing is signed",
-        "versions and tags by rules: the commit",
+        "versions and tags by rules: images",
     ):
         assert one in said and f"# - {one}" in text

@@ -55,7 +55,7 @@ def test_a_build_ends_with_the_digest_and_the_names_that_were_given(
 def test_a_list_of_no_runs_says_so_beside_its_output(tmp_path: Path) -> None:
     done = run("runs", SHIPLINE_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "no runs yet: `shipline ship` makes one\n"
+    assert done.stderr == "no runs yet: `shipline ship` starts one\n"
 
 
 def test_a_failed_step_is_5_and_ends_with_the_box(tmp_path: Path) -> None:

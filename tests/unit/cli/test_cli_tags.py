@@ -63,7 +63,7 @@ def test_a_clone_without_tags_says_what_it_lacks_and_fetches_where_told(
     for command in ("tags", "version"):
         done = shipline(clone, command)
         assert (done.returncode, done.stdout) == (12, "")
-        assert "origin has v1.0.0, this clone has not" in done.stderr
+        assert "this clone lacks v1.0.0 of origin" in done.stderr
         assert "hint: git fetch --tags origin, or --fetch" in done.stderr
     assert clone.git("tag") == ""
     assert said(clone, "version", "--fetch") == "1.1.0\n"
@@ -77,13 +77,13 @@ def test_without_the_remote_a_version_is_a_guess_that_is_told_or_refused(
     for one in (work, clone):
         one.git("remote", "set-url", "origin", f"file://{tmp_path}/nowhere")
     for arguments, why in (
-        (("version",), "origin does not tell"),
+        (("version",), "origin cannot be asked"),
         (("version", "--no-fetch"), "was not asked"),
     ):
         done = shipline(work, *arguments)
         assert (done.returncode, done.stdout) == (0, "1.1.0\n") and why in done.stderr
         alone = shipline(clone, *arguments)
-        assert alone.returncode == 12 and "no version tag is here" in alone.stderr
+        assert alone.returncode == 12 and "this clone has no version tag" in alone.stderr
     work.git("tag", "v1.1.0")
     assert shipline(work, "version").stderr == "", "the version of a tagged commit is no guess"
 

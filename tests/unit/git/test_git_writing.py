@@ -109,7 +109,7 @@ def test_a_tag_that_differs_from_the_remotes_is_one_message(pair: tuple[Work, Pa
     work.commit()
     work.git("tag", "-f", "v1.0.0")
     with pytest.raises(
-        GitError, match=r"v1\.0\.0 of this clone is not that of the remote"
+        GitError, match=r"v1\.0\.0 of this clone differs from that of the remote"
     ) as raised:
         fetch_tags(work.asked, "origin")
     assert raised.value.hint.startswith("git tag -d v1.0.0")

@@ -207,7 +207,7 @@ def test_one_signature_of_two_is_not_called_none() -> None:
     attach(store, target, [signed_layer(store, payload_for(target), KEY)])
     with pytest.raises(SignatureRefused, match="1 of 2 keys") as caught:
         verify(store, target, NAME, [KEY.public], threshold=2)
-    assert caught.value.verdicts == ("nothing else that is a signature is attached to it",)
+    assert caught.value.verdicts == ("no other signature is attached to it",)
 
 
 def test_equal_reasons_are_told_once() -> None:
@@ -217,7 +217,7 @@ def test_equal_reasons_are_told_once() -> None:
     attach(store, target, [signed_layer(store, one, OTHER) for one in made])
     with pytest.raises(SignatureRefused) as caught:
         verify(store, target, NAME, [KEY.public])
-    assert caught.value.verdicts == ("9 times: none of the given keys made this signature",)
+    assert caught.value.verdicts == ("9 times: it was not made by any of the given keys",)
 
 
 def test_without_keys_nothing_is_verified() -> None:

@@ -176,7 +176,7 @@ def test_the_command_line_may_leave_things_out() -> None:
     assert Event.of("refs/tags/v1.0.0").kind == "tag"
     assert Event.of("refs/pull/3/merge").number == "3"
     assert Event.of("", "pull-request", "3").kind == "pull-request"
-    with pytest.raises(UsageError, match="needs its number"):
+    with pytest.raises(UsageError, match="needs a number"):
         Event.of("main", "pull-request")
     with pytest.raises(UsageError, match="not an event"):
         Event.of("main", "release")

@@ -112,6 +112,6 @@ def test_text_without_room_for_the_name_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["latest", "v1.2.3", "1.2", "v7", "edge", "1.2.3-rc.1"])
 def test_a_branch_cannot_pass_for_a_version_or_latest(name: str) -> None:
-    with pytest.raises(ConfigError, match="stands for something else"):
+    with pytest.raises(ConfigError, match="means something else"):
         tag_of(name, "{branch}")
     assert tag_of(name, "branch-{branch}") == f"branch-{name}"

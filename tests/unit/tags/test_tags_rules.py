@@ -62,7 +62,7 @@ def test_main_gets_the_next_version_and_a_git_tag() -> None:
 def test_nothing_releasable_on_main_is_a_patch_that_says_so() -> None:
     found = decided(on("main"), since("v1.2.3", "docs: a"))
     assert found.names == ("v1.2.4",)
-    assert "none of them asks for a version, so it is a patch" in found.tags[0].reason
+    assert "none of them asks for a version, so this is a patch" in found.tags[0].reason
 
 
 def test_nothing_releasable_can_mean_no_version() -> None:
@@ -131,14 +131,14 @@ def test_a_commit_that_has_a_version_keeps_it() -> None:
 def test_a_version_of_another_line_is_passed_over() -> None:
     found = decided(on("main"), since("v1.2.0", "fix: a"), tags={"v1.2.1": OTHER})
     assert found.names == ("v1.2.2",)
-    assert "v1.2.1 is that of ffffffffffff" in found.tags[0].reason
+    assert "v1.2.1 belongs to ffffffffffff" in found.tags[0].reason
 
 
 def test_a_commit_inside_a_later_release_gets_no_version() -> None:
     history = since("v1.2.0", "feat: a", later=frozenset({"v1.3.0"}))
     found = decided(on("main"), history, tags={"v1.3.0": OTHER})
     assert (found.names, found.push) == ((), False)
-    assert "v1.3.0 was given to ffffffffffff, which contains this commit" in found.version_reason
+    assert "v1.3.0 belongs to ffffffffffff, which contains this commit" in found.version_reason
 
 
 def test_moving_tags_stay_where_the_branch_went_on() -> None:
@@ -203,7 +203,7 @@ def test_equal_situations_give_equal_bytes() -> None:
 def test_a_checkout_of_another_commit_is_noted() -> None:
     event = replace(on("main"), sha=OTHER, source="GitHub Actions")
     found = decided(event, since("v1.0.0", "fix: a"))
-    assert "runs for ffffffffffff, but 0123456789ab is here" in found.notes[0]
+    assert "runs for ffffffffffff, but 0123456789ab is checked out" in found.notes[0]
 
 
 @pytest.mark.parametrize(

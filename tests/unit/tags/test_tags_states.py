@@ -70,7 +70,7 @@ def test_a_detached_head_on_no_branch_is_an_error(pair: tuple[Work, Path]) -> No
     work, _ = pair
     work.git("checkout", "-q", "--detach")
     work.commit("feat: nowhere")
-    with pytest.raises(UsageError, match="no branch has it"):
+    with pytest.raises(UsageError, match="no branch contains it"):
         decided(work)
 
 
@@ -321,5 +321,5 @@ def test_a_pushed_tag_of_another_commit_is_not_given_to_this_one(pair: tuple[Wor
     work, _ = pair
     work.commit("feat: two")
     assert decided(work, "refs/tags/v7.0.0").names == ("v7.0.0",)  # not fetched, so CI is believed
-    with pytest.raises(GitError, match=r"the git tag v1\.0\.0 is that of [0-9a-f]{12}, but"):
+    with pytest.raises(GitError, match=r"the git tag v1\.0\.0 is on [0-9a-f]{12}, but"):
         decided(work, "refs/tags/v1.0.0")

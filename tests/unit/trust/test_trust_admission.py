@@ -152,7 +152,7 @@ def test_a_signature_without_a_name_counts_where_none_is_demanded(store: Counted
     signed = Envelope(statement, (KEY.sign(pae(IN_TOTO, statement)),))
     refer(store, target, Bundle(signed).to_bytes(), BUNDLE)
     found = TrustPolicy(trust(), clock=clock).verdict(store, NAME, target)
-    assert found.accepted and "without the name of an image (by ours)" in found.reason
+    assert found.accepted and "without an image name (by ours)" in found.reason
     demanded = trust(identity=Identity.parse("repository"))
     refused = TrustPolicy(demanded, clock=clock).verdict(store, NAME, target)
     assert not refused.accepted and "signed without a name" in refused.hint

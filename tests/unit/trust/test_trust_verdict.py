@@ -121,7 +121,7 @@ def test_an_attestation_is_no_signature() -> None:
 
 
 def test_a_refusal_says_why_and_how_to_satisfy_it() -> None:
-    rejected = Rejected(PLACE, Form.TAG, "none of the given keys made this signature")
+    rejected = Rejected(PLACE, Form.TAG, "it was not made by any of the given keys")
     found = judge(rule(), Proofs(Verification(TARGET, (), (rejected,))), NOW)
     assert found.reason == "0 of 1 required keys signed it"
     assert "none of the given keys" in found.details[0]

@@ -1,4 +1,4 @@
-"""Generated CI: workflow files that call shipline, and the action that this repository is."""
+"""Generated workflows for CI systems, and the action of this repository."""
 
 from shipline.deliver.ci.action import INPUTS, Invocation, invocation
 from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of

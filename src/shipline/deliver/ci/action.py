@@ -1,8 +1,9 @@
-"""The inputs of the repository's action, which are those of docker/build-push-action, as flags.
+"""The inputs of the action of this repository, which are those of docker/build-push-action, as
+flags.
 
-The action hands every input over as a variable, `INPUT_` and the name in capitals with underscores:
-what people write never becomes part of a script. Lists are split as the original splits them
-(its src/context.ts, version 7).
+The action passes every input as a variable, `INPUT_` and the name in upper case with underscores,
+so that values never become part of a script. Lists are split as in the original (src/context.ts,
+version 7).
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from shipline.errors import UsageError
 
 
 def by_comma(text: str, name: str) -> tuple[str, ...]:
-    """Values are separated by line ends and by commas, also by those in a line that is quoted.
-
-    Raises UsageError that names the input.
+    """The values, separated by newlines and commas. Raises UsageError with the name of the
+    input.
     """
     values: list[str] = []
     for record in _records(text, name):
@@ -28,9 +28,8 @@ def by_comma(text: str, name: str) -> tuple[str, ...]:
 
 
 def by_line(text: str, name: str) -> tuple[str, ...]:
-    """Values are separated by line ends; one in double quotes may hold line ends.
-
-    Raises UsageError that names the input.
+    """The values, separated by newlines; a quoted value may contain newlines. Raises UsageError
+    with the name of the input.
     """
     return _present([",".join(record) for record in _records(text, name)])
 
@@ -92,13 +91,13 @@ INPUTS = frozenset(
 """Every input of the action."""
 
 KeepSecret = Callable[[str], Path]
-"""Puts a value into a file that only this user reads, for as long as the build runs."""
+"""Writes a value to a file that only this user can read, until the build has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """`shipline build` as the inputs want it: `arguments` end with the context; `masked` are values
-    that no log may show; `warnings` name inputs that were left out.
+    """The call of `shipline build` for the inputs: `arguments` end with the context; `masked` are
+    values to mask in the log; `warnings` name ignored inputs.
     """
 
     arguments: tuple[str, ...]
@@ -116,9 +115,8 @@ class _Secrets:
 
 
 def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> Invocation:
-    """Read the inputs from `environ`; the results of the build are to be files in `scratch`.
-
-    Raises UsageError for an input that cannot be read. What the build itself refuses, it refuses.
+    """Read the inputs from `environ`; the build writes its results to files in `scratch`. Raises
+    UsageError for an invalid input; the build itself checks the rest.
     """
     inputs = {name: environ.get(variable(name), "").strip() for name in INPUTS}
     context = inputs["context"] or _workspace(environ)
@@ -134,12 +132,12 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> I
 
 
 def variable(name: str) -> str:
-    """The variable in which the action hands over the input `name`."""
+    """The variable for the input `name`."""
     return "INPUT_" + name.upper().replace("-", "_")
 
 
 def _plain(inputs: Mapping[str, str]) -> list[str]:
-    """The inputs that are flags of the same meaning."""
+    """The flags for inputs with the same meaning."""
     flags: list[str] = []
     for name, flag in _COMMA_LISTS.items():
         flags += _each(flag, by_comma(inputs[name], name))
@@ -161,18 +159,18 @@ def _boolean(text: str, name: str) -> bool:
 
 
 def _workspace(environ: Mapping[str, str]) -> str:
-    """The directory of the job, which takes the place of the original's git context."""
+    """The workspace of the job, in place of the original's git context."""
     workspace = Path(environ.get("GITHUB_WORKSPACE") or ".")
     if not any(workspace.iterdir()):
         raise UsageError(
-            "input context: nothing is checked out",
-            hint="run actions/checkout before, or name a context",
+            "input context: the workspace is empty",
+            hint="run actions/checkout first, or set context",
         )
     return str(workspace)
 
 
 def _exports_files(outputs: tuple[str, ...]) -> bool:
-    """Whether an output is a tree or a tar, which have no image ID."""
+    """Whether an output is a directory or a tar, which have no image ID."""
     for text in outputs:
         fields = dict(part.strip().partition("=")[::2] for part in text.split(","))
         if fields.get("type", "local") in ("local", "tar"):
@@ -194,7 +192,7 @@ def _secrets(
         if name and value:
             masked.append(value)
             flags.append(f"id={name},src={keep(value)}")
-        else:  # a secret that this run may not see is empty: the original goes on without it
+        else:  # empty for a secret that this run has no access to: the original ignores it
             warnings.append(f"input secrets: number {number} ({name}) has no value")
     for name, value in _pairs(by_comma(inputs["secret-envs"], "secret-envs"), "secret-envs"):
         flags.append(f"id={name},env={value}")
@@ -216,7 +214,7 @@ def _pairs(values: Iterable[str], name: str) -> list[tuple[str, str]]:
 
 
 def _token(inputs: Mapping[str, str], context: str, environ: Mapping[str, str]) -> list[str]:
-    """The token of the job, where the context is the job's own repository on the server."""
+    """The token of the job, if the context is the job's own repository on the server."""
     own_repository = (
         f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}.git"
     )

@@ -1,7 +1,7 @@
-"""YAML as people write it in CI files, and the header that says who wrote a generated one.
+"""YAML in the style of handwritten CI files, and the header of generated files.
 
-A library's output may change with its version, and `shipline ci check` compares bytes; so the few
-forms that the files need are written here. Values are dicts, lists, str, int, bool and None.
+`shipline ci check` compares bytes, and the output of a library may change with its version; so the
+few needed forms are written here. Values are dicts, lists, str, int, bool and None.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _WIDTH = 100  # columns, for lists on one line
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comment:
-    """A key of a mapping, without value: lines after `# `; without text, an empty line."""
+    """A key of a mapping without a value: a comment; without text, an empty line."""
 
     text: str = ""
 
 
 class Noted(str):
-    """A text with a comment at the end of its line."""
+    """A text with a comment at the end of the line."""
 
     __slots__ = ("note",)
     note: str
@@ -40,11 +40,11 @@ class Noted(str):
 
 
 class Inline(list[str]):
-    """A list that is written on one line if it fits."""
+    """A list on one line, if it fits."""
 
 
 def render(document: Mapping[Any, Any]) -> str:
-    """The document as text, with a line end at the end."""
+    """The document as text, with a final newline."""
     return "\n".join(line.rstrip(" ") for line in _mapping(document, 0)) + "\n"
 
 
@@ -58,7 +58,7 @@ def _mapping(mapping: Mapping[Any, Any], depth: int) -> Iterator[str]:
 
 
 def _entry(start: str, value: Any, depth: int) -> Iterator[str]:
-    """The lines of `start` (a key, or the dash of a list) with its value below or behind it."""
+    """The lines of `start` (a key, or the dash of a list item) and its value."""
     indent = "  " * depth
     if isinstance(value, Inline) and len(line := f"{start} {_flow(value)}") <= _WIDTH:
         yield line
@@ -88,7 +88,7 @@ def _sequence(items: Sequence[Any], depth: int) -> Iterator[str]:
 
 
 def _outdent(line: str, first: int, number: int) -> str:
-    """Comments before the first key of an item stand at its dash."""
+    """Comments before the first key of an item are written before its dash."""
     return line[2:] if number < first and line else line
 
 
@@ -116,7 +116,7 @@ def _scalar(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In single quotes where that spares backslashes."""
+    """The quoted text, in single quotes if that avoids backslashes."""
     if '"' in text and text.isprintable():
         return "'" + text.replace("'", "''") + "'"
     return json.dumps(text, ensure_ascii=False)
@@ -145,30 +145,34 @@ class FileState(Enum):
 
     FRESH = "fresh"
     MISSING = "missing"
-    STALE = "stale"  # written by us, from other inputs
-    EDITED = "edited"  # written by us, changed by a person
-    FOREIGN = "foreign"  # not written by us
+    STALE = "stale"  # generated, from other inputs
+    EDITED = "edited"  # generated, then changed by hand
+    FOREIGN = "foreign"  # not generated
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The state of a file, and how it would have to change, as a unified diff."""
+    """The state of a file, and a unified diff to its expected content."""
 
     state: FileState
     diff: str = ""
 
 
 def headed(body: str, kind: str) -> str:
-    """The file: `body` under a header with its digest, from which changes by hand are known."""
+    """The file: a header with the digest of `body`, by which changes by hand are detected, and
+    `body`.
+    """
     return (
         f"{_MARK.format(kind=kind)} from shipline.yaml: change that file, not this one,\n"
-        "# and run `shipline ci update`. `shipline ci check` fails where it is out of date.\n"
+        "# and run `shipline ci update`. `shipline ci check` fails if it is out of date.\n"
         f"# sha256:{_digest(body)}\n\n{body}"
     )
 
 
 def kind_of(text: str) -> str | None:
-    """Which command wrote the file, as `gitlab` or `github --style buildx`; None for a person's."""
+    """The command that generated the file, as `gitlab` or `github --style buildx`; None for other
+    files.
+    """
     header = _HEADER.match(text)
     return header[1] if header else None
 
@@ -182,7 +186,7 @@ def freshness(present: str | None, expected: str, name: str) -> Freshness:
             (present or "").splitlines(keepends=True),
             expected.splitlines(keepends=True),
             name,
-            f"{name} (as it should be)",
+            f"{name} (expected)",
         )
     )
     return Freshness(_state(present), diff)

@@ -33,9 +33,11 @@ def github_workflow(workflow: Workflow, pins: Pins) -> str:
         "name": "shipline",
         Comment(): None,
         "on": triggers(workflow),
-        Comment("\nNo job has a right that it does not name."): None,
+        Comment("\nEach job has only the permissions that it names."): None,
         "permissions": {},
-        Comment("\nA new push replaces a pull request's run; a release is never cut short."): None,
+        Comment(
+            "\nA new push cancels the run of a pull request; a release is never cancelled."
+        ): None,
         "concurrency": concurrency("shipline"),
         Comment(): None,
         "env": {"SHIPLINE": workflow.install},
@@ -46,7 +48,7 @@ def github_workflow(workflow: Workflow, pins: Pins) -> str:
 
 
 def triggers(workflow: Workflow) -> Node:
-    """When the workflow runs: releasing pushes, pull requests, and by hand."""
+    """The triggers: pushes that are released, pull requests, and manual runs."""
     section = workflow.section
     push = {"branches": Inline(section.branches), "tags": Inline(section.tags)}
     return {
@@ -102,7 +104,7 @@ def _test(workflow: Workflow, pins: Pins) -> Node:
 
 
 def _findings(workflow: Workflow, pins: Pins) -> Node:
-    """Show findings in the repository: apart, because tests must not hold that right."""
+    """Upload findings: a separate job, because tests must not have this permission."""
     upload = [
         {
             "name": f"Upload {path}",
@@ -119,7 +121,7 @@ def _findings(workflow: Workflow, pins: Pins) -> Node:
         *upload,
     ]
     permissions = {
-        "actions": Noted("read", "which run this is, in a private repository"),
+        "actions": Noted("read", "reads the run, in a private repository"),
         "contents": Noted("read", "check out"),
         "security-events": Noted("write", "show findings"),
     }
@@ -151,13 +153,13 @@ def _runner(workflow: Workflow, platform: str) -> Inline | str:
 
 
 def _matrix_job(workflow: Workflow, name: str, **fields: Any) -> Node:
-    """One job per platform, on a runner that is such a machine."""
+    """One job per platform, on a native runner."""
     runner = {"runs-on": "${{ matrix.runner }}", "strategy": _machines(workflow)}
     return _job(workflow, f"{name} ${{{{ matrix.platform }}}}", **runner, **fields)
 
 
 def _try(workflow: Workflow, pins: Pins) -> Node:
-    """The build of a pull request: no secret, no push."""
+    """The build of a pull request: no secrets, no push."""
     build = scripts.attempt(workflow)
     variables = {"PLATFORM": "${{ matrix.platform }}", **steps.cache_variables(workflow)}
     build_step = {"name": "Build", "env": variables, "run": build}
@@ -197,10 +199,10 @@ def _build(workflow: Workflow, pins: Pins) -> Node:
 
 
 def _guard(workflow: Workflow, contents: str, reason: str) -> Node:
-    """The environment with the secrets, and the rights that the registry needs."""
+    """The environment with the secrets, and the permissions that the registry needs."""
     permissions = {"contents": Noted(contents, reason)}
     if workflow.section.oidc_audience:
-        permissions["id-token"] = Noted("write", "a short-lived identity for the registry")
+        permissions["id-token"] = Noted("write", "a short-lived identity token for the registry")
     if any(login.host == "ghcr.io" for login in workflow.logins):
         permissions["packages"] = Noted("write", "push the image")
     return {"environment": workflow.section.environment, "permissions": permissions}
@@ -223,7 +225,7 @@ def _release(workflow: Workflow, pins: Pins) -> Node:
         },
     ]
     needs = Inline(["test", "build"] if workflow.tests else ["build"])
-    guard = _guard(workflow, "write", "reserve the git tag of a version")
+    guard = _guard(workflow, "write", "push the git tag of the version")
     fields = {"needs": needs, "if": _NO_PULL_REQUEST, **guard}
     return _job(workflow, "Release", **fields, steps=sequence)
 
@@ -255,8 +257,8 @@ _INPUTS = {
 
 
 def buildx_workflow(workflow: Workflow, pins: Pins) -> str:
-    """The text of a workflow that pushes each commit of the first branch, named after it. What it
-    leaves out of shipline.yaml is told at its top.
+    """The text of a workflow that pushes an image for each commit of the first branch, tagged with
+    the commit. Comments at its top list what it leaves out of shipline.yaml.
     """
     section = workflow.section
     omitted = "".join(f"\n- {option}" for option in unsupported_options(workflow))
@@ -267,7 +269,7 @@ def buildx_workflow(workflow: Workflow, pins: Pins) -> str:
         "on": {"push": {"branches": Inline(section.branches[:1] or ("main",))}},
         Comment(): None,
         "permissions": {},
-        Comment("\nOne push after the other: the newest commit is pushed last."): None,
+        Comment("\nOne push at a time, so that the newest commit is pushed last."): None,
         "concurrency": {"group": "docker-${{ github.ref }}", "cancel-in-progress": False},
         Comment(): None,
         "jobs": {
@@ -284,13 +286,11 @@ def buildx_workflow(workflow: Workflow, pins: Pins) -> str:
     return headed(render(document), "github --style buildx")
 
 
-UNSUPPORTED_OPTIONS = (
-    "Docker's own actions build and push. Left out of what shipline.yaml asks for:"
-)
+UNSUPPORTED_OPTIONS = "This workflow uses Docker's own actions. It leaves out of shipline.yaml:"
 
 
 def unsupported_options(workflow: Workflow) -> tuple[str, ...]:
-    """The settings of shipline.yaml that this workflow does not support."""
+    """The settings of shipline.yaml that the workflow of Docker's actions does not support."""
     flags = sorted({flag for flag in workflow.build if flag.startswith("--")} - {*_INPUTS})
     others = [login.host for login in workflow.logins[1:]]
     options = (
@@ -347,7 +347,7 @@ def _login(login: Login, pins: Pins) -> Node:
 
 
 def _options(flags: tuple[str, ...]) -> Node:
-    """The flags of the build that are inputs of the action."""
+    """The inputs of the action for flags of the build."""
     inputs: dict[str, list[str]] = {}
     for flag, value in pairwise(flags):
         if flag in _INPUTS:
@@ -356,6 +356,6 @@ def _options(flags: tuple[str, ...]) -> Node:
 
 
 def _expression(name: str) -> str:
-    """A variable: GitHub's own, else one of the repository."""
+    """The expression for a variable: GitHub's own, else one of the repository."""
     is_builtin = name.startswith("GITHUB_")
     return f"${{{{ github.{name[7:].lower()} }}}}" if is_builtin else f"${{{{ vars.{name} }}}}"

@@ -28,9 +28,7 @@ def gitlab_pipeline(workflow: Workflow) -> str:
     }
     document: Node = {
         "stages": Inline([*(("test",) if workflow.tests else ()), "build", "release"]),
-        Comment(
-            "\nBranches and tags, and merge requests without the branch's pipeline beside."
-        ): None,
+        Comment("\nBranches, tags and merge requests, without duplicate pipelines."): None,
         "workflow": {"rules": _rules(workflow)},
         Comment(): None,
         "variables": {
@@ -117,7 +115,7 @@ def _toolchain_image(toolchain: Toolchain) -> str:
 
 
 def _shown(reports: tuple[str, ...]) -> Node:
-    """Reports in forms that merge requests show."""
+    """Reports in the formats that merge requests show."""
     shown: Node = {}
     if junit := [path for path in reports if "junit" in path.lower() and path.endswith(".xml")]:
         shown["junit"] = junit
@@ -127,7 +125,7 @@ def _shown(reports: tuple[str, ...]) -> Node:
 
 
 def _matrix(workflow: Workflow, rule: str, commands: list[str]) -> Node:
-    """One job per platform, on a runner that is such a machine."""
+    """One job per platform, on a native runner."""
     names = {name for platform in workflow.platforms for name in packages(platform)}
     return {
         "stage": "build",
@@ -158,8 +156,8 @@ def _runner(workflow: Workflow, platform: str) -> str:
     if len(tags) == 1:
         return tags[0]
     raise ConfigError(
-        f"ci.runners.{platform}: a job for GitLab finds its runner by one tag, not {len(tags)}",
-        hint="give the runners a tag of their own, and name that",
+        f"ci.runners.{platform}: GitLab jobs select a runner by one tag, not {len(tags)}",
+        hint="give these runners a common tag, and use that",
     )
 
 
@@ -186,7 +184,7 @@ def _release_rule() -> str:
 
 
 def _login_variables(login: Login) -> tuple[str, str]:
-    """The job's own credentials on the registry of GitLab."""
+    """The job's own credentials for the registry of GitLab."""
     if login.host == "registry.gitlab.com":
         return "CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD"
     return login.username, login.password
@@ -199,7 +197,7 @@ def _logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[str]:
 
 
 def _passphrase(workflow: Workflow) -> Node:
-    """What the credentials are sealed with between the commands of a job."""
+    """The passphrase for the encrypted credentials of a job."""
     if not workflow.logins or workflow.section.login:
         return {}
     return {"SHIPLINE_PASSPHRASE": f"${_login_variables(workflow.logins[0])[1]}"}
@@ -212,7 +210,7 @@ def _release(workflow: Workflow) -> Node:
         "needs": [{"job": name, "artifacts": True} for name in needs],
         "rules": [{"if": _release_rule()}],
         "interruptible": False,
-        Comment("One release of a branch after the other."): None,
+        Comment("One release per branch at a time."): None,
         "resource_group": "release-$CI_COMMIT_REF_SLUG",
         "environment": {"name": workflow.section.environment},
         "variables": {"GIT_STRATEGY": "clone", **_passphrase(workflow)},

@@ -1,4 +1,4 @@
-"""The commands of generated jobs, which are the same for every CI system: sh, no expressions."""
+"""The scripts of generated jobs, the same for every CI system: sh, without expressions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from shipline.deliver.ci.workflow import Workflow, pattern, quoted
 
 
 def install(venv: str) -> str:
-    """Install what `$SHIPLINE` names into a virtual environment in `place`. Its programs alone are
-    in `place/programs`: on the PATH, `python` and `pip` stay those of the project.
+    """Install `$SHIPLINE` into a virtual environment in `place`. Only its own programs are in
+    `place/programs`, so that `python` and `pip` remain those of the project.
     """
     return (
         f'python3 -m venv "{venv}"\n'
@@ -23,13 +23,13 @@ def test(workflow: Workflow) -> str:
 
 
 def attempt(workflow: Workflow) -> str:
-    """Build `$PLATFORM` and keep nothing: no credentials, no registry to write to."""
+    """Build `$PLATFORM` without credentials, and push nothing."""
     words = ["shipline build", '--platform "$PLATFORM"', *_pairs(workflow.build)]
     return " \\\n  ".join([*words, "--output type=cacheonly", quoted(workflow.context)])
 
 
 def build(file: str) -> str:
-    """Build `$PLATFORM` and push it without a name; the digest is written to `file`."""
+    """Build `$PLATFORM` and push it without a tag; the digest is written to `file`."""
     return f'''\
 mkdir -p "$(dirname "{file}")"
 shipline ship --only build --platform "$PLATFORM" --metadata-file "{file}"
@@ -37,9 +37,9 @@ shipline ship --only build --platform "$PLATFORM" --metadata-file "{file}"
 
 
 def release(workflow: Workflow, built: str) -> str:
-    """Merge what was built, judge, sign and publish; `built` is a pattern of metadata files.
-
-    What a job brings into the tree is excluded there, so that the tree is still that of the commit.
+    """Merge the built images, run gates, sign and publish; `built` is a pattern of metadata files.
+    Files that the job adds to the work tree are excluded in git, so that the tree remains that of
+    the commit.
     """
     brought = [built.partition("/")[0] + "/", "reports.tar", *workflow.reports]
     lines = []
@@ -61,7 +61,7 @@ def release(workflow: Workflow, built: str) -> str:
 
 
 def pack(workflow: Workflow) -> str:
-    """Put the reports into one archive, with their places in the tree."""
+    """Pack the reports into one archive, with their paths."""
     names = " ".join(pattern(path) for path in workflow.reports)
     return f"tar --create --file reports.tar --ignore-failed-read -- {names}"
 
@@ -72,7 +72,7 @@ def unpack() -> str:
 
 
 def login(host: str, username: str, password: str) -> str:
-    """Check the credentials in two variables, and keep them sealed."""
+    """Log in with the credentials in two variables, and store them encrypted."""
     return (
         f"printf '%s' \"${password}\" |\n"
         f'  shipline login --username "${username}" --password-stdin {quoted(host)}'
@@ -80,9 +80,8 @@ def login(host: str, username: str, password: str) -> str:
 
 
 def own_login(workflow: Workflow, hand_on: str = "") -> str:
-    """Run the project's commands; what they keep is sealed with a passphrase of this job alone.
-
-    `hand_on` makes the passphrase known to later steps.
+    """Run the project's login commands; the credentials they store are encrypted with a passphrase
+    of this job. `hand_on` passes the passphrase to later steps.
     """
     make = "SHIPLINE_PASSPHRASE=$(python3 -c 'import secrets; print(secrets.token_hex(32))')"
     lines = [make, "export SHIPLINE_PASSPHRASE", hand_on, *workflow.section.login]
@@ -90,7 +89,7 @@ def own_login(workflow: Workflow, hand_on: str = "") -> str:
 
 
 def _pairs(flags: tuple[str, ...]) -> list[str]:
-    """A flag with its value on one line each."""
+    """Each flag with its value on a line."""
     lines: list[str] = []
     for word in flags:
         if word.startswith("--") or not lines or " " in lines[-1]:

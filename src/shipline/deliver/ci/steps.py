@@ -1,7 +1,7 @@
-"""Steps of GitHub workflows, and the actions that they use, each pinned to a commit.
+"""Steps of GitHub workflows, and their actions, each pinned to a commit.
 
-A pin file is JSON: action -> `version` (a tag, for people) and `commit` (40 hex digits). The one in
-this package is the default; a project's own replaces entries of it.
+A pin file is JSON: action -> `version` (a tag, as a comment) and `commit` (40 hex digits). The file
+of a project overrides entries of the one in this package.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIMIT = 1 << 20  # bytes of a pin file
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One commit of an action, and the name people give it."""
+    """A commit of an action, and its version."""
 
     version: str
     commit: str
@@ -39,9 +39,8 @@ class Pins:
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """Those of the package, with the entries of the pin file `own` in their place.
-
-        Raises ConfigError for a file that is not a pin file.
+        """The pins of the package, overridden by those of the pin file `own`. Raises ConfigError
+        for an invalid file.
         """
         shipped = files("shipline.deliver.ci").joinpath("pins.json").read_text()
         table = _parse(shipped, "pins.json")
@@ -81,7 +80,7 @@ def _pin(entry: Any, action: str, name: str) -> Pin:
     if not isinstance(commit, str) or not _COMMIT.match(commit):
         raise ConfigError(
             f"{name}: the commit of {action} is not 40 hex digits",
-            hint="a tag or a branch can be moved; a commit cannot",
+            hint="use the full commit: tags and branches can move",
         )
     return Pin(version, commit)
 
@@ -93,7 +92,9 @@ echo "SHIPLINE_PASSPHRASE=$SHIPLINE_PASSPHRASE" >> "$GITHUB_ENV\""""
 
 
 def checkout(pins: Pins, *, history: bool = True) -> Node:
-    """The commit, or all commits and tags with the files of this one alone. No token stays."""
+    """Check out the commit, or all commits and tags with only the files of this one. The checkout
+    keeps no token.
+    """
     options: Node = {"persist-credentials": False}
     if history:
         options |= {"fetch-depth": 0, "filter": "blob:none"}
@@ -124,7 +125,7 @@ def toolchain(workflow: Workflow, pins: Pins) -> list[Node]:
 
 
 def release_setup(workflow: Workflow) -> list[Node]:
-    """The project's commands for what looks at the image, before any credential is there."""
+    """The project's commands that install scanners, before credentials exist."""
     commands = workflow.section.release_setup
     return [{"name": "Set up the release", "run": "\n".join(commands) + "\n"}] if commands else []
 
@@ -149,7 +150,7 @@ def fetch(name: str, pins: Pins, **options: Any) -> Node:
 
 
 def unpack() -> Node:
-    """Put the reports of the tests back into the tree."""
+    """Unpack the reports of the tests into the work tree."""
     return {"name": "Unpack the reports", "run": scripts.unpack()}
 
 
@@ -160,13 +161,13 @@ def prepare(workflow: Workflow) -> Node:
         "name": "Prepare the runner",
         "run": "sudo apt-get update -qq\n"
         f"sudo apt-get install -y -qq --no-install-recommends {' '.join(names)}\n"
-        "# Ubuntu keeps programs without root from user namespaces, in which builds run.\n"
+        "# Builds run in user namespaces, which Ubuntu denies to programs without root.\n"
         "sudo sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0\n",
     }
 
 
 def cache(pins: Pins, *, save: bool) -> Node:
-    """The state directory between runs; only pushes of branches write it."""
+    """Cache the state directory between runs; only pushes to branches save it."""
     options: Node = {
         "path": "".join(f"~/.local/state/shipline/{name}\n" for name in STATE),
         "key": "shipline-${{ matrix.name }}-${{ github.sha }}",
@@ -213,7 +214,7 @@ def secret(name: str) -> str:
 
 
 def _credentials(login: Login) -> tuple[str, str]:
-    """Expressions for the user and the password: on GitHub's own registry the job's token."""
+    """Expressions for user and password: for GitHub's own registry the job's token."""
     if login.host == "ghcr.io":
         return "${{ github.actor }}", secret("GITHUB_TOKEN")
     return secret(login.username), secret(login.password)
@@ -242,7 +243,7 @@ def logins(workflow: Workflow, logins: tuple[Login, ...]) -> list[Node]:
 
 
 def passphrase(workflow: Workflow) -> Node:
-    """What the credentials are sealed with between the steps of a job."""
+    """The passphrase for the encrypted credentials of a job."""
     if not workflow.logins or workflow.section.login:
         return {}
     return {"SHIPLINE_PASSPHRASE": _credentials(workflow.logins[0])[1]}

@@ -16,7 +16,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class CiSection:
-    """How `shipline ci github` and `shipline ci gitlab` write their file."""
+    """How `shipline ci github` and `shipline ci gitlab` generate workflows."""
 
     branches: tuple[str, ...] = field(
         default=("main", "develop", "feature/**"),
@@ -27,13 +27,11 @@ class CiSection:
     )
     install: str = field(
         default="",
-        metadata={"doc": "What pip installs to get shipline; by default the commit that writes."},
+        metadata={"doc": "What pip installs to get shipline; by default this shipline's commit."},
     )
     setup: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "doc": "Commands before the steps, as `npm ci`; by default found in the project."
-        },
+        metadata={"doc": "Commands before the steps, such as npm ci; by default detected."},
     )
     runners: Mapping[str, str | tuple[str, ...]] = field(
         default_factory=dict,
@@ -41,11 +39,11 @@ class CiSection:
     )
     release_setup: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Commands before the steps that look at the image: install a scanner."},
+        metadata={"doc": "Commands before steps that inspect the image: install a scanner."},
     )
-    timeout_minutes: int = field(default=30, metadata={"doc": "After which a job is stopped."})
+    timeout_minutes: int = field(default=30, metadata={"doc": "Time limit of each job."})
     environment: str = field(
-        default="release", metadata={"doc": "The environment that holds the secrets of a release."}
+        default="release", metadata={"doc": "The environment with the secrets of a release."}
     )
     username: str = field(
         default="REGISTRY_USERNAME",
@@ -64,11 +62,11 @@ class CiSection:
     )
     login: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Commands that log in to the registries, in place of user and password."},
+        metadata={"doc": "Commands that log in to the registries, instead of user and password."},
     )
     oidc_audience: str = field(
         default="",
-        metadata={"doc": "Gives these commands an identity token, for whom it is."},
+        metadata={"doc": "The audience of an identity token for these commands."},
     )
     pins: str = field(
         default="", metadata={"doc": "A pin file with commits of actions, relative to this file."}
@@ -79,24 +77,23 @@ class CiSection:
             if not _VARIABLE.match(name):
                 raise ConfigError(f"{name!r} is not the name of a variable")
         if not 1 <= self.timeout_minutes <= 360:
-            raise ConfigError("timeout-minutes is a number from 1 to 360")
+            raise ConfigError("timeout-minutes must be a number from 1 to 360")
         if self.oidc_audience and not self.login:
-            raise ConfigError("oidc-audience: needs commands in login that use the token")
+            raise ConfigError("oidc-audience: requires commands in login that use the token")
         if not self.branches and not self.tags:
-            raise ConfigError("branches and tags are both empty: nothing would ever be released")
+            raise ConfigError("branches and tags are both empty: nothing would be released")
 
 
 STATE = ("content", "toc", "cache.db")
-"""What is worth keeping of the state directory: layers, their tables, what came out of what."""
+"""The parts of the state directory that CI caches: layers, their tables, the build cache."""
 
 _CACHE_FLAGS = ("--cache-from", "--cache-to")
 _UNREAD = re.compile(r"unread-((?:[0-9a-f]{2})+)-unread")
 
 
 class Unread(Mapping[str, str]):
-    """An environment in which each variable stands for itself: to be read when the job runs.
-
-    What stands for it is legal in a reference, so that a configuration can be decoded with it.
+    """An environment in which each variable is a placeholder, to be read when the job runs. The
+    placeholder is valid in a reference, so that a configuration can be decoded with it.
     """
 
     def __getitem__(self, name: str) -> str:
@@ -125,8 +122,8 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """The CI secret with the private key, and the file where the chain expects it; no file where
-    it reads the variable of the secret's name.
+    """The CI secret with the private key, and the file to write it to; empty if the key is read
+    from the variable.
     """
 
     secret: str
@@ -135,11 +132,11 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """`image` is a repository without tag, `shipline` what pip installs to get this program;
-    `without` is what shipline.yaml asks for and only shipline can do. `tests` are steps that need
-    no image, `reports` the files they write, as shell patterns. `build` are flags of `shipline
-    build`, in which variables may be unread, `variables` the secrets that the build reads;
-    `context` ends the command. `logins` begin with that of the image.
+    """`image` is a repository without a tag, `shipline` the requirement for pip; `without` are
+    settings that only shipline supports. `tests` are steps that need no image, `reports` the files
+    they write, as shell patterns. `build` are flags of `shipline build`, in which variables may be
+    unread, `variables` the secrets that the build reads; `context` ends the command. `logins` begin
+    with that of the image.
     """
 
     image: str
@@ -194,12 +191,12 @@ def native_runner(platform: str) -> str | None:
 
 
 def packages(platform: str) -> tuple[str, ...]:
-    """Debian packages that a build for `platform` needs on a runner."""
+    """The Debian packages that a build for `platform` needs on a runner."""
     return ("crun", "uidmap", *(() if native_runner(platform) else ("qemu-user-static",)))
 
 
 def quoted(word: str) -> str:
-    """A word for a POSIX shell in which only unread variables are still replaced."""
+    """The text quoted for a POSIX shell, in which only placeholders of variables are expanded."""
     if re.fullmatch(r"[\w@%+=:,./-]+", word) and not _UNREAD.search(word):
         return word
     text = re.sub(r'[\\"`$]', lambda match: "\\" + match[0], word)

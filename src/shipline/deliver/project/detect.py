@@ -1,4 +1,4 @@
-"""A look at a directory: which project this is. Reads files, runs nothing."""
+"""Detects the project in a directory. Reads files, runs nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _checks(root: Path) -> list[ProjectCheck]:
 
 
 def _main(root: Path) -> tuple[str, ...]:
-    """The package with the program, at the top or the first below cmd; none of a library."""
+    """The package with the program, at the top or the first below cmd; empty for a library."""
     if any(re.search(r"(?m)^package main\b", read(path)) for path in sorted(root.glob("*.go"))):
         return (".",)
     below = sorted(path.parent for path in (*root.glob("cmd/*/main.go"), *root.glob("cmd/main.go")))
@@ -70,12 +70,12 @@ _CI = (
 _NOT_SOURCE = frozenset(
     {"node_modules", "vendor", "dist", "build", "target", ".git", ".venv", "venv"}
 )
-_DEPTH = 3  # directories below the top in which Dockerfiles are looked for
+_DEPTH = 3  # depth of the search for Dockerfiles
 _NOT_SHIPPED = re.compile(
     r"(?i)(.*[-_.])?(tests?|testdata|testing|e2e|fixtures?|examples?|samples?|demos?|docs?|bench"
     r"|benchmarks?|ci|dev|devcontainer|debug|local|hack|github)"
 )
-"""Directories, and ends of names, of Dockerfiles that make no image to ship."""
+"""Directories and suffixes of Dockerfiles that are not for images to ship."""
 _SITES = (".", "public", "site", "www", "html")
 
 
@@ -99,7 +99,7 @@ def detect_project(root: Path) -> DetectedProject:
 
 
 def guess_image(project: DetectedProject) -> str | None:
-    """The repository that the registry beside the git server has; None where that is not known."""
+    """The repository in the registry of the git server; None if that is unknown."""
     match = re.search(
         r"(?:@|//(?:[^@/]+@)?)([\w.-]+)(?::\d+)?[:/]+(.+?)(?:\.git)?/?\Z", project.remote
     )
@@ -124,14 +124,14 @@ def _dockerfiles(root: Path) -> Iterator[str]:
 
 
 def _is_dockerfile(path: Path) -> bool:
-    """Whether it makes an image that could be shipped: none for tests or for development."""
+    """Whether the Dockerfile is for an image to ship, not for tests or development."""
     kind = re.fullmatch(r"(?:Docker|Container)file(\..+)?", path.name)
     words = (*path.parts[:-1], (kind[1] or ".")[1:]) if kind else ()
     return bool(kind) and not any(_NOT_SHIPPED.fullmatch(part) for part in words)
 
 
 def _context(root: Path, dockerfile: str) -> str:
-    """Where the files that the Dockerfile copies are: its own directory, or the top."""
+    """The directory with the files that the Dockerfile copies: its own, or the top."""
     own = Path(dockerfile).parent
     copied = re.findall(
         r"(?mi)^\s*(?:COPY|ADD)\s+(?!.*--from)(?:--\S+\s+)*(\S+)", read(root / dockerfile)
@@ -186,7 +186,7 @@ def _ci(root: Path) -> Iterator[str]:
 
 
 def _remote(root: Path) -> str:
-    """The URL of origin, as .git/config has it; a worktree's is not looked for."""
+    """The URL of origin in .git/config; empty in a linked worktree."""
     section = re.search(r'(?ms)^\[remote "origin"\]\n(.*?)(?=^\[|\Z)', read(root / ".git/config"))
     match = re.search(r"(?m)^\s*url\s*=\s*(\S+)", section[1]) if section else None
     return match[1] if match else ""

@@ -29,7 +29,9 @@ _SYNC = {
     "berry": ("yarn install --immutable",),
     "bun": ("bun install --frozen-lockfile",),
 }
-_UNLOCKED = ("npm install --no-package-lock --no-audit --no-fund",)  # the tree stays the commit's
+_UNLOCKED = (
+    "npm install --no-package-lock --no-audit --no-fund",
+)  # the work tree remains unchanged
 _COREPACK = "corepack enable"
 _SITES = {
     r"\bvite build\b": "dist",
@@ -37,9 +39,9 @@ _SITES = {
     r"\bvue-cli-service build\b": "dist",
     r"\breact-scripts build\b": "build",
 }
-"""Where the programs that build static sites put them."""
+"""The output directories of programs that build static sites."""
 _RUNTIME = ("dependencies", "optionalDependencies", "peerDependencies")
-_REPORTS = "name the reports it writes, for the gates"
+_REPORTS = "add the reports that it writes, for the gates"
 _GATES = {"junit": "tests", "lcov": "coverage"}
 _BOTH = (("tests", "reports/junit.xml"), ("coverage", "reports/lcov.info"))
 _REPORTER = re.compile(r"--test-reporter=(\w+)\s+--test-reporter-destination=([\w./-]+)")
@@ -82,8 +84,8 @@ def detect_node(root: Path) -> Language | None:
 
 
 def _getting(package: Mapping[str, Any], manager: str, yarn_lock: str) -> str:
-    """The command that gets the manager: the version that package.json names, else one of ours.
-    Of the new yarn (whose lock file has metadata) there is no other than the one that is named.
+    """The command that installs the package manager: the version in package.json, else a default.
+    Modern yarn (its lock file has metadata) is always the version in package.json.
     """
     if manager not in _MANAGERS:
         return ""
@@ -115,14 +117,14 @@ def _engines(package: Mapping[str, Any]) -> str:
 
 
 def _major(text: str) -> str:
-    """The release line of an exact version; a range leaves the choice to us."""
+    """The release line of an exact version; for a range, the default."""
     match = re.fullmatch(r"[v^~]?(\d+)(\.[\dx*]+)*", text)
     return match[1] if match else DEFAULT
 
 
 def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str, ...]:
-    """How the program is started; nothing for what has none. A `built` one need not be there yet,
-    and its start script may be for development.
+    """The start command; empty if unknown. With `built`, the file need not exist yet, and the start
+    script may be for development.
     """
     script = _text(_table(package, "scripts").get("start"))
     if match := re.fullmatch(r"node ((?:--[\w=./-]+ )*)([\w./-]+)", script):
@@ -141,8 +143,8 @@ def _start(root: Path, package: Mapping[str, Any], *, built: bool) -> tuple[str,
 
 
 def _checks(package: Mapping[str, Any], lock: str) -> list[ProjectCheck]:
-    """The scripts that check the project. `lock` is the manager whose lock file is there, if any:
-    npm audits nothing without one.
+    """The scripts that check the project. `lock` is the manager whose lock file exists, if any: npm
+    cannot audit without one.
     """
     manager = lock or "npm"
     scripts = {name: _text(text) for name, text in _table(package, "scripts").items()}
@@ -165,7 +167,7 @@ def _checks(package: Mapping[str, Any], lock: str) -> list[ProjectCheck]:
     elif "workspaces" in package and manager == "npm":
         checks.append(ProjectCheck("test", "npm run test --workspaces --if-present", note=_REPORTS))
     if lock == "npm" and any(_table(package, kind) for kind in _RUNTIME):
-        note = "the status of npm does not tell a finding from a failure: the gate reads the report"
+        note = "npm's exit status is the same for findings and failures: the gate reads the report"
         run = "mkdir -p reports\nnpm audit --omit=dev --json > reports/npm-audit.json || true"
         checks.append(
             ProjectCheck("audit", run, (("vulnerabilities", "reports/npm-audit.json"),), note)
@@ -194,7 +196,7 @@ def _lint(name: str, script: str, manager: str) -> ProjectCheck:
 
 
 def _test(name: str, script: str, manager: str, package: Mapping[str, Any]) -> ProjectCheck:
-    """The test command, changed so that it writes reports where its runner is known."""
+    """The test command, with options that write reports if the runner is known."""
     if named := [
         (_GATES[kind], path) for kind, path in _REPORTER.findall(script) if kind in _GATES
     ]:

@@ -12,9 +12,8 @@ _LIMIT = 4 << 20  # bytes of a file that is looked at
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A language on a machine that has none of it: `file` names the version, else `version` does.
-
-    `setup` are commands that install what the project's own commands need.
+    """How CI sets up a language: its version is in `file`, else `version`. `setup` are commands
+    that install what the project's own commands need.
     """
 
     kind: Kind
@@ -29,7 +28,7 @@ class Toolchain:
 
 @dataclass(frozen=True, slots=True)
 class ProjectCheck:
-    """A command of the project and the reports it writes, by the gate that reads them."""
+    """A command of the project and its reports, by gate."""
 
     name: str
     run: str
@@ -95,5 +94,5 @@ def read(path: Path) -> str:
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not empty, as files like .nvmrc have it."""
+    """The first non-empty line, as in .nvmrc."""
     return next((line.strip() for line in read(path).splitlines() if line.strip()), "")

@@ -13,7 +13,7 @@ DEFAULT = "3.13"
 MANAGERS = {"uv": "uv==0.13.9", "poetry": "poetry==2.5.1", "pdm": "pdm==2.29.4"}
 """The pip requirement of each manager, with a version for reproducible builds."""
 
-_PIP = "pip==26.3"  # knows dependency groups, as 25.1 and newer do
+_PIP = "pip==26.3"  # supports dependency groups, since 25.1
 _LOCKS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm"}
 _SYNC = {"uv": "uv sync --frozen", "poetry": "poetry install", "pdm": "pdm sync"}
 _EXTRA = {"uv": "--extra", "poetry": "--extras", "pdm": "--group"}
@@ -64,11 +64,11 @@ def _pyproject(root: Path) -> Mapping[str, Any]:
 
 
 def _is_package(root: Path, project: Mapping[str, Any]) -> bool:
-    """Whether pip can install the project itself; one with requirements beside is run in place."""
+    """Whether pip can install the project itself; one with a requirements file is run in place."""
     if (root / "requirements.txt").is_file() and not _scripts(project):
         return False
     if (root / "uv.lock").is_file() and "build-system" not in project:
-        return False  # what uv calls a virtual project
+        return False  # a virtual project in uv
     return "build-system" in project or "project" in project or (root / "setup.py").is_file()
 
 
@@ -103,7 +103,7 @@ def _setup(root: Path, project: Mapping[str, Any], manager: str, installs: bool)
 
 
 def _names(table: Mapping[str, Any], key: str) -> list[str]:
-    """The extras or groups that are for development."""
+    """The extras or groups for development."""
     groups = table.get(key, {})
     return [group for group in groups if group in _DEVELOPMENT] if isinstance(groups, dict) else []
 
@@ -130,7 +130,7 @@ def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[ProjectChe
         checks.append(_test(coverage, run))
     elif any("import unittest" in read(path) for path in sorted(root.glob("test*/test_*.py"))):
         checks.append(ProjectCheck("test", f"{run}python -m unittest discover", note=_NO_REPORT))
-    note = "its status is 0 when nothing could be looked up: the gate reads the report"
+    note = "its exit status is 0 if lookups failed: the gate reads the report"
     audit = (
         f"mkdir -p reports\n{run}pip-audit --format json --output reports/pip-audit.json || true"
     )
@@ -141,7 +141,7 @@ def _checks(root: Path, project: Mapping[str, Any], run: str) -> list[ProjectChe
     return checks
 
 
-_NO_REPORT = "unittest writes no report; with pytest tests and coverage feed gates"
+_NO_REPORT = "unittest writes no report; use pytest for gates of tests and coverage"
 
 
 def _checked(root: Path, project: Mapping[str, Any]) -> str:

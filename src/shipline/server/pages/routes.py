@@ -1,4 +1,6 @@
-"""Login sessions of the web pages: random cookies, known only to this process."""
+"""The web pages: their routes, and login sessions as random cookies that only this process
+knows.
+"""
 
 from __future__ import annotations
 
