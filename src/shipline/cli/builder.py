@@ -1,14 +1,30 @@
-"""`shipline builder`: preparing this machine for builds."""
+"""Builds on this machine: `shipline du` and `prune` for the build cache, `shipline builder` for
+emulators.
+
+Flags, columns and filters are those of `docker buildx du` and `docker buildx prune`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from shipline.build import parse_platforms
-from shipline.errors import SandboxError
+from shipline.cli import engine
+from shipline.cli.template import render
+from shipline.errors import SandboxError, UsageError
+from shipline.units import ByteSize, Duration
+
+if TYPE_CHECKING:
+    from shipline.build.disk import CacheRecord
 
 
 @click.group("builder")
@@ -42,3 +58,258 @@ def bootstrap(platforms: Sequence[str]) -> None:
         click.echo(str(platform))
     for command in filter(None, undo):
         click.echo(f"registered; to undo it: {command}", err=True)
+
+
+_HEADS = ("ID", "RECLAIMABLE", "SIZE", "LAST ACCESSED")
+_FLAGS: dict[str, Callable[[CacheRecord], bool]] = {
+    "inuse": lambda record: record.in_use,
+    "mutable": lambda record: record.mutable,
+    "immutable": lambda record: not record.mutable,
+    "shared": lambda record: False,
+    "private": lambda record: True,
+}
+_TEXTS: dict[str, Callable[[CacheRecord], str]] = {
+    "id": lambda record: record.id,
+    "type": lambda record: record.type,
+    "description": lambda record: record.description,
+    "parents": lambda record: "",
+}
+_AGES = ("until", "unused-for")
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_SPANS = (
+    (172_800, 3600, "hours"),
+    (1_209_600, 86_400, "days"),
+    (5_184_000, 604_800, "weeks"),
+    (63_072_000, 2_592_000, "months"),
+    (float("inf"), 31_536_000, "years"),
+)
+"""Less than the first, counted in the second, in seconds."""
+
+_filters = click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help=f"Only records for which all filters hold: {', '.join((*_TEXTS, *_FLAGS, *_AGES))};"
+    " with = , != or ~= (a regular expression).",
+)
+
+
+@click.command("du")
+@_filters
+@click.option("--format", "template", help="table, pretty, json, or a Go template.")
+@click.option("--verbose", is_flag=True, help="Shorthand for --format=pretty.")
+@click.option("--builder", hidden=True)
+@click.option("--timeout", hidden=True)
+def du(filters: Sequence[str], template: str | None, verbose: bool, **_: object) -> None:
+    """Show what the build cache takes of the disk.
+
+    Blobs and unpacked files of a layer are records of their own. An ID with * is of a record that
+    changes while it is used.
+    """
+    from shipline.api import state_directory
+    from shipline.build.disk import scan
+
+    chosen = _chosen(filters)
+    engine.enter()
+    records = [record for record in scan(state_directory()) if chosen(record)]
+    template = template or ("pretty" if verbose else "table")
+    if template in ("table", "pretty"):
+        click.echo(_table(records) if template == "table" else _pretty(records), nl=False)
+        if not filters:
+            click.echo(_summary(records), nl=False)
+        return
+    for record in records:
+        values = _values(record)
+        line = json.dumps(values) if template == "json" else render(template, values)
+        click.echo(line)
+
+
+@click.command("prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="Include internal records.")
+@_filters
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--max-used-space", help="Remove until the cache takes at most this much.")
+@click.option("--min-free-space", help="Remove until this much of the disk is free.")
+@click.option("--reserved-space", help="Never make the cache smaller than this.")
+@click.option("--keep-storage", hidden=True)
+@click.option("--verbose", is_flag=True, help="Show everything about the removed records.")
+@click.option("--builder", hidden=True)
+@click.option("--timeout", hidden=True)
+def prune_command(
+    filters: Sequence[str],
+    force: bool,
+    max_used_space: str | None,
+    min_free_space: str | None,
+    reserved_space: str | None,
+    keep_storage: str | None,
+    verbose: bool,
+    **_: object,
+) -> int:
+    """Remove build cache, the least recently used first; what running builds use stays."""
+    from shipline.api import state_directory
+    from shipline.build.disk import PruneLimits, prune, total
+
+    chosen = _chosen(filters)
+    limits = PruneLimits(
+        max_used=_bytes("--max-used-space", max_used_space),
+        min_free=_bytes("--min-free-space", min_free_space),
+        reserved=_bytes("--reserved-space", reserved_space or keep_storage),
+    )
+    if not force and not _confirmed():
+        return 0
+    engine.enter()
+    removed: list[CacheRecord] = []
+    for record in prune(state_directory(), limits, chosen):
+        if verbose:
+            click.echo(_pretty([record]), nl=False)
+        else:
+            if not removed:
+                click.echo(_row(_HEADS))
+            click.echo(_row(_columns(record)))
+        removed.append(record)
+    click.echo(f"Total:\t{human_size(total(removed))}")
+    return 0
+
+
+def human_size(size: float) -> str:
+    """Bytes as docker shows them: four digits in thousands, `4.096kB`."""
+    power = 0
+    while size >= 1000 and power < len(_UNITS) - 1:
+        size, power = size / 1000, power + 1
+    return f"{size:.4g}{_UNITS[power]}"
+
+
+def human_duration(seconds: float) -> str:
+    """A span of time as docker shows it: `About an hour`, `2 days`."""
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 2:
+        return "1 second"
+    if seconds < 60:
+        return f"{seconds:.0f} seconds"
+    if seconds < 3600:
+        minutes = int(seconds // 60)
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if round(seconds / 3600) == 1:
+        return "About an hour"
+    length, name = next((length, name) for most, length, name in _SPANS if seconds < most)
+    return f"{int(seconds // length)} {name}"
+
+
+def _chosen(filters: Iterable[str]) -> Callable[[CacheRecord], bool]:
+    tests = [_test(text) for text in filters]
+    return lambda record: all(test(record) for test in tests)
+
+
+def _test(text: str) -> Callable[[CacheRecord], bool]:
+    match = re.fullmatch(r"([a-z-]+)(!=|~=|=)(.*)", text, re.DOTALL)
+    if match is None:
+        raise UsageError(f"--filter: {text!r} is not NAME=VALUE")
+    name, operator, value = match.groups()
+    if name in _AGES and operator == "=":
+        try:
+            age = Duration.parse(value).seconds
+        except ValueError as error:
+            raise UsageError(f"--filter {name}: {error}") from None
+        return lambda record: time.time() - record.last_used >= age
+    if name in _FLAGS and operator != "~=":
+        if value not in ("true", "1", "false", "0"):
+            raise UsageError(f"--filter {name}: {value!r} is not true or false")
+        expected = (value in ("true", "1")) == (operator == "=")
+        return lambda record: _FLAGS[name](record) == expected
+    if name not in _TEXTS:
+        names = ", ".join((*_TEXTS, *_FLAGS, *_AGES))
+        raise UsageError(f"--filter: there is no {name!r}{operator}", hint=f"filters are {names}")
+    if operator == "~=":
+        try:
+            pattern = re.compile(value)
+        except re.error as error:
+            raise UsageError(f"--filter {name}: {value!r} is no pattern: {error}") from None
+        return lambda record: pattern.search(_TEXTS[name](record)) is not None
+    return lambda record: (_TEXTS[name](record) == value) == (operator == "=")
+
+
+def _bytes(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return ByteSize.parse(text).bytes
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def _confirmed() -> bool:
+    click.echo(
+        "WARNING! This will remove all build cache that is not in use.\n"
+        "Are you sure you want to continue? [y/N] ",
+        nl=False,
+    )
+    answer = sys.stdin.readline().strip().lower()
+    if not sys.stdin.isatty():
+        click.echo()
+    return answer in ("y", "yes")
+
+
+def _columns(record: CacheRecord) -> tuple[str, ...]:
+    identity = record.id + ("*" if record.mutable else "")
+    return identity, _truth(not record.in_use), human_size(record.size), _ago(record.last_used)
+
+
+def _row(columns: Sequence[str]) -> str:
+    widths = (29, 14, 11, 0)
+    return "".join(text.ljust(width) for text, width in zip(columns, widths, strict=True)).rstrip()
+
+
+def _table(records: Iterable[CacheRecord]) -> str:
+    return "".join(f"{_row(row)}\n" for row in (_HEADS, *map(_columns, records)))
+
+
+def _pretty(records: Iterable[CacheRecord]) -> str:
+    return "".join(
+        f"ID:           {record.id}\n"
+        f"Created at:   {_at(record.created)}\n"
+        f"Mutable:      {_truth(record.mutable)}\n"
+        f"Reclaimable:  {_truth(not record.in_use)}\n"
+        f"Shared:       false\n"
+        f"Size:         {human_size(record.size)}\n"
+        f"Description:  {record.description}\n"
+        f"Last used:    {_ago(record.last_used)}\n"
+        f"Type:         {record.type}\n\n"
+        for record in records
+    )
+
+
+def _summary(records: Sequence[CacheRecord]) -> str:
+    from shipline.build.disk import total
+
+    free = total(record for record in records if not record.in_use)
+    return f"Reclaimable:\t{human_size(free)}\nTotal:\t\t{human_size(total(records))}\n"
+
+
+def _values(record: CacheRecord) -> dict[str, object]:
+    """The fields that buildx has; how often a record was used is not counted."""
+    return {
+        "CreatedAt": _at(record.created),
+        "Description": record.description,
+        "ID": record.id,
+        "LastUsedAt": _ago(record.last_used),
+        "Mutable": record.mutable,
+        "Parents": None,
+        "Reclaimable": not record.in_use,
+        "Shared": False,
+        "Size": human_size(record.size),
+        "Type": record.type,
+    }
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _ago(moment: float) -> str:
+    return f"{human_duration(max(0.0, time.time() - moment))} ago"
+
+
+def _at(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S.%f} +0000 UTC"

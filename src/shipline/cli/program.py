@@ -94,8 +94,8 @@ COMMANDS = {
         LazyCommand(
             "imagetools", "shipline.cli.imagetools:group", "Inspect images, tag and combine them."
         ),
-        LazyCommand("du", "shipline.cli.disk:du", "Show what the build cache takes of the disk."),
-        LazyCommand("prune", "shipline.cli.disk:prune_command", "Remove build cache."),
+        LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
+        LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
         LazyCommand("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
         LazyCommand("login", "shipline.cli.login:login", "Store credentials for a registry."),
         LazyCommand("logout", "shipline.cli.login:logout", "Remove the credentials of a registry."),
@@ -135,7 +135,7 @@ COMMANDS = {
     ),
     "Serve": (LazyCommand("registry", "shipline.cli.registry:group", "Run a registry node."),),
     "Shell": (
-        LazyCommand("completion", "shipline.cli.completion:command", "Print a completion script."),
+        LazyCommand("completion", "shipline.cli.program:completion", "Print a completion script."),
     ),
 }
 
@@ -173,6 +173,22 @@ POINTERS = {
 def program(settings: ProgramSettings, debug: bool) -> None:
     """From a git commit to a signed, multi-architecture container image in every region."""
     settings.debug = debug
+
+
+@click.command("completion")
+@click.argument("shell", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a completion script for SHELL.
+
+    Load it with: eval "$(shipline completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    if script is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(script(ctx.find_root().command, {}, "shipline", "_SHIPLINE_COMPLETE").source())
 
 
 def run(arguments: list[str]) -> int:

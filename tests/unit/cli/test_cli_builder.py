@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from shipline.cli import disk
+from shipline.cli import builder
 from shipline.content import LocalStore
 from shipline.errors import UsageError
 from shipline.oci import media
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str, answer: str = "") -> Result:
-    command = {"du": disk.du, "prune": disk.prune_command}[words[0]]
+    command = {"du": builder.du, "prune": builder.prune_command}[words[0]]
     return CliRunner().invoke(command, words[1:], input=answer, catch_exceptions=False)
 
 
@@ -111,4 +111,4 @@ def test_prune_keeps_what_it_is_allowed_to(home: Path) -> None:
     ],
 )
 def test_ages_are_dockers(seconds: float, text: str) -> None:
-    assert disk.human_duration(seconds) == text
+    assert builder.human_duration(seconds) == text

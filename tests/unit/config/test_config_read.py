@@ -1,0 +1,52 @@
+"""Every key of shipline.yaml is read by something: no option does nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from shipline.config.loading import Config
+from shipline.config.shape import Either, Many, Named, Record, Shape
+from shipline.gates import GatesSection
+from shipline.gates.section import REPORT_GATES
+
+SOURCE = Path(__file__).parents[3] / "src" / "shipline"
+
+
+def records(shape: Shape, known: set[type]) -> Iterator[type]:
+    if isinstance(shape, Record) and shape.type not in known:
+        known.add(shape.type)
+        yield shape.type
+        for field in shape.fields:
+            yield from records(field.shape, known)
+    elif isinstance(shape, Many):
+        yield from records(shape.item, known)
+    elif isinstance(shape, Named):
+        yield from records(shape.value, known)
+    elif isinstance(shape, Either):
+        for option in shape.options:
+            yield from records(option, known)
+
+
+def attributes() -> set[str]:
+    """All names that the program reads as attributes."""
+    return {
+        node.attr
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def test_every_key_is_read() -> None:
+    read = attributes()
+    keys = [(cls, field) for cls in records(Record(Config), set()) for field in Record(cls).fields]
+    assert len(keys) > 250
+    by_kind = {(GatesSection, kind) for kind in REPORT_GATES}  # `GatesSection.gates` reads these
+    unread = [
+        f"{cls.__name__}.{field.name}"
+        for cls, field in keys
+        if field.name not in read and (cls, field.name) not in by_kind
+    ]
+    assert unread == []
