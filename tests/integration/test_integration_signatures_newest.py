@@ -187,7 +187,7 @@ def test_a_bundle_without_a_name_counts_and_is_told(peers: Peers) -> None:
     assert ", without a name" in found.stdout and "--identity repository" in found.stdout
     demanded = peers.shipline(*words, "--identity", "repository")
     assert demanded.returncode == 9
-    assert "it names no image" in demanded.stderr and "signed without a name" in demanded.stderr
+    assert "it has no image name" in demanded.stderr and "signed without a name" in demanded.stderr
 
 
 def test_a_rule_of_a_project_takes_a_bundle_without_a_name_unless_it_demands_one(
@@ -197,7 +197,7 @@ def test_a_rule_of_a_project_takes_a_bundle_without_a_name_unless_it_demands_one
     for demand, status, said in (
         ("", 0, "without an image name"),
         (", identity: optional", 0, "without an image name"),
-        (", identity: repository", 9, "names no image"),
+        (", identity: repository", 9, "has no image name"),
     ):
         path = peers.directory / "trust.yaml"
         path.write_text(f"trust: {{rules: [{{images: ['**'], keys: [ours.pub]{demand}}}]}}\n")

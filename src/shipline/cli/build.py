@@ -112,6 +112,6 @@ def _refuse_builder(name: str | None) -> None:
 def _refuse_terminal(request: BuildRequest) -> None:
     if sys.stdout.isatty() and any(output.destination == "-" for output in request.outputs):
         raise UsageError(
-            "--output: a tar archive does not belong on a terminal",
+            "--output: a tar archive cannot be written to a terminal",
             hint="redirect standard output, or give dest=FILE",
         )

@@ -76,17 +76,19 @@ _IMAGE = (
     _text("-f", "--file", metavar="PATH", help="The Dockerfile, - for standard input."),
     _text("--target", metavar="STAGE", help="The stage to build."),
     _many("--platform", metavar="OS/ARCH", help="Platforms to build for, a comma list."),
-    _many("--build-arg", metavar="K[=V]", help="Set a build argument; K alone: the variable."),
-    _many("--build-context", metavar="NAME=WHERE", help="One more context, by name."),
+    _many(
+        "--build-arg", metavar="K[=V]", help="Set a build argument; K alone: from the environment."
+    ),
+    _many("--build-context", metavar="NAME=WHERE", help="Another context, by name."),
     _many("--label", metavar="K=V", help="Add a label to the image."),
     _many("--annotation", metavar="[TYPE:]K=V", help="Add an annotation to the image."),
     _many("--secret", metavar="id=..[,src=..]", help="A secret that steps may mount."),
     _many("--ssh", metavar="ID[=SOCKET|KEY]", help="An SSH agent or keys that steps may mount."),
-    _switch("--pull", help="Ask the registries for base images, also for those at hand."),
+    _switch("--pull", help="Always ask the registries for newer base images."),
 )
 _RUN = (
     _text("--network", default="default", metavar="MODE", help="For RUN: default, none or host."),
-    _many("--add-host", metavar="HOST:IP", help="A line for the /etc/hosts of RUN."),
+    _many("--add-host", metavar="HOST:IP", help="Add a line to /etc/hosts in RUN."),
     _many("--allow", metavar="WHAT", help="Allow network.host, security.insecure or device."),
     _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN."),
     _text("--shm-size", metavar="SIZE", help="The size of /dev/shm in RUN."),
@@ -103,12 +105,12 @@ _RESULT = (
     _many("-t", "--tag", metavar="NAME[:TAG]", help="A name for the image."),
     _many("-o", "--output", metavar="PATH|type=..", help="Where the result goes."),
     _switch("--push", help="Push the image: --output=type=registry."),
-    _switch("--load", help="Load the image into the engine here: --output=type=docker."),
+    _switch("--load", help="Load the image into the local engine: --output=type=docker."),
     _many("--attest", metavar="type=..", help="Attach a statement: provenance or sbom."),
     _text("--provenance", metavar="BOOL|K=V", help="--attest=type=provenance"),
     _text("--sbom", metavar="BOOL|K=V", help="--attest=type=sbom"),
     _text("--iidfile", metavar="PATH", help="Write the ID of the image here."),
-    _text("--metadata-file", metavar="PATH", help="Write facts about the result here, as JSON."),
+    _text("--metadata-file", metavar="PATH", help="Write metadata of the result here, as JSON."),
     _text("--call", default="build", metavar="METHOD", help="build, check, outline or targets."),
     _switch("--check", help="Check the Dockerfile and build nothing: --call=check."),
     _text("--builder", envvar="BUILDX_BUILDER", metavar="NAME", help="The builder to use."),
@@ -151,4 +153,4 @@ IGNORED = (
     "isolation",
     "security_opt",
 )
-"""Flags of the old builder that are accepted with a warning, and change nothing."""
+"""Flags of the old builder that are accepted with a warning and have no effect."""

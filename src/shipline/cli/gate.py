@@ -38,7 +38,7 @@ _BASELINE_LIMIT = 64 << 20  # bytes
 
 
 def revision_of(git: Git, flags: GateFlags) -> str:
-    """The commit that reports must be about: the one named, else HEAD, else none."""
+    """The commit that reports must be about: the given one, else HEAD; empty if there is none."""
     if flags.hook == "pre-commit":
         return ""  # the commit is still to be made
     named = flags.revision
@@ -49,7 +49,7 @@ def revision_of(git: Git, flags: GateFlags) -> str:
 
 
 def changes_of(git: Git, flags: GateFlags) -> ChangedLines | None:
-    """The changed lines: since the base that is named, of a hook those that it lets in."""
+    """The changed lines: since the given base, or in a hook those of the commit or push."""
     if flags.hook == "pre-commit":
         return changed_lines(git, "HEAD", staged=True) if resolve(git, "HEAD") else None
     base = flags.base or flags.merge_check
@@ -59,8 +59,8 @@ def changes_of(git: Git, flags: GateFlags) -> ChangedLines | None:
 
 
 def newest_change(git: Git, flags: GateFlags, changes: ChangedLines | None) -> datetime | None:
-    """When what is judged came to be: the commit, in a hook the last of the files that it lets in.
-    Older reports did not see it. None where there is no commit.
+    """The time of what is judged: of the commit, or in a hook of the newest changed file. Older
+    reports cannot be about it. None without a commit.
     """
     if not flags.hook:
         return _committed(git, flags.revision or "HEAD")
@@ -83,9 +83,8 @@ def _committed(git: Git, name: str) -> datetime | None:
 
 
 def baseline_of(flags: GateFlags) -> Baseline | None:
-    """From a file, or from the signed statement that is attached to an image.
-
-    Raises GateUndecided where no trusted key signed one.
+    """The baseline from a file, or from the signed statement attached to an image. Raises
+    GateUndecided if no trusted key signed one.
     """
     if flags.baseline is not None:
         return Baseline.parse(_read(flags.baseline))
@@ -96,7 +95,9 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
 
     keys = public_keys(flags.baseline_keys)
     if not keys:
-        raise UsageError("--baseline-image: whose statement counts?", hint="give --baseline-key")
+        raise UsageError(
+            "--baseline-image requires a key to verify its statement", hint="give --baseline-key"
+        )
     with open_images([flags.baseline_image], plain=flags.allow_http_registry) as (place,):
         try:
             verified = verify_attestations(
@@ -104,7 +105,7 @@ def baseline_of(flags: GateFlags) -> Baseline | None:
             )
         except SignatureRefused as error:
             raise GateUndecided(
-                f"there is no baseline that counts: {error.message}",
+                f"there is no trusted baseline: {error.message}",
                 verdicts=error.verdicts,
                 hint="attach one with `shipline gate --image NAME@DIGEST --attest --key KEY`",
             ) from error
@@ -158,12 +159,12 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
     section, reports = options.apply_to(flags.apply_to(section))
     early = flags.early or bool(flags.hook)
     if early and not any(rules.early for _, _, rules in section.gates()):
-        click.echo("no gate is marked early: there is nothing to check here", err=True)
+        click.echo("no gate has `early: true`: there is nothing to check", err=True)
         return 0
     if not [*section.gates()] and not options.unrecognized:
         raise UsageError(
-            "there is no gate to judge by",
-            hint="name a report, as in --coverage FILE, or write the section `gates`",
+            "there is no gate to run",
+            hint="pass a report, as in --coverage FILE, or add `gates` to shipline.yaml",
         )
     with _image(flags) as place:
         context = _context(flags, git, place)
@@ -186,7 +187,7 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
 
 
 def _section(flags: GateFlags) -> tuple[Path, GatesSection]:
-    """Where report paths begin, and the gates of the project, if it has any."""
+    """The directory that report paths are relative to, and the gates of the project, if any."""
     from shipline.config import load
 
     config = load(flags.path, flags.directory, os.environ)
@@ -196,8 +197,8 @@ def _section(flags: GateFlags) -> tuple[Path, GatesSection]:
 
 
 def _environment() -> dict[str, str]:
-    """Without what git tells a hook of where it is: it would mislead every git that the program of
-    a gate runs in another place.
+    """The environment without the variables that git sets for hooks: they would mislead git in
+    programs of gates that run it in another directory.
     """
     return {key: value for key, value in os.environ.items() if key not in _OF_THE_HOOK}
 
@@ -252,7 +253,7 @@ def _show(verdicts: Verdicts, flags: GateFlags) -> None:
 
 
 def _attest(verdicts: Verdicts, flags: GateFlags, place: ImageAddress) -> None:
-    """Attach what was judged to the digest, whatever the outcome: a refusal is a fact too."""
+    """Attach the verdicts to the digest, whatever they are."""
     from shipline.cli.signing import private_keys
     from shipline.gates import predicates
     from shipline.supply import attest, statement_about

@@ -1,5 +1,5 @@
-"""The options of `shipline gate`: a group for each kind of gate, over the rules and reports of
-shipline.yaml.
+"""The options of `shipline gate`: a group for each kind of gate. They override the rules and
+reports of shipline.yaml.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ _RULES = {
 
 @dataclass(frozen=True, slots=True)
 class GateFlags:
-    """What the command line says; `rules` holds single rules by the name of their option."""
+    """The values of the options; `rules` are single rules by the name of their option."""
 
     directory: Path
     path: Path | None
@@ -205,7 +205,7 @@ class GateFlags:
     allow_http_registry: bool
 
     def apply_to(self, section: GatesSection) -> GatesSection:
-        """The section, with what is said here for all gates."""
+        """The section with the options for all gates."""
         added = tuple(str(path.absolute()) for path in self.waivers)
         return replace(
             section,
@@ -215,7 +215,7 @@ class GateFlags:
         )
 
     def options(self, root: Path, section: GatesSection) -> GateOptions:
-        """Gates and reports that are named here."""
+        """The gates and reports of the command line."""
         options = GateOptions()
         for kind, paths in self.of_kind.items():
             for path in paths:
@@ -292,10 +292,10 @@ _OPTIONS = (
         metavar="DURATION",
         help="The oldest database (5d).",
     ),
-    _many("--vex", "OpenVEX: vulnerabilities that do not matter.", "FILE"),
+    _many("--vex", "OpenVEX: vulnerabilities that do not affect the image.", "FILE"),
     _many("--sbom", "CycloneDX or SPDX."),
     click.option("--min-components", type=_COUNT, help="Minimum number of packages (1)."),
-    _many("--deny-license", "A licence that may not be needed, as a glob.", "LICENCE"),
+    _many("--deny-license", "A licence that is not allowed, as a glob.", "LICENCE"),
     click.option("--image", default="", metavar="NAME@DIGEST", help="The image that is judged."),
     click.option(
         "--max-size",
@@ -305,7 +305,9 @@ _OPTIONS = (
     ),
     click.option("--max-layers", type=_COUNT, help="Maximum number of layers."),
     click.option("--non-root", is_flag=True, help="The user of the image must not be root."),
-    click.option("--new-only", is_flag=True, help="Count only what the baseline does not have."),
+    click.option(
+        "--new-only", is_flag=True, help="Count only findings that are not in the baseline."
+    ),
     click.option(
         "--changed-lines-only",
         "changed_lines",
@@ -321,7 +323,7 @@ _OPTIONS = (
     click.option(
         "--on-incomplete",
         type=click.Choice(["fail", "warn"]),
-        help="What to do where a gate cannot tell.",
+        help="What to do if a gate cannot decide.",
     ),
     click.option("--revision", default="", metavar="SHA", help="The commit that is judged (HEAD)."),
     click.option("--base", default="", metavar="REF", help="Changed lines are those since REF."),
@@ -333,18 +335,21 @@ _OPTIONS = (
         help="A summary of an earlier run to compare with.",
     ),
     click.option(
-        "--baseline-image", default="", metavar="NAME", help="The image that carries the baseline."
+        "--baseline-image", default="", metavar="NAME", help="The image with the baseline."
     ),
     click.option(
         "--baseline-key",
         "baseline_keys",
         multiple=True,
         metavar="KEY",
-        help="The public key of whoever signed it.",
+        help="The public key that verifies it.",
     ),
     click.option("--waivers", type=_PATH, multiple=True, metavar="FILE", help="A file of waivers."),
     click.option(
-        "--environment", default="", metavar="NAME", help="For waivers and gates that name one."
+        "--environment",
+        default="",
+        metavar="NAME",
+        help="The environment, for waivers and gates that are limited to some.",
     ),
     click.option("--now", callback=_moment, metavar="TIME", help="Judge as if it were TIME."),
     click.option("--json", "as_json", is_flag=True, help="The same as --format json."),
@@ -359,7 +364,7 @@ _OPTIONS = (
         help="Write the formatted output to this file.",
     ),
     click.option("--summary", metavar="FILE", help="Append a summary in Markdown."),
-    click.option("--early", is_flag=True, help="Only the gates that are marked early."),
+    click.option("--early", is_flag=True, help="Run only the gates with `early: true`."),
     click.option("--hook", type=click.Choice(HOOKS), hidden=True),
     click.option("--run/--no-run", default=True, help="Run the commands that write reports."),
     click.option("--attest", is_flag=True, help="Attach the verdicts to the image."),

@@ -42,7 +42,7 @@ Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """An image or index with its reference, and the repository to fetch its parts from."""
+    """An image or index with its reference, and the repository with its parts."""
 
     reference: Reference
     descriptor: Descriptor
@@ -86,7 +86,7 @@ class Inspection:
         )
 
     def _attested(self, select: Callable[[Statements], dict[str, Any]]) -> object:
-        """What `select` takes of the statements about each image; for an index by platform."""
+        """What `select` returns for the statements about each image; for an index by platform."""
         attested = {
             str(image.platform): selected
             for image in self._images
@@ -244,7 +244,7 @@ def create(
     names = [Reference.parse(source) for source in sources]
     extra = _annotations(annotations)
     if not targets and (append or not dry_run):
-        raise UsageError("there is no tag to write to", hint="add one with --tag")
+        raise UsageError("there is no tag to write to", hint="pass --tag NAME")
     if not names:
         raise UsageError("no SOURCE is given")
     with ExitStack() as stack:

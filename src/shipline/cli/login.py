@@ -26,7 +26,7 @@ _LONGEST = 1 << 20  # bytes of a password on standard input
     type=click.Choice(["auto", "vault", "plain"]),
     default="auto",
     show_default=True,
-    help="auto: the helper that config.json names, else the encrypted vault.",
+    help="vault: a file encrypted with a passphrase; auto: the helper in config.json, else vault.",
 )
 @registry_options
 def login(
@@ -97,7 +97,7 @@ def _ask(username: str | None, password_stdin: bool) -> tuple[str, str]:
 
 
 def _with_passphrase(host: str, store: str) -> dict[str, str]:
-    """The environment, with the vault's passphrase prompted for if needed."""
+    """The environment, with a prompt for the store's passphrase if needed."""
     from shipline.registry import STORE_HELPER, login_helper
 
     environment = dict(os.environ)
@@ -110,10 +110,12 @@ def _with_passphrase(host: str, store: str) -> dict[str, str]:
         raise AuthError(
             "no encrypted store for the credentials is configured",
             host="",
-            hint="set SHIPLINE_PASSPHRASE for the encrypted vault, name a credential helper as "
-            "credsStore in config.json, or accept plain text with --store plain",
+            hint="set SHIPLINE_PASSPHRASE for the encrypted store, configure a credential helper "
+            "as credsStore in config.json, or accept plain text with --store plain",
         )
     environment["SHIPLINE_PASSPHRASE"] = click.prompt(
-        "Passphrase of the vault (later from SHIPLINE_PASSPHRASE)", hide_input=True, err=True
+        "Passphrase of the encrypted store (later from SHIPLINE_PASSPHRASE)",
+        hide_input=True,
+        err=True,
     )
     return environment

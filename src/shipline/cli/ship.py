@@ -1,4 +1,4 @@
-"""`shipline ship`: the whole declared chain, from this commit to a signed image with tags."""
+"""`shipline ship`: the whole pipeline, from this commit to a signed image with tags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, besides the commit."""
+    """The options of the command line, except those of the commit."""
 
     only: tuple[str, ...]
     skip: tuple[str, ...]
@@ -56,7 +56,9 @@ def _words(
 
 @click.command("ship")
 @commit_options
-@click.option("--plan", "show", is_flag=True, help="Show every step; run nothing.")
+@click.option(
+    "--plan", "show", is_flag=True, help="Show every step and tag without running anything."
+)
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the record, as JSON.")
 @click.option(
     "--only",
@@ -65,9 +67,7 @@ def _words(
     metavar="STEP,..",
     help="Run these steps and no others.",
 )
-@click.option(
-    "--skip", multiple=True, callback=_words, metavar="STEP,..", help="Leave these steps out."
-)
+@click.option("--skip", multiple=True, callback=_words, metavar="STEP,..", help="Skip these steps.")
 @click.option(
     "--resume",
     is_flag=False,
@@ -80,7 +80,7 @@ def _words(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Metadata of an image built elsewhere; all are merged, in place of the build.",
+    help="Metadata of an image built elsewhere; all are merged instead of building.",
 )
 @click.option(
     "--platform",
@@ -94,9 +94,11 @@ def _words(
     "--metadata-file",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Write facts about the image to this file, for --built.",
+    help="Write the metadata of the image to this file, for --built.",
 )
-@click.option("--allow-dirty", is_flag=True, help="Ship uncommitted changes, without a version.")
+@click.option(
+    "--allow-dirty", is_flag=True, help="Ship uncommitted changes, without version and signature."
+)
 @click.option(
     "-k",
     "--keep-going",
@@ -123,7 +125,10 @@ def _words(
 def command(
     settings: ProgramSettings, /, query: CommitQuery, show: bool, as_json: bool, **given: Any
 ) -> int:
-    """Lint, test, build, scan, judge, sign, copy and tag: the chain in shipline.yaml."""
+    """Run the pipeline in shipline.yaml: lint, test, build, scan, judge, sign, copy and tag.
+
+    Nothing is tagged until all gates have passed. Prints the tags and the digest of the image.
+    """
     from shipline.ship.prepare import prepare
     from shipline.ship.render import plan_text
     from shipline.ship.runs import Runs
@@ -254,7 +259,7 @@ def _sinks(mode: str) -> Sequence[Sink]:
 
 
 def _explain(failure: ShiplineError | Cancelled, run: RunRecord, plan: Plan) -> int:
-    """Print the box that a failed run ends with; the exit status."""
+    """Print the box at the end of a failed run; returns the exit status."""
     from shipline.observe import boxed, can_encode
     from shipline.ship.render import failure_sections
 

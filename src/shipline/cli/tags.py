@@ -1,5 +1,5 @@
-"""`shipline tags`: what the image of this commit is called, and why; for people, programs, and as
-docker/metadata-action's outputs.
+"""`shipline tags`: the tags of this commit's image, and why; as text, JSON, or outputs of
+docker/metadata-action.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ def show(
     form: str,
     bake: Path | None,
 ) -> str:
-    """The decision in the form that --format names; equal decisions give equal bytes.
-
-    `images` are the repositories that get the tags. Bytes of ref names that are no UTF-8 are shown
-    as U+FFFD. Raises UsageError for a form that is not known.
+    """The decision in the format `form`; equal decisions give equal bytes. `images` are the
+    repositories that get the tags. Bytes of ref names that are not UTF-8 are shown as U+FFFD.
+    Raises UsageError for an unknown format.
     """
     text = _shown(decision, images, placements, form, bake)
     return text.encode(errors="surrogateescape").decode(errors="replace")
@@ -63,12 +62,12 @@ def _shown(
     if "{{" in form:
         return render(form, _document(decision, images, placements)) + "\n"
     raise UsageError(
-        f"--format: there is no format {form!r}", hint="text, json, names, github or a template"
+        f"--format: unknown format {form!r}", hint="text, json, names, github or a template"
     )
 
 
 def references(decision: Decision, images: Sequence[str]) -> list[str]:
-    """Every tag of every image; tags alone where no image is named."""
+    """Every tag of every image; only tags if `images` is empty."""
     if not images:
         return [*decision.names]
     return [f"{image}:{tag}" for image in images for tag in decision.names]
@@ -181,7 +180,7 @@ def _pairs(values: Mapping[str, str]) -> list[str]:
 
 
 def _output(name: str, value: str) -> str:
-    """One value. Its end mark is made of the value, so nothing in it can pretend to be the end."""
+    """One output. The end marker is derived from the value, so that the value cannot contain it."""
     if "\n" not in value:
         return f"{name}={value}\n"
     mark = f"end_{hashlib.sha256(value.encode()).hexdigest()[:16]}"
@@ -213,7 +212,7 @@ def _output(name: str, value: str) -> str:
     metavar="PATH",
     help="With --format github: write the definition for bake there.",
 )
-@click.option("--registry", is_flag=True, help="Compare with what the registry has.")
+@click.option("--registry", is_flag=True, help="Compare with the tags in the registry.")
 @registry_options
 def command(
     query: CommitQuery,
@@ -237,8 +236,8 @@ def command(
 
 
 def enabled_images(texts: Sequence[str]) -> list[str]:
-    """The names in texts as the input `images` of docker/metadata-action has them, in lower case:
-    one a line, or several between commas, or `name=NAME,enable=true`. Raises UsageError.
+    """The names in texts like the input `images` of docker/metadata-action, in lower case: one per
+    line, or separated by commas, or `name=NAME,enable=true`. Raises UsageError.
     """
     lines = [line.strip() for text in texts for line in text.splitlines()]
     return [name for line in lines if line[:1] not in {"", "#"} for name in _names_of(line)]

@@ -50,7 +50,7 @@ def test_a_pair_is_made_and_its_id_printed(made: Path) -> None:
 def test_files_are_not_overwritten(made: Path) -> None:
     before = (made / "shipline.key").read_bytes()
     done = shipline("key", "generate", cwd=made, COSIGN_PASSWORD="two")
-    assert done.returncode == 3 and "exists already" in done.stderr
+    assert done.returncode == 3 and "already exists" in done.stderr
     assert (made / "shipline.key").read_bytes() == before
 
 

@@ -121,5 +121,5 @@ def test_an_input_that_cannot_be_read_is_named(
 
 
 def test_a_workspace_without_files_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing is checked out"):
+    with pytest.raises(UsageError, match="the workspace is empty"):
         invocation({"GITHUB_WORKSPACE": str(tmp_path)}, tmp_path, lambda value: tmp_path)

@@ -135,5 +135,5 @@ def test_a_base_that_is_not_there_is_told_with_the_command(clone: Path) -> None:
     assert "git fetch" in caught.value.hint
     git(clone, "switch", "-q", "--orphan", "alone")
     git(clone, "commit", "-q", "--allow-empty", "-m", "x")
-    with pytest.raises(GitError, match="share no commit"):
+    with pytest.raises(GitError, match="no common ancestor"):
         changed_lines(Git(clone, ENVIRON), "main", "HEAD")

@@ -97,7 +97,7 @@ MATERIAL = '"verificationMaterial":{"publicKey":{"hint":""}}'
         (f'{{"mediaType":"application/json",{ENVELOPE},{MATERIAL}}}', "not a sigstore bundle"),
         (f'{{"mediaType":["x"],{ENVELOPE},{MATERIAL}}}', "not a sigstore bundle"),
         (f'{{"mediaType":"{BUNDLE}",{MATERIAL}}}', "no DSSE envelope"),
-        (f'{{"mediaType":"{BUNDLE}",{ENVELOPE}}}', "how to verify"),
+        (f'{{"mediaType":"{BUNDLE}",{ENVELOPE}}}', "no verification material"),
         (
             f'{{"mediaType":"{BUNDLE}",{ENVELOPE},"verificationMaterial":{{"certificate":{{}}}}}}',
             "certificate",

@@ -119,15 +119,15 @@ def of_a_lying_size(store: Repository, target: Descriptor) -> Descriptor:
 
 
 CASES: dict[str, tuple[Hostile, str]] = {
-    "for another digest": (for_another_digest, "payload is for"),
-    "by another key": (by_another_key, "none of the given keys"),
-    "over other bytes": (over_other_bytes, "none of the given keys"),
+    "for another digest": (for_another_digest, "payload is about"),
+    "by another key": (by_another_key, "any of the given keys"),
+    "over other bytes": (over_other_bytes, "any of the given keys"),
     "of another name": (wrong(identity="evil.example/team/app:v1"), "not for"),
     "of another repository": (wrong(identity="registry.example/team/other"), "not for"),
     "of a name that begins alike": (wrong(identity="registry.example/team/app2"), "not for"),
-    "of no name": (wrong(identity=""), "not for"),
+    "of no name": (wrong(identity=""), "has no image name"),
     "of a name that is none": (wrong(identity="::"), "not for"),
-    "of a name that is a number": (wrong(identity=7), "text is expected"),
+    "of a name that is a number": (wrong(identity=7), "instead of a text"),
     "without a type": (shaped(lambda p: p["critical"].pop("type")), "exactly the fields"),
     "of another type": (wrong(type="atomic container signature"), "critical.type"),
     "of a type that is a list": (wrong(type=["x"]), "critical.type"),
@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Hostile, str]] = {
     "with a signature that is not ASCII": (with_signature("é"), "base64"),
     "with a signature that is zeros": (
         with_signature(base64.b64encode(bytes(8)).decode()),
-        "none of the given keys",
+        "any of the given keys",
     ),
     "without a signature": (without_annotation, "lacks the annotation"),
     "with a certificate only": (with_a_certificate_only, "lacks the annotation"),
@@ -197,7 +197,7 @@ def test_nothing_at_all_is_no_signature() -> None:
     target = add_image(store)
     with pytest.raises(SignatureRefused) as caught:
         verify(store, target, NAME, [KEY.public])
-    assert "nothing that is a signature" in caught.value.verdicts[0]
+    assert "no signature is attached" in caught.value.verdicts[0]
     assert str(target.digest) in caught.value.hint
 
 

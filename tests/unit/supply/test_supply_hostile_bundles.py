@@ -73,7 +73,7 @@ BUNDLES: dict[str, tuple[Callable[[Descriptor], bytes], str]] = {
         "another digest",
     ),
     "a simple payload": (simple_payload_in_an_envelope, "not an in-toto"),
-    "a type that was not signed": (unsigned_type, "none of the given keys"),
+    "a type that was not signed": (unsigned_type, "any of the given keys"),
     "another name": (of_another_name, "not for registry.example/team/app"),
 }
 
@@ -100,7 +100,7 @@ def test_a_bundle_without_a_name_counts_only_where_names_do_not() -> None:
         assert found.signatures[0].identity == ""
     for rule in ("repository", "exact", "tagged", "path", "registry.example/*"):
         (said,) = examine(store, target, NAME, [KEY.public], identity=Identity.parse(rule)).rejected
-        assert "names no image" in said.reason and said.why is RejectReason.NO_NAME
+        assert "has no image name" in said.reason and said.why is RejectReason.NO_NAME
 
 
 def test_a_referrer_that_refers_to_another_image_proves_nothing() -> None:

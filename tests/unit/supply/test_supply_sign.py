@@ -224,7 +224,7 @@ def test_what_was_overwritten_later_is_written_again() -> None:
 def test_endless_contention_is_told() -> None:
     store = Contended(100)
     store.image = add_image(store)
-    with pytest.raises(ContentError, match="keep writing"):
+    with pytest.raises(ContentError, match="keep changing"):
         sign(store, store.image, NAME, [KEY], forms=[Form.TAG], clock=clock)
 
 
@@ -232,7 +232,7 @@ def test_a_tag_that_holds_something_else_is_not_overwritten() -> None:
     store = Repository()
     target, index = add_image(store), add_index(store)
     store.tag(index.descriptor, MemoryStore(index.raw), tag_of(target))
-    with pytest.raises(ContentError, match="not a manifest of signatures"):
+    with pytest.raises(ContentError, match="not a manifest with signatures"):
         sign(store, target, NAME, [KEY], clock=clock)
     assert store.tags[tag_of(target)].digest == index.descriptor.digest
 

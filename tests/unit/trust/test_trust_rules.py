@@ -104,7 +104,7 @@ def test_a_key_can_stand_in_the_file(tmp_path: Path) -> None:
         ("images: ['**']\n      identity: same", "not a rule of identity"),
         ("images: ['**']\n      max-age: 90", "not a duration"),
         ("images: ['**']\n      action: allow", "'allow' is not"),
-        ("images: ['**']\n      action: accept\n      keys: [a]", "does not look at keys"),
+        ("images: ['**']\n      action: accept\n      keys: [a]", "takes no keys or predicates"),
         ("images: ['**']\n      key: [a]", "unknown key (did you mean keys?)"),
     ],
 )
