@@ -27,6 +27,7 @@ from shipline.build import (
     parse_request,
 )
 from shipline.build import build as _build
+from shipline.cachestores import open_cache
 from shipline.content import OciLayout, Repository, copy_graph, fetch_all
 from shipline.events import Step, silent
 from shipline.home import state_directory
@@ -84,7 +85,10 @@ def build(
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client())
         step = step or stack.enter_context(silent("build"))
-        settings = Settings(home or state_directory(), client.repository, os.environ, client.get)
+        settings = Settings(
+            *(home or state_directory(), client.repository, os.environ, client.get),
+            open_cache=open_cache(client, os.environ),
+        )
         return _build(request, settings, step)
 
 

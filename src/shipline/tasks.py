@@ -169,6 +169,11 @@ class Task(Generic[T]):
             raise self._outcome
         return self._outcome[0]
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is an outcome."""
+        return self._outcome is not None
+
     def settle(self, outcome: tuple[T] | BaseException) -> None:
         """Set the value, in a tuple, or the failure, and wake the waiters."""
         with self._condition:

@@ -87,11 +87,6 @@ def test_one_platform_can_be_an_index(shipline: Shipline, scratch: Path, tmp_pat
     assert (tmp_path / "out/linux_amd64/file").exists()
 
 
-def test_inline_caches_are_warned_about(shipline: Shipline, scratch: Path) -> None:
-    words = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
-    assert "will carry no cache" in shipline.build(*PLAIN, *words, scratch).ok().err
-
-
 def test_warnings_are_written_where_that_is_asked_for(
     shipline: Shipline, scratch: Path, tmp_path: Path
 ) -> None:

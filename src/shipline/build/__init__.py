@@ -21,6 +21,7 @@ from shipline.build.request import (
     BuildRequest,
     CacheBackend,
     CacheOptions,
+    CacheTarget,
     Call,
     Context,
     ContextKind,
@@ -33,6 +34,7 @@ from shipline.build.request import (
     SbomOptions,
     Secret,
     Ssh,
+    insecure_hosts,
 )
 from shipline.build.validation import check_request
 
@@ -45,6 +47,7 @@ __all__ = [
     "BuildResult",
     "CacheBackend",
     "CacheOptions",
+    "CacheTarget",
     "Call",
     "CheckResult",
     "Context",
@@ -62,6 +65,7 @@ __all__ = [
     "build",
     "check",
     "check_request",
+    "insecure_hosts",
     "parse_annotation",
     "parse_boolean",
     "parse_platforms",

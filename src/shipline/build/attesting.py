@@ -74,13 +74,15 @@ class Attestor:
         chain = {*stage.vertex.chain()}
 
         def layers(vertex: Vertex) -> list[Descriptor]:
+            if not self._solver.is_solved(vertex):
+                return []  # a cache made it unnecessary
             files = self._solver.result(vertex).files
             found = files.layers if isinstance(files, Snapshot) else ()
             own = image.layers[: len(found)] if vertex in chain else found
             return [layer.descriptor for layer in own]
 
         def origins(vertex: Vertex) -> Sequence[Origin]:
-            return self._solver.result(vertex).origins
+            return self._solver.result(vertex).origins if self._solver.is_solved(vertex) else ()
 
         built = Built(stage.vertex, self._images, origins, layers, self._dockerfile, self._run)
         return provenance(self._request, built, options)

@@ -16,14 +16,21 @@ from shipline import dockerfile as df
 from shipline.build.cache import LayerResult
 from shipline.build.graph import ImageOp
 from shipline.build.layer_files import LayerFiles
-from shipline.content import LocalStore, Reader, Repository, fetch_all
-from shipline.errors import ContentError, DamagedContent, NotFound
+from shipline.content import Fetcher, LocalStore, Reader, Repository, chunks, fetch_all
+from shipline.errors import (
+    ContentError,
+    DamagedContent,
+    DigestMismatch,
+    NotFound,
+    ShiplineError,
+)
 from shipline.events import Step
-from shipline.layer import Layer, codec, stream_layer
+from shipline.layer import Layer, codec, decompress, stream_layer
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
     Digest,
+    Hasher,
     ImageConfig,
     Index,
     Manifest,
@@ -38,9 +45,20 @@ Repositories = Callable[[Reference], Repository]
 """Opens the repository of a reference; makes no request."""
 
 
+class BrokenCache(ShiplineError):
+    """A layer that a build relied on cannot be had from its cache; `source` is what offered it."""
+
+    code = "broken-cache"
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source} is not used any more: {reason}")
+        self.source = source
+
+
 class Blobs:
-    """The local store, and where content comes from that is missing there: repositories, and the
-    files of layers that were made here, which give the same blob when they are compressed again.
+    """The local store, and where content comes from that is missing there: repositories, caches,
+    and the files of layers that were made here, which give the same blob when they are compressed
+    again.
     """
 
     def __init__(self, store: LocalStore, step: Step, files: LayerFiles | None = None) -> None:
@@ -49,18 +67,29 @@ class Blobs:
         self._results: dict[Digest, LayerResult] = {}
         self._step = step
         self._lock = threading.Lock()
-        self._origins: dict[Digest, tuple[Repository, str]] = {}
+        self._origins: dict[Digest, tuple[Fetcher, str]] = {}
+        self._claims: dict[Digest, tuple[Digest, str]] = {}
         self._once: Once[None] = Once()
 
-    def offer(self, target: Descriptor, repository: Repository, name: str) -> None:
-        """Remember that `repository`, called `name` (host/repository), has the content."""
+    def offer(self, target: Descriptor, source: Fetcher, name: str) -> None:
+        """Remember that `source`, called `name` in messages, has the content; the first one that is
+        offered is used.
+        """
         with self._lock:
-            self._origins.setdefault(target.digest, (repository, name))
+            self._origins.setdefault(target.digest, (source, name))
 
-    def origin(self, digest: Digest) -> Repository | None:
-        """The repository that the content comes from; None if it was made here."""
+    def claim(self, layer: Layer, source: str) -> bool:
+        """Remember that `source`, a cache, says what the diff ID of a layer is, which is checked
+        before the layer is used; False if another cache says something else.
+        """
         with self._lock:
-            return self._origins[digest][0] if digest in self._origins else None
+            known = self._claims.setdefault(layer.descriptor.digest, (layer.diff_id, source))
+        return known[0] == layer.diff_id
+
+    def origin(self, digest: Digest) -> Fetcher | None:
+        """What the content comes from; None if it was made here."""
+        found = self._origin(digest)
+        return None if found is None else found[0]
 
     def remember(self, result: LayerResult) -> None:
         """Remember how the layer of `result` was compressed."""
@@ -71,17 +100,28 @@ class Blobs:
     def ensure(self, target: Descriptor, step: Step | None = None) -> None:
         """Make or download the content unless it is in the local store, as part of `step`.
 
-        Raises NotFound, RegistryError, DamagedContent.
+        Raises NotFound, RegistryError, DamagedContent, and BrokenCache for a layer of a cache.
         """
         if not self.store.exists(target):
-            self._once.get(target.digest, lambda: self._provide(target, step or self._step))
+            with self.blaming(target):
+                self._once.get(target.digest, lambda: self._provide(target, step or self._step))
+
+    def require(self, target: Descriptor) -> None:
+        """As `ensure`, and the layer of a cache is what the cache says. Raises BrokenCache."""
+        self.ensure(target)
+        if target.digest in self._claims:
+            with self.blaming(target):
+                self._once.get((target.digest, "tar"), lambda: self._check_tar(target))
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[Reader]:
-        """The content, from the local store, or from its registry without keeping it."""
-        with self._lock:
-            origin = self._origins.get(target.digest)
-        if origin is None:
+        """The content, from the local store, or from its registry without keeping it. Layers of a
+        cache are kept and checked, as by `require`.
+        """
+        origin = self._origin(target.digest)
+        if target.digest in self._claims:
+            self.require(target)
+        elif origin is None:
             self.ensure(target)
         if origin is None or self.store.exists(target):
             with self.store.fetch(target) as reader:
@@ -92,8 +132,7 @@ class Blobs:
 
     def exists(self, target: Descriptor) -> bool:
         """Whether the content is in the local store, known to be in a registry, or can be made."""
-        with self._lock:
-            known = target.digest in self._origins
+        known = self._origin(target.digest) is not None
         return known or self.store.exists(target) or self._makeable(target) is not None
 
     def _makeable(self, target: Descriptor) -> LayerResult | None:
@@ -130,9 +169,22 @@ class Blobs:
                 f"the files of layer {layer.diff_id} do not give its blob", hint="run again"
             )
 
-    def _download(self, target: Descriptor, step: Step) -> None:
+    @contextmanager
+    def blaming(self, target: Descriptor) -> Iterator[None]:
+        """Turns errors with the layer of a cache into BrokenCache."""
+        try:
+            yield
+        except ShiplineError as error:
+            if target.digest not in self._claims or isinstance(error, BrokenCache):
+                raise
+            raise BrokenCache(self._claims[target.digest][1], error.message) from error
+
+    def _origin(self, digest: Digest) -> tuple[Fetcher, str] | None:
         with self._lock:
-            origin = self._origins.get(target.digest)
+            return self._origins.get(digest)
+
+    def _download(self, target: Descriptor, step: Step) -> None:
+        origin = self._origin(target.digest)
         if origin is None:
             raise NotFound(f"{target.digest} is neither here nor in a known registry")
         name = f"pull {origin[1]}@{target.digest.short}"
@@ -145,6 +197,17 @@ class Blobs:
                 transfer.progress(moved, target.size)
 
             self.store.push(target, origin[0], advance)
+
+    def _check_tar(self, target: Descriptor) -> None:
+        """Raise ContentError unless the layer is the compressed tar that a cache says it is."""
+        diff_id, source = self._claims[target.digest]
+        compression = media.compression(target.media_type)
+        seen = Hasher(diff_id.algorithm)
+        with self.store.fetch(target) as blob:
+            for data in chunks(decompress(blob, compression or "")):
+                seen.update(data)
+        if seen.digest != diff_id:
+            raise DigestMismatch(expected=str(diff_id), got=str(seen.digest), where=source)
 
 
 class BaseImage(Struct, frozen=True):

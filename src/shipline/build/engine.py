@@ -28,7 +28,7 @@ from shipline.build.assembly import (
     wants_index,
 )
 from shipline.build.attesting import Attestor, new_id
-from shipline.build.base_images import Blobs, RegistryImages, Repositories
+from shipline.build.base_images import Blobs, BrokenCache, RegistryImages, Repositories
 from shipline.build.cache import Cache, open_records
 from shipline.build.checks import show_warnings, unused_arguments, warnings_of
 from shipline.build.clock import EPOCH, Clock, clock_of
@@ -38,7 +38,7 @@ from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import FILES, ExportSource, check_engine, export
 from shipline.build.faults import Damage, system_errors
-from shipline.build.graph import HttpOp, ScratchOp, Vertex
+from shipline.build.graph import ContextOp, HttpOp, ImageOp, ScratchOp, Vertex, walk
 from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
 from shipline.build.provenance import Invocation
@@ -50,7 +50,9 @@ from shipline.build.publish import (
     push_tags,
     push_targets,
 )
+from shipline.build.remote_caches import Known, RemoteCaches
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.ssh import agents_of
@@ -62,14 +64,25 @@ from shipline.build.validation import (
     request_warnings,
 )
 from shipline.build.worker import Worker
-from shipline.content import LocalStore, Recency
-from shipline.errors import DamagedContent, DockerfileError, NotFound, ShiplineError
+from shipline.content import CacheStore, LocalStore, OpenCache, Recency
+from shipline.errors import (
+    DamagedContent,
+    DockerfileError,
+    NotFound,
+    ShiplineError,
+    UsageError,
+)
 from shipline.events import Step
 from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
 from shipline.values import replace
+
+
+def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
+    """Opens no cache outside of this machine."""
+    raise UsageError(f"a cache of type={kind} cannot be opened here")
 
 
 class Settings(Struct, frozen=True):
@@ -79,6 +92,7 @@ class Settings(Struct, frozen=True):
     repositories: Repositories
     environment: Mapping[str, str] = field(default_factory=dict)
     get: Get = no_network
+    open_cache: OpenCache = no_caches
     stdin: BinaryIO | None = None
     stdout: BinaryIO | None = None
 
@@ -119,6 +133,11 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     with kept_within(limit, settings.home, step), system_errors(settings.home):
         try:
             return _on_threads(request, settings, step, damage, verified=False)
+        except BrokenCache as error:
+            if _is_piped(request):
+                raise
+            step.warn(error.message, "the build starts again without caches to read from")
+            request = replace(request, cache=replace(request.cache, sources=()))
         except (DamagedContent, DamagedRecords, NotFound):
             if not damage.found or _is_piped(request):
                 raise
@@ -227,6 +246,9 @@ def _build(
         scratch = stack.enter_context(open_workspace(home))
         files = LayerFiles(home, scratch, damage)
         blobs = Blobs(store, step, files)
+        caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
+        reading = caches.start_reading(stack.enter_context(TaskGroup()))
+        piped = _is_piped(request)
         images = RegistryImages(settings.repositories, blobs, step)
         time_of = partial(_time_of_stage, images, settings)
         request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step, time_of)
@@ -255,17 +277,33 @@ def _build(
         downloader = Downloader(settings.get, worker.cache, store)
         contexts = open_contexts(request, home, scratch, stack)
         recoder = Recoder(blobs, worker.cache, step)
+        roots = [stage.vertex for stage in stages]
         with TaskGroup(UPLOADS) as group:
             uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
             follower = uploads if targets else None
-            solver = Solver(worker, executor, downloader, contexts, images.found, step, follower)
-            _solve(stages, solver, uploads)
+            solver = Solver(
+                *(worker, executor, downloader, contexts, images.found, step, follower),
+                on_result=caches.on_result,
+            )
+            known: Known = {}
+            if caches.wanted:
+                caches.start_export(group, roots, recoder)
+                sources = _local_files(roots, contexts, solver)
+                known = caches.find(
+                    *(reading.result(), roots, images.found, sources),
+                    variant=clock.variant,
+                    at_once=piped,
+                )
+            _solve(roots, solver, uploads, known)
         run = Invocation(new_id(), started_ns, time.time_ns())
         attestor = Attestor(request, dockerfile, images.found, solver, run)
         with TaskGroup() as group:
             group.start(files.sync)
+            written = group.start(caches.finish, roots, solver)
             results = {
-                one: _assemble(stages, one, solver, recoder, clock, attestor, indexed=indexed)
+                one: _assemble(
+                    *(stages, one, solver, recoder, clock, attestor, caches), indexed=indexed
+                )
                 for one in formats
             }
             push_documents(results, targets, step)
@@ -275,6 +313,7 @@ def _build(
                 stated = attestor.of_all(stages, result.images) if output.type in FILES else {}
                 source = ExportSource(result, names, blobs, snapshots, clock.now_ns(), stated)
                 export(output, source, settings.stdout, step)
+            written.result()
             push_tags(results, targets, step)
         if grew(home, started_ns / 1e9):
             keep_once(home, scratch, records, files, _exported(request, results), step)
@@ -327,16 +366,30 @@ def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbo
     return lambda: opened.get("sandbox", open_)
 
 
-def _solve(stages: Sequence[StageState], solver: Solver, uploads: Uploads) -> None:
+def _local_files(
+    roots: Sequence[Vertex], contexts: Mapping[str, ContextDirectory], solver: Solver
+) -> dict[Vertex, ContextDirectory]:
+    """The files of each vertex that has no inputs and is no image; downloads are made now."""
+    leaves = [one for one in walk(*roots) if not one.inputs]
+    fetched = [one for one in leaves if not isinstance(one.op, ScratchOp | ImageOp | ContextOp)]
+    with TaskGroup() as group:
+        solver.start(group, *fetched)
+    found = {one: contexts[one.op.name] for one in leaves if isinstance(one.op, ContextOp)}
+    downloaded = {one: solver.result(one).files for one in fetched}
+    return found | {
+        one: files for one, files in downloaded.items() if isinstance(files, ContextDirectory)
+    }
+
+
+def _solve(roots: Sequence[Vertex], solver: Solver, uploads: Uploads, known: Known) -> None:
     """Solve all stages; each layer is handed to `uploads` as soon as it is known."""
 
     def send(root: Vertex) -> None:
         for layer, result in solver.layers(root):
             uploads.send(layer, result)
 
-    roots = [stage.vertex for stage in stages]
     with TaskGroup() as group:
-        solver.start(group, *roots)
+        solver.start(group, *roots, known=known)
         for root in roots:
             group.start(send, root)
 
@@ -348,6 +401,7 @@ def _assemble(
     recoder: Recoder,
     clock: Clock,
     attestor: Attestor,
+    caches: RemoteCaches,
     *,
     indexed: bool,
 ) -> Assembled:
@@ -358,6 +412,7 @@ def _assemble(
     images, attestations = [], []
     for stage in stages:
         layers = [recoder.recode(*found, format) for found in solver.layers(stage.vertex)]
+        stage = caches.with_inline(stage, layers, solver)
         images.append(assemble(stage, layers, created, clock, format))
         if format.attested:
             attestations.append(attestor.manifest(stage, images[-1], artifact=format.artifact))

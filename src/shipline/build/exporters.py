@@ -191,7 +191,7 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
     layers = {layer.descriptor.digest.hex: layer.descriptor for image in source.assembled.images
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
-        source.blobs.ensure(layer)
+        source.blobs.require(layer)
     yield _folder("blobs", source)
     yield _folder("blobs/sha256", source)
     for name in sorted({*documents, *layers}):

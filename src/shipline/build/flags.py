@@ -20,6 +20,7 @@ from shipline.build.request import (
     BuildRequest,
     CacheBackend,
     CacheOptions,
+    CacheTarget,
     Call,
     Context,
     ContextKind,
@@ -96,6 +97,7 @@ def parse_request(
     plain = parse_boolean(environ.get(_NO_ARTIFACT) or "false", _NO_ARTIFACT)
     outputs = parse_outputs(output, push=push, load=load, artifact=not plain)
     stated, listed = parse_attestations(attest, provenance=provenance, sbom=sbom)
+    arguments = parse_assignments(build_arg, "--build-arg", environ)
     limits = {
         "memory": memory,
         "memory-swap": memory_swap,
@@ -110,7 +112,7 @@ def parse_request(
         dockerfile=file,
         target=target,
         build_contexts=dict(map(parse_build_context, build_context)),
-        build_args=parse_assignments(build_arg, "--build-arg", environ),
+        build_args=arguments,
         labels=parse_assignments(label, "--label"),
         annotations=_each(parse_annotation, annotation),
         platforms=parse_platforms([*platform] or [environ.get("DOCKER_DEFAULT_PLATFORM", "")]),
@@ -128,8 +130,8 @@ def parse_request(
         cache=CacheOptions(
             disabled=no_cache,
             disabled_stages=_each(split_csv, no_cache_filter),
-            sources=_each(lambda text: parse_cache(text, "--cache-from"), cache_from),
-            targets=_each(lambda text: parse_cache(text, "--cache-to"), cache_to),
+            sources=_unique(*_each(parse_cache_source, cache_from)),
+            targets=parse_cache_targets(cache_to, arguments),
         ),
         tags=_unique(*parse_tags(tag), *(name for one in outputs for name in one.names)),
         outputs=outputs,
@@ -258,16 +260,89 @@ def parse_ssh(text: str) -> Ssh:
     return Ssh(name, tuple(Path(path) for path in paths.split(",") if path))
 
 
-def parse_cache(text: str, flag: str) -> tuple[CacheBackend, ...]:
+_CACHES = ("registry", "local", "inline", "gha", "s3", "azblob")
+_RECODED = ("registry", "local")
+"""The types of caches whose layers may be recompressed."""
+
+
+def parse_cache_source(text: str) -> tuple[CacheBackend, ...]:
     """`type=...,key=value`, or comma-separated image names, each a registry cache."""
+    backends = tuple(_cache_backend(fields) for fields in _cache_fields(text, "--cache-from"))
+    if any(one.type == "inline" for one in backends):
+        raise UsageError(
+            "--cache-from: an inline cache is read from its image",
+            hint="write type=registry,ref=IMAGE",
+        )
+    return backends
+
+
+def parse_cache_targets(
+    texts: Iterable[str], build_args: Mapping[str, str]
+) -> tuple[CacheTarget, ...]:
+    """The caches of --cache-to, and the inline one of BUILDKIT_INLINE_CACHE=1."""
+    found = [
+        _cache_target(fields) for text in texts for fields in _cache_fields(text, "--cache-to")
+    ]
+    wanted = build_args.get("BUILDKIT_INLINE_CACHE", "")
+    if wanted and parse_boolean(wanted, "BUILDKIT_INLINE_CACHE"):
+        found.append(CacheTarget(CacheBackend("inline")))
+    unique = _unique(*found)
+    if len({(one.backend.type, *one.backend.attributes.values()) for one in unique}) < len(unique):
+        raise UsageError("--cache-to: the same cache is given twice")
+    return unique
+
+
+def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
     parts = split_csv(text)
     if all("=" not in part for part in parts):
-        return tuple(CacheBackend("registry", {"ref": part}) for part in parts)
+        return [{"type": "registry", "ref": part} for part in parts]
     fields = parse_attributes(text, flag)
-    kind = fields.pop("type", "")
-    if not kind:
-        raise UsageError(f"{flag}: {text!r} has no type")
-    return (CacheBackend(kind, fields),)
+    kind = fields.get("type", "")
+    if kind not in _CACHES:
+        raise UsageError(
+            f"{flag}: {kind!r} is not a type of cache" if kind else f"{flag}: {text!r} has no type",
+            hint=f"it is one of {', '.join(_CACHES)}",
+        )
+    return [fields]
+
+
+def _cache_backend(fields: dict[str, str]) -> CacheBackend:
+    kind = fields.pop("type")
+    for name in ("mode", "ignore-error"):  # of a cache that is written, accepted as by buildx
+        fields.pop(name, None)
+    mounts = parse_boolean(fields.pop("mounts", "false"), "--cache-from mounts")
+    return CacheBackend(kind, fields, mounts)
+
+
+def _cache_target(fields: dict[str, str]) -> CacheTarget:
+    kind, mode = fields["type"], fields.get("mode", "min")
+    if mode not in ("min", "max"):
+        raise UsageError(f"--cache-to: mode={mode} is neither min nor max")
+    ignored = parse_boolean(fields.get("ignore-error", "true"), "--cache-to ignore-error")
+    format_ = _cache_format(fields) if kind in _RECODED else OutputFormat()
+    backend = _cache_backend(fields)
+    return CacheTarget(backend, cast(Literal["min", "max"], mode), format_, required=not ignored)
+
+
+_STATEMENTS = {
+    "oci-artifact": OutputFormat().artifact,
+    "attestation-inline": OutputFormat().inline,
+}
+
+
+def _cache_format(fields: dict[str, str]) -> OutputFormat:
+    """The format of the layers; whether they are Docker's stays in `fields`, for the manifest."""
+    booleans: dict[str, bool] = {
+        name: parse_boolean(fields[name], f"--cache-to {name}")
+        for name in ("oci-mediatypes", "image-manifest", "force-compression")
+        if name in fields
+    }
+    if booleans.get("image-manifest") and not booleans.get("oci-mediatypes", True):
+        raise UsageError("--cache-to: image-manifest=true needs oci-mediatypes=true")
+    found = _output_format(fields, {**_STATEMENTS, **booleans})
+    for name in ("compression", "compression-level", "force-compression"):
+        fields.pop(name, None)
+    return replace(found, annotations=())
 
 
 _NETWORKS = ("default", "none", "host")

@@ -124,12 +124,33 @@ class Ssh(Struct, frozen=True):
     paths: tuple[Path, ...] = ()
 
 
+_NAMED_BY = ("ref", "dest", "src", "scope", "name")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheBackend:
-    """A cache to read from or to write to: `type` registry, local, inline, gha, s3 or azblob."""
+    """A cache outside of this machine: `type` registry, local, inline, gha, s3 or azblob, with the
+    attributes of that type. `mounts` adds the directories of RUN --mount=type=cache.
+    """
 
     type: str
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    mounts: bool = False
+
+    def __str__(self) -> str:
+        names = (self.attributes[key] for key in _NAMED_BY if key in self.attributes)
+        return f"{self.type} cache {next(names, '')}".rstrip()
+
+
+class CacheTarget(Struct, frozen=True):
+    """A cache to write to: in mode `min` the layers of the result, in mode `max` those of every
+    step, in `format`. A failure to write is a warning, and an error where `required`.
+    """
+
+    backend: CacheBackend
+    mode: Literal["min", "max"] = "min"
+    format: OutputFormat = OutputFormat()
+    required: bool = False
 
 
 class CacheOptions(Struct, frozen=True):
@@ -138,7 +159,7 @@ class CacheOptions(Struct, frozen=True):
     disabled: bool = False
     disabled_stages: tuple[str, ...] = ()
     sources: tuple[CacheBackend, ...] = ()
-    targets: tuple[CacheBackend, ...] = ()
+    targets: tuple[CacheTarget, ...] = ()
 
 
 class Host(Struct, frozen=True):
@@ -247,3 +268,15 @@ class BuildRequest(Struct, frozen=True):
         others = {name for one in self.outputs for name in one.names}
         tags = (tag for tag in self.tags if tag not in others)
         return tuple(dict.fromkeys([*output.names, *tags]))
+
+
+def insecure_hosts(request: BuildRequest) -> frozenset[str]:
+    """The registries that are to be used over plain HTTP (`registry.insecure`)."""
+    tags = request.tags if any(one.insecure for one in request.outputs) else ()
+    backends = (*request.cache.sources, *(one.backend for one in request.cache.targets))
+    caches = (
+        Reference.parse(one.attributes.get("ref", ""))
+        for one in backends
+        if one.attributes.get("registry.insecure", "").lower() in ("1", "t", "true")
+    )
+    return frozenset(one.host for one in (*tags, *caches))

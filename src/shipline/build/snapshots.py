@@ -184,7 +184,10 @@ class Snapshots:
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
             raise ContentError(f"{layer.descriptor.media_type} is not a layer")
-        with self._blobs.fetch(layer.descriptor) as blob:
+        with (
+            self._blobs.blaming(layer.descriptor),
+            self._blobs.store.fetch(layer.descriptor) as blob,
+        ):
             tar = _Checked(decompress(blob, compression), layer.diff_id)
             yield tar
             tar.finish()

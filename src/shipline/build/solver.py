@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -62,7 +63,10 @@ class VertexResult(Struct, frozen=True):
 
 
 class Solver:
-    """Runs vertices of one build; `follower` gets the bytes of layers that end in an image."""
+    """Runs vertices of one build; `follower` gets the bytes of layers that end in an image.
+
+    `on_result` is called with what a vertex stands on and what it added.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Solver:
         images: Mapping[ImageOp, BaseImage],
         step: Step,
         follower: Follower | None = None,
+        on_result: Callable[[Vertex, Snapshot, LayerResult], object] | None = None,
     ) -> None:
         self._worker = worker
         self._executor = executor
@@ -81,14 +86,26 @@ class Solver:
         self._images = images
         self._step = step
         self._follower = follower
+        self._known: dict[Vertex, LayerResult] = {}
+        self._on_result = on_result
         self._published: set[Vertex] = set()
         self._mountable: set[Vertex] = set()
         self._commands = Limiter(max(4, 2 * CPUS))
         self._tasks: dict[Vertex, Task[VertexResult]] = {}
         self._prepared: Once[None] = Once()
 
-    def start(self, group: TaskGroup, *roots: Vertex) -> None:
-        """Solve in `group` everything that `roots` need; the newest ready vertex runs first."""
+    def start(
+        self,
+        group: TaskGroup,
+        *roots: Vertex,
+        known: Mapping[Vertex, LayerResult] = MappingProxyType({}),
+    ) -> None:
+        """Solve in `group` everything that `roots` need; the newest ready vertex runs first.
+
+        `known` has the results of vertices that need not run, and of those below each: other inputs
+        of these are not needed.
+        """
+        self._known.update(known)
         for vertex in walk(*roots):
             self._tasks.setdefault(vertex, Task())
             if isinstance(vertex.op, RunOp):
@@ -96,7 +113,11 @@ class Solver:
             elif isinstance(vertex.op, CopyOp) and len(vertex.inputs) > 1:
                 self._mountable.update(vertex.inputs[1].chain())
         self._published.update(vertex for root in roots for vertex in root.chain())
-        group.start(visit_graph, roots, lambda vertex: vertex.inputs, self._solve, at_once=_AT_ONCE)
+        group.start(visit_graph, roots, self._needed, self._solve, at_once=_AT_ONCE)
+
+    def _needed(self, vertex: Vertex) -> tuple[Vertex, ...]:
+        """The inputs to solve first."""
+        return vertex.inputs[:1] if vertex in self._known else vertex.inputs
 
     def result(self, vertex: Vertex) -> VertexResult:
         """The result of a vertex that was started; waits for it. Equal vertices share it."""
@@ -114,9 +135,14 @@ class Solver:
                 yield layer, found.added
             known = len(layers)
 
+    def is_solved(self, vertex: Vertex) -> bool:
+        """Whether the vertex was needed, and has a result."""
+        return vertex in self._tasks and self._tasks[vertex].settled
+
     def _solve(self, vertex: Vertex) -> None:
-        inputs = [self.result(one).files for one in vertex.inputs]
-        self._tasks[vertex].settle((self._run(vertex, inputs),))
+        if not self.is_solved(vertex):
+            inputs = [self.result(one).files for one in self._needed(vertex)]
+            self._tasks[vertex].settle((self._run(vertex, inputs),))
 
     def _run(self, vertex: Vertex, inputs: Sequence[Source]) -> VertexResult:
         match vertex.op:
@@ -134,8 +160,20 @@ class Solver:
                 "a local directory cannot be a base image", span=vertex.label.span
             )
         with _located(vertex.label):
-            added = self._add_layer(vertex, base, inputs)
+            if vertex in self._known:
+                added = self._take(vertex, self._known[vertex])
+            else:
+                added = self._add_layer(vertex, base, inputs)
+        if self._on_result is not None:
+            self._on_result(vertex, base, added)
         return VertexResult(base.plus(added.layer), added)
+
+    def _take(self, vertex: Vertex, found: LayerResult) -> LayerResult:
+        """A result that is known, shown as any other."""
+        with self._step.step(vertex.label.name, **_attributes(vertex)) as step:
+            step.cached()
+            step.note(size=found.layer.descriptor.size, digest=str(found.layer.diff_id))
+        return found
 
     def _download(self, vertex: Vertex, op: HttpOp) -> VertexResult:
         """The files of the URLs, as a directory."""

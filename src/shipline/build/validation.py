@@ -31,10 +31,7 @@ def _contexts(request: BuildRequest) -> list[Context]:
     return [request.context, *request.build_contexts.values()]
 
 
-_CACHE = "leave it out: builds on this machine reuse the results of earlier ones"
 GAPS = (
-    Gap("--cache-from", lambda r: bool(r.cache.sources), _CACHE),
-    Gap("--cache-to", lambda r: bool(r.cache.targets), _CACHE),
     Gap("--attest type=sbom", lambda r: r.sbom is not None, "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
     Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
@@ -111,11 +108,6 @@ def request_warnings(request: BuildRequest, syntax: str) -> Iterator[tuple[str, 
         yield (
             "an output of type=docker carries no attestations: docker load reads none",
             "push the image, or write --output type=oci",
-        )
-    if request.build_args.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"):
-        yield (
-            "BUILDKIT_INLINE_CACHE is not supported yet: the image will carry no cache",
-            "builds on this machine reuse its results without it",
         )
 
 

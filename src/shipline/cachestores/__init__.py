@@ -1,5 +1,5 @@
-"""Build caches in services that are no registries: GitHub Actions, S3, Azure's blob storage."""
+"""Build caches by type and attributes: in registries, on the disk, and in other services."""
 
-from shipline.cachestores.opening import KINDS, open_store
+from shipline.cachestores.opening import KINDS, open_cache, open_store
 
-__all__ = ["KINDS", "open_store"]
+__all__ = ["KINDS", "open_cache", "open_store"]

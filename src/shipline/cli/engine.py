@@ -56,15 +56,16 @@ def run_checks(request: BuildRequest, step: Step) -> CheckResult:
 @contextmanager
 def _settings(request: BuildRequest) -> Iterator[Settings]:
     from shipline.api import open_client, state_directory
-    from shipline.build import Settings
+    from shipline.build import Settings, insecure_hosts
+    from shipline.cachestores import open_cache
 
-    insecure = any(output.insecure for output in request.outputs)
-    with open_client(*({name.host for name in request.tags} if insecure else ())) as client:
+    with open_client(*insecure_hosts(request)) as client:
         yield Settings(
             state_directory(),
             client.repository,
             os.environ,
             client.get,
+            open_cache(client, os.environ),
             sys.stdin.buffer,
             sys.stdout.buffer,
         )

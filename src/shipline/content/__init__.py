@@ -22,15 +22,24 @@ from shipline.content.protocols import (
     Repository,
     Resolver,
     Store,
+    Swapper,
     Tagger,
 )
 from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all, seal, unseal
 from shipline.content.recency import Recency
+from shipline.content.repository_cache import (
+    CACHE_CONFIG,
+    INLINE_CACHE,
+    RepositoryCache,
+    inline_documents,
+)
 from shipline.content.store import Follow, LocalIngest, LocalStore
 
 __all__ = [
+    "CACHE_CONFIG",
     "CACHE_DOCUMENT_LIMIT",
     "CHUNK",
+    "INLINE_CACHE",
     "Advance",
     "CacheReader",
     "CacheStore",
@@ -50,13 +59,16 @@ __all__ = [
     "Reader",
     "Recency",
     "Repository",
+    "RepositoryCache",
     "Resolver",
     "Store",
+    "Swapper",
     "Tagger",
     "VerifiedReader",
     "chunks",
     "copy_graph",
     "fetch_all",
+    "inline_documents",
     "seal",
     "successors",
     "unseal",

@@ -20,12 +20,11 @@ Merge = Callable[[bytes | None], bytes]
 """The new cache document, made from the present one, None if there is none."""
 
 
-class CacheStore(Fetcher, Exister, Pusher, Protocol):
-    """A build cache under its name: the tag of a registry, the scope of gha, the name of s3.
+class CacheReader(Fetcher, Exister, Protocol):
+    """A build cache to read from. Safe to use from any thread.
 
-    Blobs are content like any other: `fetch` verifies what it reads, `push` skips what is there.
-    Safe to use from any thread. Raises RegistryError, AuthError, NotFound, ContentError, or another
-    ShiplineError: the caller turns all of them into warnings.
+    Raises RegistryError, AuthError, NotFound, ContentError, or another ShiplineError: the caller
+    turns all of them into warnings.
     """
 
     def documents(self) -> Sequence[bytes]:
@@ -33,6 +32,13 @@ class CacheStore(Fetcher, Exister, Pusher, Protocol):
 
         A store that has several places to read from (the branches of gha) returns one for each.
         """
+
+
+class CacheStore(CacheReader, Pusher, Protocol):
+    """A build cache under its name: the tag of a registry, the scope of gha, the name of s3.
+
+    Blobs are content like any other: `fetch` verifies what it reads, `push` skips what is there.
+    """
 
     def update(self, merge: Merge) -> None:
         """Replace the document by what `merge` makes of the present one; every blob that it lists
@@ -42,12 +48,6 @@ class CacheStore(Fetcher, Exister, Pusher, Protocol):
         writer removes what another one added: by a conditional request (an ETag, a reserved
         number) where the protocol has one, else by reading again what was written.
         """
-
-
-class CacheReader(Fetcher, Exister, Protocol):
-    """The half of a CacheStore that a build reads from: an inline cache cannot be written."""
-
-    def documents(self) -> Sequence[bytes]: ...
 
 
 OpenCache = Callable[[str, Mapping[str, str]], CacheStore]

@@ -11,7 +11,7 @@ from pathlib import Path
 from shipline.content.protocols import Fetcher
 from shipline.content.store import LocalStore
 from shipline.errors import ContentError, NotFound
-from shipline.oci import Descriptor, Index, check_tag, parse_manifest
+from shipline.oci import Descriptor, Digest, Index, check_tag, parse_manifest
 from shipline.values import replace
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -48,11 +48,23 @@ class OciLayout(LocalStore):
         check_tag(tag)
         self.push(target, source)
         with self._locked():
-            others = [
-                entry for entry in self.index().manifests if entry.annotations.get(_REF_NAME) != tag
-            ]
-            named = replace(target.plain, annotations={_REF_NAME: tag})
-            self._write(Index.make([*others, named]).raw)
+            self._name(target, tag)
+
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        """See `Swapper`: other writers of this program wait meanwhile."""
+        check_tag(tag)
+        self.push(target, source)
+        with self._locked():
+            named = (one for one in self.index().manifests if one.annotations.get(_REF_NAME) == tag)
+            if next((one.digest for one in named), None) != before:
+                return False
+            self._name(target, tag)
+        return True
+
+    def _name(self, target: Descriptor, tag: str) -> None:
+        others = [one for one in self.index().manifests if one.annotations.get(_REF_NAME) != tag]
+        named = replace(target.plain, annotations={_REF_NAME: tag})
+        self._write(Index.make([*others, named]).raw)
 
     def index(self) -> Index:
         """The parsed index.json. Raises ContentError if it is not an index."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,7 @@ class MemoryStore:
     def __init__(self, *contents: bytes) -> None:
         self.blobs = {Digest.of(content): content for content in contents}
         self.tags: dict[str, Descriptor] = {}
+        self._lock = threading.Lock()
 
     def exists(self, target: Descriptor) -> bool:
         return target.digest in self.blobs
@@ -80,6 +82,14 @@ class MemoryStore:
         check_tag(tag)
         self.push(target, source)
         self.tags[tag] = target
+
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        with self._lock:
+            now = self.tags.get(tag)
+            if (None if now is None else now.digest) != before:
+                return False
+            self.tag(target, source, tag)
+        return True
 
     def resolve(self, reference: str) -> Descriptor:
         """By tag, or by the digest of tagged content. Raises NotFound."""

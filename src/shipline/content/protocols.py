@@ -76,6 +76,14 @@ class Tagger(Protocol):
         """Tag a manifest, moving the tag if it exists."""
 
 
+class Swapper(Protocol):
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        """Tag a manifest if the tag points to `before`, None for no such tag; whether it did.
+
+        Where the store has no conditional write, the tag is compared right before it is moved.
+        """
+
+
 class Store(Fetcher, Exister, Ingester, Pusher, Protocol):
     """Content that can be read and written."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -176,6 +176,7 @@ def _range_start(content_range: str) -> int:
     return int(match[1]) if match else -1
 
 
+_ALWAYS: Mapping[str, str] = {}
 _ABSENT = frozenset({404, 403})  # JFrog responds 403 for absent content
 
 
@@ -293,6 +294,24 @@ class RemoteRepository:
         """Tag a manifest, moving the tag if it exists."""
         self._put(target, fetch_all(source, target, MANIFEST_LIMIT), check_tag(tag))
 
+    def swap(self, target: Descriptor, source: Fetcher, tag: str, before: Digest | None) -> bool:
+        """See `Swapper`: a conditional request (RFC 9110), which a registry may ignore."""
+        content = fetch_all(source, target, MANIFEST_LIMIT)
+        if self._tagged(tag) != before:
+            return False
+        wanted = {"If-None-Match": "*"} if before is None else {"If-Match": f'"{before}"'}
+        if self._put(target, content, check_tag(tag), wanted):
+            return True
+        if self._tagged(tag) != before:
+            return False
+        return self._put(target, content, tag)  # the registry means something else
+
+    def _tagged(self, tag: str) -> Digest | None:
+        try:
+            return fetch_manifest(self._registry, check_tag(tag))[0].digest
+        except NotFound:
+            return None
+
     def tags(self) -> Iterator[str]:
         """All tags, in the registry's order."""
         first = self._registry.url("tags", "list").with_query(
@@ -362,18 +381,23 @@ class RemoteRepository:
         with noting_mirrors(failures):
             return fetch_manifest(registry, name)
 
-    def _put(self, target: Descriptor, content: bytes, name: str) -> None:
-        """PUT exactly these bytes."""
+    def _put(
+        self, target: Descriptor, content: bytes, name: str, condition: Mapping[str, str] = _ALWAYS
+    ) -> bool:
+        """PUT exactly these bytes; False where the registry says that `condition` does not hold."""
         response = self._registry.call(
             "PUT",
             self._registry.manifest(name),
-            expect={200, 201, 202},
+            expect={200, 201, 202, *((412,) if condition else ())},
             operation=f"putting the manifest {name}",
             actions=WRITE,
-            headers={"Content-Type": target.media_type},
+            headers={"Content-Type": target.media_type, **condition},
             body=content,
         )
         response.close()
+        if response.status == 412:
+            return False
         self._manifests.keep(target.digest, content)
         if b'"subject"' in content and not response.header("OCI-Subject"):
             add_referrer(self._registry, target, content)
+        return True

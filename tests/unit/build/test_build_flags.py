@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shipline.build import (
     Annotation,
     CacheBackend,
+    CacheTarget,
     Call,
     Context,
     ContextKind,
@@ -118,14 +119,52 @@ def test_ssh() -> None:
     assert flags.parse_ssh("k=~/a,/b") == Ssh("k", (Path("~/a"), Path("/b")))
 
 
-def test_caches() -> None:
-    read = flags.parse_cache
-    assert read("u/a:c,u/b", "--cache-from") == (
+def test_caches_to_read_from() -> None:
+    read = flags.parse_cache_source
+    assert read("u/a:c,u/b") == (
         CacheBackend("registry", {"ref": "u/a:c"}),
         CacheBackend("registry", {"ref": "u/b"}),
     )
-    local = CacheBackend("local", {"dest": "d", "mode": "max"})
-    assert read("type=local,dest=d,mode=max", "--cache-to") == (local,)
+    assert read('type=local,"src=a,b",mounts=true,mode=max') == (
+        CacheBackend("local", {"src": "a,b"}, mounts=True),
+    )
+
+
+def test_caches_to_write_to() -> None:
+    (found,) = flags.parse_cache_targets(
+        ["type=registry,ref=u/a,mode=max,compression=zstd,compression-level=3,ignore-error=false"],
+        {},
+    )
+    wanted = OutputFormat("zstd", 3)
+    backend = CacheBackend("registry", {"ref": "u/a"})
+    assert found == CacheTarget(backend, "max", wanted, required=True)
+    (found,) = flags.parse_cache_targets(["type=local,dest=d,oci-mediatypes=false"], {})
+    assert found.backend.attributes == {"dest": "d", "oci-mediatypes": "false"}
+    assert found.format.docker and not found.required
+
+
+def test_a_build_argument_asks_for_an_inline_cache() -> None:
+    wanted = {"BUILDKIT_INLINE_CACHE": "1"}
+    inline = CacheTarget(CacheBackend("inline"))
+    assert flags.parse_cache_targets([], wanted) == (inline,)
+    assert flags.parse_cache_targets(["type=inline"], wanted) == (inline,)
+    assert flags.parse_cache_targets([], {"BUILDKIT_INLINE_CACHE": "0"}) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type=registry,ref=a,mode=most",
+        "type=registry,ref=a,ignore-error=perhaps",
+        "type=registry,ref=a,image-manifest=true,oci-mediatypes=false",
+        "type=registry,ref=a,compression=zstd,oci-mediatypes=false",
+        "type=disk,dest=d",
+        "ref=a",
+    ],
+)
+def test_caches_that_cannot_be_written(text: str) -> None:
+    with pytest.raises(UsageError):
+        flags.parse_cache_targets([text], {})
 
 
 def test_annotations_name_their_places() -> None:
@@ -220,7 +259,7 @@ Read = Callable[[], object]
         ("--secret", lambda: flags.parse_secret("src=f", {})),
         ("--secret", lambda: flags.parse_secret("type=vault,id=a", {})),
         ("--ssh", lambda: flags.parse_ssh("=x")),
-        ("--cache-to", lambda: flags.parse_cache("ref=a/b", "--cache-to")),
+        ("--cache-to", lambda: flags.parse_cache_targets(["ref=a/b"], {})),
         ("--annotation", lambda: flags.parse_annotation("layer:k=v")),
         ("--annotation", lambda: flags.parse_annotation("k")),
         ("--add-host", lambda: flags.parse_host("a:nowhere")),

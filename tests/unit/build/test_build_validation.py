@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from shipline import api
-from shipline.build import CacheBackend, CacheOptions
 from shipline.errors import UsageError
 
 CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
@@ -16,10 +15,6 @@ CONTEXT = api.Context(api.ContextKind.LOCAL, ".")
 @pytest.mark.parametrize(
     ("request_", "named"),
     [
-        (
-            api.BuildRequest(CONTEXT, cache=CacheOptions(targets=(CacheBackend("s3"),))),
-            "--cache-to",
-        ),
         (api.BuildRequest(CONTEXT, outputs=(api.Output("image", push=True),)), "--push"),
     ],
 )

@@ -92,8 +92,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--cache-from", "a/b"), "--cache-from"),
-        (("--cache-to", "type=inline"), "--cache-to"),
         (("--sbom", "true"), "sbom"),
         (("--call", "outline"), "--call"),
         (("-o", "type=image,compatibility-version=20"), "compatibility-version"),

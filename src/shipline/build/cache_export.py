@@ -1,0 +1,190 @@
+"""Writing caches outside of this machine: the layer of each step is sent when the step ends, the
+documents follow at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shipline.build.assembly import Recoder
+from shipline.build.base_images import Blobs, BrokenCache
+from shipline.build.cache import LayerResult
+from shipline.build.cache_document import CacheDocument, CachedResult, CacheKey
+from shipline.build.request import CacheTarget
+from shipline.content import CacheStore, RepositoryCache
+from shipline.errors import ContentError, RegistryError, ShiplineError
+from shipline.events import Step
+from shipline.layer import Layer
+from shipline.oci import Descriptor, from_bytes
+from shipline.tasks import Once, TaskGroup
+
+Stack = tuple[tuple[Layer, LayerResult | None], ...]
+"""The layers of a root filesystem, bottom first, each with the result of the step that added it,
+None for those of a base image."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """The work of a vertex: its keys, and what came out of it, empty where that is not known.
+    `published` says whether its layers are in the result of the build.
+    """
+
+    keys: tuple[CacheKey, ...]
+    layers: Stack
+    published: bool
+
+
+class CacheExport:
+    """Sends the layers of steps to caches as they are made, in `group`; `finish` writes the
+    documents. A cache that fails gets nothing more, and is reported at the end.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[tuple[CacheTarget, CacheStore]],
+        group: TaskGroup,
+        blobs: Blobs,
+        recoder: Recoder,
+        step: Step,
+    ) -> None:
+        self._targets = targets
+        self._group = group
+        self._blobs = blobs
+        self._recoder = recoder
+        self._step = step
+        self._once: Once[None] = Once()
+        self._failures: dict[CacheTarget, ShiplineError] = {}
+
+    def send(self, layers: Stack, *, published: bool) -> None:
+        """Send layers to the caches that want them."""
+        for target, store in self._targets:
+            if published or target.mode == "max":
+                for layer, result in layers:
+                    self._group.start(self._push, target, store, layer, result)
+
+    def _push(
+        self, target: CacheTarget, store: CacheStore, layer: Layer, result: LayerResult | None
+    ) -> None:
+        try:
+            if target not in self._failures:
+                recoded = self._recoder.recode(layer, result, target.format).descriptor
+                deliver = partial(self._deliver, target, store, recoded)
+                self._once.get((target, recoded.digest), deliver)
+        except BrokenCache:
+            raise
+        except ShiplineError as error:
+            self._failures.setdefault(target, error)
+        except OSError as error:
+            self._failures.setdefault(target, _failed(error))
+
+    def _deliver(self, target: CacheTarget, store: CacheStore, layer: Descriptor) -> None:
+        if store.exists(layer):
+            return
+        origin = self._blobs.origin(layer.digest)
+        if origin is not None and isinstance(store, RepositoryCache) and store.mount(layer, origin):
+            return
+        name = f"upload {layer.digest.short} to {target.backend}"
+        with self._step.step(name, kind="upload", size=layer.size) as step:
+            moved = 0
+
+            def advance(count: int) -> None:
+                nonlocal moved
+                moved += count
+                step.progress(moved, layer.size)
+
+            store.push(layer, self._blobs, advance)
+
+    def finish(self, entries: Sequence[CacheEntry]) -> None:
+        """Write the documents, after everything was sent. Raises the error of a cache that is
+        required; others are warnings.
+        """
+        with TaskGroup() as group:
+            for target, store in self._targets:
+                group.start(self._finish, target, store, entries)
+        for target, error in self._failures.items():
+            if target.required:
+                raise error
+            self._step.warn(f"{target.backend} was not written: {error.message}", error.hint)
+
+    def _finish(
+        self, target: CacheTarget, store: CacheStore, entries: Sequence[CacheEntry]
+    ) -> None:
+        if target in self._failures:
+            return
+        try:
+            document = self._document(target, entries)
+            with self._step.step(f"write {target.backend}", kind="cache"):
+                try:
+                    store.update(partial(self._merged, target, document))
+                except RegistryError:  # such as one that misses blobs of the present document
+                    store.update(lambda _: document.dump())
+        except ShiplineError as error:
+            self._failures[target] = error
+        except OSError as error:
+            self._failures[target] = _failed(error)
+
+    def _document(self, target: CacheTarget, entries: Iterable[CacheEntry]) -> CacheDocument:
+        document = CacheDocument()
+        for entry in entries:
+            result = None
+            if entry.layers and (entry.published or target.mode == "max"):
+                result = cached_result(
+                    (self._recoder.recode(layer, added, target.format), added)
+                    for layer, added in entry.layers
+                )
+            for key in entry.keys:
+                document.add(key, result)
+        return document
+
+    def _merged(self, target: CacheTarget, document: CacheDocument, present: bytes | None) -> bytes:
+        try:
+            merged = CacheDocument.parse(present) if present else CacheDocument()
+        except ContentError as error:
+            self._step.warn(f"{target.backend} is written anew: {error.message}")
+            merged = CacheDocument()
+        merged.merge(document)
+        return merged.dump()
+
+
+def _failed(error: OSError) -> ContentError:
+    return ContentError(f"{error.filename or 'its directory'}: {error.strerror}")
+
+
+def cached_result(layers: Iterable[tuple[Layer, LayerResult | None]]) -> CachedResult:
+    """The result of the step that added the last of `layers`."""
+    found = tuple(
+        LayerResult(layer, "" if added is None else added.created) for layer, added in layers
+    )
+    return CachedResult(found, found[-1].created)
+
+
+def inline_cache(entries: Iterable[CacheEntry], layers: Sequence[Layer]) -> str:
+    """The text of an image's inline cache: the records of its own steps; `layers` are the image's.
+
+    Empty without a result.
+    """
+    image = [one.diff_id for one in layers]
+    document = CacheDocument()
+    for entry in entries:
+        mine = [layer.diff_id for layer, _ in entry.layers]
+        stacked = mine and mine == image[: len(mine)]
+        for key in entry.keys:
+            document.add(key, cached_result(entry.layers) if stacked else None)
+    found = from_bytes(document.dump())
+    depth = {}
+    for number in range(len(found["layers"])):
+        chain = [number]
+        while (parent := found["layers"][chain[-1]].get("parent", 0)) != -1:
+            chain.append(parent)
+        depth[number] = len(chain) - 1
+    for record in found["records"]:
+        for result in record.get("layers", ()):
+            result["layer"] = depth[result["layer"]]
+    if not found["layers"]:
+        return ""
+    text = json.dumps(found["records"], separators=(",", ":"))
+    return base64.b64encode(text.encode()).decode()

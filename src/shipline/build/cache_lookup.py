@@ -1,0 +1,158 @@
+"""Reading caches outside of this machine: their documents are searched once, before the first step
+runs. A step whose result is found there needs neither its inputs nor the bytes of its layer, until
+another step does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shipline.build.base_images import BaseImage, Blobs
+from shipline.build.cache import LayerResult
+from shipline.build.cache_document import CacheDocument, CachedResult
+from shipline.build.cache_keys import KeyMaker
+from shipline.build.graph import ImageOp, ScratchOp, Vertex, walk
+from shipline.build.request import CacheBackend
+from shipline.content import CacheReader, RepositoryCache
+from shipline.errors import ShiplineError
+from shipline.events import Step
+from shipline.layer import Layer
+from shipline.tasks import Once, TaskGroup
+
+_AT_ONCE = 8  # requests
+_HINT = "the build goes on without it"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCache:
+    """A cache that was read: its documents, and where their layers are."""
+
+    name: str
+    reader: CacheReader
+    document: CacheDocument
+
+
+def read_caches(
+    sources: Iterable[tuple[CacheBackend, CacheReader]], step: Step
+) -> list[RemoteCache]:
+    """The caches that can be read, in their order; others are warnings."""
+    with TaskGroup(_AT_ONCE) as group:
+        tasks = [group.start(_read, str(name), reader, step) for name, reader in sources]
+    return [found for task in tasks if (found := task.result()) is not None]
+
+
+def _read(name: str, reader: CacheReader, step: Step) -> RemoteCache | None:
+    document = CacheDocument()
+    with step.step(f"read {name}", kind="cache") as reading:
+        try:
+            documents = reader.documents()
+            if not documents:
+                reading.output(b"there is no cache yet\n")
+            for raw in documents:
+                document.merge(CacheDocument.parse(raw))
+        except ShiplineError as error:
+            step.warn(f"{name} cannot be read: {error.message}", error.hint or _HINT)
+            return None
+        except OSError as error:
+            step.warn(f"{name} cannot be read: {error.strerror}", _HINT)
+            return None
+    return RemoteCache(name, reader, document)
+
+
+class CacheLookup:
+    """Finds the results of vertices in caches, so that all of them fit together."""
+
+    def __init__(
+        self,
+        caches: Sequence[RemoteCache],
+        maker: KeyMaker,
+        images: Mapping[ImageOp, BaseImage],
+        blobs: Blobs,
+        step: Step,
+    ) -> None:
+        self._caches = caches
+        self._maker = maker
+        self._images = images
+        self._blobs = blobs
+        self._step = step
+        self._available: Once[bool] = Once()
+        self._known: dict[Vertex, LayerResult] = {}
+
+    def results(self, *roots: Vertex) -> Mapping[Vertex, LayerResult]:
+        """The layers of vertices that `roots` need, and below each those of the vertices that it
+        stands on.
+        """
+        fresh: set[Vertex] = set()
+        for vertex in walk(*roots):
+            if vertex.fresh or any(one in fresh for one in vertex.inputs):
+                fresh.add(vertex)
+        waiting, seen = [*roots], set[Vertex]()
+        while waiting:
+            vertex = waiting.pop(0)
+            if vertex in seen or vertex in self._known or not vertex.inputs:
+                continue
+            seen.add(vertex)
+            if vertex in fresh or not self._find(vertex):
+                waiting += vertex.inputs
+        return self._known
+
+    def _find(self, vertex: Vertex) -> bool:
+        """Whether a result was found for the vertex and for everything below it."""
+        *steps, bottom = vertex.chain()
+        if isinstance(bottom.op, ImageOp):
+            base = self._images[bottom.op].layers
+        elif isinstance(bottom.op, ScratchOp):
+            base = ()
+        else:
+            return False
+        found = [
+            (result, cache)
+            for cache in self._caches
+            for key in self._maker.keys(vertex)
+            for result in cache.document.find(key)
+        ]
+        for result, cache in sorted(found, key=lambda one: one[0].age, reverse=True):
+            if self._accept(steps[::-1], base, result, cache):
+                return True
+        return False
+
+    def _accept(
+        self, steps: list[Vertex], base: Sequence[Layer], result: CachedResult, cache: RemoteCache
+    ) -> bool:
+        """Whether the layers are one for each step on top of `base`, can be had, and agree with
+        what is known of these steps; they are known then.
+        """
+        added = result.layers[len(base) :]
+        below = [one.layer.diff_id for one in result.layers[: len(base)]]
+        if len(added) != len(steps) or below != [one.diff_id for one in base]:
+            return False
+        for vertex, one in zip(steps, added, strict=True):
+            known = self._known.get(vertex)
+            if known is not None and known.layer.diff_id != one.layer.diff_id:
+                return False
+        with TaskGroup(_AT_ONCE) as group:
+            checks = [group.start(self._is_available, one.layer, cache) for one in added]
+        if not all(check.result() for check in checks):
+            return False
+        for vertex, one in zip(steps, added, strict=True):
+            self._known.setdefault(vertex, one)
+        return True
+
+    def _is_available(self, layer: Layer, cache: RemoteCache) -> bool:
+        return self._available.get((layer, cache.name), partial(self._check, layer, cache))
+
+    def _check(self, layer: Layer, cache: RemoteCache) -> bool:
+        target = layer.descriptor
+        if not self._blobs.store.exists(target):
+            try:
+                if not cache.reader.exists(target):
+                    return False
+            except ShiplineError as error:
+                self._step.warn(f"{cache.name} cannot be used: {error.message}", error.hint)
+                return False
+        reader = cache.reader
+        source = reader.origin if isinstance(reader, RepositoryCache) else reader
+        self._blobs.offer(target, source, cache.name)
+        return self._blobs.claim(layer, cache.name)

@@ -1,0 +1,134 @@
+"""The caches outside of this machine that one build reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from shipline.build.assembly import Recoder
+from shipline.build.base_images import BaseImage, Blobs, BrokenCache
+from shipline.build.cache import LayerResult
+from shipline.build.cache_export import CacheEntry, CacheExport, Stack, inline_cache
+from shipline.build.cache_keys import KeyMaker
+from shipline.build.cache_lookup import CacheLookup, RemoteCache, read_caches
+from shipline.build.graph import ImageOp, Vertex, walk
+from shipline.build.request import CacheOptions
+from shipline.build.selecting import ContextDirectory
+from shipline.build.snapshots import Snapshot
+from shipline.build.stages import StageState
+from shipline.content import INLINE_CACHE, OpenCache
+from shipline.events import Step
+from shipline.layer import Layer
+from shipline.tasks import Task, TaskGroup
+from shipline.values import replace
+
+Known = Mapping[Vertex, LayerResult]
+
+
+class Solved(Protocol):
+    """What a Solver knows at the end of a build."""
+
+    def is_solved(self, vertex: Vertex) -> bool: ...
+
+    def layers(self, root: Vertex) -> Iterable[tuple[Layer, LayerResult | None]]: ...
+
+
+class RemoteCaches:
+    """What --cache-from and --cache-to ask for. Opening makes no request.
+
+    Raises UsageError for attributes that a type of cache does not have.
+    """
+
+    def __init__(
+        self, options: CacheOptions, open_cache: OpenCache, blobs: Blobs, step: Step
+    ) -> None:
+        self._step = step
+        self._sources = [
+            (one, open_cache(one.type, one.attributes))
+            for one in (() if options.disabled else options.sources)
+        ]
+        self._targets = [
+            (one, open_cache(one.backend.type, one.backend.attributes))
+            for one in options.targets
+            if one.backend.type != "inline"
+        ]
+        self._inline = any(one.backend.type == "inline" for one in options.targets)
+        self._blobs = blobs
+        self._maker: KeyMaker | None = None
+        self._export: CacheExport | None = None
+        self._published: set[Vertex] = set()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the build has caches outside of this machine."""
+        return bool(self._sources or self._targets or self._inline)
+
+    def start_reading(self, group: TaskGroup) -> Task[list[RemoteCache]]:
+        """Read the documents of all caches, while the build is planned."""
+        return group.start(read_caches, self._sources, self._step)
+
+    def find(
+        self,
+        caches: Sequence[RemoteCache],
+        roots: Sequence[Vertex],
+        images: Mapping[ImageOp, BaseImage],
+        contexts: Mapping[Vertex, ContextDirectory],
+        *,
+        variant: str,
+        at_once: bool,
+    ) -> Known:
+        """The results that need not be made. With `at_once`, their layers are here when this
+        returns, as for a build that cannot start again.
+        """
+        self._maker = KeyMaker(images, contexts, variant)
+        if not caches:
+            return {}
+        found = CacheLookup(caches, self._maker, images, self._blobs, self._step).results(*roots)
+        return self._fetched(found) if at_once else found
+
+    def _fetched(self, found: Known) -> Known:
+        try:
+            with TaskGroup(4) as group:
+                for one in found.values():
+                    group.start(self._blobs.require, one.layer.descriptor)
+        except BrokenCache as error:
+            self._step.warn(error.message, error.hint)
+            return {}
+        return found
+
+    def start_export(self, group: TaskGroup, roots: Iterable[Vertex], recoder: Recoder) -> None:
+        """Send layers in `group` from now on."""
+        self._published.update(vertex for root in roots for vertex in root.chain())
+        self._export = CacheExport(self._targets, group, self._blobs, recoder, self._step)
+
+    def on_result(self, vertex: Vertex, base: Snapshot, added: LayerResult) -> None:
+        """Send the layer that a vertex added, and those of a base image right below it."""
+        if self._export is not None and self._targets:
+            below: Stack = ()
+            if isinstance(vertex.inputs[0].op, ImageOp):
+                below = tuple((layer, None) for layer in base.layers)
+            layers = (*below, (added.layer, added))
+            self._export.send(layers, published=vertex in self._published)
+
+    def finish(self, roots: Sequence[Vertex], solved: Solved) -> None:
+        """Write the documents. Raises the error of a cache that is required."""
+        if self._export is not None and self._targets:
+            self._export.finish(self._entries(roots, solved))
+
+    def with_inline(self, stage: StageState, layers: Sequence[Layer], solved: Solved) -> StageState:
+        """The stage; its image has its own cache if that is wanted, never that of its base."""
+        extra = {key: one for key, one in stage.image.extra.items() if key != INLINE_CACHE}
+        if self._inline:
+            text = inline_cache(self._entries([stage.vertex], solved), layers)
+            extra |= {INLINE_CACHE: text} if text else {}
+        return replace(stage, image=replace(stage.image, extra=extra))
+
+    def _entries(self, roots: Sequence[Vertex], solved: Solved) -> list[CacheEntry]:
+        assert self._maker is not None
+        entries = []
+        for vertex in walk(*roots):
+            if not vertex.inputs or not (keys := self._maker.keys(vertex)):
+                continue
+            layers = tuple(solved.layers(vertex)) if solved.is_solved(vertex) else ()
+            entries.append(CacheEntry(keys, layers, vertex in self._published))
+        return entries

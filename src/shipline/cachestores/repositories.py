@@ -1,0 +1,63 @@
+"""Build caches in registries and in OCI layouts, by the attributes that buildx gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shipline.content import CacheStore, MemoryStore, OciLayout, RepositoryCache
+from shipline.errors import NotFound, UsageError
+from shipline.oci import Reference
+from shipline.registry import Client
+
+_DOCUMENTS = {"image-manifest", "oci-mediatypes"}
+_KNOWN = {
+    "registry": {"ref", "registry.insecure", *_DOCUMENTS},
+    "local": {"src", "dest", "tag", "digest", *_DOCUMENTS},
+}
+
+
+def open_repository(kind: str, attributes: Mapping[str, str], client: Client) -> CacheStore:
+    """The cache of type registry or local; makes no request. Raises UsageError."""
+    for name in attributes:
+        if name not in _KNOWN[kind]:
+            raise UsageError(
+                f"a cache of type={kind} has no {name}=",
+                hint=f"it has {', '.join(sorted(_KNOWN[kind]))}",
+            )
+    return _registry(attributes, client) if kind == "registry" else _local(attributes)
+
+
+def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
+    if not attributes.get("ref"):
+        raise UsageError("a cache of type=registry needs ref=IMAGE")
+    reference = Reference.parse(attributes["ref"]).or_latest
+    repository = client.repository(reference).unmirrored
+    name = str(reference.digest or reference.tag)
+    return RepositoryCache(repository, name, **_shape(attributes))
+
+
+def _local(attributes: Mapping[str, str]) -> CacheStore:
+    place = attributes.get("dest") or attributes.get("src")
+    if not place:
+        raise UsageError("a cache of type=local needs dest=DIRECTORY to write, src= to read")
+    try:
+        layout: OciLayout | MemoryStore = OciLayout(Path(place), create="dest" in attributes)
+    except NotFound:
+        layout = MemoryStore()  # nothing was written there yet
+    except OSError as error:
+        raise UsageError(f"the cache {place} cannot be opened: {error.strerror}") from None
+    name = attributes.get("digest") or attributes.get("tag") or "latest"
+    return RepositoryCache(layout, name, **_shape(attributes))
+
+
+def _shape(attributes: Mapping[str, str]) -> dict[str, bool]:
+    docker = not _is_true(attributes, "oci-mediatypes", default=True)
+    return {
+        "docker": docker,
+        "image_manifest": _is_true(attributes, "image-manifest", default=True),
+    }
+
+
+def _is_true(attributes: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    return attributes.get(name, str(default)).lower() in ("true", "1", "t")

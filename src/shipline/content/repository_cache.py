@@ -1,0 +1,234 @@
+"""A build cache under a tag of a repository: a registry, or an OCI layout on the disk.
+
+It is an image manifest whose configuration is the cache document and whose layers are its blobs, or
+an index of both (BuildKit's `image-manifest=false`). An image may carry its cache in its own
+configuration instead (`type=inline`), base64 in `moby.buildkit.cache.v0`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
+from shipline.content.memory import MemoryStore
+from shipline.content.protocols import Advance, Fetcher, Reader, Repository, Swapper
+from shipline.content.readers import fetch_all
+from shipline.errors import ContentError, NotFound
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Index,
+    Manifest,
+    from_bytes,
+    media,
+    parse_manifest,
+    to_bytes,
+)
+from shipline.tasks import sleep
+from shipline.values import replace
+
+CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
+INLINE_CACHE = "moby.buildkit.cache.v0"
+"""The key of an image configuration that holds its inline cache."""
+
+_DIFF_ID, _CREATED = "containerd.io/uncompressed", "buildkit/createdat"
+_TRIES = 8
+_PAUSE_S = (0.02, 0.3)  # before another attempt, while others write to the same tag
+_IMAGES = 64  # of an index, that are read for their inline caches
+_DOCKER = {
+    media.OCI_LAYER: media.DOCKER_LAYER,
+    media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP,
+}
+_OCI = {docker: oci for oci, docker in _DOCKER.items()}
+
+
+class CacheRepository(Repository, Swapper, Protocol):
+    """A Repository whose tags can be compared and swapped."""
+
+
+class RepositoryCache:
+    """The CacheStore under `reference`, a tag or a digest, of `repository`.
+
+    `image_manifest` and `docker` choose the documents that are written.
+    """
+
+    def __init__(
+        self,
+        repository: CacheRepository,
+        reference: str,
+        *,
+        image_manifest: bool = True,
+        docker: bool = False,
+    ) -> None:
+        self._repository = repository
+        self._reference = reference
+        self._image_manifest = image_manifest and not docker
+        self._docker = docker
+
+    @property
+    def origin(self) -> Fetcher:
+        """What `fetch` reads from: its registry can mount that in another repository."""
+        return self._repository
+
+    def exists(self, target: Descriptor) -> bool:
+        return self._repository.exists(target)
+
+    def fetch(self, target: Descriptor) -> AbstractContextManager[Reader]:
+        return self._repository.fetch(target)
+
+    def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
+        self._repository.push(target, source, advance)
+
+    def mount(self, target: Descriptor, source: Fetcher) -> bool:
+        return self._repository.mount(target, source)
+
+    def documents(self) -> tuple[bytes, ...]:
+        return self._read()[1]
+
+    def update(self, merge: Merge) -> None:
+        """See CacheStore. A registry that ignores conditions may lose what another writer wrote
+        between the last comparison and the request; so the tag is read again after the time in
+        which another writer may have done that, and merged again where it has changed.
+        """
+        written: Digest | None = None
+        for attempt in range(_TRIES):
+            began = time.monotonic()
+            before, documents = self._read()
+            now = None if before is None else before.digest
+            if now is not None and now == written:
+                return
+            present = documents[0] if documents else None
+            merged = merge(present)
+            if merged == present:
+                return  # also where another writer kept what was written here
+            root, source = self._publish(merged)
+            if self._repository.swap(root, source, self._reference, now):
+                written = root.digest
+                sleep(2 * (time.monotonic() - began))
+            else:
+                sleep(random.uniform(*_PAUSE_S) * (attempt + 1))
+        raise ContentError(
+            f"other builds keep overwriting the cache {self._reference}",
+            hint="give each of them a tag of its own, and read from all of them",
+        )
+
+    def _publish(self, document: bytes) -> tuple[Descriptor, MemoryStore]:
+        """Push the configuration; the manifest that refers to it, not pushed yet."""
+        config, layers = _split(document)
+        types = _DOCKER if self._docker else _OCI
+        layers = [
+            replace(one, media_type=types.get(one.media_type, one.media_type)) for one in layers
+        ]
+        described = Descriptor.of(config, CACHE_CONFIG)
+        root: Manifest | Index
+        if self._image_manifest:
+            root = Manifest.make(described, layers)
+        else:
+            media_type = media.DOCKER_INDEX if self._docker else media.OCI_INDEX
+            root = Index.make([*layers, described], media_type=media_type)
+        source = MemoryStore(config, root.raw)
+        self._repository.push(described, source)
+        return root.descriptor, source
+
+    def _read(self) -> tuple[Descriptor | None, tuple[bytes, ...]]:
+        """What the reference points to, and its cache documents."""
+        try:
+            root = self._repository.resolve(self._reference)
+        except NotFound:
+            return None, ()
+        return root, tuple(self._documents(root))
+
+    def _documents(self, root: Descriptor) -> Iterator[bytes]:
+        parsed = self._document(root)
+        if isinstance(parsed, Manifest):
+            yield from self._of_manifest(parsed)
+            return
+        for one in parsed.manifests:
+            if one.media_type == CACHE_CONFIG:
+                config = fetch_all(self._repository, one, CACHE_DOCUMENT_LIMIT)
+                yield _join(config, parsed.manifests)
+                return
+        images = [one for one in parsed.manifests if one.media_type in media.MANIFESTS]
+        for one in images[:_IMAGES]:
+            child = self._document(one)
+            if isinstance(child, Manifest):
+                yield from self._of_manifest(child)
+
+    def _of_manifest(self, manifest: Manifest) -> Iterator[bytes]:
+        kind = manifest.config.media_type
+        if kind == CACHE_CONFIG:
+            config = fetch_all(self._repository, manifest.config, CACHE_DOCUMENT_LIMIT)
+            yield _join(config, manifest.layers)
+        elif kind in (media.OCI_CONFIG, media.DOCKER_CONFIG):
+            config = fetch_all(self._repository, manifest.config, CACHE_DOCUMENT_LIMIT)
+            yield from inline_documents(ImageConfig.parse(config), manifest.layers)
+
+    def _document(self, target: Descriptor) -> Manifest | Index:
+        raw = fetch_all(self._repository, target, MANIFEST_LIMIT)
+        return parse_manifest(raw, target.media_type)
+
+
+def inline_documents(config: ImageConfig, layers: tuple[Descriptor, ...]) -> Iterator[bytes]:
+    """The cache document in an image configuration, if it has one. Raises ContentError."""
+    text = config.extra.get(INLINE_CACHE)
+    if text is None or len(config.diff_ids) != len(layers):
+        return
+    try:
+        records = json.loads(base64.b64decode(str(text), validate=True))
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"the inline cache of the image cannot be read: {error}") from None
+    times = [one.created for one in config.history if not one.empty_layer]
+    times += [""] * len(layers)
+    listed = [
+        {"blob": str(one.digest), "parent": number - 1, "annotations": _noted(one, diff_id, time_)}
+        for number, (one, diff_id, time_) in enumerate(
+            zip(layers, config.diff_ids, times, strict=False)
+        )
+    ]
+    yield to_bytes({"layers": listed, "records": records})
+
+
+def _noted(layer: Descriptor, diff_id: Digest | str, created: str) -> dict[str, Any]:
+    found = {"mediaType": layer.media_type, "diffID": str(diff_id), "size": layer.size}
+    return {**found, "createdAt": created} if created else found
+
+
+def _join(config: bytes, layers: Iterable[Descriptor]) -> bytes:
+    """The document that stands alone: what a manifest says of each layer becomes its annotations.
+
+    Raises ContentError.
+    """
+    document = from_bytes(config)
+    described = {str(one.digest): one for one in layers}
+    listed = document.get("layers") or []
+    if not isinstance(listed, list):
+        raise ContentError("the layers of the cache are not a list")
+    for one in listed:
+        found = described.get(str(one.get("blob"))) if isinstance(one, dict) else None
+        if found is not None and _DIFF_ID in found.annotations:
+            created = found.annotations.get(_CREATED, "")
+            one["annotations"] = _noted(found, found.annotations[_DIFF_ID], created)
+    return to_bytes(document)
+
+
+def _split(document: bytes) -> tuple[bytes, list[Descriptor]]:
+    """The reverse of `_join`: the configuration, and each of its blobs once."""
+    found = from_bytes(document)
+    layers: dict[str, Descriptor] = {}
+    for one in found["layers"]:
+        notes: Mapping[str, Any] = one.pop("annotations")
+        annotations = {_DIFF_ID: str(notes["diffID"])}
+        if notes.get("createdAt"):
+            annotations[_CREATED] = str(notes["createdAt"])
+        layers[one["blob"]] = Descriptor(
+            notes["mediaType"], Digest.parse(one["blob"]), notes["size"], annotations=annotations
+        )
+    return to_bytes(found), [*layers.values()]
