@@ -76,7 +76,7 @@ def run_in(sandbox: Sandbox, root: Path, spec: StepSpec) -> tuple[int, bytes, by
     def collect(data: bytes, stream: int) -> None:
         written[stream] += data
 
-    return sandbox.run(spec, root, collect), written[1], written[2]
+    return sandbox.run(spec, root, collect).status, written[1], written[2]
 
 
 def run_step(

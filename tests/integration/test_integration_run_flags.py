@@ -130,6 +130,54 @@ def test_an_ordinary_user_has_steps_with_networks_of_their_own(
         assert user.processes() == []
 
 
+HUNGRY = "FROM busybox\nRUN x=$(head -c 100000000 /dev/zero | tr '\\0' a); echo ${#x}\n"
+
+
+def test_a_step_that_outgrows_its_memory_says_so(shipline: Shipline, tmp_path: Path) -> None:
+    place = context(tmp_path / "context", HUNGRY)
+    said = shipline.build(*PLAIN, "-m", "32m", place).failed(5)
+    assert "it reached its memory limit of 32 MiB, and the kernel killed a process" in said
+    context(place, "FROM busybox\nRUN exit 137\n")
+    said = shipline.build(*PLAIN, "-m", "32m", place).failed(5)
+    assert "memory limit" not in said and "SIGKILL" in said
+
+
+def test_an_ordinary_user_limits_steps_in_groups_of_its_own(base_images: Registry) -> None:
+    with delegated_group() as group:
+        outer = ("sh", "-ec", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh")
+        for start, status in ((outer, 5), ((), 10)):
+            with ordinary_user(subids=True, outer=start) as user:
+                for path in (group, *group.iterdir()):
+                    if path.name in (group.name, "cgroup.procs", "tasks", "cgroup.subtree_control"):
+                        os.chown(path, user.home.stat().st_uid, -1)
+                place = context(user.home / "user", HUNGRY)
+                user.give(user.home)
+                mirrors = f"docker.io=http://{base_images.address}"
+                done = user.run("build", *PLAIN, "-m", "64m", str(place), SHIPLINE_MIRRORS=mirrors)
+                assert done.returncode == status, done.stdout
+                if status == 5:
+                    assert "memory limit of 64 MiB" in done.stdout
+                else:
+                    assert "cannot limit a step" in done.stdout and "Delegate=yes" in done.stdout
+
+
+@contextlib.contextmanager
+def delegated_group() -> Iterator[Path]:
+    """A control group with a limit of memory, of either version."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "memory").is_dir():
+        root = root / "memory"
+    else:
+        (root / "cgroup.subtree_control").write_text("+memory")
+    group = root / f"shipline-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        yield group
+    finally:
+        for left in (*group.glob("*/"), group):
+            left.rmdir()
+
+
 def copy_programs(source: Path, target: Path) -> None:
     """The wrappers and their files at a place where anybody can read them."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("partial", "lock"))

@@ -37,7 +37,7 @@ _LAST_LINES = 20
 _LONGEST = 300  # characters of a command in a message
 _SIGNS = {
     126: "the command is not executable: chmod +x it, or COPY it with --chmod=755",
-    137: "it was killed (SIGKILL): the machine ran out of memory, or the step reached --memory",
+    137: "it was killed (SIGKILL): perhaps the machine ran out of memory",
     139: "it ended with a segmentation fault (SIGSEGV)",
 }
 _NOT_FOUND = re.compile(r"sh: (?:(?:line )?\d+: )?([^\s:]+): (?:command )?not found$")
@@ -106,15 +106,27 @@ def _execute(op: RunOp, spec: StepSpec, root: Path, executor: Executor, step: St
         step.output(data, stream)
         tail.write(data)
 
-    status = executor.sandbox().run(spec, root, listen)
+    result = executor.sandbox().run(spec, root, listen)
+    status = result.status
     if status != 0:
+        remedy = _remedy(op.args, tail.lines(), executor.state) or _SIGNS.get(status, "")
+        if result.out_of_memory:
+            remedy = (
+                f"it reached its memory limit of {_binary(op.resources.memory)}, and the kernel"
+                " killed a process: raise --memory, or use less"
+            )
         raise StepFailed(
             f"process {_shortened(op.args)} did not complete successfully: exit code: {status}",
             status=status,
             platform=op.platform,
             log=tail.lines(),
-            hint=_remedy(op.args, tail.lines(), executor.state) or _SIGNS.get(status, ""),
+            hint=remedy,
         )
+
+
+def _binary(number: int) -> str:
+    """Bytes as limits are given: `32 MiB`; exact where they are no whole number of MiB."""
+    return f"{number >> 20} MiB" if number % (1 << 20) == 0 else f"{number} bytes"
 
 
 def _shortened(args: Sequence[str]) -> str:

@@ -1,14 +1,15 @@
 """Resource limits of steps: a control group of our own in each hierarchy with the controller.
 
-The hierarchies are mounted again in the build's mount namespace, where the host's are read-only. A
-group is removed when its step has ended; what a killed build left is removed by the next one.
+The hierarchies are mounted again in the build's mount namespace, where the host's are read-only. An
+ordinary user has the groups that were delegated to it, by systemd or an administrator. A group is
+removed when its step has ended; what a killed build left is removed by the next one.
 Reference: Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -17,33 +18,83 @@ from msgspec import Struct
 from shipline.errors import SandboxError
 from shipline.oci import Resources
 from shipline.sandbox import kernel
+from shipline.tasks import Once, TaskGroup
 
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _NAME = "shipline"
 _INHERITED = ("cpuset.cpus", "cpuset.mems")  # of version 1: empty in a new group, and required
 _HINT = "limits need root and writable control groups; leave them out to build without limits"
+_DELEGATED = (
+    "an ordinary user needs control groups of its own: put `systemd-run --user --scope"
+    " --property=Delegate=yes` before the command, or leave the limits out"
+)
 
 
-@contextmanager
-def limited(resources: Resources, directory: Path, number: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function that puts a process, and with it all that it starts, under `resources`.
+class Limits(Struct, frozen=True):
+    """The control groups of one step, one in each hierarchy that its limits need."""
 
-    Mounts are made in `directory`. Raises SandboxError where this machine cannot set the limits.
-    """
-    with ExitStack() as undo:
-        try:
-            groups = [
-                undo.enter_context(_group(tree, resources, directory, number))
-                for tree in _trees(resources)
-            ]
-        except OSError as error:
-            raise SandboxError(f"cannot limit a step: {error}", hint=_HINT) from error
+    groups: tuple[Path, ...] = ()
 
-        def join(process: int) -> None:
-            for group in groups:
-                _write(group / "cgroup.procs", str(process))
+    def join(self, process: int) -> None:
+        """Put a process, and with it all that it starts, under the limits."""
+        for group in self.groups:
+            _write(group / "cgroup.procs", str(process))
 
-        yield join
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process for lack of memory."""
+        return any(
+            line.startswith("oom_kill ") and line != "oom_kill 0"
+            for group in self.groups
+            for name in ("memory.events", "memory.oom_control")  # of versions 2 and 1
+            if (group / name).exists()
+            for line in (group / name).read_text().splitlines()
+        )
+
+
+class ControlGroups:
+    """The hierarchies of a build, mounted in the directory `place` when a step needs them."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._mounted: Once[Path] = Once()
+
+    @contextmanager
+    def limited(self, resources: Resources, number: str) -> Iterator[Limits]:
+        """Limits for one step. Raises SandboxError where this machine cannot set them."""
+        with ExitStack() as undo:
+            try:
+                groups = [
+                    undo.enter_context(_group(self._root(tree), tree, resources, number))
+                    for tree in _trees(resources)
+                ]
+            except OSError as error:
+                raise _refused(error.strerror or str(error)) from error
+            yield Limits(tuple(groups))
+
+    def _root(self, tree: _Tree) -> Path:
+        return self._mounted.get(tree.options, lambda: self._mount(tree))
+
+    def _mount(self, tree: _Tree) -> Path:
+        """Mount a hierarchy; in a user namespace its root is the group that this process is in."""
+        place = self._place / f"{tree.kind}-{tree.options.replace(',', '-')}"
+        place.mkdir(parents=True)
+
+        def attach() -> None:
+            if kernel.in_user_namespace():
+                kernel.unshare(kernel.CLONE_NEWCGROUP)
+            options = "" if tree.kind == "cgroup2" else tree.options
+            kernel.mount(tree.kind, place, tree.kind, _FLAGS, options)
+
+        with TaskGroup() as group:
+            group.start(attach)
+        return place
+
+
+def _refused(reason: str) -> SandboxError:
+    return SandboxError(
+        f"cannot limit a step: {reason}",
+        hint=_DELEGATED if kernel.in_user_namespace() else _HINT,
+    )
 
 
 class _Tree(Struct, frozen=True):
@@ -122,14 +173,9 @@ def _mounted_with(controller: str) -> str | None:
 
 
 @contextmanager
-def _group(tree: _Tree, resources: Resources, directory: Path, number: str) -> Iterator[Path]:
-    place = directory / f"{tree.kind}-{tree.options.replace(',', '-')}"
-    place.mkdir()
-    second = tree.kind == "cgroup2"
-    kernel.mount(tree.kind, place, tree.kind, _FLAGS, "" if second else tree.options)
+def _group(root: Path, tree: _Tree, resources: Resources, number: str) -> Iterator[Path]:
     with ExitStack() as undo:
-        undo.callback(kernel.umount, place)
-        parent = place
+        parent = root
         for name in Path(resources.cgroup_parent.lstrip("/")).parts:
             parent = _made(parent, name, tree, undo)
         _remove_stale(parent)
@@ -143,8 +189,7 @@ def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
     """A group below `parent`; if it is created here, `undo` removes it."""
     group = parent / name
     if tree.kind == "cgroup2":
-        for controller in tree.options.split(","):
-            _write(parent / "cgroup.subtree_control", f"+{controller}")
+        _enable(parent, tree.options.split(","))
     with suppress(FileExistsError):
         group.mkdir()
         undo.callback(_remove, group)
@@ -152,6 +197,24 @@ def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
             if (group / inherited).exists():
                 _write(group / inherited, (parent / inherited).read_text())
     return group
+
+
+def _enable(group: Path, controllers: Sequence[str]) -> None:
+    """Let the groups below `group` have these controllers.
+
+    Only the host's root has processes and such groups as well (cgroup-v2.rst, "No Internal Process
+    Constraint"): elsewhere the processes move to a group below, as in containers of BuildKit.
+    """
+    control, wanted = group / "cgroup.subtree_control", " ".join(f"+{one}" for one in controllers)
+    with suppress(OSError):
+        control.write_text(wanted)
+        return
+    leaf = group / _NAME
+    leaf.mkdir(exist_ok=True)
+    for process in (group / "cgroup.procs").read_text().split():
+        with suppress(OSError):  # it has ended, or is that of an outer container
+            (leaf / "cgroup.procs").write_text(process)
+    _write(control, wanted)
 
 
 def _remove(group: Path) -> None:
@@ -169,6 +232,4 @@ def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text)
     except OSError as error:
-        raise SandboxError(
-            f"cannot limit a step: {file.name} = {text.strip()}: {error.strerror}", hint=_HINT
-        ) from error
+        raise _refused(f"{file.name} = {text.strip()}: {error.strerror}") from error

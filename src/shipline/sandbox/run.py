@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from msgspec import Struct
+
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
@@ -28,7 +30,7 @@ from shipline.sandbox.bundle import (
     environment,
     make_device_directory,
 )
-from shipline.sandbox.limits import limited
+from shipline.sandbox.limits import ControlGroups
 from shipline.sandbox.mounts import Bind, Tmpfs, mounted
 from shipline.sandbox.network import HOST, Connector, StepNetwork, find_connector
 from shipline.sandbox.rooted import CreatedPath, make_in_root, remove_created, resolve_in_root
@@ -102,6 +104,15 @@ def open_sandbox(
         yield Sandbox(directory, runtime or find_runtime(directory), on_network)
 
 
+class StepResult(Struct, frozen=True):
+    """How a command ended; `out_of_memory` if it failed and the kernel killed a process that would
+    not fit into the memory limit.
+    """
+
+    status: int
+    out_of_memory: bool = False
+
+
 class Sandbox:
     """Runs the steps of one build; safe to use from all of its threads."""
 
@@ -111,10 +122,11 @@ class Sandbox:
         self._connector: Once[Connector | None] = Once()
         self._directory = directory
         self._numbers = itertools.count(1)
+        self._control_groups = ControlGroups(directory / "cgroups")
         self._state = directory / "state"  # one for all: crun keeps compiled filters in it
 
-    def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> int:
-        """Run `spec` in `root` (a mounted tree): its exit status, 128 + n after signal n.
+    def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> StepResult:
+        """Run `spec` in `root` (a mounted tree); its status is 128 + n after signal n.
 
         `on_output(data, stream)` gets the output as it comes, stream 1 or 2. A command that is
         missing gives 127, one that cannot be executed 126, with the reason on stream 2. Mount
@@ -130,7 +142,7 @@ class Sandbox:
             )
         if (missing := missing_command(spec, root)) is not None:
             on_output(missing[1].encode() + b"\n", 2)
-            return missing[0]
+            return StepResult(missing[0])
         step = self._directory / str(next(self._numbers))
         for name in ("dev", "root", "secrets"):
             (step / name).mkdir(parents=True, mode=0o711)
@@ -150,9 +162,14 @@ class Sandbox:
                         seen.target, devices.target, network_files, mounts, groups, network
                     )
                     (step / "config.json").write_text(json.dumps(config(spec, layout)))
-                    with limited(spec.resources, step, step.name) as join:
-                        status, failure = self.runtime.run(step, self._state, on_output, join)
-            return _verdict(spec, self.runtime, failure, on_output) if failure else status
+                    with self._control_groups.limited(spec.resources, step.name) as limits:
+                        status, failure = self.runtime.run(
+                            step, self._state, on_output, limits.join
+                        )
+                        out_of_memory = status != 0 and limits.out_of_memory()
+            if failure:
+                status = _verdict(spec, self.runtime, failure, on_output)
+            return StepResult(status, out_of_memory)
         finally:
             shutil.rmtree(step, ignore_errors=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from sandboxes import RUNTIMES, SHELL, in_build, run_step
 from shipline.errors import SandboxError
 from shipline.oci import Resources
-from shipline.sandbox import limits
+from shipline.sandbox import kernel
+from shipline.sandbox.limits import ControlGroups, _enable
 from shipline.values import replace
 
 pytestmark = pytest.mark.root
@@ -56,7 +59,7 @@ def test_groups_hold_what_was_asked_for(tmp_path: Path) -> None:
     seen: dict[str, str] = {}
 
     def look() -> None:
-        with limits.limited(wanted, tmp_path, "1"):
+        with ControlGroups(tmp_path).limited(wanted, "1"):
             for path in tmp_path.glob(f"*/{PARENT}/below/shipline-*/*"):
                 if path.name.startswith(("memory.", "cpu", "cpuset.")):
                     try:
@@ -79,9 +82,83 @@ def test_what_cannot_be_limited_is_said(tmp_path: Path) -> None:
     def ask() -> None:
         with (
             pytest.raises(SandboxError, match=r"cannot limit a step: cpuset\.cpus = 4000"),
-            limits.limited(Resources(cpuset_cpus="4000"), tmp_path, "1"),
+            ControlGroups(tmp_path).limited(Resources(cpuset_cpus="4000"), "1"),
         ):
             pass
 
     in_build(ask)
     assert groups() == []
+
+
+def test_a_process_that_wants_more_is_held_back(tmp_path: Path) -> None:
+    """Judged by the kernel's count of held back periods, which no load of the machine changes."""
+    held_back: list[int] = []
+
+    def compute() -> None:
+        quota = Resources(cpu_quota=5_000, cpu_period=50_000)
+        with (
+            ControlGroups(tmp_path).limited(quota, "1") as limits,
+            subprocess.Popen(["sh", "-c", "read go; while :; do :; done"], stdin=-1) as process,
+        ):
+            limits.join(process.pid)
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            for _ in range(600):
+                time.sleep(0.02)
+                text = (limits.groups[0] / "cpu.stat").read_text()
+                held_back.append(int(text.split("nr_throttled ")[1].split()[0]))
+                if held_back[-1] > 2:
+                    break
+            process.kill()
+
+    in_build(compute)
+    assert held_back[-1] > 2
+    assert groups() == []
+
+
+def test_the_kernel_says_who_ran_out_of_memory(tmp_path: Path) -> None:
+    said: list[bool] = []
+
+    def look() -> None:
+        with ControlGroups(tmp_path).limited(Resources(memory=16 << 20), "1") as limits:
+            for script in ("exit 137", HUNGRY):
+                command = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", f"read go; {script}"]
+                with subprocess.Popen(command, stdin=-1, stdout=subprocess.DEVNULL) as process:
+                    limits.join(process.pid)
+                    process.communicate(b"go\n")
+                said.append(limits.out_of_memory())
+
+    in_build(look)
+    assert said == [False, True]
+
+
+def test_processes_of_a_group_make_room_for_groups_with_limits(tmp_path: Path) -> None:
+    """As in a container or a delegated scope, where the group of this process is not the root."""
+    mount = tmp_path / "unified"
+    mount.mkdir()
+
+    def make_room() -> None:
+        kernel.mount("cgroup2", mount, "cgroup2", 0)
+        controller, *_ = (mount / "cgroup.controllers").read_text().split()
+        control, before = mount / "cgroup.subtree_control", (mount / "cgroup.subtree_control")
+        known = before.read_text().split()
+        group = mount / PARENT
+        group.mkdir()
+        try:
+            control.write_text(f"+{controller}")
+            with subprocess.Popen(["sleep", "1000"]) as process:
+                (group / "cgroup.procs").write_text(str(process.pid))
+                with pytest.raises(OSError):
+                    (group / "cgroup.subtree_control").write_text(f"+{controller}")
+                _enable(group, [controller])
+                assert controller in (group / "cgroup.subtree_control").read_text()
+                assert (group / "shipline/cgroup.procs").read_text().split() == [str(process.pid)]
+                process.kill()
+            (group / "shipline").rmdir()
+        finally:
+            group.rmdir()
+            if controller not in known:
+                control.write_text(f"-{controller}")
+
+    in_build(make_room)

@@ -163,7 +163,7 @@ def test_secrets_touch_no_disk(tmp_path: Path, runtime: str) -> None:
                 mounts=(SecretFile("/s", b"hush"),),
                 secret_env=("WORD=hush",),
             )
-            assert sandbox.run(step, root, look) == 0
+            assert sandbox.run(step, root, look).status == 0
 
     in_build(build)
     assert words == [b"hush\n"] and seen != [] and not any("hush" in text for text in seen)
