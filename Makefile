@@ -21,7 +21,7 @@ test: packages $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
-	$(BIN)/python scripts/run_tests.py
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples bench

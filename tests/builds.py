@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from commands import run_shipline
+
 TIMEOUT_S = 300
 PLATFORMS = "linux/amd64,linux/arm64"
 
@@ -61,7 +63,7 @@ class Shipline:
         }
 
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[bytes]:
-        """Begin a build."""
+        """Begin a build in a process that knows nothing of this one."""
         return subprocess.Popen(
             command(*words),
             stdin=subprocess.PIPE,
@@ -71,12 +73,9 @@ class Shipline:
         )
 
     def build(self, *words: str | Path, stdin: bytes = b"", **environment: str) -> Done:
-        with self.start(*words, **environment) as process:
-            try:
-                out, err = process.communicate(stdin, TIMEOUT_S)
-            finally:
-                process.kill()
-        return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+        environ = self.environ() | environment
+        done = run_shipline("build", *words, environ=environ, stdin=stdin, timeout_s=TIMEOUT_S)
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def push(self, context: Path, *names: str) -> Done:
         """Build for both platforms and push, plainly shown. Raises AssertionError if it fails."""

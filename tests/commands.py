@@ -77,7 +77,7 @@ def run_shipline(
     *words: str | Path,
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
-    stdin: str = "",
+    stdin: str | bytes = "",
     program: Callable[[list[str]], int] = main,
     timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
@@ -88,7 +88,7 @@ def run_shipline(
     arguments = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as place:
         source, out, err = (Path(place, name) for name in ("in", "out", "err"))
-        source.write_text(stdin)
+        source.write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
         command = Forked(
             program, arguments, cwd=cwd, environ=environ, stdin=source, stdout=out, stderr=err
         )
@@ -96,8 +96,29 @@ def run_shipline(
             status = command.wait(timeout_s)
         finally:
             command.kill()
-        outputs = (file.read_bytes().decode() for file in (out, err))
+        outputs = (file.read_bytes().decode(errors="replace") for file in (out, err))
         return subprocess.CompletedProcess(arguments, status, *outputs)
+
+
+def run(
+    *words: str | Path,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_s: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """Run any program; `shipline` as `run_shipline` does. Raises subprocess.TimeoutExpired."""
+    if words[0] == "shipline":
+        return run_shipline(*words[1:], cwd=cwd, environ=environ, stdin=stdin, timeout_s=timeout_s)
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=environ,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 def _call(

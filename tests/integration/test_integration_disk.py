@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from builds import Shipline, context, leftovers
+from commands import run_shipline
 from peers import Registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 
 def cache(shipline: Shipline, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "shipline", *words],
-        env=shipline.environ(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_shipline(*words, environ=shipline.environ())
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from commands import run_shipline
 from nodes import node
 from shipline.gates import SUMMARY_TYPE, parse_report
 from shipline.gates.coverage import patch_coverage
@@ -210,13 +210,8 @@ def test_changed_lines_are_covered_as_diff_cover_says(
 
 
 def shipline(directory: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "shipline"), *map(str, arguments)],
-        cwd=directory,
-        env={**os.environ, "SHIPLINE_KEY_PASSWORD": "a password"},
-        capture_output=True,
-        text=True,
-    )
+    environ = {**os.environ, "SHIPLINE_KEY_PASSWORD": "a password"}
+    return run_shipline(*map(str, arguments), cwd=directory, environ=environ)
 
 
 def test_verdicts_are_attached_to_a_digest_without_a_tag_and_serve_as_baseline(

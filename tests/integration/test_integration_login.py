@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
 from guarded import guarded
 from peers import Account, Registry, docker_registry
 from peers.registry import certificate as self_signed
@@ -52,14 +53,7 @@ class User:
         }
 
     def run(self, *words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            words,
-            input=stdin,
-            env=self.environ | more,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run(*words, environ=self.environ | more, stdin=stdin)
 
     def login(
         self, *words: str, password: str = SECRET, **more: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builds import document, get, tags
+from commands import run_shipline
 from nodes import Node, node
 from peers import can_run_arm64, push_base_images
 from runner import Event, Ran, Runner
@@ -80,10 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def shipline(cwd: Path, *words: str, **environment: str) -> str:
-    command = [sys.executable, "-m", "shipline", *words]
-    done = subprocess.run(
-        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
-    )
+    done = run_shipline(*words, cwd=cwd, environ=os.environ | environment, timeout_s=300)
     assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-2000:]
     return done.stdout
 

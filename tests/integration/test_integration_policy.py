@@ -16,6 +16,7 @@ from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
 from browser import browser, navigation
+from commands import run
 from guarded import basic
 from layouts import write_layout
 from nodes import Node
@@ -60,14 +61,7 @@ class World:
         home.mkdir(exist_ok=True)
         environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DOCKER_CONFIG": str(home)}
         environ |= {"REGISTRY_AUTH_FILE": str(home / "config.json"), "SHIPLINE_KEY_PASSWORD": "x"}
-        return subprocess.run(
-            [str(word) for word in words],
-            env=environ,
-            input=self.password,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run(*words, environ=environ, stdin=self.password)
 
     def copy_in(self, name: str, *, who: str = "admin") -> subprocess.CompletedProcess[str]:
         goal = f"docker://{self.node.address}/{name}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from builds import Done
+from commands import run_shipline
 from nodes import Node, node
 from peers import Account, Registry, docker_registry
 
@@ -50,10 +49,7 @@ class Person:
         self._environ = kept | own | {"SHIPLINE_KEY_PASSWORD": "secret"}
 
     def try_(self, *words: str | Path, stdin: str = "", **more: str) -> Done:
-        command = [sys.executable, "-m", "shipline", *map(str, words)]
-        done = subprocess.run(
-            command, input=stdin, env=self._environ | more, capture_output=True, text=True
-        )
+        done = run_shipline(*words, environ=self._environ | more, stdin=stdin, timeout_s=300)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def run(self, *words: str | Path, stdin: str = "") -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
 from guarded import ADMIN, Guarded, guarded
 from layouts import write_layout
 from peers import Docker, Registry, dockerd
@@ -51,15 +52,9 @@ class Clients:
     def attempt(
         self, *words: str | Path, stdin: str = "", **more: str
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [str(word) for word in words],
-            input=stdin,
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **more},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
+        environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **more}
+        done = run(*words, environ=environ, stdin=stdin)
+        done.stdout += done.stderr
         self.outputs.append(done.stdout)
         return done
 

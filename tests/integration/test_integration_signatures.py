@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import commands
 from nodes import node
 from peers import Registry, docker_registry
 from shipline.content import MemoryStore, copy_graph
@@ -84,14 +85,7 @@ class Site:
 
 
 def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in words],
-        env={**os.environ, "COSIGN_PASSWORD": PASSWORD, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return commands.run(*words, environ={**os.environ, "COSIGN_PASSWORD": PASSWORD, **environment})
 
 
 def good(done: subprocess.CompletedProcess[str]) -> str:

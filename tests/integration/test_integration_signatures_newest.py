@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from attached import Repository, add_index
+from commands import run
 from nodes import Node, node
 from peers.docker import newest
 from shipline.content import MemoryStore, copy_graph
@@ -35,15 +36,8 @@ class Peers:
     environment: Mapping[str, str]
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(word) for word in words],
-            env={**os.environ, "COSIGN_PASSWORD": "x", **self.environment},
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        environ = {**os.environ, "COSIGN_PASSWORD": "x", **self.environment}
+        return run(*map(str, words), cwd=self.directory, environ=environ)
 
     def image(self) -> tuple[Reference, Index]:
         """A fresh index of two images, named v1."""

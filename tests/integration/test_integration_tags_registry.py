@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import run_shipline
 from commits import Work, with_remote
 from peers import Registry
 from spec_client import Target
@@ -18,13 +17,8 @@ _REVISION = "org.opencontainers.image.revision"
 
 def actions(work: Work, image: str) -> list[str]:
     """What is to be done about the tag of the commit, and about `latest`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "shipline", "tags", "--registry", "--json", "-i", image],
-        cwd=work.path,
-        env=work.environ,
-        capture_output=True,
-        text=True,
-    )
+    words = ("tags", "--registry", "--json", "-i", image)
+    done = run_shipline(*words, cwd=work.path, environ=work.environ)
     assert done.returncode == 0, done.stderr
     return [one["action"] for one in json.loads(done.stdout)["registry"][image]]
 

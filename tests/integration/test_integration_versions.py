@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from commits import Work
 from shipline.tags import Event, TagsSection, decide, survey
+from toolboxes import toolbox
 
 _PACKAGES = ("git-cliff==2.14.2", "python-semantic-release==10.7.0")
 _MESSAGES = (
@@ -38,15 +38,7 @@ _MESSAGES = (
 
 @pytest.fixture(scope="session")
 def tools(pytestconfig: pytest.Config) -> Path:
-    """The directory of the programs; a half made one is made anew."""
-    place = pytestconfig.cache.mkdir("version-tools-1")
-    done = place / "done"
-    if not done.exists() or done.read_text() != "\n".join(_PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place / "venv")], check=True)
-        pip = [str(place / "venv/bin/python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--only-binary=:all:", *_PACKAGES], check=True, timeout=300)
-        done.write_text("\n".join(_PACKAGES))
-    return place / "venv" / "bin"
+    return toolbox(pytestconfig.cache.mkdir("version-tools-1"), "--only-binary=:all:", *_PACKAGES)
 
 
 def history(path: Path, seed: int) -> tuple[Work, str]:

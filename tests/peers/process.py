@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _STOP_TIMEOUT_S = 20.0
+_PORTS = range(20_000, 32_000)  # Linux gives clients 32768 and above
+_reserved: list[IO[str]] = []  # locked until this process ends
 
 
 class PeerFailed(Exception):
@@ -19,10 +25,20 @@ class PeerFailed(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address for a server that must be told one: nobody listens on it,
+    no other test process gets it before this one ends, and no client, whose ports lie above.
+    """
+    directory = Path(tempfile.gettempdir(), "shipline-test-ports")
+    directory.mkdir(exist_ok=True)
+    for port in random.sample(_PORTS, len(_PORTS)):
+        lock = (directory / str(port)).open("w")
+        with suppress(OSError), socket.socket() as probe:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", port))
+            _reserved.append(lock)
+            return port
+        lock.close()
+    raise PeerFailed("no port is free")
 
 
 def listening(port: int) -> bool:
