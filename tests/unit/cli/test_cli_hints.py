@@ -19,7 +19,9 @@ SOURCE = Path(shipline.__file__).parent
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z][a-z-]*)+)")
 _FOREIGN = re.compile(r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip)\b")
-_INSTRUCTIONS = {"--from", "--retries", "--mount", "--chmod", "--chown", "--link", "--parents"}
+_INSTRUCTIONS = {
+    *("--from", "--retries", "--mount", "--device", "--chmod", "--chown", "--link", "--parents")
+}
 
 
 @dataclass(frozen=True)
