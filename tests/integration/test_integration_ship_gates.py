@@ -66,7 +66,7 @@ def test_a_step_that_feeds_a_gate_is_judged_by_its_default_rules(
     done = project.ship()
     assert done.status == status, done.err
     assert bool(_names(project)) == (status == 0)
-    assert "nothing is gated" not in done.err
+    assert "there are no gates" not in done.err
 
 
 def test_a_scan_that_no_gate_names_allows_no_vulnerability(tmp_path: Path, registry: Node) -> None:
@@ -82,12 +82,12 @@ def test_a_run_that_nothing_judges_says_so_from_the_plan_to_the_summary(
     tmp_path: Path, registry: Node
 ) -> None:
     project = _fresh(tmp_path, registry, "steps: {test: 'true'}\n")
-    assert "warning: nothing is gated" in project.ship("--plan").ok().out
+    assert "warning: there are no gates" in project.ship("--plan").ok().out
     summary = tmp_path / "summary.md"
     done = project.ship("--summary", str(summary)).ok()
-    assert done.err.splitlines()[-1].startswith("warning: nothing is gated")
-    assert "nothing is gated" in summary.read_text()
-    assert "nothing is gated" not in project.ship("--only", "test").ok().err
+    assert done.err.splitlines()[-1].startswith("warning: there are no gates")
+    assert "there are no gates" in summary.read_text()
+    assert "there are no gates" not in project.ship("--only", "test").ok().err
 
 
 def test_what_is_not_committed_is_never_signed(tmp_path: Path, registry: Node) -> None:
@@ -139,7 +139,7 @@ def test_a_failing_step_shows_its_findings_though_it_printed_nothing(
     failed = '<testsuite><testcase name="adds"><failure/></testcase></testsuite>'
     text = "steps: {test: {run: cp junit.xml out.xml && exit 1, reports: {tests: out.xml}}}\n"
     said = _fresh(tmp_path, registry, text, junit__xml=failed).ship().failed(5)
-    assert "adds" in said and "(it printed nothing)" in said
+    assert "adds" in said and "(no output)" in said
 
 
 def test_what_reproduces_a_step_does_what_the_step_did(tmp_path: Path, registry: Node) -> None:

@@ -1,7 +1,7 @@
-"""What a run is going to do: the steps of the project in order, or why one is skipped.
+"""The plan of a run: the steps of the project in order, and why some are skipped.
 
 A kind of step is a value, `StepKind`, in a file in `steps`. It makes the steps of its kind from
-what is known beforehand (`PlanInput`); `make_plan` puts them together. Both are pure.
+`PlanInput`; `make_plan` orders them. Both are pure.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from shipline.supply import Attachable, PrivateKey
     from shipline.tags import Decision, Event, Tag, TagsSection
 
-UNGATED = "nothing is gated: images get their tags whatever tests, coverage or scanners say"
+UNGATED = "there are no gates: images are tagged whatever tests, coverage or scanners report"
 UNGATED_HINT = (
-    "write `gates` in shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
+    "add `gates` to shipline.yaml, or name a gate in the `reports` of a step: docs/gates.md"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectConfig:
-    """The declared chain. `root` is where its paths start, `file` the configuration in it."""
+    """The configuration of a project: paths are relative to `root`; `file` is its name there."""
 
     root: Path
     file: str
@@ -47,9 +47,8 @@ class ProjectConfig:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What is outside of the project: state directory, variables, registries, why this is run.
-
-    `repositories` opens a repository, `signers` reads the keys at a path or URL.
+    """The surroundings of the project: state directory, variables, event, registries.
+    `repositories` opens a repository, `signers` loads the keys at a path or URL.
     """
 
     home: Path
@@ -66,20 +65,20 @@ Builder = Callable[["BuildRequest", "Span"], Descriptor]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which steps to run. `built` are images from other machines, merged in place of a build."""
+    """Which steps to run. `built` are images from other machines, merged instead of a build."""
 
     only: frozenset[str] = frozenset()
     skip: frozenset[str] = frozenset()
     built: tuple[Digest, ...] = ()
 
     def left_out(self, name: str) -> str:
-        """Why the step is not run; empty where it is."""
+        """Why the step is not run; empty if it is."""
         if self.only and name not in self.only:
             return "not among --only"
-        return "left out by --skip" if name in self.skip else ""
+        return "skipped by --skip" if name in self.skip else ""
 
     def check(self, known: Set[str]) -> None:
-        """Raises UsageError for a name that no step has."""
+        """Raises UsageError for a name of no step."""
         for option, names in (("--only", self.only), ("--skip", self.skip)):
             for name in sorted(names - known):
                 raise UsageError(
@@ -90,8 +89,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the tag policy decided; None where no step needs it. `reuse` is the image that this
-    commit has in the registry; `refused` is why nothing may get a name.
+    """What the tag policy decided; None if no step needs it. `reuse` is the existing image of this
+    commit; `refused` is why nothing may be tagged.
     """
 
     decision: Decision | None = None
@@ -109,7 +108,7 @@ class Naming:
 
     @property
     def new_git_tag(self) -> str:
-        """The git tag to make for the version."""
+        """The git tag to create for the version."""
         return self._git_tag(new=True)
 
     @property
@@ -134,7 +133,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class PlanInput:
-    """What a plan is made from; `event` is why the project is shipped."""
+    """What a plan is made from."""
 
     project: ProjectConfig
     work_tree: WorkTree
@@ -153,13 +152,11 @@ class PlanInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainStep:
-    """A step of the chain and what it does in this run, or in `skip` why it does nothing.
-
-    `title` is what it is called while it runs, `command` what a person would type for it.
-    `compared` is all that its result depends on besides the commit and the steps before it, as JSON
-    values. `programs` have to be there before any step runs. `run` raises ShiplineError where the
-    step fails.
+class PipelineStep:
+    """A step of the pipeline. `title` is shown while it runs, `command` is what one would type for
+    it, `skip` why it is skipped. `compared` is all that its result depends on besides the commit
+    and the steps before it, as JSON values. `programs` must be installed before any step runs.
+    `run` raises ShiplineError if the step fails.
 
     A step with `on_image` looks at the pushed image; one with `gives_names` makes it visible. One
     with `own_log` writes its log itself; for others it is made from their events.
@@ -182,16 +179,16 @@ class ChainStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKind:
-    """A kind of step: which ones a project has, and how their results are read from a record.
+    """A kind of step: the steps that a project has, and how their results are read from a record.
 
-    `steps` makes those of a run; `names` are their names, if not that of the kind. `missing` says
-    what the project's file names for them that does not exist, as far as that is known without a
-    build, a registry or a commit. `decode` raises KeyError, TypeError, ValueError or ShiplineError.
-    A kind without `uses_decision` needs no tag policy, image name or registry.
+    `steps` makes the steps of a run; `names` are their names, if not that of the kind. `missing`
+    reports what the project's file names for them that does not exist, as far as that is known
+    without a build, a registry or a commit. `decode` raises KeyError, TypeError, ValueError or
+    ShiplineError. A kind without `uses_decision` needs no tag policy, image name or registry.
     """
 
     name: str
-    steps: Callable[[PlanInput], Iterable[ChainStep]]
+    steps: Callable[[PlanInput], Iterable[PipelineStep]]
     decode: Callable[[Mapping[str, Any]], StepResult | None] = lambda results: None
     names: Callable[[Pipeline], Iterable[str]] | None = None
     missing: Callable[[ProjectConfig], Iterable[str]] = lambda project: ()
@@ -203,9 +200,9 @@ class StepKind:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step in a plan. Equal keys make equal results; `skip` is why it does nothing."""
+    """A step in a plan. Equal keys make equal results; `skip` is why it is skipped."""
 
-    step: ChainStep
+    step: PipelineStep
     key: str
     skip: str = ""
 
@@ -222,14 +219,14 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run, in an order that its needs allow."""
+    """The steps of a run, in an order that respects `needs`."""
 
     inputs: PlanInput
     steps: tuple[PlannedStep, ...]
 
     @property
     def ungated(self) -> bool:
-        """Whether the image gets tags though nothing is judged."""
+        """Whether the image is tagged without any gate."""
         return self.skips("gates") and not self.skips("publish")
 
     def skips(self, name: str) -> bool:
@@ -252,12 +249,14 @@ class Plan:
         }
 
 
-def make_plan(inputs: PlanInput, steps: Iterable[ChainStep]) -> Plan:
-    """The plan of a run of `steps`: each after those that it needs, else as they come."""
+def make_plan(inputs: PlanInput, steps: Iterable[PipelineStep]) -> Plan:
+    """The plan of a run of `steps`: each after those that it needs, otherwise in the given
+    order.
+    """
     declared = {step.name: step for step in steps}
     planned: dict[str, PlannedStep] = {}
 
-    def add(step: ChainStep) -> None:
+    def add(step: PipelineStep) -> None:
         if step.name in planned:
             return
         for needed in step.needs:
@@ -270,14 +269,14 @@ def make_plan(inputs: PlanInput, steps: Iterable[ChainStep]) -> Plan:
     return Plan(inputs, tuple(planned.values()))
 
 
-def _key(step: ChainStep, work_tree: WorkTree, above: list[str]) -> str:
+def _key(step: PipelineStep, work_tree: WorkTree, above: list[str]) -> str:
     parts = ["step/2", work_tree.commit, work_tree.tree, step.name, step.compared, above]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _skip(step: ChainStep, inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
-    """Why a step does nothing: it is not selected, or for a reason of its own or of the chain: only
-    an image that was built can be looked at, only one that was also judged gets a name.
+def _skip(step: PipelineStep, inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
+    """Why a step is skipped: it is not selected, has its own reason, or depends on another one:
+    only an image that was built can be inspected, and only one that was also judged is tagged.
     """
     if reason := inputs.selection.left_out(step.name):
         return reason
@@ -290,15 +289,15 @@ def _skip(step: ChainStep, inputs: PlanInput, before: Mapping[str, PlannedStep])
 
 def _no_image(inputs: PlanInput, build: str) -> str:
     if build:
-        return f"there is no image to look at: build is {build}"
-    return "" if inputs.naming.push else "nothing is pushed that could be looked at"
+        return f"there is no image to inspect: build is {build}"
+    return "" if inputs.naming.push else "nothing is pushed that could be inspected"
 
 
 def _no_names(inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
     if build := before["build"].skip:
         return f"there is no image: build is {build}"
     if inputs.project.gates is not None and (gates := before["gates"].skip):
-        return f"nothing gets a name before the gates: they are {gates}"
+        return f"nothing is tagged without the gates: they are {gates}"
     if inputs.naming.refused or inputs.naming.push:
         return inputs.naming.refused
     return f"the tag policy pushes nothing for a {inputs.event.kind}"
@@ -306,7 +305,7 @@ def _no_names(inputs: PlanInput, before: Mapping[str, PlannedStep]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What the steps of a run work with; `run` has the results of earlier ones."""
+    """What steps are given to run; `run` has the results of earlier steps."""
 
     plan: Plan
     environment: Environment
@@ -335,7 +334,7 @@ class StepContext:
 
     @property
     def image(self) -> Reference:
-        """The repository of the image. Raises UsageError where the project names none."""
+        """The repository of the image. Raises UsageError if the project has none."""
         if self.project.pipeline.image is None:
             raise UsageError("shipline.yaml names no image")
         return self.project.pipeline.image
@@ -351,9 +350,8 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutcome:
-    """How a step ended that did not fail, or whose failure is `tolerated`.
-
-    `reports` are digests of files by path; `cached` says that nothing had to be done.
+    """The outcome of a step that passed, or whose failure is `tolerated`. `reports` are digests of
+    files by path; `cached`: nothing had to be done.
     """
 
     result: StepResult | None = None

@@ -1,4 +1,4 @@
-"""From a project to a plan: git, the tag policy and the registry are asked before anything runs."""
+"""Makes the plan of a run: asks git, the tag policy and the registry before anything runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from shipline.values import replace
 
 _SHOWN = 5  # changed paths in a message
 _SHORT = 12  # digits of a commit or tree in a tag
-_UNASKED = "whether this commit has an image already is not known"
+_UNASKED = "it is unknown whether this commit already has an image"
 
 
 def prepare(
@@ -61,10 +61,9 @@ def prepare(
     fetch: bool = True,
     ignore: Iterable[Path] = (),
 ) -> Plan:
-    """The plan for HEAD. With `plan_only`, what would stop a run is said in the plan; else it is
-    raised: UsageError for a dirty work tree, TagConflict.
-
-    `fetch` lets a shallow clone be completed; `ignore` are paths that may differ from the commit.
+    """The plan for HEAD. What would stop a run is noted in the plan with `plan_only`, else raised:
+    UsageError for a dirty work tree, TagConflict. `fetch`: whether a shallow clone may be
+    completed; `ignore` are paths that may differ from the commit.
     """
     pipeline = project.pipeline
     project = replace(project, gates=with_implied_gates(project.gates, pipeline))
@@ -95,15 +94,15 @@ def prepare(
 
 
 def missing_parts(project: ProjectConfig) -> Iterator[str]:
-    """What the file names that does not exist or cannot: as far as that is known without a build, a
-    registry or a commit. A step that runs before the build may still make what it needs.
+    """What the file names that does not exist or is invalid, as far as that is known without a
+    build, a registry or a commit. A step that runs before the build may still create what it needs.
     """
     for kind in KINDS:
         yield from kind.missing(project)
 
 
 def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
-    """The paths that are in the project, relative to it."""
+    """Those paths that are in the project, relative to it."""
     for path in paths:
         absolute = path.absolute()
         if absolute.is_relative_to(root):
@@ -111,14 +110,14 @@ def _inside(paths: Iterable[Path], root: Path) -> Iterator[str]:
 
 
 def _located(event: Event, work_tree: WorkTree) -> Event:
-    """The event; on the branch that is checked out where it names none."""
+    """The event, with the checked-out branch if it has no ref."""
     if event.ref or not work_tree.branch:
         return event
     return replace(event, ref=ref_of(work_tree.branch))
 
 
 class DirtyWorkTree(UsageError):
-    """Files differ from the commit that is to be shipped."""
+    """The work tree differs from the commit."""
 
     def __init__(self, work_tree: WorkTree) -> None:
         more = ", ..." if len(work_tree.changes) > _SHOWN else ""
@@ -130,7 +129,7 @@ class DirtyWorkTree(UsageError):
 
 
 class _Policy:
-    """The tag policy of the project, asked about HEAD."""
+    """The decision of the project's tag policy for HEAD."""
 
     def __init__(self, project: ProjectConfig, environment: Environment, fetch: bool) -> None:
         self.project = project
@@ -152,7 +151,7 @@ class _Policy:
     def naming(
         self, decision: Decision, work_tree: WorkTree, *, allow_dirty: bool, plan_only: bool
     ) -> Naming:
-        """Raises what refuses a run, unless a plan only has to say it."""
+        """Raises what refuses the run, unless only the plan is shown."""
         notes = decision.notes
         try:
             if work_tree.dirty and not allow_dirty:
@@ -174,7 +173,9 @@ class _Policy:
         return decide(section, survey(self.git, section, event, fetch=self.fetch, now=self.now))
 
     def _remote(self, version: str) -> str:
-        """Where versions are reserved. Raises GitError before any work where that is nowhere."""
+        """The remote where versions are reserved. Raises GitError before any work if there is
+        none.
+        """
         remote = read_repository(self.git, remote=self.project.tags.remote).remote
         if not remote:
             raise GitError(
@@ -184,7 +185,7 @@ class _Policy:
         return remote
 
     def _reusable(self, decision: Decision) -> Digest | None:
-        """The image that the repository has of this commit."""
+        """The existing image of this commit."""
         image = self.project.pipeline.image
         if image is None or not decision.push:
             return None
@@ -192,7 +193,7 @@ class _Policy:
         return reusable(placements(self.environment.repositories(image), decision, older))
 
     def doubt(self) -> str:
-        """Why a run, which fetches tags, may make another version than this plan."""
+        """Why a run, which fetches tags, may get another version than this plan."""
         try:
             return expected_decision(
                 self.git, self.project.tags, self.environment.event, now=self.now
@@ -202,7 +203,7 @@ class _Policy:
 
 
 def dirty_decision(decision: Decision, work_tree: WorkTree) -> Decision:
-    """The decision for uncommitted files: one tag that says so, and no version."""
+    """The decision for uncommitted files: a single tag that says so, and no version."""
     name = f"dirty-{work_tree.commit[:_SHORT]}-{work_tree.tree[:_SHORT]}"
     tag = Tag(name, True, "the work tree has uncommitted changes")
     revision = {REVISION: f"{work_tree.commit}-dirty", PULL_MERGE: ""}
@@ -219,5 +220,5 @@ def dirty_decision(decision: Decision, work_tree: WorkTree) -> Decision:
 
 
 def _over(labels: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """The labels with others over them; an empty value takes one away."""
+    """The labels overridden by others; an empty value removes one."""
     return {key: value for key, value in {**labels, **others}.items() if value}

@@ -1,4 +1,4 @@
-"""What is recorded of a run: frozen values, and their JSON form (`run.json`, version 1)."""
+"""The record of a run: frozen values, and their JSON form (`run.json`, version 1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = 2
 
 
 class RunState(StrEnum):
-    """How far a run or one of its steps is."""
+    """The state of a run or a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -32,11 +32,11 @@ class RunState(StrEnum):
 
 
 DONE = (RunState.PASSED, RunState.TOLERATED)
-"""States whose result stands: the step is not repeated while its key stays the same."""
+"""States whose result is kept: the step is not repeated while its key is the same."""
 
 
 class StepResult(Protocol):
-    """What a step hands to later ones, frozen; each kind of step has a type of its own."""
+    """The result of a step for later ones; each kind of step has its own type."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -50,8 +50,8 @@ R = TypeVar("R", bound=StepResult)
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of a run. Times are Unix time in seconds, 0 where there is none; `reports` are
-    digests by path.
+    """A step of a run. Times are Unix time in seconds, 0 if unset; `reports` are digests by
+    path.
     """
 
     name: str
@@ -84,7 +84,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as its record has it."""
+    """The record of a run."""
 
     id: str
     root: str
@@ -107,18 +107,18 @@ class RunRecord:
         return next((step for step in self.steps if step.name == name), None)
 
     def result(self, name: str, kind: type[R]) -> R | None:
-        """What the step of this name handed on, where it is of this kind."""
+        """The result of the step of this name, if it is of this type."""
         step = self.step(name)
         return step.result if step is not None and isinstance(step.result, kind) else None
 
     def with_step(self, step: StepRecord) -> Self:
-        """The run with this record in the place of the one of the same name."""
+        """The run with this step in place of the one of the same name."""
         return replace(
             self, steps=tuple(step if known.name == step.name else known for known in self.steps)
         )
 
     def interrupted(self) -> Self:
-        """The run as it is after its process died: what was running was interrupted."""
+        """The run after its process died: running steps are interrupted."""
         if self.state is not RunState.RUNNING:
             return self
         steps = tuple(
@@ -133,7 +133,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], decode: Decode) -> Self:
-        """Raises ContentError for what is no record of this version."""
+        """Parse a record. Raises ContentError for anything but a record of this version."""
         try:
             if document["version"] != VERSION:
                 raise ContentError("the record is of another version of shipline")
@@ -149,13 +149,13 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _known(cls: Any, document: Mapping[str, Any]) -> dict[str, Any]:
-    """What the class has of a document; later versions of shipline may have written more."""
+    """The members of a document that the class has; later versions may have written more."""
     return {field.name: document[field.name] for field in fields(cls) if field.name in document}
 
 
 def as_json(value: object) -> object:
-    """A value of shipline.yaml as JSON for a key. Fields that have their default are left out, so
-    that later versions of shipline may add some. Raises TypeError for other values.
+    """A value of shipline.yaml as JSON for a key. Fields with default values are left out, so that
+    later versions can add some. Raises TypeError for other values.
     """
     if value is None or isinstance(value, str | int | float):
         return value

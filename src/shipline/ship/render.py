@@ -54,7 +54,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _step_lines(plan: Plan) -> Iterator[str]:
-    """Neighbours that are skipped for the same reason share a line."""
+    """Consecutive steps that are skipped for the same reason share a line."""
     width = max(len(step.name) for step in plan.steps)
     for skip, several in groupby(plan.steps, key=attrgetter("skip")):
         if skip:
@@ -75,7 +75,7 @@ def _step_lines(plan: Plan) -> Iterator[str]:
 def failure_sections(
     error: ShiplineError, run: RunRecord | None, pipeline: Pipeline
 ) -> Iterator[list[str]]:
-    """The paragraphs of the one box that a failed run ends with."""
+    """The sections of the box at the end of a failed run."""
     failures = [step for step in (run.steps if run else ()) if step.state is RunState.FAILED]
     failed = failures[0] if failures else None
     yield [f"{failed.name}: {error.message}" if failed else error.message]
@@ -111,7 +111,7 @@ def _where(run: RunRecord, failed: StepRecord | None, pipeline: Pipeline) -> lis
 
 
 def summary(run: RunRecord) -> str:
-    """Markdown for the page of a CI run."""
+    """A summary in Markdown for CI."""
     lines = [f"## {run.image or 'shipline'}", ""]
     if digest_of(run):
         lines += [f"Digest `{digest_of(run)}`, commit `{run.commit[:_COMMIT]}`", ""]
@@ -130,7 +130,7 @@ def summary(run: RunRecord) -> str:
 
 
 def ungated(run: RunRecord) -> bool:
-    """Whether the image got tags though nothing was judged."""
+    """Whether the image was tagged without any gate."""
     gates = run.step("gates")
     return bool(names_of(run)) and gates is not None and gates.state is RunState.SKIPPED
 

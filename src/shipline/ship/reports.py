@@ -1,7 +1,7 @@
-"""Reports of steps: which scanner writes which, which gate reads which, and what they find.
+"""Reports of steps: the commands of scanners, the gates that read reports, and their findings.
 
-A scanner looks at the manifest of one platform by digest. Its step does not fail for what it finds:
-a gate judges the report.
+A scanner inspects the manifest of one platform by digest. Its step does not fail because of
+findings: a gate judges the report.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """A `line` with {image} and {report} in it; `plain` is set for a registry without TLS."""
+    """A command `line` with {image} and {report}; `plain` are the variables for a registry without
+    TLS.
+    """
 
     line: str
     suffix: str
@@ -68,14 +70,12 @@ SCANNERS: Mapping[str, Scanner] = {
     ),
 }
 _FINDINGS = ("analysis", "secrets", "vulnerabilities")
-"""Kinds of gates whose tools exit with a failure where they find something."""
+"""Kinds of gates whose tools fail if they find something."""
 
 
 def with_implied_gates(section: GatesSection | None, pipeline: Pipeline) -> GatesSection | None:
-    """The gates of the section, and a default one of each kind that it does not have and that steps
-    write reports for. None where there is neither.
-
-    Raises ConfigError for a step whose reports are for a gate that does not exist.
+    """The gates of the section, and a default gate for each other kind that steps write reports
+    for; None if there are none. Raises ConfigError for reports for an unknown gate.
     """
     fed = [*_places(pipeline)]
     if not fed:
@@ -88,16 +88,16 @@ def with_implied_gates(section: GatesSection | None, pipeline: Pipeline) -> Gate
     for place, gate in fed:
         if gate not in names and gate not in implied:
             known = ", ".join(sorted({*names, *implied}))
-            raise ConfigError(f"{place}: {gate!r} is no gate", hint=f"there is {known}")
+            raise ConfigError(f"{place}: {gate!r} is not a gate", hint=f"there is {known}")
     return section.with_defaults(gate for _, gate in fed if gate in implied)
 
 
 def _places(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """Where shipline.yaml names reports, with the gates that they are for."""
+    """The places in shipline.yaml that name reports, with the gates they are for."""
     for name, step in pipeline.commands.items():
         if step.scanner is None:
             yield from ((f"steps.{name}.reports", gate) for gate in gates_of(step))
-        elif (gate := SCANNERS[step.scanner].gate) != "sbom":  # a list of packages breaks no rule
+        elif (gate := SCANNERS[step.scanner].gate) != "sbom":  # a list of packages has no findings
             yield f"steps.{name}.scanner", gate
 
 
@@ -109,8 +109,8 @@ def gates_of(step: StepSection) -> Iterable[str]:
 
 
 def left_to_gates(section: GatesSection | None, step: StepSection) -> bool:
-    """Whether all reports of a step are findings that gates judge: then its tool may exit with a
-    failure only because there are some.
+    """Whether all reports of a step are findings that gates judge: then its tool may fail because
+    of them.
     """
     if section is None or not isinstance(step.reports, Mapping):
         return False
@@ -121,7 +121,7 @@ def left_to_gates(section: GatesSection | None, step: StepSection) -> bool:
 def reports_by_gate(
     section: GatesSection, pipeline: Pipeline, run: RunRecord
 ) -> dict[str, list[str]]:
-    """The reports of each gate that steps write for: those it names itself, then theirs."""
+    """The reports of each gate: its own, then those of steps."""
     own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
     reports: dict[str, list[str]] = {}
     for name, step in pipeline.commands.items():
@@ -141,8 +141,8 @@ def _reports(step: StepSection, run: RunRecord, name: str) -> Iterator[tuple[str
 
 
 def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:
-    """The findings, vulnerabilities and failed tests of reports, one line each; files that are no
-    report have none.
+    """The findings, vulnerabilities and failed tests in reports, one line each; other files are
+    ignored.
     """
     from shipline.gates.report_files import read_report
     from shipline.gates.reports import Findings, TestResults, Vulnerabilities

@@ -1,4 +1,4 @@
-"""A run: begun or resumed, its steps done as soon as what they need has passed, all on record."""
+"""Runs a plan: starts or resumes a run, and runs each step once those that it needs have passed."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def ship(
     keep_going: bool = False,
     on_start: Callable[[str], object] = lambda run: None,
 ) -> RunRecord:
-    """Do what the plan says; the record of the run that passed.
+    """Run the plan; returns the record of the run.
 
-    `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what the
-    failing step raised; the record is on disk then too.
+    `resume` is the run to continue. `on_start` gets the identifier of the run. Raises what a
+    failing step raised; the record is written in that case too.
     """
     for planned in plan.steps:
         for program in () if planned.skip else planned.step.programs:
@@ -68,7 +68,7 @@ def ship(
 
 
 def _recorded(runner: StepRunner, span: Span) -> RunRecord:
-    """Run all steps; how that ended is on record whatever it raises."""
+    """Run all steps, and record how the run ended."""
     recorder, clock = runner.context.recorder, runner.context.environment.clock
     state, why, code = RunState.PASSED, "", 0
     try:
@@ -102,21 +102,23 @@ def _new(plan: Plan, environment: Environment, recorder: Recorder) -> RunRecord:
 
 
 def _resumed(runs: Runs, run: str, plan: Plan) -> RunRecord:
-    """The record to continue. Raises UsageError for one of another project or commit."""
+    """The record of the run to continue. Raises UsageError if it is of another project or
+    commit.
+    """
     before, work_tree = runs.read(run), plan.inputs.work_tree
     if before.root != str(plan.inputs.project.root):
         raise UsageError(f"{run} is a run of {before.root}", hint="resume it there")
     if before.commit != work_tree.commit:
         raise UsageError(
             f"{run} shipped the commit {before.commit[:12]}, but {work_tree.short} is checked out",
-            hint=f"git checkout {before.commit[:12]}, or leave --resume out",
+            hint=f"git checkout {before.commit[:12]}, or omit --resume",
         )
     return replace(before, resumed=before.resumed + 1)
 
 
 def begin(plan: Plan, run: RunRecord) -> RunRecord:
-    """The record of a run that starts or continues: the steps of the plan, with those of the record
-    that need not be done again.
+    """The record to start with: the steps of the plan, and those of the earlier record that need
+    not be repeated.
     """
     steps = tuple(
         _done(planned, run) or StepRecord(planned.name, planned.step.kind, planned.key)
@@ -132,7 +134,7 @@ def _done(planned: PlannedStep, run: RunRecord) -> StepRecord | None:
 
 
 def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:
-    """The keys to sign with, read before anything runs: a wrong password costs no build."""
+    """The signing keys, loaded before anything runs, so that a wrong password fails early."""
     project = plan.inputs.project
     if project.pipeline.sign is None or plan.skips("sign"):
         return ()
@@ -142,8 +144,8 @@ def _signers(plan: Plan, environment: Environment) -> tuple[PrivateKey, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StepRunner:
-    """When the steps of a plan run, and what becomes of their ends. With `keep_going` a failure
-    stops only the steps that need the one that failed.
+    """Schedules the steps of a plan. With `keep_going` a failure only stops the steps that need the
+    failed one.
     """
 
     context: StepContext
@@ -151,7 +153,7 @@ class StepRunner:
     at_once: Limiter = field(default_factory=lambda: Limiter(max(4, 2 * CPUS)))
 
     def run(self, span: Span) -> None:
-        """Run all steps. Raises what the first failing one raised, when the others have ended."""
+        """Run all steps. Raises what the first failing step raised, once the others have ended."""
         tasks: dict[str, Task[_End]] = {}
         with TaskGroup() as group:
             for planned in self.context.plan.steps:
@@ -227,7 +229,7 @@ class StepRunner:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a step ended for those that need it."""
+    """The outcome of a step for those that need it."""
 
     reused: bool = False
     stopped: bool = False

@@ -57,16 +57,14 @@ class Runs:
         return []
 
     def directory(self, run: str) -> Path:
-        """Where a run keeps its files. Raises UsageError for what is no identifier."""
+        """The directory of a run. Raises UsageError for an invalid identifier."""
         if not _ID.match(run):
             raise UsageError(f"{run!r} is not a run", hint=_LIST_HINT)
         return self.root / run
 
     def resolve(self, text: str, root: str) -> str:
-        """The run whose identifier `text` is, begins or ends; `latest` is the newest of the project
-        at `root`.
-
-        Raises UsageError for none, and for several.
+        """The run whose identifier is `text`, or begins or ends with it; `latest` is the newest of
+        the project at `root`. Raises UsageError if there is none, or several.
         """
         if text == "latest":
             return self.latest(root).id
@@ -79,8 +77,8 @@ class Runs:
         raise UsageError(f"there is no run {text!r}", hint=_LIST_HINT)
 
     def read(self, run: str) -> RunRecord:
-        """The record; `interrupted` where its process is gone. Raises UsageError for none, NotFound
-        for one that cannot be read.
+        """The record; `interrupted` if its process died. Raises UsageError if there is none,
+        NotFound if it cannot be read.
         """
         try:
             text = (self.directory(run) / "run.json").read_text()
@@ -103,7 +101,7 @@ class Runs:
             yield from sorted(records, key=attrgetter("started"), reverse=True)
 
     def latest(self, root: str) -> RunRecord:
-        """The newest run of the project at `root`. Raises UsageError for none."""
+        """The newest run of the project at `root`. Raises UsageError if there is none."""
         for run in self.all():
             if run.root == root:
                 return run
@@ -112,7 +110,7 @@ class Runs:
         )
 
     def alive(self, run: str) -> bool:
-        """Whether a process works on it now."""
+        """Whether a process is working on the run."""
         try:
             descriptor = os.open(self.directory(run) / "lock", os.O_RDWR)
         except FileNotFoundError:
@@ -127,7 +125,7 @@ class Runs:
 
     @contextmanager
     def hold(self, run: str) -> Iterator[Recorder]:
-        """Work on a run while no other process does. Raises UsageError where one does."""
+        """Lock a run for this process. Raises UsageError if another one has it."""
         directory = self.directory(run)
         for inner in ("logs", "reports"):
             (directory / inner).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,7 +134,7 @@ class Runs:
 
     @contextmanager
     def _locked(self, run: str) -> Iterator[None]:
-        """Raises UsageError where another process has the run, or has just removed it."""
+        """Raises UsageError if another process has the run, or has just removed it."""
         path = self.directory(run) / "lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -148,21 +146,21 @@ class Runs:
             os.close(descriptor)
 
     def log(self, run: str, step: str) -> Path:
-        """The file with the output of a step."""
+        """The log file of a step."""
         return _log_path(self.directory(run), step)
 
     def remove(self, run: str) -> None:
-        """Delete a run, also one with a damaged record. Raises UsageError while it is running."""
+        """Delete a run, even with a damaged record. Raises UsageError while it is running."""
         if not self.directory(run).is_dir():
             return
         with self._locked(run):
-            gone = self.root / f".{run}.{os.getpid()}"  # so that no other finds half of it
+            gone = self.root / f".{run}.{os.getpid()}"  # so that no other process reads part of it
             self.directory(run).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
     def prune(self, keep: int, root: str, spare: str = "") -> None:
-        """Delete the oldest runs of the project at `root`, so that `keep` stay; never `spare`, and
-        none that is running or was resumed meanwhile.
+        """Delete the oldest runs of the project at `root` and keep `keep` of them; never `spare`,
+        nor one that is running or was resumed meanwhile.
         """
         mine = [
             run
@@ -175,7 +173,7 @@ class Runs:
 
 
 class Recorder:
-    """The files of one run that this process works on. Safe to use from any thread."""
+    """The files of the run of this process. Safe to use from any thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -192,7 +190,7 @@ class Recorder:
             self._write(run)
 
     def change(self, function: Callable[[RunRecord], RunRecord]) -> None:
-        """Replace the record; on the disk when this returns."""
+        """Replace the record; durable on return."""
         with self._lock:
             self._write(function(self.run))
 
@@ -206,7 +204,7 @@ class Recorder:
         part.replace(self.directory / "run.json")
 
     def log(self, step: str) -> Path:
-        """The file for the output of a step."""
+        """The log file of a step."""
         return _log_path(self.directory, step)
 
     def report(self, step: str, what: str) -> Path:
@@ -245,7 +243,7 @@ def _lock(descriptor: int, run: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            f"{run} is running in another process", hint="interrupt it first, or wait for its end"
+            f"{run} is running in another process", hint="interrupt it, or wait until it ends"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What shipline.yaml says about the chain: image, steps, build, sign, copies."""
+"""The keys of shipline.yaml for the pipeline: image, steps, build, sign, copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shipline.oci import Platform, Reference
 from shipline.units import Duration
 
 RESERVED = ("build", "gates", "reserve", "sign", "copy", "publish")
-"""The steps that every chain has, in their order."""
+"""The steps that every pipeline has, in order."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
@@ -30,7 +30,7 @@ class When:
         default=(), metadata={"doc": "Git tags that were pushed, as shell patterns: v*."}
     )
     event: Occasion | tuple[Occasion, ...] = field(
-        default=(), metadata={"doc": "What started the run; without CI that is push."}
+        default=(), metadata={"doc": "What started the run; without CI, push."}
     )
     env: Mapping[str, str] = field(
         default_factory=dict,
@@ -40,7 +40,7 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class StepSection:
-    """A command of the project: lint, tests, static analysis, or a scan of what was built."""
+    """A command of the project: lint, tests, static analysis, or a scan of the image."""
 
     run: str | tuple[str, ...] = field(
         default="", metadata={"doc": "A script for `sh -e`, or a program with its arguments."}
@@ -61,17 +61,17 @@ class StepSection:
         default_factory=When, metadata={"doc": "When the step runs; otherwise it is skipped."}
     )
     timeout: Duration = field(
-        default=Duration.parse("30m"), metadata={"doc": "How long it may take, as 90s or 1h30m."}
+        default=Duration.parse("30m"), metadata={"doc": "Time limit, as 90s or 1h30m."}
     )
     retries: int = field(default=0, metadata={"doc": "Further attempts after a failure."})
     env: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Variables to set, besides the usual ones."}
+        default_factory=dict, metadata={"doc": "Variables to set, in addition to the usual ones."}
     )
     pass_env: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Variables to pass on, by name or as NAME_*; no others are."}
+        default=(), metadata={"doc": "Variables to pass on, by name or as NAME_*; others are not."}
     )
     working_directory: str = field(
-        default=".", metadata={"doc": "Where it runs, relative to this file."}
+        default=".", metadata={"doc": "Working directory, relative to this file."}
     )
     allow_failure: bool = field(
         default=False, metadata={"doc": "Continue after a failure, which is recorded."}
@@ -89,7 +89,7 @@ class StepSection:
 
     @property
     def report_paths(self) -> tuple[str, ...]:
-        """All reports, whichever gate reads them."""
+        """The paths of all reports."""
         if not isinstance(self.reports, Mapping):
             return self.reports
         return tuple(path for paths in self.reports.values() for path in listed(paths))
@@ -101,7 +101,7 @@ class StepSection:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """How the image is built; the words are those of `shipline build`."""
+    """How the image is built; keys are named as the flags of `shipline build`."""
 
     context: str = field(default=".", metadata={"doc": "The directory to build from."})
     file: str | None = field(default=None, metadata={"doc": "The Dockerfile."})
@@ -132,19 +132,19 @@ class Build:
     compression: Literal["gzip", "zstd"] | None = field(
         default=None, metadata={"doc": "How layers are compressed."}
     )
-    pull: bool = field(
-        default=False, metadata={"doc": "Check for newer versions of base images that are here."}
-    )
+    pull: bool = field(default=False, metadata={"doc": "Check for newer versions of base images."})
     no_cache: bool = field(default=False, metadata={"doc": "Do not use results of earlier builds."})
     needs: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Steps that must have passed before the build starts; others run beside."},
+        metadata={
+            "doc": "Steps that must have passed before the build starts; others run concurrently."
+        },
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """How an image that passed is signed, and which statements are attached."""
+    """How an image that passed the gates is signed, and which statements are attached."""
 
     key: str = field(
         metadata={
@@ -152,7 +152,8 @@ class Sign:
         }
     )
     annotations: Mapping[str, str] = field(
-        default_factory=dict, metadata={"doc": "Annotations to sign with it.", "interpolate": True}
+        default_factory=dict,
+        metadata={"doc": "Annotations to include in the signatures.", "interpolate": True},
     )
     attest: bool = field(
         default=True, metadata={"doc": "Also attach the verdicts of the gates and the provenance."}
@@ -161,7 +162,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The chain of one image."""
+    """The pipeline of one image."""
 
     image: Reference | None = field(
         default=None,
@@ -169,11 +170,11 @@ class Pipeline:
     )
     steps: Mapping[str, str | StepSection] = field(
         default_factory=dict,
-        metadata={"doc": "Commands by name: a script, or a mapping. They run side by side."},
+        metadata={"doc": "Commands by name: a script, or a mapping. They run concurrently."},
     )
     build: Build = field(default_factory=Build, metadata={"doc": "How the image is built."})
     sign: Sign | None = field(
-        default=None, metadata={"doc": "How the image is signed; left out, it is not."}
+        default=None, metadata={"doc": "How the image is signed; by default it is not."}
     )
     copies: tuple[Reference, ...] = field(
         default=(),
@@ -182,14 +183,14 @@ class Pipeline:
             "interpolate": True,
         },
     )
-    keep_runs: int = field(default=50, metadata={"doc": "How many records of runs are kept."})
+    keep_runs: int = field(default=50, metadata={"doc": "Number of records of runs to keep."})
 
     def __post_init__(self) -> None:
         for name in self.steps:
             if not _NAME.match(name):
                 raise ConfigError(f"steps: {name!r} is not a name of letters, digits, . _ and -")
             if name in RESERVED:
-                raise ConfigError(f"steps: {name} is a step that every chain has: rename yours")
+                raise ConfigError(f"steps: {name} is a step that every pipeline has: rename yours")
         for key, image in (("image", self.image), *(("copies", copy) for copy in self.copies)):
             if image is not None and (image.tag or image.digest):
                 raise ConfigError(f"{key}: {image} has a tag or digest: name the repository alone")
@@ -201,7 +202,7 @@ class Pipeline:
 
     @property
     def commands(self) -> Mapping[str, StepSection]:
-        """The steps, each in its long form."""
+        """The steps, each as a section."""
         return {
             name: StepSection(run=step) if isinstance(step, str) else step
             for name, step in self.steps.items()
@@ -209,12 +210,12 @@ class Pipeline:
 
 
 def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    """One or several, as several."""
+    """The value as a tuple."""
     return (value,) if isinstance(value, str) else value
 
 
 def _check_needs(steps: Mapping[str, StepSection], before_build: tuple[str, ...]) -> None:
-    """Raises ConfigError for a step that does not exist, and for a circle."""
+    """Raises ConfigError for an unknown step, and for a cycle."""
     edges: dict[str, tuple[str, ...]] = {"build": before_build}
     for name, step in steps.items():
         edges[name] = (*step.needs, *(("build",) if step.scanner else ()))
@@ -244,7 +245,7 @@ def _circles(
 def _check_inside(key: str, paths: Iterable[str]) -> None:
     for path in paths:
         if path.startswith("/") or ".." in path.split("/"):
-            raise ConfigError(f"{key}: {path!r} leads out of the project")
+            raise ConfigError(f"{key}: {path!r} is outside the project")
 
 
 def _check_variables(key: str, names: Iterable[str]) -> None:

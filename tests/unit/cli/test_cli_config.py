@@ -29,8 +29,8 @@ def problems(root: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ("build: {platforms: [linux/amd46]}", "'amd46' is not known (did you mean amd64?)"),
-        ("build: {platforms: [linus/amd64]}", "'linus' is not known (did you mean linux?)"),
+        ("build: {platforms: [linux/amd46]}", "'amd46' is unknown (did you mean amd64?)"),
+        ("build: {platforms: [linus/amd64]}", "'linus' is unknown (did you mean linux?)"),
         ("build: {context: app}", "build.context: there is no directory app"),
         ("build: {file: docker/Dockerfile}", "build.file: there is no Dockerfile at docker/"),
         ("build: {contexts: {lib: ../lib}}", "build.contexts.lib: there is no directory ../lib"),

@@ -12,9 +12,9 @@ from shipline.ship.reports import with_implied_gates
 @pytest.mark.parametrize(
     ("step", "problem"),
     [
-        ("{run: x, reports: {test: a.xml}}", "steps.a.reports: 'test' is no gate"),
-        ("{run: x, reports: [../a]}", "steps.a.reports: '../a' leads out of the project"),
-        ("{run: x, working-directory: /}", "steps.a.working-directory: '/' leads out"),
+        ("{run: x, reports: {test: a.xml}}", "steps.a.reports: 'test' is not a gate"),
+        ("{run: x, reports: [../a]}", "steps.a.reports: '../a' is outside the project"),
+        ("{run: x, working-directory: /}", "steps.a.working-directory: '/' is outside"),
         ("{run: x, pass-env: [A-B]}", "steps.a.pass-env: 'A-B' is not the name of a variable"),
     ],
 )
@@ -41,5 +41,5 @@ def test_reports_for_a_gate_that_nobody_configured_make_the_usual_one() -> None:
 def test_reports_for_one_of_several_gates_of_a_kind_name_it() -> None:
     gates = "gates: {tests: [{name: unit}, {name: slow}]}"
     loads(f"{{{gates}, steps: {{a: {{run: x, reports: {{unit: t}}}}}}}}".encode(), "f", {})
-    with pytest.raises(InvalidConfig, match="'tests' is no gate"):
+    with pytest.raises(InvalidConfig, match="'tests' is not a gate"):
         loads(f"{{{gates}, steps: {{a: {{run: x, reports: {{tests: t}}}}}}}}".encode(), "f", {})

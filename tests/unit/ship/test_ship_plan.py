@@ -125,9 +125,9 @@ def test_each_step_stands_after_what_it_needs(needs: dict[str, list[str]], rando
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"skip": frozenset({"gates"})}, "nothing gets a name before the gates"),
+        ({"skip": frozenset({"gates"})}, "nothing is tagged without the gates"),
         ({"only": frozenset({"publish"})}, "there is no image"),
-        ({"only": frozenset({"publish", "build"})}, "nothing gets a name before the gates"),
+        ({"only": frozenset({"publish", "build"})}, "nothing is tagged without the gates"),
         ({"skip": frozenset({"build"})}, "there is no image"),
         ({"naming": Naming(refused="it is another's")}, "it is another's"),
         ({"naming": Naming(replace(DECISION, push=False))}, "pushes nothing for a push"),
@@ -200,7 +200,7 @@ def test_an_image_that_is_there_is_not_built() -> None:
 
 def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> None:
     text = plan_text(plan(skip=frozenset({"build"})))
-    assert text.count("there is no image: build is left out by --skip") == 1
+    assert text.count("there is no image: build is skipped by --skip") == 1
     assert "  reserve, sign, copy, publish  skipped: there is no image" in text
     refused = plan_text(plan(naming=Naming(DECISION, refused="a.py is not committed")))
     assert refused.count("a.py is not committed") == 1
@@ -215,11 +215,11 @@ def test_a_reason_is_shown_once_for_all_steps_that_it_keeps_from_running() -> No
             "steps: {a: {run: x, needs: [b]}, b: {run: x, needs: [a]}}",
             "steps: they wait for each other: a -> b -> a",
         ),
-        ("steps: {build: x}", "build is a step that every chain has"),
+        ("steps: {build: x}", "build is a step that every pipeline has"),
         ("steps: {a: {needs: [build]}}", "needs one of run and scanner"),
         ("steps: {a: {run: x, scanner: syft}}", "needs one of run and scanner"),
-        ("steps: {a: {run: x, working-directory: ../b}}", "leads out of the project"),
-        ("steps: {a: {run: x, reports: [/etc/passwd]}}", "leads out of the project"),
+        ("steps: {a: {run: x, working-directory: ../b}}", "is outside the project"),
+        ("steps: {a: {run: x, reports: [/etc/passwd]}}", "is outside the project"),
         ("steps: {a b: x}", "is not a name"),
         ("build: {needs: [s]}\nsteps: {s: {scanner: syft}}", "they wait for each other"),
         ("image: a.example/b@sha256:" + "0" * 64, "image: a.example/b"),

@@ -111,7 +111,7 @@ def test_keys_of_a_later_version_are_passed_over() -> None:
         ({"version": 2}, "of another version of shipline"),
         ({"state": "lost"}, "damaged"),
         ({"steps": [{**written()["steps"][1], "results": {"digest": DIGEST}}]}, "damaged"),
-        ({"steps": [{**written()["steps"][1], "kind": "canary"}]}, "not known here: canary"),
+        ({"steps": [{**written()["steps"][1], "kind": "canary"}]}, "an unknown kind: canary"),
     ],
 )
 def test_a_record_that_cannot_be_read_says_why(

@@ -15,8 +15,8 @@ from shipline.errors import ContentError, NotFound, ShiplineError, StepFailed, U
 from shipline.events import Stream, silent
 from shipline.oci import Digest
 from shipline.ship.plan import (
-    ChainStep,
     Environment,
+    PipelineStep,
     Plan,
     PlannedStep,
     StepContext,
@@ -33,7 +33,7 @@ NAME = "20260101-000000-abcdef"
 
 
 def planned(name: str, *needs: str, skip: str = "") -> PlannedStep:
-    step = ChainStep(
+    step = PipelineStep(
         name=name,
         kind="command",
         title=f"run {name}",

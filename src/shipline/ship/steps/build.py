@@ -1,6 +1,5 @@
-"""The step `build`: the image is built here, merged from what other machines built, or is there.
-
-Whichever it is, the registry has it under its digest and without a tag.
+"""The step `build`: the image is built, merged from images that other machines built, or exists
+already. In each case it is in the registry by digest, without a tag.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from shipline.oci import (
     parse_manifest,
 )
 from shipline.ship.plan import (
-    ChainStep,
+    PipelineStep,
     PlanInput,
     ProjectConfig,
     StepContext,
@@ -62,13 +61,13 @@ _ARCHITECTURES = (
     *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
 )
 _SYSTEMS = ("darwin", "freebsd", "linux", "wasip1", "windows")
-"""What Go builds for, and so what container tools know."""
+"""The platforms of Go, which container tools support."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushedImage:
-    """An image in the registry: the index or the only manifest, and the manifest for each platform.
-    `reused` where the registry had one of this commit before the run.
+    """An image in the registry: its index or only manifest, and the manifest of each platform.
+    `reused`: the image of this commit existed before the run.
     """
 
     descriptor: Descriptor
@@ -99,7 +98,7 @@ class PushedImage:
 
 @dataclass(frozen=True, slots=True)
 class LocalImage:
-    """The digest of an image that was built and pushed nowhere."""
+    """The digest of an image that was built but not pushed."""
 
     digest: Digest
 
@@ -113,13 +112,13 @@ def _decode(results: Mapping[str, Any]) -> StepResult:
     return PushedImage.from_json(results)
 
 
-def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     build, image = inputs.pipeline.build, inputs.pipeline.image
     built, reuse = [str(image) for image in inputs.selection.built], inputs.naming.reuse
     note = "" if inputs.naming.push else "not pushed"
     if built or reuse:
-        note = "built elsewhere, merged here" if built else f"this commit is {reuse} already"
-    yield ChainStep(
+        note = "built elsewhere, merged here" if built else f"the image of this commit is {reuse}"
+    yield PipelineStep(
         name="build",
         kind="build",
         title="build the image",
@@ -139,7 +138,7 @@ def _missing(project: ProjectConfig) -> Iterator[str]:
             if word not in known:
                 close = nearest(word, known)
                 meant = f" (did you mean {close}?)" if close else ""
-                yield f"build.platforms: {platform}: {word!r} is not known{meant}"
+                yield f"build.platforms: {platform}: {word!r} is unknown{meant}"
     if project.pipeline.image is not None and not build.needs:
         yield from _missing_sources(build, project.root)
 
@@ -173,33 +172,33 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
 
 
 def pushed_image(run: RunRecord) -> PushedImage | None:
-    """The image of a run; None before it is built, or where it was not pushed."""
+    """The image of a run; None before it is built, or if it was not pushed."""
     return run.result("build", PushedImage)
 
 
 def require_image(run: RunRecord) -> Descriptor:
-    """The image of a run. Raises UsageError where there is none."""
+    """The image of a run. Raises UsageError if there is none."""
     image = pushed_image(run)
     if image is None:
-        raise UsageError("there is no image yet: build is not done")
+        raise UsageError("there is no image yet: the build has not run")
     return image.descriptor
 
 
 def digest_of(run: RunRecord) -> str:
-    """The digest of the image of a run; empty where none was pushed."""
+    """The digest of the image of a run; empty if none was pushed."""
     image = pushed_image(run)
     return str(image.digest) if image else ""
 
 
 def image_labels(labels: Mapping[str, str], *, fixed: bool) -> dict[str, str]:
-    """The labels to write. The version is left out unless it is `fixed`: until it is reserved
-    another run may take it, and the image would carry a name that it does not get.
+    """The labels of the image. The version is left out unless it is `fixed`: until it is reserved,
+    another run may take it, and the label would be wrong.
     """
     return {key: value for key, value in labels.items() if fixed or key != _VERSION}
 
 
 def command_line(build: Build, image: Reference | None) -> str:
-    """The `shipline build` that does the same."""
+    """The equivalent `shipline build` command."""
     import shlex
 
     words = ["shipline", "build"]
@@ -222,7 +221,7 @@ def build_request(
     annotations: Mapping[str, str],
     push: bool,
 ) -> BuildRequest:
-    """The request of that `shipline build`. Raises UsageError for values that it does not know."""
+    """The request of that command. Raises UsageError for invalid values."""
     build, root, image = project.pipeline.build, project.root, project.pipeline.image
     request = parse_request(
         _placed(build.context, root),
@@ -266,7 +265,7 @@ def _annotations(values: Mapping[str, str], several: bool) -> Iterator[Annotatio
 
 
 def build_problem(project: ProjectConfig, environ: Mapping[str, str]) -> ConfigError | None:
-    """Why the image cannot be built here, as far as it is known before any work."""
+    """Why the image cannot be built, as far as that is known before any work."""
     build, place = project.pipeline.build, _dockerfile(project.pipeline.build)
     try:
         check_request(build_request(project, environ, labels={}, annotations={}, push=False))
@@ -319,8 +318,8 @@ def _built(path: Path, image: Reference) -> Digest:
         raise UsageError(f"--built: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ContentError, UsageError):
         raise UsageError(
-            f"--built: {path} does not name an image",
-            hint="give what `shipline build --metadata-file` wrote",
+            f"--built: {path} names no image",
+            hint="pass a file written by `shipline build --metadata-file`",
         ) from None
     if names and image.name not in {name.name for name in names}:
         raise UsageError(f"--built: {path} is a build of {names[0].name}, not of {image.name}")
@@ -330,9 +329,8 @@ def _built(path: Path, image: Reference) -> Digest:
 def merge(
     repository: Repository, digests: Iterable[Digest], annotations: Mapping[str, str]
 ) -> Descriptor:
-    """One index of images that are in the repository by digest; it is pushed by digest too.
-
-    Raises UsageError where two of them are for the same platform, NotFound.
+    """Merge images in the repository into one index, pushed by digest. Raises UsageError if two are
+    for the same platform, NotFound.
     """
     parts = [_part(repository, digest) for digest in digests]
     index = combine(parts, annotations=annotations)
@@ -364,7 +362,7 @@ def _images(index: Index) -> Iterator[tuple[Platform, Digest]]:
 
 
 def read_image(repository: Repository, target: Descriptor) -> PushedImage:
-    """The image that is in the repository, with its manifest for each platform."""
+    """The image in the repository, with the manifest of each platform."""
     document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
     if isinstance(document, Index):
         platforms = tuple((str(platform), digest) for platform, digest in _images(document))

@@ -1,6 +1,6 @@
 """Steps of the project: commands and scanners, with the reports that they write.
 
-Reports of earlier runs are removed before a step starts: what the gates judge was written by it.
+Old reports are deleted before a step starts, so that gates judge those of this run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shipline.errors import StepFailed, UsageError
 from shipline.globs import glob
 from shipline.processes import run_process
 from shipline.ship.plan import (
-    ChainStep,
+    PipelineStep,
     PlanInput,
     ProjectConfig,
     StepContext,
@@ -52,11 +52,11 @@ _NOT_RUN = 126  # from here on the shell could not run it, or a signal ended it 
 _SHOWN = 20  # findings in the failure of a step
 
 
-def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     for name, step in inputs.pipeline.commands.items():
         first, _, rest = shown(step).strip().partition("\n")
         implied = ("build",) if step.scanner and "build" not in step.needs else ()
-        yield ChainStep(
+        yield PipelineStep(
             name=name,
             kind="command",
             title=f"{first} ..." if rest else first or name,
@@ -84,7 +84,7 @@ def _key(step: StepSection) -> object:
 
 
 def _missing(project: ProjectConfig) -> Iterator[str]:
-    """Only for steps that no other comes before: that one may make the directory."""
+    """Only for steps without `needs`, since those could create the directory."""
     for name, step in project.pipeline.commands.items():
         place = step.working_directory
         if not step.needs and not (project.root / place).is_dir():
@@ -102,13 +102,13 @@ COMMAND = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """The work of such a step."""
+    """Runs a command of the project."""
 
     name: str
     step: StepSection
 
     def run(self, context: StepContext, span: Span) -> StepOutcome:
-        """Where gates judge all of its reports, findings in them are no failure of the step."""
+        """If gates judge all of its reports, findings in them do not fail the step."""
         step, root = self.step, context.project.root
         gates = None if context.plan.skips("gates") else context.project.gates
         judged = left_to_gates(gates, step)
@@ -135,7 +135,9 @@ class _Command:
         raise self._failure(root, ended)
 
     def _attempt(self, context: StepContext, span: Span) -> tuple[CommandResult, dict[str, str]]:
-        """Run it once, a scanner once for each platform; with the reports of scanners."""
+        """Run the command once, a scanner once for each platform; returns the reports of scanners
+        too.
+        """
         step = self.step
         image = pushed_image(context.run) if step.after_build else None
         if step.scanner is None:
@@ -201,9 +203,9 @@ class _Command:
         return digests
 
     def _failure(self, root: Path, ended: CommandResult) -> StepFailed:
-        """With the findings of its reports, since many tools print nothing then."""
+        """The error, with the findings in its reports, since many tools print nothing."""
         step = self.step
-        log = ended.log or ("(it printed nothing)",)
+        log = ended.log or ("(no output)",)
         failure = StepFailed(f"{self.name} {_how(ended, step)}", status=ended.status, log=log)
         findings = findings_in(_reports(root, step))
         for line in findings[:_SHOWN]:
@@ -216,14 +218,14 @@ class _Command:
 
 
 def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
-    """Which condition of `when` does not hold; empty where all do."""
+    """The condition of `when` that does not hold; empty if all do."""
     for name, value, patterns in (
         ("branch", event.branch, listed(when.branch)),
         ("tag", event.tag, listed(when.tag)),
         ("event", event.kind, listed(when.event)),
     ):
         if patterns and not any(glob(pattern).fullmatch(value) for pattern in patterns):
-            return f"when: the {name} is {value or 'not known'}, not {' or '.join(patterns)}"
+            return f"when: the {name} is {value or 'unknown'}, not {' or '.join(patterns)}"
     for variable, pattern in when.env.items():
         if not glob(pattern).fullmatch(environ.get(variable, "")):
             return f"when: {variable} does not match {pattern!r}"
@@ -231,14 +233,14 @@ def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
 
 
 def shown(step: StepSection) -> str:
-    """The command of a step as a person would type it; a script is left as it is."""
+    """The command of a step as one would type it; a script is unchanged."""
     if step.scanner:
         return str(SCANNERS[step.scanner])
     return step.run if isinstance(step.run, str) else shlex.join(step.run)
 
 
 def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
-    """The variables with which a command finds the image and its platforms."""
+    """The variables with the image and its platforms."""
     name = context.image.at(image.digest)
     variables = {
         "SHIPLINE_IMAGE": str(name),
@@ -253,7 +255,7 @@ def image_variables(image: PushedImage, context: StepContext) -> dict[str, str]:
 
 
 def reproduction(step: StepSection, root: Path) -> str:
-    """What a person types to see the failure of a step alone."""
+    """A shell command that reproduces the failure of a step."""
     place = shlex.quote(os.path.normpath(root / step.working_directory))
     variables = [f"{name}={value}" for name, value in step.env.items()]
     command = shown(step)
@@ -265,7 +267,7 @@ def reproduction(step: StepSection, root: Path) -> str:
 
 
 def _quoted(script: str) -> str:
-    """A script as one word on one line for any shell: a box marks the beginnings of lines."""
+    """A script as one shell word on one line, because the error box prefixes lines."""
     if "\n" not in script:
         return shlex.quote(script)
     escaped = script.replace("\\", "\\\\").replace("\n", "\\n")
@@ -273,7 +275,7 @@ def _quoted(script: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """`sha256:...` of a file, or empty where there is none."""
+    """`sha256:...` of a file; empty if it does not exist."""
     try:
         with path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
@@ -282,7 +284,7 @@ def file_digest(path: Path) -> str:
 
 
 def _explained(ended: CommandResult, step: StepSection, root: Path) -> bool:
-    """Whether findings explain its failure: it ended by itself and wrote all of its reports."""
+    """Whether findings explain the failure: the command ended by itself and wrote all reports."""
     if ended.timed_out or ended.status >= _NOT_RUN:
         return False
     whole = all(any(_matching(root, pattern)) for pattern in step.report_paths)
@@ -333,7 +335,7 @@ def environment(
 
 
 def argv_of(run: str | Sequence[str]) -> tuple[str, ...]:
-    """The arguments to start: a text is a script for `sh -e`."""
+    """The arguments to run: a text is a script for `sh -e`."""
     return ("sh", "-ec", run) if isinstance(run, str) else tuple(run)
 
 
@@ -347,7 +349,7 @@ def run_command(
 ) -> CommandResult:
     """Run a command to its end; `write` gets its output and standard error, in order.
 
-    Raises StepFailed where it cannot be started, Cancelled when interrupted.
+    Raises StepFailed if it cannot be started, Cancelled.
     """
     if not directory.is_dir():
         raise StepFailed(f"the working directory {directory} does not exist", status=1)
@@ -365,7 +367,7 @@ def run_command(
 
 
 def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> None:
-    """Pass output on, and keep its last lines; the last one may be incomplete."""
+    """Write output, and keep its last lines; the last one may be incomplete."""
     write(data)
     first, *others = data.split(b"\n")
     grown = (tail.pop() if tail else b"") + first
@@ -374,7 +376,7 @@ def _take(data: bytes, tail: deque[bytes], write: Callable[[bytes], object]) -> 
 
 
 def require_program(name: str, environ: Mapping[str, str]) -> None:
-    """Raises StepFailed for a program that is not installed, with the status of a shell for it."""
+    """Raises StepFailed if the program is not installed, with a shell's status for that."""
     if shutil.which(name, path=environ.get("PATH")) is None:
         raise StepFailed(
             f"the program {name} is not installed",

@@ -1,8 +1,8 @@
 """The step `gates`: the reports of the steps are judged by the gates of the project.
 
-They compare with what was measured for the image before this one: the one that has a tag that is
-going to move, or that of the last version. Its measurements are in the verdicts attached to it;
-only those signed with our own keys count, so nothing is compared without a key.
+They compare with the measurements of the previous image: the one with a tag that will move, or that
+of the last version. Its measurements are in the verdicts attached to it; only those signed with our
+own keys count, so that nothing is compared without a key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shipline.errors import NotFound
 from shipline.git import ChangedLines, GitError, changed_lines, read_repository, tags
 from shipline.oci import Descriptor
 from shipline.ship.plan import (
-    ChainStep,
+    PipelineStep,
     PlanInput,
     ProjectConfig,
     StepContext,
@@ -53,9 +53,9 @@ def _decode(results: Mapping[str, Any]) -> GateVerdicts:
     return GateVerdicts(tuple(results["verdicts"]), statements)
 
 
-def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     gates = inputs.project.gates
-    yield ChainStep(
+    yield PipelineStep(
         name="gates",
         kind="gates",
         title="judge the reports",
@@ -63,7 +63,7 @@ def _steps(inputs: PlanInput) -> Iterator[ChainStep]:
         compared=as_json(gates),
         run=_run,
         needs=(*inputs.pipeline.commands, "build"),
-        skip="" if gates else "nothing is gated: shipline.yaml has no gates",
+        skip="" if gates else "shipline.yaml has no gates",
     )
 
 
@@ -77,8 +77,8 @@ GATES = StepKind(name="gates", steps=_steps, decode=_decode, missing=_missing, u
 
 
 def _run(context: StepContext, span: Span) -> StepOutcome:
-    """Raises GateRefused, GateUndecided. Gates that look at an image are left out where none was
-    pushed; nothing gets a name then.
+    """Raises GateRefused, GateUndecided. Gates that inspect an image are left out if none was
+    pushed; then nothing is tagged.
     """
     from shipline.gates import GateEnvironment, predicates, render, run_gates
 
@@ -108,12 +108,12 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
 
 
 def gate_verdicts(run: RunRecord) -> GateVerdicts:
-    """The verdicts of a run; none where nothing was judged."""
+    """The verdicts of a run; empty if nothing was judged."""
     return run.result("gates", GateVerdicts) or GateVerdicts()
 
 
 def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
-    """The gates that neither look at an image nor read the reports of steps that do."""
+    """The gates that neither inspect an image nor read reports of steps that do."""
     after = {
         gate for step in pipeline.commands.values() if step.after_build for gate in gates_of(step)
     }
@@ -123,7 +123,7 @@ def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
 
 
 def _gate_context(context: StepContext) -> GateContext:
-    """What the gates may use besides the reports."""
+    """What gates may use besides reports."""
     from shipline.gates import GateContext, image_facts
 
     inputs = context.inputs
@@ -159,7 +159,7 @@ def _changes(context: StepContext) -> ChangedLines | None:
 
 
 def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
-    """The verdicts on the image before `target`; None where there is no image or no statement."""
+    """The verdicts on the image before `target`; None without an image or a statement."""
     from shipline.gates import SUMMARY_TYPE, Baseline
     from shipline.supply import examine_attestations
 
@@ -178,7 +178,7 @@ def _baseline(context: StepContext, target: Descriptor) -> Baseline | None:
 
 
 def _earlier_tags(context: StepContext) -> Iterator[str]:
-    """The tags under which the image before this one may be."""
+    """The tags that the previous image may have."""
     from shipline.tags import RepositoryClone, last_version
 
     git, section, decision = context.git, context.project.tags, context.decision

@@ -1,7 +1,7 @@
 """The steps `reserve` and `publish`: the version becomes a git tag, then the image gets its tags.
 
-What the tag policy decided is compared with what registries have, because an image that was
-published under a tag that never moves must stay, and a tag that moves must not move back.
+The decision of the tag policy is compared with the registries: an immutable tag must keep its
+image, and a mutable tag must not move back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shipline.content import MemoryStore, fetch_all
 from shipline.errors import NotFound
 from shipline.git import CommitOrder, GitError, commit_order, fetch_tags, read_repository
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Reference
-from shipline.ship.plan import ChainStep, PlanInput, StepContext, StepKind, StepOutcome
+from shipline.ship.plan import PipelineStep, PlanInput, StepContext, StepKind, StepOutcome
 from shipline.ship.record import RunRecord
 from shipline.ship.steps.build import require_image
 from shipline.tags import (
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReservedVersion:
-    """The git tag that the remote now has for the commit, and the tags that follow from it, each
-    with whether it may move.
+    """The git tag that was reserved for the commit, and the image tags that follow from it, each
+    with whether it is mutable.
     """
 
     version: str
@@ -61,7 +61,7 @@ class ReservedVersion:
         return cls(value["version"], value["git_tag"], tags)
 
     def applied_to(self, decision: Decision) -> Decision:
-        """The decision with the names that were reserved."""
+        """The decision with the reserved version and tags."""
         reasons = {tag.name: tag.reason for tag in decision.tags}
         tags = tuple(
             Tag(name, mutable, reasons.get(name, "reserved before")) for name, mutable in self.tags
@@ -72,7 +72,7 @@ class ReservedVersion:
 
 @dataclass(frozen=True, slots=True)
 class PublishedNames:
-    """The full names that the image has, in its repository and in the copies."""
+    """The full names of the image, in its repository and in the copies."""
 
     names: tuple[str, ...]
     version: str
@@ -85,10 +85,10 @@ class PublishedNames:
         return cls(tuple(value["names"]), value["version"])
 
 
-def _reserve_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _reserve_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     name, existing = inputs.naming.new_git_tag, inputs.naming.existing_git_tag
-    skip = f"the git tag {existing} exists" if existing else "there is no version to make"
-    yield ChainStep(
+    skip = f"the git tag {existing} exists" if existing else "there is no new version"
+    yield PipelineStep(
         name="reserve",
         kind="reserve",
         title="reserve the version in git",
@@ -101,10 +101,10 @@ def _reserve_steps(inputs: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _publish_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _publish_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     places = [str(place) for place in _places(inputs)]
     tags = [tag.name for tag in inputs.naming.tags]
-    yield ChainStep(
+    yield PipelineStep(
         name="publish",
         kind="publish",
         title="publish the tags",
@@ -121,11 +121,11 @@ PUBLISH = StepKind(name="publish", steps=_publish_steps, decode=PublishedNames.f
 
 
 def _reserve(context: StepContext, span: Span) -> StepOutcome:
-    """Another run that was faster makes this one take the next version."""
+    """Reserve the version; if another run was faster, the next one."""
     git, section = context.git, context.project.tags
     event, now = context.environment.event, int(context.environment.clock())
     decision = reserve(git, section, event, fetch=True, now=now)
-    with suppress(GitError):  # the clone gets the tag too, for whoever looks next
+    with suppress(GitError):  # the clone gets the tag too
         fetch_tags(git, read_repository(git, remote=section.remote).remote)
     planned, reserved = context.inputs.naming.new_git_tag, ReservedVersion.of(decision)
     if reserved.git_tag != planned:
@@ -135,7 +135,7 @@ def _reserve(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _publish(context: StepContext, span: Span) -> StepOutcome:
-    """No place gets a tag where one of them has another commit's. Raises TagConflict."""
+    """Set the tags everywhere, unless one of the places has a conflict. Raises TagConflict."""
     decision, target = reserved_decision(context), require_image(context.run)
     older = commit_order(context.git, context.project.tags.remote, fetch=True)
     destinations = {
@@ -157,13 +157,13 @@ def _publish(context: StepContext, span: Span) -> StepOutcome:
 
 
 def names_of(run: RunRecord) -> tuple[str, ...]:
-    """The names that the image of a run was given."""
+    """The names that the image of a run got."""
     published = run.result("publish", PublishedNames)
     return published.names if published else ()
 
 
 def version_of(run: RunRecord) -> str:
-    """The version that was reserved, or that the commit had; empty where it has none."""
+    """The version that was reserved, or that the commit had; empty if there is none."""
     results = run.result("reserve", ReservedVersion), run.result("publish", PublishedNames)
     return next((result.version for result in results if result and result.version), "")
 
@@ -182,7 +182,7 @@ def _places(inputs: PlanInput) -> tuple[Reference, ...]:
 def _report(place: Reference, done: TagChanges, span: Span) -> None:
     lines = [
         *(f"{place.name}:{tag}" for tag in done.added),
-        *(f"{place.name}:{tag} was already there" for tag in done.present),
+        *(f"{place.name}:{tag} already exists" for tag in done.present),
         *(f"{place}:{tag} stays: {reason}" for tag, reason in done.kept),
     ]
     span.output("".join(f"{line}\n" for line in lines).encode())
@@ -199,7 +199,7 @@ def placements(
 
 @dataclass(frozen=True, slots=True)
 class TagChanges:
-    """What became of the tags in one repository: added now, already there, left as they were."""
+    """The changes of tags in one repository: added, already present, kept as they were."""
 
     added: tuple[str, ...]
     present: tuple[str, ...]
@@ -209,9 +209,9 @@ class TagChanges:
 def give_tags(
     repository: Attachable, target: Descriptor, decision: Decision, older: CommitOrder
 ) -> TagChanges:
-    """Give `target` its tags: those that never move first. Raises TagConflict before any is set.
+    """Set the tags of `target`, immutable ones first. Raises TagConflict before any is set.
 
-    A tag that another run moved meanwhile to a newer commit is left to it.
+    A tag that another run moved meanwhile to a newer commit is not changed.
     """
     mutable = {tag.name for tag in decision.tags if tag.mutable}
     added, present, kept = [], [], []

@@ -1,7 +1,7 @@
 """The steps `sign` and `copy`: signatures, attestations, and copies in other registries.
 
-An image is signed under each name that it is going to have, so before it has one, and in each
-repository. The provenance is that of SLSA, version 1 (slsa.dev/spec/v1.0/provenance).
+An image is signed under each name that it will get, before it is tagged, and in each repository.
+The provenance is that of SLSA, version 1 (slsa.dev/spec/v1.0/provenance).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shipline import __version__
 from shipline.oci import Reference
 from shipline.ship.plan import (
-    ChainStep,
+    PipelineStep,
     PlanInput,
     ProjectConfig,
     StepContext,
@@ -61,11 +61,11 @@ class Copies:
         return {"copies": [*self.copies]}
 
 
-def _sign_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _sign_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     section = inputs.pipeline.sign
     skip = "uncommitted changes are never signed" if inputs.work_tree.dirty else ""
     key = section.key if section else ""
-    yield ChainStep(
+    yield PipelineStep(
         name="sign",
         kind="sign",
         title="sign and attest",
@@ -78,9 +78,9 @@ def _sign_steps(inputs: PlanInput) -> Iterator[ChainStep]:
     )
 
 
-def _copy_steps(inputs: PlanInput) -> Iterator[ChainStep]:
+def _copy_steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     copies = [str(copy) for copy in inputs.pipeline.copies]
-    yield ChainStep(
+    yield PipelineStep(
         name="copy",
         kind="copy",
         title="copy to other registries",
@@ -96,7 +96,7 @@ def _copy_steps(inputs: PlanInput) -> Iterator[ChainStep]:
 def _missing_key(project: ProjectConfig) -> Iterator[str]:
     key = project.pipeline.sign.key if project.pipeline.sign else ""
     if key and "://" not in key and not (project.root / key).is_file():
-        yield f"sign.key: there is no file {key}; `shipline key generate` makes a key"
+        yield f"sign.key: there is no file {key}; `shipline key generate` creates one"
 
 
 SIGN = StepKind(
@@ -132,7 +132,7 @@ def _sign(context: StepContext, span: Span) -> StepOutcome:
 
 
 def _copy(context: StepContext, span: Span) -> StepOutcome:
-    """By digest, with all that refers to the image; it is signed in each place."""
+    """Copy the image by digest, with everything that refers to it, and sign it there."""
     copies, target = context.project.pipeline.copies, require_image(context.run)
 
     def copy(place: Reference) -> None:
@@ -149,7 +149,9 @@ def _copy(context: StepContext, span: Span) -> StepOutcome:
 
 
 def sign_in(context: StepContext, place: Reference) -> int:
-    """Sign the image under each of its coming names in one repository; the signatures added."""
+    """Sign the image in one repository under each name that it will get; returns the number of
+    added signatures.
+    """
     section = context.project.pipeline.sign
     added = 0
     for tag in reserved_decision(context).names:
@@ -166,7 +168,7 @@ def sign_in(context: StepContext, place: Reference) -> int:
 
 
 def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
-    """What is stated about the image, and whether it replaces what was stated before."""
+    """The statements about the image, and whether each replaces earlier ones."""
     target, name = require_image(context.run), context.image.name
     for kind, predicate in gate_verdicts(context.run).statements:
         yield Statement.about(target, name, kind, predicate), True
@@ -187,7 +189,7 @@ def provenance(
 ) -> dict[str, Any]:
     """The predicate: what was built from which commit, by whom and when.
 
-    Arguments of the build are named, their values are not: some people put secrets there.
+    Build arguments are listed without values: some contain secrets.
     """
     source = f"git+{_CREDENTIALS.sub('://', url)}" if url else f"git+file:{Path(run.root).name}"
     dependency = {"uri": source, "digest": {"gitCommit": run.commit}}
