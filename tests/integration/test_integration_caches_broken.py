@@ -1,0 +1,224 @@
+"""A cache that fails, is damaged or is hostile is a warning: the build is as without it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builds import Shipline, context
+from shipline.content import OciLayout
+from shipline.oci import Digest
+
+PLAIN = ("--progress", "plain")
+DOCKERFILE = "FROM scratch\nCOPY one /\nCOPY two /\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return context(tmp_path / "context", DOCKERFILE, one="1", two="2")
+
+
+@pytest.fixture
+def cache(place: Path, tmp_path: Path) -> Path:
+    """A cache of the build, as an OCI layout."""
+    first = Shipline(tmp_path / "first")
+    to = ("--cache-to", f"type=local,dest={tmp_path}/cache,mode=max")
+    first.build(*PLAIN, "-o", "type=cacheonly", *to, place).ok()
+    return tmp_path / "cache"
+
+
+def rewrite(layout: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+    """Change the manifest and the configuration of a cache, with digests that fit."""
+    index = json.loads((layout / "index.json").read_text())
+    (entry,) = index["manifests"]
+    manifest = json.loads(blob(layout, entry["digest"]).read_bytes())
+    config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
+    change(manifest, config)
+    manifest["config"] |= put(layout, config)
+    entry |= put(layout, manifest)
+    (layout / "index.json").write_text(json.dumps(index))
+
+
+def blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / digest.replace(":", "/")
+
+
+def put(layout: Path, document: dict[str, Any]) -> dict[str, Any]:
+    raw = json.dumps(document).encode()
+    digest = str(Digest.of(raw))
+    blob(layout, digest).write_bytes(raw)
+    return {"digest": digest, "size": len(raw)}
+
+
+def built_as_without(place: Path, tmp_path: Path, *words: str | Path) -> str:
+    """Build on a fresh machine; what it said."""
+    out = tmp_path / "out"
+    done = Shipline(tmp_path / "fresh").build(*PLAIN, "-o", out, *words, place).ok()
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"one": "1", "two": "2"}
+    assert "Traceback" not in done.err
+    return done.err
+
+
+def test_the_cache_as_it_was_is_used(cache: Path, place: Path, tmp_path: Path) -> None:
+    said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
+    assert said.count("CACHED") == 2 and "arning" not in said
+
+
+def _swap_diff_ids(manifest: dict[str, Any], _: dict[str, Any]) -> None:
+    one, two = (layer["annotations"] for layer in manifest["layers"])
+    key = "containerd.io/uncompressed"
+    one[key], two[key] = two[key], one[key]
+
+
+def test_a_wrong_diff_id_is_found_before_the_files_are_used(
+    cache: Path, place: Path, tmp_path: Path
+) -> None:
+    rewrite(cache, _swap_diff_ids)
+    said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
+    assert "is not used any more" in said and "starts again without caches" in said
+
+
+def test_a_wrong_diff_id_is_found_before_an_image_is_written(
+    cache: Path, place: Path, tmp_path: Path
+) -> None:
+    rewrite(cache, _swap_diff_ids)
+    words = (*PLAIN, "-o", f"type=oci,dest={tmp_path}/image,tar=false", place)
+    said = Shipline(tmp_path / "fresh").build("--cache-from", f"type=local,src={cache}", *words)
+    assert "starts again without caches" in said.ok().err
+    assert OciLayout(tmp_path / "image").index().manifests
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b other bytes"])
+def test_a_damaged_layer_is_not_used(
+    content: bytes, cache: Path, place: Path, tmp_path: Path
+) -> None:
+    index = json.loads((cache / "index.json").read_text())
+    manifest = json.loads(blob(cache, index["manifests"][0]["digest"]).read_bytes())
+    for layer in manifest["layers"]:
+        blob(cache, layer["digest"]).write_bytes(content)
+    built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
+
+
+def test_a_missing_layer_is_a_miss(cache: Path, place: Path, tmp_path: Path) -> None:
+    index = json.loads((cache / "index.json").read_text())
+    manifest = json.loads(blob(cache, index["manifests"][0]["digest"]).read_bytes())
+    for layer in manifest["layers"]:
+        blob(cache, layer["digest"]).unlink()
+    said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
+    assert "CACHED" not in said
+
+
+def _loop(_: dict[str, Any], config: dict[str, Any]) -> None:
+    for number, record in enumerate(config["records"]):
+        record["inputs"] = [[{"link": (number + 1) % len(config["records"])}]]
+
+
+def _layer_loop(_: dict[str, Any], config: dict[str, Any]) -> None:
+    for number, layer in enumerate(config["layers"]):
+        layer["parent"] = number
+
+
+def _no_records(_: dict[str, Any], config: dict[str, Any]) -> None:
+    config["records"] = "none"
+
+
+@pytest.mark.parametrize("change", [_loop, _layer_loop, _no_records])
+def test_a_hostile_document_is_a_warning(
+    change: Callable[[dict[str, Any], dict[str, Any]], object],
+    cache: Path,
+    place: Path,
+    tmp_path: Path,
+) -> None:
+    rewrite(cache, change)
+    both = ("--cache-from", f"type=local,src={cache}", "--cache-to", f"type=local,dest={cache}")
+    said = built_as_without(place, tmp_path, *both)
+    assert "cannot be read" in said and "is written anew" in said
+    again = Shipline(tmp_path / "again").build(*PLAIN, "-o", "type=cacheonly", *both, place).ok()
+    assert again.err.count("CACHED") == 2
+
+
+@pytest.mark.parametrize(
+    "media_type", ["text/html", "application/vnd.oci.image.manifest.v1+json", ""]
+)
+def test_a_layer_of_a_foreign_type_is_a_miss(
+    media_type: str, cache: Path, place: Path, tmp_path: Path
+) -> None:
+    def change(manifest: dict[str, Any], _: dict[str, Any]) -> None:
+        for layer in manifest["layers"]:
+            layer["mediaType"] = media_type
+
+    rewrite(cache, change)
+    said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={cache}")
+    assert "CACHED" not in said
+
+
+@contextmanager
+def server(status: int) -> Iterator[str]:
+    """A registry that answers everything with `status`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _reply(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _reply
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [401, 403, 400])
+def test_a_registry_that_refuses_is_a_warning(status: int, place: Path, tmp_path: Path) -> None:
+    with server(status) as address:
+        ref = f"{address}/cache:v1"
+        both = ("--cache-from", ref, "--cache-to", f"type=registry,ref={ref}")
+        said = built_as_without(place, tmp_path, *both)
+        assert "cannot be read" in said and "was not written" in said
+
+
+def test_a_cache_that_is_required_stops_the_build(place: Path, tmp_path: Path) -> None:
+    with server(400) as address:
+        to = f"type=registry,ref={address}/cache:v1,ignore-error=false"
+        words = (*PLAIN, "-o", "type=cacheonly", "--cache-to", to, place)
+        said = Shipline(tmp_path / "fresh").build(*words)
+    assert said.status != 0 and "Traceback" not in said.err and "400" in said.err
+
+
+def test_a_cache_that_is_not_there_yet_is_no_warning(place: Path, tmp_path: Path) -> None:
+    said = built_as_without(place, tmp_path, "--cache-from", f"type=local,src={tmp_path}/none")
+    assert "there is no cache yet" in said and "arning" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--cache-from", "type=registry,reff=a"), "reff"),
+        (("--cache-to", "type=registry"), "ref="),
+        (("--cache-to", "type=local"), "dest="),
+        (("--cache-from", "type=inline"), "type=registry,ref=IMAGE"),
+        (("--cache-to", "type=local,dest=/dev/null/x"), "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(
+    words: tuple[str, ...], named: str, place: Path, tmp_path: Path
+) -> None:
+    done = Shipline(tmp_path / "home").build(*PLAIN, "-o", "type=cacheonly", *words, place)
+    assert named in done.failed(2)
