@@ -219,7 +219,7 @@ def test_an_old_cache_never_changes_what_is_built(
     both = ("--cache-from", ref, "--cache-to", f"type=registry,ref={ref},mode=max")
     place = tmp_path / "context"
     hits = 0
-    for number in range(12):
+    for number in range(8):
         if not number or chance.random() < 0.7:
             context(place, _random_dockerfile(chance))
         _change_files(place, chance)
@@ -232,7 +232,7 @@ def test_an_old_cache_never_changes_what_is_built(
         hits += len(cached(found.err))
         for one in ("used", "with", "without"):
             shutil.rmtree(tmp_path / one)
-    assert hits > 5
+    assert hits > 3
 
 
 _LINES = (
@@ -282,10 +282,47 @@ def _change_files(place: Path, chance: random.Random) -> None:
         (place / "d/e").unlink()
 
 
+MOUNTS = """\
+FROM busybox
+RUN --mount=type=cache,target=/kept {one}
+RUN --mount=type=cache,target=/own,uid=7,mode=0750 {two}
+"""
+
+
+def test_cache_mounts_travel_with_a_cache(
+    base_images: Registry, machine: list[Shipline], tmp_path: Path
+) -> None:
+    ref = f"{base_images.address}/caches/mounts:v1"
+    words = (*PLAIN, "-o", tmp_path / "out")
+    to = ("--cache-to", f"type=registry,ref={ref},mounts=true")
+    source = ("--cache-from", f"type=registry,ref={ref},mounts=true")
+    place = tmp_path / "context"
+
+    def build(one: Shipline, first: str, second: str, *more: str) -> str:
+        context(place, MOUNTS.format(one=first, two=second))
+        return one.build(*words, *more, place).ok().err
+
+    make = "echo kept > /kept/file && ln -s file /kept/link && chmod 4711 /kept/file"
+    build(machine[0], make, "mkdir /own/d && chown 7:8 /own/d", *to)
+    look = "ls -lna /kept > /kept.list && cp /kept/link /seen"
+    build(machine[1], look, "ls -lnad /own /own/d > /own.list", *source, *to)
+    assert (tmp_path / "out/seen").read_text() == "kept\n"
+    assert "-rws--x--x" in (tmp_path / "out/kept.list").read_text()
+    own, inner = (tmp_path / "out/own.list").read_text().splitlines()
+    assert own.split()[:4:2] == ["drwxr-x---", "7"] and inner.split()[2:4] == ["7", "8"]
+    shutil.rmtree(tmp_path / "out")
+    build(machine[2], "ls /kept > /seen", "true", "--cache-from", ref)
+    assert (tmp_path / "out/seen").read_text() == ""
+    shutil.rmtree(tmp_path / "out")
+    build(machine[3], "ls /kept > /seen", "true", "--no-cache", *source)
+    assert (tmp_path / "out/seen").read_text() == ""
+
+
 def test_buildkit_uses_what_is_written_here(
     docker: Docker, base_images: Registry, machine: list[Shipline], tmp_path: Path
 ) -> None:
-    place = context(tmp_path / "context", DOCKERFILE, file="content")
+    random_too = DOCKERFILE.replace("cat /made /made", "cat /proc/sys/kernel/random/uuid")
+    place = context(tmp_path / "context", random_too, file="content")
     ref = f"{base_images.address}/caches/for-buildkit:v1"
     out = ("-o", f"type=local,dest={tmp_path}/ours")
     to = ("--cache-to", f"type=registry,ref={ref},mode=max")
@@ -296,9 +333,7 @@ def test_buildkit_uses_what_is_written_here(
         *("-o", f"type=local,dest={tmp_path}/theirs", place),
     )
     assert done.returncode == 0, done.stdout
-    assert cached(done.stdout) >= STEPS | {"WORKDIR /src", "COPY file ./"}
-    for name in ("made", "twice"):
-        assert (tmp_path / "theirs" / name).read_text() == (tmp_path / "ours" / name).read_text()
+    assert files(tmp_path / "theirs") == files(tmp_path / "ours")
 
 
 @pytest.mark.parametrize("cache", ["registry", "local", "index", "inline"])

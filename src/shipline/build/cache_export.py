@@ -22,6 +22,8 @@ from shipline.layer import Layer
 from shipline.oci import Descriptor, from_bytes
 from shipline.tasks import Once, TaskGroup
 
+_AT_ONCE = 4  # layers of cache mounts
+
 Stack = tuple[tuple[Layer, LayerResult | None], ...]
 """The layers of a root filesystem, bottom first, each with the result of the step that added it,
 None for those of a base image."""
@@ -30,12 +32,14 @@ None for those of a base image."""
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
     """The work of a vertex: its keys, and what came out of it, empty where that is not known.
-    `published` says whether its layers are in the result of the build.
+    `published` says whether its layers are in the result of the build, `mount` that they are the
+    directory of a cache mount.
     """
 
     keys: tuple[CacheKey, ...]
     layers: Stack
     published: bool
+    mount: bool = False
 
 
 class CacheExport:
@@ -65,6 +69,11 @@ class CacheExport:
             if published or target.mode == "max":
                 for layer, result in layers:
                     self._group.start(self._push, target, store, layer, result)
+
+    @property
+    def wants_mounts(self) -> bool:
+        """Whether a cache takes the directories of cache mounts."""
+        return any(target.backend.mounts for target, _ in self._targets)
 
     def _push(
         self, target: CacheTarget, store: CacheStore, layer: Layer, result: LayerResult | None
@@ -102,6 +111,11 @@ class CacheExport:
         """Write the documents, after everything was sent. Raises the error of a cache that is
         required; others are warnings.
         """
+        with TaskGroup(_AT_ONCE) as group:
+            for target, store in self._targets:
+                for one in entries:
+                    if one.mount and target.backend.mounts:
+                        group.start(self._push, target, store, *one.layers[0])
         with TaskGroup() as group:
             for target, store in self._targets:
                 group.start(self._finish, target, store, entries)
@@ -131,6 +145,8 @@ class CacheExport:
         document = CacheDocument()
         for entry in entries:
             result = None
+            if entry.mount and not target.backend.mounts:
+                continue
             if entry.layers and (entry.published or target.mode == "max"):
                 result = cached_result(
                     (self._recoder.recode(layer, added, target.format), added)

@@ -5,6 +5,7 @@ another step does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import LayerResult
 from shipline.build.cache_document import CacheDocument, CachedResult
 from shipline.build.cache_keys import KeyMaker
+from shipline.build.cache_mounts import mount_key
 from shipline.build.graph import ImageOp, ScratchOp, Vertex, walk
 from shipline.build.request import CacheBackend
 from shipline.content import CacheReader, RepositoryCache
@@ -32,6 +34,7 @@ class RemoteCache:
     name: str
     reader: CacheReader
     document: CacheDocument
+    mounts: bool = False
 
 
 def read_caches(
@@ -39,12 +42,12 @@ def read_caches(
 ) -> list[RemoteCache]:
     """The caches that can be read, in their order; others are warnings."""
     with TaskGroup(_AT_ONCE) as group:
-        tasks = [group.start(_read, str(name), reader, step) for name, reader in sources]
+        tasks = [group.start(_read, backend, reader, step) for backend, reader in sources]
     return [found for task in tasks if (found := task.result()) is not None]
 
 
-def _read(name: str, reader: CacheReader, step: Step) -> RemoteCache | None:
-    document = CacheDocument()
+def _read(backend: CacheBackend, reader: CacheReader, step: Step) -> RemoteCache | None:
+    document, name = CacheDocument(), str(backend)
     with step.step(f"read {name}", kind="cache") as reading:
         try:
             documents = reader.documents()
@@ -58,7 +61,7 @@ def _read(name: str, reader: CacheReader, step: Step) -> RemoteCache | None:
         except OSError as error:
             step.warn(f"{name} cannot be read: {error.strerror}", _HINT)
             return None
-    return RemoteCache(name, reader, document)
+    return RemoteCache(name, reader, document, backend.mounts)
 
 
 class CacheLookup:
@@ -79,6 +82,7 @@ class CacheLookup:
         self._step = step
         self._available: Once[bool] = Once()
         self._known: dict[Vertex, LayerResult] = {}
+        self._mounts = threading.Lock()
 
     def results(self, *roots: Vertex) -> Mapping[Vertex, LayerResult]:
         """The layers of vertices that `roots` need, and below each those of the vertices that it
@@ -97,6 +101,21 @@ class CacheLookup:
             if vertex in fresh or not self._find(vertex):
                 waiting += vertex.inputs
         return self._known
+
+    def mount(self, name: str) -> Layer | None:
+        """The newest layer with the content of a cache mount."""
+        with self._mounts:
+            found = [
+                (result, cache)
+                for cache in self._caches
+                if cache.mounts
+                for result in cache.document.find(mount_key(name))
+            ]
+        for result, cache in sorted(found, key=lambda one: one[0].age, reverse=True):
+            layer = result.layers[0].layer
+            if len(result.layers) == 1 and self._is_available(layer, cache):
+                return layer
+        return None
 
     def _find(self, vertex: Vertex) -> bool:
         """Whether a result was found for the vertex and for everything below it."""

@@ -273,6 +273,7 @@ def _build(
             agents=agents,
             environment=settings.environment,
             state=home,
+            mounts=caches.mounts,
         )
         downloader = Downloader(settings.get, worker.cache, store)
         contexts = open_contexts(request, home, scratch, stack)
@@ -299,7 +300,7 @@ def _build(
         attestor = Attestor(request, dockerfile, images.found, solver, run)
         with TaskGroup() as group:
             group.start(files.sync)
-            written = group.start(caches.finish, roots, solver)
+            written = group.start(caches.finish, roots, solver, worker.codec, Clock().now)
             results = {
                 one: _assemble(
                     *(stages, one, solver, recoder, clock, attestor, caches), indexed=indexed

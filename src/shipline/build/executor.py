@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
+from shipline.build.cache_mounts import CacheMounts
 from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import Secret
@@ -54,6 +55,7 @@ class Executor(Struct, frozen=True):
     agents: Mapping[str, Agent]
     environment: Mapping[str, str]
     state: Path
+    mounts: CacheMounts
     emptied: Once[None] = field(default_factory=Once)
 
     def agent(self, mount: RunMount) -> Agent | None:
@@ -189,7 +191,9 @@ class StepMounts:
             key = key_of("cache directory/1", name=name, directory=found[name].name)
             with self._worker.cache.exclusive(key):
                 if not found[name].exists():
-                    self._prepare_cache(found[name], mounts[name])
+                    filled = "" if fresh else name
+                    self._prepare_cache(found[name], mounts[name], filled)
+            executor.mounts.use(name, found[name])
         return found
 
     def _cache_name(self, mount: RunMount) -> str:
@@ -215,14 +219,19 @@ class StepMounts:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rename(directory, self._worker.temporary("cache"))
 
-    def _prepare_cache(self, directory: Path, mount: RunMount) -> None:
+    def _prepare_cache(self, directory: Path, mount: RunMount, name: str) -> None:
+        """Make the directory, with what a cache has under `name`, or else with what the mount says;
+        an empty name is in no cache.
+        """
         require_ids(uids=(mount.uid,), gids=(mount.gid,))
         building = self._worker.temporary("cache")
         building.mkdir()
         uid, gid, mode = mount.uid, mount.gid, mount.mode
+        filled = bool(name) and self._executor.mounts.fill(name, building)
         if mount.input:
             source = self._files(self._inputs[mount.input], "")
-            unpack(scan(source).items(), building, whiteouts="keep")
+            if not filled:
+                unpack(scan(source).items(), building, whiteouts="keep")
             status = source.stat()
             uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
         os.chown(building, uid, gid)

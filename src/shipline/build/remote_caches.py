@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from shipline.build.assembly import Recoder
@@ -11,6 +11,7 @@ from shipline.build.cache import LayerResult
 from shipline.build.cache_export import CacheEntry, CacheExport, Stack, inline_cache
 from shipline.build.cache_keys import KeyMaker
 from shipline.build.cache_lookup import CacheLookup, RemoteCache, read_caches
+from shipline.build.cache_mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
 from shipline.build.request import CacheOptions
 from shipline.build.selecting import ContextDirectory
@@ -18,7 +19,7 @@ from shipline.build.snapshots import Snapshot
 from shipline.build.stages import StageState
 from shipline.content import INLINE_CACHE, OpenCache
 from shipline.events import Step
-from shipline.layer import Layer
+from shipline.layer import Codec, Layer
 from shipline.tasks import Task, TaskGroup
 from shipline.values import replace
 
@@ -34,7 +35,9 @@ class Solved(Protocol):
 
 
 class RemoteCaches:
-    """What --cache-from and --cache-to ask for. Opening makes no request.
+    """What --cache-from and --cache-to ask for; `mounts` are the cache mounts of steps.
+
+    Opening makes no request.
 
     Raises UsageError for attributes that a type of cache does not have.
     """
@@ -57,6 +60,7 @@ class RemoteCaches:
         self._maker: KeyMaker | None = None
         self._export: CacheExport | None = None
         self._published: set[Vertex] = set()
+        self.mounts = CacheMounts(blobs)
 
     @property
     def wanted(self) -> bool:
@@ -83,7 +87,9 @@ class RemoteCaches:
         self._maker = KeyMaker(images, contexts, variant)
         if not caches:
             return {}
-        found = CacheLookup(caches, self._maker, images, self._blobs, self._step).results(*roots)
+        lookup = CacheLookup(caches, self._maker, images, self._blobs, self._step)
+        self.mounts.find = lookup.mount
+        found = lookup.results(*roots)
         return self._fetched(found) if at_once else found
 
     def _fetched(self, found: Known) -> Known:
@@ -110,10 +116,21 @@ class RemoteCaches:
             layers = (*below, (added.layer, added))
             self._export.send(layers, published=vertex in self._published)
 
-    def finish(self, roots: Sequence[Vertex], solved: Solved) -> None:
-        """Write the documents. Raises the error of a cache that is required."""
-        if self._export is not None and self._targets:
-            self._export.finish(self._entries(roots, solved))
+    def finish(
+        self, roots: Sequence[Vertex], solved: Solved, codec: Codec, now: Callable[[], str]
+    ) -> None:
+        """Write the documents, and the directories of cache mounts as layers of `codec`. Raises the
+        error of a cache that is required.
+        """
+        if self._export is None or not self._targets:
+            return
+        entries = self._entries(roots, solved)
+        if self._export.wants_mounts:
+            for name, one in self.mounts.layers(codec, now()):
+                entries.append(
+                    CacheEntry((mount_key(name),), ((one.layer, one),), True, mount=True)
+                )
+        self._export.finish(entries)
 
     def with_inline(self, stage: StageState, layers: Sequence[Layer], solved: Solved) -> StageState:
         """The stage; its image has its own cache if that is wanted, never that of its base."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import Cache
+from shipline.build.cache_mounts import CacheMounts
 from shipline.build.clock import Clock
 from shipline.build.downloads import Downloader, no_network
 from shipline.build.executor import Executor
@@ -133,6 +134,7 @@ def open_solver(
     def no_sandbox() -> Sandbox:
         raise AssertionError("no step runs here")
 
-    executor = Executor(no_sandbox, {}, {}, {}, worker.scratch)
+    mounts = CacheMounts(Blobs(worker.store, step))
+    executor = Executor(no_sandbox, {}, {}, {}, worker.scratch, mounts)
     downloader = Downloader(no_network, worker.cache, worker.store)
     return Solver(worker, executor, downloader, contexts or {}, images or {}, step)
