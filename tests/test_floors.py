@@ -14,7 +14,7 @@ FLOORS = (
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},
     {"layer", "registry", "supply"},
-    {"sandbox", "tags", "gates", "cachestores"},
+    {"sandbox", "tags", "gates", "cachestores", "sbom"},
     {"trust"},
     {"build"},
     {"server"},

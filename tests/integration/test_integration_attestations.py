@@ -42,6 +42,25 @@ COPY --from=build /src/out.txt /out.txt
 COPY --from=build /dl /dl
 CMD ["/x"]
 """
+LISTED = """
+FROM scratch AS base
+COPY root /
+FROM base AS tools
+COPY tool /node_modules/tool/package.json
+FROM base
+COPY --from=tools /etc/os-release /copied
+COPY app /app
+"""
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.41-12
+
+Package: gone
+Status: install ok installed
+Architecture: amd64
+Version: 1
+"""
 OWN = "FROM scratch\nCOPY page.html /\n"
 
 
@@ -284,3 +303,169 @@ def test_metadata_says_how_the_image_was_built(
     if found is not None:
         found = "buildConfig" in found["buildDefinition"]["internalParameters"]
     assert found == steps
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """A context with an image of packages: of Debian, of npm, and of Python."""
+    place = context(tmp_path / "listed", LISTED)
+    root, app = place / "root", place / "app"
+    for path, text in (
+        (root / "etc/os-release", "ID=debian\nVERSION_ID=13\n"),
+        (root / "var/lib/dpkg/status", STATUS),
+        (root / "usr/share/doc/libc6/copyright", "Format: x\nLicense: LGPL-2.1+\n"),
+        (app / "node_modules/a/package.json", '{"name": "a", "version": "1.0.0"}'),
+        (app / "venv/b-2.0.dist-info/METADATA", "Name: B\nVersion: 2.0\n"),
+        (place / "tool", '{"name": "tool", "version": "3.0.0"}'),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return place
+
+
+def purls(document: Any) -> list[str]:
+    references = [ref for one in document["packages"] for ref in one.get("externalRefs", ())]
+    return sorted(one["referenceLocator"] for one in references)
+
+
+LIBC = "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13"
+GONE = LIBC.replace("libc6@2.41-12", "gone@1")
+
+
+def test_an_sbom_lists_the_packages_of_the_image(
+    shipline: Shipline, listed: Path, registry: Registry, docker: Docker
+) -> None:
+    name = f"{registry.address}/listed:1"
+    words = ("--sbom=true", "--provenance=true", "--push", "-t", name, listed)
+    shipline.build(*words).ok()
+    spdx, provenance = statements(registry, "listed", "1")
+    kinds = [spdx["predicateType"], provenance["predicateType"]]
+    assert kinds == ["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"]
+    document = spdx["predicate"]
+    assert purls(document) == [GONE, LIBC, "pkg:npm/a@1.0.0", "pkg:pypi/b@2.0"]
+    entries = document_of(registry, "listed", "1")
+    layers = [one["digest"] for one in entries["layers"]]
+    places = {one["fileName"]: one["comment"] for one in document["files"]}
+    assert places["/var/lib/dpkg/status"] == f"layerID: {layers[0]}"
+    assert places["/app/node_modules/a/package.json"] == f"layerID: {layers[2]}"
+    libc = next(one for one in document["packages"] if one["name"] == "libc6")
+    assert libc["licenseDeclared"] == "LGPL-2.1-or-later"
+    assert shown(docker, name, "SBOM") == {"SPDX": document}
+
+
+def document_of(registry: Registry, repository: str, tag: str) -> dict[str, Any]:
+    """The manifest of the first image."""
+    return document(
+        registry, repository, document(registry, repository, tag)["manifests"][0]["digest"]
+    )
+
+
+def test_what_upper_layers_hide_is_not_listed(
+    shipline: Shipline, listed: Path, registry: Registry
+) -> None:
+    upper = STATUS.split("\n\n")[0] + "\n"
+    (listed / "upper").write_text(upper)
+    text = (listed / "Dockerfile").read_text() + "COPY upper /var/lib/dpkg/status\n"
+    (listed / "Dockerfile").write_text(text)
+    name = f"{registry.address}/hidden:1"
+    shipline.build("--sbom=true", "--push", "-t", name, listed).ok()
+    (spdx,) = statements(registry, "hidden", "1")
+    assert purls(spdx["predicate"]) == [LIBC, "pkg:npm/a@1.0.0", "pkg:pypi/b@2.0"]
+
+
+def test_equal_builds_have_equal_sboms(
+    shipline: Shipline, listed: Path, registry: Registry, tmp_path: Path
+) -> None:
+    found = []
+    for number, home in enumerate(("one", "two")):
+        other = Shipline(tmp_path / home, shipline.mirror, shipline.environment)
+        name = f"{registry.address}/equal:1"
+        words = ("--sbom=cyclonedx=true", "--push", "-t", name, listed)
+        other.build(*words, SOURCE_DATE_EPOCH="1700000000").ok()
+        found.append(document(registry, "equal", "1"))
+        assert number == 0 or found[0] == found[1]
+    assert [one["predicateType"] for one in statements(registry, "equal", "1")] == [
+        "https://spdx.dev/Document",
+        "https://cyclonedx.org/bom",
+    ]
+
+
+def test_stages_and_the_context_have_lists_of_their_own(
+    shipline: Shipline, listed: Path, tmp_path: Path
+) -> None:
+    text = "ARG BUILDKIT_SBOM_SCAN_STAGE=tools\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n"
+    (listed / "Dockerfile").write_text(text + (listed / "Dockerfile").read_text())
+    (listed / "requirements.txt").write_text("pinned==1.0\n")
+    out = tmp_path / "out"
+    shipline.build("--sbom=true", "-o", out, listed).ok()
+    found = {
+        path.name: purls(json.loads(path.read_bytes())["predicate"])
+        for path in out.glob("*.spdx.json")
+    }
+    assert sorted(found) == ["sbom-context.spdx.json", "sbom-tools.spdx.json", "sbom.spdx.json"]
+    assert "pkg:npm/tool@3.0.0" in found["sbom-tools.spdx.json"]
+    assert "pkg:npm/tool@3.0.0" not in found["sbom.spdx.json"]
+    assert "pkg:pypi/pinned@1.0" in found["sbom-context.spdx.json"]
+
+
+def test_a_scan_is_kept_with_its_layer(shipline: Shipline, listed: Path) -> None:
+    words = ("--sbom=true", "--progress=plain", "-o", "type=cacheonly", listed)
+    first, second = (shipline.build(*words).ok().err for _ in range(2))
+    assert "for packages" in first
+    assert "for packages" not in second
+
+
+def test_files_that_cannot_be_read_are_named(
+    shipline: Shipline, listed: Path, tmp_path: Path
+) -> None:
+    place = listed / "app/node_modules/hostile/package.json"
+    place.parent.mkdir()
+    place.write_text("[" * 100_000)
+    database = listed / "app/var/lib/rpm/Packages"
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"\0" * 4096)
+    out = tmp_path / "out"
+    done = shipline.build("--sbom=true", "-o", out, listed).ok()
+    assert "is incomplete: app/" in done.err
+    document = json.loads((out / "sbom.spdx.json").read_bytes())["predicate"]
+    comment = document["creationInfo"]["comment"]
+    assert comment.startswith("incomplete: ") and "Berkeley DB" in comment
+    assert LIBC in purls(document)
+
+
+SYFT = """#!/bin/sh
+cat << EOF
+{"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT", "name": "x",
+ "documentNamespace": "https://random/$$", "packages": [],
+ "creationInfo": {"created": "$(date -u +%FT%TZ)", "creators": ["Tool: syft-9"]},
+ "files": [{"fileName": "/var/lib/dpkg/status", "SPDXID": "SPDXRef-File"}]}
+EOF
+test -f "${2#dir:}/var/lib/dpkg/status"
+"""
+
+
+def test_syft_scans_where_it_is_installed(shipline: Shipline, listed: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin/syft"
+    program.parent.mkdir()
+    program.write_text(SYFT)
+    program.chmod(0o755)
+    path = f"{program.parent}:{shipline.environ()['PATH']}"
+    found = []
+    for number in range(2):
+        out = tmp_path / f"out{number}"
+        words = ("--sbom=generator=syft", "-o", out, listed)
+        shipline.build(*words, PATH=path, SOURCE_DATE_EPOCH="1700000000").ok()
+        found.append((out / "sbom.spdx.json").read_bytes())
+    assert found[0] == found[1]
+    document = json.loads(found[0])["predicate"]
+    assert document["creationInfo"]["created"] == "2023-11-14T22:13:20Z"
+    assert document["creationInfo"]["creators"][0] == "Tool: syft-9"
+    assert document["files"][0]["comment"].startswith("layerID: sha256:")
+    program.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    message = shipline.build("--sbom=1", "-o", tmp_path / "x", listed, PATH=path).failed(8)
+    assert "syft failed with status 3: broken" in message
+
+
+def test_a_missing_syft_is_told_before_the_build(shipline: Shipline, listed: Path) -> None:
+    message = shipline.build("--sbom=generator=syft", listed, PATH="/usr/bin:/bin").failed(2)
+    assert "no syft" in message

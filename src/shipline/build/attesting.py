@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
 from shipline.build.attestations import AttestationManifest, Predicate, attest_image
 from shipline.build.base_images import BaseImage
-from shipline.build.graph import ImageOp, Origin, Vertex
+from shipline.build.graph import ContextOp, ImageOp, Origin, Vertex
 from shipline.build.provenance import TYPES, Built, Invocation, provenance
 from shipline.build.request import BuildRequest, ProvenanceOptions
+from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
 from shipline.build.solver import Solver
 from shipline.build.stages import StageState
 from shipline.oci import Descriptor, Platform
+
+if TYPE_CHECKING:
+    from shipline.build.scanning import Listing, Scanner
 
 _LETTERS = string.ascii_lowercase + string.digits
 
@@ -37,12 +41,16 @@ class Attestor:
         images: Mapping[ImageOp, BaseImage],
         solver: Solver,
         run: Invocation,
+        scanner: Scanner | None = None,
+        contexts: Mapping[str, ContextDirectory] | None = None,
     ) -> None:
         self._request = request
         self._dockerfile = dockerfile
         self._images = images
         self._solver = solver
         self._run = run
+        self._scanner = scanner
+        self._contexts = contexts or {}
 
     def manifest(self, stage: StageState, image: Image, *, artifact: bool) -> AttestationManifest:
         """The statements about an image, for its index."""
@@ -60,12 +68,32 @@ class Attestor:
 
     def predicates(self, stage: StageState, image: Image) -> list[Predicate]:
         """What is stated about one image."""
-        found = []
+        found = [*self._listings(stage, image)]
         if (options := self._request.provenance) is not None:
             document = self.provenance(stage, image, options)
             kind, name = TYPES[options.version], options.filename
             found.append(Predicate(kind, document, name, options.inline_only))
         return found
+
+    def _listings(self, stage: StageState, image: Image) -> Iterator[Predicate]:
+        """The packages of the image, then those of stages and of the context."""
+        scanner, created = self._scanner, image.config.created
+        if scanner is None:
+            return
+        from shipline.sbom import Described  # slow to import
+
+        name = self._request.tags[0].name if self._request.tags else "image"
+        about = Described(name, str(image.manifest.descriptor.digest), "image", created)
+        yield from _listed("sbom", scanner.of_snapshot(image.layers, about))
+        for name, vertex in stage.scanned:
+            file = f"sbom-{name}"
+            if isinstance(vertex.op, ContextOp):
+                about = Described(name, "", "source", created)
+                yield from _listed(file, scanner.of_context(self._contexts[vertex.op.name], about))
+            else:
+                about = Described(name, "", "image", created)
+                layers = self._solver.result(vertex).snapshot.layers
+                yield from _listed(file, scanner.of_snapshot(layers, about))
 
     def provenance(
         self, stage: StageState, image: Image, options: ProvenanceOptions
@@ -76,6 +104,8 @@ class Attestor:
         def layers(vertex: Vertex) -> list[Descriptor]:
             if not self._solver.is_solved(vertex):
                 return []  # a cache made it unnecessary
+            if not self._solver.is_solved(vertex):
+                return []
             files = self._solver.result(vertex).files
             found = files.layers if isinstance(files, Snapshot) else ()
             own = image.layers[: len(found)] if vertex in chain else found
@@ -86,3 +116,11 @@ class Attestor:
 
         built = Built(stage.vertex, self._images, origins, layers, self._dockerfile, self._run)
         return provenance(self._request, built, options)
+
+
+def _listed(name: str, listing: Listing) -> Iterator[Predicate]:
+    from shipline.sbom import CYCLONEDX, SPDX  # slow to import
+
+    yield Predicate(SPDX, listing.spdx, f"{name}.spdx.json")
+    if listing.cyclonedx is not None:
+        yield Predicate(CYCLONEDX, listing.cyclonedx, f"{name}.cdx.json")

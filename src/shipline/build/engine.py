@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct, field
 
@@ -79,6 +79,9 @@ from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_moun
 from shipline.tasks import Once, TaskGroup
 from shipline.values import replace
 
+if TYPE_CHECKING:
+    from shipline.build.scanning import Scanner
+
 
 def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
     """Opens no cache outside of this machine."""
@@ -126,6 +129,10 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     """
     check_request(request)
     check_environment(request, settings.environment)
+    if request.sbom is not None:
+        from shipline.build.scanning import check_generator  # slow to import
+
+        check_generator(request.sbom, settings.environment)
     if request.load:
         check_engine()
     damage = Damage(step)
@@ -278,6 +285,12 @@ def _build(
         downloader = Downloader(settings.get, worker.cache, store)
         contexts = open_contexts(request, home, scratch, stack)
         recoder = Recoder(blobs, worker.cache, step)
+        scanner = None
+        if request.sbom is not None:
+            from shipline.build.scanning import Scanner  # slow to import
+
+            given = (settings.environment, blobs, files, worker.snapshots, worker.cache, step)
+            scanner = Scanner(request.sbom, *given)
         roots = [stage.vertex for stage in stages]
         with TaskGroup(UPLOADS) as group:
             uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
@@ -295,9 +308,11 @@ def _build(
                     variant=clock.variant,
                     at_once=piped,
                 )
-            _solve(roots, solver, uploads, known)
+            _solve(roots, solver, uploads, scanner, known)
+            if scanner is not None:
+                _solve_scanned(stages, solver)
         run = Invocation(new_id(), started_ns, time.time_ns())
-        attestor = Attestor(request, dockerfile, images.found, solver, run)
+        attestor = Attestor(request, dockerfile, images.found, solver, run, scanner, contexts)
         with TaskGroup() as group:
             group.start(files.sync)
             written = group.start(caches.finish, roots, solver, worker.codec, Clock().now)
@@ -382,17 +397,33 @@ def _local_files(
     }
 
 
-def _solve(roots: Sequence[Vertex], solver: Solver, uploads: Uploads, known: Known) -> None:
-    """Solve all stages; each layer is handed to `uploads` as soon as it is known."""
+def _solve(
+    roots: Sequence[Vertex],
+    solver: Solver,
+    uploads: Uploads,
+    scanner: Scanner | None,
+    known: Known,
+) -> None:
+    """Solve all stages; each layer is handed to `uploads` and `scanner` as soon as it is known."""
 
     def send(root: Vertex) -> None:
         for layer, result in solver.layers(root):
             uploads.send(layer, result)
+            if scanner is not None:
+                group.start(scanner.prepare, layer)
 
     with TaskGroup() as group:
         solver.start(group, *roots, known=known)
         for root in roots:
             group.start(send, root)
+
+
+def _solve_scanned(stages: Iterable[StageState], solver: Solver) -> None:
+    """Solve the stages whose packages are to be listed, where the result did not need them."""
+    vertices = [vertex for stage in stages for _, vertex in stage.scanned]
+    wanted = [one for one in vertices if not isinstance(one.op, ContextOp)]
+    with TaskGroup() as group:
+        solver.start(group, *(one for one in wanted if not solver.is_solved(one)))
 
 
 def _assemble(

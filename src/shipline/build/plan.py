@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shipline import dockerfile as df
 from shipline.build.base_images import BaseImage
+from shipline.build.flags import parse_boolean
 from shipline.build.graph import MAIN_CONTEXT, ContextOp, CopyOp, Label, ScratchOp, Vertex
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.stages import (
@@ -21,10 +22,12 @@ from shipline.build.stages import (
     dispatch,
     environment,
 )
-from shipline.errors import DockerfileError, ShiplineError, Span
+from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
 from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform, Reference
 from shipline.tasks import TaskGroup
 from shipline.values import replace
+
+_SCAN = "BUILDKIT_SBOM_SCAN_"
 
 
 class BaseImages(Protocol):
@@ -113,7 +116,21 @@ class PlatformPlan:
             self._done[stage.index] = self._plan_stage(stage)
         target = self._done[self._stages.target.index]
         labels = {**(target.image.run.get("Labels") or {}), **self._request.labels}
-        return target.with_run(Labels=labels)
+        return replace(target.with_run(Labels=labels), scanned=self._scanned())
+
+    def _scanned(self) -> tuple[tuple[str, Vertex], ...]:
+        """What BUILDKIT_SBOM_SCAN_STAGE and _CONTEXT name: they hold for the stage where ARG
+        declares them, and for all stages where that is before the first FROM.
+        """
+        found: dict[str, Vertex] = {}
+        for stage in self._stages.stages:
+            variables = {**self._globals.variables, **self._done[stage.index].scope.variables}
+            if _is_scanned(stage, variables.get(f"{_SCAN}CONTEXT", "")):
+                found[MAIN_CONTEXT] = Vertex(ContextOp(MAIN_CONTEXT))
+            own = stage.index != self._stages.target.index
+            if own and _is_scanned(stage, variables.get(f"{_SCAN}STAGE", "")):
+                found[stage.label] = self._done[stage.index].vertex
+        return tuple(sorted(found.items()))
 
     def _plan_stage(self, stage: df.Stage) -> StageState:
         platform = self._platform_of(stage)
@@ -256,6 +273,14 @@ class PlatformPlan:
         texts = image.run.get("OnBuild") or ()
         escape = self._dockerfile.escape
         return tuple(df.parse_trigger(text, stage.span, escape=escape) for text in texts)
+
+
+def _is_scanned(stage: df.Stage, value: str) -> bool:
+    """Whether a boolean, or a list of stages, means the stage."""
+    try:
+        return parse_boolean(value or "false", _SCAN)
+    except UsageError:
+        return stage.label in value.split(",")
 
 
 def _shown(platform: Platform, variables: Mapping[str, str]) -> str:

@@ -32,7 +32,9 @@ class HistoryNote(Struct, frozen=True):
 
 
 class StageState(Struct, frozen=True):
-    """A stage so far. `image` has the history of the base only, `notes` are the entries since."""
+    """A stage so far. `image` has the history of the base only, `notes` are the entries since;
+    `scanned` are stages and the context, by name, whose packages are to be listed beside its own.
+    """
 
     vertex: Vertex
     image: ImageConfig
@@ -40,6 +42,7 @@ class StageState(Struct, frozen=True):
     notes: tuple[HistoryNote, ...] = ()
     shell: tuple[str, ...] = df.DEFAULT_SHELL
     cmd_set: bool = False
+    scanned: tuple[tuple[str, Vertex], ...] = ()
 
     @property
     def workdir(self) -> str:

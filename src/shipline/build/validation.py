@@ -32,7 +32,6 @@ def _contexts(request: BuildRequest) -> list[Context]:
 
 
 GAPS = (
-    Gap("--attest type=sbom", lambda r: r.sbom is not None, "leave it out, or --sbom=false"),
     Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
     Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
     Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),

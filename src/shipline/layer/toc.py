@@ -186,6 +186,19 @@ class LayeredToc:
                 break
         return Entry(path, "dir", 0o755) if implied else None
 
+    def layer_of(self, path: str) -> int | None:
+        """The number, from 0 for the lowest, of the layer whose entry is seen at `path`; None if it
+        is absent.
+        """
+        path_steps = steps(path)
+        for number in reversed(range(len(self.tocs))):
+            row, _, hides = self.tocs[number].find(path_steps)
+            if row is not None:
+                return number
+            if hides:
+                return None
+        return None
+
     def children(self, path: str) -> list[str]:
         """The sorted names in the directory `path`; empty if it is not a directory."""
         found: set[str] = set()

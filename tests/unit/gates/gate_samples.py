@@ -328,6 +328,12 @@ SPDX: dict[str, Any] = {
         {"name": "app", "versionInfo": DIGEST, "primaryPackagePurpose": "CONTAINER"},
     ],
 }
+STATEMENT: dict[str, Any] = {
+    "_type": "https://in-toto.io/Statement/v1",
+    "predicateType": "https://spdx.dev/Document",
+    "subject": [{"name": "_", "digest": {"sha256": DIGEST.partition(":")[2]}}],
+    "predicate": SPDX,
+}
 SPDX3: dict[str, Any] = {
     "@context": "https://spdx.org/rdf/3.0.1/spdx-context.jsonld",
     "@graph": [
@@ -406,6 +412,7 @@ ALL: dict[str, bytes] = {
             "cyclonedx": CYCLONEDX,
             "spdx": SPDX,
             "spdx3": SPDX3,
+            "in-toto": STATEMENT,
             "openvex": OPENVEX,
         }.items()
     },

@@ -34,6 +34,7 @@ _KEYS = {
     "bomFormat": "cyclonedx",
     "spdxVersion": "spdx",
     "@graph": "spdx3",
+    "predicateType": "in-toto",
     "statements": "openvex",
     "files": "coverage.py",
     "totals": "coverage.py",
@@ -222,6 +223,7 @@ _PARSERS: Mapping[type[Content], Mapping[str, str]] = {
         "cyclonedx": "sbom_formats:parse_cyclonedx",
         "spdx": "sbom_formats:parse_spdx",
         "spdx3": "sbom_formats:parse_spdx3",
+        "in-toto": "sbom_formats:parse_statement",
     },
     Vex: {"openvex": "sbom_formats:parse_openvex"},
 }

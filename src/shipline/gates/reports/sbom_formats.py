@@ -26,6 +26,12 @@ _NOT_COUNTED = ("file", "operating-system")
 def parse_cyclonedx(source: BinaryIO) -> Report:
     """Packages, including nested ones, without files and the operating system."""
     reader = JsonReader(source)
+    report = _cyclonedx(reader)
+    reader.finish()
+    return report
+
+
+def _cyclonedx(reader: JsonReader) -> Report:
     head: dict[str, object] = {}
     components: list[Component] = []
     for key in reader.members():
@@ -34,7 +40,6 @@ def parse_cyclonedx(source: BinaryIO) -> Report:
                 components += _components(Fields(reader.value(), "a component"))
         elif key in ("bomFormat", "specVersion", "metadata", "compositions"):
             head[key] = reader.value()
-    reader.finish()
     value = Fields(head, "the document")
     if value.text("bomFormat") != "CycloneDX":
         raise ReportError("not a CycloneDX document")
@@ -92,6 +97,9 @@ def _tool(metadata: Fields) -> Tool:
 
 
 _NONE = ("", "NOASSERTION", "NONE")
+_INCOMPLETE = (
+    "incomplete: "  # `sbom.documents` begins the comment with it where files were not read
+)
 _CONTEXT = "https://spdx.org/rdf/3."
 _LICENSED = ("hasDeclaredLicense", "hasConcludedLicense")
 
@@ -99,6 +107,30 @@ _LICENSED = ("hasDeclaredLicense", "hasConcludedLicense")
 def parse_spdx(source: BinaryIO) -> Report:
     """SPDX 2; the package of the image itself is the subject."""
     reader = JsonReader(source)
+    report = _spdx(reader)
+    reader.finish()
+    return report
+
+
+def parse_statement(source: BinaryIO) -> Report:
+    """A statement of in-toto whose predicate is SPDX 2 or CycloneDX, as builds write it."""
+    reader = JsonReader(source)
+    kind, found = "", None
+    for key in reader.members():
+        if key == "predicateType":
+            kind = str(reader.value())
+        elif key == "predicate":
+            parse = next((one for name, one in _PREDICATES.items() if kind.startswith(name)), None)
+            if parse is None:
+                raise ReportError(f"a statement that is no list of packages: {kind!r:.100}")
+            found = parse(reader)
+    reader.finish()
+    if found is None:
+        raise ReportError("a statement without a predicate")
+    return found
+
+
+def _spdx(reader: JsonReader) -> Report:
     head: dict[str, object] = {}
     components: list[Component] = []
     digests: set[str] = set()
@@ -112,7 +144,6 @@ def parse_spdx(source: BinaryIO) -> Report:
                     components.append(_package(value))
         elif key in ("spdxVersion", "SPDXID", "creationInfo"):
             head[key] = reader.value()
-    reader.finish()
     value = Fields(head, "the document")
     if not value.text("spdxVersion").startswith("SPDX-2"):
         raise ReportError("not an SPDX 2 document")
@@ -124,7 +155,13 @@ def parse_spdx(source: BinaryIO) -> Report:
         if creator[:5] == "Tool:"
     ]
     tool = Tool(tools[0]) if tools else Tool()
-    return Report("spdx", Sbom(tuple(components)), subject, parse_time(info.text("created")), tool)
+    comment = info.text("comment")
+    gaps = (comment,) if comment.startswith(_INCOMPLETE) else ()
+    created = parse_time(info.text("created"))
+    return Report("spdx", Sbom(tuple(components)), subject, created, tool, gaps)
+
+
+_PREDICATES = {"https://spdx.dev/Document": _spdx, "https://cyclonedx.org/bom": _cyclonedx}
 
 
 def parse_spdx3(source: BinaryIO) -> Report:

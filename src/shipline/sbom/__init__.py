@@ -1,0 +1,33 @@
+"""The packages in a file tree, and lists of them as documents."""
+
+from shipline.sbom.documents import (
+    CYCLONEDX,
+    INCOMPLETE,
+    SPDX,
+    TOOL,
+    Described,
+    cyclonedx,
+    spdx,
+)
+from shipline.sbom.files import VERSION, kind_of, read_file, read_tree
+from shipline.sbom.inventory import Inventory, LayerFacts, inventory, of_layers
+from shipline.sbom.packages import FileFacts
+
+__all__ = [
+    "CYCLONEDX",
+    "INCOMPLETE",
+    "SPDX",
+    "TOOL",
+    "VERSION",
+    "Described",
+    "FileFacts",
+    "Inventory",
+    "LayerFacts",
+    "cyclonedx",
+    "inventory",
+    "kind_of",
+    "of_layers",
+    "read_file",
+    "read_tree",
+    "spdx",
+]
