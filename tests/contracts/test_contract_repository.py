@@ -67,50 +67,10 @@ def test_what_was_pushed_is_fetched_equal(store: Store, size: int) -> None:
     assert fetch_all(store, target, size) == content
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_was_committed_is_fetched_equal(store: Store, size: int) -> None:
-    content, at, steps = BLOB[:size], 0, itertools.cycle((1, 70_000, 1 << 20))
-    target = Descriptor.of(content, media.OCI_LAYER)
-    with store.ingest() as ingest:
-        while at < size:
-            step = next(steps)
-            ingest.write(content[at : at + step])
-            at += step
-        assert (ingest.digest, ingest.size) == (target.digest, size)
-        ingest.commit(target)
-    assert store.exists(target)
-    assert fetch_all(store, target, size) == content
-
-
 def test_absent_content_is_not_found(store: Store) -> None:
     assert not store.exists(TARGET)
     with pytest.raises(NotFound):
         fetch_all(store, TARGET, TARGET.size)
-
-
-@pytest.mark.parametrize("size", [10, len(BLOB)])
-def test_uncommitted_bytes_never_exist(store: Store, size: int) -> None:
-    with store.ingest() as ingest:
-        ingest.write(BLOB[:size])
-    assert not store.exists(Descriptor.of(BLOB[:size], media.OCI_LAYER))
-
-
-@pytest.mark.parametrize("size", [10, len(BLOB)])
-def test_other_bytes_than_promised_are_not_committed(store: Store, size: int) -> None:
-    promised = Descriptor.of(BLOB[:size], media.OCI_LAYER)
-    with store.ingest() as ingest:
-        ingest.write(BLOB[: size - 1] + bytes([BLOB[size - 1] ^ 1]))
-        with pytest.raises(DigestMismatch):
-            ingest.commit(promised)
-    assert not store.exists(promised)
-
-
-def test_another_size_than_promised_is_not_committed(store: Store) -> None:
-    with store.ingest() as ingest:
-        ingest.write(BLOB)
-        with pytest.raises(DigestMismatch):
-            ingest.commit(replace(TARGET, size=TARGET.size + 1))
-    assert not store.exists(TARGET)
 
 
 def test_content_that_exists_is_not_moved_again(store: Store) -> None:

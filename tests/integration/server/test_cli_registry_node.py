@@ -76,19 +76,6 @@ def test_webhooks_are_listed_tried_and_sent_again(node: Guarded, tmp_path: Path)
     assert unknown.returncode == 6 and "configured: dead" in unknown.stderr
 
 
-def test_a_node_refuses_as_a_directory_does(node: Guarded, tmp_path: Path) -> None:
-    admin, on = f"{ADMIN}:{node.password}", ("--node", node.address)
-    assert registry(node, tmp_path, admin, "project", "add", "dup", *on).returncode == 0
-    for words, reason in (
-        (("project", "add", "dup"), "project dup already exists"),
-        (("user", "rm", "nobody"), "no such user: nobody"),
-    ):
-        refused = registry(node, tmp_path, admin, *words, *on)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert f"│ {node.address}: {reason}" in refused.stderr
-        assert "private repository" not in refused.stderr and "POST" not in refused.stderr
-
-
 def test_accounts_of_a_node_are_managed_from_afar(node: Guarded, tmp_path: Path) -> None:
     admin, on = f"{ADMIN}:{node.password}", ("--node", node.address)
 

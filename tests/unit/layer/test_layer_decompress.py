@@ -14,11 +14,9 @@ from functools import cache, partial
 
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shipline.errors import ContentError
-from shipline.layer import Codec, Entry, decompress, sniff, write_tar
+from shipline.layer import Entry, decompress, sniff, write_tar
 
 CONTENT = b"".join(
     write_tar([(Entry("f", "file", size=1_000_000), random.Random(3).randbytes(1_000_000))])
@@ -101,11 +99,3 @@ def test_what_is_no_archive_is_not_taken_for_one() -> None:
         archive.addfile(tarfile.TarInfo("f"))
     assert sniff(buffer.getvalue()[:512]) == "uncompressed"
     assert sniff(b"\x50\x2a\x4d\x18" + bytes(8)) == "zstd"
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.sampled_from([Codec("gzip", 0), Codec("gzip", 1), Codec("gzip", 6), Codec("zstd", 3)]),
-       st.binary(max_size=5000))  # fmt: skip
-def test_decompression_undoes_compression(codec: Codec, content: bytes) -> None:
-    packed = b"".join(codec.compress([content]))
-    assert decompress(io.BytesIO(packed), codec.name).read() == content

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import itertools
 import os
 import random
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shipline.content import LocalStore, MemoryStore
 from shipline.errors import ContentError, UsageError
@@ -36,38 +32,6 @@ def plain(compressed: bytes, name: str) -> bytes:
     if name == "zstd":
         return zstandard.ZstdDecompressor().stream_reader(compressed).read()
     return compressed
-
-
-@pytest.mark.parametrize("codec", CODECS, ids=str)
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, len(TEXT)])
-def test_what_was_compressed_is_decompressed(codec: Codec, size: int) -> None:
-    content = TEXT[:size]
-    compressed = b"".join(codec.compress([content]))
-    assert plain(compressed, codec.name) == content
-    if codec.level and size > 1000:
-        assert len(compressed) < size * 0.9
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.sampled_from(CODECS),
-    st.lists(st.integers(0, len(TEXT)), max_size=12),
-    st.integers(1, 5),
-)
-def test_bytes_do_not_depend_on_cuts_or_threads(
-    codec: Codec, cuts: list[int], workers: int
-) -> None:
-    edges = [0, *sorted(cuts), len(TEXT)]
-    pieces = [TEXT[a:b] for a, b in itertools.pairwise(edges)]
-    whole = b"".join(codec.compress([TEXT], workers=2))
-    assert b"".join(codec.compress(pieces, workers=workers)) == whole
-
-
-@pytest.mark.parametrize("level", [0, 1, 6])
-def test_gzip_itself_accepts_the_stream(level: int) -> None:
-    compressed = b"".join(Codec("gzip", level).compress([TEXT]))
-    done = subprocess.run(["gzip", "-dc"], input=compressed, capture_output=True, check=True)
-    assert done.stdout == TEXT
 
 
 def test_a_codec_that_cannot_be_is_refused() -> None:

@@ -54,15 +54,6 @@ def test_a_host_is_found_under_every_spelling(tmp_path: Path, key: str) -> None:
     assert found == Credentials("alice", "se:cret")
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["reg.example.com", "reg.example.com:5001", "reg.example.com:5000.evil", "example.com", "com"],
-)
-def test_another_host_gets_nothing(tmp_path: Path, host: str) -> None:
-    auths = {"reg.example.com:5000": basic("alice", "secret")}
-    assert keychain_from(docker(tmp_path, {"auths": auths})).credentials(host, "a") is None
-
-
 @pytest.mark.parametrize("key", [HUB, "docker.io", "index.docker.io", "registry-1.docker.io"])
 def test_the_hub_has_many_names(tmp_path: Path, key: str) -> None:
     keychain = keychain_from(docker(tmp_path, {"auths": {key: basic("alice", "secret")}}))
