@@ -118,10 +118,12 @@ class StepMounts:
                 mounts += self._agent(mount)
             elif mount.type != "secret":
                 mounts.append(self._mount(mount, caches))
-            elif (content := self._executor.secret(mount)) is not None:
-                if mount.env:
-                    variables.append(f"{mount.env}={content.decode('utf-8', 'surrogateescape')}")
-                if mount.target:
+            else:
+                content = self._executor.secret(mount)
+                if mount.env:  # empty for a secret that is not there
+                    value = (content or b"").decode("utf-8", "surrogateescape")
+                    variables.append(f"{mount.env}={value}")
+                if mount.target and content is not None:
                     secret = SecretFile(mount.target, content, mount.mode, mount.uid, mount.gid)
                     mounts.append(secret)
         name, content_of_script = op.script
@@ -146,10 +148,14 @@ class StepMounts:
 
     def _mount(self, mount: RunMount, caches: Mapping[str, Path]) -> StepMount:
         if mount.type == "tmpfs":
-            return TmpfsMount(mount.target, mount.size)
+            if not _is_root(mount.source):
+                raise UsageError(
+                    f"a tmpfs is empty: it has no {mount.source}", hint="remove source="
+                )
+            return TmpfsMount(mount.target, mount.size, mount.read_only)
         if mount.type == "cache":
             directory = caches[self._cache_name(mount)]
-            source = resolve_in_root(directory, mount.source) if mount.input else directory
+            source = find_source(Root(directory, "the cache"), mount.source)
             return BindMount(source, mount.target, mount.read_only)
         source = self._files(self._inputs[mount.input], mount.source)
         if not mount.read_only:
@@ -199,14 +205,17 @@ class StepMounts:
     def _cache_name(self, mount: RunMount) -> str:
         """The name of a cache: from its id, and from its initial content or owner where given."""
         identity = mount.id or mount.target
+        parts: dict[str, object] = {}
         if mount.input:
             source = self._inputs[mount.input]
             if isinstance(source, Snapshot):
-                return key_of("cache mount/1", id=identity, layers=source.diff_ids)
-            return key_of("cache mount/1", id=identity, files=context_digest(source, ""))
-        if mount.owned:
-            owner, mode = [mount.uid, mount.gid], mount.mode
-            return key_of("cache mount/1", id=identity, owner=owner, mode=mode)
+                parts["layers"] = source.diff_ids
+            else:
+                parts["files"] = context_digest(source, "")
+        if _is_made(mount):
+            parts |= {"owner": [mount.uid, mount.gid], "mode": mount.mode}
+        if parts:
+            return key_of("cache mount/1", id=identity, **parts)
         return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _empty_cache(self, parent: Path) -> None:
@@ -228,7 +237,7 @@ class StepMounts:
         building.mkdir()
         uid, gid, mode = mount.uid, mount.gid, mount.mode
         filled = bool(name) and self._executor.mounts.fill(name, building)
-        if mount.input:
+        if mount.input and not _is_made(mount):
             source = self._files(self._inputs[mount.input], "")
             if not filled:
                 unpack(scan(source).items(), building, whiteouts="keep")
@@ -237,6 +246,17 @@ class StepMounts:
         os.chown(building, uid, gid)
         os.chmod(building, mode)
         os.rename(building, directory)
+
+
+def _is_made(mount: RunMount) -> bool:
+    """Whether a cache begins as a new directory with the owner and mode of the mount. As in
+    BuildKit, also above an image, but not where a `source` is named.
+    """
+    return mount.owned and _is_root(mount.source)
+
+
+def _is_root(path: str) -> bool:
+    return os.path.normpath(f"/{path}").strip("/") == ""
 
 
 def _context_tree(source: ContextDirectory, path: str) -> Tree:

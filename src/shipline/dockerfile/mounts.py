@@ -260,6 +260,7 @@ def _tmpfs(options: MountOptions) -> Mount:
     return Mount(
         MountType.TMPFS,
         target=options.text("target"),
+        source=options.text("source"),
         read_only=options.read_only(False),
         size=size,
     )

@@ -42,6 +42,7 @@ class TmpfsMount(Struct, frozen=True):
 
     target: str
     size: int = 0
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

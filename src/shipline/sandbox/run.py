@@ -247,9 +247,10 @@ def _source(
 ) -> tuple[Path | None, tuple[str, ...]]:
     nodev = () if spec.insecure else ("nodev",)
     match mount:
-        case TmpfsMount(size=size):
+        case TmpfsMount(size=size, read_only=read_only):
             limit = (f"size={size}",) if size else ()
-            return None, ("nosuid", *nodev, "mode=1777", *limit)
+            access = ("ro",) if read_only else ()
+            return None, ("nosuid", *nodev, *access, "mode=1777", *limit)
         case DeviceNode():
             return _device(mount, step / "nodes" / str(number)), ("bind", "nosuid", "noexec")
         case SecretFile():
