@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from peers import ActionsCache, S3Service
 from peers.actions_cache import READ, WRITE
 from peers.object_storage import ACCOUNT, ACCOUNT_KEY, REGION
-from shipline.cachestores import open_store
+from shipline.cachestores import open_cache
 from shipline.content.cache_store import CacheStore
 from shipline.registry import Client
 
@@ -29,8 +30,7 @@ class CachePlace:
     attributes: Callable[[int], Mapping[str, str]]
 
     def open(self, client: Client, port: int = 0) -> CacheStore:
-        given = self.attributes(port or self.port)
-        return open_store(self.kind, given, client=client, variables={})
+        return open_cache(client, {})(self.kind, self.attributes(port or self.port))
 
     def flag(self, port: int = 0) -> str:
         """As --cache-to and --cache-from take it."""
@@ -78,3 +78,14 @@ def github_place(service: ActionsCache) -> CachePlace:
         return {"url_v2": f"{url}/", "token": token, "scope": scope}
 
     return CachePlace("gha", urlsplit(service.url).port or 0, attributes)
+
+
+def registry_place(address: str) -> CachePlace:
+    name = f"caches/contract{next(_NUMBERS)}:cache"
+    host, _, port = address.rpartition(":")
+    return CachePlace("registry", int(port), lambda port: {"ref": f"{host}:{port}/{name}"})
+
+
+def directory_place(directory: Path) -> CachePlace:
+    """A directory, which no port leads to."""
+    return CachePlace("local", 0, lambda _: {"dest": str(directory)})

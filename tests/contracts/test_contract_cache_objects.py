@@ -19,8 +19,8 @@ from caches import azure_place, s3_place
 from peers import S3Service
 from peers.object_storage import ACCOUNT, ACCOUNT_KEY, REGION
 from proxy import Answer, FaultProxy
-from shipline.cachestores import open_store
 from shipline.cachestores.azblob import sign_shared_key
+from shipline.cachestores.opening import open_store
 from shipline.content import MemoryStore, fetch_all
 from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, RegistryError

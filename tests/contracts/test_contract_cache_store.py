@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from caches import CachePlace, azure_place, github_place, s3_place
-from peers import ActionsCache
+from caches import (
+    CachePlace,
+    azure_place,
+    directory_place,
+    github_place,
+    registry_place,
+    s3_place,
+)
 from proxy import Answer, CutRequest, CutResponse, FaultProxy, FlipBit, LoseResponse
 from shipline.content import MemoryStore, fetch_all
 from shipline.content.cache_store import CacheStore
@@ -21,7 +28,7 @@ from shipline.errors import (
     RegistryError,
     ShiplineError,
 )
-from shipline.oci import Descriptor, media
+from shipline.oci import Descriptor, Digest, media
 from shipline.registry import Client
 from shipline.tasks import TaskGroup
 from shipline.values import replace
@@ -36,15 +43,26 @@ def layer(content: bytes) -> Descriptor:
     return Descriptor.of(content, media.OCI_LAYER)
 
 
-@pytest.fixture(params=["s3", "azblob", "gha"])
-def place(request: pytest.FixtureRequest) -> CachePlace:
-    """Every kind of cache that is reached by HTTP, empty."""
-    if request.param == "s3":
+SERVICES = ("s3", "azblob", "gha")  # which are asked with the same requests, and break alike
+
+
+def place_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> CachePlace:
+    """A cache of this kind, empty."""
+    if kind == "s3":
         return s3_place(request.getfixturevalue("s3_service"))
-    if request.param == "azblob":
+    if kind == "azblob":
         return azure_place(request.getfixturevalue("azure_account"))
-    service: ActionsCache = request.getfixturevalue("github_cache")
-    return github_place(service)
+    if kind == "gha":
+        return github_place(request.getfixturevalue("github_cache"))
+    if kind == "registry":
+        return registry_place(request.getfixturevalue("node_address"))
+    return directory_place(tmp_path / "cache")
+
+
+@pytest.fixture(params=[*SERVICES, "registry", "local"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> CachePlace:
+    """Every kind of cache."""
+    return place_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
@@ -53,26 +71,65 @@ def store(place: CachePlace) -> Iterator[CacheStore]:
         yield place.open(client)
 
 
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> CachePlace:
+    """Every cache in a service."""
+    return place_of(request.param, request, tmp_path)
+
+
 @pytest.fixture
-def proxy(place: CachePlace) -> Iterator[FaultProxy]:
-    with FaultProxy(place.port) as running:
+def whole(service: CachePlace) -> Iterator[CacheStore]:
+    """The store of `service`, reached directly."""
+    with Client() as client:
+        yield service.open(client)
+
+
+@pytest.fixture
+def proxy(service: CachePlace) -> Iterator[FaultProxy]:
+    with FaultProxy(service.port) as running:
         yield running
 
 
 @pytest.fixture
-def broken(place: CachePlace, proxy: FaultProxy) -> Iterator[CacheStore]:
-    """The store of `place` behind `proxy`."""
+def broken(service: CachePlace, proxy: FaultProxy) -> Iterator[CacheStore]:
+    """The store of `service` behind `proxy`."""
     with Client() as client:
-        yield place.open(client, proxy.port)
+        yield service.open(client, proxy.port)
 
 
-def add(name: str) -> Callable[[bytes | None], bytes]:
-    """Adds a name to the list that the document is here."""
+def add(store: CacheStore, name: str) -> None:
+    """Push a layer and add it to the document."""
+    target = layer(name.encode())
+    store.push(target, MemoryStore(name.encode()))
 
     def merge(present: bytes | None) -> bytes:
-        return json.dumps(sorted({*json.loads(present or b"[]"), name})).encode()
+        names = {*names_in(present), name}
+        listed = [
+            {
+                "blob": str(layer(one.encode()).digest),
+                "parent": -1,
+                "annotations": {
+                    "mediaType": media.OCI_LAYER,
+                    "diffID": str(layer(one.encode()).digest),
+                    "size": len(one),
+                },
+            }
+            for one in sorted(names)
+        ]
+        records = [{"digest": str(Digest.of(one.encode())), "layers": []} for one in sorted(names)]
+        return json.dumps({"layers": listed, "records": records}).encode()
 
-    return merge
+    store.update(merge)
+
+
+NAMES = tuple(f"writer{number}" for number in range(5))
+
+
+def names_in(document: bytes | None) -> set[str]:
+    """Which of `NAMES` a document lists."""
+    listed = json.loads(document)["layers"] if document else []
+    blobs = {one["blob"] for one in listed}
+    return {name for name in NAMES if str(layer(name.encode()).digest) in blobs}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -92,18 +149,17 @@ def test_an_empty_cache_has_no_documents_and_no_blobs(store: CacheStore) -> None
 
 
 def test_a_document_replaces_the_one_before(store: CacheStore) -> None:
-    store.update(add("a"))
-    store.update(add("b"))
-    assert [json.loads(one) for one in store.documents()] == [["a", "b"]]
+    add(store, NAMES[0])
+    add(store, NAMES[1])
+    assert [names_in(one) for one in store.documents()] == [{*NAMES[:2]}]
 
 
 def test_writers_at_once_lose_nothing(place: CachePlace) -> None:
-    names = [f"writer{number}" for number in range(5)]
     with Client() as client, TaskGroup() as group:
-        for name in names:
-            group.start(place.open(client).update, add(name))
+        for name in NAMES:
+            group.start(add, place.open(client), name)
     with Client() as client:
-        assert [json.loads(one) for one in place.open(client).documents()] == [names]
+        assert [names_in(one) for one in place.open(client).documents()] == [{*NAMES}]
 
 
 def test_writers_of_one_blob_at_once_agree(place: CachePlace) -> None:
@@ -124,9 +180,9 @@ def test_a_blob_that_the_source_has_damaged_is_not_stored(store: CacheStore) -> 
 
 
 def test_a_cut_download_is_continued_where_it_was_cut(
-    store: CacheStore, broken: CacheStore, proxy: FaultProxy
+    whole: CacheStore, broken: CacheStore, proxy: FaultProxy
 ) -> None:
-    store.push(layer(LARGE), MemoryStore(LARGE))
+    whole.push(layer(LARGE), MemoryStore(LARGE))
     broken.exists(layer(LARGE))
     proxy.break_next(CutResponse(after=500_000), method="GET", times=2)
     assert fetch_all(broken, layer(LARGE), len(LARGE)) == LARGE
@@ -137,38 +193,38 @@ def test_a_cut_download_is_continued_where_it_was_cut(
 
 
 def test_a_cut_document_is_read_again(
-    store: CacheStore, broken: CacheStore, proxy: FaultProxy
+    whole: CacheStore, broken: CacheStore, proxy: FaultProxy
 ) -> None:
-    store.update(lambda _: SMALL)
+    whole.update(lambda _: SMALL)
     proxy.break_next(CutResponse(after=5), method="GET")
     assert list(broken.documents()) == [SMALL]
 
 
 @pytest.mark.parametrize("fault", [CutRequest(after=1_000_000), LoseResponse(), Answer(503)])
 def test_a_broken_upload_is_sent_again(
-    store: CacheStore,
+    whole: CacheStore,
     broken: CacheStore,
     proxy: FaultProxy,
     fault: CutRequest | LoseResponse | Answer,
 ) -> None:
     proxy.break_next(fault, method="PUT", times=2)
     broken.push(layer(LARGE), MemoryStore(LARGE))
-    assert fetch_all(store, layer(LARGE), len(LARGE)) == LARGE
+    assert fetch_all(whole, layer(LARGE), len(LARGE)) == LARGE
 
 
 def test_other_bytes_than_the_digest_says_are_not_delivered(
-    store: CacheStore, broken: CacheStore, proxy: FaultProxy
+    whole: CacheStore, broken: CacheStore, proxy: FaultProxy
 ) -> None:
-    store.push(layer(LARGE), MemoryStore(LARGE))
+    whole.push(layer(LARGE), MemoryStore(LARGE))
     proxy.break_next(FlipBit(at=1000), method="GET")
     with pytest.raises(DigestMismatch):
         fetch_all(broken, layer(LARGE), len(LARGE))
 
 
-def test_a_blob_that_is_shorter_than_it_should_be_is_not_delivered(store: CacheStore) -> None:
-    store.push(layer(LARGE), MemoryStore(LARGE))
+def test_a_blob_that_is_shorter_than_it_should_be_is_not_delivered(whole: CacheStore) -> None:
+    whole.push(layer(LARGE), MemoryStore(LARGE))
     longer = replace(layer(LARGE), size=len(LARGE) + (9 << 20))
-    with pytest.raises(ContentError), store.fetch(longer) as reader:
+    with pytest.raises(ContentError), whole.fetch(longer) as reader:
         reader.read()
 
 
@@ -195,14 +251,14 @@ def test_a_refusal_is_an_error_at_once(broken: CacheStore, proxy: FaultProxy, st
         assert len(proxy.requests) == seen + 1
 
 
-def test_a_service_that_fails_for_good_is_an_error(place: CachePlace, proxy: FaultProxy) -> None:
+def test_a_service_that_fails_for_good_is_an_error(service: CachePlace, proxy: FaultProxy) -> None:
     proxy.break_next(Answer(500), times=100)
     with Client(tries=1) as client, pytest.raises(RegistryError):
-        place.open(client, proxy.port).exists(layer(SMALL))
+        service.open(client, proxy.port).exists(layer(SMALL))
 
 
-def test_no_error_shows_a_secret(place: CachePlace, proxy: FaultProxy) -> None:
-    given = place.attributes(proxy.port)
+def test_no_error_shows_a_secret(service: CachePlace, proxy: FaultProxy) -> None:
+    given = service.attributes(proxy.port)
     secrets = [given[name] for name in ("token", "secret_access_key") if name in given]
     secrets += ["sig=", "secret1"]
     texts = []
@@ -211,7 +267,7 @@ def test_no_error_shows_a_secret(place: CachePlace, proxy: FaultProxy) -> None:
             proxy.forget()
             proxy.break_next(fault, method=method, times=100)
             with Client(tries=1) as client:
-                store = place.open(client, proxy.port)
+                store = service.open(client, proxy.port)
                 for content in (SMALL, LARGE):
                     try:
                         store.push(layer(content), MemoryStore(content))

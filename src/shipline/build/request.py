@@ -124,7 +124,7 @@ class Ssh(Struct, frozen=True):
     paths: tuple[Path, ...] = ()
 
 
-_NAMED_BY = ("ref", "dest", "src", "scope", "name")
+_NAMED_BY = ("ref", "dest", "src", "scope", "name", "bucket", "container")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

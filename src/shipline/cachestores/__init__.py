@@ -1,5 +1,29 @@
 """Build caches by type and attributes: in registries, on the disk, and in other services."""
 
-from shipline.cachestores.opening import KINDS, open_cache, open_store
+from __future__ import annotations
 
-__all__ = ["KINDS", "open_cache", "open_store"]
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shipline.content import CacheStore, OpenCache
+    from shipline.registry import Client
+
+
+def open_cache(client: Client, variables: Mapping[str, str]) -> OpenCache:
+    """Opens caches of every type, which are used while `client` is open; `variables` are the
+    environment's. Builds without caches load none of what speaks to services.
+    """
+
+    def open_(kind: str, attributes: Mapping[str, str]) -> CacheStore:
+        from shipline.cachestores.opening import KINDS, open_store
+        from shipline.cachestores.repositories import open_repository
+
+        if kind in KINDS:
+            return open_store(kind, attributes, client=client, variables=variables)
+        return open_repository(kind, attributes, client)
+
+    return open_
+
+
+__all__ = ["open_cache"]

@@ -14,9 +14,8 @@ from posixpath import normpath
 
 from shipline.cachestores import aws, azblob, azure, gha, s3
 from shipline.cachestores.objects import Layout, ObjectCache
-from shipline.cachestores.repositories import open_repository
 from shipline.cachestores.service import Service, Sign, utc_now
-from shipline.content import Advance, Fetcher, OpenCache, Reader
+from shipline.content import Advance, Fetcher, Reader
 from shipline.content.cache_store import CacheStore, Merge
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError, UsageError
 from shipline.oci import Descriptor
@@ -40,17 +39,6 @@ _KNOWN = {
 }
 KINDS = frozenset(_KNOWN)
 _METADATA_CONNECT_S, _METADATA_READ_S = 1.0, 5.0
-
-
-def open_cache(client: Client, variables: Mapping[str, str]) -> OpenCache:
-    """Opens caches of every type; they are used while `client` is open."""
-
-    def open_(kind: str, attributes: Mapping[str, str]) -> CacheStore:
-        if kind in KINDS:
-            return open_store(kind, attributes, client=client, variables=variables)
-        return open_repository(kind, attributes, client)
-
-    return open_
 
 
 def open_store(

@@ -7,6 +7,7 @@ Errors of S3 and Azure are XML with a code and a message, those of GitHub's cach
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -24,13 +25,13 @@ from shipline.registry.errors import (
     clean,
     retry_after,
 )
-from shipline.registry.http import HttpClient
+from shipline.registry.http import HttpClient, back_off
 from shipline.registry.request import Origin, Request, Url
 
 if TYPE_CHECKING:
     from shipline.registry.transport import Response
 
-_TRIES = 8  # with backoff almost a minute: services that limit rates answer after a while
+_TRIES_IF_LIMITED = 8  # with backoff almost a minute: limits of rates end after a while
 Sign = Callable[[Request], Request]
 Clock = Callable[[], datetime]
 
@@ -67,16 +68,24 @@ class Service:
 
         Follows no redirect, for which the request is not signed. Raises AuthError, RegistryError.
         """
-        return self.http.call(
-            self.sign(Request(method, url, headers or {}, body)),
-            expect=expect,
-            operation=operation,
-            limit=limit,
-            tries=_TRIES if self.http.tries > 1 else 1,
-            redirects=0,
-            linked_from=self.linked_from,
-            explain=self.error,
-        )
+        request = self.sign(Request(method, url, headers or {}, body))
+        for attempt in itertools.count(self.http.tries):
+            try:
+                return self.http.call(
+                    request,
+                    expect=expect,
+                    operation=operation,
+                    limit=limit,
+                    tries=0 if attempt == self.http.tries else 1,
+                    redirects=0,
+                    linked_from=self.linked_from,
+                    explain=self.error,
+                )
+            except RequestRefused as error:
+                if error.status != 429 or not 1 < attempt < _TRIES_IF_LIMITED:
+                    raise
+                back_off(attempt, error)
+        raise AssertionError  # count() has no end
 
     def finish(
         self,

@@ -75,9 +75,9 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
         text, retriable = "the server does not speak TLS", False
         hint = f"if plain HTTP is intended, allow it with --insecure {host}"
     elif isinstance(error, TimeoutError | urllib3_errors.TimeoutError):
-        text, hint = "timed out", "the registry or the network is slow or blocked"
+        text, hint = "timed out", "the server or the network is slow or blocked"
     elif isinstance(error, ConnectionRefusedError):
-        text, hint = "connection refused", "is the registry running, and is the port right?"
+        text, hint = "connection refused", "is the server running, and is the port right?"
     elif isinstance(error, FileNotFoundError | PermissionError) or (
         isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
     ):

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from peers.actions_cache import READ, WRITE, ActionsCache, Stored
-from shipline.cachestores import gha, open_store
+from shipline.cachestores import gha
+from shipline.cachestores.opening import open_store
 from shipline.content import MemoryStore, fetch_all
 from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, NotFound, RegistryError

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from shipline.cachestores import KINDS, open_store
 from shipline.cachestores.aws import domain
+from shipline.cachestores.opening import KINDS, open_store
 from shipline.cachestores.s3 import bucket_url
 from shipline.content import MemoryStore
 from shipline.content.cache_store import CacheStore
