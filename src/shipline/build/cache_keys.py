@@ -230,7 +230,8 @@ class KeyMaker:
         return links
 
     def _run(self, vertex: Vertex, op: RunOp) -> Keys:
-        if op.hosts or op.script[0] or op.ulimits or op.resources.cgroup_parent:
+        limited = op.ulimits or op.resources.cgroup_parent
+        if op.hosts or op.script[0] or limited or op.devices:
             raise _Own
         base = self._links(vertex.inputs[0], sha256("/"))
         inputs = [] if base == _SCRATCH else [base]
@@ -336,9 +337,9 @@ def _run_mount(mount: RunMount, number: int) -> dict[str, Any]:
         if not number or number == _NOTHING:
             raise _Own
         return _mount(number, mount.target, "bind", readonly=mount.read_only)
-    if mount.type == "tmpfs":
+    if mount.type == "tmpfs" and not mount.read_only:
         return _mount(_NOTHING, mount.target, "tmpfs", TmpfsOpt=_some({"size": mount.size}))
-    if mount.type == "cache" and not mount.input and not mount.read_only:
+    if mount.type == "cache" and not (mount.input or mount.source or mount.read_only):
         identity = mount.id if mount.id != mount.target else f"/{mount.target}"
         usual = identity.partition("/")[2] == mount.target and mount.sharing == "shared"
         named = {"ID": identity} if usual else {}

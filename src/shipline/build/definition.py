@@ -255,6 +255,8 @@ def _exec(op: RunOp, steps: list[str], built: _Steps) -> tuple[Json, list[str]]:
         found["network"] = _NETWORKS[op.network]
     if op.insecure:
         found["security"] = 1
+    if op.devices:
+        found["cdiDevices"] = [{"name": name} for name in op.devices]
     platform = _platform(Platform.parse(op.platform))
     step = {"Op": {"exec": found}, "platform": platform, "constraints": {}}
     return step, [f"{one}:0" for one in inputs]

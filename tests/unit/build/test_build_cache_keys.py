@@ -20,6 +20,7 @@ from shipline.build.request import Host, RunOptions
 from shipline.build.selecting import ContextDirectory
 from shipline.layer import Layer
 from shipline.oci import Descriptor, Digest, ImageConfig, Reference
+from shipline.values import replace
 
 # What BuildKit 0.25 (Docker 28.5) wrote for these, built with --network=none: the first 64 bits.
 RECORDS = {
@@ -60,6 +61,9 @@ OF_OWN = (
     "COPY */a /x/",
     "COPY d* /x/",
     "RUN <<EOF\n#!/bin/sh\necho a\nEOF",
+    "RUN --mount=type=tmpfs,target=/t,ro echo a",
+    "RUN --mount=type=cache,target=/c,source=sub echo a",
+    "RUN --mount=type=ssh echo a",
 )
 
 
@@ -155,6 +159,12 @@ def test_a_host_that_buildkit_leaves_out_of_its_keys_is_in_ours(context: Path) -
     plain = keys("RUN true", context)
     here, there = (keys("RUN true", context, hosts=(Host("h", a),)) for a in ("1.1.1.1", "2.2.2.2"))
     assert len({plain, here, there}) == 3
+
+
+def test_the_devices_of_a_command_are_in_its_keys(context: Path) -> None:
+    vertex, maker = stage("RUN true", context)
+    with_device = Vertex(replace(vertex.op, devices=("vendor.example/card=one",)), vertex.inputs)
+    assert {*maker.keys(with_device)}.isdisjoint(maker.keys(vertex))
 
 
 def test_builds_that_make_other_layers_have_other_keys(context: Path) -> None:
