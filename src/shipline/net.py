@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
 
 def is_public(address: Address) -> bool:
     """Whether it is public: not private, loopback, link-local, reserved or multicast."""
-    inner = embedded(address)
+    inner = embedded_address(address)
     if inner.version == 6 and inner not in _network("2000::/3"):  # RFC 4291, global unicast
         return False
     reserved = any(inner in _network(text) for text in _NOT_PUBLIC)
@@ -51,10 +51,10 @@ def is_public(address: Address) -> bool:
 
 def is_link_local(address: Address) -> bool:
     """Whether it is in 169.254.0.0/16 or fe80::/10, where clouds serve credentials."""
-    return embedded(address).is_link_local
+    return embedded_address(address).is_link_local
 
 
-def embedded(address: Address) -> Address:
+def embedded_address(address: Address) -> Address:
     """The IPv4 address that an IPv6 address embeds, else the address."""
     import ipaddress
 

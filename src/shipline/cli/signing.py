@@ -155,8 +155,9 @@ def _given_password(file: Path | None) -> bytes | None:
 
 def _prompt(question: str) -> bytes:
     if not sys.stdin.isatty():
+        needed = f"the {question[0].lower()}{question[1:]} is needed"
         raise ConfigError(
-            f"{question[0].lower()}{question[1:]} is needed, but there is no terminal to ask on",
+            f"{needed}, but there is no terminal to ask on",
             hint=f"set {' or '.join(_VARIABLES)}, or give --password-file",
         )
     return str(click.prompt(question, hide_input=True, err=True)).encode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from shipline.errors import ConfigError
 from shipline.net import is_loopback
 from shipline.ship.record import DONE, RunRecord
-from shipline.ship.section import Pipeline, StepSection, listed
+from shipline.ship.section import Pipeline, StepSection, as_tuple
 
 if TYPE_CHECKING:
     from shipline.gates import GatesSection
@@ -137,7 +137,7 @@ def _reports(step: StepSection, run: RunRecord, name: str) -> Iterator[tuple[str
         yield from ((SCANNERS[step.scanner].gate, path) for path in record.reports)
     elif isinstance(step.reports, Mapping):
         for gate, paths in step.reports.items():
-            yield from ((gate, path) for path in listed(paths))
+            yield from ((gate, path) for path in as_tuple(paths))
 
 
 def findings_in(paths: Iterable[Path]) -> tuple[str, ...]:

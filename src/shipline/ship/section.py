@@ -92,7 +92,7 @@ class StepSection:
         """The paths of all reports."""
         if not isinstance(self.reports, Mapping):
             return self.reports
-        return tuple(path for paths in self.reports.values() for path in listed(paths))
+        return tuple(path for paths in self.reports.values() for path in as_tuple(paths))
 
     @property
     def after_build(self) -> bool:
@@ -209,7 +209,7 @@ class Pipeline:
         }
 
 
-def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """The value as a tuple."""
     return (value,) if isinstance(value, str) else value
 

@@ -61,9 +61,9 @@ from shipline.supply.verification import (
     examine_attestations,
     proven_in,
     reasons,
+    refusal_hint,
     verify,
     verify_attestations,
-    way_out,
 )
 
 __all__ = [
@@ -121,6 +121,7 @@ __all__ = [
     "read_private_key",
     "read_public_key",
     "reasons",
+    "refusal_hint",
     "short_name",
     "sign",
     "signable",
@@ -128,6 +129,5 @@ __all__ = [
     "statement_about",
     "verify",
     "verify_attestations",
-    "way_out",
     "write_key_pair",
 ]

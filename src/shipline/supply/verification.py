@@ -270,11 +270,11 @@ def verify(
         verdicts=reasons(verification.rejected, f"no {more}signature is attached to it"),
         hint=f"more keys must sign it: {sign}"
         if verification.keys
-        else way_out(verification.rejected, sign, "pass its public key with --key"),
+        else refusal_hint(verification.rejected, sign, "pass its public key with --key"),
     )
 
 
-def way_out(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
+def refusal_hint(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
     """The hint for rejected signatures, by the most specific reason. `sign` is how to sign the
     image, `trust` how to accept another key.
     """
@@ -349,7 +349,7 @@ def verify_attestations(
     raise SignatureRefused(
         f"{name.at(target.digest)}: no trusted key attested {predicate_type}",
         verdicts=reasons(attestations.rejected, "no attestation of this type is attached to it"),
-        hint=way_out(
+        hint=refusal_hint(
             attestations.rejected, f"{attach} {name.at(target.digest)}", "pass it with --key"
         )
         if attestations.rejected

@@ -210,7 +210,7 @@ def _of_version(
     return pieces, not (complete or not final), reason, final
 
 
-def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
+def _version_source(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
     """The text to parse a version from: the entry's value, the git tag, or the derived version."""
     tag = case.situation.event.tag
     if entry.value:
@@ -225,22 +225,22 @@ def _given(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
 
 
 def _version_text(entry: TagEntry, case: RuleMatch) -> tuple[str, str]:
-    """As `_given`, reduced to the group of `match`."""
-    value, reason = _given(entry, case)
+    """As `_version_source`, reduced to the group of `match`."""
+    value, reason = _version_source(entry, case)
     if entry.match:
-        match = regular_expression(entry.match).search(_whole(value, entry, case))
+        match = regular_expression(entry.match).search(_full_text(value, entry, case))
         value = (match[1] or "") if match else value
     return value.replace("/", "-"), reason
 
 
-def _whole(value: str, entry: TagEntry, case: RuleMatch) -> str:
+def _full_text(value: str, entry: TagEntry, case: RuleMatch) -> str:
     """The git tag including the directory of the section's tag-prefix."""
     return value if entry.value else case.situation.event.tag or value
 
 
 def _match(entry: TagEntry, case: RuleMatch) -> Parts:
-    value, reason = _given(entry, case)
-    raw = _whole(value, entry, case)
+    value, reason = _version_source(entry, case)
+    raw = _full_text(value, entry, case)
     match = search_pattern(entry.pattern).search(raw)
     if not match:
         raise NotApplicable(f"{entry.pattern} does not match {raw}")

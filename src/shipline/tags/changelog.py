@@ -11,7 +11,7 @@ from shipline import git as repositories
 from shipline.git import Commit, Git, GitError
 from shipline.tags.event import Event, Situation
 from shipline.tags.proposal import propose, tag_of_commit
-from shipline.tags.repository import RepositoryClone, completed, last_version, survey
+from shipline.tags.repository import RepositoryClone, last_version, survey, with_complete_history
 from shipline.tags.section import TagsSection
 from shipline.tags.templates import render_date
 from shipline.tags.versions import Change, read_changes
@@ -182,7 +182,7 @@ def read_release(
         raise GitError("the repository has no commit yet", hint="commit something first")
     clone = RepositoryClone(git, repository, repositories.tags(git), fetch)
     if repository.shallow:
-        clone = completed(clone, section)
+        clone = with_complete_history(clone, section)
     target = repositories.read_commit(git, _existing(git, until) if until else repository.head)
     title = _title(clone, section, target)
     since = since or _version_before(clone, section, target)

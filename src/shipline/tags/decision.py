@@ -37,7 +37,7 @@ def built_from(labels: Mapping[str, object]) -> str:
     return str(labels.get(PULL_MERGE) or labels.get(REVISION) or "")
 
 
-def usual(situation: Situation, version: str) -> dict[str, str]:
+def standard_labels(situation: Situation, version: str) -> dict[str, str]:
     """The standard labels with a value. The creation time is that of the commit."""
     event = situation.event
     url = event.url or web_address(situation.url)
@@ -56,7 +56,7 @@ def usual(situation: Situation, version: str) -> dict[str, str]:
     return {key: value for key, value in labels.items() if value}
 
 
-def completed(
+def complete_labels(
     usual: Mapping[str, str],
     own: Mapping[str, str],
     expressions: Mapping[str, TemplatePiece | Call],
@@ -197,7 +197,7 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
     tags, held_back = _held_back(_distinct(candidates), situation)
     version = str(proposal.version or "")
     called = _called(candidates, version, rule)
-    known, values = usual(situation, called), expressions(case)
+    known, values = standard_labels(situation, called), expressions(case)
     return Decision(
         event=situation.event,
         commit=situation.commit.sha,
@@ -209,8 +209,8 @@ def decide(section: TagsSection, situation: Situation) -> Decision:
         skipped=(*skipped, *held_back),
         git_tag=_git_tag(rule, proposal, situation),
         push=rule.push and bool(tags),
-        labels=completed(known, section.labels, values, called),
-        annotations=completed(known, section.annotations, values, called),
+        labels=complete_labels(known, section.labels, values, called),
+        annotations=complete_labels(known, section.annotations, values, called),
         notes=_notes(situation, tags, section),
         called=called,
     )

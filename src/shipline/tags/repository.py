@@ -157,7 +157,7 @@ def _with_history(
     situation: Situation, rule: TagRule, section: TagsSection, clone: RepositoryClone
 ) -> Situation:
     if clone.repository.shallow:
-        clone = completed(clone, section)
+        clone = with_complete_history(clone, section)
         situation = replace(situation, tags=clone.tags)
         if tag_of_commit(rule, section, situation):
             return replace(situation, history=CommitHistory())
@@ -175,7 +175,7 @@ def _with_history(
     return _with_later(situation, rule, section, clone.git)
 
 
-def completed(clone: RepositoryClone, section: TagsSection) -> RepositoryClone:
+def with_complete_history(clone: RepositoryClone, section: TagsSection) -> RepositoryClone:
     """The clone with its complete history, if it may be fetched. Raises ShallowClone."""
     if not clone.fetch:
         remote = clone.repository.remote

@@ -151,10 +151,10 @@ class Levels:
 
 def read_changes(commits: Sequence[Commit]) -> list[Change]:
     """The changes of the commits, in their order (newest first), without reverted ones."""
-    return [change for commit in standing(commits) for change in _changes(commit)]
+    return [change for commit in unreverted(commits) for change in _changes(commit)]
 
 
-def standing(commits: Sequence[Commit]) -> list[Commit]:
+def unreverted(commits: Sequence[Commit]) -> list[Commit]:
     """The commits, newest first, without those reverted by others of them and without their
     reverts.
     """

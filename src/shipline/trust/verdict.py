@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from shipline.metadata import Key, Records, walk
 from shipline.oci import Digest
-from shipline.supply import Attestations, PublicKey, Verification, reasons, short_name, way_out
+from shipline.supply import Attestations, PublicKey, Verification, reasons, refusal_hint, short_name
 from shipline.trust.rules import ResolvedRule
 
 _SKEW_S = 300  # how far a signer's clock may be ahead
@@ -58,7 +58,7 @@ def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
             f"{len(fresh)} of {rule.section.threshold} required keys signed it",
             tuple(key.id for key in fresh),
             (*stale, *(details if not stale else ())),
-            _way_out(rule, proofs.signatures, signed=bool(fresh), stale=bool(stale)),
+            _refusal_hint(rule, proofs.signatures, signed=bool(fresh), stale=bool(stale)),
         )
     ends = [_kth_end(fresh.values(), rule.section.threshold)]
     for kind, max_age in rule.predicates.items():
@@ -77,13 +77,15 @@ def judge(rule: ResolvedRule, proofs: Proofs, now: float) -> TrustVerdict:
     return TrustVerdict(True, title, reason, tuple(key.id for key in fresh), until=until)
 
 
-def _way_out(rule: ResolvedRule, verification: Verification, *, signed: bool, stale: bool) -> str:
+def _refusal_hint(
+    rule: ResolvedRule, verification: Verification, *, signed: bool, stale: bool
+) -> str:
     sign = f"`shipline sign {'--again ' if stale else ''}--key KEY IMAGE` with {_choice(rule)}"
     if stale:
         return sign
     if signed:
         return f"more keys must sign it: {sign}"
-    return way_out(verification.rejected, sign, "add the key to the rule")
+    return refusal_hint(verification.rejected, sign, "add the key to the rule")
 
 
 def _nameless(key: PublicKey, verification: Verification) -> bool:

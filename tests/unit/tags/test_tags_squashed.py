@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shipline.git import Commit
 from shipline.tags.changelog import Release, markdown
 from shipline.tags.proposal import highest
-from shipline.tags.versions import Bump, Levels, read_changes, standing
+from shipline.tags.versions import Bump, Levels, read_changes, unreverted
 
 
 def commit(number: int, message: str, *, parents: int = 1) -> Commit:
@@ -75,7 +75,7 @@ def test_a_revert_takes_back_what_it_names(messages: tuple[str, ...], expected: 
 def test_a_shortened_revert_counts_where_it_names_one_commit() -> None:
     old = Commit("abcdef0123" + "0" * 30, message="feat: a")
     new = Commit("9" * 40, message="revert: a\n\nThis reverts commit abcdef0123.")
-    assert standing([new, old]) == []
+    assert unreverted([new, old]) == []
 
 
 _TEXTS = st.text('aB cé:!#"*-', min_size=1, max_size=8).map(lambda text: f"a{text}b")
@@ -93,7 +93,7 @@ MESSAGES = st.lists(FRAGMENTS | st.text(max_size=4), max_size=8).map("".join)
 def test_every_commit_that_stands_is_a_change_whatever_it_says(messages: list[str]) -> None:
     commits = [commit(place, text) for place, text in enumerate(messages)]
     told = [change.commit for change in read_changes(commits)]
-    assert list(dict.fromkeys(told)) == standing(commits)
+    assert list(dict.fromkeys(told)) == unreverted(commits)
 
 
 @given(st.lists(st.tuples(st.sampled_from(("feat", "fix", "docs")), _TEXTS) | st.integers(1, 4)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urljoin, urlsplit
 
 from shipline.errors import ConfigError, ShiplineError
-from shipline.net import embedded, is_public
+from shipline.net import embedded_address, is_public
 from shipline.tasks import on_cancel
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _allowed_address(target: DeliveryTarget) -> Address:
     resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in resolved]
     for address in addresses:
-        end = embedded(address)
+        end = embedded_address(address)
         allowed = (network for network in target.allow if network.version == end.version)
         if not is_public(address) and not any(end in network for network in allowed):
             raise DeliveryFailed(

@@ -30,7 +30,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import as_json
 from shipline.ship.reports import SCANNERS, findings_in, left_to_gates
-from shipline.ship.section import StepSection, When, listed
+from shipline.ship.section import StepSection, When, as_tuple
 from shipline.ship.steps.build import PushedImage, pushed_image
 
 if TYPE_CHECKING:
@@ -54,17 +54,17 @@ _SHOWN = 20  # findings in the failure of a step
 
 def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
     for name, step in inputs.pipeline.commands.items():
-        first, _, rest = shown(step).strip().partition("\n")
+        first, _, rest = command_text(step).strip().partition("\n")
         implied = ("build",) if step.scanner and "build" not in step.needs else ()
         yield PipelineStep(
             name=name,
             kind="command",
             title=f"{first} ..." if rest else first or name,
-            command=shown(step),
+            command=command_text(step),
             compared=_key(step),
             run=_Command(name, step).run,
             needs=(*step.needs, *implied),
-            skip=unmet(step.when, inputs.event, inputs.environ),
+            skip=unmet_condition(step.when, inputs.event, inputs.environ),
             programs=(step.scanner,) if step.scanner else (),
             on_image=step.after_build,
             own_log=True,
@@ -120,7 +120,7 @@ class _Command:
             if ended.ok:
                 written = {**reports, **self._written(root)}
                 return StepOutcome(reports=written, attempts=attempt)
-            how = _how(ended, step)
+            how = _ending_text(ended, step)
             if judged and _explained(ended, step, root):
                 return StepOutcome(
                     reports=self._written(root),
@@ -206,7 +206,9 @@ class _Command:
         """The error, with the findings in its reports, since many tools print nothing."""
         step = self.step
         log = ended.log or ("(no output)",)
-        failure = StepFailed(f"{self.name} {_how(ended, step)}", status=ended.status, log=log)
+        failure = StepFailed(
+            f"{self.name} {_ending_text(ended, step)}", status=ended.status, log=log
+        )
         findings = findings_in(_reports(root, step))
         for line in findings[:_SHOWN]:
             failure.add_note(line)
@@ -217,12 +219,12 @@ class _Command:
         return failure
 
 
-def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
+def unmet_condition(when: When, event: Event, environ: Mapping[str, str]) -> str:
     """The condition of `when` that does not hold; empty if all do."""
     for name, value, patterns in (
-        ("branch", event.branch, listed(when.branch)),
-        ("tag", event.tag, listed(when.tag)),
-        ("event", event.kind, listed(when.event)),
+        ("branch", event.branch, as_tuple(when.branch)),
+        ("tag", event.tag, as_tuple(when.tag)),
+        ("event", event.kind, as_tuple(when.event)),
     ):
         if patterns and not any(glob(pattern).fullmatch(value) for pattern in patterns):
             return f"when: the {name} is {value or 'unknown'}, not {' or '.join(patterns)}"
@@ -232,7 +234,7 @@ def unmet(when: When, event: Event, environ: Mapping[str, str]) -> str:
     return ""
 
 
-def shown(step: StepSection) -> str:
+def command_text(step: StepSection) -> str:
     """The command of a step as one would type it; a script is unchanged."""
     if step.scanner:
         return str(SCANNERS[step.scanner])
@@ -258,7 +260,7 @@ def reproduction(step: StepSection, root: Path) -> str:
     """A shell command that reproduces the failure of a step."""
     place = shlex.quote(os.path.normpath(root / step.working_directory))
     variables = [f"{name}={value}" for name, value in step.env.items()]
-    command = shown(step)
+    command = command_text(step)
     if isinstance(step.run, str) and step.run and (variables or _SCRIPT.search(command.strip())):
         command = f"sh -ec {_quoted(command.strip())}"
     if variables:
@@ -291,7 +293,7 @@ def _explained(ended: CommandResult, step: StepSection, root: Path) -> bool:
     return whole and bool(findings_in(_reports(root, step)))
 
 
-def _how(ended: CommandResult, step: StepSection) -> str:
+def _ending_text(ended: CommandResult, step: StepSection) -> str:
     return f"took more than {step.timeout}" if ended.timed_out else f"ended with {ended.status}"
 
 
