@@ -110,7 +110,7 @@ Try next:
   shipline key generate && shipline sign --key shipline.key 127.0.0.1:5000/{IMAGE}
   docker run --rm -p 8080:8080 127.0.0.1:5000/{IMAGE}
   skopeo inspect --tls-verify=false docker://127.0.0.1:5000/{IMAGE}
-  shipline ship --plan                             in examples/node-app: the whole chain""")
+  shipline ship --plan                             in examples/node-app: the whole pipeline""")
 
 
 if __name__ == "__main__":
