@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
 from shipline.errors import Cancelled, SandboxError
@@ -258,12 +257,7 @@ class TaskGroup:
         self._context_token = _current.set(self.scope)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _current.reset(self._context_token)
         if error is not None:
             self._fail(error)
@@ -401,12 +395,7 @@ class Limiter:
                 self._condition.wait()
             self._free -= 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._condition:
             self._free += 1
             self._condition.notify()
