@@ -100,16 +100,20 @@ def test_what_another_client_of_s3_wrote_is_read(bucket: Bucket) -> None:
     assert list(store.documents()) == [b"{}"]
 
 
-def test_what_is_used_again_is_touched_when_it_is_old(bucket: Bucket) -> None:
+def test_what_a_writer_finds_there_is_touched_when_it_is_old(bucket: Bucket) -> None:
+    def changed() -> datetime:
+        key = f"{bucket.prefix}blobs/{TARGET.digest}"
+        found: datetime = bucket.boto().head_object(Bucket="cache", Key=key)["LastModified"]
+        return found
+
     store = bucket.store(touch_refresh="1s")
     store.push(TARGET, MemoryStore(BLOB))
-    head = {"Bucket": "cache", "Key": f"{bucket.prefix}blobs/{TARGET.digest}"}
-    first = bucket.boto().head_object(**head)["LastModified"]
-    store.push(TARGET, MemoryStore(BLOB))
-    assert bucket.boto().head_object(**head)["LastModified"] == first
+    first = changed()
+    store.update(lambda _: b"{}")
     time.sleep(2.1)
-    store.push(TARGET, MemoryStore(BLOB))
-    assert bucket.boto().head_object(**head)["LastModified"] > first
+    assert store.exists(TARGET) and changed() == first
+    store.update(lambda _: b"{}")
+    assert changed() > first
     assert fetch_all(store, TARGET, 100) == BLOB
 
 

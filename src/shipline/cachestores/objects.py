@@ -90,10 +90,16 @@ class ObjectCache:
     def __init__(self, api: ObjectApi, layout: Layout) -> None:
         self._api = api
         self._layout = layout
+        self._old: dict[str, ObjectState] = {}
 
     def exists(self, target: Descriptor) -> bool:
-        state = self._api.head(self._key(target))
-        return state is not None and state.size == target.size
+        key = self._key(target)
+        state = self._api.head(key)
+        if state is None or state.size != target.size:
+            return False
+        if datetime.now(UTC) - state.modified > self._layout.refresh:
+            self._old[key] = state
+        return True
 
     @contextmanager
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
@@ -110,10 +116,7 @@ class ObjectCache:
 
     def push(self, target: Descriptor, source: Fetcher, advance: Advance | None = None) -> None:
         key, report = self._key(target), advance or (lambda _: None)
-        state = self._api.head(key)
-        if state is not None and state.size == target.size:
-            if datetime.now(UTC) - state.modified > self._layout.refresh:
-                self._api.touch(key, state)
+        if self.exists(target):
             return
         with source.fetch(target) as reader:
             if target.size <= PIECE:
@@ -128,8 +131,11 @@ class ObjectCache:
         return [content for content, _ in filter(None, found)]
 
     def update(self, merge: Merge) -> None:
+        """Objects that were found old are touched now: only who writes a cache relies on them."""
         for key in self._layout.documents:
             self._update(key, merge)
+        while self._old:
+            self._api.touch(*self._old.popitem())
 
     def _update(self, key: str, merge: Merge) -> None:
         """Without conditions, what was written is read again, and written until it stays."""
