@@ -1,10 +1,11 @@
-"""IP addresses: which are loopback, link-local or public.
+"""Addresses: which are loopback, link-local or public, and URLs without their logins.
 
 The one rule for requests made on behalf of others, and for trust by address.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,13 @@ _NOT_PUBLIC = (
     "192.0.0.0/24",  # RFC 6890, protocols
     "192.88.99.0/24",  # RFC 7526, was 6to4
 )
+
+_LOGIN = re.compile(r"://[^/?#\s]*@")
+
+
+def without_logins(text: str) -> str:
+    """A URL, or a text with URLs, without their logins."""
+    return _LOGIN.sub("://", text)
 
 
 def read_address(text: str) -> Address | None:

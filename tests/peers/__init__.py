@@ -9,14 +9,18 @@ from peers.actions_cache import ActionsCache, actions_cache
 from peers.bases import push_base_images
 from peers.binfmt import can_run_arm64
 from peers.docker import Docker, dockerd, newest
+from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
 from peers.process import PeerFailed, free_port, running
 from peers.registry import Account, Registry, docker_registry
 
 __all__ = [
+    "FILE_TIME_S",
     "Account",
     "ActionsCache",
     "Docker",
+    "GitRepository",
+    "GitServer",
     "PeerFailed",
     "Registry",
     "S3Service",
@@ -26,6 +30,7 @@ __all__ = [
     "docker_registry",
     "dockerd",
     "free_port",
+    "git_server",
     "moto_server",
     "newest",
     "push_base_images",

@@ -6,9 +6,12 @@ step needs their bytes.
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -16,7 +19,15 @@ from shipline import dockerfile as df
 from shipline.build.cache import LayerResult
 from shipline.build.graph import ImageOp
 from shipline.build.layer_files import LayerFiles
-from shipline.content import Fetcher, LocalStore, Reader, Repository, chunks, fetch_all
+from shipline.content import (
+    Fetcher,
+    LocalStore,
+    OciLayout,
+    Reader,
+    Repository,
+    chunks,
+    fetch_all,
+)
 from shipline.errors import (
     ContentError,
     DamagedContent,
@@ -211,12 +222,36 @@ class Blobs:
 
 
 class BaseImage(Struct, frozen=True):
-    """An image to build on, for one platform; its layers need not be here yet."""
+    """An image to build on, for one platform; its layers need not be here yet. `reference` has its
+    digest. An image that is in the OCI layout at the path `layout` is called after that directory.
+    """
 
     reference: Reference
     manifest: ImageOp
     config: ImageConfig
     layers: tuple[Layer, ...]
+    layout: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name for messages."""
+        if self.layout:
+            return f"{LAYOUT}{self.layout}@{self.reference.digest}"
+        return self.reference.familiar
+
+
+LAYOUT = "oci-layout://"
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class _Origin(Struct, frozen=True):
+    """Where an image is looked up: `wanted`, a tag or a digest, in a repository."""
+
+    repository: Repository
+    wanted: str
+    reference: Reference
+    shown: str
+    layout: str = ""
 
 
 class RegistryImages:
@@ -236,50 +271,77 @@ class RegistryImages:
 
     def resolve(self, name: str, platform: Platform) -> BaseImage:
         """See `plan.BaseImages`. Raises NotFound if the image is not for the platform."""
-        reference = Reference.parse(name).or_latest
-        image = self._images.get((reference, platform), lambda: self._resolve(reference, platform))
+        find = self._in_layout if name.startswith(LAYOUT) else self._in_registry
+        image = self._images.get((name, platform), lambda: self._resolve(find(name), platform))
         self.found[image.manifest] = image
         self._known[name, platform] = image
         return image
+
+    def _in_registry(self, name: str) -> _Origin:
+        reference = Reference.parse(name).or_latest
+        wanted = str(reference.digest or reference.tag)
+        return _Origin(self._repositories(reference), wanted, reference, reference.familiar)
+
+    def _in_layout(self, name: str) -> _Origin:
+        """The origin of `oci-layout://PATH[:TAG][@DIGEST]`; the tag of a single image is not
+        compared, as in buildx. Raises NotFound, InvalidDigest.
+        """
+        place, at, digest = name.removeprefix(LAYOUT).partition("@")
+        path, _, tag = (place, "", "") if os.path.isdir(place) else place.rpartition(":")
+        layout = OciLayout(Path(path or place))
+        images = layout.index().manifests
+        tags = sorted(filter(None, (one.annotations.get(_REF_NAME) for one in images)))
+        if at:
+            wanted = str(Digest.parse(digest))
+        elif (tag or "latest") in tags:
+            wanted = tag or "latest"
+        elif len({one.digest for one in images}) == 1:
+            wanted = ""
+        else:
+            raise NotFound(
+                f"{name} is not one image: the layout has {len(images)}",
+                hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
+            )
+        path = os.path.abspath(path or place)
+        called = re.sub("[^a-z0-9]+", "-", os.path.basename(path).lower()).strip("-")
+        reference = Reference.parse(called or "layout")
+        return _Origin(layout, wanted, reference, name, path)
 
     def known(self, name: str, platform: Platform) -> ImageConfig | None:
         """The configuration of an image that was resolved; None for others."""
         image = self._known.get((name, platform))
         return None if image is None else image.config
 
-    def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
-        repository = self._repositories(reference)
-        wanted = str(reference.digest or reference.tag)
-        with self._step.step(
-            f"resolve {reference.familiar}", kind="resolve", platform=str(platform)
-        ):
-            root = self._roots.get(reference, lambda: _look_up(repository, reference, wanted))
-            manifest = self._manifest(repository, root, reference, platform)
+    def _resolve(self, origin: _Origin, platform: Platform) -> BaseImage:
+        repository = origin.repository
+        with self._step.step(f"resolve {origin.shown}", kind="resolve", platform=str(platform)):
+            key = (origin.layout, origin.reference.name, origin.wanted)
+            root = self._roots.get(key, lambda: _look_up(origin))
+            manifest = self._manifest(repository, root, origin.shown, platform)
             config = ImageConfig.parse(self._document(repository, manifest.config))
         if len(config.diff_ids) != len(manifest.layers):
             raise ContentError(
-                f"{reference.familiar} has {len(manifest.layers)} layers,"
+                f"{origin.shown} has {len(manifest.layers)} layers,"
                 f" but its configuration lists {len(config.diff_ids)}"
             )
         for layer in manifest.layers:
-            self._blobs.offer(layer, repository, reference.name)
+            self._blobs.offer(layer, repository, origin.layout or origin.reference.name)
         layers = tuple(map(Layer, manifest.layers, config.diff_ids))
-        return BaseImage(
-            reference.at(root.digest), ImageOp(manifest.descriptor.digest), config, layers
-        )
+        reference, op = origin.reference.at(root.digest), ImageOp(manifest.descriptor.digest)
+        return BaseImage(reference, op, config, layers, origin.layout)
 
     def _manifest(
-        self, repository: Repository, root: Descriptor, reference: Reference, platform: Platform
+        self, repository: Repository, root: Descriptor, shown: str, platform: Platform
     ) -> Manifest:
         parsed = parse_manifest(self._document(repository, root), root.media_type)
         if isinstance(parsed, Manifest):
             return parsed
         child = parsed.select(platform)
         if child is None:
-            raise _not_available(reference, platform, sorted(map(str, parsed.platforms)))
+            raise _not_available(shown, platform, sorted(map(str, parsed.platforms)))
         parsed = parse_manifest(self._document(repository, child), child.media_type)
         if isinstance(parsed, Index):
-            raise ContentError(f"{reference.familiar} is an index inside an index")
+            raise ContentError(f"{shown} is an index inside an index")
         return parsed
 
     def _document(self, repository: Repository, target: Descriptor) -> bytes:
@@ -291,22 +353,24 @@ class RegistryImages:
         return content
 
 
-def _not_available(reference: Reference, platform: Platform, offered: list[str]) -> NotFound:
+def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFound:
     swapped = f"{platform.architecture}/{platform.os}"
     meant = swapped if swapped in offered else df.nearest(str(platform), offered)
     question = f"did you mean {meant}? " if meant else ""
     return NotFound(
-        f"{reference.familiar} is not available for {platform}",
+        f"{shown} is not available for {platform}",
         hint=f"{question}it offers {', '.join(offered)}",
     )
 
 
-def _look_up(repository: Repository, reference: Reference, wanted: str) -> Descriptor:
+def _look_up(origin: _Origin) -> Descriptor:
     try:
-        return repository.resolve(wanted)
+        return origin.repository.resolve(origin.wanted)
     except NotFound as error:
+        if origin.layout:
+            raise
         missing = NotFound(
-            f"base image {reference.familiar} was not found",
+            f"base image {origin.shown} was not found",
             hint="check its name and tag, and whether it needs a login",
         )
         for note in getattr(error, "__notes__", ()):

@@ -124,7 +124,8 @@ class KeyMaker:
                 inputs.append(self._links(one, ""))
                 continue
             if isinstance(op, CopyOp):
-                digest = own_digest(self._contexts[one], op.sources, op.excludes)
+                paths = tuple(path for path, source in op.inputs_of_sources() if source == number)
+                digest = own_digest(self._contexts[one], paths, op.excludes)
             else:
                 assert isinstance(op, RunOp)
                 paths = tuple(each.source for each in op.mounts if each.input == number)
@@ -156,7 +157,7 @@ class KeyMaker:
         return _file_op([(action, _NOTHING)], [base])
 
     def _copy(self, vertex: Vertex, op: CopyOp) -> Keys:
-        if op.parents or op.excludes or (op.files and len(vertex.inputs) > 1):
+        if op.parents or op.excludes or (op.files and len(vertex.inputs) > 1) or vertex.inputs[2:]:
             raise _Own
         if op.link and op.chown and not _is_numeric(op.chown):
             raise _Own
@@ -194,7 +195,7 @@ class KeyMaker:
         more = {
             "followSymlink": True,
             "dirCopyContents": True,
-            "attemptUnpackDockerCompatibility": op.unpack == "archives",
+            "attemptUnpackDockerCompatibility": op.unpack != "never",
             "allowWildcard": True,
             "allowEmptyWildcard": True,
         }
@@ -221,7 +222,7 @@ class KeyMaker:
         """The links to the paths of a source: by content for local files."""
         if source in self._contexts:
             files = self._contexts[source]
-            if files.stamp:
+            if files.stamp or files.remote:
                 raise _Own
             return (("", _content(content_digest(files, paths))),)
         links = self._links(source, selector)

@@ -79,17 +79,18 @@ def with_seconds(
     request: BuildRequest,
     dockerfile: df.Dockerfile,
     time_of: Callable[[str, df.Stage], int],
+    time_of_context: Callable[[str], int | None] = lambda name: None,
 ) -> tuple[BuildRequest, df.Dockerfile]:
     """Request and Dockerfile with a SOURCE_DATE_EPOCH in seconds, or an empty one, instead of
-    `context` or the name of a context or stage, whose time `time_of` returns. Raises UsageError,
-    DockerfileError for other text.
+    `context` or the name of a stage or context, whose times `time_of` and `time_of_context` return.
+    Raises UsageError, DockerfileError for other text.
     """
     written = epoch_of(request, dockerfile)
     stage = dockerfile.find(written) if written else None
     if stage is not None and not written.isdecimal() and written not in request.build_contexts:
         seconds = str(time_of(written, stage))
     else:
-        seconds = _seconds(written, request)
+        seconds = _seconds(written, request, time_of_context)
     if seconds == written:
         return request, dockerfile
     if EPOCH in request.build_args:
@@ -103,7 +104,7 @@ def _with_default(line: df.Arg, seconds: str) -> df.Arg:
     return replace(line, args=tuple(args))
 
 
-def _seconds(text: str, request: BuildRequest) -> str:
+def _seconds(text: str, request: BuildRequest, time_of_context: Callable[[str], int | None]) -> str:
     if not text:
         return text
     if re.fullmatch(r"-?[0-9]+", text):
@@ -112,8 +113,9 @@ def _seconds(text: str, request: BuildRequest) -> str:
         return text
     if text == "context":
         return "" if request.context.newest is None else str(request.context.newest)
-    if text in request.build_contexts:  # a directory or an image: neither has a time of its own
-        return ""
+    if text in request.build_contexts:
+        found = time_of_context(text)  # a directory or an image has no time of its own
+        return "" if found is None else str(found)
     raise UsageError(
         f"{EPOCH} is neither a number nor a context or stage: {text!r}", hint=EPOCH_HINT
     )

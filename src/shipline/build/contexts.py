@@ -1,6 +1,7 @@
-"""The build's inputs on this machine: the Dockerfile, its contexts and the ignore rules.
+"""The build's inputs: the Dockerfile, its contexts and the ignore rules.
 
-Standard input may be the context, as a tar archive, compressed or not, or the Dockerfile alone.
+Standard input may be the context, as a tar archive, compressed or not, or the Dockerfile alone; and
+so may a URL. Ignore rules apply to directories that the user named.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from shipline import dockerfile as df
 from shipline.build.checks import configured
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
-from shipline.build.graph import MAIN_CONTEXT
+from shipline.build.downloads import is_http, place_file, seconds_of
+from shipline.build.graph import MAIN_CONTEXT, key_of
 from shipline.build.layer_files import USE_LOCK
+from shipline.build.remotes import CONTEXT_FILE, Remotes, commit_digest, context_source, origin_of
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory, included
 from shipline.build.validation import check_frontend
@@ -24,6 +27,7 @@ from shipline.content import Reader, Recency
 from shipline.errors import SandboxError, UsageError
 from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
+from shipline.net import without_logins
 from shipline.sandbox import resolve_in_root
 from shipline.values import replace
 
@@ -39,19 +43,23 @@ _UTF_16 = {b"\xff\xfe", b"\xfe\xff"}  # byte order marks of Windows editors
 def load_dockerfile(
     request: BuildRequest,
     stdin: Reader | None,
-    scratch: Path,
+    remotes: Remotes,
     step: Step,
     time_of: TimeOfStage,
 ) -> tuple[BuildRequest, df.Dockerfile]:
-    """The parsed Dockerfile, and the request with its context unpacked below `scratch` where it
-    came on `stdin`; SOURCE_DATE_EPOCH is a number of seconds in both. Raises UsageError,
-    DockerfileError, ContentError.
+    """The parsed Dockerfile, and the request with its main context brought here from elsewhere;
+    SOURCE_DATE_EPOCH is a number of seconds in both.
+
+    Raises UsageError, DockerfileError, ContentError, GitError, RegistryError.
     """
-    with step.step("load Dockerfile", kind="internal"):
-        request, rest = open_stdin(request, stdin, scratch)
-        written = configured(read_dockerfile(request, rest), request)
+    with step.step("load Dockerfile", kind="internal") as loading:
+        request, rest = open_context(request, stdin, remotes, loading)
+        written = configured(read_dockerfile(request, rest, remotes, loading), request)
         resolved = with_seconds(
-            request, written, lambda name, stage: time_of(request, written, name, stage)
+            request,
+            written,
+            lambda name, stage: time_of(request, written, name, stage),
+            lambda name: remotes.time_of(request.build_contexts[name], {}),
         )
     if epoch_of(request, written) and not epoch_of(*resolved):
         step.warn(
@@ -60,39 +68,115 @@ def load_dockerfile(
     return resolved
 
 
+def open_context(
+    request: BuildRequest, stdin: Reader | None, remotes: Remotes, step: Step
+) -> tuple[BuildRequest, Reader | None]:
+    """The request with its main context brought here, below the scratch directory; and what is left
+    to read of `stdin`.
+
+    Raises UsageError, ContentError for a damaged archive, GitError, RegistryError.
+    """
+    match request.context.kind:
+        case ContextKind.STDIN:
+            return open_stdin(request, stdin, remotes.scratch)
+        case ContextKind.GIT:
+            return replace(request, context=_open_git(request, remotes, step)), stdin
+        case ContextKind.HTTP:
+            return _open_http(request, remotes, step), stdin
+    return request, stdin
+
+
 def open_stdin(
     request: BuildRequest, stdin: Reader | None, scratch: Path
 ) -> tuple[BuildRequest, Reader | None]:
     """The request, its context an archive on `stdin` that was unpacked below `scratch`; and the
     input left to read. Raises UsageError for no input, ContentError for a damaged archive.
     """
-    if request.context.kind is not ContextKind.STDIN:
-        return request, stdin
     if stdin is None:
         raise UsageError("the context is standard input, which is closed")
     joined = _Joined(_head(stdin), stdin)
     if not joined.head:
         raise UsageError("standard input is empty", hint="send a Dockerfile or a tar archive")
-    compression = sniff(joined.head)
+    context = _unpacked(request.context, joined, scratch)
+    if context is not None:
+        return replace(request, context=context), None
+    if request.dockerfile is not None and not is_http(request.dockerfile):
+        raise UsageError(
+            "standard input is not a tar archive, so there is no --file in it",
+            hint="send the Dockerfile without --file, or an archive that contains the file",
+        )
+    return request, joined
+
+
+def _open_git(request: BuildRequest, remotes: Remotes, step: Step) -> Context:
+    source = context_source(request.context.location, request.build_args)
+    with step.step(f"load git source {source.shown}", kind="git") as loading:
+        tree = remotes.git(source, loading)
+        tree.open()
+        seconds, digest = remotes.commit_time(source), commit_digest(remotes.resolve(source))
+    opened = replace(request.context, directory=str(tree.path), newest=seconds)
+    return replace(opened, digest=digest, pin=tree.pin)
+
+
+def _open_http(request: BuildRequest, remotes: Remotes, step: Step) -> BuildRequest:
+    """The request with the archive at the URL unpacked; another file is the Dockerfile, and the
+    only file of the context.
+    """
+    context, downloader = request.context, remotes.downloader
+    with step.step(f"load {without_logins(context.location)}", kind="http") as loading:
+        file = downloader.fetch(context.location, "", loading)
+        modified = seconds_of(file)
+        context = replace(context, digest=str(file.content.digest))
+        with downloader.store.fetch(file.content) as reader:
+            unpacked = _unpacked(context, _Joined(_head(reader), reader), remotes.scratch)
+        if unpacked is not None:
+            return replace(request, context=replace(unpacked, newest=modified or unpacked.newest))
+        place = remotes.scratch / "context"
+        place.mkdir()
+        place_file(file, downloader.store, place / CONTEXT_FILE)
+    opened = replace(context, directory=str(place), newest=modified or None)
+    if request.dockerfile is None or _is_inside(request):
+        request = replace(request, dockerfile=CONTEXT_FILE)
+    return replace(request, context=opened)
+
+
+def _is_inside(request: BuildRequest) -> bool:
+    """Whether --file names a file of a context that is not a directory of this machine."""
+    file = request.dockerfile or ""
+    if request.context.kind is ContextKind.STDIN:
+        return file != "-" and not is_http(file)
+    return file != "-" and not is_http(file) and not os.path.isabs(file)
+
+
+def _unpacked(context: Context, reader: _Joined, scratch: Path) -> Context | None:
+    """The context with the files of an archive, unpacked below `scratch`; None if `reader` does not
+    give one.
+
+    Files keep their modes and times, and their owners in the result. Raises ContentError.
+    """
+    compression = sniff(reader.head)
     if compression is None:
-        if request.dockerfile is not None:
-            raise UsageError(
-                "standard input is not a tar archive, so there is no --file in it",
-                hint="send the Dockerfile without --file, or an archive that contains the file",
-            )
-        return request, joined
+        return None
     place = scratch / "context"
     place.mkdir()
+    owners: dict[str, tuple[int, int]] = {}
     times: list[int] = []
-    items = _collect_times(read_tar(decompress(joined, compression)), times)
+    items = _noted(read_tar(decompress(reader, compression)), owners, times)
     unpack(items, place, whiteouts="keep", owner=False)
-    newest = max(times) // _SECOND if times else None
-    return replace(request, context=Context(ContextKind.STDIN, str(place), newest)), None
+    return replace(
+        context,
+        directory=str(place),
+        newest=max(times) // _SECOND if times else None,
+        owners=owners if any(one != (0, 0) for one in owners.values()) else {},
+    )
 
 
-def _collect_times(items: Iterable[Item], times: list[int]) -> Iterator[Item]:
-    """`items`; the time of each file is added to `times`."""
+def _noted(
+    items: Iterable[Item], owners: dict[str, tuple[int, int]], times: list[int]
+) -> Iterator[Item]:
+    """`items`; their owners and the times of files are kept."""
     for entry, content in items:
+        owners[entry.path] = (entry.uid, entry.gid)
         if entry.kind == "file":
             times.append(entry.mtime_ns)
         yield entry, content
@@ -122,18 +206,33 @@ class _Joined:
         return data
 
 
-def read_dockerfile(request: BuildRequest, stdin: Reader | None) -> df.Dockerfile:
+def read_dockerfile(
+    request: BuildRequest, stdin: Reader | None, remotes: Remotes, step: Step
+) -> df.Dockerfile:
     """The parsed Dockerfile. Raises UsageError if there is none, DockerfileError for its errors."""
-    name, content = _content(request, stdin)
+    name, content = _content(request, stdin, remotes, step)
     if len(content) > _LIMIT:
         raise UsageError(f"{name} is too big for a Dockerfile: more than {_LIMIT} bytes")
     if content[:2] in _UTF_16:
         raise UsageError(f"{name} is written in UTF-16", hint="save it as UTF-8")
+    if b"\0" in content[:_HEAD]:
+        raise UsageError(
+            f"{name} is neither a Dockerfile nor a context: it is a binary file",
+            hint="a context is a tar archive, plain or compressed with gzip, bzip2, xz or zstd",
+        )
     check_frontend(request, df.detect_syntax(content.decode(errors="replace")), name)
     return df.parse_dockerfile(content, file=name)
 
 
-def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
+def _content(
+    request: BuildRequest, stdin: Reader | None, remotes: Remotes, step: Step
+) -> tuple[str, bytes]:
+    """The name of the Dockerfile for messages, and its bytes."""
+    if is_http(request.dockerfile or ""):
+        assert request.dockerfile is not None
+        found = remotes.downloader.fetch(request.dockerfile, "", step)
+        with remotes.downloader.store.fetch(found.content) as reader:
+            return without_logins(request.dockerfile), b"".join(_bounded(reader))
     path = _dockerfile_path(request)
     if path is None:
         if stdin is None:
@@ -141,26 +240,41 @@ def _content(request: BuildRequest, stdin: Reader | None) -> tuple[str, bytes]:
         return "Dockerfile", b"".join(_bounded(stdin))
     name = str(path)
     try:
-        if request.context.kind is ContextKind.STDIN:
+        if not request.context.is_local and (request.dockerfile is None or _is_inside(request)):
             name = request.dockerfile or "Dockerfile"
-            path = resolve_in_root(Path(request.context.location), name)
-        with path.open("rb") as file:
+            path = Path(request.context.directory) / name.lstrip("/")
+            path = resolve_in_root(Path(request.context.directory), name)
+        with _existing(path).open("rb") as file:
             return name, file.read(_LIMIT + 1)
     except (OSError, SandboxError) as error:
         why = error.strerror if isinstance(error, OSError) else error.message
         raise UsageError(
-            f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(path)
+            f"cannot read the Dockerfile {name}: {why}", hint=_other_dockerfile(request, path)
         ) from None
 
 
-def _other_dockerfile(path: Path) -> str:
-    """A hint for a missing Dockerfile: perhaps a similar name."""
+def _existing(path: Path) -> Path:
+    """`path`, or `dockerfile` for a `Dockerfile` that is not there, as in BuildKit."""
+    lower = path.with_name("dockerfile")
+    missing = path.name == "Dockerfile" and not os.path.lexists(path)
+    return lower if missing and "dockerfile" in _names(path.parent) else path
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        names = os.listdir(path.parent)
+        return os.listdir(directory)
     except OSError:
-        names = []
-    if meant := get_close_matches(path.name, names, 1, 0.7):
-        return f"did you mean -f {path.parent / meant[0]}?"
+        return []
+
+
+def _other_dockerfile(request: BuildRequest, path: Path) -> str:
+    """A hint for a missing Dockerfile: perhaps a similar name."""
+    if meant := get_close_matches(path.name, _names(path.parent), 1, 0.7):
+        inside = request.context.directory
+        found = path.parent / meant[0]
+        return f"did you mean -f {os.path.relpath(found, inside) if inside else found}?"
+    if request.context.directory:
+        return "name it with -f: a path inside of the context"
     return "name it with -f, or build in the directory that has it"
 
 
@@ -174,22 +288,27 @@ def _bounded(stdin: Reader) -> Iterator[bytes]:
 def open_contexts(
     request: BuildRequest, state: Path, scratch: Path, stack: ExitStack
 ) -> dict[str, ContextDirectory]:
-    """The local directories by name. Raises UsageError for one that does not exist."""
+    """The main context and those that are directories here, by name. Raises UsageError for one that
+    does not exist.
+    """
     contexts = {MAIN_CONTEXT: _open(MAIN_CONTEXT, request.context, request, state, scratch, stack)}
     for name, context in request.build_contexts.items():
-        if context.kind == ContextKind.LOCAL:
+        if context.is_local:
             contexts[name] = _open(name, context, request, state, scratch, stack)
     return contexts
 
 
 def _dockerfile_path(request: BuildRequest) -> Path | None:
-    """The path of the Dockerfile, None for standard input."""
-    if request.dockerfile == "-" or not request.context.location:
+    """The path of the Dockerfile, None for standard input or a URL."""
+    file, place = request.dockerfile, request.context.place
+    if file == "-" or is_http(file or "") or not place:
         return None
-    if request.dockerfile is None:
-        return Path(request.context.location) / "Dockerfile"
-    given = Path(request.dockerfile)
-    inside = Path(request.context.location) / given
+    if file is None:
+        return Path(place) / "Dockerfile"
+    given = Path(file)
+    inside = Path(place) / given
+    if not request.context.is_local and _is_inside(request):
+        return inside
     return inside if not given.exists() and inside.exists() else given
 
 
@@ -201,31 +320,47 @@ def _open(
     scratch: Path,
     stack: ExitStack,
 ) -> ContextDirectory:
-    if context.kind == ContextKind.STDIN and not context.location:
-        empty = scratch / "no-context"
-        empty.mkdir(exist_ok=True)
-        return ContextDirectory(empty, "the empty context")
+    label = "the context" if name == MAIN_CONTEXT else f"the context {name}"
+    if not context.is_local:
+        return _opened(context, label, scratch)
     path = Path(context.location)
     if not path.is_dir():
         if name != MAIN_CONTEXT:
             raise UsageError(
-                f"--build-context {name}: {str(path)!r} is not a directory",
-                hint=f"write {name}=DIRECTORY, or {name}=docker-image://IMAGE",
+                f"--build-context {name}: {context.location!r} is not a directory",
+                hint=f"write {name}=DIRECTORY, {name}=docker-image://IMAGE, or a URL",
             )
         raise UsageError(
             f"the context {str(path)!r} is not a directory",
             hint="the last argument is the directory with the files to copy, often '.'",
         )
     rules = _rules(name, path, request)
-    lasting = context.kind != ContextKind.STDIN
-    cache = _stat_cache(state, path, stack) if lasting else None
-    label = "the context" if name == MAIN_CONTEXT else f"the context {name}"
+    cache = _stat_cache(state, path, stack)
     return ContextDirectory(path.resolve(), label, included(rules), cache, rules=rules)
 
 
+def _opened(context: Context, label: str, scratch: Path) -> ContextDirectory:
+    """A context that was brought here: no ignore file applies to it, as in BuildKit."""
+    if not context.directory:
+        empty = scratch / "no-context"
+        empty.mkdir(exist_ok=True)
+        return ContextDirectory(empty, "the empty context")
+    stamp = ""
+    if context.owners:
+        stamp = key_of("owners/1", owners=sorted(context.owners.items()))
+    return ContextDirectory(
+        Path(context.directory),
+        label,
+        stamp=stamp,
+        pin=context.pin,
+        owners=context.owners,
+        origins=(origin_of(context.location, context.digest),) if context.digest else (),
+    )
+
+
 def main_rules(request: BuildRequest) -> df.IgnoreRules:
-    """The ignore rules of the build context; none if it is not a directory."""
-    if not os.path.isdir(request.context.location):
+    """The ignore rules of the build context; none if it is not a directory of this machine."""
+    if not request.context.is_local or not os.path.isdir(request.context.location):
         return df.IgnoreRules.of(())
     return _rules(MAIN_CONTEXT, Path(request.context.location), request)
 

@@ -8,7 +8,7 @@ written, wherever it comes from: it serves other bases and other platforms, too.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -50,14 +50,14 @@ _HEAD = 512  # bytes, enough to recognise an archive
 _WORTH_KEEPING = 16 << 20  # bytes of files; from there on later steps mount the tar of a layer
 
 
-def instruction_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, source: Source | None) -> str:
-    """The cache key that needs no files; empty for files of a context."""
+def instruction_key(op: CopyOp | MakeDirectoryOp, base: Snapshot, sources: Sequence[Source]) -> str:
+    """The cache key that needs no files; empty for files of a context that has no pin."""
     if isinstance(op, MakeDirectoryOp):
         return key_of("directory layer/2", op=op.key(), base=base.diff_ids)
-    if isinstance(source, ContextDirectory):
+    parts = [one.pin if isinstance(one, ContextDirectory) else one.diff_ids for one in sources]
+    if "" in parts:
         return ""
-    layers = source and source.diff_ids
-    return key_of("copy layer/2", op=op.key(), base=base.diff_ids, source=layers)
+    return key_of("copy layer/3", op=op.key(), base=base.diff_ids, sources=parts)
 
 
 def make_directory(
@@ -72,22 +72,29 @@ def make_directory(
 
 
 def copy(
-    op: CopyOp, base: Snapshot, source: Source | None, worker: Worker, options: StepOptions
+    op: CopyOp, base: Snapshot, sources: Sequence[Source], worker: Worker, options: StepOptions
 ) -> LayerResult:
-    """COPY and ADD: a layer with the copied files."""
+    """COPY and ADD: a layer with the copied files; input 1 of the operation is the first of
+    `sources`.
+    """
     snapshots = worker.snapshots
     with ExitStack() as stack:
         below = LayeredToc([]) if op.link else snapshots.table(base)
         owner = _owner(op.chown, "--chown=", base, snapshots, options.step)
         placement = Placement(below, owner, worker.clock.now_ns())
-        selected: list[Selected] = []
-        if source is not None:
-            root = _root(source, snapshots, options.origin, stack)
-            selected = select(root, op.sources, op.excludes, parents=op.parents)
-        attributes = CopyAttributes(owner or _default_owner(source), parse_mode(op.chmod))
+        roots = [_root(source, snapshots, options.origin, stack) for source in sources]
+        selected = [
+            (one, roots[number - 1])
+            for pattern, number in op.inputs_of_sources()
+            for one in select(roots[number - 1], (pattern,), op.excludes, parents=op.parents)
+        ]
+        mode = parse_mode(op.chmod)
         if op.parents:
             placement.target_of(op.destination, "", contents=True, mode=_made_mode(op))
-        targets = [_target(op, placement, one, attributes) for one in selected]
+        targets = [
+            _target(op, placement, one, root, CopyAttributes(owner or _default_owner(root), mode))
+            for one, root in selected
+        ]
         files = [
             placement.target_of(op.destination, name, contents=False, mode=_made_mode(op))
             for name, _ in op.files
@@ -100,14 +107,14 @@ def copy(
             texts=op.files,
             chmod=op.chmod,
             owner=owner,
-            sources=[target.key(attributes.owner) for target in targets],
+            sources=[target.key() for target in targets],
             files=files,
             placed=placement.key(),
             parents=[
                 placement.parents_key(path) for path in (*(one.path for one in targets), *files)
             ],
             base=base.diff_ids if archives else (),
-            stamp=source.stamp if isinstance(source, ContextDirectory) else "",
+            stamp="\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory)),
         )
 
         def items() -> list[Item]:
@@ -117,11 +124,12 @@ def copy(
                     own = CopyAttributes(owner)
                     placement.place_archive(target.path, tree.items(), own, listed)
                 else:
-                    _place(target, placement, attributes)
+                    _place(target, placement)
             for path, (_, text) in zip(files, op.files, strict=True):
                 content = text.encode("utf-8", "surrogateescape")
                 now_ns = worker.clock.now_ns()
                 entry = Entry(path, "file", 0o644, 0, 0, len(content), now_ns)
+                attributes = CopyAttributes(owner or (0, 0), mode)
                 placement.place_one(attributes.of(entry, path), content)
             return list(placement.items())
 
@@ -131,6 +139,7 @@ def copy(
 def _root(source: Source, snapshots: Snapshots, origin: str, stack: ExitStack) -> Root:
     if isinstance(source, Snapshot):
         return Root(stack.enter_context(snapshots.mounted(source)), origin)
+    source.open()
     return source
 
 
@@ -157,9 +166,11 @@ class CopyTarget(Struct, frozen=True):
     source: Selected
     path: str
     archive: str
+    attributes: CopyAttributes
 
-    def key(self, owner: tuple[int, int] | None) -> dict[str, object]:
-        """What is copied where, for a cache key; `owner` None keeps the owners of files."""
+    def key(self) -> dict[str, object]:
+        """What is copied where, for a cache key; owners in an archive are in the stamp."""
+        owner = self.attributes.owner or ((0, 0) if self.source.owners else None)
         return {
             "path": self.path,
             "archive": self.archive,
@@ -177,21 +188,24 @@ def _require_room(targets: Iterable[CopyTarget], placement: Placement) -> None:
 
 
 def _target(
-    op: CopyOp, placement: Placement, source: Selected, attributes: CopyAttributes
+    op: CopyOp, placement: Placement, source: Selected, root: Root, attributes: CopyAttributes
 ) -> CopyTarget:
-    archive = _archive(source) if op.unpack == "archives" and not source.is_directory else ""
+    remote = isinstance(root, ContextDirectory) and root.remote
+    unpacked = op.unpack == "archives" or (op.unpack == "local archives" and not remote)
+    archive = _archive(source) if unpacked and not source.is_directory else ""
     destination = op.destination
     if op.parents:
         path = placement.target_of(destination, "", contents=True)
         for entry in source.way:
             placement.place_parent(attributes.of(entry, posixpath.join(path, entry.path)))
-        return CopyTarget(source, posixpath.join(path, source.pivot).rstrip("/"), "")
+        path = posixpath.join(path, source.pivot).rstrip("/")
+        return CopyTarget(source, path, "", attributes)
     if archive:
         destination = posixpath.join(destination, "")
     contents = source.is_directory or bool(archive)
     mode = _DIRECTORY if archive else _made_mode(op)
     path = placement.target_of(destination, source.name, contents=contents, mode=mode)
-    return CopyTarget(source, path, archive)
+    return CopyTarget(source, path, archive, attributes)
 
 
 def _made_mode(op: CopyOp) -> int:
@@ -200,8 +214,8 @@ def _made_mode(op: CopyOp) -> int:
     return _DIRECTORY if octal is None else octal
 
 
-def _place(target: CopyTarget, placement: Placement, attributes: CopyAttributes) -> None:
-    source = target.source
+def _place(target: CopyTarget, placement: Placement) -> None:
+    source, attributes = target.source, target.attributes
     if source.is_directory:
         placement.place_tree(target.path, source.items(), attributes)
         if source.mtime_ns is None:
@@ -289,6 +303,6 @@ def _owner(
         return find_owner(root, text, on_unknown)
 
 
-def _default_owner(source: Source | None) -> tuple[int, int] | None:
-    """Files of a context become root's; files of a stage or image keep their owner."""
-    return None if isinstance(source, Snapshot) else (0, 0)
+def _default_owner(root: Root) -> tuple[int, int] | None:
+    """Files of a context become root's; files of a stage, image or archive keep their owner."""
+    return (0, 0) if isinstance(root, ContextDirectory) and not root.owners else None

@@ -20,6 +20,7 @@ from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,
     CopyOp,
+    GitOp,
     HttpOp,
     ImageOp,
     MakeDirectoryOp,
@@ -31,6 +32,7 @@ from shipline.build.graph import (
 )
 from shipline.build.request import SHM_SIZE
 from shipline.errors import Span
+from shipline.git import GitSource
 from shipline.oci import Platform
 
 Json = dict[str, Any]
@@ -118,8 +120,11 @@ def _add(
         case ContextOp(name):
             hint = name if name == MAIN_CONTEXT else f"{MAIN_CONTEXT}:{name}"
             return built.add(_source(f"local://{name}", {"local.sharedkeyhint": hint}), [], None)
-        case HttpOp():
-            return _downloads(vertex.op, built)
+        case GitOp(source):
+            return built.add(_repository(source), [], None)
+        case HttpOp(url, name, checksum):
+            attributes = {"http.checksum": checksum} if checksum else {}
+            return built.add(_source(url, {**attributes, "http.filename": name}), [], None)
         case MakeDirectoryOp():
             action = {"path": vertex.op.path, "mode": 0o755, "makeParents": True, "timestamp": -1}
             return built.add(*_file_op([{"mkdir": action}], steps[:1]), span)
@@ -138,27 +143,30 @@ def _source(identifier: str, attributes: Mapping[str, str] | None = None) -> Jso
     return {"Op": {"source": source}, "constraints": {}}
 
 
-def _downloads(op: HttpOp, built: _Steps) -> str:
-    """A step for each URL; the last one."""
-    step = ""
-    for url, name, checksum in op.files:
-        attributes = {"http.checksum": checksum} if checksum else {}
-        step = built.add(_source(url, {**attributes, "http.filename": name}), [], None)
-    return step
+def _repository(source: GitSource) -> Json:
+    where = source.remote.partition("://")[2] or source.remote.replace(":", "/", 1)
+    fragment = f"{source.ref}:{source.subdir}" if source.subdir else source.ref
+    attributes = {
+        "git.authheadersecret": "GIT_AUTH_HEADER",
+        "git.authtokensecret": "GIT_AUTH_TOKEN",
+        "git.checksum": source.checksum,
+        "git.fullurl": source.remote,
+        "git.keepgitdir": "true" if source.keep_git_dir else "",
+        "git.mountsshsock": "default" if source.is_ssh else "",
+        "git.skipsubmodules": "" if source.submodules else "true",
+    }
+    given = {name: value for name, value in attributes.items() if value}
+    return _source(f"git://{where}{'#' if fragment else ''}{fragment}", given)
 
 
 def _copy(vertex: Vertex, op: CopyOp, steps: list[str], built: _Steps) -> str:
     """One action for each source; a file that is written in the Dockerfile is a step of its own."""
-    base, source = steps[0], steps[1] if len(steps) > 1 else ""
+    base = steps[0]
     made = [built.add(*_made(name, content), None) for name, content in op.files]
-    named = [(source, path, True) for path in op.sources]
-    download = len(vertex.inputs) > 1 and isinstance(vertex.inputs[1].op, HttpOp)
-    if download:  # the files lie in numbered directories, an affair of ours
-        first = int(source.removeprefix("step")) - len(op.sources) + 1
-        named = [
-            (f"step{first + number}", path.partition("/")[2], False)
-            for number, path in enumerate(op.sources)
-        ]
+    named = [
+        (steps[number], path, not isinstance(vertex.inputs[number].op, HttpOp))
+        for path, number in op.inputs_of_sources()
+    ]
     named += [(step, name, False) for step, (name, _) in zip(made, op.files, strict=True)]
     inputs = list(dict.fromkeys(filter(None, [base, *(step for step, _, _ in named)])))
     actions: list[Json] = []

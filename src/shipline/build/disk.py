@@ -37,8 +37,8 @@ LIMIT_VARIABLE = "SHIPLINE_MAX_USED_SPACE"
 class CacheRecord(Struct, frozen=True):
     """A part of the cache. Times are in seconds since the epoch, `size` in bytes on the disk.
 
-    `type` is one of buildx's: regular, source.local, exec.cachemount. `in_use` is true where a
-    running build may rely on it.
+    `type` is one of buildx's: regular, source.local, source.git.checkout, exec.cachemount. `in_use`
+    is true where a running build may rely on it.
     """
 
     id: str
@@ -204,7 +204,8 @@ def _enforce(limit: int, state: Path, step: Step) -> None:
 
 def grew(state: Path, since: float) -> bool:
     """Whether anything was added to the cache at or after `since`, without reading all of it."""
-    for place in (state / "content/blobs/sha256", *state.glob("layers*"), *state.glob("mounts*/*")):
+    patterns = ("content/blobs/sha256", "layers*", "mounts*/*", "git/*")
+    for place in (one for pattern in patterns for one in state.glob(pattern)):
         with suppress(FileNotFoundError, NotADirectoryError):
             if place.stat().st_mtime >= since:
                 return True
@@ -247,6 +248,13 @@ def _mount(lock: Path) -> CacheRecord:
     return replace(record, size=size, mutable=True, in_use=_is_locked(lock))
 
 
+def _repository(used: Path) -> CacheRecord:
+    path, kept = used.parent, used.with_name(_SIZE)
+    record = _record("source.git.checkout", f"git repository {used.read_text()}", path, used)
+    current = kept.exists() and kept.stat().st_mtime > record.last_used
+    return replace(record, size=_tree_size(path, kept, current=current), mutable=True)
+
+
 def _blob(path: Path) -> CacheRecord:
     return _record("regular", f"blob {path.parent.name}:{path.name}", path)
 
@@ -255,6 +263,7 @@ _PARTS = {
     "layers*/[!.]*": _layer,
     "toc/*": _table,
     "stat/*": _context,
+    "git/*/used": _repository,
     "mounts*/*/*.lock": _mount,
     "content/blobs/*/*": _blob,
 }

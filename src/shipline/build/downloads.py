@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -23,6 +22,7 @@ from shipline.build.cache import Cache, RemoteFile
 from shipline.content import CHUNK, LocalStore, chunks
 from shipline.errors import DockerfileError, RegistryError, Span, UsageError
 from shipline.events import Step
+from shipline.net import without_logins
 from shipline.oci import Descriptor, Digest, InvalidDigest
 
 _UNNAMED = "__unnamed__"
@@ -32,7 +32,6 @@ _HINTS = {
     403: "the server refuses access to this file: fetch it before the build",
     404: "check the URL: the server has no such file",
 }
-_LOGIN = re.compile(r"://[^/?#\s]*@")
 _MEDIA_TYPE = "application/octet-stream"
 
 
@@ -108,19 +107,18 @@ def place_file(file: RemoteFile, store: LocalStore, path: Path) -> None:
         for data in chunks(reader):
             target.write(data)
     path.chmod(0o600)
-    modified = _seconds(file.modified)
+    modified = seconds_of(file)
     os.utime(path, (modified, modified))
 
 
-def is_url(source: str) -> bool:
-    """Whether a source of ADD is remote, not in a context."""
-    return "://" in source or source.startswith("git@")
+def seconds_of(file: RemoteFile) -> int:
+    """Last-Modified of the file as Unix time; 0 without one."""
+    return int(_seconds(file.modified))
 
 
 def is_http(source: str) -> bool:
-    """Whether `source` is a file at an HTTP URL, not a Git repository."""
-    parts = urlsplit(source)
-    return parts.scheme in ("http", "https") and not parts.path.endswith(".git")
+    """Whether `source` is an HTTP URL."""
+    return source.lower().startswith(("http://", "https://"))
 
 
 def file_name(url: str) -> str:
@@ -139,11 +137,6 @@ def parse_checksum(text: str, span: Span | None) -> str:
         ) from None
 
 
-def without_logins(text: str) -> str:
-    """A URL, or a text with URLs, without their logins."""
-    return _LOGIN.sub("://", text)
-
-
 def _request(get: Get, url: str, etag: str = "") -> Reply:
     """The response for `url`, whose login goes into a header; 304 is possible with an `etag`."""
     parts = urlsplit(url)
@@ -157,6 +150,8 @@ def _request(get: Get, url: str, etag: str = "") -> Reply:
         return get(urlunsplit(parts._replace(netloc=host, fragment="")), headers)
     except RegistryError as error:
         error.hint = _HINTS.get(error.status or 0, _HINT)
+        error.message = f"cannot fetch {without_logins(url)}: {error.message}"
+        error.args = (error.message,)
         raise
 
 

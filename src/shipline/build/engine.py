@@ -38,7 +38,17 @@ from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import FILES, ExportSource, check_engine, export
 from shipline.build.faults import Damage, system_errors
-from shipline.build.graph import ContextOp, HttpOp, ImageOp, ScratchOp, Vertex, walk
+from shipline.build.graph import (
+    MAIN_CONTEXT,
+    ContextOp,
+    GitOp,
+    HttpOp,
+    ImageOp,
+    Origin,
+    ScratchOp,
+    Vertex,
+    walk,
+)
 from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
 from shipline.build.provenance import Invocation
@@ -51,6 +61,7 @@ from shipline.build.publish import (
     push_targets,
 )
 from shipline.build.remote_caches import Known, RemoteCaches
+from shipline.build.remotes import Remotes, open_remotes
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
@@ -111,7 +122,8 @@ class BuildResult(Struct, frozen=True):
     """The result in the format of its first pushed output, or else its first; `names` are all tags.
 
     `root` is the index, or the manifest of a single platform; `invocation` names this run;
-    `provenance` is how the image of each platform was built, if the metadata is to have that.
+    `provenance` is how the image of each platform was built, if the metadata is to have that, and
+    `context` where the files of a remote context came from.
     """
 
     root: Descriptor
@@ -119,6 +131,7 @@ class BuildResult(Struct, frozen=True):
     names: tuple[Reference, ...]
     invocation: str = ""
     provenance: Mapping[Platform, Mapping[str, Any]] = field(default_factory=dict)
+    context: Origin | None = None
 
 
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -157,15 +170,15 @@ def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
 
     Raises UsageError without a Dockerfile or target, and the errors of the system as `build` does.
     """
-    with system_errors(settings.home), TemporaryDirectory() as scratch:
-        images = RegistryImages(
-            settings.repositories, Blobs(LocalStore(settings.home / "content"), step), step
-        )
+    with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
+        blobs = Blobs(LocalStore(settings.home / "content"), step)
+        images = RegistryImages(settings.repositories, blobs, step)
+        records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
+        cache = Cache(records, blobs, settings.home)
+        remotes = _remotes(request, settings, Path(scratch), cache, blobs.store)
         try:
-            time_of = partial(_time_of_stage, images, settings)
-            request, dockerfile = load_dockerfile(
-                request, settings.stdin, Path(scratch), step, time_of
-            )
+            time_of = partial(_time_of_stage, images, remotes)
+            request, dockerfile = load_dockerfile(request, settings.stdin, remotes, step, time_of)
         except DockerfileError as error:
             return CheckResult(failure=error)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
@@ -197,30 +210,39 @@ def _checked(
 
 def _time_of_stage(
     images: RegistryImages,
-    settings: Settings,
+    remotes: Remotes,
     request: BuildRequest,
     dockerfile: df.Dockerfile,
     name: str,
     stage: df.Stage,
 ) -> int:
-    """The time of the file that the stage adds from a URL, if it has no other."""
+    """The time of the file or repository that the stage adds from a URL, if it has no other."""
     arguments = {key: value for key, value in request.build_args.items() if key != EPOCH}
     request = replace(
         request, target=name, build_args=arguments, platforms=request.target_platforms[:1]
     )
     *added, bottom = plan_platforms(request, dockerfile, images)[0].vertex.chain()
-    source = added[0].inputs[-1].op if len(added) == 1 else None
+    source = added[0].inputs[-1].op if len(added) == 1 and len(added[0].inputs) == 2 else None
     modified = 0
-    if isinstance(source, HttpOp) and len(source.files) == 1 and isinstance(bottom.op, ScratchOp):
-        modified = last_modified(source.files[0][0], settings.get)
+    if isinstance(bottom.op, ScratchOp) and isinstance(source, GitOp):
+        modified = remotes.commit_time(source.source)
+    if isinstance(bottom.op, ScratchOp) and isinstance(source, HttpOp):
+        modified = last_modified(source.url, remotes.downloader.get)
     if modified:
         return modified
     raise DockerfileError(
         f"{EPOCH}={name}: the stage has no time",
         span=stage.span,
-        hint="a stage that has one is FROM scratch with a single ADD of a URL, whose server sends"
-        " Last-Modified",
+        hint="a stage that has one is FROM scratch with a single ADD of a Git repository, or"
+        " of a URL whose server sends Last-Modified",
     )
+
+
+def _remotes(
+    request: BuildRequest, settings: Settings, scratch: Path, cache: Cache, store: LocalStore
+) -> Remotes:
+    downloader = Downloader(settings.get, cache, store)
+    return open_remotes(request, settings.environment, settings.home, scratch, downloader)
 
 
 def _is_piped(request: BuildRequest) -> bool:
@@ -257,15 +279,16 @@ def _build(
         reading = caches.start_reading(stack.enter_context(TaskGroup()))
         piped = _is_piped(request)
         images = RegistryImages(settings.repositories, blobs, step)
-        time_of = partial(_time_of_stage, images, settings)
-        request, dockerfile = load_dockerfile(request, settings.stdin, scratch, step, time_of)
+        records = stack.enter_context(open_records(home / "cache.db", damage))
+        remotes = _remotes(request, settings, scratch, Cache(records, blobs, home), store)
+        time_of = partial(_time_of_stage, images, remotes)
+        request, dockerfile = load_dockerfile(request, settings.stdin, remotes, step, time_of)
         for warning in request_warnings(request, dockerfile.directives.syntax):
             step.warn(*warning)
         indexed = wants_index(request)
         stages = plan_platforms(request, dockerfile, images)
         _check_dockerfile(request, dockerfile, images, step, stack)
         clock = clock_of(request, dockerfile)
-        records = stack.enter_context(open_records(home / "cache.db", damage))
         worker = Worker(
             store=store,
             snapshots=Snapshots(home, scratch, blobs, files),
@@ -282,7 +305,6 @@ def _build(
             state=home,
             mounts=caches.mounts,
         )
-        downloader = Downloader(settings.get, worker.cache, store)
         contexts = open_contexts(request, home, scratch, stack)
         recoder = Recoder(blobs, worker.cache, step)
         scanner = None
@@ -296,7 +318,7 @@ def _build(
             uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
             follower = uploads if targets else None
             solver = Solver(
-                *(worker, executor, downloader, contexts, images.found, step, follower),
+                *(worker, executor, remotes, contexts, images.found, step, follower),
                 on_result=caches.on_result,
             )
             known: Known = {}
@@ -339,7 +361,8 @@ def _build(
             for stage, image in zip(stages, first.images, strict=True)
             if request.metadata_provenance is not None
         }
-        return BuildResult(first.descriptor, first.images, request.tags, run.id, facts)
+        context = next(iter(contexts[MAIN_CONTEXT].origins), None)
+        return BuildResult(first.descriptor, first.images, request.tags, run.id, facts, context)
 
 
 def _exported(request: BuildRequest, results: Results) -> set[Digest]:
@@ -392,9 +415,11 @@ def _local_files(
         solver.start(group, *fetched)
     found = {one: contexts[one.op.name] for one in leaves if isinstance(one.op, ContextOp)}
     downloaded = {one: solver.result(one).files for one in fetched}
-    return found | {
-        one: files for one, files in downloaded.items() if isinstance(files, ContextDirectory)
-    }
+    for one, files in downloaded.items():
+        if isinstance(files, ContextDirectory):
+            files.open()
+            found[one] = files
+    return found
 
 
 def _solve(

@@ -19,7 +19,7 @@ from shipline.build.cache_mounts import CacheMounts
 from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import Secret
-from shipline.build.selecting import ContextDirectory, Root, find_source
+from shipline.build.selecting import ContextDirectory, Root, find_source, owned_items
 from shipline.build.snapshots import Snapshot
 from shipline.build.ssh import Agent, served
 from shipline.build.worker import Source, Worker
@@ -76,22 +76,21 @@ class Executor(Struct, frozen=True):
             if mount.required:
                 raise UsageError(f"secret {mount.id} was not given", hint=hint)
             return None
-        if secret.env is not None:
-            found = self.environment.get(secret.env)
-            if found is None and mount.required:
-                raise UsageError(f"secret {mount.id}: ${secret.env} is not set", hint=hint)
-            return None if found is None else os.fsencode(found)
-        assert secret.file is not None
         try:
-            return secret.file.read_bytes()
+            value = secret.value(self.environment)
         except OSError as error:
             problem = f"secret {mount.id}: {secret.file}: {error.strerror}"
             raise UsageError(problem, hint=hint) from None
+        if value is None and mount.required:
+            raise UsageError(f"secret {mount.id}: ${secret.env} is not set", hint=hint)
+        return value
 
 
 def context_digest(source: ContextDirectory, path: str) -> str:
-    """The digest of the files at `path` in a context, for a cache key."""
-    return str(_context_tree(source, path).digest((0, 0)))
+    """What the files at `path` in a context are, for a cache key: their digest, or the pin."""
+    if source.pin:
+        return f"{source.pin} {path}"
+    return source.stamp + str(_context_tree(source, path).digest((0, 0)))
 
 
 class StepMounts:
@@ -168,13 +167,16 @@ class StepMounts:
         if isinstance(source, Snapshot):
             root = self._stack.enter_context(self._worker.snapshots.mounted(source))
             return find_source(Root(root, "the stage or image"), path)
+        source.open()
         found = resolve_in_root(source.path, path)
         copy = self._worker.temporary("context")
         copy.mkdir()
         self._stack.callback(remove_tree, copy)
+        inside = os.path.relpath(found if found.is_dir() else found.parent, source.path)
         items = _context_tree(source, path).items()
-        owned = ((entry._replace(uid=0, gid=0), content) for entry, content in items)
-        unpack(owned, copy, whiteouts="keep")
+        roots = ((entry._replace(uid=0, gid=0), content) for entry, content in items)
+        inside = "" if inside == "." else inside
+        unpack(owned_items(roots, source.owners, inside), copy, whiteouts="keep")
         return copy if found.is_dir() else copy / found.name
 
     def _caches(self, op: RunOp, *, fresh: bool) -> dict[str, Path]:

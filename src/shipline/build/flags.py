@@ -144,11 +144,6 @@ def parse_request(
     )
 
 
-_GIT = re.compile(
-    r"(?:git://|ssh://|github\.com/|git@[^/:]+:|https?://[^#?]+\.git(?:[#?]|\Z))", re.IGNORECASE
-)
-
-
 def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
     """The positional argument. An existing directory takes precedence over a URL of its name."""
     if text == "-":
@@ -159,7 +154,7 @@ def parse_context(text: str, is_directory: Callable[[str], bool]) -> Context:
         return remote
     raise UsageError(
         f"the build context {text!r} is not a directory",
-        hint="give a directory, a git or http URL, or - for standard input",
+        hint="give a directory, a Git or HTTP URL, or - for standard input",
     )
 
 
@@ -173,13 +168,23 @@ def parse_build_context(text: str) -> tuple[str, Context]:
     for kind in (ContextKind.IMAGE, ContextKind.LAYOUT):
         if value.startswith(f"{kind}://"):
             return name.lower(), Context(kind, value.removeprefix(f"{kind}://"))
+    if value.startswith("target:"):
+        raise UsageError(
+            f"--build-context {name}: {value!r} is a target of a bake file",
+            hint="build that target first, and give its image: docker-image://, oci-layout://",
+        )
     return name.lower(), _remote(value) or Context(ContextKind.LOCAL, value)
 
 
 def _remote(text: str) -> Context | None:
-    if _GIT.match(text):
+    """The context at a URL, None for another text. Raises UsageError for a wrong Git URL."""
+    if not any(mark in text for mark in ("://", "@", "github.com/")):
+        return None
+    from shipline.git import parse_git_source  # slow to import
+
+    if parse_git_source(text, short=True) is not None:
         return Context(ContextKind.GIT, text)
-    if text.startswith(("http://", "https://")):
+    if text.lower().startswith(("http://", "https://")):
         return Context(ContextKind.HTTP, text)
     return None
 

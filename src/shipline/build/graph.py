@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import repeat
 from typing import ClassVar, Self
 
 from msgspec import Struct
@@ -17,6 +18,7 @@ from msgspec.structs import force_setattr
 
 from shipline.build.request import Network
 from shipline.errors import Span
+from shipline.git import GitSource
 from shipline.oci import Digest, Resources, Ulimit
 
 
@@ -99,14 +101,25 @@ class RunMount(Struct, frozen=True):
     owned: bool = False
 
 
+class GitOp(_Operation, frozen=True):
+    """The files of a commit of a Git repository; the login is not part of the key."""
+
+    KIND = "git/1"
+
+    source: GitSource
+
+    def key(self) -> str:
+        return key_of(self.KIND, **_parts(self.source, frozenset({"login"})))
+
+
 class HttpOp(_Operation, frozen=True):
-    """Files at URLs, each in a directory with its number as name: tuples of URL, file name, and the
-    required digest, empty for any.
-    """
+    """The file at a URL, as `name` in a directory; `checksum` is its required digest, or empty."""
 
-    KIND = "http/1"
+    KIND = "http/2"
 
-    files: tuple[tuple[str, str, str], ...]
+    url: str
+    name: str
+    checksum: str = ""
 
 
 class RunOp(_Operation, frozen=True):
@@ -137,9 +150,13 @@ class RunOp(_Operation, frozen=True):
 
 
 class CopyOp(_Operation, frozen=True):
-    """Files of input 1, or `files` given inline, placed on top of input 0."""
+    """Files of other inputs, and then `files` given inline, placed on top of input 0.
 
-    KIND = "copy/1"
+    `inputs` has the number of the input for each of `sources`; without it all are of input 1.
+    Archives are unpacked `never`, or all `archives`, or only `local archives`: not those at URLs.
+    """
+
+    KIND = "copy/2"
 
     sources: tuple[str, ...]
     destination: str
@@ -150,6 +167,11 @@ class CopyOp(_Operation, frozen=True):
     parents: bool = False
     excludes: tuple[str, ...] = ()
     unpack: str = "never"
+    inputs: tuple[int, ...] = ()
+
+    def inputs_of_sources(self) -> Iterator[tuple[str, int]]:
+        """Each source with the number of its input."""
+        return zip(self.sources, self.inputs or repeat(1), strict=False)
 
 
 class MakeDirectoryOp(_Operation, frozen=True):
@@ -161,7 +183,7 @@ class MakeDirectoryOp(_Operation, frozen=True):
     user: str = ""
 
 
-Op = ScratchOp | ImageOp | ContextOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
+Op = ScratchOp | ImageOp | ContextOp | GitOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 
 class Origin(Struct, frozen=True):

@@ -10,9 +10,20 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from shipline import dockerfile as df
-from shipline.build.base_images import BaseImage
+from shipline.build.base_images import LAYOUT, BaseImage
 from shipline.build.flags import parse_boolean
-from shipline.build.graph import MAIN_CONTEXT, ContextOp, CopyOp, Label, ScratchOp, Vertex
+from shipline.build.graph import (
+    MAIN_CONTEXT,
+    ContextOp,
+    CopyOp,
+    GitOp,
+    HttpOp,
+    Label,
+    Op,
+    ScratchOp,
+    Vertex,
+)
+from shipline.build.remotes import CONTEXT_FILE, context_source
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.stages import (
     LAYERED,
@@ -27,12 +38,16 @@ from shipline.oci import ImageConfig, InvalidDigest, InvalidReference, Platform,
 from shipline.tasks import TaskGroup
 from shipline.values import replace
 
+_IMAGES = (ContextKind.IMAGE, ContextKind.LAYOUT)
 _SCAN = "BUILDKIT_SBOM_SCAN_"
 
 
 class BaseImages(Protocol):
     def resolve(self, name: str, platform: Platform) -> BaseImage:
-        """Look up an image by its name in FROM. Raises NotFound, RegistryError, AuthError."""
+        """Look up an image by its name in FROM, or `oci-layout://PATH[:TAG][@DIGEST]`.
+
+        Raises NotFound, RegistryError, AuthError.
+        """
 
 
 class _NamedContexts:
@@ -172,7 +187,7 @@ class PlatformPlan:
         if stage.index in self._stages.replaced and vertex.op == ScratchOp():
             image = ImageConfig(platform)
         notes: tuple[HistoryNote, ...] = ()
-        if isinstance(vertex.op, ContextOp):
+        if isinstance(vertex.op, ContextOp | GitOp | HttpOp):
             copy = CopyOp((".",), "/")
             vertex = Vertex(
                 copy, (Vertex(ScratchOp(), label=Label("scratch")), vertex), vertex.label
@@ -206,16 +221,31 @@ class PlatformPlan:
         name = source.name
         if isinstance(source, df.ContextSource):
             key, context = self._contexts.find(name)
-            if context is None or context.kind != ContextKind.IMAGE:
-                vertex = Vertex(ContextOp(key), label=Label(f"load {name}", span=span))
-                return vertex, ImageConfig(platform)
-            name = context.location
+            if context is None or context.kind not in _IMAGES:
+                label = replace(label, name=f"load {name}")
+                op = ContextOp(key) if context is None else self._context_op(key, context)
+                return Vertex(op, label=label), ImageConfig(platform)
+            name = self._name_of(key, context)
         if name == df.SCRATCH:
             image = ImageConfig(platform).set(WorkingDir="/")
             return Vertex(ScratchOp(), label=Label("scratch")), image
         base = self._image(name, platform, span)
-        label = replace(label, name=f"FROM {base.reference.familiar}")
+        label = replace(label, name=f"FROM {base.shown}")
         return Vertex(base.manifest, label=label), base.config
+
+    def _context_op(self, name: str, context: Context) -> Op:
+        """The operation that brings a named context here."""
+        if context.kind is ContextKind.GIT:
+            return GitOp(context_source(context.location, {}))
+        if context.kind is ContextKind.HTTP:
+            return HttpOp(context.location, CONTEXT_FILE)
+        return ContextOp(name)
+
+    def _name_of(self, name: str, context: Context) -> str:
+        """What `BaseImages.resolve` takes for a named context that is an image."""
+        if context.kind is ContextKind.LAYOUT:
+            return f"{LAYOUT}{context.location}"
+        return context.location
 
     def _image(self, name: str, platform: Platform, span: Span) -> BaseImage:
         try:
@@ -266,7 +296,8 @@ class PlatformPlan:
         name = self._globals.base_of(stage).name
         context = self._contexts.find(name)[1]
         if context is not None:
-            name = context.location if context.kind == ContextKind.IMAGE else df.SCRATCH
+            is_image = context.kind in _IMAGES
+            name = self._name_of(name, context) if is_image else df.SCRATCH
         if name == df.SCRATCH:
             return ()
         image = self._image(name, self._platform_of(stage), stage.span).config

@@ -18,9 +18,9 @@ from shipline import dockerfile as df
 from shipline.build.base_images import BaseImage
 from shipline.build.clock import rfc3339
 from shipline.build.definition import Definition, define, define_files, secrets_of
-from shipline.build.downloads import without_logins
-from shipline.build.graph import ContextOp, ImageOp, Origin, RunOp, Vertex, walk
+from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Origin, RunOp, Vertex, walk
 from shipline.build.request import SHM_SIZE, BuildRequest, Context, ContextKind, ProvenanceOptions
+from shipline.net import without_logins
 from shipline.oci import Descriptor, Platform, Reference
 
 Json = dict[str, Any]
@@ -74,7 +74,8 @@ def image_uri(name: Reference, platform: Platform) -> str:
 
 def _version_1(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
     vertices = list(walk(built.root))
-    complete = not any(isinstance(vertex.op, ContextOp) for vertex in vertices)
+    pinned = ContextOp(MAIN_CONTEXT) if request.context.digest else None
+    complete = not any(isinstance(one.op, ContextOp) and one.op != pinned for one in vertices)
     offline = all(one.op.network == "none" for one in vertices if isinstance(one.op, RunOp))
     args, every = _arguments(request, options)
     internal: Json = {"builderPlatform": str(Platform.local())}
@@ -182,14 +183,18 @@ def _named(name: str, context: Context) -> str:
 
 def _config_source(request: BuildRequest, built: Built) -> Json:
     """Where the Dockerfile is from: empty but for its path where that is this machine."""
-    path = built.dockerfile.file
-    if request.context.kind is ContextKind.LOCAL:
-        path = path.rpartition("/")[2]
-    return {"path": path}
+    path, context = built.dockerfile.file, request.context
+    if context.digest:
+        algorithm, _, value = context.digest.partition(":")
+        uri = without_logins(context.location)
+        return {"uri": uri, "digest": {algorithm: value}, "path": path}
+    return {"path": path.rpartition("/")[2] if context.is_local else path}
 
 
 def _locals(request: BuildRequest, vertices: Iterable[Vertex]) -> list[str]:
     used = {vertex.op.name for vertex in vertices if isinstance(vertex.op, ContextOp)}
+    if request.context.digest:
+        return sorted(used - {MAIN_CONTEXT})
     return sorted({*used, "dockerfile"})
 
 

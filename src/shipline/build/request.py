@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -33,14 +34,31 @@ class ContextKind(StrEnum):
 
 class Context(Struct, frozen=True):
     """Files to build from. `location` is a path, a URL or an image, without the scheme for kinds
-    IMAGE and LAYOUT. For STDIN it is the directory that an archive was unpacked to, empty before
-    that and if standard input is only the Dockerfile; `newest` is the latest time of the files in
-    the archive, in seconds since 1970.
+    IMAGE and LAYOUT, and empty for STDIN.
+
+    When a context from elsewhere was brought here, `directory` has its files; it stays empty if
+    standard input is only the Dockerfile. `newest` is then the time of a commit or an archive, in
+    seconds since 1970; `digest` is that of the commit or file, as `sha1:..`; `pin` names the files
+    for good, as a commit does; and `owners` are those of files in an archive, by path.
     """
 
     kind: ContextKind
     location: str
+    directory: str = ""
     newest: int | None = None
+    digest: str = ""
+    pin: str = ""
+    owners: Mapping[str, tuple[int, int]] = {}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory that the user named, to which ignore rules apply."""
+        return self.kind is ContextKind.LOCAL
+
+    @property
+    def place(self) -> str:
+        """The directory with the files; empty if there is none."""
+        return self.location if self.is_local else self.directory
 
 
 class Level(StrEnum):
@@ -115,6 +133,14 @@ class Secret(Struct, frozen=True):
     id: str
     file: Path | None = None
     env: str | None = None
+
+    def value(self, environment: Mapping[str, str]) -> bytes | None:
+        """The bytes of the secret; None if the variable is not set. Raises OSError."""
+        if self.env is not None:
+            found = environment.get(self.env)
+            return None if found is None else os.fsencode(found)
+        assert self.file is not None
+        return self.file.read_bytes()
 
 
 class Ssh(Struct, frozen=True):

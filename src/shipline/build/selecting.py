@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +13,7 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
+from shipline.build.graph import Origin
 from shipline.errors import SandboxError, UsageError
 from shipline.layer import Entry, Item, Prune, StatCache, Tree, resolve, scan
 from shipline.sandbox import resolve_in_root
@@ -37,9 +38,19 @@ class Root(Struct, frozen=True):
 
 
 class ContextDirectory(Root, frozen=True):
-    """A directory of this machine to build from; a cache key has its `stamp` besides its files."""
+    """A directory to build from; a cache key has its `stamp` besides its files.
+
+    A `pin` names the files for good: a cache key may have it instead of them, and they are there
+    after `open`. `owners` are those of its files, by path; without any all are root's. `origins`
+    are the remote places that the files come from.
+    """
 
     stamp: str = ""
+    pin: str = ""
+    open: Callable[[], object] = lambda: None
+    owners: Mapping[str, tuple[int, int]] = {}
+    remote: bool = False
+    origins: tuple[Origin, ...] = ()
     is_context = True
 
 
@@ -59,14 +70,16 @@ class Selected(Struct, frozen=True):
     pivot: str
     way: tuple[Entry, ...]
     is_context: bool
+    owners: Mapping[str, tuple[int, int]] = {}
 
     def items(self) -> Iterator[Item]:
         """The files; capabilities of files in a context are dropped."""
         if not self.is_context:
             return self.tree.items()
+        inside = self.path if self.is_directory else posixpath.dirname(self.path)
         return (
             (entry._replace(xattrs=()) if entry.xattrs else entry, content)
-            for entry, content in self.tree.items()
+            for entry, content in owned_items(self.tree.items(), self.owners, inside)
         )
 
     @property
@@ -79,6 +92,27 @@ class Selected(Struct, frozen=True):
     @property
     def name(self) -> str:
         return posixpath.basename(self.written) or posixpath.basename(self.path)
+
+
+def owned_items(
+    items: Iterable[Item], owners: Mapping[str, tuple[int, int]], inside: str
+) -> Iterable[Item]:
+    """Items of the directory `inside` with their `owners`, root without one; as they are if there
+    are none at all.
+    """
+    if not owners:
+        return items
+    return (
+        (owned_entry(entry, owners, _join(inside, entry.path)), content) for entry, content in items
+    )
+
+
+def owned_entry(entry: Entry, owners: Mapping[str, tuple[int, int]], path: str) -> Entry:
+    """The entry at `path` with its owner."""
+    if not owners:
+        return entry
+    uid, gid = owners.get(path, (0, 0))
+    return entry._replace(uid=uid, gid=gid)
 
 
 def select(
@@ -182,16 +216,23 @@ def _selected(
     path = os.path.relpath(place, root.path)
     path = "" if path == "." else path
     is_directory = place.is_dir()
+    owners = root.owners if isinstance(root, ContextDirectory) else {}
     if base is None:
         base = path if is_directory else posixpath.dirname(path)
         way: tuple[Entry, ...] = ()
     else:
-        way = tuple(_way(root.path / base, pivot if is_directory else posixpath.dirname(pivot)))
+        leading = pivot if is_directory else posixpath.dirname(pivot)
+        way = tuple(
+            owned_entry(entry, owners, _join(base, entry.path))
+            for entry in _way(root.path / base, leading)
+        )
     tree = root.trees.get(
         (path, excludes, base),
         lambda: scan(root.path, path, prune=_pruned(root.prune, excludes, base), cache=root.cache),
     )
-    return Selected(root.path, written, path, is_directory, tree, pivot, way, root.is_context)
+    return Selected(
+        root.path, written, path, is_directory, tree, pivot, way, root.is_context, owners
+    )
 
 
 def _way(root: Path, path: str) -> Iterator[Entry]:

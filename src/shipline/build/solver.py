@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
 
@@ -12,11 +12,11 @@ from msgspec import Struct
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
 from shipline.build.copying import copy, instruction_key, make_directory
-from shipline.build.downloads import Downloader, place_file, without_logins
 from shipline.build.executor import Executor
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
+    GitOp,
     HttpOp,
     ImageOp,
     Label,
@@ -28,6 +28,7 @@ from shipline.build.graph import (
     Vertex,
     walk,
 )
+from shipline.build.remotes import Remotes
 from shipline.build.running import run, run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
@@ -43,6 +44,7 @@ _KINDS: dict[type[Op], str] = {
     RunOp: "run",
     CopyOp: "copy",
     MakeDirectoryOp: "workdir",
+    GitOp: "git",
     HttpOp: "http",
 }
 
@@ -72,7 +74,7 @@ class Solver:
         self,
         worker: Worker,
         executor: Executor,
-        downloader: Downloader,
+        remotes: Remotes,
         contexts: Mapping[str, ContextDirectory],
         images: Mapping[ImageOp, BaseImage],
         step: Step,
@@ -81,7 +83,7 @@ class Solver:
     ) -> None:
         self._worker = worker
         self._executor = executor
-        self._downloader = downloader
+        self._remotes = remotes
         self._contexts = contexts
         self._images = images
         self._step = step
@@ -111,7 +113,7 @@ class Solver:
             if isinstance(vertex.op, RunOp):
                 self._mountable.update(below for one in vertex.inputs for below in one.chain())
             elif isinstance(vertex.op, CopyOp) and len(vertex.inputs) > 1:
-                self._mountable.update(vertex.inputs[1].chain())
+                self._mountable.update(below for one in vertex.inputs[1:] for below in one.chain())
         self._published.update(vertex for root in roots for vertex in root.chain())
         group.start(visit_graph, roots, self._needed, self._solve, at_once=_AT_ONCE)
 
@@ -151,9 +153,13 @@ class Solver:
             case ImageOp():
                 return VertexResult(Snapshot(self._images[vertex.op].layers))
             case ContextOp(name):
-                return VertexResult(self._contexts[name])
+                return _of_context(self._contexts[name])
+            case GitOp(source):
+                with _located(vertex.label), self._shown(vertex):
+                    return _of_context(self._remotes.git(source, self._step))
             case HttpOp():
-                return self._download(vertex, vertex.op)
+                with _located(vertex.label), self._shown(vertex) as step:
+                    return _of_context(self._remotes.http(vertex.op, step))
         base = inputs[0]
         if not isinstance(base, Snapshot):
             raise DockerfileError(
@@ -170,28 +176,13 @@ class Solver:
 
     def _take(self, vertex: Vertex, found: LayerResult) -> LayerResult:
         """A result that is known, shown as any other."""
-        with self._step.step(vertex.label.name, **_attributes(vertex)) as step:
+        with self._shown(vertex) as step:
             step.cached()
             step.note(size=found.layer.descriptor.size, digest=str(found.layer.diff_id))
         return found
 
-    def _download(self, vertex: Vertex, op: HttpOp) -> VertexResult:
-        """The files of the URLs, as a directory."""
-        place = self._worker.temporary("http")
-        times, origins = [], []
-        with (
-            _located(vertex.label),
-            self._step.step(vertex.label.name, **_attributes(vertex)) as step,
-        ):
-            for number, (url, name, checksum) in enumerate(op.files):
-                file = self._downloader.fetch(url, checksum, step)
-                (place / str(number)).mkdir(parents=True)
-                place_file(file, self._worker.store, place / str(number) / name)
-                times.append("" if checksum else file.modified)
-                digest = file.content.digest
-                origins.append(Origin(without_logins(url), ((digest.algorithm, digest.hex),)))
-        directory = ContextDirectory(place, "the URL", stamp="\n".join(times))
-        return VertexResult(directory, origins=tuple(origins))
+    def _shown(self, vertex: Vertex) -> AbstractContextManager[Step]:
+        return self._step.step(vertex.label.name, **_attributes(vertex))
 
     def _add_layer(self, vertex: Vertex, base: Snapshot, inputs: Sequence[Source]) -> LayerResult:
         """The layer of a step, which is shown when its own work begins."""
@@ -208,7 +199,7 @@ class Solver:
                 self._prepare(vertex, inputs)
             if found is None and is_run:
                 stack.enter_context(self._commands)
-            step = stack.enter_context(self._step.step(vertex.label.name, **_attributes(vertex)))
+            step = stack.enter_context(self._shown(vertex))
             if found is not None:
                 step.cached()
             added = found or self._make(vertex, base, inputs, step)
@@ -218,8 +209,11 @@ class Solver:
         return added
 
     def _prepare(self, vertex: Vertex, inputs: Sequence[Source]) -> None:
-        """Download and unpack base images for the step, so that this is not part of its time."""
+        """Bring base images and repositories here, so that this is not part of the step's time."""
         for number, (one, result) in enumerate(zip(vertex.inputs, inputs, strict=True)):
+            if isinstance(result, ContextDirectory):
+                with _located(one.label):
+                    result.open()
             *_, bottom = one.chain()
             if not isinstance(bottom.op, ImageOp) or not isinstance(result, Snapshot):
                 continue
@@ -255,11 +249,14 @@ class Solver:
             case MakeDirectoryOp():
                 return make_directory(vertex.op, base, self._worker, options)
             case CopyOp():
-                source = inputs[1] if len(inputs) > 1 else None
-                return copy(vertex.op, base, source, self._worker, options)
+                return copy(vertex.op, base, inputs[1:], self._worker, options)
             case RunOp():
                 return run(vertex.op, inputs, self._worker, self._executor, options)
         raise AssertionError(vertex.op)
+
+
+def _of_context(directory: ContextDirectory) -> VertexResult:
+    return VertexResult(directory, origins=directory.origins)
 
 
 @contextmanager
@@ -281,7 +278,7 @@ def _key(op: Op, base: Snapshot, inputs: Sequence[Source]) -> str:
     if isinstance(op, RunOp):
         return run_key(op, inputs)
     assert isinstance(op, CopyOp | MakeDirectoryOp)
-    return instruction_key(op, base, inputs[1] if len(inputs) > 1 else None)
+    return instruction_key(op, base, inputs[1:])
 
 
 def _attributes(vertex: Vertex) -> dict[str, str]:

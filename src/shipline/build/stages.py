@@ -9,13 +9,25 @@ from typing import Any
 from msgspec import Struct
 
 from shipline import dockerfile as df
-from shipline.build.downloads import file_name, is_http, is_url, parse_checksum, without_logins
+from shipline.build.downloads import file_name, is_http, parse_checksum
 from shipline.build.entitlements import devices_of, is_insecure, network_of
-from shipline.build.graph import CopyOp, HttpOp, Label, MakeDirectoryOp, Op, RunMount, RunOp, Vertex
+from shipline.build.graph import (
+    CopyOp,
+    GitOp,
+    HttpOp,
+    Label,
+    MakeDirectoryOp,
+    Op,
+    RunMount,
+    RunOp,
+    Vertex,
+)
 from shipline.build.placing import parse_mode
 from shipline.build.request import RunOptions
 from shipline.build.ssh import SSH_AUTH_SOCK
-from shipline.errors import DockerfileError, Span
+from shipline.errors import DockerfileError, Span, UsageError
+from shipline.git import GitSource, parse_git_source
+from shipline.net import without_logins
 from shipline.oci import ImageConfig, Platform
 from shipline.values import replace
 
@@ -196,19 +208,20 @@ def _run_mount(mount: df.Mount, state: StageState, input_: int, namespace: str) 
 def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:
     copy = step.instruction
     assert isinstance(copy, df.Copy | df.Add)
-    sources = copy.sources
     if isinstance(copy, df.Add):
-        (source, sources), parents, unpack = _add_source(copy, options), False, _unpack(copy)
+        sources, parents, unpack = _add_sources(copy, options), False, _unpack(copy)
     else:
         parents, unpack = copy.parents, "never"
-        source = options.source(copy.origin, copy.span, options.platform)
+        context = options.source(copy.origin, copy.span, options.platform)
+        sources = [(context, one) for one in copy.sources]
+    inputs = list(dict.fromkeys(vertex for vertex, _ in sources))
     try:
         parse_mode(copy.chmod)
     except DockerfileError as error:
         error.span = copy.span
         raise
     op = CopyOp(
-        sources=sources,
+        sources=tuple(path for _, path in sources),
         destination=df.resolve_path(state.workdir, copy.destination, keep_slash=True),
         files=tuple((one.name, one.content) for one in copy.files),
         chown=copy.chown,
@@ -217,39 +230,43 @@ def _copy(state: StageState, step: df.ScopedInstruction, options: DispatchOption
         parents=parents,
         excludes=copy.excludes,
         unpack=unpack,
+        inputs=tuple(1 + inputs.index(vertex) for vertex, _ in sources) if inputs[1:] else (),
     )
-    inputs = [state.vertex, source] if copy.sources else [state.vertex]
     origin = options.described(copy.origin) if isinstance(copy, df.Copy) and copy.origin else ""
     name = without_logins(copy.source)
-    vertex = options.vertex(op, inputs, name, copy.span, origin)
-    return state.noted(_text(state, step), vertex)
+    vertex = options.vertex(op, [state.vertex, *inputs], name, copy.span, origin)
+    return state.noted(without_logins(_text(state, step) or ""), vertex)
 
 
-def _add_source(add: df.Add, options: DispatchOptions) -> tuple[Vertex, tuple[str, ...]]:
-    """The vertex with the files of an ADD, and the names of its sources there."""
-    remote = [source for source in add.sources if is_url(source)]
-    if not remote:
-        if add.checksum or add.keep_git_dir:
-            raise DockerfileError("--checksum and --keep-git-dir are for URLs", span=add.span)
-        return options.source("", add.span, options.platform), add.sources
-    for source in remote:
-        if not is_http(source):
-            raise DockerfileError(
-                f"ADD of a Git repository is not supported yet: {source}",
-                span=add.span,
-                hint="clone it before the build and ADD it from the context",
-            )
-    if len(remote) < len(add.sources) or add.files:
-        raise DockerfileError(
-            "an ADD takes either URLs or files of the context", span=add.span, hint="write two ADD"
-        )
-    if add.checksum and len(remote) > 1:
-        raise DockerfileError("--checksum is for a single URL", span=add.span)
-    checksum = parse_checksum(add.checksum, add.span)
-    files = tuple((url, file_name(url), checksum) for url in remote)
-    shown = ", ".join(map(without_logins, remote))
-    names = tuple(f"{number}/{_literal(name)}" for number, (_, name, _) in enumerate(files))
-    return options.vertex(HttpOp(files), [], shown, add.span), names
+def _add_sources(add: df.Add, options: DispatchOptions) -> list[tuple[Vertex, str]]:
+    """The sources of an ADD, in order: the vertex that has each, and its path there."""
+    if add.checksum and len(add.sources) > 1:
+        raise DockerfileError("--checksum is for a single source", span=add.span)
+    return [_add_source(source, add, options) for source in add.sources]
+
+
+def _add_source(source: str, add: df.Add, options: DispatchOptions) -> tuple[Vertex, str]:
+    if repository := _git_source(source, add):
+        return options.vertex(GitOp(repository), [], repository.shown, add.span), "."
+    if is_http(source):
+        name, checksum = file_name(source), parse_checksum(add.checksum, add.span)
+        op = HttpOp(source, name, checksum)
+        return options.vertex(op, [], without_logins(source), add.span), _literal(name)
+    if add.checksum:
+        raise DockerfileError("--checksum is for URLs and Git repositories", span=add.span)
+    return options.source("", add.span, options.platform), source
+
+
+def _git_source(source: str, add: df.Add) -> GitSource | None:
+    """The Git repository that `source` is; None for another source. Raises DockerfileError."""
+    try:
+        found = parse_git_source(source)
+        if found is None:
+            return None
+        kept = add.keep_git_dir or bool(found.keep_git_dir)
+        return replace(found.with_checksum(add.checksum), keep_git_dir=kept)
+    except UsageError as error:
+        raise DockerfileError(error.message, span=add.span, hint=error.hint) from None
 
 
 def _literal(name: str) -> str:
@@ -258,9 +275,10 @@ def _literal(name: str) -> str:
 
 
 def _unpack(add: df.Add) -> str:
-    """Archives of a context are unpacked by default, those of URLs on request."""
-    default = not any(map(is_url, add.sources))
-    return "archives" if (default if add.unpack is None else add.unpack) else "never"
+    """Archives of a context are unpacked by default, those at URLs on request."""
+    if add.unpack is None:
+        return "local archives"
+    return "archives" if add.unpack else "never"
 
 
 def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOptions) -> StageState:

@@ -10,7 +10,7 @@ from stat import S_ISDIR
 
 from msgspec import Struct
 
-from shipline.build.request import BuildRequest, Context, ContextKind, RunOptions
+from shipline.build.request import BuildRequest, ContextKind, RunOptions
 from shipline.build.ssh import agents_of
 from shipline.errors import DockerfileError, UsageError
 
@@ -23,21 +23,7 @@ class Gap(Struct, frozen=True):
     hint: str = ""
 
 
-def _reads(kind: ContextKind) -> Callable[[BuildRequest], bool]:
-    return lambda r: any(one.kind is kind for one in _contexts(r))
-
-
-def _contexts(request: BuildRequest) -> list[Context]:
-    return [request.context, *request.build_contexts.values()]
-
-
-GAPS = (
-    Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),
-    Gap("a git context", _reads(ContextKind.GIT), "clone it, and give the directory"),
-    Gap("an http context", _reads(ContextKind.HTTP), "unpack it, and give the directory"),
-    Gap("an oci-layout context", _reads(ContextKind.LAYOUT)),
-    Gap("--file with a URL", lambda r: "://" in (r.dockerfile or "")),
-)
+GAPS = (Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),)
 
 
 _FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")

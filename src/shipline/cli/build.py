@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipline.build import BuildRequest, check_request, parse_boolean, parse_request
+from shipline.build import BuildRequest, ContextKind, check_request, parse_boolean, parse_request
 from shipline.cli import engine
 from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_options
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
@@ -42,6 +42,7 @@ def command(
     settings.json_lines = progress == "rawjson" and not quiet
     _refuse_builder(builder)
     request = request_of(context, given, os.environ)
+    _refuse_typed_input(request)
     mode = "quiet" if quiet else progress
     if request.call.method == "check":
         from shipline.cli.checks import check  # loads all of the Dockerfile language
@@ -106,6 +107,15 @@ def _refuse_builder(name: str | None) -> None:
         raise UsageError(
             f"--builder: there is no builder {name!r}",
             hint="builds run in this process; leave --builder and BUILDX_BUILDER out",
+        )
+
+
+def _refuse_typed_input(request: BuildRequest) -> None:
+    reads = request.context.kind is ContextKind.STDIN or request.dockerfile == "-"
+    if reads and sys.stdin is not None and sys.stdin.isatty():
+        raise UsageError(
+            "standard input is a terminal, and the build is to read it",
+            hint="redirect it: shipline build - < Dockerfile, or tar c . | shipline build -",
         )
 
 

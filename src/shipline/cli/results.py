@@ -58,7 +58,9 @@ def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:
 
 
 def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
-    """The metadata in the form of buildx; `reference` identifies this run."""
+    """The metadata in the form of buildx; `reference` identifies this run. A remote context adds
+    `shipline.build.context`: its URL and commit or digest.
+    """
     facts: dict[str, Any] = {}
     for platform, predicate in result.provenance.items():
         several = f"/{platform}" if len(result.provenance) > 1 else ""
@@ -70,6 +72,8 @@ def metadata(result: BuildResult, *, reference: str) -> dict[str, Any]:
     facts["containerimage.digest"] = str(result.root.digest)
     if result.names:
         facts["image.name"] = ",".join(map(str, result.names))
+    if context := result.context:
+        facts["shipline.build.context"] = {"uri": context.uri, "digest": dict(context.digests)}
     return facts
 
 

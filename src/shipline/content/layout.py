@@ -27,7 +27,7 @@ class OciLayout(LocalStore):
         marker = root / "oci-layout"
         if not create and not marker.is_file():
             raise NotFound(f"{root} is not an OCI image layout: it has no oci-layout file")
-        super().__init__(root)
+        super().__init__(root, create=create)
         if not marker.exists():
             marker.write_bytes(_LAYOUT)
 

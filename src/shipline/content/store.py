@@ -166,8 +166,8 @@ class LocalStore:
 
     With `on_damage`, files that do not match their digest are removed and reported, so that the
     content can be recreated: when a read fails or the size is wrong. `verified` checks all bytes of
-    a file on first use. With `recency`, what is asked for
-    counts as used and is safe from eviction.
+    a file on first use. With `recency`, what is asked for counts as used and is safe from eviction.
+    Without `create` nothing is written before content is.
     """
 
     def __init__(
@@ -177,14 +177,16 @@ class LocalStore:
         *,
         verified: bool = False,
         recency: Recency | None = None,
+        create: bool = True,
     ) -> None:
         self.root = root
         self._recency = recency
         self._on_damage = on_damage
         self._verified = verified
         self._intact: set[Digest] = set()
-        for algorithm in ("sha256", "sha512"):
-            (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
+        if create:
+            for algorithm in ("sha256", "sha512"):
+                (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: Digest) -> Path:
         """The path of the content, which may not exist."""
@@ -282,6 +284,7 @@ class LocalStore:
 
     def _publish(self, fd: int, temporary: Path | None, digest: Digest) -> None:
         path = self.path(digest)
+        path.parent.mkdir(exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         open_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
         try:  # open(2), O_TMPFILE: linked through its entry in /proc

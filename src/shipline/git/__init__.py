@@ -1,6 +1,7 @@
-"""The commit graph, refs and remotes of a repository, read through the git program."""
+"""The git program in one place: history, refs and remotes of clones, trees of repositories."""
 
 from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
+from shipline.git.checkout import checkout, commit_time
 from shipline.git.history import (
     Commit,
     abbreviate,
@@ -11,6 +12,7 @@ from shipline.git.history import (
     parents,
     read_commit,
 )
+from shipline.git.isolated import IsolatedGit, SshAccess
 from shipline.git.repository import (
     CommitOrder,
     GitRepository,
@@ -31,26 +33,37 @@ from shipline.git.repository import (
     web_address,
 )
 from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
+from shipline.git.source import GitSource, clean_directory, parse_git_source
+from shipline.git.store import GitCommit, GitStore, RefNotFound
 
 __all__ = [
     "ChangedLines",
     "Commit",
     "CommitOrder",
     "Git",
+    "GitCommit",
     "GitError",
     "GitMissing",
     "GitRepository",
     "GitResult",
+    "GitSource",
+    "GitStore",
+    "IsolatedGit",
     "NoRepository",
+    "RefNotFound",
     "Reserved",
     "ShallowClone",
+    "SshAccess",
     "TagTaken",
     "Unreachable",
     "WorkTree",
     "abbreviate",
     "branches_containing",
     "changed_lines",
+    "checkout",
+    "clean_directory",
     "commit_order",
+    "commit_time",
     "complete_history",
     "default_branch",
     "fetch_tags",
@@ -59,6 +72,7 @@ __all__ = [
     "merge_base",
     "merged",
     "parents",
+    "parse_git_source",
     "read_commit",
     "read_repository",
     "read_work_tree",

@@ -47,6 +47,7 @@ from peers import (  # noqa: E402
     Registry,
     docker_registry,
     dockerd,
+    git_server,
     newest,
     push_base_images,
 )
@@ -88,7 +89,7 @@ class Remembered:
         code = b"".join((_HERE / "corpus" / f"{name}.py").read_bytes() for name in modules)
         key = hashlib.sha256(code + f"{self.version}{case.digest}".encode()).hexdigest()
         path = cache_directory() / "buildkit" / key
-        if path.exists() and not case.images:
+        if path.exists() and not case.images and not case.served:
             outcome = pickle.loads(path.read_bytes())
             assert isinstance(outcome, Outcome)
             return outcome
@@ -158,9 +159,9 @@ def main() -> int:
         if arguments.serve:
             serve(work)
             return 0
-        with peers(work) as (docker, registry):
-            own = Shipline(registry, work / "shipline")
-            peer = BuildKit(docker, registry)
+        with peers(work) as (docker, registry), git_server(work / "served") as server:
+            own = Shipline(registry, work / "shipline", server)
+            peer = BuildKit(docker, registry, server)
             cases = chosen(arguments.cases)
             if arguments.show:
                 for case in cases:

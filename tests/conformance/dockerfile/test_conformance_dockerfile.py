@@ -5,6 +5,7 @@ See `compare.py` for work on single cases.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from corpus import (
 )
 from corpus.difference import compare
 
-from peers import Docker, Registry
+from peers import Docker, GitServer, Registry, git_server
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -30,14 +31,23 @@ CASES = load_all()
 
 
 @pytest.fixture(scope="session")
-def buildkit(docker: Docker, registry: Registry) -> BuildKit:
-    return BuildKit(docker, registry)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
+    """A server of repositories and files."""
+    with git_server(tmp_path_factory.mktemp("served")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def shipline(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Shipline:
+def buildkit(docker: Docker, registry: Registry, server: GitServer) -> BuildKit:
+    return BuildKit(docker, registry, server)
+
+
+@pytest.fixture(scope="session")
+def shipline(
+    registry: Registry, server: GitServer, tmp_path_factory: pytest.TempPathFactory
+) -> Shipline:
     """Our builder; its home keeps what all cases leave in the cache."""
-    return Shipline(registry, tmp_path_factory.mktemp("shipline"))
+    return Shipline(registry, tmp_path_factory.mktemp("shipline"), server)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from shipline.build.executor import Executor
 from shipline.build.faults import Damage
 from shipline.build.graph import ImageOp
 from shipline.build.layer_files import LayerFiles
+from shipline.build.remotes import Remotes
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
@@ -136,5 +138,10 @@ def open_solver(
 
     mounts = CacheMounts(Blobs(worker.store, step))
     executor = Executor(no_sandbox, {}, {}, {}, worker.scratch, mounts)
+    return Solver(worker, executor, remotes_of(worker), contexts or {}, images or {}, step)
+
+
+def remotes_of(worker: Worker) -> Remotes:
+    """Remotes of a build without a network."""
     downloader = Downloader(no_network, worker.cache, worker.store)
-    return Solver(worker, executor, downloader, contexts or {}, images or {}, step)
+    return Remotes(worker.scratch, worker.scratch, downloader, dict(os.environ))

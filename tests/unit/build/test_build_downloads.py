@@ -18,11 +18,11 @@ from shipline.build.downloads import (
     last_modified,
     parse_checksum,
     place_file,
-    without_logins,
 )
 from shipline.content import LocalStore
 from shipline.errors import DockerfileError, RegistryError, UsageError
 from shipline.events import Step, silent
+from shipline.net import without_logins
 from shipline.oci import Digest
 
 URL = "https://example.org/f.txt"
@@ -173,9 +173,9 @@ def test_the_name_is_the_last_part_of_the_path(url: str, name: str) -> None:
     assert file_name(url) == name
 
 
-def test_repositories_of_git_are_no_files() -> None:
-    assert is_http("https://h/x.git.txt") and is_http("http://h")
-    for text in ("https://h/x.git", "https://h/x.git#v1", "git@h:x", "ssh://h/x", "ftp://h/x"):
+def test_only_http_has_files() -> None:
+    assert is_http("https://h/x.txt") and is_http("HTTP://h")
+    for text in ("git@h:x", "ssh://h/x", "ftp://h/x", "a/https://h", ""):
         assert not is_http(text)
 
 

@@ -15,6 +15,7 @@ from shipline.build.copying import instruction_key
 from shipline.build.graph import (
     ContextOp,
     CopyOp,
+    GitOp,
     HttpOp,
     ImageOp,
     MakeDirectoryOp,
@@ -28,6 +29,7 @@ from shipline.build.placing import Placement, entry_key
 from shipline.build.running import run_key
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
+from shipline.git import GitSource
 from shipline.layer import Entry, Layer
 from shipline.oci import Digest, Resources
 from shipline.values import replace
@@ -39,7 +41,8 @@ OPERATIONS: tuple[Op, ...] = (
     ScratchOp(),
     ImageOp(Digest.of(b"one")),
     ContextOp("context"),
-    HttpOp((("https://h/f", "f", ""),)),
+    HttpOp("https://h/f", "f"),
+    GitOp(GitSource("https://h/x.git", ref="main")),
     RUN,
     COPY,
     MakeDirectoryOp("/w"),
@@ -63,6 +66,8 @@ def other(value: Any) -> Any:
             return f"{value}x"
         case Digest():
             return Digest.of(str(value).encode())
+        case GitSource():
+            return replace(value, subdir="other")
         case (RunMount() as mount,):
             return (replace(mount, target="/other"),)
         case tuple():
@@ -99,9 +104,10 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "21abffa9426f",
         "120ea3639279",
         "3a9dcdc592eb",
-        "951c743b98cc",
+        "34f2b7bbf70b",
+        "025835d9aa04",
         "2048ec1f420a",
-        "a99a0c877215",
+        "af175c101312",
         "c85e16c624f5",
     ]
 
@@ -151,7 +157,8 @@ def test_inputs_are_part_of_the_key_of_a_step(tmp_path: Path) -> None:
         layers = [make_layer(worker.store, [(Entry(name, "fifo"), None)]) for name in "ab"]
     snapshots: list[Snapshot] = [Snapshot(), *(Snapshot((layer,)) for layer in layers)]
     pairs = [(base, source) for base in snapshots for source in (None, *snapshots)]
-    assert len({instruction_key(COPY, base, source) for base, source in pairs}) == len(pairs)
+    copies = {instruction_key(COPY, base, [source] if source else []) for base, source in pairs}
+    assert len(copies) == len(pairs)
     runs = {run_key(RUN, [base, *([source] if source else [])]) for base, source in pairs}
     assert len(runs) == len(pairs)
 

@@ -273,8 +273,10 @@ def test_the_network_is_that_of_the_build_unless_a_command_has_none(
 @pytest.mark.parametrize(
     ("instruction", "named"),
     [
-        ("ADD https://h/f.git /", "ADD of a Git repository"),
-        ("ADD https://h/f a /", "either URLs or files"),
+        ("ADD https://h/f.git?x=1 /", "unknown key 'x'"),
+        ("ADD https://h/f.git#-x /", "'-x' is not the name of a Git ref"),
+        ("ADD --checksum=sha256:00 https://h/f.git /", "not the hash of a commit"),
+        ("ADD --checksum=00 https://h/f.git a /", "--checksum is for a single source"),
         ("ADD --checksum=sha256:00 https://h/f /", "--checksum"),
         ("RUN --device=gpu x", 'invalid device "gpu"'),
         ("RUN --device=v.example/c=x,required y", 'device "v.example/c=x" is not registered'),

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from layers_for_tests import open_worker, remotes_of
 
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.contexts import main_rules, open_stdin, read_dockerfile
+from shipline.build.contexts import main_rules, open_context, open_stdin, read_dockerfile
+from shipline.content import Reader
+from shipline.dockerfile import Dockerfile
 from shipline.errors import ContentError, UsageError
+from shipline.events import silent
 
 STDIN = BuildRequest(Context(ContextKind.STDIN, ""))
 
@@ -28,6 +32,11 @@ def archive(**files: str) -> bytes:
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
     return target.getvalue()
+
+
+def dockerfile_of(request: BuildRequest, stdin: Reader | None, place: Path) -> Dockerfile:
+    with open_worker(place / "home") as worker, silent() as step:
+        return read_dockerfile(request, stdin, remotes_of(worker), step)
 
 
 class Slow(io.BytesIO):
@@ -43,13 +52,13 @@ class Slow(io.BytesIO):
 def test_an_archive_is_unpacked(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     sent = compress(archive(Dockerfile="FROM scratch\n", __dockerignore="a\n", a="content"))
     request, rest = open_stdin(STDIN, Slow(sent), tmp_path)
-    place = Path(request.context.location)
+    place = Path(request.context.directory)
     assert (place / "a").read_text() == "content"
     assert place.is_relative_to(tmp_path)
     assert rest is None
-    found = read_dockerfile(request, rest)
+    found = dockerfile_of(request, rest, tmp_path)
     assert found.file == "Dockerfile"
-    assert main_rules(request).ignores("a")
+    assert not main_rules(request).ignores("a")  # as in BuildKit
 
 
 def test_the_time_of_an_archive_is_that_of_its_newest_file(tmp_path: Path) -> None:
@@ -66,15 +75,15 @@ def test_the_time_of_an_archive_is_that_of_its_newest_file(tmp_path: Path) -> No
 def test_file_names_a_file_of_the_archive(tmp_path: Path) -> None:
     request = BuildRequest(Context(ContextKind.STDIN, ""), dockerfile="Other")
     opened, rest = open_stdin(request, io.BytesIO(archive(Other="FROM scratch AS x\n")), tmp_path)
-    assert read_dockerfile(opened, rest).stages[0].name == "x"
+    assert dockerfile_of(opened, rest, tmp_path).stages[0].name == "x"
 
 
 def test_anything_else_is_the_dockerfile_whole(tmp_path: Path) -> None:
     text = "FROM scratch\n" + "# a long comment\n" * 100 + "LABEL last=1\n"
     request, rest = open_stdin(STDIN, Slow(text.encode()), tmp_path)
-    assert request.context.location == ""
-    assert len(read_dockerfile(request, rest).stages[0].instructions) == 1
+    assert request.context.directory == ""
     assert list(tmp_path.iterdir()) == []
+    assert len(dockerfile_of(request, rest, tmp_path).stages[0].instructions) == 1
 
 
 def test_what_was_looked_at_is_read_again_in_pieces_of_any_size(tmp_path: Path) -> None:
@@ -98,13 +107,14 @@ def test_a_link_in_the_archive_leads_nowhere_outside(tmp_path: Path) -> None:
     scratch.mkdir()
     request, rest = open_stdin(STDIN, io.BytesIO(target.getvalue()), scratch)
     with pytest.raises(UsageError, match="cannot read the Dockerfile"):
-        read_dockerfile(request, rest)
+        dockerfile_of(request, rest, tmp_path)
 
 
 def test_other_contexts_leave_standard_input_alone(tmp_path: Path) -> None:
     request = BuildRequest(Context(ContextKind.LOCAL, str(tmp_path)), dockerfile="-")
     sent = io.BytesIO(b"FROM scratch\n")
-    assert open_stdin(request, sent, tmp_path) == (request, sent)
+    with open_worker(tmp_path / "home") as worker, silent() as step:
+        assert open_context(request, sent, remotes_of(worker), step) == (request, sent)
     assert sent.tell() == 0
 
 
@@ -124,4 +134,4 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
 def test_an_archive_without_a_dockerfile_is_refused_by_name(tmp_path: Path) -> None:
     request, rest = open_stdin(STDIN, io.BytesIO(archive(a="b")), tmp_path)
     with pytest.raises(UsageError, match="the Dockerfile Dockerfile: No such file"):
-        read_dockerfile(request, rest)
+        dockerfile_of(request, rest, tmp_path)

@@ -34,6 +34,7 @@ class Result:
     names: tuple[Reference, ...]
     invocation: str = "run"
     provenance: Mapping[Platform, object] = field(default_factory=dict)
+    context: None = None
 
 
 def start(request: BuildRequest, step: Step) -> BuildResult:

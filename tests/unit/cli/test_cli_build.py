@@ -96,7 +96,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
         (("--call", "outline"), "--call"),
         (("-o", "type=image,compatibility-version=20"), "compatibility-version"),
         (("-o", "type=local,dest=d,mode=delete"), "mode=delete"),
-        (("--build-context", "n=https://h/a.git"), "git context"),
         (("--memory-swap", "1g"), "--memory-swap"),
         (("-m", "2g", "--memory-swap", "1g"), "--memory-swap"),
         (("--cgroup-parent", "../up"), "--cgroup-parent"),

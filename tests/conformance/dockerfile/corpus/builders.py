@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +18,10 @@ from typing import Protocol
 from commands import run_shipline
 from corpus.case import Case
 from corpus.context import write
+from corpus.entry import Entry
 from corpus.image import Image, read_images
-from peers import Docker, Registry
+from peers import Docker, GitServer, Registry
+from shipline.values import replace
 
 TIMEOUT_S = 300
 
@@ -48,32 +53,33 @@ class BuildKit:
 
     docker: Docker
     registry: Registry
+    server: GitServer
 
     def build(self, case: Case) -> Outcome:
         with TemporaryDirectory(prefix="corpus-") as temporary:
             work = Path(temporary)
-            flags = _prepare(case, work)
+            prepared = _prepare(case, work, self.server)
             for name, dockerfile in case.images.items():
                 reference = f"{self.registry.address}/library/{name}"
                 done = self._build(
                     "-",
                     reference,
                     ["--platform", ",".join(case.platforms)],
-                    work / case.name,
+                    str(work / case.name),
                     dockerfile.encode(),
                 )
                 if done.returncode:
                     return Outcome(False, f"image {name}: {done.stdout}", 0)
             start, repository, tag = time.monotonic(), f"buildkit/{case.name}", token_hex(4)
             reference = f"{self.registry.address}/{repository}:{tag}"
-            done = self._build("", reference, flags, work / case.name)
+            done = self._build("", reference, prepared.flags, prepared.context, prepared.stdin)
         return _outcome(done, start, self.registry, repository, tag)
 
     def _build(
-        self, file: str, reference: str, flags: list[str], context: Path, stdin: bytes = b""
+        self, file: str, reference: str, flags: list[str], context: str, stdin: bytes = b""
     ) -> subprocess.CompletedProcess[str]:
         words = ["buildx", "build", "--provenance=false", "--network=none", "--no-cache", "--push"]
-        words += ["-t", reference, *(["-f", file] if file else []), *flags, str(context)]
+        words += ["-t", reference, *(["-f", file] if file else []), *flags, context]
         return self.docker.run(*words, input=stdin, timeout_s=TIMEOUT_S)
 
 
@@ -85,6 +91,7 @@ class Shipline:
 
     registry: Registry
     home: Path
+    server: GitServer
     warm: bool = False
 
     def build(self, case: Case) -> Outcome:
@@ -96,28 +103,74 @@ class Shipline:
         reference = f"{self.registry.address}/shipline/{case.name}"
         words = ["build", "--push", *([] if self.warm else ["--no-cache"]), "-t", reference]
         with TemporaryDirectory(prefix="corpus-") as temporary:
-            flags = _prepare(case, Path(temporary))
+            prepared = _prepare(case, Path(temporary), self.server)
             start = time.monotonic()
             done = run_shipline(
-                *(*words, *flags, f"{temporary}/{case.name}"),
+                *(*words, *prepared.flags, prepared.context),
                 environ=environment,
                 timeout_s=TIMEOUT_S,
+                stdin=prepared.stdin,
             )
         done.stdout += done.stderr
         return _outcome(done, start, self.registry, f"shipline/{case.name}", "latest")
 
 
-def _prepare(case: Case, work: Path) -> list[str]:
-    """Write context and secrets below `work`; the flags that both builders take."""
-    write(case.entries, work / case.name)
-    flags = [flag.replace("CONTEXT/", f"{work}/{case.name}/") for flag in case.flags]
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a builder is called with."""
+
+    flags: list[str]
+    context: str
+    stdin: bytes = b""
+
+
+def _prepare(case: Case, work: Path, server: GitServer) -> Prepared:
+    """Write context and secrets below `work`, and what is served below the server's root."""
+    place, served = work / case.name, server.root / case.name
+    urls = {
+        "GIT_URL": f"{server.url}/{case.name}.git",
+        "FILES_URL": f"{server.url}/{case.name}",
+        "TAR_URL": f"{server.url}/{case.name}.tar",
+    }
+    write([_addressed(entry, urls) for entry in case.entries], place)
+    tar = _tar(place) if "TAR_URL" in case.context or case.context == "-" else b""
+    if case.served and not served.exists():
+        shutil.copytree(place, served, symlinks=True)
+        served.with_suffix(".tar").write_bytes(tar)
+        repository = server.repository(case.name)
+        shutil.copytree(place, repository.path, symlinks=True, dirs_exist_ok=True)
+        repository.commit()
+        repository.git("tag", "v1")
+    flags = [flag.replace("CONTEXT/", f"{place}/") for flag in case.flags]
+    flags = [_replaced(flag, urls) for flag in flags]
     for name, content in case.secrets.items():
         path = work / f"secret-{name}"
         path.write_text(content)
         flags += ["--secret", f"id={name},src={path}"]
     if "--platform" not in flags:
         flags += ["--platform", ",".join(case.platforms)]
-    return flags
+    context = _replaced(case.context, urls) or str(place)
+    return Prepared(flags, context, tar if case.context == "-" else b"")
+
+
+def _replaced(text: str, urls: Mapping[str, str]) -> str:
+    for word, url in urls.items():
+        text = text.replace(word, url)
+    return text
+
+
+def _addressed(entry: Entry, urls: Mapping[str, str]) -> Entry:
+    data = os.fsencode(_replaced(os.fsdecode(entry.data), urls))
+    return replace(entry, data=data)
+
+
+def _tar(place: Path) -> bytes:
+    """A tar of the directory; BuildKit looks for one in 1,024 bytes, too few for PAX headers."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path in sorted(place.rglob("*")):
+            tar.add(path, path.relative_to(place), recursive=False)
+    return out.getvalue()
 
 
 def _outcome(

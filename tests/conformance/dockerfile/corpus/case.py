@@ -10,13 +10,17 @@
     content
     === d/link -> file
 
-Keys of the head: `flags` for both builders, `expect`, and `skip` (`layers`, `history`, `links`: not
-compared, with the reason in a comment). What is expected:
+Keys of the head: `flags` for both builders, `context`, `expect`, and `skip` (`layers`, `history`,
+`links`: not compared, with the reason in a comment). What is expected:
 
     success   both builders make the same image (the default)
     failure   both refuse
     refusal   we refuse what the peer, an old BuildKit, lets pass; the peer is not asked
     tree      we make the image that the case spells out; the peer is too old to be asked
+
+`context` is what the builders get in place of the directory: `-` is its tar on standard input. In
+it, in `flags` and in the Dockerfile GIT_URL is a repository with the files of the directory, on its
+branch `main` and with the tag `v1`; FILES_URL is a web server with them; TAR_URL is their tar.
 
 Sections are entries as in `corpus.entry`, put into the context, apart from these:
 
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -58,6 +63,13 @@ class Case:
     secrets: Mapping[str, str]
     expected: tuple[Entry, ...]
     expected_config: Mapping[str, Any]
+    context: str = ""
+
+    @property
+    def served(self) -> bool:
+        """True when a builder fetches files from a server."""
+        texts = [self.context, *self.flags, *(os.fsdecode(one.data) for one in self.entries)]
+        return any(word in text for text in texts for word in ("GIT_URL", "FILES_URL", "TAR_URL"))
 
     @property
     def fails(self) -> bool:
@@ -86,7 +98,7 @@ def load(path: Path) -> Case:
     )
     if keys.get("expect", "success") not in ("success", "failure", "refusal", "tree"):
         raise ValueError(f"{path.name}: expects {keys['expect']}")
-    if unknown := keys.keys() - {"flags", "expect", "skip"}:
+    if unknown := keys.keys() - {"flags", "expect", "skip", "context"}:
         raise ValueError(f"{path.name}: unknown keys {unknown}")
     entries, special = [], dict[str, dict[str, str]]()
     for section in sections:
@@ -107,6 +119,7 @@ def load(path: Path) -> Case:
         images=special.get("image", {}),
         secrets=special.get("secret", {}),
         expected=tuple(parse(line) for line in expected.splitlines() if line),
+        context=keys.get("context", ""),
         expected_config=json.loads(special.get("expected-config", {}).get("", "{}")),
     )
 

@@ -1,0 +1,212 @@
+"""Sources of a build on other machines: Git repositories, and files and archives at URLs."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from shipline.build.downloads import Downloader, last_modified, place_file
+from shipline.build.graph import HttpOp, Origin
+from shipline.build.layer_files import USE_LOCK
+from shipline.build.request import BuildRequest, Context, ContextKind, Secret
+from shipline.build.selecting import ContextDirectory
+from shipline.content import Recency
+from shipline.errors import UsageError
+from shipline.events import Step
+from shipline.git import (
+    GitCommit,
+    GitSource,
+    GitStore,
+    IsolatedGit,
+    SshAccess,
+    checkout,
+    clean_directory,
+    commit_time,
+    parse_git_source,
+)
+from shipline.net import without_logins
+from shipline.tasks import Once
+from shipline.values import replace
+
+GIT_DIRECTORY = "git"  # of the state directory
+USED = "used"  # a file in a repository: its URL; the time is that of the last use
+KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+CONTEXT_FILE = "context"  # what BuildKit calls the file at the URL of a context
+_SSH = "default"  # the id of the agent that git uses
+
+
+@dataclass(frozen=True, slots=True)
+class Remotes:
+    """Opens the remote sources of one build, each once; safe to use from any thread.
+
+    `secrets` are those of the request; `ssh` is None where the build has no SSH login.
+    """
+
+    state: Path
+    scratch: Path
+    downloader: Downloader
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    ssh: SshAccess | None = None
+    _commits: Once[GitCommit] = field(default_factory=Once)
+    _trees: Once[Path] = field(default_factory=Once)
+
+    def git(self, source: GitSource, step: Step) -> ContextDirectory:
+        """The files of a Git source, whose ref is resolved now; they are fetched when they are
+        first needed, as part of `step`. Raises GitError, UsageError.
+        """
+        found = self.resolve(source)
+        place = self.scratch / f"git-{os.urandom(6).hex()}"
+        return ContextDirectory(
+            place / clean_directory(source.subdir),
+            f"the Git repository {source.shown}",
+            pin=_pin(found),
+            open=lambda: self._trees.get(place, partial(self._check_out, found, place, step)),
+            remote=True,
+            origins=(origin_of(source.shown, commit_digest(found)),),
+        )
+
+    def http(self, op: HttpOp, step: Step) -> ContextDirectory:
+        """The file at a URL, downloaded now, in a directory of its own.
+
+        Raises RegistryError, and UsageError for another checksum.
+        """
+        place = self.scratch / f"http-{os.urandom(6).hex()}"
+        file = self.downloader.fetch(op.url, op.checksum, step)
+        place.mkdir()
+        place_file(file, self.downloader.store, place / op.name)
+        return ContextDirectory(
+            place,
+            "the URL",
+            stamp="" if op.checksum else file.modified,
+            remote=True,
+            origins=(origin_of(op.url, str(file.content.digest)),),
+        )
+
+    def time_of(self, context: Context, build_args: Mapping[str, str]) -> int | None:
+        """The time of a named context, in seconds since 1970; None for one without a time.
+
+        Raises GitError, RegistryError, UsageError.
+        """
+        if context.kind is ContextKind.GIT:
+            source = context_source(context.location, build_args)
+            return self.commit_time(source)
+        if context.kind is ContextKind.HTTP:
+            return last_modified(context.location, self.downloader.get) or None
+        return None
+
+    def commit_time(self, source: GitSource) -> int:
+        """When the commit was made, in seconds since 1970. Raises GitError, UsageError."""
+        return commit_time(self._store(source), self.resolve(source))
+
+    def resolve(self, source: GitSource) -> GitCommit:
+        """The commit of the source: the same one for the whole build."""
+        key = (source.remote, source.ref, source.checksum, source.by_commit)
+        found = self._commits.get(key, lambda: self._store(source).resolve(source))
+        return replace(found, source=replace(source, ref=found.source.ref))
+
+    def _check_out(self, found: GitCommit, place: Path, step: Step) -> Path:
+        with step.step(f"fetch {found.source.shown}", kind="git"):
+            return checkout(self._store(found.source), found, place)
+
+    def _store(self, source: GitSource) -> GitStore:
+        recency = Recency(self.state / USE_LOCK)
+
+        def use(repository: Path, remote: str) -> None:
+            if not recency.touch(repository / USED) and repository.is_dir():
+                (repository / USED).write_text(remote)
+
+        git = IsolatedGit(self.environment, self._headers(source), self.ssh)
+        return GitStore(self.state / GIT_DIRECTORY, git, use)
+
+    def _headers(self, source: GitSource) -> dict[str, str]:
+        """The HTTP header of the secrets for the server of the source, by URL; a login in the URL
+        comes before them.
+        """
+        if source.login or not source.remote.startswith("http"):
+            return {}
+        for name, is_token in _secret_names(source.host):
+            if name in self.secrets and (value := self.secrets[name].value(self.environment)):
+                text = value.decode(errors="surrogateescape").strip()
+                if is_token:
+                    encoded = base64.b64encode(f"x-access-token:{text}".encode()).decode("ascii")
+                    text = f"basic {encoded}"
+                if any(ord(one) < 32 for one in text):
+                    raise UsageError(f"the secret {name} has several lines, or control characters")
+                return {_scope(source.remote): f"Authorization: {text}"}
+        return {}
+
+
+def open_remotes(
+    request: BuildRequest,
+    environment: Mapping[str, str],
+    state: Path,
+    scratch: Path,
+    downloader: Downloader,
+) -> Remotes:
+    """The remotes of a build, with the secrets and SSH agents of `request`."""
+    secrets = {secret.id: secret for secret in request.secrets}
+    ssh = _ssh(request, environment)
+    return Remotes(state, scratch, downloader, environment, secrets, ssh)
+
+
+def _ssh(request: BuildRequest, environment: Mapping[str, str]) -> SshAccess | None:
+    """The agent or keys of `--ssh default`, which a context over SSH implies, as in buildx."""
+    agent = environment.get("SSH_AUTH_SOCK", "")
+    for one in request.ssh:
+        if one.id == _SSH:
+            sockets = [str(path) for path in one.paths if path.is_socket()]
+            keys = tuple(str(path.absolute()) for path in one.paths if not path.is_socket())
+            return SshAccess(sockets[0] if sockets else "" if keys else agent, keys)
+    contexts = (request.context, *request.build_contexts.values())
+    locations = [one.location for one in contexts if one.kind is ContextKind.GIT]
+    sources = [parse_git_source(location, short=True) for location in locations]
+    return SshAccess(agent) if any(one and one.is_ssh for one in sources) else None
+
+
+def context_source(location: str, build_args: Mapping[str, str]) -> GitSource:
+    """The source of a Git context. Raises UsageError."""
+    source = parse_git_source(location, short=True)
+    if source is None:
+        raise UsageError(f"{without_logins(location)!r} is not a Git repository")
+    kept = build_args.get(KEEP_GIT_DIR, "") in _TRUE
+    return replace(source, keep_git_dir=bool(source.keep_git_dir) or kept)
+
+
+_TRUE = ("1", "t", "T", "true", "True", "TRUE")
+
+
+def commit_digest(found: GitCommit) -> str:
+    """The commit in the form of a digest, `sha1:...`."""
+    return f"{'sha1' if len(found.commit) == 40 else 'sha256'}:{found.commit}"
+
+
+def origin_of(location: str, digest: str) -> Origin:
+    """Where files were fetched from, and what they are; without a login."""
+    algorithm, _, value = digest.partition(":")
+    return Origin(without_logins(location), ((algorithm, value),))
+
+
+def _pin(found: GitCommit) -> str:
+    """Names the files of a commit for good; those of `.git` have the URL, too."""
+    where = f" of {found.source.remote}" if found.keeps_git_dir else ""
+    return f"git {found.key}{where}"
+
+
+def _secret_names(host: str) -> Iterator[tuple[str, bool]]:
+    """The ids of secrets for a host, the first one counts; and whether they are tokens."""
+    for suffix in (f".{host}", ""):
+        yield f"GIT_AUTH_HEADER{suffix}", False
+        yield f"GIT_AUTH_TOKEN{suffix}", True
+
+
+def _scope(remote: str) -> str:
+    """Where a token is sent: to the repository, on github.com to all, as in BuildKit."""
+    for site in ("https://github.com/", "https://www.github.com/"):
+        if remote.startswith(site):
+            return site
+    return remote
