@@ -39,6 +39,22 @@ def test_image_without_gates_is_signed_with_its_provenance(tmp_path: Path, regis
     project.run("verify-attestation", *key, "--type", "test-result", name).failed(9)
 
 
+def test_packages_of_the_image_are_judged_and_signed(tmp_path: Path, registry: Node) -> None:
+    more = "build: {provenance: max, sbom: true}\ngates: {sbom: {deny-licenses: ['GPL-*']}}\n"
+    project = _signed(tmp_path, registry, more)
+    project.commit("build: packages", app='{"name": "a", "version": "1.0", "license": "MIT"}')
+    place = "COPY app /node_modules/a/package.json"
+    project.commit("build: place", Dockerfile=f"FROM scratch\n{place}\n")
+    name = project.ship(**PASSWORD).ok().out.strip()
+    format = ("--format", "{{(index .SBOM.SPDX.packages 1).name}} {{.Provenance.SLSA.runDetails}}")
+    assert project.run("imagetools", "inspect", *format, name).ok().out.startswith("a ")
+    (digest,) = project.record()["steps"][0]["results"]["platforms"].values()
+    place = f"{name.partition('@')[0].rpartition(':')[0]}@{digest}"
+    project.run("verify-attestation", "--key", "release.pub", "--type", "spdx", place).ok()
+    project.commit("fix: licence", app='{"name": "a", "version": "1.1", "license": "GPL-3.0"}')
+    assert "denied licence" in project.ship(**PASSWORD).failed(9)
+
+
 def test_every_step_that_did_something_has_a_log(tmp_path: Path, registry: Node) -> None:
     gate = "gates: {coverage: {min: 80, reports: [coverage.xml]}}\n"
     project = _signed(tmp_path, registry, gate)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from shipline.build.provenance import image_uri
-from shipline.oci import Descriptor, Manifest, Platform, Reference, media, to_bytes
+from shipline.oci import (
+    PREDICATE_TYPE,
+    REFERENCE_DIGEST,
+    REFERENCE_TYPE,
+    Descriptor,
+    Manifest,
+    Platform,
+    Reference,
+    media,
+    to_bytes,
+)
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -20,8 +30,6 @@ if TYPE_CHECKING:
 
 ARTIFACT = "application/vnd.docker.attestation.manifest.v1+json"
 
-_PREDICATE_TYPE = "in-toto.io/predicate-type"
-_KIND, _ABOUT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 _UNKNOWN = Platform("unknown", "unknown")
 _EMPTY = b"{}"
 
@@ -57,7 +65,7 @@ class AttestationManifest(Struct, frozen=True):
     @property
     def descriptor(self) -> Descriptor:
         """The entry of the index."""
-        notes = {_ABOUT: str(self.about.digest), _KIND: "attestation-manifest"}
+        notes = {REFERENCE_DIGEST: str(self.about.digest), REFERENCE_TYPE: "attestation-manifest"}
         return replace(self.manifest.descriptor, platform=_UNKNOWN, annotations=notes)
 
     @property
@@ -87,7 +95,7 @@ def attest_image(
     ] or [Subject("_", {image.digest.algorithm: image.digest.hex})]
     statements = [one.statement(subjects).to_bytes() for one in predicates]
     layers = [
-        replace(Descriptor.of(raw, IN_TOTO), annotations={_PREDICATE_TYPE: one.type})
+        replace(Descriptor.of(raw, IN_TOTO), annotations={PREDICATE_TYPE: one.type})
         for one, raw in zip(predicates, statements, strict=True)
     ]
     if artifact:

@@ -119,7 +119,7 @@ class Attestor:
 
 
 def _listed(name: str, listing: Listing) -> Iterator[Predicate]:
-    from shipline.sbom import CYCLONEDX, SPDX  # slow to import
+    from shipline.supply import CYCLONEDX, SPDX  # slow to import
 
     yield Predicate(SPDX, listing.spdx, f"{name}.spdx.json")
     if listing.cyclonedx is not None:

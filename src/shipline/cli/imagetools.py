@@ -30,10 +30,6 @@ from shipline.oci import (
 )
 
 _CONFIG_LIMIT = 8 << 20  # bytes
-_STATEMENT_LIMIT = 40 << 20  # bytes, as in BuildKit
-_ATTESTATION = "vnd.docker.reference.type"
-_ABOUT = "vnd.docker.reference.digest"
-_PREDICATE = "in-toto.io/predicate-type"
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 
 Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
@@ -102,26 +98,17 @@ class Inspection:
         return values
 
     @property
-    def _images(self) -> list[Descriptor]:
+    def _images(self) -> tuple[Descriptor, ...]:
         """The entries of an index that are images."""
-        entries = self.document.manifests if isinstance(self.document, Index) else ()
-        return [
-            entry
-            for entry in entries
-            if entry.platform is not None and _ATTESTATION not in entry.annotations
-        ]
+        return self.document.images if isinstance(self.document, Index) else ()
 
     def _statements(self, image: Descriptor) -> Statements:
         """The predicates about `image`, with their types."""
-        assert isinstance(self.document, Index)
-        for entry in self.document.manifests:
-            if entry.annotations.get(_ABOUT) == str(image.digest):
-                for layer in self._child(entry).layers:
-                    if kind := layer.annotations.get(_PREDICATE, ""):
-                        raw = fetch_all(self.repository, layer, _STATEMENT_LIMIT)
-                        from shipline.supply import Statement  # slow to import
+        from shipline.supply import Statement, stored_statements  # slow to import
 
-                        yield kind, Statement.parse(raw).predicate
+        assert isinstance(self.document, Index)
+        for kind, raw in stored_statements(self.repository, self.document, image):
+            yield kind, Statement.parse(raw).predicate
 
     def _child(self, descriptor: Descriptor) -> Manifest:
         raw = fetch_all(self.repository, descriptor, MANIFEST_LIMIT)

@@ -13,10 +13,17 @@ from shipline.content import Fetcher, fetch_all
 from shipline.errors import ConfigError, ContentError
 from shipline.gates.verdict import Measurements
 from shipline.git import ChangedLines
-from shipline.oci import MANIFEST_LIMIT, Descriptor, Index, Manifest, Platform, parse_manifest
+from shipline.oci import (
+    MANIFEST_LIMIT,
+    REFERENCE_TYPE,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    parse_manifest,
+)
 
 _CONFIG_LIMIT = 8 << 20  # bytes
-_ATTESTATION = "vnd.docker.reference.type"
 _BASE = "org.opencontainers.image.base.name"
 REVISION = "org.opencontainers.image.revision"
 PULL_MERGE = "org.shipline.pull-request.merge"
@@ -63,7 +70,7 @@ def image_facts(source: Fetcher, target: Descriptor) -> ImageSubject:
         return ImageSubject(str(target.digest), (_facts(source, target, document, {}),))
     platforms = []
     for child in document.manifests:
-        if _ATTESTATION in child.annotations:
+        if REFERENCE_TYPE in child.annotations:
             continue
         manifest = _document(source, child)
         if isinstance(manifest, Index):

@@ -5,6 +5,9 @@ from shipline.oci.descriptor import NO_ANNOTATIONS, Descriptor, Digest, Hasher, 
 from shipline.oci.image import History, ImageConfig
 from shipline.oci.manifest import (
     MANIFEST_LIMIT,
+    PREDICATE_TYPE,
+    REFERENCE_DIGEST,
+    REFERENCE_TYPE,
     Index,
     Manifest,
     Part,
@@ -21,6 +24,9 @@ from shipline.oci.resources import Resources, Ulimit
 __all__ = [
     "MANIFEST_LIMIT",
     "NO_ANNOTATIONS",
+    "PREDICATE_TYPE",
+    "REFERENCE_DIGEST",
+    "REFERENCE_TYPE",
     "Descriptor",
     "Digest",
     "Hasher",

@@ -20,6 +20,10 @@ from shipline.values import replace
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries should take this much
 HEAVIEST = 100_000  # objects and lists of one document
+REFERENCE_TYPE, REFERENCE_DIGEST = "vnd.docker.reference.type", "vnd.docker.reference.digest"
+PREDICATE_TYPE = "in-toto.io/predicate-type"
+"""Annotations of attestations in an index, and of their layers."""
+
 _ENTRIES = 10_000  # descriptors in one document
 _FIELDS = {
     field.casefold(): field
@@ -101,6 +105,20 @@ class Index:
         platforms = (entry.platform for entry in self.manifests)
         return tuple(
             platform for platform in platforms if platform is not None and platform.os != "unknown"
+        )
+
+    @property
+    def images(self) -> tuple[Descriptor, ...]:
+        """The entries with a platform that are no attestations of BuildKit."""
+        return tuple(
+            one for one in self.manifests if one.platform and REFERENCE_TYPE not in one.annotations
+        )
+
+    def attestation_of(self, image: Descriptor) -> Descriptor | None:
+        """The entry with the attestations of an image (BuildKit, attestation-storage.md)."""
+        about = str(image.digest)
+        return next(
+            (one for one in self.manifests if one.annotations.get(REFERENCE_DIGEST) == about), None
         )
 
     def select(self, platform: Platform) -> Descriptor | None:

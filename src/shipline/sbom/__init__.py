@@ -1,9 +1,7 @@
 """The packages in a file tree, and lists of them as documents."""
 
 from shipline.sbom.documents import (
-    CYCLONEDX,
     INCOMPLETE,
-    SPDX,
     TOOL,
     Described,
     cyclonedx,
@@ -14,9 +12,7 @@ from shipline.sbom.inventory import Inventory, LayerFacts, inventory, of_layers
 from shipline.sbom.packages import FileFacts
 
 __all__ = [
-    "CYCLONEDX",
     "INCOMPLETE",
-    "SPDX",
     "TOOL",
     "VERSION",
     "Described",

@@ -17,10 +17,6 @@ from shipline import __version__
 from shipline.sbom.inventory import Evidence, Inventory, Listed
 from shipline.sbom.licenses import references
 
-SPDX = "https://spdx.dev/Document"
-CYCLONEDX = "https://cyclonedx.org/bom"
-"""The types of predicates."""
-
 INCOMPLETE = "incomplete: "
 """What the comment of an SPDX document begins with whose list of packages has gaps."""
 

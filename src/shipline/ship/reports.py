@@ -69,6 +69,7 @@ SCANNERS: Mapping[str, Scanner] = {
         {"SYFT_REGISTRY_INSECURE_USE_HTTP": "true"},
     ),
 }
+_SBOM = "sbom"  # the gate that reads what the build lists
 _FINDINGS = ("analysis", "secrets", "vulnerabilities")
 """Kinds of gates whose tools fail if they find something."""
 
@@ -124,6 +125,9 @@ def reports_by_gate(
     """The reports of each gate: its own, then those of steps."""
     own = {name: getattr(rules, "paths", ()) for name, _, rules in section.gates()}
     reports: dict[str, list[str]] = {}
+    built = run.step("build")
+    if _SBOM in own and built is not None and built.reports:
+        reports[_SBOM] = [*own[_SBOM], *built.reports]
     for name, step in pipeline.commands.items():
         for gate, path in _reports(step, run, name):
             if gate in own and path not in reports.setdefault(gate, [*own[gate]]):

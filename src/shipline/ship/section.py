@@ -132,6 +132,14 @@ class Build:
     compression: Literal["gzip", "zstd"] | None = field(
         default=None, metadata={"doc": "How layers are compressed."}
     )
+    provenance: Literal["min", "max"] | None = field(
+        default=None,
+        metadata={"doc": "Add to the image how it was built: min, or max, with all steps."},
+    )
+    sbom: bool = field(
+        default=False,
+        metadata={"doc": "Add a list of its packages to the image; the sbom gate judges it."},
+    )
     pull: bool = field(default=False, metadata={"doc": "Check for newer versions of base images."})
     no_cache: bool = field(default=False, metadata={"doc": "Do not use results of earlier builds."})
     needs: tuple[str, ...] = field(

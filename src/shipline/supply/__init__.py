@@ -40,6 +40,8 @@ from shipline.supply.keys import PrivateKey, PublicKey, generate_key
 from shipline.supply.signing import STATEMENT_LIMIT, Signed, attest, sign, signable, statement_about
 from shipline.supply.statement import (
     COSIGN_SIGN,
+    CYCLONEDX,
+    SPDX,
     STATEMENT,
     Statement,
     Subject,
@@ -47,6 +49,7 @@ from shipline.supply.statement import (
     short_name,
     stated_time,
 )
+from shipline.supply.stored import stored_statements
 from shipline.supply.verification import (
     OPTIONAL,
     SAME_REPOSITORY,
@@ -70,6 +73,7 @@ __all__ = [
     "BUNDLE",
     "COSIGN_ARTIFACT",
     "COSIGN_SIGN",
+    "CYCLONEDX",
     "DEFAULT_LIMITS",
     "ENVELOPE",
     "FORMS",
@@ -77,6 +81,7 @@ __all__ = [
     "OPTIONAL",
     "SAME_REPOSITORY",
     "SIMPLE_SIGNING",
+    "SPDX",
     "STATEMENT",
     "STATEMENT_LIMIT",
     "Attachable",
@@ -127,6 +132,7 @@ __all__ = [
     "signable",
     "stated_time",
     "statement_about",
+    "stored_statements",
     "verify",
     "verify_attestations",
     "write_key_pair",

@@ -107,15 +107,16 @@ def _is_text(value: object) -> bool:
 COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
 """An empty predicate: the signature alone approves the image."""
 
+SPDX, CYCLONEDX = "https://spdx.dev/Document", "https://cyclonedx.org/bom"
 CUSTOM = "https://cosign.sigstore.dev/attestation/v1"
 _TYPES = {
     "slsaprovenance": "https://slsa.dev/provenance/v0.2",
     "slsaprovenance02": "https://slsa.dev/provenance/v0.2",
     "slsaprovenance1": "https://slsa.dev/provenance/v1",
     "link": "https://in-toto.io/Link/v1",
-    "spdx": "https://spdx.dev/Document",
-    "spdxjson": "https://spdx.dev/Document",
-    "cyclonedx": "https://cyclonedx.org/bom",
+    "spdx": SPDX,
+    "spdxjson": SPDX,
+    "cyclonedx": CYCLONEDX,
     "vuln": "https://cosign.sigstore.dev/attestation/vuln/v1",
     "openvex": "https://openvex.dev/ns",
     "test-result": "https://in-toto.io/attestation/test-result/v0.1",

@@ -20,6 +20,7 @@ def read(tmp_path: Path, **inputs: str) -> Invocation:
     environ = {variable(name.replace("_", "-")): text for name, text in inputs.items()}
     environ["GITHUB_WORKSPACE"] = str(tmp_path / "workspace")
     environ["GITHUB_SERVER_URL"], environ["GITHUB_REPOSITORY"] = "https://git.example", "team/app"
+    environ["GITHUB_RUN_ID"], environ["GITHUB_RUN_ATTEMPT"] = "7", "2"
 
     def keep(value: str) -> Path:
         place = scratch / f"secret{len(list(scratch.iterdir()))}"
@@ -51,6 +52,25 @@ def test_lists_are_split_as_the_original_splits_them(
 ) -> None:
     assert by_comma(text, "x") == commas
     assert by_line(text, "x") == lines
+
+
+_RUN = "builder-id=https://git.example/team/app/actions/runs/7/attempts/2"
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        ("true", [_RUN]),
+        ("mode=max", [f"mode=max,{_RUN}"]),
+        ("mode=min,builder-id=me", ["mode=min,builder-id=me"]),
+        ("false", ["false"]),
+        ("", []),
+    ],
+)
+def test_provenance_names_the_run_as_its_builder(
+    tmp_path: Path, given: str, flag: list[str]
+) -> None:
+    assert flags(read(tmp_path, provenance=given), "--provenance") == flag
 
 
 def test_inputs_become_flags(tmp_path: Path) -> None:

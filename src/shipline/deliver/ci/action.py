@@ -119,6 +119,7 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> I
     UsageError for an invalid input; the build itself checks the rest.
     """
     inputs = {name: environ.get(variable(name), "").strip() for name in INPUTS}
+    inputs["provenance"] = _with_builder(inputs["provenance"], environ)
     context = inputs["context"] or _workspace(environ)
     outputs = verbatim(inputs["outputs"])
     secrets = _secrets(inputs, context, environ, keep)
@@ -146,6 +147,18 @@ def _plain(inputs: Mapping[str, str]) -> list[str]:
     for name, flag in _TEXTS.items():
         flags += _each(flag, [inputs[name]] if inputs[name] else [])
     return flags + [flag for name, flag in _SWITCHES.items() if _boolean(inputs[name], name)]
+
+
+def _with_builder(provenance: str, environ: Mapping[str, str]) -> str:
+    """The input with the URL of the run as builder-id, as the original adds it, unless it has one
+    or is false.
+    """
+    server, run = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_RUN_ID", "")
+    if not (server and run) or provenance in _FALSE or "builder-id=" in provenance:
+        return provenance
+    place = f"{server}/{environ.get('GITHUB_REPOSITORY', '')}/actions/runs/{run}"
+    builder = f"builder-id={place}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}"
+    return builder if provenance in _TRUE else f"{provenance},{builder}"
 
 
 def _each(flag: str, values: Iterable[str]) -> list[str]:

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 _VERSION = "org.opencontainers.image.version"
 _CONFIG_LIMIT = 8 << 20  # bytes
 _METADATA_LIMIT = 1 << 20  # bytes
-_ATTESTATION = "vnd.docker.reference.type"
 _DOCKERFILE_HINT = (
     "`shipline init --dockerfile` writes one for Node.js, Python and Go; build.file names another"
 )
@@ -152,7 +151,8 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
     if inputs.naming.reuse is not None:
         target = repository.resolve(str(inputs.naming.reuse))
         image = replace(read_image(repository, target), reused=True)
-        return StepOutcome(result=image, reason=note, cached=True)
+        reports = _listed_packages(context, target)
+        return StepOutcome(result=image, reports=reports, reason=note, cached=True)
     fixed = decision.git_tag is None or not decision.git_tag.new
     annotations = image_labels(decision.annotations, fixed=fixed)
     if inputs.selection.built:
@@ -168,7 +168,32 @@ def _run(context: StepContext, span: Span) -> StepOutcome:
         target = context.build(request, span)
     if not decision.push:
         return StepOutcome(result=LocalImage(target.digest), reason=note)
-    return StepOutcome(result=read_image(repository, target), reason=note)
+    reports = _listed_packages(context, target)
+    return StepOutcome(result=read_image(repository, target), reports=reports, reason=note)
+
+
+def _listed_packages(context: StepContext, target: Descriptor) -> dict[str, str]:
+    """Reports with the packages of the image for each platform, if the build is to list them."""
+    reports = {}
+    if context.project.pipeline.build.sbom:
+        for part, raw in sboms(context.repository, target):
+            report = context.recorder.report("build", f"{part.platform}.spdx.json")
+            report.write_bytes(raw)
+            reports[str(report)] = str(Digest.of(raw))
+    return reports
+
+
+def sboms(repository: Repository, target: Descriptor) -> Iterator[tuple[Descriptor, bytes]]:
+    """The statements with the packages of the image for each platform, if the build made some."""
+    from shipline.supply import SPDX, stored_statements  # slow to import
+
+    document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
+    if isinstance(document, Index):
+        for image in document.images:
+            found = stored_statements(repository, document, image)
+            first = next((raw for kind, raw in found if kind == SPDX), None)
+            if first is not None:
+                yield image, first
 
 
 def pushed_image(run: RunRecord) -> PushedImage | None:
@@ -209,6 +234,8 @@ def command_line(build: Build, image: Reference | None) -> str:
     if build.target:
         words += ["--target", build.target]
     words += [f"--build-arg={name}={value}" for name, value in build.args.items()]
+    words += [f"--provenance=mode={build.provenance}"] if build.provenance else []
+    words += ["--sbom=true"] if build.sbom else []
     words += ["--output", f"type=image,name={image},push=true,push-by-digest=true"]
     return shlex.join([*words, build.context])
 
@@ -235,6 +262,8 @@ def build_request(
         no_cache=build.no_cache,
         cache_from=build.cache_from,
         cache_to=build.cache_to,
+        provenance=f"mode={build.provenance}" if build.provenance else None,
+        sbom="true" if build.sbom else None,
     )
     return replace(
         request,
@@ -335,7 +364,7 @@ def merge(
     parts = [_part(repository, digest) for digest in digests]
     index = combine(parts, annotations=annotations)
     seen: set[Platform] = set()
-    for platform, _ in _images(index):
+    for platform in (one.platform for one in index.images if one.platform):
         if platform in seen:
             raise UsageError(f"--built: two builds are for {platform}")
         seen.add(platform)
@@ -355,17 +384,11 @@ def _platform(repository: Repository, config: Descriptor) -> Platform:
     return ImageConfig.parse(fetch_all(repository, config, _CONFIG_LIMIT)).platform
 
 
-def _images(index: Index) -> Iterator[tuple[Platform, Digest]]:
-    for manifest in index.manifests:
-        if manifest.platform is not None and _ATTESTATION not in manifest.annotations:
-            yield manifest.platform, manifest.digest
-
-
 def read_image(repository: Repository, target: Descriptor) -> PushedImage:
     """The image in the repository, with the manifest of each platform."""
     document = parse_manifest(fetch_all(repository, target, MANIFEST_LIMIT), target.media_type)
     if isinstance(document, Index):
-        platforms = tuple((str(platform), digest) for platform, digest in _images(document))
+        platforms = tuple((str(one.platform), one.digest) for one in document.images)
     else:
         platforms = ((str(_platform(repository, document.config)), target.digest),)
     return PushedImage(target.plain, platforms)

@@ -116,7 +116,7 @@ def _without_image(section: GatesSection, pipeline: Pipeline) -> Iterator[str]:
     """The gates that neither inspect an image nor read reports of steps that do."""
     after = {
         gate for step in pipeline.commands.values() if step.after_build for gate in gates_of(step)
-    }
+    } | ({"sbom"} if pipeline.build.sbom else set())
     for name, kind, _ in section.gates():
         if kind != "image" and name not in after:
             yield name

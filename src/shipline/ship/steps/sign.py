@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipline import __version__
-from shipline.oci import Reference
+from shipline.oci import Descriptor, Reference
 from shipline.ship.plan import (
     PipelineStep,
     PlanInput,
@@ -26,7 +26,7 @@ from shipline.ship.plan import (
 )
 from shipline.ship.record import RunRecord, as_json
 from shipline.ship.section import Build
-from shipline.ship.steps.build import pushed_image, require_image
+from shipline.ship.steps.build import pushed_image, require_image, sboms
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import reserved_decision
 from shipline.supply import Statement, attest, copy_with_evidence, sign
@@ -115,10 +115,10 @@ COPY = StepKind(
 def _sign(context: StepContext, span: Span) -> StepOutcome:
     section = context.project.pipeline.sign
     added, attached = sign_in(context, context.image), 0
-    for statement, replaces in _statements(context) if section and section.attest else ():
+    for target, statement, replaces in _statements(context) if section and section.attest else ():
         done = attest(
             context.repository,
-            require_image(context.run),
+            target,
             statement,
             context.signers,
             replace=replaces,
@@ -167,11 +167,13 @@ def sign_in(context: StepContext, place: Reference) -> int:
     return added
 
 
-def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
-    """The statements about the image, and whether each replaces earlier ones."""
+def _statements(context: StepContext) -> Iterator[tuple[Descriptor, Statement, bool]]:
+    """The statements, each with the image that it is about, all of it or that of one platform, and
+    whether it replaces earlier ones.
+    """
     target, name = require_image(context.run), context.image.name
     for kind, predicate in gate_verdicts(context.run).statements:
-        yield Statement.about(target, name, kind, predicate), True
+        yield target, Statement.about(target, name, kind, predicate), True
     image, record = pushed_image(context.run), context.run.step("build")
     if image is not None and record is not None and not image.reused:
         predicate = provenance(
@@ -181,7 +183,10 @@ def _statements(context: StepContext) -> Iterator[tuple[Statement, bool]]:
             context.environment.environ,
             record.finished,
         )
-        yield Statement.about(target, name, PREDICATE, predicate), False
+        yield target, Statement.about(target, name, PREDICATE, predicate), False
+    if context.project.pipeline.build.sbom:
+        for part, raw in sboms(context.repository, target):
+            yield part.plain, Statement.parse(raw), True
 
 
 def provenance(
