@@ -305,7 +305,9 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
     kind = fields.get("type", "")
     if kind not in _CACHES:
         raise UsageError(
-            f"{flag}: {kind!r} is not a type of cache" if kind else f"{flag}: {text!r} has no type",
+            f"{flag}: {kind!r} is not a type of cache"
+            if kind
+            else f"{flag}: what has {', '.join(fields)} has no type",
             hint=f"it is one of {', '.join(_CACHES)}",
         )
     return [fields]
@@ -702,15 +704,15 @@ def split_csv(text: str) -> tuple[str, ...]:
 
 
 def parse_attributes(text: str, flag: str) -> dict[str, str]:
-    """`key=value,key=value` with keys in lower case."""
+    """`key=value,key=value` with keys in lower case. Errors show no values: some are secrets."""
     found: dict[str, str] = {}
     for part in split_csv(text):
         key, equals, value = part.partition("=")
         key = key.strip().lower()
         if not equals or not key:
-            raise UsageError(f"{flag}: {part!r} in {text!r} is not key=value")
+            raise UsageError(f"{flag}: {part!r} is not key=value")
         if key in found:
-            raise UsageError(f"{flag}: {key} is given twice in {text!r}")
+            raise UsageError(f"{flag}: {key} is given twice")
         found[key] = value
     return found
 

@@ -156,11 +156,12 @@ _NAMED_BY = ("ref", "dest", "src", "scope", "name", "bucket", "container")
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheBackend:
     """A cache outside of this machine: `type` registry, local, inline, gha, s3 or azblob, with the
-    attributes of that type. `mounts` adds the directories of RUN --mount=type=cache.
+    attributes of that type, among them keys and tokens. `mounts` adds the directories of RUN
+    --mount=type=cache.
     """
 
     type: str
-    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False, repr=False)
     mounts: bool = False
 
     def __str__(self) -> str:

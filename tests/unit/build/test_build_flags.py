@@ -143,6 +143,24 @@ def test_caches_to_write_to() -> None:
     assert found.format.docker and not found.required
 
 
+def test_neither_errors_nor_values_show_the_secrets_of_a_cache() -> None:
+    secret = "secret_access_key=hidden"
+    for text in (
+        f"bucket=b,{secret}",
+        f"type=s3,bucket=b,bucket=c,{secret}",
+        f"type=s3,bucket,{secret}",
+        f"type=s4,{secret}",
+        f"type=s3,mode=most,{secret}",
+        f"type=s3,ignore-error=perhaps,{secret}",
+    ):
+        with pytest.raises(UsageError) as caught:
+            flags.parse_cache_targets([text], {})
+        assert "hidden" not in repr(caught.value) + caught.value.hint
+    (found,) = flags.parse_cache_targets([f"type=s3,bucket=b,{secret}"], {})
+    assert found.backend.attributes["secret_access_key"] == "hidden"
+    assert "hidden" not in repr(found) and "hidden" not in str(found.backend)
+
+
 def test_a_build_argument_asks_for_an_inline_cache() -> None:
     wanted = {"BUILDKIT_INLINE_CACHE": "1"}
     inline = CacheTarget(CacheBackend("inline"))
