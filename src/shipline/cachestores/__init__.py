@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 
 def open_cache(client: Client, variables: Mapping[str, str]) -> OpenCache:
     """Opens caches of every type, which are used while `client` is open; `variables` are the
-    environment's. Builds without caches load none of what speaks to services.
+    environment's. A build loads only what speaks to the caches that it has.
     """
 
     def open_(kind: str, attributes: Mapping[str, str]) -> CacheStore:
-        from shipline.cachestores.opening import KINDS, open_store
-        from shipline.cachestores.repositories import open_repository
+        if kind in ("registry", "local"):
+            from shipline.cachestores.repositories import open_repository
 
-        if kind in KINDS:
-            return open_store(kind, attributes, client=client, variables=variables)
-        return open_repository(kind, attributes, client)
+            return open_repository(kind, attributes, client)
+        from shipline.cachestores.opening import open_store
+
+        return open_store(kind, attributes, client=client, variables=variables)
 
     return open_
 

@@ -14,7 +14,16 @@ from shipline.build import BuildRequest, Context, ContextKind
 from shipline.build.base_images import BaseImage
 from shipline.build.cache_document import CacheKey
 from shipline.build.cache_keys import KeyMaker, chain_id
-from shipline.build.graph import ContextOp, ImageOp, Vertex, walk
+from shipline.build.graph import (
+    ContextOp,
+    CopyOp,
+    ImageOp,
+    MakeDirectoryOp,
+    RunMount,
+    RunOp,
+    Vertex,
+    walk,
+)
 from shipline.build.plan import PlatformPlan
 from shipline.build.request import Host, RunOptions
 from shipline.build.selecting import ContextDirectory
@@ -194,3 +203,20 @@ def test_a_changed_file_has_another_key(lines: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_no_key_and_no_error(context: Path) -> None:
     assert keys("COPY missing /x", context) == ()
     assert keys("COPY missing /x\nRUN true", context) == ()
+
+
+COVERED = {
+    RunOp: "args env cwd user platform mounts network insecure hosts shm_size ulimits script"
+    " hostname proxies resources devices absent",
+    RunMount: "type target source input id env read_only required sharing mode uid gid size owned",
+    CopyOp: "sources destination files chown chmod link parents excludes unpack",
+    MakeDirectoryOp: "path user",
+}
+
+
+@pytest.mark.parametrize("kind", COVERED, ids=lambda kind: kind.__name__)
+def test_a_new_field_of_an_operation_is_in_its_key(kind: type[RunOp]) -> None:
+    """BuildKit's keys are made field by field: add a new one to `cache_keys`, or refuse it there,
+    before it is added here.
+    """
+    assert list(kind.__struct_fields__) == COVERED[kind].split()
