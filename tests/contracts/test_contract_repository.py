@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from shipline.content import (
     Reader,
     Repository,
     Store,
+    Swapper,
     VerifiedReader,
     copy_graph,
     fetch_all,
@@ -125,6 +127,22 @@ def test_a_name_is_what_it_was_given_last(repository: Repository) -> None:
         found = repository.resolve("v1")
         assert found.plain == manifest.plain
         assert repository.resolve(str(manifest.digest)).plain == manifest.plain
+
+
+def test_a_name_is_swapped_only_if_it_is_what_it_was(repository: Repository) -> None:
+    swapper = cast(Swapper, repository)
+    source, index = image()
+    copy_graph(source, repository, index)
+    parsed = parse_manifest(source.blobs[index.digest])
+    assert isinstance(parsed, Index)
+    one, two = parsed.manifests
+    assert not swapper.swap(one, source, "v1", two.digest)
+    assert swapper.swap(one, source, "v1", None)
+    assert not swapper.swap(two, source, "v1", None)
+    assert not swapper.swap(two, source, "v1", two.digest)
+    assert repository.resolve("v1").digest == one.digest
+    assert swapper.swap(two, source, "v1", one.digest)
+    assert repository.resolve("v1").digest == two.digest
 
 
 def test_an_unknown_name_is_not_found(repository: Repository) -> None:
