@@ -18,7 +18,9 @@ from shipline.cli.program import program
 SOURCE = Path(shipline.__file__).parent
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"\bshipline((?: (?!that\b)[a-z][a-z-]*)+)")
-_FOREIGN = re.compile(r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip)\b")
+_FOREIGN = re.compile(
+    r"\b(git|docker|sysctl|usermod|cosign|apt-get|dpkg|mount|ulimit|npm|pip|crun)\b"
+)
 _INSTRUCTIONS = {
     *("--from", "--retries", "--mount", "--device", "--chmod", "--chown", "--link", "--parents")
 }
