@@ -170,6 +170,7 @@ def test_the_action_builds_and_hands_its_outputs_on(tmp_path: Path) -> None:
         INPUT_BUILD_ARGS="A=$(id) `id` ${{ x }}",
         INPUT_OUTPUTS=f"type=oci,dest={tmp_path / 'image.tar'}",
         INPUT_SECRETS="TOKEN=hush",
+        INPUT_CONTEXT=".",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "::add-mask::hush"
@@ -182,7 +183,7 @@ def test_the_action_builds_and_hands_its_outputs_on(tmp_path: Path) -> None:
 
 def test_the_action_says_what_cannot_be_done(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
-    environment = {"GITHUB_WORKSPACE": str(tmp_path), "SHIPLINE_HOME": str(tmp_path / "home")}
+    environment = {"INPUT_CONTEXT": str(tmp_path), "SHIPLINE_HOME": str(tmp_path / "home")}
     for inputs in ({"INPUT_BUILDER": "nowhere"}, {"INPUT_PUSH": "maybe"}):
         done = run(tmp_path, "ci", "action-build", **environment, **inputs)
         assert done.returncode == 2, done.stderr

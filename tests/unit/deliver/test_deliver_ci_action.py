@@ -11,6 +11,8 @@ from shipline.deliver.ci import Invocation, invocation
 from shipline.deliver.ci.action import by_comma, by_line, variable
 from shipline.errors import UsageError
 
+COMMIT = "0123456789012345678901234567890123456789"
+
 
 def read(tmp_path: Path, **inputs: str) -> Invocation:
     """What the inputs come to; `_` in a keyword is `-` in the name of the input."""
@@ -19,8 +21,11 @@ def read(tmp_path: Path, **inputs: str) -> Invocation:
     scratch.mkdir(exist_ok=True)
     environ = {variable(name.replace("_", "-")): text for name, text in inputs.items()}
     environ["GITHUB_WORKSPACE"] = str(tmp_path / "workspace")
-    environ["GITHUB_SERVER_URL"], environ["GITHUB_REPOSITORY"] = "https://git.example", "team/app"
+    environ |= {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "team/app"}
     environ["GITHUB_RUN_ID"], environ["GITHUB_RUN_ATTEMPT"] = "7", "2"
+    environ |= {"GITHUB_REF": "refs/heads/main", "GITHUB_SHA": COMMIT} | {
+        name: text for name, text in inputs.items() if name.startswith("GITHUB_")
+    }
 
     def keep(value: str) -> Path:
         place = scratch / f"secret{len(list(scratch.iterdir()))}"
@@ -91,7 +96,7 @@ def test_inputs_become_flags(tmp_path: Path) -> None:
     assert flags(found, "--cache-from") == ["type=registry,ref=reg.example/cache"]
     assert {"--push", "--pull"} <= set(found.arguments)
     assert "--load" not in found.arguments
-    assert found.arguments[-2:] == ("--", str(tmp_path / "workspace"))
+    assert found.arguments[-2:] == ("--", f"https://git.example/team/app.git#{COMMIT}")
 
 
 def test_a_value_is_never_taken_for_a_flag_or_context(tmp_path: Path) -> None:
@@ -140,6 +145,24 @@ def test_an_input_that_cannot_be_read_is_named(
         read(tmp_path, **inputs)
 
 
-def test_a_workspace_without_files_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the workspace is empty"):
+@pytest.mark.parametrize(
+    ("given", "context"),
+    [
+        ({"GITHUB_REF": "refs/tags/v1"}, f"#{COMMIT}"),
+        ({"GITHUB_REF": "refs/pull/7/merge"}, "#refs/pull/7/merge"),
+        ({"GITHUB_REF": "main", "GITHUB_SHA": ""}, "#refs/heads/main"),
+        ({"GITHUB_REF": "", "GITHUB_SHA": ""}, ""),
+        ({"context": "{{defaultContext}}:docker"}, f"#{COMMIT}:docker"),
+    ],
+)
+def test_the_commit_of_the_job_is_the_default_context(
+    given: dict[str, str], context: str, tmp_path: Path
+) -> None:
+    found = read(tmp_path, github_token="t", **given)
+    assert found.arguments[-1] == f"https://git.example/team/app.git{context}"
+    assert flags(found, "--secret")[0].startswith("id=GIT_AUTH_TOKEN,src=")
+
+
+def test_a_job_without_a_repository_needs_a_context(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not say what its repository is"):
         invocation({"GITHUB_WORKSPACE": str(tmp_path)}, tmp_path, lambda value: tmp_path)

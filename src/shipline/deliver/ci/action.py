@@ -82,6 +82,7 @@ _TEXTS = {
     "shm-size": "--shm-size",
     "target": "--target",
 }
+_DEFAULT_CONTEXT = "{{defaultContext}}"
 _SWITCHES = {"load": "--load", "no-cache": "--no-cache", "pull": "--pull", "push": "--push"}
 
 INPUTS = frozenset(
@@ -120,7 +121,7 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> I
     """
     inputs = {name: environ.get(variable(name), "").strip() for name in INPUTS}
     inputs["provenance"] = _with_builder(inputs["provenance"], environ)
-    context = inputs["context"] or _workspace(environ)
+    context = _context(inputs["context"], environ)
     outputs = verbatim(inputs["outputs"])
     secrets = _secrets(inputs, context, environ, keep)
     metadata = scratch / "metadata.json"
@@ -171,15 +172,30 @@ def _boolean(text: str, name: str) -> bool:
     return text in _TRUE
 
 
-def _workspace(environ: Mapping[str, str]) -> str:
-    """The workspace of the job, in place of the original's git context."""
-    workspace = Path(environ.get("GITHUB_WORKSPACE") or ".")
-    if not any(workspace.iterdir()):
+def _context(text: str, environ: Mapping[str, str]) -> str:
+    """The context; without one the commit of the job, in its repository on the server, which the
+    text may name `{{defaultContext}}`. Raises UsageError if the job has no repository.
+    """
+    if text and _DEFAULT_CONTEXT not in text:
+        return text
+    repository = _repository(environ)
+    if not repository:
         raise UsageError(
-            "input context: the workspace is empty",
-            hint="run actions/checkout first, or set context",
+            "input context: the job does not say what its repository is (GITHUB_REPOSITORY)",
+            hint="set context, as `.` for the workspace",
         )
-    return str(workspace)
+    ref, commit = environ.get("GITHUB_REF", ""), environ.get("GITHUB_SHA", "")
+    if ref and not ref.startswith("refs/"):
+        ref = f"refs/heads/{ref}"
+    fragment = commit if commit and not ref.startswith("refs/pull/") else ref
+    default = f"{repository}#{fragment}" if fragment else repository
+    return text.replace(_DEFAULT_CONTEXT, default) if text else default
+
+
+def _repository(environ: Mapping[str, str]) -> str:
+    """The URL of the job's own repository; empty if it is not known."""
+    server, name = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
+    return f"{server}/{name}.git" if server and name else ""
 
 
 def _exports_files(outputs: tuple[str, ...]) -> bool:
@@ -228,10 +244,8 @@ def _pairs(values: Iterable[str], name: str) -> list[tuple[str, str]]:
 
 def _token(inputs: Mapping[str, str], context: str, environ: Mapping[str, str]) -> list[str]:
     """The token of the job, if the context is the job's own repository on the server."""
-    own_repository = (
-        f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}.git"
-    )
-    use_token = inputs["github-token"] and "://" in context and context.startswith(own_repository)
+    own = _repository(environ)
+    use_token = inputs["github-token"] and own and context.startswith(own)
     if not use_token or inputs["secrets"].startswith("GIT_AUTH_TOKEN="):
         return []
     return [f"GIT_AUTH_TOKEN={inputs['github-token']}"]
