@@ -67,7 +67,6 @@ def upload_blob(
     advance: Advance,
     *,
     operation: str,
-    at_once: int = AT_ONCE,
 ) -> None:
     """Write a block blob: the blocks at once, then the list that makes them a blob."""
 
@@ -86,7 +85,7 @@ def upload_blob(
         advance(len(body))
         return name
 
-    names = list(ordered_map(block, enumerate(pieces), workers=at_once, ahead=0))
+    names = list(ordered_map(block, enumerate(pieces), workers=AT_ONCE, ahead=0))
     listed = "".join(f"<Latest>{name}</Latest>" for name in names)
     service.finish(
         "PUT",

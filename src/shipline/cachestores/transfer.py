@@ -29,22 +29,23 @@ class RangedReader:
     Nothing is verified. An object that is shorter than `size` ends early.
     """
 
-    def __init__(self, get: GetRange, size: int, *, at_once: int = AT_ONCE) -> None:
+    def __init__(self, get: GetRange, size: int) -> None:
         starts = range(0, size, PIECE)
         pieces = ordered_map(
             lambda start: _fetch(get, start, min(start + PIECE, size)),
             starts,
-            workers=min(at_once, len(starts)),
+            workers=min(AT_ONCE, len(starts)),
             ahead=0,
         )
-        self._pieces: Iterator[bytes] = pieces
-        self._piece = memoryview(next(pieces, b""))  # the first: raises what is wrong with it all
+        self._pieces: Iterator[bytearray] = pieces
+        # the first one now: what is wrong with the object is raised here
+        self._piece = memoryview(next(pieces, bytearray()))
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         if size and not self._piece:
-            self._piece = memoryview(next(self._pieces, b""))
+            self._piece = memoryview(next(self._pieces, bytearray()))
         data, self._piece = bytes(self._piece[:size]), self._piece[size:]
         return data
 
@@ -53,7 +54,7 @@ class RangedReader:
             self._pieces.close()
 
 
-def _fetch(get: GetRange, start: int, end: int) -> bytes:
+def _fetch(get: GetRange, start: int, end: int) -> bytearray:
     """The bytes up to `end`, fewer where the object ends; a broken response is continued."""
     data, failures = bytearray(), 0
     while len(data) < end - start:
@@ -71,7 +72,7 @@ def _fetch(get: GetRange, start: int, end: int) -> bytes:
         else:
             if len(data) == before:
                 break
-    return bytes(data)
+    return data
 
 
 def _append(data: bytearray, response: Response, start: int, left: int) -> None:
