@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from shipline.git import Git
@@ -99,14 +102,26 @@ class Work:
 
 def with_remote(place: Path) -> tuple[Work, Path]:
     """A repository with a first version, pushed to a bare remote of its own."""
-    remote = place / "remote.git"
+    made, _ = _with_remote()
+    for name in ("remote.git", "work"):
+        shutil.copytree(made.path.with_name(name), place / name, symlinks=True)
+    config = place / "work/.git/config"
+    config.write_text(config.read_text().replace(f"{made.path.parent}/", f"{place}/"))
+    return Work(place / "work", made.minutes, environment(place)), place / "remote.git"
+
+
+@cache
+def _with_remote() -> tuple[Work, tempfile.TemporaryDirectory[str]]:
+    """What `with_remote` copies, which takes a tenth of the time."""
+    directory = tempfile.TemporaryDirectory()
+    remote = Path(directory.name, "remote.git")
     Work.init(remote, "--bare").git("config", "uploadpack.allowFilter", "true")
-    work = Work.init(place / "work")
+    work = Work.init(remote.with_name("work"))
     work.git("remote", "add", "origin", f"file://{remote}")
     work.commit("feat: first")
     work.tag("v1.0.0")
     work.git("push", "-q", "--follow-tags", "-u", "origin", "main")
-    return work, remote
+    return work, directory
 
 
 def fast_history(path: Path, *, commits: int, tags: int) -> Work:

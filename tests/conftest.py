@@ -28,7 +28,8 @@ from peers import (
 # Commands that tests run by name are those of this interpreter's environment; and how long one
 # example takes says nothing on a machine that does other things too.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", deadline=None, max_examples=40)
+settings.register_profile("all", deadline=None, max_examples=200)  # make test, and so CI
 settings.load_profile("tests")
 
 

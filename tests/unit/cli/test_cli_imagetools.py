@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from commands import run_shipline
+from nodes import node
 from shipline.cli.imagetools import Inspection, _result, describe, inspect_image
 from shipline.cli.template import render
 from shipline.content import MemoryStore, copy_graph
@@ -104,16 +103,9 @@ def test_one_image_becomes_an_index_only_where_that_is_preferred(store: MemorySt
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    """Our own node, started as people start it."""
-    command = [sys.executable, "-m", "shipline", "registry", "serve", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, "--data", str(tmp_path / "data")], stderr=subprocess.PIPE, text=True
-    ) as node:
-        assert node.stderr is not None
-        told = next(line for line in node.stderr if line.startswith("serving "))
-        yield told.rstrip().rpartition("//")[2]
-        node.terminate()
-        node.wait(timeout=20)
+    """HOST:PORT of our own node."""
+    with node(tmp_path / "data") as running:
+        yield running.address
 
 
 def test_images_are_combined_and_read_back_over_the_network(

@@ -6,14 +6,13 @@ import hashlib
 import os
 import signal
 import ssl
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from commands import run_shipline
 from guarded import guarded
 from shipline.errors import ConfigError, UsageError
 from shipline.server.access import (
@@ -191,9 +190,8 @@ def test_a_hangup_takes_new_certificates_and_drops_nobody(tmp_path: Path) -> Non
 
 
 def test_a_node_without_a_certificate_for_its_key_does_not_start(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shipline", "registry", "serve", "--listen", "0.0.0.0:0"]
-    options = ["--data", str(tmp_path / "data"), "--tls-cert", "/nowhere", "--tls-key", "/nowhere"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=30)
+    words = ("registry", "serve", "--listen", "0.0.0.0:0", "--data", str(tmp_path / "data"))
+    done = run_shipline(*words, "--tls-cert", "/nowhere", "--tls-key", "/nowhere")
     assert done.returncode == 3 and "certificate" in done.stderr
     assert "Traceback" not in done.stderr
 
