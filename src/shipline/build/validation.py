@@ -11,7 +11,6 @@ from stat import S_ISDIR
 from msgspec import Struct
 
 from shipline.build.request import BuildRequest, ContextKind, RunOptions
-from shipline.build.ssh import agents_of
 from shipline.errors import DockerfileError, UsageError
 
 
@@ -40,7 +39,10 @@ def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None
             f"{_POLICY} is set, and policies for sources are not supported yet",
             hint="unset it to build without the policy",
         )
-    agents_of(request.ssh, environ)
+    if request.ssh:
+        from shipline.build.ssh import agents_of  # slow to import
+
+        agents_of(request.ssh, environ)
     for secret in request.secrets:
         if secret.file is not None:
             _check_secret(secret.id, secret.file)

@@ -138,7 +138,7 @@ class Sandbox:
             raise SandboxError(
                 f"{self.runtime.path} does not filter system calls",
                 hint="install a crun that was built with libseccomp (`crun --version` lists"
-                " +SECCOMP), or runc; steps with --security=insecure need no filter",
+                " +SECCOMP), or runc; insecure steps need no filter",
             )
         if (missing := missing_command(spec, root)) is not None:
             on_output(missing[1].encode() + b"\n", 2)
