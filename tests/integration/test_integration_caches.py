@@ -100,10 +100,10 @@ def test_another_machine_runs_nothing_and_downloads_no_layer(
 
 
 def test_a_changed_last_step_runs_on_the_cached_ones(
-    addressed: str, machine: list[Shipline], tmp_path: Path
+    base_images: Registry, machine: list[Shipline], tmp_path: Path
 ) -> None:
     place = context(tmp_path / "context", DOCKERFILE, file="content")
-    ref = f"{addressed}/caches/changed:v1"
+    ref = f"{base_images.address}/caches/changed:v1"
     machine[0].build(
         *PLAIN, "-o", tmp_path / "one", "--cache-to", f"type=registry,ref={ref}", place
     )
@@ -116,10 +116,10 @@ def test_a_changed_last_step_runs_on_the_cached_ones(
 
 
 def test_an_edited_stage_of_a_max_cache_starts_where_it_was_edited(
-    addressed: str, machine: list[Shipline], tmp_path: Path
+    base_images: Registry, machine: list[Shipline], tmp_path: Path
 ) -> None:
     place = context(tmp_path / "context", DOCKERFILE, file="content")
-    ref = f"{addressed}/caches/stage:v1"
+    ref = f"{base_images.address}/caches/stage:v1"
     to = ("--cache-to", f"type=registry,ref={ref},mode=max")
     machine[0].build(*PLAIN, "-o", "type=cacheonly", *to, place).ok()
     edited = DOCKERFILE.replace("> /made\nFROM", "> /made && true\nFROM")
@@ -128,6 +128,26 @@ def test_an_edited_stage_of_a_max_cache_starts_where_it_was_edited(
     assert cached(second.err) == {"WORKDIR /src", "COPY file ./"}
     made = (tmp_path / "out/made").read_text()
     assert (tmp_path / "out/twice").read_text() == made + made
+
+
+def test_what_a_changed_stage_makes_anew_is_not_built_on_again(
+    base_images: Registry, machine: list[Shipline], tmp_path: Path
+) -> None:
+    """The files of the stage are those of before: its instructions alone have changed."""
+    text = (
+        "FROM busybox AS build\nRUN {} echo same > /made\nFROM busybox\n"
+        "COPY --from=build /made /made\nRUN cat /proc/sys/kernel/random/uuid > /random\n"
+    )
+    ref = f"{base_images.address}/caches/anew:v1"
+    both = ("--cache-from", ref, "--cache-to", f"type=registry,ref={ref}")
+    seen = []
+    for one, changed in zip(machine, ("true;", ": ;"), strict=False):
+        place = context(tmp_path / "context", text.format(changed))
+        done = one.build(*PLAIN, "-o", tmp_path / "out", *both, place).ok()
+        seen.append((tmp_path / "out/random").read_text())
+        shutil.rmtree(tmp_path / "out")
+    assert seen[0] == seen[1]
+    assert f"RUN {changed} echo same > /made" not in cached(done.err)
 
 
 def test_a_local_cache_and_an_inline_one(
@@ -159,10 +179,10 @@ def test_the_inline_cache_of_a_base_image_is_not_inherited(
 
 
 def test_no_cache_reads_nothing_and_writes_all(
-    addressed: str, machine: list[Shipline], tmp_path: Path
+    base_images: Registry, machine: list[Shipline], tmp_path: Path
 ) -> None:
     place = context(tmp_path / "context", DOCKERFILE, file="content")
-    ref = f"{addressed}/caches/nocache:v1"
+    ref = f"{base_images.address}/caches/nocache:v1"
     both = ("--cache-from", ref, "--cache-to", f"type=registry,ref={ref},mode=max")
     machine[0].build(*PLAIN, "-o", tmp_path / "one", *both, place).ok()
     fresh = machine[1].build(*PLAIN, "--no-cache", "-o", tmp_path / "two", *both, place).ok()
@@ -184,7 +204,7 @@ def test_machines_and_platforms_share_one_cache_without_losing_anything(
     ref = f"{addressed}/caches/shared:v1"
     places = [
         context(tmp_path / f"context{number}", "FROM busybox\nCOPY file /\n", file=f"{number}")
-        for number in range(3)
+        for number in range(2)
     ]
     platforms = ("linux/amd64", "linux/arm64")
     jobs = [

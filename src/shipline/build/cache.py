@@ -96,7 +96,8 @@ class Cache:
     """Results by key, durable and shared by all builds with the state directory `state`.
 
     `variant` separates builds that make other layers from the same work. `on_result` is told of a
-    result before `content` is asked whether its layer exists.
+    result before `content` is asked whether its layer exists. `remote` is asked for what is not
+    here; `used` are the results by key that a build made, or found by it.
     """
 
     def __init__(
@@ -113,6 +114,8 @@ class Cache:
         self._state = state
         self._space = f"layers {variant}".rstrip()
         self._running: Once[tuple[LayerResult, bool]] = Once()
+        self.remote: Callable[[str], LayerResult | None] = lambda _: None
+        self.used: dict[str, LayerResult] = {}
 
     @contextmanager
     def exclusive(self, key: str) -> Iterator[None]:
@@ -158,6 +161,14 @@ class Cache:
         return self._running.get((key, fresh), find_or_make)
 
     def get(self, key: str) -> LayerResult | None:
+        found = self._kept(key)
+        if found is not None:
+            self.used[key] = found
+        elif (found := self.remote(key)) is not None:
+            self.put(key, found)
+        return found
+
+    def _kept(self, key: str) -> LayerResult | None:
         record = self._read(_KIND, self._space, key)
         if record is None:
             return None
@@ -166,6 +177,7 @@ class Cache:
         return result if self._content.exists(result.layer.descriptor) else None
 
     def put(self, key: str, result: LayerResult) -> None:
+        self.used[key] = result
         record = {
             "created": result.created,
             "layer": result.layer.descriptor.to_json(),

@@ -51,6 +51,13 @@ class _Unknown(Exception):
     """An input has no key, so that what is made of it has none either."""
 
 
+def result_key(key: str, variant: str) -> CacheKey:
+    """The key of a layer by the key that it has on its machine (`cache.Cache`), which names all
+    that the work reads: it is found where BuildKit's keys, which name instructions, are new.
+    """
+    return CacheKey(f"sha256:{key_of('remote result/1', key=key, variant=variant)}")
+
+
 class KeyMaker:
     """The keys of vertices. `images` and `contexts` are what is known of images and of local files;
     `variant` separates builds that make other layers from the same work.
@@ -64,7 +71,7 @@ class KeyMaker:
     ) -> None:
         self._images = images
         self._contexts = contexts
-        self._variant = variant
+        self.variant = variant
         self._known: dict[Vertex, Keys] = {}
 
     def keys(self, vertex: Vertex) -> Keys:
@@ -103,7 +110,7 @@ class KeyMaker:
         return tuple(_record(sha256(f"buildkit.source.v0:{text}")) for text in texts)
 
     def _of_step(self, vertex: Vertex) -> Keys:
-        if not self._variant:
+        if not self.variant:
             try:
                 match vertex.op:
                     case RunOp():
@@ -131,7 +138,7 @@ class KeyMaker:
                 paths = tuple(each.source for each in op.mounts if each.input == number)
                 digest = own_digest(self._contexts[one], paths, ())
             inputs.append((("", _content(digest)),))
-        digest = key_of("remote/1", op=op.key(), variant=self._variant)
+        digest = key_of("remote/1", op=op.key(), variant=self.variant)
         return _step(f"sha256:{digest}", [one for one in inputs if one != _SCRATCH])
 
     def _links(self, vertex: Vertex, selector: str) -> _Links:

@@ -12,8 +12,8 @@ from functools import partial
 
 from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import CacheDocument, CachedResult
-from shipline.build.cache_keys import KeyMaker
+from shipline.build.cache_document import CacheDocument, CachedResult, CacheKey
+from shipline.build.cache_keys import KeyMaker, result_key
 from shipline.build.cache_mounts import mount_key
 from shipline.build.graph import ImageOp, ScratchOp, Vertex, walk
 from shipline.build.request import CacheBackend
@@ -82,7 +82,7 @@ class CacheLookup:
         self._step = step
         self._available: Once[bool] = Once()
         self._known: dict[Vertex, LayerResult] = {}
-        self._mounts = threading.Lock()
+        self._searching = threading.Lock()
 
     def results(self, *roots: Vertex) -> Mapping[Vertex, LayerResult]:
         """The layers of vertices that `roots` need, and below each those of the vertices that it
@@ -104,17 +104,20 @@ class CacheLookup:
 
     def mount(self, name: str) -> Layer | None:
         """The newest layer with the content of a cache mount."""
-        with self._mounts:
-            found = [
-                (result, cache)
-                for cache in self._caches
-                if cache.mounts
-                for result in cache.document.find(mount_key(name))
-            ]
+        found = self._single(mount_key(name), (one for one in self._caches if one.mounts))
+        return None if found is None else found.layer
+
+    def result(self, key: str) -> LayerResult | None:
+        """The newest layer that came out of the work with this key (`cache.Cache`)."""
+        return self._single(result_key(key, self._maker.variant), self._caches)
+
+    def _single(self, key: CacheKey, caches: Iterable[RemoteCache]) -> LayerResult | None:
+        """The newest layer that stands alone under `key`."""
+        with self._searching:
+            found = [(result, one) for one in caches for result in one.document.find(key)]
         for result, cache in sorted(found, key=lambda one: one[0].age, reverse=True):
-            layer = result.layers[0].layer
-            if len(result.layers) == 1 and self._is_available(layer, cache):
-                return layer
+            if len(result.layers) == 1 and self._is_available(result.layers[0].layer, cache):
+                return result.layers[0]
         return None
 
     def _find(self, vertex: Vertex) -> bool:

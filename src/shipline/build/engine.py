@@ -323,7 +323,7 @@ def _build(
             )
             known: Known = {}
             if caches.wanted:
-                caches.start_export(group, roots, recoder)
+                caches.start(group, roots, recoder, worker.cache)
                 sources = _local_files(roots, contexts, solver)
                 known = caches.find(
                     *(reading.result(), roots, images.found, sources),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from shipline.build.assembly import Recoder
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache
-from shipline.build.cache import LayerResult
+from shipline.build.cache import Cache, LayerResult
 from shipline.build.cache_export import CacheEntry, CacheExport, Stack, inline_cache
-from shipline.build.cache_keys import KeyMaker
+from shipline.build.cache_keys import KeyMaker, result_key
 from shipline.build.cache_lookup import CacheLookup, RemoteCache, read_caches
 from shipline.build.cache_mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
@@ -60,6 +60,7 @@ class RemoteCaches:
         self._maker: KeyMaker | None = None
         self._export: CacheExport | None = None
         self._published: set[Vertex] = set()
+        self._cache: Cache | None = None
         self.mounts = CacheMounts(blobs)
 
     @property
@@ -89,6 +90,8 @@ class RemoteCaches:
             return {}
         lookup = CacheLookup(caches, self._maker, images, self._blobs, self._step)
         self.mounts.find = lookup.mount
+        if self._cache is not None:
+            self._cache.remote = lookup.result
         found = lookup.results(*roots)
         return self._fetched(found) if at_once else found
 
@@ -102,8 +105,11 @@ class RemoteCaches:
             return {}
         return found
 
-    def start_export(self, group: TaskGroup, roots: Iterable[Vertex], recoder: Recoder) -> None:
-        """Send layers in `group` from now on."""
+    def start(
+        self, group: TaskGroup, roots: Iterable[Vertex], recoder: Recoder, cache: Cache
+    ) -> None:
+        """Send layers in `group` from now on; `cache` has the results of the build by key."""
+        self._cache = cache
         self._published.update(vertex for root in roots for vertex in root.chain())
         self._export = CacheExport(self._targets, group, self._blobs, recoder, self._step)
 
@@ -124,7 +130,7 @@ class RemoteCaches:
         """
         if self._export is None or not self._targets:
             return
-        entries = self._entries(roots, solved)
+        entries = [*self._entries(roots, solved), *self._own_entries(roots, solved)]
         if self._export.wants_mounts:
             for name, one in self.mounts.layers(codec, now()):
                 entries.append(
@@ -139,6 +145,23 @@ class RemoteCaches:
             text = inline_cache(self._entries([stage.vertex], solved), layers)
             extra |= {INLINE_CACHE: text} if text else {}
         return replace(stage, image=replace(stage.image, extra=extra))
+
+    def _own_entries(self, roots: Sequence[Vertex], solved: Solved) -> Iterator[CacheEntry]:
+        """The layers of steps by the keys of this machine."""
+        assert self._maker is not None and self._cache is not None
+        published = {layer.diff_id for root in roots for layer, _ in solved.layers(root)}
+        steps = {
+            layer.descriptor.digest: result
+            for vertex in walk(*roots)
+            if vertex.inputs and solved.is_solved(vertex)
+            for layer, result in solved.layers(vertex)
+            if result is not None
+        }
+        for key, one in self._cache.used.items():
+            if one.layer.descriptor.digest in steps:
+                own = result_key(key, self._maker.variant)
+                is_published = one.layer.diff_id in published
+                yield CacheEntry((own,), ((one.layer, one),), is_published)
 
     def _entries(self, roots: Sequence[Vertex], solved: Solved) -> list[CacheEntry]:
         assert self._maker is not None
