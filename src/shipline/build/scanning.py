@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -46,6 +47,7 @@ from shipline.sbom import (
     Described,
     FileFacts,
     Inventory,
+    Kind,
     LayerFacts,
     cyclonedx,
     inventory,
@@ -198,24 +200,28 @@ class Scanner:
 
     def _read(self, layer: Layer, wanted: set[str]) -> list[FileFacts]:
         """What the files say, from the unpacked layer, or else from its blob."""
-        if self._files.has(layer.diff_id):
-            with self._snapshots.mounted(Snapshot((layer,))) as root:
-                return [*read_tree(_files_at(root, wanted, self._toc(layer)))]
         links: dict[str, str] = {}
-        with self._items(layer) as items:
+        with self._items(layer, wanted) as items:
             found = [*read_tree(_noting_links(items, wanted, links))]
-        if links:
-            with self._items(layer) as items:
-                found += _linked(items, links)
+        found += _repeated(found, links)
+        others = {path: target for path, target in links.items() if target not in wanted}
+        if others:
+            with self._items(layer, wanted) as items:
+                found += _linked(items, others)
         return found
 
     @contextmanager
-    def _items(self, layer: Layer) -> Iterator[Iterator[Item]]:
+    def _items(self, layer: Layer, wanted: set[str]) -> Iterator[Iterator[Item]]:
+        """All files of a layer, or those that are wanted."""
         compression = media.compression(layer.descriptor.media_type)
         if compression is None:
             raise ContentError(f"{layer.descriptor.media_type} is not a layer")
-        with self._blobs.fetch(layer.descriptor) as blob:
-            yield read_tar(decompress(blob, compression))
+        if self._files.has(layer.diff_id):
+            with self._snapshots.mounted(Snapshot((layer,))) as root:
+                yield _files_at(root, wanted, self._toc(layer))
+        else:
+            with self._blobs.fetch(layer.descriptor) as blob:
+                yield read_tar(decompress(blob, compression))
 
     def _run_syft(self, root: Path, described: Described) -> dict[str, Any]:
         """The SPDX document of syft, with what makes equal scans equal. Raises ContentError."""
@@ -278,15 +284,31 @@ def _is_wanted(entry: Entry) -> bool:
 
 
 def _files_at(root: Path, wanted: Iterable[str], toc: Toc) -> Iterator[Item]:
-    """The wanted files of an unpacked layer, links followed inside of it."""
+    """The wanted files of an unpacked layer, links followed inside of it; further names of a file
+    are hard links to the first.
+    """
+    first: dict[tuple[int, Kind | None], str] = {}
     for path in sorted(wanted):
         entry = toc.lookup(path)
         try:
             place = resolve_in_root(root, path)
+            status = place.stat()
         except (OSError, SandboxError):
             continue
-        if entry is not None and place.is_file():
+        if entry is None or not S_ISREG(status.st_mode):
+            continue
+        kind = kind_of(path, entry.mode, entry.size)
+        target = first.setdefault((status.st_ino, kind), path)
+        if target == path:
             yield entry, Source(OpenDirectory(place.parent), place.name)
+        else:
+            yield entry._replace(kind="hardlink", link=target), None
+
+
+def _repeated(found: Iterable[FileFacts], links: Mapping[str, str]) -> list[FileFacts]:
+    """What files say by their other names."""
+    known = {facts.path: facts for facts in found}
+    return [replace(known[target], path=path) for path, target in links.items() if target in known]
 
 
 def _noting_links(items: Iterable[Item], wanted: set[str], links: dict[str, str]) -> Iterator[Item]:

@@ -7,7 +7,7 @@ from shipline.sbom.documents import (
     cyclonedx,
     spdx,
 )
-from shipline.sbom.files import VERSION, kind_of, read_file, read_tree
+from shipline.sbom.files import VERSION, Kind, kind_of, read_file, read_tree
 from shipline.sbom.inventory import Inventory, LayerFacts, inventory, of_layers
 from shipline.sbom.packages import FileFacts
 
@@ -18,6 +18,7 @@ __all__ = [
     "Described",
     "FileFacts",
     "Inventory",
+    "Kind",
     "LayerFacts",
     "cyclonedx",
     "inventory",

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from shipline.content import CHUNK, Reader
 from shipline.layer import Content, Entry, Item
@@ -127,28 +128,34 @@ def read_file(entry: Entry, content: Content, kind: Kind) -> FileFacts:
     if isinstance(content, tuple):
         try:
             with Path(content.root.path, content.name).open("rb") as file:
-                return _read(entry.path, file, kind)
+                return _read(entry.path, file, kind, again=file)
         except OSError as error:
             return FileFacts(entry.path, "files", problem=f"it cannot be read: {error.strerror}")
     return _read(entry.path, content, kind)
 
 
-def _read(path: str, content: Reader, kind: Kind) -> FileFacts:
+def _read(path: str, content: Reader, kind: Kind, *, again: BinaryIO | None = None) -> FileFacts:
+    """The facts, with the digests of the file; `again` is the file if it can be read twice: few
+    programs are of Go, and the others need no digest.
+    """
     sha1, sha256 = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
+
+    def seen(data: bytes) -> None:
+        sha1.update(data)
+        sha256.update(data)
+
     if kind is _GO:
-
-        def seen(data: bytes) -> None:
-            sha1.update(data)
-            sha256.update(data)
-
-        found = languages.read_go(path, content, seen)
+        found = languages.read_go(path, content, (lambda data: None) if again else seen)
+        if again is not None and found.packages:
+            again.seek(0)
+            while data := again.read(CHUNK):
+                seen(data)
     else:
         data = _whole(content, kind.limit)
         if len(data) > kind.limit:
             problem = f"it is bigger than {kind.limit >> 20} MiB"
             return FileFacts(path, "files", problem=problem)
-        sha1.update(data)
-        sha256.update(data)
+        seen(data)
         try:
             found = kind.read(path, data)
         except Unreadable as error:
