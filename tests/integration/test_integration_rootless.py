@@ -291,3 +291,23 @@ def test_a_python_program_enters_first(user: User, when: str, said: str) -> None
     user.give(user.home / "user")
     done = user.command(user.python, "-c", PROGRAM, str(user.home / "user"), when)
     assert done.returncode == 0 and said in done.stdout, done.stdout
+
+
+def test_what_root_left_in_the_cache_is_replaced(place: Place, user: User) -> None:
+    """As after a build with sudo that kept HOME."""
+    dockerfile = "FROM alpine\nRUN --mount=type=cache,target=/c touch /c/x && echo 1 > /x\n"
+    assert place.build(user, dockerfile, "--push").returncode == 0
+    parts = sorted(one for one in user.state.iterdir() if not one.name.startswith("cache.db-"))
+    assert {"cache.db", "content", "toc", "use.lock"} <= {one.name for one in parts}
+    for number, part in enumerate(parts):
+        for inside in (part, *part.rglob("*")):
+            os.chown(inside, 0, 0, follow_symlinks=False)
+            if not inside.is_symlink():
+                inside.chmod(0o700 if inside.is_dir() else 0o600)
+        done = place.build(user, f"{dockerfile}RUN echo {number}\n", "--push")
+        assert done.returncode == 0, (part, done.stdout)
+        assert done.stdout.count("was damaged") <= 1
+    os.chown(user.state, 0, 0)
+    user.state.chmod(0o755)
+    done = place.build(user, dockerfile, "--push")
+    assert done.returncode == 10 and "chown -R" in done.stdout, done.stdout

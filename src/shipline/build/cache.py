@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from shipline.content import Exister, seal, unseal
+from shipline.errors import ConfigError
 from shipline.layer import Layer
 from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
@@ -52,7 +53,7 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
     """The records of the cache; a damaged file is removed when it is noticed."""
     try:
         records = SqliteRecords(path)
-    except DamagedRecords:
+    except (DamagedRecords, ConfigError):  # or of another version
         SqliteRecords.remove(path)
         on_damage(path)
         records = SqliteRecords(path)

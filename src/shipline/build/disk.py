@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from shipline.build.cache import forget_missing, open_records, results
 from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
-from shipline.content import LocalStore, Recency
+from shipline.content import LocalStore, Recency, read_file, try_lock, write_file
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.metadata import DamagedRecords, Records
@@ -120,6 +120,8 @@ def keep_once(
     The files stay, since the next steps need them: a blob is needed again only where a registry
     does not have it.
     """
+    if not files.lasting:
+        return
     try:
         _drop_blobs(state, scratch, records, files, exported)
     except (OSError, ShiplineError, DamagedRecords) as error:
@@ -206,7 +208,7 @@ def grew(state: Path, since: float) -> bool:
     """Whether anything was added to the cache at or after `since`, without reading all of it."""
     patterns = ("content/blobs/sha256", "layers*", "mounts*/*", "git/*")
     for place in (one for pattern in patterns for one in state.glob(pattern)):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
             if place.stat().st_mtime >= since:
                 return True
     return False
@@ -217,7 +219,7 @@ def _records(state: Path, since: float) -> list[CacheRecord]:
     found = []
     for pattern, record_of in _PARTS.items():
         for path in sorted(state.glob(pattern)):
-            with suppress(FileNotFoundError):  # evicted meanwhile
+            with suppress(OSError):  # evicted meanwhile
                 found.append(record_of(path))
     found.sort(key=lambda record: record.last_used)
     return [replace(one, in_use=one.in_use or one.last_used >= since) for one in found]
@@ -292,10 +294,10 @@ def _tree_size(place: Path, kept: Path, *, current: bool) -> int:
     """
     if current:
         with suppress(OSError, ValueError):
-            return int(kept.read_text())
+            return int(read_file(kept))
     size = _counted_size(place)
     with suppress(OSError):
-        kept.write_text(str(size))
+        write_file(kept, b"%d" % size)
     return size
 
 
@@ -361,14 +363,11 @@ def _evict(
 
 def _evict_mount(record: CacheRecord, trash: Path) -> bool:
     """Move a cache mount away under its lock; False while it is in use."""
-    with open(record.witness, "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    with try_lock(record.witness) as locked:
         with suppress(FileNotFoundError):
-            os.rename(record.path, trash)
-        return True
+            if locked:
+                os.rename(record.path, trash)
+        return locked
 
 
 def _disk(state: Path) -> os.statvfs_result:

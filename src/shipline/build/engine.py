@@ -37,7 +37,7 @@ from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, li
 from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import FILES, ExportSource, check_engine, export
-from shipline.build.faults import Damage, system_errors
+from shipline.build.faults import Damage, mend, system_errors
 from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,
@@ -76,15 +76,8 @@ from shipline.build.validation import (
 )
 from shipline.build.worker import Worker
 from shipline.content import CacheStore, LocalStore, OpenCache, Recency
-from shipline.errors import (
-    DamagedContent,
-    DockerfileError,
-    NotFound,
-    ShiplineError,
-    UsageError,
-)
+from shipline.errors import DockerfileError, ShiplineError, StepFailed, UsageError
 from shipline.events import Step
-from shipline.metadata import DamagedRecords
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
 from shipline.tasks import Once, TaskGroup
@@ -140,6 +133,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     Tags are pushed last: when it raises before that, no tag has changed. The work is done on new
     threads, in a mount namespace that vanishes with them.
     """
+    settings = replace(settings, home=settings.home.absolute())
     check_request(request)
     check_environment(request, settings.environment)
     if request.sbom is not None:
@@ -149,7 +143,8 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     if request.load:
         check_engine()
     damage = Damage(step)
-    limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
+    with system_errors(settings.home):
+        limit = limit_of(settings.environment.get(LIMIT_VARIABLE, ""), settings.home)
     with kept_within(limit, settings.home, step), system_errors(settings.home):
         try:
             return _on_threads(request, settings, step, damage, verified=False)
@@ -158,8 +153,10 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
                 raise
             step.warn(error.message, "the build starts again without caches to read from")
             request = replace(request, cache=replace(request.cache, sources=()))
-        except (DamagedContent, DamagedRecords, NotFound):
-            if not damage.found or _is_piped(request):
+        except (StepFailed, DockerfileError, BrokenPipeError):
+            raise
+        except (ShiplineError, OSError):
+            if not (mend(settings.home, damage) or damage.found) or _is_piped(request):
                 raise
         return _on_threads(request, settings, step, damage, verified=True)
 
@@ -259,12 +256,17 @@ def _on_threads(
     recency = Recency(settings.home / USE_LOCK)
     store = LocalStore(settings.home / "content", damage, verified=verified, recency=recency)
     with TaskGroup() as group:
-        task = group.start(_build, request, settings, step, store, damage)
+        task = group.start(_build, request, settings, step, store, damage, verified)
     return task.result()
 
 
 def _build(
-    request: BuildRequest, settings: Settings, step: Step, store: LocalStore, damage: Damage
+    request: BuildRequest,
+    settings: Settings,
+    step: Step,
+    store: LocalStore,
+    damage: Damage,
+    verified: bool,
 ) -> BuildResult:
     private_mounts()
     home, started_ns = settings.home, time.time_ns()
@@ -273,7 +275,7 @@ def _build(
     agents = agents_of(request.ssh, settings.environment)
     with ExitStack() as stack:
         scratch = stack.enter_context(open_workspace(home))
-        files = LayerFiles(home, scratch, damage)
+        files = LayerFiles(home, scratch, damage, verified=verified)
         blobs = Blobs(store, step, files)
         caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
         reading = caches.start_reading(stack.enter_context(TaskGroup()))
@@ -291,7 +293,7 @@ def _build(
         clock = clock_of(request, dockerfile)
         worker = Worker(
             store=store,
-            snapshots=Snapshots(home, scratch, blobs, files),
+            snapshots=Snapshots(home, scratch, blobs, files, step),
             cache=Cache(records, blobs, home, clock.variant, blobs.remember),
             codec=codec_of(formats[0]),
             clock=clock,

@@ -23,7 +23,7 @@ from shipline.build.selecting import ContextDirectory, Root, find_source, owned_
 from shipline.build.snapshots import Snapshot
 from shipline.build.ssh import Agent, served
 from shipline.build.worker import Source, Worker
-from shipline.content import Recency
+from shipline.content import Recency, read_file, try_lock
 from shipline.errors import UsageError
 from shipline.layer import Tree, scan, unpack
 from shipline.sandbox import (
@@ -158,7 +158,7 @@ class StepMounts:
             return BindMount(source, mount.target, mount.read_only)
         source = self._files(self._inputs[mount.input], mount.source)
         if not mount.read_only:
-            discarded = self._worker.temporary("discarded")
+            discarded = self._worker.snapshots.changes / f"discarded-{os.urandom(6).hex()}"
             source = self._stack.enter_context(_writable(source, discarded))
         return BindMount(source, mount.target, mount.read_only)
 
@@ -226,9 +226,9 @@ class StepMounts:
         prefix.write_text(f"{os.urandom(6).hex()}-")
         os.replace(prefix, parent / _PREFIX)
         for directory in [one for one in parent.iterdir() if one.is_dir()]:
-            with open(f"{directory}.lock", "ab") as lock, suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rename(directory, self._worker.temporary("cache"))
+            with try_lock(Path(f"{directory}.lock")) as locked:
+                if locked:
+                    os.rename(directory, self._worker.temporary("cache"))
 
     def _prepare_cache(self, directory: Path, mount: RunMount, name: str) -> None:
         """Make the directory, with what a cache has under `name`, or else with what the mount says;
@@ -287,7 +287,9 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
 def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:
     """A locked directory of the cache, which need not exist yet."""
     number = 0
-    prefix = (parent / _PREFIX).read_text() if (parent / _PREFIX).exists() else ""
+    prefix = ""
+    with suppress(OSError):
+        prefix = read_file(parent / _PREFIX).decode("ascii", "replace")
     lock = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
     while True:
         directory = parent / f"{prefix}{number}"

@@ -1,4 +1,5 @@
-"""Errors of the operating system during a build, as errors for people.
+"""What goes wrong with the state directory: errors of the operating system as errors for people,
+damage, and repair.
 
 A full disk or a directory that cannot be written is not a bug, wherever it is noticed.
 """
@@ -7,17 +8,29 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from glob import glob
 from pathlib import Path
 
 from shipline.errors import ContentError, SandboxError, UsageError
 from shipline.events import Step
+from shipline.sandbox import remove_tree
 from shipline.units import shown_size
 
 _ROOM = 1 << 20  # bytes; with less free space a disk is full
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CURES = {
+    errno.EEXIST: "it has to be a directory: remove what is there",
+    errno.ENOTDIR: "it has to be a directory: remove what is there",
+    errno.ELOOP: "it has to be a directory: remove the link",
+    errno.EACCES: "give it to the user who builds (chown -R, chmod -R u+rwX)",
+    errno.EPERM: "give it to the user who builds (chown -R), and clear what makes it immutable"
+    " (chattr -R -i)",
+    errno.EROFS: "mount it writable",
+}
 
 
 @contextmanager
@@ -32,9 +45,10 @@ def system_errors(home: Path) -> Iterator[None]:
         if error.errno in _FULL:
             hint = full_hint(home) or "free some space there"
             raise ContentError(f"cannot write to {where}: {_reason(error)}", hint=hint) from error
-        raise SandboxError(
-            f"cannot use {where}: {_reason(error)}", hint=f"the state directory is {home}"
-        ) from error
+        cure = _CURES.get(error.errno or 0)
+        hint = f"the state directory is {home}"
+        hint = f"{hint}: {cure}, or let SHIPLINE_HOME name another" if cure else hint
+        raise SandboxError(f"cannot use {where}: {_reason(error)}", hint=hint) from error
 
 
 class Damage:
@@ -53,6 +67,90 @@ class Damage:
                 f"{path} was damaged and has been removed",
                 "its content is made or fetched again; if this repeats, check the disk",
             )
+
+
+_LAYOUT = {
+    "content": "directory",
+    "content/blobs": "directory",
+    "content/blobs/*": "directory",
+    "content/blobs/*/*": "content",
+    "layers*": "directory",
+    "layers*/.locks": "directory",
+    "layers*/.locks/*": "file",
+    "layers*/[!.]*": "directory",
+    "layers*/[!.]*/fs": "directory",
+    "layers*/[!.]*/[!f]*": "file",
+    "toc": "directory",
+    "toc/*": "file",
+    "stat": "directory",
+    "stat/*": "file",
+    "git": "directory",
+    "git/*": "directory",
+    "mounts*": "directory",
+    "mounts*/*": "directory",
+    "mounts*/*/*[!0-9]": "file",
+    "mounts*/*/*[0-9]": "directory",
+    "tmp": "directory",
+    "tmp/*.lock": "file",
+    "use.lock": "file",
+    "work.lock": "file",
+    "cache.db*": "file",
+}
+"""What is in the state directory, parents first; it is described in ARCHITECTURE.md."""
+
+
+def mend(state: Path, on_damage: Callable[[Path], object]) -> bool:
+    """Remove what is not of the kind that its place in the state directory calls for, and give its
+    user the permissions that are missing. Returns whether there was anything to do.
+
+    Running builds are not disturbed. What can neither be removed nor moved away stays.
+    """
+    mended = False
+    for pattern, kind in _LAYOUT.items():
+        for path in [state / name for name in sorted(glob(pattern, root_dir=state))]:
+            if _is(path, kind) and os.access(path, _needs(kind)):
+                continue
+            if _is(path, kind) and _open(path, kind):
+                mended = True
+            elif _discard(path):
+                on_damage(path)
+                mended = True
+    return mended
+
+
+def _is(path: Path, kind: str) -> bool:
+    """Whether `path` is of the kind; links may lead to directories and files, but not to blobs."""
+    try:
+        mode = (path.lstat() if kind == "content" else path.stat()).st_mode
+    except OSError:  # a link that leads nowhere
+        return False
+    return stat.S_ISDIR(mode) if kind == "directory" else stat.S_ISREG(mode)
+
+
+def _needs(kind: str) -> int:
+    if kind == "directory":
+        return os.R_OK | os.W_OK | os.X_OK
+    return os.R_OK if kind == "content" else os.R_OK | os.W_OK
+
+
+def _open(path: Path, kind: str) -> bool:
+    """Give the user of the state directory the missing permissions; returns whether that worked."""
+    with suppress(OSError):
+        path.chmod(0o700 if kind == "directory" else 0o600)
+    return os.access(path, _needs(kind))
+
+
+def _discard(path: Path) -> bool:
+    """Remove `path`, or else move it away; returns whether it is gone."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink()
+    except OSError:
+        with suppress(OSError):
+            path.rename(path.with_name(f".unusable-{os.urandom(6).hex()}"))
+    return not os.path.lexists(path)
 
 
 @contextmanager

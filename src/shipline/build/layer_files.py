@@ -17,17 +17,19 @@ import fcntl
 import json
 import os
 import queue
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from shipline.content import Recency, chunks, seal, unseal
+from shipline.content import Recency, chunks, read_file, seal, unseal, write_file
 from shipline.errors import ContentError
 from shipline.layer import unpacked_items, write_tar
 from shipline.oci import Digest, Hasher
 from shipline.sandbox import (
     Erofs,
+    Tmpfs,
     owners_suffix,
     remove_tree,
     sync_file_system,
@@ -39,13 +41,30 @@ USE_LOCK = "use.lock"
 
 
 class LayerFiles:
-    """The files of layers in a state directory; several builds may share it."""
+    """The files of layers in a state directory; several builds may share it.
 
-    def __init__(self, state: Path, scratch: Path, on_damage: Callable[[Path], object]) -> None:
+    On a file system that cannot hold whiteouts, which is overlayfs in a container, they are in
+    memory instead, for the build alone: `lasting` is false.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        scratch: Path,
+        on_damage: Callable[[Path], object],
+        *,
+        verified: bool = False,
+    ) -> None:
+        """`verified` reads the files of each exact layer before its first use."""
         self._on_damage = on_damage
+        self._every_byte = verified
+        self._verified: set[Digest] = set()
         self._recency = Recency(state / USE_LOCK)
-        self._root = state / f"layers{owners_suffix()}"
         self._scratch = scratch
+        memory = None if _holds_whiteouts(scratch) else in_memory(scratch)
+        self.lasting = memory is None
+        self._place = memory or scratch  # of the same file system as the layers
+        self._root = (memory or state) / f"layers{owners_suffix()}"
         self._unsynced: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o700)  # other users must not find setuid programs of images
@@ -70,7 +89,7 @@ class LayerFiles:
             if self._is_kept(diff_id):
                 yield None
                 return
-            building = self._scratch / f"layer-{os.urandom(6).hex()}"
+            building = self._place / f"layer-{os.urandom(6).hex()}"
             building.mkdir()
             yield building
             if parts := _parts(building):
@@ -106,17 +125,20 @@ class LayerFiles:
         if (place / "layer.tar").exists():
             return True
         with suppress(OSError):
-            return (place / _EXACT).read_text() == "yes"
+            return read_file(place / _EXACT) == b"yes"
+        is_exact = self._gives_tar(diff_id)
+        with suppress(OSError):  # evicted meanwhile
+            write_file(place / _EXACT, b"yes" if is_exact else b"no")
+        return is_exact
+
+    def _gives_tar(self, diff_id: Digest) -> bool:
         seen = Hasher(diff_id.algorithm)
         try:
             for data in self.tar(diff_id):
                 seen.update(data)
         except ContentError:
             return False
-        is_exact = seen.digest == diff_id
-        with suppress(FileNotFoundError):  # evicted meanwhile
-            (place / _EXACT).write_text("yes" if is_exact else "no")
-        return is_exact
+        return seen.digest == diff_id
 
     def remove(self, diff_id: Digest) -> None:
         """Remove a damaged layer, and report it."""
@@ -158,6 +180,11 @@ class LayerFiles:
                 remove_tree(place)
                 return False
             self._unsynced.put(place)
+        if self._every_byte and diff_id not in self._verified and self.exact(diff_id):
+            self._verified.add(diff_id)
+            if not self._gives_tar(diff_id):
+                self.remove(diff_id)
+                return False
         return True
 
     @contextmanager
@@ -171,6 +198,28 @@ class LayerFiles:
             yield
         finally:
             os.close(fd)
+
+
+def in_memory(scratch: Path) -> Path | None:
+    """A directory in memory, which vanishes with the build; None where nothing can be mounted."""
+    place = scratch / "memory"
+    with suppress(FileExistsError):
+        place.mkdir()
+        try:
+            Tmpfs(place, mode=0o711, devices=True).attach()
+        except OSError:
+            place.rmdir()
+    return place if place.exists() else None
+
+
+def _holds_whiteouts(place: Path) -> bool:
+    probe = place / "whiteout"
+    try:
+        os.mknod(probe, stat.S_IFCHR)
+    except PermissionError:
+        return False
+    probe.unlink()
+    return True
 
 
 @cache
@@ -190,7 +239,7 @@ def _parts(place: Path) -> dict[str, object]:
 def _complete(place: Path) -> tuple[str, object]:
     """The boot in which the layer was written, and its parts; empty where the record is damaged."""
     try:
-        found = unseal(_KIND, (place / COMPLETE).read_bytes())
+        found = unseal(_KIND, read_file(place / COMPLETE))
     except OSError:
         return "", None
     if found is None:

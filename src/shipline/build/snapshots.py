@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from shipline.build.base_images import Blobs
-from shipline.build.layer_files import USE_LOCK, LayerFiles
-from shipline.content import Reader, Recency, chunks
-from shipline.errors import ContentError, DigestMismatch
+from shipline.build.layer_files import USE_LOCK, LayerFiles, in_memory
+from shipline.content import Reader, Recency, chunks, read_file
+from shipline.errors import ContentError, DigestMismatch, SandboxError
 from shipline.events import Step
 from shipline.layer import (
     Item,
@@ -72,7 +72,12 @@ class Writable(Struct, frozen=True):
 class Snapshots:
     """Layers of a state directory as tables and as directories; several builds may share it."""
 
-    def __init__(self, state: Path, scratch: Path, blobs: Blobs, files: LayerFiles) -> None:
+    def __init__(
+        self, state: Path, scratch: Path, blobs: Blobs, files: LayerFiles, step: Step
+    ) -> None:
+        """`step` shows warnings."""
+        self._step = step
+        self._changes: Once[Path] = Once()
         self._state = state
         self._recency = Recency(state / USE_LOCK)
         self._files = files
@@ -121,7 +126,7 @@ class Snapshots:
         if len(lowers) == 1:
             yield lowers[0]
             return
-        with self._place() as place:
+        with self._place(self._scratch) as place:
             root = _directory(place / "root")
             with mounted(Overlay(root, lowers=tuple(lowers))):
                 yield root
@@ -130,7 +135,7 @@ class Snapshots:
     def writable(self, snapshot: Snapshot) -> Iterator[Writable]:
         """The files of the snapshot, writable for a step."""
         lowers = self._lowers(snapshot)
-        with self._place() as place, self.mounted(snapshot) as lower:
+        with self._place(self.changes) as place, self.mounted(snapshot) as lower:
             root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
             _copy_attributes(lower, upper)
             with mounted(Overlay(root, lowers=tuple(lowers), upper=upper, work=work)):
@@ -145,13 +150,14 @@ class Snapshots:
             if building is not None and conform(upper, self._toc(layer)):
                 os.chown(upper, 0, 0)
                 os.chmod(upper, 0o755)
-                os.rename(upper, building / "fs")
+                with suppress(OSError):  # on another file system
+                    os.rename(upper, building / "fs")
 
     def keep_tar(self, layer: Layer, tar: Path) -> None:
         """Keep the tar of a new layer, so that a step can mount it without unpacking."""
         with self._files.making(layer.diff_id) as building:
             if building is not None:
-                os.rename(tar, building / "layer.tar")
+                shutil.move(tar, building / "layer.tar")  # or a copy, to another file system
                 make_erofs_index(building / "layer.tar", building / "index.erofs")
 
     def save_toc(self, diff_id: Digest, toc: Toc) -> None:
@@ -166,10 +172,8 @@ class Snapshots:
     def _read_toc(self, layer: Layer) -> Toc:
         path = self._state / "toc" / layer.diff_id.hex
         if self._recency.touch(path):
-            try:
-                return Toc.load(path.read_bytes())
-            except ContentError:
-                path.unlink()
+            with suppress(ContentError, OSError):
+                return Toc.load(read_file(path))
         builder = TocBuilder()
         with self._tar(layer) as tar:
             for _ in builder.through(read_tar(tar)):
@@ -237,9 +241,31 @@ class Snapshots:
                 )
             self.save_toc(layer.diff_id, builder.toc())
 
+    @property
+    def changes(self) -> Path:
+        """The directory in which steps may change files: the scratch directory, or one in memory
+        where overlayfs cannot write to its file system.
+        """
+        return self._changes.get("changes", self._place_of_changes)
+
+    def _place_of_changes(self) -> Path:
+        with self._place(self._scratch) as place:
+            root, upper, work = (_directory(place / name) for name in ("root", "upper", "work"))
+            with suppress(SandboxError), mounted(Overlay(root, (self._nothing(),), upper, work)):
+                return self._scratch
+        memory = in_memory(self._scratch)
+        if memory is None:
+            return self._scratch
+        self._step.warn(
+            f"steps change files in memory: overlayfs cannot write below {self._state}",
+            "in a container, mount a volume there; else let SHIPLINE_HOME name a directory on a"
+            " local disk",
+        )
+        return memory
+
     @contextmanager
-    def _place(self) -> Iterator[Path]:
-        place = self._scratch / f"snapshot-{os.urandom(6).hex()}"
+    def _place(self, parent: Path) -> Iterator[Path]:
+        place = parent / f"snapshot-{os.urandom(6).hex()}"
         place.mkdir()
         with ExitStack() as stack:
             stack.callback(remove_tree, place)

@@ -109,10 +109,12 @@ def du(filters: Sequence[str], template: str | None, verbose: bool, **_: object)
     """
     from shipline.api import state_directory
     from shipline.build.disk import scan
+    from shipline.build.faults import system_errors
 
     chosen = _chosen(filters)
     engine.enter()
-    records = [record for record in scan(state_directory()) if chosen(record)]
+    with system_errors(state_directory()):
+        records = [record for record in scan(state_directory()) if chosen(record)]
     template = template or ("pretty" if verbose else "table")
     if template in ("table", "pretty"):
         click.echo(_table(records) if template == "table" else _pretty(records), nl=False)
@@ -149,6 +151,7 @@ def prune_command(
     """Remove build cache, the least recently used first; what running builds use stays."""
     from shipline.api import state_directory
     from shipline.build.disk import PruneLimits, prune, total
+    from shipline.build.faults import system_errors
 
     chosen = _chosen(filters)
     limits = PruneLimits(
@@ -160,14 +163,15 @@ def prune_command(
         return 0
     engine.enter()
     removed: list[CacheRecord] = []
-    for record in prune(state_directory(), limits, chosen):
-        if verbose:
-            click.echo(_pretty([record]), nl=False)
-        else:
-            if not removed:
-                click.echo(_row(_HEADS))
-            click.echo(_row(_columns(record)))
-        removed.append(record)
+    with system_errors(state_directory()):
+        for record in prune(state_directory(), limits, chosen):
+            if verbose:
+                click.echo(_pretty([record]), nl=False)
+            else:
+                if not removed:
+                    click.echo(_row(_HEADS))
+                click.echo(_row(_columns(record)))
+            removed.append(record)
     click.echo(f"Total:\t{human_size(total(removed))}")
     return 0
 

@@ -25,8 +25,17 @@ from shipline.content.protocols import (
     Swapper,
     Tagger,
 )
-from shipline.content.readers import CHUNK, VerifiedReader, chunks, fetch_all, seal, unseal
-from shipline.content.recency import Recency
+from shipline.content.readers import (
+    CHUNK,
+    VerifiedReader,
+    chunks,
+    fetch_all,
+    read_file,
+    seal,
+    unseal,
+    write_file,
+)
+from shipline.content.recency import Recency, try_lock
 from shipline.content.repository_cache import (
     CACHE_CONFIG,
     INLINE_CACHE,
@@ -69,7 +78,10 @@ __all__ = [
     "copy_graph",
     "fetch_all",
     "inline_documents",
+    "read_file",
     "seal",
     "successors",
+    "try_lock",
     "unseal",
+    "write_file",
 ]

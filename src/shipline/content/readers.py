@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -73,6 +77,22 @@ class VerifiedReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError for anything else, and never waits."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a regular file. Raises OSError for anything else, and never waits."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o644)) as file:
+        file.write(data)
 
 
 def seal(kind: bytes, data: bytes) -> bytes:

@@ -14,6 +14,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Lock the file `path` for the block; yields whether that worked: nobody else holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # never waits, on a FIFO too
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except BlockingIOError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(fd)
+
+
 class Recency:
     """Last uses of files, synchronised across processes by flock(2) on the file `lock`."""
 

@@ -23,6 +23,8 @@ from shipline.errors import Cancelled, ContentError, DamagedContent, DigestMisma
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import check, on_cancel
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits for a writer
+
 
 class LocalIngest:
     """An unnamed file. Other threads may `follow` its bytes while they are written."""
@@ -212,7 +214,7 @@ class LocalStore:
         if self._recency is not None:
             self._recency.touch(path)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, _READ)
         except FileNotFoundError:
             raise NotFound(f"{target.digest} is not in {self.root}") from None
         except OSError as error:
@@ -233,7 +235,7 @@ class LocalStore:
             return True
         path = self.path(digest)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=lambda name, _: os.open(name, _READ)) as file:
                 if _matches(file, digest):
                     return True
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not replaced meanwhile
@@ -295,6 +297,8 @@ class LocalStore:
             os.link(temporary or str(fd), name, src_dir_fd=open_files, dst_dir_fd=directory)
             os.rename(name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
+        except OSError as error:  # its file name is a descriptor
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             os.close(open_files)
             os.close(directory)

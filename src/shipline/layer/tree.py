@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
-from shipline.content import seal, unseal
+from shipline.content import read_file, seal, unseal
 from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
@@ -118,7 +118,7 @@ def _merged(
 
 def _load(file: Path) -> dict[str, _Record]:
     try:
-        stored = unseal(_KIND, file.read_bytes())
+        stored = unseal(_KIND, read_file(file))
     except OSError:
         return {}
     if stored is None:

@@ -159,13 +159,14 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _errno(error: sqlite3.OperationalError, path: Path) -> int:
     """SQLite hides the system's errno; a failing file system reports it again."""
-    match error.sqlite_errorcode & 0xFF:
-        case sqlite3.SQLITE_FULL:
-            return errno.ENOSPC
-        case sqlite3.SQLITE_READONLY:
-            return errno.EROFS
+    code = error.sqlite_errorcode & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return errno.ENOSPC
+    probe = path.with_name(f".{path.name}-{os.urandom(6).hex()}")
     try:
         os.utime(path)
+        probe.touch()  # as the files beside it
+        probe.unlink()
     except OSError as refusal:
         return refusal.errno or errno.EIO
-    return errno.EIO
+    return errno.EROFS if code == sqlite3.SQLITE_READONLY else errno.EIO

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shipline.errors import SandboxError
 from shipline.sandbox.mounts import unmount
 
 _SUFFIX = ".lock"
@@ -25,17 +24,11 @@ _SUFFIX = ".lock"
 def open_workspace(state: Path) -> Iterator[Path]:
     """A scratch directory under `state` for this block; those of dead builds are removed first.
 
-    Raises SandboxError when the state directory cannot be written.
+    Raises OSError when the state directory cannot be written.
     """
-    try:
-        (state / "tmp").mkdir(parents=True, exist_ok=True, mode=0o711)
-        remove_stale(state)
-        scratch, lock = _claimed(state / "tmp")
-    except OSError as error:
-        raise SandboxError(
-            f"cannot use the state directory {state}: {error.strerror}",
-            hint="choose a writable directory on a local disk",
-        ) from error
+    (state / "tmp").mkdir(parents=True, exist_ok=True, mode=0o711)
+    remove_stale(state)
+    scratch, lock = _claimed(state / "tmp")
     try:
         yield scratch
     finally:

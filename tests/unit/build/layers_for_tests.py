@@ -117,7 +117,7 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
         blobs = Blobs(LocalStore(state / "content"), step or quiet, files)
         yield Worker(
             store=blobs.store,
-            snapshots=Snapshots(state, scratch, blobs, files),
+            snapshots=Snapshots(state, scratch, blobs, files, step or quiet),
             cache=Cache(records, blobs, state, on_result=blobs.remember),
             codec=codec("gzip"),
             clock=Clock(1_000_000_000),

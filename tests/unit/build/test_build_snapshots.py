@@ -63,7 +63,7 @@ def open_files(tmp_path: Path, store: LocalStore, step: Step) -> tuple[LayerFile
     scratch = tmp_path / f"scratch-{os.urandom(4).hex()}"
     scratch.mkdir()
     files = LayerFiles(tmp_path, scratch, Damage(step))
-    return files, Snapshots(tmp_path, scratch, Blobs(store, step, files), files)
+    return files, Snapshots(tmp_path, scratch, Blobs(store, step, files), files, step)
 
 
 def test_threads_that_ask_together_unpack_once(tmp_path: Path, store: Counted, step: Step) -> None:
@@ -161,7 +161,7 @@ def test_a_remote_layer_is_pulled_when_its_files_are_needed(tmp_path: Path, stor
         files = LayerFiles(tmp_path, tmp_path / "scratch", Damage(step))
         blobs = Blobs(store, step, files)
         blobs.offer(layer.descriptor, remote, "h/base")
-        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, files)
+        snapshots = Snapshots(tmp_path, tmp_path / "scratch", blobs, files, step)
         assert not store.exists(layer.descriptor)
         with snapshots.mounted(Snapshot((layer,))) as root:
             assert (root / "a").read_text() == "content"
@@ -267,3 +267,18 @@ def test_files_are_on_the_disk_before_the_layer_is_called_synced(
     assert synced.exists()
     files.sync()
     assert len(seen) == 1, "nothing is left to sync"
+
+
+def test_a_verified_build_reads_the_files_of_layers_again(
+    tmp_path: Path, store: Counted, step: Step
+) -> None:
+    layer = make_layer(store, texts(a="content"))
+    files, snapshots = open_files(tmp_path, store, step)
+    files_of(snapshots, layer)
+    assert files.exact(layer.diff_id)
+    (tmp_path / "layers" / layer.diff_id.hex / "fs/a").write_text("changed")
+    assert files.has(layer.diff_id), "its names and sizes are right"
+    seen: list[Path] = []
+    again = LayerFiles(tmp_path, tmp_path, seen.append, verified=True)
+    assert not again.has(layer.diff_id)
+    assert seen == [tmp_path / "layers" / layer.diff_id.hex]
