@@ -16,6 +16,7 @@ import zstandard
 from builds import Shipline, command, context
 from peers import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.git import COMMIT_TIME_S
+from peers.registry import certificate
 
 pytestmark = pytest.mark.root
 
@@ -105,6 +106,16 @@ def test_a_token_opens_a_repository_and_is_kept_nowhere(
     kept = [tmp_path / "home", tmp_path / "other", tmp_path / "third"]
     paths = [path for home in kept for path in home.rglob("*") if path.is_file()]
     assert not [path for path in (*paths, image, out) if b"s3cret" in path.read_bytes()]
+
+
+def test_the_authority_of_a_server_can_be_given(shipline: Shipline, tmp_path: Path) -> None:
+    tls = certificate(tmp_path, "server")
+    with git_server(tmp_path / "tls", tls) as server:
+        server.repository("repo").commit({"Dockerfile": "FROM scratch\nLABEL a=b\n"})
+        words = ("-o", "type=cacheonly", f"{server.url}/repo.git")
+        said = shipline.build(*words).failed(12)
+        assert "authority that is not trusted" in said and "--ca FILE" in said
+        shipline.build("--ca", str(tls[0]), *words).ok()
 
 
 def test_the_git_directory_is_kept_on_request(

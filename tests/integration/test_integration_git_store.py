@@ -21,6 +21,7 @@ from shipline.git import (
     GitStore,
     IsolatedGit,
     RefNotFound,
+    SshAccess,
     Unreachable,
     checkout,
     commit_time,
@@ -330,6 +331,30 @@ def test_ssh_needs_a_login(store: GitStore) -> None:
     with pytest.raises(UsageError, match="SSH") as caught:
         store.resolve(source)
     assert caught.value.hint == "give one with --ssh default"
+
+
+def test_ssh_runs_without_questions_and_with_the_given_login(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    """With a program in the place of ssh, which runs the command on this machine."""
+    programs, told = tmp_path / "bin", tmp_path / "told"
+    programs.mkdir()
+    (programs / "ssh").write_text(
+        f'#!/bin/sh\necho "$SSH_AUTH_SOCK $*" >> {told}\nfor last; do :; done\nexec sh -c "$last"\n'
+    )
+    (programs / "ssh").chmod(0o755)
+    environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "SSH_AUTH_SOCK": "/users"}
+    environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory"}
+    url = f"ssh://git@host{repository.path}"
+    for ssh, shown in (
+        (SshAccess("/agent"), "/agent "),
+        (SshAccess(keys=("/a key",)), " -i /a key -o IdentitiesOnly=yes "),
+    ):
+        store = GitStore(tmp_path / "store", IsolatedGit(environ, ssh=ssh))
+        assert tree(store, url, tmp_path / "tree")["a.txt"] == "two\n"
+        lines = told.read_text().splitlines()
+        assert all("-o BatchMode=yes" in line and "/users" not in line for line in lines)
+        assert shown in lines[-1] and "git@host" in lines[-1]
 
 
 def test_a_damaged_store_is_made_anew(

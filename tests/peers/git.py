@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ class GitServer:
 
     root: Path
     address: str = ""
+    scheme: str = "http"
     login: str = ""  # user:password, which every request then needs
     asked: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)  # that were sent
@@ -31,7 +33,7 @@ class GitServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"{self.scheme}://{self.address}"
 
     def repository(self, name: str) -> GitRepository:
         """A new empty repository, served as `name`.git."""
@@ -100,10 +102,10 @@ class GitRepository:
 
 
 @contextmanager
-def git_server(root: Path, login: str = "") -> Iterator[GitServer]:
-    """Serve `root` on loopback."""
+def git_server(root: Path, tls: tuple[Path, Path] | None = None) -> Iterator[GitServer]:
+    """Serve `root` on loopback, over TLS with a certificate and its key."""
     root.mkdir(parents=True, exist_ok=True)
-    found = GitServer(root, login=login)
+    found = GitServer(root, scheme="https" if tls else "http")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -184,6 +186,10 @@ def git_server(root: Path, login: str = "") -> Iterator[GitServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         found.address = f"127.0.0.1:{http.server_address[1]}"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            http.socket = context.wrap_socket(http.socket, server_side=True)
         thread = threading.Thread(target=http.serve_forever, args=(0.05,))
         thread.start()
         try:

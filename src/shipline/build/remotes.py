@@ -36,6 +36,8 @@ GIT_DIRECTORY = "git"  # of the state directory
 USED = "used"  # a file in a repository: its URL; the time is that of the last use
 KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 CONTEXT_FILE = "context"  # what BuildKit calls the file at the URL of a context
+_CA_VARIABLE = "GIT_SSL_CAINFO"
+_SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _SSH = "default"  # the id of the agent that git uses
 
 
@@ -54,6 +56,7 @@ class Remotes:
     ssh: SshAccess | None = None
     _commits: Once[GitCommit] = field(default_factory=Once)
     _trees: Once[Path] = field(default_factory=Once)
+    _bundle: Once[str] = field(default_factory=Once)
 
     def git(self, source: GitSource, step: Step) -> ContextDirectory:
         """The files of a Git source, whose ref is resolved now; they are fetched when they are
@@ -120,8 +123,27 @@ class Remotes:
             if not recency.touch(repository / USED) and repository.is_dir():
                 (repository / USED).write_text(remote)
 
-        git = IsolatedGit(self.environment, self._headers(source), self.ssh)
+        bundle = self._bundle.get("", self._authorities)
+        environment = {**self.environment, **({_CA_VARIABLE: bundle} if bundle else {})}
+        git = IsolatedGit(environment, self._headers(source), self.ssh)
         return GitStore(self.state / GIT_DIRECTORY, git, use)
+
+    def _authorities(self) -> str:
+        """A file for git with the authorities of --ca and those that it has without; empty if there
+        are no others.
+        """
+        given = self.environment.get("SHIPLINE_CA", "").split(os.pathsep)
+        files = [Path(name) for name in (*given, self.environment.get("SSL_CERT_FILE", "")) if name]
+        if not files:
+            return ""
+        bundle = self.scratch / "authorities.pem"
+        known = (self.environment.get(_CA_VARIABLE, ""), *_SYSTEM_AUTHORITIES)
+        system = [Path(name) for name in known if os.path.isfile(name)][:1]
+        try:
+            bundle.write_bytes(b"\n".join(path.read_bytes() for path in (*system, *files)))
+        except OSError as error:
+            raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
+        return str(bundle)
 
     def _headers(self, source: GitSource) -> dict[str, str]:
         """The HTTP header of the secrets for the server of the source, by URL; a login in the URL

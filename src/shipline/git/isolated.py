@@ -213,6 +213,11 @@ _KNOWN = (
     ),
     (r"Permission denied \(([^)]*)\)", "the server refuses the SSH login", _KEYS),
     (
+        r"certificate verification failed|signer not trusted|SSL certificate problem",
+        "its certificate is from an authority that is not trusted",
+        "give the authority with --ca FILE",
+    ),
+    (
         r"Host key verification failed",
         "the SSH host key is not the known one",
         "compare it with ~/.ssh/known_hosts",
