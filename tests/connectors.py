@@ -24,17 +24,31 @@ def connector_path(name: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (store / "root").exists():
             _fetch(store)
-    place = store / name
-    others = [path for path in os.environ["PATH"].split(":") if not _has_one(path)]
-    return ":".join([str(place), *others])
+        others = [_without(path, store / "others") for path in os.environ["PATH"].split(":")]
+    return ":".join([str(store / name), *others])
+
+
+def _without(directory: str, store: Path) -> str:
+    """`directory`, or links to all in it but the programs, where it has one of them."""
+    if not any(Path(directory, name).exists() for name in NAMES):
+        return directory
+    shadow = store / directory.strip("/").replace("/", "-")
+    shutil.rmtree(shadow, ignore_errors=True)
+    shadow.mkdir(parents=True)
+    for program in Path(directory).iterdir():
+        if program.name not in NAMES:
+            (shadow / program.name).symlink_to(program)
+    return str(shadow)
 
 
 def _fetch(store: Path) -> None:
     partial = store / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *_PACKAGES]
-    subprocess.run(download, check=True, capture_output=True, cwd=partial)
+    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
+    if subprocess.run([*apt, "download", *_PACKAGES], capture_output=True, cwd=partial).returncode:
+        subprocess.run([*apt, "update"], check=True, capture_output=True)
+        subprocess.run([*apt, "download", *_PACKAGES], check=True, capture_output=True, cwd=partial)
     for package in partial.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package, partial / "files"], check=True)
     libraries = next((partial / "files/usr/lib").glob("*/libslirp.so.0")).parent
@@ -48,7 +62,3 @@ def _fetch(store: Path) -> None:
         )
         program.chmod(0o755)
     (partial / "files").rename(store / "root")
-
-
-def _has_one(path: str) -> bool:
-    return any(Path(path, name).exists() for name in NAMES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builds import Shipline, context, leftovers, processes
-from connectors import connector_path
+from connectors import NAMES, connector_path
 from peers import Registry
 from users import ordinary_user
 
@@ -114,10 +114,10 @@ def test_an_ordinary_user_has_steps_with_networks_of_their_own(
         place = context(user.home / "user", steps)
         user.give(user.home)
         mirrors = f"docker.io=http://{base_images.address}"
-        programs, *system = connector_path(program).split(":")
+        place_of_programs = Path(connector_path(program).split(":")[0])
         shown = user.home / "programs"  # the cache of the tests is root's
-        copy_programs(Path(programs).parent, shown)
-        path = ":".join([str(shown / program), *system])
+        copy_programs(place_of_programs, shown)
+        path = f"{shown / program}:/usr/bin:/bin:/usr/sbin:/sbin"
         given = ("build", *PLAIN, str(place))
         done = user.run(*given, SHIPLINE_MIRRORS=mirrors, PATH=path)
         assert done.returncode == 0, done.stdout
@@ -179,11 +179,17 @@ def delegated_group() -> Iterator[Path]:
 
 
 def copy_programs(source: Path, target: Path) -> None:
-    """The wrappers and their files at a place where anybody can read them."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("partial", "lock"))
-    for wrapper in target.glob("*/*"):
-        if wrapper.is_file():
-            wrapper.write_text(wrapper.read_text().replace(str(source), str(target)))
+    """The program in `source` and its files at a place where anybody can read them; the system's
+    others are hidden.
+    """
+    shutil.copytree(source.parent / "root", target / "root")
+    shutil.copytree(source, target / source.name)
+    wrapper = target / source.name / source.name
+    wrapper.write_text(wrapper.read_text().replace(str(source.parent), str(target)))
+    for other in {*NAMES} - {source.name}:
+        hidden = target / source.name / other
+        hidden.write_text("#!/bin/sh\nexit 1\n")
+        hidden.chmod(0o755)
 
 
 def test_killed_it_leaves_no_program_of_a_network(shipline: Shipline, tmp_path: Path) -> None:
