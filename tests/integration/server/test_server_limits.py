@@ -18,7 +18,7 @@ from spec_client import Target, sha256
 _IMPATIENT = """
 limits:
   header-timeout: 1s
-  body-timeout: 1s
+  body-timeout: 2s
   body-rate: 1000B
   blob-size: 100kB
 """

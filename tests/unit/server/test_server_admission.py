@@ -190,10 +190,10 @@ def test_a_quota_costs_the_same_for_many_repositories() -> None:
         for number in range(repositories):
             totals.add({("usage", f"team/r{number}", "bytes"): 1})
         quotas = Quotas(totals, (Quota("team", ByteSize(10**9)),))
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(2000):
             quotas.admit("team/r0", 1)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     assert min(cost(20_000) for _ in range(3)) < 5 * min(cost(2) for _ in range(3))
 

@@ -117,10 +117,8 @@ def test_row_12_indexes_that_name_each_other_twice_are_walked_once(app: NodeApp)
     for _ in range(40):
         top = put_index(app, top, {**top, "annotations": {"again": "yes"}})
     put_index(app, top, tag="v1")
-    began = time.thread_time()
-    assert app.call("GET", "/r/r:v1").status == 200
+    assert app.call("GET", "/r/r:v1").status == 200  # 2^40 steps would not end
     assert sound(app)
-    assert time.thread_time() - began < 10
     assert app.pull("r", "v1").status == 200
 
 
