@@ -158,7 +158,7 @@ def test_commit_that_a_newer_one_overtakes_gets_no_version(tmp_path: Path, regis
     second = _clone(project, tmp_path)
     second.git("commit", "--quiet", "--allow-empty", "-m", "fix: newer")
     said = project.ship().ok()
-    assert "v0.1.0 was given to" in said.err and "which contains this commit" in said.err
+    assert "v0.1.0 belongs to" in said.err and "which contains this commit" in said.err
     assert said.out.startswith(f"{_image(project)}@sha256:")  # built, and without a name
     assert tags(project.node, _repository(project)) == []
 
