@@ -17,7 +17,7 @@ from typing import Any
 
 from shipline.build.base_images import BaseImage
 from shipline.build.cache_document import CacheKey
-from shipline.build.content_digest import absolute, content_digest, own_digest, sha256
+from shipline.build.content_digest import ReadFiles, absolute, content_digest, own_digest, sha256
 from shipline.build.graph import (
     CopyOp,
     ImageOp,
@@ -73,6 +73,7 @@ class KeyMaker:
         self._contexts = contexts
         self.variant = variant
         self._known: dict[Vertex, Keys] = {}
+        self.read = ReadFiles()
 
     def keys(self, vertex: Vertex) -> Keys:
         """All keys of the vertex; none where it has none, as a local directory."""
@@ -132,11 +133,11 @@ class KeyMaker:
                 continue
             if isinstance(op, CopyOp):
                 paths = tuple(path for path, source in op.inputs_of_sources() if source == number)
-                digest = own_digest(self._contexts[one], paths, op.excludes)
+                digest = own_digest(self._contexts[one], paths, op.excludes, self.read)
             else:
                 assert isinstance(op, RunOp)
                 paths = tuple(each.source for each in op.mounts if each.input == number)
-                digest = own_digest(self._contexts[one], paths, ())
+                digest = own_digest(self._contexts[one], paths, (), self.read)
             inputs.append((("", _content(digest)),))
         digest = key_of("remote/1", op=op.key(), variant=self.variant)
         return _step(f"sha256:{digest}", [one for one in inputs if one != _SCRATCH])
@@ -231,7 +232,7 @@ class KeyMaker:
             files = self._contexts[source]
             if files.stamp or files.remote:
                 raise _Own
-            return (("", _content(content_digest(files, paths))),)
+            return (("", _content(content_digest(files, paths, self.read))),)
         links = self._links(source, selector)
         if links == _SCRATCH:
             raise _Own

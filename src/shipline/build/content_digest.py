@@ -14,28 +14,57 @@ from collections.abc import Iterable
 from shipline import dockerfile as df
 from shipline.build.graph import key_of
 from shipline.build.selecting import ContextDirectory, Selected, select
-from shipline.layer import Entry, Source
-from shipline.tasks import check
+from shipline.errors import ShiplineError
+from shipline.layer import Entry, Source, Tree
+from shipline.tasks import Once, check
+from shipline.values import replace
 
 _EMPTY = f"sha256:{hashlib.sha256().hexdigest()}"
 _FILE, _LINK, _DIRECTORY = "0", "2", "5"  # type flags of tar
 _CHUNK = 1 << 20  # bytes
 
 
-def content_digest(files: ContextDirectory, sources: Iterable[str]) -> str:
+class ReadFiles:
+    """The files whose digests were made."""
+
+    def __init__(self) -> None:
+        self._read: list[tuple[ContextDirectory, tuple[str, ...], tuple[str, ...], list[Tree]]] = []
+
+    def select(
+        self, files: ContextDirectory, sources: tuple[str, ...], excludes: tuple[str, ...] = ()
+    ) -> list[Selected]:
+        """See `selecting.select`."""
+        found = select(files, sources, excludes)
+        self._read.append((files, sources, excludes, [one.tree for one in found]))
+        return found
+
+    def are_unchanged(self) -> bool:
+        """Whether all of them are what they were: names, sizes, owners, modes and times."""
+        for files, sources, excludes, trees in self._read:
+            try:
+                again = select(replace(files, trees=Once[Tree]()), sources, excludes)
+            except ShiplineError:
+                return False
+            if not all(map(Tree.has_stats_of, trees, (one.tree for one in again))):
+                return False
+            if len(trees) != len(again):
+                return False
+        return True
+
+
+def content_digest(files: ContextDirectory, sources: Iterable[str], read: ReadFiles) -> str:
     """The digest of what plain paths select, as BuildKit has it. Raises UsageError, ContentError
     where they cannot be read, and KeyError for files that BuildKit's digest does not tell apart.
     """
     paths = sorted({absolute(source) for source in sources})
     outer = [one for one in paths if not any(_is_below(one, other) for other in paths)]
-    return sha256("\0".join(_of_path(files, path) for path in outer))
+    return sha256("\0".join(_of_path(read.select(files, (path,)), path) for path in outer))
 
 
-def _of_path(files: ContextDirectory, path: str) -> str:
+def _of_path(found: list[Selected], path: str) -> str:
     """Of one path. What a wildcard matches is told apart by the last part of its path alone, which
     suffices where all of it are files of one directory.
     """
-    found = select(files, (path,), ())
     if not df.has_wildcards(path):
         (one,) = found
         return _selected(one)
@@ -46,11 +75,13 @@ def _of_path(files: ContextDirectory, path: str) -> str:
     return sha256("\0".join(f"{one.name}{_selected(one)}" for one in found))
 
 
-def own_digest(files: ContextDirectory, sources: tuple[str, ...], excludes: tuple[str, ...]) -> str:
+def own_digest(
+    files: ContextDirectory, sources: tuple[str, ...], excludes: tuple[str, ...], read: ReadFiles
+) -> str:
     """The digest of anything that is selected, which only this program knows."""
     found = [
         [one.written, one.pivot, one.is_directory, str(one.tree.digest((0, 0)))]
-        for one in select(files, sources, excludes)
+        for one in read.select(files, sources, excludes)
     ]
     return f"sha256:{key_of('selected files/1', files=found, stamp=files.stamp)}"
 

@@ -353,7 +353,8 @@ def _build(
                 stated = attestor.of_all(stages, result.images) if output.type in FILES else {}
                 source = ExportSource(result, names, blobs, snapshots, clock.now_ns(), stated)
                 export(output, source, settings.stdout, step)
-            written.result()
+            if caches.required:
+                written.result()
             push_tags(results, targets, step)
         if grew(home, started_ns / 1e9):
             keep_once(home, scratch, records, files, _exported(request, results), step)

@@ -61,12 +61,18 @@ class RemoteCaches:
         self._export: CacheExport | None = None
         self._published: set[Vertex] = set()
         self._cache: Cache | None = None
+        self._group: TaskGroup | None = None
         self.mounts = CacheMounts(blobs)
 
     @property
     def wanted(self) -> bool:
         """Whether the build has caches outside of this machine."""
         return bool(self._sources or self._targets or self._inline)
+
+    @property
+    def required(self) -> bool:
+        """Whether the build fails where a cache cannot be written."""
+        return any(target.required for target, _ in self._targets)
 
     def start_reading(self, group: TaskGroup) -> Task[list[RemoteCache]]:
         """Read the documents of all caches, while the build is planned."""
@@ -87,6 +93,8 @@ class RemoteCaches:
         """
         self._maker = KeyMaker(images, contexts, variant)
         if not caches:
+            assert self._group is not None
+            self._group.start(self._make_keys, roots)
             return {}
         lookup = CacheLookup(caches, self._maker, images, self._blobs, self._step)
         self.mounts.find = lookup.mount
@@ -94,6 +102,12 @@ class RemoteCaches:
             self._cache.remote = lookup.result
         found = lookup.results(*roots)
         return self._fetched(found) if at_once else found
+
+    def _make_keys(self, roots: Iterable[Vertex]) -> None:
+        """Read the files of contexts while steps read them, not when the build ends."""
+        assert self._maker is not None
+        for root in roots:
+            self._maker.keys(root)
 
     def _fetched(self, found: Known) -> Known:
         try:
@@ -110,6 +124,7 @@ class RemoteCaches:
     ) -> None:
         """Send layers in `group` from now on; `cache` has the results of the build by key."""
         self._cache = cache
+        self._group = group
         self._published.update(vertex for root in roots for vertex in root.chain())
         self._export = CacheExport(self._targets, group, self._blobs, recoder, self._step)
 
@@ -129,6 +144,12 @@ class RemoteCaches:
         error of a cache that is required.
         """
         if self._export is None or not self._targets:
+            return
+        if self._maker is not None and not self._maker.read.are_unchanged():
+            self._step.warn(
+                "caches are not written: files of the context have changed during the build",
+                "build again",
+            )
             return
         entries = [*self._entries(roots, solved), *self._own_entries(roots, solved)]
         if self._export.wants_mounts:

@@ -100,7 +100,6 @@ class RepositoryCache:
         """
         written: Digest | None = None
         for attempt in range(_TRIES):
-            began = time.monotonic()
             before, documents = self._read()
             now = None if before is None else before.digest
             if now is not None and now == written:
@@ -110,6 +109,7 @@ class RepositoryCache:
             if merged == present:
                 return  # also where another writer kept what was written here
             root, source = self._publish(merged)
+            began = time.monotonic()
             if self._repository.swap(root, source, self._reference, now):
                 written = root.digest
                 sleep(2 * (time.monotonic() - began))

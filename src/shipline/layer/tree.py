@@ -297,6 +297,10 @@ class Tree:
         """The entries of `items`."""
         return (entry for entry, _ in self.items())
 
+    def has_stats_of(self, other: Tree) -> bool:
+        """Whether another scan has found the same: names, sizes, owners, modes and times."""
+        return self._directories == other._directories
+
     def shared(
         self, names: Callable[[str], Collection[str]], directory: str = ""
     ) -> Iterator[tuple[str, bool]]:

@@ -200,6 +200,21 @@ def test_a_changed_file_has_another_key(lines: str, tmp_path: Path) -> None:
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.parametrize("lines", ["COPY dir /x", "COPY */* /x/", "RUN --mount=target=/d true"])
+def test_files_that_change_after_they_were_read_are_noticed(lines: str, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/a").write_text("1")
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: (tmp_path / "dir/a").write_text("2"),
+        lambda: (tmp_path / "dir/a").rename(tmp_path / "dir/z"),
+    )
+    for change in changes:
+        vertex, maker = stage(lines, tmp_path)
+        assert maker.keys(vertex) and maker.read.are_unchanged()
+        change()
+        assert not maker.read.are_unchanged()
+
+
 def test_a_file_that_is_not_there_is_no_key_and_no_error(context: Path) -> None:
     assert keys("COPY missing /x", context) == ()
     assert keys("COPY missing /x\nRUN true", context) == ()
@@ -209,7 +224,7 @@ COVERED = {
     RunOp: "args env cwd user platform mounts network insecure hosts shm_size ulimits script"
     " hostname proxies resources devices absent",
     RunMount: "type target source input id env read_only required sharing mode uid gid size owned",
-    CopyOp: "sources destination files chown chmod link parents excludes unpack",
+    CopyOp: "sources destination files chown chmod link parents excludes unpack inputs",
     MakeDirectoryOp: "path user",
 }
 
