@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from builds import PLATFORMS, Shipline, command, context, document, get
+from builds import PLATFORMS, Shipline, command, context, document, get, tags
 from peers import Docker, Registry
 from shipline.oci import Digest
 
@@ -196,6 +196,13 @@ def test_an_image_with_attestations_is_an_index(
             config = blob(registry, "indexed", manifest["config"]["digest"])
             assert config["rootfs"]["diff_ids"] == [layer["digest"]]
             assert "subject" not in manifest and "artifactType" not in manifest
+
+
+def test_attestations_have_no_tags(shipline: Shipline, own: Path, registry: Registry) -> None:
+    name = f"{registry.address}/untagged:1"
+    for _ in range(2):
+        shipline.build("--provenance=true", "--push", "-t", name, own).ok()
+    assert tags(registry, "untagged") == ["1"]
 
 
 def test_each_platform_has_its_attestations(

@@ -154,6 +154,17 @@ def register_one(architecture: str) -> str:
     return f"printf %s {shlex.quote(handler.definition())} > /proc/sys/fs/binfmt_misc/register"
 
 
+def test_packages_are_listed_without_root(place: Place, user: User) -> None:
+    package = '{\\"name\\":\\"a\\",\\"version\\":\\"1\\"}'
+    made = f'mkdir -p /node_modules/a && echo "{package}" > /node_modules/a/package.json'
+    out = user.home / "out"
+    words = ("--sbom=true", "--provenance=true", "-o", str(out))
+    done = place.build(user, f"FROM alpine\nRUN {made}\n", *words)
+    assert done.returncode == 0, done.stdout
+    assert "pkg:npm/a@1" in (out / "sbom.spdx.json").read_text()
+    assert (out / "provenance.json").stat().st_uid == user.home.stat().st_uid
+
+
 def test_the_cache_goes_with_one_command(place: Place, user: User) -> None:
     done = place.build(user, "FROM alpine\nRUN mkdir -m 0 /x && chown 7:7 /x\n", "--push")
     assert done.returncode == 0, done.stdout

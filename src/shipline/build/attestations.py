@@ -28,7 +28,6 @@ from shipline.values import replace
 if TYPE_CHECKING:
     from shipline.supply import Statement, Subject
 
-ARTIFACT = "application/vnd.docker.attestation.manifest.v1+json"
 
 _UNKNOWN = Platform("unknown", "unknown")
 _EMPTY = b"{}"
@@ -104,7 +103,7 @@ def attest_image(
             replace(Descriptor.of(config, media.OCI_EMPTY), data=config),
             layers,
             subject=image.plain,
-            artifact_type=ARTIFACT,
+            artifact_type=media.ATTESTATIONS,
         )
     else:
         config = _image_config(layers)

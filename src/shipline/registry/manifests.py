@@ -172,12 +172,13 @@ def list_referrers(
 def add_referrer(api: RepositoryApi, target: Descriptor, content: bytes) -> None:
     """Add a pushed manifest to its subject's referrers tag, for a registry without the API.
 
-    Writes nothing if it is listed already. The tag schema has no conditional write, so the index is
+    Writes nothing if it is listed already, nor for attestations of a build, which the index of
+    their image lists: BuildKit tags none. The tag schema has no conditional write, so the index is
     read back, and an entry that another client dropped is added again. Raises RegistryError if that
     keeps happening.
     """
     parsed = parse_manifest(content, target.media_type)
-    if parsed.subject is None:
+    if parsed.subject is None or _artifact_type(parsed) == media.ATTESTATIONS:
         return
     entry = replace(
         target.plain, artifact_type=_artifact_type(parsed), annotations=parsed.annotations
