@@ -199,6 +199,9 @@ def text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
+_NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
+
+
 def parse_records(body: bytes, into: Records) -> None:
     """Add the records of an extended header. Raises ContentError if it is malformed."""
     position = 0
@@ -210,6 +213,8 @@ def parse_records(body: bytes, into: Records) -> None:
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
             raise ContentError("tar: extended header record without a key")
+        if b"\0" in key or (key in _NAMES and b"\0" in value):
+            raise ContentError("tar: a name with a NUL byte")
         _add(into, key, value)
         position = end
 

@@ -312,6 +312,9 @@ def test_wrong_fields_are_refused(field: slice, value: bytes) -> None:
         b"x path=a\n",
         b"5 =b\n",
         b"12 size=-5\n\n",
+        b"12 path=a\0b\n",
+        b"16 linkpath=a\0b\n",
+        b"26 SCHILY.xattr.user.a\0b=\n",
     ],
 )
 def test_malformed_records_are_refused(body: bytes) -> None:
