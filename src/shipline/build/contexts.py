@@ -17,9 +17,16 @@ from shipline import dockerfile as df
 from shipline.build.checks import configured
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.downloads import is_http, place_file, seconds_of
-from shipline.build.graph import MAIN_CONTEXT, key_of
+from shipline.build.graph import MAIN_CONTEXT, Origin, key_of
 from shipline.build.layer_files import USE_LOCK
-from shipline.build.remotes import CONTEXT_FILE, Remotes, commit_digest, context_source, origin_of
+from shipline.build.remotes import (
+    CONTEXT_FILE,
+    Remotes,
+    commit_digest,
+    commit_uri,
+    context_source,
+    origin_of,
+)
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory, included
 from shipline.build.validation import check_frontend
@@ -59,7 +66,7 @@ def load_dockerfile(
             request,
             written,
             lambda name, stage: time_of(request, written, name, stage),
-            lambda name: remotes.time_of(request.build_contexts[name], {}),
+            lambda name: remotes.time_of(request.build_contexts[name]),
         )
     if epoch_of(request, written) and not epoch_of(*resolved):
         step.warn(
@@ -354,8 +361,16 @@ def _opened(context: Context, label: str, scratch: Path) -> ContextDirectory:
         stamp=stamp,
         pin=context.pin,
         owners=context.owners,
-        origins=(origin_of(context.location, context.digest),) if context.digest else (),
+        origins=_origins(context),
     )
+
+
+def _origins(context: Context) -> tuple[Origin, ...]:
+    if not context.digest:
+        return ()
+    is_git = context.kind is ContextKind.GIT
+    uri = commit_uri(context_source(context.location, {})) if is_git else context.location
+    return (origin_of(uri, context.digest),)
 
 
 def main_rules(request: BuildRequest) -> df.IgnoreRules:

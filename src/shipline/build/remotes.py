@@ -70,7 +70,7 @@ class Remotes:
             pin=_pin(found),
             open=lambda: self._trees.get(place, partial(self._check_out, found, place, step)),
             remote=True,
-            origins=(origin_of(source.shown, commit_digest(found)),),
+            origins=(origin_of(commit_uri(source), commit_digest(found)),),
         )
 
     def http(self, op: HttpOp, step: Step) -> ContextDirectory:
@@ -90,14 +90,13 @@ class Remotes:
             origins=(origin_of(op.url, str(file.content.digest)),),
         )
 
-    def time_of(self, context: Context, build_args: Mapping[str, str]) -> int | None:
+    def time_of(self, context: Context) -> int | None:
         """The time of a named context, in seconds since 1970; None for one without a time.
 
         Raises GitError, RegistryError, UsageError.
         """
         if context.kind is ContextKind.GIT:
-            source = context_source(context.location, build_args)
-            return self.commit_time(source)
+            return self.commit_time(context_source(context.location, {}))
         if context.kind is ContextKind.HTTP:
             return last_modified(context.location, self.downloader.get) or None
         return None
@@ -205,6 +204,11 @@ _TRUE = ("1", "t", "T", "true", "True", "TRUE")
 def commit_digest(found: GitCommit) -> str:
     """The commit in the form of a digest, `sha1:...`."""
     return f"{'sha1' if len(found.commit) == 40 else 'sha256'}:{found.commit}"
+
+
+def commit_uri(source: GitSource) -> str:
+    """The repository and the ref, as in BuildKit's provenance: without the subdirectory."""
+    return f"{source.remote}#{source.ref}" if source.ref else source.remote
 
 
 def origin_of(location: str, digest: str) -> Origin:

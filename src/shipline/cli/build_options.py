@@ -73,7 +73,9 @@ def _old(*names: str, **more: Any) -> Callable[[F], F]:
 
 
 _IMAGE = (
-    _text("-f", "--file", metavar="PATH", help="The Dockerfile, - for standard input."),
+    _text(
+        "-f", "--file", metavar="PATH", help="The Dockerfile: a path, a URL, - for standard input."
+    ),
     _text("--target", metavar="STAGE", help="The stage to build."),
     _many("--platform", metavar="OS/ARCH", help="Platforms to build for, a comma list."),
     _many(
