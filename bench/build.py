@@ -44,15 +44,15 @@ class Bench:
     daemons: list[int]
     home: Path
 
-    def buildkit(self, context: Path, name: str) -> Cost:
+    def buildkit(self, context: Path, name: str, cache: str = "") -> Cost:
         command = ["docker", "buildx", "build", "--network=host", "--provenance=false"]
-        return self._run(
-            [*command, *self._common(context, f"{name}-docker")], context, self.daemons
-        )
+        words = [*self._cached(cache, "docker"), *self._common(context, f"{name}-docker")]
+        return self._run([*command, *words], context, self.daemons)
 
-    def shipline(self, context: Path, name: str) -> Cost:
+    def shipline(self, context: Path, name: str, cache: str = "") -> Cost:
         command = [sys.executable, "-m", "shipline", "build"]
-        return self._run([*command, *self._common(context, f"{name}-shipline")], context, [])
+        words = [*self._cached(cache, "shipline"), *self._common(context, f"{name}-shipline")]
+        return self._run([*command, *words], context, [])
 
     def forget(self) -> None:
         """Empty both caches."""
@@ -68,6 +68,12 @@ class Bench:
         settle(self.daemons)
         read_all(context)
         return measure(command, environment, daemons)
+
+    def _cached(self, flag: str, builder: str) -> list[str]:
+        """The words for a cache in the registry that is the builder's own."""
+        ref = f"type=registry,ref={self.registry.address}/bench/cache:{builder}"
+        more = ",mode=max" if flag == "--cache-to" else ""
+        return [flag, ref + more] if flag else []
 
     def _common(self, context: Path, name: str) -> list[str]:
         tag = f"{self.registry.address}/bench/{name}:latest"
@@ -92,6 +98,19 @@ def warm(
         change(number)
         ours.append(bench.shipline(context, name))
         theirs.append(bench.buildkit(context, name))
+    return ours, theirs
+
+
+def shared(bench: Bench, context: Path, name: str, rounds: int) -> tuple[list[Cost], list[Cost]]:
+    """Both builders on machines that have nothing but the cache of another machine."""
+    bench.forget()
+    bench.shipline(context, name, "--cache-to")
+    bench.buildkit(context, name, "--cache-to")
+    ours, theirs = [], []
+    for number in range(rounds):
+        bench.forget()
+        ours.append(bench.shipline(context, f"{name}{number}", "--cache-from"))
+        theirs.append(bench.buildkit(context, f"{name}{number}", "--cache-from"))
     return ours, theirs
 
 
@@ -166,6 +185,7 @@ def run(bench: Bench, big: Path, small: Path, rounds: int) -> list[dict[str, obj
         show("big, one file changed", *warm(bench, big, "big", rounds, one_file), 10),
         show("small, cold", *cold(bench, small, "small", 3), 2),
         show("small, nothing changed", *warm(bench, small, "small2", 7, same), 2),
+        show("small, shared cache", *shared(bench, small, "shared", 5), 1),
     ]
 
 
