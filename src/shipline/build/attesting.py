@@ -104,8 +104,6 @@ class Attestor:
         def layers(vertex: Vertex) -> list[Descriptor]:
             if not self._solver.is_solved(vertex):
                 return []  # a cache made it unnecessary
-            if not self._solver.is_solved(vertex):
-                return []
             files = self._solver.result(vertex).files
             found = files.layers if isinstance(files, Snapshot) else ()
             own = image.layers[: len(found)] if vertex in chain else found

@@ -169,14 +169,16 @@ def weight_of(raw: bytes) -> int:
     return raw.count(b"{") + raw.count(b"[") + raw.count(b",") // 8
 
 
-def from_bytes(raw: bytes, *, heaviest: int = HEAVIEST) -> dict[str, Any]:
+def from_bytes(
+    raw: bytes, *, heaviest: int = HEAVIEST, largest: int = 4 * MANIFEST_LIMIT
+) -> dict[str, Any]:
     """The JSON object in `raw` (RFC 8259: UTF-8 without BOM, finite numbers), whose `weight_of` is
-    at most `heaviest`.
+    at most `heaviest`, of at most `largest` bytes.
 
     Raises ContentError, also for duplicate keys and lone surrogates, which parsers read
     differently.
     """
-    if len(raw) > 4 * MANIFEST_LIMIT:
+    if len(raw) > largest:
         raise ContentError(f"the document has {len(raw)} bytes, too many")
     if weight_of(raw) > heaviest:
         raise ContentError(f"the document has more than {heaviest} objects and lists")

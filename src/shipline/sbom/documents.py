@@ -23,6 +23,7 @@ INCOMPLETE = "incomplete: "
 TOOL = f"shipline-{__version__}"
 
 _NONE = "NOASSERTION"
+_WITH_FILES = 10 << 20  # bytes
 _GAPS = 20  # that are named
 _PURPOSES = {"image": "CONTAINER", "source": "SOURCE"}
 _SOURCES = {
@@ -49,11 +50,23 @@ class Described:
 
 
 def spdx(inventory: Inventory, described: Described) -> dict[str, Any]:
-    """The SPDX document."""
+    """The SPDX document. If it would have more than 10 MiB, about the most that can be signed, it
+    leaves out the files that packages were found in.
+    """
+    document = _spdx(inventory, described, files=True)
+    if len(json.dumps(document)) > _WITH_FILES:
+        document = _spdx(inventory, described, files=False)
+    digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", described.name)
+    document["documentNamespace"] = f"https://spdx.org/spdxdocs/{name}-{digest[:32]}"
+    return document
+
+
+def _spdx(inventory: Inventory, described: Described, *, files: bool) -> dict[str, Any]:
     root = (
         "SPDXRef-DocumentRoot-Image" if described.kind == "image" else "SPDXRef-DocumentRoot-Source"
     )
-    files = sorted({one for package in inventory.packages for one in package.evidence}, key=_place)
+    evidence = {one for package in inventory.packages for one in package.evidence if files}
     relations = [_related("SPDXRef-DOCUMENT", "DESCRIBES", root)]
     for package in inventory.packages:
         relations.append(_related(root, "CONTAINS", _package_id(package)))
@@ -63,6 +76,7 @@ def spdx(inventory: Inventory, described: Described) -> dict[str, Any]:
                 "comment": "evident-by: the package is listed in the file",
             }
             for one in package.evidence
+            if files
         ]
     document: dict[str, Any] = {
         "spdxVersion": "SPDX-2.3",
@@ -72,16 +86,13 @@ def spdx(inventory: Inventory, described: Described) -> dict[str, Any]:
         "documentNamespace": "",
         "creationInfo": {"creators": [f"Tool: {TOOL}"], "created": _seconds(described.created)},
         "packages": [_root_package(root, described), *map(_package, inventory.packages)],
-        "files": [_file(one) for one in files],
+        "files": [_file(one) for one in sorted(evidence, key=_place)],
         "relationships": relations,
     }
     if inventory.gaps:
         document["creationInfo"]["comment"] = _comment(inventory)
     if licences := _references(inventory):
         document["hasExtractedLicensingInfos"] = licences
-    digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", described.name)
-    document["documentNamespace"] = f"https://spdx.org/spdxdocs/{name}-{digest[:32]}"
     return document
 
 

@@ -13,6 +13,7 @@ from shipline.oci import NO_ANNOTATIONS, Descriptor, Digest, from_bytes, to_byte
 STATEMENT = "https://in-toto.io/Statement/v1"
 _KNOWN = (STATEMENT, "https://in-toto.io/Statement/v0.1")
 _HEAVIEST = 5_000_000  # objects and lists: an SBOM has one for each file
+LARGEST = 40 << 20  # bytes, as in BuildKit
 _SUBJECTS = 1024  # the limit of sigstore-go
 
 
@@ -69,7 +70,7 @@ class Statement:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Raises ContentError for anything but a statement, version 1 or 0.1."""
-        document = from_bytes(raw, heaviest=_HEAVIEST)
+        document = from_bytes(raw, heaviest=_HEAVIEST, largest=LARGEST)
         if document.get("_type") not in _KNOWN:
             raise ContentError(f"not an in-toto statement: _type {document.get('_type')!r:.100}")
         subjects, kind = document.get("subject"), document.get("predicateType")

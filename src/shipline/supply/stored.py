@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from shipline.content import Fetcher, fetch_all
 from shipline.errors import ContentError
 from shipline.oci import MANIFEST_LIMIT, PREDICATE_TYPE, Descriptor, Index, Manifest, parse_manifest
-
-_LIMIT = 40 << 20  # bytes of a statement, as in BuildKit
+from shipline.supply.statement import LARGEST
 
 
 def stored_statements(
@@ -28,4 +27,4 @@ def stored_statements(
         raise ContentError(f"{entry.digest} is an index inside an index")
     for layer in manifest.layers:
         if kind := layer.annotations.get(PREDICATE_TYPE, ""):
-            yield kind, fetch_all(source, layer, _LIMIT)
+            yield kind, fetch_all(source, layer, LARGEST)

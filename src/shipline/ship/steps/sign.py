@@ -29,7 +29,7 @@ from shipline.ship.section import Build
 from shipline.ship.steps.build import pushed_image, require_image, sboms
 from shipline.ship.steps.gates import gate_verdicts
 from shipline.ship.steps.publish import reserved_decision
-from shipline.supply import Statement, attest, copy_with_evidence, sign
+from shipline.supply import STATEMENT_LIMIT, Statement, attest, copy_with_evidence, sign
 from shipline.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ COPY = StepKind(
 def _sign(context: StepContext, span: Span) -> StepOutcome:
     section = context.project.pipeline.sign
     added, attached = sign_in(context, context.image), 0
-    for target, statement, replaces in _statements(context) if section and section.attest else ():
+    for target, statement, replaces in (
+        _statements(context, span) if section and section.attest else ()
+    ):
         done = attest(
             context.repository,
             target,
@@ -167,7 +169,7 @@ def sign_in(context: StepContext, place: Reference) -> int:
     return added
 
 
-def _statements(context: StepContext) -> Iterator[tuple[Descriptor, Statement, bool]]:
+def _statements(context: StepContext, span: Span) -> Iterator[tuple[Descriptor, Statement, bool]]:
     """The statements, each with the image that it is about, all of it or that of one platform, and
     whether it replaces earlier ones.
     """
@@ -186,7 +188,10 @@ def _statements(context: StepContext) -> Iterator[tuple[Descriptor, Statement, b
         yield target, Statement.about(target, name, PREDICATE, predicate), False
     if context.project.pipeline.build.sbom:
         for part, raw in sboms(context.repository, target):
-            yield part.plain, Statement.parse(raw), True
+            if len(raw) > STATEMENT_LIMIT:
+                span.warn(f"the packages of {part.platform} are too many to be signed")
+            else:
+                yield part.plain, Statement.parse(raw), True
 
 
 def provenance(
