@@ -6,6 +6,7 @@ content has gone is a miss, and so is a damaged record.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -60,9 +61,10 @@ def open_records(path: Path, on_damage: Callable[[Path], object]) -> Iterator[Re
     with closing(records):
         try:
             yield records
-        except DamagedRecords:
-            SqliteRecords.remove(path)
-            on_damage(path)
+        except OSError as error:
+            if error.errno == errno.EIO and error.filename == str(path):  # or it cannot be read
+                SqliteRecords.remove(path)
+                on_damage(path)
             raise
 
 

@@ -30,6 +30,7 @@ _CURES = {
     errno.EPERM: "give it to the user who builds (chown -R), and clear what makes it immutable"
     " (chattr -R -i)",
     errno.EROFS: "mount it writable",
+    errno.EBUSY: "end the program that has it locked",
 }
 
 
@@ -73,7 +74,7 @@ _LAYOUT = {
     "content": "directory",
     "content/blobs": "directory",
     "content/blobs/*": "directory",
-    "content/blobs/*/*": "content",
+    "content/blobs/*/*": "plain file",
     "layers*": "directory",
     "layers*/.locks": "directory",
     "layers*/.locks/*": "file",
@@ -94,7 +95,8 @@ _LAYOUT = {
     "tmp/*.lock": "file",
     "use.lock": "file",
     "work.lock": "file",
-    "cache.db*": "file",
+    "cache.db": "file",
+    "cache.db-*": "plain file",
 }
 """What is in the state directory, parents first; it is described in ARCHITECTURE.md."""
 
@@ -119,9 +121,9 @@ def mend(state: Path, on_damage: Callable[[Path], object]) -> bool:
 
 
 def _is(path: Path, kind: str) -> bool:
-    """Whether `path` is of the kind; links may lead to directories and files, but not to blobs."""
+    """Whether `path` is of the kind; a link to it counts, except for a plain file."""
     try:
-        mode = (path.lstat() if kind == "content" else path.stat()).st_mode
+        mode = (path.lstat() if kind == "plain file" else path.stat()).st_mode
     except OSError:  # a link that leads nowhere
         return False
     return stat.S_ISDIR(mode) if kind == "directory" else stat.S_ISREG(mode)
@@ -130,7 +132,7 @@ def _is(path: Path, kind: str) -> bool:
 def _needs(kind: str) -> int:
     if kind == "directory":
         return os.R_OK | os.W_OK | os.X_OK
-    return os.R_OK if kind == "content" else os.R_OK | os.W_OK
+    return os.R_OK if kind == "plain file" else os.R_OK | os.W_OK
 
 
 def _open(path: Path, kind: str) -> bool:

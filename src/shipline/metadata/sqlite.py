@@ -162,6 +162,8 @@ def _errno(error: sqlite3.OperationalError, path: Path) -> int:
     code = error.sqlite_errorcode & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return errno.ENOSPC
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return errno.EBUSY
     probe = path.with_name(f".{path.name}-{os.urandom(6).hex()}")
     try:
         os.utime(path)
