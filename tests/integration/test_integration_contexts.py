@@ -108,6 +108,22 @@ def test_a_token_opens_a_repository_and_is_kept_nowhere(
     assert not [path for path in (*paths, image, out) if b"s3cret" in path.read_bytes()]
 
 
+def test_a_token_opens_a_file_at_a_url(
+    server: GitServer, shipline: Shipline, tmp_path: Path
+) -> None:
+    (server.root / "f").write_text("FROM scratch\nCOPY context /\n")
+    place = context(tmp_path / "context", f"FROM scratch\nADD {server.url}/f /\n")
+    for name, header in (("TOKEN", "Bearer s3cret"), ("HEADER", "s3cret")):
+        secret = ("--secret", f"id=HTTP_AUTH_{name}_127.0.0.1,env=VALUE")
+        for source in (str(place), f"{server.url}/f"):
+            words = ("-o", "type=cacheonly", *secret, source)
+            assert "s3cret" not in shipline.build(*words, VALUE="s3cret\n").ok().err
+            assert server.logins.pop() == header
+    other = ("--secret", "id=HTTP_AUTH_TOKEN_example.org,env=VALUE")
+    shipline.build("-o", "type=cacheonly", *other, place, VALUE="s3cret").ok()
+    assert not server.logins
+
+
 def test_the_authority_of_a_server_can_be_given(shipline: Shipline, tmp_path: Path) -> None:
     tls = certificate(tmp_path, "server")
     with git_server(tmp_path / "tls", tls) as server:

@@ -28,7 +28,7 @@ from shipline.oci import Descriptor, Digest, InvalidDigest
 _UNNAMED = "__unnamed__"
 _HINT = "check the URL, and that the server can be reached from here"
 _HINTS = {
-    401: "the server requires a login: add it to the URL, or fetch the file before the build",
+    401: "the server requires a login: add it to the URL, or give --secret id=HTTP_AUTH_TOKEN_HOST",
     403: "the server refuses access to this file: fetch it before the build",
     404: "check the URL: the server has no such file",
 }
@@ -53,11 +53,14 @@ Get = Callable[[str, Mapping[str, str]], Reply]
 
 
 class Downloader(Struct, frozen=True):
-    """Fetches the files of ADD; safe to use from any thread."""
+    """Fetches files from URLs; safe to use from any thread. `authorization` is the header for a
+    host, empty for none; a login in a URL comes first.
+    """
 
     get: Get
     cache: Cache
     store: LocalStore
+    authorization: Callable[[str], str] = lambda host: ""
 
     def fetch(self, url: str, checksum: str, step: Step) -> RemoteFile:
         """The file at `url`, in the store. Raises RegistryError, and UsageError for a file without
@@ -69,7 +72,8 @@ class Downloader(Struct, frozen=True):
             step.cached()
             return known
         etag = known.etag if known is not None and known.etag.startswith('"') else ""
-        with closing(_request(self.get, url, etag)) as reply:
+        header = self.authorization(urlsplit(url).hostname or "")
+        with closing(_request(self.get, url, etag, header)) as reply:
             if reply.status == 304 and known is not None:
                 step.cached()
                 found = known
@@ -137,11 +141,12 @@ def parse_checksum(text: str, span: Span | None) -> str:
         ) from None
 
 
-def _request(get: Get, url: str, etag: str = "") -> Reply:
+def _request(get: Get, url: str, etag: str = "", authorization: str = "") -> Reply:
     """The response for `url`, whose login goes into a header; 304 is possible with an `etag`."""
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
-    headers = {"If-None-Match": etag} if etag else {}
+    given = {"If-None-Match": etag, "Authorization": authorization}
+    headers = {name: value for name, value in given.items() if value}
     if login:
         user, _, password = login.partition(":")
         pair = f"{unquote(user)}:{unquote(password)}".encode()

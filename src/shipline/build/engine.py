@@ -61,7 +61,7 @@ from shipline.build.publish import (
     push_targets,
 )
 from shipline.build.remote_caches import Known, RemoteCaches
-from shipline.build.remotes import Remotes, open_remotes
+from shipline.build.remotes import Remotes, http_authorization, open_remotes
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
@@ -238,7 +238,9 @@ def _time_of_stage(
 def _remotes(
     request: BuildRequest, settings: Settings, scratch: Path, cache: Cache, store: LocalStore
 ) -> Remotes:
-    downloader = Downloader(settings.get, cache, store)
+    secrets = {secret.id: secret for secret in request.secrets}
+    authorization = partial(http_authorization, secrets, settings.environment)
+    downloader = Downloader(settings.get, cache, store, authorization)
     return open_remotes(request, settings.environment, settings.home, scratch, downloader)
 
 

@@ -151,15 +151,37 @@ class Remotes:
         if source.login or not source.remote.startswith("http"):
             return {}
         for name, is_token in _secret_names(source.host):
-            if name in self.secrets and (value := self.secrets[name].value(self.environment)):
-                text = value.decode(errors="surrogateescape").strip()
+            if text := _secret_text(self.secrets.get(name), self.environment):
                 if is_token:
                     encoded = base64.b64encode(f"x-access-token:{text}".encode()).decode("ascii")
                     text = f"basic {encoded}"
-                if any(ord(one) < 32 for one in text):
-                    raise UsageError(f"the secret {name} has several lines, or control characters")
                 return {_scope(source.remote): f"Authorization: {text}"}
         return {}
+
+
+def http_authorization(
+    secrets: Mapping[str, Secret], environment: Mapping[str, str], host: str
+) -> str:
+    """The header Authorization for a file on `host`, from the secret HTTP_AUTH_HEADER_HOST, or
+    from HTTP_AUTH_TOKEN_HOST; empty without one. Raises UsageError.
+    """
+    if header := _secret_text(secrets.get(f"HTTP_AUTH_HEADER_{host}"), environment):
+        return header
+    token = _secret_text(secrets.get(f"HTTP_AUTH_TOKEN_{host}"), environment)
+    return f"Bearer {token}" if token else ""
+
+
+def _secret_text(secret: Secret | None, environment: Mapping[str, str]) -> str:
+    """A secret that goes into a header; empty if it was not given. Raises UsageError."""
+    if secret is None:
+        return ""
+    try:
+        text = (secret.value(environment) or b"").decode(errors="surrogateescape").strip()
+    except OSError as error:
+        raise UsageError(f"the secret {secret.id}: {secret.file}: {error.strerror}") from None
+    if any(ord(one) < 32 for one in text):
+        raise UsageError(f"the secret {secret.id} has several lines, or control characters")
+    return text
 
 
 def open_remotes(
