@@ -201,7 +201,7 @@ def _copied(op: CopyOp, path: str, *, listed: bool) -> Json:
         found |= _mode(op.chmod)
     if op.excludes:
         found["exclude_patterns"] = list(op.excludes)
-    if op.unpack != "never":
+    if op.unpack == "archives" or (listed and op.unpack == "local archives"):
         found["attemptUnpackDockerCompatibility"] = True
     return found
 

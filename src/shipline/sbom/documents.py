@@ -183,7 +183,7 @@ def _full_name(one: Listed) -> str:
 def _file(one: Evidence) -> dict[str, Any]:
     """`layerID` is where BuildKit's scanner puts the layer."""
     found: dict[str, Any] = {
-        "fileName": _shown(one.path),
+        "fileName": _plain(one.path),  # relative, as the specification wants it
         "SPDXID": _file_id(one),
         "checksums": [
             {"algorithm": "SHA1", "checksumValue": one.sha1},
