@@ -28,6 +28,7 @@ from shipline.values import replace
 
 pytestmark = pytest.mark.peers
 CASES = load_all()
+CASE_FILES = Path(__file__).parent / "cases"
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +47,7 @@ def buildkit(docker: Docker, registry: Registry, server: GitServer) -> BuildKit:
 def shipline(
     registry: Registry, server: GitServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Shipline:
-    """Our builder; its home keeps what all cases leave in the cache."""
+    """Our builder, without cached results."""
     return Shipline(registry, tmp_path_factory.mktemp("shipline"), server)
 
 
@@ -55,12 +56,16 @@ def test_the_image_is_that_of_buildkit(name: str, buildkit: BuildKit, shipline: 
     """And neither the results of other cases in the cache nor its own make another image of it."""
     case = CASES[name]
     want = buildkit.build(case) if case.for_peer else None
-    cached = replace(shipline, warm=True)
-    over_others, cold, over_its_own = (one.build(case) for one in (cached, shipline, cached))
+    cold = shipline.build(case)
+    # what a cache mount holds is in no key: there, a step may take its own results alone
+    mounts = "type=cache" in (CASE_FILES / f"{name}.case").read_text()
+    home = shipline.home if mounts else shipline.home.with_name("cached")
+    cached = replace(shipline, home=home, warm=True)
+    over_others, over_its_own = cached.build(case), cached.build(case)
     problems = verdict(case, want, cold, kinds=(TREE, LINKS, CONFIG, HISTORY, LAYERS))
     problems += [*_changes(cold, over_others), *_changes(cold, over_its_own)]
-    if _configs(cold) != _configs(over_its_own):
-        problems.append(f"built again: {_configs(cold)} {_configs(over_its_own)}")
+    if _configs(over_others) != _configs(over_its_own):
+        problems.append(f"built again: {_configs(over_others)} {_configs(over_its_own)}")
     assert not problems, "\n".join(["", *problems])
 
 
@@ -83,7 +88,7 @@ def _configs(outcome: Outcome) -> dict[str, object]:
 
 def test_corpus_covers_every_instruction() -> None:
     """A new instruction needs a case before it is written."""
-    text = "\n".join(path.read_text() for path in (Path(__file__).parent / "cases").glob("*.case"))
+    text = "\n".join(path.read_text() for path in CASE_FILES.glob("*.case"))
     instructions = (
         "FROM RUN COPY ADD ENV ARG LABEL CMD ENTRYPOINT SHELL EXPOSE VOLUME STOPSIGNAL "
         "HEALTHCHECK ONBUILD USER WORKDIR MAINTAINER"
