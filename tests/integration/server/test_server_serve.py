@@ -153,7 +153,7 @@ def test_metrics_count_requests(running: Node) -> None:
     target.call("GET", "blobs/nonsense")
     text = target.call("GET", "/metrics").body.decode()
     requests = "shipline_registry_requests_total"
-    assert f'{requests}{{method="PUT",route="uploads",status="201"}} 1.0' in text
+    assert f'{requests}{{method="PUT",route="blobs",status="201"}} 1.0' in text
     assert f'{requests}{{method="GET",route="blobs",status="400"}} 1.0' in text
     assert "shipline_registry_received_bytes_total 7.0" in text
     assert "shipline_registry_uploads_in_flight 0.0" in text

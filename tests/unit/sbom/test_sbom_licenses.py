@@ -9,6 +9,8 @@ from license_expression import get_spdx_licensing
 
 from shipline.sbom.licenses import expression, joined, references
 
+SPDX = get_spdx_licensing()
+
 
 @pytest.mark.parametrize(
     ("written", "meant"),
@@ -39,7 +41,7 @@ def test_licences_are_expressions_of_spdx(written: str, meant: str) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_a_valid_expression_or_none(text: str) -> None:
     found = expression(text)
-    unknown = get_spdx_licensing().unknown_license_keys(found) if found else []
+    unknown = SPDX.unknown_license_keys(found) if found else []
     assert all(name in references(found) for name in unknown)
 
 
