@@ -373,6 +373,20 @@ def test_https_goes_through_the_proxy_of_the_environment(tmp_path: Path) -> None
     assert "proxy-authorization" not in served.requests[0].headers
 
 
+def test_a_certificate_for_another_name_is_no_matter_of_authorities(tmp_path: Path) -> None:
+    identity = make_identity(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.private)
+    with serving(serve_manifest, context) as served, tunnel(served.port) as proxy:
+        proxies = Proxies.from_environment({"https_proxy": proxy.url})
+        with Client(HostSettings(ca=(identity.certificate,), proxies=proxies)) as client:
+            for host in ("other.localtest", "192.0.2.7"):
+                with pytest.raises(RegistryError, match="certificate refused") as raised:
+                    client.repository(Reference.parse(f"{host}/a/b")).resolve("v1")
+                assert "a name that the certificate has" in raised.value.hint
+                assert "--ca" not in raised.value.hint
+
+
 def test_http_goes_through_the_proxy_of_the_environment() -> None:
     with serving(serve_manifest) as proxy:
         settings = HostSettings(

@@ -140,6 +140,7 @@ COMMANDS = {
 }
 
 _COPY = "`shipline imagetools create -t NEW OLD` copies and tags images in registries"
+_NO_BUILDERS = "leave it out: builds run in this process, there are no builders to create or choose"
 POINTERS = {
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
     "pull": "builds pull what they need; `shipline build --load -t NAME .` loads the result into"
@@ -156,6 +157,7 @@ POINTERS = {
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
+    **dict.fromkeys(("create", "use", "ls", "rm", "stop"), _NO_BUILDERS),
 }
 """Commands of other programs, with their replacements."""
 

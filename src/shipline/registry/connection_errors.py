@@ -19,6 +19,7 @@ from shipline.registry.request import Origin
 from shipline.tasks import check
 
 _TUNNEL = "Tunnel connection failed: "  # of http.client
+_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
 
 
@@ -71,6 +72,8 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
         text, retriable = f"certificate refused: {error.verify_message}", False
         hint = "if the registry has a private CA, name its file with --ca, or put it at "
         hint += f"/etc/docker/certs.d/{host}/ca.crt"
+        if error.verify_code in _OTHER_NAME:
+            hint = "use a name that the certificate has, or give the registry one for this name"
     elif isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error):
         text, retriable = "the server does not speak TLS", False
         hint = f"if plain HTTP is intended, allow it with --insecure {host}"

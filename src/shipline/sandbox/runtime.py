@@ -138,8 +138,16 @@ def search_runtime(directory: Path) -> Runtime:
         return unfiltered
     raise SandboxError(
         "no OCI runtime works here\n" + "\n".join(f"  {failure}" for failure in failures),
-        hint="install crun (apt-get install crun), as root or with user namespaces allowed",
+        hint=_MASKED_PROC if any(_PROC in failure for failure in failures) else _INSTALL,
     )
+
+
+_INSTALL = "install crun (apt-get install crun), as root or with user namespaces allowed"
+_PROC = "mount /proc failed"
+_MASKED_PROC = (
+    "parts of /proc are hidden here, as in containers, and the kernel allows no other one then: in"
+    " Kubernetes set procMount: Unmasked, for docker run --security-opt systempaths=unconfined"
+)
 
 
 _NO_FILTER = "it does not filter system calls: it was built without libseccomp"

@@ -17,6 +17,7 @@ from shipline.sandbox import Sandbox, open_sandbox, open_workspace
 from shipline.sandbox.runtime import search_runtime
 from shipline.tasks import TaskGroup
 from shipline.values import replace
+from users import ordinary_user
 
 
 @pytest.mark.root
@@ -65,6 +66,27 @@ def test_the_first_runtime_that_works_is_taken(
     for words in ("crun: this one is broken", "runc: not on the PATH", "youki: not on the PATH"):
         assert words in raised.value.message
     assert "install crun" in raised.value.hint
+
+
+@pytest.mark.root
+def test_a_hidden_proc_is_named_where_no_runtime_works() -> None:
+    """As in the containers of Docker and Kubernetes, whose /proc is partly covered."""
+    program = """
+        import tempfile
+        from pathlib import Path
+        from shipline.errors import SandboxError
+        from shipline.sandbox.rootless import enter_user_namespace
+        from shipline.sandbox.runtime import search_runtime
+        enter_user_namespace()
+        try:
+            search_runtime(Path(tempfile.mkdtemp()))
+        except SandboxError as error:
+            print(error.hint)
+    """
+    cover = 'mount --bind /dev/null /proc/keys; exec "$@"'
+    with ordinary_user(subids=False, outer=("unshare", "--mount", "sh", "-ec", cover, "-")) as user:
+        said = user.command(user.python, "-c", textwrap.dedent(program)).stdout
+    assert "procMount: Unmasked" in said and "install crun" not in said
 
 
 # As if it had been built without libseccomp: what the bundle says of filters is not there.

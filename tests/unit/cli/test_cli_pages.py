@@ -1,0 +1,83 @@
+"""Pages that quote the program: every flag of build has its line, every message can be printed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import kubernetes_validate
+import pytest
+from ruamel.yaml import YAML
+
+from shipline.cli.build import command
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+
+
+def rows(page: str) -> Iterator[str]:
+    """The first cell of each row of the tables of a page."""
+    yield from re.findall(r"(?m)^\| (.*?) \|", (DOCS / page).read_text())
+
+
+def test_every_flag_of_build_is_listed_once() -> None:
+    text = (DOCS / "build.md").read_text()
+    section = text[text.index("## Flags") : text.index("## The Dockerfile language")]
+    cells = re.findall(r"(?m)^\| (`-.*?) \|", section)
+    listed = [name for cell in cells for name in re.findall(r"`(-[^`]+)`", cell)]
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    known = {name for one in options for name in one.opts}
+    assert sorted(listed) == sorted(known - {"--help", "-h"})
+
+
+MESSAGES = [
+    message for cell in rows("troubleshooting.md") for message in re.findall(r"`([^`]+)`", cell)
+]
+
+
+@cache
+def _texts() -> tuple[str, ...]:
+    """Every string of the program; values that are filled in are NUL."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = node.values
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts = [node]
+            else:
+                continue
+            found.append(
+                "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts
+                )
+            )
+    return tuple(found)
+
+
+def test_there_are_messages_to_look_for() -> None:
+    assert len(MESSAGES) >= 25
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_that_is_explained_is_in_the_program(message: str) -> None:
+    pattern = re.compile(".*".join(re.escape(part) for part in message.split("..")))
+    assert any(pattern.search(text) for text in _texts())
+
+
+def test_the_pod_of_the_page_follows_the_schema_of_kubernetes() -> None:
+    manifest = YAML(typ="safe").load((DOCS / "kubernetes" / "build-pod.yaml").read_text())
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    pod = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {one["name"] for one in container["volumeMounts"]} == {
+        one["name"] for one in pod["volumes"]
+    }
+    words = [*container["command"], *container["args"]]
+    assert words[:2] == ["shipline", "build"]
+    values, _, _ = command.make_parser(click.Context(command)).parse_args(words[2:])
+    assert values["push"] and values["context"].endswith("#main")
