@@ -224,10 +224,20 @@ def problems(site: Site, home: Path) -> list[str]:
     return found + [f"left: {one}" for one in leftovers(home) if not found]
 
 
+def is_repaired(entry: str, harm: Harm) -> bool:
+    """Not so, by design: a home of the wrong kind, which may be anything of the user; content
+    of files that steps mount, which is not read again (ARCHITECTURE.md); strange files in tmp.
+    """
+    if entry == ".":
+        return harm in (wipe, empty, half, garbage, elsewhere, closed, anothers)
+    if entry == "tmp":
+        return harm is not garbage
+    return harm is not flip or not entry.endswith(("layer.tar", "index.erofs"))
+
+
 def test_whatever_is_broken_is_repaired(site: Site) -> None:
     chance = seeded()
-    cases = [(entry, harm) for entry in ENTRIES for harm in HARMS if entry != "." or harm in
-             (wipe, empty, half, garbage, elsewhere, closed, anothers)]  # fmt: skip
+    cases = [(entry, harm) for entry in ENTRIES for harm in HARMS if is_repaired(entry, harm)]
     failed = {}
     for pattern, harm in chance.sample(cases, min(SAMPLE, len(cases))):
         home = site.home("broken")
