@@ -37,12 +37,12 @@ from shipline.oci import Descriptor, Digest, Manifest
 from shipline.server.gc import GcOptions, collect
 from shipline.server.manifests import Manifests
 from shipline.server.storage import Storage
-from shipline.server.uploads import Uploads
+from shipline.server.uploads import UploadStore
 from shipline.units import Duration
 
 storage = Storage(Path(sys.argv[1]))
 storage.promises.assume_none()
-uploads, manifests = Uploads(storage), Manifests(storage)
+uploads, manifests = UploadStore(storage), Manifests(storage)
 uploads.recover()
 told = threading.Lock()
 
@@ -80,7 +80,7 @@ def killed_at_work(data: Path, seconds: float) -> list[tuple[str, str]]:
     with subprocess.Popen([sys.executable, "-c", _WORK, data], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], 120)
-        assert ready
+        assert ready and process.poll() is None
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         lines = process.stdout.read().decode().splitlines()
