@@ -61,7 +61,7 @@ class Recency:
 
     @contextmanager
     def _held(self, operation: int) -> Iterator[None]:
-        fd = os.open(self._lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self._lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, operation)
             yield
