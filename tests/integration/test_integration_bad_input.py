@@ -141,8 +141,8 @@ def test_command_that_the_image_lacks_is_named(refusal: Refusal, run: str, hint:
 
 def test_dockerfile_with_a_similar_name_is_offered(refusal: Refusal, tmp_path: Path) -> None:
     place = context(tmp_path / "place", "FROM scratch\n")
-    (place / "Dockerfile").rename(place / "dockerfile")
-    assert f"did you mean -f {place}/dockerfile?" in refusal.of(2, place)
+    (place / "Dockerfile").rename(place / "DockerFile")
+    assert f"did you mean -f {place}/DockerFile?" in refusal.of(2, place)
     assert "did you mean" not in refusal.of(2, "-f", place / "something.else", place)
 
 

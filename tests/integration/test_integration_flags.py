@@ -7,6 +7,7 @@ import sqlite3
 import tarfile
 import time
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,19 @@ def test_the_epoch_of_a_dockerfile_dates_the_image(base_images: Registry, tmp_pa
         assert config(base_images, "flags/default-epoch", manifest)["created"] == created
     said = shipline.build("--build-arg", "SOURCE_DATE_EPOCH=context", place).ok().err
     assert "SOURCE_DATE_EPOCH is not set: the context" in said
+
+
+def test_an_epoch_dates_no_later_image(base_images: Registry, tmp_path: Path) -> None:
+    shipline = Shipline(tmp_path / "home", base_images.address)
+    place = context(tmp_path / "context", "FROM scratch\nCOPY file /\n", file="f")
+    name = f"{base_images.address}/flags/after-epoch:1"
+    started = datetime.now(UTC).isoformat()
+    shipline.build("--push", "-t", name, place, SOURCE_DATE_EPOCH="1600000000").ok()
+    shipline.build("--push", "-t", name, place).ok()
+    found = config(
+        base_images, "flags/after-epoch", document(base_images, "flags/after-epoch", "1")
+    )
+    assert started[:19] <= found["created"][:19] == found["history"][0]["created"][:19]
 
 
 def test_rewritten_timestamps_are_not_after_the_epoch(shipline: Shipline, tmp_path: Path) -> None:

@@ -109,7 +109,6 @@ def test_missing_dockerfile_is_reported_before_any_work(tmp_path: Path, registry
 @pytest.mark.parametrize(
     ("build", "named"),
     [
-        ("context: https://example.com/a.git", "git context"),
         ("secrets: [nonsense]", "nonsense"),
     ],
 )

@@ -30,6 +30,7 @@ from shipline.build.assembly import (
 from shipline.build.attesting import Attestor, new_id
 from shipline.build.base_images import Blobs, BrokenCache, RegistryImages, Repositories
 from shipline.build.cache import Cache, open_records
+from shipline.build.cache_lookup import RemoteCache
 from shipline.build.checks import show_warnings, unused_arguments, warnings_of
 from shipline.build.clock import EPOCH, Clock, clock_of
 from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
@@ -54,6 +55,7 @@ from shipline.build.plan import plan_platforms
 from shipline.build.provenance import Invocation
 from shipline.build.publish import (
     UPLOADS,
+    PushTarget,
     Results,
     Uploads,
     push_documents,
@@ -66,7 +68,7 @@ from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
-from shipline.build.ssh import agents_of
+from shipline.build.ssh import Agent, agents_of
 from shipline.build.stages import StageState
 from shipline.build.validation import (
     check_environment,
@@ -78,9 +80,10 @@ from shipline.build.worker import Worker
 from shipline.content import CacheStore, LocalStore, OpenCache, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed, UsageError
 from shipline.events import Step
+from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
-from shipline.tasks import Once, TaskGroup
+from shipline.tasks import Once, Task, TaskGroup
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -262,6 +265,47 @@ def _on_threads(
     return task.result()
 
 
+class _Tools(Struct, frozen=True):
+    """What the phases of one build share; `scratch` and all that is open go with `stack`."""
+
+    settings: Settings
+    step: Step
+    stack: ExitStack
+    agents: Mapping[str, Agent]
+    scratch: Path
+    files: LayerFiles
+    blobs: Blobs
+    records: Records
+    cache: Cache
+    images: RegistryImages
+    remotes: Remotes
+    caches: RemoteCaches
+    reading: Task[list[RemoteCache]]
+
+
+class _Plan(Struct, frozen=True):
+    """What is to be built: a request with its Dockerfile, and a stage for each platform."""
+
+    request: BuildRequest
+    dockerfile: df.Dockerfile
+    stages: list[StageState]
+    clock: Clock
+
+    @property
+    def roots(self) -> list[Vertex]:
+        return [stage.vertex for stage in self.stages]
+
+
+class _Work(Struct, frozen=True):
+    """The solved graph, and what made it."""
+
+    solver: Solver
+    worker: Worker
+    recoder: Recoder
+    contexts: Mapping[str, ContextDirectory]
+    scanner: Scanner | None
+
+
 def _build(
     request: BuildRequest,
     settings: Settings,
@@ -271,103 +315,170 @@ def _build(
     verified: bool,
 ) -> BuildResult:
     private_mounts()
-    home, started_ns = settings.home, time.time_ns()
-    formats = formats_of(request)
+    started_ns = time.time_ns()
     targets = push_targets(request, settings.repositories)
-    agents = agents_of(request.ssh, settings.environment)
     with ExitStack() as stack:
-        scratch = stack.enter_context(open_workspace(home))
-        files = LayerFiles(home, scratch, damage, verified=verified)
-        blobs = Blobs(store, step, files)
-        caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
-        reading = caches.start_reading(stack.enter_context(TaskGroup()))
-        piped = _is_piped(request)
-        images = RegistryImages(settings.repositories, blobs, step)
-        records = stack.enter_context(open_records(home / "cache.db", damage))
-        remotes = _remotes(request, settings, scratch, Cache(records, blobs, home), store)
-        time_of = partial(_time_of_stage, images, remotes)
-        request, dockerfile = load_dockerfile(request, settings.stdin, remotes, step, time_of)
-        for warning in request_warnings(request, dockerfile.directives.syntax):
-            step.warn(*warning)
-        indexed = wants_index(request)
-        stages = plan_platforms(request, dockerfile, images)
-        _check_dockerfile(request, dockerfile, images, step, stack)
-        clock = clock_of(request, dockerfile)
-        worker = Worker(
-            store=store,
-            snapshots=Snapshots(home, scratch, blobs, files, step),
-            cache=Cache(records, blobs, home, clock.variant, blobs.remember),
-            codec=codec_of(formats[0]),
-            clock=clock,
-            scratch=scratch,
-        )
-        executor = Executor(
-            sandbox=_sandbox(scratch, stack, step),
-            secrets={secret.id: secret for secret in request.secrets},
-            agents=agents,
-            environment=settings.environment,
-            state=home,
-            mounts=caches.mounts,
-        )
-        contexts = open_contexts(request, home, scratch, stack)
-        recoder = Recoder(blobs, worker.cache, step)
-        scanner = None
-        if request.sbom is not None:
-            from shipline.build.scanning import Scanner  # slow to import
-
-            given = (settings.environment, blobs, files, worker.snapshots, worker.cache, step)
-            scanner = Scanner(request.sbom, *given)
-        roots = [stage.vertex for stage in stages]
-        with TaskGroup(UPLOADS) as group:
-            uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
-            follower = uploads if targets else None
-            solver = Solver(
-                *(worker, executor, remotes, contexts, images.found, step, follower),
-                on_result=caches.on_result,
-            )
-            known: Known = {}
-            if caches.wanted:
-                caches.start(group, roots, recoder, worker.cache)
-                sources = _local_files(roots, contexts, solver)
-                known = caches.find(
-                    *(reading.result(), roots, images.found, sources),
-                    variant=clock.variant,
-                    at_once=piped,
-                )
-            _solve(roots, solver, uploads, scanner, known)
-            if scanner is not None:
-                _solve_scanned(stages, solver)
+        tools = _open_tools(request, settings, step, store, damage, verified, stack)
+        plan = _plan(request, tools)
+        work = _solve(plan, targets, tools)
         run = Invocation(new_id(), started_ns, time.time_ns())
-        attestor = Attestor(request, dockerfile, images.found, solver, run, scanner, contexts)
-        with TaskGroup() as group:
-            group.start(files.sync)
-            written = group.start(caches.finish, roots, solver, worker.codec, Clock().now)
-            results = {
-                one: _assemble(
-                    *(stages, one, solver, recoder, clock, attestor, caches), indexed=indexed
-                )
-                for one in formats
-            }
-            push_documents(results, targets, step)
-            for output in request.outputs:
-                result = results[format_of(output, request)]
-                names, snapshots = request.names_of(output), worker.snapshots
-                stated = attestor.of_all(stages, result.images) if output.type in FILES else {}
-                source = ExportSource(result, names, blobs, snapshots, clock.now_ns(), stated)
-                export(output, source, settings.stdout, step)
-            if caches.required:
-                written.result()
-            push_tags(results, targets, step)
-        if grew(home, started_ns / 1e9):
-            keep_once(home, scratch, records, files, _exported(request, results), step)
-        first = results[formats[0]]
-        facts = {
-            image.platform: attestor.provenance(stage, image, request.metadata_provenance)
-            for stage, image in zip(stages, first.images, strict=True)
-            if request.metadata_provenance is not None
+        attestor = Attestor(
+            plan.request,
+            plan.dockerfile,
+            tools.images.found,
+            work.solver,
+            run,
+            work.scanner,
+            work.contexts,
+        )
+        results = _deliver(plan, work, attestor, targets, tools)
+        if grew(settings.home, started_ns / 1e9):
+            exported = _exported(plan.request, results)
+            keep_once(settings.home, tools.scratch, tools.records, tools.files, exported, step)
+        return _result(plan, work, attestor, results, run)
+
+
+def _open_tools(
+    request: BuildRequest,
+    settings: Settings,
+    step: Step,
+    store: LocalStore,
+    damage: Damage,
+    verified: bool,
+    stack: ExitStack,
+) -> _Tools:
+    agents = agents_of(request.ssh, settings.environment)
+    scratch = stack.enter_context(open_workspace(settings.home))
+    files = LayerFiles(settings.home, scratch, damage, verified=verified)
+    blobs = Blobs(store, step, files)
+    caches = RemoteCaches(request.cache, settings.open_cache, blobs, step)
+    reading = caches.start_reading(stack.enter_context(TaskGroup()))
+    records = stack.enter_context(open_records(settings.home / "cache.db", damage))
+    cache = Cache(records, blobs, settings.home)
+    images = RegistryImages(settings.repositories, blobs, step)
+    remotes = _remotes(request, settings, scratch, cache, store)
+    return _Tools(
+        *(settings, step, stack, agents, scratch, files, blobs),
+        *(records, cache, images, remotes, caches, reading),
+    )
+
+
+def _plan(request: BuildRequest, tools: _Tools) -> _Plan:
+    images, step = tools.images, tools.step
+    time_of = partial(_time_of_stage, images, tools.remotes)
+    stdin = tools.settings.stdin
+    request, dockerfile = load_dockerfile(request, stdin, tools.remotes, step, time_of)
+    for warning in request_warnings(request, dockerfile.directives.syntax):
+        step.warn(*warning)
+    stages = plan_platforms(request, dockerfile, images)
+    _check_dockerfile(request, dockerfile, images, step, tools.stack)
+    return _Plan(request, dockerfile, stages, clock_of(request, dockerfile))
+
+
+def _solve(plan: _Plan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
+    """Make every layer, and upload each as soon as it is known."""
+    request, step, caches = plan.request, tools.step, tools.caches
+    home, environment = tools.settings.home, tools.settings.environment
+    blobs, files = tools.blobs, tools.files
+    cache = Cache(tools.records, blobs, home, plan.clock.variant, blobs.remember)
+    worker = Worker(
+        store=blobs.store,
+        snapshots=Snapshots(home, tools.scratch, blobs, files, step),
+        cache=cache,
+        codec=codec_of(formats_of(request)[0]),
+        clock=plan.clock,
+        scratch=tools.scratch,
+    )
+    executor = Executor(
+        sandbox=_sandbox(tools.scratch, tools.stack, step),
+        secrets={secret.id: secret for secret in request.secrets},
+        agents=tools.agents,
+        environment=environment,
+        state=home,
+        mounts=caches.mounts,
+    )
+    contexts = open_contexts(request, home, tools.scratch, tools.stack)
+    recoder = Recoder(blobs, cache, step)
+    scanner = None
+    if request.sbom is not None:
+        from shipline.build.scanning import Scanner  # slow to import
+
+        scanner = Scanner(request.sbom, environment, blobs, files, worker.snapshots, cache, step)
+    roots = plan.roots
+    with TaskGroup(UPLOADS) as group:
+        uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
+        solver = Solver(
+            worker,
+            executor,
+            tools.remotes,
+            contexts,
+            tools.images.found,
+            step,
+            uploads if targets else None,
+            caches.on_result,
+        )
+        known: Known = {}
+        if caches.wanted:
+            caches.start(group, roots, recoder, cache)
+            known = caches.find(
+                tools.reading.result(),
+                roots,
+                tools.images.found,
+                _local_files(roots, contexts, solver),
+                variant=plan.clock.variant,
+                at_once=_is_piped(request),
+            )
+        _solve_stages(roots, solver, uploads, scanner, known)
+        if scanner is not None:
+            _solve_scanned(plan.stages, solver)
+    return _Work(solver, worker, recoder, contexts, scanner)
+
+
+def _deliver(
+    plan: _Plan, work: _Work, attestor: Attestor, targets: Sequence[PushTarget], tools: _Tools
+) -> Results:
+    """Assemble the images and deliver them to every output, tags last."""
+    request, step, caches = plan.request, tools.step, tools.caches
+    with TaskGroup() as group:
+        group.start(tools.files.sync)
+        written = group.start(
+            caches.finish, plan.roots, work.solver, work.worker.codec, Clock().now
+        )
+        results = {
+            format: _assemble(format, plan, work, attestor, caches)
+            for format in formats_of(request)
         }
-        context = next(iter(contexts[MAIN_CONTEXT].origins), None)
-        return BuildResult(first.descriptor, first.images, request.tags, run.id, facts, context)
+        push_documents(results, targets, step)
+        for output in request.outputs:
+            result = results[format_of(output, request)]
+            stated = attestor.of_all(plan.stages, result.images) if output.type in FILES else {}
+            source = ExportSource(
+                result,
+                request.names_of(output),
+                tools.blobs,
+                work.worker.snapshots,
+                plan.clock.now_ns(),
+                stated,
+            )
+            export(output, source, tools.settings.stdout, step)
+        if caches.required:
+            written.result()
+        push_tags(results, targets, step)
+    return results
+
+
+def _result(
+    plan: _Plan, work: _Work, attestor: Attestor, results: Results, run: Invocation
+) -> BuildResult:
+    request = plan.request
+    first = results[formats_of(request)[0]]
+    provenance = {
+        image.platform: attestor.provenance(stage, image, request.metadata_provenance)
+        for stage, image in zip(plan.stages, first.images, strict=True)
+        if request.metadata_provenance is not None
+    }
+    context = next(iter(work.contexts[MAIN_CONTEXT].origins), None)
+    return BuildResult(first.descriptor, first.images, request.tags, run.id, provenance, context)
 
 
 def _exported(request: BuildRequest, results: Results) -> set[Digest]:
@@ -427,7 +538,7 @@ def _local_files(
     return found
 
 
-def _solve(
+def _solve_stages(
     roots: Sequence[Vertex],
     solver: Solver,
     uploads: Uploads,
@@ -457,25 +568,19 @@ def _solve_scanned(stages: Iterable[StageState], solver: Solver) -> None:
 
 
 def _assemble(
-    stages: Iterable[StageState],
-    format: OutputFormat,
-    solver: Solver,
-    recoder: Recoder,
-    clock: Clock,
-    attestor: Attestor,
-    caches: RemoteCaches,
-    *,
-    indexed: bool,
+    format: OutputFormat, plan: _Plan, work: _Work, attestor: Attestor, caches: RemoteCaches
 ) -> Assembled:
     def created(vertex: Vertex) -> str:
-        added = solver.result(vertex).added
+        added = work.solver.result(vertex).added
         return added.created if added is not None else ""
 
     images, attestations = [], []
-    for stage in stages:
-        layers = [recoder.recode(*found, format) for found in solver.layers(stage.vertex)]
-        stage = caches.with_inline(stage, layers, solver)
-        images.append(assemble(stage, layers, created, clock, format))
+    for stage in plan.stages:
+        found = work.solver.layers(stage.vertex)
+        layers = [work.recoder.recode(layer, result, format) for layer, result in found]
+        stage = caches.with_inline(stage, layers, work.solver)
+        images.append(assemble(stage, layers, created, plan.clock, format))
         if format.attested:
             attestations.append(attestor.manifest(stage, images[-1], artifact=format.artifact))
+    indexed = wants_index(plan.request)
     return combine(images, format, indexed=indexed, attestations=attestations)

@@ -68,7 +68,7 @@ class Worker(Struct, frozen=True):
 
         No items make an empty layer.
         """
-        created = self.clock.now()
+        created = Clock().now()
         toc = TocBuilder()
         tar = write_tar(toc.through(map(self._settled, items)))
         follower, path = options.follower, self.temporary("tar")

@@ -195,7 +195,8 @@ def _read(response: HttpResponse, scopes: Scopes) -> Token:
             refused.message,
             host=host,
             status=response.status,
-            hint=f"the token server at {host} rejected these credentials: log in again",
+            hint=f"the token server at {host} rejects these credentials: check the user name and"
+            " the password or token",
         )
     try:
         return Token.read(response.content(TOKEN_LIMIT), scopes, host)

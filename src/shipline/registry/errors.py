@@ -79,7 +79,8 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         response.close()
     diagnostics = tuple(_diagnostics(body))
     detail = "; ".join(dict.fromkeys(text for _, text in diagnostics if text))
-    message = f"{host}: {operation}: {status}" + (f": {clean(detail)}" if detail else "")
+    message = f"{host}: {operation}: {status}"
+    message += f": {clean(detail)}" if detail else f" {_reason(status)}".rstrip()
     hint = _HINTS.get(status, "").format(host=host)
     if status == 400 and _HTTP_TO_HTTPS in detail:
         hint = tls_hint(host)
@@ -95,6 +96,15 @@ def response_error(response: HttpResponse, operation: str) -> ShiplineError:
         diagnostics=tuple(code for code, _ in diagnostics if code),
         retry_after_s=retry_after(response.header("Retry-After")),
     )
+
+
+def _reason(status: int) -> str:
+    from http import HTTPStatus
+
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def tls_hint(host: str) -> str:
