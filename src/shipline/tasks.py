@@ -143,6 +143,27 @@ def sleep(seconds: float) -> None:
     scope().sleep(seconds)
 
 
+@contextmanager
+def locked(
+    path: str | os.PathLike[str], acquire: Callable[[int], object], again_s: float
+) -> Iterator[None]:
+    """Hold the lock that `acquire` takes of the open file `path`, which is made if it is missing;
+    where it raises BlockingIOError, it is called again after `again_s` seconds. Waiting is
+    interruptible; a process that dies releases the lock.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                acquire(fd)
+                break
+            except BlockingIOError:
+                sleep(again_s)
+        yield
+    finally:
+        os.close(fd)
+
+
 def on_cancel(callback: Callable[[], object]) -> AbstractContextManager[None]:
     """Make a blocking call interruptible: see `CancelScope.on_cancel`."""
     return scope().on_cancel(callback)

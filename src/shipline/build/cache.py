@@ -12,7 +12,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from shipline.errors import ConfigError
 from shipline.layer import Layer
 from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
-from shipline.tasks import Once, sleep
+from shipline.tasks import Once, locked
 
 _KIND, _REMOTE = b"layer-result-1\n", b"remote-1\n"
 _FILES = "remote file"
@@ -120,25 +120,18 @@ class Cache:
         self.remote: Callable[[str], LayerResult | None] = lambda _: None
         self.used: dict[str, LayerResult] = {}
 
-    @contextmanager
-    def exclusive(self, key: str) -> Iterator[None]:
+    def exclusive(self, key: str) -> AbstractContextManager[None]:
         """Hold a lock for the work of `key`, against other threads and processes; a process that
         dies releases it. Waiting is interruptible.
 
         There is no deadlock as long as a holder locks only work that is part of its own.
         """
-        fd = os.open(self._state / "work.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         one_byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(key[:15], 16), 1, 0)
-        try:
-            while True:
-                try:
-                    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2)
-                    break
-                except BlockingIOError:
-                    sleep(_AGAIN_S)
-            yield
-        finally:
-            os.close(fd)
+
+        def acquire(fd: int) -> None:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, one_byte)  # fcntl_locking(2)
+
+        return locked(self._state / "work.lock", acquire, _AGAIN_S)
 
     def once(
         self, key: str, make: Callable[[], LayerResult], *, fresh: bool

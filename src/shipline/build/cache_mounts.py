@@ -8,10 +8,9 @@ what programs keep there may be of its architecture.
 from __future__ import annotations
 
 import fcntl
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from shipline.build.base_images import Blobs
@@ -22,7 +21,7 @@ from shipline.build.snapshots import owned
 from shipline.errors import ContentError
 from shipline.layer import Codec, Layer, decompress, read_tar, scan, stream_layer, unpack, write_tar
 from shipline.oci import Platform, media
-from shipline.tasks import sleep
+from shipline.tasks import locked
 
 _AGAIN_S = 0.05
 
@@ -79,16 +78,6 @@ class CacheMounts:
             yield name, LayerResult(layer, created, codec.level)
 
 
-@contextmanager
-def _shared(directory: Path) -> Iterator[None]:
-    fd = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                sleep(_AGAIN_S)
-        yield
-    finally:
-        os.close(fd)
+def _shared(directory: Path) -> AbstractContextManager[None]:
+    lock = fcntl.LOCK_SH | fcntl.LOCK_NB
+    return locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, lock), _AGAIN_S)

@@ -358,8 +358,19 @@ def _open_tools(
     images = RegistryImages(settings.repositories, blobs, step)
     remotes = _remotes(request, settings, scratch, cache, store)
     return _Tools(
-        *(settings, step, stack, agents, scratch, files, blobs),
-        *(records, cache, images, remotes, caches, reading),
+        settings=settings,
+        step=step,
+        stack=stack,
+        agents=agents,
+        scratch=scratch,
+        files=files,
+        blobs=blobs,
+        records=records,
+        cache=cache,
+        images=images,
+        remotes=remotes,
+        caches=caches,
+        reading=reading,
     )
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from shipline.errors import UsageError
 from shipline.git.isolated import IsolatedGit
 from shipline.git.run import GitError, Unreachable
 from shipline.git.source import GitSource, is_commit, is_ssh
-from shipline.tasks import sleep
+from shipline.tasks import locked
 from shipline.values import replace
 
 _AGAIN_S = 0.05
@@ -225,17 +224,6 @@ def _attempts(ref: str, hash: str) -> list[tuple[str, tuple[str, ...]]]:
     return [(name, depth) for depth in (_SHALLOW, ()) for name in names]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> AbstractContextManager[None]:
     """Hold the lock, against other threads and processes; waiting is interruptible."""
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                sleep(_AGAIN_S)
-        yield
-    finally:
-        os.close(fd)
+    return locked(path, lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB), _AGAIN_S)
