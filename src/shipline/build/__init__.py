@@ -39,7 +39,9 @@ from shipline.build.request import (
 from shipline.build.validation import check_request
 
 if TYPE_CHECKING:
-    from shipline.build.engine import BuildResult, CheckResult, Settings, build, check
+    from shipline.build.checks import CheckResult, check
+    from shipline.build.engine import BuildResult, build
+    from shipline.build.settings import Settings
 
 __all__ = [
     "Annotation",
@@ -73,8 +75,16 @@ __all__ = [
     "parse_tags",
 ]
 
+_LOADED_WHEN_NAMED = {
+    "BuildResult": "engine",
+    "CheckResult": "checks",
+    "Settings": "settings",
+    "build": "engine",
+    "check": "checks",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("BuildResult", "CheckResult", "Settings", "build", "check"):
-        return getattr(import_module("shipline.build.engine"), name)
+    if module := _LOADED_WHEN_NAMED.get(name):
+        return getattr(import_module(f"shipline.build.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

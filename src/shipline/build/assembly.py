@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from shipline.build.attestations import AttestationManifest
+from shipline.build.attestation.manifest import AttestationManifest
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock

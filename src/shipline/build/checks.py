@@ -4,28 +4,101 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msgspec import Struct
 
 from shipline import dockerfile as df
+from shipline.build.base_images import Blobs, RegistryImages
+from shipline.build.cache import Cache, open_records
+from shipline.build.contexts import load_dockerfile, main_rules
+from shipline.build.faults import Damage, system_errors
+from shipline.build.plan import plan_platforms
+from shipline.build.remotes import open_remotes
 from shipline.build.request import BuildRequest
-from shipline.errors import UsageError
+from shipline.build.settings import Settings
+from shipline.build.validation import check_frontend
+from shipline.content import LocalStore
+from shipline.errors import DockerfileError, ShiplineError, UsageError
 from shipline.events import Step
 from shipline.oci import ImageConfig, Platform
-from shipline.values import replace
 
 KnownImages = Callable[[str, Platform], ImageConfig | None]
 """The configuration of an image for a platform; None where it is not known."""
 
 _PREDEFINED = {*df.PROXY_NAMES, "SOURCE_DATE_EPOCH"}
 _OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
-_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 
 
-def configured(dockerfile: df.Dockerfile, request: BuildRequest) -> df.Dockerfile:
-    """The Dockerfile with the check options of the build argument instead of its own."""
-    text = request.build_args.get(_OPTIONS)
-    if text is None:
-        return dockerfile
-    return replace(dockerfile, directives=replace(dockerfile.directives, check=text))
+class CheckResult(Struct, frozen=True):
+    """What the build checks found, and the error that would stop a build before it starts."""
+
+    warnings: tuple[df.LintWarning, ...] = ()
+    failure: ShiplineError | None = None
+
+
+def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
+    """Plan the target, or all stages without one, and run the build checks; base images are looked
+    up, nothing is built.
+
+    Raises UsageError without a Dockerfile or target, and the errors of the system as `build` does.
+    """
+    with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
+        blobs = Blobs(LocalStore(settings.home / "content"), step)
+        images = RegistryImages(settings.repositories, blobs, step)
+        records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
+        cache = Cache(records, blobs, settings.home)
+        remotes = open_remotes(request, settings, Path(scratch), cache, blobs.store)
+        try:
+            request, dockerfile = load_dockerfile(request, settings.stdin, remotes, images, step)
+        except DockerfileError as error:
+            return CheckResult(failure=error)
+        if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
+            step.warn(frontend)
+        return _checked(request, dockerfile, images)
+
+
+def _checked(
+    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
+) -> CheckResult:
+    target = df.resolve_target(dockerfile, request.target) if request.target else None
+    failure: ShiplineError | None = None
+    try:
+        plan_platforms(request, dockerfile, images, all_stages=target is None)
+    except ShiplineError as error:
+        failure = error
+    try:
+        found = warnings_of(
+            request, dockerfile, main_rules(request), target=target, images=images.known
+        )
+    except DockerfileError as error:
+        return CheckResult(failure=failure or error)
+    try:
+        df.enforce(found, df.check_options(dockerfile))
+    except DockerfileError as error:
+        failure = failure or error
+    return CheckResult(found, failure)
+
+
+def check_dockerfile(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: RegistryImages,
+    step: Step,
+    stack: ExitStack,
+) -> None:
+    """Run the build checks; `stack` shows their warnings at its end. Raises DockerfileError if they
+    are to stop the build.
+    """
+    target = df.resolve_target(dockerfile, request.target)
+    rules = main_rules(request)
+    for warning in unused_arguments(request, dockerfile):
+        step.warn(warning)
+    found = warnings_of(request, dockerfile, rules, target=target, images=images.known)
+    stack.callback(show_warnings, found, step)
+    df.enforce(found, df.check_options(dockerfile))
 
 
 def warnings_of(

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from shipline import dockerfile as df
-from shipline.build.checks import configured
+from shipline.build.base_images import RegistryImages
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
-from shipline.build.downloads import is_http, place_file, seconds_of
-from shipline.build.graph import MAIN_CONTEXT, Origin, key_of
+from shipline.build.downloads import is_http, last_modified, place_file, seconds_of
+from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Origin, ScratchOp, key_of
 from shipline.build.layer_files import USE_LOCK
+from shipline.build.plan import plan_platforms
 from shipline.build.remotes import (
     CONTEXT_FILE,
     Remotes,
@@ -31,16 +33,14 @@ from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory, included
 from shipline.build.validation import check_frontend
 from shipline.content import Reader, Recency
-from shipline.errors import SandboxError, UsageError
+from shipline.errors import DockerfileError, SandboxError, UsageError
 from shipline.events import Step
 from shipline.layer import Item, StatCache, decompress, read_tar, sniff, unpack
 from shipline.net import without_logins
 from shipline.sandbox import resolve_in_root
 from shipline.values import replace
 
-TimeOfStage = Callable[[BuildRequest, df.Dockerfile, str, df.Stage], int]
-"""The time of a stage for SOURCE_DATE_EPOCH, in seconds; raises DockerfileError without one."""
-
+_CHECK_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 _LIMIT = 16 << 20  # bytes of a Dockerfile
 _HEAD = 512  # bytes, enough to recognise an archive
 _SECOND = 1_000_000_000  # nanoseconds
@@ -51,8 +51,8 @@ def load_dockerfile(
     request: BuildRequest,
     stdin: Reader | None,
     remotes: Remotes,
+    images: RegistryImages,
     step: Step,
-    time_of: TimeOfStage,
 ) -> tuple[BuildRequest, df.Dockerfile]:
     """The parsed Dockerfile, and the request with its main context brought here from elsewhere;
     SOURCE_DATE_EPOCH is a number of seconds in both.
@@ -65,7 +65,7 @@ def load_dockerfile(
         resolved = with_seconds(
             request,
             written,
-            lambda name, stage: time_of(request, written, name, stage),
+            partial(_time_of_stage, request, written, images, remotes),
             lambda name: remotes.time_of(request.build_contexts[name]),
         )
     if epoch_of(request, written) and not epoch_of(*resolved):
@@ -73,6 +73,44 @@ def load_dockerfile(
             f"{EPOCH} is not set: the context that it names has no time of its own", EPOCH_HINT
         )
     return resolved
+
+
+def _time_of_stage(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: RegistryImages,
+    remotes: Remotes,
+    name: str,
+    stage: df.Stage,
+) -> int:
+    """The time of the file or repository that the stage adds from a URL, if it has no other."""
+    arguments = {key: value for key, value in request.build_args.items() if key != EPOCH}
+    request = replace(
+        request, target=name, build_args=arguments, platforms=request.target_platforms[:1]
+    )
+    *added, bottom = plan_platforms(request, dockerfile, images)[0].vertex.chain()
+    source = added[0].inputs[-1].op if len(added) == 1 and len(added[0].inputs) == 2 else None
+    modified = 0
+    if isinstance(bottom.op, ScratchOp) and isinstance(source, GitOp):
+        modified = remotes.commit_time(source.source)
+    if isinstance(bottom.op, ScratchOp) and isinstance(source, HttpOp):
+        modified = last_modified(source.url, remotes.downloader.get)
+    if modified:
+        return modified
+    raise DockerfileError(
+        f"{EPOCH}={name}: the stage has no time",
+        span=stage.span,
+        hint="a stage that has one is FROM scratch with a single ADD of a Git repository, or"
+        " of a URL whose server sends Last-Modified",
+    )
+
+
+def configured(dockerfile: df.Dockerfile, request: BuildRequest) -> df.Dockerfile:
+    """The Dockerfile with the check options of the build argument instead of its own."""
+    text = request.build_args.get(_CHECK_OPTIONS)
+    if text is None:
+        return dockerfile
+    return replace(dockerfile, directives=replace(dockerfile.directives, check=text))
 
 
 def open_context(

@@ -8,10 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -27,23 +25,22 @@ from shipline.build.assembly import (
     formats_of,
     wants_index,
 )
-from shipline.build.attesting import Attestor, new_id
-from shipline.build.base_images import Blobs, BrokenCache, RegistryImages, Repositories
+from shipline.build.attestation.attesting import Attestor, new_id
+from shipline.build.attestation.provenance import Invocation
+from shipline.build.base_images import Blobs, BrokenCache, RegistryImages
 from shipline.build.cache import Cache, open_records
-from shipline.build.cache_lookup import RemoteCache
-from shipline.build.checks import show_warnings, unused_arguments, warnings_of
-from shipline.build.clock import EPOCH, Clock, clock_of
-from shipline.build.contexts import load_dockerfile, main_rules, open_contexts
+from shipline.build.caching.lookup import RemoteCache
+from shipline.build.caching.remote import Known, RemoteCaches
+from shipline.build.checks import check_dockerfile
+from shipline.build.clock import Clock, clock_of
+from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
-from shipline.build.downloads import Downloader, Get, last_modified, no_network
 from shipline.build.executor import Executor
 from shipline.build.exporters import FILES, ExportSource, check_engine, export
 from shipline.build.faults import Damage, mend, system_errors
 from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,
-    GitOp,
-    HttpOp,
     ImageOp,
     Origin,
     ScratchOp,
@@ -52,7 +49,6 @@ from shipline.build.graph import (
 )
 from shipline.build.layer_files import USE_LOCK, LayerFiles
 from shipline.build.plan import plan_platforms
-from shipline.build.provenance import Invocation
 from shipline.build.publish import (
     UPLOADS,
     PushTarget,
@@ -62,23 +58,22 @@ from shipline.build.publish import (
     push_tags,
     push_targets,
 )
-from shipline.build.remote_caches import Known, RemoteCaches
-from shipline.build.remotes import Remotes, http_authorization, open_remotes
+from shipline.build.remotes import Remotes, open_remotes
 from shipline.build.request import BuildRequest, ContextKind, OutputFormat
 from shipline.build.selecting import ContextDirectory
+from shipline.build.settings import Settings
 from shipline.build.snapshots import Snapshots
 from shipline.build.solver import Solver
 from shipline.build.ssh import Agent, agents_of
 from shipline.build.stages import StageState
 from shipline.build.validation import (
     check_environment,
-    check_frontend,
     check_request,
     request_warnings,
 )
 from shipline.build.worker import Worker
-from shipline.content import CacheStore, LocalStore, OpenCache, Recency
-from shipline.errors import DockerfileError, ShiplineError, StepFailed, UsageError
+from shipline.content import LocalStore, Recency
+from shipline.errors import DockerfileError, ShiplineError, StepFailed
 from shipline.events import Step
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
@@ -87,31 +82,7 @@ from shipline.tasks import Once, Task, TaskGroup
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.build.scanning import Scanner
-
-
-def no_caches(kind: str, attributes: Mapping[str, str]) -> CacheStore:
-    """Opens no cache outside of this machine."""
-    raise UsageError(f"a cache of type={kind} cannot be opened here")
-
-
-class Settings(Struct, frozen=True):
-    """What a build uses of its process: state directory, registries, environment, streams."""
-
-    home: Path
-    repositories: Repositories
-    environment: Mapping[str, str] = field(default_factory=dict)
-    get: Get = no_network
-    open_cache: OpenCache = no_caches
-    stdin: BinaryIO | None = None
-    stdout: BinaryIO | None = None
-
-
-class CheckResult(Struct, frozen=True):
-    """What the build checks found, and the error that would stop a build before it starts."""
-
-    warnings: tuple[df.LintWarning, ...] = ()
-    failure: ShiplineError | None = None
+    from shipline.build.attestation.scanning import Scanner
 
 
 class BuildResult(Struct, frozen=True):
@@ -140,7 +111,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     check_request(request)
     check_environment(request, settings.environment)
     if request.sbom is not None:
-        from shipline.build.scanning import check_generator  # slow to import
+        from shipline.build.attestation.scanning import check_generator  # slow to import
 
         check_generator(request.sbom, settings.environment)
     if request.load:
@@ -162,89 +133,6 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
             if not (mend(settings.home, damage) or damage.found) or _is_piped(request):
                 raise
         return _on_threads(request, settings, step, damage, verified=True)
-
-
-def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
-    """Plan the target, or all stages without one, and run the build checks; base images are looked
-    up, nothing is built.
-
-    Raises UsageError without a Dockerfile or target, and the errors of the system as `build` does.
-    """
-    with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
-        blobs = Blobs(LocalStore(settings.home / "content"), step)
-        images = RegistryImages(settings.repositories, blobs, step)
-        records = stack.enter_context(open_records(settings.home / "cache.db", Damage(step)))
-        cache = Cache(records, blobs, settings.home)
-        remotes = _remotes(request, settings, Path(scratch), cache, blobs.store)
-        try:
-            time_of = partial(_time_of_stage, images, remotes)
-            request, dockerfile = load_dockerfile(request, settings.stdin, remotes, step, time_of)
-        except DockerfileError as error:
-            return CheckResult(failure=error)
-        if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
-            step.warn(frontend)
-        return _checked(request, dockerfile, images)
-
-
-def _checked(
-    request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
-) -> CheckResult:
-    target = df.resolve_target(dockerfile, request.target) if request.target else None
-    failure: ShiplineError | None = None
-    try:
-        plan_platforms(request, dockerfile, images, all_stages=target is None)
-    except ShiplineError as error:
-        failure = error
-    try:
-        found = warnings_of(
-            request, dockerfile, main_rules(request), target=target, images=images.known
-        )
-    except DockerfileError as error:
-        return CheckResult(failure=failure or error)
-    try:
-        df.enforce(found, df.check_options(dockerfile))
-    except DockerfileError as error:
-        failure = failure or error
-    return CheckResult(found, failure)
-
-
-def _time_of_stage(
-    images: RegistryImages,
-    remotes: Remotes,
-    request: BuildRequest,
-    dockerfile: df.Dockerfile,
-    name: str,
-    stage: df.Stage,
-) -> int:
-    """The time of the file or repository that the stage adds from a URL, if it has no other."""
-    arguments = {key: value for key, value in request.build_args.items() if key != EPOCH}
-    request = replace(
-        request, target=name, build_args=arguments, platforms=request.target_platforms[:1]
-    )
-    *added, bottom = plan_platforms(request, dockerfile, images)[0].vertex.chain()
-    source = added[0].inputs[-1].op if len(added) == 1 and len(added[0].inputs) == 2 else None
-    modified = 0
-    if isinstance(bottom.op, ScratchOp) and isinstance(source, GitOp):
-        modified = remotes.commit_time(source.source)
-    if isinstance(bottom.op, ScratchOp) and isinstance(source, HttpOp):
-        modified = last_modified(source.url, remotes.downloader.get)
-    if modified:
-        return modified
-    raise DockerfileError(
-        f"{EPOCH}={name}: the stage has no time",
-        span=stage.span,
-        hint="a stage that has one is FROM scratch with a single ADD of a Git repository, or"
-        " of a URL whose server sends Last-Modified",
-    )
-
-
-def _remotes(
-    request: BuildRequest, settings: Settings, scratch: Path, cache: Cache, store: LocalStore
-) -> Remotes:
-    secrets = {secret.id: secret for secret in request.secrets}
-    authorization = partial(http_authorization, secrets, settings.environment)
-    downloader = Downloader(settings.get, cache, store, authorization)
-    return open_remotes(request, settings.environment, settings.home, scratch, downloader)
 
 
 def _is_piped(request: BuildRequest) -> bool:
@@ -356,7 +244,7 @@ def _open_tools(
     records = stack.enter_context(open_records(settings.home / "cache.db", damage))
     cache = Cache(records, blobs, settings.home)
     images = RegistryImages(settings.repositories, blobs, step)
-    remotes = _remotes(request, settings, scratch, cache, store)
+    remotes = open_remotes(request, settings, scratch, cache, store)
     return _Tools(
         settings=settings,
         step=step,
@@ -376,13 +264,12 @@ def _open_tools(
 
 def _plan(request: BuildRequest, tools: _Tools) -> _Plan:
     images, step = tools.images, tools.step
-    time_of = partial(_time_of_stage, images, tools.remotes)
     stdin = tools.settings.stdin
-    request, dockerfile = load_dockerfile(request, stdin, tools.remotes, step, time_of)
+    request, dockerfile = load_dockerfile(request, stdin, tools.remotes, images, step)
     for warning in request_warnings(request, dockerfile.directives.syntax):
         step.warn(*warning)
     stages = plan_platforms(request, dockerfile, images)
-    _check_dockerfile(request, dockerfile, images, step, tools.stack)
+    check_dockerfile(request, dockerfile, images, step, tools.stack)
     return _Plan(request, dockerfile, stages, clock_of(request, dockerfile))
 
 
@@ -412,7 +299,7 @@ def _solve(plan: _Plan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
     recoder = Recoder(blobs, cache, step)
     scanner = None
     if request.sbom is not None:
-        from shipline.build.scanning import Scanner  # slow to import
+        from shipline.build.attestation.scanning import Scanner  # slow to import
 
         scanner = Scanner(request.sbom, environment, blobs, files, worker.snapshots, cache, step)
     roots = plan.roots
@@ -497,25 +384,6 @@ def _exported(request: BuildRequest, results: Results) -> set[Digest]:
     formats = {format_of(one, request) for one in request.outputs if one.type in ("oci", "docker")}
     images = [image for one in formats for image in results[one].images]
     return {layer.descriptor.digest for image in images for layer in image.layers}
-
-
-def _check_dockerfile(
-    request: BuildRequest,
-    dockerfile: df.Dockerfile,
-    images: RegistryImages,
-    step: Step,
-    stack: ExitStack,
-) -> None:
-    """Run the build checks; `stack` shows their warnings at its end. Raises DockerfileError if they
-    are to stop the build.
-    """
-    target = df.resolve_target(dockerfile, request.target)
-    rules = main_rules(request)
-    for warning in unused_arguments(request, dockerfile):
-        step.warn(warning)
-    found = warnings_of(request, dockerfile, rules, target=target, images=images.known)
-    stack.callback(show_warnings, found, step)
-    df.enforce(found, df.check_options(dockerfile))
 
 
 def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbox]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
-from shipline.build.cache_mounts import CacheMounts
+from shipline.build.caching.mounts import CacheMounts
 from shipline.build.graph import RunMount, RunOp, key_of
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import Secret

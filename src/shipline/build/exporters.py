@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec import Struct, field
 
 from shipline.build.assembly import Assembled
-from shipline.build.attestations import Predicate
+from shipline.build.attestation.manifest import Predicate
 from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import Output

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from shipline.build.cache import Cache
 from shipline.build.downloads import Downloader, last_modified, place_file
 from shipline.build.graph import HttpOp, Origin
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import BuildRequest, Context, ContextKind, Secret
 from shipline.build.selecting import ContextDirectory
-from shipline.content import Recency
+from shipline.build.settings import Settings
+from shipline.content import LocalStore, Recency
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.git import (
@@ -159,7 +161,7 @@ class Remotes:
         return {}
 
 
-def http_authorization(
+def _http_authorization(
     secrets: Mapping[str, Secret], environment: Mapping[str, str], host: str
 ) -> str:
     """The header Authorization for a file on `host`, from the secret HTTP_AUTH_HEADER_HOST, or
@@ -185,16 +187,14 @@ def _secret_text(secret: Secret | None, environment: Mapping[str, str]) -> str:
 
 
 def open_remotes(
-    request: BuildRequest,
-    environment: Mapping[str, str],
-    state: Path,
-    scratch: Path,
-    downloader: Downloader,
+    request: BuildRequest, settings: Settings, scratch: Path, cache: Cache, store: LocalStore
 ) -> Remotes:
     """The remotes of a build, with the secrets and SSH agents of `request`."""
     secrets = {secret.id: secret for secret in request.secrets}
-    ssh = _ssh(request, environment)
-    return Remotes(state, scratch, downloader, environment, secrets, ssh)
+    authorization = partial(_http_authorization, secrets, settings.environment)
+    downloader = Downloader(settings.get, cache, store, authorization)
+    ssh = _ssh(request, settings.environment)
+    return Remotes(settings.home, scratch, downloader, settings.environment, secrets, ssh)
 
 
 def _ssh(request: BuildRequest, environment: Mapping[str, str]) -> SshAccess | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import Cache
-from shipline.build.cache_mounts import CacheMounts
+from shipline.build.caching.mounts import CacheMounts
 from shipline.build.clock import Clock
 from shipline.build.downloads import Downloader, no_network
 from shipline.build.executor import Executor

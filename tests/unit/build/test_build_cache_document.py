@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import LIMIT, CacheDocument, CachedResult, CacheKey
+from shipline.build.caching.document import LIMIT, CacheDocument, CachedResult, CacheKey
 from shipline.errors import ContentError
 from shipline.layer import Layer
 from shipline.oci import Descriptor, Digest, media

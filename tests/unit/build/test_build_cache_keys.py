@@ -12,8 +12,8 @@ from test_build_plan import Images
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
 from shipline.build.base_images import BaseImage
-from shipline.build.cache_document import CacheKey
-from shipline.build.cache_keys import KeyMaker, chain_id
+from shipline.build.caching.document import CacheKey
+from shipline.build.caching.keys import KeyMaker, chain_id
 from shipline.build.graph import (
     ContextOp,
     CopyOp,

@@ -11,10 +11,10 @@ from layers_for_tests import AMD64, items_of, make_layer
 
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import CacheDocument
-from shipline.build.cache_export import CacheEntry, cached_result, inline_cache
-from shipline.build.cache_keys import KeyMaker
-from shipline.build.cache_lookup import CacheLookup, RemoteCache, read_caches
+from shipline.build.caching.document import CacheDocument
+from shipline.build.caching.export import CacheEntry, cached_result, inline_cache
+from shipline.build.caching.keys import KeyMaker
+from shipline.build.caching.lookup import CacheLookup, RemoteCache, read_caches
 from shipline.build.graph import CopyOp, ImageOp, MakeDirectoryOp, RunOp, Vertex
 from shipline.build.request import SHM_SIZE, CacheBackend
 from shipline.content import LocalStore, MemoryStore, RepositoryCache, inline_documents

@@ -6,7 +6,8 @@ import pytest
 
 from shipline import dockerfile as df
 from shipline.build import BuildRequest, Context, ContextKind
-from shipline.build.checks import configured, show_warnings, warnings_of
+from shipline.build.checks import show_warnings, warnings_of
+from shipline.build.contexts import configured
 from shipline.errors import DockerfileError
 from shipline.events import Event, Started, Stream, Warned
 from shipline.oci import ImageConfig, Platform

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from layers_for_tests import toc_of
 
-from shipline.build.scanning import _files_at, _linked, _noting_links, _repeated
+from shipline.build.attestation.scanning import _files_at, _linked, _noting_links, _repeated
 from shipline.layer import Entry, Item, read_tar, write_tar
 from shipline.sbom import FileFacts, read_tree
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from shipline.build.provenance import image_uri
+from shipline.build.attestation.provenance import image_uri
 from shipline.oci import (
     PREDICATE_TYPE,
     REFERENCE_DIGEST,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shipline.build.base_images import Blobs
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import CacheKey
+from shipline.build.caching.document import CacheKey
 from shipline.build.graph import key_of
 from shipline.build.snapshots import owned
 from shipline.errors import ContentError

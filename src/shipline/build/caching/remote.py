@@ -8,10 +8,10 @@ from typing import Protocol
 from shipline.build.assembly import Recoder
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache
 from shipline.build.cache import Cache, LayerResult
-from shipline.build.cache_export import CacheEntry, CacheExport, Stack, inline_cache
-from shipline.build.cache_keys import KeyMaker, result_key
-from shipline.build.cache_lookup import CacheLookup, RemoteCache, read_caches
-from shipline.build.cache_mounts import CacheMounts, mount_key
+from shipline.build.caching.export import CacheEntry, CacheExport, Stack, inline_cache
+from shipline.build.caching.keys import KeyMaker, result_key
+from shipline.build.caching.lookup import CacheLookup, RemoteCache, read_caches
+from shipline.build.caching.mounts import CacheMounts, mount_key
 from shipline.build.graph import ImageOp, Vertex, walk
 from shipline.build.request import CacheOptions
 from shipline.build.selecting import ContextDirectory

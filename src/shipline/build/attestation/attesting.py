@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
-from shipline.build.attestations import AttestationManifest, Predicate, attest_image
+from shipline.build.attestation.manifest import AttestationManifest, Predicate, attest_image
+from shipline.build.attestation.provenance import TYPES, Built, Invocation, provenance
 from shipline.build.base_images import BaseImage
 from shipline.build.graph import ContextOp, ImageOp, Origin, Vertex
-from shipline.build.provenance import TYPES, Built, Invocation, provenance
 from shipline.build.request import BuildRequest, ProvenanceOptions
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
@@ -21,7 +21,7 @@ from shipline.build.stages import StageState
 from shipline.oci import Descriptor, Platform
 
 if TYPE_CHECKING:
-    from shipline.build.scanning import Listing, Scanner
+    from shipline.build.attestation.scanning import Listing, Scanner
 
 _LETTERS = string.ascii_lowercase + string.digits
 

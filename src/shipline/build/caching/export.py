@@ -13,7 +13,7 @@ from functools import partial
 from shipline.build.assembly import Recoder
 from shipline.build.base_images import Blobs, BrokenCache
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import CacheDocument, CachedResult, CacheKey
+from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
 from shipline.build.request import CacheTarget
 from shipline.content import CacheStore, RepositoryCache
 from shipline.errors import ContentError, RegistryError, ShiplineError

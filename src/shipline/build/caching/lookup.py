@@ -12,9 +12,9 @@ from functools import partial
 
 from shipline.build.base_images import BaseImage, Blobs
 from shipline.build.cache import LayerResult
-from shipline.build.cache_document import CacheDocument, CachedResult, CacheKey
-from shipline.build.cache_keys import KeyMaker, result_key
-from shipline.build.cache_mounts import mount_key
+from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
+from shipline.build.caching.keys import KeyMaker, result_key
+from shipline.build.caching.mounts import mount_key
 from shipline.build.graph import ImageOp, ScratchOp, Vertex, walk
 from shipline.build.request import CacheBackend
 from shipline.content import CacheReader, RepositoryCache

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from shipline.build.base_images import BaseImage
-from shipline.build.cache_document import CacheKey
+from shipline.build.caching.document import CacheKey
 from shipline.build.content_digest import ReadFiles, absolute, content_digest, own_digest, sha256
 from shipline.build.graph import (
     CopyOp,

@@ -1,0 +1,1 @@
+"""What a build states about its images, and the manifests that keep it."""
