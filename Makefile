@@ -3,6 +3,7 @@
 # make bench   side by side with docker buildx
 # make bench-metadata   durable write latencies of the metadata stores
 # make bench-registry   the registry node side by side with docker-registry
+# make fuzz TARGET=tar   ten minutes of atheris; targets in tests/fuzz/targets.py
 # make check   formatting, types and unit tests only
 
 VENV ?= .venv
@@ -12,7 +13,7 @@ UNIT := tests/unit tests/test_floors.py tests/test_public_names.py -m "not root"
 
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of interpreters
 
-.PHONY: demo test check bench bench-metadata bench-registry packages clean
+.PHONY: demo test check fuzz bench bench-metadata bench-registry packages clean
 
 demo: packages $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -28,6 +29,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(UNIT)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	cd tests && ../$(BIN)/python -m fuzz $(TARGET) ../.fuzz/$(TARGET) -max_total_time=600 -timeout=10 -rss_limit_mb=2000
 
 bench: packages $(VENV)/.installed
 	$(BIN)/python -m bench.build $(BENCH)
@@ -53,4 +58,4 @@ $(VENV)/.installed-dev: pyproject.toml
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz

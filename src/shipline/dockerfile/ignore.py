@@ -17,6 +17,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from shipline.errors import DockerfileError, Span
+from shipline.globs import DEEP, DIRECTORIES, STAR, joined
 from shipline.values import replace
 
 _WILD = re.compile(r"[*?\[]|\\(?:.|$)", re.DOTALL)
@@ -74,10 +75,13 @@ def translate(pattern: str, *, deep: bool) -> str:
         elif char == "\\":
             text, position = re.escape(_escaped(pattern, position)), position + 2
         else:
-            text = {"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char)
+            text = {"*": STAR, "?": "[^/]"}.get(char) or re.escape(char)
             position += 1
         out.append(text)
-    return f"(?s:{''.join(out)})"
+    try:
+        return f"(?s:{joined(out)})"
+    except ValueError as error:
+        raise DockerfileError(f"pattern cannot be used: {pattern}: {error}") from None
 
 
 def _deep(pattern: str, position: int) -> tuple[str, int]:
@@ -89,10 +93,10 @@ def _deep(pattern: str, position: int) -> tuple[str, int]:
     slash = pattern.startswith("/", end)
     rest = pattern[end + slash :]
     if not rest:
-        return ".*", len(pattern)
+        return DEEP, len(pattern)
     if position == 0 and not slash and not _WILD.search(rest):
-        return ".*", end
-    return "(?:.*/)?", end + slash
+        return DEEP, end
+    return DIRECTORIES, end + slash
 
 
 def _class(pattern: str, start: int) -> tuple[str, int]:

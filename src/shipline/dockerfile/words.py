@@ -14,6 +14,9 @@ from msgspec import Struct, field
 
 from shipline.dockerfile.text import SPACES, quote
 from shipline.errors import DockerfileError
+from shipline.globs import sought
+
+_STAR = ".*"
 
 
 def trim_prefix(pattern: str, value: str, *, greedy: bool) -> str:
@@ -47,7 +50,6 @@ def replace_matches(pattern: str, value: str, replacement: str, *, every: bool) 
 
 
 def _compile(pattern: str, *, greedy: bool) -> re.Pattern[str]:
-    star = ".*" if greedy else ".*?"
     out: list[str] = []
     position = 0
     while position < len(pattern):
@@ -62,8 +64,8 @@ def _compile(pattern: str, *, greedy: bool) -> re.Pattern[str]:
                 )
             out.append(re.escape(char))
         else:
-            out.append({"*": star, "?": "."}.get(char) or re.escape(char))
-    return re.compile("".join(out))
+            out.append({"*": _STAR, "?": "."}.get(char) or re.escape(char))
+    return re.compile(sought(out, _STAR, last="" if greedy else ".*?"))
 
 
 def _reversed_pattern(pattern: str) -> str:

@@ -1,0 +1,150 @@
+"""What the fuzzer calls with bytes: each reader of text or bytes that others write.
+
+A target may raise nothing but what it suppresses: the errors that tell a user what is wrong. What
+the laws of a reader promise is asserted besides.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import get_args
+
+from shipline import dockerfile as df
+from shipline.build.caching.document import CacheDocument, CacheKey
+from shipline.errors import ContentError, DockerfileError
+from shipline.layer import Whiteouts, decompress, read_tar, sniff, unpack, write_tar
+
+_PLATFORMS = df.PlatformArgs("linux/arm64", "linux/amd64")
+_BLOCK = 512  # bytes
+_LARGEST = 1 << 20  # bytes that an archive may unpack to
+
+
+def parser(raw: bytes) -> None:
+    """A Dockerfile: stages, plan, checks, the scope of every instruction, and its history."""
+    with suppress(DockerfileError):
+        df.detect_syntax(raw.decode("utf-8", "replace"))
+        file = df.parse_dockerfile(raw)
+        df.lint(file, _PLATFORMS)
+        globals_ = df.open_scope(file, _PLATFORMS, build_args={"a": "1"})
+        plan = df.stage_plan(
+            file, file.stages[-1], lambda stage: globals_.base_of(stage).name, all_stages=True
+        )
+        for stage in plan.stages:
+            scope = df.Scope.of_image(["PATH=/bin"])
+            for one in plan.instructions(stage):
+                before, applied = scope, df.apply(one, scope, globals_)
+                df.history_text(applied.instruction, before)
+                df.makes_layer(applied.instruction)
+                scope = applied.scope
+
+
+def words(raw: bytes) -> None:
+    """A word with variables; its words hold what its text holds."""
+    text, *values = raw.decode("utf-8", "replace").split("\0")
+    variables = dict(zip("abcdefgh", values, strict=False))
+    for escape in "\\`":
+        with suppress(DockerfileError):
+            found = df.process_word(text, variables, escape=escape)
+            assert "".join(found.words) in found.text or len(found.words) != 1
+            assert found.used <= variables.keys() and not found.undefined & variables.keys()
+
+
+def ignore(raw: bytes) -> None:
+    """An ignore file and paths: the rules one by one decide as they do together."""
+    text, *paths = raw.decode("utf-8", "replace").split("\0")
+    with suppress(DockerfileError):
+        rules = df.IgnoreRules.parse(text)
+        for path in filter(_is_clean, paths):
+            assert rules.ignores(path) == _ignored(rules, path)
+            if (parent := os.path.dirname(path)) and rules.ignores(parent):
+                reincluded = not rules.ignores(path)
+                assert not reincluded or rules.may_reinclude(parent, rules.match(parent))
+
+
+def _is_clean(path: str) -> bool:
+    return path == os.path.normpath(path) and not path.startswith(("/", "..")) and path != "."
+
+
+def _ignored(rules: df.IgnoreRules, path: str) -> bool:
+    parts = path.split("/")
+    heads = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+    ignored = False
+    for one in rules.patterns:
+        if any(one.expression.fullmatch(head) for head in heads):
+            ignored = not one.negated
+    return ignored
+
+
+def tar(raw: bytes) -> None:
+    """An archive: what is read can be written and read again, and is unpacked in its place."""
+    kinds: tuple[Whiteouts, ...] = get_args(Whiteouts)
+    whiteouts = kinds[raw[0] % len(kinds)] if raw else kinds[0]
+    raw = b"".join(_sealed(raw[1:]))
+    with suppress(ContentError):
+        items = [
+            (entry, None if content is None else content.read(_LARGEST))
+            for entry, content in read_tar(decompress(io.BytesIO(raw), "uncompressed"))
+            if entry.size <= _LARGEST
+        ]
+        again = b"".join(write_tar(items))
+        assert list(_read(again)) == items
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        place = Path(scratch)
+        (place / "canary").write_bytes(b"canary")
+        (place / "root").mkdir()
+        with suppress(ContentError):
+            unpack(
+                read_tar(io.BytesIO(raw)),
+                place / "root",
+                whiteouts=whiteouts,
+                max_entries=500,
+                max_bytes=_LARGEST,
+            )
+        assert sorted(os.listdir(place)) == ["canary", "root"]
+        assert (place / "canary").read_bytes() == b"canary"
+        assert (place / "canary").stat().st_nlink == 1
+
+
+def _read(raw: bytes) -> Iterator[tuple[object, bytes | None]]:
+    for entry, content in read_tar(io.BytesIO(raw)):
+        yield entry, None if content is None else content.read()
+
+
+def _sealed(raw: bytes) -> Iterator[bytes]:
+    """The blocks of an archive; those that look like headers have the right checksum."""
+    for start in range(0, len(raw), _BLOCK):
+        block = raw[start : start + _BLOCK]
+        if block[257:262] == b"ustar" and len(block) == _BLOCK:
+            total = sum(block[:148]) + sum(block[156:]) + 8 * 0x20
+            block = b"%b%06o\0 %b" % (block[:148], total, block[156:])
+        yield block
+
+
+def archive(raw: bytes) -> None:
+    """A compressed archive of any kind, as ADD takes it."""
+    kind = sniff(raw[:_BLOCK])
+    with suppress(ContentError):
+        reader = decompress(io.BytesIO(raw), kind or "gzip", limit=8 * _LARGEST)
+        for _, content in read_tar(reader):
+            if content is not None:
+                content.read(_LARGEST)
+
+
+def cache(raw: bytes) -> None:
+    """A cache document: what is read is written, and read as the same."""
+    with suppress(ContentError):
+        document = CacheDocument.parse(raw)
+        dumped = document.dump()
+        assert CacheDocument.parse(dumped).dump() == dumped
+        list(document.find(CacheKey("sha256:" + "0" * 64)))
+        document.merge(CacheDocument.parse(dumped))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    one.__name__: one for one in (parser, words, ignore, tar, archive, cache)
+}
