@@ -169,6 +169,29 @@ def on_cancel(callback: Callable[[], object]) -> AbstractContextManager[None]:
     return scope().on_cancel(callback)
 
 
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt what the block waits for after `seconds`. Raises TimeoutError then."""
+    limited = CancelScope(scope())
+    timer = threading.Timer(seconds, limited.cancel)
+    try:
+        timer.start()
+    except RuntimeError as error:
+        raise _no_thread(error) from error
+    token = _current.set(limited)
+    try:
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            timer.cancel()
+            timer.join()
+            limited.detach()
+    except Cancelled:
+        check()
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from None
+
+
 class Task(Generic[T]):
     """The future result of one thread."""
 

@@ -19,6 +19,7 @@ from shipline.tasks import (
     ordered_map,
     scope,
     sleep,
+    time_limit,
     visit_graph,
 )
 
@@ -342,3 +343,17 @@ def test_a_task_can_be_settled_by_hand() -> None:
         waiting = group.start(task.result)
         task.settle((3,))
     assert waiting.result() == 3
+
+
+def test_a_time_limit_ends_what_is_waited_for() -> None:
+    with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"), time_limit(0.01):
+        wait_long()
+    with time_limit(60):
+        sleep(0)
+    sleep(0)
+
+
+def test_an_interruption_is_no_timeout() -> None:
+    with pytest.raises(ValueError, match="first"), TaskGroup() as group, time_limit(60):
+        group.start(fail)
+        wait_long()

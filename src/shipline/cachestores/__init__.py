@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 def open_cache(client: Client, variables: Mapping[str, str]) -> OpenCache:
     """Opens caches of every type, which are used while `client` is open; `variables` are the
-    environment's. A build loads only what speaks to the caches that it has.
+    environment's. A build loads only what speaks to the caches that it has. A server that takes no
+    connection is not tried again.
     """
+    client = client.impatient
 
     def open_(kind: str, attributes: Mapping[str, str]) -> CacheStore:
         if kind in ("registry", "local"):

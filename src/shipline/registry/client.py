@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from copy import copy
 from typing import TYPE_CHECKING, Self
 
 from shipline.oci import Reference
@@ -47,6 +48,15 @@ class Client:
     def http(self) -> HttpClient:
         """The connections, for services that are no registries."""
         return self._http
+
+    @property
+    def impatient(self) -> Client:
+        """A client with the same connections, for what can be done without: it tries only once to
+        reach a server.
+        """
+        client = copy(self)
+        client._http = self._http.impatient
+        return client
 
     def repository(self, reference: Reference) -> RemoteRepository:
         """The repository of `reference`; its tag and digest are ignored. Makes no request."""

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 import urllib3.exceptions as urllib3_errors
 
 from shipline.errors import RegistryError
-from shipline.registry.errors import tls_hint
+from shipline.registry.errors import Unreachable, tls_hint
 from shipline.registry.request import Origin
 from shipline.tasks import check
 
 _TUNNEL = "Tunnel connection failed: "  # of http.client
 _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_UNREACHABLE = (TimeoutError, urllib3_errors.TimeoutError, ConnectionRefusedError)
 _ALERT = "\x15\x03"  # how a TLS record of an alert begins (RFC 8446, section 5.1)
 
 
@@ -58,7 +59,8 @@ def _proxy_error(origin: Origin, proxy: str, problem: str, error: Exception) -> 
         hint = "add credentials: http://user:password@host:port in HTTP_PROXY and HTTPS_PROXY"
     retriable = not isinstance(error, ConnectionRefusedError | urllib3_errors.NameResolutionError)
     message = f"{host}: the proxy {proxy} {problem}"
-    return RegistryError(message, host=host, hint=hint, retriable=retriable)
+    kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
+    return kind(message, host=host, hint=hint, retriable=retriable)
 
 
 def _connection_error(origin: Origin, error: Exception) -> RegistryError:
@@ -101,4 +103,5 @@ def _connection_error(origin: Origin, error: Exception) -> RegistryError:
         text, hint, retriable = f"invalid request: {error}", "", False
     elif isinstance(error, OSError):
         text = f"connection lost: {error.strerror or error}"
-    return RegistryError(f"{host}: {text}", host=host, hint=hint, retriable=retriable)
+    kind = Unreachable if isinstance(error, _UNREACHABLE) else RegistryError
+    return kind(f"{host}: {text}", host=host, hint=hint, retriable=retriable)

@@ -44,6 +44,10 @@ class HttpResponse(Protocol):
     def close(self) -> None: ...
 
 
+class Unreachable(RegistryError):
+    """A server does not take connections, or does not answer in time."""
+
+
 class RequestRefused(RegistryError):
     """A registry refused a request; `retry_after_s` is its Retry-After, None without one."""
 

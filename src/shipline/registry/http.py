@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,13 @@ from shipline import __version__
 from shipline.errors import RegistryError, ShiplineError
 from shipline.registry.auth import EndpointAuth, Scopes, Token
 from shipline.registry.credentials import Keychain
-from shipline.registry.errors import RETRIED, HttpResponse, RequestRefused, response_error
+from shipline.registry.errors import (
+    RETRIED,
+    HttpResponse,
+    RequestRefused,
+    Unreachable,
+    response_error,
+)
 from shipline.registry.hosts import (
     AddressPolicy,
     Endpoint,
@@ -81,7 +88,8 @@ class HttpClient:
         self._at_once = at_once
         self._clock = clock
         self._lock = threading.Lock()
-        self._transport_: Transport | None = None
+        self._transports: list[Transport] = []
+        self._is_patient = True
         self._limits: dict[str, HostLimits] = {}
         self._auths: dict[Endpoint, EndpointAuth] = {}
 
@@ -135,26 +143,43 @@ class HttpClient:
         The body's producer sets the pace, so waiting for a slot could deadlock.
         """
         authorized = request.with_authorization(self._authorization(request, caller))
-        return self._transport.open(
-            request.method,
-            request.url,
-            self._headers(authorized),
-            length=length,
-            address_policy=self._address_policy(request.url, caller.endpoint.origin),
-        )
+        address_policy = self._address_policy(request.url, caller.endpoint.origin)
+        return self._open(authorized, length=length, address_policy=address_policy)
 
     def close(self) -> None:
-        if self._transport_ is not None:
-            self._transport_.close()
+        for transport in self._transports:
+            transport.close()
 
     @property
     def _transport(self) -> Transport:
         with self._lock:
-            if self._transport_ is None:
+            if not self._transports:
                 from shipline.registry.transport import Transport
 
-                self._transport_ = Transport(self.settings)
-            return self._transport_
+                self._transports.append(Transport(self.settings))
+            return self._transports[0]
+
+    @property
+    def impatient(self) -> HttpClient:
+        """A client with the same connections that tries only once to reach a server."""
+        client = copy(self)
+        client._is_patient = False
+        return client
+
+    def _open(
+        self, request: Request, *, length: int | None, address_policy: AddressPolicy
+    ) -> RequestWriter:
+        try:
+            return self._transport.open(
+                request.method,
+                request.url,
+                self._headers(request),
+                length=length,
+                address_policy=address_policy,
+            )
+        except Unreachable as error:
+            error.retriable = error.retriable and self._is_patient
+            raise
 
     def _attempt(
         self,
@@ -267,13 +292,7 @@ class HttpClient:
         limiter: Limiter = getattr(self.limits(request.url.origin), limit)
         limiter.__enter__()
         try:
-            writer = self._transport.open(
-                request.method,
-                request.url,
-                self._headers(request),
-                length=request.length,
-                address_policy=address_policy,
-            )
+            writer = self._open(request, length=request.length, address_policy=address_policy)
         except BaseException:
             limiter.__exit__(None, None, None)
             raise

@@ -22,6 +22,7 @@ from shipline.errors import NotFound
 from shipline.events import Step, silent
 from shipline.layer import Layer
 from shipline.oci import Descriptor, Digest, ImageConfig, Reference, media
+from shipline.tasks import sleep
 from shipline.values import replace
 
 T1, T2 = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
@@ -188,3 +189,24 @@ def test_caches_that_cannot_be_read_are_left_out(machine: Machine) -> None:
     backends = (CacheBackend("local", {"src": name}) for name in ("none", "damaged"))
     found = read_caches(zip(backends, readers, strict=True), machine.step)
     assert [one.name for one in found] == ["local cache none"]
+
+
+def test_a_cache_that_does_not_answer_is_waited_for_only_so_long(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(RepositoryCache):
+        def documents(self) -> tuple[bytes, ...]:
+            sleep(600)
+            return ()
+
+        def exists(self, target: Descriptor) -> bool:
+            sleep(600)
+            return True
+
+    monkeypatch.setattr("shipline.build.caching.lookup.PATIENCE_S", 0.05)
+    quiet = Silent(machine.store, "quiet")
+    assert read_caches([(CacheBackend("local", {"src": "quiet"}), quiet)], machine.step) == []
+    machine.know(ONE, machine.layer("one"))
+    cache = RemoteCache("quiet", quiet, machine.document)
+    lookup = CacheLookup([cache], machine.maker, machine.images, machine.blobs, machine.step)
+    assert lookup.results(ONE, TWO) == {}

@@ -21,9 +21,13 @@ from shipline.content import CacheReader, RepositoryCache
 from shipline.errors import ShiplineError
 from shipline.events import Step
 from shipline.layer import Layer
-from shipline.tasks import Once, TaskGroup
+from shipline.oci import Descriptor
+from shipline.tasks import Once, TaskGroup, time_limit
 
 _AT_ONCE = 8  # requests
+PATIENCE_S = 10.0
+"""How long a cache may take to answer; documents are read while the build is planned."""
+
 _HINT = "the build goes on without it"
 
 
@@ -50,7 +54,8 @@ def _read(backend: CacheBackend, reader: CacheReader, step: Step) -> RemoteCache
     document, name = CacheDocument(), str(backend)
     with step.step(f"read {name}", kind="cache") as reading:
         try:
-            documents = reader.documents()
+            with time_limit(PATIENCE_S):
+                documents = reader.documents()
             if not documents:
                 reading.output(b"there is no cache yet\n")
             for raw in documents:
@@ -59,7 +64,7 @@ def _read(backend: CacheBackend, reader: CacheReader, step: Step) -> RemoteCache
             step.warn(f"{name} cannot be read: {error.message}", error.hint or _HINT)
             return None
         except OSError as error:
-            step.warn(f"{name} cannot be read: {error.strerror}", _HINT)
+            step.warn(f"{name} cannot be read: {error.strerror or error}", _HINT)
             return None
     return RemoteCache(name, reader, document, backend.mounts)
 
@@ -81,6 +86,7 @@ class CacheLookup:
         self._blobs = blobs
         self._step = step
         self._available: Once[bool] = Once()
+        self._failed: set[str] = set()
         self._known: dict[Vertex, LayerResult] = {}
         self._searching = threading.Lock()
 
@@ -167,14 +173,28 @@ class CacheLookup:
 
     def _check(self, layer: Layer, cache: RemoteCache) -> bool:
         target = layer.descriptor
-        if not self._blobs.store.exists(target):
-            try:
-                if not cache.reader.exists(target):
-                    return False
-            except ShiplineError as error:
-                self._step.warn(f"{cache.name} cannot be used: {error.message}", error.hint)
-                return False
+        if not self._blobs.store.exists(target) and not self._has(cache, target):
+            return False
         reader = cache.reader
         source = reader.origin if isinstance(reader, RepositoryCache) else reader
         self._blobs.offer(target, source, cache.name)
         return self._blobs.claim(layer, cache.name)
+
+    def _has(self, cache: RemoteCache, target: Descriptor) -> bool:
+        """Whether the cache has the content; one that fails is not asked again."""
+        if cache.name in self._failed:
+            return False
+        try:
+            with time_limit(PATIENCE_S):
+                return cache.reader.exists(target)
+        except (ShiplineError, TimeoutError) as error:
+            first = cache.name not in self._failed
+            self._failed.add(cache.name)
+            if first:
+                said, hint = (
+                    (error.message, error.hint)
+                    if isinstance(error, ShiplineError)
+                    else (str(error), "")
+                )
+                self._step.warn(f"{cache.name} cannot be used: {said}", hint or _HINT)
+            return False
