@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shipline.deliver.ci import CiSection, Login, Signing, Workflow
+from shipline.deliver.ci import CiSection, Login, SigningSecret, Workflow
 from shipline.deliver.project import Toolchain
 
 SMALL = Workflow("registry.example/team/app", "shipline==1.2.3")
@@ -19,7 +19,7 @@ FULL = Workflow(
         Login("ghcr.io", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"),
         Login("eu.example:5000", "EU_EXAMPLE_5000_USERNAME", "EU_EXAMPLE_5000_PASSWORD"),
     ),
-    signing=Signing("COSIGN_PRIVATE_KEY", "keys/cosign.key"),
+    signing=SigningSecret("COSIGN_PRIVATE_KEY", "keys/cosign.key"),
     toolchain=Toolchain("node", "24", ".nvmrc", ("npm ci",)),
     section=CiSection(secrets=("DEPLOY_TOKEN",), release_setup=("./get-scanner.sh", "true")),
 )

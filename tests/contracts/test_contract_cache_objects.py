@@ -26,7 +26,7 @@ from shipline.content.cache_store import CacheStore
 from shipline.errors import AuthError, RegistryError
 from shipline.oci import Descriptor, media
 from shipline.registry import Client
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
 
 pytestmark = pytest.mark.peers
@@ -174,7 +174,7 @@ def listed(client: Client, account_url: str, container: str) -> list[str]:
     """The blobs of a container, by a request that the store itself never sends."""
     url = Url.parse(f"{account_url}/{container}?restype=container&comp=list")
     key = base64.b64decode(ACCOUNT_KEY)
-    request = Request("GET", url, {"x-ms-version": "2023-11-03"})
+    request = ClientRequest("GET", url, {"x-ms-version": "2023-11-03"})
     signed = sign_shared_key(ACCOUNT, key, datetime.now(UTC), request)
     with closing(client.http.call(signed, expect={200}, operation="listing")) as response:
         return re.findall(r"<Name>([^<]+)</Name>", response.content(1 << 20).decode())

@@ -35,7 +35,7 @@ def parser(raw: bytes) -> None:
             file, file.stages[-1], lambda stage: globals_.base_of(stage).name, all_stages=True
         )
         for stage in plan.stages:
-            scope = df.Scope.of_image(["PATH=/bin"])
+            scope = df.VariableScope.of_image(["PATH=/bin"])
             for one in plan.instructions(stage):
                 before, applied = scope, df.apply(one, scope, globals_)
                 df.history_text(applied.instruction, before)

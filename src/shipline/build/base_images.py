@@ -244,7 +244,7 @@ LAYOUT = "oci-layout://"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
-class _Origin(Struct, frozen=True):
+class _ImageLocation(Struct, frozen=True):
     """Where an image is looked up: `wanted`, a tag or a digest, in a repository."""
 
     repository: Repository
@@ -277,12 +277,12 @@ class RegistryImages:
         self._known[name, platform] = image
         return image
 
-    def _in_registry(self, name: str) -> _Origin:
+    def _in_registry(self, name: str) -> _ImageLocation:
         reference = Reference.parse(name).or_latest
         wanted = str(reference.digest or reference.tag)
-        return _Origin(self._repositories(reference), wanted, reference, reference.familiar)
+        return _ImageLocation(self._repositories(reference), wanted, reference, reference.familiar)
 
-    def _in_layout(self, name: str) -> _Origin:
+    def _in_layout(self, name: str) -> _ImageLocation:
         """The origin of `oci-layout://PATH[:TAG][@DIGEST]`; the tag of a single image is not
         compared, as in buildx. Raises NotFound, InvalidDigest.
         """
@@ -305,14 +305,14 @@ class RegistryImages:
         path = os.path.abspath(path or place)
         called = re.sub("[^a-z0-9]+", "-", os.path.basename(path).lower()).strip("-")
         reference = Reference.parse(called or "layout")
-        return _Origin(layout, wanted, reference, name, path)
+        return _ImageLocation(layout, wanted, reference, name, path)
 
     def known(self, name: str, platform: Platform) -> ImageConfig | None:
         """The configuration of an image that was resolved; None for others."""
         image = self._known.get((name, platform))
         return None if image is None else image.config
 
-    def _resolve(self, origin: _Origin, platform: Platform) -> BaseImage:
+    def _resolve(self, origin: _ImageLocation, platform: Platform) -> BaseImage:
         repository = origin.repository
         with self._step.step(f"resolve {origin.shown}", kind="resolve", platform=str(platform)):
             key = (origin.layout, origin.reference.name, origin.wanted)
@@ -363,7 +363,7 @@ def _not_available(shown: str, platform: Platform, offered: list[str]) -> NotFou
     )
 
 
-def _look_up(origin: _Origin) -> Descriptor:
+def _look_up(origin: _ImageLocation) -> Descriptor:
     try:
         return origin.repository.resolve(origin.wanted)
     except NotFound as error:

@@ -18,7 +18,7 @@ from shipline import dockerfile as df
 from shipline.build.base_images import RegistryImages
 from shipline.build.clock import EPOCH, EPOCH_HINT, epoch_of, with_seconds
 from shipline.build.downloads import is_http, last_modified, place_file, seconds_of
-from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Origin, ScratchOp, key_of
+from shipline.build.graph import MAIN_CONTEXT, GitOp, HttpOp, Material, ScratchOp, key_of
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.plan import plan_platforms
 from shipline.build.remotes import (
@@ -27,7 +27,7 @@ from shipline.build.remotes import (
     commit_digest,
     commit_uri,
     context_source,
-    origin_of,
+    material_of,
 )
 from shipline.build.request import BuildRequest, Context, ContextKind
 from shipline.build.selecting import ContextDirectory, included
@@ -399,16 +399,16 @@ def _opened(context: Context, label: str, scratch: Path) -> ContextDirectory:
         stamp=stamp,
         pin=context.pin,
         owners=context.owners,
-        origins=_origins(context),
+        materials=_materials(context),
     )
 
 
-def _origins(context: Context) -> tuple[Origin, ...]:
+def _materials(context: Context) -> tuple[Material, ...]:
     if not context.digest:
         return ()
     is_git = context.kind is ContextKind.GIT
     uri = commit_uri(context_source(context.location, {})) if is_git else context.location
-    return (origin_of(uri, context.digest),)
+    return (material_of(uri, context.digest),)
 
 
 def main_rules(request: BuildRequest) -> df.IgnoreRules:

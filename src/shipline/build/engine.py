@@ -42,7 +42,7 @@ from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,
     ImageOp,
-    Origin,
+    Material,
     ScratchOp,
     Vertex,
     walk,
@@ -82,7 +82,7 @@ from shipline.tasks import Once, Task, TaskGroup
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.build.attestation.scanning import Scanner
+    from shipline.build.attestation.scanning import SbomScanner
 
 
 class BuildResult(Struct, frozen=True):
@@ -98,7 +98,7 @@ class BuildResult(Struct, frozen=True):
     names: tuple[Reference, ...]
     invocation: str = ""
     provenance: Mapping[Platform, Mapping[str, Any]] = field(default_factory=dict)
-    context: Origin | None = None
+    context: Material | None = None
 
 
 def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
@@ -171,7 +171,7 @@ class _Tools(Struct, frozen=True):
     reading: Task[list[RemoteCache]]
 
 
-class _Plan(Struct, frozen=True):
+class _BuildPlan(Struct, frozen=True):
     """What is to be built: a request with its Dockerfile, and a stage for each platform."""
 
     request: BuildRequest
@@ -191,7 +191,7 @@ class _Work(Struct, frozen=True):
     worker: Worker
     recoder: Recoder
     contexts: Mapping[str, ContextDirectory]
-    scanner: Scanner | None
+    scanner: SbomScanner | None
 
 
 def _build(
@@ -262,7 +262,7 @@ def _open_tools(
     )
 
 
-def _plan(request: BuildRequest, tools: _Tools) -> _Plan:
+def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
     images, step = tools.images, tools.step
     stdin = tools.settings.stdin
     request, dockerfile = load_dockerfile(request, stdin, tools.remotes, images, step)
@@ -270,10 +270,10 @@ def _plan(request: BuildRequest, tools: _Tools) -> _Plan:
         step.warn(*warning)
     stages = plan_platforms(request, dockerfile, images)
     check_dockerfile(request, dockerfile, images, step, tools.stack)
-    return _Plan(request, dockerfile, stages, clock_of(request, dockerfile))
+    return _BuildPlan(request, dockerfile, stages, clock_of(request, dockerfile))
 
 
-def _solve(plan: _Plan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
+def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
     """Make every layer, and upload each as soon as it is known."""
     request, step, caches = plan.request, tools.step, tools.caches
     home, environment = tools.settings.home, tools.settings.environment
@@ -299,9 +299,11 @@ def _solve(plan: _Plan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
     recoder = Recoder(blobs, cache, step)
     scanner = None
     if request.sbom is not None:
-        from shipline.build.attestation.scanning import Scanner  # slow to import
+        from shipline.build.attestation.scanning import SbomScanner  # slow to import
 
-        scanner = Scanner(request.sbom, environment, blobs, files, worker.snapshots, cache, step)
+        scanner = SbomScanner(
+            request.sbom, environment, blobs, files, worker.snapshots, cache, step
+        )
     roots = plan.roots
     with TaskGroup(UPLOADS) as group:
         uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
@@ -333,7 +335,7 @@ def _solve(plan: _Plan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
 
 
 def _deliver(
-    plan: _Plan, work: _Work, attestor: Attestor, targets: Sequence[PushTarget], tools: _Tools
+    plan: _BuildPlan, work: _Work, attestor: Attestor, targets: Sequence[PushTarget], tools: _Tools
 ) -> Results:
     """Assemble the images and deliver them to every output, tags last."""
     request, step, caches = plan.request, tools.step, tools.caches
@@ -366,7 +368,7 @@ def _deliver(
 
 
 def _result(
-    plan: _Plan, work: _Work, attestor: Attestor, results: Results, run: Invocation
+    plan: _BuildPlan, work: _Work, attestor: Attestor, results: Results, run: Invocation
 ) -> BuildResult:
     request = plan.request
     first = results[formats_of(request)[0]]
@@ -375,7 +377,7 @@ def _result(
         for stage, image in zip(plan.stages, first.images, strict=True)
         if request.metadata_provenance is not None
     }
-    context = next(iter(work.contexts[MAIN_CONTEXT].origins), None)
+    context = next(iter(work.contexts[MAIN_CONTEXT].materials), None)
     return BuildResult(first.descriptor, first.images, request.tags, run.id, provenance, context)
 
 
@@ -421,7 +423,7 @@ def _solve_stages(
     roots: Sequence[Vertex],
     solver: Solver,
     uploads: Uploads,
-    scanner: Scanner | None,
+    scanner: SbomScanner | None,
     known: Known,
 ) -> None:
     """Solve all stages; each layer is handed to `uploads` and `scanner` as soon as it is known."""
@@ -447,7 +449,7 @@ def _solve_scanned(stages: Iterable[StageState], solver: Solver) -> None:
 
 
 def _assemble(
-    format: OutputFormat, plan: _Plan, work: _Work, attestor: Attestor, caches: RemoteCaches
+    format: OutputFormat, plan: _BuildPlan, work: _Work, attestor: Attestor, caches: RemoteCaches
 ) -> Assembled:
     def created(vertex: Vertex) -> str:
         added = work.solver.result(vertex).added

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec import Struct, field
 
 from shipline.build.assembly import Assembled
-from shipline.build.attestation.manifest import Predicate
+from shipline.build.attestation.manifest import Attestation
 from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
 from shipline.build.request import Output
@@ -53,7 +53,7 @@ class EngineError(ShiplineError):
 
 
 class ExportSource(Struct, frozen=True):
-    """A result in the format of an output, with its names and what gives its files; `predicates`
+    """A result in the format of an output, with its names and what gives its files; `attestations`
     are what is stated about the images of each platform.
     """
 
@@ -62,7 +62,7 @@ class ExportSource(Struct, frozen=True):
     blobs: Blobs
     snapshots: Snapshots
     mtime_ns: int
-    predicates: Mapping[Platform, Sequence[Predicate]] = field(default_factory=dict)
+    attestations: Mapping[Platform, Sequence[Attestation]] = field(default_factory=dict)
 
 
 def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> None:
@@ -102,21 +102,21 @@ def _trees(output: Output, source: ExportSource) -> Iterator[tuple[str, Iterator
     several = isinstance(source.assembled.root, Index)
     split = several if output.split is None else output.split
     for image in source.assembled.images:
-        predicates = [
-            one for one in source.predicates.get(image.platform, ()) if not one.inline_only
+        attestations = [
+            one for one in source.attestations.get(image.platform, ()) if not one.inline_only
         ]
         with source.snapshots.mounted(Snapshot(image.layers)) as root:
             prefix = _directory_name(image.platform) if split else ""
-            yield prefix, _attested(output, root, predicates, source.mtime_ns)
+            yield prefix, _attested(output, root, attestations, source.mtime_ns)
 
 
 def _attested(
-    output: Output, root: Path, predicates: Sequence[Predicate], mtime_ns: int
+    output: Output, root: Path, attestations: Sequence[Attestation], mtime_ns: int
 ) -> Iterator[Item]:
     """The files below `root`, and the statements about them."""
     yield from scan(root).items()
-    subjects = _subjects(root) if predicates else []
-    for one in predicates:
+    subjects = _subjects(root) if attestations else []
+    for one in attestations:
         name = f"{output.attestation_prefix}{one.filename}"
         if (root / name).exists():
             raise UsageError(

@@ -186,14 +186,14 @@ class MakeDirectoryOp(_Operation, frozen=True):
 Op = ScratchOp | ImageOp | ContextOp | GitOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp
 
 
-class Origin(Struct, frozen=True):
-    """What a vertex fetched from outside: a URI without logins, and digests by algorithm."""
+class Material(Struct, frozen=True):
+    """What a vertex downloaded (a term of SLSA): a URI without logins, digests by algorithm."""
 
     uri: str
     digests: tuple[tuple[str, str], ...]
 
 
-class Label(Struct, frozen=True):
+class VertexLabel(Struct, frozen=True):
     """How a vertex is displayed; `origin` is what messages call the source that it copies from."""
 
     name: str
@@ -209,7 +209,7 @@ class Vertex(Struct, frozen=True, eq=False):
 
     op: Op
     inputs: tuple[Self, ...] = ()
-    label: Label = Label("")
+    label: VertexLabel = VertexLabel("")
     fresh: bool = False
     digest: str = ""
 

@@ -18,10 +18,10 @@ from shipline.build.graph import (
     CopyOp,
     GitOp,
     HttpOp,
-    Label,
     Op,
     ScratchOp,
     Vertex,
+    VertexLabel,
 )
 from shipline.build.remotes import CONTEXT_FILE, context_source
 from shipline.build.request import BuildRequest, Context, ContextKind
@@ -182,7 +182,7 @@ class PlatformPlan:
         base = self._stages.bases[stage.index]
         if isinstance(base, df.StageSource):
             return self._done[base.index]
-        label = Label("", stage.name, f"1/{total}", str(platform), stage.span)
+        label = VertexLabel("", stage.name, f"1/{total}", str(platform), stage.span)
         vertex, image = self._outside(base, platform, label)
         if stage.index in self._stages.replaced and vertex.op == ScratchOp():
             image = ImageConfig(platform)
@@ -190,12 +190,12 @@ class PlatformPlan:
         if isinstance(vertex.op, ContextOp | GitOp | HttpOp):
             copy = CopyOp((".",), "/")
             vertex = Vertex(
-                copy, (Vertex(ScratchOp(), label=Label("scratch")), vertex), vertex.label
+                copy, (Vertex(ScratchOp(), label=VertexLabel("scratch")), vertex), vertex.label
             )
             notes = (HistoryNote(f"FROM {base.name}", vertex),)
             if stage.index not in self._stages.replaced:
                 image = image.set(WorkingDir="/")
-        scope = df.Scope.of_image(image.run.get("Env") or (), os=platform.os)
+        scope = df.VariableScope.of_image(image.run.get("Env") or (), os=platform.os)
         image = replace(image, platform=self._platform).set(Env=environment(scope))
         shell = tuple(image.run.get("Shell") or df.DEFAULT_SHELL)
         return StageState(vertex, image, scope, notes, shell=shell)
@@ -205,7 +205,7 @@ class PlatformPlan:
         found = self._stages.source(name) if name else df.ContextSource(MAIN_CONTEXT)
         if isinstance(found, df.StageSource):
             return self._done[found.index].vertex
-        return self._outside(found, platform, Label("", platform=str(platform), span=span))[0]
+        return self._outside(found, platform, VertexLabel("", platform=str(platform), span=span))[0]
 
     def _described(self, name: str) -> str:
         found = self._stages.source(name)
@@ -213,7 +213,7 @@ class PlatformPlan:
         return f"the {kind} {name}"
 
     def _outside(
-        self, source: df.ImageSource | df.ContextSource, platform: Platform, label: Label
+        self, source: df.ImageSource | df.ContextSource, platform: Platform, label: VertexLabel
     ) -> tuple[Vertex, ImageConfig]:
         """An image or context, and the configuration that comes with it."""
         span = label.span
@@ -228,7 +228,7 @@ class PlatformPlan:
             name = self._name_of(key, context)
         if name == df.SCRATCH:
             image = ImageConfig(platform).set(WorkingDir="/")
-            return Vertex(ScratchOp(), label=Label("scratch")), image
+            return Vertex(ScratchOp(), label=VertexLabel("scratch")), image
         base = self._image(name, platform, span)
         label = replace(label, name=f"FROM {base.shown}")
         return Vertex(base.manifest, label=label), base.config

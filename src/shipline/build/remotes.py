@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shipline.build.cache import Cache
 from shipline.build.downloads import Downloader, last_modified, place_file
-from shipline.build.graph import HttpOp, Origin
+from shipline.build.graph import HttpOp, Material
 from shipline.build.layer_files import USE_LOCK
 from shipline.build.request import BuildRequest, Context, ContextKind, Secret
 from shipline.build.selecting import ContextDirectory
@@ -72,7 +72,7 @@ class Remotes:
             pin=_pin(found),
             open=lambda: self._trees.get(place, partial(self._check_out, found, place, step)),
             remote=True,
-            origins=(origin_of(commit_uri(source), commit_digest(found)),),
+            materials=(material_of(commit_uri(source), commit_digest(found)),),
         )
 
     def http(self, op: HttpOp, step: Step) -> ContextDirectory:
@@ -89,7 +89,7 @@ class Remotes:
             "the URL",
             stamp="" if op.checksum else file.modified,
             remote=True,
-            origins=(origin_of(op.url, str(file.content.digest)),),
+            materials=(material_of(op.url, str(file.content.digest)),),
         )
 
     def time_of(self, context: Context) -> int | None:
@@ -233,10 +233,10 @@ def commit_uri(source: GitSource) -> str:
     return f"{source.remote}#{source.ref}" if source.ref else source.remote
 
 
-def origin_of(location: str, digest: str) -> Origin:
+def material_of(location: str, digest: str) -> Material:
     """Where files were fetched from, and what they are; without a login."""
     algorithm, _, value = digest.partition(":")
-    return Origin(without_logins(location), ((algorithm, value),))
+    return Material(without_logins(location), ((algorithm, value),))
 
 
 def _pin(found: GitCommit) -> str:

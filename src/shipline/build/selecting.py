@@ -13,7 +13,7 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 from shipline import dockerfile as df
-from shipline.build.graph import Origin
+from shipline.build.graph import Material
 from shipline.errors import SandboxError, UsageError
 from shipline.layer import Entry, Item, Prune, StatCache, Tree, resolve, scan
 from shipline.sandbox import resolve_in_root
@@ -41,7 +41,7 @@ class ContextDirectory(Root, frozen=True):
     """A directory to build from; a cache key has its `stamp` besides its files.
 
     A `pin` names the files for good: a cache key may have it instead of them, and they are there
-    after `open`. `owners` are those of its files, by path; without any all are root's. `origins`
+    after `open`. `owners` are those of its files, by path; without any all are root's. `materials`
     are the remote places that the files come from.
     """
 
@@ -50,7 +50,7 @@ class ContextDirectory(Root, frozen=True):
     open: Callable[[], object] = lambda: None
     owners: Mapping[str, tuple[int, int]] = {}
     remote: bool = False
-    origins: tuple[Origin, ...] = ()
+    materials: tuple[Material, ...] = ()
     is_context = True
 
 

@@ -19,13 +19,13 @@ from shipline.build.graph import (
     GitOp,
     HttpOp,
     ImageOp,
-    Label,
     MakeDirectoryOp,
+    Material,
     Op,
-    Origin,
     RunOp,
     ScratchOp,
     Vertex,
+    VertexLabel,
     walk,
 )
 from shipline.build.remotes import Remotes
@@ -56,7 +56,7 @@ class VertexResult(Struct, frozen=True):
 
     files: Source
     added: LayerResult | None = None
-    origins: tuple[Origin, ...] = ()
+    materials: tuple[Material, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -256,11 +256,11 @@ class Solver:
 
 
 def _of_context(directory: ContextDirectory) -> VertexResult:
-    return VertexResult(directory, origins=directory.origins)
+    return VertexResult(directory, materials=directory.materials)
 
 
 @contextmanager
-def _located(label: Label) -> Iterator[None]:
+def _located(label: VertexLabel) -> Iterator[None]:
     """Adds the position in the Dockerfile to errors; a UsageError becomes a DockerfileError."""
     try:
         yield
@@ -282,7 +282,7 @@ def _key(op: Op, base: Snapshot, inputs: Sequence[Source]) -> str:
 
 
 def _attributes(vertex: Vertex) -> dict[str, str]:
-    label: Label = vertex.label
+    label: VertexLabel = vertex.label
     kind = _KINDS[type(vertex.op)]
     found = {
         "kind": kind,

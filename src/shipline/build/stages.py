@@ -15,12 +15,12 @@ from shipline.build.graph import (
     CopyOp,
     GitOp,
     HttpOp,
-    Label,
     MakeDirectoryOp,
     Op,
     RunMount,
     RunOp,
     Vertex,
+    VertexLabel,
 )
 from shipline.build.placing import parse_mode
 from shipline.build.request import RunOptions
@@ -50,7 +50,7 @@ class StageState(Struct, frozen=True):
 
     vertex: Vertex
     image: ImageConfig
-    scope: df.Scope
+    scope: df.VariableScope
     notes: tuple[HistoryNote, ...] = ()
     shell: tuple[str, ...] = df.DEFAULT_SHELL
     cmd_set: bool = False
@@ -98,7 +98,7 @@ class DispatchOptions(Struct, frozen=True):
     ) -> Vertex:
         number = f"{self.number}/{self.total}"
         platform = self.shown or str(self.platform)
-        label = Label(name, self.stage, number, platform, span, origin)
+        label = VertexLabel(name, self.stage, number, platform, span, origin)
         return Vertex(op, tuple(inputs), label, self.fresh)
 
 
@@ -112,7 +112,7 @@ def dispatch(state: StageState, step: df.ScopedInstruction, options: DispatchOpt
     return replace(handler(state, step, options), scope=step.scope)
 
 
-def environment(scope: df.Scope) -> list[str]:
+def environment(scope: df.VariableScope) -> list[str]:
     return [f"{name}={value}" for name, value in scope.env]
 
 

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 from shipline.cachestores.service import Clock, Service, element, json_object, small_file, utc_now
 from shipline.errors import AuthError, ConfigError, RegistryError
 from shipline.net import is_loopback
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
 
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -40,13 +40,13 @@ class AwsCredentials:
 
 
 def sign(
-    request: Request,
+    request: ClientRequest,
     credentials: AwsCredentials,
     *,
     region: str,
     service: str,
     now: datetime,
-) -> Request:
+) -> ClientRequest:
     """The request with its signature. The body is signed unless TLS protects it already.
 
     The target of the URL must be escaped as it is signed: each byte but `A-Za-z0-9-._~`, and in a
@@ -259,8 +259,8 @@ _VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def sign_now(
-    credentials: AwsCredentials, region: str, service: str, clock: Clock, request: Request
-) -> Request:
+    credentials: AwsCredentials, region: str, service: str, clock: Clock, request: ClientRequest
+) -> ClientRequest:
     """Sign with the time of `clock`."""
     return sign(request, credentials, region=region, service=service, now=clock())
 

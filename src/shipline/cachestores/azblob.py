@@ -18,12 +18,12 @@ from shipline.cachestores.service import Service
 from shipline.cachestores.transfer import AT_ONCE
 from shipline.content import Advance
 from shipline.errors import NotFound
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import ordered_map
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 API_VERSION = "2023-11-03"
 _VERSION = {"x-ms-version": API_VERSION}
@@ -35,7 +35,9 @@ _SIGNED_HEADERS = (
 )
 
 
-def sign_shared_key(account: str, key: bytes, now: datetime, request: Request) -> Request:
+def sign_shared_key(
+    account: str, key: bytes, now: datetime, request: ClientRequest
+) -> ClientRequest:
     """The request with the signature of an account's key."""
     headers = {**request.headers, "x-ms-date": format_datetime(now, usegmt=True)}
     lower = {name.lower(): text for name, text in headers.items()}
@@ -53,7 +55,7 @@ def sign_shared_key(account: str, key: bytes, now: datetime, request: Request) -
     return replace(request, headers={**headers, "Authorization": authorization})
 
 
-def sign_with_query(signature: str, request: Request) -> Request:
+def sign_with_query(signature: str, request: ClientRequest) -> ClientRequest:
     """The request with a shared access signature, which is a query."""
     mark = "&" if "?" in request.url.target else "?"
     url = replace(request.url, target=f"{request.url.target}{mark}{signature}")
@@ -121,7 +123,7 @@ def put_blob(
 
 def get_blob(
     service: Service, url: Url, *, operation: str, start: int = 0, end: int = 0
-) -> Response:
+) -> ClientResponse:
     """The bytes of a blob up to `end`, all if it is 0; status 200, 206, 404 or 416."""
     headers = {**_VERSION, "Range": f"bytes={start}-{end - 1}"} if end else _VERSION
     return service.send(
@@ -156,7 +158,7 @@ class AzureApi:
         self._note(response)
         return ObjectState.of(response) if response.status == 200 else None
 
-    def get(self, key: str, start: int = 0, end: int = 0) -> Response:
+    def get(self, key: str, start: int = 0, end: int = 0) -> ClientResponse:
         operation = f"reading {key}"
         response = get_blob(
             self._service, self._url(key), operation=operation, start=start, end=end
@@ -181,7 +183,7 @@ class AzureApi:
     def touch(self, key: str, state: ObjectState) -> None:
         """Nothing: a cache of this kind does not refresh what it has."""
 
-    def _note(self, response: Response) -> None:
+    def _note(self, response: ClientResponse) -> None:
         """Remember that the container is missing, which every answer of 404 tells."""
         if response.header("x-ms-error-code") == "ContainerNotFound":
             self._absent = True

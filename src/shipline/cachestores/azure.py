@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from shipline.cachestores.service import Clock, Service, json_object, small_file, utc_now
 from shipline.errors import AuthError, RegistryError
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 
 _RESOURCE = "https://storage.azure.com/"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -46,7 +46,7 @@ class AzureLogin:
         self._current: EntraToken | None = None
         self._anonymous = False
 
-    def sign(self, request: Request) -> Request:
+    def sign(self, request: ClientRequest) -> ClientRequest:
         token = self._token()
         return request.with_authorization(f"Bearer {token.text}" if token else "")
 

@@ -33,7 +33,7 @@ from shipline.tasks import Once, sleep
 from shipline.values import replace
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 VERSION = hashlib.sha256(b"|go-actionscache-1.0").hexdigest()  # of all entries of BuildKit
 _SERVICE = "twirp/github.actions.results.api.v1.CacheService"
@@ -94,7 +94,7 @@ def _bad_token(reason: str, hint: str) -> AuthError:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ActionsEntry:
     """An entry of the cache: its whole key, and a URL that allows to read it for some time."""
 
     key: str
@@ -111,14 +111,14 @@ class ActionsService:
         self._url = url
         self._token = token
 
-    def find(self, key: str) -> Entry | None:
+    def find(self, key: str) -> ActionsEntry | None:
         """The newest entry whose key begins with `key`, one of that key first."""
         fields = {"key": key, "restore_keys": [key], "version": VERSION}
         found = self._call("GetCacheEntryDownloadURL", fields, f"looking for {key}")
         matched, url = found.get("matched_key"), found.get("signed_download_url")
         if not found.get("ok") or not isinstance(url, str) or not isinstance(matched, str):
             return None
-        return Entry(matched, Url.parse(url))
+        return ActionsEntry(matched, Url.parse(url))
 
     def reserve(self, key: str) -> Url | None:
         """Where to upload a new entry; None if another one has the key, complete or not."""
@@ -148,7 +148,7 @@ class ActionsService:
         if not self._call("FinalizeCacheEntryUpload", fields, f"finalizing {key}").get("ok"):
             raise RegistryError(f"{self.name}: the service did not finalize {key}", host="")
 
-    def read(self, entry: Entry, start: int = 0, end: int = 0) -> Response:
+    def read(self, entry: ActionsEntry, start: int = 0, end: int = 0) -> ClientResponse:
         """The bytes of an entry. Raises NotFound if it was evicted."""
         operation = f"reading {entry.key}"
         response = get_blob(self._storage, entry.url, operation=operation, start=start, end=end)
@@ -205,7 +205,7 @@ class ActionsCache:
         self._keys = keys
         self._listed: Once[frozenset[str]] = Once()
         self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ActionsEntry] = {}
 
     def exists(self, target: Descriptor) -> bool:
         key = _blob(target)
@@ -220,7 +220,7 @@ class ActionsCache:
         if self._entry(key) is None:
             raise NotFound(f"{self._service.name} has no {key}")
 
-        def get(start: int, end: int) -> Response:
+        def get(start: int, end: int) -> ClientResponse:
             check_time()
             return self._read(key, start, end)
 
@@ -296,7 +296,7 @@ class ActionsCache:
             return None
         return int(number), content
 
-    def _read(self, key: str, start: int, end: int) -> Response:
+    def _read(self, key: str, start: int, end: int) -> ClientResponse:
         """Some bytes of a blob, by a new URL if the one at hand has expired."""
         entry = self._entry(key)
         if entry is None:
@@ -312,7 +312,7 @@ class ActionsCache:
                 raise
             return self._service.read(fresh, start, end)
 
-    def _entry(self, key: str) -> Entry | None:
+    def _entry(self, key: str) -> ActionsEntry | None:
         """The entry of exactly this key, looked up once."""
         with self._lock:
             entry = self._entries.get(key)

@@ -23,7 +23,7 @@ from shipline.oci import Descriptor
 from shipline.tasks import sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 _ROUNDS = 12  # of reading and writing a document that others write too
 _MOST_PARTS = 10_000  # of S3; Azure takes more
@@ -36,7 +36,7 @@ class ObjectState(Struct, frozen=True):
     modified: datetime
 
     @classmethod
-    def of(cls, response: Response) -> ObjectState:
+    def of(cls, response: ClientResponse) -> ObjectState:
         """From the headers of a response to HEAD."""
         size = response.header("Content-Length")
         try:
@@ -57,7 +57,7 @@ class ObjectApi(Protocol):
     def head(self, key: str) -> ObjectState | None:
         """None if there is no such object."""
 
-    def get(self, key: str, start: int = 0, end: int = 0) -> Response:
+    def get(self, key: str, start: int = 0, end: int = 0) -> ClientResponse:
         """A response with the bytes up to `end`, with all of them if it is 0: status 200, 206, 416.
         Raises NotFound.
         """
@@ -72,7 +72,7 @@ class ObjectApi(Protocol):
         """Make an object look as if it was written now."""
 
 
-class Layout(Struct, frozen=True):
+class ObjectKeys(Struct, frozen=True):
     """Where things are: what is put before a digest, and the keys of the cache's documents.
 
     Objects that were last changed before `refresh` are touched when a cache relies on them, so that
@@ -87,9 +87,9 @@ class Layout(Struct, frozen=True):
 class ObjectCache:
     """A CacheStore in an object storage."""
 
-    def __init__(self, api: ObjectApi, layout: Layout) -> None:
+    def __init__(self, api: ObjectApi, keys: ObjectKeys) -> None:
         self._api = api
-        self._layout = layout
+        self._keys = keys
         self._old: dict[str, ObjectState] = {}
 
     def exists(self, target: Descriptor) -> bool:
@@ -97,7 +97,7 @@ class ObjectCache:
         state = self._api.head(key)
         if state is None or state.size != target.size:
             return False
-        if datetime.now(UTC) - state.modified > self._layout.refresh:
+        if datetime.now(UTC) - state.modified > self._keys.refresh:
             self._old[key] = state
         return True
 
@@ -105,7 +105,7 @@ class ObjectCache:
     def fetch(self, target: Descriptor) -> Iterator[VerifiedReader]:
         key, whole = self._key(target), target.size == 0
 
-        def get(start: int, end: int) -> Response:
+        def get(start: int, end: int) -> ClientResponse:
             return self._api.get(key, start, end)
 
         if whole:
@@ -127,12 +127,12 @@ class ObjectCache:
                 self._api.upload(key, parts(reader, size), report)
 
     def documents(self) -> Sequence[bytes]:
-        found = (self._read(key) for key in self._layout.documents)
+        found = (self._read(key) for key in self._keys.documents)
         return [content for content, _ in filter(None, found)]
 
     def update(self, merge: Merge) -> None:
         """Objects that were found old are touched now: only who writes a cache relies on them."""
-        for key in self._layout.documents:
+        for key in self._keys.documents:
             self._update(key, merge)
         while self._old:
             self._api.touch(*self._old.popitem())
@@ -164,4 +164,4 @@ class ObjectCache:
             return None
 
     def _key(self, target: Descriptor) -> str:
-        return f"{self._layout.blobs}{target.digest}"
+        return f"{self._keys.blobs}{target.digest}"

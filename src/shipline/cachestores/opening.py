@@ -13,7 +13,7 @@ from functools import partial
 from posixpath import normpath
 
 from shipline.cachestores import aws, azblob, azure, gha, s3
-from shipline.cachestores.objects import Layout, ObjectCache
+from shipline.cachestores.objects import ObjectCache, ObjectKeys
 from shipline.cachestores.service import Service, Sign, utc_now
 from shipline.content import Advance, Fetcher, Reader
 from shipline.content.cache_store import CacheStore, Merge
@@ -21,7 +21,7 @@ from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
 from shipline.oci import Descriptor
 from shipline.registry import Client, NoKeychain, Proxies
 from shipline.registry.http import HttpClient
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.units import Duration
 from shipline.values import replace
 
@@ -152,7 +152,7 @@ def _metadata(client: Client, name: str) -> Service:
     return Service(http, name, "", sign=_once)
 
 
-def _once(request: Request) -> Request:
+def _once(request: ClientRequest) -> ClientRequest:
     return replace(request, headers={**request.headers, "Connection": "close"})
 
 
@@ -186,7 +186,7 @@ def _open_gha(given: _Attributes, client: Client) -> CacheStore:
     )
 
 
-def _bear(token: str, request: Request) -> Request:
+def _bear(token: str, request: ClientRequest) -> ClientRequest:
     return request.with_authorization(f"Bearer {token}")
 
 
@@ -215,7 +215,7 @@ def _open_s3(given: _Attributes, client: Client) -> CacheStore:
         raise given.unusable("endpoint_url" if endpoint else "bucket", error.message) from None
     prefix = given.text("prefix")
     manifests = prefix + given.text("manifests_prefix", "manifests/")
-    layout = Layout(
+    layout = ObjectKeys(
         prefix + given.text("blobs_prefix", "blobs/"),
         tuple(manifests + one for one in given.names()),
         timedelta(seconds=given.seconds("touch_refresh", "24h")),
@@ -238,7 +238,7 @@ def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str)
         )
         login = aws.AwsLogin(environment.sources())
 
-    def sign(request: Request) -> Request:
+    def sign(request: ClientRequest) -> ClientRequest:
         return aws.sign(request, login.credentials(), region=region, service="s3", now=utc_now())
 
     return sign
@@ -263,7 +263,7 @@ def _open_azblob(given: _Attributes, client: Client) -> CacheStore:
     service = replace(plain, sign=_azure_signer(given, plain, client, account, sas))
     root = replace(account_url, target=f"{account_url.path.rstrip('/')}/{container}")
     prefix = given.text("prefix", variable="BUILDKIT_AZURE_STORAGE_PREFIX")
-    layout = Layout(
+    layout = ObjectKeys(
         _joined(prefix, given.text("blobs_prefix", "blobs")) + "/",
         tuple(
             _joined(prefix, given.text("manifests_prefix", "manifests"), one)

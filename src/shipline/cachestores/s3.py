@@ -21,7 +21,7 @@ from shipline.registry.request import Url
 from shipline.tasks import ordered_map
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 _LARGEST_COPY = 5 << 30  # bytes of one copy
 _LOST = {"If-None-Match": {409, 412}, "If-Match": {404, 409, 412}}  # another writer was first
@@ -45,7 +45,7 @@ class S3Api:
         response.close()
         return ObjectState.of(response) if response.status == 200 else None
 
-    def get(self, key: str, start: int = 0, end: int = 0) -> Response:
+    def get(self, key: str, start: int = 0, end: int = 0) -> ClientResponse:
         response = self._service.send(
             "GET",
             self._url(key),

@@ -26,17 +26,17 @@ from shipline.registry.errors import (
     retry_after,
 )
 from shipline.registry.http import HttpClient, back_off
-from shipline.registry.request import Origin, Request, Url
+from shipline.registry.request import ClientRequest, Origin, Url
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 _TRIES_IF_LIMITED = 8  # with backoff almost a minute: limits of rates end after a while
-Sign = Callable[[Request], Request]
+Sign = Callable[[ClientRequest], ClientRequest]
 Clock = Callable[[], datetime]
 
 
-def unsigned(request: Request) -> Request:
+def unsigned(request: ClientRequest) -> ClientRequest:
     """The request as it is, where its URL carries the permission."""
     return request
 
@@ -63,12 +63,12 @@ class Service:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         limit: str = "small",
-    ) -> Response:
+    ) -> ClientResponse:
         """The response, if its status is one of `expect`; the caller closes it.
 
         Follows no redirect, for which the request is not signed. Raises AuthError, RegistryError.
         """
-        request = self.sign(Request(method, url, headers or {}, body))
+        request = self.sign(ClientRequest(method, url, headers or {}, body))
         for attempt in itertools.count(self.http.tries):
             try:
                 return self.http.call(

@@ -14,12 +14,12 @@ from shipline.registry.http import TRIES, back_off
 from shipline.tasks import check, ordered_map
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 PIECE = 8 << 20  # bytes of one request
 AT_ONCE = 4  # requests for one blob, so that it takes at most 40 MiB of memory
 
-GetRange = Callable[[int, int], "Response"]
+GetRange = Callable[[int, int], "ClientResponse"]
 """The response to a request for the bytes from a position up to another: status 200, 206, 416."""
 
 
@@ -75,7 +75,7 @@ def _fetch(get: GetRange, start: int, end: int) -> bytearray:
     return data
 
 
-def _append(data: bytearray, response: Response, start: int, left: int) -> None:
+def _append(data: bytearray, response: ClientResponse, start: int, left: int) -> None:
     if response.status == 416:
         return
     found = re.match(r"bytes ([0-9]{1,18})-", response.header("Content-Range"))
@@ -87,7 +87,7 @@ def _append(data: bytearray, response: Response, start: int, left: int) -> None:
         left -= len(more)
 
 
-def read_whole(get: Callable[[], Response], limit: int) -> tuple[bytes, str]:
+def read_whole(get: Callable[[], ClientResponse], limit: int) -> tuple[bytes, str]:
     """Content and ETag of a small object; a response that breaks off is asked for again.
 
     Raises RegistryError if the object is larger than `limit` bytes.

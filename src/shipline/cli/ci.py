@@ -25,12 +25,12 @@ from shipline.cli.results import write_whole
 from shipline.config import Config, load
 from shipline.deliver.ci import (
     UNSUPPORTED_OPTIONS,
+    BuildCommand,
     CiSection,
     FileState,
-    Invocation,
     Login,
     Pins,
-    Signing,
+    SigningSecret,
     Unread,
     Workflow,
     buildx_workflow,
@@ -74,7 +74,7 @@ def _keep(scratch: Path, value: str) -> Path:
     return Path(name)
 
 
-def _announce(call: Invocation, *, on_runner: bool) -> None:
+def _announce(call: BuildCommand, *, on_runner: bool) -> None:
     """Have the runner mask secrets in the log; print the warnings."""
     if on_runner:
         for value in call.masked:
@@ -84,7 +84,7 @@ def _announce(call: Invocation, *, on_runner: bool) -> None:
         click.echo(f"::warning::{warning}" if on_runner else f"warning: {warning}", err=True)
 
 
-def _write_outputs(output: Path, call: Invocation) -> None:
+def _write_outputs(output: Path, call: BuildCommand) -> None:
     outputs = {}
     if call.iidfile is not None and call.iidfile.exists():
         outputs["imageid"] = call.iidfile.read_text().strip()
@@ -194,19 +194,19 @@ def _without(config: Config) -> Iterator[str]:
         yield "sign: nothing is signed"
 
 
-def _signing(pipeline: Pipeline, section: CiSection, root: Path) -> Signing | None:
+def _signing(pipeline: Pipeline, section: CiSection, root: Path) -> SigningSecret | None:
     sign = pipeline.sign
     if sign is None:
         return None
     if sign.key.startswith(_FROM_VARIABLE):
-        return Signing(sign.key.removeprefix(_FROM_VARIABLE))
+        return SigningSecret(sign.key.removeprefix(_FROM_VARIABLE))
     file = os.path.relpath(root / sign.key, root)
     if file.startswith("..") or os.path.isabs(sign.key):
         raise ConfigError(
             f"sign.key: {sign.key} is outside the project",
             hint="use env://COSIGN_PRIVATE_KEY, or a file in the project, which CI then writes",
         )
-    return Signing(section.key, file)
+    return SigningSecret(section.key, file)
 
 
 def _flags(build: Build) -> Iterator[str]:

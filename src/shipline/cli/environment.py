@@ -160,7 +160,7 @@ def git_facts(environ: Mapping[str, str], context: str, dockerfile: str | None) 
 
 
 @dataclass(frozen=True, slots=True)
-class _GitSource:
+class _Checkout:
     """Where a context is in its repository; `file` is the Dockerfile, None if it is outside."""
 
     revision: str
@@ -171,7 +171,7 @@ class _GitSource:
 
 def _git_source(
     environ: Mapping[str, str], context: str, dockerfile: str | None
-) -> _GitSource | None:
+) -> _Checkout | None:
     """The repository of a context; None for one that is in no commit."""
     if not os.path.isdir(context):
         return None
@@ -189,4 +189,4 @@ def _git_source(
     file = (Path(dockerfile) if dockerfile else place / "Dockerfile").resolve()
     inside = file.relative_to(top) if file.is_relative_to(top) else None
     url = re.sub(r"://[^/@]*@", "://", read_repository(git).url)
-    return _GitSource(commit, url, place.relative_to(top), inside)
+    return _Checkout(commit, url, place.relative_to(top), inside)

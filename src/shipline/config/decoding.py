@@ -15,11 +15,11 @@ from shipline.config.document import (
     Document,
     InvalidConfig,
     Kind,
-    Listing,
+    MappingNode,
     Mark,
     Node,
     Scalar,
-    Table,
+    SequenceNode,
 )
 from shipline.config.shape import (
     Choice,
@@ -131,7 +131,7 @@ class _Decoder:
         return self.scalar(node, shape, key, expand)
 
     def record(self, node: Node, cls: type, key: Key, expand: bool = False) -> Any:
-        if not isinstance(node, Table):
+        if not isinstance(node, MappingNode):
             return self.report(node.mark, key, f"must be a mapping, not {_kind(node)}")
         inline_records = inlined_in(cls)
         values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in inline_records}}
@@ -145,7 +145,7 @@ class _Decoder:
 
     def entries(
         self,
-        node: Table,
+        node: MappingNode,
         cls: type,
         key: Key,
         values: Mapping[str, dict[str, Any]],
@@ -165,7 +165,7 @@ class _Decoder:
             if field.required and field.name not in values[field.inline]:
                 self.report(node.mark, key, f"the key {field.key} is missing")
 
-    def construct(self, node: Table, cls: type, values: Mapping[str, Any], key: Key) -> Any:
+    def construct(self, node: MappingNode, cls: type, values: Mapping[str, Any], key: Key) -> Any:
         """Build the record; an error is reported at the key that its message starts with, else at
         the record.
         """
@@ -181,7 +181,7 @@ class _Decoder:
             return self.report(node.mark, key, message_text)
 
     def many(self, node: Node, shape: Many, key: Key, expand: bool) -> Any:
-        if not isinstance(node, Listing):
+        if not isinstance(node, SequenceNode):
             return self.report(node.mark, key, f"must be a list, not {_kind(node)}")
         values = [
             self.value(item, shape.item, _indexed(key, position), expand)
@@ -190,7 +190,7 @@ class _Decoder:
         return _INVALID if any(value is _INVALID for value in values) else tuple(values)
 
     def named(self, node: Node, shape: Named, key: Key, expand: bool) -> Any:
-        if not isinstance(node, Table):
+        if not isinstance(node, MappingNode):
             return self.report(node.mark, key, f"must be a mapping, not {_kind(node)}")
         values = {
             name.text: self.value(child, shape.value, (*key, name.text), expand)
@@ -265,9 +265,9 @@ def _fits(node: Node, shape: Shape) -> bool:
     if isinstance(shape, Either):
         return any(_fits(node, option) for option in shape.options)
     if isinstance(shape, (Record, Named)):
-        return isinstance(node, Table)
+        return isinstance(node, MappingNode)
     if isinstance(shape, Many):
-        return isinstance(node, Listing)
+        return isinstance(node, SequenceNode)
     if not isinstance(node, Scalar):
         return False
     if isinstance(shape, Plain):
@@ -293,14 +293,14 @@ def _kind(node: Node) -> str:
     if isinstance(node, Scalar):
         text = node.text if len(node.text) <= 40 else node.text[:37] + "..."
         return "empty" if node.plain and not text else f"{text!r}"
-    return "a list" if isinstance(node, Listing) else "a mapping"
+    return "a list" if isinstance(node, SequenceNode) else "a mapping"
 
 
 def _node_at(node: Node, dotted: str) -> Node | None:
     """The node at a dotted key."""
     current: Node | None = node
     for part in dotted.split("."):
-        entries = current.entries if isinstance(current, Table) else ()
+        entries = current.entries if isinstance(current, MappingNode) else ()
         current = next((child for name, child in entries if name.text == part), None)
     return current
 

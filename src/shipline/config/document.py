@@ -86,7 +86,7 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class SequenceNode:
     """A sequence of nodes."""
 
     mark: Mark
@@ -95,7 +95,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class MappingNode:
     """A mapping with unique keys."""
 
     mark: Mark
@@ -103,7 +103,7 @@ class Table:
     weight: int = 1
 
 
-Node = Scalar | Listing | Table
+Node = Scalar | SequenceNode | MappingNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def read_document(content: bytes, file: str) -> Document:
     builder = _Builder(file)
     for event in _events(text, file):
         builder.take(event)
-    return Document(file, builder.root or Table(Mark(), ()), tuple(builder.problems))
+    return Document(file, builder.root or MappingNode(Mark(), ()), tuple(builder.problems))
 
 
 def _events(text: str, file: str) -> Iterator[Any]:
@@ -213,7 +213,7 @@ class _Builder:
     def _close_collection(self, collection: _OpenCollection) -> Node:
         weight = 1 + sum(map(_weight, collection.nodes))
         if not collection.mapping:
-            return Listing(collection.mark, tuple(collection.nodes), weight)
+            return SequenceNode(collection.mark, tuple(collection.nodes), weight)
         entries: dict[str, tuple[Scalar, Node]] = {}
         merged_entries: list[tuple[Scalar, Node]] = []
         for key, value in zip(collection.nodes[::2], collection.nodes[1::2], strict=True):
@@ -228,12 +228,12 @@ class _Builder:
                 entries[key.text] = key, value
         for key, value in merged_entries:
             entries.setdefault(key.text, (key, value))
-        return Table(collection.mark, tuple(entries.values()), weight)
+        return MappingNode(collection.mark, tuple(entries.values()), weight)
 
     def _merged(self, value: Node) -> Iterator[tuple[Scalar, Node]]:
         """The entries that `<<` merges (yaml.org/type/merge), of a mapping or a list of them."""
-        for mapping in value.items if isinstance(value, Listing) else (value,):
-            if isinstance(mapping, Table):
+        for mapping in value.items if isinstance(value, SequenceNode) else (value,):
+            if isinstance(mapping, MappingNode):
                 yield from mapping.entries
             else:
                 self._problem(mapping.mark, "<< takes a mapping, or a list of them")

@@ -12,7 +12,7 @@ from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.fields import located
 from shipline.dockerfile.ignore import IgnoreRules
 from shipline.dockerfile.plan import SCRATCH
-from shipline.dockerfile.scope import GlobalScope, PlatformArgs, Scope, apply, open_scope
+from shipline.dockerfile.scope import GlobalScope, PlatformArgs, VariableScope, apply, open_scope
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.dockerfile.text import nearest
 from shipline.dockerfile.values import PortSpec
@@ -298,11 +298,11 @@ def _image_findings(stage: Stage, image: KnownImage) -> Iterator[RuleFinding]:
         yield finding("InvalidBaseImagePlatform", message, stage.opening)
 
 
-class _StageState(Struct, frozen=True):
+class _CheckedState(Struct, frozen=True):
     """The state after an instruction, which later stages inherit; `known` is false if the variables
     of the base image are unknown."""
 
-    scope: Scope
+    scope: VariableScope
     known: bool
     shell: bool = False
     workdir: bool = False
@@ -319,7 +319,7 @@ class StageWalk(Struct):
     ignore: IgnoreRules
     images: KnownImages
     target: str
-    ends: dict[int, _StageState] = field(default_factory=dict)
+    ends: dict[int, _CheckedState] = field(default_factory=dict)
 
     def findings(self, stage: Stage) -> Iterator[RuleFinding]:
         """The findings of one stage; the stages before it must have been walked."""
@@ -333,23 +333,23 @@ class StageWalk(Struct):
             yield from found
         self.ends[stage.index] = state
 
-    def _start(self, stage: Stage) -> tuple[_StageState, list[RuleFinding]]:
+    def _start(self, stage: Stage) -> tuple[_CheckedState, list[RuleFinding]]:
         base = self.scope.base_of(stage)
         earlier = reversed(self.dockerfile.stages[: stage.index])
         parent = next((s for s in earlier if s.name == base.name), None)
         if parent is not None and parent.index in self.ends:
             return self.ends[parent.index], []
         if base.name == SCRATCH:
-            return _StageState(Scope.of_image(()), known=True), []
+            return _CheckedState(VariableScope.of_image(()), known=True), []
         image = self.images(base.name, base.platform or self.target)
         if image is None:
-            return _StageState(Scope.of_image(()), known=False), []
-        state = _StageState(Scope.of_image(image.variables), known=True)
+            return _CheckedState(VariableScope.of_image(()), known=False), []
+        state = _CheckedState(VariableScope.of_image(image.variables), known=True)
         return state, [*_image_findings(stage, image)]
 
     def _step(
-        self, instruction: ins.Instruction, state: _StageState
-    ) -> tuple[_StageState, list[RuleFinding]]:
+        self, instruction: ins.Instruction, state: _CheckedState
+    ) -> tuple[_CheckedState, list[RuleFinding]]:
         """The state after `instruction`, and findings about variables and ports."""
         found: list[RuleFinding] = []
         step = apply(instruction, state.scope, self.scope)
@@ -371,7 +371,7 @@ class StageWalk(Struct):
             workdir=state.workdir or isinstance(instruction, ins.Workdir),
         ), found
 
-    def _workdir(self, instruction: ins.Instruction, state: _StageState) -> Iterator[RuleFinding]:
+    def _workdir(self, instruction: ins.Instruction, state: _CheckedState) -> Iterator[RuleFinding]:
         if not isinstance(instruction, ins.Workdir) or state.workdir:
             return
         step = apply(instruction, state.scope, self.scope).instruction
@@ -405,7 +405,7 @@ class StageWalk(Struct):
         return self.ignore.ignores(path)
 
 
-def _json_args(instruction: ins.Instruction, state: _StageState) -> Iterator[RuleFinding]:
+def _json_args(instruction: ins.Instruction, state: _CheckedState) -> Iterator[RuleFinding]:
     if not isinstance(instruction, ins.Cmd | ins.Entrypoint) or state.shell:
         return
     if instruction.command.shell_form:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from shipline.dockerfile import instructions as ins
 from shipline.dockerfile.parser import chomp, parse_heredoc
-from shipline.dockerfile.scope import Scope
+from shipline.dockerfile.scope import VariableScope
 from shipline.dockerfile.text import quote
 from shipline.dockerfile.values import format_duration
 from shipline.errors import DockerfileError
@@ -96,7 +96,7 @@ def makes_layer(instruction: ins.Instruction, *, workdir: str = "/") -> bool:
 
 def history_text(
     instruction: ins.Instruction,
-    scope: Scope,
+    scope: VariableScope,
     *,
     shell: Sequence[str] = DEFAULT_SHELL,
     workdir: str = "/",
@@ -149,7 +149,7 @@ def _arg(name: str, value: str | None) -> str:
     return name if value is None else f"{name}={value}"
 
 
-def _declared(scope: Scope) -> list[str]:
+def _declared(scope: VariableScope) -> list[str]:
     """`|2 A=1 B=2`: the number of ARGs in scope, and their values in the environment."""
     values = {name: scope.variables.get(name, value or "") for name, value in scope.args}
     if not values:

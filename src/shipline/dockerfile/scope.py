@@ -158,7 +158,7 @@ def _declare_global(instruction: ins.Arg, scope: GlobalScope) -> GlobalScope:
     return replace(scope, variables=variables)
 
 
-class Scope(Struct, frozen=True):
+class VariableScope(Struct, frozen=True):
     """The variables at one point of a stage.
 
     `env` goes into the image configuration, in order. `variables` is used for `$NAME` and as the
@@ -171,7 +171,7 @@ class Scope(Struct, frozen=True):
     args: tuple[tuple[str, str | None], ...] = ()
 
     @classmethod
-    def of_image(cls, env: Iterable[str] = (), *, os: str = "linux") -> Scope:
+    def of_image(cls, env: Iterable[str] = (), *, os: str = "linux") -> VariableScope:
         """The scope at the start of a stage whose base is an image with `env` (`NAME=value`).
 
         A missing PATH is added, except on Windows, because commands need one.
@@ -184,13 +184,13 @@ class Scope(Struct, frozen=True):
             pairs["PATH"] = DEFAULT_PATH
         return cls(tuple(pairs.items()), dict(pairs))
 
-    def with_env(self, pairs: Iterable[tuple[str, str]]) -> Scope:
+    def with_env(self, pairs: Iterable[tuple[str, str]]) -> VariableScope:
         env, variables = dict(self.env), dict(self.variables)
         for name, value in pairs:
             env[name] = variables[name] = value
         return replace(self, env=tuple(env.items()), variables=variables)
 
-    def with_arg(self, name: str, value: str | None) -> Scope:
+    def with_arg(self, name: str, value: str | None) -> VariableScope:
         variables = dict(self.variables)
         if value is not None and name not in _NOT_IN_ENVIRONMENT:
             variables[name] = value
@@ -204,13 +204,13 @@ class ScopedInstruction(Struct, frozen=True):
     """
 
     instruction: ins.Instruction
-    scope: Scope
+    scope: VariableScope
     mounts: tuple[Mount, ...] = ()
     undefined: frozenset[str] = frozenset()
 
 
 def apply(
-    instruction: ins.Instruction, scope: Scope, global_scope: GlobalScope
+    instruction: ins.Instruction, scope: VariableScope, global_scope: GlobalScope
 ) -> ScopedInstruction:
     """Expand `instruction` in `scope`.
 
@@ -230,7 +230,7 @@ def apply(
     return ScopedInstruction(expanded, scope, mounts, _undeclared(words.undefined, scope))
 
 
-def _undeclared(undefined: Iterable[str], scope: Scope) -> frozenset[str]:
+def _undeclared(undefined: Iterable[str], scope: VariableScope) -> frozenset[str]:
     declared = {name for name, _ in scope.args}
     return frozenset(undefined) - declared - _NOT_IN_ENVIRONMENT
 
@@ -257,7 +257,9 @@ class _Expander(Struct):
         return expansion
 
 
-def _declare(instruction: ins.Arg, scope: Scope, global_scope: GlobalScope) -> ScopedInstruction:
+def _declare(
+    instruction: ins.Arg, scope: VariableScope, global_scope: GlobalScope
+) -> ScopedInstruction:
     """ARG: --build-arg overrides the default, the default overrides the global value.
 
     A default sees the ARGs before it on the same line; an overridden one is not expanded.

@@ -19,7 +19,7 @@ from shipline.errors import AuthError
 from shipline.registry.credentials import Credentials, Keychain
 from shipline.registry.errors import HttpResponse, response_error
 from shipline.registry.hosts import Endpoint
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.tasks import Limiter
 
 Scopes = tuple["Scope", ...]
@@ -149,7 +149,7 @@ class Token:
 
 def token_flow(
     realm: Url, service: str, scopes: Scopes, credentials: Credentials | None
-) -> Generator[Request, HttpResponse, Token]:
+) -> Generator[ClientRequest, HttpResponse, Token]:
     """Request a token with GET, or first with POST (OAuth2) if there is an identity token.
 
     A server without POST responds 404 or 405: GET follows. Raises AuthError.
@@ -163,17 +163,19 @@ def token_flow(
     return _read(response, scopes)
 
 
-def _get(realm: Url, service: str, scopes: Scopes, credentials: Credentials | None) -> Request:
+def _get(
+    realm: Url, service: str, scopes: Scopes, credentials: Credentials | None
+) -> ClientRequest:
     parameters = [("service", service)] if service else []
     parameters += [("scope", str(scope)) for scope in scopes]
     parameters.append(("client_id", CLIENT_ID))
     if credentials and credentials.username:
         parameters.append(("account", credentials.username))
     headers = {"Authorization": credentials.basic} if credentials else {}
-    return Request("GET", realm.with_query(*parameters), headers)
+    return ClientRequest("GET", realm.with_query(*parameters), headers)
 
 
-def _post(realm: Url, service: str, scopes: Scopes, credentials: Credentials) -> Request:
+def _post(realm: Url, service: str, scopes: Scopes, credentials: Credentials) -> ClientRequest:
     form = {
         "grant_type": "refresh_token",
         "service": service,
@@ -182,7 +184,7 @@ def _post(realm: Url, service: str, scopes: Scopes, credentials: Credentials) ->
         "refresh_token": credentials.identity_token,
     }
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    return Request("POST", realm, headers, urlencode(form).encode())
+    return ClientRequest("POST", realm, headers, urlencode(form).encode())
 
 
 def _read(response: HttpResponse, scopes: Scopes) -> Token:
@@ -216,7 +218,7 @@ def _lifetime(document: Mapping[str, Any]) -> float:
 
 
 _MARGIN_S = 10.0  # a token is dropped this long before it expires
-RequestToken = Callable[[Url, Generator[Request, HttpResponse, Token]], Token]
+RequestToken = Callable[[Url, Generator[ClientRequest, HttpResponse, Token]], Token]
 """Runs a token flow with the token server at a URL, if that is trusted."""
 
 

@@ -14,10 +14,10 @@ from shipline.registry.hosts import HostSettings
 from shipline.registry.http import TRIES, Caller, HttpClient
 from shipline.registry.repository import RemoteRepository
 from shipline.registry.repository_api import RepositoryApi
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 _DOCUMENT_LIMIT = 256 << 20  # bytes
 
@@ -71,7 +71,7 @@ class Client:
         registry with anonymous access accepts any.
         """
         endpoint = self.settings.endpoint(host)
-        request = Request("GET", Url(endpoint.origin, "/v2/"))
+        request = ClientRequest("GET", Url(endpoint.origin, "/v2/"))
         caller = Caller(endpoint, "", ())
         self._http.call(request, expect={200}, operation="logging in", caller=caller).close()
 
@@ -81,18 +81,18 @@ class Client:
         """
         endpoint = self.settings.endpoint(host)
         headers = {"Content-Type": "application/json"} if body else {}
-        request = Request(method, Url(endpoint.origin, path), headers, body)
+        request = ClientRequest(method, Url(endpoint.origin, path), headers, body)
         caller = Caller(endpoint, "", ())
         operation = f"{method} {path}"
         response = self._http.call(request, expect={200, 202}, operation=operation, caller=caller)
         with closing(response):
             return response.content(_DOCUMENT_LIMIT)
 
-    def get(self, url: str, headers: Mapping[str, str]) -> Response:
+    def get(self, url: str, headers: Mapping[str, str]) -> ClientResponse:
         """GET any URL, with the proxies and authorities of the settings and no credentials but
         those in `headers`: status 200, or 304. Raises AuthError, RegistryError.
         """
-        request = Request("GET", Url.parse(url), headers)
+        request = ClientRequest("GET", Url.parse(url), headers)
         return self._http.call(
             request, expect={200, 304}, operation="GET", limit="read", redirects=10
         )

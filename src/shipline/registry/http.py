@@ -35,11 +35,11 @@ from shipline.registry.hosts import (
     policy_for_link,
     policy_for_realm,
 )
-from shipline.registry.request import Origin, Request, Url
+from shipline.registry.request import ClientRequest, Origin, Url
 from shipline.tasks import Limiter, sleep
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import RequestWriter, Response, Transport
+    from shipline.registry.transport import ClientResponse, RequestWriter, Transport
 
 TRIES = 5
 _REDIRECTS = 5
@@ -107,7 +107,7 @@ class HttpClient:
 
     def call(
         self,
-        request: Request,
+        request: ClientRequest,
         *,
         expect: Collection[int],
         operation: str,
@@ -117,7 +117,7 @@ class HttpClient:
         redirects: int = _REDIRECTS,
         linked_from: Origin | None = None,
         explain: Explain = response_error,
-    ) -> Response:
+    ) -> ClientResponse:
         """Send until the status is one of `expect`; the caller closes the response.
 
         Retriable failures are retried with backoff. `operation` names the request in messages,
@@ -137,7 +137,7 @@ class HttpClient:
                 back_off(attempt, error)
         raise AssertionError  # count() has no end
 
-    def open(self, request: Request, caller: Caller, *, length: int | None) -> RequestWriter:
+    def open(self, request: ClientRequest, caller: Caller, *, length: int | None) -> RequestWriter:
         """Send an authorised head; the caller writes the body, which no limit counts.
 
         The body's producer sets the pace, so waiting for a slot could deadlock.
@@ -167,7 +167,7 @@ class HttpClient:
         return client
 
     def _open(
-        self, request: Request, *, length: int | None, address_policy: AddressPolicy
+        self, request: ClientRequest, *, length: int | None, address_policy: AddressPolicy
     ) -> RequestWriter:
         try:
             return self._transport.open(
@@ -183,12 +183,12 @@ class HttpClient:
 
     def _attempt(
         self,
-        request: Request,
+        request: ClientRequest,
         caller: Caller | None,
         limit: str,
         redirects: int,
         linked_from: Origin | None,
-    ) -> Response:
+    ) -> ClientResponse:
         """One attempt, with a token once the registry has asked for one, repeated after a 401."""
         first = linked_from or (caller.endpoint.origin if caller else request.url.origin)
         authorization = self._authorization(request, caller)
@@ -203,14 +203,16 @@ class HttpClient:
         again = request.with_authorization(self._authorization(request, caller))
         return self._follow(again, first, limit, redirects)
 
-    def _authorization(self, request: Request, caller: Caller | None) -> str:
+    def _authorization(self, request: ClientRequest, caller: Caller | None) -> str:
         if caller is None or request.url.origin != caller.endpoint.origin:
             return ""
         auth = self.auth(caller.endpoint)
         request_token = partial(self._fetch_token, caller.endpoint)
         return auth.authorization(caller.repository, caller.scopes, request_token)
 
-    def _accept_challenge(self, response: Response, caller: Caller, authorization: str) -> bool:
+    def _accept_challenge(
+        self, response: ClientResponse, caller: Caller, authorization: str
+    ) -> bool:
         endpoint = caller.endpoint
         if response.url.origin != endpoint.origin:
             return False
@@ -224,7 +226,7 @@ class HttpClient:
     def _ping(self, endpoint: Endpoint) -> str:
         """The challenge of /v2/, for registries that send none elsewhere (gcr.io)."""
         response = self._follow(
-            Request("GET", Url(endpoint.origin, "/v2/")), endpoint.origin, "small", 0
+            ClientRequest("GET", Url(endpoint.origin, "/v2/")), endpoint.origin, "small", 0
         )
         try:
             return response.header("WWW-Authenticate")
@@ -232,7 +234,7 @@ class HttpClient:
             response.close()
 
     def _fetch_token(
-        self, endpoint: Endpoint, realm: Url, flow: Generator[Request, HttpResponse, Token]
+        self, endpoint: Endpoint, realm: Url, flow: Generator[ClientRequest, HttpResponse, Token]
     ) -> Token:
         on_internet = self._on_internet(endpoint.origin)
         address_policy = policy_for_realm(self.settings, endpoint, realm, on_internet=on_internet)
@@ -247,7 +249,9 @@ class HttpClient:
             finally:
                 response.close()
 
-    def _send_retrying(self, request: Request, address_policy: AddressPolicy) -> Response:
+    def _send_retrying(
+        self, request: ClientRequest, address_policy: AddressPolicy
+    ) -> ClientResponse:
         for attempt in itertools.count(1):
             try:
                 response = self._follow(request, request.url.origin, "small", 0, address_policy)
@@ -270,12 +274,12 @@ class HttpClient:
 
     def _follow(
         self,
-        request: Request,
+        request: ClientRequest,
         first: Origin,
         limit: str,
         redirects: int,
         address_policy: AddressPolicy | None = None,
-    ) -> Response:
+    ) -> ClientResponse:
         """Follow redirects; `first` is the server that pointed to the URL of `request`."""
         for _ in range(redirects + 1):
             policy = address_policy or self._address_policy(request.url, first)
@@ -288,7 +292,9 @@ class HttpClient:
         host = first.authority
         raise RegistryError(f"{host}: more than {redirects} redirects", host=host)
 
-    def _send(self, request: Request, limit: str, address_policy: AddressPolicy) -> Response:
+    def _send(
+        self, request: ClientRequest, limit: str, address_policy: AddressPolicy
+    ) -> ClientResponse:
         limiter: Limiter = getattr(self.limits(request.url.origin), limit)
         limiter.__enter__()
         try:
@@ -303,7 +309,7 @@ class HttpClient:
             writer.close()
             raise
 
-    def _headers(self, request: Request) -> dict[str, str]:
+    def _headers(self, request: ClientRequest) -> dict[str, str]:
         return {
             "User-Agent": f"shipline/{__version__}",
             "Accept-Encoding": "identity",
@@ -325,7 +331,7 @@ def back_off(attempt: int, error: ShiplineError) -> None:
     sleep(wait if retry_after_s is None else retry_after_s + wait / 4)
 
 
-def _send_body(writer: RequestWriter, request: Request) -> Response:
+def _send_body(writer: RequestWriter, request: ClientRequest) -> ClientResponse:
     """Send the body; a server may respond before it has read all of it."""
     try:
         if isinstance(request.body, bytes):
@@ -341,7 +347,7 @@ def _send_body(writer: RequestWriter, request: Request) -> Response:
     return writer.response()
 
 
-def _redirected(request: Request, location: str, status: int) -> Request:
+def _redirected(request: ClientRequest, location: str, status: int) -> ClientRequest:
     host = request.url.origin.authority
     keep = status in (307, 308)
     if not location or (request.method not in ("GET", "HEAD") and not keep):

@@ -36,7 +36,7 @@ from shipline.registry.repository_api import READ, WRITE, RepositoryApi
 from shipline.registry.upload import UploadState, cancel, push_blob
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import Response
+    from shipline.registry.transport import ClientResponse
 
 
 _SKIP_CHUNK = 1 << 20  # bytes
@@ -56,7 +56,7 @@ class Download:
         self._failures = 0
         self._errors: list[ShiplineError] = []
         self._use_ranges = True
-        self._response: Response | None = None
+        self._response: ClientResponse | None = None
 
     @property
     def api(self) -> RepositoryApi:
@@ -95,7 +95,7 @@ class Download:
     def close(self) -> None:
         self._drop()
 
-    def _request(self) -> Response:
+    def _request(self) -> ClientResponse:
         """A response positioned at the current offset."""
         start = self._position if self._use_ranges else 0
         response = self.api.call(
@@ -112,7 +112,7 @@ class Download:
             response.close()
             raise
 
-    def _at_position(self, response: Response, start: int) -> Response:
+    def _at_position(self, response: ClientResponse, start: int) -> ClientResponse:
         if response.status == 404:
             raise _missing(self.api, self._target)
         if response.status == 206 and _range_start(response.header("Content-Range")) == start:

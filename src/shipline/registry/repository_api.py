@@ -10,10 +10,10 @@ from shipline.oci import Digest
 from shipline.registry.auth import Scope
 from shipline.registry.hosts import Endpoint, Quirks, quirks_of
 from shipline.registry.http import Caller, HttpClient
-from shipline.registry.request import Payload, Request, Url
+from shipline.registry.request import ClientRequest, Payload, Url
 
 if TYPE_CHECKING:
-    from shipline.registry.transport import RequestWriter, Response
+    from shipline.registry.transport import ClientResponse, RequestWriter
 
 READ = frozenset({"pull"})
 WRITE = frozenset({"pull", "push"})
@@ -59,10 +59,10 @@ class RepositoryApi:
         limit: str = "small",
         tries: int = 0,
         redirects: int = 5,
-    ) -> Response:
+    ) -> ClientResponse:
         """See `Gate.call`; `also` is another repository to request pull for."""
         return self.http.call(
-            Request(method, url, headers or {}, body),
+            ClientRequest(method, url, headers or {}, body),
             expect=expect,
             operation=f"{operation} ({self.repository})",
             caller=self._caller(actions, also),
@@ -73,9 +73,9 @@ class RepositoryApi:
 
     def open(self, method: str, url: Url, headers: Mapping[str, str]) -> RequestWriter:
         """Start a request whose body, of unknown length, the caller writes."""
-        return self.http.open(Request(method, url, headers), self._caller(WRITE), length=None)
+        return self.http.open(ClientRequest(method, url, headers), self._caller(WRITE), length=None)
 
-    def location(self, response: Response, default: Url | None = None) -> Url:
+    def location(self, response: ClientResponse, default: Url | None = None) -> Url:
         """The Location of the response. Raises RegistryError if it is missing or unsafe."""
         text = response.header("Location")
         if not text and default is not None:

@@ -119,7 +119,7 @@ def _none() -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ClientRequest:
     """One request, independent of any connection."""
 
     method: str

@@ -173,7 +173,7 @@ class RequestWriter:
             offset += sent
             at(offset)
 
-    def response(self) -> Response:
+    def response(self) -> ClientResponse:
         """End the body and wait for the response, whose `close` ends the request."""
         with self._translating():
             if self._chunked:
@@ -183,16 +183,16 @@ class RequestWriter:
                         b"\r\n0\r\n\r\n" if self._chunk_sent else b"0\r\n\r\n"
                     )
             response = self._connection.response()
-        return Response(self, response)
+        return ClientResponse(self, response)
 
-    def early_response(self) -> Response | None:
+    def early_response(self) -> ClientResponse | None:
         """The response of a server that stopped reading, if it sent one."""
         try:
             with self._translating():
                 response = self._connection.response()
         except RegistryError:
             return None
-        return Response(self, response)
+        return ClientResponse(self, response)
 
     def on_close(self, release: Callable[[], None]) -> None:
         """Call `release` once, when the request is over."""
@@ -213,7 +213,7 @@ class RequestWriter:
             yield
 
 
-class Response:
+class ClientResponse:
     """Status, headers, and a body to be read; an `HttpResponse`."""
 
     def __init__(self, writer: RequestWriter, response: http.client.HTTPResponse) -> None:

@@ -38,7 +38,14 @@ from shipline.sandbox.rootless import (
 )
 from shipline.sandbox.run import Sandbox, open_sandbox
 from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.users import User, find_owner, find_user, needs_files, owner_of, user_of
+from shipline.sandbox.users import (
+    ProcessUser,
+    find_owner,
+    find_user,
+    needs_files,
+    owner_of,
+    user_of,
+)
 from shipline.sandbox.workspace import open_workspace, remove_stale, remove_tree
 
 __all__ = [
@@ -51,6 +58,7 @@ __all__ = [
     "Erofs",
     "Mount",
     "Overlay",
+    "ProcessUser",
     "Runtime",
     "Sandbox",
     "SecretFile",
@@ -58,7 +66,6 @@ __all__ = [
     "StepSpec",
     "Tmpfs",
     "TmpfsMount",
-    "User",
     "can_execute",
     "can_mount_files",
     "emulators",

@@ -22,7 +22,7 @@ from shipline.errors import SandboxError, UsageError
 from shipline.oci import Resources, Ulimit
 from shipline.sandbox import kernel
 from shipline.sandbox.network import HOST, StepNetwork
-from shipline.sandbox.users import ROOT, User
+from shipline.sandbox.users import ROOT, ProcessUser
 
 Network = Literal["default", "host", "none"]
 
@@ -85,7 +85,7 @@ class StepSpec:
     args: tuple[str, ...]
     env: tuple[str, ...] = ()
     cwd: str = "/"
-    user: User = ROOT
+    user: ProcessUser = ROOT
     mounts: tuple[StepMount, ...] = ()
     secret_env: tuple[str, ...] = field(default=(), repr=False)
     network: Network = "default"
@@ -134,7 +134,7 @@ class Placed(Struct, frozen=True):
     options: tuple[str, ...]
 
 
-class Layout(Struct, frozen=True):
+class BundlePaths(Struct, frozen=True):
     """Where the parts of a bundle are on the host.
 
     `devices` is the directory that becomes /dev, `network_files` are /etc/hosts and
@@ -149,9 +149,9 @@ class Layout(Struct, frozen=True):
     network: StepNetwork = HOST
 
 
-def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
+def config(spec: StepSpec, paths: BundlePaths) -> dict[str, Any]:
     """The content of `config.json`; raises SandboxError for a limit that cannot be set."""
-    kept = _capabilities(spec, layout.network)
+    kept = _capabilities(spec, paths.network)
     process: dict[str, Any] = {
         "terminal": False,
         "user": {
@@ -169,12 +169,12 @@ def config(spec: StepSpec, layout: Layout) -> dict[str, Any]:
         process["rlimits"] = [_limit(one) for one in spec.ulimits]
     return {
         "ociVersion": "1.0.2",
-        **_hooks(spec, layout),
+        **_hooks(spec, paths),
         "process": process,
-        "root": {"path": str(layout.root)},
+        "root": {"path": str(paths.root)},
         "hostname": spec.hostname,
-        "mounts": _mounts(spec, layout),
-        "linux": _linux(spec, layout, frozenset(kept)),
+        "mounts": _mounts(spec, paths),
+        "linux": _linux(spec, paths, frozenset(kept)),
     }
 
 
@@ -196,10 +196,10 @@ def _capabilities(spec: StepSpec, network: StepNetwork) -> list[str]:
     return [f"CAP_{name}" for number, name in enumerate(_ALL_CAPABILITIES) if number in ours]
 
 
-def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
+def _mounts(spec: StepSpec, paths: BundlePaths) -> list[dict[str, Any]]:
     mounts = [
         _mount("/proc", "proc", "proc", _SAFE),
-        _mount("/dev", "bind", str(layout.devices), ("bind", "nosuid", *_devices(spec))),
+        _mount("/dev", "bind", str(paths.devices), ("bind", "nosuid", *_devices(spec))),
         *(
             _mount(f"/dev/{name}", "bind", f"/dev/{name}", ("bind", "nosuid", "noexec"))
             for name in DEVICES
@@ -210,9 +210,9 @@ def _mounts(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
         ),
         _mount("/dev/shm", "tmpfs", "shm", (*_SAFE, "mode=1777", f"size={spec.shm_size}")),
         _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
-        *_system(spec, layout),
+        *_system(spec, paths),
     ]
-    for placed in (*layout.network_files, *layout.mounts):
+    for placed in (*paths.network_files, *paths.mounts):
         if placed.source is None:
             mounts.append(_mount(placed.target, "tmpfs", "tmpfs", placed.options))
         else:
@@ -224,14 +224,14 @@ def _terminal_group() -> tuple[str, ...]:
     return (f"gid={_TTY}",) if kernel.is_mapped("gid", _TTY) else ()
 
 
-def _system(spec: StepSpec, layout: Layout) -> list[dict[str, Any]]:
+def _system(spec: StepSpec, paths: BundlePaths) -> list[dict[str, Any]]:
     read_only = () if spec.insecure else ("ro",)
-    shared = spec.network != "none" and layout.network.namespace is None
+    shared = spec.network != "none" and paths.network.namespace is None
     if shared and kernel.in_user_namespace():
         # A user namespace mounts sysfs only with a network namespace of its own.
         return [_mount("/sys", "bind", "/sys", ("rbind", *_SAFE, "ro"))]
     mounts = [_mount("/sys", "sysfs", "sysfs", (*_SAFE, *read_only))]
-    if layout.control_groups:
+    if paths.control_groups:
         mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", (*_SAFE, "relatime", "ro")))
     return mounts
 
@@ -241,14 +241,14 @@ def _devices(spec: StepSpec) -> tuple[str, ...]:
     return () if spec.insecure else ("nodev",)
 
 
-def _hooks(spec: StepSpec, layout: Layout) -> dict[str, Any]:
+def _hooks(spec: StepSpec, paths: BundlePaths) -> dict[str, Any]:
     """Remount the root with nodev from inside: crun mounts it again without flags."""
     if spec.insecure:
         return {}
     program = shutil.which("mount")
     if program is None:
         raise SandboxError("no mount on the PATH", hint="install the package mount")
-    arguments = ["mount", "-n", "-o", "remount,bind,nodev", str(layout.root)]
+    arguments = ["mount", "-n", "-o", "remount,bind,nodev", str(paths.root)]
     return {"hooks": {"createContainer": [{"path": program, "args": arguments}]}}
 
 
@@ -256,13 +256,13 @@ def _mount(target: str, kind: str, source: str, options: Sequence[str]) -> dict[
     return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
 
-def _linux(spec: StepSpec, layout: Layout, capabilities: frozenset[str]) -> dict[str, Any]:
+def _linux(spec: StepSpec, paths: BundlePaths, capabilities: frozenset[str]) -> dict[str, Any]:
     kinds = ["pid", "ipc", "uts", "mount"]
-    kinds += ["cgroup"] if layout.control_groups else []
+    kinds += ["cgroup"] if paths.control_groups else []
     kinds += ["network"] if spec.network == "none" else []
     namespaces = [{"type": kind} for kind in kinds]
-    if layout.network.namespace is not None:
-        namespaces.append({"type": "network", "path": str(layout.network.namespace)})
+    if paths.network.namespace is not None:
+        namespaces.append({"type": "network", "path": str(paths.network.namespace)})
     linux: dict[str, Any] = {"namespaces": namespaces}
     if spec.insecure:
         return linux

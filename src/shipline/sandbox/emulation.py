@@ -125,7 +125,7 @@ _ETXTBSY_ATTEMPTS = 20
 _REGISTERING = threading.Lock()
 
 
-class Handler(Struct, frozen=True):
+class BinfmtEntry(Struct, frozen=True):
     """One entry of binfmt_misc."""
 
     name: str
@@ -159,7 +159,7 @@ class Handler(Struct, frozen=True):
         return f":{self.name}:M:{pattern}:{self.interpreter}:{self.flags}"
 
     @classmethod
-    def parse(cls, name: str, text: str) -> Handler:
+    def parse(cls, name: str, text: str) -> BinfmtEntry:
         """Read what the kernel shows of an entry."""
         first, *lines = text.splitlines() or [""]
         fields = dict(line.rstrip().partition(" ")[::2] for line in lines)
@@ -174,7 +174,7 @@ class Handler(Struct, frozen=True):
         )
 
 
-def handlers() -> tuple[Handler, ...]:
+def handlers() -> tuple[BinfmtEntry, ...]:
     """The registered handlers, newest first, as the kernel tries them; none where binfmt_misc is
     not mounted.
     """
@@ -183,10 +183,10 @@ def handlers() -> tuple[Handler, ...]:
     except OSError:
         return ()
     entries = (name for name in names if name not in ("register", "status"))
-    return tuple(Handler.parse(name, (BINFMT / name).read_text()) for name in entries)
+    return tuple(BinfmtEntry.parse(name, (BINFMT / name).read_text()) for name in entries)
 
 
-def handler_for(platform: Platform) -> Handler | None:
+def handler_for(platform: Platform) -> BinfmtEntry | None:
     """The handler that the kernel chooses for programs of `platform`."""
     header = machine_of(platform).header()
     return next((one for one in handlers() if one.enabled and one.handles(header)), None)

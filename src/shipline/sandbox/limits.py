@@ -71,10 +71,10 @@ class ControlGroups:
                 raise _refused(error.strerror or str(error)) from error
             yield Limits(tuple(groups))
 
-    def _root(self, tree: _Tree) -> Path:
+    def _root(self, tree: _Hierarchy) -> Path:
         return self._mounted.get(tree.options, lambda: self._mount(tree))
 
-    def _mount(self, tree: _Tree) -> Path:
+    def _mount(self, tree: _Hierarchy) -> Path:
         """Mount a hierarchy; in a user namespace its root is the group that this process is in."""
         place = self._place / f"{tree.kind}-{tree.options.replace(',', '-')}"
         place.mkdir(parents=True)
@@ -97,7 +97,7 @@ def _refused(reason: str) -> SandboxError:
     )
 
 
-class _Tree(Struct, frozen=True):
+class _Hierarchy(Struct, frozen=True):
     """A hierarchy and the settings of a group in it; `kind` is the type for mount(2)."""
 
     kind: str
@@ -105,7 +105,7 @@ class _Tree(Struct, frozen=True):
     settings: Mapping[str, str]
 
 
-def _trees(resources: Resources) -> list[_Tree]:
+def _trees(resources: Resources) -> list[_Hierarchy]:
     """The hierarchies that `resources` need; for a parent alone, those of memory and processors."""
     wanted = {name: table for name, table in _first_version(resources).items() if table}
     if resources.cgroup_parent and not wanted:
@@ -113,13 +113,13 @@ def _trees(resources: Resources) -> list[_Tree]:
     trees, second = [], {}
     for controller, settings in wanted.items():
         if (options := _mounted_with(controller)) is not None:
-            trees.append(_Tree("cgroup", options, settings))
+            trees.append(_Hierarchy("cgroup", options, settings))
         else:
             second[controller] = settings
     if second:
         table = _second_version(resources)
         settings = {name: value for one in second for name, value in table[one].items()}
-        trees.append(_Tree("cgroup2", ",".join(second), settings))
+        trees.append(_Hierarchy("cgroup2", ",".join(second), settings))
     return trees
 
 
@@ -173,7 +173,7 @@ def _mounted_with(controller: str) -> str | None:
 
 
 @contextmanager
-def _group(root: Path, tree: _Tree, resources: Resources, number: str) -> Iterator[Path]:
+def _group(root: Path, tree: _Hierarchy, resources: Resources, number: str) -> Iterator[Path]:
     with ExitStack() as undo:
         parent = root
         for name in Path(resources.cgroup_parent.lstrip("/")).parts:
@@ -185,7 +185,7 @@ def _group(root: Path, tree: _Tree, resources: Resources, number: str) -> Iterat
         yield group
 
 
-def _made(parent: Path, name: str, tree: _Tree, undo: ExitStack) -> Path:
+def _made(parent: Path, name: str, tree: _Hierarchy, undo: ExitStack) -> Path:
     """A group below `parent`; if it is created here, `undo` removes it."""
     group = parent / name
     if tree.kind == "cgroup2":

@@ -18,8 +18,8 @@ from shipline.errors import SandboxError, UsageError
 from shipline.sandbox import kernel
 from shipline.sandbox.bundle import (
     BindMount,
+    BundlePaths,
     DeviceNode,
-    Layout,
     Placed,
     SecretFile,
     StepMount,
@@ -104,7 +104,7 @@ def open_sandbox(
         yield Sandbox(directory, runtime or find_runtime(directory), on_network)
 
 
-class StepResult(Struct, frozen=True):
+class ExitStatus(Struct, frozen=True):
     """How a command ended; `out_of_memory` if it failed and the kernel killed a process that would
     not fit into the memory limit.
     """
@@ -125,7 +125,7 @@ class Sandbox:
         self._control_groups = ControlGroups(directory / "cgroups")
         self._state = directory / "state"  # one for all: crun keeps compiled filters in it
 
-    def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> StepResult:
+    def run(self, spec: StepSpec, root: Path, on_output: OnOutput) -> ExitStatus:
         """Run `spec` in `root` (a mounted tree); its status is 128 + n after signal n.
 
         `on_output(data, stream)` gets the output as it comes, stream 1 or 2. A command that is
@@ -142,7 +142,7 @@ class Sandbox:
             )
         if (missing := missing_command(spec, root)) is not None:
             on_output(missing[1].encode() + b"\n", 2)
-            return StepResult(missing[0])
+            return ExitStatus(missing[0])
         step = self._directory / str(next(self._numbers))
         for name in ("dev", "root", "secrets"):
             (step / name).mkdir(parents=True, mode=0o711)
@@ -158,10 +158,10 @@ class Sandbox:
                     if spec.insecure and not kernel.in_user_namespace():
                         add_host_devices(devices.target)
                     groups = self.runtime.control_groups
-                    layout = Layout(
+                    paths = BundlePaths(
                         seen.target, devices.target, network_files, mounts, groups, network
                     )
-                    (step / "config.json").write_text(json.dumps(config(spec, layout)))
+                    (step / "config.json").write_text(json.dumps(config(spec, paths)))
                     with self._control_groups.limited(spec.resources, step.name) as limits:
                         status, failure = self.runtime.run(
                             step, self._state, on_output, limits.join
@@ -169,7 +169,7 @@ class Sandbox:
                         out_of_memory = status != 0 and limits.out_of_memory()
             if failure:
                 status = _verdict(spec, self.runtime, failure, on_output)
-            return StepResult(status, out_of_memory)
+            return ExitStatus(status, out_of_memory)
         finally:
             shutil.rmtree(step, ignore_errors=True)
 

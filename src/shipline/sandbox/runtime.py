@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from shipline.errors import SandboxError
 from shipline.oci import Platform
-from shipline.sandbox.bundle import Layout, StepSpec, config, make_device_directory
+from shipline.sandbox.bundle import BundlePaths, StepSpec, config, make_device_directory
 from shipline.sandbox.emulation import exit_program, probe_program
 from shipline.sandbox.supervise import OnOutput, supervise
 from shipline.tasks import Once
@@ -174,8 +174,8 @@ def _trial(runtime: Runtime, bundle: Path, state: Path) -> str:
     program.write_bytes(calling or exit_program(Platform.local()))
     program.chmod(0o755)
     make_device_directory(devices)
-    layout = Layout(root, devices, (), (), runtime.control_groups)
-    document = config(StepSpec(("/exit",)), layout)
+    paths = BundlePaths(root, devices, (), (), runtime.control_groups)
+    document = config(StepSpec(("/exit",)), paths)
     filtered = calling is not None and "seccomp" in document["linux"]
     if filtered:
         document["linux"]["seccomp"] = _refusing("munlockall", document["linux"]["seccomp"])

@@ -19,7 +19,7 @@ from shipline.sandbox.rooted import read_in_root
 _MOST = 2**32 - 2  # the largest id; the next one means "unchanged" to chown(2)
 
 
-class User(Struct, frozen=True):
+class ProcessUser(Struct, frozen=True):
     """Numeric ids of a process: user, group, supplementary groups; and the home directory."""
 
     uid: int = 0
@@ -28,10 +28,10 @@ class User(Struct, frozen=True):
     home: str = "/"
 
 
-ROOT = User(groups=(0,), home="/root")
+ROOT = ProcessUser(groups=(0,), home="/root")
 
 
-def find_user(root: Path, text: str) -> User:
+def find_user(root: Path, text: str) -> ProcessUser:
     """What `text` (`name`, `uid`, `name:group`, `uid:gid`; empty for root) is inside `root`.
 
     Raises UsageError for a name that the image does not know.
@@ -60,16 +60,16 @@ class _Account(Struct, frozen=True):
     home: str
 
 
-def user_of(text: str, passwd: str, group: str) -> User:
+def user_of(text: str, passwd: str, group: str) -> ProcessUser:
     """`find_user` on the content of the two files."""
     name, separator, group_name = text.partition(":")
     account = _account(name or "0", passwd)
     if separator and group_name:
         gid = _gid(group_name, group)
-        return User(account.uid, gid, (gid,), account.home)
+        return ProcessUser(account.uid, gid, (gid,), account.home)
     others = [gid for _, gid, members in _groups(group) if account.name in members - {""}]
     groups = tuple(dict.fromkeys((account.gid, *others)))
-    return User(account.uid, account.gid, groups, account.home)
+    return ProcessUser(account.uid, account.gid, groups, account.home)
 
 
 def owner_of(text: str, passwd: str, group: str, on_unknown: OnUnknown) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from shipline.sbom.packages import FileFacts, Package, Release, Unreadable, text_of
+from shipline.sbom.packages import FileFacts, OsRelease, Package, Unreadable, text_of
 
 _PRESENT = ("installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
 _PACKAGES = 100_000  # of one database
@@ -92,7 +92,7 @@ def read_release(path: str, content: bytes) -> FileFacts:
                 fields[name.strip()] = " ".join(shlex.split(value))
             except ValueError:
                 fields[name.strip()] = value.strip()
-    release = Release(text_of(fields, "ID").lower(), text_of(fields, "VERSION_ID"))
+    release = OsRelease(text_of(fields, "ID").lower(), text_of(fields, "VERSION_ID"))
     return FileFacts(path, "release", release=release)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shipline.layer import LayeredToc, SymlinkLoop, Toc
 from shipline.sbom.licenses import expression, joined
-from shipline.sbom.packages import FileFacts, Package, Release
+from shipline.sbom.packages import FileFacts, OsRelease, Package
 from shipline.values import replace
 
 PACKAGES = 50_000
@@ -79,7 +79,7 @@ def of_layers(layers: Sequence[LayerFacts]) -> Inventory:
 class _Known:
     """What is known besides packages, by path."""
 
-    releases: dict[str, Release] = field(default_factory=dict)
+    releases: dict[str, OsRelease] = field(default_factory=dict)
     licenses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
 
@@ -126,7 +126,7 @@ def _listed(
 ) -> Iterator[Listed]:
     root = _root_of(facts.path)
     release = known.releases.get(f"{root}etc/os-release") or known.releases.get(
-        f"{root}usr/lib/os-release", Release()
+        f"{root}usr/lib/os-release", OsRelease()
     )
     for package in facts.packages:
         license = expression(package.license)
@@ -148,7 +148,7 @@ def _root_of(path: str) -> str:
     return ""
 
 
-def _purl(package: Package, release: Release) -> str:
+def _purl(package: Package, release: OsRelease) -> str:
     """The package URL (purl-spec); empty for an archive of Java without a group."""
     from packageurl import PackageURL
 

@@ -33,7 +33,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class OsRelease:
     """The distribution, from os-release(5): `id` and `version`."""
 
     id: str = ""
@@ -54,7 +54,7 @@ class FileFacts:
     packages: tuple[Package, ...] = ()
     licenses: tuple[str, ...] = ()
     checksums: tuple[tuple[str, str], ...] = ()
-    release: Release = Release()
+    release: OsRelease = OsRelease()
     problem: str = ""
 
     def to_json(self) -> list[Any]:
@@ -72,7 +72,7 @@ class FileFacts:
             tuple(Package(*one) for one in packages),
             tuple(licenses),
             tuple((name, checksum) for name, checksum in checksums),
-            Release(*release),
+            OsRelease(*release),
             problem,
         )
 

@@ -50,7 +50,7 @@ def _allow(received: int, complete: bool) -> None:
 
 
 @dataclass(slots=True)
-class _Reserved:
+class _ReservedBytes:
     """Bytes of an unfinished upload, received or announced."""
 
     name: str
@@ -68,7 +68,7 @@ class UploadStore:
         self._lock = threading.Lock()
         self._open: dict[str, UploadSession] = {}
         self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
-        self._reserved: dict[str, _Reserved] = {}
+        self._reserved: dict[str, _ReservedBytes] = {}
         self._sessions: Counter[str] = Counter()  # by account
         self.in_flight = 0  # requests with a body in progress
 
@@ -234,7 +234,7 @@ class UploadStore:
                     headers=(("Retry-After", "60"),),
                 )
             self._sessions[actor] += 1
-            self._reserved[upload_id] = _Reserved(name, actor)
+            self._reserved[upload_id] = _ReservedBytes(name, actor)
 
     def _set_size(self, upload_id: str, size: int) -> None:
         """Count an upload's received or announced bytes toward its project."""

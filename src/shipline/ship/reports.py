@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Scanner:
+class ScannerCommand:
     """A command `line` with {image} and {report}; `plain` are the variables for a registry without
     TLS.
     """
@@ -46,22 +46,22 @@ class Scanner:
         return " ".join(self.command("IMAGE@DIGEST", f"REPORT.{self.suffix}"))
 
 
-SCANNERS: Mapping[str, Scanner] = {
-    "trivy": Scanner(
+SCANNERS: Mapping[str, ScannerCommand] = {
+    "trivy": ScannerCommand(
         "trivy image --image-src remote --format json --exit-code 0 --output {report} {image}",
         "trivy.json",
         "vulnerabilities",
         {"TRIVY_DISABLE_TELEMETRY": "true", "TRIVY_SKIP_VERSION_CHECK": "true"},
         {"TRIVY_INSECURE": "true", "TRIVY_NON_SSL": "true"},
     ),
-    "grype": Scanner(
+    "grype": ScannerCommand(
         "grype registry:{image} --output json --file {report}",
         "grype.json",
         "vulnerabilities",
         {"GRYPE_CHECK_FOR_APP_UPDATE": "false"},
         {"GRYPE_REGISTRY_INSECURE_USE_HTTP": "true"},
     ),
-    "syft": Scanner(
+    "syft": ScannerCommand(
         "syft scan registry:{image} --output cyclonedx-json={report}",
         "cdx.json",
         "sbom",

@@ -33,7 +33,7 @@ class Referring(Protocol):
         """The manifests whose subject is `target`, of one artifact type if given."""
 
 
-class Evidence(Fetcher, Resolver, Referring, Protocol):
+class StatementSource(Fetcher, Resolver, Referring, Protocol):
     """Where statements are read from: a registry, or the storage of a node."""
 
 
@@ -152,7 +152,7 @@ def attachment_tag(digest: Digest, kind: ClaimKind) -> str:
 
 
 def find_claims(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     kind: ClaimKind,
     predicate_type: str = "",
@@ -186,7 +186,7 @@ _Place = tuple[Form, Digest, Manifest | str]
 
 
 def _manifests(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     kind: ClaimKind,
     predicate_type: str,

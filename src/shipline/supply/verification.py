@@ -22,11 +22,11 @@ from shipline.supply.claims import (
     DEFAULT_LIMITS,
     Claim,
     ClaimKind,
-    Evidence,
     EvidenceLimits,
     Form,
     Rejected,
     RejectReason,
+    StatementSource,
     Unproven,
     claims_in,
     find_claims,
@@ -39,7 +39,7 @@ from shipline.values import replace
 _OPTIONAL = "optional"
 
 
-class _Rule(StrEnum):
+class _NameMatch(StrEnum):
     REPOSITORY = "repository"
     EXACT = "exact"
     TAGGED = "tagged"
@@ -89,7 +89,7 @@ class Identity:
     match.
     """
 
-    rule: _Rule
+    rule: _NameMatch
     pattern: ImagePattern | None = None
     nameless: bool = False
 
@@ -97,20 +97,20 @@ class Identity:
     def parse(cls, text: str) -> Self:
         """Raises ConfigError."""
         if text == _OPTIONAL:
-            return cls(_Rule.REPOSITORY, nameless=True)
-        if text in list(_Rule) and text != _Rule.PATTERN:
-            return cls(_Rule(text))
+            return cls(_NameMatch.REPOSITORY, nameless=True)
+        if text in list(_NameMatch) and text != _NameMatch.PATTERN:
+            return cls(_NameMatch(text))
         if not re.search("[/*]", text):
             raise ConfigError(
                 f"not a rule of identity: {text!r}",
                 hint=f"{_OPTIONAL}, repository, exact, tagged, path, any, "
                 "or a pattern such as registry.example/team/*",
             )
-        return cls(_Rule.PATTERN, ImagePattern.parse(text))
+        return cls(_NameMatch.PATTERN, ImagePattern.parse(text))
 
     def accepts(self, identity: str, name: Reference) -> bool:
         """Whether a signature with `identity` counts for the image `name`."""
-        if self.rule is _Rule.ANY:
+        if self.rule is _NameMatch.ANY:
             return True
         if not identity:
             return self.nameless
@@ -120,12 +120,12 @@ class Identity:
             return False
         if self.pattern is not None:
             return self.pattern.matches(signed)
-        if self.rule is _Rule.PATH:
+        if self.rule is _NameMatch.PATH:
             return signed.repository == name.repository
         match self.rule:
-            case _Rule.EXACT:
+            case _NameMatch.EXACT:
                 same_tag = signed.tag == name.tag if name.tag else bool(signed.tag or signed.digest)
-            case _Rule.TAGGED:
+            case _NameMatch.TAGGED:
                 same_tag = bool(name.tag) and signed.tag == name.tag
             case _:
                 same_tag = True
@@ -133,16 +133,16 @@ class Identity:
 
     def on_any_host(self) -> Self:
         """The same rule for any host name."""
-        return replace(self, rule=_Rule.PATH) if self.rule is _Rule.REPOSITORY else self
+        return replace(self, rule=_NameMatch.PATH) if self.rule is _NameMatch.REPOSITORY else self
 
     def __str__(self) -> str:
         if self.nameless:
-            return _OPTIONAL if self.rule is _Rule.REPOSITORY else f"{_OPTIONAL} ({self.rule})"
+            return _OPTIONAL if self.rule is _NameMatch.REPOSITORY else f"{_OPTIONAL} ({self.rule})"
         return str(self.pattern or self.rule)
 
 
-SAME_REPOSITORY = Identity(_Rule.REPOSITORY)
-OPTIONAL = Identity(_Rule.REPOSITORY, nameless=True)
+SAME_REPOSITORY = Identity(_NameMatch.REPOSITORY)
+OPTIONAL = Identity(_NameMatch.REPOSITORY, nameless=True)
 
 
 _REASONS = 20  # lines of an error
@@ -206,7 +206,7 @@ class Attestations:
 
 
 def examine(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     name: Reference,
     keys: Sequence[PublicKey],
@@ -244,7 +244,7 @@ def examine(
 
 
 def verify(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     name: Reference,
     keys: Sequence[PublicKey],
@@ -303,7 +303,7 @@ def refusal_hint(rejected: Sequence[Rejected], sign: str, trust: str) -> str:
 
 
 def examine_attestations(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     keys: Sequence[PublicKey],
     predicate_type: str,
@@ -333,7 +333,7 @@ def examine_attestations(
 
 
 def verify_attestations(
-    source: Evidence,
+    source: StatementSource,
     target: Descriptor,
     name: Reference,
     keys: Sequence[PublicKey],

@@ -11,7 +11,14 @@ from typing import ClassVar
 from shipline.content import fetch_all
 from shipline.errors import ContentError, GateRefused
 from shipline.oci import MANIFEST_LIMIT, Descriptor, Digest, Index, Reference, media, parse_manifest
-from shipline.supply import Evidence, Form, Rejected, Verification, examine, examine_attestations
+from shipline.supply import (
+    Form,
+    Rejected,
+    StatementSource,
+    Verification,
+    examine,
+    examine_attestations,
+)
 from shipline.trust.exempt import StatementCheck
 from shipline.trust.rules import ResolvedPolicy, ResolvedRule
 from shipline.trust.verdict import Proofs, TrustVerdict, VerdictCache, judge
@@ -51,7 +58,7 @@ class TrustPolicy:
 
     def verdict(
         self,
-        source: Evidence,
+        source: StatementSource,
         name: Reference,
         target: Descriptor,
         parents: Parents = _no_parents,
@@ -79,7 +86,7 @@ class TrustPolicy:
 
     def demand(
         self,
-        source: Evidence,
+        source: StatementSource,
         name: Reference,
         target: Descriptor,
         parents: Parents = _no_parents,
@@ -135,7 +142,7 @@ class _Asked:
     """A request for a verdict, with the source of evidence."""
 
     rule: ResolvedRule
-    source: Evidence
+    source: StatementSource
     name: Reference
     parents: Parents
     form: Form | None = None  # the only one that counts
@@ -186,7 +193,7 @@ def _only(verification: Verification, form: Form) -> Verification:
     return replace(verification, signatures=proven, rejected=(*verification.rejected, *rejected))
 
 
-def _images(source: Evidence, target: Descriptor) -> Iterator[Descriptor]:
+def _images(source: StatementSource, target: Descriptor) -> Iterator[Descriptor]:
     """The image itself, or the images of an index without its attestations."""
     if target.media_type not in media.INDEXES:
         yield target
@@ -201,7 +208,7 @@ def _shown(image: Descriptor) -> str:
     return f"{image.platform} ({image.digest})" if image.platform else str(image.digest)
 
 
-def _lists(source: Evidence, parent: Descriptor, digest: Digest) -> bool:
+def _lists(source: StatementSource, parent: Descriptor, digest: Digest) -> bool:
     try:
         raw = fetch_all(source, parent, MANIFEST_LIMIT)
         parsed = parse_manifest(raw, parent.media_type)

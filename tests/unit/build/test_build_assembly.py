@@ -30,7 +30,7 @@ def stage_of(
     *notes: HistoryNote, base: ImageConfig | None = None, platform: Platform = AMD64
 ) -> StageState:
     image = base or ImageConfig(platform)
-    return StageState(SECOND, image, df.Scope.of_image(()), notes)
+    return StageState(SECOND, image, df.VariableScope.of_image(()), notes)
 
 
 def image(

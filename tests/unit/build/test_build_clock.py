@@ -45,7 +45,7 @@ def test_a_stage_sees_the_seconds() -> None:
     text = f"ARG {EPOCH}=context\n{PLAIN}ARG {EPOCH}\n"
     _, file = with_seconds(ARCHIVE, df.parse_dockerfile(text.encode(), file="Dockerfile"), time_of)
     scope = df.open_scope(file, df.PlatformArgs("linux/amd64", "linux/amd64"))
-    step = df.apply(file.stages[0].instructions[0], df.Scope(), scope)
+    step = df.apply(file.stages[0].instructions[0], df.VariableScope(), scope)
     assert step.scope.variables[EPOCH] == "7"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shipline.build.graph import ContextOp, CopyOp, Label, RunOp, ScratchOp, Vertex, walk
+from shipline.build.graph import ContextOp, CopyOp, RunOp, ScratchOp, Vertex, VertexLabel, walk
 from shipline.values import replace
 
 SCRATCH = Vertex(ScratchOp())
@@ -10,8 +10,8 @@ RUN = RunOp(("true",), (), "/", "", "linux/amd64")
 
 
 def test_equal_work_is_one_vertex_whatever_it_is_called() -> None:
-    one = Vertex(RUN, (SCRATCH,), Label("one"))
-    two = Vertex(RUN, (Vertex(ScratchOp()),), Label("two"))
+    one = Vertex(RUN, (SCRATCH,), VertexLabel("one"))
+    two = Vertex(RUN, (Vertex(ScratchOp()),), VertexLabel("two"))
     assert one == two
     assert {one: 1}[two] == 1
 

@@ -53,7 +53,7 @@ def image(platform: Platform, format: OutputFormat = PLAIN) -> Image:
     def created(vertex: Vertex) -> str:
         raise AssertionError(vertex)
 
-    stage = StageState(Vertex(ScratchOp()), ImageConfig(platform), df.Scope.of_image(()))
+    stage = StageState(Vertex(ScratchOp()), ImageConfig(platform), df.VariableScope.of_image(()))
     return assemble(stage, (), created, Clock(0), format)
 
 

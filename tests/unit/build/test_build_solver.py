@@ -16,10 +16,10 @@ from shipline.build.graph import (
     ContextOp,
     CopyOp,
     ImageOp,
-    Label,
     MakeDirectoryOp,
     ScratchOp,
     Vertex,
+    VertexLabel,
 )
 from shipline.build.selecting import ContextDirectory
 from shipline.content import MemoryStore, Repository
@@ -44,12 +44,12 @@ def written(
 ) -> Vertex:
     """A COPY of a file that stands in the Dockerfile."""
     op = CopyOp((), "/file", (("file", text),), link=link)
-    return Vertex(op, (below,), Label(name or text), fresh)
+    return Vertex(op, (below,), VertexLabel(name or text), fresh)
 
 
 def copied(context: str) -> Vertex:
     inputs = (SCRATCH, Vertex(ContextOp(context)))
-    return Vertex(CopyOp(("a",), "/"), inputs, Label(context, span=SPAN))
+    return Vertex(CopyOp(("a",), "/"), inputs, VertexLabel(context, span=SPAN))
 
 
 def solve(
@@ -125,7 +125,7 @@ def test_the_first_failure_cancels_the_rest(tmp_path: Path) -> None:
 
 def test_a_second_build_finds_everything(tmp_path: Path) -> None:
     place = directory(tmp_path / "context")
-    top = Vertex(MakeDirectoryOp("/w/x"), (copied("context"),), Label("WORKDIR"))
+    top = Vertex(MakeDirectoryOp("/w/x"), (copied("context"),), VertexLabel("WORKDIR"))
     first, one = solve(tmp_path / "state", top, context=place)
     second, two = solve(tmp_path / "state", top, context=place)
     assert one == two
@@ -158,7 +158,7 @@ def test_fresh_work_is_done_again(tmp_path: Path) -> None:
 
 def test_a_directory_is_no_base(tmp_path: Path) -> None:
     place = directory(tmp_path / "context")
-    on_top = Vertex(MakeDirectoryOp("/w"), (Vertex(ContextOp("context")),), Label("WORKDIR"))
+    on_top = Vertex(MakeDirectoryOp("/w"), (Vertex(ContextOp("context")),), VertexLabel("WORKDIR"))
     with pytest.raises(DockerfileError, match="cannot be a base image"):
         solve(tmp_path / "state", on_top, context=place)
 
@@ -206,8 +206,8 @@ def test_a_base_is_a_step_before_the_steps_that_need_it_and_its_layers_come_at_o
     layers = tuple(make_layer(registry, items_of({name: name})) for name in ("one", "two"))
     op, platform = ImageOp(Digest.of(b"manifest")), Platform("linux", "amd64")
     image = BaseImage(Reference.parse("base"), op, ImageConfig(platform), layers)
-    base = Vertex(op, label=Label("FROM base", number="1/2", platform=str(platform)))
-    top = Vertex(MakeDirectoryOp("/work"), (base,), Label("WORKDIR /work"))
+    base = Vertex(op, label=VertexLabel("FROM base", number="1/2", platform=str(platform)))
+    top = Vertex(MakeDirectoryOp("/work"), (base,), VertexLabel("WORKDIR /work"))
     first, again = (_names(tmp_path, image, registry, top) for _ in range(2))
     assert (first[0], first[-1]) == ("FROM base", "WORKDIR /work")
     assert sorted(name.split()[0] for name in first[1:-1]) == ["pull", "pull", "unpack", "unpack"]

@@ -18,7 +18,7 @@ from shipline.cachestores.service import Service
 from shipline.errors import AuthError, ConfigError
 from shipline.registry import HostSettings, NoKeychain
 from shipline.registry.http import HttpClient
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 
 NOW = datetime(2026, 11, 29, 8, 0, 5, tzinfo=UTC)
 KEY = AwsCredentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
@@ -46,7 +46,7 @@ def test_signatures_are_those_of_botocore(
     url = Url(Url.parse(f"{scheme}://s3.example.com:9000/").origin, target)
     headers = {"x-amz-meta-b": "2", "If-Match": '"x"', "x-amz-copy-source": "/a/b"}
     ours = sign(
-        Request("PUT", url, headers, body),
+        ClientRequest("PUT", url, headers, body),
         AwsCredentials(KEY.key_id, KEY.secret, token),
         region="eu-central-1",
         service="s3",
@@ -81,7 +81,7 @@ def _subset(request: object, names: set[str], token: str) -> object:
 
 def test_over_tls_the_body_is_not_hashed() -> None:
     url = Url.parse("https://bucket.s3.eu-central-1.amazonaws.com/key")
-    signed = sign(Request("PUT", url, {}, b"x"), KEY, region="r", service="s3", now=NOW)
+    signed = sign(ClientRequest("PUT", url, {}, b"x"), KEY, region="r", service="s3", now=NOW)
     assert signed.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
 
 

@@ -18,11 +18,11 @@ from shipline.cachestores.service import Service
 from shipline.errors import AuthError
 from shipline.registry import HostSettings, NoKeychain
 from shipline.registry.http import HttpClient
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 from shipline.values import replace
 
 NOW = datetime(2026, 11, 29, 8, 0, 5, tzinfo=UTC)
-BLOB = Request("GET", Url.parse("https://account.blob.core.windows.net/cache/x"))
+BLOB = ClientRequest("GET", Url.parse("https://account.blob.core.windows.net/cache/x"))
 
 
 def entra(request: ReceivedRequest) -> Reply:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shipline.deliver.ci import Invocation, invocation
+from shipline.deliver.ci import BuildCommand, invocation
 from shipline.deliver.ci.action import by_comma, by_line, variable
 from shipline.errors import UsageError
 
 COMMIT = "0123456789012345678901234567890123456789"
 
 
-def read(tmp_path: Path, **inputs: str) -> Invocation:
+def read(tmp_path: Path, **inputs: str) -> BuildCommand:
     """What the inputs come to; `_` in a keyword is `-` in the name of the input."""
     (tmp_path / "workspace/src").mkdir(parents=True, exist_ok=True)
     scratch = tmp_path / "scratch"
@@ -35,7 +35,7 @@ def read(tmp_path: Path, **inputs: str) -> Invocation:
     return invocation(environ, scratch, keep)
 
 
-def flags(found: Invocation, flag: str) -> list[str]:
+def flags(found: BuildCommand, flag: str) -> list[str]:
     words = found.arguments
     return [value for word, value in pairwise(words) if word == flag]
 

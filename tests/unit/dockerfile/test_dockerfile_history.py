@@ -12,7 +12,7 @@ from shipline.dockerfile import (
     Cmd,
     PlatformArgs,
     Run,
-    Scope,
+    VariableScope,
     Workdir,
     apply,
     command_line,
@@ -30,7 +30,7 @@ def history(content: str, *, workdir: str = "/") -> list[str | None]:
     """The history of the only stage, on an empty image."""
     dockerfile = parse_dockerfile(content)
     scope = open_scope(dockerfile, PlatformArgs("linux/amd64", "linux/amd64"))
-    current = Scope.of_image()
+    current = VariableScope.of_image()
     texts = []
     for instruction in dockerfile.stages[0].instructions:
         step = apply(instruction, current, scope)

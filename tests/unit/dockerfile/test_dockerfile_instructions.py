@@ -25,9 +25,9 @@ from shipline.dockerfile import (
     Pair,
     PlatformArgs,
     Run,
-    Scope,
     Shell,
     User,
+    VariableScope,
     Volume,
     Workdir,
     apply,
@@ -175,7 +175,7 @@ def test_any_file_is_read_or_refused_with_a_place(lines: list[tuple[str, list[st
         scope = open_scope(dockerfile, PlatformArgs("linux/amd64", "linux/amd64"))
         for stage in dockerfile.stages:
             for instruction in stage.instructions:
-                apply(instruction, Scope.of_image(), scope)
+                apply(instruction, VariableScope.of_image(), scope)
     except DockerfileError as error:
         assert error.span is not None
         assert error.span.text

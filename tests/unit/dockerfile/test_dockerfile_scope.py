@@ -15,9 +15,9 @@ from shipline.dockerfile import (
     Mount,
     MountType,
     PlatformArgs,
-    Scope,
     ScopedInstruction,
     Sharing,
+    VariableScope,
     Volume,
     Workdir,
     apply,
@@ -35,7 +35,7 @@ def walk(content: str, build_args: dict[str, str] | None = None) -> list[ScopedI
     """The steps of the only stage, on an empty image."""
     dockerfile = parse_dockerfile(content)
     globals_ = open_scope(dockerfile, ARM, build_args=build_args)
-    scope = Scope.of_image()
+    scope = VariableScope.of_image()
     steps = []
     for instruction in dockerfile.stages[0].instructions:
         steps.append(apply(instruction, scope, globals_))
@@ -109,9 +109,13 @@ def test_only_env_reaches_the_image() -> None:
 
 
 def test_an_image_keeps_its_environment_and_gets_a_path() -> None:
-    assert Scope.of_image(["a=1=2", "b"]).env == (("a", "1=2"), ("b", ""), ("PATH", DEFAULT_PATH))
-    assert Scope.of_image(["PATH=/x"]).env == (("PATH", "/x"),)
-    assert Scope.of_image(os="windows").env == ()
+    assert VariableScope.of_image(["a=1=2", "b"]).env == (
+        ("a", "1=2"),
+        ("b", ""),
+        ("PATH", DEFAULT_PATH),
+    )
+    assert VariableScope.of_image(["PATH=/x"]).env == (("PATH", "/x"),)
+    assert VariableScope.of_image(os="windows").env == ()
 
 
 def test_bases_are_expanded_in_the_global_scope() -> None:

@@ -25,7 +25,7 @@ from shipline.registry.auth import (
 from shipline.registry.credentials import Credentials, StaticKeychain
 from shipline.registry.errors import HttpResponse
 from shipline.registry.hosts import HostSettings
-from shipline.registry.request import Request, Url
+from shipline.registry.request import ClientRequest, Url
 
 REALM = Url.parse("https://auth.example.com/token?x=1")
 PULL = (Scope.repository("a/b", "pull"),)
@@ -50,7 +50,7 @@ class Said:
         self.closed = True
 
 
-def end(flow: Generator[Request, HttpResponse, Token], response: Said) -> Token:
+def end(flow: Generator[ClientRequest, HttpResponse, Token], response: Said) -> Token:
     with pytest.raises(StopIteration) as done:
         flow.send(response)
     assert response.closed
@@ -208,7 +208,7 @@ BEARER = 'Bearer realm="https://auth.example.com/token",service="s",scope="repos
 def test_a_token_is_kept_until_shortly_before_its_end() -> None:
     clock, asked = Clock(), []
 
-    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+    def request_token(realm: Url, flow: Generator[ClientRequest, HttpResponse, Token]) -> Token:
         asked.append(str(next(flow).url))
         return end(flow, Said(200, b'{"token":"t%d","expires_in":100}' % len(asked)))
 
@@ -228,7 +228,7 @@ def test_a_token_is_kept_until_shortly_before_its_end() -> None:
 def test_a_refused_token_is_forgotten_once() -> None:
     tokens = iter(("one", "two", "three"))
 
-    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+    def request_token(realm: Url, flow: Generator[ClientRequest, HttpResponse, Token]) -> Token:
         next(flow)
         return Token(next(tokens), PULL, 100)
 
@@ -243,7 +243,7 @@ def test_a_refused_token_is_forgotten_once() -> None:
 def test_a_challenge_may_widen_the_scope_of_its_own_repository_only() -> None:
     asked: list[Scopes] = []
 
-    def request_token(realm: Url, flow: Generator[Request, HttpResponse, Token]) -> Token:
+    def request_token(realm: Url, flow: Generator[ClientRequest, HttpResponse, Token]) -> Token:
         request = next(flow)
         query = parse_qs(urlsplit(str(request.url)).query)
         asked.append(Scope.parse_all(" ".join(query["scope"])))

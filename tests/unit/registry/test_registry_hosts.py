@@ -14,7 +14,7 @@ from shipline.registry import HostSettings, Proxies, parse_mirrors, settings_fro
 from shipline.registry.errors import retry_after
 from shipline.registry.hosts import Endpoint, quirks_of
 from shipline.registry.manifests import next_link
-from shipline.registry.request import Origin, Request, Url
+from shipline.registry.request import ClientRequest, Origin, Url
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_location_keeps_its_query() -> None:
 )
 def test_credentials_stay_at_their_origin(other: str, kept: bool) -> None:
     headers = types.MappingProxyType({"authorization": "Bearer x", "Cookie": "y", "Accept": "z"})
-    moved = Request("GET", Url.parse("https://a.io/x"), headers).redirected(
+    moved = ClientRequest("GET", Url.parse("https://a.io/x"), headers).redirected(
         Url.parse(other), keep_body=False
     )
     assert ("authorization" in moved.headers) is kept and ("Cookie" in moved.headers) is kept

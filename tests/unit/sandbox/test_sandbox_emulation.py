@@ -10,7 +10,7 @@ from shipline.errors import SandboxError
 from shipline.oci import Platform
 from shipline.sandbox import can_execute, require_execution, supported_platforms
 from shipline.sandbox.emulation import (
-    Handler,
+    BinfmtEntry,
     exit_program,
 )
 
@@ -28,7 +28,7 @@ mask ffffffffffffff00fffffffffffffffffeffffff
 
 
 def test_what_the_kernel_shows_is_understood() -> None:
-    handler = Handler.parse("qemu-aarch64", _SHOWN)
+    handler = BinfmtEntry.parse("qemu-aarch64", _SHOWN)
     assert handler.works_in_any_root and handler.interpreter == "/usr/bin/qemu-aarch64-static"
     program = exit_program(ARM64)
     assert handler.handles(program) and not handler.handles(exit_program(AMD64))
@@ -40,7 +40,7 @@ def test_what_the_kernel_shows_is_understood() -> None:
     "shown", [_SHOWN.replace("OCF", "OC"), _SHOWN.replace("enabled", "disabled"), "", "enabled\n"]
 )
 def test_a_handler_off_or_without_flag_f_is_of_no_use(shown: str) -> None:
-    assert not Handler.parse("x", shown).works_in_any_root
+    assert not BinfmtEntry.parse("x", shown).works_in_any_root
 
 
 def test_the_program_of_this_machine_has_the_header_of_its_programs() -> None:

@@ -12,13 +12,13 @@ from shipline.sandbox import StepSpec
 from shipline.sandbox.bundle import (
     CAPABILITIES,
     PROFILES,
-    Layout,
+    BundlePaths,
     config,
     converted,
     environment,
 )
 
-LAYOUT = Layout(Path("/root-of-step"), Path("/dev-of-step"), (), ())
+LAYOUT = BundlePaths(Path("/root-of-step"), Path("/dev-of-step"), (), ())
 
 
 PROFILE = {

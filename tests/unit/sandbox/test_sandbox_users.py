@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.errors import UsageError
-from shipline.sandbox import User, find_owner, find_user, needs_files, owner_of, user_of
+from shipline.sandbox import ProcessUser, find_owner, find_user, needs_files, owner_of, user_of
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -26,22 +26,22 @@ MOST = 2**32 - 2
 @pytest.mark.parametrize(
     ("text", "user"),
     [
-        ("", User(0, 0, (0, 10), "/root")),
-        ("root", User(0, 0, (0, 10), "/root")),
-        ("0", User(0, 0, (0, 10), "/root")),
-        ("app", User(1000, 100, (100, 10, 50), "/home/app")),
-        ("1000", User(1000, 100, (100, 10, 50), "/home/app")),
-        ("app:", User(1000, 100, (100, 10, 50), "/home/app")),
-        ("app:staff", User(1000, 50, (50,), "/home/app")),
-        ("app:77", User(1000, 77, (77,), "/home/app")),
-        ("4242", User(4242, 0, (0,), "/")),
-        ("4242:staff", User(4242, 50, (50,), "/")),
-        (":staff", User(0, 50, (50,), "/root")),
-        ("nohome", User(7, 8, (8,), "/")),
-        (str(MOST), User(MOST, 0, (0,), "/")),
+        ("", ProcessUser(0, 0, (0, 10), "/root")),
+        ("root", ProcessUser(0, 0, (0, 10), "/root")),
+        ("0", ProcessUser(0, 0, (0, 10), "/root")),
+        ("app", ProcessUser(1000, 100, (100, 10, 50), "/home/app")),
+        ("1000", ProcessUser(1000, 100, (100, 10, 50), "/home/app")),
+        ("app:", ProcessUser(1000, 100, (100, 10, 50), "/home/app")),
+        ("app:staff", ProcessUser(1000, 50, (50,), "/home/app")),
+        ("app:77", ProcessUser(1000, 77, (77,), "/home/app")),
+        ("4242", ProcessUser(4242, 0, (0,), "/")),
+        ("4242:staff", ProcessUser(4242, 50, (50,), "/")),
+        (":staff", ProcessUser(0, 50, (50,), "/root")),
+        ("nohome", ProcessUser(7, 8, (8,), "/")),
+        (str(MOST), ProcessUser(MOST, 0, (0,), "/")),
     ],
 )
-def test_a_user_is_ids_groups_and_home(text: str, user: User) -> None:
+def test_a_user_is_ids_groups_and_home(text: str, user: ProcessUser) -> None:
     assert user_of(text, PASSWD, GROUP) == user
 
 
@@ -110,7 +110,7 @@ def test_an_id_that_is_too_large_is_refused(text: str) -> None:
 @given(st.integers(0, MOST), st.integers(0, MOST))
 def test_numbers_need_no_files(uid: int, gid: int) -> None:
     assert owner(f"{uid}:{gid}", "", "") == ((uid, gid), "")
-    assert user_of(f"{uid}:{gid}", "", "") == User(uid, gid, (gid,), "/")
+    assert user_of(f"{uid}:{gid}", "", "") == ProcessUser(uid, gid, (gid,), "/")
 
 
 @given(st.text(), st.text())

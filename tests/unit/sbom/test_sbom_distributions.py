@@ -13,7 +13,7 @@ import pytest
 from shipline.layer import scan
 from shipline.sbom import Inventory, inventory, read_tree
 from shipline.sbom.distributions import read_apk, read_copyright, read_dpkg, read_release, read_rpm
-from shipline.sbom.packages import Release, Unreadable
+from shipline.sbom.packages import OsRelease, Unreadable
 
 
 def listed(root: Path) -> Inventory:
@@ -128,7 +128,7 @@ def test_apk_lists_what_is_there(tmp_path: Path, place: str) -> None:
 
 def test_releases() -> None:
     facts = read_release("etc/os-release", b"# c\nID='Fedora'\nVERSION_ID=40\nBROKEN=\"\n")
-    assert facts.release == Release("fedora", "40")
+    assert facts.release == OsRelease("fedora", "40")
 
 
 SPEC = """\

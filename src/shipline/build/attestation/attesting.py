@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
-from shipline.build.attestation.manifest import AttestationManifest, Predicate, attest_image
+from shipline.build.attestation.manifest import Attestation, AttestationManifest, attest_image
 from shipline.build.attestation.provenance import TYPES, Built, Invocation, provenance
 from shipline.build.base_images import BaseImage
-from shipline.build.graph import ContextOp, ImageOp, Origin, Vertex
+from shipline.build.graph import ContextOp, ImageOp, Material, Vertex
 from shipline.build.request import BuildRequest, ProvenanceOptions
 from shipline.build.selecting import ContextDirectory
 from shipline.build.snapshots import Snapshot
@@ -21,7 +21,7 @@ from shipline.build.stages import StageState
 from shipline.oci import Descriptor, Platform
 
 if TYPE_CHECKING:
-    from shipline.build.attestation.scanning import Listing, Scanner
+    from shipline.build.attestation.scanning import SbomDocuments, SbomScanner
 
 _LETTERS = string.ascii_lowercase + string.digits
 
@@ -41,7 +41,7 @@ class Attestor:
         images: Mapping[ImageOp, BaseImage],
         solver: Solver,
         run: Invocation,
-        scanner: Scanner | None = None,
+        scanner: SbomScanner | None = None,
         contexts: Mapping[str, ContextDirectory] | None = None,
     ) -> None:
         self._request = request
@@ -55,27 +55,27 @@ class Attestor:
     def manifest(self, stage: StageState, image: Image, *, artifact: bool) -> AttestationManifest:
         """The statements about an image, for its index."""
         target = image.manifest.descriptor
-        predicates = self.predicates(stage, image)
+        attestations = self.attestations(stage, image)
         names = self._request.tags
-        return attest_image(target, image.platform, predicates, names, artifact=artifact)
+        return attest_image(target, image.platform, attestations, names, artifact=artifact)
 
     def of_all(
         self, stages: Sequence[StageState], images: Sequence[Image]
-    ) -> dict[Platform, list[Predicate]]:
+    ) -> dict[Platform, list[Attestation]]:
         """The statements about the image of each platform."""
         pairs = zip(stages, images, strict=True)
-        return {image.platform: self.predicates(stage, image) for stage, image in pairs}
+        return {image.platform: self.attestations(stage, image) for stage, image in pairs}
 
-    def predicates(self, stage: StageState, image: Image) -> list[Predicate]:
+    def attestations(self, stage: StageState, image: Image) -> list[Attestation]:
         """What is stated about one image."""
         found = [*self._listings(stage, image)]
         if (options := self._request.provenance) is not None:
             document = self.provenance(stage, image, options)
             kind, name = TYPES[options.version], options.filename
-            found.append(Predicate(kind, document, name, options.inline_only))
+            found.append(Attestation(kind, document, name, options.inline_only))
         return found
 
-    def _listings(self, stage: StageState, image: Image) -> Iterator[Predicate]:
+    def _listings(self, stage: StageState, image: Image) -> Iterator[Attestation]:
         """The packages of the image, then those of stages and of the context."""
         scanner, created = self._scanner, image.config.created
         if scanner is None:
@@ -109,16 +109,16 @@ class Attestor:
             own = image.layers[: len(found)] if vertex in chain else found
             return [layer.descriptor for layer in own]
 
-        def origins(vertex: Vertex) -> Sequence[Origin]:
-            return self._solver.result(vertex).origins if self._solver.is_solved(vertex) else ()
+        def materials(vertex: Vertex) -> Sequence[Material]:
+            return self._solver.result(vertex).materials if self._solver.is_solved(vertex) else ()
 
-        built = Built(stage.vertex, self._images, origins, layers, self._dockerfile, self._run)
+        built = Built(stage.vertex, self._images, materials, layers, self._dockerfile, self._run)
         return provenance(self._request, built, options)
 
 
-def _listed(name: str, listing: Listing) -> Iterator[Predicate]:
+def _listed(name: str, listing: SbomDocuments) -> Iterator[Attestation]:
     from shipline.supply import CYCLONEDX, SPDX  # slow to import
 
-    yield Predicate(SPDX, listing.spdx, f"{name}.spdx.json")
+    yield Attestation(SPDX, listing.spdx, f"{name}.spdx.json")
     if listing.cyclonedx is not None:
-        yield Predicate(CYCLONEDX, listing.cyclonedx, f"{name}.cdx.json")
+        yield Attestation(CYCLONEDX, listing.cyclonedx, f"{name}.cdx.json")

@@ -33,7 +33,7 @@ _UNKNOWN = Platform("unknown", "unknown")
 _EMPTY = b"{}"
 
 
-class Predicate(Struct, frozen=True):
+class Attestation(Struct, frozen=True):
     """What is stated about an image. In outputs that are files its file is called `filename`, and
     it is left out with `inline_only`.
     """
@@ -78,12 +78,12 @@ class AttestationManifest(Struct, frozen=True):
 def attest_image(
     image: Descriptor,
     platform: Platform,
-    predicates: Sequence[Predicate],
+    attestations: Sequence[Attestation],
     names: Iterable[Reference],
     *,
     artifact: bool,
 ) -> AttestationManifest:
-    """The statements of `predicates` about `image`, which gets `names`; as an OCI artifact that
+    """The statements of `attestations` about `image`, which gets `names`; as an OCI artifact that
     refers to the image, or without `artifact` as BuildKit wrote it before 0.32.
     """
     from shipline.supply import IN_TOTO, Subject  # slow to import
@@ -92,10 +92,10 @@ def attest_image(
         Subject(image_uri(name, platform), {image.digest.algorithm: image.digest.hex})
         for name in names
     ] or [Subject("_", {image.digest.algorithm: image.digest.hex})]
-    statements = [one.statement(subjects).to_bytes() for one in predicates]
+    statements = [one.statement(subjects).to_bytes() for one in attestations]
     layers = [
         replace(Descriptor.of(raw, IN_TOTO), annotations={PREDICATE_TYPE: one.type})
-        for one, raw in zip(predicates, statements, strict=True)
+        for one, raw in zip(attestations, statements, strict=True)
     ]
     if artifact:
         config = _EMPTY

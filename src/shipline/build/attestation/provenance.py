@@ -18,7 +18,7 @@ from shipline import dockerfile as df
 from shipline.build.base_images import BaseImage
 from shipline.build.clock import rfc3339
 from shipline.build.definition import Definition, define, define_files, secrets_of
-from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Origin, RunOp, Vertex, walk
+from shipline.build.graph import MAIN_CONTEXT, ContextOp, ImageOp, Material, RunOp, Vertex, walk
 from shipline.build.request import SHM_SIZE, BuildRequest, Context, ContextKind, ProvenanceOptions
 from shipline.net import without_logins
 from shipline.oci import Descriptor, Platform, Reference
@@ -43,13 +43,13 @@ class Invocation(Struct, frozen=True):
 
 
 class Built(Struct, frozen=True):
-    """What is known of a finished build, besides its request: `origins` has what the vertices that
-    fetch something brought, `layers` the layers of those that made some.
+    """A finished build, besides its request: `materials` returns what a vertex downloaded, `layers`
+    the layers that it made.
     """
 
     root: Vertex
     images: Mapping[ImageOp, BaseImage]
-    origins: Callable[[Vertex], Sequence[Origin]]
+    materials: Callable[[Vertex], Sequence[Material]]
     layers: Callable[[Vertex], Sequence[Descriptor]]
     dockerfile: df.Dockerfile
     invocation: Invocation
@@ -200,15 +200,15 @@ def _locals(request: BuildRequest, vertices: Iterable[Vertex]) -> list[str]:
 
 def _dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
     """The images and files that were fetched, each once."""
-    found: dict[str, Origin] = {}
+    found: dict[str, Material] = {}
     for vertex in vertices:
         if isinstance(vertex.op, ImageOp):
             image = built.images[vertex.op]
             uri = image_uri(image.reference, image.config.platform)
             assert image.reference.digest is not None
             digest = image.reference.digest
-            found.setdefault(uri, Origin(uri, ((digest.algorithm, digest.hex),)))
-        for one in built.origins(vertex):
+            found.setdefault(uri, Material(uri, ((digest.algorithm, digest.hex),)))
+        for one in built.materials(vertex):
             found.setdefault(one.uri, one)
     return [{"uri": one.uri, "digest": dict(one.digests)} for one in found.values()]
 

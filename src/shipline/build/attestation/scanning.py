@@ -83,14 +83,14 @@ def check_generator(options: SbomOptions, environ: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class SbomDocuments:
     """The documents about the packages of one thing: SPDX, and CycloneDX if that is asked for."""
 
     spdx: Mapping[str, Any]
     cyclonedx: Mapping[str, Any] | None = None
 
 
-class Scanner:
+class SbomScanner:
     """Scans layers and directories of one build; safe to use from any thread."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Scanner:
         if not self._syft or self._options.cyclonedx:
             self._facts(layer)
 
-    def of_snapshot(self, layers: Sequence[Layer], described: Described) -> Listing:
+    def of_snapshot(self, layers: Sequence[Layer], described: Described) -> SbomDocuments:
         """The packages in the files of `layers`."""
         found = None
         if not self._syft or self._options.cyclonedx:
@@ -138,7 +138,7 @@ class Scanner:
             return self._listing(found, described, document)
         return self._listing(found, described)
 
-    def of_context(self, context: ContextDirectory, described: Described) -> Listing:
+    def of_context(self, context: ContextDirectory, described: Described) -> SbomDocuments:
         """The packages in the files of a context that are not ignored, and those that a project
         there is built with.
         """
@@ -155,14 +155,14 @@ class Scanner:
         found: Inventory | None,
         described: Described,
         document: Mapping[str, Any] | None = None,
-    ) -> Listing:
+    ) -> SbomDocuments:
         if document is None:
             assert found is not None
             document = spdx(found, described)
         if not self._options.cyclonedx:
-            return Listing(document)
+            return SbomDocuments(document)
         assert found is not None
-        return Listing(document, cyclonedx(found, described))
+        return SbomDocuments(document, cyclonedx(found, described))
 
     def _warn(self, found: Inventory, described: Described) -> None:
         if found.gaps:

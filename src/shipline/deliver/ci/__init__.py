@@ -1,6 +1,6 @@
 """Generated workflows for CI systems, and the action of this repository."""
 
-from shipline.deliver.ci.action import INPUTS, Invocation, invocation
+from shipline.deliver.ci.action import INPUTS, BuildCommand, invocation
 from shipline.deliver.ci.document import FileState, Freshness, freshness, kind_of
 from shipline.deliver.ci.github import (
     UNSUPPORTED_OPTIONS,
@@ -10,19 +10,26 @@ from shipline.deliver.ci.github import (
 )
 from shipline.deliver.ci.gitlab import gitlab_pipeline
 from shipline.deliver.ci.steps import Pin, Pins
-from shipline.deliver.ci.workflow import CiSection, Login, Signing, Unread, Workflow, with_variables
+from shipline.deliver.ci.workflow import (
+    CiSection,
+    Login,
+    SigningSecret,
+    Unread,
+    Workflow,
+    with_variables,
+)
 
 __all__ = [
     "INPUTS",
     "UNSUPPORTED_OPTIONS",
+    "BuildCommand",
     "CiSection",
     "FileState",
     "Freshness",
-    "Invocation",
     "Login",
     "Pin",
     "Pins",
-    "Signing",
+    "SigningSecret",
     "Unread",
     "Workflow",
     "buildx_workflow",

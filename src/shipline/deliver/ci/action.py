@@ -96,7 +96,7 @@ KeepSecret = Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
+class BuildCommand:
     """The call of `shipline build` for the inputs: `arguments` end with the context; `masked` are
     values to mask in the log; `warnings` name ignored inputs.
     """
@@ -115,7 +115,7 @@ class _Secrets:
     warnings: tuple[str, ...] = ()
 
 
-def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> Invocation:
+def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> BuildCommand:
     """Read the inputs from `environ`; the build writes its results to files in `scratch`. Raises
     UsageError for an invalid input; the build itself checks the rest.
     """
@@ -130,7 +130,7 @@ def invocation(environ: Mapping[str, str], scratch: Path, keep: KeepSecret) -> I
     if iidfile is not None:
         flags += ["--iidfile", str(iidfile)]
     flags += ["--metadata-file", str(metadata), "--", context]
-    return Invocation(tuple(flags), iidfile, metadata, secrets.masked, secrets.warnings)
+    return BuildCommand(tuple(flags), iidfile, metadata, secrets.masked, secrets.warnings)
 
 
 def variable(name: str) -> str:

@@ -121,7 +121,7 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Signing:
+class SigningSecret:
     """The CI secret with the private key, and the file to write it to; empty if the key is read
     from the variable.
     """
@@ -148,7 +148,7 @@ class Workflow:
     context: str = "."
     variables: tuple[str, ...] = ()
     logins: tuple[Login, ...] = ()
-    signing: Signing | None = None
+    signing: SigningSecret | None = None
     without: tuple[str, ...] = ()
     toolchain: Toolchain | None = None
     section: CiSection = field(default_factory=CiSection)

@@ -32,17 +32,17 @@ _SKIPPED_MEMBERS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class _SarifRule:
     level: FindingLevel = FindingLevel.WARNING
     severity: Severity = Severity.UNKNOWN
 
 
 @dataclass(slots=True)
-class _Run:
+class _SarifRun:
     """A run while it is read: rules may follow the results that refer to them."""
 
     tool: Tool = field(default_factory=Tool)
-    rules: dict[str, _Rule] = field(default_factory=dict)
+    rules: dict[str, _SarifRule] = field(default_factory=dict)
     indexed_rules: list[str] = field(default_factory=list)
     results: list[tuple[Finding, int, bool]] = field(default_factory=list)
     has_results: bool = False
@@ -57,7 +57,7 @@ def parse_sarif(source: BinaryIO) -> Report:
     Source: SARIF 2.1.0 sections 3.14.23 (no results: nothing was computed), 3.20.14, 3.27.
     """
     reader = JsonReader(source)
-    runs: list[_Run] = []
+    runs: list[_SarifRun] = []
     version, has_runs, external = "", False, False
     for key in reader.members():
         if key == "version":
@@ -85,8 +85,8 @@ def parse_sarif(source: BinaryIO) -> Report:
     )
 
 
-def _run(reader: JsonReader) -> _Run:
-    run = _Run()
+def _run(reader: JsonReader) -> _SarifRun:
+    run = _SarifRun()
     for key in reader.members():
         if key == "tool":
             _tool(reader, run)
@@ -110,7 +110,7 @@ def _run(reader: JsonReader) -> _Run:
     return run
 
 
-def _tool(reader: JsonReader, run: _Run) -> None:
+def _tool(reader: JsonReader, run: _SarifRun) -> None:
     for key in reader.members():
         if key == "driver":
             name = version = ""
@@ -129,20 +129,20 @@ def _tool(reader: JsonReader, run: _Run) -> None:
                         _rules(reader, run, indexed=False)
 
 
-def _rules(reader: JsonReader, run: _Run, *, indexed: bool = True) -> None:
+def _rules(reader: JsonReader, run: _SarifRun, *, indexed: bool = True) -> None:
     if reader.kind() != "[":
         return
     for _ in reader.elements():
         rule = Fields(reader.value(), "a rule")
         level = rule.child("defaultConfiguration").text("level")
-        run.rules[rule.text("id")] = _Rule(
+        run.rules[rule.text("id")] = _SarifRule(
             _level(level) if level else FindingLevel.WARNING, _severity(rule.child("properties"))
         )
         if indexed:
             run.indexed_rules.append(rule.text("id"))
 
 
-def _invocation(reader: JsonReader, run: _Run) -> None:
+def _invocation(reader: JsonReader, run: _SarifRun) -> None:
     """After an error notification of the tool its results are incomplete, even if it claims
     success (SARIF 2.1.0, section 3.58.6).
     """
@@ -160,7 +160,7 @@ def _invocation(reader: JsonReader, run: _Run) -> None:
         run.gaps.append(f"the tool reports that it {what}" + (f": {reason}" if reason else ""))
 
 
-def _result(reader: JsonReader, run: _Run) -> None:
+def _result(reader: JsonReader, run: _SarifRun) -> None:
     members: dict[str, object] = {}
     for key in reader.members():
         if key not in _SKIPPED_MEMBERS:
@@ -187,17 +187,17 @@ def _result(reader: JsonReader, run: _Run) -> None:
         run.results.append((finding, index if isinstance(index, int) else -1, True))
 
 
-def _findings(run: _Run) -> list[Finding]:
+def _findings(run: _SarifRun) -> list[Finding]:
     return [_with_rule(run, *result) for result in run.results]
 
 
-def _with_rule(run: _Run, finding: Finding, index: int, has_level: bool) -> Finding:
+def _with_rule(run: _SarifRun, finding: Finding, index: int, has_level: bool) -> Finding:
     name = finding.rule
     if name not in run.rules and 0 <= index < len(run.indexed_rules):
         name = run.indexed_rules[index]
     if name not in run.rules:
         name = name.rpartition("/")[0]  # a ruleId may have more components than the rule
-    rule = run.rules.get(name, _Rule())
+    rule = run.rules.get(name, _SarifRule())
     return replace(
         finding,
         rule=finding.rule or name,

@@ -51,7 +51,7 @@ def read_xml(
     Raises ReportError, also for a truncated document, and for a root element that is not one of
     `roots`, if given.
     """
-    handler = _Handler(roots, texts)
+    handler = _XmlEvents(roots, texts)
     while True:
         data = source.read(_CHUNK)
         handler.feed(data)
@@ -61,7 +61,7 @@ def read_xml(
             return
 
 
-class _Handler:
+class _XmlEvents:
     def __init__(self, roots: Collection[str], texts: Collection[str]) -> None:
         from xml.parsers import expat
 

@@ -62,7 +62,7 @@ def _steps(inputs: PlanInput) -> Iterator[PipelineStep]:
             title=f"{first} ..." if rest else first or name,
             command=command_text(step),
             compared=_key(step),
-            run=_Command(name, step).run,
+            run=_CommandRunner(name, step).run,
             needs=(*step.needs, *implied),
             skip=unmet_condition(step.when, inputs.event, inputs.environ),
             programs=(step.scanner,) if step.scanner else (),
@@ -101,7 +101,7 @@ COMMAND = StepKind(
 
 
 @dataclass(frozen=True, slots=True)
-class _Command:
+class _CommandRunner:
     """Runs a command of the project."""
 
     name: str
