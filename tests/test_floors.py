@@ -75,6 +75,17 @@ def test_every_room_has_a_floor_and_every_floor_its_rooms() -> None:
     assert rooms == FLOOR.keys()
 
 
+def test_no_module_shares_its_name_with_what_it_holds() -> None:
+    """A package that passes such a name on hides the module; commands are not passed on."""
+    shared = [
+        path.relative_to(SOURCE)
+        for path in SOURCE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == path.stem
+    ]
+    assert [path for path in shared if path.parts[0] != "cli"] == []
+
+
 def test_an_upward_import_is_found(tmp_path: Path) -> None:
     offender = SOURCE / "oci" / "offender.py"
     text = "from shipline.build import build\n"

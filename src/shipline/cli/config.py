@@ -54,7 +54,7 @@ def check(path: Path | None) -> None:
 
 def _missing(config: Config, root: Path) -> Iterator[str]:
     from shipline.ship.plan import ProjectConfig
-    from shipline.ship.prepare import missing_parts
+    from shipline.ship.preparation import missing_parts
     from shipline.tags import TagsSection
     from shipline.trust import load_trust
 

@@ -129,7 +129,7 @@ def command(
 
     Nothing is tagged until all gates have passed. Prints the tags and the digest of the image.
     """
-    from shipline.ship.prepare import prepare
+    from shipline.ship.preparation import prepare
     from shipline.ship.render import plan_text
     from shipline.ship.runs import Runs
 

@@ -1,7 +1,6 @@
 """The git program in one place: history, refs and remotes of clones, trees of repositories."""
 
 from shipline.git.changes import ChangedLines, WorkTree, changed_lines, read_work_tree
-from shipline.git.checkout import checkout, commit_time
 from shipline.git.history import (
     Commit,
     abbreviate,
@@ -35,6 +34,7 @@ from shipline.git.repository import (
 from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
 from shipline.git.source import GitSource, clean_directory, parse_git_source
 from shipline.git.store import GitCommit, GitStore, RefNotFound
+from shipline.git.worktree import checkout, commit_time
 
 __all__ = [
     "ChangedLines",

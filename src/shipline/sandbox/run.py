@@ -36,7 +36,7 @@ from shipline.sandbox.network import HOST, Connector, StepNetwork, find_connecto
 from shipline.sandbox.rooted import CreatedPath, make_in_root, remove_created, resolve_in_root
 from shipline.sandbox.rootless import require_ids
 from shipline.sandbox.runtime import Runtime, find_runtime
-from shipline.sandbox.supervise import OnOutput
+from shipline.sandbox.supervisor import OnOutput
 from shipline.tasks import Once
 
 OnNetwork = Callable[[str], None]

@@ -22,7 +22,7 @@ from shipline.errors import SandboxError
 from shipline.oci import Platform
 from shipline.sandbox.bundle import BundlePaths, StepSpec, config, make_device_directory
 from shipline.sandbox.emulation import exit_program, probe_program
-from shipline.sandbox.supervise import OnOutput, supervise
+from shipline.sandbox.supervisor import OnOutput, supervise
 from shipline.tasks import Once
 from shipline.values import replace
 

@@ -8,7 +8,7 @@ from shipline.sbom.documents import (
     spdx,
 )
 from shipline.sbom.files import VERSION, Kind, kind_of, read_file, read_tree
-from shipline.sbom.inventory import Inventory, LayerFacts, inventory, of_layers
+from shipline.sbom.inventory import Inventory, LayerFacts, of_layers, take_inventory
 from shipline.sbom.packages import FileFacts
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "Kind",
     "LayerFacts",
     "cyclonedx",
-    "inventory",
     "kind_of",
     "of_layers",
     "read_file",
     "read_tree",
     "spdx",
+    "take_inventory",
 ]

@@ -72,7 +72,7 @@ def of_layers(layers: Sequence[LayerFacts]) -> Inventory:
         except SymlinkLoop:
             return path
 
-    return inventory(seen, resolved)
+    return take_inventory(seen, resolved)
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class _Known:
     checksums: dict[str, str] = field(default_factory=dict)
 
 
-def inventory(
+def take_inventory(
     seen: Iterable[tuple[FileFacts, str]], resolved: Callable[[str], str] = lambda path: path
 ) -> Inventory:
     """The packages that files list, each with the digest of its layer; `resolved` follows links."""

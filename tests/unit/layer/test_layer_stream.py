@@ -23,7 +23,7 @@ CODECS = [
     Codec("zstd", 1), Codec("zstd", 3), Codec("uncompressed", 0),
 ]  # fmt: skip
 WORDS = random.Random(1).randbytes(64)
-TEXT = b"".join(random.Random(2).choices([WORDS[at : at + 4] for at in range(60)], k=700_000))
+TEXT = b"".join(random.Random(2).choices([WORDS[at : at + 4] for at in range(60)], k=100_000)) * 7
 
 
 def plain(compressed: bytes, name: str) -> bytes:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from shipline.layer import scan
-from shipline.sbom import Inventory, inventory, read_tree
+from shipline.sbom import Inventory, read_tree, take_inventory
 from shipline.sbom.distributions import read_apk, read_copyright, read_dpkg, read_release, read_rpm
 from shipline.sbom.packages import OsRelease, Unreadable
 
 
 def listed(root: Path) -> Inventory:
-    return inventory((facts, "") for facts in read_tree(scan(root).items()))
+    return take_inventory((facts, "") for facts in read_tree(scan(root).items()))
 
 
 def write(root: Path, path: str, content: bytes | str) -> None:

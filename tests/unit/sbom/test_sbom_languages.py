@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from shipline.layer import scan
-from shipline.sbom import Inventory, inventory, read_tree
+from shipline.sbom import Inventory, read_tree, take_inventory
 from shipline.sbom.languages import read_go, read_java, read_package_json, read_python
 from shipline.sbom.packages import Package, Unreadable
 
 
 def listed(root: Path, *, source: bool = False) -> Inventory:
     items = scan(root).items()
-    return inventory((facts, "") for facts in read_tree(items, source=source))
+    return take_inventory((facts, "") for facts in read_tree(items, source=source))
 
 
 def write(root: Path, path: str, content: bytes | str | object) -> None:

@@ -13,7 +13,7 @@ from shipline.events import Stream
 from shipline.git import Commit, WorkTree
 from shipline.observe import GroupsSink, boxed
 from shipline.oci import Descriptor, Digest, Reference, media
-from shipline.ship.prepare import dirty_decision
+from shipline.ship.preparation import dirty_decision
 from shipline.ship.record import RunRecord, RunState, StepRecord
 from shipline.ship.render import failure_sections, outputs, summary
 from shipline.ship.reports import SCANNERS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shipline import dockerfile as df
 from shipline.build.assembly import Image
 from shipline.build.attestation.manifest import Attestation, AttestationManifest, attest_image
-from shipline.build.attestation.provenance import TYPES, Built, Invocation, provenance
+from shipline.build.attestation.provenance import TYPES, Built, Invocation, provenance_of
 from shipline.build.base_images import BaseImage
 from shipline.build.graph import ContextOp, ImageOp, Material, Vertex
 from shipline.build.request import BuildRequest, ProvenanceOptions
@@ -113,7 +113,7 @@ class Attestor:
             return self._solver.result(vertex).materials if self._solver.is_solved(vertex) else ()
 
         built = Built(stage.vertex, self._images, materials, layers, self._dockerfile, self._run)
-        return provenance(self._request, built, options)
+        return provenance_of(self._request, built, options)
 
 
 def _listed(name: str, listing: SbomDocuments) -> Iterator[Attestation]:

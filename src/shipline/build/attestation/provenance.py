@@ -55,7 +55,7 @@ class Built(Struct, frozen=True):
     invocation: Invocation
 
 
-def provenance(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
+def provenance_of(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
     """The predicate in the version and mode of `options`."""
     predicate = _version_1(request, built, options)
     predicate = predicate if options.version == "v1" else _version_0_2(predicate)

@@ -50,12 +50,12 @@ from shipline.sbom import (
     Kind,
     LayerFacts,
     cyclonedx,
-    inventory,
     kind_of,
     of_layers,
     read_file,
     read_tree,
     spdx,
+    take_inventory,
 )
 from shipline.tasks import Limiter, Once
 from shipline.values import replace
@@ -145,7 +145,7 @@ class SbomScanner:
         found = None
         if not self._syft or self._options.cyclonedx:
             items = scan(context.path, prune=context.prune).items()
-            found = inventory((facts, "") for facts in read_tree(items, source=True))
+            found = take_inventory((facts, "") for facts in read_tree(items, source=True))
             self._warn(found, described)
         document = self._run_syft(context.path, described) if self._syft else None
         return self._listing(found, described, document)

@@ -17,7 +17,7 @@ from typing import Any
 
 from shipline.build.base_images import BaseImage
 from shipline.build.caching.document import CacheKey
-from shipline.build.content_digest import ReadFiles, absolute, content_digest, own_digest, sha256
+from shipline.build.content_digests import ReadFiles, absolute, content_digest, own_digest, sha256
 from shipline.build.graph import (
     CopyOp,
     ImageOp,
