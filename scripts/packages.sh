@@ -5,7 +5,8 @@ set -eu
 
 packages="binfmt-support crun runc qemu-user-static erofs-utils uidmap python3-venv
 attr libcap2-bin iproute2 openssh-client curl xz-utils bzip2 zstd e2fsprogs
-docker.io docker-buildx docker-cli docker-registry skopeo oras podman buildah cosign
+docker.io docker-buildx docker-cli docker-registry containerd stargz-snapshotter skopeo oras podman
+buildah cosign
 wrk chromium chromium-driver prometheus tmux rpm"
 
 # npm comes with Node.js from elsewhere, and with many packages from Debian

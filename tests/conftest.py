@@ -13,11 +13,13 @@ from hypothesis import settings
 
 from peers import (
     ActionsCache,
+    Containerd,
     Docker,
     Registry,
     S3Service,
     actions_cache,
     azurite,
+    containerd,
     docker_registry,
     dockerd,
     moto_server,
@@ -126,4 +128,12 @@ def docker(peers_directory: Path, base_images: Registry) -> Iterator[Docker]:
     """The newest Docker engine; its BuildKit finds the base images in `registry`."""
     _need("apt-get", root=True)
     with dockerd(peers_directory, base_images, programs=newest()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def image_store(peers_directory: Path) -> Iterator[Containerd]:
+    """containerd without anything above it."""
+    _need("containerd", "ctr", root=True)
+    with containerd(peers_directory) as running:
         yield running

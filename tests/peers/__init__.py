@@ -8,6 +8,7 @@ with docker_registry(work) as registry, dockerd(work, registry, programs=newest(
 from peers.actions_cache import ActionsCache, actions_cache
 from peers.bases import push_base_images
 from peers.binfmt import can_run_arm64
+from peers.containerd import Containerd, containerd
 from peers.docker import Docker, dockerd, newest
 from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
@@ -18,6 +19,7 @@ __all__ = [
     "FILE_TIME_S",
     "Account",
     "ActionsCache",
+    "Containerd",
     "Docker",
     "GitRepository",
     "GitServer",
@@ -27,6 +29,7 @@ __all__ = [
     "actions_cache",
     "azurite",
     "can_run_arm64",
+    "containerd",
     "docker_registry",
     "dockerd",
     "free_port",

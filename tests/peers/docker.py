@@ -131,7 +131,7 @@ def dockerd(
         with running(command, ready=ready, log=log, environment=dict(programs)):
             yield docker
     finally:
-        _unmount_below(base)
+        unmount_below(base)
         shutil.rmtree(base)
 
 
@@ -139,7 +139,7 @@ def _answers(docker: Docker, socket: Path) -> bool:
     return socket.exists() and docker.run("version").returncode == 0
 
 
-def _unmount_below(directory: Path) -> None:
+def unmount_below(directory: Path) -> None:
     """Release what a killed engine left mounted, so that the directory can be removed."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):

@@ -21,13 +21,27 @@ from shipline.build.stages import StageState
 from shipline.content import chunks
 from shipline.errors import DigestMismatch, UsageError
 from shipline.events import Step
-from shipline.layer import Codec, Layer, codec, decompress, stream_layer
-from shipline.oci import Descriptor, History, ImageConfig, Index, Manifest, Platform, media
+from shipline.layer import (
+    Codec,
+    Layer,
+    codec,
+    codec_of_layer,
+    decompress,
+    stream_layer,
+    without_toc,
+)
+from shipline.oci import Descriptor, Hasher, History, ImageConfig, Index, Manifest, Platform, media
 from shipline.tasks import Once
 from shipline.values import replace
 
 PLAIN = OutputFormat()
 """Layers as they are, OCI media types, no annotations."""
+
+_OF_OCI = ("estargz", "zstd")
+"""Compressions that Docker's manifest format cannot have."""
+
+_OF_CACHES = ("buildkit/", "containerd.io/uncompressed", "containerd.io/distribution.source.")
+"""What annotations of layers begin with that BuildKit keeps to itself."""
 
 _OF_IMAGES = ("image", "oci", "docker")
 _DOCKER_TYPES = {
@@ -111,7 +125,7 @@ def codec_of(wanted: OutputFormat) -> Codec:
 def fits(wanted: OutputFormat, compression: str, level: int | None) -> bool:
     """Whether new layers with this compression fit the format."""
     if not wanted.compression:
-        return not (wanted.docker and compression == "zstd")
+        return not (wanted.docker and compression in _OF_OCI)
     return compression == wanted.compression and wanted.level in (None, level)
 
 
@@ -120,13 +134,13 @@ def codec_for(wanted: OutputFormat, layer: Layer, result: LayerResult | None) ->
 
     `result` is None for a layer of a base image.
     """
-    compression = media.compression(layer.descriptor.media_type)
-    if compression is None:
+    made_by = codec_of_layer(layer.descriptor)
+    if made_by is None:
         return None
     if result is not None:
-        return None if fits(wanted, compression, result.level) else codec_of(wanted)
-    foreign = wanted.force and compression != wanted.compression
-    return codec_of(wanted) if foreign or (wanted.docker and compression == "zstd") else None
+        return None if fits(wanted, made_by.name, result.level) else codec_of(wanted)
+    foreign = wanted.force and made_by.name != wanted.compression
+    return codec_of(wanted) if foreign or (wanted.docker and made_by.name == "zstd") else None
 
 
 class Recoder:
@@ -165,14 +179,24 @@ class Recoder:
         return recoded
 
     def _compress(self, layer: Layer, codec: Codec) -> Layer:
-        before = media.compression(layer.descriptor.media_type)
-        assert before is not None
+        before, made_by = (
+            media.compression(layer.descriptor.media_type),
+            codec_of_layer(layer.descriptor),
+        )
+        assert before is not None and made_by is not None
         with self._blobs.fetch(layer.descriptor) as blob, self._blobs.store.ingest() as ingest:
-            recoded = stream_layer(chunks(decompress(blob, before)), ingest, codec)
-        if recoded.diff_id != layer.diff_id:
+            tar = chunks(decompress(blob, before))
+            if codec.indexed or made_by.indexed:
+                seen = Hasher()
+                recoded = stream_layer(without_toc(seen.through(tar)), ingest, codec)
+                diff_id = seen.digest
+            else:
+                recoded = stream_layer(tar, ingest, codec)
+                diff_id = recoded.diff_id
+        if diff_id != layer.diff_id:
             raise DigestMismatch(
                 expected=str(layer.diff_id),
-                got=str(recoded.diff_id),
+                got=str(diff_id),
                 where="the layer of a base image",
                 hint="its configuration and its layers do not belong together; build it again",
             )
@@ -236,7 +260,7 @@ def assemble(
     descriptor = Descriptor.of(raw, media.DOCKER_CONFIG if format.docker else media.OCI_CONFIG)
     manifest = Manifest.make(
         descriptor,
-        [_typed(layer.descriptor, format).plain for layer in layers],
+        [_listed(layer.descriptor, format) for layer in layers],
         media_type=media.DOCKER_MANIFEST if format.docker else media.OCI_MANIFEST,
         annotations=annotations_at(format.annotations, Level.MANIFEST, config.platform),
     )
@@ -297,6 +321,12 @@ def annotations_at(
     return general | own
 
 
-def _typed(layer: Descriptor, format: OutputFormat) -> Descriptor:
+def _listed(layer: Descriptor, format: OutputFormat) -> Descriptor:
+    """A layer as a manifest lists it: with its annotations, such as the digest of its table of
+    contents, but those that only a cache has; Docker's format has none.
+    """
     types = _DOCKER_TYPES if format.docker else _OCI_TYPES
-    return replace(layer, media_type=types.get(layer.media_type, layer.media_type))
+    notes = {} if format.docker else layer.annotations
+    kept = {key: text for key, text in notes.items() if not key.startswith(_OF_CACHES)}
+    typed = replace(layer.plain, media_type=types.get(layer.media_type, layer.media_type))
+    return replace(typed, annotations=kept)

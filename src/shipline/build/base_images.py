@@ -36,7 +36,7 @@ from shipline.errors import (
     ShiplineError,
 )
 from shipline.events import Step
-from shipline.layer import Layer, codec, decompress, stream_layer
+from shipline.layer import Layer, codec_of_layer, decompress, stream_layer, without_toc
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -167,13 +167,15 @@ class Blobs:
         """
         assert self._files is not None
         layer = result.layer
-        form = codec(media.compression(layer.descriptor.media_type) or "", result.level)
+        form = codec_of_layer(layer.descriptor, result.level)
+        assert form is not None
+        tar = self._files.tar(layer.diff_id)
         name = f"compress {layer.descriptor.digest.short}"
         with (
             step.step(name, kind="internal", size=layer.descriptor.size),
             self.store.ingest() as ingest,
         ):
-            made = stream_layer(self._files.tar(layer.diff_id), ingest, form)
+            made = stream_layer(without_toc(tar) if form.indexed else tar, ingest, form)
         if made.descriptor.digest != layer.descriptor.digest:
             self._files.remove(layer.diff_id)
             raise DamagedContent(

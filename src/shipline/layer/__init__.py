@@ -2,7 +2,7 @@
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
 from shipline.layer.changesets import Lower, changeset, conform, lower_directory
-from shipline.layer.codecs import Codec, Compression, codec
+from shipline.layer.codecs import Codec, Compression, codec, codec_of_layer
 from shipline.layer.decompression import Archive, decompress, sniff
 from shipline.layer.entry import (
     CAPABILITY,
@@ -16,6 +16,7 @@ from shipline.layer.entry import (
     Xattrs,
     resolve,
 )
+from shipline.layer.estargz import without_toc
 from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
@@ -47,6 +48,7 @@ __all__ = [
     "Xattrs",
     "changeset",
     "codec",
+    "codec_of_layer",
     "conform",
     "decompress",
     "lower_directory",
@@ -57,5 +59,6 @@ __all__ = [
     "stream_layer",
     "unpack",
     "unpacked_items",
+    "without_toc",
     "write_tar",
 ]

@@ -2,8 +2,8 @@
 
 gzip 1-3 is isal: blocks of 1 MiB compressed independently and joined into one stream, as pigz
 does. gzip 4-9 is libdeflate, one gzip member for each 1 MiB (RFC 1952, 2.2). zstd is zstandard.
-The output of isal depends on the block boundaries and on the CPU architecture; that of the others
-does not.
+estargz is gzip with a member for each piece of each file (estargz.py). The output of isal depends
+on the block boundaries and on the CPU architecture; that of the others does not.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from typing import Literal
 from msgspec import Struct
 
 from shipline.errors import UsageError
-from shipline.oci import media
+from shipline.layer.estargz import Ending, is_estargz, seekable
+from shipline.oci import Descriptor, media
 from shipline.tasks import CPUS, ordered_map
 
 BLOCK = 1 << 20  # bytes; changing it changes digests
-Compression = Literal["gzip", "zstd", "uncompressed"]
+Compression = Literal["gzip", "estargz", "zstd", "uncompressed"]
 
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
 _LAST_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.6: final, fixed codes, empty
 _STORED_LIMIT = 65535  # bytes (RFC 1951, 3.2.4)
-_LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
-_DEFAULT_LEVELS = {"gzip": 1, "zstd": 3, "uncompressed": 0}
+_LEVELS = {"gzip": range(10), "estargz": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
+_DEFAULT_LEVELS = {"gzip": 1, "estargz": 1, "zstd": 3, "uncompressed": 0}
 _MEDIA_TYPES = {
     ("gzip", False): media.OCI_LAYER_GZIP,
     ("gzip", True): media.DOCKER_LAYER_GZIP,
+    ("estargz", False): media.OCI_LAYER_GZIP,
     ("zstd", False): media.OCI_LAYER_ZSTD,
     ("uncompressed", False): media.OCI_LAYER,
     ("uncompressed", True): media.DOCKER_LAYER,
@@ -40,7 +42,7 @@ _MEDIA_TYPES = {
 class Codec(Struct, frozen=True):
     """A compression of layers; `docker` selects the media types of Docker's manifest format.
 
-    Raises UsageError for an unknown name, an invalid level, or zstd for Docker.
+    Raises UsageError for an unknown name, an invalid level, or zstd and estargz for Docker.
     """
 
     name: Compression = "gzip"
@@ -60,7 +62,8 @@ class Codec(Struct, frozen=True):
             )
         if (self.name, self.docker) not in _MEDIA_TYPES:
             raise UsageError(
-                "Docker's manifest format has no zstd layers", hint="use OCI media types, or gzip"
+                f"Docker's manifest format has no {self.name} layers",
+                hint="use OCI media types, or gzip",
             )
 
     @property
@@ -68,13 +71,23 @@ class Codec(Struct, frozen=True):
         """The media type of the compressed layer."""
         return _MEDIA_TYPES[self.name, self.docker]
 
+    @property
+    def indexed(self) -> bool:
+        """Whether the layer ends with a table of contents, so that its diff ID is another one."""
+        return self.name == "estargz"
+
     def compress(
         self, chunks: Iterable[bytes], *, workers: int = CPUS
-    ) -> Generator[bytes, None, None]:
-        """The compressed bytes, which depend on the content alone, not on chunks or `workers`."""
+    ) -> Generator[bytes, None, Ending | None]:
+        """The compressed bytes, which depend on the content alone, not on chunks or `workers`;
+        estargz compresses tars only, and returns what it added.
+        """
         blocks = cut(chunks, BLOCK)
         if self.name == "uncompressed":
             return blocks
+        if self.indexed:
+            member = partial(_member, level=self.level)
+            return seekable(blocks, member, workers=workers)
         if self.name == "zstd":
             return _zstd(blocks, self.level, workers)
         if self.level > 3:
@@ -86,6 +99,14 @@ def codec(name: str, level: int | None = None, *, docker: bool = False) -> Codec
     """The codec by name, at its default level unless given. Raises UsageError if unknown."""
     default = _DEFAULT_LEVELS.get(name, 0)
     return Codec(name, default if level is None else level, docker)  # type: ignore[arg-type]
+
+
+def codec_of_layer(layer: Descriptor, level: int | None = None) -> Codec | None:
+    """The codec that made a layer; None if it is not one. Raises UsageError for a wrong level."""
+    name = media.compression(layer.media_type)
+    if name is None:
+        return None
+    return codec("estargz" if name == "gzip" and is_estargz(layer.annotations) else name, level)
 
 
 def cut(chunks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
@@ -142,17 +163,27 @@ def _stored_part(block: bytes) -> tuple[bytes, int, int]:
 def _gzip_members(
     blocks: Iterable[bytes], level: int, workers: int
 ) -> Generator[bytes, None, None]:
-    import deflate
-
-    def member(block: bytes) -> bytes:
-        return bytes(deflate.gzip_compress(block, level))
-
+    member = partial(_member, level=level)
     empty = True
     for data in ordered_map(member, blocks, workers=workers):
         empty = False
         yield data
     if empty:
         yield member(b"")
+
+
+def _member(content: bytes, *, level: int) -> bytes:
+    """One gzip member."""
+    if level > 3:
+        import deflate
+
+        return bytes(deflate.gzip_compress(content, level))
+    if not level:
+        data, checksum, size = _stored_part(content)
+        return _GZIP_HEADER + data + _LAST_BLOCK + struct.pack("<LL", checksum, size)
+    from isal import isal_zlib
+
+    return isal_zlib.compress(content, level, 31)  # 31: a gzip header, RFC 1952
 
 
 def _zstd(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 
 from msgspec import Struct
 
 from shipline.content import Ingest
 from shipline.layer.codecs import BLOCK, Codec, cut
+from shipline.layer.estargz import Ending
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import Limiter, TaskGroup
 
@@ -32,21 +33,34 @@ def stream_layer(
 ) -> Layer:
     """Compress `tar` into `ingest` and commit it; reads `tar` once, on the calling thread.
 
-    `also` receives the uncompressed bytes in order, on another thread, all of them before this
-    returns. Exceptions of `tar`, `ingest` and `also` propagate, and nothing is committed.
+    `also` receives the uncompressed bytes in order, and then those that the codec appends, on
+    another thread, all of them before this returns. Exceptions of `tar`, `ingest` and `also`
+    propagate, and nothing is committed.
     """
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
     with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
         hashed = group.start(background.run)
         with closing(codec.compress(background.through(cut(tar, BLOCK)))) as compressed:
-            for data in compressed:
-                ingest.write(data)
+            ending = _write(compressed, ingest) or Ending()
+        background.put(ending.appended)
         background.close()
         hashed.result()
-        descriptor = Descriptor(codec.media_type, ingest.digest, ingest.size)
+        descriptor = Descriptor(
+            codec.media_type, ingest.digest, ingest.size, annotations=ending.annotations
+        )
         ingest.commit(descriptor)
     return Layer(descriptor, diff.digest)
+
+
+def _write(compressed: Generator[bytes, None, Ending | None], ingest: Ingest) -> Ending | None:
+    while True:
+        try:
+            data = next(compressed)
+        except StopIteration as stopped:
+            ending: Ending | None = stopped.value
+            return ending
+        ingest.write(data)
 
 
 class _BackgroundSinks:
@@ -59,9 +73,12 @@ class _BackgroundSinks:
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            self._slots.__enter__()
-            self._queue.put(chunk)
+            self.put(chunk)
             yield chunk
+
+    def put(self, chunk: bytes) -> None:
+        self._slots.__enter__()
+        self._queue.put(chunk)
 
     def run(self) -> None:
         while (chunk := self._queue.get()) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from shipline.content import Reader
 from shipline.errors import ContentError
@@ -223,11 +224,14 @@ class FileContent:
         self._input = source
         self.left = size
 
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes, which must be left."""
+        self.left -= size
+        return self._input.read_exactly(size)
+
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
-            size = self.left
-            self.left = 0
-            return self._input.read_exactly(size)
+            return self.take(self.left)
         size = min(size, self.left)
         if not size:
             return b""
@@ -275,6 +279,66 @@ def read_tar(reader: Reader) -> Iterator[tuple[Entry, Reader | None]]:
     source.drain()
 
 
+class RawMember(NamedTuple):
+    """A member with its very bytes: `header` has the extended ones before it, too; `content` is
+    what the archive stores, and `padding` follows it. `owner` are the names of user and group.
+    """
+
+    header: bytes
+    entry: Entry
+    content: FileContent
+    padding: FileContent
+    owner: tuple[str, str]
+
+
+class RawTar:
+    """An archive in parts that are its very bytes when joined: `members`, and then `rest`."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._source = _ArchiveReader(reader)
+        self._end = b""
+
+    def members(self) -> Iterator[RawMember]:
+        """The members in order; content and padding must be read before the next one.
+
+        Raises ContentError as `read_tar`, and for sparse files, which store other bytes.
+        """
+        source = self._source
+        header: list[bytes] = []
+        next_records: Records = {}
+        global_records: Records = {}
+        while (block := source.header()) and block != _ZERO:
+            _check_sum(block)
+            header.append(block)
+            flag = block[156:157]
+            if flag in _EXTENSION_TYPES:
+                header.append(_extend(source, block, next_records, global_records))
+                continue
+            records = {**global_records, **next_records}
+            size = _stored(block, flag, records)
+            entry = _entry(block, flag, size, records)._replace(xattrs=xattrs(records))
+            if flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in records):
+                raise ContentError(f"tar: {entry.path} is stored as a sparse file")
+            content, padding = FileContent(source, size), FileContent(source, -size % BLOCK)
+            yield RawMember(b"".join(header), entry, content, padding, _owner(block, records))
+            header, next_records = [], {}
+        if header:
+            raise truncated()
+        self._end = block
+
+    def rest(self) -> Iterator[bytes]:
+        """What follows the last member, to the end of the reader; for after `members`."""
+        yield self._end
+        while data := self._source.take(_CHUNK):
+            yield data
+
+
+def _owner(block: bytes, records: Records) -> tuple[str, str]:
+    user, group = (block[start : start + 32].partition(b"\0")[0] for start in (265, 297))
+    names = (records.get(b"uname", user), records.get(b"gname", group))
+    return names[0].decode("utf-8", "replace"), names[1].decode("utf-8", "replace")
+
+
 def _stored(block: bytes, flag: bytes, records: Records) -> int:
     """The size in bytes of the content; links and devices have none, whatever the header says."""
     if flag not in _TYPES_WITH_CONTENT:
@@ -293,7 +357,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
         end = 476 if block[508:512] == b"tar\0" else 500  # star stores times after the prefix
         name = block[345:end].partition(b"\0")[0] + b"/" + name
     link = block[157:257].partition(b"\0")[0] if flag in b"12" else b""
-    mode, uid, gid = _owner(block[100:124])
+    mode, uid, gid = _numbers(block[100:124])
     mtime_ns = number(block[136:148]) * _SECOND
     if records:
         name = records.get(b"GNU.sparse.name") or records.get(b"path", name)
@@ -312,7 +376,7 @@ def _entry(block: bytes, flag: bytes, size: int, records: Records) -> Entry:
 
 
 @functools.lru_cache(4096)
-def _owner(fields: bytes) -> tuple[int, int, int]:
+def _numbers(fields: bytes) -> tuple[int, int, int]:
     """Mode, uid and gid; cached, because most members share them."""
     return count(fields[:8]) & 0o7777, count(fields[8:16]), count(fields[16:])
 
@@ -342,15 +406,15 @@ def _expanded(
 
 def _extend(
     source: _ArchiveReader, block: bytes, next_records: Records, global_records: Records
-) -> None:
-    """Read an extended header, which applies to later members."""
+) -> bytes:
+    """Read an extended header, which applies to later members; returns its body and padding."""
     flag, size = block[156:157], count(block[124:136])
     if size > _RECORDS_LIMIT:
         raise ContentError(
             f"tar: extended header of {size} bytes, at most {_RECORDS_LIMIT} allowed"
         )
-    body = source.read_exactly(size)
-    source.skip(-size % BLOCK)
+    stored = source.read_exactly(size + -size % BLOCK)
+    body = stored[:size]
     if flag == b"L":
         next_records[b"path"] = body.partition(b"\0")[0]
     elif flag == b"K":
@@ -359,6 +423,7 @@ def _extend(
         parse_records(body, global_records)
     elif flag != b"V":
         parse_records(body, next_records)
+    return stored
 
 
 def _normal(raw: bytes) -> str:
