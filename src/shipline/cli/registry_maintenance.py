@@ -16,6 +16,7 @@ import click
 from shipline.cli.registry_node import (
     ask,
     audit_publisher,
+    check_target,
     local_actor,
     node_option,
     required_node_option,
@@ -23,7 +24,7 @@ from shipline.cli.registry_node import (
     table,
 )
 from shipline.errors import ContentError, UsageError
-from shipline.units import shown_size
+from shipline.units import counted, shown_size
 from shipline.values import replace
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def gc(
     """Run garbage collection now. A node also runs it periodically."""
     from shipline.server.gc import GcReport
 
-    if (data is None) == (node is None):
-        raise UsageError("no directory or node given", hint="pass either --data DIR or --node HOST")
+    check_target(data, node)
     if data is not None:
         report = _collect(data, dry_run, untagged, grace)
     else:
@@ -135,7 +135,7 @@ def check(data: Path, quick: bool, as_json: bool) -> None:
     _print_summary(summary, as_json)
     if not summary.clean:
         raise ContentError(
-            f"{data} has {summary.kinds.total()} faults",
+            f"{data} has {counted(summary.kinds.total(), 'finding')}",
             hint=f"shipline registry repair {data} --dry-run shows what would be repaired",
         )
 
@@ -167,7 +167,10 @@ def repair(data: Path, dry_run: bool, quick: bool, recover: bool, as_json: bool)
                 _show(finding, as_json)
         else:
             summary = repair_directory(
-                storage, quick=quick, on_repair=lambda fault: _show(fault, as_json), advance=advance
+                storage,
+                quick=quick,
+                on_repair=lambda found: _show(found, as_json),
+                advance=advance,
             )
     _print_summary(summary, as_json, "would be repaired" if dry_run else "repaired")
 
@@ -181,11 +184,10 @@ def convert(data: Path, metadata: str) -> None:
 
     with _disk(data):
         number = convert_directory(data, metadata)
-    click.echo(f"converted {number} records to {metadata}")
+    click.echo(f"converted {counted(number, 'record')} to {metadata}")
 
 
 def _recover(data: Path, dry_run: bool) -> None:
-    from shipline.errors import UsageError
     from shipline.server.recovery import UNNAMED, recover
 
     if dry_run:
@@ -206,13 +208,13 @@ def _show(finding: Inconsistency, as_json: bool) -> None:
 
 def _print_summary(summary: CheckSummary, as_json: bool, verb: str = "found") -> None:
     if as_json:
-        facts = {"files": summary.files, "bytes": summary.bytes, "faults": dict(summary.kinds)}
+        facts = {"files": summary.files, "bytes": summary.bytes, "findings": dict(summary.kinds)}
         click.echo(json.dumps({"summary": facts | {"repositories": summary.repositories}}))
         return
     findings = summary.kinds.total()
     click.echo(
         f"{summary.files} files, {shown_size(summary.bytes)}, {summary.repositories} repositories: "
-        + (f"{findings} faults {verb}" if findings else "no fault")
+        + (f"{counted(findings, 'finding')} {verb}" if findings else "no findings")
     )
 
 

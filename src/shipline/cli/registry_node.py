@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from shipline.cli.environment import host_of, registry_options
-from shipline.errors import RegistryError, ShiplineError, UsageError
+from shipline.errors import RegistryError, UsageError
 
 if TYPE_CHECKING:
     from shipline.server.access import AccountStore, Administration
@@ -51,24 +51,32 @@ def required_node_option(command: Command) -> Command:
 
 
 def ask(node: str, method: str, path: str, body: bytes = b"") -> str:
-    """A request to a node's API; returns the body. Raises AuthError, RegistryError; does not
-    retry.
+    """A request to a node's API, without retries; returns the body.
+
+    Raises UsageError if the node says that it is impossible (400, 404, 409), AuthError,
+    RegistryError.
     """
     from shipline.registry import Client, keychain_from, settings_from
 
-    with Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client:
+    with (
+        Client(settings_from(os.environ), keychain_from(os.environ), tries=1) as client,
+        _usage_errors(),
+    ):
         return client.ask(node, method, path, body).decode()
 
 
 def run_job(node: str, path: str, options: dict[str, Any]) -> Any:
     """Run a job of the node's API and wait for its result, a JSON value.
 
-    Interrupting it leaves the job running. Raises RegistryError if the job fails.
+    Interrupting it leaves the job running. Raises as `ask`, and RegistryError if the job fails.
     """
     from shipline.registry import Client, keychain_from, settings_from
     from shipline.tasks import sleep
 
-    with Client(settings_from(os.environ), keychain_from(os.environ)) as client:
+    with (
+        Client(settings_from(os.environ), keychain_from(os.environ)) as client,
+        _usage_errors(),
+    ):
         raw = client.ask(node, "POST", path, json.dumps(options).encode())
         pause, longest = _POLL_S
         while (state := json.loads(raw))["running"]:
@@ -126,11 +134,7 @@ class _RemoteAccounts:
 
     def do(self, operation: str, **arguments: Any) -> Any:
         body = json.dumps(arguments).encode()
-        try:
-            raw = ask(self._node, "POST", f"/api/accounts/{operation}", body)
-        except RegistryError as error:
-            raise _as_usage_error(error) from None
-        return json.loads(raw)["result"]
+        return json.loads(ask(self._node, "POST", f"/api/accounts/{operation}", body))["result"]
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = json.loads(ask(self._node, "GET", "/api/accounts"))[kind]
@@ -141,12 +145,18 @@ class _RemoteAccounts:
         return iter(json.loads(ask(self._node, "GET", f"/api/audit{query}")))
 
 
-def _as_usage_error(error: RegistryError) -> ShiplineError:
-    """The UsageError that the same operation raises on a directory."""
-    if error.status not in (400, 404, 409) or not error.diagnostics:
-        return error
-    _, _, reason = error.message.partition(f"{error.diagnostics[0]}: ")
-    return UsageError(f"{error.host}: {reason}") if reason else error
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Raises the UsageError that the same operation raises on a directory."""
+    try:
+        yield
+    except RegistryError as error:
+        if error.status not in (400, 404, 409) or not error.diagnostics:
+            raise
+        _, _, reason = error.message.partition(f"{error.diagnostics[0]}: ")
+        if not reason:
+            raise
+        raise UsageError(f"{error.host}: {reason}") from None
 
 
 def target_options(command: Command) -> Command:
@@ -163,8 +173,7 @@ def target_options(command: Command) -> Command:
 @contextmanager
 def open_accounts(data: Path | None, node: str | None) -> Iterator[Accounts]:
     """The accounts of the target. Raises UsageError unless exactly one is given."""
-    if (data is None) is (node is None):
-        raise UsageError("no node given", hint="pass --data DIR, or --node HOST for a running one")
+    check_target(data, node)
     if node is not None:
         yield _RemoteAccounts(node)
         return
@@ -177,6 +186,15 @@ def open_accounts(data: Path | None, node: str | None) -> Iterator[Accounts]:
         yield _LocalAccounts(data, store, administration)
     finally:
         store.close()
+
+
+def check_target(data: Path | None, node: str | None) -> None:
+    """Raises UsageError unless exactly one is given."""
+    if (data is None) is (node is None):
+        raise UsageError(
+            "no target given" if node is None else "--data and --node cannot be combined",
+            hint="pass --data DIR for a directory, or --node HOST for a running node",
+        )
 
 
 def local_actor() -> str:

@@ -366,6 +366,7 @@ def lock_directory(root: Path) -> int:
         os.close(fd)
         raise UsageError(
             f"{root} is served by another process",
-            hint="stop that process, or use another directory with --data",
+            hint="stop that process, or use another directory; `registry gc` and `retention` "
+            "also work on a running node, with --node HOST",
         ) from None
     return fd

@@ -76,3 +76,14 @@ def test_what_was_done_is_printed(data: Path) -> None:
     assert len(lines) == 2 and "project team added" in lines[0] and key in lines[1]
     last = json.loads(run(data, "audit", "--json", "--last", "1"))
     assert last["kind"] == "account" and last["actor"].endswith("(local)")
+
+
+@pytest.mark.parametrize("command", [("gc",), ("user", "ls")])
+def test_a_command_has_one_target(data: Path, command: tuple[str, ...]) -> None:
+    runner = CliRunner()
+    with pytest.raises(UsageError, match="no target given"):
+        runner.invoke(group, command, catch_exceptions=False)
+    with pytest.raises(UsageError, match="cannot be combined"):
+        runner.invoke(
+            group, [*command, "--data", str(data), "--node", "localhost"], catch_exceptions=False
+        )

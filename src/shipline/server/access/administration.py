@@ -276,5 +276,5 @@ def _check_administrator(view: AccountsView, without: str) -> None:
 def _require(known: Mapping[_K, _V], key: _K, what: str) -> _V:
     account = known.get(key)
     if account is None:
-        raise NoSuchName(f"no such {what}: {key}")
+        raise NoSuchName(f"no such {what}: {key}", hint=f"`shipline registry {what} ls` lists them")
     return account

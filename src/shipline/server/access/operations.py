@@ -212,7 +212,7 @@ def _robot(administration: Administration, arguments: Mapping[str, Any]) -> Robo
     login = _text(arguments, "login")
     account = administration.view.logins.get(login)
     if account is None:
-        raise NoSuchName(f"no such robot: {login}", hint="shipline registry robot ls")
+        raise NoSuchName(f"no such robot: {login}", hint="`shipline registry robot ls` lists them")
     return account
 
 

@@ -33,7 +33,10 @@ class TlsSection:
 
     def __post_init__(self) -> None:
         if bool(self.cert) is not bool(self.key):
-            raise ConfigError("tls needs both cert and key, or neither")
+            raise ConfigError(
+                "tls: a certificate needs its key, and a key its certificate",
+                hint="set both cert and key (--tls-cert, --tls-key), or neither",
+            )
 
 
 @dataclass(frozen=True, slots=True)

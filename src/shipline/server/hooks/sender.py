@@ -307,12 +307,12 @@ def hook_routes(hooks: Webhooks) -> tuple[Route, ...]:
     def check_known(name: str) -> None:
         if name not in hooks.receivers:
             known = ", ".join(hooks.receivers) or "none"
-            raise Problem(404, "UNSUPPORTED", f"no webhook {name}; configured: {known}")
+            raise Problem(404, "UNSUPPORTED", f"no webhook receiver {name}; configured: {known}")
 
     return (
         route("/api/webhooks", requires="operator", GET=show),
-        route("/api/webhooks/(?P<name>[a-z0-9-]+)/redeliver", requires="operator", POST=redeliver),
-        route("/api/webhooks/(?P<name>[a-z0-9-]+)/test", requires="operator", POST=ping),
+        route("/api/webhooks/(?P<name>[^/]+)/redeliver", requires="operator", POST=redeliver),
+        route("/api/webhooks/(?P<name>[^/]+)/test", requires="operator", POST=ping),
     )
 
 
