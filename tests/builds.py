@@ -168,3 +168,19 @@ def tags(registry: Addressed, repository: str) -> list[str]:
     """All tags; none where there is no such repository."""
     status, body = get(registry, f"/v2/{repository}/tags/list")
     return list(json.loads(body).get("tags") or []) if status == 200 else []
+
+
+def statements(registry: Addressed, repository: str, tag: str) -> list[dict[str, Any]]:
+    """What is stated about the first image of an index."""
+    entries = document(registry, repository, tag)["manifests"]
+    image = entries[0]["digest"]
+    about = (one for one in entries if image in one.get("annotations", {}).values())
+    layers = document(registry, repository, next(about)["digest"])["layers"]
+    return [blob(registry, repository, layer["digest"]) for layer in layers]
+
+
+def blob(registry: Addressed, repository: str, digest: str) -> Any:
+    """A blob that is JSON. Raises AssertionError where there is none."""
+    status, body = get(registry, f"/v2/{repository}/blobs/{digest}")
+    assert status == 200
+    return json.loads(body)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from builds import PLATFORMS, Shipline, command, context, document, get, tags
+from builds import PLATFORMS, Shipline, blob, command, context, document, statements, tags
 from peers import Docker, Registry
 from shipline.oci import Digest
 
@@ -90,21 +90,6 @@ def shipline(tmp_path: Path, base_images: Registry) -> Shipline:
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     return context(tmp_path / "own", OWN, page__html="hello\n")
-
-
-def statements(registry: Registry, repository: str, tag: str) -> list[dict[str, Any]]:
-    """What is stated about the first image."""
-    entries = document(registry, repository, tag)["manifests"]
-    image = entries[0]["digest"]
-    about = (one for one in entries if image in one.get("annotations", {}).values())
-    layers = document(registry, repository, next(about)["digest"])["layers"]
-    return [blob(registry, repository, layer["digest"]) for layer in layers]
-
-
-def blob(registry: Registry, repository: str, digest: str) -> Any:
-    status, body = get(registry, f"/v2/{repository}/blobs/{digest}")
-    assert status == 200
-    return json.loads(body)
 
 
 def shown(docker: Docker, name: str, field: str) -> Any:

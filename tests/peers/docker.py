@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from peers.binfmt import can_run_arm64
 from peers.process import PeerFailed, running
 from peers.registry import Registry
 
+_IN_NAMESPACE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 _SCRIPT = Path(__file__).parents[2] / "scripts" / "peers.sh"
 
 
@@ -99,9 +100,11 @@ def dockerd(
     name: str = "docker",
     containerd: bool = True,
     programs: Mapping[str, str] | None = None,
+    bridged: bool = False,
 ) -> Iterator[Docker]:
     """An engine with the containerd image store, or with Docker's own, without bridge: build with
-    network none or host.
+    network none or host. One that is `bridged` has a bridge, in a network namespace of its own, and
+    there `registry` alone, at its usual address.
 
     What a Dockerfile names without a registry (`FROM alpine`) comes from `registry`. Needs root.
     """
@@ -124,11 +127,14 @@ def dockerd(
     docker = Docker(f"unix://{socket}", base / "client", log, programs)
     command: list[str | Path] = [program, "--config-file", configuration, "--host", docker.host]
     command += ["--data-root", base / "data", "--exec-root", base / "run"]
-    command += ["--pidfile", base / "pid", "--bridge=none"]
-    command += ["--iptables=false", "--ip6tables=false"]
+    command += ["--pidfile", base / "pid", "--iptables=false", "--ip6tables=false"]
+    command = [*_IN_NAMESPACE, *command] if bridged else [*command, "--bridge=none"]
     try:
         ready = partial(_answers, docker, socket)
-        with running(command, ready=ready, log=log, environment=dict(programs)):
+        with (
+            running(command, ready=ready, log=log, environment=dict(programs)) as engine,
+            registry.beside(engine.pid) if bridged else nullcontext(),
+        ):
             yield docker
     finally:
         unmount_below(base)

@@ -44,6 +44,19 @@ class Registry:
     def url(self) -> str:
         return f"{'https' if self.ca else 'http'}://{self.address}"
 
+    @contextmanager
+    def beside(self, pid: int) -> Iterator[None]:
+        """The same registry, over the same data, also in the network namespace of a process."""
+        inside: list[str | Path] = ["nsenter", "--net", "--target", str(pid)]
+        command = [*inside, "docker-registry", "serve", self.log.with_suffix(".json")]
+
+        def ready() -> bool:
+            probe = [*inside, "curl", "--silent", "--output", "/dev/null", self.url]
+            return subprocess.run(probe, check=False).returncode == 0
+
+        with running(command, ready=ready, log=self.log.with_suffix(".inside.log")):
+            yield
+
 
 @contextmanager
 def docker_registry(

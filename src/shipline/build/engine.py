@@ -27,7 +27,7 @@ from shipline.build.assembly import (
 )
 from shipline.build.attestation.attesting import Attestor, new_id
 from shipline.build.attestation.provenance import Invocation
-from shipline.build.base_images import Blobs, BrokenCache, RegistryImages
+from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
 from shipline.build.cache import Cache, open_records
 from shipline.build.caching.lookup import RemoteCache
 from shipline.build.caching.remote import Known, RemoteCaches
@@ -82,6 +82,7 @@ from shipline.tasks import Once, Task, TaskGroup
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.build.attestation.generator import ImageScanner
     from shipline.build.attestation.scanning import SbomScanner
 
 
@@ -110,7 +111,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
     settings = replace(settings, home=settings.home.absolute())
     check_request(request)
     check_environment(request, settings.environment)
-    if request.sbom is not None:
+    if request.sbom is not None and not request.sbom.is_image:
         from shipline.build.attestation.scanning import check_generator  # slow to import
 
         check_generator(request.sbom, settings.environment)
@@ -178,6 +179,7 @@ class _BuildPlan(Struct, frozen=True):
     dockerfile: df.Dockerfile
     stages: list[StageState]
     clock: Clock
+    generator: BaseImage | None = None
 
     @property
     def roots(self) -> list[Vertex]:
@@ -192,6 +194,7 @@ class _Work(Struct, frozen=True):
     recoder: Recoder
     contexts: Mapping[str, ContextDirectory]
     scanner: SbomScanner | None
+    generator: ImageScanner | None
 
 
 def _build(
@@ -217,6 +220,7 @@ def _build(
             work.solver,
             run,
             work.scanner,
+            work.generator,
             work.contexts,
         )
         results = _deliver(plan, work, attestor, targets, tools)
@@ -270,7 +274,12 @@ def _plan(request: BuildRequest, tools: _Tools) -> _BuildPlan:
         step.warn(*warning)
     stages = plan_platforms(request, dockerfile, images)
     check_dockerfile(request, dockerfile, images, step, tools.stack)
-    return _BuildPlan(request, dockerfile, stages, clock_of(request, dockerfile))
+    generator = None
+    if request.sbom is not None and request.sbom.is_image:
+        from shipline.build.attestation.generator import resolve_generator  # slow to import
+
+        generator = resolve_generator(request.sbom, images)
+    return _BuildPlan(request, dockerfile, stages, clock_of(request, dockerfile), generator)
 
 
 def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _Work:
@@ -297,8 +306,19 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     )
     contexts = open_contexts(request, home, tools.scratch, tools.stack)
     recoder = Recoder(blobs, cache, step)
-    scanner = None
-    if request.sbom is not None:
+    scanner, generator = None, None
+    if plan.generator is not None and request.sbom is not None:
+        from shipline.build.attestation.generator import ImageScanner  # slow to import
+
+        generator = ImageScanner(
+            plan.generator,
+            dict(request.sbom.parameters),
+            worker,
+            executor,
+            step,
+            fresh=request.cache.disabled,
+        )
+    elif request.sbom is not None:
         from shipline.build.attestation.scanning import SbomScanner  # slow to import
 
         scanner = SbomScanner(
@@ -329,9 +349,9 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
                 at_once=_is_piped(request),
             )
         _solve_stages(roots, solver, uploads, scanner, known)
-        if scanner is not None:
+        if request.sbom is not None:
             _solve_scanned(plan.stages, solver)
-    return _Work(solver, worker, recoder, contexts, scanner)
+    return _Work(solver, worker, recoder, contexts, scanner, generator)
 
 
 def _deliver(

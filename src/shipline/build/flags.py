@@ -470,14 +470,19 @@ def _short_attestation(kind: str, text: str) -> dict[str, str]:
 
 
 def _attributes(text: str, flag: str) -> dict[str, str]:
-    """Attributes of which the last one of a name counts."""
+    """Attributes of which the last one of a name counts, with names as they are written, since
+    scanners get them; but for those that decide what it is.
+    """
     found: dict[str, str] = {}
     for part in split_csv(text):
-        found |= parse_attributes(part, flag)
+        for lower, value in parse_attributes(part, flag).items():
+            name = part.partition("=")[0].strip()
+            found[lower if lower in ("type", "disabled", "generator") else name] = value
     return found
 
 
 def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
+    fields = {name.lower(): value for name, value in fields.items()}
     flag, mode = "--provenance", fields.pop("mode", "max").lower()
     mode, version = "max" if mode == "full" else mode, fields.pop("version", "v1")
     for name, value, known in (
@@ -502,15 +507,12 @@ def _provenance(fields: dict[str, str]) -> ProvenanceOptions:
 
 def _sbom(fields: dict[str, str]) -> SbomOptions:
     generator = fields.pop("generator", "")
-    if generator not in ("", "syft", "builtin"):
-        raise UsageError(
-            f"--sbom: the generator {generator!r} is an image, and images of scanners are not run",
-            hint="leave it out, or write generator=syft for the program of this name on the PATH,"
-            " or generator=builtin for the scan that is built in",
-        )
-    options = SbomOptions(
-        cast(Literal["", "syft", "builtin"], generator), _switch(fields, "cyclonedx", "--sbom")
-    )
+    if SbomOptions(generator).is_image:
+        Reference.parse(generator)
+        parameters = {**fields, "type": "sbom"}  # BuildKit gives it to scanners, too
+        return SbomOptions(generator, parameters=tuple(sorted(parameters.items())))
+    fields = {name.lower(): value for name, value in fields.items()}
+    options = SbomOptions(generator, _switch(fields, "cyclonedx", "--sbom"))
     _refuse_unknown(fields, "--sbom", "generator, cyclonedx")
     return options
 

@@ -226,11 +226,17 @@ class SbomOptions(Struct, frozen=True):
     """How to list in an attestation the packages that the image contains.
 
     `generator` is `syft`, a program, or `builtin`, the scan of this one; an empty one takes
-    syft where it is installed. `cyclonedx` adds a document in that format.
+    syft where it is installed. `cyclonedx` adds a document in that format. Any other generator is
+    the name of an image, which is run with `parameters`.
     """
 
-    generator: Literal["", "syft", "builtin"] = ""
+    generator: str = ""
     cyclonedx: bool = False
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_image(self) -> bool:
+        return self.generator not in ("", "syft", "builtin")
 
 
 class Call(Struct, frozen=True):

@@ -6,15 +6,15 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipline.build.cache import LayerResult
 from shipline.build.executor import Executor, StepMounts, context_digest
 from shipline.build.faults import full_hint
 from shipline.build.graph import RunOp, key_of
-from shipline.build.snapshots import Snapshot
+from shipline.build.snapshots import Snapshot, Writable
 from shipline.build.worker import Source, StepOptions, Worker
 from shipline.errors import StepFailed
 from shipline.events import Step
@@ -61,6 +61,27 @@ def run(
     op: RunOp, inputs: Sequence[Source], worker: Worker, executor: Executor, options: StepOptions
 ) -> LayerResult:
     """The layer that the command makes on top of input 0. Raises StepFailed."""
+    with ExitStack() as stack:
+        place = stack.enter_context(executed(op, inputs, worker, executor, options))
+        root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, root)
+        lower = stack.enter_context(lower_directory(place.lower))
+        result = worker.make_layer(changeset(root, lower), replace(options, mountable=False))
+        worker.snapshots.adopt(result.layer, place.upper)
+    return result
+
+
+@contextmanager
+def executed(
+    op: RunOp,
+    inputs: Sequence[Source],
+    worker: Worker,
+    executor: Executor,
+    options: StepOptions,
+    *,
+    more: tuple[StepMount, ...] = (),
+) -> Iterator[Writable]:
+    """The files of input 0 after the command, which also has `more` mounts. Raises StepFailed."""
     base = inputs[0]
     assert isinstance(base, Snapshot)
     for device in op.absent:
@@ -70,13 +91,9 @@ def run(
         place = stack.enter_context(worker.snapshots.writable(base))
         _make_mount_points(place.root)
         mounts, secrets = StepMounts(inputs, worker, executor, stack).open(op, fresh=options.fresh)
-        _execute(op, _spec(op, place.root, mounts, secrets), place.root, executor, options.step)
-        root = os.open(place.upper, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, root)
-        lower = stack.enter_context(lower_directory(place.lower))
-        result = worker.make_layer(changeset(root, lower), replace(options, mountable=False))
-        worker.snapshots.adopt(result.layer, place.upper)
-    return result
+        spec = _spec(op, place.root, (*mounts, *more), secrets)
+        _execute(op, spec, place.root, executor, options.step)
+        yield place
 
 
 def _make_mount_points(root: Path) -> None:

@@ -221,6 +221,10 @@ def test_attestations() -> None:
         ProvenanceOptions("min", builder_id="b"),
         SbomOptions("syft"),
     )
+    parameters = (("Mode", "x"), ("type", "sbom"))
+    assert read([], sbom="Generator=a/b,Mode=x")[1] == SbomOptions("a/b", False, parameters)
+    with pytest.raises(UsageError):
+        read([], sbom="generator=A b")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,6 @@ Read = Callable[[], object]
         ("--attest", lambda: flags.parse_attestations(["type=vex"])),
         ("--attest", lambda: flags.parse_attestations(["provenance"])),
         ("--attest", lambda: flags.parse_attestations(["type=sbom,disabled=perhaps"])),
-        ("--sbom", lambda: flags.parse_attestations([], sbom="generator=docker/scanner")),
         ("--sbom", lambda: flags.parse_attestations([], sbom="mode=max")),
         ("--provenance", lambda: flags.parse_attestations([], provenance="max")),
         ("--provenance", lambda: flags.parse_attestations([], provenance="true,mode=max")),

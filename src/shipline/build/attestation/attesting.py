@@ -21,6 +21,7 @@ from shipline.build.stages import StageState
 from shipline.oci import Descriptor, Platform
 
 if TYPE_CHECKING:
+    from shipline.build.attestation.generator import ImageScanner
     from shipline.build.attestation.scanning import SbomDocuments, SbomScanner
 
 _LETTERS = string.ascii_lowercase + string.digits
@@ -42,6 +43,7 @@ class Attestor:
         solver: Solver,
         run: Invocation,
         scanner: SbomScanner | None = None,
+        generator: ImageScanner | None = None,
         contexts: Mapping[str, ContextDirectory] | None = None,
     ) -> None:
         self._request = request
@@ -50,6 +52,7 @@ class Attestor:
         self._solver = solver
         self._run = run
         self._scanner = scanner
+        self._generator = generator
         self._contexts = contexts or {}
 
     def manifest(self, stage: StageState, image: Image, *, artifact: bool) -> AttestationManifest:
@@ -68,7 +71,7 @@ class Attestor:
 
     def attestations(self, stage: StageState, image: Image) -> list[Attestation]:
         """What is stated about one image."""
-        found = [*self._listings(stage, image)]
+        found = [*self._listings(stage, image), *self._generated(stage, image)]
         if (options := self._request.provenance) is not None:
             document = self.provenance(stage, image, options)
             kind, name = TYPES[options.version], options.filename
@@ -95,6 +98,19 @@ class Attestor:
                 layers = self._solver.result(vertex).snapshot.layers
                 yield from _listed(file, scanner.of_snapshot(layers, about))
 
+    def _generated(self, stage: StageState, image: Image) -> list[Attestation]:
+        """What the image of a scanner says."""
+        if self._generator is None:
+            return []
+        extras = {name: self._files(vertex) for name, vertex in stage.scanned}
+        return self._generator.attestations(image.platform, image.layers, extras)
+
+    def _files(self, vertex: Vertex) -> Snapshot | ContextDirectory:
+        """What a stage or a context has in it."""
+        if isinstance(vertex.op, ContextOp):
+            return self._contexts[vertex.op.name]
+        return self._solver.result(vertex).snapshot
+
     def provenance(
         self, stage: StageState, image: Image, options: ProvenanceOptions
     ) -> Mapping[str, Any]:
@@ -112,7 +128,10 @@ class Attestor:
         def materials(vertex: Vertex) -> Sequence[Material]:
             return self._solver.result(vertex).materials if self._solver.is_solved(vertex) else ()
 
-        built = Built(stage.vertex, self._images, materials, layers, self._dockerfile, self._run)
+        generator = None if self._generator is None else self._generator.image
+        built = Built(
+            stage.vertex, self._images, materials, layers, self._dockerfile, self._run, generator
+        )
         return provenance_of(self._request, built, options)
 
 

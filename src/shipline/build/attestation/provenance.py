@@ -44,7 +44,7 @@ class Invocation(Struct, frozen=True):
 
 class Built(Struct, frozen=True):
     """A finished build, besides its request: `materials` returns what a vertex downloaded, `layers`
-    the layers that it made.
+    the layers that it made, `generator` is the image that lists the packages.
     """
 
     root: Vertex
@@ -53,6 +53,7 @@ class Built(Struct, frozen=True):
     layers: Callable[[Vertex], Sequence[Descriptor]]
     dockerfile: df.Dockerfile
     invocation: Invocation
+    generator: BaseImage | None = None
 
 
 def provenance_of(request: BuildRequest, built: Built, options: ProvenanceOptions) -> Json:
@@ -203,14 +204,21 @@ def _dependencies(vertices: Iterable[Vertex], built: Built) -> list[Json]:
     found: dict[str, Material] = {}
     for vertex in vertices:
         if isinstance(vertex.op, ImageOp):
-            image = built.images[vertex.op]
-            uri = image_uri(image.reference, image.config.platform)
-            assert image.reference.digest is not None
-            digest = image.reference.digest
-            found.setdefault(uri, Material(uri, ((digest.algorithm, digest.hex),)))
+            material = _material_of(built.images[vertex.op])
+            found.setdefault(material.uri, material)
         for one in built.materials(vertex):
             found.setdefault(one.uri, one)
+    if built.generator is not None:
+        material = _material_of(built.generator)
+        found.setdefault(material.uri, material)
     return [{"uri": one.uri, "digest": dict(one.digests)} for one in found.values()]
+
+
+def _material_of(image: BaseImage) -> Material:
+    assert image.reference.digest is not None
+    digest = image.reference.digest
+    uri = image_uri(image.reference, image.config.platform)
+    return Material(uri, ((digest.algorithm, digest.hex),))
 
 
 def _name_of(image: BaseImage) -> tuple[str, Platform]:

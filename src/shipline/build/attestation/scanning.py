@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ from shipline.values import replace
 
 SYFT = "syft"
 _FACTS_LIMIT = 256 << 20  # bytes
-_DOCUMENT_LIMIT = 40 << 20  # bytes, as in BuildKit
+DOCUMENT_LIMIT = 40 << 20  # bytes, as in BuildKit
 _SYFT_S = 1800.0
 _AT_ONCE = 2  # layers: each may have a file of 512 MiB in memory
 
@@ -134,7 +135,7 @@ class SbomScanner:
             tables = [(self._toc(one), str(one.descriptor.digest)) for one in layers]
             with self._snapshots.mounted(Snapshot(tuple(layers))) as root:
                 document = self._run_syft(root, described)
-            _add_layers(document, tables)
+            add_layers(document, tables)
             return self._listing(found, described, document)
         return self._listing(found, described)
 
@@ -249,7 +250,7 @@ class SbomScanner:
 
 def _collect(parts: list[bytes], data: bytes) -> None:
     parts.append(data)
-    if sum(map(len, parts)) > _DOCUMENT_LIMIT:
+    if sum(map(len, parts)) > DOCUMENT_LIMIT:
         raise ContentError("syft wrote more than 40 MiB", hint="use --sbom=generator=builtin")
 
 
@@ -269,10 +270,12 @@ def _settled(raw: bytes, described: Described) -> dict[str, Any]:
     return found
 
 
-def _add_layers(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> None:
-    """Note at each file the layer that it is in, as BuildKit does."""
+def add_layers(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> None:
+    """Note at each file without a comment the layer that it is in, as BuildKit does."""
     for file in document.get("files") or ():
-        path = str(file.get("fileName", "")).lstrip("./")
+        if file.get("comment"):
+            continue
+        path = os.path.normpath(f"/{file.get('fileName', '')}").lstrip("/")
         for toc, digest in reversed(tables):
             if toc.row(path) is not None:
                 file["comment"] = f"layerID: {digest}"

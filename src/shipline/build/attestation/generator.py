@@ -1,0 +1,196 @@
+"""Lists of packages from the image of a scanner: `--sbom=generator=IMAGE`, as BuildKit runs it.
+
+Source: BuildKit, docs/attestations/sbom-protocol.md and frontend/attestations/sbom/sbom.go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shipline.build.attestation.manifest import Attestation
+from shipline.build.attestation.scanning import DOCUMENT_LIMIT, add_layers
+from shipline.build.base_images import BaseImage, RegistryImages
+from shipline.build.cache import RemoteFile
+from shipline.build.executor import Executor
+from shipline.build.graph import RunMount, RunOp
+from shipline.build.request import SbomOptions
+from shipline.build.running import executed, run_key
+from shipline.build.snapshots import Snapshot
+from shipline.build.worker import Source, StepOptions, Worker
+from shipline.content import fetch_all
+from shipline.errors import ContentError, NotFound, ShiplineError
+from shipline.events import Step
+from shipline.layer import Layer
+from shipline.oci import Platform
+from shipline.sandbox import BindMount
+from shipline.sbom import TOOL
+from shipline.tasks import Once
+
+_SOURCE, _DESTINATION = "/run/src", "/run/out"
+_CORE = "sbom"
+_PROVENANCE = "https://slsa.dev/provenance/"
+_SPDX = "https://spdx.dev/Document"
+_ALL_LIMIT = 256 << 20  # bytes
+
+Documents = list[tuple[str, str, dict[str, Any]]]
+"""File name, predicate type and predicate of each document of a scan."""
+
+
+def resolve_generator(options: SbomOptions, images: RegistryImages) -> BaseImage:
+    """The image of the scanner, for this machine. Raises NotFound, ContentError."""
+    try:
+        image = images.resolve(options.generator, Platform.local())
+    except NotFound as error:
+        raise NotFound(
+            f"the generator of --sbom: {error.message}",
+            hint="name an image, or leave out generator= for the scan that is built in",
+        ) from None
+    if not _command(image):
+        raise ContentError(f"--sbom: the generator {image.shown} has no command")
+    return image
+
+
+def _command(image: BaseImage) -> tuple[str, ...]:
+    run = image.config.run
+    return (*(run.get("Entrypoint") or ()), *(run.get("Cmd") or ()))
+
+
+class ImageScanner:
+    """Runs `image`, a scanner; safe to use from any thread. A scan is kept by what was scanned, and
+    done once per build with `fresh`.
+    """
+
+    def __init__(
+        self,
+        image: BaseImage,
+        parameters: Mapping[str, str],
+        worker: Worker,
+        executor: Executor,
+        step: Step,
+        *,
+        fresh: bool,
+    ) -> None:
+        self.image = image
+        self._parameters = parameters
+        self._worker = worker
+        self._executor = executor
+        self._step = step
+        self._fresh = fresh
+        self._once: Once[Documents] = Once()
+
+    def attestations(
+        self, platform: Platform, layers: Sequence[Layer], extras: Mapping[str, Source]
+    ) -> list[Attestation]:
+        """What the scanner says of an image, and of stages and contexts by name; the list of the
+        image's own packages first. Raises StepFailed, ContentError.
+        """
+        inputs = (Snapshot(self.image.layers), Snapshot(tuple(layers)), *extras.values())
+        op = self._operation(list(extras))
+        key = run_key(op, inputs)
+        found = self._once.get(key, lambda: self._documents(key, op, inputs, platform))
+        tables = [
+            (toc, str(layer.descriptor.digest))
+            for layer, toc in zip(
+                layers, self._worker.snapshots.table(Snapshot(tuple(layers))).tocs, strict=True
+            )
+        ]
+        attestations = []
+        for name, kind, document in sorted(found, key=lambda one: not _is_core(one[0])):
+            if kind == _SPDX and _is_core(name):
+                document = json.loads(json.dumps(document))
+                with suppress(
+                    KeyError, TypeError, AttributeError
+                ):  # what is no SPDX stays as it is
+                    document["creationInfo"]["creators"].append(f"Tool: {TOOL}")
+                    add_layers(document, tables)
+            attestations.append(Attestation(kind, document, name))
+        return attestations
+
+    def _operation(self, extras: Sequence[str]) -> RunOp:
+        """The step in which the scanner runs: input 1 is the image, those after it are `extras`."""
+        source = f"{_SOURCE}/core/{_CORE}"
+        variables = {
+            **self.image.config.env,
+            "BUILDKIT_SCAN_DESTINATION": f"{_DESTINATION}/",
+            "BUILDKIT_SCAN_SOURCE": source,
+            **({"BUILDKIT_SCAN_SOURCE_EXTRAS": f"{_SOURCE}/extras"} if extras else {}),
+            **{f"BUILDKIT_SCAN_{name}": value for name, value in self._parameters.items()},
+        }
+        targets = [source, *(f"{_SOURCE}/extras/{_CORE}-{name}" for name in extras)]
+        return RunOp(
+            args=_command(self.image),
+            env=tuple(f"{name}={value}" for name, value in variables.items()),
+            cwd=self.image.config.run.get("WorkingDir") or "/",
+            user="",
+            platform=str(self.image.config.platform),
+            mounts=(
+                RunMount("tmpfs", "/tmp"),
+                *(
+                    RunMount("bind", target, input=number, read_only=True)
+                    for number, target in enumerate(targets, 1)
+                ),
+            ),
+        )
+
+    def _documents(
+        self, key: str, op: RunOp, inputs: Sequence[Source], platform: Platform
+    ) -> Documents:
+        cache, store = self._worker.cache, self._worker.store
+        kept = None if self._fresh else cache.remote_file(f"sbom-generator-1 {key}")
+        if kept is not None:
+            with suppress(ContentError, NotFound, ValueError, TypeError):
+                raw = fetch_all(store, kept.content, _ALL_LIMIT)
+                return [(name, kind, dict(document)) for name, kind, document in json.loads(raw)]
+        place = self._worker.temporary("scan")
+        place.mkdir(mode=0o755)
+        name = f"[{platform}] generating sbom using {self.image.shown}"
+        with self._step.step(name, kind="run", platform=op.platform) as step:
+            out = BindMount(place, _DESTINATION, read_only=False)
+            options = StepOptions(step, fresh=self._fresh)
+            with executed(op, inputs, self._worker, self._executor, options, more=(out,)):
+                pass
+            found = self._read(place)
+        added = store.add(json.dumps(found).encode(), "application/json")
+        cache.put_remote_file(f"sbom-generator-1 {key}", RemoteFile(added))
+        return found
+
+    def _read(self, place: Path) -> Documents:
+        """The statements that the scanner wrote, each a file in its destination."""
+        found: Documents = []
+        size = 0
+        for path in sorted(place.iterdir()):
+            try:
+                if path.is_symlink() or not path.is_file():
+                    raise ContentError("it is not a regular file")
+                size += path.stat().st_size
+                if path.stat().st_size > DOCUMENT_LIMIT or size > _ALL_LIMIT:
+                    raise ContentError("it is larger than 40 MiB, or all together are than 256 MiB")
+                found.append((path.name, *_statement(path.read_bytes())))
+            except ShiplineError as error:
+                raise ContentError(
+                    f"--sbom: the generator {self.image.shown} wrote {path.name}: {error.message}",
+                    hint="files in $BUILDKIT_SCAN_DESTINATION are in-toto statements, in JSON",
+                ) from None
+        return found
+
+
+def _is_core(name: str) -> bool:
+    return name.partition(".")[0] == _CORE
+
+
+def _statement(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """The predicate of an in-toto statement, and its type. Raises ContentError."""
+    try:
+        document = json.loads(raw)
+        kind, predicate = document["predicateType"], document["predicate"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ContentError("it is not an in-toto statement") from None
+    if not isinstance(kind, str) or not isinstance(predicate, dict):
+        raise ContentError("it is not an in-toto statement")
+    if kind.startswith(_PROVENANCE):
+        raise ContentError("provenance comes from the builder alone")
+    return kind, predicate
