@@ -192,3 +192,55 @@ def test_a_check_finds_what_buildx_finds(
     location = lines and {"ranges": [{"start": {"line": n}, "end": {"line": n}} for n in lines]}
     for document in (found, wanted):
         assert document.get("buildError", {}).get("location") == location
+
+
+CALLED = """\
+# TAG is that of the base
+ARG TAG=latest
+FROM busybox:${TAG} AS base
+# FOO has <html> & more
+ARG FOO="<b>"\\
+b
+ARG BAR=$FOO
+RUN --mount=type=secret,id=token,required=true \\
+    --mount=type=ssh,id=git true
+# release has the rest
+FROM --platform=$BUILDPLATFORM base AS release
+ARG TARGETARCH
+ARG SIZE
+COPY --from=alpine /etc/passwd /
+FROM scratch AS last
+COPY --from=release /etc/passwd /
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--call=outline",),
+        ("--call=outline,format=json", "--target=base"),
+        ("--call=outline", "--target=RELEASE", "--build-arg=SIZE=2", "--build-arg=TAG=latest"),
+        ("--print=targets",),
+        ("--call=targets,format=json",),
+        ("--call=subrequests.describe",),
+        ("--call=subrequests.describe,format=json",),
+        ("--check",),
+    ],
+)
+def test_a_call_prints_what_buildx_prints(
+    tmp_path: Path, docker: Docker, base_images: Registry, words: tuple[str, ...]
+) -> None:
+    place = context(tmp_path / "context", CALLED)
+    ours = Shipline(tmp_path / "home", base_images.address).build(*words, place)
+    theirs = subprocess.run(
+        ("docker", "buildx", "build", *words, place), env=docker.environment, capture_output=True
+    )
+    assert (ours.status, ours.out) == (theirs.returncode, theirs.stdout.decode())
+
+
+@pytest.mark.parametrize("method", ["outline", "targets"])
+def test_a_call_about_a_dockerfile_that_is_none_fails(tmp_path: Path, method: str) -> None:
+    place = context(tmp_path / "context", "FROM scratch\nRNU x\n")
+    done = Shipline(tmp_path / "home", "none.invalid").build(f"--call={method}", place)
+    assert (done.status, done.out) == (4, "")
+    assert "unknown instruction: RNU" in done.err

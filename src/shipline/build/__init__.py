@@ -39,7 +39,7 @@ from shipline.build.request import (
 from shipline.build.validation import check_request
 
 if TYPE_CHECKING:
-    from shipline.build.checks import CheckResult, check
+    from shipline.build.checks import CheckResult, call
     from shipline.build.engine import BuildResult, build
     from shipline.build.settings import Settings
 
@@ -65,7 +65,7 @@ __all__ = [
     "Settings",
     "Ssh",
     "build",
-    "check",
+    "call",
     "check_request",
     "insecure_hosts",
     "parse_annotation",
@@ -80,7 +80,7 @@ _LOADED_WHEN_NAMED = {
     "CheckResult": "checks",
     "Settings": "settings",
     "build": "engine",
-    "check": "checks",
+    "call": "checks",
 }
 
 

@@ -1,4 +1,4 @@
-"""Build checks: running them for a request, and showing what they found."""
+"""What --call asks about a Dockerfile: the build checks, what a target takes, the targets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shipline.build.base_images import Blobs, RegistryImages
 from shipline.build.cache import Cache, open_records
 from shipline.build.contexts import load_dockerfile, main_rules
 from shipline.build.faults import Damage, system_errors
-from shipline.build.plan import plan_platforms
+from shipline.build.plan import PlatformPlan, plan_platforms
 from shipline.build.remotes import open_remotes
 from shipline.build.request import BuildRequest
 from shipline.build.settings import Settings
 from shipline.build.validation import check_frontend
 from shipline.content import LocalStore
-from shipline.errors import DockerfileError, ShiplineError, UsageError
+from shipline.errors import DockerfileError, ShiplineError, Span, UsageError
 from shipline.events import Step
 from shipline.oci import ImageConfig, Platform
 
@@ -33,17 +33,25 @@ _OPTIONS_OF = re.compile("BUILDKIT_|BUILDX_")
 
 
 class CheckResult(Struct, frozen=True):
-    """What the build checks found, and the error that would stop a build before it starts."""
+    """What the build checks found, and the error that would stop a build before it starts.
+
+    `source` is a place in the Dockerfile, which has the whole file.
+    """
 
     warnings: tuple[df.LintWarning, ...] = ()
     failure: ShiplineError | None = None
+    source: Span | None = None
 
 
-def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
-    """Plan the target, or all stages without one, and run the build checks; base images are looked
-    up, nothing is built.
+def call(
+    request: BuildRequest, settings: Settings, step: Step
+) -> CheckResult | df.Outline | df.Dockerfile:
+    """The answer to the method of --call: that of the checks, the outline of the target, or the
+    file with its stages. Base images are looked up, nothing is built.
 
-    Raises UsageError without a Dockerfile or target, and the errors of the system as `build` does.
+    `check` plans the target, or all stages without one. Raises UsageError without a Dockerfile or
+    target, the errors of the system as `build` does, and for other methods than `check` those of
+    the Dockerfile and its base images.
     """
     with system_errors(settings.home), TemporaryDirectory() as scratch, ExitStack() as stack:
         blobs = Blobs(LocalStore(settings.home / "content"), step)
@@ -54,32 +62,56 @@ def check(request: BuildRequest, settings: Settings, step: Step) -> CheckResult:
         try:
             request, dockerfile = load_dockerfile(request, settings.stdin, remotes, images, step)
         except DockerfileError as error:
-            return CheckResult(failure=error)
+            if request.call.method != "check":
+                raise
+            return CheckResult(failure=error, source=error.span)
         if frontend := check_frontend(request, dockerfile.directives.syntax, ""):
             step.warn(frontend)
-        return _checked(request, dockerfile, images)
+        match request.call.method:
+            case "outline":
+                return _outline(request, dockerfile, images, step, stack)
+            case "targets":
+                return dockerfile
+            case _:
+                return _checked(request, dockerfile, images)
+
+
+def _outline(
+    request: BuildRequest,
+    dockerfile: df.Dockerfile,
+    images: RegistryImages,
+    step: Step,
+    stack: ExitStack,
+) -> df.Outline:
+    """The outline for the platform of this machine, as in BuildKit."""
+    found = PlatformPlan(request, dockerfile, Platform.local(), images).outline()
+    check_dockerfile(request, dockerfile, images, step, stack)
+    return found
 
 
 def _checked(
     request: BuildRequest, dockerfile: df.Dockerfile, images: RegistryImages
 ) -> CheckResult:
     target = df.resolve_target(dockerfile, request.target) if request.target else None
-    failure: ShiplineError | None = None
+    failures: list[ShiplineError] = []
+    found: tuple[df.LintWarning, ...] = ()
     try:
         plan_platforms(request, dockerfile, images, all_stages=target is None)
     except ShiplineError as error:
-        failure = error
+        failures.append(error)
     try:
         found = warnings_of(
-            request, dockerfile, main_rules(request), target=target, images=images.known
+            request,
+            dockerfile,
+            main_rules(request),
+            target=target,
+            images=images.known,
+            on_failure=failures.append,
         )
-    except DockerfileError as error:
-        return CheckResult(failure=failure or error)
-    try:
         df.enforce(found, df.check_options(dockerfile))
     except DockerfileError as error:
-        failure = failure or error
-    return CheckResult(found, failure)
+        failures.append(error)
+    return CheckResult(found, next(iter(failures), None), dockerfile.stages[0].span)
 
 
 def check_dockerfile(
@@ -108,11 +140,12 @@ def warnings_of(
     *,
     target: df.Stage | None,
     images: KnownImages = lambda name, platform: None,
+    on_failure: Callable[[DockerfileError], None] | None = None,
 ) -> tuple[df.LintWarning, ...]:
     """The warnings for all platforms, in the order of lines, each once.
 
-    With `target` only for the stages that it needs. Raises DockerfileError for a file that cannot
-    be built at all.
+    With `target` only for the stages that it needs. A file that cannot be built at all is as in
+    `lint`.
     """
 
     def known(name: str, platform: str) -> df.KnownImage | None:
@@ -137,6 +170,7 @@ def warnings_of(
                 build_args=request.build_args,
                 ignore=ignore,
                 images=known,
+                on_failure=on_failure,
             )
         )
     return tuple(sorted(found, key=lambda one: one.span.line))

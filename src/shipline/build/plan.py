@@ -110,6 +110,7 @@ class PlatformPlan:
         self._images = images
         self._contexts = _NamedContexts(request.build_contexts)
         self._done: dict[int, StageState] = {}
+        self._steps: dict[int, list[df.ScopedInstruction]] = {}
         self._globals = df.open_scope(
             dockerfile,
             df.PlatformArgs(str(platform), str(Platform.local())),
@@ -132,6 +133,11 @@ class PlatformPlan:
         target = self._done[self._stages.target.index]
         labels = {**(target.image.run.get("Labels") or {}), **self._request.labels}
         return replace(target.with_run(Labels=labels), scanned=self._scanned())
+
+    def outline(self) -> df.Outline:
+        """What the target takes, once all that it needs could be planned."""
+        self.result()
+        return df.outline(self._dockerfile, self._globals, self._stages, self._steps)
 
     def _scanned(self) -> tuple[tuple[str, Vertex], ...]:
         """What BUILDKIT_SBOM_SCAN_STAGE and _CONTEXT name: they hold for the stage where ARG
@@ -166,10 +172,12 @@ class PlatformPlan:
             hostname=self._request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
             cache_namespace=self._request.build_args.get("BUILDKIT_CACHE_MOUNT_NS", ""),
         )
+        steps = self._steps[stage.index] = []
         for instruction in instructions:
             if isinstance(instruction, LAYERED):
                 options = replace(options, number=options.number + 1)
             step = df.apply(instruction, state.scope, self._globals)
+            steps.append(step)
             shown = _shown(platform, step.scope.variables)
             state = dispatch(state, step, replace(options, shown=shown))
         return replace(state, cmd_set=False)

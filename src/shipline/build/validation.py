@@ -1,29 +1,13 @@
-"""Requests that cannot be fulfilled: options that exclude each other, and missing features, one
-line each, which is deleted when the feature lands.
-"""
+"""Requests that cannot be fulfilled: options that exclude each other, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from stat import S_ISDIR
 
-from msgspec import Struct
-
 from shipline.build.request import BuildRequest, ContextKind, RunOptions
 from shipline.errors import DockerfileError, UsageError
-
-
-class Gap(Struct, frozen=True):
-    """A missing feature: its flag, and whether a request needs it."""
-
-    flag: str
-    needed: Callable[[BuildRequest], bool]
-    hint: str = ""
-
-
-GAPS = (Gap("--call", lambda r: r.call.method not in ("build", "check"), "build or check"),)
-
 
 _FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream")
 _SECRET_LIMIT = 500 << 10  # bytes, as in BuildKit
@@ -119,6 +103,3 @@ def check_request(request: BuildRequest) -> None:
     if request.iidfile is not None and files:
         raise UsageError(f"--iidfile: an output of type={files.pop()} has no image ID")
     _check_limits(request.run)
-    for gap in GAPS:
-        if gap.needed(request):
-            raise UsageError(f"{gap.flag} is not supported yet", hint=gap.hint)

@@ -44,10 +44,10 @@ def command(
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
     mode = "quiet" if quiet else progress
-    if request.call.method == "check":
-        from shipline.cli.checks import check  # loads all of the Dockerfile language
+    if request.call.method != "build":
+        from shipline.cli.calls import call  # loads all of the Dockerfile language
 
-        return check(request, open_sinks(mode, sys.stderr, os.environ), settings)
+        return call(request, open_sinks(mode, sys.stderr, os.environ), settings)
     _refuse_terminal(request)
     engine.enter()
     warned: list[dict[str, Any]] = []

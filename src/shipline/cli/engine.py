@@ -22,6 +22,7 @@ from shipline.values import replace
 
 if TYPE_CHECKING:
     from shipline.build import BuildResult, CheckResult, Settings
+    from shipline.dockerfile import Dockerfile, Outline
     from shipline.ship.plan import Builder
 
 
@@ -45,12 +46,12 @@ def start(request: BuildRequest, step: Step) -> BuildResult:
         return build(request, settings, step)
 
 
-def run_checks(request: BuildRequest, step: Step) -> CheckResult:
-    """Run the build checks, with the same registries and state directory."""
-    from shipline.build import check
+def call(request: BuildRequest, step: Step) -> CheckResult | Outline | Dockerfile:
+    """The answer to --call, with the same registries and state directory."""
+    from shipline.build import call
 
     with _settings(request) as settings:
-        return check(request, settings, step)
+        return call(request, settings, step)
 
 
 @contextmanager

@@ -224,8 +224,10 @@ def _index(value: Value, *keys: Value) -> Value:
     return value
 
 
-def _json(value: Value) -> str:
-    return json.dumps(_resolve_all(value), indent=2, ensure_ascii=False)
+def go_json(value: Value) -> str:
+    """The value as Go's encoding/json writes it, indented by two spaces."""
+    text = json.dumps(_resolve_all(value), indent=2, ensure_ascii=False)
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _resolve_all(value: Value) -> Value:
@@ -259,7 +261,7 @@ def _upper(value: Value) -> str:
 _FUNCTIONS: Mapping[str, Callable[..., Value]] = {
     "index": _index,
     "join": _join,
-    "json": _json,
+    "json": go_json,
     "len": _length,
     "lower": _lower,
     "upper": _upper,

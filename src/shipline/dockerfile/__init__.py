@@ -62,6 +62,13 @@ from shipline.dockerfile.instructions import (
     Workdir,
 )
 from shipline.dockerfile.mounts import Mount, MountFlag, MountType, Sharing, resolve_mount
+from shipline.dockerfile.outlines import (
+    Outline,
+    OutlineArgument,
+    OutlineMount,
+    description,
+    outline,
+)
 from shipline.dockerfile.parser import Directives, ParseWarning, detect_syntax
 from shipline.dockerfile.plan import (
     SCRATCH,
@@ -131,6 +138,9 @@ __all__ = [
     "MountFlag",
     "MountType",
     "OnBuild",
+    "Outline",
+    "OutlineArgument",
+    "OutlineMount",
     "Pair",
     "ParseWarning",
     "Pattern",
@@ -153,6 +163,7 @@ __all__ = [
     "apply",
     "check_options",
     "command_line",
+    "description",
     "detect_syntax",
     "enforce",
     "exposed_ports",
@@ -162,6 +173,7 @@ __all__ = [
     "makes_layer",
     "nearest",
     "open_scope",
+    "outline",
     "parse_dockerfile",
     "parse_trigger",
     "process_word",

@@ -232,15 +232,15 @@ def base_findings(
     declared = {arg.name for line in dockerfile.global_args for arg in line.args}
     defaults = _defaults(dockerfile, platforms)
     for stage in dockerfile.stages:
-        base = scope.base_of(stage)
-        for name in sorted(base.undefined - declared):
-            message = f"FROM argument '{name}' is not declared{_suggestion(name, scope.variables)}"
-            yield finding("UndefinedArgInFrom", message, stage.opening)
         if defaults and not _IMAGE.fullmatch(_default_base(stage, defaults)):
             message = (
                 f"Default value for ARG {stage.base} results in empty or invalid base image name"
             )
             yield finding("InvalidDefaultArgInFrom", message, stage.opening)
+        base = scope.base_of(stage)
+        for name in sorted(base.undefined - declared):
+            message = f"FROM argument '{name}' is not declared{_suggestion(name, scope.variables)}"
+            yield finding("UndefinedArgInFrom", message, stage.opening)
         if stage.platform:
             yield from _platform_findings(stage, scope)
 

@@ -7,7 +7,7 @@ Source: Docker manual, "Build checks", for the rules, their messages, and the op
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -139,6 +139,7 @@ def lint(
     build_args: Mapping[str, str] | None = None,
     ignore: IgnoreRules | None = None,
     images: KnownImages = lambda name, platform: None,
+    on_failure: Callable[[DockerfileError], None] | None = None,
 ) -> tuple[LintWarning, ...]:
     """The warnings of a file in the order of its lines, each once.
 
@@ -146,20 +147,40 @@ def lint(
     else all. `ignore` are the ignore rules of the build context, `images` has the base images that
     are known.
 
-    Raises DockerfileError if the file cannot be built at all.
+    Raises DockerfileError if the file cannot be built at all; with `on_failure` the error goes
+    there, and the warnings are those of what comes before.
     """
     options = check_options(dockerfile)
-    stage = target or dockerfile.stages[-1]
-    scope = open_scope(dockerfile, platforms, build_args=build_args, target=stage.name)
-    plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name)
     findings: list[RuleFinding] = []
-    for rule in FILE_RULES:
-        findings += rule(dockerfile)
-    findings += base_findings(dockerfile, scope, platforms)
-    walk = StageWalk(dockerfile, scope, ignore or IgnoreRules(), images, platforms.target)
-    for item in plan.stages if target else dockerfile.stages:
-        findings += walk.findings(item)
+    try:
+        for finding in _findings(
+            dockerfile, platforms, target, build_args, ignore or IgnoreRules(), images
+        ):
+            findings.append(finding)
+    except DockerfileError as error:
+        if on_failure is None:
+            raise
+        on_failure(error)
     return _enabled(findings, options)
+
+
+def _findings(
+    dockerfile: Dockerfile,
+    platforms: PlatformArgs,
+    target: Stage | None,
+    build_args: Mapping[str, str] | None,
+    ignore: IgnoreRules,
+    images: KnownImages,
+) -> Iterator[RuleFinding]:
+    stage = target or dockerfile.stages[-1]
+    for rule in FILE_RULES:
+        yield from rule(dockerfile)
+    scope = open_scope(dockerfile, platforms, build_args=build_args, target=stage.name)
+    yield from base_findings(dockerfile, scope, platforms)
+    plan = stage_plan(dockerfile, stage, lambda s: scope.base_of(s).name)
+    walk = StageWalk(dockerfile, scope, ignore, images, platforms.target)
+    for item in plan.stages if target else dockerfile.stages:
+        yield from walk.findings(item)
 
 
 def check_options(dockerfile: Dockerfile) -> CheckOptions:

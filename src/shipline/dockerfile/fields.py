@@ -97,7 +97,7 @@ def read_flags(
             suggestion = did_you_mean(name, known)
             listed = ", ".join(f"--{flag}" for flag in known) or "none"
             raise DockerfileError(
-                f"unknown flag: {name}{suggestion}", hint=f"the known flags are: {listed}"
+                f"unknown flag: --{name}{suggestion}", hint=f"the known flags are: {listed}"
             )
         if name in values and name not in repeated:
             raise DockerfileError(f"duplicate flag specified: {name}", hint="remove one of them")

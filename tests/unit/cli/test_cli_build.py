@@ -92,7 +92,6 @@ def test_proxies_of_the_docker_configuration_are_build_arguments(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--call", "outline"), "--call"),
         (("-o", "type=image,compatibility-version=20"), "compatibility-version"),
         (("-o", "type=local,dest=d,mode=delete"), "mode=delete"),
         (("--memory-swap", "1g"), "--memory-swap"),

@@ -214,11 +214,13 @@ def test_check_prints_warnings_and_is_1_where_there_are_some(tmp_path: Path) -> 
         "",
         "WARNING: MaintainerDeprecated"
         " - https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/",
-        "The MAINTAINER instruction is deprecated, use a label instead to define an image author",
         "Maintainer instruction is deprecated in favor of using label",
         f"{file}:2",
-        "    1 | FROM scratch",
-        ">>> 2 | MAINTAINER me",
+        "--------------------",
+        "   1 |     FROM scratch",
+        "   2 | >>> MAINTAINER me",
+        "   3 |     ",
+        "--------------------",
     ]
     found = run(
         "build", "--call", "check,format=json,ignorestatus", str(tmp_path), SHIPLINE_HOME=home

@@ -1,0 +1,260 @@
+"""`shipline build --call`: the build checks, what a target takes, and the targets of a Dockerfile.
+
+Text and JSON are those of `docker buildx build --call`; the JSON of sources has no `definition`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from shipline import dockerfile as df
+from shipline.build import BuildRequest, CheckResult
+from shipline.cli import engine
+from shipline.cli.failures import ProgramSettings, report
+from shipline.cli.interrupts import run_cancellable
+from shipline.cli.template import go_json
+from shipline.errors import ShiplineError, Span
+from shipline.events import Sink, Stream
+
+
+def call(request: BuildRequest, sinks: Iterable[Sink], settings: ProgramSettings) -> int:
+    """Print the answer to --call; returns the exit status.
+
+    That of the checks is 1 for warnings for any platform, unless those are to be ignored, and for a
+    build that would fail before its first step. Raises UsageError where there is no Dockerfile, and
+    what else the answer needs and is wrong.
+    """
+    if request.call.method == DESCRIBE:
+        click.echo(_described(request.call.json))
+        return 0
+    with Stream(*sinks) as stream, stream.step(request.call.method) as step:
+        answer = run_cancellable(
+            lambda: engine.call(request, step),
+            lambda: step.warn("cancelling", "interrupt once more to exit at once"),
+        )
+    if not isinstance(answer, CheckResult):
+        click.echo(_shown(answer, request.call.json), nl=request.call.json)
+        return 0
+    text = _as_json(answer) if request.call.json else _as_text(answer)
+    if text:
+        click.echo(text)
+    if answer.failure is not None:
+        report(answer.failure, settings)
+        return 1
+    return int(bool(answer.warnings) and not request.call.ignore_status)
+
+
+def _shown(answer: df.Outline | df.Dockerfile, json: bool) -> str:
+    if isinstance(answer, df.Outline):
+        return go_json(_outline_json(answer)) if json else _outline_text(answer)
+    return go_json(_targets_json(answer)) if json else _targets_text(answer)
+
+
+def _as_text(result: CheckResult) -> str:
+    blocks = [
+        "\n".join(
+            [
+                f"WARNING: {warning.rule} - {df.rule_url(warning.rule)}",
+                warning.message,
+                *_source(warning.span),
+            ]
+        )
+        for warning in result.warnings
+    ]
+    if not blocks:
+        return "" if result.failure else "Check complete, no warnings found."
+    count = "1 warning has" if len(blocks) == 1 else f"{len(blocks)} warnings have"
+    return "\n\n".join([f"Check complete, {count} been found!", *blocks]) + "\n" * (
+        result.failure is not None
+    )
+
+
+def _source(span: Span) -> Iterator[str]:
+    """The place of a warning, and its lines with some around them."""
+    from shipline.observe import clean
+
+    lines = span.source.split("\n")
+    around = 2 if span.end == span.line else 1
+    first, last = max(span.line - around, 1), min(span.end + around, len(lines))
+    yield f"{span.file}:{span.line}"
+    yield _RULE
+    for number in range(first, last + 1):
+        mark = ">>>" if span.line <= number <= span.end else "   "
+        yield f" {number:3} | {mark} {clean(lines[number - 1])}"
+    yield _RULE
+
+
+def _as_json(result: CheckResult) -> str:
+    document: dict[str, Any] = {"warnings": [*map(_entry, result.warnings)] or None}
+    if result.source is not None:
+        document["sources"] = [
+            {
+                "filename": result.source.file,
+                "data": _encoded(result.source),
+                "language": "Dockerfile",
+            }
+        ]
+    if result.failure is not None:
+        document["buildError"] = _build_error(result.failure)
+    return go_json(document)
+
+
+def _build_error(failure: ShiplineError) -> dict[str, Any]:
+    return {"message": failure.message, "location": _location(failure.span)}
+
+
+def _location(span: Span | None) -> dict[str, Any]:
+    """A range for each line, as in buildx."""
+    if span is None:
+        return {}
+    lines = range(span.line, span.end + 1)
+    return {"ranges": [{"start": {"line": line}, "end": {"line": line}} for line in lines]}
+
+
+def _entry(warning: df.LintWarning) -> dict[str, Any]:
+    return {
+        "ruleName": warning.rule,
+        "description": df.DESCRIPTIONS[warning.rule],
+        "url": df.rule_url(warning.rule),
+        "detail": warning.message,
+        "location": _location(warning.span),
+    }
+
+
+_RULE = "-" * 20
+_TARGET = "target"
+DESCRIBE = "subrequests.describe"
+_METHODS = (
+    ("outline", "List all parameters current build target supports", (_TARGET,)),
+    ("targets", "List all targets current build supports", ()),
+    (DESCRIBE, "List available subrequest types", None),
+)
+"""The methods that BuildKit's frontend describes, with what they take."""
+_VERSION = "1.0.0"
+
+
+def _described(json: bool) -> str:
+    if not json:
+        head = ("NAME", "VERSION", "DESCRIPTION")
+        rows = [head, *((name, _VERSION, text) for name, text, _ in _METHODS)]
+        return _table(rows, 1).removesuffix("\n")
+    return go_json(
+        [
+            {
+                "name": f"frontend.{name}",
+                "version": _VERSION,
+                "type": "rpc",
+                "description": text,
+                "opts": options
+                and [{"name": one, "description": "Target build stage"} for one in options],
+                "inputs": None,
+                "metadata": [
+                    {"name": f"result.{kind}", "description": ""} for kind in ("json", "txt")
+                ],
+                "refs": None,
+            }
+            for name, text, options in _METHODS
+        ]
+    )
+
+
+def _table(rows: Iterable[Sequence[str]], padding: int) -> str:
+    """Lines of columns, of which all but the last have the width of their widest cell and `padding`
+    more.
+    """
+    from shipline.observe import clean
+
+    cleaned = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) + padding for column in zip(*cleaned, strict=True)]
+    return "".join("".join(map(str.ljust, row[:-1], widths)) + row[-1] + "\n" for row in cleaned)
+
+
+def _outline_text(outline: df.Outline) -> str:
+    blocks = []
+    name, text = outline.target.name, _stage_description(outline.target)
+    if name or text:
+        rows = [("TARGET:", name or "(default)"), *([("DESCRIPTION:", text)] if text else ())]
+        blocks.append(_table(rows, 1))
+    if outline.args:
+        head = ("BUILD ARG", "VALUE", "DESCRIPTION")
+        rows = [(one.name, one.value, one.description) for one in outline.args]
+        blocks.append(_table([head, *rows], 3))
+    for title, mounts in (("SECRET", outline.secrets), ("SSH", outline.agents)):
+        if mounts:
+            rows = [(one.name, "true" if one.required else "") for one in mounts]
+            blocks.append(_table([(title, "REQUIRED"), *rows], 3))
+    return "".join(f"{block}\n" for block in blocks)
+
+
+def _outline_json(outline: df.Outline) -> dict[str, Any]:
+    return _without_empty(
+        {
+            "name": outline.target.name,
+            "description": _stage_description(outline.target),
+            "args": [
+                _without_empty(
+                    {
+                        "name": one.name,
+                        "description": one.description,
+                        "value": one.value,
+                        "location": _location(one.span),
+                    }
+                )
+                for one in outline.args
+            ],
+            "secrets": _mounts_json(outline.secrets),
+            "ssh": _mounts_json(outline.agents),
+            "sources": [_encoded(outline.target.span)],
+        }
+    )
+
+
+def _mounts_json(mounts: Iterable[df.OutlineMount]) -> list[dict[str, Any]]:
+    return [
+        _without_empty(
+            {"name": one.name, "required": one.required, "location": _location(one.span)}
+        )
+        for one in mounts
+    ]
+
+
+def _stage_description(stage: df.Stage) -> str:
+    return df.description(stage.opening, stage.name)
+
+
+def _targets_text(dockerfile: df.Dockerfile) -> str:
+    rows = [("TARGET", "DESCRIPTION")]
+    for stage in dockerfile.stages:
+        words = [stage.name, *(["(default)"] if stage is dockerfile.stages[-1] else [])]
+        rows.append((" ".join(filter(None, words)), _stage_description(stage)))
+    return _table(rows, 1)
+
+
+def _targets_json(dockerfile: df.Dockerfile) -> dict[str, Any]:
+    targets = [
+        _without_empty(
+            {
+                "name": stage.name,
+                "default": stage is dockerfile.stages[-1],
+                "description": _stage_description(stage),
+                "base": stage.base,
+                "platform": stage.platform,
+                "location": _location(stage.span),
+            }
+        )
+        for stage in dockerfile.stages
+    ]
+    return {"targets": targets, "sources": [_encoded(dockerfile.stages[0].span)]}
+
+
+def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _encoded(span: Span) -> str:
+    """The whole file of `span`, in base64."""
+    return base64.b64encode(span.source.encode("utf-8", "surrogateescape")).decode()
