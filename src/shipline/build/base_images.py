@@ -80,6 +80,7 @@ class Blobs:
         self._lock = threading.Lock()
         self._origins: dict[Digest, tuple[Fetcher, str]] = {}
         self._claims: dict[Digest, tuple[Digest, str]] = {}
+        self._verified: set[Layer] = set()
         self._once: Once[None] = Once()
 
     def offer(self, target: Descriptor, source: Fetcher, name: str) -> None:
@@ -96,6 +97,14 @@ class Blobs:
         with self._lock:
             known = self._claims.setdefault(layer.descriptor.digest, (layer.diff_id, source))
         return known[0] == layer.diff_id
+
+    def verified(self, layer: Layer) -> None:
+        """The bytes of the layer were read, and have its diff ID."""
+        self._verified.add(layer)
+
+    def is_verified(self, layer: Layer) -> bool:
+        """Whether the bytes of the layer are here and have its diff ID."""
+        return layer in self._verified and self.store.exists(layer.descriptor)
 
     def origin(self, digest: Digest) -> Fetcher | None:
         """What the content comes from; None if it was made here."""
@@ -221,6 +230,7 @@ class Blobs:
                 seen.update(data)
         if seen.digest != diff_id:
             raise DigestMismatch(expected=str(diff_id), got=str(seen.digest), where=source)
+        self.verified(Layer(target, diff_id))
 
 
 class BaseImage(Struct, frozen=True):

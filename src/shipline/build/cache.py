@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from shipline.metadata import DamagedRecords, Records, SqliteRecords, walk
 from shipline.oci import Descriptor, Digest
 from shipline.tasks import Once, locked
 
-_KIND, _REMOTE = b"layer-result-1\n", b"remote-1\n"
-_FILES = "remote file"
+_KIND, _REMOTE, _WORK = b"layer-result-1\n", b"remote-1\n", b"known-work-1\n"
+_FILES, _KNOWN = "remote file", "known work"
 _AGAIN_S = 0.02
 
 
@@ -73,6 +73,11 @@ def forget_missing(records: Records, content: Exister, has_files: Callable[[Dige
     whether the files of a layer are here, from which its blob is made again.
     """
     for key, value in walk(records, ()):
+        if key[0] == _KNOWN:
+            steps = _steps(value)
+            if not steps or any(records.get((space, one)) is None for space, one, _ in steps):
+                records.write({key: None}, durable=False)
+            continue
         sealed = unseal(_REMOTE if key[0] == _FILES else _KIND, value)
         record = {} if sealed is None else json.loads(bytes(sealed))
         target = record.get("layer") or record.get("content")
@@ -85,9 +90,15 @@ def forget_missing(records: Records, content: Exister, has_files: Callable[[Dige
 def results(records: Records) -> Iterator[LayerResult]:
     """The results of all builds, also those whose layer has gone."""
     for key, value in walk(records, ()):
-        sealed = unseal(_KIND, value) if key[0] != _FILES else None
+        sealed = unseal(_KIND, value) if key[0] not in (_FILES, _KNOWN) else None
         if sealed is not None:
             yield _result(json.loads(bytes(sealed)))
+
+
+def _steps(value: bytes) -> list[tuple[str, str, str]]:
+    """The steps of known work: space and key of the result of each, and its diff ID."""
+    sealed = unseal(_WORK, value)
+    return [] if sealed is None else [(*one,) for one in json.loads(bytes(sealed))]
 
 
 def _result(record: dict[str, Any]) -> LayerResult:
@@ -100,7 +111,8 @@ class Cache:
 
     `variant` separates builds that make other layers from the same work. `on_result` is told of a
     result before `content` is asked whether its layer exists. `remote` is asked for what is not
-    here; `used` are the results by key that a build made, or found by it.
+    here; what it returns is kept once its bytes were verified (`keep_verified`). `used` are the
+    results by key that a build made, or found by it.
     """
 
     def __init__(
@@ -119,6 +131,7 @@ class Cache:
         self._running: Once[tuple[LayerResult, bool]] = Once()
         self.remote: Callable[[str], LayerResult | None] = lambda _: None
         self.used: dict[str, LayerResult] = {}
+        self._claimed: dict[str, LayerResult] = {}
 
     def exclusive(self, key: str) -> AbstractContextManager[None]:
         """Hold a lock for the work of `key`, against other threads and processes; a process that
@@ -161,8 +174,37 @@ class Cache:
         if found is not None:
             self.used[key] = found
         elif (found := self.remote(key)) is not None:
-            self.put(key, found)
+            self.used[key] = self._claimed[key] = found
         return found
+
+    def keep_verified(self, is_verified: Callable[[Layer], bool]) -> None:
+        """Keep those results of `remote` whose layers are what they are said to be."""
+        for key, result in self._claimed.items():
+            if is_verified(result.layer):
+                self.put(key, result)
+
+    def know(self, identities: Iterable[str], results: Sequence[LayerResult]) -> None:
+        """Remember which of the results in `used` some work had, one for each step, under names
+        that it has outside of this machine. Does nothing where one is not in `used`.
+        """
+        keys = {result: key for key, result in self.used.items()}
+        steps = [(self._space, keys.get(one, ""), str(one.layer.diff_id)) for one in results]
+        if all(key for _, key, _ in steps):
+            value = seal(_WORK, json.dumps(steps).encode())
+            self._records.write({(_KNOWN, one): value for one in identities}, durable=False)
+
+    def known(self, identity: str) -> tuple[LayerResult, ...]:
+        """What `know` was told, if all of it is still here; else nothing."""
+        value = self._records.get((_KNOWN, identity))
+        steps = [] if value is None else _steps(value)
+        found = []
+        for space, key, diff_id in steps:
+            result = self._kept(key) if space == self._space else None
+            if result is None or str(result.layer.diff_id) != diff_id:
+                return ()
+            found.append((key, result))
+        self.used.update(found)
+        return tuple(result for _, result in found)
 
     def _kept(self, key: str) -> LayerResult | None:
         record = self._read(_KIND, self._space, key)

@@ -195,6 +195,7 @@ class Snapshots:
             tar = _Checked(decompress(blob, compression), layer.diff_id)
             yield tar
             tar.finish()
+        self._blobs.verified(layer)
 
     def _lowers(self, snapshot: Snapshot) -> list[Path]:
         """Directories to stack, top first."""

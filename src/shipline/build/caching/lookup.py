@@ -6,7 +6,7 @@ another step does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,7 +70,9 @@ def _read(backend: CacheBackend, reader: CacheReader, step: Step) -> RemoteCache
 
 
 class CacheLookup:
-    """Finds the results of vertices in caches, so that all of them fit together."""
+    """Finds the results of vertices, so that all of them fit together: those that are `known` here,
+    by the identity of a key, and those of caches.
+    """
 
     def __init__(
         self,
@@ -79,7 +81,9 @@ class CacheLookup:
         images: Mapping[ImageOp, BaseImage],
         blobs: Blobs,
         step: Step,
+        known: Callable[[str], Sequence[LayerResult]] = lambda identity: (),
     ) -> None:
+        self._known_here = known
         self._caches = caches
         self._maker = maker
         self._images = images
@@ -135,38 +139,52 @@ class CacheLookup:
             base = ()
         else:
             return False
+        steps.reverse()
+        keys = self._maker.keys(vertex)
+        if any(self._accept(steps, self._known_here(key.identity)) for key in keys):
+            return True
         found = [
             (result, cache)
             for cache in self._caches
-            for key in self._maker.keys(vertex)
+            for key in keys
             for result in cache.document.find(key)
         ]
         for result, cache in sorted(found, key=lambda one: one[0].age, reverse=True):
-            if self._accept(steps[::-1], base, result, cache):
+            if self._accept_remote(steps, base, result, cache):
                 return True
         return False
 
-    def _accept(
-        self, steps: list[Vertex], base: Sequence[Layer], result: CachedResult, cache: RemoteCache
-    ) -> bool:
-        """Whether the layers are one for each step on top of `base`, can be had, and agree with
-        what is known of these steps; they are known then.
+    def _accept(self, steps: Sequence[Vertex], added: Sequence[LayerResult]) -> bool:
+        """Whether there is one layer for each step, which agree with what is known of these steps;
+        they are known then.
         """
-        added = result.layers[len(base) :]
-        below = [one.layer.diff_id for one in result.layers[: len(base)]]
-        if len(added) != len(steps) or below != [one.diff_id for one in base]:
-            return False
-        for vertex, one in zip(steps, added, strict=True):
-            known = self._known.get(vertex)
-            if known is not None and known.layer.diff_id != one.layer.diff_id:
-                return False
-        with TaskGroup(_AT_ONCE) as group:
-            checks = [group.start(self._is_available, one.layer, cache) for one in added]
-        if not all(check.result() for check in checks):
+        if not self._agrees(steps, added):
             return False
         for vertex, one in zip(steps, added, strict=True):
             self._known.setdefault(vertex, one)
         return True
+
+    def _agrees(self, steps: Sequence[Vertex], added: Sequence[LayerResult]) -> bool:
+        return len(steps) == len(added) and all(
+            vertex not in self._known or self._known[vertex].layer.diff_id == one.layer.diff_id
+            for vertex, one in zip(steps, added, strict=True)
+        )
+
+    def _accept_remote(
+        self,
+        steps: Sequence[Vertex],
+        base: Sequence[Layer],
+        result: CachedResult,
+        cache: RemoteCache,
+    ) -> bool:
+        """Whether the layers stand on top of `base`, can be had, and are accepted."""
+        added = result.layers[len(base) :]
+        below = [one.layer.diff_id for one in result.layers[: len(base)]]
+        if below != [one.diff_id for one in base] or not self._agrees(steps, added):
+            return False
+        with TaskGroup(_AT_ONCE) as group:
+            checks = [group.start(self._is_available, one.layer, cache) for one in added]
+        return all(check.result() for check in checks) and self._accept(steps, added)
 
     def _is_available(self, layer: Layer, cache: RemoteCache) -> bool:
         return self._available.get((layer, cache.name), partial(self._check, layer, cache))

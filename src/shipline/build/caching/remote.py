@@ -96,10 +96,12 @@ class RemoteCaches:
             assert self._group is not None
             self._group.start(self._make_keys, roots)
             return {}
-        lookup = CacheLookup(caches, self._maker, images, self._blobs, self._step)
+        assert self._cache is not None
+        lookup = CacheLookup(
+            caches, self._maker, images, self._blobs, self._step, self._cache.known
+        )
         self.mounts.find = lookup.mount
-        if self._cache is not None:
-            self._cache.remote = lookup.result
+        self._cache.remote = lookup.result
         found = lookup.results(*roots)
         return self._fetched(found) if at_once else found
 
@@ -140,12 +142,17 @@ class RemoteCaches:
     def finish(
         self, roots: Sequence[Vertex], solved: Solved, codec: Codec, now: Callable[[], str]
     ) -> None:
-        """Write the documents, and the directories of cache mounts as layers of `codec`. Raises the
-        error of a cache that is required.
+        """Remember what this machine has, write the documents, and the directories of cache mounts
+        as layers of `codec`. Raises the error of a cache that is required.
         """
-        if self._export is None or not self._targets:
+        if self._export is None or self._maker is None:
             return
-        if self._maker is not None and not self._maker.read.are_unchanged():
+        unchanged = self._maker.read.are_unchanged()
+        if unchanged:
+            self._remember(roots, solved)
+        if not self._targets:
+            return
+        if not unchanged:
             self._step.warn(
                 "caches are not written: files of the context have changed during the build",
                 "build again",
@@ -158,6 +165,17 @@ class RemoteCaches:
                     CacheEntry((mount_key(name),), ((one.layer, one),), True, mount=True)
                 )
         self._export.finish(entries)
+
+    def _remember(self, roots: Sequence[Vertex], solved: Solved) -> None:
+        """Results of this machine win over those that caches have for the same work later."""
+        assert self._maker is not None and self._cache is not None
+        self._cache.keep_verified(self._blobs.is_verified)
+        for vertex in walk(*roots):
+            if vertex.inputs and solved.is_solved(vertex):
+                own = [result for _, result in solved.layers(vertex) if result is not None]
+                identities = [key.identity for key in self._maker.keys(vertex)]
+                if own and identities:
+                    self._cache.know(identities, own)
 
     def with_inline(self, stage: StageState, layers: Sequence[Layer], solved: Solved) -> StageState:
         """The stage; its image has its own cache if that is wanted, never that of its base."""
