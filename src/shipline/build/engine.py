@@ -71,7 +71,7 @@ from shipline.build.validation import (
     check_request,
     request_warnings,
 )
-from shipline.build.worker import Worker
+from shipline.build.worker import Followers, Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed
 from shipline.events import Step
@@ -327,6 +327,11 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
     roots = plan.roots
     with TaskGroup(UPLOADS) as group:
         uploads = Uploads(group, targets, blobs, recoder, worker.codec, step)
+
+        def followers(published: bool) -> Followers | None:
+            pushed = (uploads,) if targets and published else ()
+            return Followers((*pushed, *caches.followers(published))) or None
+
         solver = Solver(
             worker,
             executor,
@@ -334,12 +339,13 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
             contexts,
             tools.images.found,
             step,
-            uploads if targets else None,
+            followers,
             caches.on_result,
         )
         known: Known = {}
         if caches.wanted:
-            caches.start(group, roots, recoder, cache)
+            pushed = {str(one) for one in targets}
+            caches.start(group, roots, recoder, cache, worker.codec, pushed)
             known = caches.find(
                 tools.reading.result(),
                 roots,

@@ -14,7 +14,7 @@ from shipline.build.assembly import PLAIN, Assembled, Recoder, fits, format_of
 from shipline.build.base_images import Blobs, Repositories
 from shipline.build.cache import LayerResult
 from shipline.build.request import BuildRequest, Output, OutputFormat
-from shipline.content import Follow, LocalIngest, MemoryStore, Repository
+from shipline.content import Follow, Ingester, LocalIngest, MemoryStore, Repository
 from shipline.errors import Cancelled, DigestMismatch, RegistryError, UsageError
 from shipline.events import Step
 from shipline.layer import Codec, Layer
@@ -86,6 +86,30 @@ def _refuse_clashes(targets: Iterable[PushTarget]) -> None:
                 raise UsageError(f"two outputs give the name {name} to different images")
 
 
+def stream(follow: Follow, target: Ingester, parent: Step, name: str, **attributes: str) -> bool:
+    """Upload a layer as it grows, unless it is a small one that is complete at once; whether
+    `target` accepted it. `name` and `attributes` are those of the step that shows it.
+    """
+    if not follow.growing(_WORTH_STREAMING):
+        return False
+    try:
+        with (
+            parent.step(name, kind="upload", **attributes) as step,
+            target.ingest() as upload,
+        ):
+            moved = 0
+            for data in follow:
+                upload.write(data)
+                moved += len(data)
+                step.progress(moved, follow.total)
+            upload.commit(follow.wait())
+            step.progress(moved, moved)
+            step.note(size=moved)
+    except (RegistryError, DigestMismatch):
+        return False
+    return True
+
+
 class Uploads:
     """Sends layers to every target; when `group` ends, all of them have arrived.
 
@@ -132,33 +156,14 @@ class Uploads:
     def _follow(self, target: PushTarget, follow: Follow) -> None:
         with follow:
             try:
-                if follow.growing(_WORTH_STREAMING) and self._stream(target, follow):
+                name = f"upload to {target}"
+                if stream(follow, target.repository, self._step, name, host=target.host):
                     layer = follow.wait()
                     self._once.get((str(target), layer.digest), lambda: None)
                 else:
                     self._send(target, follow.wait())
             except Cancelled:
                 check()  # else the layer was abandoned: its writer raises the reason
-
-    def _stream(self, target: PushTarget, follow: Follow) -> bool:
-        """Upload the layer as it grows; whether the registry accepted it."""
-        name = f"upload to {target}"
-        try:
-            with (
-                self._step.step(name, kind="upload", host=target.host) as step,
-                target.repository.ingest() as upload,
-            ):
-                moved = 0
-                for data in follow:
-                    upload.write(data)
-                    moved += len(data)
-                    step.progress(moved, follow.total)
-                upload.commit(follow.wait())
-                step.progress(moved, moved)
-                step.note(size=moved)
-        except (RegistryError, DigestMismatch):
-            return False
-        return True
 
     def _send(self, target: PushTarget, layer: Descriptor) -> None:
         self._once.get((str(target), layer.digest), lambda: self._deliver(target, layer))

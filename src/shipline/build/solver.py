@@ -65,7 +65,8 @@ class VertexResult(Struct, frozen=True):
 
 
 class Solver:
-    """Runs vertices of one build; `follower` gets the bytes of layers that end in an image.
+    """Runs vertices of one build; `followers` says who gets the bytes of layers that end in an
+    image (`True`), and of others.
 
     `on_result` is called with what a vertex stands on and what it added.
     """
@@ -78,7 +79,7 @@ class Solver:
         contexts: Mapping[str, ContextDirectory],
         images: Mapping[ImageOp, BaseImage],
         step: Step,
-        follower: Follower | None = None,
+        followers: Callable[[bool], Follower | None] = lambda published: None,
         on_result: Callable[[Vertex, Snapshot, LayerResult], object] | None = None,
     ) -> None:
         self._worker = worker
@@ -87,7 +88,7 @@ class Solver:
         self._contexts = contexts
         self._images = images
         self._step = step
-        self._follower = follower
+        self._followers = followers
         self._known: dict[Vertex, LayerResult] = {}
         self._on_result = on_result
         self._published: set[Vertex] = set()
@@ -240,7 +241,7 @@ class Solver:
     ) -> LayerResult:
         options = StepOptions(
             step,
-            self._follower if vertex in self._published else None,
+            self._followers(vertex in self._published),
             vertex in self._mountable,
             vertex.fresh,
             vertex.label.origin,

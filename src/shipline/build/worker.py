@@ -33,6 +33,24 @@ class Follower(Protocol):
         """The layer is complete."""
 
 
+class Followers:
+    """Several followers as one."""
+
+    def __init__(self, followers: Iterable[Follower]) -> None:
+        self._followers = tuple(followers)
+
+    def __bool__(self) -> bool:
+        return bool(self._followers)
+
+    def follow(self, ingest: LocalIngest) -> None:
+        for one in self._followers:
+            one.follow(ingest)
+
+    def completed(self, layer: Descriptor) -> None:
+        for one in self._followers:
+            one.completed(layer)
+
+
 class StepOptions(Struct, frozen=True):
     """Options of one step: `step` reports its progress, `follower` gets the bytes of its layer,
     `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.

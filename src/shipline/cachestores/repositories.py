@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from shipline.content import CacheStore, MemoryStore, OciLayout, RepositoryCache
+from shipline.content import CacheRepository, CacheStore, MemoryStore, OciLayout, RepositoryCache
 from shipline.errors import NotFound, UsageError
 from shipline.oci import Reference
 from shipline.registry import Client
@@ -33,8 +33,8 @@ def _registry(attributes: Mapping[str, str], client: Client) -> CacheStore:
         raise UsageError("a cache of type=registry needs ref=IMAGE")
     reference = Reference.parse(attributes["ref"]).or_latest
     repository = client.repository(reference).unmirrored
-    name = str(reference.digest or reference.tag)
-    return RepositoryCache(repository, name, **_shape(attributes))
+    wanted = str(reference.digest or reference.tag)
+    return _open(repository, wanted, attributes, repository.name)
 
 
 def _local(attributes: Mapping[str, str]) -> CacheStore:
@@ -48,15 +48,19 @@ def _local(attributes: Mapping[str, str]) -> CacheStore:
     except OSError as error:
         raise UsageError(f"the cache {place} cannot be opened: {error.strerror}") from None
     name = attributes.get("digest") or attributes.get("tag") or "latest"
-    return RepositoryCache(layout, name, **_shape(attributes))
+    return _open(layout, name, attributes)
 
 
-def _shape(attributes: Mapping[str, str]) -> dict[str, bool]:
-    docker = not _is_true(attributes, "oci-mediatypes", default=True)
-    return {
-        "docker": docker,
-        "image_manifest": _is_true(attributes, "image-manifest", default=True),
-    }
+def _open(
+    repository: CacheRepository, wanted: str, attributes: Mapping[str, str], name: str = ""
+) -> RepositoryCache:
+    return RepositoryCache(
+        repository,
+        wanted,
+        docker=not _is_true(attributes, "oci-mediatypes", default=True),
+        image_manifest=_is_true(attributes, "image-manifest", default=True),
+        name=name,
+    )
 
 
 def _is_true(attributes: Mapping[str, str], name: str, *, default: bool = False) -> bool:

@@ -39,6 +39,7 @@ from shipline.content.recency import Recency, try_lock
 from shipline.content.repository_cache import (
     CACHE_CONFIG,
     INLINE_CACHE,
+    CacheRepository,
     RepositoryCache,
     inline_documents,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "INLINE_CACHE",
     "Advance",
     "CacheReader",
+    "CacheRepository",
     "CacheStore",
     "Exister",
     "Fetcher",

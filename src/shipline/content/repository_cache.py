@@ -17,7 +17,14 @@ from typing import Any, Protocol
 
 from shipline.content.cache_store import CACHE_DOCUMENT_LIMIT, Merge
 from shipline.content.memory import MemoryStore
-from shipline.content.protocols import Advance, Fetcher, Reader, Repository, Swapper
+from shipline.content.protocols import (
+    Advance,
+    Fetcher,
+    Ingest,
+    Reader,
+    Repository,
+    Swapper,
+)
 from shipline.content.readers import fetch_all
 from shipline.errors import ContentError, NotFound
 from shipline.oci import (
@@ -57,7 +64,8 @@ class CacheRepository(Repository, Swapper, Protocol):
 class RepositoryCache:
     """The CacheStore under `reference`, a tag or a digest, of `repository`.
 
-    `image_manifest` and `docker` choose the documents that are written.
+    `image_manifest` and `docker` choose the documents that are written. `name` is that of the
+    repository, empty for a layout.
     """
 
     def __init__(
@@ -67,7 +75,9 @@ class RepositoryCache:
         *,
         image_manifest: bool = True,
         docker: bool = False,
+        name: str = "",
     ) -> None:
+        self.name = name
         self._repository = repository
         self._reference = reference
         self._image_manifest = image_manifest and not docker
@@ -89,6 +99,10 @@ class RepositoryCache:
 
     def mount(self, target: Descriptor, source: Fetcher) -> bool:
         return self._repository.mount(target, source)
+
+    def ingest(self) -> AbstractContextManager[Ingest]:
+        """Open a blob that is still being made."""
+        return self._repository.ingest()
 
     def documents(self) -> tuple[bytes, ...]:
         return self._read()[1]

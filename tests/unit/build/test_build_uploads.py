@@ -13,9 +13,11 @@ from layers_for_tests import items_of, make_layer
 from shipline.build.assembly import PLAIN, Recoder
 from shipline.build.base_images import Blobs
 from shipline.build.cache import Cache, LayerResult
+from shipline.build.caching.export import CacheExport
 from shipline.build.publish import PushTarget, Uploads
-from shipline.build.request import OutputFormat
-from shipline.content import Fetcher, LocalStore, MemoryStore
+from shipline.build.request import CacheBackend, CacheTarget, OutputFormat
+from shipline.build.worker import Follower
+from shipline.content import Fetcher, LocalStore, MemoryStore, RepositoryCache
 from shipline.content.memory import MemoryIngest
 from shipline.content.protocols import Advance
 from shipline.errors import AuthError, ContentError, RegistryError
@@ -119,7 +121,56 @@ def test_bytes_arrive_before_the_layer_is_complete(
     assert remote.blobs[layer.digest] == bytes(2 * PART) + b"end"
 
 
-def follow(uploads: Uploads, blobs: Blobs, content: bytes) -> Layer:
+def test_a_cache_gets_the_bytes_of_a_layer_while_it_is_made(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    remote, pushed = Remote(), Remote()
+    own = CacheTarget(CacheBackend("registry", {"ref": "a"}), "max")
+    beside = CacheTarget(CacheBackend("registry", {"ref": "h/b:cache"}), "min")
+    targets = [
+        (own, RepositoryCache(remote, "tag")),
+        (beside, RepositoryCache(pushed, "tag", name="h/b")),
+    ]
+    with TaskGroup() as group:
+        export = CacheExport(targets, group, blobs, recoder, step, codec("gzip"), pushed={"h/b"})
+        assert export.stream(published=False) is not None
+        stream = export.stream(published=True)
+        assert stream is not None
+        with blobs.store.ingest() as ingest:
+            stream.follow(ingest)
+            ingest.write(bytes(2 * PART))
+            assert remote.arrived.wait(10)
+            assert not remote.blobs
+            layer = Descriptor(media.OCI_LAYER_GZIP, ingest.digest, ingest.size)
+            ingest.commit(layer)
+        stream.completed(layer)
+        made = Layer(layer, Digest.of(b""))
+        export.send(((made, LayerResult(made, "", 1)),), published=True)
+    assert remote.asked == ["stream"]
+    assert remote.blobs[layer.digest] == bytes(2 * PART)
+    assert pushed.asked == []  # the image is on its way there
+    pushed.blobs[layer.digest] = remote.blobs[layer.digest]
+    export.finish([])
+    assert pushed.asked == ["push", "push"]  # the document and its manifest alone
+
+
+def test_a_cache_whose_stream_breaks_gets_the_whole_layer(
+    blobs: Blobs, recoder: Recoder, step: Step
+) -> None:
+    remote = Remote(breaks=True)
+    target = CacheTarget(CacheBackend("registry", {"ref": "a"}), "max")
+    with TaskGroup() as group:
+        export = CacheExport(
+            [(target, RepositoryCache(remote, "tag"))], group, blobs, recoder, step, codec("gzip")
+        )
+        stream = export.stream(published=False)
+        assert stream is not None
+        layer = follow(stream, blobs, bytes(2 * PART))
+    assert remote.asked == ["stream", "push"]
+    assert remote.blobs[layer.descriptor.digest] == bytes(2 * PART)
+
+
+def follow(uploads: Follower, blobs: Blobs, content: bytes) -> Layer:
     with blobs.store.ingest() as ingest:
         uploads.follow(ingest)
         ingest.write(content)

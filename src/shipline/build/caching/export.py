@@ -1,4 +1,5 @@
-"""Writing caches outside of this machine: the layer of each step is sent when the step ends, the
+"""Writing caches outside of this machine: the layer of each step is sent while it is made, or when
+the step ends where a cache names blobs by their digest from the beginning (gha, s3, azblob). The
 documents follow at the end.
 """
 
@@ -6,21 +7,25 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from shipline.build.assembly import Recoder
+from msgspec import Struct
+
+from shipline.build.assembly import Recoder, fits
 from shipline.build.base_images import Blobs, BrokenCache
 from shipline.build.cache import LayerResult
 from shipline.build.caching.document import CacheDocument, CachedResult, CacheKey
+from shipline.build.publish import stream
 from shipline.build.request import CacheTarget
-from shipline.content import CacheStore, RepositoryCache
-from shipline.errors import ContentError, RegistryError, ShiplineError
+from shipline.content import CacheStore, Follow, LocalIngest, RepositoryCache
+from shipline.errors import Cancelled, ContentError, RegistryError, ShiplineError
 from shipline.events import Step
-from shipline.layer import Layer
-from shipline.oci import Descriptor, from_bytes
-from shipline.tasks import Once, TaskGroup
+from shipline.layer import Codec, Layer
+from shipline.oci import Descriptor, Digest, from_bytes
+from shipline.tasks import Once, TaskGroup, check
 
 _AT_ONCE = 4  # layers of cache mounts
 
@@ -54,7 +59,16 @@ class CacheExport:
         blobs: Blobs,
         recoder: Recoder,
         step: Step,
+        codec: Codec,
+        pushed: Collection[str] = (),
     ) -> None:
+        """New layers are made with `codec`; `pushed` are repositories that get the layers of the
+        result anyway.
+        """
+        self._codec = codec
+        self._pushed = pushed
+        self._followed: set[tuple[CacheTarget, Digest]] = set()
+        self._later: list[tuple[CacheTarget, CacheStore, Layer, LayerResult | None]] = []
         self._targets = targets
         self._group = group
         self._blobs = blobs
@@ -64,11 +78,53 @@ class CacheExport:
         self._failures: dict[CacheTarget, ShiplineError] = {}
 
     def send(self, layers: Stack, *, published: bool) -> None:
-        """Send layers to the caches that want them."""
-        for target, store in self._targets:
-            if published or target.mode == "max":
-                for layer, result in layers:
+        """Send layers to the caches that want them; to a repository that the layers of the result
+        are pushed to when that is done.
+        """
+        for target, store in self._wanting(published):
+            for layer, result in layers:
+                if (target, layer.descriptor.digest) in self._followed:
+                    continue
+                if published and self._is_pushed(store):
+                    self._later.append((target, store, layer, result))
+                else:
                     self._group.start(self._push, target, store, layer, result)
+
+    def stream(self, *, published: bool) -> CacheStream | None:
+        """What sends a layer while it is made, to the caches that want it and can take it."""
+        found = [
+            (target, store)
+            for target, store in self._wanting(published)
+            if isinstance(store, RepositoryCache)
+            and fits(target.format, self._codec.name, self._codec.level)
+            and not (published and self._is_pushed(store))
+        ]
+        return CacheStream(self, found) if found else None
+
+    def _wanting(self, published: bool) -> Iterator[tuple[CacheTarget, CacheStore]]:
+        return (one for one in self._targets if published or one[0].mode == "max")
+
+    def _is_pushed(self, store: CacheStore) -> bool:
+        return isinstance(store, RepositoryCache) and store.name in self._pushed
+
+    def follow(self, target: CacheTarget, store: RepositoryCache, ingest: LocalIngest) -> None:
+        """Send a layer while it is made; `completed` follows."""
+        self._group.start(self._follow, target, store, ingest.follow())
+
+    def completed(self, target: CacheTarget, layer: Descriptor) -> None:
+        """Remember that a layer that was followed is complete."""
+        self._followed.add((target, layer.digest))
+
+    def _follow(self, target: CacheTarget, store: RepositoryCache, follow: Follow) -> None:
+        with follow, self._failing(target):
+            try:
+                name = f"upload to {target.backend}"
+                sent = target not in self._failures and stream(follow, store, self._step, name)
+                layer = follow.wait()
+                deliver = partial(self._deliver, target, store, layer)
+                self._once.get((target, layer.digest), (lambda: None) if sent else deliver)
+            except Cancelled:
+                check()  # else the layer was abandoned: its writer raises the reason
 
     @property
     def wants_mounts(self) -> bool:
@@ -78,11 +134,17 @@ class CacheExport:
     def _push(
         self, target: CacheTarget, store: CacheStore, layer: Layer, result: LayerResult | None
     ) -> None:
-        try:
+        with self._failing(target):
             if target not in self._failures:
                 recoded = self._recoder.recode(layer, result, target.format).descriptor
                 deliver = partial(self._deliver, target, store, recoded)
                 self._once.get((target, recoded.digest), deliver)
+
+    @contextmanager
+    def _failing(self, target: CacheTarget) -> Iterator[None]:
+        """Notes errors with the cache."""
+        try:
+            yield
         except BrokenCache:
             raise
         except ShiplineError as error:
@@ -112,6 +174,8 @@ class CacheExport:
         required; others are warnings.
         """
         with TaskGroup(_AT_ONCE) as group:
+            for later in self._later:
+                group.start(self._push, *later)
             for target, store in self._targets:
                 for one in entries:
                     if one.mount and target.backend.mounts:
@@ -129,17 +193,13 @@ class CacheExport:
     ) -> None:
         if target in self._failures:
             return
-        try:
+        with self._failing(target):
             document = self._document(target, entries)
             with self._step.step(f"write {target.backend}", kind="cache"):
                 try:
                     store.update(partial(self._merged, target, document))
                 except RegistryError:  # such as one that misses blobs of the present document
                     store.update(lambda _: document.dump())
-        except ShiplineError as error:
-            self._failures[target] = error
-        except OSError as error:
-            self._failures[target] = _failed(error)
 
     def _document(self, target: CacheTarget, entries: Iterable[CacheEntry]) -> CacheDocument:
         document = CacheDocument()
@@ -164,6 +224,21 @@ class CacheExport:
             merged = CacheDocument()
         merged.merge(document)
         return merged.dump()
+
+
+class CacheStream(Struct, frozen=True):
+    """Sends the bytes of a layer to some caches (see `worker.Follower`)."""
+
+    export: CacheExport
+    targets: list[tuple[CacheTarget, RepositoryCache]]
+
+    def follow(self, ingest: LocalIngest) -> None:
+        for target, store in self.targets:
+            self.export.follow(target, store, ingest)
+
+    def completed(self, layer: Descriptor) -> None:
+        for target, _ in self.targets:
+            self.export.completed(target, layer)
 
 
 def _failed(error: OSError) -> ContentError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from shipline.build.assembly import Recoder
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache
 from shipline.build.cache import Cache, LayerResult
-from shipline.build.caching.export import CacheEntry, CacheExport, Stack, inline_cache
+from shipline.build.caching.export import CacheEntry, CacheExport, CacheStream, Stack, inline_cache
 from shipline.build.caching.keys import KeyMaker, result_key
 from shipline.build.caching.lookup import CacheLookup, RemoteCache, read_caches
 from shipline.build.caching.mounts import CacheMounts, mount_key
@@ -122,13 +122,28 @@ class RemoteCaches:
         return found
 
     def start(
-        self, group: TaskGroup, roots: Iterable[Vertex], recoder: Recoder, cache: Cache
+        self,
+        group: TaskGroup,
+        roots: Iterable[Vertex],
+        recoder: Recoder,
+        cache: Cache,
+        codec: Codec,
+        pushed: Collection[str],
     ) -> None:
-        """Send layers in `group` from now on; `cache` has the results of the build by key."""
+        """Send layers in `group` from now on; `cache` has the results of the build by key, `codec`
+        makes new layers, `pushed` are the names of the repositories that get them anyway.
+        """
         self._cache = cache
         self._group = group
         self._published.update(vertex for root in roots for vertex in root.chain())
-        self._export = CacheExport(self._targets, group, self._blobs, recoder, self._step)
+        self._export = CacheExport(
+            self._targets, group, self._blobs, recoder, self._step, codec, pushed
+        )
+
+    def followers(self, published: bool) -> Iterator[CacheStream]:
+        """Who gets the bytes of a layer while it is made."""
+        if self._export is not None and (stream := self._export.stream(published=published)):
+            yield stream
 
     def on_result(self, vertex: Vertex, base: Snapshot, added: LayerResult) -> None:
         """Send the layer that a vertex added, and those of a base image right below it."""
