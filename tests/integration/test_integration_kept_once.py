@@ -114,6 +114,25 @@ def test_a_registry_that_lost_a_layer_gets_it_again(
         assert push(shipline, source, f"{registry.address}/once/lost") == first
 
 
+def test_the_last_big_layer_of_an_instruction_keeps_its_blob(
+    shipline: Shipline, source: Path, tmp_path: Path
+) -> None:
+    with (source / "big").open("ab") as file:
+        file.truncate(90 << 20)
+    (source / "Dockerfile").write_text("FROM busybox\nCOPY . /all\nRUN true\n")
+
+    def built(machine: Shipline) -> str:
+        machine.build("-o", "type=cacheonly", source, SOURCE_DATE_EPOCH="1000000000").ok()
+        (blob,) = big_blobs(machine)
+        return blob.name
+
+    first = built(shipline)
+    (source / "tree/7/file").write_bytes(b"changed")
+    changed = built(shipline)
+    assert changed != first
+    assert built(Shipline(tmp_path / "fresh", shipline.mirror)) == changed
+
+
 def test_files_that_were_changed_give_no_wrong_layer(
     shipline: Shipline, source: Path, tmp_path: Path
 ) -> None:

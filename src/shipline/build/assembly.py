@@ -26,6 +26,7 @@ from shipline.layer import (
     Layer,
     codec,
     codec_of_layer,
+    cut_tar,
     decompress,
     stream_layer,
     without_toc,
@@ -188,10 +189,10 @@ class Recoder:
             tar = chunks(decompress(blob, before))
             if codec.indexed or made_by.indexed:
                 seen = Hasher()
-                recoded = stream_layer(without_toc(seen.through(tar)), ingest, codec)
+                recoded = stream_layer(cut_tar(without_toc(seen.through(tar))), ingest, codec)
                 diff_id = seen.digest
             else:
-                recoded = stream_layer(tar, ingest, codec)
+                recoded = stream_layer(cut_tar(tar), ingest, codec)
                 diff_id = recoded.diff_id
         if diff_id != layer.diff_id:
             raise DigestMismatch(

@@ -36,7 +36,7 @@ from shipline.errors import (
     ShiplineError,
 )
 from shipline.events import Step
-from shipline.layer import Layer, codec_of_layer, decompress, stream_layer, without_toc
+from shipline.layer import Layer, codec_of_layer, cut_tar, decompress, stream_layer, without_toc
 from shipline.oci import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -184,7 +184,7 @@ class Blobs:
             step.step(name, kind="internal", size=layer.descriptor.size),
             self.store.ingest() as ingest,
         ):
-            made = stream_layer(without_toc(tar) if form.indexed else tar, ingest, form)
+            made = stream_layer(cut_tar(without_toc(tar) if form.indexed else tar), ingest, form)
         if made.descriptor.digest != layer.descriptor.digest:
             self._files.remove(layer.diff_id)
             raise DamagedContent(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shipline.build.block_indexes import WORTH_INDEXING
 from shipline.build.cache import LayerResult
 from shipline.build.graph import CopyOp, MakeDirectoryOp, key_of
 from shipline.build.placing import CopyAttributes, Placement, octal_mode, parse_mode
@@ -68,7 +69,7 @@ def make_directory(
     placement = Placement(worker.snapshots.table(base), owner, worker.clock.now_ns())
     placement.make_directories(placement.resolve(op.path))
     key = key_of("directories/1", entries=placement.key())
-    return _layer(key, worker, options, lambda: list(placement.items()))
+    return _layer(key, "", worker, options, lambda: list(placement.items()))
 
 
 def copy(
@@ -133,7 +134,13 @@ def copy(
                 placement.place_one(attributes.of(entry, path), content)
             return list(placement.items())
 
-        return _layer(key, worker, options, items)
+        return _layer(key, _index_key(op, sources), worker, options, items)
+
+
+def _index_key(op: CopyOp, sources: Iterable[Source]) -> str:
+    """The key of the layers that an instruction makes of different files."""
+    places = [str(one.path) for one in sources if isinstance(one, ContextDirectory)]
+    return key_of("blocks/1", op=op.key(), places=places)
 
 
 def _root(source: Source, snapshots: Snapshots, origin: str, stack: ExitStack) -> Root:
@@ -144,15 +151,20 @@ def _root(source: Source, snapshots: Snapshots, origin: str, stack: ExitStack) -
 
 
 def _layer(
-    key: str, worker: Worker, options: StepOptions, items: Callable[[], list[Item]]
+    key: str,
+    index_key: str,
+    worker: Worker,
+    options: StepOptions,
+    items: Callable[[], list[Item]],
 ) -> LayerResult:
     """The layer of `items`, found by `key` if it was made before."""
 
     def make() -> LayerResult:
         found = items()
-        big = sum(entry.size for entry, _ in found) >= _WORTH_KEEPING
-        mountable = options.mountable and big and can_mount_files()
-        return worker.make_layer(found, replace(options, mountable=mountable))
+        size = sum(entry.size for entry, _ in found)
+        mountable = options.mountable and size >= _WORTH_KEEPING and can_mount_files()
+        index = index_key if size >= WORTH_INDEXING else ""
+        return worker.make_layer(found, replace(options, mountable=mountable, index_key=index))
 
     result, was_there = worker.cache.once(key, make, fresh=options.fresh)
     if was_there:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shipline.build.block_indexes import indexed_blobs
 from shipline.build.cache import forget_missing, open_records, results
 from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
 from shipline.content import LocalStore, Recency, read_file, try_lock, write_file
@@ -115,7 +116,8 @@ def keep_once(
     step: Step,
 ) -> None:
     """Remove the blobs of layers whose files are here and give the same blob at any time; those of
-    `exported`, small ones, and what another running build has used stay. Raises no error.
+    `exported`, those with an index, small ones, and what another running build has used stay.
+    Raises no error.
 
     The files stay, since the next steps need them: a blob is needed again only where a registry
     does not have it.
@@ -136,10 +138,11 @@ def _drop_blobs(
     exported: Collection[Digest],
 ) -> None:
     store, recency = LocalStore(state / "content"), Recency(state / USE_LOCK)
+    kept = {*exported, *indexed_blobs(state)}
     twice = {}
     for result in results(records):
         target, diff_id = result.layer.descriptor, result.layer.diff_id
-        if result.level is None or target.size < _WORTH or target.digest in exported:
+        if result.level is None or target.size < _WORTH or target.digest in kept:
             continue
         if store.path(target.digest).exists() and files.exact(diff_id):
             twice[store.path(target.digest)] = diff_id
@@ -236,6 +239,10 @@ def _table(path: Path) -> CacheRecord:
     return _record("regular", f"file list of layer sha256:{path.name}", path)
 
 
+def _index(path: Path) -> CacheRecord:
+    return _record("regular", "index of compressed blocks of a layer", path)
+
+
 def _context(path: Path) -> CacheRecord:
     record = _record("source.local", "fingerprints of a local context", path)
     return replace(record, mutable=True)
@@ -264,6 +271,7 @@ def _blob(path: Path) -> CacheRecord:
 _PARTS = {
     "layers*/[!.]*": _layer,
     "toc/*": _table,
+    "blocks/*": _index,
     "stat/*": _context,
     "git/*/used": _repository,
     "mounts*/*/*.lock": _mount,

@@ -28,6 +28,7 @@ from shipline.build.assembly import (
 from shipline.build.attestation.attesting import Attestor, new_id
 from shipline.build.attestation.provenance import Invocation
 from shipline.build.base_images import BaseImage, Blobs, BrokenCache, RegistryImages
+from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache, open_records
 from shipline.build.caching.lookup import RemoteCache
 from shipline.build.caching.remote import Known, RemoteCaches
@@ -295,6 +296,7 @@ def _solve(plan: _BuildPlan, targets: Sequence[PushTarget], tools: _Tools) -> _W
         codec=codec_of(formats_of(request)[0]),
         clock=plan.clock,
         scratch=tools.scratch,
+        indexes=BlockIndexes(home, blobs.store, tools.scratch),
     )
     executor = Executor(
         sandbox=_sandbox(tools.scratch, tools.stack, step),

@@ -83,6 +83,8 @@ _LAYOUT = {
     "layers*/[!.]*/[!f]*": "file",
     "toc": "directory",
     "toc/*": "file",
+    "blocks": "directory",
+    "blocks/*": "file",
     "stat": "directory",
     "stat/*": "file",
     "git": "directory",

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache, LayerResult
 from shipline.build.clock import Clock
 from shipline.build.selecting import ContextDirectory
@@ -54,7 +55,8 @@ class Followers:
 class StepOptions(Struct, frozen=True):
     """Options of one step: `step` reports its progress, `follower` gets the bytes of its layer,
     `mountable` keeps them for later steps that need its files, `fresh` forbids cached results.
-    `origin` is what messages call the stage or image that it copies from.
+    `origin` is what messages call the stage or image that it copies from. Layers with the same
+    `index_key` are likely to have blocks in common.
     """
 
     step: Step
@@ -62,6 +64,7 @@ class StepOptions(Struct, frozen=True):
     mountable: bool = False
     fresh: bool = False
     origin: str = ""
+    index_key: str = ""
 
 
 class Worker(Struct, frozen=True):
@@ -76,6 +79,7 @@ class Worker(Struct, frozen=True):
     codec: Codec
     clock: Clock
     scratch: Path
+    indexes: BlockIndexes
 
     def temporary(self, name: str) -> Path:
         """A new path in the scratch directory, which vanishes with the build."""
@@ -90,14 +94,18 @@ class Worker(Struct, frozen=True):
         toc = TocBuilder()
         tar = write_tar(toc.through(map(self._settled, items)))
         follower, path = options.follower, self.temporary("tar")
-        with self.store.ingest() as ingest:
+        key, codec = options.index_key, self.codec
+        indexed = self.indexes.open(key, codec, fresh=options.fresh)
+        with indexed as index, self.store.ingest() as ingest:
             if follower is not None:
                 follower.follow(ingest)
             if not options.mountable:
-                layer = stream_layer(tar, ingest, self.codec)
+                layer = stream_layer(tar, ingest, codec, index=index)
             else:
                 with open(path, "wb") as file:
-                    layer = stream_layer(tar, ingest, self.codec, also=file.write)
+                    layer = stream_layer(tar, ingest, codec, also=file.write, index=index)
+            if index is not None:
+                self.indexes.save(key, codec, layer.descriptor.digest, index)
         if follower is not None:
             follower.completed(layer.descriptor)
         self.snapshots.save_toc(layer.diff_id, toc.toc())

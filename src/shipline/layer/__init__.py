@@ -1,6 +1,7 @@
 """File trees, tar archives and compressed layers, and conversions between them."""
 
 from shipline.layer.apply import UnsafeEntry, Whiteouts, unpack
+from shipline.layer.blocks import BlockIndex, cut_tar
 from shipline.layer.changesets import Lower, changeset, conform, lower_directory
 from shipline.layer.codecs import Codec, Compression, codec, codec_of_layer
 from shipline.layer.decompression import Archive, decompress, sniff
@@ -26,6 +27,7 @@ from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
 __all__ = [
     "CAPABILITY",
     "Archive",
+    "BlockIndex",
     "Codec",
     "Compression",
     "Content",
@@ -50,6 +52,7 @@ __all__ = [
     "codec",
     "codec_of_layer",
     "conform",
+    "cut_tar",
     "decompress",
     "lower_directory",
     "read_tar",

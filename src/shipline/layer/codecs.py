@@ -1,27 +1,29 @@
 """Compression of layers: deterministic for any number of threads.
 
-gzip 1-3 is isal: blocks of 1 MiB compressed independently and joined into one stream, as pigz
-does. gzip 4-9 is libdeflate, one gzip member for each 1 MiB (RFC 1952, 2.2). zstd is zstandard.
-estargz is gzip with a member for each piece of each file (estargz.py). The output of isal depends
-on the block boundaries and on the CPU architecture; that of the others does not.
+gzip 1-3 is isal: blocks compressed independently and joined into one stream, as pigz does. gzip 4-9
+is libdeflate, one gzip member for each block (RFC 1952, 2.2). zstd is zstandard. estargz is gzip
+with a member for each piece of each file (estargz.py). The output of gzip depends on where blocks
+end, that of isal on the CPU architecture, too.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from importlib.metadata import version
 from typing import Literal
 
 from msgspec import Struct
 
 from shipline.errors import UsageError
+from shipline.layer.blocks import BlockIndex, Part
 from shipline.layer.estargz import Ending, is_estargz, seekable
 from shipline.oci import Descriptor, media
 from shipline.tasks import CPUS, ordered_map
 
-BLOCK = 1 << 20  # bytes; changing it changes digests
 Compression = Literal["gzip", "estargz", "zstd", "uncompressed"]
 
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))  # no name, time 0, fast, any system
@@ -76,23 +78,30 @@ class Codec(Struct, frozen=True):
         """Whether the layer ends with a table of contents, so that its diff ID is another one."""
         return self.name == "estargz"
 
+    @property
+    def blocks_id(self) -> str:
+        """What else compressed blocks depend on; empty where blocks are not compressed alone."""
+        if self.name != "gzip" or not self.level:
+            return ""
+        library = version("isal" if self.level <= 3 else "deflate")
+        return f"{self.name} {self.level} {library} {os.uname().machine}"
+
     def compress(
-        self, chunks: Iterable[bytes], *, workers: int = CPUS
+        self, blocks: Iterable[bytes], *, workers: int = CPUS, index: BlockIndex | None = None
     ) -> Generator[bytes, None, Ending | None]:
-        """The compressed bytes, which depend on the content alone, not on chunks or `workers`;
-        estargz compresses tars only, and returns what it added.
+        """The compressed bytes, which depend on `blocks` alone, not on `workers` or on what `index`
+        takes from an older layer; estargz compresses tars only, and returns what it added.
         """
-        blocks = cut(chunks, BLOCK)
         if self.name == "uncompressed":
-            return blocks
+            return _as_they_are(blocks)
         if self.indexed:
             member = partial(_member, level=self.level)
             return seekable(blocks, member, workers=workers)
         if self.name == "zstd":
             return _zstd(blocks, self.level, workers)
         if self.level > 3:
-            return _gzip_members(blocks, self.level, workers)
-        return _gzip_joined(blocks, self.level, workers)
+            return _gzip_members(blocks, self.level, workers, index)
+        return _gzip_joined(blocks, self.level, workers, index)
 
 
 def codec(name: str, level: int | None = None, *, docker: bool = False) -> Codec:
@@ -109,67 +118,71 @@ def codec_of_layer(layer: Descriptor, level: int | None = None) -> Codec | None:
     return codec("estargz" if name == "gzip" and is_estargz(layer.annotations) else name, level)
 
 
-def cut(chunks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
-    """The same bytes in chunks of `size`, except the last; chunks of that size are not copied."""
-    pending: list[bytes] = []
-    needed = size
-    for chunk in chunks:
-        if len(chunk) == size and not pending:
-            yield chunk
-            continue
-        view = memoryview(chunk)
-        while len(view) >= needed:
-            pending.append(view[:needed])  # type: ignore[arg-type]
-            yield b"".join(pending)
-            view, needed = view[needed:], size
-            pending.clear()
-        if view:
-            pending.append(bytes(view))
-            needed -= len(view)
-    if pending:
-        yield b"".join(pending)
+def _as_they_are(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    yield from blocks
 
 
-def _gzip_joined(blocks: Iterable[bytes], level: int, workers: int) -> Generator[bytes, None, None]:
+def _parts(
+    blocks: Iterable[bytes],
+    compress: Callable[[bytes], Part],
+    workers: int,
+    index: BlockIndex | None,
+    offset: int,
+) -> Iterator[Part]:
+    """The compressed blocks, in order, which begin at `offset` in the blob."""
+    if index is None:
+        yield from ordered_map(compress, blocks, workers=workers)
+        return
+    for part in ordered_map(partial(index.part, compress=compress), blocks, workers=workers):
+        index.add(part, offset)
+        offset += len(part.data)
+        yield part
+
+
+def _gzip_joined(
+    blocks: Iterable[bytes], level: int, workers: int, index: BlockIndex | None
+) -> Generator[bytes, None, None]:
     """One gzip member of independent deflate blocks that end on byte boundaries."""
     from isal import isal_zlib
 
     checksum, size = 0, 0
     yield _GZIP_HEADER
     compress = partial(_deflate_part, level=level) if level else _stored_part
-    for data, crc, length in ordered_map(compress, blocks, workers=workers):
+    for data, crc, length, *_ in _parts(blocks, compress, workers, index, len(_GZIP_HEADER)):
         checksum = isal_zlib.crc32_combine(checksum, crc, length)
         size += length
         yield data
     yield _LAST_BLOCK + struct.pack("<LL", checksum, size & 0xFFFFFFFF)
 
 
-def _deflate_part(block: bytes, *, level: int) -> tuple[bytes, int, int]:
+def _deflate_part(block: bytes, *, level: int) -> Part:
     from isal import isal_zlib
 
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
     data = stream.compress(block) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
-    return data, isal_zlib.crc32(block), len(block)
+    return Part(data, isal_zlib.crc32(block), len(block))
 
 
-def _stored_part(block: bytes) -> tuple[bytes, int, int]:
+def _stored_part(block: bytes) -> Part:
     parts: list[bytes] = []
     for start in range(0, len(block), _STORED_LIMIT):
         part = block[start : start + _STORED_LIMIT]
         parts += (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
-    return b"".join(parts), zlib.crc32(block), len(block)
+    return Part(b"".join(parts), zlib.crc32(block), len(block))
 
 
 def _gzip_members(
-    blocks: Iterable[bytes], level: int, workers: int
+    blocks: Iterable[bytes], level: int, workers: int, index: BlockIndex | None
 ) -> Generator[bytes, None, None]:
-    member = partial(_member, level=level)
+    def member(block: bytes) -> Part:
+        return Part(_member(block, level=level))
+
     empty = True
-    for data in ordered_map(member, blocks, workers=workers):
+    for part in _parts(blocks, member, workers, index, 0):
         empty = False
-        yield data
+        yield part.data
     if empty:
-        yield member(b"")
+        yield _member(b"", level=level)
 
 
 def _member(content: bytes, *, level: int) -> bytes:
@@ -179,7 +192,7 @@ def _member(content: bytes, *, level: int) -> bytes:
 
         return bytes(deflate.gzip_compress(content, level))
     if not level:
-        data, checksum, size = _stored_part(content)
+        data, checksum, size, *_ = _stored_part(content)
         return _GZIP_HEADER + data + _LAST_BLOCK + struct.pack("<LL", checksum, size)
     from isal import isal_zlib
 

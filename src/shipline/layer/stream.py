@@ -9,7 +9,8 @@ from contextlib import closing
 from msgspec import Struct
 
 from shipline.content import Ingest
-from shipline.layer.codecs import BLOCK, Codec, cut
+from shipline.layer.blocks import BlockIndex
+from shipline.layer.codecs import Codec
 from shipline.layer.estargz import Ending
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import Limiter, TaskGroup
@@ -25,23 +26,25 @@ class Layer(Struct, frozen=True):
 
 
 def stream_layer(
-    tar: Iterable[bytes],
+    blocks: Iterable[bytes],
     ingest: Ingest,
     codec: Codec,
     *,
     also: Callable[[bytes], object] | None = None,
+    index: BlockIndex | None = None,
 ) -> Layer:
-    """Compress `tar` into `ingest` and commit it; reads `tar` once, on the calling thread.
+    """Compress the `blocks` of a tar into `ingest` and commit it; reads them once, on the calling
+    thread. They are those of `write_tar` or `cut_tar`: others would give another blob.
 
-    `also` receives the uncompressed bytes in order, and then those that the codec appends, on
-    another thread, all of them before this returns. Exceptions of `tar`, `ingest` and `also`
-    propagate, and nothing is committed.
+    `index` takes compressed blocks from an older layer. `also` receives the uncompressed bytes in
+    order, and then those that the codec appends, on another thread, all of them before this
+    returns. Exceptions of `blocks`, `ingest` and `also` propagate, and nothing is committed.
     """
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
     with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
         hashed = group.start(background.run)
-        with closing(codec.compress(background.through(cut(tar, BLOCK)))) as compressed:
+        with closing(codec.compress(background.through(blocks), index=index)) as compressed:
             ending = _write(compressed, ingest) or Ending()
         background.put(ending.appended)
         background.close()

@@ -1,4 +1,4 @@
-"""Writing tar: deterministic, in large chunks, without copying contents."""
+"""Writing tar: deterministic, in blocks, without copying contents."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ from collections.abc import Iterable, Iterator
 
 from shipline.content import Reader
 from shipline.errors import ContentError
+from shipline.layer.blocks import LONGEST, ends_block
 from shipline.layer.entry import Content, Entry, Item, Source
 from shipline.layer.tar_header import BLOCK, encode
 
-CHUNK = 1 << 20  # bytes; a multiple of BLOCK
-_ZEROS = bytes(CHUNK)
+_ZEROS = bytes(LONGEST)
 # O_NONBLOCK: open(2) must not block on a file that has become a FIFO
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def write_tar(items: Iterable[Item]) -> Iterator[bytes]:
-    """The archive of `items` in order, in chunks of exactly CHUNK bytes except the last.
+    """The archive of `items` in order, in the blocks of `cut_tar`.
 
     Ends with two zero blocks. Raises ContentError if a file cannot be read or its size differs from
-    its entry, before the chunk with the wrong bytes is yielded.
+    its entry, before the block with the wrong bytes is yielded.
     """
-    buffer = _ChunkBuffer()
+    buffer = _BlockBuffer()
+    previous = 0
     for entry, content in items:
-        if buffer.free < BLOCK:
+        header, size = encode(entry), entry[5]
+        length = len(header) + size + -size % BLOCK
+        if ends_block(header, length, previous, buffer.position):
             yield buffer.take()
-        header = encode(entry)
-        if len(header) <= buffer.free:
+        previous = length
+        if length <= LONGEST and (type(content) is Source or not size):
             buffer.put(header)
+            if size:
+                buffer.put_file(content, entry)  # type: ignore[arg-type]
         else:
             yield from buffer.put_all(header)
-        size = entry[5]
-        if not size:
-            continue
-        if type(content) is Source and size + BLOCK <= buffer.free:
-            buffer.put_file(content, entry)
-        else:
             yield from _write_streamed(buffer, content, entry)
-    yield from buffer.put_all(bytes(2 * BLOCK))
-    if buffer.position:
-        yield buffer.take()
+    for _ in range(2):
+        yield from buffer.put_all(bytes(BLOCK))
+    yield buffer.take()
 
 
-class _ChunkBuffer:
-    """The chunk being filled. Its unused bytes are zero, which is tar's padding."""
+class _BlockBuffer:
+    """The block being filled. Its unused bytes are zero, which is tar's padding."""
 
     def __init__(self) -> None:
         self._reset()
@@ -56,24 +55,25 @@ class _ChunkBuffer:
         self._bytes = io.BytesIO(_ZEROS)
         self._view = self._bytes.getbuffer()
         self.position = 0
-        self.free = CHUNK
+        self.free = LONGEST
 
     def take(self) -> bytes:
         self._view.release()
+        if self.free:
+            self._bytes.truncate(self.position)
         data = self._bytes.getvalue()
-        data = data if self.free == 0 else data[: self.position]
         self._reset()
         return data
 
     def put(self, data: bytes | memoryview) -> None:
-        """Add data that fits into the chunk."""
+        """Add data that fits into the block."""
         end = self.position + len(data)
         self._view[self.position : end] = data
         self.position = end
-        self.free = CHUNK - end
+        self.free = LONGEST - end
 
     def put_file(self, source: Source, entry: Entry) -> None:
-        """Add a file that fits into the chunk, and its padding."""
+        """Add a file that fits into the block, and its padding."""
         start, size = self.position, entry[5]
         try:
             fd = os.open(source[1], _OPEN_FLAGS, dir_fd=source[0].fd)
@@ -89,7 +89,7 @@ class _ChunkBuffer:
         if seen != size:
             raise changed(entry)
         self.position = start + size + -size % BLOCK
-        self.free = CHUNK - self.position
+        self.free = LONGEST - self.position
 
     def _read_on(self, fd: int, start: int, size: int, seen: int) -> int:
         while seen < size:
@@ -100,7 +100,7 @@ class _ChunkBuffer:
         return seen
 
     def put_all(self, data: bytes) -> Iterator[bytes]:
-        """Add `data`, yielding full chunks."""
+        """Add `data`, yielding full blocks."""
         view = memoryview(data)
         while view:
             if not self.free:
@@ -110,7 +110,7 @@ class _ChunkBuffer:
             view = view[len(part) :]
 
     def read_file(self, source: Source, entry: Entry) -> Iterator[bytes]:
-        """Add a file of any length, yielding full chunks."""
+        """Add a file of any length, yielding full blocks."""
         left = entry.size
         try:
             fd = os.open(source.name, _OPEN_FLAGS, dir_fd=source.root.fd)
@@ -133,7 +133,7 @@ class _ChunkBuffer:
             raise unreadable(source, error) from error
 
 
-def _write_streamed(buffer: _ChunkBuffer, content: Content, entry: Entry) -> Iterator[bytes]:
+def _write_streamed(buffer: _BlockBuffer, content: Content, entry: Entry) -> Iterator[bytes]:
     if isinstance(content, Source):
         yield from buffer.read_file(content, entry)
     else:
@@ -142,7 +142,7 @@ def _write_streamed(buffer: _ChunkBuffer, content: Content, entry: Entry) -> Ite
 
 
 def _write_chunks(
-    buffer: _ChunkBuffer, content: bytes | Reader | None, entry: Entry
+    buffer: _BlockBuffer, content: bytes | Reader | None, entry: Entry
 ) -> Iterator[bytes]:
     left = entry.size
     for data in (content,) if isinstance(content, bytes) else _read(content):
@@ -155,7 +155,7 @@ def _write_chunks(
 
 
 def _read(reader: Reader | None) -> Iterator[bytes]:
-    while reader is not None and (data := reader.read(CHUNK)):
+    while reader is not None and (data := reader.read(LONGEST)):
         yield data
 
 

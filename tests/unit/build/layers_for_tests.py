@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipline.build.base_images import BaseImage, Blobs
+from shipline.build.block_indexes import BlockIndexes
 from shipline.build.cache import Cache
 from shipline.build.caching.mounts import CacheMounts
 from shipline.build.clock import Clock
@@ -122,6 +123,7 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
             codec=codec("gzip"),
             clock=Clock(1_000_000_000),
             scratch=scratch,
+            indexes=BlockIndexes(state, blobs.store, scratch),
         )
 
 
