@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builds import Done, Shipline, config, context, document, leftovers, manifests
-from peers import Registry
+from peers import Docker, Registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
@@ -252,6 +252,22 @@ def test_an_epoch_dates_no_later_image(base_images: Registry, tmp_path: Path) ->
         base_images, "flags/after-epoch", document(base_images, "flags/after-epoch", "1")
     )
     assert started[:19] <= found["created"][:19] == found["history"][0]["created"][:19]
+
+
+def test_a_build_with_an_epoch_takes_a_cache_that_buildkit_made_with_it(
+    docker: Docker, base_images: Registry, tmp_path: Path
+) -> None:
+    """And none of another epoch: WORKDIR has the epoch in its key."""
+    place = context(tmp_path / "context", "FROM busybox\nWORKDIR /a/b\nCOPY file /c/\n", file="f")
+    cache = tmp_path / "cache"
+    epoch = "--build-arg=SOURCE_DATE_EPOCH=1600000000"
+    done = docker.run("buildx", "build", epoch, f"--cache-to=type=local,dest={cache}", place)
+    assert done.returncode == 0, done.stdout
+    for seconds, taken in (("1600000000", 2), ("1600000001", 0)):
+        shipline = Shipline(tmp_path / f"home{seconds}", base_images.address)
+        words = ("--progress=plain", f"--cache-from=type=local,src={cache}", place)
+        said = shipline.build(*words, SOURCE_DATE_EPOCH=seconds).ok().err
+        assert said.count("CACHED") == taken, said
 
 
 def test_rewritten_timestamps_are_not_after_the_epoch(shipline: Shipline, tmp_path: Path) -> None:

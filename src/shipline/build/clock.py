@@ -33,6 +33,12 @@ class Clock(Struct, frozen=True):
     def now_ns(self) -> int:
         return time.time_ns() if self.epoch is None else self.epoch * _SECOND
 
+    def copied_ns(self) -> int:
+        """The time of what COPY and ADD create: as in BuildKit, the epoch only dates it where file
+        times are limited.
+        """
+        return self.now_ns() if self.clamp else time.time_ns()
+
     def now(self) -> str:
         """RFC 3339 with nanoseconds, in UTC."""
         return rfc3339(self.now_ns())

@@ -66,9 +66,11 @@ def make_directory(
 ) -> LayerResult:
     """WORKDIR: a layer with the directory and its parents, if they are missing."""
     owner = _owner(op.user, "USER ", base, worker.snapshots, options.step)
-    placement = Placement(worker.snapshots.table(base), owner, worker.clock.now_ns())
+    now_ns = op.timestamp if op.timestamp >= 0 else worker.clock.copied_ns()
+    placement = Placement(worker.snapshots.table(base), owner, now_ns)
     placement.make_directories(placement.resolve(op.path))
-    key = key_of("directories/1", entries=placement.key())
+    made = placement.key()
+    key = key_of("directories/2", entries=made, timestamp=op.timestamp if made else -1)
     return _layer(key, "", worker, options, lambda: list(placement.items()))
 
 
@@ -82,7 +84,7 @@ def copy(
     with ExitStack() as stack:
         below = LayeredToc([]) if op.link else snapshots.table(base)
         owner = _owner(op.chown, "--chown=", base, snapshots, options.step)
-        placement = Placement(below, owner, worker.clock.now_ns())
+        placement = Placement(below, owner, worker.clock.copied_ns())
         roots = [_root(source, snapshots, options.origin, stack) for source in sources]
         selected = [
             (one, roots[number - 1])
@@ -128,7 +130,7 @@ def copy(
                     _place(target, placement)
             for path, (_, text) in zip(files, op.files, strict=True):
                 content = text.encode("utf-8", "surrogateescape")
-                now_ns = worker.clock.now_ns()
+                now_ns = worker.clock.copied_ns()
                 entry = Entry(path, "file", 0o644, 0, 0, len(content), now_ns)
                 attributes = CopyAttributes(owner or (0, 0), mode)
                 placement.place_one(attributes.of(entry, path), content)

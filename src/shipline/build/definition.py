@@ -126,7 +126,9 @@ def _add(
             attributes = {"http.checksum": checksum} if checksum else {}
             return built.add(_source(url, {**attributes, "http.filename": name}), [], None)
         case MakeDirectoryOp():
-            action = {"path": vertex.op.path, "mode": 0o755, "makeParents": True, "timestamp": -1}
+            made = vertex.op
+            action = {"path": made.path, "mode": 0o755, "makeParents": True}
+            action["timestamp"] = made.timestamp
             return built.add(*_file_op([{"mkdir": action}], steps[:1]), span)
         case CopyOp():
             return _copy(vertex, vertex.op, steps, built)

@@ -175,12 +175,15 @@ class CopyOp(_Operation, frozen=True):
 
 
 class MakeDirectoryOp(_Operation, frozen=True):
-    """A directory, with its parents, on top of input 0; new ones belong to `user`."""
+    """A directory, with its parents, on top of input 0; new ones belong to `user`. `timestamp` is
+    theirs, in nanoseconds, -1 for the time of the build.
+    """
 
-    KIND = "directory/1"
+    KIND = "directory/2"
 
     path: str
     user: str = ""
+    timestamp: int = -1
 
 
 Op = ScratchOp | ImageOp | ContextOp | GitOp | HttpOp | RunOp | CopyOp | MakeDirectoryOp

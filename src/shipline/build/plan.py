@@ -6,11 +6,13 @@ changes files adds a vertex, the others only change the configuration.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 from shipline import dockerfile as df
 from shipline.build.base_images import LAYOUT, BaseImage
+from shipline.build.clock import epoch_of
 from shipline.build.flags import parse_boolean
 from shipline.build.graph import (
     MAIN_CONTEXT,
@@ -117,6 +119,8 @@ class PlatformPlan:
             build_args=request.build_args,
             target=request.target or "",
         )
+        epoch = epoch_of(request, dockerfile)
+        self._timestamp = int(epoch) * 1_000_000_000 if re.fullmatch("[0-9]+", epoch) else -1
         self._stages = df.stage_plan(
             dockerfile,
             df.resolve_target(dockerfile, request.target),
@@ -170,6 +174,7 @@ class PlatformPlan:
             fresh=cache.disabled or stage.label in cache.disabled_stages,
             proxies=tuple(f"{name}={value}" for name, value in proxies.items()),
             hostname=self._request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
+            timestamp=self._timestamp,
             cache_namespace=self._request.build_args.get("BUILDKIT_CACHE_MOUNT_NS", ""),
         )
         steps = self._steps[stage.index] = []

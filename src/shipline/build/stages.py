@@ -77,7 +77,8 @@ class StageState(Struct, frozen=True):
 class DispatchOptions(Struct, frozen=True):
     """What an instruction uses besides the state of its stage. `source` resolves a name after
     `--from=`, an empty one to the main context; `described` is what messages call it; `fresh`
-    forbids cached results; `number` counts steps from 1; `shown` is the platform in the display.
+    forbids cached results; `timestamp` is that of directories of WORKDIR; `number` counts steps
+    from 1; `shown` is the platform in the display.
     """
 
     stage: str
@@ -90,6 +91,7 @@ class DispatchOptions(Struct, frozen=True):
     proxies: tuple[str, ...] = ()
     hostname: str = ""
     cache_namespace: str = ""
+    timestamp: int = -1
     number: int = 1
     shown: str = ""
 
@@ -290,9 +292,8 @@ def _workdir(state: StageState, step: df.ScopedInstruction, options: DispatchOpt
     state = state.with_run(WorkingDir=path)
     if not makes_layer:
         return state.noted(text)
-    vertex = options.vertex(
-        MakeDirectoryOp(path, state.user), [state.vertex], f"WORKDIR {workdir.path}", workdir.span
-    )
+    op = MakeDirectoryOp(path, state.user, options.timestamp)
+    vertex = options.vertex(op, [state.vertex], f"WORKDIR {workdir.path}", workdir.span)
     return state.noted(text, vertex)
 
 

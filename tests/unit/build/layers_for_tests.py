@@ -121,7 +121,7 @@ def open_worker(state: Path, *, step: Step | None = None) -> Iterator[Worker]:
             snapshots=Snapshots(state, scratch, blobs, files, step or quiet),
             cache=Cache(records, blobs, state, on_result=blobs.remember),
             codec=codec("gzip"),
-            clock=Clock(1_000_000_000),
+            clock=Clock(1_000_000_000, clamp=True),
             scratch=scratch,
             indexes=BlockIndexes(state, blobs.store, scratch),
         )

@@ -225,7 +225,7 @@ COVERED = {
     " hostname proxies resources devices absent",
     RunMount: "type target source input id env read_only required sharing mode uid gid size owned",
     CopyOp: "sources destination files chown chmod link parents excludes unpack inputs",
-    MakeDirectoryOp: "path user",
+    MakeDirectoryOp: "path user timestamp",
 }
 
 

@@ -24,6 +24,7 @@ from shipline.events import silent
 from shipline.layer import Entry, Item
 from shipline.oci import Digest, ImageConfig, Reference
 from shipline.tasks import TaskGroup
+from shipline.values import replace
 
 
 @pytest.fixture
@@ -100,6 +101,21 @@ def test_a_directory_that_exists_makes_an_empty_layer(tmp_path: Path) -> None:
         assert list(worker.snapshots.table(Snapshot((made.layer,))).walk()) == []
         found = worker.snapshots.table(base.plus(again.layer)).lookup("srv")
     assert found is not None and found.mode == 0o700
+
+
+def test_directories_of_another_epoch_are_not_those_of_an_earlier_build(tmp_path: Path) -> None:
+    """As in BuildKit, the epoch is in the key of WORKDIR; nothing is made again without need."""
+    base = Entry("srv", "dir", 0o700, mtime_ns=0)
+    with open_worker(tmp_path / "home") as worker:
+        root, times, there = base_with(worker, base), [], []
+        for seconds in (100, 200, 100):
+            op = MakeDirectoryOp("/new", timestamp=seconds * 10**9)
+            made = solved(op, root, None, worker)
+            found = worker.snapshots.table(Snapshot((made.layer,))).lookup("new")
+            times.append(found and found.mtime_ns // 10**9)
+            there.append(solved(replace(op, path="/srv"), root, None, worker).layer.diff_id)
+    assert times == [100, 200, 100]
+    assert len({*there}) == 1
 
 
 def test_archive_through_a_link_out_of_it_is_refused(

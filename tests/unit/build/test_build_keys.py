@@ -108,7 +108,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "025835d9aa04",
         "2048ec1f420a",
         "af175c101312",
-        "c85e16c624f5",
+        "cd46ee1f5707",
     ]
 
 

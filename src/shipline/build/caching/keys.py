@@ -160,7 +160,7 @@ class KeyMaker:
             "mode": 0o755,
             "makeParents": True,
             "owner": _owner(op.user),
-            "timestamp": -1,
+            "timestamp": op.timestamp,
         }
         return _file_op([(action, _NOTHING)], [base])
 
