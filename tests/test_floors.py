@@ -15,7 +15,7 @@ FLOORS = (
     {"content"},
     {"layer", "registry", "supply"},
     {"sandbox", "tags", "gates", "cachestores", "sbom"},
-    {"trust"},
+    {"trust", "engines"},
     {"build"},
     {"server"},
     {"deliver"},

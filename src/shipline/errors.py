@@ -15,7 +15,7 @@
     ├── SandboxError       10   this machine cannot run the step
     ├── GateUndecided      11   a quality gate could not decide
     ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
-    └── EngineError        13   the container engine of --load is missing or refuses (build/)
+    └── EngineError        13   the container engine of --load is missing or refuses (engines/)
 
     Cancelled             130   the work was interrupted
 

@@ -12,6 +12,7 @@ from peers.containerd import Containerd, containerd
 from peers.docker import Docker, dockerd, newest
 from peers.git import FILE_TIME_S, GitRepository, GitServer, git_server
 from peers.object_storage import S3Service, azurite, moto_server
+from peers.podman import Podman, podman
 from peers.process import PeerFailed, free_port, running
 from peers.registry import Account, Registry, docker_registry
 
@@ -24,6 +25,7 @@ __all__ = [
     "GitRepository",
     "GitServer",
     "PeerFailed",
+    "Podman",
     "Registry",
     "S3Service",
     "actions_cache",
@@ -36,6 +38,7 @@ __all__ = [
     "git_server",
     "moto_server",
     "newest",
+    "podman",
     "push_base_images",
     "running",
 ]

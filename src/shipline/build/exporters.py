@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,17 +16,18 @@ from shipline.build.assembly import Assembled
 from shipline.build.attestation.manifest import Attestation
 from shipline.build.base_images import Blobs
 from shipline.build.faults import output_errors
-from shipline.build.request import Output
+from shipline.build.request import BuildRequest, Output
 from shipline.build.snapshots import Snapshot, Snapshots
-from shipline.errors import ShiplineError, UsageError
+from shipline.content import Reader
+from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
 from shipline.layer import Content, Entry, Item, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
-from shipline.tasks import on_cancel
 from shipline.values import replace
 
 if TYPE_CHECKING:
+    from shipline.engines import LoadableImage
     from shipline.supply import Subject
 
 FILES = ("local", "tar")
@@ -35,21 +35,6 @@ FILES = ("local", "tar")
 
 _CREATED_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
-
-
-class EngineError(ShiplineError):
-    """The container engine that `--load` loads into is missing, or refuses."""
-
-    code = "engine"
-    title = "container engine error"
-    exit_code = 13
-
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            message,
-            hint="start the engine (`systemctl start docker` as root), or set DOCKER_HOST to one"
-            " that runs; --output type=docker,dest=image.tar needs none",
-        )
 
 
 class ExportSource(Struct, frozen=True):
@@ -62,13 +47,14 @@ class ExportSource(Struct, frozen=True):
     blobs: Blobs
     snapshots: Snapshots
     mtime_ns: int
+    environment: Mapping[str, str] = field(default_factory=dict)
     attestations: Mapping[Platform, Sequence[Attestation]] = field(default_factory=dict)
 
 
 def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: Step) -> None:
     """Write the result to `output`. Raises UsageError, ContentError."""
     write = _WRITERS.get(output.type)
-    if write is None:
+    if write is None or (output.type == "image" and not output.store):
         return
     name = f"export to {output.type} {output.destination}".rstrip()
     with step.step(name, kind="export"), output_errors(output.destination):
@@ -167,14 +153,15 @@ def _directory_name(platform: Platform) -> str:
 
 def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
     """An OCI image layout, as a tar archive or, with tar=false, as a directory."""
+    if output.loads:
+        _load(output, source)
+        return
     with ExitStack() as stack:
         items = list(_layout(output, source, stack))
         if not output.archive:
             place = Path(output.destination)
             place.mkdir(parents=True, exist_ok=True)
             unpack(items, place, whiteouts="keep", owner=False)
-        elif output.loads:
-            _load(write_tar(items))
         else:
             file = stack.enter_context(_opened(output.destination, stdout))
             for data in write_tar(items):
@@ -253,40 +240,78 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
         yield file
 
 
-def check_engine() -> None:
-    """Raise EngineError unless the container engine that `--load` loads into answers."""
-    _docker("ps", "--quiet")
+def check_engines(request: BuildRequest, environment: Mapping[str, str]) -> None:
+    """Raise EngineError unless the engines answer that results go into, and UsageError for an image
+    of several platforms where an engine has no room for one.
+    """
+    if not any(output.store or output.loads for output in request.outputs):
+        return
+    from shipline.engines import find_engine, open_containerd  # slow to import
+
+    for output in request.outputs:
+        if output.store:
+            open_containerd(environment)
+        if not output.loads:
+            continue
+        engine = find_engine(environment, output.context)
+        if len(request.target_platforms) > 1 and not engine.several:
+            raise UsageError(
+                "--load: the image is for several platforms, and this engine keeps one of a name",
+                hint="turn on the containerd image store of Docker"
+                " (docs.docker.com/engine/storage/containerd), build for one platform, or push",
+            )
 
 
-def _load(archive: Iterator[bytes]) -> None:
-    _docker("load", "--quiet", content=archive)
+def _load(output: Output, source: ExportSource) -> None:
+    from shipline.engines import find_engine  # slow to import
+
+    find_engine(source.environment, output.context).load(_loadable(output, source))
 
 
-def _docker(*arguments: str, content: Iterable[bytes] = ()) -> None:
-    """Run docker with `content` as its input. Raises EngineError."""
-    try:
-        process = subprocess.Popen(
-            ["docker", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise EngineError("--load needs the docker command, which is not on the PATH") from None
-    assert process.stdin is not None and process.stderr is not None
-    with process, on_cancel(process.kill):
-        try:
-            for data in content:
-                process.stdin.write(data)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        message = process.stderr.read().decode("utf-8", "replace").strip()
-    if process.returncode:
-        raise EngineError(f"docker {arguments[0]} failed: {message}")
+def _store(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
+    """Keep the image in containerd."""
+    from shipline.engines import open_containerd  # slow to import
+
+    store = open_containerd(source.environment)
+    store.store(_loadable(output, source), unpack=output.unpack)
+
+
+def _loadable(output: Output, source: ExportSource) -> LoadableImage:
+    from shipline.engines import LoadableImage, UnpackableImage  # slow to import
+
+    def archive() -> Iterator[bytes]:
+        with ExitStack() as stack:
+            yield from write_tar(list(_layout(output, source, stack)))
+
+    def fetch(layer: Descriptor) -> AbstractContextManager[Reader]:
+        source.blobs.require(layer)
+        return source.blobs.fetch(layer)
+
+    root = source.assembled.descriptor
+    names = [str(name.tagged(name.tag or "latest")) for name in source.names]
+    if not names and output.dangling_prefix:
+        names = [f"{output.dangling_prefix}@{root.digest}"]
+    elif output.canonical:
+        names += [f"{name}@{root.digest}" for name in names]
+    return LoadableImage(
+        names=names,
+        target=root,
+        documents=source.assembled.documents,
+        images=[
+            UnpackableImage(
+                image.platform,
+                image.config_descriptor,
+                [(layer.descriptor, layer.diff_id) for layer in image.layers],
+            )
+            for image in source.assembled.images
+        ],
+        archive=archive,
+        fetch=fetch,
+    )
 
 
 _WRITERS: dict[str, Callable[[Output, ExportSource, BinaryIO | None], None]] = {
+    "image": _store,
     "local": _local,
     "tar": _tar,
     "oci": _image_archive,

@@ -571,12 +571,6 @@ _BOOLEANS = _PUSH | {
     *("force-compression", "rewrite-timestamp", "attestation-inline", "prefer-nondist-layers"),
     *("tar", "platform-split"),
 }
-_NOT_YET = {
-    "compatibility-version": "",
-    "prefer-nondist-layers": "",
-    "mode=delete": "",
-    "context": "set DOCKER_HOST or DOCKER_CONTEXT",
-}
 
 
 def parse_outputs(
@@ -614,7 +608,7 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
         )
     _check_attributes(kind, fields)
     on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
-    _refuse_missing(fields, on)
+    _refuse_impossible(fields, on)
     if "/" in fields.get("attestation-prefix", ""):
         raise UsageError("--output attestation-prefix: it begins a file name, and has no '/'")
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
@@ -632,8 +626,20 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
         archive=on.get("tar", True),
         split=on.get("platform-split"),
         rewrite_timestamp=on.get("rewrite-timestamp", False),
+        store=kind == "image" and (on.get("store", False) or on.get("unpack", False)),
+        unpack=on.get("unpack", False),
+        canonical=on.get("name-canonical", False),
+        dangling_prefix=fields.get("dangling-name-prefix", ""),
+        context=fields.get("context", ""),
+        delete=_deletes(fields.get("mode", "copy")),
         attestation_prefix=fields.get("attestation-prefix", ""),
     )
+
+
+def _deletes(mode: str) -> bool:
+    if mode not in ("copy", "delete"):
+        raise UsageError(f"--output: mode={mode} is neither copy nor delete")
+    return mode == "delete"
 
 
 def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
@@ -648,12 +654,28 @@ def _check_attributes(kind: OutputType, keys: Iterable[str]) -> None:
             )
 
 
-def _refuse_missing(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
-    """Raise UsageError for attributes that are not supported yet."""
-    for wanted, hint in _NOT_YET.items():
-        key, _, value = wanted.partition("=")
-        if on.get(key, key in fields and fields[key] == (value or fields[key])):
-            raise UsageError(f"--output {wanted} is not supported yet", hint=hint)
+def _refuse_impossible(fields: Mapping[str, str], on: Mapping[str, bool]) -> None:
+    """Raise UsageError for attributes that exclude each other, or mean nothing here."""
+    if on.get("unpack") and on.get("rewrite-timestamp"):
+        raise UsageError("--output: rewrite-timestamp and unpack exclude each other")
+    if on.get("unpack") and on.get("store") is False:
+        raise UsageError(
+            "--output: unpack is for images in containerd, and store=false keeps this one out",
+            hint="leave store=false out",
+        )
+    if on.get("prefer-nondist-layers"):
+        raise UsageError(
+            "--output prefer-nondist-layers: only images of Windows have such layers, and those"
+            " are not built here",
+            hint="leave it out",
+        )
+    version = fields.get("compatibility-version", "30")
+    if version != "30":
+        raise UsageError(
+            f"--output compatibility-version={version}: images are those of version 30, whose"
+            " default are the media types of OCI",
+            hint="write oci-mediatypes=false for those of older versions",
+        )
 
 
 def _output_format(fields: Mapping[str, str], on: Mapping[str, bool]) -> OutputFormat:

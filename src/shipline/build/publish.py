@@ -49,7 +49,7 @@ def push_targets(request: BuildRequest, repositories: Repositories) -> tuple[Pus
         if not output.push:
             continue
         groups: dict[str, list[Reference]] = {}
-        for name in request.names_of(output):
+        for name in request.names_of(output) or _dangling(output):
             groups.setdefault(name.name, []).append(name)
         if not groups:
             raise UsageError("a tag is needed when pushing", hint="name the image with -t")
@@ -63,10 +63,16 @@ def push_targets(request: BuildRequest, repositories: Repositories) -> tuple[Pus
     return tuple(found)
 
 
+def _dangling(output: Output) -> tuple[Reference, ...]:
+    """The repository of an image that has no name but its digest."""
+    prefix = output.dangling_prefix
+    return (Reference.parse(prefix),) if prefix else ()
+
+
 def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
     """The tags that an output gives; none if it pushes by digest."""
     tags = tuple(name.tag or "latest" for name in names)
-    if not output.push_by_digest:
+    if not output.push_by_digest and not output.dangling_prefix:
         return tags
     for tag in tags:
         if tag != "latest":

@@ -120,6 +120,12 @@ class Output(Struct, frozen=True):
     split: bool | None = None  # a directory per platform; None: if several
     attestation_prefix: str = ""  # local, tar: before the names of their files
     rewrite_timestamp: bool = False
+    store: bool = False  # image: in containerd
+    unpack: bool = False  # image: and unpacked there
+    canonical: bool = False  # image: there under NAME@DIGEST, too
+    dangling_prefix: str = ""  # image: of the name, which is PREFIX@DIGEST, if there is no other
+    context: str = ""  # docker: the context of docker's command whose engine it goes to
+    delete: bool = False  # local: remove the other files of the directory
 
     @property
     def loads(self) -> bool:

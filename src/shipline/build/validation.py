@@ -97,7 +97,7 @@ def check_request(request: BuildRequest) -> None:
     """Raises UsageError for the first option of `request` that cannot be fulfilled."""
     if request.context.kind is ContextKind.STDIN and request.dockerfile == "-":
         raise UsageError("--file: the context and the Dockerfile cannot both be standard input")
-    if request.push and not request.tags:
+    if any(one.push and not one.dangling_prefix for one in request.outputs) and not request.tags:
         raise UsageError("--push: there is no name to push to", hint="give one with --tag")
     files = {one.type for one in request.outputs} & {"local", "tar"}
     if request.iidfile is not None and files:

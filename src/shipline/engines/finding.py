@@ -1,0 +1,122 @@
+"""Which engine an image is loaded into: what the environment names, else what listens here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shipline.engines.docker import Address, Docker, PodmanCommand
+from shipline.engines.engine import Engine, EngineError
+from shipline.sandbox import in_user_namespace
+
+if TYPE_CHECKING:
+    from shipline.engines.containerd import Containerd
+
+_DOCKER = Path("/var/run/docker.sock")
+_PODMAN = Path("/run/podman/podman.sock")
+_CONTAINERD = Path("/run/containerd/containerd.sock")
+
+
+def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
+    """The engine that DOCKER_HOST, DOCKER_CONTEXT or docker's configuration name, CONTAINER_HOST
+    (Podman's) or CONTAINERD_ADDRESS; else the first that is here: Docker, Podman, containerd.
+    `context` names one of docker's contexts.
+
+    Raises EngineError where none is, and where the one that is named does not answer.
+    """
+    if named := _docker_address(environment, context):
+        return Docker(named)
+    if url := environment.get("CONTAINER_HOST"):
+        return Docker(Address(url))
+    if environment.get("CONTAINERD_ADDRESS"):
+        return open_containerd(environment)
+    for path, open_ in _places(environment):
+        if path.exists():
+            return open_(path)
+    if shutil.which("podman", path=environment.get("PATH")) and not in_user_namespace():
+        return PodmanCommand()
+    raise EngineError(
+        "no container engine was found: no socket of Docker, Podman or containerd, and no podman"
+        " command",
+        "start the engine (`systemctl start docker` as root, `systemctl --user start"
+        " podman.socket`), or set DOCKER_HOST, CONTAINER_HOST or CONTAINERD_ADDRESS",
+    )
+
+
+def _places(environment: Mapping[str, str]) -> Iterator[tuple[Path, Callable[[Path], Engine]]]:
+    def http(path: Path) -> Engine:
+        return Docker(Address(f"unix://{path}"))
+
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime:
+        yield Path(runtime, "docker.sock"), http
+    yield _DOCKER, http
+    if runtime:
+        yield Path(runtime, "podman/podman.sock"), http
+    yield _PODMAN, http
+    yield _CONTAINERD, lambda path: open_containerd(environment)
+
+
+def containerd_address(environment: Mapping[str, str]) -> Path:
+    """The socket of containerd: CONTAINERD_ADDRESS, or where it is by default."""
+    return Path(environment.get("CONTAINERD_ADDRESS", "").removeprefix("unix://") or _CONTAINERD)
+
+
+def open_containerd(environment: Mapping[str, str]) -> Containerd:
+    """containerd, in the namespace CONTAINERD_NAMESPACE (`default`). Raises EngineError."""
+    from shipline.engines.containerd import Containerd  # slow to import
+
+    return Containerd(
+        containerd_address(environment),
+        environment.get("CONTAINERD_NAMESPACE") or "default",
+        environment.get("CONTAINERD_SNAPSHOTTER") or "overlayfs",
+    )
+
+
+def _docker_address(environment: Mapping[str, str], context: str) -> Address | None:
+    """Where docker's command would connect to; None where nothing says (docker/cli,
+    cli/command/cli.go, resolveContextName).
+    """
+    place = environment.get("DOCKER_CONFIG") or os.path.join(
+        environment.get("HOME", "/"), ".docker"
+    )
+    if not context:
+        if host := environment.get("DOCKER_HOST"):
+            certificates = Path(environment.get("DOCKER_CERT_PATH") or place)
+            verify = bool(environment.get("DOCKER_TLS_VERIFY"))
+            secure = verify or environment.get("DOCKER_TLS")
+            return Address(host, certificates if secure else None, verify)
+        context = environment.get("DOCKER_CONTEXT") or _current_context(Path(place))
+    return None if context in ("", "default") else _context_address(Path(place), context)
+
+
+def _current_context(place: Path) -> str:
+    try:
+        found = json.loads((place / "config.json").read_bytes()).get("currentContext")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _context_address(place: Path, name: str) -> Address:
+    directory = hashlib.sha256(name.encode()).hexdigest()
+    try:
+        raw = (place / "contexts/meta" / directory / "meta.json").read_bytes()
+        endpoint: dict[str, Any] = json.loads(raw)["Endpoints"]["docker"]
+        url = str(endpoint["Host"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(
+            f"docker's context {name!r} cannot be read: {error!r}",
+            "choose one that `docker context ls` lists",
+        ) from error
+    certificates = place / "contexts/tls" / directory / "docker"
+    return Address(
+        url,
+        certificates if certificates.is_dir() else None,
+        not endpoint.get("SkipTLSVerify"),
+    )
