@@ -14,7 +14,7 @@ FLOORS = (
     {"oci", "dockerfile", "metadata", "observe", "git"},
     {"content"},
     {"layer", "registry", "supply"},
-    {"sandbox", "tags", "gates", "cachestores", "sbom"},
+    {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit"},
     {"trust", "engines"},
     {"build"},
     {"server"},

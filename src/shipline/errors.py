@@ -15,7 +15,8 @@
     ├── SandboxError       10   this machine cannot run the step
     ├── GateUndecided      11   a quality gate could not decide
     ├── GitError           12   git is missing or failed, or the repository is unusable (git/)
-    └── EngineError        13   the container engine of --load is missing or refuses (engines/)
+    ├── EngineError        13   the container engine of --load is missing or refuses (engines/)
+    └── BuilderError       14   a builder cannot be reached, or refuses
 
     Cancelled             130   the work was interrupted
 
@@ -206,6 +207,14 @@ class GateRefused(ShiplineError):
     def __init__(self, message: str, *, verdicts: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.verdicts = verdicts
+
+
+class BuilderError(ShiplineError):
+    """A builder cannot be reached, or refuses."""
+
+    code = "builder"
+    title = "builder error"
+    exit_code = 14
 
 
 class GateUndecided(ShiplineError):

@@ -30,7 +30,7 @@ from shipline.build.remotes import (
     material_of,
 )
 from shipline.build.request import BuildRequest, Context, ContextKind
-from shipline.build.selecting import ContextDirectory, included
+from shipline.build.selecting import ContextDirectory
 from shipline.build.validation import check_frontend
 from shipline.content import Reader, Recency
 from shipline.errors import DockerfileError, SandboxError, UsageError
@@ -381,7 +381,7 @@ def _open(
         )
     rules = _rules(name, path, request)
     cache = _stat_cache(state, path, stack)
-    return ContextDirectory(path.resolve(), label, included(rules), cache, rules=rules)
+    return ContextDirectory(path.resolve(), label, rules.prune(), cache, rules=rules)
 
 
 def _opened(context: Context, label: str, scratch: Path) -> ContextDirectory:

@@ -378,21 +378,3 @@ def _pruned(prune: Prune | None, excludes: tuple[str, ...], base: str) -> Prune 
 def _exclusions(patterns: Iterable[str]) -> df.IgnoreRules:
     """The rules of `--exclude`: a pattern with a leading slash matches nothing, as in BuildKit."""
     return df.IgnoreRules.of(one for one in patterns if not one.removeprefix("!").startswith("/"))
-
-
-def included(rules: df.IgnoreRules) -> Prune | None:
-    """The function that excludes what .dockerignore says; None without rules."""
-    if not rules:
-        return None
-
-    seen: dict[str, df.Match] = {"": df.UNMATCHED}
-
-    def prune(path: str, is_directory: bool) -> bool | None:
-        match = rules.match(path, seen.get(posixpath.dirname(path)))
-        if is_directory:
-            seen[path] = match
-        if match.ignored and is_directory and rules.may_reinclude(path, match):
-            return None
-        return match.ignored
-
-    return prune

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from msgspec import Struct
@@ -291,3 +291,21 @@ class IgnoreRules(Struct, frozen=True):
     def may_match_below(self, directory: str) -> bool:
         """Whether a pattern that is not negated can match inside `directory`: for includes."""
         return any(not p.negated and p.may_match_below(directory) for p in self.patterns)
+
+    def prune(self) -> Callable[[str, bool], bool | None] | None:
+        """The function that leaves out what is ignored from a walk, directories before their
+        content; None without rules. See `shipline.layer.Prune`.
+        """
+        if not self:
+            return None
+        seen: dict[str, Match] = {"": UNMATCHED}
+
+        def prune(path: str, is_directory: bool) -> bool | None:
+            match = self.match(path, seen.get(posixpath.dirname(path)))
+            if is_directory:
+                seen[path] = match
+            if match.ignored and is_directory and self.may_reinclude(path, match):
+                return None
+            return match.ignored
+
+        return prune

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shipline import dockerfile as df
-from shipline.build.selecting import ContextDirectory, Root, find_source, included, select
+from shipline.build.selecting import ContextDirectory, Root, find_source, select
 from shipline.errors import UsageError
 
 
@@ -82,7 +82,7 @@ def test_what_was_meant_by_a_source_that_is_not_there_is_told(
 def test_an_excluded_source_is_told_with_the_line_that_excludes_it(root: Path) -> None:
     text = "# comment\n*.md\nsrc\n!src/main.c\n\ndocs/*.c\n"
     rules = df.IgnoreRules.parse(text, file=".dockerignore")
-    context = ContextDirectory(root, "the context", included(rules), rules=rules)
+    context = ContextDirectory(root, "the context", rules.prune(), rules=rules)
     for source, line in (("src/sub/x.h", "3: src"), ("docs/x.c", "6: docs/*.c")):
         with pytest.raises(UsageError) as caught:
             select(context, (source,), ())
@@ -130,12 +130,12 @@ def test_excludes_are_relative_to_the_source(root: Path) -> None:
 
 def test_ignored_files_are_not_there(root: Path) -> None:
     rules = df.IgnoreRules.of(["*.txt", "src", "!src/main.c"])
-    base = Root(root, "the context", included(rules))
+    base = Root(root, "the context", rules.prune())
     assert written(base, "*.txt") == []
     with pytest.raises(UsageError, match="not found"):
         select(base, ("a.txt",), ())
     assert content(base, "src") == ["main.c"]
-    assert included(df.IgnoreRules.of(())) is None
+    assert df.IgnoreRules.of(()).prune() is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_links_lead_to_nothing_that_is_ignored(
     root: Path, source: str, rule: str, step: str
 ) -> None:
     rules = df.IgnoreRules.parse(rule, file=".dockerignore")
-    context = ContextDirectory(root, "the context", included(rules), rules=rules)
+    context = ContextDirectory(root, "the context", rules.prune(), rules=rules)
     for choose in (lambda: select(context, (source,), ()), lambda: find_source(context, source)):
         with pytest.raises(UsageError) as caught:
             choose()
@@ -162,7 +162,7 @@ def test_a_link_that_a_wildcard_finds_leads_somewhere(root: Path, source: str) -
 
 
 def test_ignoring_everything_leaves_nothing(root: Path) -> None:
-    base = Root(root, "the context", included(df.IgnoreRules.of(["**"])))
+    base = Root(root, "the context", df.IgnoreRules.of(["**"]).prune())
     assert content(base, ".") == []
 
 

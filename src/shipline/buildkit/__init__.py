@@ -1,0 +1,1 @@
+"""The API of BuildKit, spoken directly: its daemon as a builder."""

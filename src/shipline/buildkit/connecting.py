@@ -1,0 +1,244 @@
+"""Connections to BuildKit: over a socket with or without TLS, through the API of a container
+engine, or through a program that passes bytes on.
+
+Endpoints are those of buildx: unix:///SOCKET, tcp://HOST:PORT, docker-container://NAME,
+kube-pod://POD?namespace=NAME&container=NAME, ssh://[USER@]HOST[:PORT][/SOCKET]. Source:
+moby/buildkit, client/connhelper; the upgrade is RFC 9110, section 7.8.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from msgspec import Struct
+
+from shipline.buildkit.control import Control
+from shipline.buildkit.grpc import Pipe, RpcError, connected
+from shipline.errors import BuilderError
+from shipline.tasks import on_cancel
+
+CONNECT_S = 20.0
+
+_PORT = 1234  # of buildkitd, by convention
+_LONGEST_HEAD = 16 << 10  # bytes of an HTTP answer
+_UPGRADE = (
+    b"POST /grpc HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+
+class TlsFiles(Struct, frozen=True):
+    """Certificates, as paths: of whoever may answer, and our own with its key."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
+@contextmanager
+def open_buildkit(
+    endpoint: str, tls: TlsFiles | None = None, *, timeout_s: float = CONNECT_S
+) -> Iterator[Control]:
+    """The BuildKit at `endpoint`, inside the block. Raises BuilderError, also for an RpcError that
+    leaves the block.
+    """
+    with _named(endpoint), _opened(endpoint, tls, timeout_s) as pipe, connected(pipe) as found:
+        yield Control(found)
+
+
+@contextmanager
+def open_engine(
+    endpoint: str, tls: TlsFiles | None = None, *, timeout_s: float = CONNECT_S
+) -> Iterator[Control]:
+    """The BuildKit inside the container engine at `endpoint`: as `open_buildkit`."""
+    with _named(endpoint):
+        with _opened(endpoint, tls, timeout_s) as pipe:
+            if (upgraded := _upgrade(pipe)) is not None:
+                with connected(upgraded) as found:
+                    yield Control(found)
+                return
+        with _opened(endpoint, tls, timeout_s) as pipe, connected(pipe) as found:
+            yield Control(found)  # newer engines speak HTTP/2 from the start
+
+
+@contextmanager
+def _named(endpoint: str) -> Iterator[None]:
+    try:
+        yield
+    except RpcError as error:
+        raise BuilderError(f"the builder at {endpoint}: {error.message}") from None
+    except OSError as error:
+        raise BuilderError(
+            f"the builder at {endpoint} cannot be reached: {error.strerror or error}",
+            hint="see whether it runs there: shipline builder ls",
+            retriable=True,
+        ) from None
+
+
+@contextmanager
+def _opened(endpoint: str, tls: TlsFiles | None, timeout_s: float) -> Iterator[Pipe]:
+    parts = urlsplit(endpoint)
+    if argv := _program(parts):
+        with _program_pipe(argv) as program:
+            yield program
+        return
+    with _socket(parts, endpoint, timeout_s) as connection:
+        connection.settimeout(timeout_s)
+        if tls is None:
+            connection.settimeout(None)
+            yield SocketPipe(connection)
+            return
+        name = tls.server_name or parts.hostname
+        with _tls_context(tls).wrap_socket(connection, server_hostname=name) as secured:
+            secured.settimeout(None)
+            yield SocketPipe(secured)
+
+
+def _socket(parts: SplitResult, endpoint: str, timeout_s: float) -> socket.socket:
+    if parts.scheme == "unix":
+        found = socket.socket(socket.AF_UNIX)
+        try:
+            found.settimeout(timeout_s)
+            found.connect(parts.netloc + parts.path)
+        except BaseException:
+            found.close()
+            raise
+        return found
+    if parts.scheme == "tcp" and parts.hostname:
+        found = socket.create_connection((parts.hostname, parts.port or _PORT), timeout_s)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return found
+    raise BuilderError(
+        f"{endpoint!r} is no endpoint of a builder",
+        hint="name one as unix:///SOCKET, tcp://HOST:PORT, ssh://HOST, docker-container://NAME or"
+        " kube-pod://POD",
+    )
+
+
+def _tls_context(tls: TlsFiles) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca or None)
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise BuilderError(f"the certificates of the builder cannot be used: {error}") from None
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _program(parts: SplitResult) -> list[str]:
+    """The command whose input and output lead to a daemon; empty for sockets."""
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    if parts.scheme == "docker-container":
+        engine = ["--context", query["context"]] if "context" in query else []
+        return ["docker", *engine, "exec", "-i", parts.netloc, "buildctl", "dial-stdio"]
+    if parts.scheme == "kube-pod":
+        options = [
+            word
+            for name in ("context", "namespace", "container")
+            if name in query
+            for word in (f"--{name}", query[name])
+        ]
+        return ["kubectl", "exec", "-i", *options, parts.netloc, "--", "buildctl", "dial-stdio"]
+    if parts.scheme == "ssh" and parts.hostname:
+        user = f"{parts.username}@" if parts.username else ""
+        port = ["-p", str(parts.port)] if parts.port else []
+        address = ["--addr", f"unix://{parts.path}"] if parts.path else []
+        return ["ssh", *port, "--", f"{user}{parts.hostname}", "buildctl", *address, "dial-stdio"]
+    return []
+
+
+@contextmanager
+def _program_pipe(argv: Sequence[str]) -> Iterator[ProgramPipe]:
+    """The program, which ends with the block. Raises BuilderError with what it wrote to standard
+    error if it fails at once.
+    """
+    try:
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except FileNotFoundError:
+        raise BuilderError(
+            f"{argv[0]} is not on the PATH; it connects to this builder",
+            hint=f"install {argv[0]}, or name the builder by tcp:// or unix://",
+        ) from None
+    with process:
+        pipe = ProgramPipe(process)
+        try:
+            with on_cancel(pipe.close):
+                yield pipe
+        finally:
+            pipe.close()
+
+
+def _upgrade(pipe: Pipe) -> Pipe | None:
+    """The connection in HTTP/2; None if the engine knows no upgrade."""
+    pipe.write(_UPGRADE)
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = pipe.read(4096)
+        if not data or len(head) > _LONGEST_HEAD:
+            return None
+        head += data
+    if not head.startswith(b"HTTP/1.1 101 "):
+        return None
+    return _Begun(pipe, head.partition(b"\r\n\r\n")[2])
+
+
+class SocketPipe:
+    """A connected socket, with or without TLS."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def read(self, size: int) -> bytes:
+        return self._socket.recv(size)
+
+    def write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class ProgramPipe:
+    """The standard input and output of a program."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._process = process
+        self._input, self._output = process.stdin.fileno(), process.stdout.fileno()
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._output, size)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._input, view) :]
+
+    def close(self) -> None:
+        self._process.terminate()
+
+
+class _Begun:
+    """A pipe of which some bytes have been read already."""
+
+    def __init__(self, pipe: Pipe, received: bytes) -> None:
+        self._pipe = pipe
+        self._received = received
+        self.write = pipe.write
+        self.close = pipe.close
+
+    def read(self, size: int) -> bytes:
+        if self._received:
+            data, self._received = self._received[:size], self._received[size:]
+            return data
+        return self._pipe.read(size)

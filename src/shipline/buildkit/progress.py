@@ -1,0 +1,166 @@
+"""What the daemon reports of a build, as our events, and its failures as our errors.
+
+A vertex is a step; its output is the output of that step, and what it says of a part of its work
+with a size, as of a layer that is pushed, is a step below it. Source: moby/buildkit,
+client/graph.go, solver/errdefs, util/progress.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections import deque
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from shipline.buildkit.grpc import Code, RpcError
+from shipline.buildkit.messages import Status, StatusResponse, Vertex, VertexStatus
+from shipline.buildkit.protobuf import MalformedMessage, decode
+from shipline.errors import (
+    BuilderError,
+    Cancelled,
+    DockerfileError,
+    ShiplineError,
+    Span,
+    StepFailed,
+)
+from shipline.events import Step
+
+_LOG_LINES = 20  # of a step that failed
+_SOURCE, _VERTEX, _EXIT = (
+    "errdefs.Source+json",
+    "errdefs.Vertex+json",
+    "gatewayapi.ExitMessage+json",
+)
+
+
+class Progress:
+    """The steps of one build below `step`. Used by one thread."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._open: dict[str, tuple[Step, ExitStack]] = {}
+        self._names: dict[str, str] = {}
+        self._logs: dict[str, deque[bytes]] = {}
+
+    def follow(self, responses: Iterable[StatusResponse]) -> None:
+        """Report what happens, until the responses end."""
+        try:
+            for response in responses:
+                self._report(response)
+        finally:
+            for _, stack in self._open.values():
+                stack.close()
+            self._open.clear()
+
+    def last_lines(self, digest: str) -> tuple[str, ...]:
+        """The end of the output of a vertex."""
+        text = b"".join(self._logs.get(digest, ())).decode(errors="replace")
+        return tuple(text.splitlines()[-_LOG_LINES:])
+
+    def name_of(self, digest: str) -> str:
+        return self._names.get(digest, "")
+
+    def _report(self, response: StatusResponse) -> None:
+        for vertex in response.vertexes:
+            self._take_vertex(vertex)
+        for status in response.statuses:
+            self._take_status(status)
+        for log in response.logs:
+            if found := self._open.get(log.vertex):
+                found[0].output(log.msg, 2 if log.stream == 2 else 1)
+            self._logs.setdefault(log.vertex, deque(maxlen=200)).append(log.msg)
+        for warning in response.warnings:
+            self._step.warn(warning.short.decode(errors="replace"), warning.url)
+
+    def _take_vertex(self, vertex: Vertex) -> None:
+        """A vertex may start again after it was completed: that is another step."""
+        self._names[vertex.digest] = vertex.name
+        if vertex.started and not vertex.completed:
+            self._start(vertex.digest, self._step, vertex.name)
+        elif vertex.completed:
+            step = self._start(vertex.digest, self._step, vertex.name)
+            if vertex.cached:
+                step.cached()
+            self._end(vertex.digest, vertex.error)
+
+    def _take_status(self, status: VertexStatus) -> None:
+        key = f"{status.vertex} {status.id}"
+        parent = self._open.get(status.vertex)
+        if parent is None or not status.total:
+            return
+        part = self._start(key, parent[0], status.name or status.id)
+        part.progress(status.current, status.total)
+        if status.completed:
+            self._end(key, "")
+
+    def _start(self, key: str, parent: Step, name: str) -> Step:
+        if key not in self._open:
+            stack = ExitStack()
+            self._open[key] = stack.enter_context(parent.step(name)), stack
+        return self._open[key][0]
+
+    def _end(self, key: str, error: str) -> None:
+        for inner in [one for one in self._open if one.startswith(f"{key} ")]:
+            self._end(inner, error)
+        _, stack = self._open.pop(key)
+        if error:
+            failure = RpcError(Code.UNKNOWN, error)
+            stack.__exit__(type(failure), failure, None)
+        else:
+            stack.close()
+
+
+def build_error(error: RpcError, progress: Progress) -> ShiplineError:
+    """The error that a failed build means: of a step, of the Dockerfile, or of the builder."""
+    details = _details(error.details)
+    span = _span(details.get(_SOURCE, ()))
+    digest = next((str(one.get("digest", "")) for one in details.get(_VERTEX, ())), "")
+    status = next((one.get("Code", 0) for one in details.get(_EXIT, ())), 0)
+    if error.code == Code.CANCELLED:
+        raise Cancelled
+    if status:
+        name = progress.name_of(digest)
+        message = f"{name}: the command exited with status {status}" if name else error.message
+        return StepFailed(message, status=status, span=span, log=progress.last_lines(digest))
+    if span is not None:
+        return DockerfileError(error.message, span=span)
+    return BuilderError(error.message)
+
+
+def _details(encoded: bytes) -> dict[str, list[dict[str, Any]]]:
+    """The details of an error by type, the last one first, without those that cannot be read."""
+    try:
+        status = decode(Status, encoded)
+    except MalformedMessage:
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in reversed(status.details):
+        kind = one.type_url.rpartition("/")[2].removeprefix("github.com.moby.buildkit.")
+        try:
+            value = json.loads(one.value)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.setdefault(kind, []).append(value)
+    return found
+
+
+def _span(sources: Iterable[dict[str, Any]]) -> Span | None:
+    """The place in the Dockerfile that the last source of an error names."""
+    for source in sources:
+        info = source.get("info") or {}
+        ranges = source.get("ranges") or [{}]
+        try:
+            text = base64.b64decode(info.get("data") or "").decode(errors="replace")
+            first = ranges[0].get("start", {}).get("line", 0)
+            last = ranges[-1].get("end", {}).get("line", 0)
+        except (binascii.Error, ValueError, AttributeError, TypeError):
+            continue
+        lines = text.split("\n")
+        if 0 < first <= len(lines):
+            name = str(info.get("filename") or "Dockerfile")
+            return Span(name, first, max(first, last), text=lines[first - 1], source=text)
+    return None
