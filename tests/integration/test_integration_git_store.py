@@ -330,7 +330,7 @@ def test_ssh_needs_a_login(store: GitStore) -> None:
     assert source is not None
     with pytest.raises(UsageError, match="SSH") as caught:
         store.resolve(source)
-    assert caught.value.hint == "give one with --ssh default"
+    assert caught.value.hint == "pass one with --ssh default"
 
 
 def test_ssh_runs_without_questions_and_with_the_given_login(

@@ -208,4 +208,4 @@ def test_without_a_program_the_build_says_that_steps_share_the_network(
     place = context(tmp_path / "context", "FROM busybox\nRUN true\n")
     path = ":".join(connector_path("pasta").split(":")[1:])
     said = shipline.build(*PLAIN, place, PATH=path).ok().err
-    assert f"{NETWORK}that of this machine: neither pasta nor slirp4netns is installed" in said
+    assert f"{NETWORK}host (neither pasta nor slirp4netns is installed)" in said

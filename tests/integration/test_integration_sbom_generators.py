@@ -159,7 +159,7 @@ def test_each_platform_is_scanned_once(
             'echo "{\\"predicateType\\": \\"https://slsa.dev/provenance/v1\\",'
             ' \\"predicate\\": {}}" > "$BUILDKIT_SCAN_DESTINATION/a.json"',
             8,
-            "the builder alone",
+            "only the builder",
         ),
     ],
 )

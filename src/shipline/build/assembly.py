@@ -84,7 +84,7 @@ def formats_of(request: BuildRequest) -> tuple[OutputFormat, ...]:
 def _check_annotations(wanted: OutputFormat, platforms: Sequence[Platform]) -> None:
     if wanted.docker and wanted.annotations:
         raise UsageError(
-            "Docker's manifest format has no annotations", hint="leave oci-mediatypes=false out"
+            "Docker's manifest format has no annotations", hint="remove oci-mediatypes=false"
         )
     for one in wanted.annotations:
         if one.platform is not None and one.platform not in platforms:
@@ -110,7 +110,7 @@ def wants_index(request: BuildRequest) -> bool:
     if several and not wanted:
         raise UsageError(
             "BUILDKIT_MULTI_PLATFORM forbids an index, but the build is for several platforms",
-            hint="leave it out, or build for one platform",
+            hint="remove it, or build for one platform",
         )
     return wanted
 
@@ -199,7 +199,7 @@ class Recoder:
                 expected=str(layer.diff_id),
                 got=str(diff_id),
                 where="the layer of a base image",
-                hint="its configuration and its layers do not belong together; build it again",
+                hint="its configuration does not match its layers; rebuild that image",
             )
         return recoded
 

@@ -188,7 +188,7 @@ class Blobs:
         if made.descriptor.digest != layer.descriptor.digest:
             self._files.remove(layer.diff_id)
             raise DamagedContent(
-                f"the files of layer {layer.diff_id} do not give its blob", hint="run again"
+                f"the files of layer {layer.diff_id} do not reproduce its blob", hint="run again"
             )
 
     @contextmanager
@@ -208,7 +208,7 @@ class Blobs:
     def _download(self, target: Descriptor, step: Step) -> None:
         origin = self._origin(target.digest)
         if origin is None:
-            raise NotFound(f"{target.digest} is neither here nor in a known registry")
+            raise NotFound(f"{target.digest} is neither in the cache nor in a known registry")
         name = f"pull {origin[1]}@{target.digest.short}"
         with step.step(name, kind="pull", size=target.size) as transfer:
             moved = 0
@@ -311,7 +311,7 @@ class RegistryImages:
             wanted = ""
         else:
             raise NotFound(
-                f"{name} is not one image: the layout has {len(images)}",
+                f"{name} does not name one image: the layout has {len(images)}",
                 hint=f"name one of the tags {', '.join(tags)}" if tags else "add @sha256:...",
             )
         path = os.path.abspath(path or place)

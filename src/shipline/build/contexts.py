@@ -69,9 +69,7 @@ def load_dockerfile(
             lambda name: remotes.time_of(request.build_contexts[name]),
         )
     if epoch_of(request, written) and not epoch_of(*resolved):
-        step.warn(
-            f"{EPOCH} is not set: the context that it names has no time of its own", EPOCH_HINT
-        )
+        step.warn(f"{EPOCH} is not set: the context that it names has no timestamp", EPOCH_HINT)
     return resolved
 
 
@@ -98,9 +96,9 @@ def _time_of_stage(
     if modified:
         return modified
     raise DockerfileError(
-        f"{EPOCH}={name}: the stage has no time",
+        f"{EPOCH}={name}: the stage has no timestamp",
         span=stage.span,
-        hint="a stage that has one is FROM scratch with a single ADD of a Git repository, or"
+        hint="use a stage that is FROM scratch with a single ADD of a Git repository, or"
         " of a URL whose server sends Last-Modified",
     )
 
@@ -147,7 +145,7 @@ def open_stdin(
         return replace(request, context=context), None
     if request.dockerfile is not None and not is_http(request.dockerfile):
         raise UsageError(
-            "standard input is not a tar archive, so there is no --file in it",
+            "standard input is not a tar archive, so it cannot contain --file",
             hint="send the Dockerfile without --file, or an archive that contains the file",
         )
     return request, joined

@@ -286,7 +286,7 @@ def _contained(items: Iterable[Item]) -> Iterator[Item]:
             if parent in leaving:
                 raise ContentError(
                     f"the archive has {entry.path!r} below {parent!r}, a link that leads out of it",
-                    hint="such archives are made to overwrite other files: do not trust its source",
+                    hint="such archives overwrite other files: do not trust its source",
                 )
             parent = posixpath.dirname(parent)
         if entry.kind == "symlink":

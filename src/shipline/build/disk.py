@@ -127,7 +127,7 @@ def keep_once(
     try:
         _drop_blobs(state, scratch, records, files, exported)
     except (OSError, ShiplineError, DamagedRecords) as error:
-        step.warn(f"the cache keeps some layers twice: {error}")
+        step.warn(f"some layers are stored twice: {error}")
 
 
 def _drop_blobs(

@@ -126,7 +126,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         except BrokenCache as error:
             if _is_piped(request):
                 raise
-            step.warn(error.message, "the build starts again without caches to read from")
+            step.warn(error.message, "the build starts again without --cache-from")
             request = replace(request, cache=replace(request.cache, sources=()))
         except (StepFailed, DockerfileError, BrokenPipeError):
             raise

@@ -64,7 +64,7 @@ class Executor(Struct, frozen=True):
         if found is None and mount.required:
             raise UsageError(
                 f'no SSH key "{mount.id}" forwarded from the client',
-                hint=f"give it with --ssh {mount.id}",
+                hint=f"pass --ssh {mount.id}",
             )
         return found
 

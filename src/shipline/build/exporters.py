@@ -106,8 +106,8 @@ def _attested(
         name = f"{output.attestation_prefix}{one.filename}"
         if (root / name).exists():
             raise UsageError(
-                f"the image has a file {name!r} already, which is the name of an attestation",
-                hint="give --output attestation-prefix=",
+                f"the image already has a file {name!r}, the name of an attestation",
+                hint="set attestation-prefix= in --output",
             )
         content = one.file(subjects)
         yield Entry(name, "file", 0o600, size=len(content), mtime_ns=mtime_ns), content

@@ -27,10 +27,10 @@ _CURES = {
     errno.ENOTDIR: "it has to be a directory: remove what is there",
     errno.ELOOP: "it has to be a directory: remove the link",
     errno.EACCES: "give it to the user who builds (chown -R, chmod -R u+rwX)",
-    errno.EPERM: "give it to the user who builds (chown -R), and clear what makes it immutable"
+    errno.EPERM: "make the building user its owner (chown -R), and remove immutable attributes"
     " (chattr -R -i)",
     errno.EROFS: "mount it writable",
-    errno.EBUSY: "end the program that has it locked",
+    errno.EBUSY: "stop the program that has locked it",
 }
 
 
@@ -48,7 +48,7 @@ def system_errors(home: Path) -> Iterator[None]:
             raise ContentError(f"cannot write to {where}: {_reason(error)}", hint=hint) from error
         cure = _CURES.get(error.errno or 0)
         hint = f"the state directory is {home}"
-        hint = f"{hint}: {cure}, or let SHIPLINE_HOME name another" if cure else hint
+        hint = f"{hint}: {cure}, or set SHIPLINE_HOME to another" if cure else hint
         raise SandboxError(f"cannot use {where}: {_reason(error)}", hint=hint) from error
 
 
@@ -66,7 +66,7 @@ class Damage:
         if first:
             self._step.warn(
                 f"{path} was damaged and has been removed",
-                "its content is made or fetched again; if this repeats, check the disk",
+                "it is built or downloaded again; if this repeats, check the disk",
             )
 
 

@@ -226,8 +226,8 @@ def parse_annotation(text: str) -> tuple[Annotation, ...]:
 def _annotation(flag: str, level: str, platform: str | None, key: str, value: str) -> Annotation:
     if level not in list(Level):
         raise UsageError(
-            f"{flag}: {level!r} is not a place for an annotation",
-            hint=f"it is one of {', '.join(Level)}",
+            f"{flag}: {level!r} is not an annotation type",
+            hint=f"use one of {', '.join(Level)}",
         )
     if platform and Level(level).of_index:
         raise UsageError(f"{flag}: an index is for all platforms, not for {platform}")
@@ -307,8 +307,8 @@ def _cache_fields(text: str, flag: str) -> list[dict[str, str]]:
         raise UsageError(
             f"{flag}: {kind!r} is not a type of cache"
             if kind
-            else f"{flag}: what has {', '.join(fields)} has no type",
-            hint=f"it is one of {', '.join(_CACHES)}",
+            else f"{flag}: type= is missing beside {', '.join(fields)}",
+            hint=f"use one of {', '.join(_CACHES)}",
         )
     return [fields]
 
@@ -421,7 +421,7 @@ def parse_resources(
     )
     cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
     if fields:
-        raise UsageError(f"--resource: there is no {', '.join(fields)}")
+        raise UsageError(f"--resource: unknown {', '.join(fields)}")
     return Resources(
         memory=parse_size(memory or "0", "--resource memory"),
         memory_swap=-1 if swap == "-1" else parse_size(swap or "0", "--resource memory-swap"),
@@ -534,7 +534,7 @@ def _switch(fields: dict[str, str], name: str, flag: str) -> bool:
 
 def _refuse_unknown(fields: Iterable[str], flag: str, known: str) -> None:
     for name in fields:
-        raise UsageError(f"{flag}: there is no attribute {name!r}", hint=f"it has {known}")
+        raise UsageError(f"{flag}: unknown attribute {name!r}", hint=f"known: {known}")
 
 
 _METHODS = ("build", "check", "outline", "targets", "subrequests.describe")
@@ -604,13 +604,13 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     if kind not in _ATTRIBUTES:
         raise UsageError(
             f"--output: {kind!r} in {text!r} is not a type of output",
-            hint=f"it is one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
+            hint=f"use one of {', '.join(sorted([*_ATTRIBUTES, 'registry']))}",
         )
     _check_attributes(kind, fields)
     on = {key: parse_boolean(fields[key], f"--output {key}") for key in _BOOLEANS & fields.keys()}
     _refuse_impossible(fields, on)
     if "/" in fields.get("attestation-prefix", ""):
-        raise UsageError("--output attestation-prefix: it begins a file name, and has no '/'")
+        raise UsageError("--output attestation-prefix: a prefix of file names cannot contain '/'")
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
     destination = fields.get("dest", "")
     if kind in ("local", "tar", "oci") and not destination:

@@ -77,7 +77,7 @@ def _tags(output: Output, names: Iterable[Reference]) -> tuple[str, ...]:
     for tag in tags:
         if tag != "latest":
             raise UsageError(
-                f"push-by-digest gives no tags, but the tag {tag!r} was requested",
+                f"push-by-digest applies no tags, but the tag {tag!r} was requested",
                 hint="name the repository alone, without a tag",
             )
     return ()

@@ -259,7 +259,7 @@ class Snapshots:
             return self._scratch
         self._step.warn(
             f"steps change files in memory: overlayfs cannot write below {self._state}",
-            "in a container, mount a volume there; else let SHIPLINE_HOME name a directory on a"
+            "in a container, mount a volume there; otherwise set SHIPLINE_HOME to a directory on a"
             " local disk",
         )
         return memory
@@ -295,7 +295,7 @@ class _Checked:
                 expected=str(self._diff_id),
                 got=str(self._seen.digest),
                 where="the layer of a base image",
-                hint="its configuration and its layers do not belong together; build it again",
+                hint="its configuration does not match its layers; rebuild that image",
             )
 
 

@@ -69,7 +69,7 @@ def _agent_of(ssh: Ssh, environment: Mapping[str, str]) -> Agent:
     try:
         sockets = [path for path in paths if stat.S_ISSOCK(path.stat().st_mode)]
         if sockets and len(paths) > 1:
-            raise UsageError(f"--ssh {ssh.id}: give either one socket, or keys")
+            raise UsageError(f"--ssh {ssh.id}: pass either one socket or keys")
         if sockets:
             return ForwardedAgent(sockets[0])
         return KeyAgent(tuple(_read_key(ssh.id, path) for path in paths))
@@ -255,11 +255,11 @@ def _read_key(name: str, path: Path) -> Key:
     except TypeError:
         raise UsageError(
             f"--ssh {name}: {path}: this private key is passphrase protected",
-            hint=f"add it to an agent: ssh-add {path}, and give --ssh {name}",
+            hint=f"add it to an agent: ssh-add {path}, and pass --ssh {name}",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise UsageError(
-            f"--ssh {name}: {path} is no private key that can be used",
+            f"--ssh {name}: {path} is not a usable private key",
             hint="name an Ed25519, ECDSA or RSA private key, or the socket of an agent",
         ) from None
 

@@ -20,7 +20,7 @@ def check_environment(request: BuildRequest, environ: Mapping[str, str]) -> None
     """
     if environ.get(_POLICY):
         raise UsageError(
-            f"{_POLICY} is set, and policies for sources are not supported yet",
+            f"{_POLICY} is set, and source policies are not supported yet",
             hint="unset it to build without the policy",
         )
     if request.ssh:
@@ -38,7 +38,7 @@ def _check_secret(name: str, file: Path) -> None:
     except OSError as error:
         raise UsageError(
             f"--secret id={name}: cannot read {file}: {error.strerror}",
-            hint="correct src=, or leave out the secret",
+            hint="correct src=, or remove the secret",
         ) from None
     if S_ISDIR(status.st_mode) or status.st_size > _SECRET_LIMIT:
         why = "it is a directory" if S_ISDIR(status.st_mode) else "it has more than 500 KiB"
@@ -59,8 +59,8 @@ def check_frontend(request: BuildRequest, syntax: str, file: str) -> str:
     if last in ("dockerfile", "dockerfile-upstream"):
         return f"the built-in Dockerfile frontend is used instead of {wanted}"
     raise DockerfileError(
-        f"{file} asks for the frontend {wanted}, which cannot be run here",
-        hint="if it is a Dockerfile nevertheless, build it with"
+        f"{file} requests the frontend {wanted}, which is not supported",
+        hint="if the file is a Dockerfile, override this line with"
         " --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1",
     )
 
@@ -90,7 +90,7 @@ def _check_limits(run: RunOptions) -> None:
             hint="give --memory, and at least as much for --memory-swap",
         )
     if ".." in Path(run.resources.cgroup_parent).parts:
-        raise UsageError(f"--cgroup-parent: {run.resources.cgroup_parent!r} leads upwards")
+        raise UsageError(f"--cgroup-parent: {run.resources.cgroup_parent!r} must not contain '..'")
 
 
 def check_request(request: BuildRequest) -> None:

@@ -134,7 +134,7 @@ class AwsLogin:
             "no AWS credentials were found",
             host="",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a profile that "
-            "logs in by SSO or by a program is read with `aws configure export-credentials`",
+            "uses SSO or a credential process is read with `aws configure export-credentials`",
         )
 
 
@@ -221,7 +221,7 @@ class AwsEnvironment:
         if url.origin.scheme != "https" and host not in _CONTAINERS and not is_loopback(host):
             raise ConfigError(
                 f"AWS_CONTAINER_CREDENTIALS_FULL_URI points to {host} without TLS",
-                hint="only https and addresses of this machine may see the token",
+                hint="the token is sent over https or to this machine only",
             )
         token = self.variables.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
         if file := self.variables.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
@@ -306,7 +306,7 @@ def _of_fields(fields: Mapping[str, object], where: str) -> AwsCredentials:
 
     key_id, secret = text("AccessKeyId"), text("SecretAccessKey")
     if not key_id or not secret:
-        raise AuthError(f"{where} gives no AWS credentials", host="")
+        raise AuthError(f"{where} returned no AWS credentials", host="")
     expires = None
     with suppress(ValueError):
         expires = datetime.fromisoformat(text("Expiration").replace("Z", "+00:00"))

@@ -131,7 +131,7 @@ class ActionsService:
             raise
         url = found.get("signed_upload_url")
         if not found.get("ok") or not isinstance(url, str) or not url:
-            raise RegistryError(f"{self.name}: the service does not take {key}", host="")
+            raise RegistryError(f"{self.name}: the service did not accept {key}", host="")
         return Url.parse(url)
 
     def save(
@@ -154,7 +154,7 @@ class ActionsService:
         response = get_blob(self._storage, entry.url, operation=operation, start=start, end=end)
         if response.status == 404:
             response.close()
-            raise NotFound(f"{self.name} has lost {entry.key}")
+            raise NotFound(f"{self.name} no longer has {entry.key}")
         return response
 
     def _call(
@@ -277,9 +277,9 @@ class ActionsCache:
         def check() -> None:
             if time.monotonic() > deadline:
                 raise RegistryError(
-                    f"{self._service.name}: its time is over",
+                    f"{self._service.name}: timed out",
                     host="",
-                    hint="a slow or limited service: give the cache a longer timeout=",
+                    hint="the service is slow or throttled: set a longer timeout=",
                 )
 
         return check
@@ -333,7 +333,7 @@ class ActionsCache:
         return AuthError(
             f"{self._service.name}: the token of this job may only read the cache",
             host="",
-            hint="GitHub gives pull requests of forks no right to write: write it in other jobs",
+            hint="pull requests from forks may only read: write the cache in other jobs",
         )
 
     def _index(self, github_scope: str) -> str:

@@ -153,7 +153,7 @@ class ObjectCache:
         raise RegistryError(
             f"{self._api.name}: other builds wrote the cache {_ROUNDS} times while it was updated",
             host="",
-            hint="give builds that run at once caches with names of their own",
+            hint="use a different name= for builds that run at the same time",
         )
 
     def _read(self, key: str) -> tuple[bytes, str] | None:

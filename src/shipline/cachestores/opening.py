@@ -228,7 +228,7 @@ def _aws_signer(given: _Attributes, plain: Service, client: Client, region: str)
     key_id, secret = given.text("access_key_id"), given.text("secret_access_key")
     if bool(key_id) != bool(secret):
         lacking = "secret_access_key" if key_id else "access_key_id"
-        raise UsageError(f"a cache of type=s3 with one half of a key also needs {lacking}=")
+        raise UsageError(f"a cache of type=s3 needs both parts of a key: {lacking}= is missing")
     if key_id:
         fixed = aws.AwsCredentials(key_id, secret, given.text("session_token"))
         login = aws.AwsLogin(iter((lambda: fixed,)))

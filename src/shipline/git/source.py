@@ -79,8 +79,8 @@ class GitSource(Struct, frozen=True):
             return self
         if self.checksum:
             raise UsageError(
-                f"{self.shown} is to have the checksum {self.checksum}, and also {checksum}",
-                hint="give one of them: that of the URL, or that of ADD",
+                f"{self.shown} has two different checksums, {self.checksum} and {checksum}",
+                hint="remove the one in the URL or the one of ADD",
             )
         return _checked(replace(self, checksum=checksum))
 
@@ -148,7 +148,9 @@ def parse_remote(text: str) -> tuple[str, str]:
     authority, slash, path = text[match.end() :].partition("/")
     login, at, host = authority.rpartition("@")
     if not host or not path:
-        raise UsageError(f"{shown!r} is not the URL of a Git repository: it needs host and path")
+        raise UsageError(
+            f"{shown!r} is not the URL of a Git repository: the host or the path is missing"
+        )
     _refuse_options(text, login, host)
     if scheme in ("http", "https"):
         user, _, password = login.partition(":")
@@ -175,7 +177,7 @@ def _with_query(source: GitSource, query: str) -> GitSource:
     if unknown := sorted(values.keys() - _KEYS):
         raise UsageError(
             f"{source.shown}: the query has the unknown key {unknown[0]!r}",
-            hint=f"it may have {', '.join(sorted(_KEYS))}",
+            hint=f"known: {', '.join(sorted(_KEYS))}",
         )
     mtime = values.get("mtime", "checkout")
     if mtime not in ("checkout", "commit"):

@@ -122,7 +122,7 @@ class GitStore:
         short = len(source.ref) >= 4 and all(one in "0123456789abcdef" for one in source.ref)
         raise RefNotFound(
             f"it has no branch or tag {source.ref!r}",
-            hint="a commit is named by all digits of its hash" if short else "",
+            hint="a commit needs its full hash" if short else "",
         )
 
     @contextmanager
@@ -192,8 +192,8 @@ class GitStore:
         """Raises UsageError if `remote` needs an SSH login and the build has none."""
         if is_ssh(remote) and self.git.ssh is None:
             raise UsageError(
-                f"{name} {remote} is reached over SSH, and the build has no SSH login",
-                hint="give one with --ssh default",
+                f"{name} {remote} is reached over SSH, and the build has no SSH agent",
+                hint="pass one with --ssh default",
             )
 
 

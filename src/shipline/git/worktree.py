@@ -165,7 +165,7 @@ class _Checkout:
         self.submodules += 1
         if depth > _DEEPEST or self.submodules > _MOST:
             raise GitError(
-                f"{module.path!r} is one submodule too many: they are nested without end"
+                f"{module.path!r} cannot be fetched: too many submodules, or nested too deeply"
             )
         place, git_dir = self.place / module.path, self.place / module.git_dir
         with (

@@ -283,7 +283,7 @@ def _limit(limit: Ulimit) -> dict[str, Any]:
     if hard > most and not may_raise:
         raise SandboxError(
             f"ulimit {limit.name}={limit.soft}:{limit.hard} is above {most}, the limit here",
-            hint=f"ask for at most {limit.name}={most}:{most}, or raise it for this process",
+            hint=f"use at most {limit.name}={most}:{most}, or raise it for this process",
         )
     return {"type": f"RLIMIT_{limit.name.upper()}", "soft": min(soft, hard), "hard": hard}
 

@@ -102,7 +102,7 @@ class Devices:
         for name in names:
             device = self._devices.get(name)
             if device is None:
-                raise SandboxError(f"device {name} is not registered any more")
+                raise SandboxError(f"device {name} is no longer registered")
             for edit in device.edits:
                 if edit not in done:  # that of the file is for all of its devices
                     done.append(edit)
@@ -164,8 +164,8 @@ def _check(device: Device, edit: Mapping[str, Any]) -> None:
     more = sorted(key for key, value in edit.items() if key not in _DONE and value)
     if more:
         raise SandboxError(
-            f"device {device.name} needs {', '.join(more)}, which steps cannot have",
-            hint=f"{device.file} asks for it: describe the device without, in a file of your own",
+            f"device {device.name} needs {', '.join(more)}, which is not supported",
+            hint=f"instead of {device.file}, describe the device without it in a file of your own",
         )
 
 

@@ -144,7 +144,7 @@ def _namespace(path: Path) -> Iterator[Path]:
         with TaskGroup() as group:
             group.start(make)
     except OSError as error:
-        raise kernel.sandbox_error("cannot make a network namespace", error) from error
+        raise kernel.sandbox_error("cannot create a network namespace", error) from error
     try:
         yield path
     finally:

@@ -230,7 +230,7 @@ def private_mounts() -> None:
         kernel.mount("none", Path("/"), "", kernel.MS_REC | kernel.MS_PRIVATE)
         _protect_control_groups()
     except OSError as error:
-        raise kernel.sandbox_error("cannot make a private mount namespace", error) from error
+        raise kernel.sandbox_error("cannot create a private mount namespace", error) from error
 
 
 def _protect_control_groups() -> None:

@@ -188,7 +188,7 @@ class Sandbox:
     def _find_connector(self) -> Connector | None:
         connector, reason = find_connector(self._directory)
         if connector is None:
-            self._on_network(f"that of this machine: {reason}")
+            self._on_network(f"host ({reason})")
         else:
             self._on_network(f"isolated by {connector.name}")
         return connector

@@ -53,7 +53,7 @@ def _supervise(command: Sequence[str], on_output: OnOutput, join: Callable[[int]
     try:
         kernel.unshare(kernel.CLONE_NEWPID)
     except OSError as error:
-        raise kernel.sandbox_error("cannot make a PID namespace", error) from error
+        raise kernel.sandbox_error("cannot create a PID namespace", error) from error
     tree = _ProcessTree(command)
     try:
         with on_cancel(tree.kill):

@@ -132,7 +132,7 @@ def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
     if int(text) > _MOST:
-        raise UsageError(f"user and group ids end at {_MOST}, not {text}")
+        raise UsageError(f"{text} is not a user or group id: the highest is {_MOST}")
     return int(text)
 
 

@@ -217,8 +217,8 @@ def test_without_a_program_that_works_it_is_the_network_of_the_host(
     others = connector_path("pasta").split(":")[1:]
     spec = replace(SHELL, args=("/bin/sh", "-c", "readlink /proc/self/ns/net"))
     for path, told in (
-        (others, "that of this machine: neither pasta nor slirp4netns is installed"),
-        ([str(tmp_path), *others], f"that of this machine: {program}: no route"),
+        (others, "host (neither pasta nor slirp4netns is installed)"),
+        ([str(tmp_path), *others], f"host ({program}: no route)"),
     ):
         monkeypatch.setenv("PATH", ":".join(path))
         outcome, seen = run_in_build(tmp_path, spec)

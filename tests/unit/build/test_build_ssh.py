@@ -133,12 +133,12 @@ def test_what_is_no_agent_and_no_key_is_refused(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket"))
     for wanted, said in (
         ([Ssh("default")], "--ssh default: there is no agent: SSH_AUTH_SOCK is not set"),
-        ([Ssh("x", (tmp_path / "text",))], "text is no private key that can be used"),
-        ([Ssh("x", (Path(f"{key}.pub"),))], "is no private key that can be used"),
+        ([Ssh("x", (tmp_path / "text",))], "text is not a usable private key"),
+        ([Ssh("x", (Path(f"{key}.pub"),))], "is not a usable private key"),
         ([Ssh("x", (locked,))], "this private key is passphrase protected"),
         ([Ssh("x", (tmp_path / "none",))], "cannot read .*none: No such file or directory"),
         ([Ssh("x", (tmp_path,))], "Is a directory"),
-        ([Ssh("x", (key, tmp_path / "socket"))], "give either one socket, or keys"),
+        ([Ssh("x", (key, tmp_path / "socket"))], "pass either one socket or keys"),
         ([Ssh("x", (key,)), Ssh("x", (key,))], "the id x is given twice"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -90,7 +90,7 @@ def test_the_short_form_is_for_contexts() -> None:
         ("-x@h:y", "starts with '-'"),
         ("git@h:-x", "starts with '-'"),
         ("git://-h/x", "starts with '-'"),
-        ("ssh://h", "needs host and path"),
+        ("ssh://h", "the host or the path is missing"),
     ],
 )
 def test_a_wrong_url_is_refused(text: str, named: str) -> None:
@@ -112,7 +112,7 @@ def test_a_checksum_of_add_is_that_of_the_url() -> None:
     source = GitSource(URL)
     assert source.with_checksum("AB") == GitSource(URL, checksum="ab")
     assert source.with_checksum("ab").with_checksum("ab") == GitSource(URL, checksum="ab")
-    with pytest.raises(UsageError, match="and also"):
+    with pytest.raises(UsageError, match="two different checksums"):
         source.with_checksum("ab").with_checksum("cd")
 
 

@@ -47,7 +47,7 @@ def resolve_generator(options: SbomOptions, images: RegistryImages) -> BaseImage
     except NotFound as error:
         raise NotFound(
             f"the generator of --sbom: {error.message}",
-            hint="name an image, or leave out generator= for the scan that is built in",
+            hint="name an image, or omit generator= to use the built-in scanner",
         ) from None
     if not _command(image):
         raise ContentError(f"--sbom: the generator {image.shown} has no command")
@@ -168,12 +168,14 @@ class ImageScanner:
                     raise ContentError("it is not a regular file")
                 size += path.stat().st_size
                 if path.stat().st_size > DOCUMENT_LIMIT or size > _ALL_LIMIT:
-                    raise ContentError("it is larger than 40 MiB, or all together are than 256 MiB")
+                    raise ContentError(
+                        "it is larger than 40 MiB, or all files together are larger than 256 MiB"
+                    )
                 found.append((path.name, *_statement(path.read_bytes())))
             except ShiplineError as error:
                 raise ContentError(
                     f"--sbom: the generator {self.image.shown} wrote {path.name}: {error.message}",
-                    hint="files in $BUILDKIT_SCAN_DESTINATION are in-toto statements, in JSON",
+                    hint="files in $BUILDKIT_SCAN_DESTINATION must be in-toto statements in JSON",
                 ) from None
         return found
 
@@ -192,5 +194,5 @@ def _statement(raw: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(kind, str) or not isinstance(predicate, dict):
         raise ContentError("it is not an in-toto statement")
     if kind.startswith(_PROVENANCE):
-        raise ContentError("provenance comes from the builder alone")
+        raise ContentError("only the builder writes provenance")
     return kind, predicate

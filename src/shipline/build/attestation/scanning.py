@@ -78,7 +78,7 @@ def check_generator(options: SbomOptions, environ: Mapping[str, str]) -> str:
     if options.generator == SYFT and not found:
         raise UsageError(
             "--sbom: there is no syft on the PATH",
-            hint="install it, or leave out generator= for the scan that is built in",
+            hint="install it, or omit generator= to use the built-in scanner",
         )
     return found
 
@@ -169,8 +169,8 @@ class SbomScanner:
         if found.gaps:
             more = f", and {len(found.gaps) - 1} more" if found.gaps[1:] else ""
             self._step.warn(
-                f"the list of packages of {described.name} is incomplete: {found.gaps[0]}{more}",
-                f"the document says so, too: its comment begins with {INCOMPLETE!r}",
+                f"the SBOM of {described.name} is incomplete: {found.gaps[0]}{more}",
+                f"the document says so too, in a comment that begins with {INCOMPLETE!r}",
             )
 
     def _toc(self, layer: Layer) -> Toc:

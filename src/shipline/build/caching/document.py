@@ -264,7 +264,7 @@ class _Layers:
         while number != -1:
             chain.append(number)
             if len(chain) > _LAYERS:
-                raise ContentError(f"a result has more than {_LAYERS} layers, or a loop of them")
+                raise ContentError(f"a result has more than {_LAYERS} layers, or they form a loop")
             parent = self._rows[number].get("parent", 0)
             number = -1 if parent == -1 else _number(parent, len(self._rows))
         return chain[::-1]
@@ -386,7 +386,7 @@ def _inputs(record: Mapping[str, Any], count: int) -> tuple[tuple[_Link, ...], .
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ContentError(f"not an object of a cache document: {value!r:.80}")
+        raise ContentError(f"not an object in a cache document: {value!r:.80}")
     return value
 
 
@@ -394,17 +394,17 @@ def _list(value: object) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ContentError(f"not a list of a cache document: {value!r:.80}")
+        raise ContentError(f"not a list in a cache document: {value!r:.80}")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ContentError(f"not a text of a cache document: {value!r:.80}")
+        raise ContentError(f"not a string in a cache document: {value!r:.80}")
     return value
 
 
 def _number(value: object, count: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
-        raise ContentError(f"a link of a cache document leads nowhere: {value!r:.80}")
+        raise ContentError(f"a link in a cache document has no target: {value!r:.80}")
     return value

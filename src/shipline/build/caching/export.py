@@ -220,7 +220,7 @@ class CacheExport:
         try:
             merged = CacheDocument.parse(present) if present else CacheDocument()
         except ContentError as error:
-            self._step.warn(f"{target.backend} is written anew: {error.message}")
+            self._step.warn(f"{target.backend} is replaced: {error.message}")
             merged = CacheDocument()
         merged.merge(document)
         return merged.dump()

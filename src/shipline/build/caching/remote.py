@@ -169,7 +169,7 @@ class RemoteCaches:
             return
         if not unchanged:
             self._step.warn(
-                "caches are not written: files of the context have changed during the build",
+                "caches were not written: files in the context changed during the build",
                 "build again",
             )
             return
