@@ -55,7 +55,7 @@ def words(raw: bytes) -> None:
 
 
 def ignore(raw: bytes) -> None:
-    """An ignore file and paths: the rules one by one decide as they do together."""
+    """An ignore file and paths: rules one by one decide as they do together."""
     text, *paths = raw.decode("utf-8", "replace").split("\0")
     with suppress(DockerfileError):
         rules = df.IgnoreRules.parse(text)
@@ -71,12 +71,20 @@ def _is_clean(path: str) -> bool:
 
 
 def _ignored(rules: df.IgnoreRules, path: str) -> bool:
+    """As moby's patternmatcher, from directory to directory, rule by rule."""
     parts = path.split("/")
-    heads = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+    above = [False] * len(rules.patterns)
     ignored = False
-    for one in rules.patterns:
-        if any(one.expression.fullmatch(head) for head in heads):
-            ignored = not one.negated
+    for end in range(1, len(parts) + 1):
+        ignored, matched = False, []
+        for rule, was_matched in zip(rules.patterns, above, strict=True):
+            skipped = rule.negated != ignored
+            found = was_matched or (
+                not skipped and bool(rule.expression.fullmatch("/".join(parts[:end])))
+            )
+            matched.append(found)
+            ignored = not rule.negated if found else ignored
+        above = matched
     return ignored
 
 
