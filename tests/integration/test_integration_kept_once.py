@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builds import Done, Shipline, context, leftovers
+from builds import Done, Shipline, context, document, get, leftovers
 from peers import Registry, docker_registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -131,6 +131,49 @@ def test_the_last_big_layer_of_an_instruction_keeps_its_blob(
     changed = built(shipline)
     assert changed != first
     assert built(Shipline(tmp_path / "fresh", shipline.mirror)) == changed
+
+
+def test_a_base_layer_is_kept_as_files_and_comes_from_its_registry_again(
+    shipline: Shipline, source: Path, tmp_path: Path
+) -> None:
+    with docker_registry(tmp_path, name="bases") as bases:
+        (source / "Dockerfile").write_text("FROM scratch\nCOPY big /\n")
+        shipline.build("--push", "-t", f"{bases.address}/base", source).ok()
+        base = document(bases, "base", "latest")["layers"][0]
+        text = f"FROM {bases.address}/base\nCOPY --from=busybox /bin /bin\nRUN cp /big /copy\n"
+        own = context(tmp_path / "own", text)
+        fresh = Shipline(tmp_path / "fresh", shipline.mirror)
+        first = push(fresh, own, f"{bases.address}/own")
+        assert big_blobs(fresh) == []
+        with docker_registry(tmp_path, name="other") as other:
+            assert push(fresh, own, f"{other.address}/own") == first
+            assert document(other, "own", "latest")["layers"][0] == base
+            assert get(other, f"/v2/own/blobs/{base['digest']}")[0] == 200
+        place = tmp_path / "image"
+        for _ in range(2):  # what an export has used stays for the next one
+            done = fresh.build("-o", f"type=oci,dest={place},tar=false", own).ok()
+        assert (place / "blobs/sha256" / base["digest"].removeprefix("sha256:")).exists()
+        assert "pull" not in done.err and len(big_blobs(fresh)) > 0
+        push(fresh, own, f"{bases.address}/own")
+        assert len(big_blobs(fresh)) > 0
+
+
+def test_a_base_layer_that_has_gone_from_its_registry_is_named(
+    shipline: Shipline, source: Path, tmp_path: Path
+) -> None:
+    with docker_registry(tmp_path, name="bases") as bases:
+        (source / "Dockerfile").write_text("FROM scratch\nCOPY big /\n")
+        shipline.build("--push", "-t", f"{bases.address}/base", source).ok()
+        base = document(bases, "base", "latest")["layers"][0]["digest"].removeprefix("sha256:")
+        text = f"FROM {bases.address}/base\nCOPY --from=busybox /bin /bin\nRUN cp /big /copy\n"
+        own = context(tmp_path / "own", text)
+        fresh = Shipline(tmp_path / "fresh", shipline.mirror)
+        fresh.build("-o", "type=cacheonly", own).ok()
+        shutil.rmtree(bases.data / f"docker/registry/v2/blobs/sha256/{base[:2]}/{base}")
+        fresh.build("-o", tmp_path / "out", own).ok()
+        with docker_registry(tmp_path, name="other") as other:
+            said = fresh.build("--push", "-t", f"{other.address}/own", own).failed(8)
+    assert f"{base} is needed, but is no longer in {bases.address}/base" in said
 
 
 def test_files_that_were_changed_give_no_wrong_layer(

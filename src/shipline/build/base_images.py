@@ -81,6 +81,7 @@ class Blobs:
         self._origins: dict[Digest, tuple[Fetcher, str]] = {}
         self._claims: dict[Digest, tuple[Digest, str]] = {}
         self._verified: set[Layer] = set()
+        self._downloaded: set[Digest] = set()
         self._once: Once[None] = Once()
 
     def offer(self, target: Descriptor, source: Fetcher, name: str) -> None:
@@ -105,6 +106,10 @@ class Blobs:
     def is_verified(self, layer: Layer) -> bool:
         """Whether the bytes of the layer are here and have its diff ID."""
         return layer in self._verified and self.store.exists(layer.descriptor)
+
+    def is_downloaded(self, digest: Digest) -> bool:
+        """Whether this build has downloaded the content into the local store."""
+        return digest in self._downloaded
 
     def origin(self, digest: Digest) -> Fetcher | None:
         """What the content comes from; None if it was made here."""
@@ -147,7 +152,7 @@ class Blobs:
             with self.store.fetch(target) as reader:
                 yield reader
         else:
-            with origin[0].fetch(target) as reader:
+            with _told(target, origin[1]), origin[0].fetch(target) as reader:
                 yield reader
 
     def exists(self, target: Descriptor) -> bool:
@@ -218,7 +223,9 @@ class Blobs:
                 moved += count
                 transfer.progress(moved, target.size)
 
-            self.store.push(target, origin[0], advance)
+            with _told(target, origin[1]):
+                self.store.push(target, origin[0], advance)
+        self._downloaded.add(target.digest)
 
     def _check_tar(self, target: Descriptor) -> None:
         """Raise ContentError unless the layer is the compressed tar that a cache says it is."""
@@ -231,6 +238,21 @@ class Blobs:
         if seen.digest != diff_id:
             raise DigestMismatch(expected=str(diff_id), got=str(seen.digest), where=source)
         self.verified(Layer(target, diff_id))
+
+
+@contextmanager
+def _told(target: Descriptor, source: str) -> Iterator[None]:
+    """Raises NotFound with what is to be done where content has gone from its source."""
+    try:
+        yield
+    except NotFound as error:
+        missing = NotFound(
+            f"{target.digest} is needed, but is no longer in {source}",
+            hint="push the base image there again, or build on one that its registry still has",
+        )
+        for note in (error.message, *getattr(error, "__notes__", ())):
+            missing.add_note(note)
+        raise missing from None
 
 
 class BaseImage(Struct, frozen=True):

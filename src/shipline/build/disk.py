@@ -23,6 +23,7 @@ from shipline.build.layer_files import COMPLETE, USE_LOCK, LayerFiles
 from shipline.content import LocalStore, Recency, read_file, try_lock, write_file
 from shipline.errors import Cancelled, ShiplineError, UsageError
 from shipline.events import Step
+from shipline.layer import Layer
 from shipline.metadata import DamagedRecords, Records
 from shipline.oci import Digest
 from shipline.sandbox import open_workspace, remove_tree
@@ -113,19 +114,21 @@ def keep_once(
     records: Records,
     files: LayerFiles,
     exported: Collection[Digest],
+    pulled: Iterable[Layer],
     step: Step,
 ) -> None:
-    """Remove the blobs of layers whose files are here and give the same blob at any time; those of
+    """Remove the blobs of layers whose files are here, if these give the same blob at any time, and
+    those of `pulled`, base layers that this build has downloaded, if their files are here; those of
     `exported`, those with an index, small ones, and what another running build has used stay.
     Raises no error.
 
     The files stay, since the next steps need them: a blob is needed again only where a registry
-    does not have it.
+    does not have it. That of a base layer comes from its own registry then.
     """
     if not files.lasting:
         return
     try:
-        _drop_blobs(state, scratch, records, files, exported)
+        _drop_blobs(state, scratch, records, files, exported, pulled)
     except (OSError, ShiplineError, DamagedRecords) as error:
         step.warn(f"some layers are stored twice: {error}")
 
@@ -136,10 +139,17 @@ def _drop_blobs(
     records: Records,
     files: LayerFiles,
     exported: Collection[Digest],
+    pulled: Iterable[Layer],
 ) -> None:
     store, recency = LocalStore(state / "content"), Recency(state / USE_LOCK)
     kept = {*exported, *indexed_blobs(state)}
-    twice = {}
+    twice = {
+        store.path(one.descriptor.digest): one.diff_id
+        for one in pulled
+        if one.descriptor.size >= _WORTH
+        and one.descriptor.digest not in kept
+        and files.has(one.diff_id)
+    }
     for result in results(records):
         target, diff_id = result.layer.descriptor, result.layer.diff_id
         if result.level is None or target.size < _WORTH or target.digest in kept:

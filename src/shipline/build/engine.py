@@ -76,6 +76,7 @@ from shipline.build.worker import Followers, Worker
 from shipline.content import LocalStore, Recency
 from shipline.errors import DockerfileError, ShiplineError, StepFailed
 from shipline.events import Step
+from shipline.layer import Layer
 from shipline.metadata import Records
 from shipline.oci import Descriptor, Digest, Platform, Reference
 from shipline.sandbox import Sandbox, open_sandbox, open_workspace, private_mounts
@@ -225,8 +226,15 @@ def _build(
         )
         results = _deliver(plan, work, attestor, targets, tools)
         if grew(settings.home, started_ns / 1e9):
-            exported = _exported(plan.request, results)
-            keep_once(settings.home, tools.scratch, tools.records, tools.files, exported, step)
+            keep_once(
+                settings.home,
+                tools.scratch,
+                tools.records,
+                tools.files,
+                _exported(plan.request, results),
+                _pulled(tools),
+                step,
+            )
         return _result(plan, work, attestor, results, run)
 
 
@@ -414,6 +422,12 @@ def _exported(request: BuildRequest, results: Results) -> set[Digest]:
     formats = {format_of(one, request) for one in request.outputs if one.type in ("oci", "docker")}
     images = [image for one in formats for image in results[one].images]
     return {layer.descriptor.digest for image in images for layer in image.layers}
+
+
+def _pulled(tools: _Tools) -> list[Layer]:
+    """The layers of base images that were downloaded now."""
+    layers = (layer for image in tools.images.found.values() for layer in image.layers)
+    return [one for one in layers if tools.blobs.is_downloaded(one.descriptor.digest)]
 
 
 def _sandbox(scratch: Path, stack: ExitStack, step: Step) -> Callable[[], Sandbox]:
