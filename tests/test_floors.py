@@ -11,7 +11,7 @@ FLOORS = (
     {"errors", "events", "files", "units", "globs", "home", "net", "values"},
     {"tasks"},
     {"processes"},
-    {"oci", "dockerfile", "metadata", "observe", "git"},
+    {"oci", "dockerfile", "metadata", "observe", "git", "grpc"},
     {"content"},
     {"layer", "registry", "supply"},
     {"sandbox", "tags", "gates", "cachestores", "sbom", "buildkit"},

@@ -15,12 +15,12 @@ import pytest
 from peers import Docker
 from shipline.buildkit.connecting import open_engine
 from shipline.buildkit.control import Control
-from shipline.buildkit.grpc import Metadata, RpcError
 from shipline.buildkit.messages import Exporter, PruneRequest, SolveRequest
 from shipline.buildkit.progress import Progress, build_error
 from shipline.buildkit.session import Services, open_session
 from shipline.errors import BuilderError, Cancelled, DockerfileError, StepFailed
 from shipline.events import Event, Finished, Logged, Started, Step, Stream, silent
+from shipline.grpc.connection import Metadata, RpcError
 from shipline.tasks import TaskGroup
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]

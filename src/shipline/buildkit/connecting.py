@@ -13,14 +13,14 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from msgspec import Struct
 
 from shipline.buildkit.control import Control
-from shipline.buildkit.grpc import Pipe, RpcError, connected
 from shipline.errors import BuilderError
+from shipline.grpc.connection import Pipe, RpcError, SocketPipe, connected
 from shipline.tasks import on_cancel
 
 CONNECT_S = 20.0
@@ -189,23 +189,6 @@ def _upgrade(pipe: Pipe) -> Pipe | None:
     if not head.startswith(b"HTTP/1.1 101 "):
         return None
     return _Begun(pipe, head.partition(b"\r\n\r\n")[2])
-
-
-class SocketPipe:
-    """A connected socket, with or without TLS."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-
-    def read(self, size: int) -> bytes:
-        return self._socket.recv(size)
-
-    def write(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class ProgramPipe:

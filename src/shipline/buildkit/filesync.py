@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from shipline import dockerfile as df
-from shipline.buildkit.grpc import Code, Metadata, RpcError, Stream
 from shipline.buildkit.messages import Packet, Stat
-from shipline.buildkit.protobuf import decode, encode
 from shipline.errors import ContentError
+from shipline.grpc.connection import Code, Metadata, RpcError, Stream
+from shipline.grpc.protobuf import decode, encode
 from shipline.layer import CAPABILITY, Entry, Item, Prune, Source, scan
 
 _BATCH = 64 << 10  # bytes of small messages that are sent as one

@@ -15,9 +15,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from shipline.buildkit.grpc import Code, RpcError
 from shipline.buildkit.messages import Status, StatusResponse, Vertex, VertexStatus
-from shipline.buildkit.protobuf import MalformedMessage, decode
 from shipline.errors import (
     BuilderError,
     Cancelled,
@@ -27,6 +25,8 @@ from shipline.errors import (
     StepFailed,
 )
 from shipline.events import Step
+from shipline.grpc.connection import Code, RpcError
+from shipline.grpc.protobuf import MalformedMessage, decode
 
 _LOG_LINES = 20  # of a step that failed
 _SOURCE, _VERTEX, _EXIT = (

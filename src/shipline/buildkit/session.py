@@ -14,7 +14,6 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from shipline.buildkit.filesync import send_directories
-from shipline.buildkit.grpc import Code, Connection, Handler, Metadata, RpcError, Stream, connected
 from shipline.buildkit.messages import (
     CheckAgentRequest,
     CredentialsRequest,
@@ -23,7 +22,16 @@ from shipline.buildkit.messages import (
     Empty,
     GetSecretRequest,
 )
-from shipline.buildkit.protobuf import M, decode, encode
+from shipline.grpc.connection import (
+    Code,
+    Connection,
+    Handler,
+    Metadata,
+    RpcError,
+    Stream,
+    connected,
+)
+from shipline.grpc.protobuf import M, decode, encode
 
 _PIECE = 256 << 10  # bytes of the tunnel in one message
 _LONGEST_AGENT_MESSAGE = 256 << 10  # bytes, as in OpenSSH

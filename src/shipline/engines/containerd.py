@@ -8,29 +8,132 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Struct, field
 
 from shipline.content import Reader, chunks
 from shipline.engines.engine import EngineError, LoadableImage, UnpackableImage, connecting
-from shipline.engines.grpc import ALREADY_EXISTS, NOT_FOUND, Channel, GrpcError
-from shipline.engines.protobuf import entries, message, parse
+from shipline.grpc.connection import Code, Connection, RpcError, SocketPipe, Stream, connected
+from shipline.grpc.protobuf import M, decode, encode
 from shipline.oci import Descriptor, Digest, Index, Platform, media, parse_manifest
 
-_CONTENT = "containerd.services.content.v1.Content"
-_IMAGES = "containerd.services.images.v1.Images"
-_LEASES = "containerd.services.leases.v1.Leases"
-_SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
-_DIFF = "containerd.services.diff.v1.Diff"
-_VERSION = "containerd.services.version.v1.Version"
-_DATA, _COMMIT = 1, 2  # WriteAction; 0 is STAT
+_SERVICES = "/containerd.services"
 _KEEPS = "containerd.io/gc.ref.content"
 _START = "start it (`systemctl start containerd` as root), or set CONTAINERD_ADDRESS to its socket"
 _CHUNK = 1 << 20  # bytes
+_DATA, _COMMIT = 1, 2  # WriteAction; 0 is STAT
+
+
+class _Empty(Struct):
+    pass
+
+
+class _Target(Struct):
+    """A descriptor."""
+
+    media_type: Annotated[str, 1] = ""
+    digest: Annotated[str, 2] = ""
+    size: Annotated[int, 3] = 0
+
+
+class _Lease(Struct):
+    id: Annotated[str, 1] = ""
+    labels: Annotated[dict[str, str], 3] = field(default_factory=dict)
+
+
+class _Write(Struct):
+    action: Annotated[int, 1] = 0
+    ref: Annotated[str, 2] = ""
+    total: Annotated[int, 3] = 0
+    expected: Annotated[str, 4] = ""
+    offset: Annotated[int, 5] = 0
+    data: Annotated[bytes, 6] = b""
+    labels: Annotated[dict[str, str], 7] = field(default_factory=dict)
+
+
+class _Written(Struct):
+    offset: Annotated[int, 4] = 0
+
+
+class _Mask(Struct):
+    """google.protobuf.FieldMask."""
+
+    paths: Annotated[list[str], 1] = field(default_factory=list)
+
+
+class _ContentInfo(Struct):
+    digest: Annotated[str, 1] = ""
+    labels: Annotated[dict[str, str], 5] = field(default_factory=dict)
+
+
+class _ContentUpdate(Struct):
+    info: Annotated[_ContentInfo | None, 1] = None
+    mask: Annotated[_Mask | None, 2] = None
+
+
+class _Image(Struct):
+    name: Annotated[str, 1] = ""
+    target: Annotated[_Target | None, 3] = None
+
+
+class _ImageRequest(Struct):
+    """To create an image, or to change what `mask` names."""
+
+    image: Annotated[_Image | None, 1] = None
+    mask: Annotated[_Mask | None, 2] = None
+
+
+class _Snapshot(Struct):
+    """To prepare a snapshot, to remove or to look at one."""
+
+    snapshotter: Annotated[str, 1] = ""
+    key: Annotated[str, 2] = ""
+    parent: Annotated[str, 3] = ""
+
+
+class _Mounts(Struct):
+    mounts: Annotated[list[bytes], 1] = field(default_factory=list)
+
+
+class _Apply(Struct):
+    diff: Annotated[_Target | None, 1] = None
+    mounts: Annotated[list[bytes], 2] = field(default_factory=list)
+
+
+class _Applied(Struct):
+    applied: Annotated[_Target | None, 1] = None
+
+
+class _Commit(Struct):
+    snapshotter: Annotated[str, 1] = ""
+    name: Annotated[str, 2] = ""
+    key: Annotated[str, 3] = ""
+
+
+class _Channel:
+    """Calls in a namespace of containerd, and in a lease if there is one."""
+
+    def __init__(self, connection: Connection, namespace: str) -> None:
+        self._connection = connection
+        self.metadata: dict[str, list[str]] = {"containerd-namespace": [namespace]}
+
+    def ask(self, method: str, request: Struct, cls: type[M]) -> M:
+        """The answer of `SERVICE.vN.Name/Method`. Raises RpcError."""
+        return self._connection.ask(f"{_SERVICES}.{method}", request, cls, self.metadata)
+
+    def tell(self, method: str, request: Struct) -> None:
+        """Call a method whose answer says nothing. Raises RpcError."""
+        self.ask(method, request, _Empty)
+
+    def call(self, method: str) -> Stream:
+        return self._connection.call(f"{_SERVICES}.{method}", self.metadata)
 
 
 class Containerd:
@@ -42,7 +145,7 @@ class Containerd:
         """Raises EngineError unless containerd answers."""
         self._address, self._namespace, self._snapshotter = address, namespace, snapshotter
         with self._channel() as channel:
-            channel.unary(f"{_VERSION}/Version", b"")
+            channel.tell("version.v1.Version/Version", _Empty())
 
     def __str__(self) -> str:
         return str(self._address)
@@ -71,7 +174,7 @@ class Containerd:
             for name in image.names or (f"dangling@{image.target.digest}",):
                 _name(channel, name, image.target)
 
-    def _unpack(self, channel: Channel, image: UnpackableImage) -> str:
+    def _unpack(self, channel: _Channel, image: UnpackableImage) -> str:
         """Make the snapshots of an image; the key of the last one, its chain ID (config.md)."""
         chain = ""
         for layer, diff_id in image.layers:
@@ -85,116 +188,122 @@ class Containerd:
         return chain
 
     def _make(
-        self, channel: Channel, layer: Descriptor, diff_id: Digest, names: tuple[str, str, str]
+        self, channel: _Channel, layer: Descriptor, diff_id: Digest, names: tuple[str, str, str]
     ) -> None:
         key, parent, chain = names
-        prepared = channel.unary(f"{_SNAPSHOTS}/Prepare", self._of(key, (3, parent)))
-        mounts = [(2, data) for number, data in parse(prepared) if number == 1]
-        applied = channel.unary(f"{_DIFF}/Apply", message((1, _descriptor(layer)), *mounts))
-        if _text(_part(applied, 1), 2) != str(diff_id):
-            channel.unary(f"{_SNAPSHOTS}/Remove", self._of(key))
+        snapshot = _Snapshot(self._snapshotter, key, parent)
+        prepared = channel.ask("snapshots.v1.Snapshots/Prepare", snapshot, _Mounts)
+        request = _Apply(_target(layer), prepared.mounts)
+        applied = channel.ask("diff.v1.Diff/Apply", request, _Applied).applied
+        if applied is None or applied.digest != str(diff_id):
+            channel.tell("snapshots.v1.Snapshots/Remove", _Snapshot(self._snapshotter, key))
             raise EngineError(f"containerd at {self} unpacked {layer.digest} to another diff ID")
-        commit = message((1, self._snapshotter), (2, chain), (3, key))
-        with _unless(ALREADY_EXISTS):
-            channel.unary(f"{_SNAPSHOTS}/Commit", commit)
+        with _unless(Code.ALREADY_EXISTS):
+            commit = _Commit(self._snapshotter, chain, key)
+            channel.tell("snapshots.v1.Snapshots/Commit", commit)
 
-    def _has_snapshot(self, channel: Channel, key: str) -> bool:
-        with _unless(NOT_FOUND):
-            channel.unary(f"{_SNAPSHOTS}/Stat", self._of(key))
+    def _has_snapshot(self, channel: _Channel, key: str) -> bool:
+        with _unless(Code.NOT_FOUND):
+            channel.tell("snapshots.v1.Snapshots/Stat", _Snapshot(self._snapshotter, key))
             return True
         return False
 
-    def _of(self, key: str, *fields: tuple[int, str]) -> bytes:
-        return message((1, self._snapshotter), (2, key), *fields)
-
     @contextmanager
-    def _channel(self) -> Iterator[Channel]:
+    def _channel(self) -> Iterator[_Channel]:
         """A connection; its errors are EngineErrors."""
-        with connecting(str(self), _START):
-            connection = socket.socket(socket.AF_UNIX)
+        with connecting(str(self), _START), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._address))
             try:
-                connection.connect(str(self._address))
-                channel = Channel(connection, {"containerd-namespace": self._namespace})
-                yield channel
-            except GrpcError as error:
+                with connected(SocketPipe(connection)) as calls:
+                    yield _Channel(calls, self._namespace)
+            except RpcError as error:
                 raise EngineError(f"containerd at {self} refuses: {error}", _START) from error
-            finally:
-                connection.close()
 
 
 @contextmanager
-def _unless(status: int) -> Iterator[None]:
-    """Leaves the block quietly where a call ends with `status`."""
+def _unless(code: Code) -> Iterator[None]:
+    """Leaves the block quietly where a call ends with `code`."""
     try:
         yield
-    except GrpcError as error:
-        if error.status != status:
+    except RpcError as error:
+        if error.code != code:
             raise
 
 
 @contextmanager
-def _leased(channel: Channel) -> Iterator[None]:
+def _leased(channel: _Channel) -> Iterator[None]:
     """What is written in the block is kept until its end, or for a day if this process dies."""
     name = f"shipline-{os.urandom(8).hex()}"
     expiry = datetime.now(UTC) + timedelta(days=1)
     labels = {"containerd.io/gc.expire": expiry.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    channel.unary(f"{_LEASES}/Create", message((1, name), *entries(3, labels)))
-    channel.headers["containerd-lease"] = name
+    channel.tell("leases.v1.Leases/Create", _Lease(name, labels))
+    channel.metadata["containerd-lease"] = [name]
     try:
         yield
     finally:
-        del channel.headers["containerd-lease"]
-        with suppress(GrpcError, OSError):
-            channel.unary(f"{_LEASES}/Delete", message((1, name)))
+        del channel.metadata["containerd-lease"]
+        with suppress(RpcError, OSError):
+            channel.tell("leases.v1.Leases/Delete", _Lease(name))
 
 
 def _write(
-    channel: Channel,
+    channel: _Channel,
     target: Descriptor,
-    labels: Mapping[str, str],
+    labels: dict[str, str],
     open_: Callable[[], AbstractContextManager[Reader]],
 ) -> None:
     """Store content unless it is there, which then belongs to the lease, too."""
-    digest = str(target.digest)
-    reference = message((2, f"shipline-{digest}-{os.urandom(4).hex()}"), (3, target.size))
-    reference += message((4, digest))
     try:
-        with channel.stream(f"{_CONTENT}/Write") as call:
-            call.send(reference)
-            offset = _number(call.receive(), 4)
-            if offset < target.size:
-                with open_() as reader:
-                    for data in chunks(reader, _CHUNK):
-                        call.send(message((1, _DATA), (5, offset), (6, data)))
-                        call.receive()
-                        offset += len(data)
-            commit = message((1, _COMMIT), (3, target.size), (4, digest), (5, offset))
-            call.send(commit + message(*entries(7, labels)))
-            call.end()
-            call.receive()
-            call.finish()
-    except GrpcError as error:
-        if error.status != ALREADY_EXISTS:
+        _send(channel.call("content.v1.Content/Write"), target, labels, open_)
+    except RpcError as error:
+        if error.code != Code.ALREADY_EXISTS:
             raise
         if labels:
-            described = message((1, digest), *entries(5, labels))
-            mask = message(*((1, f"labels.{key}") for key in labels))
-            channel.unary(f"{_CONTENT}/Update", message((1, described), (2, mask)))
+            mask = _Mask([f"labels.{key}" for key in labels])
+            info = _ContentInfo(str(target.digest), labels)
+            channel.tell("content.v1.Content/Update", _ContentUpdate(info, mask))
 
 
-def _name(channel: Channel, name: str, target: Descriptor) -> None:
-    image = message((1, name), (3, _descriptor(target)))
+def _send(
+    call: Stream,
+    target: Descriptor,
+    labels: dict[str, str],
+    open_: Callable[[], AbstractContextManager[Reader]],
+) -> None:
+    def written(request: _Write) -> int:
+        call.send(encode(request))
+        return decode(_Written, call.receive() or b"").offset
+
+    digest = str(target.digest)
+    reference = f"shipline-{digest}-{os.urandom(4).hex()}"
     try:
-        channel.unary(f"{_IMAGES}/Create", message((1, image)))
-    except GrpcError as error:
-        if error.status != ALREADY_EXISTS:
+        offset = written(_Write(ref=reference, total=target.size, expected=digest))
+        if offset < target.size:
+            with open_() as reader:
+                for data in chunks(reader, _CHUNK):
+                    written(_Write(_DATA, offset=offset, data=data))
+                    offset += len(data)
+        commit = _Write(_COMMIT, "", target.size, digest, offset, labels=labels)
+        written(commit)
+        call.end()
+        call.receive()
+    except BaseException:
+        call.cancel()
+        raise
+
+
+def _name(channel: _Channel, name: str, target: Descriptor) -> None:
+    image = _Image(name, _target(target))
+    try:
+        channel.tell("images.v1.Images/Create", _ImageRequest(image))
+    except RpcError as error:
+        if error.code != Code.ALREADY_EXISTS:
             raise
-        mask = message((1, "target"))
-        channel.unary(f"{_IMAGES}/Update", message((1, image), (2, mask)))
+        channel.tell("images.v1.Images/Update", _ImageRequest(image, _Mask(["target"])))
 
 
-def _descriptor(target: Descriptor) -> bytes:
-    return message((1, target.media_type), (2, str(target.digest)), (3, target.size))
+def _target(descriptor: Descriptor) -> _Target:
+    return _Target(descriptor.media_type, str(descriptor.digest), descriptor.size)
 
 
 def _reading(content: bytes) -> AbstractContextManager[Reader]:
@@ -219,17 +328,3 @@ def _for_this_machine(images: Sequence[UnpackableImage]) -> UnpackableImage | No
     return next(
         (one for one in images if one.platform == local), images[0] if len(images) == 1 else None
     )
-
-
-def _part(data: bytes, number: int) -> bytes:
-    found = dict(parse(data)).get(number, b"")
-    return found if isinstance(found, bytes) else b""
-
-
-def _text(data: bytes, number: int) -> str:
-    return _part(data, number).decode("utf-8", "replace")
-
-
-def _number(data: bytes, number: int) -> int:
-    found = dict(parse(data)).get(number, 0)
-    return found if isinstance(found, int) else 0

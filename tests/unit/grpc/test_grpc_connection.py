@@ -10,9 +10,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from shipline.buildkit.connecting import SocketPipe
-from shipline.buildkit.grpc import Code, Connection, Handler, RpcError, Stream, connected
 from shipline.errors import Cancelled, UsageError
+from shipline.grpc.connection import (
+    Code,
+    Connection,
+    Handler,
+    RpcError,
+    SocketPipe,
+    Stream,
+    connected,
+)
 from shipline.tasks import TaskGroup
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +25,10 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+from msgspec import Struct
 
 from shipline.errors import Cancelled
+from shipline.grpc.protobuf import M, decode, encode
 from shipline.tasks import TaskGroup, check, on_cancel
 
 _LONGEST_HEADERS = 16 << 20  # bytes: an error has the whole Dockerfile in its trailers
@@ -50,6 +53,7 @@ class Code(IntEnum):
     CANCELLED = 1
     UNKNOWN = 2
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -79,6 +83,23 @@ class Pipe(Protocol):
         """End both directions: what waits in `read` or `write` returns or fails. It may be called
         again.
         """
+
+
+class SocketPipe:
+    """A connected socket, with or without TLS."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def read(self, size: int) -> bytes:
+        return self._socket.recv(size)
+
+    def write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Stream:
@@ -241,6 +262,28 @@ class Connection:
             self._streams[stream.number] = stream
             self._flush()
         return stream
+
+    def ask(self, path: str, request: Struct, cls: type[M], metadata: Metadata | None = None) -> M:
+        """The answer to one request. Raises RpcError."""
+        with self.called(path, request, metadata) as stream:
+            answer = stream.receive()
+            if answer is None or stream.receive() is not None:
+                raise RpcError(Code.INTERNAL, f"{path} has not one answer")
+            return decode(cls, answer)
+
+    @contextmanager
+    def called(
+        self, path: str, request: Struct, metadata: Metadata | None = None
+    ) -> Iterator[Stream]:
+        """A call with one request, which an exception in the block gives up."""
+        stream = self.call(path, metadata or {})
+        try:
+            stream.send(encode(request))
+            stream.end()
+            yield stream
+        except BaseException:
+            stream.cancel()
+            raise
 
     def send(self, stream: Stream, data: bytes) -> None:
         rest = memoryview(data)

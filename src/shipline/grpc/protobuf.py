@@ -1,4 +1,4 @@
-"""Protocol Buffers, as much of proto3 as the API of BuildKit uses: messages are Structs whose
+"""Protocol Buffers, as much of proto3 as is used here: messages are Structs whose
 fields carry their numbers.
 
     class Position(Struct):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import Struct, field
 
 from shipline.buildkit.messages import Packet, SolveRequest, Stat
-from shipline.buildkit.protobuf import MalformedMessage, decode, encode
+from shipline.grpc.protobuf import MalformedMessage, decode, encode
 
 
 class Item(Struct):

@@ -1,0 +1,1 @@
+"""gRPC and Protocol Buffers, as the APIs of BuildKit and containerd need them."""
