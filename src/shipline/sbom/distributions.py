@@ -124,17 +124,15 @@ _ROW_LIMIT = 64 << 20  # bytes of the header of one package
 
 
 def read_rpm(path: str, content: bytes) -> FileFacts:
-    """A database of rpm, in SQLite or ndb. Raises Unreadable for one of Berkeley DB."""
+    """A database of rpm, in SQLite, ndb or Berkeley DB. Raises Unreadable."""
     if content.startswith(_SQLITE):
         blobs = _sqlite_rows(content)
     elif content.startswith(b"RpmP"):
         blobs = _ndb_rows(content)
+    elif (order := _byte_order(content)) is not None:
+        blobs = _berkeley_rows(content, order)
     else:
-        raise Unreadable(
-            "it is in the format of Berkeley DB, which rpm wrote before 4.16"
-            if path.endswith("/Packages")
-            else "it is not a database of rpm"
-        )
+        raise Unreadable("it is not a database of rpm")
     packages: list[Package] = []
     for blob in blobs:
         if len(packages) > _PACKAGES:
@@ -212,6 +210,67 @@ def _ndb_rows(content: bytes) -> Iterator[bytes]:
             yield content[start : start + head[3]]
     except struct.error:
         raise Unreadable("the database is cut off") from None
+
+
+_HASH_MAGIC = 0x061561
+_PAGE_HEAD = 26  # bytes
+_UNSORTED, _OVERFLOW, _SORTED = 2, 7, 13  # types of pages
+_INLINE, _OFF_PAGE = 1, 3  # types of items
+
+
+def _byte_order(content: bytes) -> str | None:
+    """That of a hash table of Berkeley DB, as in struct; None for any other file."""
+    for order in "<>":
+        if content[12:16] == struct.pack(f"{order}I", _HASH_MAGIC):
+            return order
+    return None
+
+
+def _berkeley_rows(content: bytes, order: str) -> Iterator[bytes]:
+    """The values of a hash table by numbers of packages (Berkeley DB, src/dbinc/db_page.h), which
+    rpm wrote before 4.16; that of number 0 is no package.
+    """
+    left = len(content)  # bytes: values do not overlap
+    try:
+        (size,) = struct.unpack_from(f"{order}I", content, 20)
+        if not 512 <= size <= 65536 or size & (size - 1) or content[24]:
+            raise Unreadable("the database is damaged, or encrypted")
+        for start in range(size, len(content) - size + 1, size):
+            if content[start + 25] not in (_UNSORTED, _SORTED):
+                continue
+            (count,) = struct.unpack_from(f"{order}H", content, start + 20)
+            offsets = struct.unpack_from(f"{order}{count}H", content[start : start + size], 26)
+            ends = (size, *offsets)
+            items = [
+                content[start + at : start + end] for at, end in zip(offsets, ends, strict=False)
+            ]
+            for key, item in zip(items[::2], items[1::2], strict=True):
+                if key[1:] == bytes(4):
+                    continue
+                value = _value(content, order, size, item)
+                if (left := left - len(value)) < 0:
+                    raise Unreadable("the database is damaged")
+                yield value
+    except (struct.error, IndexError, ValueError):
+        raise Unreadable("the database is damaged") from None
+
+
+def _value(content: bytes, order: str, size: int, item: bytes) -> bytes:
+    """The value of an item, from its overflow pages where it has such."""
+    if item[0] == _INLINE:
+        return item[1:]
+    if item[0] != _OFF_PAGE:
+        raise Unreadable("the database is damaged")
+    number, length = struct.unpack_from(f"{order}II", item, 4)
+    value = bytearray()
+    while len(value) < length <= _ROW_LIMIT:
+        page = content[number * size : (number + 1) * size]
+        number, used = struct.unpack_from(f"{order}I2xH", page, 16)
+        piece = page[_PAGE_HEAD : _PAGE_HEAD + used]
+        if page[25] != _OVERFLOW or not piece:
+            raise Unreadable("the database is damaged")
+        value += piece
+    return bytes(value)
 
 
 _TAGS = {

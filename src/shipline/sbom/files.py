@@ -19,7 +19,7 @@ from shipline.sbom.packages import FileFacts, Unreadable
 from shipline.tasks import check
 from shipline.values import replace
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the same files would give other facts."""
 
 _PROGRAM = 256 << 10  # bytes: no program of Go is smaller

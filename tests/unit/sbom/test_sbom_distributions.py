@@ -158,11 +158,44 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return sorted(map(str, top.rglob("*.rpm")))
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "ndb"])
-def test_rpm_lists_what_rpm_installed(tmp_path: Path, rpms: list[str], backend: str) -> None:
-    rpm = ["rpm", "--define", f"_db_backend {backend}", "--dbpath", str(tmp_path / "var/lib/rpm")]
+def install(place: Path, rpms: list[str], backend: str) -> None:
+    rpm = ["rpm", "--define", f"_db_backend {backend}", "--dbpath", str(place)]
     subprocess.run([*rpm, "--initdb"], check=True)
     subprocess.run([*rpm, "-i", "--justdb", "--nodeps", *rpms], capture_output=True, check=True)
+
+
+def berkeley(place: Path, rpms: list[str], order: int) -> None:
+    """The database that an older rpm wrote, by Berkeley DB itself, from the headers of the newer:
+    the last package stands in the item of a page, as only small ones do.
+    """
+    if not shutil.which("db5.3_load"):
+        pytest.skip("needs db5.3-util")
+    install(place.with_name("newer"), rpms, "sqlite")
+    with sqlite3.connect(place.with_name("newer") / "rpmdb.sqlite") as made:
+        headers = [blob for (blob,) in made.execute("SELECT blob FROM Packages ORDER BY hnum")]
+    made.close()
+    shutil.rmtree(place.with_name("newer"))
+    padded = headers[0][8 + 16 * struct.unpack_from(">I", headers[0])[0] :] + bytes(70_000)
+    count = headers[0][:4]
+    headers[0] = count + struct.pack(">I", len(padded)) + headers[0][8:][: 16 * count[3]] + padded
+    numbers = "<I" if order == 1234 else ">I"
+    rows = [(0, struct.pack(numbers, len(headers))), *enumerate(headers, 1)]
+    text = f"VERSION=3\nformat=bytevalue\ntype=hash\ndb_pagesize=4096\ndb_lorder={order}\n"
+    text += "HEADER=END\n"
+    for number, value in rows:
+        text += f" {struct.pack(numbers, number).hex()}\n {value.hex()}\n"
+    place.mkdir(parents=True)
+    load = ["db5.3_load", str(place / "Packages")]
+    subprocess.run(load, input=text + "DATA=END\n", text=True, check=True)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "ndb", "1234", "4321"])
+def test_rpm_lists_what_rpm_installed(tmp_path: Path, rpms: list[str], backend: str) -> None:
+    place = tmp_path / "var/lib/rpm"
+    if backend.isdigit():
+        berkeley(place, rpms, int(backend))
+    else:
+        install(place, rpms, backend)
     write(tmp_path, "etc/os-release", "ID=fedora\nVERSION_ID=40\n")
     packages = listed(tmp_path).packages
     assert [one.package.name for one in packages] == ["one", "two"]
@@ -172,11 +205,28 @@ def test_rpm_lists_what_rpm_installed(tmp_path: Path, rpms: list[str], backend: 
     assert packages[0].package.supplier == "Example Corp"
 
 
-def test_berkeley_databases_are_named_as_what_is_missing(tmp_path: Path) -> None:
-    write(tmp_path, "var/lib/rpm/Packages", b"\0" * 12 + struct.pack("<I", 0x061561))
-    found = listed(tmp_path)
-    assert not found.packages
-    assert "Berkeley DB" in found.gaps[0]
+def page(kind: int, count: int, *offsets: int, body: bytes = b"") -> bytes:
+    head = bytes(20) + struct.pack("<HHBB", count, 0, 1, kind)
+    return (head + struct.pack(f"<{len(offsets)}H", *offsets)).ljust(512 - len(body), b"\0") + body
+
+
+META = (bytes(12) + struct.pack("<III", 0x061561, 9, 512)).ljust(512, b"\0")
+CYCLE = struct.pack("<BxxxII", 3, 2, 60 << 20) + b"\1\1\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        (),
+        (page(13, 400),),
+        (page(13, 2, 507, 9000),),
+        (page(13, 1, 507),),
+        (page(13, 2, 507, 495, body=CYCLE), page(7, 1)),
+        (page(13, 2, 507, 495, body=CYCLE), page(7, 1)[:16] + b"\2\0\0\0\0\0\x10\0\1\7"),
+    ],
+)
+def test_damaged_berkeley_databases_end(pages: tuple[bytes, ...]) -> None:
+    assert problem_of("Packages", META + b"".join(pages))
 
 
 def test_what_sqlite_has_not_merged_is_a_gap(tmp_path: Path) -> None:

@@ -228,12 +228,17 @@ class SbomScanner:
         """The SPDX document of syft, with what makes equal scans equal. Raises ContentError."""
         words = [self._syft, "scan", f"dir:{root}", "-o", "spdx-json", "--quiet"]
         words += ["--source-name", described.name]
+        catalogers = "image" if described.kind == "image" else "directory"  # else by the scheme
         parts: list[bytes] = []
         with TemporaryFile() as errors:
             done = run_process(
                 words,
                 directory=Path("/"),
-                environ={**self._environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"},
+                environ={
+                    **self._environ,
+                    "SYFT_CHECK_FOR_APP_UPDATE": "false",
+                    "SYFT_DEFAULT_CATALOGERS": catalogers,
+                },
                 timeout_s=_SYFT_S,
                 write=lambda data: _collect(parts, data),
                 stderr=errors,
