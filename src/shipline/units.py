@@ -1,4 +1,4 @@
-"""Quantities as people write and read them: `90s`, `14d`; `500MB`, `4GiB`; `2027-01-31`."""
+"""Quantities as people write and read them: `90s`, `14d`; `500MB`, `4GiB`; `2027-01-31`; `true`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _SPAN = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SPANS_MS))
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKMGT]?i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHOWN = ("B", "kB", "MB", "GB", "TB")
+_BOOLEANS = {
+    text: value
+    for value, texts in ((True, "1 t T true True TRUE"), (False, "0 f F false False FALSE"))
+    for text in texts.split()
+}
 
 
 class Duration(Struct, frozen=True, order=True):
@@ -89,6 +94,13 @@ class Day(Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return self.date.isoformat()
+
+
+def parse_boolean(text: str) -> bool | None:
+    """A boolean as Go's strconv.ParseBool reads it, and with it the flags, options of mounts, URLs
+    and variables of docker, buildx and BuildKit; None for other text.
+    """
+    return _BOOLEANS.get(text)
 
 
 def counted(count: int, singular: str, many: str = "") -> str:

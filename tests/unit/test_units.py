@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipline.globs import glob
-from shipline.units import ByteSize, Duration
+from shipline.units import ByteSize, Duration, parse_boolean
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,10 @@ def test_an_empty_pattern_and_an_impossible_set_are_refused() -> None:
     for pattern in ("", "[z-a]"):
         with pytest.raises(ValueError):
             glob(pattern)
+
+
+def test_booleans_are_those_of_go() -> None:
+    """strconv.ParseBool."""
+    assert all(parse_boolean(text) is True for text in ("1", "t", "T", "true", "True", "TRUE"))
+    assert all(parse_boolean(text) is False for text in ("0", "f", "F", "false", "False", "FALSE"))
+    assert all(parse_boolean(text) is None for text in ("", "yes", "on", "tRUE", " true", "2"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -39,7 +40,7 @@ from shipline.sandbox import (
     require_ids,
     resolve_in_root,
 )
-from shipline.tasks import Once, sleep
+from shipline.tasks import Once, locked
 
 _PREFIX = "renewed"  # a file in a cache: the prefix of its directories since it was emptied
 _AGAIN_S = 0.02
@@ -226,8 +227,8 @@ class StepMounts:
         prefix.write_text(f"{os.urandom(6).hex()}-")
         os.replace(prefix, parent / _PREFIX)
         for directory in [one for one in parent.iterdir() if one.is_dir()]:
-            with try_lock(Path(f"{directory}.lock")) as locked:
-                if locked:
+            with try_lock(Path(f"{directory}.lock")) as free:
+                if free:
                     os.rename(directory, self._worker.temporary("cache"))
 
     def _prepare_cache(self, directory: Path, mount: RunMount, name: str) -> None:
@@ -286,20 +287,17 @@ def _writable(source: Path, place: Path) -> Iterator[Path]:
 
 def _lock_directory(parent: Path, sharing: str, stack: ExitStack) -> Path:
     """A locked directory of the cache, which need not exist yet."""
-    number = 0
     prefix = ""
     with suppress(OSError):
         prefix = read_file(parent / _PREFIX).decode("ascii", "replace")
-    lock = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
-    while True:
-        directory = parent / f"{prefix}{number}"
-        fd = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, fd)
-        try:
-            fcntl.flock(fd, lock | fcntl.LOCK_NB)
-            return directory
-        except BlockingIOError:
-            if sharing == "private":
-                number += 1
-            else:
-                sleep(_AGAIN_S)
+    if sharing == "private":
+        for number in itertools.count():
+            directory = parent / f"{prefix}{number}"
+            if stack.enter_context(try_lock(Path(f"{directory}.lock"))):
+                return directory
+    directory = parent / f"{prefix}0"
+    operation = (fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    stack.enter_context(
+        locked(f"{directory}.lock", lambda fd: fcntl.flock(fd, operation), _AGAIN_S)
+    )
+    return directory

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
+from shipline import units
 from shipline.build.request import (
     SHM_SIZE,
     Annotation,
@@ -712,8 +713,6 @@ def _attribute_annotations(attributes: Mapping[str, str]) -> tuple[Annotation, .
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
-_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
-_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 
 
 def split_csv(text: str) -> tuple[str, ...]:
@@ -742,10 +741,10 @@ def parse_attributes(text: str, flag: str) -> dict[str, str]:
 
 
 def parse_boolean(text: str, name: str) -> bool:
-    """A boolean as Go's strconv.ParseBool reads it; errors name `name`."""
-    if text not in _TRUE | _FALSE:
+    """As `units.parse_boolean`. Raises UsageError, which says `name`."""
+    if (value := units.parse_boolean(text)) is None:
         raise UsageError(f"{name}: {text!r} is neither true nor false")
-    return text in _TRUE
+    return value
 
 
 def parse_size(text: str, flag: str) -> int:

@@ -32,6 +32,7 @@ from shipline.git import (
 )
 from shipline.net import without_logins
 from shipline.tasks import Once
+from shipline.units import parse_boolean
 from shipline.values import replace
 
 GIT_DIRECTORY = "git"  # of the state directory
@@ -216,11 +217,8 @@ def context_source(location: str, build_args: Mapping[str, str]) -> GitSource:
     source = parse_git_source(location, short=True)
     if source is None:
         raise UsageError(f"{without_logins(location)!r} is not a Git repository")
-    kept = build_args.get(KEEP_GIT_DIR, "") in _TRUE
+    kept = parse_boolean(build_args.get(KEEP_GIT_DIR, "")) or False  # BuildKit ignores other text
     return replace(source, keep_git_dir=bool(source.keep_git_dir) or kept)
-
-
-_TRUE = ("1", "t", "T", "true", "True", "TRUE")
 
 
 def commit_digest(found: GitCommit) -> str:

@@ -22,7 +22,7 @@ from shipline.oci import Descriptor
 from shipline.registry import Client, NoKeychain, Proxies
 from shipline.registry.http import HttpClient
 from shipline.registry.request import ClientRequest, Url
-from shipline.units import Duration
+from shipline.units import Duration, parse_boolean
 from shipline.values import replace
 
 _OF_ALL = {"mode", "ignore-error"}  # of the export itself, whatever the store
@@ -110,10 +110,9 @@ class _Attributes:
         return text
 
     def true(self, name: str) -> bool:
-        text = self.text(name, "false").lower()
-        if text not in ("true", "false", "1", "0", "t", "f"):
+        if (value := parse_boolean(self.text(name, "false"))) is None:
             raise self.unusable(name, "it is true or false")
-        return text in ("true", "1", "t")
+        return value
 
     def seconds(self, name: str, default: str) -> float:
         try:

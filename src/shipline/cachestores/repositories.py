@@ -9,6 +9,7 @@ from shipline.content import CacheRepository, CacheStore, MemoryStore, OciLayout
 from shipline.errors import NotFound, UsageError
 from shipline.oci import Reference
 from shipline.registry import Client
+from shipline.units import parse_boolean
 
 _DOCUMENTS = {"image-manifest", "oci-mediatypes"}
 _KNOWN = {
@@ -57,11 +58,13 @@ def _open(
     return RepositoryCache(
         repository,
         wanted,
-        docker=not _is_true(attributes, "oci-mediatypes", default=True),
-        image_manifest=_is_true(attributes, "image-manifest", default=True),
+        docker=not _is_true(attributes, "oci-mediatypes"),
+        image_manifest=_is_true(attributes, "image-manifest"),
         name=name,
     )
 
 
-def _is_true(attributes: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    return attributes.get(name, str(default)).lower() in ("true", "1", "t")
+def _is_true(attributes: Mapping[str, str], name: str) -> bool:
+    if (value := parse_boolean(attributes.get(name, "true"))) is None:
+        raise UsageError(f"a cache with {name}={attributes[name]}: it is true or false")
+    return value

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from shipline.errors import AuthError, ConfigError, RegistryError, ShiplineError
 from shipline.registry.errors import (
@@ -34,11 +34,24 @@ if TYPE_CHECKING:
 _TRIES_IF_LIMITED = 8  # with backoff almost a minute: limits of rates end after a while
 Sign = Callable[[ClientRequest], ClientRequest]
 Clock = Callable[[], datetime]
+_P = ParamSpec("_P")
 
 
 def unsigned(request: ClientRequest) -> ClientRequest:
     """The request as it is, where its URL carries the permission."""
     return request
+
+
+def _finished(
+    send: Callable[Concatenate[Service, _P], ClientResponse],
+) -> Callable[Concatenate[Service, _P], tuple[int, bytes]]:
+    """Like `send`; returns the status and a small body."""
+
+    def finish(service: Service, /, *args: _P.args, **options: _P.kwargs) -> tuple[int, bytes]:
+        with closing(send(service, *args, **options)) as response:
+            return response.status, response.content(BODY_LIMIT)
+
+    return finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +100,7 @@ class Service:
                 back_off(attempt, error)
         raise AssertionError  # count() has no end
 
-    def finish(
-        self,
-        method: str,
-        url: Url,
-        *,
-        expect: Collection[int],
-        operation: str,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        limit: str = "small",
-    ) -> tuple[int, bytes]:
-        """Like `send`; returns the status and a small body."""
-        response = self.send(
-            method,
-            url,
-            expect=expect,
-            operation=operation,
-            headers=headers,
-            body=body,
-            limit=limit,
-        )
-        with closing(response):
-            return response.status, response.content(BODY_LIMIT)
+    finish = _finished(send)
 
     def error(self, response: HttpResponse, operation: str) -> ShiplineError:
         """The exception for `response`, which is closed; its first diagnostic is the code."""

@@ -21,7 +21,7 @@ from shipline.build import parse_platforms
 from shipline.cli import engine
 from shipline.cli.template import render
 from shipline.errors import SandboxError, UsageError
-from shipline.units import ByteSize, Duration
+from shipline.units import ByteSize, Duration, parse_boolean
 
 if TYPE_CHECKING:
     from shipline.build.disk import CacheRecord
@@ -218,9 +218,9 @@ def _test(text: str) -> Callable[[CacheRecord], bool]:
             raise UsageError(f"--filter {name}: {error}") from None
         return lambda record: time.time() - record.last_used >= age
     if name in _FLAGS and operator != "~=":
-        if value not in ("true", "1", "false", "0"):
-            raise UsageError(f"--filter {name}: {value!r} is not true or false")
-        expected = (value in ("true", "1")) == (operator == "=")
+        if (wanted := parse_boolean(value)) is None:
+            raise UsageError(f"--filter {name}: {value!r} is neither true nor false")
+        expected = wanted == (operator == "=")
         return lambda record: _FLAGS[name](record) == expected
     if name not in _TEXTS:
         names = ", ".join((*_TEXTS, *_FLAGS, *_AGES))

@@ -25,9 +25,8 @@ from shipline.dockerfile.plan import stage_plan
 from shipline.dockerfile.scope import PlatformArgs, open_scope
 from shipline.dockerfile.stages import Dockerfile, Stage
 from shipline.errors import DockerfileError, Span
+from shipline.units import parse_boolean
 
-_TRUE = frozenset({"1", "t", "true"})
-_FALSE = frozenset({"0", "f", "false"})
 EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
 _ALL = "all"
 _WORD = re.compile("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -116,11 +115,11 @@ def rule_url(rule: str) -> str:
 
 
 def _boolean(text: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
+    if (value := parse_boolean(text)) is None:
         raise DockerfileError(
             f'failed to parse check option "error={text}"', hint="write error=true"
         )
-    return text.lower() in _TRUE
+    return value
 
 
 class LintWarning(Struct, frozen=True):

@@ -112,7 +112,7 @@ def read_flags(
 def _switch(name: str, given: bool, value: str) -> str:
     if given and not value:
         raise DockerfileError(f"missing a value on flag: {name}", hint=f"write --{name}")
-    lower = value.lower() or "true"
+    lower = value.lower() or "true"  # flags of instructions know these words only (bflag.go)
     if lower not in ("true", "false"):
         raise DockerfileError(
             f"expecting boolean value for flag {name}, not: {value}", hint="use true or false"

@@ -16,9 +16,8 @@ from msgspec import Struct, field
 
 from shipline.dockerfile.text import did_you_mean
 from shipline.errors import DockerfileError
+from shipline.units import parse_boolean
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -50,7 +49,7 @@ class MountOptions(Struct):
             ) from None
 
     def boolean(self, key: str) -> bool:
-        return parse_boolean(key, self.text(key, "false"))
+        return parse_option(key, self.text(key, "false"))
 
     def read_only(self, default: bool) -> bool:
         """The last of readonly and readwrite wins."""
@@ -77,10 +76,11 @@ class MountOptions(Struct):
         return self.number("mode", mode, base=8), self.number("uid", 0), self.number("gid", 0)
 
 
-def parse_boolean(key: str, text: str) -> bool:
-    if text not in _TRUE | _FALSE:
+def parse_option(key: str, text: str) -> bool:
+    """A boolean option of a mount or device. Raises DockerfileError."""
+    if (value := parse_boolean(text)) is None:
         raise DockerfileError(f"invalid value for {key}: {text}", hint="use true or false")
-    return text in _TRUE
+    return value
 
 
 def parse_size(text: str) -> int:

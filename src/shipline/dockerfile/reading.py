@@ -26,7 +26,7 @@ from shipline.dockerfile.fields import (
     read_flags,
     read_health_check,
 )
-from shipline.dockerfile.mounts import parse_boolean, parse_mount_flag, split_options
+from shipline.dockerfile.mounts import parse_mount_flag, parse_option, split_options
 from shipline.dockerfile.parser import Node, parse
 from shipline.dockerfile.text import SPACES, did_you_mean, nearest, quote
 from shipline.errors import DockerfileError, Span
@@ -148,7 +148,7 @@ def _device(text: str) -> ins.DeviceFlag:
         key, equals, value = field.partition("=")
         match key.lower():
             case "required":
-                required = not equals or parse_boolean("required", value)
+                required = not equals or parse_option("required", value)
             case "name" if equals and name:
                 raise DockerfileError(f"device name already set to {name}")
             case "name" if equals:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from shipline.errors import UsageError
 from shipline.net import without_logins
+from shipline.units import parse_boolean
 from shipline.values import replace
 
 PROTOCOLS = ("http", "https", "ssh", "git")
@@ -32,8 +33,6 @@ _BAD_REF = re.compile(
 )  # git-check-ref-format(1)
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
-_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
-_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 _SHORT = "github.com/"
 
 
@@ -225,9 +224,9 @@ def _only(what: str, source: GitSource, *values: str | None) -> str:
 
 
 def _boolean(source: GitSource, key: str, text: str) -> bool:
-    if text not in _TRUE | _FALSE | {""}:
+    if (value := parse_boolean(text or "true")) is None:
         raise UsageError(f"{source.shown}: {key} is {text!r}, neither true nor false")
-    return text not in _FALSE
+    return value
 
 
 def _checked(source: GitSource) -> GitSource:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from shipline.errors import SandboxError, UsageError
 from shipline.sandbox.bundle import BindMount, DeviceNode, StepMount
+from shipline.units import parse_boolean
 
 DIRECTORIES = tuple(map(Path, ("/etc/cdi", "/etc/buildkit/cdi", "/var/run/cdi")))
 _LARGEST = 10 << 20  # bytes of a file
@@ -43,7 +44,7 @@ class Device(Struct, frozen=True):
     @property
     def allowed(self) -> bool:
         """Whether it needs no entitlement."""
-        return self.annotations.get(_ALLOWED) in ("1", "t", "T", "true", "TRUE", "True")
+        return parse_boolean(self.annotations.get(_ALLOWED, "")) or False
 
 
 class DeviceEdits(Struct, frozen=True):
