@@ -67,6 +67,70 @@ def test_local_splits_by_platform(shipline: Shipline, own: Path, tmp_path: Path)
     assert found == ["linux_amd64/page.html", "linux_arm64/page.html"]
 
 
+def test_delete_leaves_what_the_build_wrote(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    out, aside = tmp_path / "out", tmp_path / "aside"
+    for directory in (out / "old/deep", out / "linux_arm64", aside):
+        directory.mkdir(parents=True)
+        (directory / "file").touch()
+    (out / "to").symlink_to(aside)
+    output = f"type=local,dest={out},mode=delete"
+    shipline.build("-o", output, own).ok()
+    assert [path.name for path in out.rglob("*")] == ["page.html"]
+    shipline.build("-o", output, "--platform", PLATFORMS, own).ok()
+    assert sorted(path.name for path in out.iterdir()) == ["linux_amd64", "linux_arm64"]
+    shipline.build("-o", f"{output},platform-split=false", "--platform", PLATFORMS, own).ok()
+    assert [path.name for path in out.rglob("*")] == ["page.html"]
+    assert (aside / "file").exists()
+    (out / "old").touch()
+    shipline.build("-o", f"type=local,dest={out}", own).ok()
+    assert (out / "old").exists()
+
+
+def test_delete_spares_what_the_build_needs(shipline: Shipline, own: Path, tmp_path: Path) -> None:
+    for place, what in (
+        (own, "a context"),
+        (tmp_path, "a context"),
+        (shipline.home, "the state directory"),
+        (Path("/"), "a context"),
+        (Path.cwd(), "the working directory"),
+        (Path("/dev"), "what is mounted"),
+    ):
+        said = shipline.build("-o", f"type=local,dest={place},mode=delete", own).failed(2)
+        assert f"also {what}" in " ".join(said.replace("│", " ").split()), said
+    assert (own / "page.html").exists()
+
+
+def test_archives_go_to_standard_output_by_default(shipline: Shipline, own: Path) -> None:
+    for output, member in (("type=tar", "page.html"), ("type=oci", "oci-layout")):
+        with shipline.start("-o", output, own) as process:
+            streamed, _ = process.communicate(b"", 60)
+        with tarfile.open(fileobj=io.BytesIO(streamed)) as tar:
+            assert member in tar.getnames()
+
+
+def test_outputs_of_one_build_are_independent(
+    shipline: Shipline, base_images: Registry, small: Path, tmp_path: Path
+) -> None:
+    """Each is what it is alone, whatever the compression and media types of the others."""
+    name = f"{base_images.address}/demo/several:1"
+    epoch = ("--build-arg", "SOURCE_DATE_EPOCH=1700000000")
+    outputs = {
+        "oci.tar": "type=oci,dest={},compression=zstd,rewrite-timestamp=true",
+        "docker.tar": "type=docker,dest={},oci-mediatypes=false,rewrite-timestamp=true",
+        "estargz.tar": "type=oci,dest={},compression=estargz,rewrite-timestamp=true",
+    }
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    words: list[str | Path] = ["-o", f"type=image,name={name},push=true,rewrite-timestamp=true"]
+    for file, output in outputs.items():
+        words += ["-o", output.format(together / file)]
+        one = Shipline(tmp_path / f"home-{file}", shipline.mirror)
+        one.build("-o", output.format(alone / file), *epoch, small).ok()
+    shipline.build(*words, *epoch, small).ok()
+    for file in outputs:
+        assert (together / file).read_bytes() == (alone / file).read_bytes(), file
+    assert len(document(base_images, "demo/several", "1")["layers"]) == 3
+
+
 def test_tar_goes_to_a_file_and_to_standard_output(
     shipline: Shipline, small: Path, tmp_path: Path
 ) -> None:

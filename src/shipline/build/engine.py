@@ -37,7 +37,7 @@ from shipline.build.clock import Clock, clock_of
 from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
 from shipline.build.executor import Executor
-from shipline.build.exporters import FILES, ExportSource, check_engines, export
+from shipline.build.exporters import FILES, ExportSource, check_engines, check_outputs, export
 from shipline.build.faults import Damage, mend, system_errors
 from shipline.build.graph import (
     MAIN_CONTEXT,
@@ -117,6 +117,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         from shipline.build.attestation.scanning import check_generator  # slow to import
 
         check_generator(request.sbom, settings.environment)
+    check_outputs(request, settings.home)
     check_engines(request, settings.environment)
     damage = Damage(step)
     with system_errors(settings.home):

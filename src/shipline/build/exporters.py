@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,7 +23,7 @@ from shipline.content import Reader
 from shipline.errors import UsageError
 from shipline.events import Step
 from shipline.files import open_whole
-from shipline.layer import Content, Entry, Item, scan, unpack, write_tar
+from shipline.layer import Content, Entry, Item, Written, scan, unpack, write_tar
 from shipline.oci import Descriptor, Index, Platform, Reference
 from shipline.values import replace
 
@@ -62,11 +63,13 @@ def export(output: Output, source: ExportSource, stdout: BinaryIO | None, step: 
 
 
 def _local(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
-    destination = Path(output.destination)
+    destination, written = Path(output.destination), Written()
     for prefix, items in _trees(output, source):
         place = destination / prefix
         place.mkdir(parents=True, exist_ok=True)
-        unpack(items, place, whiteouts="keep", owner=False)
+        unpack(written.through(items, prefix), place, whiteouts="keep", owner=False)
+    if output.delete:
+        written.remove_others(destination)
 
 
 def _tar(output: Output, source: ExportSource, stdout: BinaryIO | None) -> None:
@@ -238,6 +241,44 @@ def _opened(destination: str, stdout: BinaryIO | None) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_whole(path) as file:
         yield file
+
+
+def check_outputs(request: BuildRequest, state: Path) -> None:
+    """Raise UsageError for an output that would remove files which are needed: the directories of
+    contexts, of the user and of this program.
+    """
+    for output in request.outputs:
+        if output.delete:
+            _check_removal(Path(output.destination).resolve(), _kept(request, state))
+
+
+def _kept(request: BuildRequest, state: Path) -> Iterator[tuple[str, Path]]:
+    contexts = (request.context, *request.build_contexts.values())
+    yield from (("a context", Path(one.location)) for one in contexts if one.is_local)
+    if request.dockerfile is not None and Path(request.dockerfile).exists():
+        yield "the Dockerfile", Path(request.dockerfile)
+    yield "the working directory", Path.cwd()
+    yield "the home directory", Path.home()
+    yield "the state directory", state
+
+
+def _mounts() -> Iterator[Path]:
+    """The mount points of this machine (proc_pid_mountinfo(5))."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        escaped = line.split()[4]
+        yield Path(
+            os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), escaped))
+        )
+
+
+def _check_removal(place: Path, kept: Iterable[tuple[str, Path]]) -> None:
+    mounts = (("what is mounted", path) for path in _mounts() if place in path.parents)
+    for what, path in (*kept, *mounts):
+        if path.resolve().is_relative_to(place):
+            raise UsageError(
+                f"--output: mode=delete removes all other files in {place}, also {what}: {path}",
+                hint="name a directory of its own with dest=",
+            )
 
 
 def check_engines(request: BuildRequest, environment: Mapping[str, str]) -> None:

@@ -613,9 +613,11 @@ def parse_output(text: str, *, artifact: bool = True) -> Output:
     if "/" in fields.get("attestation-prefix", ""):
         raise UsageError("--output attestation-prefix: a prefix of file names cannot contain '/'")
     on = {"oci-artifact": artifact, "attestation-inline": kind == "image", **on}
-    destination = fields.get("dest", "")
-    if kind in ("local", "tar", "oci") and not destination:
-        raise UsageError(f"--output: type={kind} needs dest=")
+    destination = fields.get("dest", "") or ("-" if kind in ("tar", "oci") else "")
+    if kind == "local" and destination in ("", "-"):
+        raise UsageError("--output: type=local needs dest=DIRECTORY")
+    if destination in ("", "-") and on.get("tar") is False:
+        raise UsageError("--output: tar=false writes a directory, which needs dest=DIRECTORY")
     return Output(
         kind,
         destination,

@@ -18,6 +18,7 @@ from shipline.layer.entry import (
     resolve,
 )
 from shipline.layer.estargz import without_toc
+from shipline.layer.mirror import Written
 from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
 from shipline.layer.tar_writer import write_tar
@@ -47,6 +48,7 @@ __all__ = [
     "Tree",
     "UnsafeEntry",
     "Whiteouts",
+    "Written",
     "Xattrs",
     "changeset",
     "codec",

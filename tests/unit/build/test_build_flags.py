@@ -305,7 +305,20 @@ Read = Callable[[], object]
         ("--call", lambda: flags.parse_call("guess")),
         ("--allow", lambda: flags.parse_entitlements(["everything"])),
         ("--output", lambda: flags.parse_output("type=zip,dest=a")),
-        ("--output", lambda: flags.parse_output("type=oci")),
+        ("--output", lambda: flags.parse_output("type=local")),
+        ("--output", lambda: flags.parse_output("type=local,dest=-")),
+        ("mode=sync", lambda: flags.parse_output("type=local,dest=d,mode=sync")),
+        ("tar=false", lambda: flags.parse_output("type=oci,tar=false")),
+        ("tar=false", lambda: flags.parse_output("type=docker,tar=false")),
+        ("unpack", lambda: flags.parse_output("type=image,unpack=true,rewrite-timestamp=true")),
+        ("unpack", lambda: flags.parse_output("type=image,unpack=true,store=false")),
+        ("nondist", lambda: flags.parse_output("type=image,prefer-nondist-layers=true")),
+        ("version=20", lambda: flags.parse_output("type=image,compatibility-version=20")),
+        (
+            "level",
+            lambda: flags.parse_output("type=image,compression=estargz,compression-level=10"),
+        ),
+        ("estargz", lambda: flags.parse_output("type=image,compression=estargz,oci-mediatypes=0")),
         ("--output", lambda: flags.parse_output("type=image,push=maybe")),
         (
             "--output",
@@ -321,3 +334,17 @@ Read = Callable[[], object]
 def test_what_cannot_be_read_is_refused_by_its_name(flag: str, read: Read) -> None:
     with pytest.raises(UsageError, match=flag):
         read()
+
+
+def test_attributes_of_a_store_and_of_files() -> None:
+    one = flags.parse_output("type=image,name=a:1,unpack=true,name-canonical=true,store=true")
+    assert (one.store, one.unpack, one.canonical, one.push) == (True, True, True, False)
+    one = flags.parse_output("type=registry,dangling-name-prefix=a/b,store=false,unpack=false")
+    assert (one.store, one.unpack, one.push, one.dangling_prefix) == (False, False, True, "a/b")
+    one = flags.parse_output("type=image,compatibility-version=30,prefer-nondist-layers=false")
+    assert not one.store
+    assert flags.parse_output("type=docker,context=there").context == "there"
+    assert flags.parse_output("type=local,dest=d,mode=delete").delete
+    assert not flags.parse_output("type=local,dest=d,mode=copy").delete
+    for kind in ("tar", "oci"):
+        assert flags.parse_output(f"type={kind}").destination == "-"
