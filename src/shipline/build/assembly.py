@@ -297,11 +297,11 @@ def combine(
 
     def described(image: Image) -> Descriptor:
         notes = annotations_at(format.annotations, Level.MANIFEST_DESCRIPTOR, image.platform)
-        return replace(image.manifest.descriptor, annotations=notes)
+        return replace(image.manifest.descriptor, annotations=notes, platform=image.platform)
 
     if len(images) == 1 and not indexed and not attestations:
         return Assembled(tuple(images), images[0].manifest, described(images[0]))
-    entries = [replace(described(image), platform=image.platform) for image in images]
+    entries = map(described, images)
     index = Index.make(
         [*entries, *(one.descriptor for one in attestations)],
         media_type=media.DOCKER_INDEX if format.docker else media.OCI_INDEX,

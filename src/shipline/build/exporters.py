@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 FILES = ("local", "tar")
 """The types of outputs that hold the files of an image."""
 
-_CREATED_NAME = "io.containerd.image.name"
+_CREATED = "org.opencontainers.image.created"
+_IMAGE_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -172,8 +173,9 @@ def _image_archive(output: Output, source: ExportSource, stdout: BinaryIO | None
 
 
 def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[Item]:
-    """The files of an image layout (image-layout.md); `docker` adds its own manifest.json. Layers
-    are verified while they are read.
+    """The files of an image layout (image-layout.md), with the times and modes of BuildKit's, so
+    that equal images make equal archives; `docker` adds its own manifest.json. Layers are verified
+    while they are read.
     """
     documents = {
         descriptor.digest.hex: raw for descriptor, raw in source.assembled.documents.items()
@@ -182,30 +184,31 @@ def _layout(output: Output, source: ExportSource, stack: ExitStack) -> Iterator[
               for layer in image.layers}  # fmt: skip
     for layer in layers.values():
         source.blobs.require(layer)
-    yield _folder("blobs", source)
-    yield _folder("blobs/sha256", source)
+    for directory in ("blobs", "blobs/sha256"):
+        yield Entry(directory, "dir", 0o755), None
     for name in sorted({*documents, *layers}):
         if name in documents:
-            yield _file(f"blobs/sha256/{name}", documents[name], source)
+            yield _file(f"blobs/sha256/{name}", documents[name], 0o444)
         else:
-            entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size,
-                          mtime_ns=source.mtime_ns)  # fmt: skip
+            entry = Entry(f"blobs/sha256/{name}", "file", 0o444, size=layers[name].size)
             yield entry, stack.enter_context(source.blobs.fetch(layers[name]))
-    yield _file("index.json", _index(source), source)
+    yield _file("index.json", _index(source))
     if output.type == "docker":
-        yield _file("manifest.json", _docker_manifest(source), source)
-    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', source)
+        yield _file("manifest.json", _docker_manifest(source))
+    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', 0o444)
 
 
 def _index(source: ExportSource) -> bytes:
     root = source.assembled.descriptor
+    created = {_CREATED: source.assembled.images[0].config.created}
+    root = replace(root, annotations={**created, **root.annotations})
     named = [_described(root, name) for name in source.names] or [root]
     return Index.make(named).raw
 
 
 def _described(target: Descriptor, name: Reference) -> Descriptor:
     tag = name.tag or "latest"
-    notes = {_CREATED_NAME: str(name.tagged(tag)), _REF_NAME: tag}
+    notes = {_IMAGE_NAME: str(name.tagged(tag)), _REF_NAME: tag}
     return replace(target, annotations={**target.annotations, **notes})
 
 
@@ -220,13 +223,8 @@ def _docker_manifest(source: ExportSource) -> bytes:
     return json.dumps([document]).encode()
 
 
-def _folder(path: str, source: ExportSource) -> Item:
-    return Entry(path, "dir", 0o755, mtime_ns=source.mtime_ns), None
-
-
-def _file(path: str, content: bytes, source: ExportSource) -> Item:
-    entry = Entry(path, "file", 0o644, size=len(content), mtime_ns=source.mtime_ns)
-    return entry, content
+def _file(path: str, content: bytes, mode: int = 0o644) -> Item:
+    return Entry(path, "file", mode, size=len(content)), content
 
 
 @contextmanager
