@@ -38,7 +38,7 @@ from shipline.build.contexts import load_dockerfile, open_contexts
 from shipline.build.disk import LIMIT_VARIABLE, grew, keep_once, kept_within, limit_of
 from shipline.build.executor import Executor
 from shipline.build.exporters import FILES, ExportSource, check_engines, check_outputs, export
-from shipline.build.faults import Damage, mend, system_errors
+from shipline.build.faults import Damage, repair, system_errors
 from shipline.build.graph import (
     MAIN_CONTEXT,
     ContextOp,
@@ -133,7 +133,7 @@ def build(request: BuildRequest, settings: Settings, step: Step) -> BuildResult:
         except (StepFailed, DockerfileError, BrokenPipeError):
             raise
         except (ShiplineError, OSError):
-            if not (mend(settings.home, damage) or damage.found) or _is_piped(request):
+            if not (repair(settings.home, damage) or damage.found) or _is_piped(request):
                 raise
         return _on_threads(request, settings, step, damage, verified=True)
 

@@ -103,23 +103,23 @@ _LAYOUT = {
 """What is in the state directory, parents first; it is described in ARCHITECTURE.md."""
 
 
-def mend(state: Path, on_damage: Callable[[Path], object]) -> bool:
+def repair(state: Path, on_damage: Callable[[Path], object]) -> bool:
     """Remove what is not of the kind that its place in the state directory calls for, and give its
     user the permissions that are missing. Returns whether there was anything to do.
 
     Running builds are not disturbed. What can neither be removed nor moved away stays.
     """
-    mended = False
+    repaired = False
     for pattern, kind in _LAYOUT.items():
         for path in [state / name for name in sorted(glob(pattern, root_dir=state))]:
             if _is(path, kind) and os.access(path, _needs(kind)):
                 continue
             if _is(path, kind) and _open(path, kind):
-                mended = True
+                repaired = True
             elif _discard(path):
                 on_damage(path)
-                mended = True
-    return mended
+                repaired = True
+    return repaired
 
 
 def _is(path: Path, kind: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Lock the file `path` for the block; yields whether that worked: nobody else holds it."""
+    """Lock the file `path` for the block; yields False if it is held elsewhere."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # never waits, on a FIFO too
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

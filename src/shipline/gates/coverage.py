@@ -137,6 +137,7 @@ class PatchCoverage:
 
     @property
     def ratio(self) -> Ratio:
+        """Covered lines of all changed executable lines."""
         hit = sum(map(len, self.hit.values()))
         return Ratio(hit, hit + sum(map(len, self.missed.values())))
 

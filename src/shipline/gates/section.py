@@ -50,6 +50,7 @@ class ReportGate(GateRules):
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """The reports as FORMAT:PATH or PATH."""
         return (self.reports,) if isinstance(self.reports, str) else self.reports
 
 

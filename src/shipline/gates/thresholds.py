@@ -62,10 +62,12 @@ def bound(name: str, value: Number, limit: Number, *, reason: str, hint: str = "
 
 
 def skipped(name: str, reason: str) -> Check:
+    """A check that does not apply."""
     return Check(name, Outcome.SKIPPED, reason)
 
 
 def undecided(name: str, reason: str, hint: str = "") -> Check:
+    """A check that the reports cannot decide."""
     return Check(name, Outcome.INCOMPLETE, reason, hint=hint)
 
 

@@ -31,6 +31,7 @@ class Outcome(StrEnum):
 
     @property
     def undecided(self) -> bool:
+        """Whether it is ERROR or INCOMPLETE."""
         return self in (Outcome.ERROR, Outcome.INCOMPLETE)
 
 
@@ -100,10 +101,12 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
+        """The worst outcome of the checks."""
         return worst(check.outcome for check in self.checks)
 
     @property
     def blocks(self) -> bool:
+        """Whether the release must stop."""
         if self.outcome is Outcome.FAIL:
             return True
         return self.outcome.undecided and not self.advisory
@@ -116,6 +119,7 @@ class Verdict:
 
     @property
     def reason(self) -> str:
+        """Why it has this outcome, in one line."""
         return self.deciding_check.reason
 
     @property
@@ -139,6 +143,7 @@ class Verdicts:
 
     @property
     def outcome(self) -> Literal["pass", "fail", "undecided"]:
+        """`fail` if a gate refuses, else `undecided` if one could not tell."""
         blocking = [verdict.outcome for verdict in self.verdicts if verdict.blocks]
         if Outcome.FAIL in blocking:
             return "fail"

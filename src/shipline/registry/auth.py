@@ -34,6 +34,7 @@ class Scope(Struct, frozen=True, order=True):
 
     @classmethod
     def repository(cls, name: str, *actions: str) -> Self:
+        """The scope of these actions on a repository."""
         return cls("repository", name, frozenset(actions))
 
     @classmethod
@@ -57,7 +58,7 @@ class Scope(Struct, frozen=True, order=True):
 
 
 def covers(granted: Scopes, requested: Scopes) -> bool:
-    """Whether a token for `granted` can be used where `wanted` is needed."""
+    """Whether a token for `granted` can be used where `requested` is needed."""
     actions = {(scope.type, scope.name): scope.actions for scope in granted}
     return all(
         scope.actions <= actions.get((scope.type, scope.name), frozenset()) for scope in requested

@@ -98,6 +98,7 @@ class Client:
         )
 
     def close(self) -> None:
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> Self:

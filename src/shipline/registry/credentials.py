@@ -34,6 +34,8 @@ class Credentials:
 
 
 class Keychain(Protocol):
+    """A source of credentials."""
+
     def credentials(self, host: str, repository: str) -> Credentials | None:
         """The credentials for `repository` at `host`; None for anonymous. Raises AuthError."""
 

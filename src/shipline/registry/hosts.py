@@ -283,6 +283,7 @@ class AddressPolicy(enum.Enum):
     PUBLIC = enum.auto()
 
     def allows(self, address: str) -> bool:
+        """Whether a request may connect to this IP address."""
         if self is AddressPolicy.ANYWHERE:
             return True
         parsed = read_address(address)

@@ -94,6 +94,7 @@ class HttpClient:
         self._auths: dict[Endpoint, EndpointAuth] = {}
 
     def auth(self, endpoint: Endpoint) -> EndpointAuth:
+        """The challenge and tokens of an endpoint, shared by all threads."""
         with self._lock:
             auth = self._auths.get(endpoint)
             if auth is None:
@@ -102,6 +103,7 @@ class HttpClient:
             return auth
 
     def limits(self, origin: Origin) -> HostLimits:
+        """The limits of a host, shared by all threads."""
         with self._lock:
             return self._limits.setdefault(origin.authority, HostLimits(self._at_once))
 
@@ -147,6 +149,7 @@ class HttpClient:
         return self._open(authorized, length=length, address_policy=address_policy)
 
     def close(self) -> None:
+        """Close idle connections."""
         for transport in self._transports:
             transport.close()
 

@@ -34,7 +34,7 @@ from shipline.registry.keychain import (
 
 
 class LoginStore(StrEnum):
-    """Where a login is stored. AUTO: the helper that config.json names, else the vault."""
+    """Where a login is stored. AUTO: the helper that config.json names, else the encrypted file."""
 
     AUTO = "auto"
     STORE_FILE = "vault"

@@ -48,6 +48,7 @@ class ManifestCache:
         self._size = 0
 
     def get(self, digest: Digest) -> bytes | None:
+        """The content of a manifest; None if it is not cached."""
         with self._lock:
             content = self._manifests.get(digest)
             if content is not None:

@@ -205,6 +205,7 @@ class RemoteRepository:
         return RemoteRepository(self.host, self.repository, self._apis[-1:])
 
     def exists(self, target: Descriptor) -> bool:
+        """Whether the registry itself, not a mirror, has the content."""
         return self._exists(target, READ)
 
     @contextmanager

@@ -40,9 +40,11 @@ class RepositoryApi:
         return Url(self.endpoint.origin, "/".join(("/v2", self.repository, *path)))
 
     def blob(self, digest: Digest) -> Url:
+        """The URL of a blob."""
         return self.url("blobs", str(digest))
 
     def manifest(self, name: str) -> Url:
+        """The URL of a manifest, by tag or digest."""
         return self.url("manifests", name)
 
     def call(
@@ -60,7 +62,7 @@ class RepositoryApi:
         tries: int = 0,
         redirects: int = 5,
     ) -> ClientResponse:
-        """See `Gate.call`; `also` is another repository to request pull for."""
+        """See `HttpClient.call`; `also` is another repository to request pull for."""
         return self.http.call(
             ClientRequest(method, url, headers or {}, body),
             expect=expect,

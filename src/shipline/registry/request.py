@@ -98,11 +98,11 @@ def _bad(text: str, reason: str) -> RegistryError:
 class Sink(Protocol):
     """Where a body is written."""
 
-    def write(self, data: bytes | memoryview) -> None: ...
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of `data`."""
 
-    def write_file(
-        self, file: BinaryIO, offset: int, end: int, at: Callable[[int], None]
-    ) -> None: ...
+    def write_file(self, file: BinaryIO, offset: int, end: int, at: Callable[[int], None]) -> None:
+        """Write the bytes from `offset` up to `end`; `at` gets each position that is reached."""
 
 
 class Payload(Protocol):
@@ -111,7 +111,8 @@ class Payload(Protocol):
     @property
     def length(self) -> int: ...
 
-    def send(self, sink: Sink) -> None: ...
+    def send(self, sink: Sink) -> None:
+        """Write the whole body."""
 
 
 def _none() -> Mapping[str, str]:
@@ -156,6 +157,7 @@ class Meter:
         self._high = 0
 
     def at(self, position: int) -> None:
+        """Report the bytes up to `position` that were not reported before."""
         if position > self._high:
             if self._advance is not None:
                 self._advance(position - self._high)

@@ -98,6 +98,7 @@ def _shut(sock: socket.socket) -> None:
 
 
 def address_refused(host: str, address: str) -> RegistryError:
+    """The error for a host that resolves to an address the request may not connect to."""
     return RegistryError(
         f"the registry points to {host} ({address}), which is not allowed",
         host=host,
@@ -152,20 +153,18 @@ class RequestWriter:
                 self._chunk_sent = True
             sock.sendall(data)
 
-    def write_file(
-        self, file: BinaryIO, offset: int, discard: int, at: Callable[[int], None]
-    ) -> None:
+    def write_file(self, file: BinaryIO, offset: int, end: int, at: Callable[[int], None]) -> None:
         """Send a range of a file, with sendfile(2) unless TLS; `at` receives positions."""
         sock = self._connection.sock
         secure = isinstance(sock, ssl.SSLSocket) or not isinstance(sock, socket.socket)
-        while offset < discard:
+        while offset < end:
             if secure:
-                data = os.pread(file.fileno(), min(_READ_CHUNK, discard - offset), offset)
+                data = os.pread(file.fileno(), min(_READ_CHUNK, end - offset), offset)
                 self.write(data)
                 sent = len(data)
             else:
                 with self._translating():
-                    sent = sock.sendfile(file, offset, min(_SENDFILE_CHUNK, discard - offset))
+                    sent = sock.sendfile(file, offset, min(_SENDFILE_CHUNK, end - offset))
             if not sent:
                 raise RegistryError(
                     "the file was truncated while it was sent", host=self.url.origin.authority
@@ -227,6 +226,7 @@ class ClientResponse:
         return ", ".join(self._response.headers.get_all(name) or ())
 
     def headers(self, name: str) -> list[str]:
+        """The values of a header that may be repeated."""
         return self._response.headers.get_all(name) or []
 
     def read(self, size: int = -1, /) -> bytes:
@@ -305,6 +305,7 @@ class Transport:
             return self._peers.get(origin, "")
 
     def close(self) -> None:
+        """Close idle connections."""
         with self._lock:
             self._closed = True
             idle = [connection for pool in self._idle.values() for connection in pool]

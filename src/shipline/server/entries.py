@@ -66,6 +66,7 @@ def blob_entries(name: str, digest: Digest, size: int, *, at: float, by: str = "
 
 
 def no_blob_entries(name: str, digest: str) -> Changes:
+    """Deletes the records of a blob in a repository."""
     return {("blob", name, digest): None, ("holder", digest, name, "blob"): None}
 
 
@@ -109,6 +110,7 @@ def no_manifest_entries(name: str, digest: str, subject: str) -> Changes:
 
 
 def tag_entries(name: str, tag: str, digest: Digest, *, at: float, by: str = "") -> Changes:
+    """The records of a tag."""
     return {
         ("tag", name, tag): pack(digest=str(digest), at=at, by=by),
         ("tagged", name, str(digest), tag): b"",
@@ -116,6 +118,7 @@ def tag_entries(name: str, tag: str, digest: Digest, *, at: float, by: str = "")
 
 
 def no_tag_entries(name: str, tag: str, digest: str) -> Changes:
+    """Deletes the records of a tag that points to `digest`."""
     return {("tag", name, tag): None, ("tagged", name, digest, tag): None}
 
 

@@ -50,6 +50,8 @@ Publish = Callable[[NodeEvent], object]
 
 
 class Listener(Protocol):
+    """Gets the events of the node."""
+
     def on_event(self, event: NodeEvent) -> None:
         """Called on the request's thread once the change is durable: be quick. An exception is
         logged and the request goes on.

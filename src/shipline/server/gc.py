@@ -109,6 +109,7 @@ class GcRun:
         self.report = GcReport(dry_run)
 
     def run(self) -> GcReport:
+        """Collect; returns what was removed, or would be."""
         started = time.monotonic()
         try:
             for (name,), _ in walk(self._storage.records, ("repository",)):

@@ -55,6 +55,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
+        """The state of the current or the last run."""
         return self._state
 
     def start(self, group: TaskGroup) -> None:

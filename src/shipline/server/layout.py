@@ -92,6 +92,8 @@ _DISK_FRACTION = 16  # at most 1/16 of the disk
 
 
 class ReservedSpace:
+    """Disk space that garbage collection frees when the disk is full."""
+
     def __init__(self, root: Path) -> None:
         self._path = root / "reserve"
 

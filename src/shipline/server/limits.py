@@ -179,6 +179,7 @@ class RateWindow:
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        """Judge the client inside the block, in which the node waits for it."""
         self.counting = True
         try:
             yield
@@ -214,6 +215,7 @@ class BufferedBytes:
         return None
 
     def release(self) -> None:
+        """The body is no longer in memory."""
         if self._size:
             self._totals[""] -= self._size
             self._totals[self._address] -= self._size

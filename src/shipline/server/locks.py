@@ -15,6 +15,8 @@ _LIMIT = 200_000  # promises; about 20 MB
 
 
 class RecentPromises:
+    """Which content clients were told about, and when."""
+
     def __init__(self, clock: Callable[[], float], limit: int = _LIMIT) -> None:
         self._clock = clock
         self._limit = limit
@@ -70,6 +72,7 @@ class SharedLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
+        """Hold it with other readers inside the block."""
         with self._condition:
             while self._owner or self._writers_waiting:
                 self._condition.wait()
@@ -84,6 +87,7 @@ class SharedLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
+        """Hold it alone inside the block."""
         with self._condition:
             self._writers_waiting += 1
             try:

@@ -45,30 +45,37 @@ class Problem(ShiplineError):
 
 
 def blob_unknown(digest: object) -> Problem:
+    """404 BLOB_UNKNOWN."""
     return Problem(404, "BLOB_UNKNOWN", f"this repository has no blob {digest}")
 
 
 def manifest_unknown(reference: object) -> Problem:
+    """404 MANIFEST_UNKNOWN."""
     return Problem(404, "MANIFEST_UNKNOWN", f"this repository has no manifest {reference}")
 
 
 def name_unknown(name: str) -> Problem:
+    """404 NAME_UNKNOWN."""
     return Problem(404, "NAME_UNKNOWN", f"there is no repository {name}")
 
 
 def upload_unknown(session: str) -> Problem:
+    """404 BLOB_UPLOAD_UNKNOWN."""
     return Problem(404, "BLOB_UPLOAD_UNKNOWN", f"there is no upload {session} in this repository")
 
 
 def digest_invalid(message: str) -> Problem:
+    """400 DIGEST_INVALID."""
     return Problem(400, "DIGEST_INVALID", message)
 
 
 def size_invalid(message: str) -> Problem:
+    """400 SIZE_INVALID."""
     return Problem(400, "SIZE_INVALID", message)
 
 
 def manifest_invalid(message: str) -> Problem:
+    """400 MANIFEST_INVALID."""
     return Problem(400, "MANIFEST_INVALID", message)
 
 

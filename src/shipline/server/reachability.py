@@ -40,6 +40,7 @@ def cosign_tags(storage: Storage, name: str, digest: str) -> Iterator[tuple[str,
 
 
 def referrers(storage: Storage, name: str, digest: str) -> Iterator[str]:
+    """The digests of the manifests with this `subject`."""
     for (referrer,), _ in walk(storage.records, ("referrer", name, digest)):
         yield referrer
 

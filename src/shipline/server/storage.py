@@ -184,6 +184,7 @@ class Storage:
                 self.reserve.hold()
 
     def exists(self, repository: str) -> bool:
+        """Whether the repository has content."""
         return self.records.get(("repository", repository)) is not None
 
     def repositories(self, after: str, limit: int) -> list[str]:

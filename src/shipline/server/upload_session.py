@@ -101,6 +101,7 @@ class UploadSession:
         return self.size, self._hasher().copy()
 
     def rewind(self, size: int, state: hashlib._Hash) -> None:
+        """Cut the file back to the state of a `checkpoint`."""
         self.size, self._hash = size, state
         self.synced_size = min(self.synced_size, size)
         os.ftruncate(self.fd, size)

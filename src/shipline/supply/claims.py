@@ -29,6 +29,8 @@ from shipline.supply.keys import PublicKey
 
 
 class Referring(Protocol):
+    """Lists the referrers of a manifest (distribution specification, "Listing Referrers")."""
+
     def referrers(self, target: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """The manifests whose subject is `target`, of one artifact type if given."""
 

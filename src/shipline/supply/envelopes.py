@@ -69,6 +69,7 @@ class Envelope:
 
     @property
     def message(self) -> bytes:
+        """The bytes that are signed."""
         return pae(self.payload_type, self.payload)
 
 

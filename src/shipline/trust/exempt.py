@@ -71,6 +71,7 @@ class StatementCheck:
         self._known: dict[Digest, None] = {}
 
     def has(self, source: Fetcher, target: Descriptor) -> bool:
+        """The cached result of `is_statement`."""
         if target.digest in self._known:
             return True
         if not is_statement(source, target):

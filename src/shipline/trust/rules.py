@@ -112,6 +112,7 @@ class ResolvedRule:
     predicates: Mapping[str, float | None] = field(hash=False)
 
     def matches(self, name: Reference) -> bool:
+        """Whether any of its patterns matches the image."""
         return any(pattern.matches(name) for pattern in self.section.images)
 
 

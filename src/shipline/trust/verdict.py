@@ -183,6 +183,7 @@ class VerdictCache:
         self._written = 0
 
     def get(self, policy: str, digest: Digest, name: str, now: float) -> TrustVerdict | None:
+        """A cached verdict that has not expired at `now`, in Unix time; None if there is none."""
         key = (policy, str(digest), name)
         with self._lock:
             cached = self._kept.get(key)

@@ -151,6 +151,7 @@ class Collector:
         self._files[path] = part if known is None else _combined(known, part)
 
     def coverage(self, roots: Iterable[str] = ()) -> Coverage:
+        """All files that were added."""
         return Coverage(self._files, tuple(roots))
 
 

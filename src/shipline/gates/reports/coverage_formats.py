@@ -197,6 +197,7 @@ def parse_jacoco(source: BinaryIO) -> Report:
 
 
 def parse_coveragepy(source: BinaryIO) -> Report:
+    """The JSON report of coverage.py, with branches if they were measured."""
     collector = Collector()
     head: dict[str, object] = {}
     reader = JsonReader(source)

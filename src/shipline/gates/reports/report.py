@@ -108,6 +108,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
+    """The findings of a tool."""
+
     findings: tuple[Finding, ...]
 
 
@@ -126,6 +128,8 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Sbom:
+    """The packages in an image or a directory."""
+
     components: tuple[Component, ...]
 
 

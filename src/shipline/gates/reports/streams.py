@@ -308,7 +308,7 @@ class JsonReader:
         return isinstance(decoded, int | float) and not rest.strip("0123456789.eE+-")
 
     def _final(self, error: json.JSONDecodeError) -> bool:
-        """Whether more text would not mend it."""
+        """Whether more text could not complete it."""
         unfinished = error.msg.startswith("Unterminated string")
         return not unfinished and error.pos < len(self._buffer) - _NEAR_THE_END
 

@@ -89,6 +89,7 @@ class Permission:
 
     @property
     def actions(self) -> frozenset[Action]:
+        """The actions that its entries grant on images."""
         actions: frozenset[Action] = frozenset()
         for entry in self.access:
             actions |= _GRANTS.get((entry.resource, entry.action), frozenset())
@@ -131,6 +132,7 @@ class Robot:
         return _stamp(*(secret.digest for secret in self.secrets))
 
     def usable(self, now: float) -> bool:
+        """Whether it is enabled and has not expired at `now`, in Unix time."""
         return not self.disabled and (not self.expires or now < self.expires)
 
 
@@ -156,6 +158,7 @@ def pack_account(value: User | Robot | Project) -> bytes:
 
 
 def read_user(record: bytes) -> User:
+    """The user in a record."""
     return User(**json.loads(record))
 
 
@@ -195,6 +198,7 @@ def check_project_name(name: str) -> str:
 
 
 def check_robot_name(name: str) -> str:
+    """The name. Raises UsageError for an invalid one."""
     return _checked(_ROBOT, name, "robot", "lower-case letters, digits, and single ._- in between")
 
 
@@ -220,10 +224,12 @@ class RobotPrefix:
     text: str = "robot$"
 
     def login(self, project: str, name: str) -> str:
+        """The login name of a robot; `project` is empty for a system robot."""
         return f"{self.text}{project}+{name}" if project else f"{self.text}{name}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """Raises UsageError unless it ends with $ or + and has valid characters."""
         if not re.fullmatch(r"[a-z0-9._$+-]{1,32}", text) or text[-1] not in "$+":
             raise UsageError(f"invalid robot prefix: {text!r}", hint="end it with $ or +")
         return cls(text)

@@ -64,6 +64,7 @@ class Administration:
 
     @property
     def view(self) -> AccountsView:
+        """The current accounts."""
         return AccountsView.of(self._accounts.records)
 
     def add_user(self, name: str, password: str, *, admin: bool = False) -> User:
@@ -90,6 +91,9 @@ class Administration:
         self._change_user(name, f"changed: {words}", **fields)
 
     def remove_user(self, name: str) -> None:
+        """Also removes memberships and refresh tokens. Raises UsageError for the last
+        administrator.
+        """
         with self._accounts.change() as changes:
             view = self.view
             _require(view.users, name, "user")
@@ -137,6 +141,7 @@ class Administration:
         return project
 
     def set_project(self, name: str, *, public: bool) -> None:
+        """Open a project to everyone for pulls, or close it. Raises NoSuchName."""
         with self._accounts.change() as changes:
             project = _require(self.view.projects, name, "project")
             changes[("project", name)] = pack_account(replace(project, public=public))
@@ -240,6 +245,7 @@ class Administration:
         return secret
 
     def remove_robot(self, number: int) -> None:
+        """Raises NoSuchName."""
         with self._accounts.change() as changes:
             robot = _require(self.view.robots, number, "robot")
             self._drop_robot(changes, robot)

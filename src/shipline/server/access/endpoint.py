@@ -41,6 +41,8 @@ class OAuthProblem(Problem):
 def token_routes(
     accounts: AccountStore, keys: Keys, tokens: Tokens, logins: Logins, section: AccessSection
 ) -> tuple[Route, ...]:
+    """/service/token with GET and POST, and /.well-known/jwks.json."""
+
     def get(request: Request) -> Response:
         query = request.query
         _check_service(section, query.get("service", []))

@@ -146,6 +146,8 @@ _LONGEST_OVERLAP_S = 90 * 86_400
 def robot_routes(
     accounts: AccountStore, administration: Callable[[Request], Administration]
 ) -> tuple[Route, ...]:
+    """Robots of the system and of projects."""
+
     def listing(request: Request) -> Response:
         """System robots, or with q=Level=project,ProjectID=N those of a project."""
         filters = _filters(request)

@@ -44,6 +44,7 @@ def harbor(handler: Handler) -> Handler:
 
 
 def problem(status: int, message: str) -> Problem:
+    """An error in Harbor's format."""
     return Problem(status, _STATUS.get(status, "BAD_REQUEST"), message)
 
 
@@ -112,6 +113,7 @@ def take(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
 
 
 def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    """A list of strings in the body, empty if it is missing. Raises Problem 400."""
     values = take(body, name, list, [])
     if (
         not all(isinstance(scope, str) and 0 < len(scope) <= 256 for scope in values)

@@ -47,6 +47,7 @@ def digest_secret(secret: str) -> str:
 
 
 def same_secret(secret: str, stored: str) -> bool:
+    """Whether `stored` is the hash of `secret`, compared in constant time."""
     return hmac.compare_digest(digest_secret(secret), stored)
 
 
@@ -136,6 +137,7 @@ class Throttle:
             return max(self._wait(kind, key, now) for kind, key in _keys(name, address))
 
     def failed(self, name: str, address: str) -> None:
+        """Count a failed attempt."""
         now = self._clock()
         with self._lock:
             for kind, key in _keys(name, address):
@@ -158,6 +160,7 @@ class Throttle:
             return news
 
     def succeeded(self, name: str, address: str) -> None:
+        """Forget the failures of this account from this client."""
         with self._lock:
             self._failures.pop(("pair", name, client_network(address)), None)
 

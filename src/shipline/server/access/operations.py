@@ -118,6 +118,8 @@ def accounts_json(accounts: AccountStore) -> dict[str, Any]:
 def account_routes(
     accounts: AccountStore, administration: Callable[[Request], Administration], data: Path
 ) -> tuple[Route, ...]:
+    """/api/accounts, /api/accounts/OPERATION and /api/audit."""
+
     def listing(request: Request) -> Response:
         return json_response(accounts_json(accounts))
 

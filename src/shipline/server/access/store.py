@@ -66,6 +66,7 @@ class AccountsView:
 
     @classmethod
     def of(cls, records: SqliteRecords) -> Self:
+        """Reads all records."""
         robots = [read_robot(value) for _, value in walk(records, ("robot",))]
         projects = [read_project(value) for _, value in walk(records, ("project",))]
         return cls(
@@ -78,6 +79,7 @@ class AccountsView:
         )
 
     def account(self, login: str) -> Account | None:
+        """The user or robot with this login name; None if there is none."""
         return self.users.get(login) or self.logins.get(login)
 
     def project(self, repository: str) -> Project | None:

@@ -26,7 +26,7 @@ _PARENTS = ("vouched", "needed")
 
 
 class StoredEvidence:
-    """An `Evidence` backed by the repository `name`."""
+    """A `StatementSource` backed by the repository `name`."""
 
     def __init__(self, storage: Storage, manifests: Manifests, name: str) -> None:
         self._storage = storage

@@ -73,6 +73,7 @@ class Queue:
         return _decode(number, value)
 
     def done(self, receiver: str, delivery: PendingDelivery) -> None:
+        """Remove a delivered event."""
         with self._lock:
             self._records.write({("hook", receiver, delivery.number): None})
             self._count("hook", receiver, -1)
