@@ -16,11 +16,12 @@ from peers import Docker
 from shipline.buildkit.connecting import open_engine
 from shipline.buildkit.control import Control
 from shipline.buildkit.messages import Exporter, PruneRequest, SolveRequest
-from shipline.buildkit.progress import Progress, build_error
+from shipline.buildkit.progress import run_build
 from shipline.buildkit.session import Services, open_session
+from shipline.engines.docker import Address
 from shipline.errors import BuilderError, Cancelled, DockerfileError, StepFailed
 from shipline.events import Event, Finished, Logged, Started, Step, Stream, silent
-from shipline.grpc.connection import Metadata, RpcError
+from shipline.grpc.connection import Metadata
 from shipline.tasks import TaskGroup
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 def control(docker: Docker) -> Iterator[Control]:
-    with open_engine(docker.host) as found:
+    with open_engine(Address(docker.host).connect, docker.host) as found:
         yield found
 
 
@@ -41,14 +42,6 @@ class Built:
         self._step = step
         self.directories = {"context": context, "dockerfile": context}
         self._services = services
-        self.progress = Progress(step)
-
-    def _failure_of(self, request: SolveRequest) -> RpcError | None:
-        try:
-            self._control.solve(request)
-        except RpcError as error:
-            return error
-        return None
 
     def solve(self, attributes: Mapping[str, str] | None = None) -> dict[str, bytes]:
         def take(pieces: Iterator[bytes], metadata: Metadata) -> None:
@@ -68,11 +61,7 @@ class Built:
                 frontend_attrs={"force-network-mode": "none", **(attributes or {})},
                 exporters=[exporter],
             )
-            with TaskGroup() as group:
-                group.start(self.progress.follow, self._control.status(ref))
-                failure = self._failure_of(request)
-        if failure is not None:
-            raise build_error(failure, self.progress)
+            run_build(self._control, request, self._step)
         with tarfile.open(fileobj=io.BytesIO(self.archive.getvalue())) as archive:
             return {
                 one.name: file.read()
@@ -187,7 +176,7 @@ def test_an_interrupt_ends_the_build_there_too(control: Control, tmp_path: Path)
 def test_an_engine_that_is_not_there_is_one_error(tmp_path: Path) -> None:
     with (
         pytest.raises(BuilderError, match="cannot be reached"),
-        open_engine(f"unix://{tmp_path}/socket") as control,
+        open_engine(Address(f"unix://{tmp_path}/socket").connect, "the socket") as control,
     ):
         control.version()
 

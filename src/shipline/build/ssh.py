@@ -128,6 +128,11 @@ class KeyAgent(Struct, frozen=True):
         return bytes([_FAILURE])
 
 
+def guarded(answer: Answer) -> Answer:
+    """Refuses what neither lists keys nor signs."""
+    return lambda request: answer(request) if request[0] in (_LIST, _SIGN) else bytes([_FAILURE])
+
+
 @contextmanager
 def served(agent: Agent, place: Path, *, uid: int, gid: int, mode: int) -> Iterator[Path]:
     """The path of a socket, in the new directory `place`, where `agent` answers until the block
@@ -187,9 +192,7 @@ def _converse(connection: socket.socket, agent: Agent) -> None:
         agent.connected() as answer,
     ):
         while True:
-            request = _receive(connection)
-            allowed = request[0] in (_LIST, _SIGN)
-            _send(connection, answer(request) if allowed else bytes([_FAILURE]))
+            _send(connection, guarded(answer)(_receive(connection)))
 
 
 def _shut(connection: socket.socket) -> None:

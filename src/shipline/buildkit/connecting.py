@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -54,17 +54,17 @@ def open_buildkit(
 
 
 @contextmanager
-def open_engine(
-    endpoint: str, tls: TlsFiles | None = None, *, timeout_s: float = CONNECT_S
-) -> Iterator[Control]:
-    """The BuildKit inside the container engine at `endpoint`: as `open_buildkit`."""
-    with _named(endpoint):
-        with _opened(endpoint, tls, timeout_s) as pipe:
-            if (upgraded := _upgrade(pipe)) is not None:
+def open_engine(connect: Callable[[], socket.socket], shown: str) -> Iterator[Control]:
+    """The BuildKit inside the container engine that `connect` leads to: as `open_buildkit`; errors
+    name it as `shown`.
+    """
+    with _named(shown):
+        with connect() as connection:
+            if (upgraded := _upgrade(SocketPipe(connection))) is not None:
                 with connected(upgraded) as found:
                     yield Control(found)
                 return
-        with _opened(endpoint, tls, timeout_s) as pipe, connected(pipe) as found:
+        with connect() as connection, connected(SocketPipe(connection)) as found:
             yield Control(found)  # newer engines speak HTTP/2 from the start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from shipline.buildkit.messages import (
     DiskUsageRequest,
@@ -14,11 +15,10 @@ from shipline.buildkit.messages import (
     SolveRequest,
     SolveResponse,
     StatusRequest,
-    StatusResponse,
     UsageRecord,
     WorkerRecord,
 )
-from shipline.grpc.connection import Connection
+from shipline.grpc.connection import Connection, Stream
 from shipline.grpc.protobuf import decode
 
 _SERVICE = "/moby.buildkit.v1.Control/"
@@ -54,8 +54,6 @@ class Control:
         """Build; what the exporters say of their results. Giving up ends the build, too."""
         return self.connection.ask(_SERVICE + "Solve", request, SolveResponse).exporter_response
 
-    def status(self, ref: str) -> Iterator[StatusResponse]:
-        """What happens in the build `ref`, until it ends."""
-        with self.connection.called(_SERVICE + "Status", StatusRequest(ref)) as stream:
-            for message in stream:
-                yield decode(StatusResponse, message)
+    def status(self, ref: str) -> AbstractContextManager[Stream]:
+        """What happens in the build `ref`, as StatusResponses until it ends."""
+        return self.connection.called(_SERVICE + "Status", StatusRequest(ref))

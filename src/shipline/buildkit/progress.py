@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import threading
 from collections import deque
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from shipline.buildkit.messages import Status, StatusResponse, Vertex, VertexStatus
+from shipline.buildkit.control import Control
+from shipline.buildkit.messages import SolveRequest, Status, StatusResponse, Vertex, VertexStatus
 from shipline.errors import (
     BuilderError,
     Cancelled,
@@ -25,10 +27,12 @@ from shipline.errors import (
     StepFailed,
 )
 from shipline.events import Step
-from shipline.grpc.connection import Code, RpcError
+from shipline.grpc.connection import Code, RpcError, Stream
 from shipline.grpc.protobuf import MalformedMessage, decode
+from shipline.tasks import TaskGroup
 
 _LOG_LINES = 20  # of a step that failed
+_STATUS_S = 5.0  # for the last words of a build that failed
 _SOURCE, _VERTEX, _EXIT = (
     "errdefs.Source+json",
     "errdefs.Vertex+json",
@@ -54,6 +58,10 @@ class Progress:
             for _, stack in self._open.values():
                 stack.close()
             self._open.clear()
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._names)
 
     def last_lines(self, digest: str) -> tuple[str, ...]:
         """The end of the output of a vertex."""
@@ -111,6 +119,31 @@ class Progress:
             stack.__exit__(type(failure), failure, None)
         else:
             stack.close()
+
+
+def run_build(control: Control, request: SolveRequest, step: Step) -> dict[str, str]:
+    """Build, with its steps below `step`; what the exporters say of their results.
+
+    Raises StepFailed, DockerfileError, BuilderError. Interrupted, the build ends there, too.
+    """
+    progress = Progress(step)
+    with control.status(request.ref) as stream, TaskGroup() as group:
+        group.start(progress.follow, _responses(stream))
+        try:
+            return control.solve(request)
+        except RpcError as error:
+            failure = error
+            # a build that never began has no status, and the daemon waits for one
+            late = threading.Timer(_STATUS_S if progress.has_begun else 0, stream.cancel)
+            late.start()
+    late.cancel()
+    raise build_error(failure, progress)
+
+
+def _responses(stream: Stream) -> Iterator[StatusResponse]:
+    with suppress(RpcError):  # what failed is the answer of the build
+        for message in stream:
+            yield decode(StatusResponse, message)
 
 
 def build_error(error: RpcError, progress: Progress) -> ShiplineError:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -15,14 +15,13 @@ from shipline.cli.build_options import IGNORED, NOT_YET, SwitchCommand, build_op
 from shipline.cli.environment import git_facts, git_labels, implied_build_args
 from shipline.cli.failures import ProgramSettings
 from shipline.cli.interrupts import run_cancellable
-from shipline.cli.results import write_result
+from shipline.cli.results import write_response, write_result
 from shipline.errors import UsageError
-from shipline.events import Event, Stream, Warned
+from shipline.events import Event, Step, Stream, Warned
 from shipline.observe import open_sinks, warning_json
 from shipline.values import replace
 
-if TYPE_CHECKING:
-    from shipline.build import BuildResult
+T = TypeVar("T")
 
 
 @click.command("build", cls=SwitchCommand)
@@ -40,7 +39,6 @@ def command(
 ) -> int:
     """Build an image from a Dockerfile, for every platform at once."""
     settings.json_lines = progress == "rawjson" and not quiet
-    _refuse_builder(builder)
     request = request_of(context, given, os.environ)
     _refuse_typed_input(request)
     mode = "quiet" if quiet else progress
@@ -49,9 +47,15 @@ def command(
 
         return call(request, open_sinks(mode, sys.stderr, os.environ), settings)
     _refuse_terminal(request)
-    engine.enter()
     warned: list[dict[str, Any]] = []
-    result = _build(request, mode, warned)
+    if name := _other_builder(builder):
+        from shipline.cli.builders import build_on_builder
+
+        response = _build(request, mode, warned, lambda step: build_on_builder(name, request, step))
+        write_response(request, response, mode=mode)
+        return 0
+    engine.enter()
+    result = _build(request, mode, warned, lambda step: engine.start(request, step))
     asked = os.environ.get("BUILDX_METADATA_WARNINGS", "")
     shown = warned if asked and parse_boolean(asked, "BUILDX_METADATA_WARNINGS") else None
     write_result(request, result, warnings=shown, mode=mode)
@@ -80,8 +84,10 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
     return request
 
 
-def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> BuildResult:
-    """Warnings are added to `warned`, as buildx writes them."""
+def _build(
+    request: BuildRequest, mode: str, warned: list[dict[str, Any]], work: Callable[[Step], T]
+) -> T:
+    """Do `work` with progress; warnings are added to `warned`, as buildx writes them."""
     if request.iidfile is not None:
         request.iidfile.unlink(missing_ok=True)  # a failed build must not leave an older ID
     sinks = open_sinks(mode, sys.stderr, os.environ)
@@ -94,7 +100,7 @@ def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> Bu
     try:
         with stream, stream.step("build") as step:
             return run_cancellable(
-                lambda: engine.start(request, step),
+                lambda: work(step),
                 lambda: step.warn("cancelling", "interrupt once more to exit at once"),
             )
     finally:
@@ -102,12 +108,13 @@ def _build(request: BuildRequest, mode: str, warned: list[dict[str, Any]]) -> Bu
             click.echo(f"warning: the progress display failed: {failure!r}", err=True)
 
 
-def _refuse_builder(name: str | None) -> None:
-    if name not in (None, "", "default"):
-        raise UsageError(
-            f"--builder: there is no builder {name!r}",
-            hint="builds run in this process; leave --builder and BUILDX_BUILDER out",
-        )
+def _other_builder(name: str | None) -> str:
+    """The builder besides this process that is to build; empty for this process."""
+    if not name:
+        from shipline.builders.instances import BuilderStore
+
+        name = BuilderStore.of(os.environ).selected()
+    return "" if name in ("default", "native") else name
 
 
 def _refuse_typed_input(request: BuildRequest) -> None:

@@ -1,5 +1,4 @@
-"""Builds on this machine: `shipline du` and `prune` for the build cache, `shipline builder` for
-emulators.
+"""Builds on this machine: `shipline du` and `prune` for the build cache, and emulators.
 
 Flags, columns and filters are those of `docker buildx du` and `docker buildx prune`.
 """
@@ -19,6 +18,7 @@ import click
 
 from shipline.build import parse_platforms
 from shipline.cli import engine
+from shipline.cli.program import LazyCommand, LazyGroup
 from shipline.cli.template import render
 from shipline.errors import SandboxError, UsageError
 from shipline.units import ByteSize, Duration, parse_boolean
@@ -27,12 +27,24 @@ if TYPE_CHECKING:
     from shipline.build.disk import CacheRecord
 
 
-@click.group("builder")
+_COMMANDS = (
+    LazyCommand("create", "shipline.cli.builders:create", "Create a builder, or add a node."),
+    LazyCommand("use", "shipline.cli.builders:use_command", "Choose the builder for builds."),
+    LazyCommand("ls", "shipline.cli.builders:ls", "List builders and their nodes."),
+    LazyCommand("inspect", "shipline.cli.builders:inspect", "Show a builder."),
+    LazyCommand("rm", "shipline.cli.builders:rm", "Forget builders."),
+    LazyCommand("bootstrap", "shipline.cli.builder:bootstrap", "Register emulators."),
+    LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
+    LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
+)
+
+
+@click.group("builder", cls=LazyGroup, sections={"Commands": _COMMANDS})
 def group() -> None:
-    """Prepare this machine for builds."""
+    """Choose what builds: this machine, or BuildKit in an engine or elsewhere."""
 
 
-@group.command("bootstrap")
+@click.command("bootstrap")
 @click.option(
     "--platform",
     "platforms",

@@ -96,7 +96,7 @@ COMMANDS = {
         ),
         LazyCommand("du", "shipline.cli.builder:du", "Show the size of the build cache."),
         LazyCommand("prune", "shipline.cli.builder:prune_command", "Remove build cache."),
-        LazyCommand("builder", "shipline.cli.builder:group", "Prepare this machine for builds."),
+        LazyCommand("builder", "shipline.cli.builder:group", "Choose what builds, and prepare it."),
         LazyCommand("login", "shipline.cli.login:login", "Store credentials for a registry."),
         LazyCommand("logout", "shipline.cli.login:logout", "Remove the credentials of a registry."),
     ),
@@ -140,7 +140,6 @@ COMMANDS = {
 }
 
 _COPY = "`shipline imagetools create -t NEW OLD` copies and tags images in registries"
-_NO_BUILDERS = "leave it out: builds run in this process, there are no builders to create or choose"
 POINTERS = {
     "push": f"`shipline build --push -t NAME .` pushes while it builds; {_COPY}",
     "pull": "builds pull what they need; `shipline build --load -t NAME .` loads the result into"
@@ -157,7 +156,7 @@ POINTERS = {
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
-    **dict.fromkeys(("create", "use", "ls", "rm", "stop"), _NO_BUILDERS),
+    **{name: f"`shipline builder {name}` does that" for name in ("create", "use", "ls", "rm")},
 }
 """Commands of other programs, with their replacements."""
 

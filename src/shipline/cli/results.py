@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,36 @@ def write_result(
         click.echo("".join(f"{line}\n" for line in _outcome(request, result)), err=True, nl=False)
     if mode == "quiet" and not any(output.destination == "-" for output in request.outputs):
         click.echo(str(image_id(result)))
+
+
+def write_response(request: BuildRequest, response: Mapping[str, str], *, mode: str) -> None:
+    """As `write_result`, of what another builder says: buildx's metadata is the same."""
+    found = response.get("containerimage.config.digest") or response.get("containerimage.digest")
+    if request.iidfile is not None and found:
+        write_whole(request.iidfile, found)
+    if request.metadata_file is not None:
+        facts = {name: _decoded(value) for name, value in sorted(response.items())}
+        write_whole(request.metadata_file, json.dumps(facts, indent=2) + "\n")
+    if mode in ("auto", "plain", "tty"):
+        digest = response.get("containerimage.digest", "")
+        names = response.get("image.name", "").split(",") if digest else []
+        verb = "pushed" if request.push else "loaded" if request.load else "built"
+        for name in names:
+            click.echo(f"{verb} {name}@{digest}" if name else f"{verb} {digest}", err=True)
+        for output in request.outputs:
+            if output.destination not in ("", "-"):
+                click.echo(f"wrote {output.destination}", err=True)
+    if mode == "quiet" and found and not any(one.destination == "-" for one in request.outputs):
+        click.echo(found)
+
+
+def _decoded(value: str) -> object:
+    """A value of an exporter: text, or a document in base64."""
+    try:
+        document = json.loads(base64.b64decode(value, validate=True))
+    except ValueError:
+        return value
+    return document if isinstance(document, dict) else value
 
 
 def _outcome(request: BuildRequest, result: BuildResult) -> Iterator[str]:

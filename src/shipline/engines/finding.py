@@ -48,6 +48,13 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
     )
 
 
+def docker_address(environment: Mapping[str, str], context: str = "") -> Address:
+    """Where docker's command would connect to, with `context` of its contexts, by default this
+    machine. Raises EngineError for a context that is not there.
+    """
+    return _docker_address(environment, context) or Address(f"unix://{_DOCKER}")
+
+
 def _places(environment: Mapping[str, str]) -> Iterator[tuple[Path, Callable[[Path], Engine]]]:
     def http(path: Path) -> Engine:
         return Docker(Address(f"unix://{path}"))

@@ -1,0 +1,1 @@
+"""Builders besides the engine of this machine: BuildKit in container engines and elsewhere."""

@@ -1,0 +1,212 @@
+"""Builders as buildx keeps them: a file for each, with its nodes, that both programs use.
+
+Source: docker/buildx, store/; docker/cli, cli/config. Which builder is used is decided here alone:
+builds run in this process until `shipline builder use` names another, whatever buildx uses.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from msgspec import Struct, field
+
+from shipline.errors import UsageError
+from shipline.files import open_whole
+from shipline.oci import Platform
+from shipline.tasks import locked
+from shipline.values import replace
+
+NATIVE = "native"
+"""The engine of this machine, which needs no file."""
+
+Driver = Literal["docker", "docker-container", "kubernetes", "remote"]
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
+_AGAIN_S = 0.05
+
+
+class Node(Struct, frozen=True):
+    """One place of a builder: where it is, the platforms it is to build if they are fixed, the
+    options of its driver, and the flags and files of its daemon.
+    """
+
+    name: str
+    endpoint: str
+    platforms: tuple[Platform, ...] = ()
+    driver_options: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Builder(Struct, frozen=True):
+    """Nodes under one name; a `dynamic` one is a context of docker, without a file."""
+
+    name: str
+    driver: str
+    nodes: tuple[Node, ...]
+    dynamic: bool = False
+
+
+class BuilderStore:
+    """The directory of buildx."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> BuilderStore:
+        """The one that BUILDX_CONFIG names, or that lies beside docker's configuration."""
+        if own := environment.get("BUILDX_CONFIG"):
+            return cls(Path(own))
+        home = environment.get("HOME") or os.path.expanduser("~")
+        return cls(Path(environment.get("DOCKER_CONFIG") or f"{home}/.docker", "buildx"))
+
+    def stored(self) -> list[Builder]:
+        """All builders with a file, by name; files that cannot be read are left out."""
+        try:
+            names = sorted(os.listdir(self._directory / "instances"))
+        except FileNotFoundError:
+            return []
+        found = (self.find(name) for name in names if _NAME.fullmatch(name))
+        return [builder for builder in found if builder is not None]
+
+    def find(self, name: str) -> Builder | None:
+        """The builder of that name. Raises UsageError for a damaged file."""
+        check_name(name)
+        try:
+            raw = (self._directory / "instances" / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return _parse(json.loads(raw))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"the file of the builder {name} is damaged: {error!r}",
+                hint=f"remove it: shipline builder rm {name}",
+            ) from None
+
+    def save(self, builder: Builder) -> None:
+        check_name(builder.name)
+        with self._changing():
+            self._write(f"instances/{builder.name}", _format(builder))
+
+    def remove(self, name: str) -> bool:
+        """Forget a builder, and whether there was one."""
+        check_name(name)
+        with self._changing():
+            try:
+                (self._directory / "instances" / name).unlink()
+            except FileNotFoundError:
+                return False
+            (self._directory / "activity" / name).unlink(missing_ok=True)
+        if self.selected() == name:
+            self.select(NATIVE)
+        return True
+
+    def selected(self) -> str:
+        """The builder that is used unless another one is named."""
+        try:
+            return (self._directory / "shipline-builder").read_text().strip() or NATIVE
+        except FileNotFoundError:
+            return NATIVE
+
+    def select(self, name: str) -> None:
+        with self._changing():
+            if name == NATIVE:
+                (self._directory / "shipline-builder").unlink(missing_ok=True)
+            else:
+                self._write("shipline-builder", f"{name}\n")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Alone with the directory, also among processes of buildx."""
+        (self._directory / "instances").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+        def lock(fd: int) -> None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        with locked(self._directory / ".lock", lock, _AGAIN_S):
+            yield
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._directory / name
+        with open_whole(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text.encode())
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what cannot be the name of a builder."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a builder",
+            hint="a name begins with a letter; letters, digits, `.`, `_` and `-` follow",
+        )
+
+
+def with_node(builder: Builder, node: Node) -> Builder:
+    """The builder with `node`, in place of the one of that name if there is one."""
+    others = tuple(one for one in builder.nodes if one.name != node.name)
+    return replace(builder, nodes=(*others, node))
+
+
+def parse_driver(name: str) -> str:
+    """Raises UsageError for a driver that nobody has."""
+    if name not in get_args(Driver):
+        raise UsageError(
+            f"--driver: there is no driver {name!r}",
+            hint=f"drivers are {', '.join(get_args(Driver))}",
+        )
+    return name
+
+
+def _parse(document: Any) -> Builder:
+    nodes = tuple(
+        Node(
+            str(one["Name"]),
+            str(one["Endpoint"]),
+            tuple(_platform(platform) for platform in one.get("Platforms") or ()),
+            {str(key): str(value) for key, value in (one.get("DriverOpts") or {}).items()},
+            tuple(map(str, one.get("Flags") or ())),
+            {name: base64.b64decode(data) for name, data in (one.get("Files") or {}).items()},
+        )
+        for one in document["Nodes"] or ()
+    )
+    return Builder(str(document["Name"]), str(document["Driver"]), nodes)
+
+
+def _platform(document: Mapping[str, str]) -> Platform:
+    parts = (document["os"], document["architecture"], document.get("variant", ""))
+    return Platform.parse("/".join(part for part in parts if part))
+
+
+def _format(builder: Builder) -> str:
+    nodes = [
+        {
+            "Name": node.name,
+            "Endpoint": node.endpoint,
+            "Platforms": [
+                {
+                    "architecture": platform.architecture,
+                    "os": platform.os,
+                    **({"variant": platform.variant} if platform.variant else {}),
+                }
+                for platform in node.platforms
+            ]
+            or None,
+            "DriverOpts": dict(node.driver_options) or None,
+            "Flags": list(node.flags) or None,
+            "Files": {name: base64.b64encode(data).decode() for name, data in node.files.items()}
+            or None,
+        }
+        for node in builder.nodes
+    ]
+    document = {"Name": builder.name, "Driver": builder.driver, "Nodes": nodes, "Dynamic": False}
+    return json.dumps(document)

@@ -1,0 +1,208 @@
+"""Builds by the BuildKit of an engine: with the flags of every build, for the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from builds import Done, Shipline
+from commands import run_shipline
+from peers import Docker, Registry, buildkit_relay
+from peers.buildkit_relay import relay
+from peers.registry import certificate
+
+pytestmark = [pytest.mark.peers, pytest.mark.root]
+
+DOCKERFILE = """\
+FROM busybox AS made
+ARG WORD=none
+RUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size && echo $WORD > /word
+COPY --chmod=640 . /app
+WORKDIR /work
+FROM scratch
+COPY --from=made /size /word /
+COPY --from=made /app /app
+LABEL a=b
+ENV X=y
+CMD ["/run"]
+"""
+
+
+@pytest.fixture
+def shipline(tmp_path: Path, docker: Docker, base_images: Registry) -> Shipline:
+    return Shipline(tmp_path / "home", base_images.address, {"DOCKER_HOST": docker.host})
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    place = tmp_path / "context"
+    (place / "deep").mkdir(parents=True)
+    (place / "Dockerfile").write_text(DOCKERFILE)
+    (place / ".dockerignore").write_text("ignored\n")
+    (place / "ignored").write_text("x")
+    (place / "deep/file").write_text("x" * 100)
+    (place / "link").symlink_to("deep/file")
+    return place
+
+
+FLAGS = ("--network=none", "--secret=id=token,env=TOKEN", "--build-arg=WORD=spoken")
+
+
+def build(shipline: Shipline, *words: str | Path) -> Done:
+    return shipline.build(*FLAGS, *words, TOKEN="hunter2")
+
+
+def tree(place: Path) -> dict[str, tuple[str, str]]:
+    found = {}
+    for path in sorted(place.rglob("*")):
+        content = os.readlink(path) if path.is_symlink() else ""
+        if path.is_file() and not path.is_symlink():
+            content = path.read_text()
+        found[str(path.relative_to(place))] = (stat.filemode(path.lstat().st_mode), content)
+    return found
+
+
+def test_the_same_files_come_from_both(shipline: Shipline, context: Path, tmp_path: Path) -> None:
+    build(shipline, "--builder=docker", "-o", tmp_path / "theirs", context).ok()
+    build(shipline, "-o", tmp_path / "ours", context).ok()
+    assert tree(tmp_path / "theirs") == tree(tmp_path / "ours")
+    assert (tmp_path / "theirs/size").read_text() == "7\n"
+    assert not (tmp_path / "theirs/app/ignored").exists()
+
+
+def test_archives_images_and_metadata(
+    shipline: Shipline, context: Path, tmp_path: Path, base_images: Registry
+) -> None:
+    name = f"{base_images.address}/builders/app:1"
+    metadata = tmp_path / "metadata.json"
+    done = build(
+        shipline,
+        *("--builder=docker", "--push", "-t", name, f"--metadata-file={metadata}"),
+        *("--label=c=d", "--annotation=manifest:e=f", context),
+    ).ok()
+    facts = json.loads(metadata.read_text())
+    assert facts["image.name"] == name
+    assert facts["containerimage.descriptor"]["digest"] == facts["containerimage.digest"]
+    assert f"pushed {name}@{facts['containerimage.digest']}" in done.err
+    layout = tmp_path / "layout.tar"
+    build(shipline, "--builder=docker", "-o", f"type=oci,dest={layout}", context).ok()
+    with tarfile.open(layout) as found:
+        assert {"index.json", "oci-layout"} <= {*found.getnames()}
+    path = tmp_path / "image.tar"
+    build(shipline, "--builder=docker", "-o", f"type=tar,dest={path}", context).ok()
+    with tarfile.open(path) as found:
+        assert "app/deep/file" in found.getnames()
+
+
+def test_an_image_is_loaded_into_the_engine(
+    shipline: Shipline, context: Path, docker: Docker
+) -> None:
+    build(shipline, "--builder=docker", "--load", "-t", "builders-load:1", context).ok()
+    assert docker.run("image", "inspect", "builders-load:1").returncode == 0
+
+
+def test_a_failure_is_shown_as_one_of_this_machine(shipline: Shipline, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo oops; exit 3\n")
+    for builder in ("--builder=docker", "--builder=native"):
+        said = shipline.build(builder, "--network=none", tmp_path).failed(5)
+        assert "oops" in said and "Dockerfile:2" in said
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY missing /\n")
+    assert "missing" in shipline.build("--builder=docker", tmp_path).failed(4)
+
+
+def test_what_a_builder_cannot_do_is_refused_with_one_that_can(
+    shipline: Shipline, context: Path, tmp_path: Path
+) -> None:
+    said = build(shipline, "--builder=docker", "-m", "1g", context).failed(14)
+    assert "--resource" in said and "leave --builder out" in said
+    said = build(shipline, "--builder=docker", "--platform=linux/mips64le", context).failed(14)
+    assert "linux/amd64" in said
+
+
+def test_builders_are_those_of_buildx(
+    shipline: Shipline, docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = shipline.environ() | {"BUILDX_CONFIG": str(tmp_path / "buildx")}
+
+    def run(*words: str) -> str:
+        done = run_shipline("builder", *words, environ=environ, stdin=b"", timeout_s=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    socket = f"unix://{tmp_path}/no.sock"
+    assert run("create", "--name", "farm", socket, "--platform", "linux/arm64") == "farm\n"
+    run("create", "--name", "farm", "--append", "tcp://127.0.0.1:9", "--driver-opt", "servername=x")
+    listed = run("ls")
+    assert "farm0" in listed and "farm1" in listed and "inactive" in listed and "native*" in listed
+    monkeypatch.setenv("BUILDX_CONFIG", environ["BUILDX_CONFIG"])
+    shown = docker.run("buildx", "ls").stdout
+    assert "farm0" in shown and "remote" in shown and socket in shown
+    docker.run("buildx", "create", "--name", "theirs", "--driver=remote", "tcp://127.0.0.1:9")
+    assert "theirs0" in run("ls")
+    run("use", "theirs")
+    assert "theirs*" in run("ls") and "Name:   theirs" in run("inspect")
+    run("create", "--name", "farm", "--leave", "--node", "farm0")
+    assert "farm0" not in run("ls")
+    run("rm", "farm", "theirs")
+    assert "native*" in run("ls")
+
+
+def test_a_daemon_is_reached_over_tls_by_whom_it_knows(
+    shipline: Shipline, context: Path, docker: Docker, tmp_path: Path
+) -> None:
+    theirs, ours = certificate(tmp_path, "theirs"), certificate(tmp_path, "ours")
+    stranger = certificate(tmp_path, "stranger")
+    environ = shipline.environ() | {"BUILDX_CONFIG": str(tmp_path / "buildx")}
+
+    def create(name: str, endpoint: str, **files: Path) -> None:
+        options = [f"--driver-opt={key}={path}" for key, path in files.items()]
+        words = ("builder", "create", "--name", name, endpoint, *options)
+        done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
+        assert done.returncode == 0, done.stderr
+
+    with relay(docker.host.removeprefix("unix://"), (*theirs, ours[0])) as port:
+        endpoint = f"tcp://127.0.0.1:{port}"
+        create("known", endpoint, cacert=theirs[0], cert=ours[0], key=ours[1])
+        create("impostor", endpoint, cacert=stranger[0], cert=ours[0], key=ours[1])
+        create("unknown", endpoint, cacert=theirs[0], cert=stranger[0], key=stranger[1])
+        out = tmp_path / "out"
+        placed = Shipline(shipline.home, shipline.mirror, environ | {"TOKEN": "hunter2"})
+        placed.build(*FLAGS, "--builder=known", "-o", out, context).ok()
+        assert (out / "word").read_text() == "spoken\n"
+        said = placed.build(*FLAGS, "--builder=impostor", context).failed(14)
+        assert "certificate verify failed" in said
+        placed.build(*FLAGS, "--builder=unknown", context).failed(14)
+        create("plain", endpoint)
+        placed.build(*FLAGS, "--builder=plain", context).failed(14)
+
+
+def test_a_daemon_is_reached_through_a_program(
+    shipline: Shipline, context: Path, docker: Docker, tmp_path: Path
+) -> None:
+    script = Path(buildkit_relay.__file__)
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/docker"
+    fake.write_text(
+        f'#!/bin/sh\n[ "$*" = "exec -i box buildctl dial-stdio" ] || exit 9\n'
+        f'exec "{sys.executable}" "{script}" "{docker.host.removeprefix("unix://")}"\n'
+    )
+    fake.chmod(0o755)
+    environ = shipline.environ() | {
+        "BUILDX_CONFIG": str(tmp_path / "buildx"),
+        "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
+        "TOKEN": "hunter2",
+    }
+    placed = Shipline(shipline.home, shipline.mirror, environ)
+    words = ("builder", "create", "--name=box", "docker-container://box", "--use", "--bootstrap")
+    done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    placed.build(*FLAGS, "-o", tmp_path / "out", context).ok()
+    assert (tmp_path / "out/word").read_text() == "spoken\n"
+    fake.write_text("#!/bin/sh\necho no such container: box >&2\nexit 1\n")
+    placed.build(*FLAGS, context).failed(14)
