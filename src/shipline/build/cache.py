@@ -26,7 +26,7 @@ from shipline.oci import Descriptor, Digest
 from shipline.tasks import Once, locked
 
 _KIND, _REMOTE, _WORK = b"layer-result-1\n", b"remote-1\n", b"known-work-1\n"
-_FILES, _KNOWN = "remote file", "known work"
+_FILES, _KNOWN, _OUTLINES = "remote file", "known work", "outlines"
 _AGAIN_S = 0.02
 
 
@@ -73,6 +73,8 @@ def forget_missing(records: Records, content: Exister, has_files: Callable[[Dige
     whether the files of a layer are here, from which its blob is made again.
     """
     for key, value in walk(records, ()):
+        if key[0] == _OUTLINES:
+            continue
         if key[0] == _KNOWN:
             steps = _steps(value)
             if not steps or any(records.get((space, one)) is None for space, one, _ in steps):
@@ -90,7 +92,7 @@ def forget_missing(records: Records, content: Exister, has_files: Callable[[Dige
 def results(records: Records) -> Iterator[LayerResult]:
     """The results of all builds, also those whose layer has gone."""
     for key, value in walk(records, ()):
-        sealed = unseal(_KIND, value) if key[0] not in (_FILES, _KNOWN) else None
+        sealed = unseal(_KIND, value) if key[0] not in (_FILES, _KNOWN, _OUTLINES) else None
         if sealed is not None:
             yield _result(json.loads(bytes(sealed)))
 
@@ -129,7 +131,8 @@ class Cache:
         self._state = state
         self._space = f"layers {variant}".rstrip()
         self._running: Once[tuple[LayerResult, bool]] = Once()
-        self.remote: Callable[[str], LayerResult | None] = lambda _: None
+        self._outlined: Once[None] = Once()
+        self.remote: Callable[[str], LayerResult | None] | None = None
         self.used: dict[str, LayerResult] = {}
         self._claimed: dict[str, LayerResult] = {}
 
@@ -169,11 +172,42 @@ class Cache:
 
         return self._running.get((key, fresh), find_or_make)
 
+    def make_first(
+        self, outline: str, make: Callable[[], tuple[str, LayerResult]], *, fresh: bool
+    ) -> LayerResult | None:
+        """What `make` returns with its key, if no layer with this outline was made before; None if
+        there may be one, and if another step of this build just made one. `fresh` ignores earlier
+        builds.
+
+        The outline is what can be known of a key without reading files. `remote` may have a layer
+        with any.
+        """
+        if self.remote is not None:
+            return None
+        mine: list[LayerResult] = []
+
+        def find_or_make() -> None:
+            with self.exclusive(outline):
+                if not fresh and self._records.get((_OUTLINES, self._space, outline)) is not None:
+                    return
+                key, result = make()
+                self.add_outline(outline)
+                self.put(key, result)
+            self._running.get((key, fresh), lambda: (result, False))
+            mine.append(result)
+
+        self._outlined.get((outline, fresh), find_or_make)
+        return mine[0] if mine else None
+
+    def add_outline(self, outline: str) -> None:
+        """Remember that a layer with this outline was made."""
+        self._records.write({(_OUTLINES, self._space, outline): b""}, durable=False)
+
     def get(self, key: str) -> LayerResult | None:
         found = self._kept(key)
         if found is not None:
             self.used[key] = found
-        elif (found := self.remote(key)) is not None:
+        elif self.remote is not None and (found := self.remote(key)) is not None:
             self.used[key] = self._claimed[key] = found
         return found
 

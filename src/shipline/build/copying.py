@@ -48,6 +48,7 @@ from shipline.values import replace
 
 _DIRECTORY = 0o755
 _HEAD = 512  # bytes, enough to recognise an archive
+_WORTH_NOTING = 16 << 20  # bytes of files; fewer are read for the key before the layer is made
 _WORTH_KEEPING = 16 << 20  # bytes of files; from there on later steps mount the tar of a layer
 
 
@@ -69,9 +70,11 @@ def make_directory(
     now_ns = op.timestamp if op.timestamp >= 0 else worker.clock.copied_ns()
     placement = Placement(worker.snapshots.table(base), owner, now_ns)
     placement.make_directories(placement.resolve(op.path))
-    made = placement.key()
-    key = key_of("directories/2", entries=made, timestamp=op.timestamp if made else -1)
-    return _layer(key, "", worker, options, lambda: list(placement.items()))
+    placed = placement.key()
+    key = key_of("directories/2", entries=placed, timestamp=op.timestamp if placed else -1)
+    return _found_or_made(
+        key, lambda: _make(list(placement.items()), "", worker, options), worker, options
+    )
 
 
 def copy(
@@ -105,20 +108,23 @@ def copy(
         archives = any(target.archive for target in targets)
         if not archives:  # a cached layer may be from another base
             _require_room(targets, placement)
-        key = key_of(
-            "files/2",
-            texts=op.files,
-            chmod=op.chmod,
-            owner=owner,
-            sources=[target.key() for target in targets],
-            files=files,
-            placed=placement.key(),
-            parents=[
+        stamp = "\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory))
+        common: dict[str, object] = {
+            "texts": op.files,
+            "chmod": op.chmod,
+            "owner": owner,
+            "files": files,
+            "placed": placement.key(),
+            "parents": [
                 placement.parents_key(path) for path in (*(one.path for one in targets), *files)
             ],
-            base=base.diff_ids if archives else (),
-            stamp="\n".join(root.stamp for root in roots if isinstance(root, ContextDirectory)),
-        )
+            "base": base.diff_ids if archives else (),
+            "stamp": stamp,
+        }
+        outline = key_of("outline/1", **common, sources=[target.outline() for target in targets])
+
+        def key() -> str:
+            return key_of("files/3", **common, sources=[target.key() for target in targets])
 
         def items() -> list[Item]:
             for target in targets:
@@ -136,7 +142,23 @@ def copy(
                 placement.place_one(attributes.of(entry, path), content)
             return list(placement.items())
 
-        return _layer(key, _index_key(op, sources), worker, options, items)
+        def make() -> LayerResult:
+            made = _make(items(), _index_key(op, sources), worker, options)
+            worker.cache.add_outline(outline)
+            return made
+
+        def make_unread() -> tuple[str, LayerResult]:
+            for tree in trees:
+                tree.note_contents()
+            made = make()
+            return key(), made
+
+        trees = [target.source.tree for target in targets]
+        if not archives and sum(map(Tree.unread, trees)) >= _WORTH_NOTING:
+            first = worker.cache.make_first(outline, make_unread, fresh=options.fresh)
+            if first is not None:
+                return first
+        return _found_or_made(key(), make, worker, options)
 
 
 def _index_key(op: CopyOp, sources: Iterable[Source]) -> str:
@@ -152,26 +174,22 @@ def _root(source: Source, snapshots: Snapshots, origin: str, stack: ExitStack) -
     return source
 
 
-def _layer(
-    key: str,
-    index_key: str,
-    worker: Worker,
-    options: StepOptions,
-    items: Callable[[], list[Item]],
+def _found_or_made(
+    key: str, make: Callable[[], LayerResult], worker: Worker, options: StepOptions
 ) -> LayerResult:
-    """The layer of `items`, found by `key` if it was made before."""
-
-    def make() -> LayerResult:
-        found = items()
-        size = sum(entry.size for entry, _ in found)
-        mountable = options.mountable and size >= _WORTH_KEEPING and can_mount_files()
-        index = index_key if size >= WORTH_INDEXING else ""
-        return worker.make_layer(found, replace(options, mountable=mountable, index_key=index))
-
+    """The layer that was made before, or now."""
     result, was_there = worker.cache.once(key, make, fresh=options.fresh)
     if was_there:
         options.step.cached()
     return result
+
+
+def _make(items: list[Item], index_key: str, worker: Worker, options: StepOptions) -> LayerResult:
+    """The layer of `items`."""
+    size = sum(entry.size for entry, _ in items)
+    mountable = options.mountable and size >= _WORTH_KEEPING and can_mount_files()
+    index = index_key if size >= WORTH_INDEXING else ""
+    return worker.make_layer(items, replace(options, mountable=mountable, index_key=index))
 
 
 class CopyTarget(Struct, frozen=True):
@@ -191,6 +209,15 @@ class CopyTarget(Struct, frozen=True):
             "directory": self.source.is_directory,
             "context": self.source.is_context,
             "tree": str(self.source.tree.digest(owner)),
+        }
+
+    def outline(self) -> dict[str, object]:
+        """What of the key is known without reading files."""
+        return {
+            "path": self.path,
+            "directory": self.source.is_directory,
+            "context": self.source.is_context,
+            "extent": self.source.tree.extent,
         }
 
 

@@ -77,9 +77,10 @@ class Selected(Struct, frozen=True):
         if not self.is_context:
             return self.tree.items()
         inside = self.path if self.is_directory else posixpath.dirname(self.path)
+        items = self.tree.items(capabilities=False)
         return (
             (entry._replace(xattrs=()) if entry.xattrs else entry, content)
-            for entry, content in owned_items(self.tree.items(), self.owners, inside)
+            for entry, content in owned_items(items, self.owners, inside)
         )
 
     @property

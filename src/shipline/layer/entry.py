@@ -77,11 +77,32 @@ class OpenDirectory:
             os.close(self.fd)
 
 
+class ContentDigests:
+    """Identifiers of files by name: the BLAKE3 digest of the bytes, and the capability, if any."""
+
+    def __init__(self) -> None:
+        from blake3 import blake3
+
+        self.hasher = blake3
+        self._found: dict[str, bytes] = {}
+
+    def add(self, name: str, fd: int, digest: bytes) -> None:
+        """Note the digest of the open file `fd`."""
+        self._found[name] = digest + capability(fd)
+
+    def get(self, name: str) -> bytes | None:
+        """The identifier of a file that was read."""
+        return self._found.get(name)
+
+
 class Source(NamedTuple):
-    """The file that holds the content: `name`, relative to the directory `root`."""
+    """The file that holds the content: `name`, relative to the directory `root`. Who reads all of
+    it tells `digests`.
+    """
 
     root: OpenDirectory
     name: str
+    digests: ContentDigests | None = None
 
 
 Content = bytes | Source | Reader | None

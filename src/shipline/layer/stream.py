@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import queue
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import cache
 
 from msgspec import Struct
 
@@ -15,6 +17,7 @@ from shipline.layer.estargz import Ending
 from shipline.oci import Descriptor, Digest, Hasher
 from shipline.tasks import Limiter, TaskGroup
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_LAG = 8  # blocks that the sinks may lag behind
 
 
@@ -40,6 +43,7 @@ def stream_layer(
     order, and then those that the codec appends, on another thread, all of them before this
     returns. Exceptions of `blocks`, `ingest` and `also` propagate, and nothing is committed.
     """
+    _keep_freed_memory()
     diff = Hasher()
     sinks = (diff.update,) if also is None else (diff.update, also)
     with TaskGroup() as group, closing(_BackgroundSinks(sinks)) as background:
@@ -54,6 +58,17 @@ def stream_layer(
         )
         ingest.commit(descriptor)
     return Layer(descriptor, diff.digest)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed, 256 MB at most: blocks are a tenth quicker when the kernel need
+    not clear their pages again (mallopt(3)). Other C libraries have no such option.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def _write(compressed: Generator[bytes, None, Ending | None], ingest: Ingest) -> Ending | None:

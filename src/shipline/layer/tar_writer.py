@@ -82,6 +82,9 @@ class _BlockBuffer:
                 seen = os.readv(fd, (self._view[start : start + size], self._extra_byte))
                 if seen != size:
                     seen = self._read_on(fd, start, size, seen)
+                if (digests := source[2]) is not None:
+                    data = self._view[start : start + size]
+                    digests.add(source[1], fd, digests.hasher(data).digest())
             finally:
                 os.close(fd)
         except OSError as error:
@@ -111,7 +114,8 @@ class _BlockBuffer:
 
     def read_file(self, source: Source, entry: Entry) -> Iterator[bytes]:
         """Add a file of any length, yielding full blocks."""
-        left = entry.size
+        left, digests = entry.size, source.digests
+        hasher = None if digests is None else digests.hasher()
         try:
             fd = os.open(source.name, _OPEN_FLAGS, dir_fd=source.root.fd)
             try:
@@ -122,11 +126,15 @@ class _BlockBuffer:
                     read = os.readv(fd, (self._view[self.position : end],))
                     if not read:
                         raise changed(entry)
+                    if hasher is not None:
+                        hasher.update(self._view[self.position : self.position + read])
                     left -= read
                     self.position += read
                     self.free -= read
                 if os.read(fd, 1):
                     raise changed(entry)
+                if digests is not None and hasher is not None:
+                    digests.add(source.name, fd, hasher.digest())
             finally:
                 os.close(fd)
         except OSError as error:

@@ -20,6 +20,7 @@ from shipline.layer.entry import (
     CAPABILITY,
     KINDS,
     PREFIX,
+    ContentDigests,
     Entry,
     Item,
     OpenDirectory,
@@ -34,7 +35,7 @@ from shipline.tasks import check, ordered_map
 Stat = tuple[str, int, int, int, int, int, int, int, int]
 """Name, mode with type, uid, gid, size, mtime and ctime in nanoseconds, inode, links."""
 
-_KIND = b"shipline-stat-2\n"
+_KIND = b"shipline-stat-3\n"
 _TICK_NS = 20_000_000  # file times advance with the timer interrupt: 10 ms at its slowest
 _Record = tuple[bytes, list[bytes]]  # packed stats, which compare faster than they load
 
@@ -145,7 +146,7 @@ directory that is kept only if it has entries."""
 
 _BATCH_FILES, _BATCH_BYTES = 128, 8 << 20
 _CHUNK = 1 << 20  # bytes
-_SHA256 = 32  # bytes
+_DIGEST = 32  # bytes
 _status: Callable[[os.stat_result], tuple[int, int, int, int, int, int, int, int]] = attrgetter(
     *("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
 )
@@ -266,6 +267,10 @@ def _is_whiteout(directory: int, one: Stat) -> bool:
     return os.stat(one[0], dir_fd=directory, follow_symlinks=False).st_rdev == 0
 
 
+def _is_file(one: Stat) -> bool:
+    return one[1] & 0o170000 == stat.S_IFREG
+
+
 def _is_dir(one: Stat) -> bool:
     return one[1] & 0o170000 == stat.S_IFDIR
 
@@ -287,6 +292,9 @@ class Tree:
         self._started_ns = started_ns
         self._cache = cache
         self._lock = threading.Lock()
+        self._found: dict[str, list[bytes | None]] | None = None
+        self._missing: list[_Missing] = []
+        self._noted: ContentDigests | None = None
         self._read: dict[str, list[bytes]] = {}
         self._digests: dict[tuple[int, int] | None, Digest] = {}
 
@@ -316,19 +324,20 @@ class Tree:
                 if _is_dir(one):
                     yield from self.shared(names, path)
 
-    def items(self) -> Iterator[Item]:
+    def items(self, *, capabilities: bool = True) -> Iterator[Item]:
         """All entries, sorted in each directory, parents before their content.
 
         Paths are relative to the scanned directory; a single file has its name. Further names of a
-        file are hardlinks.
+        file are hardlinks. Without `capabilities` files may come without theirs.
         """
-        first: dict[int, str] = {}
-        if self._path in self._directories:
-            yield from self._items_in(self._path, "", first)
-        else:
-            yield from self._items_in(self._path.rpartition("/")[0], "", first)
+        directory = self._path
+        if directory not in self._directories:
+            directory = directory.rpartition("/")[0]
+        yield from self._items_in(directory, "", {}, capabilities)
 
-    def _items_in(self, directory: str, shown: str, first: dict[int, str]) -> Iterator[Item]:
+    def _items_in(
+        self, directory: str, shown: str, first: dict[int, str], capabilities: bool
+    ) -> Iterator[Item]:
         stats = self._directories[directory][0]
         nothing: list[bytes | None] = [None] * len(stats)
         contents = self._read.get(directory) or nothing
@@ -337,24 +346,30 @@ class Tree:
             path = shown + one[0]
             if one[1] & 0o170000 == stat.S_IFDIR:
                 yield _entry(one, path), None
-                yield from self._items_in(inside + one[0], path + "/", first)
+                yield from self._items_in(inside + one[0], path + "/", first, capabilities)
                 continue
             if one[8] > 1:
                 earlier = first.setdefault(one[7], path)
                 if earlier != path:
                     yield _entry(one, path)._replace(kind="hardlink", link=earlier, size=0), None
                     continue
-            yield self._item(one, path, inside + one[0], content)
+            yield self._item(one, path, inside + one[0], content, capabilities)
 
-    def _item(self, one: Stat, path: str, file_path: str, content: bytes | None) -> Item:
+    def _item(
+        self, one: Stat, path: str, file_path: str, content: bytes | None, capabilities: bool
+    ) -> Item:
         entry = _entry(one, path)
+        raw = b""
         try:
             if entry.kind != "file":
                 return (entry_at(self._root, file_path) or entry)._replace(path=path), None
-            raw = content[_SHA256:] if content else capability(f"{self._root.path}/{file_path}")
+            if content:
+                raw = content[_DIGEST:]
+            elif capabilities:
+                raw = capability(f"{self._root.path}/{file_path}")
         except OSError as error:
             raise unreadable(error) from error
-        source = Source(self._root, file_path)
+        source = Source(self._root, file_path, self._noted)
         return (entry._replace(xattrs=((CAPABILITY, raw),)) if raw else entry), source
 
     def digest(self, owner: tuple[int, int] | None = None) -> Digest:
@@ -390,7 +405,34 @@ class Tree:
             rows.append(_row(one, content, owner))
         return hashlib.sha256(b"".join(rows)).digest()
 
-    def _contents(self) -> dict[str, list[bytes]]:
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many entries there are, and the bytes of all files."""
+        sizes = [
+            one[4] for stats, _ in self._directories.values() for one in stats if _is_file(one)
+        ]
+        return len(self), sum(sizes)
+
+    def unread(self) -> int:
+        """The bytes of files that `digest` would read."""
+        with self._lock:
+            if self._read:
+                return 0
+            _, missing = self._known_contents()
+            return sum(one[4] for _, _, one in missing if _is_file(one))
+
+    def note_contents(self) -> None:
+        """Let those who read the items from now on note what `digest` would read the files for."""
+        with self._lock:
+            self._noted = self._noted or ContentDigests()
+
+    def _known_contents(self) -> tuple[dict[str, list[bytes | None]], list[_Missing]]:
+        """The cached contents, and what is not among them."""
+        if self._found is None:
+            self._found, self._missing = self._look_up()
+        return self._found, self._missing
+
+    def _look_up(self) -> tuple[dict[str, list[bytes | None]], list[_Missing]]:
         found: dict[str, list[bytes | None]] = {}
         missing: list[_Missing] = []
         for directory, (stats, _) in self._directories.items():
@@ -404,6 +446,10 @@ class Tree:
                     for index, content in enumerate(known)
                     if content is None
                 ]
+        return found, missing
+
+    def _contents(self) -> dict[str, list[bytes]]:
+        found, missing = self._known_contents()
         batches = list(_batches(missing))
         read = ordered_map(self._read_batch, batches)
         for batch, contents in zip(batches, read, strict=True):
@@ -428,9 +474,11 @@ class Tree:
         return known
 
     def _read_batch(self, batch: list[_Missing]) -> list[bytes]:
+        paths = [f"{directory}/{one[0]}" if directory else one[0] for directory, _, one in batch]
+        noted = self._noted.get if self._noted is not None else lambda path: None
         return [
-            self._identify(f"{directory}/{one[0]}" if directory else one[0], one)
-            for directory, _, one in batch
+            noted(path) or self._identify(path, one)
+            for path, (_, _, one) in zip(paths, batch, strict=True)
         ]
 
     def _identify(self, file_path: str, one: Stat) -> bytes:
@@ -467,11 +515,13 @@ def _batches(missing: Iterable[_Missing]) -> Iterator[list[_Missing]]:
 
 
 def _file_identity(file_path: str, size: int, root: int) -> bytes:
-    """The sha256 of a file's bytes, followed by its capability, if any."""
+    """See `ContentDigests`."""
+    from blake3 import blake3
+
     fd = os.open(file_path, _READ, dir_fd=root)
     try:
         data = os.read(fd, min(size, _CHUNK) + 1)
-        seen = hashlib.sha256(data)
+        seen = blake3(data)
         while len(data) > size or len(data) > _CHUNK:
             data = os.read(fd, _CHUNK + 1)
             seen.update(data)

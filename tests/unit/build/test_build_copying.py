@@ -13,15 +13,16 @@ from random import Random
 import pytest
 from layers_for_tests import AMD64, make_layer, open_solver, open_worker
 
+from shipline.build import copying
 from shipline.build.base_images import BaseImage
 from shipline.build.cache import LayerResult
 from shipline.build.graph import ContextOp, CopyOp, ImageOp, MakeDirectoryOp, Vertex
-from shipline.build.selecting import ContextDirectory
+from shipline.build.selecting import ContextDirectory, select
 from shipline.build.snapshots import Snapshot
 from shipline.build.worker import Source, Worker
 from shipline.errors import ContentError, DockerfileError
 from shipline.events import silent
-from shipline.layer import Entry, Item
+from shipline.layer import Entry, Item, Layer
 from shipline.oci import Digest, ImageConfig, Reference
 from shipline.tasks import TaskGroup
 from shipline.values import replace
@@ -177,8 +178,8 @@ def outcome(
     try:
         if source is None:
             image = Snapshot((make_layer(worker.store, image_items()),))
-            return str(solved(op, root, image, worker).layer)
-        return str(solved(op, root, source, worker).layer)
+            return str(solved(op, root, image, worker).layer.descriptor.digest)
+        return str(solved(op, root, source, worker).layer.descriptor.digest)
     except DockerfileError as error:
         return error.message
 
@@ -214,3 +215,59 @@ def test_files_of_a_context_and_of_an_image_are_told_apart(tmp_path: Path) -> No
         for origin in (source, None):
             layers.add(outcome(OPERATIONS["file"], (), origin, worker))
     assert len(layers) == 2
+
+
+@pytest.fixture
+def unread(context: ContextDirectory, monkeypatch: pytest.MonkeyPatch) -> ContextDirectory:
+    """A context whose files are read once, for the layer and for its key."""
+    monkeypatch.setattr(copying, "_WORTH_NOTING", 1)
+    (context.path / "sub").mkdir()
+    (context.path / "sub/long").write_bytes(bytes(3_000_000))
+    (context.path / "sub/empty").touch()
+    os.link(context.path / "a", context.path / "sub/again")
+    os.symlink("a", context.path / "link")
+    return context
+
+
+def copied_all(context: ContextDirectory, worker: Worker, base: Snapshot | None = None) -> Layer:
+    files = ContextDirectory(context.path, "the context")  # scanned anew
+    return solved(CopyOp((".",), "/new/"), base or Snapshot(), files, worker).layer
+
+
+def test_a_layer_made_before_its_key_is_found_by_it(
+    tmp_path: Path, unread: ContextDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_worker(tmp_path / "home") as worker:
+        first = copied_all(unread, worker)
+        base = base_with(worker, Entry("other", "fifo"))
+    for least in (1, 1 << 40):
+        monkeypatch.setattr(copying, "_WORTH_NOTING", least)
+        with open_worker(tmp_path / "home") as worker:
+            copied_all(unread, worker, base)
+            (made,) = {one.layer for one in worker.cache.used.values()}
+            assert made == first
+
+
+def test_other_files_of_the_same_size_are_another_layer(
+    tmp_path: Path, unread: ContextDirectory
+) -> None:
+    with open_worker(tmp_path / "home") as worker:
+        first = copied_all(unread, worker)
+        (unread.path / "a").write_text("CONTENT")
+        second = copied_all(unread, worker)
+        assert second != first
+        (unread.path / "a").write_text("content")
+        assert copied_all(unread, worker) == first
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_under_the_old_key(
+    tmp_path: Path, unread: ContextDirectory
+) -> None:
+    with open_worker(tmp_path / "home") as worker:
+        files = ContextDirectory(unread.path, "the context")
+        select(files, (".",), ())  # scans
+        (unread.path / "a").write_text("CONTENT")
+        changed = solved(CopyOp((".",), "/new/"), Snapshot(), files, worker).layer
+    with open_worker(tmp_path / "home") as worker:
+        (unread.path / "a").write_text("content")
+        assert copied_all(unread, worker) != changed
