@@ -1,7 +1,8 @@
 """The state directory is a cache: whatever is broken in it, the next build gives the right image.
 
-Each kind of file and directory there is broken in each way. A run takes a sample, whose seed it
-prints; SHIPLINE_TEST_SEED repeats one, SHIPLINE_TEST_ALL=1 takes everything (20 minutes).
+Each kind of file and directory there is broken in each way, and each kind of system call fails. A
+run takes a sample with something of each kind, whose seed it prints; SHIPLINE_TEST_SEED repeats
+one, SHIPLINE_TEST_ALL=1 takes everything (40 minutes).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from pathlib import Path
 
 import pytest
 
-from builds import Done, Shipline, context, leftovers
+from builds import Done, Shipline, command, context, leftovers
 from forks import Forks, forking
 from peers import Registry
 
 pytestmark = [pytest.mark.peers, pytest.mark.root]
 
 ALL = bool(os.environ.get("SHIPLINE_TEST_ALL"))
-SAMPLE, KILLS = (100_000, 150) if ALL else (16, 5)
+KILLS, CALLS = (200, 120) if ALL else (5, 4)
 DOCKERFILE = """
 FROM busybox
 WORKDIR /app
@@ -235,11 +236,23 @@ def is_repaired(entry: str, harm: Harm) -> bool:
     return harm is not flip or not entry.endswith(("layer.tar", "index.erofs"))
 
 
+Case = tuple[str, Harm]
+
+
+def _sample(chance: random.Random, cases: list[Case]) -> list[Case]:
+    """Each harm once, and something of each part of the home."""
+    parts = {entry: entry.partition("/")[0].partition("-")[0] for entry, _ in cases}
+    found = [chance.choice([one for one in cases if one[1] is harm]) for harm in HARMS]
+    for part in sorted(set(parts.values()) - {parts[entry] for entry, _ in found}):
+        found.append(chance.choice([one for one in cases if parts[one[0]] == part]))
+    return found
+
+
 def test_whatever_is_broken_is_repaired(site: Site) -> None:
     chance = seeded()
     cases = [(entry, harm) for entry in ENTRIES for harm in HARMS if is_repaired(entry, harm)]
     failed = {}
-    for pattern, harm in chance.sample(cases, min(SAMPLE, len(cases))):
+    for pattern, harm in cases if ALL else _sample(chance, cases):
         home = site.home("broken")
         paths = [home] if pattern == "." else sorted(home.glob(pattern)) or [home / pattern]
         path = chance.choice(paths)
@@ -293,7 +306,9 @@ def test_a_home_on_overlayfs_works_as_in_a_container_without_volumes(site: Site)
 
 
 def test_a_build_after_a_killed_one_is_right(site: Site) -> None:
-    """Killed at any moment, alone or beside another, in a new home or one that is known."""
+    """Killed at any moment, alone, beside another or beside a prune that is killed too, in a new
+    home or one that is known.
+    """
     chance = seeded()
     failed = {}
     for number in range(KILLS):
@@ -302,6 +317,9 @@ def test_a_build_after_a_killed_one_is_right(site: Site) -> None:
         first = site.forks.start(
             *site.words(home), environment=site.environment(home), kill_s=after_s
         )
+        if number % 4 == 1:
+            prune, at_s = ("prune", "--all", "--force"), chance.uniform(0.0, 0.2)
+            site.forks.run(*prune, environment=site.environment(home), killed_after_s=at_s)
         if number % 3 == 0:  # in the middle of one that goes on
             found = problems(site, home)
             site.forks.result(first)
@@ -310,4 +328,43 @@ def test_a_build_after_a_killed_one_is_right(site: Site) -> None:
             found = problems(site, home)
         if found:
             failed[f"{number}: killed after {after_s:.4f} s"] = found
+    assert failed == {}
+
+
+FAILING = {
+    "write,pwrite64,writev": ("ENOSPC", "EIO"),
+    "fsync,fdatasync": ("EIO", "ENOSPC"),
+    "rename,renameat,renameat2": ("EIO", "ENOSPC", "EROFS"),
+    "link,linkat": ("EIO", "ENOSPC", "EROFS"),
+    "mkdir,mkdirat": ("EIO", "ENOSPC", "EROFS"),
+    "unlink,unlinkat,rmdir": ("EIO", "EROFS"),
+    "ftruncate,fallocate": ("EIO", "ENOSPC"),
+    "sendfile,copy_file_range": ("EIO", "ENOSPC"),
+    "setxattr,fsetxattr,lsetxattr": ("ENOSPC", "EIO"),
+    "fchown,fchownat,lchown,fchmod,fchmodat,utimensat": ("EIO", "EROFS"),
+    "mknod,mknodat,symlink,symlinkat": ("ENOSPC", "EIO"),
+    "mount,fsmount,move_mount": ("ENOSPC", "EINVAL"),
+}
+"""System calls that change something, of a build and of all that it starts, and how they fail."""
+
+
+def test_a_build_after_one_whose_system_call_failed_is_right(site: Site, tmp_path: Path) -> None:
+    """It fails, or kills the program, in the first build, which says so in one message."""
+    chance = seeded()
+    failed = {}
+    for number in range(CALLS):
+        calls = chance.choice(list(FAILING))
+        fault = chance.choice([f"error={one}" for one in FAILING[calls]] + ["signal=KILL"])
+        place = f"{calls}:{fault}:when={chance.choice((1, 1, 1, 2, 2, 3, 4, 7, 12))}"
+        home = site.home("failing", copied=number % 2 == 1)
+        done = subprocess.run(
+            ["strace", "-f", "-qqq", "--seccomp-bpf", "-o", tmp_path / "trace", "-e",
+             f"trace={calls}", "-e", f"inject={place}", *command(), *site.words(home)[1:]],
+            env=site.environment(home), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        found = []
+        if "Traceback" in done.stderr or (done.returncode > 0 and "╭─" not in done.stderr):
+            found.append(f"exit {done.returncode}: {done.stderr[-700:]}")
+        if found := found + problems(site, home):
+            failed[place] = found
     assert failed == {}

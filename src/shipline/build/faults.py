@@ -42,7 +42,9 @@ def system_errors(home: Path) -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has gone: the command line handles it
         raise
     except OSError as error:
-        where = _place(error) or str(home)
+        where = _place(error)
+        if not os.path.isabs(where) or where.startswith("/proc/"):  # relative to a descriptor
+            where = f"{home} ({where})" if where else str(home)
         if error.errno in _FULL:
             hint = full_hint(home) or "free some space there"
             raise ContentError(f"cannot write to {where}: {_reason(error)}", hint=hint) from error
