@@ -1,4 +1,7 @@
-"""`shipline imagetools`: inspect images in registries, tag and combine them."""
+"""`shipline imagetools`: inspect images in registries, tag and combine them.
+
+What is printed is that of `docker buildx imagetools`, byte for byte, with its fields in its order.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,24 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import click
+from msgspec import Struct
 
-from shipline.build import Annotation, Level, parse_annotation, parse_tags
+from shipline.build import Annotation, Level, parse_annotation, parse_platforms, parse_tags
+from shipline.cli.build_options import MODES
 from shipline.cli.environment import registry_options
-from shipline.cli.template import render
+from shipline.cli.results import write_whole
+from shipline.cli.template import GoStruct, render
 from shipline.content import MemoryStore, Repository, copy_graph, fetch_all
 from shipline.errors import ContentError, NotFound, UsageError
 from shipline.oci import (
     MANIFEST_LIMIT,
+    NO_ANNOTATIONS,
     Descriptor,
+    Digest,
     Index,
     Manifest,
     Part,
@@ -28,74 +36,83 @@ from shipline.oci import (
     combine,
     parse_manifest,
 )
+from shipline.values import replace
 
 _CONFIG_LIMIT = 8 << 20  # bytes
+_STATED = ("SLSA", "SPDX", "AdditionalSPDXs")
 _SLSA, _SPDX = "https://slsa.dev/provenance/", "https://spdx.dev/Document"
 
 Statements = Iterator[tuple[str, Mapping[str, Any] | str]]
 """Predicates with their types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """An image or index with its reference, and the repository with its parts."""
+class Inspection(Struct, frozen=True):
+    """An image or index with its reference, and the repository with its parts. `platform` and
+    `annotations` are those of its descriptor where it was given by one.
+    """
 
     reference: Reference
     descriptor: Descriptor
     document: Manifest | Index
     repository: Repository
+    platform: Platform | None = None
+    annotations: Mapping[str, str] = NO_ANNOTATIONS
 
     def part(self) -> Part:
         """The part for an index; a single image has its platform."""
         if isinstance(self.document, Index):
             return Part(self.document)
-        return Part(self.document, _platform(self._config(self.document)))
+        platform = self.platform or _platform(self._config(self.document))
+        return Part(self.document, platform, self.annotations)
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of templates; Image, Provenance and SBOM are fetched on use."""
-        return {
-            "Name": str(self.reference),
-            "Manifest": self._manifest(),
-            "Image": self._image,
-            "Provenance": lambda: self._attested(_provenance),
-            "SBOM": lambda: self._attested(_sbom),
-        }
+    def fields(self, name: str = "") -> dict[str, Any]:
+        """The fields of templates, `name` as it was given; Image, Provenance and SBOM are fetched
+        on use.
+        """
+        return GoStruct(
+            {
+                "Name": name or str(self.reference),
+                "Manifest": self._manifest(),
+                "Image": self._image,
+                "Provenance": lambda: self._attested(_provenance),
+                "SBOM": lambda: self._attested(_sbom),
+            },
+            json={"name": "Name", "manifest": "Manifest", "image": "Image"},
+        )
 
     def _manifest(self) -> dict[str, Any]:
-        value = self.descriptor.to_json()
-        if isinstance(self.document, Index):
-            value = {"schemaVersion": 2, **value}
-            value["manifests"] = [manifest.to_json() for manifest in self.document.manifests]
+        value = self.descriptor.plain.to_json()
+        if not isinstance(self.document, Index):
+            return value
+        value = {"schemaVersion": 2, **value}
+        value["manifests"] = [_entry_json(one) for one in self.document.manifests]
         if self.document.annotations:
-            value["annotations"] = dict(self.document.annotations)
+            value["annotations"] = dict(sorted(self.document.annotations.items()))
         return value
 
     def _image(self) -> object:
         """The configuration; for an index by platform, each fetched on use."""
         if isinstance(self.document, Manifest):
-            return self._config(self.document)
+            return _image_json(self._config(self.document))
         return self._by_platform(
             {
-                str(image.platform): lambda image=image: self._config(self._child(image))
+                str(image.platform): lambda image=image: _image_json(
+                    self._config(self._child(image))
+                )
                 for image in self._images
             }
         )
 
     def _attested(self, select: Callable[[Statements], dict[str, Any]]) -> object:
         """What `select` returns for the statements about each image; for an index by platform."""
-        attested = {
-            str(image.platform): selected
-            for image in self._images
-            if (selected := select(self._statements(image)))
-        }
-        return self._by_platform(attested)
+        found = {str(image.platform): select(self._statements(image)) for image in self._images}
+        if len(found) > 1:
+            return GoStruct({key: one for key, one in sorted(found.items()) if one}, absent=_STATED)
+        return next(iter(found.values()), select(iter(())))
 
     def _by_platform(self, values: dict[str, Any]) -> object:
-        """The values; that of the only platform where an index has attestations besides it."""
-        listed = self.document.manifests if isinstance(self.document, Index) else ()
-        if len(values) == 1 and len(listed) > len(self._images) == 1:
-            return next(iter(values.values()))
-        return values
+        """The values; that of the only platform where there is one."""
+        return next(iter(values.values())) if len(values) == 1 else dict(sorted(values.items()))
 
     @property
     def _images(self) -> tuple[Descriptor, ...]:
@@ -129,15 +146,56 @@ class Inspection:
 
 
 def _provenance(statements: Statements) -> dict[str, Any]:
-    found = [predicate for kind, predicate in statements if kind.startswith(_SLSA)]
-    return {"SLSA": found[0]} if found else {}
+    found = [_sorted(predicate) for kind, predicate in statements if kind.startswith(_SLSA)]
+    return GoStruct({"SLSA": found[0]} if found else {}, absent=_STATED)
 
 
 def _sbom(statements: Statements) -> dict[str, Any]:
     """The list of the image's own packages, and those of stages and contexts."""
-    found = [predicate for kind, predicate in statements if kind == _SPDX]
+    found = [_sorted(predicate) for kind, predicate in statements if kind == _SPDX]
     more = {"AdditionalSPDXs": found[1:]} if found[1:] else {}
-    return {"SPDX": found[0], **more} if found else {}
+    value = {"SPDX": found[0], **more} if found else {}
+    return GoStruct(value, absent=_STATED)
+
+
+def _sorted(value: Any) -> Any:
+    """JSON with its keys in order, as Go writes maps."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [*map(_sorted, value)] if isinstance(value, list) else value
+
+
+_IMAGE = ("created", "author", "architecture", "os", "os.version", "os.features", "variant")
+_CONFIG = (
+    *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
+    *("StopSignal", "ArgsEscaped"),
+)
+_HISTORY = ("created", "created_by", "author", "comment", "empty_layer")
+"""The fields of a configuration in the OCI specification, in the order of its Go types."""
+
+
+def _picked(value: object, names: Iterable[str]) -> dict[str, Any]:
+    fields = value if isinstance(value, Mapping) else {}
+    return GoStruct(
+        {name: _sorted(fields[name]) for name in names if fields.get(name)}, absent=tuple(names)
+    )
+
+
+def _image_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that the OCI specification has."""
+    root = config.get("rootfs")
+    value = {**_picked(config, _IMAGE), "config": _picked(config.get("config"), _CONFIG)}
+    value["rootfs"] = {"type": "", "diff_ids": None, **(root if isinstance(root, Mapping) else {})}
+    if history := config.get("history"):
+        value["history"] = [_picked(one, _HISTORY) for one in history]
+    return GoStruct(value, absent=(*_IMAGE, "history"))
+
+
+def _entry_json(entry: Descriptor) -> dict[str, Any]:
+    value = entry.to_json()
+    if entry.annotations:
+        value["annotations"] = dict(sorted(entry.annotations.items()))
+    return value
 
 
 def inspect_image(repository: Repository, reference: Reference) -> Inspection:
@@ -150,28 +208,45 @@ def inspect_image(repository: Repository, reference: Reference) -> Inspection:
 
 def describe(inspected: Inspection) -> str:
     """The image as text, as `docker buildx imagetools inspect` prints it."""
-    lines = [
-        f"Name:      {inspected.reference}",
-        f"MediaType: {inspected.descriptor.media_type}",
-        f"Digest:    {inspected.descriptor.digest}",
-    ]
+    lines = _columns(
+        [
+            ("Name:", str(inspected.reference)),
+            ("MediaType:", inspected.descriptor.media_type),
+            ("Digest:", str(inspected.descriptor.digest)),
+        ]
+    )
     if isinstance(inspected.document, Index):
-        lines += ["", "Manifests:"]
-        for manifest in inspected.document.manifests:
-            lines += [*_entry(inspected.reference, manifest), ""]
-    return "\n".join(lines).rstrip()
+        lines += _columns([("", ""), ("Manifests:", "")])
+        rows: list[tuple[str, str]] = []
+        for number, entry in enumerate(inspected.document.manifests):
+            rows += [("", "")] if number else []
+            rows += [(f"  {name}:", value) for name, value in _entry(inspected.reference, entry)]
+            if entry.platform is not None and entry.annotations:  # ends a block of columns
+                lines += _columns([*rows, ("  Annotations:", "")])
+                annotations = sorted(entry.annotations.items())
+                lines += _columns([(f"    {key}:", value) for key, value in annotations])
+                rows = []
+        lines += _columns(rows)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _entry(reference: Reference, child: Descriptor) -> Iterator[str]:
-    yield f"  Name:      {reference.name}@{child.digest}"
-    yield f"  MediaType: {child.media_type}"
-    if child.platform is not None:
-        yield f"  Platform:  {child.platform}"
-    if child.artifact_type:
-        yield f"  ArtifactType: {child.artifact_type}"
-    if child.annotations:
-        yield "  Annotations:"
-        yield from (f"    {key}: {value}" for key, value in sorted(child.annotations.items()))
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(name) for name, _ in rows), default=0) + 1
+    return [name.ljust(width) + value for name, value in rows]
+
+
+def _entry(reference: Reference, child: Descriptor) -> Iterator[tuple[str, str]]:
+    tag = f":{reference.tag}" if reference.tag else ""
+    yield "Name", f"{reference.name}{tag}@{child.digest}"
+    yield "MediaType", child.media_type
+    if (platform := child.platform) is not None:
+        yield "Platform", str(platform)
+        if platform.os_version:
+            yield "OSVersion", platform.os_version
+        if platform.os_features:
+            yield "OSFeatures", ", ".join(platform.os_features)
+        if child.urls:
+            yield "URLs", ", ".join(child.urls)
 
 
 def _platform(config: dict[str, Any]) -> Platform | None:
@@ -201,44 +276,72 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
         if raw:
             sys.stdout.buffer.write(inspected.document.raw)
             return
-        click.echo(
-            describe(inspected) if template is None else render(template, inspected.fields())
-        )
+        is_whole = template is not None and "".join(template.split()) == "{{.Manifest}}"
+        shown = describe(inspected) if not template or is_whole else None
+        click.echo(shown or render(template or "", inspected.fields(name)), nl=False)
 
 
 @group.command("create")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="A file with a SOURCE: a name, a digest or the JSON of a descriptor.",
+)
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="The new tag.")
-@click.option("--append", is_flag=True, help="Keep the images that the tag has now.")
+@click.option("--append", is_flag=True, help="Keep the images that the first tag has now.")
 @click.option("--dry-run", is_flag=True, help="Print the index without writing it.")
 @click.option("--annotation", "annotations", multiple=True, metavar="TYPE:K=V")
+@click.option(
+    "-p",
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH",
+    help="Keep the images of these platforms alone, and what is attached to them.",
+)
 @click.option(
     "--prefer-index/--no-prefer-index",
     default=True,
     help="Create an index even for a single image.",
 )
+@click.option("--metadata-file", metavar="PATH", help="Write the descriptor here, as JSON.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", help="quiet: print nothing.")
 @registry_options
 def create(
     sources: Sequence[str],
+    files: Sequence[str],
     tags: Sequence[str],
     append: bool,
     dry_run: bool,
     annotations: Sequence[str],
+    platforms: Sequence[str],
     prefer_index: bool,
+    metadata_file: str | None,
+    progress: str,
 ) -> None:
-    """Tag SOURCE, or several images as one index."""
+    """Tag SOURCE, or several images as one index.
+
+    A SOURCE is a name, a digest, or the JSON of a descriptor, whose platform and annotations count;
+    the last two are in the repository that the other names have in common.
+    """
     targets = parse_tags(tags)
-    names = [Reference.parse(source) for source in sources]
+    given = [*map(_read, files), *sources]
     extra = _annotations(annotations)
     if not targets and (append or not dry_run):
         raise UsageError("there is no tag to write to", hint="pass --tag NAME")
-    if not names:
+    if not given:
         raise UsageError("no SOURCE is given")
+    wanted = parse_platforms(platforms)
+    named = _sources(given, targets)
     with ExitStack() as stack:
         remotes = OpenRepositories(stack)
-        inspected = [*(_existing(remotes, targets) if append else ())]
-        inspected += [inspect_image(remotes(name), name) for name in names]
-        raw, target = _result(inspected, extra, prefer_index)
+        inspected = [*(_existing(remotes, targets[:1]) if append else ())]
+        inspected += [_inspect_source(remotes, *source) for source in named]
+        raw, target, kept = _result(inspected, extra, prefer_index, wanted)
         if dry_run:
             click.echo(raw.decode())
             return
@@ -246,9 +349,83 @@ def create(
             repository = remotes(name)
             for image in inspected:
                 if image.reference.name != name.name:
-                    copy_graph(image.repository, repository, image.descriptor)
+                    for part in kept(image):
+                        copy_graph(image.repository, repository, part)
             repository.tag(target, MemoryStore(raw), name.tag)
-            click.echo(f"{name}@{target.digest}", err=True)
+            if progress not in ("none", "quiet"):
+                click.echo(f"{name}@{target.digest}", err=True)
+    if metadata_file is not None:
+        facts = {
+            "containerimage.descriptor": target.to_json(),
+            "containerimage.digest": str(target.digest),
+            "image.name": ",".join(map(str, targets)),
+        }
+        write_whole(Path(metadata_file), json.dumps(facts, indent=2) + "\n")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(MANIFEST_LIMIT).strip()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"--file: cannot read {path}: {reason}") from None
+
+
+_Fields = Mapping[str, Any]
+"""Fields of a descriptor; other than the digest they may be missing."""
+
+
+def _sources(texts: Iterable[str], targets: Sequence[Reference]) -> list[tuple[Reference, _Fields]]:
+    """The reference of each source, and the fields of its descriptor as far as they are given.
+
+    Raises UsageError where it is not clear in which repository a digest is.
+    """
+    parsed = [_parse_source(text) for text in texts]
+    named = [*targets, *(one for one in parsed if isinstance(one, Reference))]
+    repositories = {one.name: one for one in named}
+    found: list[tuple[Reference, _Fields]] = []
+    for one in parsed:
+        if isinstance(one, Reference):
+            found.append((one, {}))
+        elif len(repositories) == 1:
+            home = next(iter(repositories.values()))
+            found.append((home.at(Digest.parse(str(one["digest"]))), one))
+        else:
+            raise UsageError(
+                f"in which repository {one['digest']} is, is not clear:"
+                f" {', '.join(sorted(repositories)) or 'none is named'}",
+                hint="write it as NAME@DIGEST",
+            )
+    return found
+
+
+def _parse_source(text: str) -> Reference | _Fields:
+    if text.startswith("{"):
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"not the JSON of a descriptor: {text[:80]!r} ({error})") from None
+        if not isinstance(fields.get("digest"), str):
+            raise UsageError(f"a descriptor without digest: {text[:80]!r}")
+        return cast(_Fields, fields)
+    if text.startswith(("sha256:", "sha512:")):
+        return {"digest": str(Digest.parse(text))}
+    return Reference.parse(text)
+
+
+def _inspect_source(remotes: OpenRepositories, name: Reference, given: _Fields) -> Inspection:
+    found = inspect_image(remotes(name), name)
+    if given.get("size") not in (None, 0, found.descriptor.size):
+        raise UsageError(
+            f"{name.digest} has {found.descriptor.size} bytes, its descriptor says {given['size']}"
+        )
+    platform, annotations = given.get("platform"), given.get("annotations")
+    return replace(
+        found,
+        platform=Platform.from_json(platform) if isinstance(platform, dict) else None,
+        annotations=annotations if isinstance(annotations, dict) else NO_ANNOTATIONS,
+    )
 
 
 class OpenRepositories:
@@ -287,13 +464,19 @@ def _annotations(texts: Iterable[str]) -> list[Annotation]:
 
 
 def _result(
-    inspected: Sequence[Inspection], annotations: Iterable[Annotation], prefer_index: bool
-) -> tuple[bytes, Descriptor]:
-    """The document to publish; a single index, or image without `prefer_index`, is unchanged."""
+    inspected: Sequence[Inspection],
+    annotations: Iterable[Annotation],
+    prefer_index: bool,
+    platforms: Sequence[Platform] = (),
+) -> tuple[bytes, Descriptor, Callable[[Inspection], Sequence[Descriptor]]]:
+    """The document to publish, and what it has of each of `inspected`; a single index, or image
+    without `prefer_index`, is unchanged.
+    """
     annotations = tuple(annotations)
-    only = inspected[0].document if len(inspected) == 1 and not annotations else None
+    alone = len(inspected) == 1 and not annotations and not platforms
+    only = inspected[0].document if alone else None
     if isinstance(only, Index) or (only is not None and not prefer_index):
-        return only.raw, inspected[0].descriptor.plain
+        return only.raw, inspected[0].descriptor.plain, lambda image: [image.descriptor]
     index = combine(
         [image.part() for image in inspected],
         annotations={
@@ -307,4 +490,28 @@ def _result(
             if annotation.level is Level.MANIFEST_DESCRIPTOR
         ],
     )
-    return index.raw, index.descriptor
+    if platforms:
+        index = _of_platforms(index, platforms)
+    kept = {one.digest for one in index.manifests}
+    return (
+        index.raw,
+        index.descriptor,
+        lambda image: [one.plain for one in image.part().descriptors if one.digest in kept],
+    )
+
+
+_ABOUT = "vnd.docker.reference.digest"
+
+
+def _of_platforms(index: Index, platforms: Sequence[Platform]) -> Index:
+    images = [one for one in index.manifests if one.platform in platforms]
+    if not images:
+        raise UsageError(
+            f"no SOURCE is for {', '.join(map(str, platforms))}",
+            hint=f"there are {', '.join(map(str, index.platforms))}",
+        )
+    digests = {str(one.digest) for one in images}
+    kept = [
+        one for one in index.manifests if one in images or one.annotations.get(_ABOUT) in digests
+    ]
+    return Index.make(kept, media_type=index.media_type, annotations=index.annotations)

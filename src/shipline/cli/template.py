@@ -12,12 +12,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from shipline.errors import UsageError
 
 Value = object
+
+
+class GoStruct(dict[str, Any]):
+    """Fields of a Go struct: those of `absent` are nil where they are missing, and `json`, if it is
+    given, has the names of the fields in JSON.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        absent: Iterable[str] = (),
+        json: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(fields or {})
+        self.absent = frozenset(name.lower() for name in absent)
+        self.json = json
+
+
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>"(?:\\.|[^"\\])*"|`[^`]*`)|(?P<number>-?\d+)|(?P<word>[A-Za-z_]\w*)"""
@@ -200,6 +220,8 @@ def _field(value: Value, path: str) -> Value:
         keys = [key for key in value if key == name] or [
             key for key in value if key.lower() == name.lower()
         ]
+        if not keys and name.lower() in (value.absent if isinstance(value, GoStruct) else ()):
+            return None
         if not keys:
             raise UsageError(
                 f"--format: unknown field .{name}",
@@ -210,7 +232,9 @@ def _field(value: Value, path: str) -> Value:
 
 
 def _resolve(value: Value) -> Value:
-    return value() if callable(value) else value
+    while callable(value):
+        value = value()
+    return value
 
 
 def _index(value: Value, *keys: Value) -> Value:
@@ -233,6 +257,8 @@ def go_json(value: Value) -> str:
 def _resolve_all(value: Value) -> Value:
     """The value with all callables resolved."""
     value = _resolve(value)
+    if isinstance(value, GoStruct) and value.json is not None:
+        value = {key: value[name] for key, name in value.json.items()}
     if isinstance(value, Mapping):
         return {key: _resolve_all(item) for key, item in value.items()}
     return [_resolve_all(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -251,16 +251,20 @@ def _index(raw: bytes, document: Mapping[str, Any], media_type: str) -> Index:
 
 
 class Part(Struct, frozen=True):
-    """A document to combine; `platform` is that of a single image, from its configuration."""
+    """A document to combine; `platform` is that of a single image, from its configuration, and
+    `annotations` are those of its descriptor.
+    """
 
     document: Manifest | Index
     platform: Platform | None = None
+    annotations: Mapping[str, str] = NO_ANNOTATIONS
 
     @property
     def descriptors(self) -> tuple[Descriptor, ...]:
         if isinstance(self.document, Index):
             return self.document.manifests
-        return (replace(self.document.descriptor, platform=self.platform),)
+        own = self.document.descriptor
+        return (replace(own, platform=self.platform, annotations=self.annotations),)
 
 
 def combine(
@@ -281,7 +285,7 @@ def combine(
         known = by_digest.setdefault(manifest.digest, manifest)
         by_digest[manifest.digest] = replace(
             known,
-            platform=known.platform or manifest.platform,
+            platform=manifest.platform or known.platform,
             annotations={**known.annotations, **manifest.annotations},
         )
     manifests = [_annotated(manifest, annotate) for manifest in by_digest.values()]

@@ -58,11 +58,11 @@ def test_an_index_is_described_with_its_platforms(store: MemoryStore) -> None:
         "Name:      h:5000/a:latest",
         f"MediaType: {media.OCI_INDEX}",
         f"Digest:    {found.descriptor.digest}",
-        "",
-        "Manifests:",
+        " " * 11,
+        "Manifests: ",
     ]
     assert lines.count("  Platform:  linux/arm64") == 1
-    assert sum(line.startswith("  Name:      h:5000/a@sha256:") for line in lines) == 2
+    assert sum(line.startswith("  Name:      h:5000/a:latest@sha256:") for line in lines) == 2
 
 
 def test_one_image_is_described_in_three_lines(store: MemoryStore) -> None:
@@ -85,11 +85,11 @@ def test_a_missing_name_is_not_found(store: MemoryStore) -> None:
 
 def test_one_index_keeps_its_bytes(store: MemoryStore) -> None:
     found = find(store, "latest")
-    assert _result([found], [], True) == (found.document.raw, found.descriptor)
+    assert _result([found], [], True)[:2] == (found.document.raw, found.descriptor)
 
 
 def test_images_are_combined_with_their_platforms(store: MemoryStore) -> None:
-    raw, target = _result([find(store, "amd64"), find(store, "arm64")], [], True)
+    raw, target, _ = _result([find(store, "amd64"), find(store, "arm64")], [], True)
     document = parse_manifest(raw, target.media_type)
     assert isinstance(document, Index)
     assert [one.platform for one in document.manifests] == [AMD, ARM]
@@ -98,7 +98,7 @@ def test_images_are_combined_with_their_platforms(store: MemoryStore) -> None:
 def test_one_image_becomes_an_index_only_where_that_is_preferred(store: MemoryStore) -> None:
     one = find(store, "amd64")
     assert _result([one], [], True)[1].media_type == media.OCI_INDEX
-    assert _result([one], [], False) == (one.document.raw, one.descriptor)
+    assert _result([one], [], False)[:2] == (one.document.raw, one.descriptor)
 
 
 @pytest.fixture
@@ -130,3 +130,39 @@ def test_images_are_combined_and_read_back_over_the_network(
     assert raw + "\n" == dry.stdout
     seen = run_shipline("imagetools", "inspect", "--format", "{{.Manifest.Digest}}", name).stdout
     assert seen.strip() == str(Descriptor.of(raw.encode(), media.OCI_INDEX).digest)
+
+
+def test_a_source_may_be_a_descriptor_or_a_digest_whose_platform_and_annotations_count(
+    registry: str, store: MemoryStore, tmp_path: Path
+) -> None:
+    from shipline.registry import Client
+
+    with Client() as client:
+        for tag in ("amd64", "arm64"):
+            repository = client.repository(Reference.parse(f"{registry}/team/all"))
+            copy_graph(store, repository, store.resolve(tag))
+            repository.tag(store.resolve(tag), store, tag)
+    amd, arm = store.resolve("amd64"), store.resolve("arm64")
+    given = {
+        **amd.to_json(),
+        "annotations": {"a": "b"},
+        "platform": {"os": "x", "architecture": "y"},
+    }
+    (tmp_path / "source").write_text(json.dumps(given))
+    name, facts = f"{registry}/team/all:1", tmp_path / "facts"
+    words = ("imagetools", "create", "-t", name, "--metadata-file", facts)
+    done = run_shipline(*words, "-f", tmp_path / "source", str(arm.digest))
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(run_shipline("imagetools", "inspect", "--raw", name).stdout)["manifests"]
+    assert entries[0] == given
+    assert (entries[1]["digest"], entries[1]["platform"]) == (str(arm.digest), ARM.to_json())
+    written = json.loads(facts.read_text())
+    assert written["image.name"] == name
+    assert written["containerimage.descriptor"]["digest"] == written["containerimage.digest"]
+    other = f"{registry}/other/one:1"
+    done = run_shipline("imagetools", "create", "-p", "linux/arm64", "-t", other, name)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(run_shipline("imagetools", "inspect", "--raw", other).stdout)["manifests"]
+    assert kept == entries[1:]
+    unclear = run_shipline("imagetools", "create", "-t", other, name, str(arm.digest))
+    assert (unclear.returncode, "is not clear" in unclear.stderr) == (2, True)
