@@ -21,8 +21,8 @@ from shipline.git import (
     GitStore,
     IsolatedGit,
     RefNotFound,
+    RemoteUnreachable,
     SshAccess,
-    Unreachable,
     checkout,
     commit_time,
     parse_git_source,
@@ -259,7 +259,7 @@ def test_nothing_of_a_repository_or_of_the_user_is_run(
     environ |= {"GIT_EXTERNAL_DIFF": f"touch {mark}", "GIT_SSH_COMMAND": f"touch {mark}"}
     store = GitStore(tmp_path / "store", IsolatedGit(environ))
     assert tree(store, f"{server.url}/repo.git?keep-git-dir", tmp_path / "tree")["a.txt"] == "two\n"
-    with pytest.raises(Unreachable):
+    with pytest.raises(RemoteUnreachable):
         tree(store, f"{server.url}/none.git", tmp_path / "tree")
     assert not mark.exists()
 
@@ -306,7 +306,7 @@ def test_a_login_goes_to_its_server_alone(
     server: GitServer, repository: GitRepository, store: GitStore, tmp_path: Path
 ) -> None:
     server.login = "me:s3cret"
-    with pytest.raises(Unreachable, match="asks for a login") as caught:
+    with pytest.raises(RemoteUnreachable, match="asks for a login") as caught:
         tree(store, f"{server.url}/repo.git", tmp_path / "tree")
     assert "GIT_AUTH_TOKEN" in caught.value.hint
     with git_server(tmp_path / "other") as other:
@@ -318,7 +318,7 @@ def test_a_login_goes_to_its_server_alone(
         found = tree(store, url, tmp_path / "tree")
         assert (found["m/s.txt"], found["near/a.txt"]) == ("s\n", "two\n")
         assert other.asked and not other.logins
-    with pytest.raises(Unreachable) as refused:
+    with pytest.raises(RemoteUnreachable) as refused:
         tree(store, url.replace("s3cret", "wr0ng"), tmp_path / "tree")
     assert "wr0ng" not in str(refused.value)
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -384,7 +384,7 @@ def test_a_server_that_says_nothing_is_given_up(
     store = GitStore(tmp_path / "store", IsolatedGit(dict(os.environ), silence_s=1.5))
     source = parse_git_source(f"{protocol}://127.0.0.1:{silent_server}/x.git")
     assert source is not None
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(RemoteUnreachable) as caught:
         store.resolve(source)
     assert f"127.0.0.1:{silent_server}" in caught.value.message
 

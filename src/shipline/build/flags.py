@@ -422,7 +422,11 @@ def parse_resources(
     )
     cpus, mems = fields.pop("cpuset-cpus", ""), fields.pop("cpuset-mems", "")
     if fields:
-        raise UsageError(f"--resource: unknown {', '.join(fields)}")
+        raise UsageError(
+            f"--resource: unknown limit {', '.join(fields)}",
+            hint="known: cpu-period, cpu-quota, cpu-shares, cpuset-cpus, cpuset-mems, memory,"
+            " memory-swap",
+        )
     return Resources(
         memory=parse_size(memory or "0", "--resource memory"),
         memory_swap=-1 if swap == "-1" else parse_size(swap or "0", "--resource memory-swap"),

@@ -161,7 +161,7 @@ def command(names: Sequence[str], flags: GateFlags) -> int:
     if early and not any(rules.early for _, _, rules in section.gates()):
         click.echo("no gate has `early: true`: there is nothing to check", err=True)
         return 0
-    if not [*section.gates()] and not options.unrecognized:
+    if not ([*section.gates()] or options.unrecognized or flags.merge_check):
         raise UsageError(
             "there is no gate to run",
             hint="pass a report, as in --coverage FILE, or add `gates` to shipline.yaml",

@@ -31,7 +31,7 @@ from shipline.git.repository import (
     tags,
     web_address,
 )
-from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, Unreachable
+from shipline.git.run import Git, GitError, GitMissing, GitResult, NoRepository, RemoteUnreachable
 from shipline.git.source import GitSource, clean_directory, parse_git_source
 from shipline.git.store import GitCommit, GitStore, RefNotFound
 from shipline.git.worktree import checkout, commit_time
@@ -51,11 +51,11 @@ __all__ = [
     "IsolatedGit",
     "NoRepository",
     "RefNotFound",
+    "RemoteUnreachable",
     "Reserved",
     "ShallowClone",
     "SshAccess",
     "TagTaken",
-    "Unreachable",
     "WorkTree",
     "abbreviate",
     "branches_containing",

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipline.git.run import GitError, GitMissing, Unreachable, explain
+from shipline.git.run import GitError, GitMissing, RemoteUnreachable, explain
 from shipline.git.source import PROTOCOLS
 from shipline.net import without_logins
 from shipline.processes import ProcessGroup
@@ -104,7 +104,7 @@ class IsolatedGit:
     ) -> bytes:
         """What `git ARGUMENTS` prints; `index` is another index file.
 
-        Raises GitMissing, Unreachable for a server that does not do its part, else GitError.
+        Raises GitMissing, RemoteUnreachable for a server that does not do its part, else GitError.
         """
         environ = self._environment(protocols)
         if index is not None:
@@ -167,8 +167,8 @@ class IsolatedGit:
 def _read(
     process: subprocess.Popen[bytes], arguments: tuple[str, ...], silence_s: float
 ) -> tuple[bytes, bytes]:
-    """All output, and the last messages. Raises Unreachable after a silence, GitError for more
-    output than fits.
+    """All output, and the last messages. Raises RemoteUnreachable after a silence, GitError for
+    more output than fits.
     """
     assert process.stdout is not None and process.stderr is not None
     out, err = process.stdout.fileno(), process.stderr.fileno()
@@ -179,7 +179,7 @@ def _read(
     while waiting:
         ready = poll.poll(silence_s * 1000)
         if not ready:
-            raise Unreachable(
+            raise RemoteUnreachable(
                 f"git {_verb(arguments)} has made no progress for {silence_s:g} seconds",
                 hint="check that the server can be reached from here, and try again",
             )
@@ -248,5 +248,5 @@ def _explained(arguments: tuple[str, ...], text: str) -> GitError:
     if not re.search(_DECLINED, text):
         for pattern, reason, hint in _KNOWN:
             if match := re.search(pattern, text):
-                return Unreachable(reason or match[0].strip(), hint=hint)
+                return RemoteUnreachable(reason or match[0].strip(), hint=hint)
     return explain(arguments, text, Path("."))

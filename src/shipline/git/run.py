@@ -40,7 +40,7 @@ class NoRepository(GitError):
     code = "git-no-repository"
 
 
-class Unreachable(GitError):
+class RemoteUnreachable(GitError):
     """The remote repository cannot be reached, or denies access."""
 
     code = "git-remote"
@@ -77,7 +77,7 @@ def _owned_by_another(match: re.Match[str], directory: Path) -> GitError:
 
 
 def _unreachable(match: re.Match[str], directory: Path) -> GitError:
-    error = Unreachable(f"the remote repository cannot be read: {match.group(0).strip()}")
+    error = RemoteUnreachable(f"the remote repository cannot be read: {match.group(0).strip()}")
     error.hint = "check the URL of the remote and your git credentials for it"
     return error
 

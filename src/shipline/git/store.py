@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from shipline.errors import UsageError
 from shipline.git.isolated import IsolatedGit
-from shipline.git.run import GitError, Unreachable
+from shipline.git.run import GitError, RemoteUnreachable
 from shipline.git.source import GitSource, is_commit, is_ssh
 from shipline.tasks import locked
 from shipline.values import replace
@@ -83,7 +83,7 @@ class GitStore:
     def resolve(self, source: GitSource) -> GitCommit:
         """The commit of `source`; the server is asked unless its hash is given.
 
-        Raises RefNotFound, Unreachable, GitError for another checksum, and UsageError for SSH
+        Raises RefNotFound, RemoteUnreachable, GitError for another checksum, and UsageError for SSH
         without a login.
         """
         if source.by_commit and is_commit(source.checksum):
@@ -129,7 +129,7 @@ class GitStore:
     def fetched(self, found: GitCommit) -> Iterator[Path]:
         """The repository of `found`, with its files, while no other build uses it.
 
-        Raises RefNotFound, Unreachable, GitError.
+        Raises RefNotFound, RemoteUnreachable, GitError.
         """
         with self.repository(found.source.remote, found.object) as repository:
             self.fetch(repository, found.source, found.object, found.ref)
@@ -157,7 +157,7 @@ class GitStore:
     def fetch(self, repository: Path, source: GitSource, hash: str, ref: str = "") -> None:
         """Bring the object `hash`, which is `ref` if that is given, and all its files.
 
-        Raises RefNotFound, Unreachable, GitError.
+        Raises RefNotFound, RemoteUnreachable, GitError.
         """
         if self._has(repository, hash):
             return
@@ -166,7 +166,7 @@ class GitStore:
             try:
                 refspec = f"{name}:refs/shipline/{hash}"
                 git.run(at, *_FETCH, *depth, "--", source.remote, refspec)
-            except Unreachable:
+            except RemoteUnreachable:
                 raise
             except GitError:
                 continue

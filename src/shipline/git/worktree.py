@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from shipline.errors import UsageError
-from shipline.git.run import GitError, Unreachable
+from shipline.git.run import GitError, RemoteUnreachable
 from shipline.git.source import GitSource, clean_directory, join_remote, parse_remote
 from shipline.git.store import GitCommit, GitStore, RefNotFound, naming
 
@@ -29,13 +29,13 @@ def checkout(store: GitStore, found: GitCommit, place: Path) -> Path:
     the source names.
 
     Files have the modes 0644 and 0755 and belong to this user. A damaged repository of the store is
-    made anew. Raises RefNotFound for a directory that is not there, Unreachable, GitError.
+    made anew. Raises RefNotFound for a directory that is not there, RemoteUnreachable, GitError.
     """
     work = _Checkout(store.with_login_of(found.source), place)
     with naming(found.source):
         try:
             return work.write(found)
-        except (Unreachable, RefNotFound):
+        except (RemoteUnreachable, RefNotFound):
             raise
         except GitError:
             if not work.used:
@@ -49,7 +49,7 @@ def checkout(store: GitStore, found: GitCommit, place: Path) -> Path:
 def commit_time(store: GitStore, found: GitCommit) -> int:
     """When the commit was made, in seconds since 1970; it is fetched for this.
 
-    Raises RefNotFound, Unreachable, GitError.
+    Raises RefNotFound, RemoteUnreachable, GitError.
     """
     store = store.with_login_of(found.source)
     with naming(found.source), store.fetched(found) as repository:

@@ -118,7 +118,7 @@ def _recorded(body: bytes) -> int | None:
         return None
 
 
-class Part(NamedTuple):
+class CompressedBlock(NamedTuple):
     """A compressed block, with crc and length of what it holds.
 
     `key` and `digest` are those of the block before and after compression, if anyone asks.
@@ -150,7 +150,7 @@ class BlockIndex:
         """The rows of the parts that were added."""
         return b"".join(self._rows)
 
-    def part(self, block: bytes, compress: Callable[[bytes], Part]) -> Part:
+    def part(self, block: bytes, compress: Callable[[bytes], CompressedBlock]) -> CompressedBlock:
         """The part for a block: that of the older layer, or else compressed. From any thread."""
         from blake3 import blake3
 
@@ -160,11 +160,11 @@ class BlockIndex:
             with suppress(OSError):
                 data = os.pread(self._blob, size, offset)
                 if blake3(data).digest() == digest:
-                    return Part(data, crc, length, key, digest)
+                    return CompressedBlock(data, crc, length, key, digest)
         made = compress(block)
         return made._replace(key=key, digest=blake3(made.data).digest())
 
-    def add(self, part: Part, offset: int) -> None:
+    def add(self, part: CompressedBlock, offset: int) -> None:
         """Add the next part of the layer, which is at `offset` in its blob."""
         data, crc, length, key, digest = part
         self._rows.append(_ROW.pack(key, digest, offset, len(data), crc, length))

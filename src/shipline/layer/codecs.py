@@ -19,7 +19,7 @@ from typing import Literal
 from msgspec import Struct
 
 from shipline.errors import UsageError
-from shipline.layer.blocks import BlockIndex, Part
+from shipline.layer.blocks import BlockIndex, CompressedBlock
 from shipline.layer.estargz import Ending, is_estargz, seekable
 from shipline.oci import Descriptor, media
 from shipline.tasks import CPUS, ordered_map
@@ -124,11 +124,11 @@ def _as_they_are(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
 
 def _parts(
     blocks: Iterable[bytes],
-    compress: Callable[[bytes], Part],
+    compress: Callable[[bytes], CompressedBlock],
     workers: int,
     index: BlockIndex | None,
     offset: int,
-) -> Iterator[Part]:
+) -> Iterator[CompressedBlock]:
     """The compressed blocks, in order, which begin at `offset` in the blob."""
     if index is None:
         yield from ordered_map(compress, blocks, workers=workers)
@@ -155,27 +155,27 @@ def _gzip_joined(
     yield _LAST_BLOCK + struct.pack("<LL", checksum, size & 0xFFFFFFFF)
 
 
-def _deflate_part(block: bytes, *, level: int) -> Part:
+def _deflate_part(block: bytes, *, level: int) -> CompressedBlock:
     from isal import isal_zlib
 
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
     data = stream.compress(block) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
-    return Part(data, isal_zlib.crc32(block), len(block))
+    return CompressedBlock(data, isal_zlib.crc32(block), len(block))
 
 
-def _stored_part(block: bytes) -> Part:
+def _stored_part(block: bytes) -> CompressedBlock:
     parts: list[bytes] = []
     for start in range(0, len(block), _STORED_LIMIT):
         part = block[start : start + _STORED_LIMIT]
         parts += (struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF), part)
-    return Part(b"".join(parts), zlib.crc32(block), len(block))
+    return CompressedBlock(b"".join(parts), zlib.crc32(block), len(block))
 
 
 def _gzip_members(
     blocks: Iterable[bytes], level: int, workers: int, index: BlockIndex | None
 ) -> Generator[bytes, None, None]:
-    def member(block: bytes) -> Part:
-        return Part(_member(block, level=level))
+    def member(block: bytes) -> CompressedBlock:
+        return CompressedBlock(_member(block, level=level))
 
     empty = True
     for part in _parts(blocks, member, workers, index, 0):

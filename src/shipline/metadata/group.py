@@ -21,7 +21,7 @@ Apply = Callable[[Changes, Counters, bool], None]
 
 
 @dataclass(slots=True, eq=False)
-class Write:
+class PendingWrite:
     """A caller's pending write."""
 
     changes: Changes
@@ -38,13 +38,13 @@ class GroupCommit:
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
         self._lock = threading.Lock()
-        self._waiting: list[Write] = []
+        self._waiting: list[PendingWrite] = []
         self._has_leader = False
         self._contended = False  # the last group had more than one
 
     def write(self, changes: Changes, add: Counters, durable: bool) -> None:
         """Returns once written. Raises what `apply` raised."""
-        own = Write(changes, add, durable)
+        own = PendingWrite(changes, add, durable)
         own.wakeup.acquire()
         with self._lock:
             self._waiting.append(own)
@@ -56,7 +56,7 @@ class GroupCommit:
         if own.failure is not None:
             raise own.failure
 
-    def _lead(self, own: Write) -> None:
+    def _lead(self, own: PendingWrite) -> None:
         if self._contended:
             time.sleep(_GATHER_S)
         with self._lock:
@@ -72,7 +72,7 @@ class GroupCommit:
                 if other is not None and other is not own:
                     other.wakeup.release()
 
-    def _commit(self, group: list[Write]) -> None:
+    def _commit(self, group: list[PendingWrite]) -> None:
         """Commit a group; if the disk is full, each write alone, since some may fit."""
         failure = self._attempt(group)
         for write in group:
@@ -80,7 +80,7 @@ class GroupCommit:
             write.failure = self._attempt([write]) if alone else failure
             write.done = True
 
-    def _attempt(self, group: list[Write]) -> BaseException | None:
+    def _attempt(self, group: list[PendingWrite]) -> BaseException | None:
         try:
             self._apply(*merged(group), any(write.durable for write in group))
         except BaseException as failure:  # raised in every caller's own thread
@@ -88,7 +88,7 @@ class GroupCommit:
         return None
 
 
-def merged(group: Iterable[Write]) -> tuple[dict[bytes, bytes | None], dict[bytes, int]]:
+def merged(group: Iterable[PendingWrite]) -> tuple[dict[bytes, bytes | None], dict[bytes, int]]:
     """The combined effect of the writes in order."""
     changes: dict[bytes, bytes | None] = {}
     counters: dict[bytes, int] = {}

@@ -211,6 +211,11 @@ def test_a_merge_check_wants_the_whole_base(project: Path) -> None:
     done = gate(project, "coverage", "--merge-check", "main")
     assert done.returncode == 11 and "main has 1 commit that is not" in done.stdout
     assert gate(project, "coverage", "--merge-check", "nowhere").returncode == 12
+    (project / "shipline.yaml").unlink()
+    alone = gate(project, "--merge-check", "main")
+    assert alone.returncode == 11 and "main has 1 commit that is not" in alone.stdout
+    run(project, "git", "merge", "-q", "--no-edit", "main")
+    assert gate(project, "--merge-check", "main").returncode == 0
 
 
 def hooks(directory: Path, *arguments: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipline.metadata.group import GroupCommit, Write, merged
+from shipline.metadata.group import GroupCommit, PendingWrite, merged
 
 _KEYS = st.sampled_from([b"a", b"b", b"c"])
 _VALUES = st.none() | st.integers(0, 9).map(lambda number: b"%d" % number)
@@ -97,5 +97,5 @@ def test_a_group_is_its_writes_in_order(
     for changes, add in writes:
         done(one_by_one, changes, add)
     at_once: dict[bytes, int | None] = {}
-    done(at_once, *merged(Write(changes, add, True) for changes, add in writes))
+    done(at_once, *merged(PendingWrite(changes, add, True) for changes, add in writes))
     assert at_once == one_by_one
