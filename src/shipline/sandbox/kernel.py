@@ -230,7 +230,10 @@ def namespace_hint() -> str:
                 return f"run as root, or as root: `sysctl -w {name.replace('/', '.')}={on}`"
         except OSError:
             continue
-    return "run as root or in a user namespace; in a container allow CAP_SYS_ADMIN"
+    return (
+        "run as root or in a user namespace; in a container its seccomp profile must allow unshare"
+        " and mount (docs/kubernetes.md)"
+    )
 
 
 def sandbox_error(what: str, error: OSError) -> SandboxError:

@@ -116,12 +116,23 @@ def _may_give_away() -> bool:
 
 def _more_ids() -> str:
     outside = int(Path("/proc/self/uid_map").read_text().split()[1])
-    install = "" if shutil.which("newuidmap") else "apt-get install uidmap && "
+    own = (_name(outside), str(outside))
     most = max(first + count for first, count in kernel.id_ranges("uid"))
+    assigned = subordinate_ranges(_subordinate_file("uid"), *own)
+    if most == 1 and assigned and shutil.which("newuidmap"):
+        return _UNMAPPED
+    install = "" if shutil.which("newuidmap") else "apt-get install uidmap && "
     first, count = free_range(*(_subordinate_file(kind) for kind in _KINDS))
     ranges = " ".join(f"--add-sub{kind}s {first}-{first + count - 1}" for kind in _KINDS)
     ending = f"the highest id is {most - 1}; " if most > 1 else ""
     return f"{ending}as root: `{install}usermod {ranges} {_name(outside)}`"
+
+
+_UNMAPPED = (
+    "newuidmap may not map the ids of /etc/subuid: let it gain privileges (no no_new_privs); in a"
+    " container give it file capabilities instead of setuid: `chmod u-s /usr/bin/new?idmap &&"
+    " setcap cap_setuid=ep /usr/bin/newuidmap && setcap cap_setgid=ep /usr/bin/newgidmap`"
+)
 
 
 def _subordinate_file(kind: str) -> str:

@@ -69,8 +69,9 @@ def test_every_message_that_is_explained_is_in_the_program(message: str) -> None
     assert any(pattern.search(text) for text in _texts())
 
 
-def test_the_pod_of_the_page_follows_the_schema_of_kubernetes() -> None:
-    manifest = YAML(typ="safe").load((DOCS / "kubernetes" / "build-pod.yaml").read_text())
+@pytest.mark.parametrize("name", ["build-pod.yaml", "build-pod-restricted.yaml"])
+def test_the_pods_of_the_page_follow_the_schema_of_kubernetes(name: str) -> None:
+    manifest = YAML(typ="safe").load((DOCS / "kubernetes" / name).read_text())
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
     pod = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
