@@ -118,6 +118,34 @@ def test_other_compressions_are_as_if_there_had_been_no_estargz(
     assert own == [False, True, True, True]  # the base is as it was
 
 
+@pytest.mark.parametrize("writer", ["shipline", "buildkit"])
+def test_layers_of_a_cache_are_used_as_they_are(
+    shipline: Shipline,
+    buildkit: Docker,
+    base_images: Registry,
+    source: Path,
+    tmp_path: Path,
+    writer: str,
+) -> None:
+    there = f"{base_images.address}/stargz"
+    cache = f"type=registry,ref={there}/cache:{writer}"
+    attributes = "mode=max,compression=estargz,oci-mediatypes=true,image-manifest=true"
+    words = ("--cache-to", f"{cache},{attributes}")
+    pack = ("oci-mediatypes=true", "compression=estargz")
+    theirs = ("-o", output(f"{there}/cached:1", *pack), *words, source)
+    if writer == "shipline":
+        shipline.build(*theirs).ok()
+    else:
+        done = buildkit.run("buildx", "build", "--provenance=false", *theirs)
+        assert done.returncode == 0, done.stdout
+    other = Shipline(tmp_path / "other", base_images.address)
+    ours = ("-o", output(f"{there}/uncached:1", *pack), "--cache-from", cache, source)
+    done_here = other.build(*ours).ok()
+    assert "CACHED" in done_here.err and "compress" not in done_here.err
+    found = [document(base_images, f"stargz/{name}", "1") for name in ("cached", "uncached")]
+    assert found[0]["layers"][1] == found[1]["layers"][1]
+
+
 def test_programs_of_stargz_snapshotter_read_it(
     shipline: Shipline, image_store: Containerd, base_images: Registry, source: Path
 ) -> None:

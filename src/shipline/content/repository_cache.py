@@ -47,6 +47,8 @@ INLINE_CACHE = "moby.buildkit.cache.v0"
 """The key of an image configuration that holds its inline cache."""
 
 _DIFF_ID, _CREATED = "containerd.io/uncompressed", "buildkit/createdat"
+_INTERNAL = (_DIFF_ID, _CREATED)
+_OWN = ("mediaType", "diffID", "size", "createdAt")  # of a layer in the document
 _TRIES = 8
 _PAUSE_S = (0.02, 0.3)  # before another attempt, while others write to the same tag
 _IMAGES = 64  # of an index, that are read for their inline caches
@@ -211,7 +213,8 @@ def inline_documents(config: ImageConfig, layers: tuple[Descriptor, ...]) -> Ite
 
 
 def _noted(layer: Descriptor, diff_id: Digest | str, created: str) -> dict[str, Any]:
-    found = {"mediaType": layer.media_type, "diffID": str(diff_id), "size": layer.size}
+    own = {"mediaType": layer.media_type, "diffID": str(diff_id), "size": layer.size}
+    found = {key: text for key, text in layer.annotations.items() if key not in _INTERNAL} | own
     return {**found, "createdAt": created} if created else found
 
 
@@ -239,7 +242,8 @@ def _split(document: bytes) -> tuple[bytes, list[Descriptor]]:
     layers: dict[str, Descriptor] = {}
     for one in found["layers"]:
         notes: Mapping[str, Any] = one.pop("annotations")
-        annotations = {_DIFF_ID: str(notes["diffID"])}
+        others = {key: str(text) for key, text in notes.items() if key not in _OWN}
+        annotations = {**others, _DIFF_ID: str(notes["diffID"])}
         if notes.get("createdAt"):
             annotations[_CREATED] = str(notes["createdAt"])
         layers[one["blob"]] = Descriptor(

@@ -17,7 +17,7 @@ from shipline.layer.entry import (
     Xattrs,
     resolve,
 )
-from shipline.layer.estargz import without_toc
+from shipline.layer.estargz import ANNOTATIONS, without_toc
 from shipline.layer.mirror import Written
 from shipline.layer.stream import Layer, stream_layer
 from shipline.layer.tar_reader import read_tar
@@ -26,6 +26,7 @@ from shipline.layer.toc import LayeredToc, Toc, TocBuilder
 from shipline.layer.tree import Prune, StatCache, Tree, scan, unpacked_items
 
 __all__ = [
+    "ANNOTATIONS",
     "CAPABILITY",
     "Archive",
     "BlockIndex",

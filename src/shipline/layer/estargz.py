@@ -26,7 +26,8 @@ from shipline.tasks import ordered_map
 
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
-"""The annotations of a layer: without the first one it is not mounted, but downloaded."""
+ANNOTATIONS = (TOC_DIGEST, UNCOMPRESSED_SIZE)
+"""Those of a layer: without the first one it is not mounted, but downloaded."""
 
 _TOC_NAME = "stargz.index.json"
 _CHUNK = 4 << 20  # bytes of a file that are fetched at once, in BuildKit too

@@ -14,7 +14,9 @@ from shipline.build.cache import LayerResult
 from shipline.build.caching.document import LIMIT, CacheDocument, CachedResult, CacheKey
 from shipline.errors import ContentError
 from shipline.layer import Layer
+from shipline.layer.estargz import TOC_DIGEST
 from shipline.oci import Descriptor, Digest, media
+from shipline.values import replace
 
 T1, T2 = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00.123456789Z"
 
@@ -55,6 +57,15 @@ def test_what_is_written_is_found_again() -> None:
     assert found(read, TOP) == [result("b", "s", "t", created=T2)]
     assert found(read, BASE) == []
     assert read.dump() == written.dump()
+
+
+def test_a_layer_keeps_its_table_of_contents() -> None:
+    plain = layer("s")
+    notes = {TOC_DIGEST: "sha256:x", "other": "y"}
+    noted = replace(plain.layer, descriptor=replace(plain.layer.descriptor, annotations=notes))
+    written = document((STEP, CachedResult((replace(plain, layer=noted),), T1)))
+    (read,) = found(CacheDocument.parse(written.dump()), STEP)
+    assert read.layers[0].layer.descriptor.annotations == {TOC_DIGEST: "sha256:x"}
 
 
 def test_any_of_the_alternatives_of_an_input_will_do() -> None:

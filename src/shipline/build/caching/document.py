@@ -16,8 +16,9 @@ from typing import Any
 
 from shipline.build.cache import LayerResult
 from shipline.errors import ContentError
-from shipline.layer import Layer
+from shipline.layer import ANNOTATIONS, Layer
 from shipline.oci import Descriptor, Digest, from_bytes, media, to_bytes
+from shipline.values import replace
 
 LIMIT = 1 << 20
 """Bytes of a document; BuildKit reads no bigger one."""
@@ -292,6 +293,8 @@ def _described(row: Mapping[str, Any]) -> LayerResult | None:
     )
     if media.compression(descriptor.media_type) is None:
         return None
+    own = {key: _text(notes[key]) for key in ANNOTATIONS if key in notes}
+    descriptor = replace(descriptor, annotations=own)
     diff_id = Digest.parse(_text(notes.get("diffID")))
     return LayerResult(Layer(descriptor, diff_id), _time(notes.get("createdAt")))
 
@@ -328,6 +331,7 @@ class _LayerTable:
             "mediaType": descriptor.media_type,
             "diffID": str(found.layer.diff_id),
             "size": descriptor.size,
+            **{key: text for key, text in descriptor.annotations.items() if key in ANNOTATIONS},
         }
         if found.created:
             notes["createdAt"] = found.created
