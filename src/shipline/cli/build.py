@@ -67,7 +67,7 @@ def request_of(context: str, given: Mapping[str, Any], environ: Mapping[str, str
     flags = dict(given)
     for name in NOT_YET:
         if flags.pop(name):
-            raise UsageError(f"--{name} is not supported yet")
+            raise UsageError(f"--{name.replace('_', '-')} is not supported yet")
     for name in IGNORED:
         if flags.pop(name):
             click.echo(f"warning: --{name.replace('_', '-')} has no effect", err=True)

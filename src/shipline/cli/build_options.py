@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from shipline.build import parse_boolean
-from shipline.cli.environment import registry_options
+from shipline.cli.environment import debug_option, registry_options
 
 
 class SwitchCommand(click.Command):
@@ -25,7 +25,13 @@ class SwitchCommand(click.Command):
             if isinstance(parameter, click.Option) and parameter.is_flag
             for name in parameter.opts
         }
-        return super().parse_args(ctx, plain_switches(args, names))
+        try:
+            return super().parse_args(ctx, plain_switches(args, names))
+        except click.NoSuchOption as error:
+            options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+            hidden = {name for one in options if one.hidden for name in one.opts}
+            shown = [one for one in error.possibilities or () if one not in hidden]
+            raise click.NoSuchOption(error.option_name, possibilities=shown, ctx=ctx) from None
 
 
 def plain_switches(args: Sequence[str], names: set[str]) -> list[str]:
@@ -145,8 +151,12 @@ _OLD = (
     _old("--cpuset-mems"),
     _old("--invoke"),
     _old("--on"),
+    _old("--detach", is_flag=True),
+    _old("--root"),
+    _old("--server-config"),
+    debug_option,
 )
-NOT_YET = ("policy", "invoke", "on")
+NOT_YET = ("policy", "invoke", "on", "detach", "root", "server_config")
 """Flags without a place in a BuildRequest."""
 
 IGNORED = (

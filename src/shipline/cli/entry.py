@@ -26,6 +26,8 @@ _WITH_VALUE = {*_VARIABLES, "-l", "--log-level", "--tlscacert", "--tlscert", "--
     "--tlsverify"
 }
 _DEBUG = ("-D", "--debug")
+_BUILDERS = ("create", "use", "ls", "inspect", "rm")
+"""Commands of buildx that are below `shipline builder`."""
 
 
 def metadata(version: str) -> str:
@@ -50,9 +52,19 @@ def own_arguments(
     if rest[:1] == [called or "buildx"]:
         rest, more = _taken(rest[1:], environ)
         options += more
-    if rest == ["version"] and (called or "buildx") == "buildx":
-        return ["--version"]
+    if (called or "buildx") == "buildx":
+        return [*options, *_as_buildx(rest)]
     return [*options, *rest]
+
+
+def _as_buildx(arguments: list[str]) -> list[str]:
+    """The arguments for the command that has another name in buildx; -D may be anywhere there."""
+    if arguments == ["version"]:
+        return ["--version"]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = [*{"-D" for word in arguments[:end] if word in _DEBUG}]
+    rest = [word for word in arguments[:end] if word not in _DEBUG] + arguments[end:]
+    return [*debug, *(["builder"] if rest[:1] and rest[0] in _BUILDERS else []), *rest]
 
 
 def _taken(arguments: list[str], environ: MutableMapping[str, str]) -> tuple[list[str], list[str]]:

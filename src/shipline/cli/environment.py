@@ -85,6 +85,18 @@ def registry_options(command: Command) -> Command:
     return insecure(ca(command))
 
 
+def debug_option(command: Command) -> Command:
+    """-D after the name of a command, where buildx takes it, too."""
+    return click.option(
+        "-D", "--debug", is_flag=True, hidden=True, expose_value=False, callback=_debugged
+    )(command)
+
+
+def _debugged(context: click.Context, parameter: click.Parameter, debug: bool) -> None:
+    if debug:
+        context.obj.debug = True
+
+
 def insecure_host() -> str:
     """The registry given with --insecure, if there is exactly one."""
     hosts = os.environ.get(_INSECURE, "").split(",")

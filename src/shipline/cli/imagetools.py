@@ -254,6 +254,10 @@ def _platform(config: dict[str, Any]) -> Platform | None:
     return Platform.from_json(config) if config.get("os") and config.get("architecture") else None
 
 
+_builder = click.option("--builder", hidden=True, expose_value=False)
+"""buildx reads the settings of registries from it; here they are those of this machine."""
+
+
 @click.group("imagetools")
 def group() -> None:
     """Inspect images in registries, tag and combine them."""
@@ -266,6 +270,7 @@ def group() -> None:
     "--format", "template", metavar="TEMPLATE", help="Print fields, as in {{json .Manifest}}."
 )
 @registry_options
+@_builder
 def inspect(name: str, raw: bool, template: str | None) -> None:
     """Show the manifest or index of an image."""
     if raw and template is not None:
@@ -311,6 +316,7 @@ def inspect(name: str, raw: bool, template: str | None) -> None:
 @click.option("--metadata-file", metavar="PATH", help="Write the descriptor here, as JSON.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", help="quiet: print nothing.")
 @registry_options
+@_builder
 def create(
     sources: Sequence[str],
     files: Sequence[str],

@@ -156,6 +156,17 @@ POINTERS = {
     "run": "`shipline build --load -t NAME .` loads the image into the local engine:"
     " `docker run NAME` runs it",
     "help": "`shipline COMMAND --help` explains a command",
+    "bake": "`shipline build` builds one target; `shipline ship` runs what shipline.yaml describes",
+    "history": "`shipline build --metadata-file FILE` and `--progress=rawjson` record a build",
+    "policy": "`shipline gate` judges images; rules for sources are in the file that"
+    " EXPERIMENTAL_BUILDKIT_SOURCE_POLICY names",
+    "dap": "`shipline -D build` shows where an error comes from",
+    "debug": "`shipline -D build` shows where an error comes from",
+    "dial-stdio": "builds run in this process, which no other program can connect to",
+    "install": 'write {"aliases": {"builder": "shipline"}} into ~/.docker/config.json, so that'
+    " `docker build` calls the plugin docker-shipline",
+    "uninstall": "remove `aliases` from ~/.docker/config.json",
+    "stop": "builds end with their process; `shipline builder rm` removes a builder",
     **{name: f"`shipline builder {name}` does that" for name in ("create", "use", "ls", "rm")},
 }
 """Commands of other programs, with their replacements."""
