@@ -38,7 +38,12 @@ def find_engine(environment: Mapping[str, str], context: str = "") -> Engine:
     for path, open_ in _places(environment):
         if path.exists():
             return open_(path)
-    if shutil.which("podman", path=environment.get("PATH")) and not in_user_namespace():
+    if shutil.which("podman", path=environment.get("PATH")):
+        if in_user_namespace():  # where the command would take this user for root
+            raise EngineError(
+                "podman is here, but its service does not run",
+                "start it (`systemctl --user start podman.socket`)",
+            )
         return PodmanCommand()
     raise EngineError(
         "no container engine was found: no socket of Docker, Podman or containerd, and no podman"

@@ -16,7 +16,7 @@ import pytest
 
 from peers.registry import certificate
 from serving import ReceivedRequest, Reply, Served, serving
-from shipline.engines import EngineError, LoadableImage, find_engine
+from shipline.engines import EngineError, LoadableImage, find_engine, finding
 from shipline.oci import Descriptor
 
 LIMIT = 16 << 20  # bytes of an archive here
@@ -179,3 +179,20 @@ def test_an_address_that_is_none_is_named() -> None:
     for url in ("npipe:////./pipe/docker", "tcp://there:port", "fd://", "there:2375"):
         with pytest.raises(EngineError, match="cannot be used here"):
             find_engine({"DOCKER_HOST": url})
+
+
+def test_podman_without_service_is_for_root_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "podman"
+    program.touch(mode=0o755)
+    monkeypatch.setattr(finding, "_places", lambda environment: iter(()))
+    for inside in (False, True):
+        monkeypatch.setattr(finding, "in_user_namespace", lambda inside=inside: inside)
+        if not inside:
+            assert not find_engine({"PATH": str(tmp_path)}).several
+            continue
+        with pytest.raises(EngineError, match="its service does not run"):
+            find_engine({"PATH": str(tmp_path)})
+    with pytest.raises(EngineError, match="no container engine was found"):
+        find_engine({"PATH": "/nowhere"})
