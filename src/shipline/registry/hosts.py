@@ -327,5 +327,6 @@ def _untrusted_realm(realm: Url, host: str, reason: str) -> AuthError:
     return AuthError(
         f"{host} sends its clients to {realm.origin} for a token, which is not trusted: {reason}",
         host=host,
-        hint="if that is correct, add the host to the registry's token hosts",
+        hint="the registry must name a token server on its own host or over https; in Python,"
+        " HostSettings.token_hosts can list others",
     )

@@ -102,7 +102,8 @@ def address_refused(host: str, address: str) -> RegistryError:
     return RegistryError(
         f"the registry points to {host} ({address}), which is not allowed",
         host=host,
-        hint="the address is internal; if that is intended, name the host in the settings",
+        hint="token servers and redirects must not lead to internal addresses: check the name in "
+        "DNS and the configuration of the registry",
     )
 
 

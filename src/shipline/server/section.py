@@ -92,5 +92,5 @@ class RegistrySection:
 
     def __post_init__(self) -> None:
         names = [hook.name for hook in self.webhooks]
-        if len(set(names)) < len(names):
-            raise ConfigError("webhooks: two have the same name")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"webhooks: the name {min(twice)} is used twice")

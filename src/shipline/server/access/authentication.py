@@ -76,7 +76,7 @@ class OpenAuthenticator:
         return problem
 
     def request_scope(self, request: Request, name: str) -> Problem:
-        return Problem(403, "DENIED", f"{name} cannot be pulled from")
+        return Problem(403, "DENIED", f"{name} may not be pulled from")
 
     def sign_in(self, name: str, secret: str, address: str) -> Principal:
         return ANYONE
@@ -259,7 +259,12 @@ class AccountAuthenticator:
             self._challenge(
                 request, requires, scope, "insufficient_scope" if insufficient_scope else ""
             )
-        raise Problem(403, "DENIED", f"{principal.actor} may not do this", detail=scope or None)
+        raise Problem(
+            403,
+            "DENIED",
+            f"{principal.actor} may not access {scope or request.path}",
+            detail=scope or None,
+        )
 
     def _challenge(
         self, request: Request, requires: Requirement, scope: str = "", error: str = ""

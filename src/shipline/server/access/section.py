@@ -88,8 +88,8 @@ class AccessSection:
 
     def __post_init__(self) -> None:
         if not SHORTEST_S <= self.token_lifetime.seconds <= LONGEST_S:
-            raise ConfigError(f"token-lifetime is {SHORTEST_S}s to {LONGEST_S}s")
+            raise ConfigError(f"token-lifetime must be from {SHORTEST_S}s to {LONGEST_S}s")
         if self.audit_files < 1 or self.audit_size.bytes < 4096:
-            raise ConfigError("audit-files is at least 1, audit-size at least 4KiB")
+            raise ConfigError("audit-files must be at least 1, and audit-size at least 4KiB")
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"url must begin with https:// or http://: {self.url!r}")
