@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from builds import Done, Shipline
 from commands import run_shipline
-from peers import Docker, Registry, buildkit_relay
+from peers import Docker, Registry, buildkit_relay, dockerd
 from peers.buildkit_relay import relay
 from peers.registry import certificate
 
@@ -206,3 +211,85 @@ def test_a_daemon_is_reached_through_a_program(
     assert (tmp_path / "out/word").read_text() == "spoken\n"
     fake.write_text("#!/bin/sh\necho no such container: box >&2\nexit 1\n")
     placed.build(*FLAGS, context).failed(14)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, base_images: Registry) -> Iterator[Docker]:
+    """Another engine, of another version."""
+    with dockerd(tmp_path_factory.mktemp("second"), base_images) as running:
+        yield running
+
+
+WAITING = """\
+FROM busybox AS wait-amd64
+RUN sleep 30
+FROM busybox AS wait-arm64
+FROM wait-$TARGETARCH
+COPY . /app
+"""
+
+
+@pytest.fixture
+def farm(shipline: Shipline, docker: Docker, second: Docker, tmp_path: Path) -> Iterator[Farm]:
+    """A builder with two nodes, the second of which can be lost."""
+    environ = shipline.environ() | {"BUILDX_CONFIG": str(tmp_path / "buildx"), "TOKEN": "hunter2"}
+    placed = Shipline(shipline.home, shipline.mirror, environ)
+    with relay(docker.host.removeprefix("unix://")) as port, ExitStack() as losing:
+        other = losing.enter_context(relay(second.host.removeprefix("unix://")))
+        for endpoint, platform in ((port, "linux/arm64"), (other, "linux/amd64")):
+            words = ["builder", "create", "--name=farm", f"tcp://127.0.0.1:{endpoint}"]
+            words += [f"--platform={platform}", *(["--append"] if endpoint == other else [])]
+            done = run_shipline(*words, environ=environ, stdin=b"", timeout_s=60)
+            assert done.returncode == 0, done.stderr
+        yield Farm(placed, losing.close)
+
+
+@dataclass(frozen=True)
+class Farm:
+    shipline: Shipline
+    lose: Callable[[], None]
+
+
+BOTH = ("--builder=farm", "--platform=linux/amd64,linux/arm64", "--network=none")
+
+
+def test_each_platform_is_built_on_its_node_and_joined(
+    farm: Farm, context: Path, base_images: Registry, tmp_path: Path
+) -> None:
+    name = f"{base_images.address}/builders/farm"
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY . /app\n")
+    metadata = tmp_path / "metadata.json"
+    words = ("--push", "-t", f"{name}:1", "-t", f"{name}:2", f"--metadata-file={metadata}")
+    done = farm.shipline.build(*BOTH, *words, context).ok()
+    facts = json.loads(metadata.read_text())
+    assert f"pushed {name}:1@{facts['containerimage.digest']}" in done.err
+    for tag in ("1", "2"):
+        raw = subprocess.run(
+            ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:{tag}"],
+            capture_output=True,
+            check=True,
+        ).stdout
+        entries = json.loads(raw)["manifests"]
+        assert [one["platform"]["architecture"] for one in entries] == ["amd64", "arm64"]
+    said = farm.shipline.build(*BOTH, "-o", tmp_path / "out", context).failed(14)
+    assert "--push" in said
+
+
+def test_the_platforms_of_a_lost_node_move(
+    farm: Farm, context: Path, base_images: Registry
+) -> None:
+    name = f"{base_images.address}/builders/lost:1"
+    (context / "Dockerfile").write_text(WAITING)
+    process = farm.shipline.start(*BOTH, "--push", "-t", name, "--progress=plain", context)
+    said = b""
+    assert process.stderr is not None
+    while b"RUN sleep 30" not in said:
+        line = process.stderr.readline()
+        assert line, said.decode()
+        said += line
+    time.sleep(1)
+    farm.lose()
+    _, rest = process.communicate(timeout=180)
+    said += rest
+    assert process.returncode == 0, said.decode()
+    assert b"is lost" in said and f"pushed {name}".encode() in said

@@ -39,15 +39,19 @@ def copy(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None
 @contextmanager
 def relay(path: str, tls: tuple[Path, Path, Path] | None = None) -> Iterator[int]:
     """The port on loopback where the engine answers as buildkitd; with certificate, key and the
-    authority of clients, over TLS.
+    authority of clients, over TLS. At the end of the block, its connections break.
     """
+    clients: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_serve, args=(listener, path, _context(tls)))
+        arguments = (listener, path, _context(tls), clients)
+        thread = threading.Thread(target=_serve, args=arguments)
         thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            for one in (listener, *clients):
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
@@ -63,20 +67,30 @@ def _context(tls: tuple[Path, Path, Path] | None) -> ssl.SSLContext | None:
     return context
 
 
-def _serve(listener: socket.socket, path: str, context: ssl.SSLContext | None) -> None:
+def _serve(
+    listener: socket.socket,
+    path: str,
+    context: ssl.SSLContext | None,
+    clients: list[socket.socket],
+) -> None:
     while True:
         try:
             client, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_answer, args=(client, path, context), daemon=True).start()
+        same = client.dup()
+        clients.append(same)
+        threading.Thread(target=_answer, args=(client, same, path, context), daemon=True).start()
 
 
-def _answer(client: socket.socket, path: str, context: ssl.SSLContext | None) -> None:
+def _answer(
+    client: socket.socket, same: socket.socket, path: str, context: ssl.SSLContext | None
+) -> None:
     try:
         secured = context.wrap_socket(client, server_side=True) if context else client
-    except (OSError, ssl.SSLError):
-        client.close()
+    except OSError:
+        with suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
         return
     with secured, connect(path) as engine:
         there = threading.Thread(target=copy, args=(engine.recv, secured.sendall), daemon=True)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -74,8 +74,12 @@ class BuilderStore:
             names = sorted(os.listdir(self._directory / "instances"))
         except FileNotFoundError:
             return []
-        found = (self.find(name) for name in names if _NAME.fullmatch(name))
-        return [builder for builder in found if builder is not None]
+        found = []
+        for name in filter(_NAME.fullmatch, names):
+            with suppress(UsageError):
+                if builder := self.find(name):
+                    found.append(builder)
+        return found
 
     def find(self, name: str) -> Builder | None:
         """The builder of that name. Raises UsageError for a damaged file."""

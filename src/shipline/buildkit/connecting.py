@@ -50,6 +50,7 @@ def open_buildkit(
     leaves the block.
     """
     with _named(endpoint), _opened(endpoint, tls, timeout_s) as pipe, connected(pipe) as found:
+        found.wait_until_answered(timeout_s)
         yield Control(found)
 
 

@@ -160,7 +160,7 @@ def build_error(error: RpcError, progress: Progress) -> ShiplineError:
         return StepFailed(message, status=status, span=span, log=progress.last_lines(digest))
     if span is not None:
         return DockerfileError(error.message, span=span)
-    return BuilderError(error.message)
+    return BuilderError(error.message, retriable=error.code == Code.UNAVAILABLE)
 
 
 def _details(encoded: bytes) -> dict[str, list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import click
 
 from shipline import __version__
-from shipline.build import BuildRequest, parse_platforms
+from shipline.build import BuildRequest, insecure_hosts, parse_platforms
 from shipline.builders.instances import (
     NATIVE,
     Builder,
@@ -67,9 +67,10 @@ def selected_builder(name: str | None) -> str:
 
 
 def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, str]:
-    """Build on the first node that can; what it says of the result, as in buildx's metadata."""
-    from shipline.builders.nodes import facts_of, open_node
-    from shipline.builders.solving import Surroundings, build_on
+    """Build on the nodes of a builder; what it says of the result, as in buildx's metadata."""
+    from shipline.api import open_client
+    from shipline.builders.farm import build_on_nodes
+    from shipline.builders.solving import Surroundings
     from shipline.registry import keychain_from
 
     builder = find_builder(name)
@@ -79,15 +80,13 @@ def build_on_builder(name: str, request: BuildRequest, step: Step) -> dict[str, 
         found = keychain.credentials(host, "")
         if found is None:
             return None
-        return (
-            ("", found.identity_token) if found.identity_token else (found.username, found.password)
-        )
+        if found.identity_token:
+            return "", found.identity_token
+        return found.username, found.password
 
     around = Surroundings(os.environ, login, sys.stdin.buffer, sys.stdout.buffer)
-    node = builder.nodes[0]
-    with open_node(builder, node, os.environ) as control:
-        facts = facts_of(control)
-        return build_on(control, facts, builder, request, around, step)
+    with open_client(*insecure_hosts(request)) as client:
+        return build_on_nodes(builder, request, around, client.repository, step)
 
 
 @click.command("create")

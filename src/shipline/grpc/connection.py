@@ -13,6 +13,7 @@ import base64
 import binascii
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -227,6 +228,7 @@ class Connection:
         self._streams: dict[int, Stream] = {}
         self._failure: RpcError | None = None
         self._closing = False
+        self._answered = False
         self._written = False  # all that there was to send
         config = h2.config.H2Configuration(client_side=not server, header_encoding=None)
         self._http = h2.connection.H2Connection(config)
@@ -243,6 +245,15 @@ class Connection:
         self._http.initiate_connection()
         self._http.increment_flow_control_window(_WINDOW_OF_ALL)
         self._output += self._http.data_to_send()
+
+    def wait_until_answered(self, timeout_s: float) -> None:
+        """Wait for the first words of the other end. Raises RpcError if there are none."""
+        with on_cancel(self._wake), self._changed:
+            deadline = time.monotonic() + timeout_s
+            while not self._answered:
+                self._check_open()
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    raise RpcError(Code.UNAVAILABLE, f"no answer within {timeout_s:g} seconds")
 
     def call(self, path: str, metadata: Metadata) -> Stream:
         """Start a call of `/package.Service/Method`. Raises RpcError."""
@@ -432,6 +443,8 @@ class Connection:
                     code = Code.CANCELLED if event.error_code == _CANCEL else Code.UNAVAILABLE
                     stream.incoming.fail(RpcError(code, "the other side gave the call up"))
                     self._drop(stream)
+            case h2.events.RemoteSettingsChanged():
+                self._answered = True
             case h2.events.ConnectionTerminated() if event.error_code:
                 reason = (event.additional_data or b"").decode(errors="replace")
                 self._fail(f"the other side ended the connection: {reason or event.error_code}")

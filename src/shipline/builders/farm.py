@@ -1,0 +1,238 @@
+"""Builds on several nodes: each platform is built on the node that suits it best, pushed by digest,
+and joined. The platforms of a node that is lost move to the others.
+
+Source: docker/buildx, build/resolver, build/build.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from msgspec import Struct
+
+from shipline.build.base_images import Repositories
+from shipline.build.request import Annotation, BuildRequest, Level, Output
+from shipline.builders.instances import Builder, Node
+from shipline.builders.nodes import NodeFacts, facts_of, open_node
+from shipline.builders.solving import Surroundings, build_on
+from shipline.buildkit.control import Control
+from shipline.content import MemoryStore, successors
+from shipline.errors import BuilderError
+from shipline.events import Step
+from shipline.oci import Descriptor, Index, Platform, Reference, media
+from shipline.tasks import TaskGroup
+from shipline.values import replace
+
+_DESCRIPTOR = "containerimage.descriptor"
+
+
+class OpenNode(Struct, frozen=True):
+    """A node that answered."""
+
+    node: Node
+    facts: NodeFacts
+    control: Control
+
+
+def place(
+    platforms: Sequence[Platform], nodes: Sequence[tuple[Node, NodeFacts]]
+) -> list[tuple[int, tuple[Platform, ...]]]:
+    """The nodes that build, by index, each with its platforms: those that are fixed for a node go
+    there, others to a node of their own architecture, before one that emulates it; of equal nodes
+    to the one with the least to do. Raises BuilderError for a platform that no node can build.
+    """
+    chosen: dict[int, list[Platform]] = {}
+    for platform in platforms:
+        ranked = [
+            (rank, len(chosen.get(index, ())), index)
+            for index, (node, facts) in enumerate(nodes)
+            if (rank := _rank(platform, node, facts)) is not None
+        ]
+        if not ranked:
+            able = sorted({str(one) for _, facts in nodes for one in facts.platforms})
+            raise BuilderError(
+                f"no node of the builder can build for {platform}",
+                hint=f"they can build for {', '.join(able) or 'nothing'}; register emulators there,"
+                " or add a node",
+            )
+        chosen.setdefault(min(ranked)[2], []).append(platform)
+    return [(index, tuple(found)) for index, found in sorted(chosen.items())]
+
+
+def _rank(platform: Platform, node: Node, facts: NodeFacts) -> int | None:
+    """How well a node suits a platform, 0 is best; None if it cannot build it."""
+    if platform in node.platforms:
+        return 0
+    if platform not in facts.platforms:
+        return None
+    native = facts.platforms[0].architecture == platform.architecture
+    return 1 if native else 2
+
+
+def build_on_nodes(
+    builder: Builder,
+    request: BuildRequest,
+    around: Surroundings,
+    repositories: Repositories,
+    step: Step,
+) -> dict[str, str]:
+    """Build `request` on the nodes of `builder`; what the exporters say, as in buildx's metadata.
+
+    Raises BuilderError, and the errors of `run_build`. No tag has changed when it raises.
+    """
+    with _opened(builder, around, step) as nodes:
+        wanted = request.platforms
+        if not wanted or len(nodes) == 1:
+            index = place(wanted[:1], _known(nodes))[0][0] if wanted else 0
+            one = nodes[index]
+            return build_on(one.control, one.facts, builder, request, around, step)
+        placed = place(wanted, _known(nodes))
+        if len(placed) == 1:
+            one = nodes[placed[0][0]]
+            return build_on(one.control, one.facts, builder, request, around, step)
+        _check_joinable(builder, request)
+        responses = _build_everywhere(builder, nodes, request, around, step)
+        return _join(request, responses, repositories, step)
+
+
+@contextmanager
+def _opened(builder: Builder, around: Surroundings, step: Step) -> Iterator[list[OpenNode]]:
+    """The nodes that answer. Raises BuilderError if none does."""
+    with ExitStack() as stack:
+        found: list[OpenNode] = []
+        failure: BuilderError | None = None
+        for node in builder.nodes:
+            try:
+                with ExitStack() as opening:
+                    opened = open_node(builder, node, around.environment)
+                    control = opening.enter_context(opened)
+                    found.append(OpenNode(node, facts_of(control), control))
+                    stack.push(opening.pop_all())
+            except BuilderError as error:
+                failure = error
+                if len(builder.nodes) > 1:
+                    step.warn(f"the node {node.name} is left out: {error.message}")
+        if not found:
+            raise failure or BuilderError(f"the builder {builder.name} has no nodes")
+        yield found
+
+
+def _known(nodes: Sequence[OpenNode]) -> list[tuple[Node, NodeFacts]]:
+    return [(one.node, one.facts) for one in nodes]
+
+
+def _check_joinable(builder: Builder, request: BuildRequest) -> None:
+    """Raises BuilderError for outputs that cannot be joined, or if nothing would be kept."""
+    if request.outputs and all(one.type == "image" and one.push for one in request.outputs):
+        return
+    raise BuilderError(
+        f"several nodes of {builder.name} build for {len(request.platforms)} platforms, and only"
+        " pushed images can be joined",
+        hint="add --push, or build one platform at a time",
+    )
+
+
+def _build_everywhere(
+    builder: Builder,
+    nodes: Sequence[OpenNode],
+    request: BuildRequest,
+    around: Surroundings,
+    step: Step,
+) -> dict[Platform, Mapping[str, str]]:
+    """What each platform's node says, after every platform was built."""
+    left, able = list(request.platforms), list(nodes)
+    done: dict[Platform, Mapping[str, str]] = {}
+    while left:
+        placed = place(left, _known(able))
+
+        def build(one: OpenNode, platforms: tuple[Platform, ...], alone: bool) -> OpenNode | None:
+            """The node, if it was lost."""
+            part = _part(request, platforms)
+            try:
+                response = build_on(one.control, one.facts, builder, part, around, step)
+            except BuilderError as error:
+                if not error.retriable or alone:
+                    raise
+                step.warn(
+                    f"the node {one.node.name} is lost: {error.message}",
+                    f"another node builds {', '.join(map(str, platforms))}",
+                )
+                return one
+            done.update(dict.fromkeys(platforms, response))
+            return None
+
+        with TaskGroup() as group:
+            tasks = [
+                group.start(build, able[index], platforms, len(able) == 1)
+                for index, platforms in placed
+            ]
+        lost = [task.result() for task in tasks]
+        left = [platform for platform in left if platform not in done]
+        able = [one for one in able if one not in lost]
+        if left and not able:
+            raise BuilderError(f"all nodes of {builder.name} are lost", retriable=True)
+    return done
+
+
+def _part(request: BuildRequest, platforms: tuple[Platform, ...]) -> BuildRequest:
+    """The request for one node: its platforms, pushed by digest."""
+    outputs = tuple(_by_digest(request, output) for output in request.outputs)
+    annotations = tuple(one for one in request.annotations if not one.level.of_index)
+    return replace(request, platforms=platforms, outputs=outputs, tags=(), annotations=annotations)
+
+
+def _by_digest(request: BuildRequest, output: Output) -> Output:
+    names = request.names_of(output)
+    places = tuple(dict.fromkeys(replace(name, tag="", digest=None) for name in names))
+    return replace(output, names=places, push_by_digest=True)
+
+
+def _join(
+    request: BuildRequest,
+    responses: Mapping[Platform, Mapping[str, str]],
+    repositories: Repositories,
+    step: Step,
+) -> dict[str, str]:
+    """Push an index of all platforms under every tag."""
+    names = tuple(
+        dict.fromkeys(name for output in request.outputs for name in request.names_of(output))
+    )
+    entries: dict[Descriptor, None] = {}
+    for platform in request.platforms:
+        entries |= dict.fromkeys(_entries(responses[platform], platform, names[0], repositories))
+    docker = all(one.media_type == media.DOCKER_MANIFEST for one in entries)
+    index = Index.make(
+        entries,
+        media_type=media.DOCKER_INDEX if docker else media.OCI_INDEX,
+        annotations=_index_annotations(request.annotations),
+    )
+    for name in names:
+        with step.step(f"push index to {name}", kind="push", host=name.host):
+            repository, source = repositories(name), MemoryStore(index.raw)
+            repository.push(index.descriptor, source)
+            if not any(one.push_by_digest for one in request.outputs):
+                repository.tag(index.descriptor, source, name.tag or "latest")
+    raw = json.dumps(index.descriptor.to_json()).encode()
+    return {
+        _DESCRIPTOR: base64.b64encode(raw).decode(),
+        "containerimage.digest": str(index.descriptor.digest),
+        "image.name": ",".join(map(str, names)),
+    }
+
+
+def _entries(
+    response: Mapping[str, str], platform: Platform, name: Reference, repositories: Repositories
+) -> Iterator[Descriptor]:
+    """The manifests that a node pushed: those of its index, with attestations, or the only one."""
+    found = Descriptor.from_json(json.loads(base64.b64decode(response[_DESCRIPTOR])))
+    if found.media_type not in media.INDEXES:
+        yield replace(found, platform=found.platform or platform)
+        return
+    yield from successors(repositories(name), found)
+
+
+def _index_annotations(annotations: Sequence[Annotation]) -> dict[str, str]:
+    return {one.key: one.value for one in annotations if one.level is Level.INDEX}
