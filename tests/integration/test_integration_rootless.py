@@ -124,6 +124,25 @@ def test_the_image_is_the_one_that_root_builds(place: Place, user: User, tmp_pat
     assert list((user.state / "tmp").iterdir()) == []
 
 
+def test_the_image_of_a_scanner_runs_without_root(place: Place, user: User, tmp_path: Path) -> None:
+    scan = (
+        """{\\"predicateType\\": \\"https://spdx.dev/Document\\", \\"predicate\\": {\\"id\\": 7}}"""
+    )
+    text = (
+        f'FROM busybox\nCMD test -d $BUILDKIT_SCAN_SOURCE && echo "{scan}" > /run/out/sbom.json\n'
+    )
+    name = f"{place.node.address}/scanner"
+    root = Shipline(tmp_path / "home", place.mirror)
+    root.build("--push", "-t", name, context(tmp_path / "scanner", text)).ok()
+    out = user.home / "out"
+    words = (f"--sbom=generator={name}", "-o", str(out))
+    for dockerfile in ("FROM scratch\nCOPY file /\n", "FROM scratch\nLABEL a=b\n"):
+        done = place.build(user, dockerfile, *words)
+        assert done.returncode == 0, done.stdout
+        assert json.loads((out / "sbom.json").read_text())["predicate"] == {"id": 7}
+        shutil.rmtree(out)
+
+
 def digest(metadata: Path) -> str:
     return str(json.loads(metadata.read_text())["containerimage.digest"])
 

@@ -24,7 +24,7 @@ from shipline.build.worker import Source, StepOptions, Worker
 from shipline.content import fetch_all
 from shipline.errors import ContentError, NotFound, ShiplineError
 from shipline.events import Step
-from shipline.layer import Layer
+from shipline.layer import Layer, Toc
 from shipline.oci import Platform
 from shipline.sandbox import BindMount
 from shipline.sbom import TOOL
@@ -33,7 +33,6 @@ from shipline.tasks import Once
 _SOURCE, _DESTINATION = "/run/src", "/run/out"
 _CORE = "sbom"
 _PROVENANCE = "https://slsa.dev/provenance/"
-_SPDX = "https://spdx.dev/Document"
 _ALL_LIMIT = 256 << 20  # bytes
 
 Documents = list[tuple[str, str, dict[str, Any]]]
@@ -92,23 +91,13 @@ class ImageScanner:
         op = self._operation(list(extras))
         key = run_key(op, inputs)
         found = self._once.get(key, lambda: self._documents(key, op, inputs, platform))
-        tables = [
-            (toc, str(layer.descriptor.digest))
-            for layer, toc in zip(
-                layers, self._worker.snapshots.table(Snapshot(tuple(layers))).tocs, strict=True
-            )
+        tocs = self._worker.snapshots.table(Snapshot(tuple(layers))).tocs
+        digests = [str(layer.descriptor.digest) for layer in layers]
+        tables = [*zip(tocs, digests, strict=True)]
+        return [
+            Attestation(kind, _noted(document, tables) if _is_core(name) else document, name)
+            for name, kind, document in sorted(found, key=lambda one: not _is_core(one[0]))
         ]
-        attestations = []
-        for name, kind, document in sorted(found, key=lambda one: not _is_core(one[0])):
-            if kind == _SPDX and _is_core(name):
-                document = json.loads(json.dumps(document))
-                with suppress(
-                    KeyError, TypeError, AttributeError
-                ):  # what is no SPDX stays as it is
-                    document["creationInfo"]["creators"].append(f"Tool: {TOOL}")
-                    add_layers(document, tables)
-            attestations.append(Attestation(kind, document, name))
-        return attestations
 
     def _operation(self, extras: Sequence[str]) -> RunOp:
         """The step in which the scanner runs: input 1 is the image, those after it are `extras`."""
@@ -182,6 +171,20 @@ class ImageScanner:
 
 def _is_core(name: str) -> bool:
     return name.partition(".")[0] == _CORE
+
+
+def _noted(document: dict[str, Any], tables: Sequence[tuple[Toc, str]]) -> dict[str, Any]:
+    """A copy of an SPDX document that names this program, and the layers of the files; any other
+    document as it is.
+    """
+    copy = json.loads(json.dumps(document))
+    try:
+        copy["creationInfo"]["creators"].append(f"Tool: {TOOL}")
+        add_layers(copy, tables)
+    except (KeyError, TypeError, AttributeError):
+        return document
+    noted: dict[str, Any] = copy
+    return noted
 
 
 def _statement(raw: bytes) -> tuple[str, dict[str, Any]]:
