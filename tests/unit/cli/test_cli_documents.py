@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from shipline import api
 from shipline.cli.build_options import SwitchCommand, plain_switches
+from shipline.cli.entry import own_arguments
 from shipline.cli.program import program
 from shipline.config import Config, loads
 from shipline.deliver.ci import INPUTS
@@ -108,7 +109,7 @@ def test_every_command_that_is_shown_can_be_called(shown: Shown) -> None:
     """Groups, options and arguments exist; choices are among those that there are."""
     command: click.Command = program
     context = click.Context(command, info_name="shipline")
-    words = [*shown.words[1:]]
+    words = own_arguments("shipline", [*shown.words[1:]], {})
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         found = command.get_command(context, words[0])
         assert found is not None, f"{shown}: there is no command {words[0]}"
